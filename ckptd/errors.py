@@ -1,0 +1,124 @@
+"""Every error that ckptd raises. Each class says who must act; nothing of ours is imported here.
+
+| class | who must act | gRPC status | exit code |
+|---|---|---|---|
+| `InvalidRequestError` | the caller erred; ask differently | INVALID_ARGUMENT | 2 |
+| `NotFoundError` | no such checkpoint, tensor, session | NOT_FOUND | 3 |
+| `ConflictError` | wrong phase, already there, old epoch | FAILED_PRECONDITION | 4 |
+| `SessionAbortedError` | this save is over; start another | ABORTED | 5 |
+| `UnavailableError` | try again later | UNAVAILABLE | 6 |
+| `StorageFullError` | the operator must make room | RESOURCE_EXHAUSTED | 7 |
+| `CorruptionError` | the bytes are wrong; nobody retries | DATA_LOSS | 8 |
+| `NotPermittedError` | the operator must grant access | PERMISSION_DENIED | 9 |
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar
+
+
+class CkptdError(Exception):
+    """What all our errors have in common: a reason, and fields that say where and what.
+
+    The message is made from the fields, so that a log line and a program read the same facts.
+    Every field is optional; `notes` collects what each room between the cause and the caller knew.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        key: str | None = None,
+        offset: int | None = None,
+        expected: object = None,
+        actual: object = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.key = key
+        self.offset = offset
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        text = self.reason
+        if self.key is not None:
+            text = f"{self.key}: {text}"
+        if self.offset is not None:
+            text += f" at byte {self.offset}"
+        facts = [
+            f"{what} {value}"
+            for what, value in (("expected", self.expected), ("found", self.actual))
+            if value is not None
+        ]
+        if facts:
+            text += f" ({', '.join(facts)})"
+        return text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.reason, self.key, self.offset, self.expected, self.actual)
+
+    if sys.version_info < (3, 11):  # PEP 678 came with 3.11
+
+        def add_note(self, note: str) -> None:
+            """Add what this room knows about the error; shown after the message."""
+            self.__notes__ = [*getattr(self, "__notes__", []), note]
+
+
+def _rebuild(
+    kind: type[CkptdError], reason: str, key: str | None, offset: int | None, expected: object, actual: object
+) -> CkptdError:
+    return kind(reason, key=key, offset=offset, expected=expected, actual=actual)
+
+
+class InvalidRequestError(CkptdError):
+    """The caller erred and must ask differently: a bad name, shape, dtype or argument."""
+
+    exit_code = 2
+
+
+class NotFoundError(CkptdError):
+    """There is no such checkpoint, tensor, object or save."""
+
+    exit_code = 3
+
+
+class ConflictError(CkptdError):
+    """The request does not fit what is there: already saved, wrong phase, another owner, an old epoch."""
+
+    exit_code = 4
+
+
+class SessionAbortedError(CkptdError):
+    """This save is over and left nothing behind; start another."""
+
+    exit_code = 5
+
+
+class UnavailableError(CkptdError):
+    """The other side cannot answer now; the same call may succeed later."""
+
+    exit_code = 6
+    retryable = True
+
+
+class StorageFullError(CkptdError):
+    """The store has no room left; an operator must make some."""
+
+    exit_code = 7
+
+
+class CorruptionError(CkptdError):
+    """The bytes are wrong. Trying again gives the same bytes."""
+
+    exit_code = 8
+
+
+class NotPermittedError(CkptdError):
+    """The store or the daemon refuses this identity."""
+
+    exit_code = 9

@@ -1,0 +1,1 @@
+"""Bytes ⇄ values of TensorFlow's V2 checkpoint format: no files, clocks or threads."""

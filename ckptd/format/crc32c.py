@@ -1,0 +1,54 @@
+"""CRC-32C (Castagnoli), plain and masked.
+
+Values in Python are always the plain checksum; only encoded bytes hold the masked one. Masking keeps a checksum
+from being taken over bytes that contain checksums of the same kind (LevelDB ``doc/log_format.md``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from awscrt import checksums
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+_MASK_DELTA = 0xA282EAD8
+# One call handles at most this much: older releases of awscrt count bytes in a C int.
+_CHUNK_BYTES = 1 << 30
+
+
+def extend(crc: int, data: Buffer) -> int:
+    """Return the checksum of the bytes that gave `crc`, followed by `data`.
+
+    `data` is any C-contiguous buffer; its bytes are read in place, without the interpreter's lock when they are many.
+    """
+    view = memoryview(data)
+    if view.nbytes <= _CHUNK_BYTES:
+        return int(checksums.crc32c(view, crc))
+    view = view.cast("B")
+    for start in range(0, len(view), _CHUNK_BYTES):
+        crc = checksums.crc32c(view[start : start + _CHUNK_BYTES], crc)
+    return crc
+
+
+def crc32c(data: Buffer) -> int:
+    """Return the checksum of a C-contiguous buffer; 0 for an empty one."""
+    return extend(0, data)
+
+
+def combine(crc1: int, crc2: int, len2: int) -> int:
+    """Return the checksum of two byte strings laid end to end, from theirs and the length of the second in bytes."""
+    return int(checksums.combine_crc32c(crc1, crc2, len2))
+
+
+def mask(crc: int) -> int:
+    """Return the form in which a checksum is stored."""
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def unmask(masked: int) -> int:
+    """Return the checksum that `mask` stores as `masked`."""
+    rotated = (masked - _MASK_DELTA) & 0xFFFFFFFF
+    return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
