@@ -1,0 +1,142 @@
+"""`ckptd status`: ask a daemon what it is doing, and whom a save waits for."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckptd.cli import output
+
+
+@click.command("status")
+@click.argument("address", metavar="[ADDR]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--token-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's token.")
+@click.option("--ca", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's authority, PEM.")
+@click.option("--timeout-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="How long to wait.")
+def command(address: str | None, as_json: bool, token_file: str | None, ca: str | None, timeout_s: float) -> None:
+    """Show a daemon's runs and the saves under way. ADDR: host:port or unix:///path; by default the local one."""
+    reply = ask(address, token_file=token_file, ca=ca, timeout_s=timeout_s)
+    if as_json:
+        output.emit_json(describe(reply))
+    else:
+        _print(reply)
+
+
+def ask(address: str | None, *, token_file: str | None = None, ca: str | None = None, timeout_s: float = 10.0) -> Any:
+    """Return the daemon's `StatusReply`. Raises `UnavailableError` when none answers."""
+    import grpc
+
+    from ckptd.daemon import places
+    from ckptd.wire import addresses, methods, status, versions
+    from ckptd.wire.channels import open_channel
+    from ckptd.wire.v1 import admin_pb2
+
+    where = addresses.parse(address) if address else places.daemon_address(os.environ)
+    token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
+    with open_channel(where, token=token, ca=Path(ca).read_bytes() if ca else None) as channel:
+        try:
+            request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
+            reply = methods.Stub(channel, methods.ADMIN).Status(request, timeout=timeout_s)
+        except grpc.RpcError as e:
+            raise status.from_wire(e, address=str(where)) from e
+    versions.check_peer(reply.peer, who="daemon")
+    return reply
+
+
+def describe(reply: Any) -> dict[str, object]:
+    """Return a status as plain data for `--json`; sizes in bytes, times in seconds."""
+    from ckptd.wire import convert
+
+    return {
+        "version": reply.peer.version,
+        "host": reply.peer.host,
+        "pid": reply.peer.pid,
+        "root": reply.root,
+        "durability": convert.durability_from_wire(reply.durability),
+        "uptime_s": reply.uptime_s,
+        "listening": list(reply.listening),
+        "free_bytes": None if reply.free_bytes < 0 else reply.free_bytes,
+        "draining": reply.draining,
+        "runs": [
+            {
+                "run": run.run,
+                "epoch": run.epoch,
+                "world_size": run.world_size,
+                "connected_ranks": list(run.connected_ranks),
+                "num_checkpoints": run.num_checkpoints,
+                "latest": convert.checkpoint_from_wire(run.latest) if run.HasField("latest") else None,
+                "last_error": run.last_error or None,
+                "saves": [_describe_save(save) for save in run.saves],
+            }
+            for run in reply.runs
+        ],
+    }
+
+
+def _describe_save(live: Any) -> dict[str, object]:
+    return {
+        "step": live.save.step if live.save.HasField("step") else None,
+        "save_id": live.save.save_id,
+        "phase": live.phase,
+        "road": "stream",
+        "size_bytes": live.size_bytes,
+        "received_bytes": live.received_bytes,
+        "age_s": live.age_s,
+        "waiting_for": list(live.waiting_for),
+    }
+
+
+def _print(reply: Any) -> None:
+    now = time.time()
+    free = "" if reply.free_bytes < 0 else f", {output.size(reply.free_bytes)} free"
+    peer = reply.peer
+    output.say(f"ckptd {peer.version}, pid {peer.pid} on {peer.host}, up {output.duration(reply.uptime_s)}")
+    output.say(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
+    if reply.draining:
+        output.say("it is shutting down: no new saves begin")
+    if not reply.runs:
+        output.say("no runs yet")
+        return
+    output.table(
+        "Runs",
+        ("run", "ranks", "checkpoints", "latest", "published", "last error"),
+        [
+            (
+                run.run,
+                f"{len(run.connected_ranks)} of {run.world_size}" if run.world_size else "–",
+                run.num_checkpoints,
+                _name(run.latest) if run.HasField("latest") else "–",
+                output.age(run.latest.saved_at, now) if run.HasField("latest") else "–",
+                run.last_error or "–",
+            )
+            for run in reply.runs
+        ],
+    )
+    saves = [(run.run, save) for run in reply.runs for save in run.saves]
+    if saves:
+        output.table(
+            "Saves under way",
+            ("run", "step", "phase", "road", "received", "of", "for", "waiting for"),
+            [
+                (
+                    run,
+                    save.save.step if save.save.HasField("step") else "–",
+                    save.phase,
+                    "stream",
+                    output.size(save.received_bytes),
+                    output.size(save.size_bytes),
+                    output.duration(save.age_s),
+                    "; ".join(save.waiting_for) or "–",
+                )
+                for run, save in saves
+            ],
+        )
+
+
+def _name(checkpoint: Any) -> str:
+    return str(checkpoint.key).rsplit("/", 1)[-1]

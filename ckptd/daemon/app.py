@@ -1,0 +1,197 @@
+"""Joins the rooms: store, coordinator, server, clock. Starts them in order, and ends them in the reverse one.
+
+At SIGTERM or SIGINT nothing new begins; what is under way may finish within the grace time, and is aborted cleanly
+after it. The exit code says which: 0 when everything was published, 5 when something was aborted. A second signal
+ends the process on the spot, which is what every crash does, and what the next start recovers from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ckptd.daemon import logs, places
+from ckptd.daemon.config import Config
+from ckptd.engine.coordinator import Coordinator
+from ckptd.engine.settings import Settings
+from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
+from ckptd.service.flow import Limits
+from ckptd.service.server import Server, ServerOptions, Tls, check_exposure
+from ckptd.storage.locations import open_store
+from ckptd.wire import addresses, versions
+
+TICK_S = 0.2
+
+_log = logging.getLogger("ckptd.daemon")
+
+
+def serve(config: Config, environ: Mapping[str, str]) -> int:
+    """Run the daemon until a signal ends it; return the exit code. Belongs to the main thread of its process."""
+    if not config.root:
+        raise InvalidRequestError("a daemon needs to know where to keep checkpoints: pass --root URL")
+    logs.configure(config.log_format, config.log_level)
+    options = server_options(config, environ)
+    check_exposure(options)
+    coordinator = Coordinator(
+        open_store(config.root),
+        settings=Settings(
+            declare_timeout_s=config.declare_timeout_s,
+            stall_timeout_s=config.stall_timeout_s,
+            lease_s=config.lease_s,
+            shards=config.shards,
+        ),
+        holder=f"ckptd serve, pid {os.getpid()} on {socket.gethostname()}, {options.listen[0]}",
+    )
+    coordinator.open()
+    with Ticker(coordinator):
+        return asyncio.run(_serve(coordinator, options, config))
+
+
+def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
+    """Return how the server listens, with certificates and token read from their files."""
+    listen = tuple(addresses.parse(text) for text in config.listen) or places.default_addresses(environ)
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise InvalidRequestError("--tls-cert and --tls-key belong together")
+    if config.client_ca is not None and config.tls_cert is None:
+        raise InvalidRequestError("--client-ca needs --tls-cert and --tls-key")
+    tls = None
+    if config.tls_cert is not None and config.tls_key is not None:
+        client_ca = None if config.client_ca is None else _read(config.client_ca)
+        tls = Tls(_read(config.tls_cert), _read(config.tls_key), client_ca)
+    return ServerOptions(
+        listen=listen,
+        tls=tls,
+        token=None if config.token_file is None else _token(config.token_file),
+        socket_mode=_mode(config.socket_mode),
+        control_threads=config.control_threads,
+        data_threads=config.data_threads,
+        limits=Limits(
+            write_streams=config.max_write_streams,
+            write_streams_per_peer=max(1, config.max_write_streams * 3 // 4),
+            manifest_bytes=config.max_manifest_bytes,
+            stall_s=config.stall_timeout_s,
+        ),
+    )
+
+
+async def _serve(coordinator: Coordinator, options: ServerOptions, config: Config) -> int:
+    _forget(config)  # one that a killed daemon left must not be taken for ours
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    # From here on a signal ends us in order, also one that comes before we are ready.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    server = Server(coordinator, options)
+    try:
+        _announce(await server.start(), coordinator, config)
+    except BaseException:
+        await server.stop()
+        await loop.run_in_executor(None, coordinator.close)
+        raise
+    caught = await signals.get()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, functools.partial(_end_now, config))
+    _log.info("%s: waiting at most %g s for saves under way", caught.name, config.grace_s)
+    await server.drain()
+    finished = await loop.run_in_executor(None, coordinator.close, config.grace_s)
+    await server.stop()
+    _forget(config)
+    _log.info("stopped; %s", "nothing was lost" if finished else "saves under way were aborted")
+    return 0 if finished else SessionAbortedError.exit_code
+
+
+def _end_now(config: Config) -> None:
+    _log.warning("second signal: ending at once")
+    _forget(config)
+    logging.shutdown()
+    os._exit(SessionAbortedError.exit_code)
+
+
+def _announce(listening: Sequence[str], coordinator: Coordinator, config: Config) -> None:
+    _log.info(
+        "ckptd %s listening on %s; checkpoints in %s",
+        versions.VERSION,
+        ", ".join(listening),
+        coordinator.store.url,
+        extra={"ckptd": {"event": "listening", "listening": list(listening), "root": coordinator.store.url}},
+    )
+    if config.ready_file is not None:
+        ready = {"listening": list(listening), "pid": os.getpid(), "root": coordinator.store.url}
+        unfinished = Path(f"{config.ready_file}.{os.getpid()}")
+        try:
+            unfinished.write_text(json.dumps(ready) + "\n")
+            unfinished.replace(config.ready_file)
+        except OSError as e:
+            raise NotPermittedError(f"the ready file cannot be written: {e.strerror}", key=config.ready_file) from e
+
+
+def _forget(config: Config) -> None:
+    if config.ready_file is not None:
+        with contextlib.suppress(OSError):  # whatever is wrong with its place was said when it was written
+            Path(config.ready_file).unlink()
+
+
+class Ticker:
+    """Tells the coordinator that time passes, from a thread of its own, for as long as the context lasts."""
+
+    def __init__(self, coordinator: Coordinator, *, every_s: float = TICK_S) -> None:
+        self._coordinator = coordinator
+        self._every_s = every_s
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ckptd-ticker", daemon=True)
+
+    def __enter__(self) -> Ticker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        told = ""
+        while not self._end.wait(self._every_s):
+            try:
+                self._coordinator.tick()
+                told = ""
+            except Exception as e:
+                # Without deadlines every later save could hang: whatever it is, the next tick is tried. Five times a
+                # second the same traceback would hide everything else in the log.
+                if told != repr(e):
+                    told = repr(e)
+                    _log.exception("deadlines could not be applied")
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as e:
+        raise NotFoundError("there is no such file", key=path) from e
+    except OSError as e:
+        raise NotPermittedError(f"the file cannot be read: {e.strerror}", key=path) from e
+
+
+def _token(path: str) -> str:
+    token = _read(path).strip()
+    if not token or not token.isascii() or b"\n" in token:
+        raise InvalidRequestError("a token file holds one line of printable ASCII", key=path)
+    return token.decode()
+
+
+def _mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise InvalidRequestError("--socket-mode is no mode in octal", expected="0600", actual=text)
+    return mode

@@ -1,0 +1,199 @@
+"""The daemon's settings: one schema, from which flags, environment, file and `--print-config` follow.
+
+A flag wins over the environment (``CKPTD_GRACE_S``), that over the TOML file, that over the default. A key that the
+schema lacks is an error and not a wish, as a misspelt ``token_file`` would otherwise leave a daemon open.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENVIRONMENT_PREFIX = "CKPTD_"
+CONFIG_VARIABLE = "CKPTD_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of one setting besides its name and default.
+
+    `kind` is "text", "texts", "integer" or "seconds"; `least` bounds numbers from below; `optional` allows none.
+    """
+
+    kind: str
+    help: str
+    metavar: str = ""
+    least: float = 0
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def _setting(default: Any, kind: str, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"setting": Setting(kind, help, **more)})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting of `ckptd serve`, checked. Times in seconds, sizes in bytes."""
+
+    root: str = _setting("", "text", "Where checkpoints are kept: a directory or a store's URL.", metavar="URL")
+    listen: tuple[str, ...] = _setting(
+        (),
+        "texts",
+        "Address to listen on, may be repeated: host:port, grpcs://host:port, unix:///path. "
+        "Port 0 takes any free one. [default: 127.0.0.1:7070 and a socket in the user's runtime directory]",
+        metavar="ADDR",
+    )
+    tls_cert: str | None = _setting(None, "text", "PEM file: our certificate chain.", metavar="FILE", optional=True)
+    tls_key: str | None = _setting(None, "text", "PEM file: the certificate's key.", metavar="FILE", optional=True)
+    client_ca: str | None = _setting(
+        None, "text", "PEM file: only clients with a certificate of this authority.", metavar="FILE", optional=True
+    )
+    token_file: str | None = _setting(
+        None, "text", "File with the bearer token that every call has to show.", metavar="FILE", optional=True
+    )
+    socket_mode: str = _setting("0600", "text", "Permissions of Unix sockets, in octal.", metavar="MODE")
+    ready_file: str | None = _setting(
+        None, "text", "Write addresses and pid here as JSON once ready.", metavar="FILE", optional=True
+    )
+    grace_s: float = _setting(20.0, "seconds", "At the end, wait so long for saves under way.")
+    declare_timeout_s: float = _setting(30.0, "seconds", "From the first rank's declaration to the last's.", least=0.1)
+    stall_timeout_s: float = _setting(30.0, "seconds", "How long a rank that owes bytes may send none.", least=0.1)
+    lease_s: float = _setting(5.0, "seconds", "How long a lost connection may stay lost.", least=0.1)
+    shards: int | None = _setting(
+        None, "integer", "Data shards per checkpoint. [default: one per rank, at most 32]", least=1, optional=True
+    )
+    data_threads: int = _setting(8, "integer", "Threads that write and read data.", least=1)
+    control_threads: int = _setting(16, "integer", "Threads for everything else.", least=1)
+    max_manifest_bytes: int = _setting(64 << 20, "integer", "The largest manifest that a rank may send.", least=1 << 10)
+    max_write_streams: int = _setting(128, "integer", "Write streams that are read from at once.", least=1)
+    log_format: str = _setting("human", "text", "How log lines look.", choices=("human", "json"))
+    log_level: str = _setting(
+        "info", "text", "The least that is logged.", choices=("debug", "info", "warning", "error")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and for every setting where it came from."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+def settings() -> Iterator[tuple[str, Setting, Any]]:
+    """Yield name, setting and default, in the order of the schema."""
+    for declared in fields(Config):
+        yield declared.name, _of(declared), declared.default
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: str | None = None) -> Loaded:
+    """Put a configuration together. `flags` holds what was given on the command line; None and () are "not given".
+
+    Raises `InvalidRequestError` that names the setting and where it was set, `NotFoundError` for a missing file.
+    """
+    config_file = config_file or environ.get(CONFIG_VARIABLE) or None
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {name: "default" for name, _, _ in settings()}
+    schema = {name: setting for name, setting, _ in settings()}
+    for name, value in (_read(config_file) if config_file else {}).items():
+        if name not in schema:
+            raise InvalidRequestError(f"{config_file}: there is no setting {name!r}{_near(name, schema)}")
+        values[name] = _checked(schema[name], value, f"{name} in {config_file}")
+        sources[name] = config_file or ""
+    for name, setting in schema.items():
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if environ.get(variable):
+            values[name] = _checked(setting, _from_text(setting, environ[variable], variable), variable)
+            sources[name] = variable
+    for name, value in flags.items():
+        if value is not None and value != ():
+            flag = "--" + name.replace("_", "-")
+            values[name] = _checked(schema[name], value, flag)
+            sources[name] = flag
+    return Loaded(Config(**values), sources)
+
+
+def to_toml(loaded: Loaded) -> str:
+    """Return a configuration as a file that `load` reads back the same, with the origin of every value."""
+    lines = []
+    for name, setting, _ in settings():
+        value = getattr(loaded.config, name)
+        lines.append(f"# {setting.help} ({loaded.sources[name]})")
+        lines.append(f"# {name} =" if value is None else f"{name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _of(declared: Field[Any]) -> Setting:
+    setting = declared.metadata["setting"]
+    assert isinstance(setting, Setting)
+    return setting
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError as e:
+        raise NotFoundError("there is no such configuration file", key=path) from e
+    except OSError as e:
+        raise NotPermittedError(f"the configuration file cannot be read: {e.strerror}", key=path) from e
+    except ValueError as e:  # TOML's errors and undecodable text
+        raise InvalidRequestError(f"the configuration file is not TOML: {e}", key=path) from e
+
+
+def _near(name: str, schema: Mapping[str, Setting]) -> str:
+    near = difflib.get_close_matches(name, schema, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(schema)}"
+
+
+def _from_text(setting: Setting, text: str, where: str) -> Any:
+    if setting.kind == "texts":
+        return tuple(text.replace(",", " ").split())
+    if setting.kind == "text":
+        return text
+    try:
+        return int(text) if setting.kind == "integer" else float(text)
+    except ValueError as e:
+        raise InvalidRequestError(f"{where} is no number", actual=text) from e
+
+
+def _checked(setting: Setting, value: Any, where: str) -> Any:
+    """Return `value` as the schema has it, or say what is wrong with it."""
+    match setting.kind:
+        case "texts":
+            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+                raise InvalidRequestError(f"{where} is no list of texts", actual=value)
+            return tuple(value)
+        case "text":
+            if not isinstance(value, str) or "\0" in value:
+                raise InvalidRequestError(f"{where} is no text", actual=value)
+            if setting.choices and value not in setting.choices:
+                raise InvalidRequestError(f"{where} is none of {', '.join(setting.choices)}", actual=value)
+            return value
+        case kind:
+            whole = kind == "integer"
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise InvalidRequestError(f"{where} is no {'whole ' if whole else ''}number", actual=value)
+            if not (math.isfinite(value) and value >= setting.least):
+                raise InvalidRequestError(
+                    f"{where} is out of range", expected=f"{setting.least:g} or more", actual=value
+                )
+            return value if whole else float(value)
+
+
+def _toml(value: Any) -> str:
+    # TOML's basic strings, integers and arrays are written as JSON's.
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -1,0 +1,54 @@
+"""Where a daemon and its clients on the same host meet when nobody says otherwise."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ckptd.errors import NotPermittedError
+from ckptd.wire.addresses import DEFAULT, MAX_SOCKET_PATH, Address
+
+SOCKET_NAME = "ckptd.sock"
+
+
+def runtime_socket(environ: Mapping[str, str], *, create: bool = False) -> Address:
+    """Return the user's own socket: in the runtime directory, else in a directory that only the user may enter.
+
+    With `create` the directory is made where it is ours to make. `NotPermittedError` when somebody else has made it.
+    """
+    uid = os.getuid()
+    for candidate in (environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}"):
+        if not candidate or not Path(candidate).is_dir() or not os.access(candidate, os.W_OK):
+            continue
+        path = str(Path(candidate).absolute() / SOCKET_NAME)
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+            return Address(path=path)
+    directory = Path(tempfile.gettempdir()) / f"ckptd-{uid}"
+    if create:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.exists():
+        _check_ours(directory, uid)
+    return Address(path=str(directory / SOCKET_NAME))
+
+
+def default_addresses(environ: Mapping[str, str]) -> tuple[Address, ...]:
+    """Return where a daemon listens by default."""
+    return DEFAULT, runtime_socket(environ, create=True)
+
+
+def daemon_address(environ: Mapping[str, str]) -> Address:
+    """Return where a daemon is probably found: the user's socket if there is one, else the default port."""
+    socket = runtime_socket(environ)
+    return socket if Path(socket.path).is_socket() else DEFAULT
+
+
+def _check_ours(directory: Path, uid: int) -> None:
+    # Anybody may create names in the temporary directory: a socket in a stranger's would be the stranger's.
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or status.st_mode & 0o077:
+        raise NotPermittedError(
+            "this directory for our socket is not ours alone: remove it or set XDG_RUNTIME_DIR", key=str(directory)
+        )

@@ -1,0 +1,80 @@
+"""For operators: what the daemon does at this moment, and what to keep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ckptd.engine.views import RunView, SaveView
+from ckptd.service.calls import Call
+from ckptd.service.pools import Pools
+from ckptd.service.save import Host
+from ckptd.wire import convert
+from ckptd.wire.v1 import admin_pb2
+
+if TYPE_CHECKING:
+    from ckptd.engine.coordinator import Coordinator
+
+
+class AdminService:
+    """Behaviours of `AdminService`. `listening` is filled in by the server once it has bound its addresses."""
+
+    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools) -> None:
+        self._coordinator = coordinator
+        self._host = host
+        self._pools = pools
+        self._started = time.monotonic()
+        self.listening: Sequence[str] = ()
+        self.draining = False
+
+    async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
+        """Describe every run that is open, with the saves under way and whom they wait for."""
+        runs = await self._pools.control(self._coordinator.runs)
+        free_bytes = await self._pools.control(self._coordinator.store.free_bytes)
+        return admin_pb2.StatusReply(
+            peer=self._host.peer,
+            root=self._host.root,
+            durability=convert.durability_to_wire(self._coordinator.store.durability),
+            uptime_s=time.monotonic() - self._started,
+            listening=self.listening,
+            free_bytes=-1 if free_bytes is None else free_bytes,
+            runs=[_run_to_wire(run) for run in runs],
+            draining=self.draining,
+        )
+
+    async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:
+        """Keep a checkpoint whatever retention says, or no longer."""
+        run, step = convert.run_from_wire(request.run), convert.step_from_wire(request.step)
+        pinned = await self._pools.control(self._coordinator.pin, run, step, request.pinned)
+        return admin_pb2.PinReply(checkpoint=convert.checkpoint_to_wire(pinned, run))
+
+    async def delete(self, request: admin_pb2.DeleteRequest, call: Call) -> admin_pb2.DeleteReply:
+        """Delete one checkpoint."""
+        run, step = convert.run_from_wire(request.run), convert.step_from_wire(request.step)
+        await self._pools.control(self._coordinator.delete, run, step)
+        return admin_pb2.DeleteReply()
+
+
+def _run_to_wire(view: RunView) -> admin_pb2.RunStatus:
+    return admin_pb2.RunStatus(
+        run=view.run,
+        epoch=view.epoch,
+        world_size=view.world_size,
+        connected_ranks=view.connected_ranks,
+        saves=[_save_to_wire(save) for save in view.saves],
+        latest=None if view.latest is None else convert.checkpoint_to_wire(view.latest, view.run),
+        num_checkpoints=view.num_checkpoints,
+        last_error=view.last_error,
+    )
+
+
+def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
+    return admin_pb2.LiveSave(
+        save=convert.save_to_wire(view.save),
+        phase=view.phase.value,
+        size_bytes=view.size_bytes,
+        received_bytes=view.received_bytes,
+        age_s=view.age_s,
+        waiting_for=view.waiting_for,
+    )

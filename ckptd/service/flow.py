@@ -1,0 +1,124 @@
+"""How much the daemon holds for its peers at once, so that its memory does not grow with what they send.
+
+Each Write stream hands one chunk at a time to the bounded pool and reads the next when that is done; meanwhile gRPC's
+window fills and the sender waits. What is left to bound is how many streams may be in that state (`streams`), how
+many bytes wait for the pool (`chunk_bytes`) and how many manifests are being put together (`manifests`): in all, and
+for each peer, so that one cannot take what others need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ckptd.errors import UnavailableError
+
+
+@dataclass(slots=True)
+class _Waiting:
+    peer: str
+    amount: int
+    granted: asyncio.Future[None]
+
+
+class Budget:
+    """An amount to share: `total` of it, and at most `per_peer` for each peer. Belongs to one event loop.
+
+    Whoever fits is served in the order of asking; one that waits for its own peer's share holds up nobody else.
+    """
+
+    def __init__(self, what: str, total: int, per_peer: int) -> None:
+        self._what = what
+        self._total = total
+        self._per_peer = min(per_peer, total)
+        self._held = 0
+        self._held_by: dict[str, int] = {}
+        self._waiting: deque[_Waiting] = deque()
+
+    @property
+    def held(self) -> int:
+        """How much is in use."""
+        return self._held
+
+    @asynccontextmanager
+    async def hold(self, peer: str, amount: int, *, patience_s: float) -> AsyncIterator[None]:
+        """Hold `amount` for the block; `UnavailableError` if it is not free within `patience_s`.
+
+        An amount above the limits is cut to them: it then has the budget for itself.
+        """
+        amount = min(amount, self._per_peer)
+        await self._acquire(peer, amount, patience_s)
+        try:
+            yield
+        finally:
+            self._release(peer, amount)
+
+    async def _acquire(self, peer: str, amount: int, patience_s: float) -> None:
+        if not any(self._fits(other) for other in self._waiting) and self._has_room(peer, amount):
+            self._take(peer, amount)
+            return
+        waiting = _Waiting(peer, amount, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        try:
+            await asyncio.wait_for(asyncio.shield(waiting.granted), patience_s)
+        except BaseException as e:
+            if waiting.granted.done():
+                self._release(peer, amount)
+            else:
+                self._waiting.remove(waiting)
+            if isinstance(e, asyncio.TimeoutError):
+                raise UnavailableError(
+                    f"the daemon is busy: no room for more {self._what} within {patience_s:g} s",
+                    expected=f"at most {self._total}, {self._per_peer} for one peer",
+                ) from e
+            raise
+
+    def _fits(self, waiting: _Waiting) -> bool:
+        return self._has_room(waiting.peer, waiting.amount)
+
+    def _has_room(self, peer: str, amount: int) -> bool:
+        return self._held + amount <= self._total and self._held_by.get(peer, 0) + amount <= self._per_peer
+
+    def _take(self, peer: str, amount: int) -> None:
+        self._held += amount
+        self._held_by[peer] = self._held_by.get(peer, 0) + amount
+
+    def _release(self, peer: str, amount: int) -> None:
+        self._held -= amount
+        self._held_by[peer] -= amount
+        if not self._held_by[peer]:
+            del self._held_by[peer]
+        for waiting in tuple(self._waiting):
+            if self._fits(waiting):
+                self._waiting.remove(waiting)
+                self._take(waiting.peer, waiting.amount)
+                waiting.granted.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the daemon holds at once. Bytes unless it says otherwise; times in seconds."""
+
+    write_streams: int = 128
+    write_streams_per_peer: int = 96
+    chunk_bytes: int = 64 << 20
+    chunk_bytes_per_peer: int = 48 << 20
+    manifests: int = 4
+    manifest_bytes: int = 64 << 20
+    read_streams: int = 64
+    stall_s: float = 30.0  # a stream that moves nothing for so long is ended
+    control_s: float = 60.0  # an ordinary call that takes longer is answered "busy"
+
+
+class Flow:
+    """The budgets of one daemon."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.write_streams = Budget("Write streams", limits.write_streams, limits.write_streams_per_peer)
+        self.chunk_bytes = Budget("bytes of chunks", limits.chunk_bytes, limits.chunk_bytes_per_peer)
+        self.manifests = Budget("manifests", limits.manifests, limits.manifests)
+        self.read_streams = Budget("Read streams", limits.read_streams, limits.read_streams)

@@ -1,0 +1,60 @@
+"""What happens to every call before any service sees it, health and reflection included: who is it?"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from ckptd.errors import NotPermittedError
+from ckptd.wire import status
+from ckptd.wire.channels import TOKEN_KEY, authorization
+
+_log = logging.getLogger("ckptd.service")
+
+
+class Identity(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
+    """Lets calls pass that show the daemon's bearer token. The token is never logged nor told."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = authorization(token)[1].encode()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Answer a call without the right token UNAUTHENTICATED, whatever its method."""
+        metadata: Any = handler_call_details.invocation_metadata or ()
+        shown = next((value for key, value in metadata if key == TOKEN_KEY), None)
+        if shown is not None and hmac.compare_digest(_bytes(shown), self._expected):
+            return await continuation(handler_call_details)
+        _log.info("%s refused: %s token", handler_call_details.method, "no" if shown is None else "a wrong")
+        return _refusal(await continuation(handler_call_details), shown is None)
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
+
+
+def _refusal(handler: Any, missing: bool) -> Any:
+    """Return a handler of the same kind that refuses before it reads anything streamed."""
+    if handler is None:
+        return None
+    what = "shows no token; pass the daemon's" if missing else "shows a token that is not the daemon's"
+    refused = status.to_wire(NotPermittedError(f"the call {what}"), code=grpc.StatusCode.UNAUTHENTICATED)
+
+    async def refuse(_request: Any, context: Any) -> None:
+        await context.abort(refused.code, refused.details, refused.metadata)
+
+    kinds: dict[tuple[bool, bool], Any] = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    return kinds[bool(handler.request_streaming), bool(handler.response_streaming)](refuse)

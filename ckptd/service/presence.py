@@ -1,0 +1,82 @@
+"""Join streams ⇄ memberships: a member is connected for as long as any of its streams lives.
+
+When a connection breaks, the same process may be back on a new stream before the old one is found dead, so the end of
+a stream is the end of the connection only if it was the last; and what is told to the coordinator about one member
+is told in order, although it is told from a pool of threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptd.engine.identity import Member, RunOptions
+from ckptd.service.pools import Pools, settled
+
+if TYPE_CHECKING:
+    from ckptd.engine.coordinator import Coordinator
+
+_Place = tuple[str, int, str]
+
+
+@dataclass(slots=True)
+class _Presence:
+    """One member's streams, and its turn to be told about."""
+
+    streams: int
+    turn: asyncio.Lock
+
+
+class Presences:
+    """Who is here. Belongs to one event loop."""
+
+    def __init__(self, coordinator: Coordinator, pools: Pools) -> None:
+        self._coordinator = coordinator
+        self._pools = pools
+        self._here: dict[_Place, _Presence] = {}
+        self._departing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def arrive(self, run: str, member: Member, options: RunOptions) -> AsyncIterator[int]:
+        """Join, and be connected for the block; yields the epoch. `ConflictError` if the place is taken."""
+        place = (run, member.rank, member.incarnation)
+        presence = self._here.setdefault(place, _Presence(0, asyncio.Lock()))
+        presence.streams += 1
+        joined: Future[int] | None = None
+        try:
+            async with presence.turn:
+                joined = self._pools.submit(self._coordinator.join, run, member, options)
+                epoch = await settled(joined)
+            yield epoch
+        finally:
+            # The caller may be gone, and this task with it, before the engine has answered: another one sees to it.
+            departing = asyncio.ensure_future(self._depart(place, presence, member, joined))
+            self._departing.add(departing)
+            departing.add_done_callback(self._departing.discard)
+
+    async def settle(self, timeout_s: float) -> None:
+        """Wait until the coordinator has been told of everybody who went, at most so long."""
+        if self._departing:
+            await asyncio.wait(self._departing, timeout=timeout_s)
+
+    async def _depart(self, place: _Place, presence: _Presence, member: Member, joined: Future[int] | None) -> None:
+        async with presence.turn:
+            if joined is not None and not joined.done():
+                await asyncio.wait({asyncio.wrap_future(joined)})
+            presence.streams -= 1
+            if presence.streams:
+                return
+            if joined is not None and not joined.cancelled() and joined.exception() is None:
+                await asyncio.wait(
+                    {
+                        asyncio.wrap_future(
+                            self._pools.start(self._coordinator.disconnect, place[0], member, joined.result())
+                        )
+                    }
+                )
+            if not presence.streams:  # Nobody came while the coordinator was told.
+                self._here.pop(place, None)

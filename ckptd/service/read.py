@@ -1,0 +1,83 @@
+"""Reading, for peers that cannot reach the store themselves: what there is, and the bytes of its objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.service.calls import Call
+from ckptd.service.flow import Flow
+from ckptd.service.pools import Pools
+from ckptd.service.save import Host
+from ckptd.storage.base import ObjectStat
+from ckptd.wire import chunks, convert
+from ckptd.wire.v1 import read_pb2
+
+if TYPE_CHECKING:
+    from ckptd.engine.coordinator import Coordinator
+
+
+class ReadService:
+    """Behaviours of `ReadService`."""
+
+    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, flow: Flow) -> None:
+        self._coordinator = coordinator
+        self._host = host
+        self._pools = pools
+        self._flow = flow
+
+    async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
+        """Return the newest complete checkpoint of a run, if there is one."""
+        run = convert.run_from_wire(request.run)
+        latest = await self._pools.control(self._coordinator.latest, run)
+        return read_pb2.LatestReply(
+            checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
+            root=self._host.root,
+            root_id=self._host.root_id,
+        )
+
+    async def list(self, request: read_pb2.ListRequest, call: Call) -> read_pb2.ListReply:
+        """Return all checkpoints of a run, oldest first."""
+        run = convert.run_from_wire(request.run)
+        checkpoints = await self._pools.control(self._coordinator.checkpoints, run)
+        return read_pb2.ListReply(
+            checkpoints=[convert.checkpoint_to_wire(checkpoint, run) for checkpoint in checkpoints],
+            root=self._host.root,
+            root_id=self._host.root_id,
+        )
+
+    async def read(self, request: read_pb2.ReadRequest, call: Call) -> None:
+        """Send a byte range of one object, after a description of it."""
+        key = convert.key_from_wire(request.key)
+        stall_s = self._flow.limits.stall_s
+        async with self._flow.read_streams.hold(call.peer, 1, patience_s=stall_s):
+            stat = await self._pools.control(self._coordinator.store.stat, key)
+            at, end = _range(request, stat)
+            described = read_pb2.ReadReply(
+                object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
+            )
+            await call.write(described.SerializeToString(), stall_s=stall_s)
+            while at < end:
+                size = min(chunks.CHUNK_BYTES, end - at)
+                await call.write(await self._pools.data(self._block, key, at, size), stall_s=stall_s)
+                at += size
+
+    def _block(self, key: str, offset: int, size: int) -> bytes:
+        data = bytearray(size)
+        self._coordinator.store.read_into(key, offset, memoryview(data))
+        return chunks.encode_block(data)
+
+
+def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:
+    if request.offset < 0 or request.size < -1:
+        raise InvalidRequestError("a byte range is not negative", actual=(request.offset, request.size))
+    end = stat.size_bytes if request.size == -1 else request.offset + request.size
+    if request.size and (end > stat.size_bytes or request.offset > end):
+        raise CorruptionError(
+            "the object ends before the range that is wanted",
+            key=stat.key,
+            offset=request.offset,
+            expected=f"{max(request.size, 0)} bytes",
+            actual=f"{max(stat.size_bytes - request.offset, 0)} bytes",
+        )
+    return request.offset, end

@@ -1,0 +1,168 @@
+"""Saving, for remote ranks: every method of `SaveService` is convert, call, convert."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.session import Phase
+from ckptd.engine.shard import LaneWriter
+from ckptd.errors import InvalidRequestError, NotFoundError, UnavailableError
+from ckptd.service.calls import Call
+from ckptd.service.flow import Flow
+from ckptd.service.pools import Pools, settled, settled_within
+from ckptd.service.presence import Presences
+from ckptd.wire import convert, lanes, methods
+from ckptd.wire.chunks import MAX_MESSAGE_BYTES, Chunk
+from ckptd.wire.manifests import ManifestParts
+from ckptd.wire.v1 import common_pb2, save_pb2
+
+if TYPE_CHECKING:
+    from ckptd.engine.coordinator import Coordinator
+
+MAX_WAIT_S = 20.0
+"""How long one Await stays open; callers ask again."""
+
+# A lane's sender learns this often how far it got; a lost stream resumes from its own first reply.
+_CHUNKS_PER_REPLY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the daemon tells every peer about itself."""
+
+    peer: common_pb2.Peer
+    root: str
+    root_id: str
+    lease_s: float
+
+
+class SaveService:
+    """Behaviours of `SaveService`, over one coordinator. Runs on one event loop."""
+
+    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, flow: Flow, ending: asyncio.Event) -> None:
+        self._coordinator = coordinator
+        self._host = host
+        self._pools = pools
+        self._flow = flow
+        self._ending = ending
+        self.presences = Presences(coordinator, pools)
+
+    async def join(self, request: save_pb2.JoinRequest, call: Call) -> None:
+        """Make the caller a member of a run for as long as the call lives."""
+        run, member, options = convert.join_from_wire(request)
+        if self._ending.is_set():
+            raise UnavailableError("the daemon is shutting down")
+        async with self.presences.arrive(run, member, options) as epoch:
+            welcome = save_pb2.Welcome(
+                peer=self._host.peer,
+                epoch=epoch,
+                lease_s=self._host.lease_s,
+                root=self._host.root,
+                root_id=self._host.root_id,
+                max_message_bytes=MAX_MESSAGE_BYTES,
+            )
+            await call.write(save_pb2.JoinEvent(welcome=welcome))
+            await self._ending.wait()
+            raise UnavailableError("the daemon is shutting down")
+
+    async def leave(self, request: save_pb2.LeaveRequest, call: Call) -> save_pb2.LeaveReply:
+        """End a membership for good."""
+        run, member, epoch = convert.leave_from_wire(request)
+        await self._pools.control(self._coordinator.leave, run, member, epoch)
+        return save_pb2.LeaveReply()
+
+    async def put_manifest(self, call: Call) -> save_pb2.PutManifestReply:
+        """Take a manifest that is not known here."""
+        limits = self._flow.limits
+        async with self._flow.manifests.hold(call.peer, 1, patience_s=limits.stall_s):
+            parts = ManifestParts(limit_bytes=limits.manifest_bytes)
+            while (part := await call.read(stall_s=limits.stall_s)) is not None:
+                parts.add(part)
+            manifest = await self._pools.data(parts.finish)
+            await self._pools.control(self._coordinator.add_manifest, manifest)
+        return save_pb2.PutManifestReply()
+
+    async def declare(self, request: save_pb2.DeclareRequest, call: Call) -> None:
+        """Say what one rank brings; stays open until all ranks have said so, or can't any more."""
+        declaration = convert.declaration_from_wire(request)
+        if not await self._pools.control(self._coordinator.knows_manifest, declaration.manifest_digest):
+            await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
+            return
+        declared = await settled(await self._pools.control(self._coordinator.declare, declaration))
+        if isinstance(declared, Checkpoint):
+            saved = convert.checkpoint_to_wire(declared, declaration.save.run)
+            await call.write(save_pb2.DeclareReply(already_saved=saved))
+            return
+        # An assignment may have a million rows: encoding them is no work for the event loop.
+        replies = lanes.assignment_to_wire(declared)
+        while (reply := await self._pools.data(lambda: _encoded(next(replies, None)))) is not None:
+            await call.write(reply)
+
+    async def write(self, call: Call) -> None:
+        """Take one lane, chunk by chunk, each written before the next is read."""
+        stall_s = self._flow.limits.stall_s
+        async with self._flow.write_streams.hold(call.peer, 1, patience_s=stall_s):
+            first = await call.read(stall_s=stall_s)
+            if not isinstance(first, save_pb2.WriteRequest) or first.WhichOneof("kind") != "open":
+                raise InvalidRequestError("a Write stream begins with `open`")
+            save = convert.save_from_wire(first.open.save)
+            lane = await self._pools.control(self._coordinator.lane, save, first.open.shard)
+            await call.write(save_pb2.WriteReply(received=lane.received))
+            chunks = 0
+            while (message := await call.read(stall_s=stall_s)) is not None:
+                if isinstance(message, Chunk):
+                    received = await self._write_chunk(lane, message, call.peer)
+                    chunks += 1
+                    if chunks % _CHUNKS_PER_REPLY == 0:
+                        await call.write(save_pb2.WriteReply(received=received))
+                elif message.WhichOneof("kind") == "end":
+                    await call.write(await self._end_lane(lane, message.end))
+                else:
+                    raise InvalidRequestError("after `open`, a Write stream carries chunks and `end`")
+
+    async def _write_chunk(self, lane: LaneWriter, chunk: Chunk, peer: str) -> int:
+        data = memoryview(chunk.data)
+        if chunk.position + len(data) > lane.size_bytes:
+            raise InvalidRequestError(
+                "a chunk reaches beyond the end of its lane",
+                offset=chunk.position,
+                expected=f"{lane.size_bytes} bytes",
+                actual=f"{len(data)} more",
+            )
+        async with self._flow.chunk_bytes.hold(peer, len(data), patience_s=self._flow.limits.stall_s):
+            return await self._pools.data(lane.write, chunk.position, data, chunk.crc32c)
+
+    async def _end_lane(self, lane: LaneWriter, end: save_pb2.LaneEnd) -> save_pb2.WriteReply:
+        if end.first_segment < 0 or len(end.crcs) % 4:
+            raise InvalidRequestError("the end of a lane has a malformed list of checksums", actual=len(end.crcs))
+        ended = await self._pools.data(lane.end, end.first_segment, end.crcs, end.last)
+        return save_pb2.WriteReply(received=lane.received, ended=ended)
+
+    async def await_(self, request: save_pb2.AwaitRequest, call: Call) -> save_pb2.AwaitReply:
+        """Wait for a save's end, at most 20 s; an aborted save is answered by its error."""
+        save = convert.save_from_wire(request.save)
+        wait_s = convert.seconds_from_wire("wait_s", request.wait_s or 0.001, most=MAX_WAIT_S)
+        try:
+            outcome = await self._pools.control(self._coordinator.outcome, save)
+        except NotFoundError:
+            return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_UNKNOWN)
+        if not await settled_within(outcome, wait_s):
+            phase = await self._pools.control(self._coordinator.phase, save)
+            # Between the two looks it may have ended, well or not; then the outcome says it.
+            if phase not in (Phase.PUBLISHED, Phase.ABORTED):
+                return save_pb2.AwaitReply(phase=convert.phase_to_wire(phase))
+        checkpoint = convert.checkpoint_to_wire(await settled(outcome), save.run)
+        return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_PUBLISHED, checkpoint=checkpoint)
+
+    async def abort(self, request: save_pb2.AbortRequest, call: Call) -> save_pb2.AbortReply:
+        """End a save that can't succeed any more."""
+        save = convert.save_from_wire(request.save)
+        await self._pools.control(self._coordinator.abort, save, convert.text_from_wire(request.reason))
+        return save_pb2.AbortReply()
+
+
+def _encoded(reply: save_pb2.DeclareReply | None) -> bytes | None:
+    return None if reply is None else methods.encode_message(reply)

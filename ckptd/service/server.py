@@ -1,0 +1,246 @@
+"""Binds addresses, serves, drains. Refuses to listen where strangers could reach it without an identity."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.service.admin import AdminService
+from ckptd.service.calls import Behaviour, Boundary
+from ckptd.service.flow import Flow, Limits
+from ckptd.service.interceptors import Identity
+from ckptd.service.pools import Pools
+from ckptd.service.read import ReadService
+from ckptd.service.save import Host, SaveService
+from ckptd.service.watch import WatchService
+from ckptd.watch.hub import Hub
+from ckptd.wire import channels, methods, versions
+from ckptd.wire.addresses import Address
+
+if TYPE_CHECKING:
+    from ckptd.engine.coordinator import Coordinator
+
+_log = logging.getLogger("ckptd.service")
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    *channels.COMMON_OPTIONS,
+    # Silent TCP connections are closed after this, not kept for as long as they like.
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.max_metadata_size", 16 << 10),
+    # Clients ping every ten seconds; gRPC would otherwise hang up on them for it.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", channels.PING_EVERY_MS // 2),
+    # A host under load delivers pings in bunches. Hanging up on a client for that would cost it a save.
+    ("grpc.http2.max_ping_strikes", 0),
+    # How far a sender may run ahead of the disk, per stream. gRPC's own probing lets the window grow with the speed of
+    # the link, on loopback to many MiB per stream: a save of 8 GiB then grew the daemon by 339 MiB instead of about 50.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2 << 20),
+    # With it two daemons could share a port, and each would get half of the calls.
+    ("grpc.so_reuseport", 0),
+)
+
+# How long answers that are already known (a save's end, a refusal) may take to go out at the end.
+_LAST_WORDS_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM contents: our certificate chain and key, and the authority whose clients are let in, if any."""
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    client_ca: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a server listens, and how much it takes on."""
+
+    listen: tuple[Address, ...]
+    tls: Tls | None = None
+    token: str | None = field(default=None, repr=False)
+    socket_mode: int = 0o600
+    control_threads: int = 16
+    data_threads: int = 8
+    limits: Limits = field(default_factory=Limits)
+
+
+def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
+    """Return the addresses with TLS decided; `NotPermittedError` for one that strangers could use as they like."""
+    if not options.listen:
+        raise InvalidRequestError("there is no address to listen on")
+    decided = []
+    for address in options.listen:
+        if address.secure is None:
+            address = replace(address, secure=options.tls is not None and not address.is_loopback)
+        if address.secure and options.tls is None:
+            raise NotPermittedError(f"{address} needs a certificate: pass --tls-cert FILE and --tls-key FILE")
+        if not address.is_loopback:
+            identity = options.token is not None or (options.tls is not None and options.tls.client_ca is not None)
+            if not address.secure or not identity:
+                raise NotPermittedError(
+                    f"{address} can be reached from other hosts: that needs TLS (--tls-cert and --tls-key) and an "
+                    "identity (--token-file or --client-ca); or listen on 127.0.0.1 or a unix:// socket"
+                )
+        decided.append(address)
+    return tuple(decided)
+
+
+class Server:
+    """A daemon's gRPC server over one coordinator. Belongs to one event loop."""
+
+    def __init__(self, coordinator: Coordinator, options: ServerOptions) -> None:
+        self._options = options
+        self._addresses = check_exposure(options)
+        self._sockets: list[Path] = []  # that we made: a refused start must not remove another daemon's
+        self._ending = asyncio.Event()
+        self._pools = Pools(control_threads=options.control_threads, data_threads=options.data_threads)
+        flow = Flow(options.limits)
+        host = Host(
+            peer=versions.this_peer(versions.new_incarnation()),
+            root=coordinator.store.url,
+            root_id=coordinator.root_id,
+            lease_s=coordinator.settings.lease_s,
+        )
+        self.hub = Hub(coordinator.subscribe, coordinator.latest)
+        self._admin = AdminService(coordinator, host, self._pools)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
+        interceptors = [] if options.token is None else [Identity(options.token)]
+        self._server = aio.server(
+            interceptors=interceptors, options=_OPTIONS, compression=grpc.Compression.NoCompression
+        )
+        save = SaveService(coordinator, host, self._pools, flow, self._ending)
+        self._presences = save.presences
+        behaviours = _behaviours(
+            save,
+            ReadService(coordinator, host, self._pools, flow),
+            WatchService(self.hub, self._pools, self._ending),
+            self._admin,
+        )
+        self._register(behaviours, Boundary(limit_s=options.limits.control_s))
+
+    def _register(self, behaviours: dict[str, Behaviour], boundary: Boundary) -> None:
+        for service in (methods.SAVE, methods.READ, methods.WATCH, methods.ADMIN):
+            handler = methods.handlers(
+                service.values(), lambda method: boundary.around(method, behaviours[method.path])
+            )
+            self._server.add_generic_rpc_handlers((handler,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*methods.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    async def start(self) -> Sequence[str]:
+        """Bind and serve; return the addresses, with the real ports.
+
+        `ConflictError` when something listens there already, `UnavailableError` when the system refuses.
+        """
+        self._admin.listening = tuple([str(self._bind(address)) for address in self._addresses])
+        await self._server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return self._admin.listening
+
+    def _bind(self, address: Address) -> Address:
+        if address.is_unix:
+            _check_socket_is_free(address)
+        # A socket is born with its permissions: changed only afterwards, it would be open for a moment.
+        mask = os.umask(0o777 & ~self._options.socket_mode)
+        try:
+            if address.secure:
+                port = self._server.add_secure_port(address.target, self._credentials())
+            else:
+                port = self._server.add_insecure_port(address.target)
+        except RuntimeError as e:
+            if not address.is_unix and _answers(address):
+                raise ConflictError(f"something listens on {address} already; pass another --listen") from e
+            raise UnavailableError(f"the system does not let us listen on {address}") from e
+        finally:
+            os.umask(mask)
+        if not address.is_unix:
+            return replace(address, port=port)
+        self._sockets.append(Path(address.path))
+        return address
+
+    def _credentials(self) -> Any:
+        tls = self._options.tls
+        assert tls is not None, "check_exposure asks for certificates first"
+        return grpc.ssl_server_credentials(
+            [(tls.key, tls.certificate)],
+            root_certificates=tls.client_ca,
+            require_client_auth=tls.client_ca is not None,
+        )
+
+    async def drain(self) -> None:
+        """Tell whoever asks that we are about to end; what is under way goes on."""
+        self._admin.draining = True
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def stop(self) -> None:
+        """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
+        self._ending.set()
+        await self._server.stop(_LAST_WORDS_S)
+        await self._presences.settle(_LAST_WORDS_S)
+        self._pools.close()
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+
+    async def _set_health(self, state: Any) -> None:
+        for service in ("", *methods.SERVICES):
+            await self._health.set(service, state)
+
+
+def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin: AdminService) -> dict[str, Behaviour]:
+    """Say which function answers which method; a method without one would fail right here, at start."""
+    table: tuple[tuple[dict[str, methods.Method], dict[str, Behaviour]], ...] = (
+        (
+            methods.SAVE,
+            {
+                "Join": save.join,
+                "Leave": save.leave,
+                "PutManifest": save.put_manifest,
+                "Declare": save.declare,
+                "Write": save.write,
+                "Await": save.await_,
+                "Abort": save.abort,
+            },
+        ),
+        (methods.READ, {"Latest": read.latest, "List": read.list, "Read": read.read}),
+        (methods.WATCH, {"Watch": watch.watch}),
+        (methods.ADMIN, {"Status": admin.status, "Pin": admin.pin, "Delete": admin.delete}),
+    )
+    return {method.path: answers[name] for service, answers in table for name, method in service.items()}
+
+
+def _check_socket_is_free(address: Address) -> None:
+    """gRPC would remove another daemon's socket to make room for ours: look first whether anybody answers."""
+    path = Path(address.path)
+    if path.exists() and not path.is_socket():
+        raise ConflictError(f"there is something else at {path}: it is no socket")
+    if not path.parent.is_dir():
+        raise InvalidRequestError(f"the directory of {address} does not exist")
+    if path.exists() and _answers(address):
+        raise ConflictError(f"another daemon listens on {address}; pass another --listen")
+
+
+def _answers(address: Address) -> bool:
+    family = socket.AF_UNIX if address.is_unix else socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(address.path if address.is_unix else (address.host, address.port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Hearing of a newer checkpoint."""

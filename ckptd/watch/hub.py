@@ -1,0 +1,112 @@
+"""Telling many watchers of newer checkpoints, each at its own pace.
+
+A watcher owns a mailbox with room for one: the newest checkpoint that it has not been told. Publishing replaces what
+lies there, so a slow watcher skips straight to the newest, never blocks anybody, and costs the same whatever it
+misses. What is taken out only ever goes forward, in the order in which checkpoints were published.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ckptd.engine.checkpoint import Checkpoint
+
+Heard = Callable[[Checkpoint], None]
+Subscribe = Callable[[str, Heard], Callable[[], None]]
+Latest = Callable[[str], Checkpoint | None]
+
+
+class Watcher:
+    """One mailbox. `take` and `close` belong to one owner; the rest may come from any thread."""
+
+    def __init__(self, wake: Callable[[], None], *, after_save_id: str = "") -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._known_save_id = after_save_id
+        self._waiting: Checkpoint | None = None
+        self._told: Checkpoint | None = None
+        self._heard = False
+        self._leave: Callable[[], None] = lambda: None
+
+    def take(self) -> Checkpoint | None:
+        """Return the newest checkpoint that was not taken yet, None when there is nothing new."""
+        with self._lock:
+            checkpoint, self._waiting = self._waiting, None
+            self._told = checkpoint or self._told
+            return checkpoint
+
+    def close(self) -> None:
+        """Hear no more. Harmless when repeated."""
+        leave, self._leave = self._leave, lambda: None
+        leave()
+
+    def _put(self, checkpoint: Checkpoint) -> None:
+        """Take in what was just published."""
+        with self._lock:
+            self._heard = True
+            news = self._is_news(checkpoint)
+            self._waiting = checkpoint if news else self._waiting
+        if news:
+            self._wake()
+
+    def _start_with(self, latest: Checkpoint) -> None:
+        """Take in what was the latest when the watcher came, unless something newer has been heard since."""
+        with self._lock:
+            news = not self._heard and self._is_news(latest)
+            self._waiting = latest if news else self._waiting
+        if news:
+            self._wake()
+
+    def _is_news(self, checkpoint: Checkpoint) -> bool:
+        if checkpoint.save_id and checkpoint.save_id == self._known_save_id:
+            return False
+        known = self._waiting or self._told
+        return known is None or _which(checkpoint) != _which(known)
+
+
+class Hub:
+    """Where watchers are made. Safe from any thread."""
+
+    def __init__(self, subscribe: Subscribe, latest: Latest) -> None:
+        self._subscribe = subscribe
+        self._latest = latest
+        self._lock = threading.Lock()
+        self._watchers: set[Watcher] = set()
+
+    def watch(self, run: str, wake: Callable[[], None], *, after_save_id: str = "") -> Watcher:
+        """Return a mailbox that starts with the latest checkpoint of `run`, if there is one that is news.
+
+        `wake` is called from any thread whenever there is something to take, and must not block. `after_save_id`: the
+        save that the caller knows already. Blocks for a look at the store. Close the watcher when done.
+        """
+        watcher = Watcher(wake, after_save_id=after_save_id)
+        # First listen, then look: a checkpoint published in between is heard, and then the look is ignored.
+        unsubscribe = self._subscribe(run, watcher._put)
+        with self._lock:
+            self._watchers.add(watcher)
+        watcher._leave = lambda: self._forget(watcher, unsubscribe)
+        try:
+            latest = self._latest(run)
+        except BaseException:
+            watcher.close()
+            raise
+        if latest is not None:
+            watcher._start_with(latest)
+        return watcher
+
+    @property
+    def num_watchers(self) -> int:
+        """How many are listening, over all runs."""
+        with self._lock:
+            return len(self._watchers)
+
+    def _forget(self, watcher: Watcher, unsubscribe: Callable[[], None]) -> None:
+        unsubscribe()
+        with self._lock:
+            self._watchers.discard(watcher)
+
+
+def _which(checkpoint: Checkpoint) -> tuple[str, str, float]:
+    """Tell a checkpoint from the others of its run, also from one that it overwrote."""
+    return checkpoint.prefix, checkpoint.save_id, checkpoint.saved_at

@@ -1,0 +1,1 @@
+"""The network's words: messages, statuses and addresses, for both ends."""

@@ -1,0 +1,116 @@
+"""How both ends set up gRPC: limits that agree, no compression, and pings that notice a dead peer."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.wire.addresses import Address
+from ckptd.wire.chunks import MAX_MESSAGE_BYTES
+
+PING_EVERY_MS = 10_000
+PING_TIMEOUT_MS = 10_000
+TOKEN_KEY = "authorization"  # noqa: S105 - the metadata key, not a token
+
+COMMON_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", PING_EVERY_MS),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+_CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    *COMMON_OPTIONS,
+    # A proxy from the environment has no business between a worker and its daemon on the same host or cluster.
+    ("grpc.enable_http_proxy", 0),
+    # Channels of one process would otherwise share a connection, and one big stream would slow down the others.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+def authorization(token: str) -> tuple[str, str]:
+    """Return the metadata entry that shows a bearer token."""
+    return TOKEN_KEY, f"Bearer {token}"
+
+
+def open_channel(
+    address: Address,
+    *,
+    token: str | None = None,
+    ca: bytes | None = None,
+    client_certificate: tuple[bytes, bytes] | None = None,
+) -> grpc.Channel:
+    """Open a channel to a daemon; nothing is sent before the first call. The caller closes it.
+
+    `ca`: PEM of the authority that signed the daemon's certificate, None for the system's. `client_certificate`: PEM of
+    a certificate chain and its private key. `NotPermittedError` when a token would travel readably to another host.
+    """
+    if token is not None and (not token.isascii() or not token.isprintable() or not token.strip()):
+        raise InvalidRequestError("a token consists of printable ASCII characters")
+    if address.secure:
+        chain, key = client_certificate or (None, None)
+        credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=chain)
+        channel = grpc.secure_channel(address.target, credentials, options=_CHANNEL_OPTIONS)
+    else:
+        if ca is not None or client_certificate is not None:
+            raise InvalidRequestError(f"certificates were given, but {address} does not use TLS: write grpcs://")
+        if token is not None and not address.is_loopback:
+            raise NotPermittedError(f"a token must not travel unencrypted to {address}: use grpcs://")
+        channel = grpc.insecure_channel(address.target, options=_CHANNEL_OPTIONS)
+    return channel if token is None else grpc.intercept_channel(channel, _ShowToken(token))
+
+
+class _CallDetails(
+    namedtuple("_CallDetails", ("method", "timeout", "metadata", "credentials", "wait_for_ready", "compression")),
+    grpc.ClientCallDetails,
+):
+    """A call's details, with our metadata; gRPC hands them out read-only."""
+
+
+class _ShowToken(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
+    grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
+    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
+):
+    """Adds the bearer token to every call."""
+
+    def __init__(self, token: str) -> None:
+        self._entry = authorization(token)
+
+    def _shown(self, details: Any) -> _CallDetails:
+        return _CallDetails(
+            details.method,
+            details.timeout,
+            [*(details.metadata or ()), self._entry],
+            details.credentials,
+            getattr(details, "wait_for_ready", None),
+            getattr(details, "compression", None),
+        )
+
+    def _call(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
+        return continuation(self._shown(details), request)
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Go on with the token."""
+        return self._call(continuation, details, request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Go on with the token."""
+        return self._call(continuation, details, request)
+
+    def intercept_stream_unary(self, continuation: Any, details: Any, request: Iterator[Any]) -> Any:
+        """Go on with the token."""
+        return self._call(continuation, details, request)
+
+    def intercept_stream_stream(self, continuation: Any, details: Any, request: Iterator[Any]) -> Any:
+        """Go on with the token."""
+        return self._call(continuation, details, request)

@@ -1,0 +1,258 @@
+"""Messages ⇄ engine values. `from_wire` is where a stranger's words become ours, so it is where they are checked.
+
+Whatever comes out of a ``*_from_wire`` here has numbers in range and names that cannot leave the root; anything else
+is an `InvalidRequestError` that says which field was wrong. Manifests are in `manifests`, lanes in `lanes`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, cast
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.errors import InvalidRequestError
+from ckptd.format import names
+from ckptd.storage.base import Durability
+from ckptd.wire.v1 import common_pb2, save_pb2
+
+if TYPE_CHECKING:
+    from ckptd.engine.session import Phase
+
+MAX_WORLD_SIZE = 1 << 16
+MAX_EPOCH = 1 << 53
+MAX_TIMEOUT_S = 7 * 24 * 3600.0
+MAX_META_GRAPH_BYTES = 3 << 20  # it travels in one message
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,127}", re.ASCII)
+
+_DURABILITY_TO_WIRE = {
+    Durability.MEMORY: common_pb2.DURABILITY_MEMORY,
+    Durability.LOCAL_DISK: common_pb2.DURABILITY_LOCAL_DISK,
+    Durability.OBJECT_STORE: common_pb2.DURABILITY_OBJECT_STORE,
+}
+_DURABILITY_FROM_WIRE: dict[int, Durability] = {number: level for level, number in _DURABILITY_TO_WIRE.items()}
+
+
+def durability_to_wire(level: Durability) -> common_pb2.Durability:
+    """Return the wire's word for a durability level."""
+    return _DURABILITY_TO_WIRE[level]
+
+
+def durability_from_wire(number: int) -> Durability:
+    """Return the level; one that a newer peer invented counts as the least."""
+    return _DURABILITY_FROM_WIRE.get(number, Durability.MEMORY)
+
+
+def phase_to_wire(phase: Phase | None) -> save_pb2.SavePhase:
+    """Return the wire's word for a phase; None is "no trace of it". An aborted save is told as an error, not here."""
+    if phase is None:
+        return save_pb2.SAVE_PHASE_UNKNOWN
+    return cast("save_pb2.SavePhase", save_pb2.SavePhase.Value(f"SAVE_PHASE_{phase.name}"))
+
+
+def run_from_wire(run: str) -> str:
+    """Check the name of a run."""
+    return names.check_run_name(run)
+
+
+def key_from_wire(key: str) -> str:
+    """Check the key of an object that a client wants to read: below the root, and nothing that the engine hides."""
+    try:
+        return names.check_run_name(key)
+    except InvalidRequestError as e:
+        raise InvalidRequestError(e.reason.replace("run name", "key", 1)) from e
+
+
+def step_from_wire(step: int) -> int:
+    """Check a training step."""
+    return _number("step", step, 0, names.MAX_STEP)
+
+
+def save_to_wire(save: SaveRef) -> common_pb2.SaveIdentity:
+    """Return the message that names a save and who speaks about it."""
+    return common_pb2.SaveIdentity(
+        run=save.run,
+        epoch=save.epoch,
+        step=save.step,
+        save_id=save.save_id,
+        attempt=save.attempt,
+        plan_id=save.plan_id,
+        rank=save.rank,
+        incarnation=save.incarnation,
+    )
+
+
+def save_from_wire(save: common_pb2.SaveIdentity) -> SaveRef:
+    """Read and check the identity of a save."""
+    return SaveRef(
+        run=names.check_run_name(save.run),
+        epoch=_number("epoch", save.epoch, 0, MAX_EPOCH),
+        step=step_from_wire(save.step) if save.HasField("step") else None,
+        save_id=_identifier("save_id", save.save_id, empty=True),
+        attempt=_number("attempt", save.attempt, 0, (1 << 31) - 1),
+        plan_id=_identifier("plan_id", save.plan_id, empty=True),
+        rank=_number("rank", save.rank, 0, MAX_WORLD_SIZE - 1),
+        incarnation=_identifier("incarnation", save.incarnation),
+    )
+
+
+def join_to_wire(peer: common_pb2.Peer, run: str, member: Member, options: RunOptions) -> save_pb2.JoinRequest:
+    """Return the request by which `member` joins `run`; its host, pid and incarnation are the peer's."""
+    return save_pb2.JoinRequest(
+        peer=peer, run=run, rank=member.rank, world_size=member.world_size, options=options_to_wire(options)
+    )
+
+
+def join_from_wire(request: save_pb2.JoinRequest) -> tuple[str, Member, RunOptions]:
+    """Read and check a request to join: the run, who, and how the run keeps its checkpoints."""
+    options = options_from_wire(request.options) if request.HasField("options") else RunOptions()
+    return names.check_run_name(request.run), _member(request.peer, request.rank, request.world_size), options
+
+
+def leave_from_wire(request: save_pb2.LeaveRequest) -> tuple[str, Member, int]:
+    """Read and check a request to leave. The world's size is not told again: `Member` says 0, "not known"."""
+    _number("rank", request.rank, 0, MAX_WORLD_SIZE - 1)
+    incarnation = _identifier("incarnation", request.peer.incarnation)
+    member = Member(request.rank, 0, incarnation, text_from_wire(request.peer.host), max(request.peer.pid, 0))
+    return names.check_run_name(request.run), member, _number("epoch", request.epoch, 0, MAX_EPOCH)
+
+
+def options_to_wire(options: RunOptions) -> common_pb2.RunOptions:
+    """Return the message for a run's options."""
+    return common_pb2.RunOptions(
+        name=options.name,
+        max_to_keep=options.max_to_keep,
+        keep_checkpoint_every_n_hours=options.keep_checkpoint_every_n_hours,
+        pad_step_number=options.pad_step_number,
+        latest_filename=options.latest_filename,
+    )
+
+
+def options_from_wire(options: common_pb2.RunOptions) -> RunOptions:
+    """Read and check a run's options. Keeping all, told as 0 or by leaving the number out, is None."""
+    keep = _number("max_to_keep", options.max_to_keep, 0, (1 << 31) - 1)
+    hours = options.keep_checkpoint_every_n_hours
+    if not (math.isfinite(hours) and hours >= 0):
+        raise InvalidRequestError("keep_checkpoint_every_n_hours is not a number of hours", actual=hours)
+    return RunOptions(
+        name=names.check_checkpoint_name(options.name),
+        max_to_keep=keep or None,
+        keep_checkpoint_every_n_hours=hours,
+        pad_step_number=options.pad_step_number,
+        latest_filename=names.check_checkpoint_name(options.latest_filename),
+    )
+
+
+def declaration_to_wire(declaration: Declaration) -> save_pb2.DeclareRequest:
+    """Return the request that declares a rank's part of a save."""
+    return save_pb2.DeclareRequest(
+        save=save_to_wire(declaration.save),
+        request_id=declaration.request_id,
+        world_size=declaration.world_size,
+        manifest_digest=declaration.manifest_digest,
+        meta_graph=declaration.meta_graph or b"",
+        overwrite=declaration.overwrite,
+        timeout_s=declaration.timeout_s,
+        checkpoint_name=declaration.name,
+        pad_step_number=declaration.pad_step_number,
+    )
+
+
+def declaration_from_wire(request: save_pb2.DeclareRequest) -> Declaration:
+    """Read and check a declaration."""
+    save = save_from_wire(request.save)
+    world_size = _number("world_size", request.world_size, 1, MAX_WORLD_SIZE)
+    if save.rank >= world_size:
+        raise InvalidRequestError("rank out of range", expected=f"0 to {world_size - 1}", actual=save.rank)
+    if len(request.manifest_digest) != 32:
+        raise InvalidRequestError("a manifest's digest has 32 bytes", actual=len(request.manifest_digest))
+    if len(request.meta_graph) > MAX_META_GRAPH_BYTES:
+        raise InvalidRequestError(
+            "the meta graph is too large",
+            expected=f"at most {MAX_META_GRAPH_BYTES} bytes",
+            actual=len(request.meta_graph),
+        )
+    return Declaration(
+        save=save,
+        request_id=_identifier("request_id", request.request_id),
+        world_size=world_size,
+        manifest_digest=request.manifest_digest,
+        meta_graph=request.meta_graph or None,
+        overwrite=request.overwrite,
+        timeout_s=seconds_from_wire("timeout_s", request.timeout_s),
+        name=names.check_checkpoint_name(request.checkpoint_name),
+        pad_step_number=request.pad_step_number,
+    )
+
+
+def checkpoint_to_wire(checkpoint: Checkpoint, run: str) -> common_pb2.Checkpoint:
+    """Return the message that describes a checkpoint of `run`."""
+    return common_pb2.Checkpoint(
+        run=run,
+        prefix=checkpoint.prefix,
+        key=f"{run}/{checkpoint.prefix.rsplit('/', 1)[-1]}",
+        step=checkpoint.step,
+        size_bytes=checkpoint.size_bytes,
+        num_shards=checkpoint.num_shards,
+        saved_at=checkpoint.saved_at,
+        duration_s=checkpoint.duration_s,
+        pinned=checkpoint.pinned,
+        save_id=checkpoint.save_id,
+        durability=durability_to_wire(checkpoint.durability),
+    )
+
+
+def checkpoint_from_wire(message: common_pb2.Checkpoint) -> Checkpoint:
+    """Read a checkpoint's description; its key below the root stays with the message."""
+    return Checkpoint(
+        prefix=message.prefix,
+        step=message.step if message.HasField("step") else None,
+        size_bytes=message.size_bytes,
+        num_shards=message.num_shards,
+        saved_at=message.saved_at,
+        duration_s=message.duration_s,
+        pinned=message.pinned,
+        save_id=message.save_id,
+        durability=durability_from_wire(message.durability),
+    )
+
+
+def seconds_from_wire(what: str, value: float, *, most: float = MAX_TIMEOUT_S) -> float:
+    """Check a time to wait: a number above zero, cut at `most`."""
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidRequestError(f"{what} is no time to wait", expected="seconds above zero", actual=value)
+    return min(value, most)
+
+
+def _member(peer: common_pb2.Peer, rank: int, world_size: int) -> Member:
+    _number("world_size", world_size, 1, MAX_WORLD_SIZE)
+    _number("rank", rank, 0, world_size - 1)
+    return Member(
+        rank,
+        world_size,
+        _identifier("incarnation", peer.incarnation),
+        text_from_wire(peer.host),
+        _number("pid", peer.pid, 0, 1 << 53),
+    )
+
+
+def _number(what: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise InvalidRequestError(f"{what} out of range", expected=f"{least} to {most}", actual=value)
+    return value
+
+
+def _identifier(what: str, value: str, *, empty: bool = False) -> str:
+    """Check an opaque name of a peer's making: it goes into logs, records and keys of tables."""
+    if not (value or empty) or (value and not _ID.fullmatch(value)):
+        raise InvalidRequestError(
+            f"{what} is not an identifier", expected="letters, digits and . _ -, 128 at most", actual=value[:64]
+        )
+    return value
+
+
+def text_from_wire(value: str) -> str:
+    """Keep what a line of a log can show of a text that is only for people."""
+    return "".join(letter for letter in value[:255] if letter.isprintable())

@@ -1,0 +1,102 @@
+from ckptd.wire.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class StatusRequest(_message.Message):
+    __slots__ = ("peer",)
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    LISTENING_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    root: str
+    durability: _common_pb2.Durability
+    uptime_s: float
+    listening: _containers.RepeatedScalarFieldContainer[str]
+    free_bytes: int
+    runs: _containers.RepeatedCompositeFieldContainer[RunStatus]
+    draining: bool
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ...) -> None: ...
+
+class RunStatus(_message.Message):
+    __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_RANKS_FIELD_NUMBER: _ClassVar[int]
+    SAVES_FIELD_NUMBER: _ClassVar[int]
+    LATEST_FIELD_NUMBER: _ClassVar[int]
+    NUM_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    epoch: int
+    world_size: int
+    connected_ranks: _containers.RepeatedScalarFieldContainer[int]
+    saves: _containers.RepeatedCompositeFieldContainer[LiveSave]
+    latest: _common_pb2.Checkpoint
+    num_checkpoints: int
+    last_error: str
+    def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., world_size: _Optional[int] = ..., connected_ranks: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[LiveSave, _Mapping]]] = ..., latest: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., num_checkpoints: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class LiveSave(_message.Message):
+    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    save: _common_pb2.SaveIdentity
+    phase: str
+    size_bytes: int
+    received_bytes: int
+    age_s: float
+    waiting_for: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("peer", "run", "step", "pinned")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    step: int
+    pinned: bool
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., pinned: bool = ...) -> None: ...
+
+class PinReply(_message.Message):
+    __slots__ = ("checkpoint",)
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: _common_pb2.Checkpoint
+    def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("peer", "run", "step")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    step: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+
+class DeleteReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

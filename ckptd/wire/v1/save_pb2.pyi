@@ -1,0 +1,273 @@
+from ckptd.wire.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Road(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROAD_UNSPECIFIED: _ClassVar[Road]
+    ROAD_STREAM: _ClassVar[Road]
+
+class SavePhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SAVE_PHASE_UNSPECIFIED: _ClassVar[SavePhase]
+    SAVE_PHASE_UNKNOWN: _ClassVar[SavePhase]
+    SAVE_PHASE_DECLARING: _ClassVar[SavePhase]
+    SAVE_PHASE_FILLING: _ClassVar[SavePhase]
+    SAVE_PHASE_SEALED: _ClassVar[SavePhase]
+    SAVE_PHASE_COMMITTED: _ClassVar[SavePhase]
+    SAVE_PHASE_PUBLISHED: _ClassVar[SavePhase]
+ROAD_UNSPECIFIED: Road
+ROAD_STREAM: Road
+SAVE_PHASE_UNSPECIFIED: SavePhase
+SAVE_PHASE_UNKNOWN: SavePhase
+SAVE_PHASE_DECLARING: SavePhase
+SAVE_PHASE_FILLING: SavePhase
+SAVE_PHASE_SEALED: SavePhase
+SAVE_PHASE_COMMITTED: SavePhase
+SAVE_PHASE_PUBLISHED: SavePhase
+
+class JoinRequest(_message.Message):
+    __slots__ = ("peer", "run", "rank", "world_size", "options")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    rank: int
+    world_size: int
+    options: _common_pb2.RunOptions
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., options: _Optional[_Union[_common_pb2.RunOptions, _Mapping]] = ...) -> None: ...
+
+class JoinEvent(_message.Message):
+    __slots__ = ("welcome",)
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("peer", "epoch", "lease_s", "root", "root_id", "max_message_bytes")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    ROOT_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    epoch: int
+    lease_s: float
+    root: str
+    root_id: str
+    max_message_bytes: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("peer", "run", "rank", "epoch")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    rank: int
+    epoch: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., rank: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class LeaveReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Manifest(_message.Message):
+    __slots__ = ("names", "dtypes", "ranks", "full_shapes", "tensor", "starts", "shapes", "sizes", "lengths_sizes", "lengths_crcs", "lengths_covered")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    DTYPES_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    FULL_SHAPES_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    SHAPES_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    LENGTHS_SIZES_FIELD_NUMBER: _ClassVar[int]
+    LENGTHS_CRCS_FIELD_NUMBER: _ClassVar[int]
+    LENGTHS_COVERED_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[bytes]
+    dtypes: _containers.RepeatedScalarFieldContainer[int]
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    full_shapes: _containers.RepeatedScalarFieldContainer[int]
+    tensor: _containers.RepeatedScalarFieldContainer[int]
+    starts: _containers.RepeatedScalarFieldContainer[int]
+    shapes: _containers.RepeatedScalarFieldContainer[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    lengths_sizes: _containers.RepeatedScalarFieldContainer[int]
+    lengths_crcs: _containers.RepeatedScalarFieldContainer[int]
+    lengths_covered: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, names: _Optional[_Iterable[bytes]] = ..., dtypes: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., full_shapes: _Optional[_Iterable[int]] = ..., tensor: _Optional[_Iterable[int]] = ..., starts: _Optional[_Iterable[int]] = ..., shapes: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., lengths_sizes: _Optional[_Iterable[int]] = ..., lengths_crcs: _Optional[_Iterable[int]] = ..., lengths_covered: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ManifestPart(_message.Message):
+    __slots__ = ("digest", "data")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    data: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PutManifestReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DeclareRequest(_message.Message):
+    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    META_GRAPH_FIELD_NUMBER: _ClassVar[int]
+    OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_NAME_FIELD_NUMBER: _ClassVar[int]
+    PAD_STEP_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    save: _common_pb2.SaveIdentity
+    request_id: str
+    world_size: int
+    manifest_digest: bytes
+    meta_graph: bytes
+    overwrite: bool
+    timeout_s: float
+    checkpoint_name: str
+    pad_step_number: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ...) -> None: ...
+
+class DeclareReply(_message.Message):
+    __slots__ = ("need_manifest", "assignment", "lane", "already_saved")
+    NEED_MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_SAVED_FIELD_NUMBER: _ClassVar[int]
+    need_manifest: NeedManifest
+    assignment: Assignment
+    lane: LanePart
+    already_saved: _common_pb2.Checkpoint
+    def __init__(self, need_manifest: _Optional[_Union[NeedManifest, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., lane: _Optional[_Union[LanePart, _Mapping]] = ..., already_saved: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+
+class NeedManifest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Assignment(_message.Message):
+    __slots__ = ("save", "key", "num_shards", "num_lanes")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LANES_FIELD_NUMBER: _ClassVar[int]
+    save: _common_pb2.SaveIdentity
+    key: str
+    num_shards: int
+    num_lanes: int
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., key: _Optional[str] = ..., num_shards: _Optional[int] = ..., num_lanes: _Optional[int] = ...) -> None: ...
+
+class LanePart(_message.Message):
+    __slots__ = ("shard", "key", "writers", "road", "size_bytes", "request_budget", "items", "item_offsets", "sizes", "last")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    WRITERS_FIELD_NUMBER: _ClassVar[int]
+    ROAD_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    ITEM_OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    key: str
+    writers: _containers.RepeatedScalarFieldContainer[str]
+    road: Road
+    size_bytes: int
+    request_budget: int
+    items: _containers.RepeatedScalarFieldContainer[int]
+    item_offsets: _containers.RepeatedScalarFieldContainer[int]
+    sizes: _containers.RepeatedScalarFieldContainer[int]
+    last: bool
+    def __init__(self, shard: _Optional[int] = ..., key: _Optional[str] = ..., writers: _Optional[_Iterable[str]] = ..., road: _Optional[_Union[Road, str]] = ..., size_bytes: _Optional[int] = ..., request_budget: _Optional[int] = ..., items: _Optional[_Iterable[int]] = ..., item_offsets: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., last: bool = ...) -> None: ...
+
+class WriteRequest(_message.Message):
+    __slots__ = ("open", "chunk", "end")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    open: WriteOpen
+    chunk: Chunk
+    end: LaneEnd
+    def __init__(self, open: _Optional[_Union[WriteOpen, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., end: _Optional[_Union[LaneEnd, _Mapping]] = ...) -> None: ...
+
+class WriteOpen(_message.Message):
+    __slots__ = ("save", "shard")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    save: _common_pb2.SaveIdentity
+    shard: int
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., shard: _Optional[int] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("position", "crc32c", "data")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    crc32c: int
+    data: bytes
+    def __init__(self, position: _Optional[int] = ..., crc32c: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class LaneEnd(_message.Message):
+    __slots__ = ("first_segment", "crcs", "last")
+    FIRST_SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    CRCS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    first_segment: int
+    crcs: bytes
+    last: bool
+    def __init__(self, first_segment: _Optional[int] = ..., crcs: _Optional[bytes] = ..., last: bool = ...) -> None: ...
+
+class WriteReply(_message.Message):
+    __slots__ = ("received", "ended", "moved_to")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    MOVED_TO_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    ended: bool
+    moved_to: str
+    def __init__(self, received: _Optional[int] = ..., ended: bool = ..., moved_to: _Optional[str] = ...) -> None: ...
+
+class AwaitRequest(_message.Message):
+    __slots__ = ("save", "wait_s")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    save: _common_pb2.SaveIdentity
+    wait_s: float
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ...) -> None: ...
+
+class AwaitReply(_message.Message):
+    __slots__ = ("phase", "checkpoint")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    phase: SavePhase
+    checkpoint: _common_pb2.Checkpoint
+    def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+
+class AbortRequest(_message.Message):
+    __slots__ = ("save", "reason")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    save: _common_pb2.SaveIdentity
+    reason: str
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class AbortReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ckptd.wire import addresses
+from ckptd.wire.channels import open_channel
+
+START_S = 60
+
+
+class Process:
+    """A real `ckptd serve`."""
+
+    def __init__(self, tmp_path, *flags, root="root", name="d", env=()):
+        self.root = tmp_path / root
+        self.ready_file = tmp_path / f"{name}.ready"
+        self.log = tmp_path / f"{name}.log"
+        self._channels = []
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ckptd", "serve", "--root", str(self.root), "--ready-file", str(self.ready_file)]
+                + (["--listen", "127.0.0.1:0"] if "--listen" not in flags else [])
+                + list(flags),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **dict(env)},
+            )
+
+    def ready(self):
+        deadline = time.monotonic() + START_S
+        pause = threading.Event()
+        while not self.ready_file.exists():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            pause.wait(0.02)
+        self.listening = json.loads(self.ready_file.read_text())["listening"]
+        return self
+
+    def channel(self, which=0, **credentials):
+        channel = open_channel(addresses.parse(self.listening[which]), **credentials)
+        self._channels.append(channel)
+        return channel
+
+    def wait(self):
+        return self.process.wait(START_S)
+
+    def wait_for_log(self, text):
+        deadline = time.monotonic() + START_S
+        pause = threading.Event()
+        while text not in self.log.read_text():
+            assert time.monotonic() < deadline, self.log.read_text()
+            pause.wait(0.02)
+
+    def end(self):
+        for channel in self._channels:
+            channel.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(START_S)
+        assert "Traceback" not in self.log.read_text(), self.log.read_text()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    started = []
+
+    def start(*flags, **more):
+        started.append(Process(tmp_path, *flags, **more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()

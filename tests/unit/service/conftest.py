@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from ckptd.service.flow import Limits
+from ckptd.service.server import Server, ServerOptions
+from ckptd.wire import addresses, methods
+from ckptd.wire.channels import open_channel
+from tests.fakes.coordinator import FakeCoordinator
+
+
+class Running:
+    """A server in a loop of its own thread, and stubs to call it."""
+
+    def __init__(self, coordinator, options):
+        self.coordinator = coordinator
+        self.options = options
+        self.listening = ()
+        self.failed = None
+        self._ready = threading.Event()
+        self._stop = None
+        self._channels = []
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self):
+        try:
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+            self.server = Server(self.coordinator, self.options)
+            self.listening = await self.server.start()
+        except BaseException as e:
+            self.failed = e
+            if hasattr(self, "server"):
+                await self.server.stop()
+            return
+        finally:
+            self._ready.set()
+        await self._stop.wait()
+        await self.server.stop()
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._ready.wait(20)
+        if self.failed:
+            self._thread.join(20)
+            raise self.failed
+        return self
+
+    def __exit__(self, *_):
+        for channel in self._channels:
+            channel.close()
+        self.stop()
+
+    def stop(self):
+        if not self._thread.is_alive():
+            return
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def channel(self, which=0, **credentials):
+        channel = open_channel(addresses.parse(self.listening[which]), **credentials)
+        self._channels.append(channel)
+        return channel
+
+    def stub(self, service=methods.SAVE, **credentials):
+        return methods.Stub(self.channel(**credentials), service)
+
+
+@contextmanager
+def serving(coordinator=None, listen=("127.0.0.1:0",), **options):
+    parsed = tuple(addresses.parse(text) for text in listen)
+    with Running(coordinator or FakeCoordinator(), ServerOptions(listen=parsed, **options)) as running:
+        yield running
+
+
+@pytest.fixture
+def served():
+    with serving(limits=Limits(stall_s=20.0)) as running:
+        yield running

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ckptd.errors import UnavailableError
+from ckptd.service.calls import host_of
+from ckptd.service.flow import Budget
+
+
+async def held(budget, peer, amount, release, order):
+    async with budget.hold(peer, amount, patience_s=20):
+        order.append(peer)
+        await release.wait()
+
+
+def test_what_is_held_never_exceeds_the_total_and_the_first_who_fit_go_first():
+    async def scene():
+        budget, release, order = Budget("things", 10, 10), asyncio.Event(), []
+        holders = [asyncio.ensure_future(held(budget, peer, 6, release, order)) for peer in "abc"]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (order, budget.held) == (["a"], 6)
+        release.set()
+        await asyncio.wait_for(asyncio.gather(*holders), 20)
+        assert (order, budget.held) == (["a", "b", "c"], 0)
+
+    asyncio.run(scene())
+
+
+def test_a_peer_at_its_limit_holds_up_nobody_else():
+    async def scene():
+        budget, release, order = Budget("things", 10, 4), asyncio.Event(), []
+        holders = [asyncio.ensure_future(held(budget, peer, 4, release, order)) for peer in ("a", "a", "b")]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert order == ["a", "b"]
+        release.set()
+        await asyncio.wait_for(asyncio.gather(*holders), 20)
+        assert budget.held == 0
+
+    asyncio.run(scene())
+
+
+def test_impatience_is_a_typed_error_and_leaves_nothing_behind():
+    async def scene():
+        budget, release = Budget("things", 1, 1), asyncio.Event()
+        holder = asyncio.ensure_future(held(budget, "a", 1, release, []))
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="no room for more things"):
+            async with budget.hold("b", 1, patience_s=0.01):
+                raise AssertionError("there was no room")
+        cancelled = asyncio.ensure_future(held(budget, "c", 1, release, []))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        release.set()
+        await asyncio.wait({holder, cancelled})
+        assert budget.held == 0
+        async with budget.hold("d", 1, patience_s=1):
+            assert budget.held == 1
+
+    asyncio.run(scene())
+
+
+def test_an_amount_above_the_limit_has_the_budget_for_itself():
+    async def scene():
+        budget = Budget("bytes", 10, 8)
+        async with budget.hold("a", 1000, patience_s=1):
+            assert budget.held == 8
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:10.0.0.1:5000", "ipv4:10.0.0.1"),
+        ("ipv6:%5B::1%5D:5000", "ipv6:%5B::1%5D"),
+        ("unix:", "unix"),
+        ("unix:/run/x.sock", "unix"),
+    ],
+)
+def test_limits_are_counted_by_host(peer, host):
+    assert host_of(peer) == host
