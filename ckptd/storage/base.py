@@ -1,0 +1,142 @@
+"""What a store promises. Local disk, memory and buckets all keep it, and one suite of tests holds them to it.
+
+A store keeps *objects* under *keys*. A key is a relative path of plain components joined by ``/``, such as
+``runs/mnist/model.ckpt-1200.index``; a store refuses any key that could leave its root. Three rules carry
+every promise that the engine makes:
+
+- **Whole or not at all.** No reader sees an object before it is complete, nor half of a replaced one.
+- **On return it is durable.** `put`, `replace`, `delete` and `ObjectWriter.finish` return when their effect
+  survives kill -9 and a power cut; before that a crash may leave the old state or the new one, never a third.
+- **Create never replaces.** `put` and `finish` raise `ConflictError` if the key is taken, also when many race.
+
+Every method may be called from any thread, blocks, and raises only errors of `ckptd.errors`: `NotFoundError`,
+`ConflictError`, `StorageFullError` (disk, quota, inodes), `NotPermittedError`, `UnavailableError` (try again),
+`CorruptionError` (fewer bytes than the object should have).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Durability(Enum):
+    """How much an acknowledged object survives, from least to most."""
+
+    MEMORY = "memory"  # gone with the process
+    LOCAL_DISK = "local_disk"  # survives power loss of this host
+    OBJECT_STORE = "object_store"  # survives loss of this host
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What a store knows of one object without reading it.
+
+    `version` changes whenever the content does (an ETag, or inode and times); `modified_at` is wall-clock
+    seconds since the epoch, as the store saw it.
+    """
+
+    key: str
+    size_bytes: int
+    modified_at: float
+    version: str
+
+
+class ObjectWriter(Protocol):
+    """One object being born: nobody sees it until `finish` returns. Its size is fixed at the start."""
+
+    key: str
+    size_bytes: int
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Put `data` at byte `offset`. Any order; several threads may write disjoint ranges at once."""
+
+    def finish(self) -> ObjectStat:
+        """Make the object durable and visible under its key.
+
+        The caller has written every byte (ranges never written read as zeros). A failed finish is final:
+        the bytes are gone and must be written to a new writer. `ConflictError` if the key is taken.
+        """
+
+    def abort(self) -> None:
+        """Forget the object and free its space. May be called at any time, repeatedly, also after a failure."""
+
+
+class Lock(Protocol):
+    """A held lock, for the life of this process at most. Release by `release` or by leaving the context."""
+
+    def release(self) -> None:
+        """Let go; harmless when repeated."""
+
+    def __enter__(self) -> Lock: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Store(Protocol):
+    """A place where objects live. See the module for what every method promises."""
+
+    @property
+    def url(self) -> str:
+        """Where the store is, as a user would write it; a plain absolute path for a local one."""
+
+    @property
+    def durability(self) -> Durability:
+        """What an acknowledged write survives here."""
+
+    def location(self, key: str) -> str:
+        """`url` and `key` joined: what a person or another program opens."""
+
+    def create(self, key: str, size_bytes: int) -> ObjectWriter:
+        """Start an object of exactly `size_bytes`; space is reserved where the store can.
+
+        `StorageFullError` at once if it cannot fit.
+        """
+
+    def put(self, key: str, data: Buffer) -> ObjectStat:
+        """Create a small object; `ConflictError` if the key is taken."""
+
+    def replace(self, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
+        """Create the object or replace it whole. With `if_version`, only if it still has that version."""
+
+    def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
+        """Return a whole object; `CorruptionError` when it is larger than `limit_bytes`."""
+
+    def read_into(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill `into` (writable, contiguous bytes) from byte `offset`; `CorruptionError` if the object ends before."""
+
+    def stat(self, key: str) -> ObjectStat:
+        """Describe one object; `NotFoundError` if there is none."""
+
+    def list(self, directory: str, *, deep: bool = True) -> Iterator[ObjectStat]:
+        """Yield the objects directly or deeper below `directory` ("" is the root), in key order.
+
+        With `deep` False only those directly in it. What a store keeps for itself (unfinished objects, locks) is
+        left out. A missing directory is empty.
+        """
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects, in the given order; missing ones are fine. All are durably gone on return."""
+
+    def sweep_unfinished(self, directory: str) -> Sequence[str]:
+        """Remove what writers that died left directly in `directory`; return the keys they were for.
+
+        What a living writer (of any process) still fills is left alone.
+        """
+
+    def lock(self, key: str, *, holder: str, shared: bool = False) -> Lock:
+        """Take the lock named `key`, without waiting.
+
+        `holder` is a line for people ("ckptd serve, pid 4711 on host-a, 127.0.0.1:7070"). `ConflictError`
+        carries the present holder's line in `actual`. Dies with the process, never by a time-out.
+        """
+
+    def free_bytes(self) -> int | None:
+        """How much still fits, None where that has no meaning."""

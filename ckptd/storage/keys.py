@@ -1,0 +1,52 @@
+"""Which keys every store takes, and which names a store keeps for itself."""
+
+from __future__ import annotations
+
+from ckptd.errors import InvalidRequestError
+
+UNFINISHED_SUFFIX = ".ckptd-tmp"
+"""Ends the name of an object that is still being written."""
+
+LOCK_SUFFIX = ".ckptd-lock"
+"""Ends the name of a lock."""
+
+_MAX_KEY_BYTES = 4000  # the kernel's limit on a path is 4096, and the root needs room too
+
+
+def check_key(key: str) -> tuple[str, ...]:
+    """Split `key` into its components; `InvalidRequestError` for one that no store may take.
+
+    Refused are absolute and empty keys, empty, ``.`` and ``..`` components, NUL bytes, and the names that stores
+    keep for themselves. A key is taken as it is: nothing is decoded or normalised, so nothing can be smuggled.
+    """
+    parts = _check_path(key)
+    if is_reserved(parts[-1]):
+        raise InvalidRequestError("this name is kept for the store's own files", key=key)
+    return parts
+
+
+def check_directory(directory: str) -> tuple[str, ...]:
+    """Split a directory's key into its components; the root is "" and gives none."""
+    return _check_path(directory) if directory else ()
+
+
+def is_reserved(name: str) -> bool:
+    """Say whether `name`, one component, belongs to a store and not to its users."""
+    return name.startswith(".") and name.endswith((UNFINISHED_SUFFIX, LOCK_SUFFIX))
+
+
+def join(directory: str, name: str) -> str:
+    """Put `name` below `directory`, which is "" for the root."""
+    return f"{directory}/{name}" if directory else name
+
+
+def _check_path(key: str) -> tuple[str, ...]:
+    if len(key) > _MAX_KEY_BYTES or len(key.encode("utf-8", "surrogateescape")) > _MAX_KEY_BYTES:
+        raise InvalidRequestError(f"a key may have {_MAX_KEY_BYTES} bytes at most", key=key[:80] + "…")
+    parts = tuple(key.split("/"))
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise InvalidRequestError("a key is a relative path without empty, '.' or '..' components", key=repr(key))
+        if "\0" in part:
+            raise InvalidRequestError("a key holds no NUL", key=repr(key))
+    return parts

@@ -1,0 +1,342 @@
+"""A store in a directory. `disk.py` makes the system calls; what is called in which order is decided here.
+
+An object is born under a temporary name beside its final one, ``.NAME.<32 hex>.ckptd-tmp``, with an advisory lock
+held on it for as long as its writer lives. It gets its final name when its bytes are synced, by a rename that never
+replaces, and counts as there once the directory is synced too. Whoever finds a temporary name without a lock on it
+may sweep it: its writer is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
+from ckptd.storage.disk import Disk, FileStatus, SystemDisk
+from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
+from ckptd.storage.local_writer import LocalLock, LocalWriter, stat_of
+from ckptd.storage.os_errors import from_os_error, translated
+
+_BULK_BYTES = 1 << 20  # from here on an object is data that nobody reads soon
+_MAX_HOLDER_BYTES = 1000
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
+_ONE_REPLACE = threading.Lock()  # comparing a version and renaming over it is one step within this process
+
+
+class LocalStore:
+    """A directory as a `Store`. Other processes may read and write beside it; see `ckptd.storage.base`.
+
+    Args:
+        root: the directory, made absolute at once; created with the first object.
+        disk: who makes the system calls.
+        confined: whether symbolic links may lead out of the root. A daemon that takes keys from the network stays
+            confined; a command that reads a path its own user typed follows links as any program does.
+    """
+
+    def __init__(self, root: str, *, disk: Disk | None = None, confined: bool = True) -> None:
+        """Remember where the root is; nothing is opened or created yet."""
+        self._root = os.path.abspath(root)  # noqa: PTH100 (a Path would not survive every byte of a name)
+        self._disk: Disk = SystemDisk() if disk is None else disk
+        self._confined = confined
+        self._durable_directories: set[tuple[str, ...]] = set()
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self._root!r})"
+
+    @property
+    def url(self) -> str:
+        """The root's absolute path."""
+        return self._root
+
+    @property
+    def durability(self) -> Durability:
+        """Survives power loss of this host."""
+        return Durability.LOCAL_DISK
+
+    def location(self, key: str) -> str:
+        """See `Store`; here the same as `local_path`."""
+        return self.local_path(key)
+
+    def local_path(self, key: str) -> str:
+        """Return the absolute path at which other programs of this host find the object."""
+        return os.path.join(self._root, *check_key(key))  # noqa: PTH118
+
+    # Writing
+
+    def create(self, key: str, size_bytes: int) -> ObjectWriter:
+        """See `Store`. Two descriptors stay open until the writer finishes or aborts."""
+        if size_bytes < 0:
+            raise ConflictError("an object has no negative size", key=key)
+        return self._create(key, size_bytes)
+
+    def put(self, key: str, data: Buffer) -> ObjectStat:
+        """See `Store`."""
+        return self._written(key, data).finish()
+
+    def replace(self, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
+        """See `Store`. Versions are compared within this process; other processes are kept out by `lock`.
+
+        When syncing the directory fails, the new bytes are visible, but whether they survive is not known.
+        """
+        writer = self._written(key, data)
+        with _ONE_REPLACE:
+            if if_version is not None:
+                try:
+                    found: str | None = self.stat(key).version
+                except NotFoundError:
+                    found = None
+                if found != if_version:
+                    writer.abort()
+                    raise ConflictError("changed since it was read", key=key, expected=if_version, actual=found)
+            return writer.finish(replacing=True)
+
+    def _written(self, key: str, data: Buffer) -> LocalWriter:
+        view = memoryview(data).cast("B")
+        writer = self._create(key, len(view))
+        try:
+            writer.write(0, view)
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
+
+    def _create(self, key: str, size_bytes: int) -> LocalWriter:
+        *parents, name = check_key(key)
+        with translated(key):
+            directory = self._open_to_write(tuple(parents))
+            try:
+                temporary, file = self._new_file(directory, name)
+            except BaseException:
+                self._disk.close(directory)
+                raise
+            writer = LocalWriter(
+                self._disk, key, size_bytes, directory, file, temporary, name, bulk=size_bytes >= _BULK_BYTES
+            )
+            try:
+                self._disk.reserve(file, size_bytes)
+            except BaseException:
+                writer.abort()
+                raise
+        return writer
+
+    def _new_file(self, directory: int, name: str) -> tuple[str, int]:
+        while True:
+            temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
+            file = self._disk.create(directory, temporary)
+            # Between these two calls a sweeper may take us for dead; then it has the lock, or the name is gone.
+            if self._disk.try_lock(file, shared=False) and self._disk.status(file).num_links:
+                return temporary, file
+            self._disk.close(file)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """See `Store`. Each directory is synced once, at the end: for an order that survives power loss, call twice."""
+        touched: dict[tuple[str, ...], str] = {}
+        for key in keys:
+            *parents, name = check_key(key)
+            with translated(key), suppress(FileNotFoundError, NotADirectoryError), self._opened(parents) as directory:
+                # Synced also when the name is gone already: it may have been unlinked just before a crash.
+                touched[tuple(parents)] = key
+                self._disk.unlink(directory, name)
+        for parents_of, key in touched.items():
+            with translated(key), suppress(FileNotFoundError), self._opened(parents_of) as directory:
+                self._disk.sync_directory(directory)
+
+    def sweep_unfinished(self, directory: str) -> Sequence[str]:
+        """See `Store`."""
+        swept = []
+        parts = check_directory(directory)
+        with translated(directory), suppress(FileNotFoundError), self._opened(parts) as opened:
+            for entry in sorted(self._disk.entries(opened), key=lambda entry: entry.name):
+                match = _UNFINISHED.fullmatch(entry.name)
+                if match and not entry.is_directory and self._sweep(opened, entry.name):
+                    swept.append(join(directory, match["name"]))
+            if swept:
+                self._disk.sync_directory(opened)
+        return swept
+
+    def _sweep(self, directory: int, temporary: str) -> bool:
+        try:
+            file = self._disk.open_file(directory, temporary, confined=True)
+        except FileNotFoundError:
+            return False  # finished or swept by someone else in this moment
+        try:
+            if not self._disk.try_lock(file, shared=False):
+                return False
+            self._disk.unlink(directory, temporary)
+        except FileNotFoundError:
+            return False
+        finally:
+            self._disk.close(file)
+        return True
+
+    # Reading
+
+    def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
+        """See `Store`."""
+        with self._opened_file(key) as (file, status):
+            if status.size_bytes > limit_bytes:
+                raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=status.size_bytes)
+            data = bytearray(status.size_bytes)
+            if self._disk.read_into(file, 0, memoryview(data)) < len(data):
+                raise CorruptionError("became shorter while it was read", key=key, expected=len(data))
+            return bytes(data)
+
+    def read_into(self, key: str, offset: int, into: memoryview) -> None:
+        """See `Store`."""
+        view = into.cast("B")
+        with self._opened_file(key) as (file, status):
+            found = self._disk.read_into(file, offset, view) if len(view) else 0
+            if found < len(view) or offset > status.size_bytes:
+                raise CorruptionError(
+                    "the object ends early", key=key, offset=offset + found, expected=len(view), actual=found
+                )
+
+    def stat(self, key: str) -> ObjectStat:
+        """See `Store`."""
+        check_key(key)
+        with translated(key), self._opened_root() as root:
+            status = self._disk.status_at(root, key, confined=self._confined)
+        if not status.is_file:
+            raise NotFoundError("this is no object but a directory or a special file", key=key)
+        return stat_of(key, status)
+
+    def list(self, directory: str, *, deep: bool = True) -> Iterator[ObjectStat]:
+        """See `Store`. Links are listed as what they lead to if that is a file; linked directories are not entered."""
+        parts = check_directory(directory)
+        try:
+            with self._opened_root() as root, self._opened(parts) as opened:
+                entries = self._disk.entries(opened)
+                below = sorted(
+                    (entry.name + "/" if entry.is_directory else entry.name)
+                    for entry in entries
+                    if not is_reserved(entry.name)
+                )
+                stats = [
+                    (name, None if name.endswith("/") else self._stat_below(root, directory, name)) for name in below
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise from_os_error(error, directory) from error
+        for name, stat in stats:
+            if stat is not None:
+                yield stat
+            elif deep and name.endswith("/"):
+                yield from self.list(join(directory, name[:-1]))
+
+    def _stat_below(self, root: int, directory: str, name: str) -> ObjectStat | None:
+        key = join(directory, name)
+        try:
+            status = self._disk.status_at(root, key, confined=self._confined)
+        except OSError:
+            return None  # removed meanwhile, or a link that leads nowhere we may go
+        return stat_of(key, status) if status.is_file else None
+
+    # Locks and room
+
+    def lock(self, key: str, *, holder: str, shared: bool = False) -> Lock:
+        """See `Store`. The lock file ``.NAME.ckptd-lock`` stays behind: removing it would let two hold the lock."""
+        *parents, name = check_key(key)
+        line = holder.replace("\n", " ").encode("utf-8", "replace")[:_MAX_HOLDER_BYTES]
+        lock_name = f".{name}{LOCK_SUFFIX}"
+        with translated(key):
+            directory = self._open_to_write(tuple(parents))
+            try:
+                while True:
+                    file = self._disk.open_lock_file(directory, lock_name)
+                    lock = LocalLock(self._disk, file)
+                    if not self._disk.try_lock(file, shared=shared):
+                        held_by = self._read_line(file)
+                        lock.release()
+                        raise ConflictError("held by another process", key=key, actual=held_by or "someone unknown")
+                    if self._disk.status(file).num_links:
+                        break
+                    lock.release()  # someone removed the file just now: this lock would keep nobody out
+                self._disk.truncate(file, 0)
+                self._disk.write(file, 0, line, bulk=False)
+            finally:
+                self._disk.close(directory)
+        return lock
+
+    def _read_line(self, file: int) -> str:
+        line = bytearray(_MAX_HOLDER_BYTES)
+        return bytes(line[: self._disk.read_into(file, 0, memoryview(line))]).decode("utf-8", "replace")
+
+    def free_bytes(self) -> int | None:
+        """See `Store`."""
+        path = self._root
+        while True:
+            try:
+                directory = self._disk.open_root(path)
+                break
+            except FileNotFoundError:
+                path = os.path.dirname(path)  # noqa: PTH120
+            except OSError as error:
+                raise from_os_error(error, path) from error
+        try:
+            return self._disk.free_bytes(directory)
+        finally:
+            self._disk.close(directory)
+
+    # Opening
+
+    @contextmanager
+    def _opened_root(self) -> Iterator[int]:
+        root = self._disk.open_root(self._root)
+        try:
+            yield root
+        finally:
+            self._disk.close(root)
+
+    @contextmanager
+    def _opened(self, parts: Sequence[str]) -> Iterator[int]:
+        with self._opened_root() as root:
+            directory = self._disk.open_directory(root, "/".join(parts) or ".", confined=self._confined)
+        try:
+            yield directory
+        finally:
+            self._disk.close(directory)
+
+    @contextmanager
+    def _opened_file(self, key: str) -> Iterator[tuple[int, FileStatus]]:
+        check_key(key)
+        with translated(key), self._opened_root() as root:
+            file = self._disk.open_file(root, key, confined=self._confined)
+            try:
+                status = self._disk.status(file)
+                if not status.is_file:
+                    raise NotFoundError("this is no object but a directory or a special file", key=key)
+                yield file, status
+            finally:
+                self._disk.close(file)
+
+    def _open_to_write(self, parts: tuple[str, ...]) -> int:
+        """Open a directory whose name is durable, creating what is missing.
+
+        A directory that we find is synced into its parent once, too: whoever made it may have died before that.
+        """
+        if parts not in self._durable_directories:
+            self._make_durable(parts)
+        try:
+            return self._open_directory(parts)
+        except FileNotFoundError:  # removed since then
+            self._make_durable(parts)
+            return self._open_directory(parts)
+
+    def _make_durable(self, parts: tuple[str, ...]) -> None:
+        self._disk.make_root(self._root)
+        for depth, name in enumerate(parts):
+            with self._opened(parts[:depth]) as parent:
+                with suppress(FileExistsError):
+                    self._disk.make_directory(parent, name)
+                self._disk.sync_directory(parent)
+        self._durable_directories.add(parts)
+
+    def _open_directory(self, parts: tuple[str, ...]) -> int:
+        with self._opened_root() as root:
+            return self._disk.open_directory(root, "/".join(parts) or ".", confined=self._confined)
