@@ -1,0 +1,402 @@
+"""One run's checkpoints: which there are, which is latest; how a save gets in, and how one gets out.
+
+A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows lies in a `Ledger`; `commit` and
+`prune` do the durable work.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from ckptd.engine import commit as durable
+from ckptd.engine import prune, records, recovery, survey
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
+from ckptd.engine.commit import OnStep, ignore_step
+from ckptd.engine.ledger import Ledger, sure_to_go
+from ckptd.engine.records import Record
+from ckptd.engine.recovery import Fate, Outcome, Recovery
+from ckptd.engine.retention import Action, RetentionPolicy, Verdict
+from ckptd.engine.survey import latest_checkpoint, list_checkpoints
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
+from ckptd.format import names
+from ckptd.format.crc32c import crc32c
+from ckptd.storage.base import Store
+from ckptd.storage.keys import join
+
+__all__ = ["Catalog", "latest_checkpoint", "list_checkpoints"]
+
+_log = logging.getLogger(__name__)
+
+
+class Catalog:
+    """The checkpoints of one run that one state file publishes.
+
+    It has one owner: no method may run while another does, and no other catalog may write to the run. Call `recover`
+    first. Whoever saves calls `choose_num_shards`, `draft`, `begin`, then writes the shards, then `commit`,
+    tells whoever waits, and then `retire`; or `abandon` at any time before.
+
+    Args:
+        store: where the run lives.
+        run: the run's directory in the store, "" for the root.
+        clock: wall time is for the retention rule and for people.
+        policy: what retention keeps.
+        latest_filename: the state file's name.
+        pad_step_number: whether steps in prefixes have eight digits.
+        on_step: called before each durable step with its name; for tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        *,
+        clock: Clock,
+        policy: RetentionPolicy | None = None,
+        latest_filename: str = names.STATE_KEY,
+        pad_step_number: bool = False,
+        on_step: OnStep = ignore_step,
+    ) -> None:
+        """Start the retention rule's clock; nothing is read yet."""
+        self._store = store
+        self._run = run
+        self._clock = clock
+        self._policy = policy or RetentionPolicy()
+        self._pad = pad_step_number
+        self._on_step = on_step
+        self._next_keep_at = clock.wall_s() + self._policy.interval_s
+        self._ledger = Ledger(store, run, latest_filename, on_step)
+        self._sequence = 0
+        self._counting = threading.Lock()
+
+    def configure(self, policy: RetentionPolicy, latest_filename: str, pad_step_number: bool) -> None:
+        """Take over what a trainer asks for; as with a new Saver, the retention rule's clock starts anew.
+
+        With another state file the run is read anew before the next call; saves under way then fail to commit.
+        """
+        ledger = self._ledger
+        if latest_filename != ledger.latest_filename:
+            ledger.settle(None)
+            ledger.latest_filename, ledger.is_stale = latest_filename, True
+        self._policy, self._pad = policy, pad_step_number
+        self._next_keep_at = self._clock.wall_s() + policy.interval_s
+
+    # Looking
+
+    def highest_epoch(self) -> int:
+        """Return the highest epoch that a save of the run began under, 0 if there is no trace of any."""
+        return max((record.epoch for record in self._ledger.records.values()), default=0)
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest complete checkpoint of this store that the state file lists, None if there is none."""
+        here = (entry.checkpoint for entry in reversed(self._ledger.listing.entries) if entry.prefix_key is not None)
+        return next(here, None)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return all checkpoints, oldest first: those that left the list but are kept for good, then the listed."""
+        ledger, listed = self._ledger, self._ledger.listed()
+        kept = [
+            survey.checkpoint_of(self._store, record)
+            for record in sorted(ledger.records.values(), key=lambda record: record.sequence)
+            if record.published
+            and not record.dropped
+            and record.prefix_key not in listed
+            and record.latest_filename == ledger.latest_filename
+            and record.save_id not in ledger.hidden
+        ]
+        return [*kept, *(entry.checkpoint for entry in ledger.listing.entries if entry.prefix_key is not None)]
+
+    def find(self, which: int | str) -> Checkpoint:
+        """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
+
+        Raises:
+            NotFoundError: when there is none.
+        """
+        for checkpoint in reversed(self.checkpoints()):
+            if isinstance(which, int):
+                if checkpoint.step == which:
+                    return checkpoint
+            elif which in (checkpoint.prefix, checkpoint.prefix.rpartition("/")[2]):
+                return checkpoint
+        what = f"step {which}" if isinstance(which, int) else repr(which)
+        raise NotFoundError(f"there is no checkpoint of {what} in this run", key=self._run or None)
+
+    def exists(self, name: str, step: int | None) -> bool:
+        """Say whether the step has an index, whoever wrote it: then saving it anew needs `overwrite`."""
+        return self._is_there(names.index_key(join(self._run, self._prefix(name, step))))
+
+    # A save
+
+    def next_sequence(self) -> int:
+        """Return the number of the save that begins next; it grows, also across restarts, while any save is left.
+
+        May be called from any thread, after `recover`.
+        """
+        with self._counting:
+            self._sequence += 1
+            return self._sequence
+
+    def choose_num_shards(self, name: str, step: int | None, wanted: int) -> int:
+        """Return the shard count for an attempt at this step: `wanted`, or the next that nothing there uses yet."""
+        if wanted < 1:
+            raise InvalidRequestError("a checkpoint has one shard at least", actual=wanted)
+        self._refresh()
+        prefix = join(self._run, self._prefix(name, step))
+        taken = {record.num_shards for record in self._ledger.records.values() if record.prefix_key == prefix}
+        for stat in self._store.list(self._run, deep=False):
+            parsed = names.parse_shard_key(stat.key)
+            if parsed is not None and parsed[0] == prefix:
+                taken.add(parsed[2])
+        index = prune.index_in_place(self._store, names.index_key(prefix))
+        if index is not None and index.num_shards is not None:
+            taken.add(index.num_shards)
+        return next(count for count in range(wanted, wanted + len(taken) + 1) if count not in taken)
+
+    def draft(
+        self,
+        name: str,
+        step: int | None,
+        *,
+        save_id: str,
+        shard_sizes: Sequence[int],
+        attempt: int = 1,
+        epoch: int = 0,
+        meta_graph: bool = False,
+        meta_suffix: str = "meta",
+    ) -> Record:
+        """Return the record of a save that is to begin now. Nothing is written yet."""
+        return Record(
+            save_id=save_id,
+            sequence=self.next_sequence(),
+            run=self._run,
+            name=name,
+            step=step,
+            prefix=self._prefix(name, step),
+            shard_sizes=tuple(shard_sizes),
+            began_at=self._clock.wall_s(),
+            attempt=attempt,
+            epoch=epoch,
+            meta_graph=meta_graph,
+            meta_suffix=meta_suffix,
+        )
+
+    def begin(self, record: Record) -> None:
+        """Note durably that a save begins; only then may its shards be created.
+
+        What only the catalog knows it adds to the record: the state file's name, the retention rule's clock, and that
+        the step is pinned.
+
+        Raises:
+            ConflictError: when one of the keys that it will use is taken.
+        """
+        self._refresh()
+        if record.run != self._run:
+            raise InvalidRequestError("this record belongs to another run", key=record.key)
+        attempts = [each for each in self._ledger.records.values() if each.prefix == record.prefix]
+        record = replace(
+            record,
+            latest_filename=self._ledger.latest_filename,
+            next_keep_at=sure_to_go(self._policy, self._next_keep_at),
+            pinned=any(each.pinned and each.published for each in attempts),
+        )
+        if record.save_id in self._ledger.records:
+            raise ConflictError("a save with this id has begun before", key=record.key)
+        for other in attempts:
+            if other.dropped and not self._is_there(other.index_key):
+                self._ledger.drop(other)  # else what is left of it would pass for ours
+        present = {stat.key for stat in self._store.list(self._run, deep=False)}
+        wanted = record.shard_keys
+        if record.meta_graph and record.index_key not in present:
+            wanted = [*wanted, record.meta_key]
+        for key in wanted:
+            if key in present:
+                raise ConflictError("this key is taken, and not by a save of ours", key=key)
+        self._on_step("begin.record")
+        self._store.put(record.key, record.encode())
+        self._ledger.records[record.save_id] = record
+        self._ledger.live.add(record.save_id)
+
+    def commit(
+        self,
+        record: Record,
+        index: bytes,
+        meta_graph: bytes | None = None,
+        *,
+        overwrite: bool = False,
+        duration_s: float = 0.0,
+        in_use: Collection[str] = (),
+    ) -> Checkpoint:
+        """Make a save real and publish it. On return it survives a power cut: acknowledge it, then `retire`.
+
+        Args:
+            record: what `begin` was given; all its shards are finished.
+            index: the whole index; it refers to `record.num_shards` shards.
+            meta_graph: the graph description, if the record promised one.
+            overwrite: replace a checkpoint of the same step.
+            duration_s: how long the save took until now.
+            in_use: prefixes (`Checkpoint.prefix`) that are being read: they stay listed.
+
+        Raises:
+            ConflictError: when the step has an index and `overwrite` is False.
+            CkptdError: when the store fails. The save may be real all the same: `abandon` looks, and either removes it
+                or carries it forward.
+        """
+        ledger = self._ledger
+        if record.save_id not in ledger.live:
+            raise ConflictError("this save has not begun, or is over", key=record.key)
+        if (meta_graph is not None) != record.meta_graph:
+            raise InvalidRequestError("a graph description comes exactly if the record says so", key=record.key)
+        self._refresh()
+        ledger.settle(None)
+        record = ledger.records[record.save_id]
+        if record.latest_filename != ledger.latest_filename:
+            raise ConflictError("the run was given another state file meanwhile", key=record.key)
+        files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite)
+        done = replace(
+            record,
+            published=True,
+            saved_at=self._clock.wall_s(),
+            duration_s=duration_s,
+            index_crc32c=crc32c(index),
+        )
+        try:
+            durable.commit(self._store, files, self._on_step)
+            listing = ledger.listing.with_newest(ledger.entry(done))
+            self._next_keep_at = ledger.publish(done, listing, self._policy, self._next_keep_at, in_use)
+        except CkptdError:
+            ledger.is_stale = True
+            raise
+        finally:
+            ledger.live.discard(record.save_id)  # also when it failed: from here on it is recovery's
+        return survey.checkpoint_of(self._store, done)
+
+    def abandon(self, record: Record) -> Outcome:
+        """End a save that will not be committed: its shards, temporaries and record are deleted.
+
+        The caller has aborted its writers. A save whose index is already in place goes forward instead: it is
+        published. Safe to repeat; when the store fails, recovery does the rest at the next start.
+        """
+        ledger, subject = self._ledger, self._store.location(record.prefix_key)
+        ledger.live.discard(record.save_id)
+        if ledger.is_stale:
+            outcomes = [outcome for outcome in self._recover(None).outcomes if outcome.subject == subject]
+            return outcomes[-1] if outcomes else Outcome(subject, Fate.NOTHING, "nothing of it is left")
+        known = ledger.records.get(record.save_id)
+        if known is None or known.published:
+            return Outcome(subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published")
+        self._store.sweep_unfinished(self._run)
+        attempts = [each for each in ledger.records.values() if each.prefix == known.prefix]
+        [facts] = [each for each in recovery.gather(self._store, attempts, ledger.listed()) if each.record == known]
+        fate, reason = recovery.judge(facts)
+        try:
+            return ledger.carry_out(facts, fate, reason, self._policy, self._next_keep_at, None)
+        except CkptdError:
+            ledger.is_stale = True
+            raise
+
+    def retire(self, in_use: Collection[str] = ()) -> list[Verdict]:
+        """Delete what retention let go, and note what else the last publication meant for others.
+
+        Never raises `CkptdError`: what is being read (`in_use`, as `Checkpoint.prefix`) and what could not be deleted
+        is in the result as kept, with the reason, and is tried again next time.
+        """
+        ledger = self._ledger
+        try:
+            if ledger.is_stale:
+                self._recover(in_use)
+            verdicts = ledger.settle(in_use)
+            settled = {verdict.prefix for verdict in verdicts}
+            for record in [each for each in ledger.records.values() if each.dropped and each.published]:
+                if self._store.location(record.prefix_key) not in settled:
+                    verdicts.append(ledger.let_go(record, "it was let go earlier", in_use))
+        except CkptdError as error:
+            _log.warning("retention must wait: %s", error)
+            return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]
+        return verdicts
+
+    # What its owner asks for
+
+    def pin(self, which: int | str) -> Checkpoint:
+        """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
+        return self._set_pinned(which, True)
+
+    def unpin(self, which: int | str) -> Checkpoint:
+        """Let retention have a checkpoint again. One that was kept for good stays kept."""
+        return self._set_pinned(which, False)
+
+    def _set_pinned(self, which: int | str, pinned: bool) -> Checkpoint:
+        record = self._record_of(which)
+        if record.pinned != pinned:
+            self._ledger.remember(records.change(self._store, record, pinned=pinned))
+        return self.find(which)
+
+    def delete(self, which: int | str, *, even_latest: bool = False) -> Checkpoint:
+        """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
+
+        The latest is refused unless `even_latest`: readers would see time run backward. With it the one before becomes
+        the latest; if there is none, the state file goes.
+
+        Raises:
+            ConflictError: when it is pinned, the latest, or not ours.
+        """
+        record = self._record_of(which)
+        checkpoint = self.find(which)
+        if record.pinned:
+            raise ConflictError("it is pinned: unpin it first", key=record.prefix_key)
+        if checkpoint == self.latest() and not even_latest:
+            raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
+        try:
+            # Crash after this mark: still listed, so `recovery` takes the mark back.
+            record = self._ledger.remember(records.change(self._store, record, dropped=True))
+            if record.prefix_key in self._ledger.listed():
+                self._ledger.unlist(record)
+            self._ledger.drop(record)
+        except CkptdError:
+            self._ledger.is_stale = True
+            raise
+        return checkpoint
+
+    def _record_of(self, which: int | str) -> Record:
+        self._refresh()
+        self._ledger.settle(None)
+        checkpoint = self.find(which)
+        record = self._ledger.records.get(checkpoint.save_id)
+        if record is None:
+            raise ConflictError("ckptd did not write this checkpoint and never deletes it", key=checkpoint.prefix)
+        return record
+
+    # Recovery
+
+    def recover(self) -> Recovery:
+        """Read the run anew and bring to an end whatever a crash interrupted. Safe to repeat, and to crash in.
+
+        Living saves of this catalog are left alone. Nobody else may be reading what retention let go.
+
+        Raises:
+            CorruptionError: for a state file that cannot be read as one: its history must not silently become empty.
+        """
+        return self._recover(())
+
+    def _refresh(self) -> None:
+        if self._ledger.is_stale:
+            self._recover(None)
+
+    def _recover(self, in_use: Collection[str] | None) -> Recovery:
+        done = self._ledger.recover(self._policy, self._next_keep_at, in_use)
+        with self._counting:
+            sequences = (record.sequence for record in self._ledger.records.values())
+            self._sequence = max(self._sequence, max(sequences, default=0))
+        return done
+
+    def _prefix(self, name: str, step: int | None) -> str:
+        return name if step is None else names.prefix_for(name, step, self._pad)
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self._store.stat(key)
+        except NotFoundError:
+            return False
+        return True

@@ -1,0 +1,104 @@
+"""The durable steps that turn sealed shards into a checkpoint, in order.
+
+Every step returns when its effect survives a power cut. What a crash just before each step leaves is written beside
+it; the whole table is in ``docs/commit.md``. Nothing here deletes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.storage.base import Store
+
+OnStep = Callable[[str], None]
+"""Called with a durable step's name just before it: tests stop, fail or kill there."""
+
+
+def ignore_step(step: str) -> None:
+    """Pass by every step: the usual `OnStep`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenState:
+    """A state file as we last read or wrote it; None and None when there was none."""
+
+    data: bytes | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a commit puts in place besides the shards. `meta` is None when there is no graph description."""
+
+    index_key: str
+    index: bytes
+    meta_key: str
+    meta: bytes | None
+    overwrite: bool
+
+
+def commit(store: Store, files: Files, on_step: OnStep = ignore_step) -> None:
+    """Make a sealed checkpoint real. The caller has finished every shard, so their bytes and names are durable.
+
+    Raises:
+        ConflictError: when an index is in place and `overwrite` is False; nothing was changed but the graph
+            description, which recovery removes with the rest of the attempt.
+    """
+    if files.meta is not None:
+        # Crash here: shards that no index refers to. `recovery` sweeps them.
+        on_step("commit.meta")
+        if files.overwrite:
+            store.replace(files.meta_key, files.meta)
+        else:
+            store.put(files.meta_key, files.meta)
+    # Crash here: the same, and a graph description; on an overwrite the old checkpoint, whole, as the new shards
+    # have keys of their own, with the new description beside it.
+    on_step("commit.index")
+    if files.overwrite:
+        # One step from the old checkpoint to the new one: there is no moment in which neither is whole.
+        store.replace(files.index_key, files.index)
+    else:
+        store.put(files.index_key, files.index)
+    # Crash here: a whole checkpoint that nobody points at. `recovery` adopts it.
+
+
+def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnStep = ignore_step) -> SeenState:
+    """Make the state file say `state`, and read it back. Returns the state file as it is now.
+
+    Raises:
+        ConflictError: when the state file is not the one we have seen: someone else writes here too.
+        CorruptionError: when what is read back is not what was written.
+    """
+    on_step("publish.state")
+    if seen.data is None:
+        stat = store.put(key, state)
+    else:
+        try:
+            stat = store.replace(key, state, if_version=seen.version)
+        except ConflictError as error:
+            # Copied, touched or restored with the same content it has a new version and means the same.
+            again = look(store, key)
+            if again.data != seen.data:
+                error.add_note("the state file was changed by someone else; recovery reads it anew")
+                raise
+            stat = store.replace(key, state, if_version=again.version)
+    # Crash here: published. The caller was not told, but finds the checkpoint when it asks.
+    on_step("publish.read_back")
+    found = store.get(key)
+    if found != state:
+        raise CorruptionError(
+            "the state file reads back other than it was written", key=key, expected=len(state), actual=len(found)
+        )
+    return SeenState(state, stat.version)
+
+
+def look(store: Store, key: str) -> SeenState:
+    """Read the state file and its version."""
+    try:
+        # The version first: if someone replaces the file in between, we hold an old version, and replacing fails.
+        version = store.stat(key).version
+        return SeenState(store.get(key), version)
+    except NotFoundError:
+        return SeenState()

@@ -1,0 +1,302 @@
+"""The engine's front door: runs, their saves, their checkpoints. A daemon has one, direct mode has one.
+
+Thread-safe. No call blocks for longer than its own work on the store; what takes the work of others is a future.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock, SystemClock
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.run import Heard, Run
+from ckptd.engine.session import Phase
+from ckptd.engine.settings import Settings
+from ckptd.engine.shard import LaneWriter
+from ckptd.engine.views import RunView
+from ckptd.engine.workers import Workers
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, UnavailableError
+from ckptd.format import names
+from ckptd.storage.base import Lock, Store
+
+logger = logging.getLogger("ckptd.engine")
+
+LOCK_KEY = ".ckptd/lock"
+ID_KEY = ".ckptd/id"
+_REMEMBERED_MANIFESTS_BYTES = 256 << 20
+_CLEAN_UP_S = 10.0  # at the end, for removing what aborted saves wrote
+
+
+class Coordinator:
+    """See the module. Call `open` before anything else, and `close` at the end."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        owns_root: bool = True,
+        holder: str | None = None,
+    ) -> None:
+        """Prepare a coordinator over `store`.
+
+        Args:
+            store: where checkpoints go.
+            settings: bounds; the defaults suit a daemon.
+            clock: both kinds of time.
+            owns_root: a daemon owns all runs below its root. Direct mode owns the runs that it opens, so that
+                several programs may work below one root.
+            holder: how to name us to whom we keep out.
+        """
+        self.store = store
+        self.settings = settings or Settings()
+        self.clock = clock or SystemClock()
+        self.root_id = ""
+        self._owns_root = owns_root
+        self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
+        self._lock = threading.Lock()
+        self._runs: dict[str, Run] = {}
+        self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
+        self._manifests_bytes = 0
+        self._root_lock: Lock | None = None
+        self._workers = Workers(self.settings.threads)
+        self._closing = False
+
+    # Life.
+
+    def open(self) -> None:
+        """Take the root and, when it is ours alone, bring every run in it in order.
+
+        `ConflictError` names the daemon that holds it.
+        """
+        try:
+            self._root_lock = self.store.lock(LOCK_KEY, holder=self._holder, shared=not self._owns_root)
+        except ConflictError as error:
+            raise ConflictError(
+                f"{self.store.url} is in use: a directory has one daemon", actual=error.actual
+            ) from error
+        self.root_id = self._read_or_make_id()
+        if self._owns_root:
+            for run in self._stored_runs():
+                self._run(run)
+
+    def close(self, grace_s: float = 0.0) -> bool:
+        """Begin nothing more, wait at most `grace_s` for what is under way, end the rest, and let the root go.
+
+        Returns whether everything under way was published.
+        """
+        with self._lock:
+            self._closing = True
+            runs = list(self._runs.values())
+        for run in runs:
+            run.drain()
+        under_way = [save.outcome for run in runs for save in run.live_saves()]
+        wait(under_way, grace_s)
+        for run in runs:
+            run.abort_all("the daemon is stopping")
+        self._workers.settle(_CLEAN_UP_S)
+        self._workers.close()
+        for run in runs:
+            run.close()
+        if self._root_lock is not None:
+            self._root_lock.release()
+        return all(outcome.done() and outcome.exception() is None for outcome in under_way)
+
+    def tick(self) -> None:
+        """Apply deadlines; to be called several times a second."""
+        for run in self._open_runs():
+            run.tick()
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until no work is left that needs nobody else, cleaning up included; return whether that came to pass."""
+        return self._workers.settle(timeout_s)
+
+    # Members.
+
+    def join(self, run: str, member: Member, options: RunOptions) -> int:
+        """Give a process its place in a run; return the epoch. `ConflictError` names the present holder."""
+        names.check_checkpoint_name(options.name)
+        names.check_checkpoint_name(options.latest_filename)
+        return self._run(run).join(member, options)
+
+    def disconnect(self, run: str, member: Member, epoch: int) -> None:
+        """Note that a member's connection broke: its lease begins."""
+        self._run(run).disconnect(member, epoch)
+
+    def leave(self, run: str, member: Member, epoch: int) -> None:
+        """Take a member's place back at once."""
+        self._run(run).leave(member, epoch)
+
+    # Saving.
+
+    def knows_manifest(self, digest: bytes) -> bool:
+        """Whether a declaration may name this manifest by its digest alone."""
+        with self._lock:
+            return digest in self._manifests
+
+    def add_manifest(self, manifest: Manifest) -> None:
+        """Remember a manifest."""
+        digest = manifest.digest
+        with self._lock:
+            if digest not in self._manifests:
+                self._manifests[digest] = manifest
+                self._manifests_bytes += manifest.memory_bytes
+            self._manifests.move_to_end(digest)
+            while self._manifests_bytes > _REMEMBERED_MANIFESTS_BYTES and len(self._manifests) > 1:
+                _, forgotten = self._manifests.popitem(last=False)
+                self._manifests_bytes -= forgotten.memory_bytes
+
+    def declare(self, declaration: Declaration) -> Future[Assignment | Checkpoint]:
+        """Take one rank's declaration of a save.
+
+        The future gives the rank's assignment when every rank has declared, or at once the checkpoint if this
+        repeats a save that has been published. It fails as the save fails. May be repeated.
+        """
+        names.check_checkpoint_name(declaration.name)
+        with self._lock:
+            manifest = self._manifests.get(declaration.manifest_digest)
+            if manifest is not None:
+                self._manifests.move_to_end(declaration.manifest_digest)
+        if manifest is None:
+            raise NotFoundError("the manifest has to be sent whole", key=declaration.manifest_digest.hex())
+        answer: Future[Assignment | Checkpoint] = Future()
+        try:
+            result = self._run(declaration.save.run).declare(declaration, manifest)
+        except CkptdError as error:
+            answer.set_exception(error)
+            return answer
+        if isinstance(result, Checkpoint):
+            answer.set_result(result)
+            return answer
+        return result  # type: ignore[return-value]  # Future is invariant, but only we set it
+
+    def lane(self, save: SaveRef, shard: int) -> LaneWriter:
+        """Return where the bytes that `save.rank` owes `shard` go."""
+        run = self._run(save.run)
+        found = run.find(save)
+        with run.lock:
+            if found.session.phase is Phase.DECLARING:
+                raise ConflictError(f"{save} has no plan yet")
+            claim = found.claims.get(save.rank)
+            if claim is None or claim.incarnation != save.incarnation:
+                raise ConflictError(f"this process has not declared {save} as rank {save.rank}")
+            return found.lane(save.rank, shard)
+
+    def outcome(self, save: SaveRef) -> Future[Checkpoint]:
+        """Return how a save ends, or ended; also one of an earlier life of the daemon, if it was published.
+
+        `NotFoundError` when there is no trace of it: then it was not acknowledged and left nothing behind.
+        """
+        run = self._run(save.run)
+        published = run.published_save(save.save_id)
+        if published is None:
+            return run.find(save).outcome
+        answer: Future[Checkpoint] = Future()
+        answer.set_result(published)
+        return answer
+
+    def phase(self, save: SaveRef) -> Phase | None:
+        """Return how far a save has come; None when there is no trace of it."""
+        run = self._run(save.run)
+        if run.published_save(save.save_id) is not None:
+            return Phase.PUBLISHED
+        try:
+            return run.find(save).session.phase
+        except NotFoundError:
+            return None
+
+    def abort(self, save: SaveRef, reason: str) -> None:
+        """End a save, if it can still be ended."""
+        run = self._run(save.run)
+        found = run.find(save)
+        with run.lock:
+            found.fail(f"rank {save.rank} gave up: {reason}")
+
+    # Checkpoints.
+
+    def latest(self, run: str) -> Checkpoint | None:
+        """Return the newest complete checkpoint of a run."""
+        found = self._run_if_there(run)
+        return found.latest() if found is not None else None
+
+    def checkpoints(self, run: str) -> list[Checkpoint]:
+        """Return the checkpoints of a run, oldest first."""
+        found = self._run_if_there(run)
+        return found.checkpoints() if found is not None else []
+
+    def pin(self, run: str, step: int, pinned: bool = True) -> Checkpoint:
+        """Keep a checkpoint whatever retention says; or, with `pinned=False`, no longer."""
+        return self._run(run).pin(step, pinned)
+
+    def delete(self, run: str, step: int) -> None:
+        """Delete a checkpoint."""
+        self._run(run).delete(step)
+
+    def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
+        """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that."""
+        return self._run(run).subscribe(heard)
+
+    def runs(self) -> list[RunView]:
+        """Describe every open run, by name."""
+        return [run.view() for run in self._open_runs()]
+
+    # Runs.
+
+    def _open_runs(self) -> list[Run]:
+        with self._lock:
+            return [self._runs[name] for name in sorted(self._runs)]
+
+    def _run(self, name: str) -> Run:
+        names.check_run_name(name)
+        with self._lock:
+            run = self._runs.get(name)
+            if run is not None:
+                return run
+            if self._closing:
+                raise UnavailableError("the daemon is stopping")
+            owner = None
+            if not self._owns_root:
+                owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder)
+            run = Run(name, self.store, settings=self.settings, clock=self.clock, workers=self._workers, owner=owner)
+            try:
+                run.open()
+            except BaseException:
+                run.close()
+                raise
+            self._runs[name] = run
+            return run
+
+    def _run_if_there(self, name: str) -> Run | None:
+        """Return the run if it is open or stored, so that asking for any name does not make runs."""
+        names.check_run_name(name)
+        with self._lock:
+            known = name in self._runs
+        if not known and next(iter(self.store.list(name)), None) is None:
+            return None
+        return self._run(name)
+
+    def _stored_runs(self) -> list[str]:
+        """Find the runs below the root by the records that saves leave."""
+        found = set()
+        for stat in self.store.list(""):
+            directory, marker, _ = stat.key.partition("/.ckptd/")
+            if marker:
+                found.add(directory)
+        return sorted(found)
+
+    def _read_or_make_id(self) -> str:
+        with contextlib.suppress(ConflictError):
+            self.store.put(ID_KEY, uuid.uuid4().hex.encode())
+        return self.store.get(ID_KEY, limit_bytes=64).decode("ascii", "replace")

@@ -1,0 +1,87 @@
+"""Who speaks, and about which save. Every message and every call carries these whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRef:
+    """Names one save as one rank sees it.
+
+    Attributes:
+        run: the run's directory below the root, ``runs/mnist``.
+        epoch: which membership of the run; an older one is fenced off.
+        step: the training step, None for a save without one.
+        save_id: given by the daemon; empty in a declaration.
+        attempt: of this step, from 1; 0 in a declaration.
+        plan_id: names the plan; empty before there is one.
+        rank: the sender.
+        incarnation: the sender's life: one per process start.
+    """
+
+    run: str
+    epoch: int
+    step: int | None
+    save_id: str = ""
+    attempt: int = 0
+    plan_id: str = ""
+    rank: int = 0
+    incarnation: str = ""
+
+    def __str__(self) -> str:
+        step = "a save without a step" if self.step is None else f"step {self.step}"
+        return f"{step} of {self.run}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One process of a training job: rank `rank` of `world_size`."""
+
+    rank: int
+    world_size: int
+    incarnation: str
+    host: str = ""
+    pid: int = 0
+
+    def __str__(self) -> str:
+        where = f" (pid {self.pid} on {self.host})" if self.pid else ""
+        return f"rank {self.rank} of {self.world_size}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run names and keeps its checkpoints; the last options told count for the next save."""
+
+    name: str = "model.ckpt"
+    max_to_keep: int | None = 5
+    keep_checkpoint_every_n_hours: float = 10000.0
+    pad_step_number: bool = False
+    latest_filename: str = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What one rank says at the start of a save.
+
+    Attributes:
+        save: the save, still without an id.
+        request_id: one per call of `save` on this rank; a retry repeats it.
+        world_size: how many ranks take part.
+        manifest_digest: of the manifest that the daemon holds or asks for.
+        meta_graph: bytes for the ``.meta`` object; None for none.
+        overwrite: replace a checkpoint of the same step.
+        timeout_s: for the whole save, from its first declaration.
+        name: base name of the checkpoint.
+        pad_step_number: write the step with eight digits.
+    """
+
+    save: SaveRef
+    request_id: str
+    world_size: int
+    manifest_digest: bytes
+    meta_graph: bytes | None = None
+    overwrite: bool = False
+    timeout_s: float = 600.0
+    name: str = "model.ckpt"
+    pad_step_number: bool = False

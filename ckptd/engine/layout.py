@@ -1,0 +1,135 @@
+"""Where everything of one save lies: the result of planning, as values.
+
+A layout depends only on the ranks' manifests, so saves of one layout share it. It knows two things:
+
+- **entries**, what the index will list: a whole tensor, or one slice of it;
+- **segments**, what moves: runs of bytes of one rank's part that land at one place of one shard. A numeric part is
+  one segment. A part of strings is two, its lengths and its payload; the checksum between them is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.engine.identity import SaveRef
+
+Column = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """Bytes that the daemon writes itself: the checksum between the lengths and the payload of strings."""
+
+    shard: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SliceSet:
+    """The stored slices of one tensor in ascending order: boxes as [slices, rank], and their entries."""
+
+    starts: Column
+    shapes: Column
+    entries: Column
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Columns of entries and of segments, both sorted by (shard, offset).
+
+    Attributes:
+        names, dtypes, full_shapes: the tensors of all ranks together.
+        shard_sizes: bytes per shard.
+        entry_tensor, entry_shard, entry_offset, entry_size: per entry; sizes and offsets in bytes.
+        entry_lengths_crc: per entry of strings, the running checksum over all lengths; 0 elsewhere.
+        slices: per sliced tensor its slices; a tensor that is not here has a single entry.
+        segment_entry, segment_rank, segment_item, segment_item_offset, segment_size, segment_offset: per segment:
+            which entry, who sends it, from which row of the sender's manifest, from which byte of that part's
+            stored form, how many bytes, and to which byte of the shard.
+        segment_is_lengths: the segment holds lengths of strings.
+        literals: what the daemon writes by itself.
+    """
+
+    names: tuple[str, ...]
+    dtypes: tuple[int, ...]
+    full_shapes: tuple[tuple[int, ...], ...]
+    shard_sizes: tuple[int, ...]
+    entry_tensor: Column
+    entry_shard: Column
+    entry_offset: Column
+    entry_size: Column
+    entry_lengths_crc: NDArray[np.uint32]
+    slices: Mapping[int, SliceSet]
+    segment_entry: Column
+    segment_rank: Column
+    segment_item: Column
+    segment_item_offset: Column
+    segment_size: Column
+    segment_offset: Column
+    segment_is_lengths: NDArray[np.bool_]
+    literals: tuple[Literal, ...]
+
+    @property
+    def num_shards(self) -> int:
+        """How many data shards there are."""
+        return len(self.shard_sizes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all shards together."""
+        return sum(self.shard_sizes)
+
+    @cached_property
+    def segment_shard(self) -> Column:
+        """Per segment, its shard."""
+        return self.entry_shard[self.segment_entry]
+
+    @cached_property
+    def lane_segments(self) -> Mapping[tuple[int, int], Column]:
+        """Per (rank, shard) that has any: rows of its segments, in the order of sending."""
+        if not len(self.segment_rank):
+            return {}
+        order = np.lexsort((self.segment_offset, self.segment_shard, self.segment_rank))
+        ranks, shards = self.segment_rank[order], self.segment_shard[order]
+        begins = np.flatnonzero((np.diff(ranks, prepend=-1) != 0) | (np.diff(shards, prepend=-1) != 0))
+        groups = np.split(order, begins[1:])
+        return {(int(ranks[at]), int(shards[at])): group for at, group in zip(begins, groups, strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """What one rank owes one shard: segments in the order in which they are sent.
+
+    Attributes:
+        shard: where the bytes go.
+        key: the shard's object.
+        writers: addresses of those who take it; empty means whoever answered.
+        size_bytes: of all segments.
+        items: per segment, the row of the rank's manifest.
+        item_offsets: per segment, its first byte within that part's stored form.
+        sizes: per segment, bytes.
+    """
+
+    shard: int
+    key: str
+    writers: tuple[str, ...]
+    size_bytes: int
+    items: Column
+    item_offsets: Column
+    sizes: Column
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """What a rank is told: where its save goes, and which lanes it owes."""
+
+    save: SaveRef
+    key: str
+    num_shards: int
+    lanes: tuple[Lane, ...]

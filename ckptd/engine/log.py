@@ -1,0 +1,50 @@
+"""The lines that saves leave in the log: text for people, and fields for machines under ``record.ckptd``."""
+
+from __future__ import annotations
+
+import logging
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import SaveRef
+from ckptd.engine.wording import describe_bytes, describe_seconds
+from ckptd.errors import CkptdError
+
+logger = logging.getLogger("ckptd.engine")
+
+
+def log_saved(save: SaveRef, checkpoint: Checkpoint, slowest_rank: int, slowest_rank_s: float | None) -> None:
+    """Say that a save is done, how fast it was, and which rank's last byte came last."""
+    seconds = checkpoint.duration_s
+    rate = checkpoint.size_bytes / seconds / 1e9 if seconds > 0 else 0.0
+    took = describe_seconds(slowest_rank_s) if slowest_rank_s is not None else "it had nothing to send"
+    text = (
+        f"saved {checkpoint.prefix}: {describe_bytes(checkpoint.size_bytes)} in {describe_seconds(seconds)} "
+        f"({rate:.2f} GB/s), {checkpoint.num_shards} shards, slowest rank {slowest_rank} ({took})"
+    )
+    fields = {
+        "event": "saved",
+        "run": save.run,
+        "step": save.step,
+        "prefix": checkpoint.prefix,
+        "save_id": save.save_id,
+        "bytes": checkpoint.size_bytes,
+        "seconds": round(seconds, 6),
+        "gb_per_s": round(rate, 3),
+        "shards": checkpoint.num_shards,
+        "slowest_rank": slowest_rank,
+        "slowest_rank_s": None if slowest_rank_s is None else round(slowest_rank_s, 6),
+    }
+    logger.info("%s", text, extra={"ckptd": fields})
+
+
+def log_failed(save: SaveRef, error: CkptdError) -> None:
+    """Say that a save came to nothing, and why."""
+    fields = {
+        "event": "save_failed",
+        "run": save.run,
+        "step": save.step,
+        "save_id": save.save_id,
+        "error": type(error).__name__,
+        "reason": str(error),
+    }
+    logger.error("%s", error, extra={"ckptd": fields})

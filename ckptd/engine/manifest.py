@@ -1,0 +1,247 @@
+"""What one rank brings to a save: a schema of tensors, and columns with a row per part.
+
+A part is a box of a tensor that this rank holds: the whole tensor, or a slice of it. Columns instead of an object per
+part make a plan of a million slices array work. The same layout gives the same digest, save after save, so
+that a rank usually declares 32 bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.format import dtypes
+from ckptd.format.slices import Box
+
+STRING = dtypes.STRING_NUMBER
+MAX_TENSOR_RANK = 64  # numpy's own limit; TensorFlow reads up to 254
+_MAX_SIZE = 1 << 62  # element and byte counts stay far from the end of int64
+_CHECKSUM_SIZE = 4  # between the lengths and the payload of stored strings
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One box of one tensor, as a rank declares it.
+
+    `size` is what it takes in a shard, in bytes. The `lengths_*` fields are for strings only: the stored bytes of their
+    lengths, the running CRC-32C over the lengths in fixed width (see `ckptd.format.tensors`), and how many
+    bytes that checksum covered.
+    """
+
+    name: str
+    dtype: int
+    full_shape: tuple[int, ...]
+    box: Box
+    size: int
+    lengths_size: int = 0
+    lengths_crc: int = 0
+    lengths_covered: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The parts of one rank. Arrays are never written to.
+
+    Attributes:
+        names: of the tensors.
+        dtypes: TensorFlow's number per tensor.
+        full_shapes: of the whole tensors.
+        tensor: per part, which tensor. Shape [parts], int64.
+        starts: where each part begins, one number per dimension of its tensor, part after part. Flat, int64.
+        shapes: its shape, laid out likewise.
+        sizes: per part, bytes in a shard. Shape [parts], int64, as are the next three.
+        lengths_sizes: strings: stored bytes of the lengths; 0 for other dtypes.
+        lengths_crcs: strings: running CRC-32C over the lengths in fixed width; uint32.
+        lengths_covered: strings: bytes that checksum covered.
+    """
+
+    names: tuple[str, ...]
+    dtypes: tuple[int, ...]
+    full_shapes: tuple[tuple[int, ...], ...]
+    tensor: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    shapes: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    lengths_sizes: NDArray[np.int64]
+    lengths_crcs: NDArray[np.uint32]
+    lengths_covered: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        _check_schema(self)
+        _check_columns(self)
+
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> Manifest:
+        """Build a manifest from parts; `InvalidRequestError` when two of them disagree about their tensor."""
+        ids: dict[str, int] = {}
+        schema: list[Part] = []
+        tensor: list[int] = []
+        rows: list[Part] = []
+        for part in parts:
+            known = ids.setdefault(part.name, len(schema))
+            if known == len(schema):
+                schema.append(part)
+            elif (schema[known].dtype, schema[known].full_shape) != (part.dtype, part.full_shape):
+                raise InvalidRequestError(
+                    f"two parts of tensor {part.name!r} disagree about its dtype or full shape",
+                    expected=_describe(schema[known].dtype, schema[known].full_shape),
+                    actual=_describe(part.dtype, part.full_shape),
+                )
+            tensor.append(known)
+            rows.append(part)
+        return cls(
+            names=tuple(part.name for part in schema),
+            dtypes=tuple(part.dtype for part in schema),
+            full_shapes=tuple(part.full_shape for part in schema),
+            tensor=np.array(tensor, np.int64),
+            starts=np.array([n for part in rows for n in part.box.start], np.int64),
+            shapes=np.array([n for part in rows for n in part.box.shape], np.int64),
+            sizes=np.array([part.size for part in rows], np.int64),
+            lengths_sizes=np.array([part.lengths_size for part in rows], np.int64),
+            lengths_crcs=np.array([part.lengths_crc for part in rows], np.uint32),
+            lengths_covered=np.array([part.lengths_covered for part in rows], np.int64),
+        )
+
+    @property
+    def num_parts(self) -> int:
+        """How many parts there are."""
+        return len(self.tensor)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Bytes that all parts take together."""
+        return int(self.sizes.sum())
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        """About how much memory the manifest itself takes."""
+        columns = (self.tensor, self.starts, self.shapes, self.sizes, self.lengths_sizes, self.lengths_covered)
+        schema = sum(len(name) + 8 * len(shape) + 200 for name, shape in zip(self.names, self.full_shapes, strict=True))
+        return schema + self.lengths_crcs.nbytes + sum(column.nbytes for column in columns)
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """Number of dimensions per tensor."""
+        return np.array([len(shape) for shape in self.full_shapes], np.int64)
+
+    @cached_property
+    def row_starts(self) -> NDArray[np.int64]:
+        """Where each part's numbers begin in `starts` and `shapes`; one more at the end. Shape [parts + 1]."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.ranks[self.tensor])])
+
+    def box(self, part: int) -> Box:
+        """Return the box of one part."""
+        at, end = int(self.row_starts[part]), int(self.row_starts[part + 1])
+        return Box(tuple(self.starts[at:end].tolist()), tuple(self.shapes[at:end].tolist()))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over everything above in a canonical form: the same layout, the same 32 bytes."""
+        digest = hashlib.sha256(b"ckptd manifest 1\0")
+        digest.update(struct.pack("<qq", len(self.names), self.num_parts))
+        for name, dtype, shape in zip(self.names, self.dtypes, self.full_shapes, strict=True):
+            encoded = name.encode("utf-8", "surrogateescape")
+            digest.update(struct.pack(f"<qqq{len(shape)}q", len(encoded), dtype, len(shape), *shape) + encoded)
+        for column in (self.tensor, self.starts, self.shapes, self.sizes, self.lengths_sizes, self.lengths_covered):
+            digest.update(np.ascontiguousarray(column, "<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.lengths_crcs, "<u4").tobytes())
+        return digest.digest()
+
+
+def _describe(dtype: int, shape: tuple[int, ...]) -> str:
+    return f"{dtypes.by_number(dtype).name} {list(shape)}"
+
+
+def _check_schema(manifest: Manifest) -> None:
+    if not len(manifest.names) == len(manifest.dtypes) == len(manifest.full_shapes):
+        raise InvalidRequestError("the manifest's names, dtypes and shapes differ in number")
+    if len(set(manifest.names)) != len(manifest.names):
+        raise InvalidRequestError("the manifest names a tensor twice")
+    for name, number, shape in zip(manifest.names, manifest.dtypes, manifest.full_shapes, strict=True):
+        if not name or name.startswith("\0"):
+            raise InvalidRequestError(f"{name!r} can't be a tensor's name: it is empty or begins with a zero byte")
+        try:
+            dtype = dtypes.by_number(number)
+        except CorruptionError as error:
+            raise InvalidRequestError(f"tensor {name!r} has a dtype that can't be stored: {error}") from error
+        if not dtype.width and number != STRING:
+            raise InvalidRequestError(f"tensor {name!r} has the dtype {dtype.name}, which can't be saved")
+        if len(shape) > MAX_TENSOR_RANK:
+            raise InvalidRequestError(f"tensor {name!r} has {len(shape)} dimensions; {MAX_TENSOR_RANK} are possible")
+        # A zero dimension must not hide an absurd one beside it.
+        if any(n < 0 for n in shape) or prod(max(n, 1) for n in shape) > _MAX_SIZE // 16:
+            raise InvalidRequestError(f"tensor {name!r} can't have the shape {list(shape)}")
+
+
+def _check_columns(manifest: Manifest) -> None:
+    parts = manifest.num_parts
+    columns = (manifest.sizes, manifest.lengths_sizes, manifest.lengths_crcs, manifest.lengths_covered)
+    if any(len(column) != parts for column in columns):
+        raise InvalidRequestError("the manifest's columns differ in length")
+    if parts and not (int(manifest.tensor.min()) >= 0 and int(manifest.tensor.max()) < len(manifest.names)):
+        raise InvalidRequestError("the manifest has a part of a tensor that it does not name")
+    if not len(manifest.starts) == len(manifest.shapes) == int(manifest.row_starts[-1]):
+        raise InvalidRequestError("the manifest's boxes do not fit its tensors' ranks")
+    limits = flat_full_shapes(manifest)
+    starts, shapes = manifest.starts, manifest.shapes
+    outside = (starts < 0) | (shapes < 0) | (starts > limits) | (shapes > limits - starts)
+    if outside.any():
+        part = int(np.searchsorted(manifest.row_starts, int(outside.argmax()), side="right")) - 1
+        tensor = int(manifest.tensor[part])
+        raise InvalidRequestError(
+            f"a part of tensor {manifest.names[tensor]!r} lies outside of it",
+            expected=f"a box within {list(manifest.full_shapes[tensor])}",
+            actual=str(manifest.box(part)),
+        )
+    _check_sizes(manifest)
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    if not manifest.num_parts:
+        return
+    widths = np.array([dtypes.by_number(number).width for number in manifest.dtypes], np.int64)[manifest.tensor]
+    elements = box_volumes(manifest)
+    is_string = np.array([number == STRING for number in manifest.dtypes], bool)[manifest.tensor]
+    too_small = manifest.sizes < 0
+    wrong_width = (widths > 0) & (manifest.sizes != elements * widths)
+    # Every length takes a byte at least, and the checksum sits between lengths and payload.
+    payloads = manifest.sizes - manifest.lengths_sizes - _CHECKSUM_SIZE
+    covered_wrong = (manifest.lengths_covered < 4 * elements) | (manifest.lengths_covered > 8 * elements)
+    wrong_string = is_string & ((manifest.lengths_sizes < elements) | (payloads < 0) | covered_wrong)
+    not_string = ~is_string & ((manifest.lengths_sizes != 0) | (manifest.lengths_covered != 0))
+    bad = too_small | wrong_width | wrong_string | not_string | (manifest.sizes > _MAX_SIZE)
+    if bad.any():
+        part = int(bad.argmax())
+        raise InvalidRequestError(
+            f"a part of tensor {manifest.names[int(manifest.tensor[part])]!r} has a size that does not fit its shape",
+            expected=f"{int(elements[part])} elements",
+            actual=f"{int(manifest.sizes[part])} bytes",
+        )
+
+
+def flat_full_shapes(manifest: Manifest) -> NDArray[np.int64]:
+    """Return the full shape of each part's tensor, laid out as `Manifest.shapes`."""
+    flat = np.array([n for shape in manifest.full_shapes for n in shape], np.int64)
+    begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(manifest.ranks)])[:-1]
+    counts = manifest.ranks[manifest.tensor]
+    within = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(manifest.row_starts[:-1], counts)
+    return flat[np.repeat(begins[manifest.tensor], counts) + within]
+
+
+def box_volumes(manifest: Manifest) -> NDArray[np.int64]:
+    """Return the number of elements of each part."""
+    # A leading 1 per part keeps scalars, which have no numbers at all, from vanishing in `reduceat`.
+    counts = manifest.ranks[manifest.tensor]
+    padded = np.ones(len(manifest.shapes) + manifest.num_parts, np.int64)
+    begins = manifest.row_starts[:-1] + np.arange(manifest.num_parts)
+    places = np.arange(len(manifest.shapes), dtype=np.int64) + np.repeat(np.arange(manifest.num_parts), counts) + 1
+    padded[places] = manifest.shapes
+    return np.multiply.reduceat(padded, begins) if manifest.num_parts else np.zeros(0, np.int64)

@@ -1,0 +1,107 @@
+"""Who may save into a run: one process per rank, all of one job. Pure; time is passed in.
+
+A rank holds its place while its connection lives, and for a lease after it broke, in which the same process may come
+back. A place that is held is never taken over, so a second job that is started by mistake is refused. A new process in
+a place that fell free starts a new *epoch*: the processes of the old one, should any wake up, are fenced off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ckptd.engine.identity import Member
+from ckptd.errors import ConflictError, InvalidRequestError
+
+
+@dataclass(slots=True)
+class _Place:
+    member: Member
+    lost_at: float | None = None  # None while connected
+
+
+@dataclass(slots=True)
+class Membership:
+    """The places of one run. Has one owner, who passes the time in seconds on a forward-only clock."""
+
+    lease_s: float
+    epoch: int = 0
+    world_size: int = 0
+    _places: dict[int, _Place] = field(default_factory=dict)
+
+    def join(self, member: Member, now: float) -> int:
+        """Give the member its place; return the epoch. `ConflictError` names who holds it."""
+        if not 0 <= member.rank < member.world_size:
+            raise InvalidRequestError(f"there is no rank {member.rank} among {member.world_size}")
+        own = self._places.get(member.rank)
+        if own is not None and own.member.incarnation == member.incarnation and self.world_size == member.world_size:
+            own.lost_at = None
+            return self.epoch
+        holders = [place for place in self._places.values() if self._holds(place, now)]
+        if member.world_size != self.world_size:
+            if holders:
+                raise _occupied(member, holders[0].member)
+        elif own is None:
+            if holders or not self._places:
+                return self._take(member)
+        elif own in holders:
+            raise _occupied(member, own.member)
+        self.epoch += 1
+        self._places.clear()
+        return self._take(member)
+
+    def _take(self, member: Member) -> int:
+        if not self.epoch:
+            self.epoch = 1
+        self.world_size = member.world_size
+        self._places[member.rank] = _Place(member)
+        return self.epoch
+
+    def disconnect(self, member: Member, epoch: int, now: float) -> None:
+        """Note that a member's connection broke; its lease begins. An old epoch's is of no interest."""
+        place = self._place(member, epoch)
+        if place is not None and place.lost_at is None:
+            place.lost_at = now
+
+    def leave(self, member: Member, epoch: int) -> None:
+        """Give the member's place back at once."""
+        if self._place(member, epoch) is not None:
+            del self._places[member.rank]
+
+    def check(self, rank: int, incarnation: str, epoch: int) -> None:
+        """Raise `ConflictError` unless this process holds this place in this epoch."""
+        place = self._places.get(rank)
+        if epoch == self.epoch and place is not None and place.member.incarnation == incarnation:
+            return
+        if epoch < self.epoch:
+            owner = f" of {place.member}" if place is not None else ""
+            raise ConflictError(f"rank {rank} of epoch {epoch} is fenced off by epoch {self.epoch}{owner}")
+        raise ConflictError(f"this process does not hold the place of rank {rank}: it must join first")
+
+    def connected(self) -> list[int]:
+        """Return the ranks whose connection lives, ascending."""
+        return sorted(rank for rank, place in self._places.items() if place.lost_at is None)
+
+    def lost(self, now: float) -> dict[int, tuple[str, float]]:
+        """Return the ranks whose lease has run out: who it was, and for how many seconds the connection is gone."""
+        return {
+            rank: (str(place.member), now - place.lost_at)
+            for rank, place in self._places.items()
+            if place.lost_at is not None and not self._holds(place, now)
+        }
+
+    def _holds(self, place: _Place, now: float) -> bool:
+        return place.lost_at is None or now - place.lost_at < self.lease_s
+
+    def _place(self, member: Member, epoch: int) -> _Place | None:
+        place = self._places.get(member.rank)
+        if epoch != self.epoch or place is None or place.member.incarnation != member.incarnation:
+            return None
+        return place
+
+
+def _occupied(member: Member, holder: Member) -> ConflictError:
+    return ConflictError(
+        "the run is in use: another job holds it, and two must not save into one run",
+        expected=f"{holder}, which is connected or was until just now",
+        actual=str(member),
+    )

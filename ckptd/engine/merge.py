@@ -1,0 +1,82 @@
+"""The shards' checksums, put into the layout: one index. Pure.
+
+Every segment's CRC-32C comes from the writer of its shard. An entry of one segment takes it as it is; entries of
+several combine theirs, and entries of strings go on from the checksum over their lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.engine.layout import Layout
+from ckptd.engine.manifest import STRING
+from ckptd.format import columns, crc32c
+from ckptd.format.index import Entry, encode_entries
+from ckptd.format.strings import string_crc32c
+
+
+def merge(layout: Layout, segment_crcs: NDArray[np.uint32]) -> bytes:
+    """Return the whole index; `segment_crcs` is per segment of the layout, unmasked."""
+    crcs = entry_crcs(layout, segment_crcs)
+    items = [*_sliced_items(layout, crcs), *_whole_items(layout, crcs)]
+    items.sort()
+    return encode_entries(layout.num_shards, items)
+
+
+def entry_crcs(layout: Layout, segment_crcs: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the checksum of each entry, unmasked."""
+    crcs = np.zeros(len(layout.entry_tensor), np.uint32)
+    counts = np.bincount(layout.segment_entry, minlength=len(crcs))
+    is_string = (np.array(layout.dtypes, np.int64) == STRING)[layout.entry_tensor]
+    plain = ((counts == 1) & ~is_string)[layout.segment_entry]
+    crcs[layout.segment_entry[plain]] = segment_crcs[plain]
+    first = np.searchsorted(layout.segment_entry, np.arange(len(crcs) + 1))
+    for entry in np.flatnonzero((counts > 1) | is_string).tolist():
+        # Lengths of strings take part through `entry_lengths_crc`, in another form than the stored one.
+        crc = size = 0
+        for row in range(int(first[entry]), int(first[entry + 1])):
+            if not layout.segment_is_lengths[row]:
+                crc = crc32c.combine(crc, int(segment_crcs[row]), int(layout.segment_size[row]))
+                size += int(layout.segment_size[row])
+        crcs[entry] = string_crc32c(int(layout.entry_lengths_crc[entry]), crc, size) if is_string[entry] else crc
+    return crcs
+
+
+def _whole_items(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[tuple[bytes, bytes]]:
+    for row, tensor in enumerate(layout.entry_tensor.tolist()):
+        if tensor not in layout.slices:
+            entry = Entry(
+                dtype=layout.dtypes[tensor],
+                shape=layout.full_shapes[tensor],
+                shard_id=int(layout.entry_shard[row]),
+                offset=int(layout.entry_offset[row]),
+                size=int(layout.entry_size[row]),
+                crc32c=int(crcs[row]),
+            )
+            yield _key(layout.names[tensor]), entry.encode()
+
+
+def _sliced_items(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[tuple[bytes, bytes]]:
+    for tensor, slices in layout.slices.items():
+        name, dtype, rows = layout.names[tensor], layout.dtypes[tensor], slices.entries
+        keys = columns.slice_keys(name, slices.starts, slices.shapes)
+        values = columns.entry_values(
+            dtype,
+            slices.shapes,
+            layout.entry_shard[rows],
+            layout.entry_offset[rows],
+            layout.entry_size[rows],
+            crcs[rows].astype(np.int64),
+        )
+        yield from zip(keys, values, strict=True)
+        yield (
+            _key(name),
+            columns.slice_list_value(dtype, layout.full_shapes[tensor], slices.starts, slices.shapes),
+        )
+
+
+def _key(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

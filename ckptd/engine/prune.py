@@ -1,0 +1,111 @@
+"""Deleting what was let go, so that a crash at any point leaves a whole checkpoint, or rubbish that a record names.
+
+The state file goes first (`commit.publish` has named another by then, durably), then the index: from that moment there
+is no checkpoint any more, only files. The record is last, because it is the proof that the files are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+
+from ckptd.engine.commit import OnStep, ignore_step
+from ckptd.engine.records import Record
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.format.crc32c import crc32c
+from ckptd.format.index import Index
+from ckptd.storage.base import Store
+
+
+def drop(store: Store, record: Record, *, successor: Record | None = None, on_step: OnStep = ignore_step) -> None:
+    """Delete what is left of a checkpoint of ours that the state file no longer names. Safe to repeat.
+
+    The index of another attempt stays, and so does the graph description unless that attempt, `successor`, has none.
+
+    Raises:
+        ConflictError: when the index in place may be another program's; nothing was deleted.
+    """
+    index = index_in_place(store, record.index_key)
+    if index is not None and _is_ours(index, record):
+        # Crash here: a whole checkpoint, marked to be dropped. `recovery` comes back to this.
+        on_step("drop.index")
+        store.delete([record.index_key])
+        index = None
+    with_meta = index is None or (successor is not None and not successor.meta_graph)
+    _delete_rest(store, record, with_meta=with_meta, what="drop", on_step=on_step)
+
+
+def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:
+    """Delete what a save left that never got an index. Safe to repeat.
+
+    The graph description goes too, unless one of `others`, the records of the same prefix, may need it.
+
+    Raises:
+        ConflictError: when an index in place may refer to these shards; nothing was deleted.
+    """
+    index = index_in_place(store, record.index_key)
+    if index is None:
+        with_meta = not others
+    elif index.num_shards in (record.num_shards, None):
+        raise ConflictError("an index in place may refer to these shards", key=record.index_key)
+    else:
+        with_meta = any(index.refers_to_shards_of(other) and not other.meta_graph for other in others)
+    _delete_rest(store, record, with_meta=with_meta, what="sweep", on_step=on_step)
+
+
+def _delete_rest(store: Store, record: Record, *, with_meta: bool, what: str, on_step: OnStep) -> None:
+    # Crash here: shards that no index refers to, and the record that names them.
+    on_step(f"{what}.shards")
+    store.delete(record.shard_keys)
+    if record.meta_graph and with_meta:
+        on_step(f"{what}.meta")
+        store.delete([record.meta_key])
+    # Crash here: a record that names nothing.
+    on_step(f"{what}.record")
+    store.delete([record.key])
+
+
+class IndexInPlace:
+    """An index as found. Decoding a large one takes seconds, its checksum milliseconds: so that comes first."""
+
+    def __init__(self, data: bytes, key: str) -> None:
+        """Look at the bytes of the index at `key`."""
+        self.crc32c = crc32c(data)
+        self._data = data
+        self._key = key
+
+    @cached_property
+    def num_shards(self) -> int | None:
+        """How many shards it refers to, None if it cannot be decoded."""
+        try:
+            return Index.decode(self._data, self._key).num_shards
+        except CorruptionError:
+            return None
+
+    def is_as_written_by(self, record: Record) -> bool:
+        """Say whether it is, byte for byte, the one that this save noted."""
+        return record.index_crc32c is not None and self.crc32c == record.index_crc32c
+
+    def refers_to_shards_of(self, record: Record) -> bool:
+        """Say whether it refers to this save's shards: no other attempt has as many."""
+        return self.is_as_written_by(record) or self.num_shards == record.num_shards
+
+
+def index_in_place(store: Store, key: str) -> IndexInPlace | None:
+    """Read the index at `key`, None if there is none."""
+    try:
+        return IndexInPlace(store.get(key), key)
+    except NotFoundError:
+        return None
+
+
+def _is_ours(index: IndexInPlace, record: Record) -> bool:
+    if index.is_as_written_by(record):
+        return True
+    if index.num_shards is None:
+        raise ConflictError("the index in place cannot be decoded, so nobody knows whose it is", key=record.index_key)
+    if index.num_shards != record.num_shards:
+        return False
+    if record.index_crc32c is not None:
+        raise ConflictError("the index in place is not the one that this save wrote", key=record.index_key)
+    return True

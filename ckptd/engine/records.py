@@ -1,0 +1,212 @@
+"""What we note about each of our saves before its first byte: the proof of what is ours.
+
+A record lies at ``RUN/.ckptd/PREFIX.SAVE_ID.json``. Retention and recovery delete nothing without one: an index
+that no record belongs to was written by someone else and is never touched, and shards without an index are swept only
+if the record of an unpublished save names them.
+
+It can tell attempts apart because no two attempts of one step have the same number of shards M: M is chosen fresh,
+so all shard keys of an attempt are new, and the number of shards that an index in place records says whose it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
+from ckptd.format import names
+from ckptd.storage.base import Store
+from ckptd.storage.keys import join
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
+DIRECTORY = ".ckptd"
+"""Where records lie, below their run."""
+
+_FORMAT = 1
+_MAX_RECORD_BYTES = 64 << 20
+_SAVE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One save of ours, from before its first byte until its last file is gone.
+
+    Attributes:
+        save_id: which save, unique within the run: 1 to 64 letters, digits, ``-`` and ``_``.
+        sequence: the order in which the saves of a run began, from 1 on.
+        run: the run's directory in the store, "" for the root. Taken from where the record lies, not from what it says.
+        name: the checkpoint's name, ``model.ckpt``.
+        step: the training step, None when saved without one.
+        prefix: what the files share, within the run: ``model.ckpt-1200``.
+        shard_sizes: bytes in each shard; its length is the number of shards.
+        began_at: wall clock, when the save began.
+        next_keep_at: when this save makes others leave the list, those saved up to then are sure to be deleted, and
+            not kept for good; wall clock. Noted by `Catalog.begin`, lowered before publishing if the rule has changed.
+        attempt: counts the attempts of one step.
+        epoch: of the coordinator that began it.
+        meta_graph: whether the save brings a graph description.
+        meta_suffix: what the graph description's key ends in.
+        latest_filename: the state file that publishes it.
+        published: the state file has named it, and all that follows from that has been noted.
+        saved_at: wall clock, when it was published.
+        duration_s: how long the save took.
+        index_crc32c: of the index as we wrote it, once published: another program may have replaced it since.
+        dropped: retention or its owner let it go; what is left of it is to be deleted.
+        preserved: it left the state file's list, and is kept for good.
+        pinned: retention never lets it go.
+    """
+
+    save_id: str
+    sequence: int
+    run: str
+    name: str
+    step: int | None
+    prefix: str
+    shard_sizes: tuple[int, ...]
+    began_at: float
+    next_keep_at: float = 0.0
+    attempt: int = 1
+    epoch: int = 0
+    meta_graph: bool = False
+    meta_suffix: str = "meta"
+    latest_filename: str = names.STATE_KEY
+    published: bool = False
+    saved_at: float = 0.0
+    duration_s: float = 0.0
+    index_crc32c: int | None = None
+    dropped: bool = False
+    preserved: bool = False
+    pinned: bool = False
+
+    def __post_init__(self) -> None:
+        if not _SAVE_ID.fullmatch(self.save_id):
+            raise InvalidRequestError(f"a save's id is 1 to 64 letters, digits, '-' and '_', not {self.save_id!r}")
+        for what in (self.prefix, self.latest_filename, self.meta_suffix):
+            if not what or "/" in what or "\0" in what or what in (".", ".."):
+                raise InvalidRequestError(f"{what!r} is not the name of a file in the run's directory")
+        if not self.shard_sizes or min(self.shard_sizes) < 0:
+            raise InvalidRequestError("a checkpoint has one shard at least, and no shard a negative size")
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards it has."""
+        return len(self.shard_sizes)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in all shards."""
+        return sum(self.shard_sizes)
+
+    @property
+    def key(self) -> str:
+        """Where the record itself lies."""
+        return join(join(self.run, DIRECTORY), f"{self.prefix}.{self.save_id}.json")
+
+    @property
+    def prefix_key(self) -> str:
+        """The prefix as a key of the store."""
+        return join(self.run, self.prefix)
+
+    @property
+    def index_key(self) -> str:
+        """Where the index lies, or will."""
+        return names.index_key(self.prefix_key)
+
+    @property
+    def shard_keys(self) -> list[str]:
+        """Where the shards lie, in order."""
+        return [names.shard_key(self.prefix_key, shard, self.num_shards) for shard in range(self.num_shards)]
+
+    @property
+    def meta_key(self) -> str:
+        """Where the graph description lies, if it has one."""
+        return names.meta_key(self.prefix_key, self.meta_suffix)
+
+    def encode(self) -> bytes:
+        """Return the record as one JSON object, keys sorted."""
+        return (json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def decode(cls, data: bytes, key: str) -> Self:
+        """Read the record that lies at `key`. Fields that we don't know are left out.
+
+        Raises:
+            CorruptionError: if it is no record, or one that belongs at another key.
+        """
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise CorruptionError("this record of a save is not JSON", key=key) from error
+        if not isinstance(fields, dict):
+            raise CorruptionError("this record of a save is not a JSON object", key=key)
+        if fields.get("format") != _FORMAT:
+            raise CorruptionError(
+                "a record of a format that this release cannot read",
+                key=key,
+                expected=_FORMAT,
+                actual=fields.get("format"),
+            )
+        fields["run"] = key.rpartition("/")[0].rpartition("/")[0]
+        known = {name: _checked(key, name, fields[name]) for name in cls.__dataclass_fields__ if name in fields}
+        try:
+            record = cls(**known)  # type: ignore[arg-type]
+        except (TypeError, CkptdError) as error:
+            raise CorruptionError(f"this record of a save cannot be right: {error}", key=key) from error
+        if record.key != key:
+            raise CorruptionError("this record of a save belongs elsewhere", key=key, expected=record.key)
+        return record
+
+
+def _checked(key: str, name: str, value: object) -> object:
+    """Return a field's value if it has the field's type."""
+    kind = str(Record.__dataclass_fields__[name].type)
+    if value is None and kind.endswith("| None"):
+        return None
+    kind = kind.removesuffix(" | None")
+    if kind == "tuple[int, ...]" and isinstance(value, list) and all(type(size) is int for size in value):
+        return tuple(value)
+    if kind == "float" and type(value) in (int, float):
+        return float(value)  # type: ignore[arg-type]
+    if type(value).__name__ == kind:
+        return value
+    raise CorruptionError(f"field {name!r} of this record of a save should be {kind}", key=key, actual=repr(value)[:80])
+
+
+@dataclass(slots=True)
+class Records:
+    """All records of a run, as found."""
+
+    found: list[Record] = field(default_factory=list)
+    unreadable: list[CkptdError] = field(default_factory=list)
+
+
+def load(store: Store, run: str) -> Records:
+    """Read all records of a run, in the order in which their saves began. Bad ones are errors in the result."""
+    records = Records()
+    for key in _keys(store, run):
+        try:
+            records.found.append(Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key))
+        except CorruptionError as error:
+            records.unreadable.append(error)
+    records.found.sort(key=lambda record: (record.sequence, record.save_id))
+    return records
+
+
+def _keys(store: Store, run: str) -> Iterator[str]:
+    for stat in store.list(join(run, DIRECTORY), deep=False):
+        if stat.key.endswith(".json"):
+            yield stat.key
+
+
+def change(store: Store, record: Record, **changes: object) -> Record:
+    """Note changes in a record, durably; return the record as it is now."""
+    changed = replace(record, **changes)  # type: ignore[arg-type]
+    store.replace(changed.key, changed.encode())
+    return changed

@@ -1,0 +1,248 @@
+"""Tensor or box → byte ranges → array, over any objects.
+
+Any box of any tensor can be read, however it was sliced when it was saved and whatever its dtype. Only the bytes that a
+box needs are read where that is cheaper (see `blocks`). A stored piece that is read whole is checked against its
+checksum; of a piece that is read in part nothing can be checked, because the checksum covers all of it.
+
+Nothing is believed before it is checked: where a piece lies is compared with the size of its data file before memory is
+taken for it, so an index of 100 bytes cannot ask for 8 TiB.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.engine.blocks import blocks, widen
+from ckptd.engine.fetch import Fetch, PieceRead
+from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.format.dtypes import DType
+from ckptd.format.index import Index, Piece, StoredTensor
+from ckptd.format.names import index_key, shard_key
+from ckptd.format.slices import Box, TensorSlice
+from ckptd.storage.base import ObjectStat
+
+Array = NDArray[Any]
+
+
+class Objects(Protocol):
+    """What reading needs of a store. A store has it, and a client of a daemon offers it over the wire."""
+
+    def get(self, key: str, *, limit_bytes: int = ...) -> bytes:
+        """Return a whole object."""
+
+    def read_into(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill `into` from byte `offset`; called from several threads."""
+
+    def stat(self, key: str) -> ObjectStat:
+        """Describe one object; `NotFoundError` if there is none."""
+
+    def location(self, key: str) -> str:
+        """Say where an object is, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One box of one stored tensor, and the array to fill with it, if there is one."""
+
+    name: str
+    box: Box | None = None
+    into: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A request that can be met: the pieces that hold `box`, and the array that will."""
+
+    tensor: StoredTensor
+    box: Box
+    pieces: list[Piece]
+    out: Array
+
+
+class Bundle:
+    """One stored checkpoint opened for reading. Any thread may use it; it holds no open files.
+
+    Attributes:
+        key: the checkpoint's prefix below the objects' root.
+        index: what its index says.
+    """
+
+    def __init__(self, objects: Objects, key: str, index: Index) -> None:
+        self.key = key
+        self.index = index
+        self._objects = objects
+        self._shard_sizes: dict[int, int] = {}
+
+    @classmethod
+    def open(cls, objects: Objects, key: str) -> Bundle:
+        """Read and check the index of the checkpoint whose prefix is `key`.
+
+        Raises:
+            NotFoundError: when there is no index.
+            CorruptionError: when it is damaged.
+        """
+        return cls(objects, key, Index.decode(objects.get(index_key(key)), index_key(key)))
+
+    @property
+    def location(self) -> str:
+        """Where the checkpoint is, as people write its prefix."""
+        return self._objects.location(self.key)
+
+    def names(self) -> list[str]:
+        """Return the names of the tensors, in key order."""
+        return self.index.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the full shape of a tensor; `NotFoundError` if there is none of this name."""
+        return self.index.tensor(name).shape
+
+    def dtype(self, name: str) -> DType:
+        """Return the dtype of a tensor; `NotFoundError` if there is none of this name."""
+        return self.index.tensor(name).dtype
+
+    def read(self, name: str, box: Box | None = None, into: Array | None = None) -> Array:
+        """Read one box of a tensor, or all of it, into `into` or a new array; return that array.
+
+        Checksums are verified for every stored piece that is read whole; for the rest use `verify`.
+        A new array is C-ordered and owns its memory. After an error `into` may be partly filled.
+
+        Raises:
+            NotFoundError: no such tensor.
+            InvalidRequestError: the box leaves the tensor; `into` has another shape or dtype, or is read-only.
+            CorruptionError: naming file, byte and tensor.
+        """
+        return self.read_many([Wanted(name, box, into)])[0]
+
+    def read_many(self, wanted: Iterable[Wanted]) -> list[Array]:
+        """Read several boxes at once, in order; several threads share the work. See `read`."""
+        found = [self._find(one) for one in wanted]
+        fetch = Fetch(self._objects.read_into, self.shard_key, self.index.big_endian)
+        fetch.carry_out(read for one in found for read in self._plan(one))
+        return [one.out for one in found]
+
+    def shard_size(self, shard: int) -> int:
+        """Return the size of a data file in bytes; asked of the store once.
+
+        Raises:
+            CorruptionError: when it is missing.
+            NotFoundError: when the whole checkpoint has gone meanwhile.
+        """
+        known = self._shard_sizes.get(shard)
+        if known is not None:
+            return known
+        key = self.shard_key(shard)
+        try:
+            size = self._objects.stat(key).size_bytes
+        except NotFoundError as error:
+            # Retention removes the index first: without it this is no damage, just a reader that came too late.
+            self._objects.stat(index_key(self.key))
+            raise CorruptionError("data file is missing", key=key) from error
+        self._shard_sizes[shard] = size
+        return size
+
+    def shard_key(self, shard: int) -> str:
+        """Return the key of one data file."""
+        return shard_key(self.key, shard, self.index.num_shards)
+
+    def check_place(self, tensor: StoredTensor, piece: Piece) -> None:
+        """Refuse a piece that does not lie inside its data file; `CorruptionError` naming the tensor."""
+        size = self.shard_size(piece.shard_id)
+        # A piece without bytes may lie anywhere, TensorFlow does not look either.
+        if piece.size and piece.offset + piece.size > size:
+            raise CorruptionError(
+                f"tensor {tensor.name!r} reaches beyond the end of its data file",
+                key=self.shard_key(piece.shard_id),
+                offset=piece.offset,
+                expected=f"{piece.size} bytes",
+                actual=f"a file of {size} bytes",
+            )
+
+    def _find(self, wanted: Wanted) -> _Found:
+        """Find what a request needs, check that it is all there, and only then make room for it."""
+        tensor = self.index.tensor(wanted.name)
+        box = Box.whole(tensor.shape) if wanted.box is None else wanted.box
+        _check_box(tensor, box)
+        pieces = self._pieces(tensor, box)
+        if wanted.into is not None:
+            _check_into(tensor, box, wanted.into)
+            return _Found(tensor, box, pieces, wanted.into)
+        try:
+            out: Array = np.empty(box.shape, tensor.dtype.array)
+        except ValueError as error:
+            raise InvalidRequestError(f"numpy cannot hold tensor {tensor.name!r} of shape {list(box.shape)}") from error
+        return _Found(tensor, box, pieces, out)
+
+    def _pieces(self, tensor: StoredTensor, box: Box) -> list[Piece]:
+        """Return the stored pieces that hold elements of `box`, after checking that together they hold it all."""
+        pieces, covered = [], 0
+        taken: Counter[int] = Counter()
+        for piece in tensor.pieces:
+            common = piece.box.intersect(box)
+            if common is None:
+                continue
+            self.check_place(tensor, piece)
+            taken[piece.shard_id] += piece.size
+            if taken[piece.shard_id] > self.shard_size(piece.shard_id):
+                # Pieces of one tensor never share bytes; if they did, a small file could ask for any amount of memory.
+                raise CorruptionError(
+                    f"slices of tensor {tensor.name!r} share bytes", key=self.shard_key(piece.shard_id)
+                )
+            covered += common.num_elements
+            pieces.append(piece)
+        if covered != box.num_elements:
+            shown = "-" if not box.shape or box == Box.whole(tensor.shape) else TensorSlice.of_box(box)
+            raise CorruptionError(
+                f"Does not have sufficient slices for partitioned tensor {tensor.name} "
+                f"to restore in slice_spec: {shown}",
+                key=index_key(self.key),
+            )
+        return pieces
+
+    def _plan(self, found: _Found) -> Iterator[PieceRead]:
+        tensor, box, out = found.tensor, found.box, found.out
+        width = tensor.dtype.width
+        for piece in found.pieces:
+            if not width:
+                yield PieceRead(tensor, piece, out, box, [], is_whole=True)
+                continue
+            common = piece.box.intersect(box)
+            assert common is not None  # `_pieces` took only those that have elements of the box
+            start = tuple(n - base for n, base in zip(common.start, piece.box.start, strict=True))
+            covering = widen(piece.box.shape, Box(start, common.shape), width)
+            cut = list(blocks(piece.box.shape, covering, width))
+            yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
+
+
+def _check_box(tensor: StoredTensor, box: Box) -> None:
+    shown = ",".join(map(str, tensor.shape))
+    if len(box.start) != len(tensor.shape) or len(box.shape) != len(tensor.shape):
+        raise InvalidRequestError(f"tensor {tensor.name!r}: Mismatching ranks: shape = [{shown}], slice = {box}")
+    for axis, (start, length, size) in enumerate(zip(box.start, box.shape, tensor.shape, strict=True)):
+        if start < 0 or length < 0 or start + length > size:
+            raise InvalidRequestError(
+                f"tensor {tensor.name!r}: Extent in dimension {axis} out of bounds: shape = [{shown}], slice = {box}"
+            )
+
+
+def _check_into(tensor: StoredTensor, box: Box, into: Array) -> None:
+    if tuple(into.shape) != box.shape:
+        raise InvalidRequestError(
+            f"the array given for tensor {tensor.name!r} has another shape",
+            expected=list(box.shape),
+            actual=list(into.shape),
+        )
+    stored = tensor.dtype.array
+    if stored is None or into.dtype.newbyteorder("=") != stored.newbyteorder("="):
+        raise InvalidRequestError(
+            f"the array given for tensor {tensor.name!r} of shape {list(box.shape)} has another dtype",
+            expected=tensor.dtype.name,
+            actual=str(into.dtype),
+        )
+    if not into.flags.writeable:
+        raise InvalidRequestError(f"the array given for tensor {tensor.name!r} is read-only")

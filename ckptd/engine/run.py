@@ -1,0 +1,338 @@
+"""One run: who may save into it, its saves under way in their order, and its checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from ckptd.engine import session as machine
+from ckptd.engine.catalog import Catalog
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.layout import Assignment, Layout
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.membership import Membership
+from ckptd.engine.plan import plan
+from ckptd.engine.retention import RetentionPolicy
+from ckptd.engine.save import Save
+from ckptd.engine.session import Phase
+from ckptd.engine.settings import MAX_SHARDS, Settings
+from ckptd.engine.views import RunView, SaveView
+from ckptd.engine.workers import Workers
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError, UnavailableError
+from ckptd.storage.base import Lock, Store
+
+logger = logging.getLogger("ckptd.engine")
+
+_REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
+_REMEMBERED_LAYOUTS = 4
+
+Heard = Callable[[Checkpoint], None]
+
+
+class Run:
+    """See the module. Every method may be called from any thread.
+
+    Attributes:
+        lock: guards saves and membership; held for moments only, never while the store works.
+        catalog_lock: guards the catalog, and is held while the store works. Never taken while `lock` is held
+            by the same thread, but for reading what is in memory.
+    """
+
+    def __init__(
+        self, name: str, store: Store, *, settings: Settings, clock: Clock, workers: Workers, owner: Lock | None
+    ) -> None:
+        self.name = name
+        self.store = store
+        self.settings = settings
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.catalog_lock = threading.Lock()
+        self.options = RunOptions()
+        self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options))
+        self.last_error = ""
+        self._workers = workers
+        self._owner = owner
+        self._membership = Membership(settings.lease_s)
+        self._live: list[Save] = []  # in the order in which they began
+        self._ended: OrderedDict[str, Save] = OrderedDict()
+        self._layouts: OrderedDict[tuple[bytes, ...], Layout] = OrderedDict()
+        self._listeners: list[Heard] = []
+        self._draining = False
+        self._latest: Checkpoint | None = None
+        self._checkpoints: tuple[Checkpoint, ...] = ()
+
+    def open(self) -> None:
+        """Bring the run's directory in order and load what it holds."""
+        with self.catalog_lock:
+            for outcome in self.catalog.recover().outcomes:
+                logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
+            self._membership.epoch = self.catalog.highest_epoch()
+            self.look()
+
+    # Members.
+
+    def join(self, member: Member, options: RunOptions) -> int:
+        """Give a process its place; a new epoch ends the saves of the old one."""
+        policy = _policy(options)
+        with self.lock:
+            before = self._membership.epoch
+            epoch = self._membership.join(member, self.clock.boot_s())
+            if epoch != before:
+                for save in [save for save in self._live if save.ref.epoch != epoch]:
+                    if not save.session.committing:
+                        save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
+            is_new = options != self.options or epoch != before
+            self.options = options
+        if is_new:
+            with self.catalog_lock:
+                self.catalog.configure(policy, options.latest_filename, options.pad_step_number)
+                self.look()
+        return epoch
+
+    def disconnect(self, member: Member, epoch: int) -> None:
+        """Note that a member's connection broke."""
+        with self.lock:
+            self._membership.disconnect(member, epoch, self.clock.boot_s())
+
+    def leave(self, member: Member, epoch: int) -> None:
+        """Take a member's place back; what it still owed will never come."""
+        with self.lock:
+            connected = member.rank in self._membership.connected()
+            self._membership.leave(member, epoch)
+            if connected:
+                for save in list(self._live):
+                    save.check_deadlines({member.rank: (str(member), 0.0)})
+
+    # Saving.
+
+    def declare(self, declaration: Declaration, manifest: Manifest) -> Future[Assignment] | Checkpoint:
+        """Take one rank's declaration; see `Coordinator.declare`."""
+        ref = declaration.save
+        with self.lock:
+            self._membership.check(ref.rank, ref.incarnation, ref.epoch)
+            if declaration.world_size != self._membership.world_size:
+                raise InvalidRequestError(
+                    f"rank {ref.rank} declared another world size than it joined with",
+                    expected=self._membership.world_size,
+                    actual=declaration.world_size,
+                )
+            if declaration.pad_step_number != self.options.pad_step_number:
+                raise InvalidRequestError("pad_step_number belongs to the run, and this rank joined with another")
+            live = self._live_save_of(ref.step)
+            if live is not None:
+                return live.declare(declaration, manifest)
+            known = self._ended_save_of(declaration)
+            if known is not None:
+                if known.session.error is not None:
+                    raise known.session.error
+                return known.outcome.result(timeout=0)
+        # Only now look at the store, without holding up the others.
+        with self.catalog_lock:
+            taken = not declaration.overwrite and self.catalog.exists(declaration.name, ref.step)
+        with self.lock:
+            live = self._live_save_of(ref.step)
+            if live is None:
+                if taken:
+                    raise ConflictError(f"{ref} is already saved; pass overwrite=True to replace it")
+                live = self._begin(declaration)
+            return live.declare(declaration, manifest)
+
+    def _live_save_of(self, step: int | None) -> Save | None:
+        """Return the save of a step that is under way; one that is being dropped is as good as ended."""
+        return next((save for save in self._live if save.ref.step == step and not save.session.is_over), None)
+
+    def _ended_save_of(self, declaration: Declaration) -> Save | None:
+        """Find the ended save that a declaration repeats, or that aborted before this rank was heard."""
+        ref = declaration.save
+        over = [save for save in self._live if save.session.is_over]
+        for save in [*reversed(over), *reversed(self._ended.values())]:
+            if (save.first.save.step, save.first.save.epoch) != (ref.step, ref.epoch):
+                continue
+            claim = save.claims.get(ref.rank)
+            if claim is not None:
+                if claim.request_id == declaration.request_id:
+                    return save
+            elif save.session.phase is Phase.ABORTED and ref.rank not in save.told:
+                save.told.add(ref.rank)
+                return save
+        return None
+
+    def _begin(self, declaration: Declaration) -> Save:
+        if self._draining:
+            raise UnavailableError("the daemon is stopping: it begins no more saves")
+        if len(self._live) >= self.settings.live_saves:
+            raise UnavailableError(f"{len(self._live)} saves of {self.name} are under way; wait for one to end")
+        earlier = [save for save in [*self._ended.values(), *self._live] if save.ref.step == declaration.save.step]
+        save = Save(
+            run=self,
+            first=declaration,
+            save_id=uuid.uuid4().hex,
+            attempt=max((save.attempt for save in earlier), default=0) + 1,
+        )
+        self._live.append(save)
+        return save
+
+    def find(self, ref: SaveRef) -> Save:
+        """Return the save of that id, under way or ended; `NotFoundError` when there is no trace of it."""
+        with self.lock:
+            for save in self._live:
+                if save.save_id == ref.save_id:
+                    return save
+            if ref.save_id in self._ended:
+                return self._ended[ref.save_id]
+        raise NotFoundError(f"this daemon knows nothing of save {ref.save_id!r} of {self.name}")
+
+    def published_save(self, save_id: str) -> Checkpoint | None:
+        """Look in the catalog for a save of an earlier life of the daemon."""
+        return next((one for one in self.checkpoints() if one.save_id == save_id), None)
+
+    # What saves need (`ckptd.engine.save.Surroundings`).
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run blocking work on one of the threads."""
+        self._workers.submit(work, *arguments)
+
+    def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
+        """Plan, or return the plan of an equal save."""
+        key = tuple(manifest.digest for manifest in manifests)
+        with self.lock:
+            known = self._layouts.get(key)
+        if known is None:
+            known = plan(manifests, self.settings.shards or min(len(manifests), MAX_SHARDS))
+            with self.lock:
+                self._layouts[key] = known
+                while len(self._layouts) > _REMEMBERED_LAYOUTS:
+                    self._layouts.popitem(last=False)
+        return known
+
+    def turn_wanted(self) -> None:
+        """Let the save that began first commit, if it is ready; the lock is held."""
+        if self._live and self._live[0].session.phase is Phase.SEALED:
+            self._live[0].handle(machine.TurnCame())
+
+    def save_ended(self, save: Save) -> None:
+        """Forget a save that is over, tell who listens, and let the next one commit; the lock is held."""
+        self._live.remove(save)
+        self._ended[save.save_id] = save
+        while len(self._ended) > _REMEMBERED_SAVES:
+            self._ended.popitem(last=False)
+        if save.session.phase is Phase.PUBLISHED:
+            self.submit(self._tell, save.outcome.result(timeout=0))
+        elif save.session.error is not None:
+            self.last_error = str(save.session.error)
+        self.turn_wanted()
+
+    def _tell(self, checkpoint: Checkpoint) -> None:
+        for heard in list(self._listeners):
+            try:
+                heard(checkpoint)
+            except Exception:
+                logger.exception("a watcher of %s failed", self.name)
+        try:
+            with self.catalog_lock:
+                self.catalog.retire()
+                self.look()
+        except CkptdError as error:
+            # The save is done and told; what could not be removed is found again after the next one.
+            logger.warning("retention of %s could not finish: %s", self.name, error)
+
+    # Reading, and what operators ask.
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest complete checkpoint."""
+        return self._latest
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return all checkpoints, oldest first."""
+        return list(self._checkpoints)
+
+    def look(self) -> None:
+        """Remember what the catalog holds, so that who asks never waits for the store; the catalog's lock is held."""
+        self._checkpoints, self._latest = tuple(self.catalog.checkpoints()), self.catalog.latest()
+
+    def pin(self, step: int, pinned: bool) -> Checkpoint:
+        """Keep a checkpoint whatever retention says, or no longer."""
+        with self.catalog_lock:
+            try:
+                return self.catalog.pin(step) if pinned else self.catalog.unpin(step)
+            finally:
+                self.look()
+
+    def delete(self, step: int) -> None:
+        """Delete a checkpoint."""
+        with self.catalog_lock:
+            try:
+                self.catalog.delete(step)
+            finally:
+                self.look()
+
+    def subscribe(self, heard: Heard) -> Callable[[], None]:
+        """Call `heard` for each checkpoint from now on; return what ends that."""
+        self._listeners.append(heard)
+
+        def unsubscribe() -> None:
+            if heard in self._listeners:
+                self._listeners.remove(heard)
+
+        return unsubscribe
+
+    def view(self) -> RunView:
+        """Describe the run for people."""
+        with self.lock:
+            now = self.clock.boot_s()
+            saves = tuple(
+                SaveView(
+                    save=save.ref,
+                    phase=save.session.phase,
+                    size_bytes=sum(lane.size_bytes for lane in save.lanes.values()),
+                    received_bytes=sum(lane.received for lane in save.lanes.values()),
+                    age_s=now - save.began_at,
+                    waiting_for=tuple(save.waiting_for()),
+                )
+                for save in self._live
+            )
+            connected = tuple(self._membership.connected())
+            epoch, world_size = self._membership.epoch, self._membership.world_size
+        return RunView(
+            self.name, epoch, world_size, connected, saves, self._latest, len(self._checkpoints), self.last_error
+        )
+
+    # Time and the end.
+
+    def tick(self) -> None:
+        """Apply deadlines."""
+        with self.lock:
+            lost = self._membership.lost(self.clock.boot_s())
+            for save in list(self._live):
+                save.check_deadlines(lost)
+
+    def live_saves(self) -> list[Save]:
+        """Return the saves under way, oldest first."""
+        with self.lock:
+            return list(self._live)
+
+    def drain(self) -> None:
+        """Begin no more saves."""
+        with self.lock:
+            self._draining = True
+
+    def abort_all(self, reason: str) -> None:
+        """End every save that can still be ended."""
+        with self.lock:
+            for save in list(self._live):
+                save.fail(reason)
+
+    def close(self) -> None:
+        """Let go of the run."""
+        if self._owner is not None:
+            self._owner.release()
+
+
+def _policy(options: RunOptions) -> RetentionPolicy:
+    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours)

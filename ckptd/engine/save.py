@@ -1,0 +1,384 @@
+"""One save under way: feeds its session events and carries out the effects.
+
+All of it is guarded by its run's lock, except where bytes move: lanes have locks of their own, and so has each
+shard while it is sealed. Work that touches the store is handed to the run's threads and comes back as an event.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from ckptd.engine import session as machine
+from ckptd.engine.catalog import Catalog
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
+from ckptd.engine.deadlines import Debt, waiting_for, why_over
+from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.layout import Assignment, Lane, Layout
+from ckptd.engine.log import log_failed, log_saved, logger
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.merge import merge
+from ckptd.engine.records import Record
+from ckptd.engine.session import Event, Session
+from ckptd.engine.settings import Settings
+from ckptd.engine.shard import LaneWriter
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    SessionAbortedError,
+    UnavailableError,
+)
+from ckptd.storage.base import ObjectWriter, Store
+
+
+class Surroundings(Protocol):
+    """What a save needs of its run."""
+
+    store: Store
+    clock: Clock
+    settings: Settings
+    lock: threading.RLock  # guards every save of the run
+    catalog: Catalog
+    catalog_lock: threading.Lock  # the catalog has one user at a time
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run blocking work on one of the run's threads."""
+
+    def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
+        """Plan, or return the plan of an equal save."""
+
+    def look(self) -> None:
+        """Show what the catalog holds now to who asks; called with the catalog's lock held."""
+
+    def save_ended(self, save: Save) -> None:
+        """Hear that a save is over; called with the lock held."""
+
+    def turn_wanted(self) -> None:
+        """Hear that a save waits for its turn to commit; called with the lock held."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """One rank's part in a save."""
+
+    request_id: str
+    incarnation: str
+    digest: bytes
+    manifest: Manifest | None  # until it is planned
+    planned: Future[Assignment]
+    done_at: float | None = None  # when its last lane ended
+
+
+@dataclass(eq=False)
+class Save:
+    """See the module. `began_at` is on the forward-only clock.
+
+    Futures are settled by the engine alone: nobody who loses patience can cancel them for the others.
+    """
+
+    run: Surroundings
+    first: Declaration
+    save_id: str
+    attempt: int
+    session: Session = field(init=False)
+    began_at: float = field(init=False)
+    outcome: Future[Checkpoint] = field(init=False)
+    claims: dict[int, Claim] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)  # ranks that heard of the end without having declared
+    layout: Layout | None = None
+    lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
+    _meta_graph: bytes | None = None
+    _record: Record | None = None
+    _writers: list[ObjectWriter] = field(default_factory=list)
+    _shard_locks: list[threading.Lock] = field(default_factory=list)
+    _working: threading.Lock = field(default_factory=threading.Lock)  # one of plan, commit and drop at a time
+
+    def __post_init__(self) -> None:
+        self.session = Session(self.first.world_size)
+        self.began_at = self.run.clock.boot_s()
+        self.outcome = _settled_by_engine()
+
+    @property
+    def ref(self) -> SaveRef:
+        """The save's identity, without a sender."""
+        plan_id = f"{self.save_id}.{self.attempt}" if self.layout is not None else ""
+        return SaveRef(
+            self.first.save.run, self.first.save.epoch, self.first.save.step, self.save_id, self.attempt, plan_id
+        )
+
+    # What ranks ask. The run's lock is held.
+
+    def declare(self, declaration: Declaration, manifest: Manifest) -> Future[Assignment]:
+        """Take a rank's part; the answer comes when every rank has declared. A retry gets the same answer."""
+        rank = declaration.save.rank
+        claim = self.claims.get(rank)
+        if claim is not None:
+            if claim.request_id != declaration.request_id:
+                raise ConflictError(f"rank {rank} is already saving {self.ref}")
+            if claim.digest != manifest.digest:
+                raise ConflictError(f"rank {rank} repeated its declaration of {self.ref} with other tensors")
+            return claim.planned
+        same = (self.first.world_size, self.first.name, self.first.pad_step_number, self.first.overwrite)
+        other = (declaration.world_size, declaration.name, declaration.pad_step_number, declaration.overwrite)
+        if same != other:
+            raise InvalidRequestError(
+                f"rank {rank} disagrees with rank {self.first.save.rank} about {self.ref}",
+                expected="world size {}, name {}, padded step {}, overwrite {}".format(*same),
+                actual="world size {}, name {}, padded step {}, overwrite {}".format(*other),
+            )
+        claim = Claim(
+            declaration.request_id, declaration.save.incarnation, manifest.digest, manifest, _settled_by_engine()
+        )
+        self.claims[rank] = claim
+        if declaration.meta_graph is not None:
+            self._meta_graph = declaration.meta_graph
+        self.handle(machine.Declared(rank))
+        return claim.planned
+
+    def lane(self, rank: int, shard: int) -> LaneWriter:
+        """Return where a lane's bytes go."""
+        if self.session.error is not None:
+            raise self.session.error
+        lane = self.lanes.get((rank, shard))
+        if lane is None:
+            raise NotFoundError(f"rank {rank} owes shard {shard} of {self.ref} nothing")
+        return lane
+
+    def waiting_for(self) -> list[str]:
+        """Say whom the save waits for, rank by rank."""
+        return waiting_for(self.session, self._debts())
+
+    def _debts(self) -> dict[int, Debt]:
+        now = self.run.clock.boot_s()
+        debts = {}
+        for rank in {rank for rank, _ in self.session.owed}:
+            lanes = [lane for (owner, _), lane in self.lanes.items() if owner == rank]
+            total = sum(lane.size_bytes for lane in lanes)
+            owed = total - sum(lane.received for lane in lanes)
+            debts[rank] = Debt(owed, total, now - max(lane.progressed_at for lane in lanes))
+        return debts
+
+    def check_deadlines(self, lost: Mapping[int, tuple[str, float]]) -> None:
+        """End the save if a rank is gone, late or stalled; `lost` is as `Membership.lost` gives it."""
+        reason = why_over(
+            self.session,
+            self._debts(),
+            lost,
+            age_s=self.run.clock.boot_s() - self.began_at,
+            timeout_s=self.first.timeout_s,
+            settings=self.run.settings,
+        )
+        if reason is not None:
+            self.fail(reason)
+
+    def fail(self, reason: str) -> None:
+        """End the save, if it still can be ended."""
+        self.handle(machine.Failed(SessionAbortedError(f"{self.ref} was aborted: {reason}")))
+
+    # Events and effects.
+
+    def post(self, event: Event) -> None:
+        """Hand over an event from any thread. What comes too late for a save that is over is of no interest."""
+        with self.run.lock:
+            if not self.session.is_over:
+                self.handle(event)
+
+    def handle(self, event: Event) -> None:
+        """Apply an event and set its effects going. The run's lock is held."""
+        self.session, effects = machine.step(self.session, event)
+        for effect in effects:
+            match effect:
+                case machine.MakePlan():
+                    self._begin(self._plan)
+                case machine.Seal(shard):
+                    self._begin(self._seal, shard)
+                case machine.AwaitTurn():
+                    self.run.turn_wanted()
+                case machine.Commit():
+                    self._begin(self._commit)
+                case machine.Announce():
+                    pass  # `_commit` goes on to tell everybody, as it knows the checkpoint.
+                case machine.Drop(error):
+                    self._begin(self._drop, error)
+
+    def _begin(self, work: Callable[..., None], *arguments: object) -> None:
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except CkptdError as error:
+                error.add_note(f"while saving {self.ref}")
+                self.post(machine.Failed(error))
+            except Exception as error:
+                # A bug must end this save, or its ranks would wait until their deadline for a reason.
+                logger.exception("internal error while saving %s", self.ref)
+                failure = SessionAbortedError(f"{self.ref} was aborted by an internal error: {error!r}")
+                failure.__cause__ = error
+                self.post(machine.Failed(failure))
+
+        self.run.submit(guarded)
+
+    def _plan(self) -> None:
+        with self._working:
+            if self.session.is_over:
+                return
+            claims = [self.claims[rank] for rank in range(self.session.world_size)]
+            layout = self.run.layout_for(tuple(claim.manifest for claim in claims if claim.manifest is not None))
+            for claim in claims:
+                claim.manifest = None  # of many ranks they add up
+            first, step = self.first, self.first.save.step
+            with self.run.catalog_lock:
+                num_shards = self.run.catalog.choose_num_shards(first.name, step, layout.num_shards)
+                # A key that an earlier attempt left behind is never written again: there are empty shards instead.
+                sizes = [*layout.shard_sizes, *[0] * (num_shards - layout.num_shards)]
+                self._record = self.run.catalog.draft(
+                    first.name,
+                    step,
+                    save_id=self.save_id,
+                    shard_sizes=sizes,
+                    attempt=self.attempt,
+                    epoch=first.save.epoch,
+                    meta_graph=self._meta_graph is not None,
+                )
+                self.run.catalog.begin(self._record)
+            self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
+            for key, size in zip(self._record.shard_keys, sizes, strict=True):
+                self._writers.append(self.run.store.create(key, size))
+                self._shard_locks.append(threading.Lock())
+            for literal in layout.literals:
+                self._writers[literal.shard].write(literal.offset, literal.data)
+        with self.run.lock:
+            if self.session.is_over:
+                return
+            for rank, shard in self.layout.lane_segments:
+                self.lanes[rank, shard] = LaneWriter(
+                    self.layout,
+                    rank,
+                    shard,
+                    self._writers[shard],
+                    now=self.run.clock.boot_s,
+                    on_end=partial(self._lane_ended, rank, shard),
+                    on_failure=lambda error: self.post(machine.Failed(error)),
+                )
+            self.handle(machine.Planned(num_shards, frozenset(self.lanes)))
+            for rank, claim in self.claims.items():
+                claim.planned.set_result(self._assignment(rank))
+
+    def _assignment(self, rank: int) -> Assignment:
+        assert self.layout is not None
+        layout, lanes = self.layout, []
+        for (owner, shard), rows in layout.lane_segments.items():
+            if owner == rank:
+                lanes.append(
+                    Lane(
+                        shard=shard,
+                        key=self._writers[shard].key,
+                        writers=self.run.settings.writers,
+                        size_bytes=int(layout.segment_size[rows].sum()),
+                        items=layout.segment_item[rows],
+                        item_offsets=layout.segment_item_offset[rows],
+                        sizes=layout.segment_size[rows],
+                    )
+                )
+        ref = replace(self.ref, rank=rank, incarnation=self.claims[rank].incarnation)
+        assert self._record is not None
+        return Assignment(ref, self._record.prefix_key, layout.num_shards, tuple(lanes))
+
+    def _lane_ended(self, rank: int, shard: int) -> None:
+        with self.run.lock:
+            self.claims[rank].done_at = self.run.clock.boot_s()
+        self.post(machine.LaneEnded(rank, shard))
+
+    def _seal(self, shard: int) -> None:
+        with self._shard_locks[shard]:
+            if self.session.is_over:
+                return
+            self._writers[shard].finish()
+        self.post(machine.ShardSealed(shard))
+
+    def _commit(self) -> None:
+        assert self.layout is not None
+        assert self._record is not None
+        catalog, record = self.run.catalog, self._record
+        with self._working:
+            crcs = np.zeros(len(self.layout.segment_size), np.uint32)
+            for lane in self.lanes.values():
+                crcs[lane.segments] = lane.crcs
+            index = merge(self.layout, crcs)
+            with self.run.catalog_lock:
+                try:
+                    checkpoint = catalog.commit(
+                        record,
+                        index,
+                        self._meta_graph,
+                        overwrite=self.first.overwrite,
+                        duration_s=self.run.clock.boot_s() - self.began_at,
+                    )
+                except CkptdError as error:
+                    checkpoint = self._after_failed_commit(record, error)
+                self.run.look()
+        with self.run.lock:
+            self.handle(machine.Committed())
+            self.handle(machine.Published())
+            slowest = max(self.claims, key=lambda rank: self.claims[rank].done_at or 0.0)
+            done_at = self.claims[slowest].done_at
+            log_saved(self.ref, checkpoint, slowest, None if done_at is None else done_at - self.began_at)
+            self._end(checkpoint)
+
+    def _after_failed_commit(self, record: Record, error: CkptdError) -> Checkpoint:
+        """Find out what a failed commit left; return the checkpoint if it is there all the same, else raise."""
+        try:
+            self.run.catalog.abandon(record)
+            published = next((one for one in self.run.catalog.checkpoints() if one.save_id == self.save_id), None)
+        except CkptdError as failure:
+            raise UnavailableError(
+                f"nobody can say now whether {self.ref} was saved: committing it failed ({error}), and so did looking "
+                f"for what is there ({failure}); ask again later"
+            ) from error
+        if published is None:
+            raise error
+        logger.warning("%s was saved in spite of an error: %s", self.ref, error)
+        return published
+
+    def _drop(self, error: CkptdError) -> None:
+        try:
+            with self._working:
+                for lane in self.lanes.values():
+                    lane.close()
+                for lock, writer in zip(self._shard_locks, self._writers, strict=True):
+                    with lock:
+                        writer.abort()
+                if self._record is not None:
+                    with self.run.catalog_lock:
+                        self.run.catalog.abandon(self._record)
+        except CkptdError as failure:
+            logger.warning("could not clean up after %s: %s", self.ref, failure)
+            error.add_note(f"what it had written could not be removed now: {failure}")
+        finally:
+            with self.run.lock:
+                self._end(error)
+
+    def _end(self, result: Checkpoint | CkptdError) -> None:
+        if isinstance(result, CkptdError):
+            log_failed(self.ref, result)
+            for claim in self.claims.values():
+                if not claim.planned.done():
+                    claim.planned.set_exception(result)
+            self.outcome.set_exception(result)
+        else:
+            self.outcome.set_result(result)
+        self.run.save_ended(self)
+
+
+def _settled_by_engine() -> Future:  # type: ignore[type-arg]
+    future: Future[object] = Future()
+    future.set_running_or_notify_cancel()
+    return future

@@ -1,0 +1,189 @@
+"""One save as a state machine: events in, effects out, and nothing else changes it. Pure.
+
+Tensor bytes never pass through here, and neither does time: both arrive as events. The diagram in
+``docs/session.md`` is drawn by running `step`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from ckptd.errors import CkptdError, ConflictError
+
+
+class Phase(Enum):
+    """How far a save has come. It only moves down this list, or to ABORTED while it still may."""
+
+    DECLARING = "declaring"  # ranks say what they bring; then it is planned
+    FILLING = "filling"  # ranks send their lanes
+    SEALED = "sealed"  # every shard is durable; its turn to commit has to come
+    COMMITTED = "committed"  # the index is in place: the checkpoint exists
+    PUBLISHED = "published"  # the state file names it: readers find it
+    ABORTED = "aborted"
+
+
+# Events.
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A rank has said what it brings."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The layout is made, and noted durably. `lanes` are the (rank, shard) that carry bytes."""
+
+    num_shards: int
+    lanes: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneEnded:
+    """All bytes of a lane have arrived, and their checksums agree."""
+
+    rank: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSealed:
+    """A shard is durable under its final key."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCame:
+    """Every save of the run that began earlier has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The index is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The state file that names this checkpoint is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It can't succeed any more: a rank is lost or late, the store refused, or somebody gave up."""
+
+    error: CkptdError
+
+
+Event = Declared | Planned | LaneEnded | ShardSealed | TurnCame | Committed | Published | Failed
+
+
+# Effects.
+
+
+@dataclass(frozen=True, slots=True)
+class MakePlan:
+    """Lay out what the ranks bring, note the save durably, open its shards; then `Planned`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Finish a shard; then `ShardSealed`."""
+
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitTurn:
+    """Wait until earlier saves have ended; then `TurnCame`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Write the index and the state file; then `Committed` and `Published`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the ranks and the watchers; then let retention clean up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Remove every trace, then tell the ranks why."""
+
+    error: CkptdError
+
+
+Effect = MakePlan | Seal | AwaitTurn | Commit | Announce | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is known of one save.
+
+    `unsealed` are the shards that are not durable yet, `owed` the lanes that have not ended. `committing`
+    holds from `TurnCame` on: then only the store can still end the save.
+    """
+
+    world_size: int
+    phase: Phase = Phase.DECLARING
+    declared: frozenset[int] = frozenset()
+    owed: frozenset[tuple[int, int]] = frozenset()
+    unsealed: frozenset[int] = frozenset()
+    committing: bool = False
+    error: CkptdError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.phase in (Phase.PUBLISHED, Phase.ABORTED)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Ranks that have not declared, ascending."""
+        return tuple(rank for rank in range(self.world_size) if rank not in self.declared)
+
+
+def step(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
+    """Apply one event; return the session after it and the work it calls for.
+
+    A repeated event changes nothing. Raises `ConflictError` for one that does not fit the phase.
+    """
+    match session.phase, event:
+        case Phase.DECLARING, Declared(rank) if 0 <= rank < session.world_size:
+            if rank in session.declared:
+                return session, ()
+            after = replace(session, declared=session.declared | {rank})
+            return after, () if after.missing else (MakePlan(),)
+        case Phase.DECLARING, Planned(num_shards, lanes) if not session.missing:
+            after = replace(session, phase=Phase.FILLING, owed=lanes, unsealed=frozenset(range(num_shards)))
+            filled = sorted(after.unsealed - {shard for _, shard in lanes})
+            return after, tuple(Seal(shard) for shard in filled)
+        case Phase.FILLING, LaneEnded(rank, shard):
+            if (rank, shard) not in session.owed:
+                return session, ()
+            after = replace(session, owed=session.owed - {(rank, shard)})
+            return after, () if any(other == shard for _, other in after.owed) else (Seal(shard),)
+        case Phase.FILLING, ShardSealed(shard):
+            after = replace(session, unsealed=session.unsealed - {shard})
+            if after.unsealed:
+                return after, ()
+            return replace(after, phase=Phase.SEALED), (AwaitTurn(),)
+        case Phase.SEALED, TurnCame():
+            return (session, ()) if session.committing else (replace(session, committing=True), (Commit(),))
+        case Phase.SEALED, Committed() if session.committing:
+            return replace(session, phase=Phase.COMMITTED), ()
+        case Phase.COMMITTED, Published():
+            return replace(session, phase=Phase.PUBLISHED), (Announce(),)
+        case ((Phase.DECLARING | Phase.FILLING | Phase.SEALED), Failed(error)):
+            return replace(session, phase=Phase.ABORTED, error=error), (Drop(error),)
+        case ((Phase.COMMITTED | Phase.PUBLISHED | Phase.ABORTED), Failed()):
+            return session, ()  # From the commit point on only forward; and an ended save ends once.
+        case ((Phase.SEALED | Phase.COMMITTED | Phase.PUBLISHED), LaneEnded()):
+            return session, ()
+        case _:
+            raise ConflictError(f"{event} does not fit a save that is {session.phase.value}")

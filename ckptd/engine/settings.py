@@ -1,0 +1,31 @@
+"""The bounds that the engine keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long the engine waits, and how much it does at once.
+
+    Attributes:
+        declare_timeout_s: from the first rank's declaration to the last's.
+        stall_timeout_s: how long a rank that owes bytes may send none.
+        lease_s: how long a lost connection may stay lost before its rank counts as gone.
+        shards: data shards per save; None for one per rank, at most `MAX_SHARDS`.
+        live_saves: saves of one run that may be under way at once.
+        threads: threads that seal, commit and clean up.
+        writers: addresses that plans name for every shard; empty means whoever answered.
+    """
+
+    declare_timeout_s: float = 30.0
+    stall_timeout_s: float = 30.0
+    lease_s: float = 5.0
+    shards: int | None = None
+    live_saves: int = 16
+    threads: int = 16
+    writers: tuple[str, ...] = ()
+
+
+MAX_SHARDS = 32  # by default; more are possible by asking for them

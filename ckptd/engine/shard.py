@@ -1,0 +1,188 @@
+"""Takes the bytes of a shard, lane by lane, and keeps the checksum of every segment.
+
+A lane is what one rank owes one shard, seen as one stream of bytes: its segments one after another. How much of it
+has arrived is therefore a single number, which is all that resuming a broken stream needs. Several lanes of a shard are
+filled at once, each under its own lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.engine.layout import Column, Layout
+from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError
+from ckptd.format import crc32c
+from ckptd.storage.base import ObjectWriter
+
+
+class LaneWriter:
+    """Writes one lane into its shard. Safe from any thread; calls of one lane take turns.
+
+    Attributes:
+        rank: the sender.
+        shard: where the bytes go.
+        size_bytes: of the whole lane.
+        progressed_at: when bytes last arrived, on the clock passed in.
+        ended: all bytes are here and their checksums agree.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        rank: int,
+        shard: int,
+        writer: ObjectWriter,
+        *,
+        now: Callable[[], float],
+        on_end: Callable[[], None],
+        on_failure: Callable[[CkptdError], None],
+    ) -> None:
+        """Start with nothing received.
+
+        Args:
+            layout: where everything of the save lies.
+            rank: the sender.
+            shard: where the bytes go.
+            writer: of the shard's object; shared by its lanes.
+            now: seconds on a forward-only clock.
+            on_end: called when the lane has ended.
+            on_failure: called with what makes the whole save impossible: the store failed, or a tensor is not what
+                was captured. The sender gets the same error.
+        """
+        self.rank = rank
+        self.shard = shard
+        self.segments: Column = layout.lane_segments[rank, shard]
+        self._layout = layout
+        self._writer = writer
+        self._now = now
+        self._on_end = on_end
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._ends: Column = np.cumsum(layout.segment_size[self.segments])  # in the lane
+        self._offsets: Column = layout.segment_offset[self.segments]  # in the shard
+        self.size_bytes = int(self._ends[-1])
+        self.crcs: NDArray[np.uint32] = np.zeros(len(self.segments), np.uint32)
+        self._compared = 0
+        self._received = 0
+        self._closed = False
+        self.ended = False
+        self.progressed_at = now()
+
+    @property
+    def received(self) -> int:
+        """Bytes of the lane from its start that need never be sent again."""
+        return self._received
+
+    def write(self, position: int, data: memoryview, crc: int) -> int:
+        """Take `data` for bytes `position` on of the lane; return how much has arrived.
+
+        What arrived before is ignored, so a chunk may be repeated. Raises `CorruptionError` when `data` has not
+        the checksum `crc`, `InvalidRequestError` when it would leave a gap or go past the end.
+        """
+        if crc32c.crc32c(data) != crc:
+            raise CorruptionError(
+                f"bytes of rank {self.rank} for shard {self.shard} were damaged on the way", offset=position
+            )
+        with self._lock:
+            self._check_open()
+            if position < 0 or position > self._received or position + len(data) > self.size_bytes:
+                raise InvalidRequestError(
+                    f"rank {self.rank} sent bytes for shard {self.shard} out of turn",
+                    expected=f"byte {self._received} of {self.size_bytes}",
+                    actual=f"bytes {position} to {position + len(data)}",
+                )
+            fresh = data[self._received - position :]
+            if len(fresh):
+                try:
+                    self._store(fresh, crc if len(fresh) == len(data) else crc32c.crc32c(fresh))
+                except CkptdError as error:
+                    self._on_failure(error)
+                    raise
+                self.progressed_at = self._now()
+            return self._received
+
+    def end(self, first_segment: int, crcs: bytes, last: bool) -> bool:
+        """Compare the checksums that were taken at capture, little-endian uint32 per segment from `first_segment` on.
+
+        Returns True when the lane has ended. Raises `CorruptionError` naming the tensor where they disagree.
+        """
+        with self._lock:
+            self._check_open()
+            if self.ended:
+                return True
+            if self._received != self.size_bytes or len(crcs) % 4 or first_segment not in (0, self._compared):
+                raise InvalidRequestError(
+                    f"rank {self.rank} ended its lane to shard {self.shard} too early",
+                    expected=f"{self.size_bytes} bytes",
+                    actual=f"{self._received} bytes",
+                )
+            captured = np.frombuffer(crcs, "<u4")
+            through = first_segment + len(captured)
+            if through > len(self.crcs) or (last and through < len(self.crcs)):
+                raise InvalidRequestError(
+                    f"rank {self.rank} sent the wrong number of checksums for shard {self.shard}",
+                    expected=len(self.crcs),
+                    actual=through,
+                )
+            differs = np.flatnonzero(captured != self.crcs[first_segment:through])
+            if len(differs):
+                self._refuse(first_segment + int(differs[0]), int(captured[differs[0]]))
+            self._compared = through
+            self.ended = last
+        if last:
+            self._on_end()
+        return last
+
+    def close(self) -> None:
+        """Take no more bytes; returns when no write is under way."""
+        with self._lock:
+            self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConflictError("the save is over: it takes no more bytes")
+
+    def _store(self, data: memoryview, crc: int) -> None:
+        at, end = self._received, self._received + len(data)
+        first = int(np.searchsorted(self._ends, at, side="right"))
+        if end <= self._ends[first]:  # One segment takes it all: its checksum is known already.
+            begin = int(self._ends[first - 1]) if first else 0
+            self._writer.write(int(self._offsets[first]) + at - begin, data)
+            self.crcs[first] = crc32c.combine(int(self.crcs[first]), crc, len(data))
+        else:
+            self._scatter(first, at, data)
+        self._received = end
+
+    def _scatter(self, segment: int, at: int, data: memoryview) -> None:
+        """Put `data` where its segments lie; neighbours in the shard go down in one write."""
+        run_begin, run_offset = 0, -1
+        taken = 0
+        while taken < len(data):
+            begin = int(self._ends[segment - 1]) if segment else 0
+            within = at + taken - begin
+            offset = int(self._offsets[segment]) + within
+            if run_offset < 0:
+                run_offset = offset
+            elif run_offset + taken - run_begin != offset:
+                self._writer.write(run_offset, data[run_begin:taken])
+                run_begin, run_offset = taken, offset
+            piece = data[taken : taken + int(self._ends[segment]) - at - taken]
+            self.crcs[segment] = crc32c.extend(int(self.crcs[segment]), piece)
+            taken += len(piece)
+            segment += 1
+        self._writer.write(run_offset, data[run_begin:])
+
+    def _refuse(self, segment: int, captured: int) -> None:
+        layout, row = self._layout, int(self.segments[segment])
+        name = layout.names[int(layout.entry_tensor[layout.segment_entry[row]])]
+        error = CorruptionError(
+            f"tensor {name!r} of rank {self.rank} is not what was captured",
+            expected=f"crc32c {captured:08x}",
+            actual=f"crc32c {int(self.crcs[segment]):08x}",
+        )
+        self._on_failure(error)
+        raise error

@@ -1,0 +1,34 @@
+"""How the engine says ranks, bytes and times in errors and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def describe_bytes(size: int) -> str:
+    """Return a size as people read it: ``12.3 MB``. Decimal units, as disks and networks are sold."""
+    amount, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 999.95:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def describe_ranks(ranks: Iterable[int], world_size: int) -> str:
+    """Return ranks as ranges: ``rank 3 of 4``, ``ranks 0-2 and 7 of 8``."""
+    ordered = sorted(ranks)
+    ranges: list[list[int]] = []
+    for rank in ordered:
+        if ranges and rank == ranges[-1][1] + 1:
+            ranges[-1][1] = rank
+        else:
+            ranges.append([rank, rank])
+    texts = [str(low) if low == high else f"{low}-{high}" for low, high in ranges]
+    listed = ", ".join(texts[:-1]) + (" and " if len(texts) > 1 else "") + texts[-1] if texts else "none"
+    return f"rank{'s' if len(ordered) != 1 else ''} {listed} of {world_size}"
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration as people read it: ``30 s``, ``0.25 s``."""
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.3g} s"

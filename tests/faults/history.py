@@ -1,0 +1,261 @@
+"""A run driven from the outside: what was begun, what was acknowledged, and what must therefore be on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ckptd.engine.catalog import Catalog
+from ckptd.engine.records import Record
+from ckptd.engine.retention import RetentionPolicy
+from ckptd.errors import CkptdError
+from ckptd.storage.local import LocalStore
+from tests.fakes.clock import HandClock
+from tests.fakes.disk import SimulatedDisk
+from tests.fakes.small_checkpoint import index_bytes, latest_in, listed_in, seed_of, shard_bytes
+
+ROOT = "/ckpts"
+RUN = "run"
+HERE = f"{ROOT}/{RUN}"
+MAX_TO_KEEP = 2
+
+FOREIGN = {
+    f"{HERE}/old-7.index": index_bytes(7, 1),
+    f"{HERE}/old-7.data-00000-of-00001": shard_bytes(7, 0),
+    f"{HERE}/m-90.data-00000-of-00002": b"a shard without an index, of someone else's save",
+    f"{HERE}/m-1.index.tempstate123": b"TensorFlow's rubbish",
+    f"{HERE}/notes.txt": b"do not delete",
+    f"{HERE}/.ckptd-notes": b"nor this",
+}
+
+
+def disk_with_foreign_files(**faults: object) -> SimulatedDisk:
+    disk = SimulatedDisk(**faults)  # type: ignore[arg-type]
+    for path, data in FOREIGN.items():
+        disk.add_file(path, data)
+    return disk
+
+
+class BrokenPromiseError(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class History:
+    """What the outside world knows of a run. `seed` tells one content of a step from another."""
+
+    max_to_keep: int = MAX_TO_KEEP  # 0 keeps all
+    acknowledged: dict[str, int] = field(default_factory=dict)  # prefix → seed, in the order of the acknowledgements
+    under_way: dict[str, set[int]] = field(default_factory=dict)  # also failed: nobody knows what became of them
+    deleted: set[str] = field(default_factory=set)
+    pinned: set[str] = field(default_factory=set)
+    failures: list[CkptdError] = field(default_factory=list)
+
+    def facts(self) -> tuple[object, ...]:
+        return (*self.acknowledged.items(), repr(self.under_way), *sorted(self.deleted), *sorted(self.pinned))
+
+    def check(self, files: Mapping[str, bytes]) -> None:
+        """Raise `BrokenPromiseError` unless `files` keeps every promise that was made so far."""
+        try:
+            self._check(files)
+        except AssertionError as error:
+            raise BrokenPromiseError(f"{error} [{self}]") from error
+
+    def _check(self, files: Mapping[str, bytes]) -> None:
+        for path, data in FOREIGN.items():
+            assert files.get(path) == data, f"the foreign file {path} was touched"
+        latest = latest_in(files, HERE)
+        if latest is None:
+            assert not self.acknowledged, "acknowledged, and there is no state file"
+            return
+        listed = listed_in(files, HERE)
+        for prefix in listed:
+            seed = seed_of(files, prefix)  # complete, every byte and checksum
+            known = {self.acknowledged.get(prefix)} | self.under_way.get(prefix, set())
+            assert seed in known, f"{prefix} holds {seed}, which nobody saved"
+        newest = next(reversed(self.acknowledged), None)
+        assert latest in (newest, *self.under_way), f"{latest} is latest, not {newest}"
+        # A save that failed may have got through all the same, and then it counts for retention.
+        num_unknown = sum(prefix not in self.acknowledged for prefix in listed)
+        order = [prefix for prefix in self.acknowledged if prefix != latest and prefix not in self.pinned]
+        order += [latest] if latest in self.acknowledged else []
+        num_gone = max(0, len(order) - self.max_to_keep + num_unknown) if self.max_to_keep else 0
+        for prefix in [*order[num_gone:], *self.pinned]:
+            if prefix not in self.deleted:
+                seed_of(files, prefix)
+
+    def check_nothing_left_over(self, files: Mapping[str, bytes]) -> None:
+        """Raise `BrokenPromiseError` if there is a file that no checkpoint needs, and that nobody else brought."""
+        whole = {path.removesuffix(".index") for path in files if path.endswith(".index")}
+        ours = [path for path in whole if path + ".index" not in FOREIGN and path not in self.pinned]
+        if self.max_to_keep and len(ours) > self.max_to_keep:
+            raise BrokenPromiseError(f"retention keeps {self.max_to_keep}, and there are {sorted(ours)} [{self}]")
+        for path in files.keys() - FOREIGN.keys():
+            name = path.removeprefix(HERE + "/")
+            if name == "checkpoint":
+                continue
+            if name.startswith(".ckptd/"):
+                wanted = HERE + "/" + name.removeprefix(".ckptd/").rpartition(".json")[0].rpartition(".")[0] in whole
+            elif ".data-" in name:
+                prefix, _, rest = path.rpartition(".data-")
+                wanted = prefix in whole and f".data-{rest}" in _shards(files, prefix)
+            else:
+                wanted = name.endswith((".index", ".meta")) and path.rpartition(".")[0] in whole
+            if not wanted:
+                raise BrokenPromiseError(f"{path} is left over [{self}]")
+
+
+def _shards(files: Mapping[str, bytes], prefix: str) -> set[str]:
+    from ckptd.format.index import Index
+
+    count = Index.decode(files[prefix + ".index"]).num_shards
+    return {f".data-{shard:05d}-of-{count:05d}" for shard in range(count)}
+
+
+class Trainer:
+    """Saves through a catalog as a coordinator does, and tells the history."""
+
+    def __init__(
+        self,
+        disk: SimulatedDisk,
+        history: History,
+        *,
+        catalog: type[Catalog] = Catalog,
+        shards_after_index: bool = False,
+        on_step: Callable[[str], None] | None = None,
+    ) -> None:
+        self.history = history
+        self.clock = HandClock(1_600_000_000.0 + 10 * len(history.acknowledged))
+        self.store = LocalStore(ROOT, disk=disk)
+        self.shards_after_index = shards_after_index
+        self.catalog = catalog(
+            self.store,
+            RUN,
+            clock=self.clock,
+            policy=RetentionPolicy(max_to_keep=history.max_to_keep),
+            on_step=on_step or (lambda step: None),
+        )
+        self.recovery = self.catalog.recover()
+
+    def save(self, step: int, seed: int | None = None, *, overwrite: bool = False, meta: bytes | None = None) -> None:
+        """Save and acknowledge; on an error abandon, and note the error."""
+        seed = step if seed is None else seed
+        prefix = f"{HERE}/m-{step}"
+        self.clock.advance(10)
+        self.history.under_way.setdefault(prefix, set()).add(seed)
+        record = None
+        try:
+            record = self.begin(step, seed, meta is not None)
+            if not self.shards_after_index:
+                self.write_shards(record, seed)
+            index = index_bytes(seed, record.num_shards)
+            self.catalog.commit(record, index, meta, overwrite=overwrite, duration_s=0.5)
+            if self.shards_after_index:
+                self.write_shards(record, seed)
+        except CkptdError as error:
+            self.failures(error)
+            if record is not None:
+                self.abandon(record)
+            return
+        self.history.acknowledged.pop(prefix, None)
+        self.history.acknowledged[prefix] = seed
+        del self.history.under_way[prefix]
+        self.catalog.retire()
+
+    def abort_a_save(self, step: int, seed: int) -> None:
+        """Begin a save and give it up with one shard finished and one half written."""
+        prefix = f"{HERE}/m-{step}"
+        self.history.under_way.setdefault(prefix, set()).add(seed)
+        record = None
+        try:
+            record = self.begin(step, seed, False)
+            writers = [self.store.create(key, 100) for key in record.shard_keys]
+            writers[0].finish()
+            writers[1].write(0, b"half")
+            writers[1].abort()
+        except CkptdError as error:
+            self.failures(error)
+        if record is not None:
+            self.abandon(record)
+
+    def pin(self, step: int) -> None:
+        if f"{HERE}/m-{step}" not in self.history.acknowledged:
+            return
+        try:
+            self.catalog.pin(step)
+        except CkptdError as error:
+            self.failures(error)
+        else:
+            self.history.pinned.add(f"{HERE}/m-{step}")
+
+    def delete(self, step: int) -> None:
+        prefix, latest = f"{HERE}/m-{step}", self.catalog.latest()
+        if prefix not in self.history.acknowledged or (latest is not None and latest.prefix == prefix):
+            return
+        self.history.deleted.add(f"{HERE}/m-{step}")
+        try:
+            self.catalog.delete(step)
+        except CkptdError as error:
+            self.failures(error)
+
+    def begin(self, step: int, seed: int, has_meta: bool) -> Record:
+        count = self.catalog.choose_num_shards("m", step, 2)
+        sizes = [len(shard_bytes(seed, shard)) for shard in range(count)]
+        record = self.catalog.draft("m", step, save_id=f"s{seed}-{count}", shard_sizes=sizes, meta_graph=has_meta)
+        self.catalog.begin(record)
+        return record
+
+    def write_shards(self, record: Record, seed: int) -> None:
+        writers = [
+            self.store.create(key, size) for key, size in zip(record.shard_keys, record.shard_sizes, strict=True)
+        ]
+        try:
+            for shard, writer in enumerate(writers):
+                writer.write(0, shard_bytes(seed, shard))
+                writer.finish()
+        except CkptdError:
+            for writer in writers:
+                writer.abort()
+            raise
+
+    def abandon(self, record: Record) -> None:
+        try:
+            self.catalog.abandon(record)
+        except CkptdError as error:
+            self.failures(error)
+
+    def failures(self, error: CkptdError) -> None:
+        assert type(error) is not CkptdError, "every error says who must act"
+        self.history.failures.append(error)
+
+
+def saves_with_retention(trainer: Trainer) -> None:
+    for step in (1, 2, 3):
+        trainer.save(step)
+    trainer.save(4, meta=b"graph")
+
+
+def an_overwrite(trainer: Trainer) -> None:
+    trainer.save(1, meta=b"graph")
+    trainer.save(2)
+    trainer.save(1, 11, overwrite=True)
+    trainer.save(1, 111, overwrite=True, meta=b"graph")
+
+
+def an_abort(trainer: Trainer) -> None:
+    trainer.save(1)
+    trainer.abort_a_save(2, 2)
+    trainer.save(2, 22)
+
+
+def pins_and_deletes(trainer: Trainer) -> None:
+    trainer.save(1)
+    trainer.pin(1)
+    trainer.save(2)
+    trainer.save(3)
+    trainer.delete(2)
+    trainer.save(4)
+    trainer.save(5)
+
+
+STORIES = [saves_with_retention, an_overwrite, an_abort, pins_and_deletes]
