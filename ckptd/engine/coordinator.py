@@ -20,6 +20,7 @@ from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.readers import Readers
 from ckptd.engine.run import Heard, Run
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import Settings
@@ -68,8 +69,10 @@ class Coordinator:
         self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
         self._lock = threading.Lock()
         self._runs: dict[str, Run] = {}
+        self._gates: dict[str, threading.Lock] = {}  # of runs that are being opened
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
         self._manifests_bytes = 0
+        self._readers = Readers()
         self._root_lock: Lock | None = None
         self._workers = Workers(self.settings.threads)
         self._closing = False
@@ -248,6 +251,10 @@ class Coordinator:
         """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that."""
         return self._run(run).subscribe(heard)
 
+    def note_read(self, key: str) -> None:
+        """Note that an object is being read through us; retention spares its checkpoint for as long as that goes on."""
+        self._readers.note(key, self.clock.boot_s())
+
     def runs(self) -> list[RunView]:
         """Describe every open run, by name."""
         return [run.view() for run in self._open_runs()]
@@ -261,22 +268,44 @@ class Coordinator:
     def _run(self, name: str) -> Run:
         names.check_run_name(name)
         with self._lock:
-            run = self._runs.get(name)
-            if run is not None:
-                return run
-            if self._closing:
-                raise UnavailableError("the daemon is stopping")
-            owner = None
-            if not self._owns_root:
-                owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder)
-            run = Run(name, self.store, settings=self.settings, clock=self.clock, workers=self._workers, owner=owner)
-            try:
-                run.open()
-            except BaseException:
-                run.close()
-                raise
-            self._runs[name] = run
+            known = self._runs.get(name)
+            if known is not None:
+                return known
+            gate = self._gates.setdefault(name, threading.Lock())
+        with gate:  # opening one run must not hold up the others
+            with self._lock:
+                known = self._runs.get(name)
+                if known is not None:
+                    return known
+                if self._closing:
+                    raise UnavailableError("the daemon is stopping")
+                if len(self._runs) >= self.settings.open_runs:
+                    raise UnavailableError(f"{len(self._runs)} runs are open: no more can be until the daemon restarts")
+            run = self._open_run(name)
+            with self._lock:
+                self._runs[name] = run
+                self._gates.pop(name, None)
             return run
+
+    def _open_run(self, name: str) -> Run:
+        owner = None
+        if not self._owns_root:
+            owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder)
+        run = Run(
+            name,
+            self.store,
+            settings=self.settings,
+            clock=self.clock,
+            workers=self._workers,
+            readers=self._readers,
+            owner=owner,
+        )
+        try:
+            run.open()
+        except BaseException:
+            run.close()
+            raise
+        return run
 
     def _run_if_there(self, name: str) -> Run | None:
         """Return the run if it is open or stored, so that asking for any name does not make runs."""

@@ -18,6 +18,7 @@ from ckptd.engine.layout import Assignment, Layout
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
 from ckptd.engine.plan import plan
+from ckptd.engine.readers import Readers
 from ckptd.engine.retention import RetentionPolicy
 from ckptd.engine.save import Save
 from ckptd.engine.session import Phase
@@ -45,7 +46,15 @@ class Run:
     """
 
     def __init__(
-        self, name: str, store: Store, *, settings: Settings, clock: Clock, workers: Workers, owner: Lock | None
+        self,
+        name: str,
+        store: Store,
+        *,
+        settings: Settings,
+        clock: Clock,
+        workers: Workers,
+        readers: Readers,
+        owner: Lock | None,
     ) -> None:
         self.name = name
         self.store = store
@@ -57,6 +66,7 @@ class Run:
         self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options))
         self.last_error = ""
         self._workers = workers
+        self._readers = readers
         self._owner = owner
         self._membership = Membership(settings.lease_s)
         self._live: list[Save] = []  # in the order in which they began
@@ -236,7 +246,7 @@ class Run:
                 logger.exception("a watcher of %s failed", self.name)
         try:
             with self.catalog_lock:
-                self.catalog.retire()
+                self.catalog.retire(self.in_use())
                 self.look()
         except CkptdError as error:
             # The save is done and told; what could not be removed is found again after the next one.
@@ -255,6 +265,10 @@ class Run:
     def look(self) -> None:
         """Remember what the catalog holds, so that who asks never waits for the store; the catalog's lock is held."""
         self._checkpoints, self._latest = tuple(self.catalog.checkpoints()), self.catalog.latest()
+
+    def in_use(self) -> set[str]:
+        """Return the prefixes of checkpoints that somebody reads through us."""
+        return {self.store.location(prefix) for prefix in self._readers.in_use(self.clock.boot_s())}
 
     def pin(self, step: int, pinned: bool) -> Checkpoint:
         """Keep a checkpoint whatever retention says, or no longer."""

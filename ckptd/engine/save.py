@@ -56,6 +56,9 @@ class Surroundings(Protocol):
     def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
         """Plan, or return the plan of an equal save."""
 
+    def in_use(self) -> set[str]:
+        """Return the prefixes of checkpoints that somebody reads."""
+
     def look(self) -> None:
         """Show what the catalog holds now to who asks; called with the catalog's lock held."""
 
@@ -321,6 +324,7 @@ class Save:
                         self._meta_graph,
                         overwrite=self.first.overwrite,
                         duration_s=self.run.clock.boot_s() - self.began_at,
+                        in_use=self.run.in_use(),
                     )
                 except CkptdError as error:
                     checkpoint = self._after_failed_commit(record, error)

@@ -14,6 +14,7 @@ class Settings:
         stall_timeout_s: how long a rank that owes bytes may send none.
         lease_s: how long a lost connection may stay lost before its rank counts as gone.
         shards: data shards per save; None for one per rank, at most `MAX_SHARDS`.
+        open_runs: runs at once; a name that anybody may choose must not fill the memory.
         live_saves: saves of one run that may be under way at once.
         threads: threads that seal, commit and clean up.
         writers: addresses that plans name for every shard; empty means whoever answered.
@@ -23,6 +24,7 @@ class Settings:
     stall_timeout_s: float = 30.0
     lease_s: float = 5.0
     shards: int | None = None
+    open_runs: int = 4096
     live_saves: int = 16
     threads: int = 16
     writers: tuple[str, ...] = ()

@@ -51,6 +51,7 @@ class ReadService:
         key = convert.key_from_wire(request.key)
         stall_s = self._flow.limits.stall_s
         async with self._flow.read_streams.hold(call.peer, 1, patience_s=stall_s):
+            self._coordinator.note_read(key)
             stat = await self._pools.control(self._coordinator.store.stat, key)
             at, end = _range(request, stat)
             described = read_pb2.ReadReply(
@@ -63,6 +64,7 @@ class ReadService:
                 at += size
 
     def _block(self, key: str, offset: int, size: int) -> bytes:
+        self._coordinator.note_read(key)
         data = bytearray(size)
         self._coordinator.store.read_into(key, offset, memoryview(data))
         return chunks.encode_block(data)

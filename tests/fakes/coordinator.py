@@ -56,6 +56,7 @@ class FakeCoordinator:
         self.store = MemoryStore("fake")
         self.settings = Settings()
         self.root_id = "the-root"
+        self.read_keys = []
         self.lock = threading.Lock()
         self.members = {}
         self.told = []  # what was told about members, in order
@@ -160,6 +161,9 @@ class FakeCoordinator:
     def subscribe(self, run, heard):
         self.listeners.setdefault(run, []).append(heard)
         return lambda: self.listeners[run].remove(heard) if heard in self.listeners[run] else None
+
+    def note_read(self, key):
+        self.read_keys.append(key)
 
     def runs(self):
         return [

@@ -11,6 +11,8 @@ One line is one act, with times wound by hand:
     latest 5 | latest nothing        what the state file names, read back bit for bit
     clean                            no bytes of ended saves are left
     pin 3 | unpin 3 | delete 3
+    read 3                           somebody reads a checkpoint through the daemon
+    kept 3 | gone 3                  its files are there and verify, or none of them is
     restart                          the daemon goes and comes again
     refused "text": <line>           the line fails at once, with that text
 """
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ckptd
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.restore import Bundle
@@ -153,6 +156,19 @@ class Stage:
 
     def do_delete(self, words: list[str]) -> None:
         self.coordinator.delete("runs/r", int(words[0]))
+
+    def do_read(self, words: list[str]) -> None:
+        self.coordinator.note_read(f"runs/r/model.ckpt-{words[0]}.index")
+
+    def do_kept(self, words: list[str]) -> None:
+        assert self.coordinator.settle(WAIT_S)
+        for step in words:
+            assert ckptd.verify(str(self.root / f"runs/r/model.ckpt-{step}")).ok
+
+    def do_gone(self, words: list[str]) -> None:
+        assert self.coordinator.settle(WAIT_S)
+        for step in words:
+            assert not list((self.root / "runs/r").glob(f"model.ckpt-{step}.*"))
 
     def do_restart(self, words: list[str]) -> None:
         self.coordinator.close()

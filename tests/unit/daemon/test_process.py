@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 
 import numpy as np
 import pytest
+import trustme
 
 from ckptd.errors import SessionAbortedError, UnavailableError
 from ckptd.format.index import Index
@@ -209,35 +209,28 @@ def test_a_token_is_needed_once_there_is_one_and_never_shown(serve, tmp_path):
     assert "tr1cky" not in daemon.log.read_text()
 
 
-def certificate(directory, name, *, ca=None):
-    """Make a key and a certificate for localhost, signed by `ca` or by itself."""
-    key, cert = directory / f"{name}.key", directory / f"{name}.pem"
-    signer = [] if ca is None else ["-CA", str(directory / f"{ca}.pem"), "-CAkey", str(directory / f"{ca}.key")]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-         "-keyout", str(key), "-out", str(cert), *signer],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
-    return cert, key
-
-
 def test_tls_with_client_certificates_lets_in_nobody_else(serve, tmp_path):
-    cert, key = certificate(tmp_path, "daemon")
-    own, _ = certificate(tmp_path, "authority")
-    client, client_key = certificate(tmp_path, "client", ca="authority")
+    ours, theirs = trustme.CA(), trustme.CA()
+    cert, key, own = (tmp_path / name for name in ("daemon.pem", "daemon.key", "authority.pem"))
+    for issued, path in zip(pem_of(ours.issue_cert("localhost", "127.0.0.1")), (cert, key), strict=True):
+        path.write_bytes(issued)
+    own.write_bytes(theirs.cert_pem.bytes())
     daemon = serve(
         "--listen", "grpcs://127.0.0.1:0", "--tls-cert", str(cert), "--tls-key", str(key), "--client-ca", str(own)
     ).ready()
     assert daemon.listening[0].startswith("grpcs://127.0.0.1:")
-    trusted = cert.read_bytes()
-    mine = (client.read_bytes(), client_key.read_bytes())
+    trusted = ours.cert_pem.bytes()
+    mine = pem_of(theirs.issue_cert("client"))
     assert health_of(daemon.channel(ca=trusted, client_certificate=mine)) == 1
-    stranger = certificate(tmp_path, "stranger")
-    strangers = (stranger[0].read_bytes(), stranger[1].read_bytes())
+    strangers = pem_of(trustme.CA().issue_cert("client"))
     for credentials in ({"ca": trusted}, {"ca": trusted, "client_certificate": strangers}, {"ca": own.read_bytes()}):
         error = caught(lambda credentials=credentials: health_of(daemon.channel(**credentials), timeout=5))
         assert isinstance(error, UnavailableError), error
+
+
+def pem_of(issued: trustme.LeafCert) -> tuple[bytes, bytes]:
+    """A certificate chain and its key."""
+    return b"".join(one.bytes() for one in issued.cert_chain_pems), issued.private_key_pem.bytes()
 
 
 def test_status_is_shown_as_a_table_and_as_json(serve):

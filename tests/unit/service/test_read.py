@@ -33,6 +33,7 @@ def read(served, key=KEY, offset=0, size=-1):
 )
 def test_a_byte_range_arrives_after_the_object_s_description(stored, offset, size):
     described, *blocks = read(stored, offset=offset, size=size)
+    assert set(stored.coordinator.read_keys) == {KEY}
     stat = stored.coordinator.store.stat(KEY)
     assert (described.object_size, described.version) == (len(DATA), stat.version)
     wanted = DATA[offset:] if size == -1 else DATA[offset : offset + size]

@@ -1,0 +1,46 @@
+"""Which checkpoints are being read through us: retention leaves them until their readers are done.
+
+A reader says nothing when it begins or ends, it just asks for ranges of objects, so whoever asked lately counts.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from ckptd.format import names
+
+READING_S = 30.0
+"""How long after its last question a reader still counts."""
+
+
+class Readers:
+    """When each prefix was last read, in seconds on a forward-only clock. Safe from any thread."""
+
+    def __init__(self) -> None:
+        """Start with nobody reading."""
+        self._lock = threading.Lock()
+        self._read_at: dict[str, float] = {}
+
+    def note(self, key: str, now: float) -> None:
+        """Note that the object at `key` is being read."""
+        prefix = prefix_of(key)
+        if prefix is not None:
+            with self._lock:
+                self._read_at[prefix] = now
+
+    def in_use(self, now: float) -> set[str]:
+        """Return the prefixes, as keys, that somebody still reads."""
+        with self._lock:
+            self._read_at = {prefix: at for prefix, at in self._read_at.items() if now - at < READING_S}
+            return set(self._read_at)
+
+
+def prefix_of(key: str) -> str | None:
+    """Return the prefix of the checkpoint that the object belongs to; None for a state file and what is not ours."""
+    shard = names.parse_shard_key(key)
+    if shard is not None:
+        return shard[0]
+    for suffix in (names.INDEX_SUFFIX, ".meta"):
+        if key.endswith(suffix):
+            return key.removesuffix(suffix)
+    return None
