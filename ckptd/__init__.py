@@ -1,0 +1,96 @@
+"""ckptd: checkpoints of distributed training, in TensorFlow's V2 format, whole or not at all.
+
+Names are loaded when they are first used: `import ckptd` costs nothing, and tools that only read never load gRPC.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckptd.client.checkpointer import Checkpointer
+    from ckptd.client.finding import checkpoint_exists, checkpoints_iterator, get_checkpoint_state, latest_checkpoint
+    from ckptd.client.pending import PendingSave
+    from ckptd.client.reader import CheckpointReader, list_variables, load_checkpoint, load_variable, verify
+    from ckptd.client.slice import Slice
+    from ckptd.client.writing import save_checkpoint
+    from ckptd.engine.checkpoint import Checkpoint
+    from ckptd.engine.verify import Problem, Report
+    from ckptd.errors import (
+        CkptdError,
+        ConflictError,
+        CorruptionError,
+        InvalidRequestError,
+        NotFoundError,
+        NotPermittedError,
+        SessionAbortedError,
+        StorageFullError,
+        UnavailableError,
+    )
+    from ckptd.format.state_file import CheckpointState
+    from ckptd.storage.base import Durability
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointReader",
+    "CheckpointState",
+    "Checkpointer",
+    "CkptdError",
+    "ConflictError",
+    "CorruptionError",
+    "Durability",
+    "InvalidRequestError",
+    "NotFoundError",
+    "NotPermittedError",
+    "PendingSave",
+    "Problem",
+    "Report",
+    "SessionAbortedError",
+    "Slice",
+    "StorageFullError",
+    "UnavailableError",
+    "checkpoint_exists",
+    "checkpoints_iterator",
+    "get_checkpoint_state",
+    "latest_checkpoint",
+    "list_variables",
+    "load_checkpoint",
+    "load_variable",
+    "save_checkpoint",
+    "verify",
+]
+
+_HOMES = {
+    "Checkpoint": "ckptd.engine.checkpoint",
+    "CheckpointReader": "ckptd.client.reader",
+    "CheckpointState": "ckptd.format.state_file",
+    "Checkpointer": "ckptd.client.checkpointer",
+    "Durability": "ckptd.storage.base",
+    "PendingSave": "ckptd.client.pending",
+    "Problem": "ckptd.engine.verify",
+    "Report": "ckptd.engine.verify",
+    "Slice": "ckptd.client.slice",
+    "checkpoint_exists": "ckptd.client.finding",
+    "checkpoints_iterator": "ckptd.client.finding",
+    "get_checkpoint_state": "ckptd.client.finding",
+    "latest_checkpoint": "ckptd.client.finding",
+    "list_variables": "ckptd.client.reader",
+    "load_checkpoint": "ckptd.client.reader",
+    "load_variable": "ckptd.client.reader",
+    "save_checkpoint": "ckptd.client.writing",
+    "verify": "ckptd.client.reader",
+} | {name: "ckptd.errors" for name in __all__ if name.endswith("Error")}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'ckptd' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,333 @@
+"""`Checkpointer`: save, restore, latest. The public face of ckptd in a training program."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from ckptd.client import options
+from ckptd.client.buffers import BufferPool
+from ckptd.client.deadline import Deadline
+from ckptd.client.direct import DirectTransport
+from ckptd.client.finding import as_text
+from ckptd.client.pending import PendingSave
+from ckptd.client.remote import RemoteTransport, this_member
+from ckptd.client.restoring import Array, restore
+from ckptd.client.saving import carry_out
+from ckptd.client.snapshot import Snapshot
+from ckptd.client.transport import SaveRequest, Transport
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import RunOptions
+from ckptd.engine.manifest import Manifest
+from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
+from ckptd.format import names as naming
+from ckptd.wire import addresses
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
+MAX_SNAPSHOTS = 2
+"""Saves under way at once: each holds a copy of the arrays."""
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one run, as one rank of it. Any thread may use it.
+
+    Nothing is opened before the first call that needs it: a program may create a `Checkpointer`, fork, and use it in
+    the child. Saves under way keep the interpreter from ending before they have.
+
+    An error of a save that nobody has asked for, through its `PendingSave`, is raised by the next call.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        run: str,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        name: str = "model.ckpt",
+        max_to_keep: int | None = 5,
+        keep_checkpoint_every_n_hours: float = 10000.0,
+        pad_step_number: bool = False,
+        latest_filename: str = "checkpoint",
+        timeout_s: float = 600.0,
+        token: str | None = None,
+        ca: str | bytes | None = None,
+    ) -> None:
+        """Describe the run; nothing is connected yet.
+
+        Args:
+            address: a daemon's (``grpc://host:port``, ``grpcs://host:port``, ``unix:///path``, ``host:port``), or the
+                path or URL of a store for direct mode, which is for one rank.
+            run: the run's directory below the daemon's root or below the store: ``runs/mnist``.
+            rank: of this process; default: the environment's RANK, else 0.
+            world_size: number of processes that save together; default: the environment's WORLD_SIZE, else 1.
+            name: base name of the checkpoints.
+            max_to_keep: how many of the newest are kept; None or 0 keeps all.
+            keep_checkpoint_every_n_hours: beyond that, one per so many hours stays for good.
+            pad_step_number: write steps with eight digits.
+            latest_filename: the state file's name.
+            timeout_s: the bound of every wait, and of a whole save from its first declaration.
+            token: shown to the daemon.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+
+        Raises:
+            InvalidRequestError: for anything above that can't be right.
+        """
+        rank = options.from_environment("RANK", 0) if rank is None else rank
+        world_size = options.from_environment("WORLD_SIZE", 1) if world_size is None else world_size
+        if not 0 <= rank < world_size:
+            raise InvalidRequestError("rank out of range", expected=f"0 to {world_size - 1}", actual=rank)
+        if not timeout_s > 0:
+            raise InvalidRequestError("timeout_s is a number of seconds above zero", actual=timeout_s)
+        if max_to_keep is not None and max_to_keep < 0:
+            raise InvalidRequestError("max_to_keep can't be negative", actual=max_to_keep)
+        self.run = naming.check_run_name(run)
+        self.rank = rank
+        self.world_size = world_size
+        self.timeout_s = timeout_s
+        run_options = RunOptions(
+            name=naming.check_checkpoint_name(name),
+            max_to_keep=max_to_keep or None,
+            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
+            pad_step_number=pad_step_number,
+            latest_filename=options.check_latest_filename(latest_filename),
+        )
+        address = as_text(address)
+        member = this_member(rank, world_size)
+        self._transport: Transport
+        if addresses.is_daemon(address):
+            self._transport = RemoteTransport(
+                address, run, member, run_options, timeout_s=timeout_s, token=token, ca=options.read_ca(ca)
+            )
+        else:
+            self._transport = DirectTransport(address, run, member, run_options)
+        self._lock = threading.Lock()
+        self._pool = BufferPool(keep=MAX_SNAPSHOTS)
+        self._pending: list[PendingSave] = []
+        self._manifest: Manifest | None = None
+        self._last_planned = threading.Event()
+        self._last_planned.set()
+        self._is_closed = False
+
+    def save(
+        self, step: int | None, arrays: Mapping[str, Any], *, meta_graph: bytes | None = None, overwrite: bool = False
+    ) -> PendingSave:
+        """Begin to save `arrays` as checkpoint `step`; return once they may be changed again.
+
+        Every rank calls this with the same step and the parts that it holds; a tensor that several ranks hold whole is
+        written once. At most two saves are under way at a time: a third waits for the first, because each holds a copy.
+
+        Args:
+            step: the training step; None for a checkpoint without one.
+            arrays: name → numpy array, number, string(s), torch tensor, jax array or anything with ``__array__`` or
+                ``__dlpack__``; `Slice` for a part of a larger tensor, or a list of them.
+            meta_graph: bytes for a ``.meta`` file beside the checkpoint; rank 0's count.
+            overwrite: replace a checkpoint of this step, which is refused otherwise.
+
+        Returns:
+            The save under way; its `result` is durable.
+
+        Raises:
+            InvalidRequestError: naming the tensor that can't be saved.
+            UnavailableError: the save before the last has not ended within `timeout_s`.
+        """
+        self._check_open()
+        self._raise_unseen()
+        step = None if step is None else options.check_step(step)
+        if meta_graph is not None and not isinstance(meta_graph, bytes):
+            raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
+        self._wait_for_room()
+        snapshot = Snapshot.take(arrays, self._pool, self._manifest)
+        request = SaveRequest(step, uuid.uuid4().hex, meta_graph, overwrite, self.timeout_s)
+        pending = PendingSave(step)
+        with self._lock:
+            self._manifest = snapshot.manifest
+            previous, planned = self._last_planned, threading.Event()
+            self._last_planned = planned
+            self._pending.append(pending)
+        # Not a daemon thread: the interpreter waits for it, so that a program's last save is not lost by its end.
+        threading.Thread(
+            target=self._carry, args=(pending, request, snapshot, previous, planned), name=f"ckptd-save-{step}"
+        ).start()
+        return pending
+
+    def wait(self) -> None:
+        """Wait for all saves of this object; raise the first error that nobody has asked for.
+
+        Raises:
+            UnavailableError: when one has not ended within `timeout_s`; it goes on.
+        """
+        self._wait_for_all()
+        self._raise_unseen()
+
+    def restore(
+        self,
+        step: int | None = None,
+        names: Sequence[str] | Mapping[str, str] | None = None,
+        slices: Mapping[str, tuple[Sequence[int], Sequence[int]]] | None = None,
+        into: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Read a checkpoint, however many ranks wrote it and however it was sliced.
+
+        Bytes come straight from disk where this host sees the daemon's directory, else through the daemon; every
+        stored piece that is read whole is verified.
+
+        Args:
+            step: which one; None for the latest.
+            names: the tensors wanted, or a mapping of stored names to the names wanted here; None for all.
+            slices: wanted name → (start, shape) of the box to read instead of the whole tensor.
+            into: wanted name → array to fill; it is what is returned then. Shape and dtype have to agree.
+
+        Returns:
+            Wanted name → array, owned by the caller; strings as object arrays of `bytes`.
+
+        Raises:
+            NotFoundError: no such checkpoint, or tensor, with the names that come near.
+            InvalidRequestError: a box leaves its tensor, or an array of `into` does not fit; both shapes are told.
+            CorruptionError: the bytes are wrong.
+        """
+        self._check_open()
+        self._raise_unseen()
+        return restore(self._transport, self.run, step, names, slices, into)
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest complete checkpoint of the run, None if there is none yet."""
+        self._check_open()
+        self._raise_unseen()
+        located = self._transport.latest()
+        return None if located is None else located.checkpoint
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoints of the run, oldest first."""
+        self._check_open()
+        self._raise_unseen()
+        return [located.checkpoint for located in self._transport.checkpoints()]
+
+    def pin(self, step: int) -> Checkpoint:
+        """Keep this checkpoint whatever retention says. May be repeated."""
+        self._check_open()
+        return self._transport.set_pinned(step, True)
+
+    def unpin(self, step: int) -> Checkpoint:
+        """Leave this checkpoint to retention again. May be repeated."""
+        self._check_open()
+        return self._transport.set_pinned(step, False)
+
+    def delete(self, step: int) -> None:
+        """Delete a checkpoint; it is durably gone on return."""
+        self._check_open()
+        self._transport.delete(step)
+
+    def watch(self) -> Iterator[Checkpoint]:
+        """Yield the newest checkpoint, if there is one, then each newer one, until `close`.
+
+        Only ever goes forward. Whoever is slow misses some in between, and never the newest.
+        """
+        self._check_open()
+        return self._transport.watch()
+
+    def close(self) -> None:
+        """Wait for the saves under way, leave the run, free everything. May be repeated.
+
+        Raises:
+            CkptdError: what ended a save, if nobody has asked; everything is freed all the same.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        try:
+            self._wait_for_all()
+        finally:
+            self._transport.close()
+            self._pool.clear()
+        self._raise_unseen()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except CkptdError as failure:
+            if error is None:
+                raise
+            # The error that ended the program says more than the save that ended with it.
+            if hasattr(error, "add_note"):
+                error.add_note(f"while closing the Checkpointer: {failure}")
+
+    def _carry(
+        self,
+        pending: PendingSave,
+        request: SaveRequest,
+        snapshot: Snapshot,
+        previous: threading.Event,
+        planned: threading.Event,
+    ) -> None:
+        """Carry one save out, in a thread of its own, after the save before it has been declared."""
+        checkpoint: Checkpoint | None = None
+        error: CkptdError | None = None
+        try:
+            if not previous.wait(self.timeout_s):
+                raise UnavailableError(f"{pending} could not begin: the one before it was not planned in time")
+            checkpoint = carry_out(self._transport, request, snapshot, planned.set)
+        except CkptdError as failure:
+            error = failure
+        except Exception as failure:  # it has to reach the caller, who is in another thread
+            error = CkptdError(f"a bug in ckptd ended {pending}: {failure!r}")
+            error.__cause__ = failure
+        finally:
+            planned.set()
+            snapshot.release()
+        if checkpoint is not None:
+            pending.finish(checkpoint)
+        else:
+            pending.fail(error or CkptdError(f"{pending} was interrupted"))
+
+    def _wait_for_room(self) -> None:
+        deadline = Deadline(self.timeout_s)
+        while True:
+            with self._lock:
+                under_way = [pending for pending in self._pending if not pending.done()]
+            if len(under_way) < MAX_SNAPSHOTS:
+                return
+            if not under_way[0].wait(deadline.remaining_s):
+                raise UnavailableError(
+                    f"{under_way[0]} has not ended within {self.timeout_s:g} s, and {len(under_way)} saves are under "
+                    "way: another copy of the arrays would take too much memory"
+                )
+
+    def _wait_for_all(self) -> None:
+        with self._lock:
+            pending = list(self._pending)
+        for one in pending:
+            if not one.wait(self.timeout_s + 2 * _CLOSE_MARGIN_S):
+                raise UnavailableError(f"{one} has not ended; it goes on")
+
+    def _raise_unseen(self) -> None:
+        """Raise the first error that nobody has looked at; forget what is over."""
+        with self._lock:
+            for pending in self._pending:
+                error = pending.take_unseen_error()
+                if error is not None:
+                    error.add_note(f"this is about {pending}, which nobody waited for")
+                    raise error
+            self._pending = [pending for pending in self._pending if not pending.done()]
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise InvalidRequestError("the Checkpointer was closed")
+
+
+_CLOSE_MARGIN_S = 10.0  # a save's own deadline comes first, and tells why

@@ -1,0 +1,242 @@
+"""Direct mode: the same engine, in this process, over a store that it opens itself.
+
+One rank only: several need somebody who sees all of them, and that is the daemon. Reading takes no lock, so that any
+number of readers can follow a run; the first save takes the run and keeps it until `close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TypeVar
+
+from ckptd.client.deadline import Deadline
+from ckptd.client.lanes import LaneSource
+from ckptd.client.transport import Located, SaveRequest
+from ckptd.client.watching import Watcher
+from ckptd.engine import survey
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.coordinator import Coordinator
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.restore import Objects
+from ckptd.engine.settings import Settings
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotPermittedError,
+    SessionAbortedError,
+    UnavailableError,
+)
+from ckptd.storage.locations import open_store
+
+T = TypeVar("T")
+
+_TICK_S = 0.2
+_POLL_S = 0.5
+_CHUNK_BYTES = 4 << 20  # no message limits it; larger ones would no longer fit a processor's cache
+_LOCK_WAIT_S = 2.0  # a reader that brings the run in order holds it for a moment
+
+
+class DirectTransport:
+    """The engine in this process, over the store at `url`."""
+
+    chunk_bytes = _CHUNK_BYTES
+
+    def __init__(self, url: str, run: str, member: Member, options: RunOptions) -> None:
+        if member.world_size != 1:
+            raise InvalidRequestError(
+                f"direct mode is for one process, and this is {member}: several ranks need a daemon. "
+                f"Start one with `ckptd serve --root {url}` and pass its address, grpc://127.0.0.1:7070"
+            )
+        self._store = open_store(url)
+        self._run = run
+        self._member = member
+        self._options = options
+        self._lock = threading.Lock()
+        self._coordinator: Coordinator | None = None
+        self._epoch = 0
+        self._ticker: threading.Thread | None = None
+        self._is_recovered = False
+        self._is_closed = threading.Event()
+        self._pid: int | None = None
+
+    # Saving.
+
+    def declare(self, request: SaveRequest, manifest: Manifest, deadline: Deadline) -> Assignment | Checkpoint:
+        """See `Transport.declare`. Takes the run, if that has not happened yet."""
+        coordinator = self._open()
+        coordinator.add_manifest(manifest)
+        declaration = Declaration(
+            save=SaveRef(self._run, self._epoch, request.step, incarnation=self._member.incarnation),
+            request_id=request.request_id,
+            world_size=1,
+            manifest_digest=manifest.digest,
+            meta_graph=request.meta_graph,
+            overwrite=request.overwrite,
+            timeout_s=request.timeout_s,
+            name=self._options.name,
+            pad_step_number=self._options.pad_step_number,
+        )
+        return _await(coordinator.declare(declaration), deadline, "the save could not be planned")
+
+    def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
+        """See `Transport.send`."""
+        lane = self._open().lane(save, source.lane.shard)
+        for chunk in source.chunks(lane.received):
+            deadline.check(f"the store at {self._store.url} did not take shard {source.lane.shard}")
+            if stop.is_set():
+                raise SessionAbortedError(f"{save} was given up")
+            lane.write(chunk.position, chunk.joined(), chunk.crc32c)
+        for first, crcs, last in source.segment_crcs():
+            lane.end(first, crcs, last)
+
+    def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
+        """See `Transport.outcome`."""
+        return _await(self._open().outcome(save), deadline, f"the outcome of {save} is not known")
+
+    def abort(self, save: SaveRef, reason: str) -> None:
+        """See `Transport.abort`."""
+        with contextlib.suppress(CkptdError):  # then it is over already
+            self._open().abort(save, reason)
+
+    # Reading.
+
+    def latest(self) -> Located | None:
+        """See `Transport.latest`. The first call brings the run in order, if nobody works on it."""
+        self._recover()
+        coordinator = self._coordinator
+        if coordinator is not None:
+            checkpoint = coordinator.latest(self._run)
+        else:
+            checkpoint = survey.latest_checkpoint(self._store, self._run, self._options.latest_filename)
+        return None if checkpoint is None else self._located(checkpoint)
+
+    def checkpoints(self) -> list[Located]:
+        """See `Transport.checkpoints`."""
+        self._recover()
+        coordinator = self._coordinator
+        if coordinator is not None:
+            found = coordinator.checkpoints(self._run)
+        else:
+            found = survey.list_checkpoints(self._store, self._run)
+        return [self._located(checkpoint) for checkpoint in found]
+
+    def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
+        """See `Transport.set_pinned`."""
+        return self._open().pin(self._run, step, pinned)
+
+    def delete(self, step: int) -> None:
+        """See `Transport.delete`."""
+        self._open().delete(self._run, step)
+
+    def watch(self) -> Iterator[Checkpoint]:
+        """See `Transport.watch`. Looks at the state file twice a second."""
+        watcher = Watcher()
+        while not self._is_closed.is_set():
+            checkpoint = survey.latest_checkpoint(self._store, self._run, self._options.latest_filename)
+            if checkpoint is not None and watcher.is_news(checkpoint):
+                yield checkpoint
+            else:
+                self._is_closed.wait(_POLL_S)
+
+    def objects(self) -> Objects:
+        """See `Transport.objects`."""
+        return self._store
+
+    # Life.
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._is_closed.set()
+        with self._lock:
+            coordinator, self._coordinator = self._coordinator, None
+        if coordinator is None or self._pid != os.getpid():
+            return
+        try:
+            coordinator.leave(self._run, self._member, self._epoch)
+        finally:
+            coordinator.close()
+        if self._ticker is not None:
+            self._ticker.join(10 * _TICK_S)
+
+    def _open(self) -> Coordinator:
+        """Return the engine, after taking the run on the first call."""
+        with self._lock:
+            if self._is_closed.is_set():
+                raise InvalidRequestError("the Checkpointer was closed")
+            if self._coordinator is not None:
+                if self._pid != os.getpid():
+                    raise ConflictError(
+                        "this Checkpointer was used before the process forked, and the run belongs to the parent: "
+                        "make a new one in the child after the parent has closed its own"
+                    )
+                return self._coordinator
+            coordinator, self._epoch = self._take_run()
+            self._pid = os.getpid()
+            self._coordinator = coordinator
+            self._is_recovered = True
+            self._ticker = threading.Thread(target=self._tick, args=(coordinator,), name="ckptd-tick", daemon=True)
+            self._ticker.start()
+            return coordinator
+
+    def _take_run(self) -> tuple[Coordinator, int]:
+        """Open an engine and join the run, waiting a moment for a reader that brings it in order."""
+        deadline = Deadline(_LOCK_WAIT_S)
+        while True:
+            coordinator = self._new_coordinator()
+            try:
+                coordinator.open()
+                return coordinator, coordinator.join(self._run, self._member, self._options)
+            except ConflictError:
+                coordinator.close()
+                if deadline.has_passed or self._is_closed.wait(_TICK_S):
+                    raise
+            except BaseException:
+                coordinator.close()
+                raise
+
+    def _recover(self) -> None:
+        """Let what a crash left be completed or swept, once, before this process decides where to go on from.
+
+        Without this a checkpoint that was complete but not yet published would be found only by the first save, after
+        training had been resumed from an older one.
+        """
+        with self._lock:
+            if self._is_recovered or self._is_closed.is_set():
+                return
+            self._is_recovered = True
+            if next(iter(self._store.list(self._run)), None) is None:
+                return  # nothing there yet, and reading makes nothing
+            coordinator = self._new_coordinator()
+            try:
+                coordinator.open()
+                coordinator.latest(self._run)
+            except (ConflictError, NotPermittedError):
+                pass  # somebody works on it and keeps it in order; or it is not ours to change
+            finally:
+                coordinator.close()
+
+    def _new_coordinator(self) -> Coordinator:
+        holder = f"direct mode, pid {os.getpid()} on {self._member.host}"
+        return Coordinator(self._store, settings=Settings(shards=1), owns_root=False, holder=holder)
+
+    def _tick(self, coordinator: Coordinator) -> None:
+        while not self._is_closed.wait(_TICK_S):
+            coordinator.tick()
+
+    def _located(self, checkpoint: Checkpoint) -> Located:
+        return Located(checkpoint, f"{self._run}/{checkpoint.prefix.rpartition('/')[2]}")
+
+
+def _await(future: Future[T], deadline: Deadline, what: str) -> T:
+    try:
+        return future.result(deadline.remaining_s)
+    except (FutureTimeoutError, TimeoutError) as error:
+        raise UnavailableError(f"{what} after {deadline.timeout_s:g} s") from error

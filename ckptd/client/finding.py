@@ -1,0 +1,180 @@
+"""Where the newest checkpoint is: the functions that TensorFlow's users know, on paths and store URLs.
+
+Only the state file counts, as with TensorFlow: no directory is searched for something newer. Unlike TensorFlow, a state
+file that can't be read is an error and not "no checkpoint": a trainer that believed it would start from nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.format.names import STATE_KEY, index_key
+from ckptd.format.state_file import CheckpointState
+from ckptd.storage.base import Store
+from ckptd.storage.locations import open_store, split_prefix
+
+Path = str | os.PathLike[str]
+"""A path or a store's URL, as users may write them."""
+
+POLL_S = 1.0
+_STATE_LIMIT_BYTES = 64 << 20
+
+
+def as_text(path: Path) -> str:
+    """Return a path or URL as text."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise InvalidRequestError("a path or URL is a str or a pathlib.Path", actual=repr(path))
+    return text
+
+
+def get_checkpoint_state(directory: Path, latest_filename: str | None = None) -> CheckpointState | None:
+    """Return what the state file of a directory says, None if there is none; relative paths become usable ones.
+
+    Raises:
+        CorruptionError: when the file can't be parsed.
+        InvalidRequestError: when it names no checkpoint, which is never written, or `latest_filename` is a path.
+    """
+    directory = as_text(directory)
+    name = latest_filename or STATE_KEY
+    if "/" in name:
+        raise InvalidRequestError("'latest_filename' must not contain path components", actual=name)
+    store = open_store(directory, confined=False)
+    try:
+        data = store.get(name, limit_bytes=_STATE_LIMIT_BYTES)
+    except NotFoundError:
+        return None
+    state = CheckpointState.decode(data, store.location(name))
+    if not state.model_checkpoint_path:
+        raise InvalidRequestError(f"Invalid checkpoint state loaded from {directory}")
+    return replace(
+        state,
+        model_checkpoint_path=_join(directory, state.model_checkpoint_path),
+        all_model_checkpoint_paths=tuple(_join(directory, path) for path in state.all_model_checkpoint_paths),
+    )
+
+
+def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> str | None:
+    """Return the prefix of the checkpoint that the state file names, None if there is no such file or checkpoint.
+
+    Raises as `get_checkpoint_state`.
+    """
+    state = get_checkpoint_state(directory, latest_filename)
+    if state is None or not checkpoint_exists(state.model_checkpoint_path):
+        return None
+    return state.model_checkpoint_path
+
+
+def checkpoint_exists(prefix: Path) -> bool:
+    """Say whether there is an index for this prefix. The name is taken as it is: no character is a wildcard."""
+    store, key = split_prefix(as_text(prefix))
+    return _has_index(store, key)
+
+
+def checkpoints_iterator(
+    directory: Path,
+    min_interval_secs: float = 0,
+    timeout: float | None = None,
+    timeout_fn: Callable[[], bool] | None = None,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[str]:
+    """Yield the prefix of the newest checkpoint each time there is a newer one, looking once a second.
+
+    Checkpoints that are replaced by newer ones between two looks are skipped.
+
+    Args:
+        directory: where the state file is.
+        min_interval_secs: at least this long from one yield to the next.
+        timeout: how long to wait for a newer one before `timeout_fn` is asked; None waits for ever.
+        timeout_fn: returns true to end. It is asked after every yield too. None ends at the first timeout.
+        sleep: waits, in tests too.
+        now: seconds on a clock that only runs forward.
+    """
+    known: str | None = None
+    while True:
+        newer = _wait_for_newer(directory, known, timeout, sleep, now)
+        if newer is None and timeout_fn is None:
+            return
+        if newer is not None:
+            known = newer
+            yielded_at = now()
+            yield newer
+            rest = yielded_at + min_interval_secs - now()
+            if rest > 0:
+                sleep(rest)
+        if timeout_fn is not None and timeout_fn():
+            return
+
+
+def resolve(prefix_or_directory: Path) -> tuple[Store, str]:
+    """Return the store and the key of the checkpoint that is meant: this prefix, or the newest of this directory.
+
+    Raises:
+        NotFoundError: in TensorFlow's words.
+    """
+    prefix_or_directory = as_text(prefix_or_directory)
+    if not prefix_or_directory.endswith("/"):
+        store, key = _split(prefix_or_directory)
+        if key and _has_index(store, key):
+            return store, key
+    directory = open_store(prefix_or_directory, confined=False)
+    if next(iter(directory.list("")), None) is None:
+        error = NotFoundError(
+            "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for " + prefix_or_directory
+        )
+        _hint(error, prefix_or_directory)
+        raise error
+    latest = latest_checkpoint(prefix_or_directory)
+    if latest is None:
+        raise NotFoundError(f"Couldn't find 'checkpoint' file or checkpoints in given directory {prefix_or_directory}")
+    return split_prefix(latest)
+
+
+def _split(path: str) -> tuple[Store, str]:
+    """Split a prefix; what has no last component, such as ``.``, is a directory and gives an empty key."""
+    try:
+        return split_prefix(path)
+    except InvalidRequestError:
+        return open_store(path, confined=False), ""
+
+
+def _hint(error: NotFoundError, path: str) -> None:
+    for suffix in (".index", ".meta"):
+        if path.endswith(suffix):
+            error.add_note(f"a checkpoint is opened by its prefix: {path.removesuffix(suffix)}")
+    if ".data-" in path:
+        error.add_note(f"a checkpoint is opened by its prefix: {path[: path.rindex('.data-')]}")
+
+
+def _wait_for_newer(
+    directory: Path, known: str | None, timeout: float | None, sleep: Callable[[float], None], now: Callable[[], float]
+) -> str | None:
+    deadline = None if timeout is None else now() + timeout
+    while True:
+        latest = latest_checkpoint(directory)
+        if latest is not None and latest != known:
+            return latest
+        if deadline is not None and now() + POLL_S > deadline:
+            return None
+        sleep(POLL_S)
+
+
+def _has_index(store: Store, key: str) -> bool:
+    try:
+        store.stat(index_key(key))
+    except NotFoundError:
+        return False
+    return True
+
+
+def _join(directory: str, path: str) -> str:
+    """Return a path of a state file as seen from the working directory; nothing is normalised."""
+    if path.startswith("/") or "://" in path:
+        return path
+    return directory + path if directory.endswith("/") else f"{directory}/{path}"

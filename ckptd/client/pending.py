@@ -1,0 +1,100 @@
+"""A save under way: wait for it, ask it, be told of its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.errors import CkptdError, UnavailableError
+
+
+class PendingSave:
+    """One call of `Checkpointer.save`, from its snapshot to its end. Any thread may use it.
+
+    An error that nobody has asked for, by `result` or `exception`, is raised at the next call of the `Checkpointer`.
+
+    Attributes:
+        step: which step is saved.
+    """
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+        self._changed = threading.Condition()
+        self._checkpoint: Checkpoint | None = None
+        self._error: CkptdError | None = None
+        self._is_looked_at = False
+        self._callbacks: list[Callable[[PendingSave], object]] = []
+
+    def done(self) -> bool:
+        """Say whether it has ended, well or badly."""
+        with self._changed:
+            return self._has_ended
+
+    def result(self, timeout: float | None = None) -> Checkpoint:
+        """Wait for the end and return the checkpoint, which is durable then.
+
+        Args:
+            timeout: seconds; None waits until the save's own deadline has passed.
+
+        Raises:
+            UnavailableError: after `timeout`; the save goes on.
+            SessionAbortedError, StorageFullError, …: what ended the save.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        assert self._checkpoint is not None  # ended without an error
+        return self._checkpoint
+
+    def exception(self, timeout: float | None = None) -> CkptdError | None:
+        """Wait for the end as `result` does; return what went wrong, None if nothing did."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_ended, timeout):
+                raise UnavailableError(f"{self} is still under way after {timeout:g} s; it goes on")
+            self._is_looked_at = True
+            return self._error
+
+    def add_done_callback(self, callback: Callable[[PendingSave], object]) -> None:
+        """Have `callback` called with this object at the end, by the thread that ends it; at once if it has ended."""
+        with self._changed:
+            if not self._has_ended:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    def __str__(self) -> str:
+        return "the save without a step" if self.step is None else f"the save of step {self.step}"
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """End well. Called once, by the `Checkpointer`."""
+        self._end(checkpoint, None)
+
+    def fail(self, error: CkptdError) -> None:
+        """End badly. Called once, by the `Checkpointer`."""
+        self._end(None, error)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end without asking how it was; return whether it has come."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._has_ended, timeout)
+
+    def take_unseen_error(self) -> CkptdError | None:
+        """Return the error if it has one that nobody has looked at; it counts as looked at from now on."""
+        with self._changed:
+            if self._error is None or self._is_looked_at:
+                return None
+            self._is_looked_at = True
+            return self._error
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._checkpoint is not None or self._error is not None
+
+    def _end(self, checkpoint: Checkpoint | None, error: CkptdError | None) -> None:
+        with self._changed:
+            self._checkpoint, self._error = checkpoint, error
+            callbacks, self._callbacks = self._callbacks, []
+            self._changed.notify_all()
+        for callback in callbacks:
+            callback(self)

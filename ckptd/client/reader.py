@@ -1,0 +1,165 @@
+"""A stored checkpoint as a mapping of names to arrays, and the functions around it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ckptd.client import finding
+from ckptd.engine import verify as verification
+from ckptd.engine.restore import Bundle
+from ckptd.engine.verify import Progress, Report
+from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.format import dtypes
+from ckptd.format.names import tensor_name
+from ckptd.format.slices import Box
+
+_NUM_NEAR_MISSES = 3
+
+
+class _MissingTensorError(NotFoundError, KeyError):
+    """There is no such tensor. Also a `KeyError`, as a mapping owes it to ``reader.get(name)`` and its kind."""
+
+
+class CheckpointReader(Mapping[str, Any]):
+    """Reads one checkpoint, with the methods of TensorFlow's reader: ``reader["w"]``, ``"w" in reader``.
+
+    Values come as TensorFlow gives them: a scalar as a numpy scalar, a scalar string as `bytes`, everything else as an
+    array that the caller owns; strings as object arrays of `bytes`. Once opened, it reads the same checkpoint until
+    that is deleted. Any thread may use it.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    @property
+    def prefix(self) -> str:
+        """Where the checkpoint is."""
+        return self._bundle.location
+
+    def get_tensor(self, name: str | bytes) -> Any:
+        """Read a whole tensor, and verify it.
+
+        Raises:
+            NotFoundError: ``Key <name> not found in checkpoint``, with the names that come near.
+            CorruptionError: when the bytes are wrong, or slices are missing.
+        """
+        return self._read(_text(name), None)
+
+    def get_slice(self, name: str | bytes, start: Sequence[int], shape: Sequence[int]) -> Any:
+        """Read one box of a tensor, however it was sliced when it was saved; reads little more than its bytes.
+
+        Raises:
+            InvalidRequestError: when the box leaves the tensor.
+            NotFoundError, CorruptionError: as `get_tensor`.
+        """
+        return self._read(_text(name), Box(tuple(start), tuple(shape)))
+
+    def has_tensor(self, name: str | bytes) -> bool:
+        """Say whether there is an entry of this name; as with TensorFlow, also for the keys of slices and ``""``."""
+        key = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+        return self._bundle.index.raw(key) is not None
+
+    def get_variable_to_shape_map(self) -> dict[str, list[int]]:
+        """Return the full shape of every tensor."""
+        return {name: list(self._bundle.shape(name)) for name in self._bundle.names()}
+
+    def get_variable_to_dtype_map(self) -> dict[str, np.dtype[Any]]:
+        """Return the numpy dtype of every tensor; object for strings and variants."""
+        return {name: self._numpy_dtype(name) for name in self._bundle.names()}
+
+    def debug_string(self) -> bytes:
+        r"""List the entries in key order, one ``name (DT_FLOAT) [2,3]\n`` each.
+
+        As with TensorFlow, slices appear under their encoded keys and the tensors that they belong to do not.
+        """
+        lines = []
+        for key, _ in self._bundle.index.raw_items():
+            if not key:
+                continue
+            entry = self._bundle.index.entry(key)
+            if not entry.slices:
+                shape = ",".join(map(str, entry.shape))
+                lines.append(key + f" ({dtypes.by_number(entry.dtype).debug_name}) [{shape}]\n".encode())
+        return b"".join(lines)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._bundle.index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bundle.names())
+
+    def __len__(self) -> int:
+        return len(self._bundle.names())
+
+    def __repr__(self) -> str:
+        return f"<CheckpointReader {self.prefix}: {len(self)} tensors>"
+
+    def _read(self, name: str, box: Box | None) -> Any:
+        check_names(self._bundle, [name])
+        array = self._bundle.read(name, box)
+        return array if array.ndim else array[()]
+
+    def _numpy_dtype(self, name: str) -> np.dtype[Any]:
+        array = self._bundle.dtype(name).array
+        return np.dtype(object) if array is None else array
+
+
+def load_checkpoint(prefix_or_directory: finding.Path) -> CheckpointReader:
+    """Open a checkpoint by its prefix, or the newest one of a directory; a path or a store URL.
+
+    Raises:
+        NotFoundError: when there is none.
+        CorruptionError: when its index is damaged.
+    """
+    return CheckpointReader(Bundle.open(*finding.resolve(prefix_or_directory)))
+
+
+def list_variables(prefix_or_directory: finding.Path) -> list[tuple[str, list[int]]]:
+    """Return the names and shapes of all tensors, sorted by name. Raises as `load_checkpoint`."""
+    return sorted(load_checkpoint(prefix_or_directory).get_variable_to_shape_map().items())
+
+
+def load_variable(prefix_or_directory: finding.Path, name: str) -> Any:
+    """Read one tensor; a trailing ``:0`` of the name is dropped. Raises as `load_checkpoint` and `get_tensor`."""
+    return load_checkpoint(prefix_or_directory).get_tensor(name.removesuffix(":0"))
+
+
+def verify(prefix_or_directory: finding.Path, progress: Progress | None = None) -> Report:
+    """Read back everything of a checkpoint, or of the newest one of a directory, and check it.
+
+    Damage is reported, not raised. `progress` is called with the bytes checked and those to check.
+
+    Raises:
+        NotFoundError: when there is no checkpoint.
+    """
+    return verification.verify(*finding.resolve(prefix_or_directory), progress)
+
+
+def check_names(bundle: Bundle, names: Iterable[str]) -> None:
+    """Refuse names that the checkpoint does not hold: `NotFoundError` with those that come near."""
+    for name in names:
+        if name in bundle.index:
+            continue
+        raise _MissingTensorError(f"Key {name} not found in checkpoint{did_you_mean(name, bundle.names())}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question to append to an error, or nothing when no known name comes near, capitals aside."""
+    by_folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), list(by_folded), _NUM_NEAR_MISSES)
+    return f"; did you mean {' or '.join(repr(by_folded[one]) for one in near)}?" if near else ""
+
+
+def _text(name: str | bytes) -> str:
+    if isinstance(name, bytes):
+        return tensor_name(name)
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"the name of a tensor is a str, not {name!r}")
+    return name

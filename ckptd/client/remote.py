@@ -1,0 +1,326 @@
+"""The engine of a daemon, reached over gRPC.
+
+Every call may be repeated, and lost answers are asked for again, never guessed. Channels and threads are made with the
+first call and not before, so that a program may create its `Checkpointer`, fork, and use it in the child; after the
+first call forking is refused, because gRPC does not survive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+
+from ckptd.client.deadline import Backoff, Deadline
+from ckptd.client.lanes import LaneSource
+from ckptd.client.membership import Membership
+from ckptd.client.remote_objects import objects_for
+from ckptd.client.sending import send_lane
+from ckptd.client.transport import Located, SaveRequest
+from ckptd.client.watching import Watcher
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.restore import Objects
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    SessionAbortedError,
+    UnavailableError,
+)
+from ckptd.wire import addresses, convert, lanes, manifests, status, versions
+from ckptd.wire.channels import open_channel
+from ckptd.wire.chunks import CHUNK_BYTES
+from ckptd.wire.methods import ADMIN, READ, SAVE, WATCH, Stub
+from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
+
+T = TypeVar("T")
+
+_AWAIT_S = 15.0  # one question lasts this long; the daemon allows 20
+_CALL_MARGIN_S = 10.0
+_ABORT_TIMEOUT_S = 5.0
+_RENEWAL_WAIT_S = 0.2
+
+
+class RemoteTransport:
+    """Talks to one daemon about one run, as one rank."""
+
+    chunk_bytes = CHUNK_BYTES
+
+    def __init__(
+        self,
+        address: str,
+        run: str,
+        member: Member,
+        options: RunOptions,
+        *,
+        timeout_s: float,
+        token: str | None = None,
+        ca: bytes | None = None,
+    ) -> None:
+        self._address = addresses.parse(address)
+        self._run = run
+        self._member = member
+        self._options = options
+        self._timeout_s = timeout_s
+        self._token = token
+        self._ca = ca
+        self._peer = versions.this_peer(member.incarnation)
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+        self._channel: grpc.Channel | None = None
+        self._save: Any = None
+        self._read: Any = None
+        self._admin: Any = None
+        self._watch: Any = None
+        self._membership: Membership | None = None
+        self._objects: Objects | None = None
+        self._watches: set[Any] = set()
+        self._is_closed = threading.Event()
+
+    # Saving.
+
+    def declare(self, request: SaveRequest, manifest: Manifest, deadline: Deadline) -> Assignment | Checkpoint:
+        """See `Transport.declare`. Joins the run first, if that has not happened yet."""
+        self._open()
+        assert self._membership is not None  # made by `_open`
+        backoff = Backoff()
+        # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
+        joining = Deadline(min(request.timeout_s, deadline.remaining_s))
+        while True:
+            welcome = self._membership.welcome(joining)
+            declaration = Declaration(
+                save=SaveRef(
+                    self._run, welcome.epoch, request.step, rank=self._member.rank, incarnation=self._member.incarnation
+                ),
+                request_id=request.request_id,
+                world_size=self._member.world_size,
+                manifest_digest=manifest.digest,
+                meta_graph=request.meta_graph,
+                overwrite=request.overwrite,
+                timeout_s=request.timeout_s,
+                name=self._options.name,
+                pad_step_number=self._options.pad_step_number,
+            )
+            try:
+                return self._declare_once(declaration, manifest, deadline)
+            except UnavailableError as error:
+                self._pause(error, deadline, backoff)
+            except ConflictError:
+                # Our epoch may be the old one only because we have not noticed yet that the daemon was restarted.
+                if deadline.has_passed or not self._membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):
+                    raise
+
+    def _declare_once(
+        self, declaration: Declaration, manifest: Manifest, deadline: Deadline
+    ) -> Assignment | Checkpoint:
+        request = convert.declaration_to_wire(declaration)
+        is_manifest_sent = False
+        while True:
+            replies = self._call(lambda: list(self._save.Declare(request, timeout=deadline.remaining_s)))
+            kind = replies[0].WhichOneof("kind") if replies else None
+            if kind == "already_saved":
+                return convert.checkpoint_from_wire(replies[0].already_saved)
+            if kind != "need_manifest":
+                return lanes.assignment_from_wire(replies)
+            if is_manifest_sent:
+                raise UnavailableError(f"the daemon at {self._address} does not keep the manifest it was sent")
+            self._call(lambda: self._save.PutManifest(manifests.manifest_parts(manifest), timeout=deadline.remaining_s))
+            is_manifest_sent = True
+
+    def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
+        """See `Transport.send`."""
+        self._open()
+        send_lane(self._save, str(self._address), save, source, deadline, stop)
+
+    def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
+        """See `Transport.outcome`. A lost answer is asked for again, also of a daemon that was restarted."""
+        self._open()
+        backoff = Backoff()
+        phase = save_pb2.SAVE_PHASE_FILLING
+        while True:
+            wait_s = min(_AWAIT_S, deadline.remaining_s)
+            if not wait_s:
+                shown = save_pb2.SavePhase.Name(phase).removeprefix("SAVE_PHASE_").lower()
+                raise UnavailableError(
+                    f"the outcome of {save} is not known after {deadline.timeout_s:g} s: it was {shown}; "
+                    f"`ckptd status {self._address}` shows whom it waits for"
+                )
+            request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s)
+            try:
+                reply = self._call(partial(self._save.Await, request, timeout=wait_s + _CALL_MARGIN_S))
+            except UnavailableError as error:
+                self._pause(error, deadline, backoff)
+                continue
+            except NotFoundError:
+                return self._find_saved(save)
+            phase = reply.phase
+            if phase == save_pb2.SAVE_PHASE_PUBLISHED:
+                return convert.checkpoint_from_wire(reply.checkpoint)
+            if phase == save_pb2.SAVE_PHASE_UNKNOWN:
+                return self._find_saved(save)
+
+    def _find_saved(self, save: SaveRef) -> Checkpoint:
+        """Look whether a save that the daemon has no memory of was completed all the same."""
+        for located in self.checkpoints():
+            if located.checkpoint.save_id and located.checkpoint.save_id == save.save_id:
+                return located.checkpoint
+        raise SessionAbortedError(f"the daemon was restarted before {save} was complete; nothing of it is kept")
+
+    def abort(self, save: SaveRef, reason: str) -> None:
+        """See `Transport.abort`."""
+        request = save_pb2.AbortRequest(save=convert.save_to_wire(save), reason=reason[:1000])
+        with contextlib.suppress(CkptdError):  # then the save's own deadline ends it
+            self._call(lambda: self._save.Abort(request, timeout=_ABORT_TIMEOUT_S))
+
+    # Reading.
+
+    def latest(self) -> Located | None:
+        """See `Transport.latest`."""
+        reply = self._ask(
+            lambda s: self._read.Latest(read_pb2.LatestRequest(peer=self._peer, run=self._run), timeout=s)
+        )
+        self._learn_root(reply.root, reply.root_id)
+        return self._located(reply.checkpoint) if reply.HasField("checkpoint") else None
+
+    def checkpoints(self) -> list[Located]:
+        """See `Transport.checkpoints`."""
+        reply = self._ask(lambda s: self._read.List(read_pb2.ListRequest(peer=self._peer, run=self._run), timeout=s))
+        self._learn_root(reply.root, reply.root_id)
+        return [self._located(checkpoint) for checkpoint in reply.checkpoints]
+
+    def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
+        """See `Transport.set_pinned`."""
+        request = admin_pb2.PinRequest(peer=self._peer, run=self._run, step=step, pinned=pinned)
+        reply = self._ask(lambda s: self._admin.Pin(request, timeout=s))
+        return convert.checkpoint_from_wire(reply.checkpoint)
+
+    def delete(self, step: int) -> None:
+        """See `Transport.delete`."""
+        request = admin_pb2.DeleteRequest(peer=self._peer, run=self._run, step=step)
+        self._ask(lambda s: self._admin.Delete(request, timeout=s))
+
+    def objects(self) -> Objects:
+        """See `Transport.objects`."""
+        if self._objects is None:
+            self.latest()  # tells the root
+        assert self._objects is not None
+        return self._objects
+
+    def watch(self) -> Iterator[Checkpoint]:
+        """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for as long as `timeout_s`."""
+        self._open()
+        watcher, backoff = Watcher(), Backoff()
+        while not self._is_closed.is_set():
+            request = watch_pb2.WatchRequest(peer=self._peer, run=self._run, after_save_id=watcher.last_save_id)
+            call = self._watch.Watch(request)
+            with self._lock:
+                self._watches.add(call)
+            try:
+                for event in call:
+                    backoff = Backoff()
+                    checkpoint = convert.checkpoint_from_wire(event.checkpoint)
+                    if watcher.is_news(checkpoint):
+                        yield checkpoint
+                error: CkptdError = UnavailableError(f"the daemon at {self._address} ended the connection")
+            except grpc.RpcError as failure:
+                error = status.from_wire(failure, address=str(self._address))
+            finally:
+                call.cancel()
+                with self._lock:
+                    self._watches.discard(call)
+            if self._is_closed.wait(backoff.next_s(Deadline(self._timeout_s))):
+                return
+            if not error.retryable:
+                raise error
+            self._wait_for_daemon()
+
+    def _wait_for_daemon(self) -> None:
+        """Return once the daemon answers; raise `UnavailableError` when it does not for `timeout_s`."""
+        try:
+            self.latest()
+        except CkptdError:
+            if not self._is_closed.is_set():
+                raise
+
+    # The connection.
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._is_closed.set()
+        with self._lock:
+            membership, channel, watches = self._membership, self._channel, set(self._watches)
+        if self._pid not in (None, os.getpid()):
+            return  # a forked child must not touch its parent's connections
+        for call in watches:
+            call.cancel()
+        if membership is not None:
+            membership.close()
+        if channel is not None:
+            channel.close()
+
+    def _open(self) -> None:
+        with self._lock:
+            if self._is_closed.is_set():
+                raise InvalidRequestError("the Checkpointer was closed")
+            if self._pid is not None:
+                if self._pid != os.getpid():
+                    raise ConflictError(
+                        "this Checkpointer was used before the process forked, and gRPC does not survive that: "
+                        "make a new one in the child"
+                    )
+                return
+            self._pid = os.getpid()
+            if self._member.pid != self._pid:  # made before a fork: every child lives a life of its own
+                self._member = replace(self._member, incarnation=versions.new_incarnation(), pid=self._pid)
+            self._peer = versions.this_peer(self._member.incarnation)
+            self._channel = open_channel(self._address, token=self._token, ca=self._ca)
+            self._save, self._read = Stub(self._channel, SAVE), Stub(self._channel, READ)
+            self._admin, self._watch = Stub(self._channel, ADMIN), Stub(self._channel, WATCH)
+            self._membership = Membership(
+                self._save, str(self._address), self._run, self._member, self._options, self._peer
+            )
+
+    def _ask(self, call: Callable[[float], T]) -> T:
+        """Make a short call, again while the daemon is away, within `timeout_s`."""
+        self._open()
+        deadline, backoff = Deadline(self._timeout_s), Backoff()
+        while True:
+            try:
+                return self._call(lambda: call(deadline.remaining_s))
+            except UnavailableError as error:
+                self._pause(error, deadline, backoff)
+
+    def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            raise status.from_wire(error, address=str(self._address)) from error
+
+    def _pause(self, error: CkptdError, deadline: Deadline, backoff: Backoff) -> None:
+        """Wait before the next attempt; raise the error when there is no time for one."""
+        pause_s = backoff.next_s(deadline)
+        if deadline.remaining_s <= pause_s or self._is_closed.wait(pause_s):
+            raise error
+
+    def _learn_root(self, root: str, root_id: str) -> None:
+        if self._objects is None:
+            self._objects = objects_for(self._read, str(self._address), self._peer, root, root_id, self._timeout_s)
+
+    def _located(self, message: common_pb2.Checkpoint) -> Located:
+        return Located(convert.checkpoint_from_wire(message), message.key)
+
+
+def this_member(rank: int, world_size: int) -> Member:
+    """Describe this process as rank `rank`; each call begins a new incarnation."""
+    return Member(rank, world_size, versions.new_incarnation(), socket.gethostname(), os.getpid())

@@ -1,0 +1,117 @@
+"""The objects of a daemon's store: through the wire, or straight from disk where this host has them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from ckptd.client.deadline import Backoff, Deadline
+from ckptd.engine.restore import Objects
+from ckptd.errors import CkptdError, CorruptionError, UnavailableError
+from ckptd.storage.base import ObjectStat
+from ckptd.storage.locations import open_store
+from ckptd.wire import status
+from ckptd.wire.v1 import common_pb2, read_pb2
+
+ROOT_ID_KEY = ".ckptd/id"
+_ROOT_ID_LIMIT_BYTES = 4096
+
+
+class RemoteObjects:
+    """Reads objects through the daemon's ReadService. Any thread may use it; each call is bounded by `timeout_s`."""
+
+    def __init__(self, stub: Any, address: str, peer: common_pb2.Peer, root: str, timeout_s: float) -> None:
+        self._stub = stub
+        self._address = address
+        self._peer = peer
+        self._root = root
+        self._timeout_s = timeout_s
+
+    def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
+        """Return a whole object; `CorruptionError` when it is larger than `limit_bytes`."""
+        size = self.stat(key).size_bytes
+        if size > limit_bytes:
+            raise CorruptionError("object is too large", key=key, expected=f"at most {limit_bytes} bytes", actual=size)
+        data = bytearray(size)
+        self.read_into(key, 0, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill `into` from byte `offset`; after a broken connection reading goes on where it stopped."""
+        into = into.cast("B")
+        done = 0
+        deadline, backoff = Deadline(self._timeout_s), Backoff()
+        while done < len(into):
+            try:
+                for block in self._blocks(key, offset + done, len(into) - done, deadline):
+                    if len(block) > len(into) - done:
+                        raise CorruptionError("the daemon sent more than was asked for", key=key, offset=offset + done)
+                    into[done : done + len(block)] = block
+                    done += len(block)
+                if done < len(into):
+                    raise CorruptionError(
+                        "object ends early", key=key, offset=offset, expected=f"{len(into)} bytes", actual=done
+                    )
+            except UnavailableError as error:
+                _pause(error, deadline, backoff)
+
+    def stat(self, key: str) -> ObjectStat:
+        """Describe one object; `NotFoundError` if there is none."""
+        deadline, backoff = Deadline(self._timeout_s), Backoff()
+        while True:
+            try:
+                for reply in self._replies(key, 0, 0, deadline):
+                    if isinstance(reply, read_pb2.ReadReply):
+                        return ObjectStat(key, reply.object_size, reply.modified_at, reply.version)
+                raise CorruptionError("the daemon did not describe the object", key=key)
+            except UnavailableError as error:
+                _pause(error, deadline, backoff)
+
+    def location(self, key: str) -> str:
+        """Return where the daemon keeps it."""
+        return f"{self._root}/{key}" if self._root else key
+
+    def _blocks(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[memoryview]:
+        for reply in self._replies(key, offset, size, deadline):
+            data = memoryview(reply.data) if isinstance(reply, read_pb2.ReadReply) else reply
+            if len(data):
+                yield data
+
+    def _replies(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[Any]:
+        request = read_pb2.ReadRequest(peer=self._peer, key=key, offset=offset, size=size)
+        call = self._stub.Read(request, timeout=max(deadline.remaining_s, 0.001))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise status.from_wire(error, address=self._address) from error
+        finally:
+            call.cancel()
+
+
+def objects_for(stub: Any, address: str, peer: common_pb2.Peer, root: str, root_id: str, timeout_s: float) -> Objects:
+    """Return the objects below a daemon's root: the directory itself where this host sees it, else the daemon's.
+
+    A path may mean another directory here than on the daemon's host, so the daemon tells what its own contains.
+    """
+    if root and root_id:
+        try:
+            store = open_store(root)
+            if (
+                store.get(ROOT_ID_KEY, limit_bytes=_ROOT_ID_LIMIT_BYTES).decode("utf-8", "replace").strip()
+                == root_id.strip()
+            ):
+                return store
+        except CkptdError:
+            pass  # not here, or not ours to read
+    return RemoteObjects(stub, address, peer, root, timeout_s)
+
+
+def _pause(error: UnavailableError, deadline: Deadline, backoff: Backoff) -> None:
+    """Wait before the next attempt; raise the error when there is no time for one."""
+    pause_s = backoff.next_s(deadline)
+    if deadline.remaining_s <= pause_s:
+        raise error
+    time.sleep(pause_s)

@@ -1,0 +1,114 @@
+"""What `Checkpointer.restore` asks for, checked against what is stored, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.client.reader import check_names, did_you_mean
+from ckptd.client.transport import Located, Transport
+from ckptd.engine.restore import Bundle, Wanted
+from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.format.slices import Box
+
+Array = NDArray[Any]
+Boxes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
+
+_MAX_ATTEMPTS = 5
+
+
+def restore(
+    transport: Transport,
+    run: str,
+    step: int | None,
+    names: Sequence[str] | Mapping[str, str] | None,
+    slices: Boxes | None,
+    into: Mapping[str, Array] | None,
+) -> dict[str, Array]:
+    """Read tensors of the checkpoint of `step`, or of the latest; see `Checkpointer.restore`.
+
+    A checkpoint may be deleted or replaced while it is read; then what took its place is read.
+    """
+    located = _locate(transport, run, step)
+    for _ in range(_MAX_ATTEMPTS):
+        try:
+            return _read(Bundle.open(transport.objects(), located.key), names, slices, into)
+        except (NotFoundError, CorruptionError):
+            now = _locate(transport, run, step)
+            if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
+                raise  # it is still the one that is meant, so this is about the checkpoint itself
+            located = now
+    return _read(Bundle.open(transport.objects(), located.key), names, slices, into)
+
+
+def _locate(transport: Transport, run: str, step: int | None) -> Located:
+    if step is None:
+        latest = transport.latest()
+        if latest is None:
+            raise NotFoundError(f"run {run!r} has no checkpoint yet")
+        return latest
+    found = transport.checkpoints()
+    for located in found:
+        if located.checkpoint.step == step:
+            return located
+    steps = ", ".join(str(located.checkpoint.step) for located in found[-5:])
+    hint = f"the newest are {steps}" if found else "it has none yet"
+    raise NotFoundError(f"run {run!r} has no checkpoint of step {step}; {hint}")
+
+
+def _read(
+    bundle: Bundle,
+    names: Sequence[str] | Mapping[str, str] | None,
+    slices: Boxes | None,
+    into: Mapping[str, Array] | None,
+) -> dict[str, Array]:
+    wanted_names = _wanted_names(bundle, names)
+    check_names(bundle, wanted_names.values())
+    for what, given in (("slices", slices), ("into", into)):
+        _check_known(what, given or {}, wanted_names)
+    wanted = [
+        Wanted(stored, _box(name, (slices or {}).get(name)), _array(name, (into or {}).get(name)))
+        for name, stored in wanted_names.items()
+    ]
+    return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
+
+
+def _wanted_names(bundle: Bundle, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Return wanted name → stored name."""
+    if names is None:
+        return {name: name for name in bundle.names()}
+    if isinstance(names, (str, bytes)):
+        raise InvalidRequestError("names is a list of names, or a mapping of stored names to wanted ones", actual=names)
+    if not isinstance(names, Mapping):
+        return {name: name for name in names}
+    wanted: dict[str, str] = {}
+    for stored, name in names.items():
+        if name in wanted:
+            raise InvalidRequestError(f"two stored tensors, {wanted[name]!r} and {stored!r}, are to be named {name!r}")
+        wanted[name] = stored
+    return wanted
+
+
+def _check_known(what: str, given: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+    for name in given:
+        if name not in wanted:
+            raise InvalidRequestError(f"{what} names {name!r}, which is not restored{did_you_mean(name, wanted)}")
+
+
+def _box(name: str, given: tuple[Sequence[int], Sequence[int]] | None) -> Box | None:
+    if given is None:
+        return None
+    try:
+        start, shape = given
+        return Box(tuple(int(n) for n in start), tuple(int(n) for n in shape))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"slices[{name!r}] is a pair (start, shape)", actual=repr(given)) from error
+
+
+def _array(name: str, given: Any) -> Array | None:
+    if given is not None and not isinstance(given, np.ndarray):
+        raise InvalidRequestError(f"into[{name!r}] is a numpy array", actual=type(given).__name__)
+    return given

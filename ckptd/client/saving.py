@@ -1,0 +1,90 @@
+"""One save from its declaration to its end, over any transport."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from ckptd.client.deadline import Deadline
+from ckptd.client.lanes import LaneSource
+from ckptd.client.snapshot import Snapshot
+from ckptd.client.transport import SaveRequest, Transport
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import SaveRef
+from ckptd.errors import CkptdError, UnavailableError
+
+NUM_STREAMS = 2
+"""Lanes under way at once: enough that one is summed while another is sent."""
+
+_GRACE_S = 5.0  # the daemon knows whom a late save waits for; its error should come before ours
+_SETTLE_S = 1.0  # a daemon that refused a lane knows the save's end by then
+
+
+def carry_out(
+    transport: Transport, request: SaveRequest, snapshot: Snapshot, when_planned: Callable[[], None]
+) -> Checkpoint:
+    """Carry out one save; return the published checkpoint.
+
+    `when_planned` is called as soon as the next save may be declared: saves commit in the order in which they are
+    declared. It may be called late or not at all when the save fails.
+    """
+    deadline = Deadline(request.timeout_s + _GRACE_S)
+    answer = transport.declare(request, snapshot.manifest, deadline)
+    when_planned()
+    if isinstance(answer, Checkpoint):
+        return answer
+    sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in answer.lanes]
+    try:
+        _send_all(transport, answer.save, sources, deadline)
+    except CkptdError as error:
+        return _settle(transport, answer.save, error)
+    return transport.outcome(answer.save, deadline)
+
+
+def _settle(transport: Transport, save: SaveRef, error: CkptdError) -> Checkpoint:
+    """End a save whose lanes could not all be sent: raise why, or return the checkpoint if it was made all the same.
+
+    When the save had ended before, because another rank was lost say, our lanes were refused for that reason and
+    it is the one to tell. Only a save that still waits for us is ended by us.
+    """
+    try:
+        return transport.outcome(save, Deadline(_SETTLE_S))
+    except UnavailableError:
+        transport.abort(save, f"rank {save.rank} could not send its part: {error}")
+        raise error from error.__cause__
+    except CkptdError as reason:
+        raise reason from error
+
+
+def _send_all(transport: Transport, save: SaveRef, sources: Sequence[LaneSource], deadline: Deadline) -> None:
+    """Send all lanes, a few at a time; the first error stops the others and is raised."""
+    first = save.rank % max(len(sources), 1)  # not every rank begins with the same shard
+    waiting = [*sources[first:], *sources[:first]]
+    stop = threading.Event()
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            with lock:
+                if not waiting:
+                    return
+                source = waiting.pop(0)
+            try:
+                transport.send(save, source, deadline, stop)
+            except BaseException as error:  # raised again by the thread that waits for this one
+                with lock:
+                    errors.append(error)
+                stop.set()
+
+    helpers = [
+        threading.Thread(target=work, name=f"ckptd-lane-{number}")
+        for number in range(1, min(NUM_STREAMS, len(sources)))
+    ]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()  # ends with the deadline, as every call that it makes does
+    if errors:
+        raise errors[0]

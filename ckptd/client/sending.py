@@ -1,0 +1,116 @@
+"""One lane over the Write stream: open, ask what has arrived, send the rest, show the checksums.
+
+After a break the daemon says how much it has, and sending goes on from there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from ckptd.client.deadline import Backoff, Deadline
+from ckptd.client.lanes import LaneSource
+from ckptd.engine.identity import SaveRef
+from ckptd.errors import CkptdError, ConflictError, SessionAbortedError, UnavailableError
+from ckptd.wire import convert, status
+from ckptd.wire.chunks import Chunk, WriteMessage
+from ckptd.wire.v1 import save_pb2
+
+
+def send_lane(
+    stub: Any, address: str, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event
+) -> None:
+    """Send one lane until the daemon says that it is whole, on as many streams as that takes, one after the other.
+
+    Raises:
+        UnavailableError: at the deadline, telling how much had arrived.
+        SessionAbortedError: `stop` was set, or the save has ended.
+    """
+    backoff = Backoff()
+    received = 0
+    while True:
+        attempt = _Attempt(save, source, stop)
+        try:
+            attempt.run(stub, deadline)
+            return
+        except grpc.RpcError as failure:
+            error = attempt.failure or status.from_wire(failure, address=address)
+            error.__cause__ = failure
+        except CkptdError as refused:
+            error = refused
+        if not error.retryable:
+            raise error
+        if attempt.received > received:
+            received, backoff = attempt.received, Backoff()
+        pause_s = backoff.next_s(deadline)
+        if deadline.remaining_s <= pause_s or stop.wait(pause_s):
+            error.add_note(f"shard {source.lane.shard} of {save}: {received} of {source.size_bytes} bytes had arrived")
+            raise error
+
+
+class _Attempt:
+    """One stream: its requests are made by gRPC's thread, its replies read by ours."""
+
+    def __init__(self, save: SaveRef, source: LaneSource, stop: threading.Event) -> None:
+        self._save = save
+        self._source = source
+        self._stop = stop
+        self._is_answered = threading.Event()
+        self._is_using_source = threading.Lock()
+        self._is_over = False
+        self._call: Any = None
+        self.received = 0
+        self.failure: CkptdError | None = None
+
+    def run(self, stub: Any, deadline: Deadline) -> None:
+        """Send everything that is missing; return when the daemon has it whole."""
+        call = self._call = stub.Write(self._requests(), timeout=max(deadline.remaining_s, 0.001))
+        try:
+            for reply in call:
+                if reply.moved_to:
+                    raise ConflictError(
+                        "the daemon sends this shard to another writer, which this version can't reach",
+                        key=self._source.lane.key,
+                        actual=reply.moved_to,
+                    )
+                self.received = max(self.received, reply.received)
+                self._is_answered.set()
+                if reply.ended:
+                    return
+            raise UnavailableError("the daemon ended the stream before the lane was whole", key=self._source.lane.key)
+        finally:
+            self._is_answered.set()
+            call.cancel()
+            # gRPC's thread may outlive the call by a moment: it must not touch the source beside the next attempt.
+            with self._is_using_source:
+                self._is_over = True
+
+    def _requests(self) -> Iterator[WriteMessage]:
+        yield save_pb2.WriteRequest(
+            open=save_pb2.WriteOpen(save=convert.save_to_wire(self._save), shard=self._source.lane.shard)
+        )
+        self._is_answered.wait()
+        messages = self._messages()
+        while (message := self._next(messages)) is not None:
+            yield message
+
+    def _next(self, messages: Iterator[WriteMessage]) -> WriteMessage | None:
+        """Make the next message, unless the call has ended or the save was given up."""
+        with self._is_using_source:
+            if self._is_over:
+                return None
+            if self._stop.is_set():
+                self.failure = SessionAbortedError(f"{self._save} was given up")
+                if self._call is not None:
+                    self._call.cancel()
+                return None
+            return next(messages, None)
+
+    def _messages(self) -> Iterator[WriteMessage]:
+        for chunk in self._source.chunks(self.received):
+            yield Chunk(chunk.position, chunk.crc32c, chunk.joined())
+        for first, crcs, last in self._source.segment_crcs():
+            yield save_pb2.WriteRequest(end=save_pb2.LaneEnd(first_segment=first, crcs=crcs, last=last))

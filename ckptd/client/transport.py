@@ -1,0 +1,77 @@
+"""What the client needs done, whoever does it: a daemon over gRPC (`remote`), or this process (`direct`).
+
+Both raise the same errors for the same reasons, and every wait ends at the deadline that is passed in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ckptd.client.deadline import Deadline
+from ckptd.client.lanes import LaneSource
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import SaveRef
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.restore import Objects
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one."""
+
+    step: int | None
+    request_id: str
+    meta_graph: bytes | None
+    overwrite: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A checkpoint, and its key below the root of the transport's objects."""
+
+    checkpoint: Checkpoint
+    key: str
+
+
+class Transport(Protocol):
+    """The road to the engine. Methods may be called from any thread, several at a time."""
+
+    chunk_bytes: int
+
+    def declare(self, request: SaveRequest, manifest: Manifest, deadline: Deadline) -> Assignment | Checkpoint:
+        """Say what this rank brings; return what it owes, once every rank has, or what is saved already."""
+
+    def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
+        """Hand over one lane; return when all of it has arrived and agrees with its checksums. `stop` gives it up."""
+
+    def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
+        """Wait until the save is published; raise what ended it."""
+
+    def abort(self, save: SaveRef, reason: str) -> None:
+        """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""
+
+    def latest(self) -> Located | None:
+        """Return the newest complete checkpoint of the run."""
+
+    def checkpoints(self) -> list[Located]:
+        """Return all checkpoints of the run, oldest first."""
+
+    def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
+        """Keep a checkpoint from retention, or no longer."""
+
+    def delete(self, step: int) -> None:
+        """Remove a checkpoint; durable on return."""
+
+    def watch(self) -> Iterator[Checkpoint]:
+        """Yield the newest checkpoint, then each newer one, until `close`."""
+
+    def objects(self) -> Objects:
+        """Return what the checkpoints' bytes are read from."""
+
+    def close(self) -> None:
+        """Leave the run and free everything. Harmless when repeated."""

@@ -1,0 +1,71 @@
+"""A real daemon inside of the test's process, which can be stopped, restarted and cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from ckptd.engine.coordinator import Coordinator
+from ckptd.engine.settings import Settings
+from ckptd.service.server import Server, ServerOptions
+from ckptd.storage.locations import open_store
+from ckptd.wire import addresses
+
+BOUND_S = 30.0
+
+
+class Daemon:
+    """A coordinator over a directory, and a server in a loop of its own."""
+
+    def __init__(self, root, listen="127.0.0.1:0", **settings):
+        self.root = root
+        self._settings = Settings(**settings)
+        self._listen = addresses.parse(listen)
+        self.start()
+
+    def start(self):
+        self.coordinator = Coordinator(open_store(str(self.root)), settings=self._settings)
+        self.coordinator.open()
+        self._ready, self._failed = threading.Event(), None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(BOUND_S)
+        if self._failed:
+            raise self._failed
+
+    async def _serve(self):
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = Server(self.coordinator, ServerOptions(listen=(self._listen,)))
+        try:
+            self.address = (await server.start())[0]
+        except BaseException as error:
+            self._failed = error
+            return
+        finally:
+            self._ready.set()
+        # The next start is on the same port, as a restarted daemon is.
+        self._listen = addresses.parse(self.address)
+        while not self._stop.is_set():
+            self.coordinator.tick()
+            try:
+                await asyncio.wait_for(self._stop.wait(), 0.1)
+            except (TimeoutError, asyncio.TimeoutError):
+                continue
+        await server.stop()
+
+    def stop(self):
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(BOUND_S)
+            assert not self._thread.is_alive()
+            self.coordinator.close()
+
+
+def eventually(condition, what="the condition"):
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + BOUND_S
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come about"
+        tick.wait(0.01)

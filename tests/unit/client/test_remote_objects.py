@@ -1,0 +1,104 @@
+"""Reading what a daemon keeps: straight from disk where that is the same disk, else through the daemon."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ckptd import Checkpointer
+from ckptd.client import remote_objects
+from ckptd.client.remote_objects import RemoteObjects, objects_for
+from ckptd.errors import CkptdError, CorruptionError, NotFoundError, UnavailableError
+from ckptd.storage.local import LocalStore
+from tests.unit.client.relay import Relay
+
+BOUND_S = 30.0
+KEY = "runs/a/model.ckpt-1.data-00000-of-00001"
+ARRAY = np.random.default_rng(0).integers(0, 255, 20 << 20, dtype=np.uint8)
+
+
+@pytest.fixture
+def saved(daemon):
+    with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
+        ckpt.save(1, {"a": ARRAY}).result(BOUND_S)
+        assert isinstance(ckpt._transport.objects(), LocalStore)
+    return daemon
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """This process does not see the daemon's directory."""
+
+    def refuse(url):
+        raise NotFoundError(url)
+
+    monkeypatch.setattr(remote_objects, "open_store", refuse)
+
+
+@pytest.fixture
+def remote(saved, unseen):
+    ckpt = Checkpointer(saved.address, "runs/a", timeout_s=BOUND_S)
+    yield ckpt._transport.objects()
+    ckpt.close()
+
+
+def test_the_directory_is_read_only_if_it_is_really_the_daemons(tmp_path):
+    (tmp_path / ".ckptd").mkdir()
+    (tmp_path / ".ckptd/id").write_text("this one")
+
+    def chosen(root, root_id):
+        return objects_for(None, "grpc://there:1", None, root, root_id, 1.0)
+
+    assert isinstance(chosen(str(tmp_path), "this one"), LocalStore)
+    for root, root_id in ((str(tmp_path), "another"), (str(tmp_path), ""), ("", "this one"), ("/absent", "this one")):
+        assert isinstance(chosen(root, root_id), RemoteObjects)
+    assert chosen("s3://bucket", "x").location("runs/a") == "s3://bucket/runs/a"
+
+
+def test_objects_are_described_and_read_in_any_part(remote):
+    assert isinstance(remote, RemoteObjects)
+    assert remote.stat(KEY).size_bytes == len(ARRAY)
+    part = bytearray(3 << 20)
+    remote.read_into(KEY, 12345, memoryview(part))
+    assert part == ARRAY[12345 : 12345 + len(part)].tobytes()
+    assert remote.get(KEY) == ARRAY.tobytes()
+    assert remote.location(KEY).endswith("/root/" + KEY)
+
+
+def test_what_is_not_there_or_too_short_or_too_large_is_said(remote):
+    with pytest.raises(NotFoundError):
+        remote.stat("runs/a/absent")
+    with pytest.raises(NotFoundError):
+        remote.get("runs/a/absent")
+    with pytest.raises(CorruptionError):
+        remote.read_into(KEY, len(ARRAY) - 10, memoryview(bytearray(11)))
+    with pytest.raises(CorruptionError, match="too large"):
+        remote.get(KEY, limit_bytes=100)
+    with pytest.raises(CkptdError):
+        remote.get("../secret")
+
+
+def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
+    relay = Relay(int(saved.address.rpartition(":")[2]))
+    real, cuts = RemoteObjects._blocks, []
+
+    def cutting(self, key, offset, size, deadline):
+        for number, block in enumerate(real(self, key, offset, size, deadline)):
+            yield block
+            if number == 2 and len(cuts) < 3:
+                cuts.append(offset)
+                relay.cut()
+
+    monkeypatch.setattr(RemoteObjects, "_blocks", cutting)
+    with Checkpointer(relay.address, "runs/a", timeout_s=BOUND_S) as ckpt:
+        assert (ckpt.restore()["a"] == ARRAY).all()
+    assert len(cuts) == 3
+    relay.close()
+
+
+def test_a_daemon_that_stays_away_ends_the_reading(saved, unseen):
+    with Checkpointer(saved.address, "runs/a", timeout_s=0.5) as ckpt:
+        objects = ckpt._transport.objects()
+        saved.stop()
+        with pytest.raises(UnavailableError, match="no daemon answers"):
+            objects.stat(KEY)
