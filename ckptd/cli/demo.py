@@ -1,0 +1,151 @@
+"""`ckptd demo`: tells the story of `ckptd.demo.story` on a terminal, or as JSON."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import click
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ckptd.cli import output
+from ckptd.errors import ConflictError
+
+if TYPE_CHECKING:
+    from ckptd.demo.findings import Outcome
+
+_CLAIM_FAILED_EXIT_CODE = 1
+
+
+class Stage:
+    """Tells the story on a stream: chapters and lines, and on a terminal a bar for the training under way."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        self._console = output.console(stderr=stderr)
+        self._bar = Progress(
+            TextColumn("  training"),
+            BarColumn(bar_width=30),
+            TextColumn("step {task.completed:.0f} of {task.total:.0f}, loss {task.fields[loss]:.3f}"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=1, loss=0.0, visible=False)
+        self._chapters = 0
+        self._live = Live(self._bar, console=self._console, transient=True) if self._console.is_terminal else None
+
+    def __enter__(self) -> Stage:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def chapter(self, title: str) -> None:
+        """Begin a part of the story."""
+        self._chapters += 1
+        self._bar.update(self._task, visible=False)
+        if self._chapters > 1:
+            self._console.print()
+        self._console.print(f"{self._chapters}. {title}", style="bold", markup=False)
+
+    def line(self, text: str) -> None:
+        """Say one thing that has happened."""
+        self._console.print(f"   {text}", markup=False, soft_wrap=True)
+
+    def training(self, step: int, last_step: int, loss: float) -> None:
+        """Move the bar; a pipe hears of the saves only."""
+        self._bar.update(self._task, completed=step, total=last_step, loss=loss, visible=True)
+
+
+@click.command()
+@click.option("--workers", type=click.IntRange(2, 16), default=4, show_default=True, help="How many begin.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the checkpoints here (new or empty). Default: a temporary directory, removed at the end.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document; the story goes to stderr.")
+def command(workers: int, directory: Path | None, as_json: bool) -> int:
+    """Train, kill a worker in the middle of a save, and recover.
+
+    A daemon is started on a local directory. Worker processes train a network on handwritten digits and save
+    every few steps. One is killed by SIGKILL in the middle of a save; the others restart from the latest checkpoint
+    with one worker less, and finish. Every claim is checked; the exit code is 0 only if all of them hold.
+    """
+    from ckptd.demo import story
+
+    with ExitStack() as stack:
+        # Told to end, it ends its daemon and its workers first, as for Ctrl-C.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        if directory is None:
+            kept = False
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckptd-demo-")))
+        else:
+            kept = True
+            directory = directory.absolute()
+            if directory.exists() and any(directory.iterdir()):
+                raise ConflictError("the demo wants a directory that is new or empty", key=str(directory))
+            directory.mkdir(parents=True, exist_ok=True)
+        with Stage(stderr=as_json) as stage:
+            outcome = story.tell(directory, story.Script(workers=workers), stage)
+        if as_json:
+            output.emit_json({**asdict(outcome), "held": outcome.held})
+        else:
+            _show(outcome)
+            if kept:
+                where = Path(outcome.checkpoints[-1].prefix).parent if outcome.checkpoints else directory
+                output.say(f"\nKept in {directory}. Look around: ckptd ls {where}")
+    return 0 if outcome.held else _CLAIM_FAILED_EXIT_CODE
+
+
+def _show(outcome: Outcome) -> None:
+    output.say()
+    output.table(
+        "Checkpoints",
+        ("step", "workers", "shards", "size", "stall", "durable after", "steps meanwhile", "checksums", "bits"),
+        [
+            (
+                kept.step,
+                kept.workers,
+                kept.shards,
+                output.size(kept.size_bytes),
+                output.duration(kept.stall_s),
+                output.duration(kept.durable_s),
+                kept.steps_meanwhile,
+                "verify" if kept.intact else "CORRUPT",
+                "as held" if kept.same_bits else "DIFFER",
+            )
+            for kept in outcome.checkpoints
+        ],
+    )
+    output.say()
+    output.say(
+        f"A save stalled training for {output.duration(outcome.stall_s)} (median of {outcome.num_saves} saves, "
+        f"slowest worker of each), a step takes {output.duration(outcome.step_s)}; "
+        f"durable after {output.duration(outcome.durable_s)}."
+    )
+    output.say()
+    console = output.console()
+    for claim in outcome.claims:
+        mark, style = ("✓", "green") if claim.held else ("✗", "bold red")
+        console.print(mark, style=style, end=" ")
+        console.print(f"{claim.text}: {claim.seen}", markup=False, soft_wrap=True)
+    held = sum(claim.held for claim in outcome.claims)
+    console.print()
+    console.print(
+        f"{held} of {len(outcome.claims)} claims hold, in {outcome.seconds:.0f} s",
+        style="bold green" if outcome.held else "bold red",
+    )
+    sys.stdout.flush()

@@ -1,0 +1,71 @@
+"""`ckptd ls`: the checkpoints in a directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptd.cli import output
+
+if TYPE_CHECKING:
+    from ckptd.engine.survey import Found
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(directory: str, as_json: bool) -> None:
+    """List the checkpoints in DIR by step, whoever wrote them.
+
+    The one that the state file names is marked as the latest: `ckptd latest` prints it.
+    """
+    from ckptd.cli import places
+    from ckptd.engine.survey import survey
+
+    store = places.directory(directory)
+    found = survey(store, "")
+    if as_json:
+        output.emit_json(
+            {
+                "directory": store.url,
+                "latest": next((each.checkpoint.prefix for each in found if each.is_latest), None),
+                "checkpoints": [
+                    {**asdict(each.checkpoint), "listed": each.is_listed, "problem": each.problem} for each in found
+                ],
+            }
+        )
+        return
+    if not found:
+        output.note(f"there is no checkpoint in {directory}{places.below(store)}")
+        return
+    now = time.time()
+    output.table(
+        store.url,
+        ("name", "step", "size", "shards", "saved", ""),
+        [
+            (
+                each.checkpoint.prefix.rpartition("/")[2],
+                "–" if each.checkpoint.step is None else each.checkpoint.step,
+                output.size(each.checkpoint.size_bytes),
+                each.checkpoint.num_shards,
+                f"{output.moment(each.checkpoint.saved_at)} ({output.age(each.checkpoint.saved_at, now)})",
+                ", ".join(_marks(each)),
+            )
+            for each in found
+        ],
+    )
+
+
+def _marks(found: Found) -> Iterator[str]:
+    if found.is_latest:
+        yield "latest"
+    if found.checkpoint.pinned:
+        yield "pinned"
+    if not found.is_listed:
+        yield "not in the state file"
+    if found.problem is not None:
+        yield f"INCOMPLETE: {found.problem}"

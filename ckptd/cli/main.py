@@ -1,0 +1,161 @@
+"""`ckptd`: the command group, and the one place where errors become messages and exit codes.
+
+Commands are imported only when they are asked for, so that `ckptd --help` does not wait for numpy and gRPC.
+A command is a module of this room that exports `command`; it raises `CkptdError` and never exits by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import click
+
+from ckptd.cli import output
+from ckptd.errors import CkptdError
+
+BUG_EXIT_CODE = 1
+USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A command as `--help` shows it, without importing it."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "serve": _Listed("ckptd.cli.serve", "Run the daemon."),
+    "demo": _Listed("ckptd.cli.demo", "Train, kill a worker in the middle of a save, and recover: everything at work."),
+    "ls": _Listed("ckptd.cli.ls", "List the checkpoints in a directory."),
+    "show": _Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),
+    "cat": _Listed("ckptd.cli.cat", "Print the values of tensors."),
+    "verify": _Listed("ckptd.cli.verify", "Read everything back and check it."),
+    "latest": _Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
+    "status": _Listed("ckptd.cli.status", "Ask a daemon what it is doing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules, imported at their first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which people need them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; every one of them takes `--debug`, also behind its name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name].module).command
+        assert isinstance(command, click.Command)
+        if not any("--debug" in parameter.opts for parameter in command.params):
+            command.params.append(_debug_option())
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` begin with; for a wrong name, say which one may be meant."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(COMMANDS)}"
+            raise click.UsageError(f"there is no command '{args[0]}'{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from their table, without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, listed.summary) for name, listed in COMMANDS.items()])
+
+
+def _debug_option() -> click.Option:
+    def remember(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.find_root().meta["ckptd.debug"] = True
+
+    return click.Option(
+        ["--debug"], is_flag=True, expose_value=False, callback=remember, help="Show the traceback of an error."
+    )
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from ckptd.wire.versions import VERSION
+
+        output.say(f"ckptd {VERSION}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 our bug, 2 wrong usage, 3 not found, 4 conflict, 5 save aborted, 6 unavailable, "
+    "7 storage full, 8 corrupt, 9 not permitted. Start with: ckptd demo",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def cli() -> None:
+    """Checkpoints for training on many processes, in TensorFlow's own format."""
+
+
+cli.params.append(_debug_option())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code; messages are on stderr already."""
+    debug = bool(os.environ.get("CKPTD_DEBUG"))
+    meta: dict[str, object] = {}
+    try:
+        with cli.make_context("ckptd", list(arguments)) as ctx:
+            meta = ctx.meta
+            result = cli.invoke(ctx)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        output.note("ckptd: interrupted")
+        return INTERRUPTED_EXIT_CODE
+    except CkptdError as e:
+        if debug or meta.get("ckptd.debug"):
+            traceback.print_exc()
+        _explain(e)
+        return e.exit_code
+    except BrokenPipeError:
+        # The reader of our stdout left (`ckptd ls | head`); Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as e:
+        if debug or meta.get("ckptd.debug"):
+            traceback.print_exc()
+        output.note(f"ckptd: this is a bug in ckptd: {type(e).__name__}: {e}")
+        output.note("  run it again with --debug and report the traceback, please")
+        return BUG_EXIT_CODE
+
+
+def _explain(error: CkptdError) -> None:
+    """Write the message of an error and its notes, one per line."""
+    output.note(f"ckptd: {error}")
+    for line in getattr(error, "__notes__", ()):
+        output.note(f"  {line}")
+
+
+def main() -> None:
+    """Be the `ckptd` command: run what the arguments say and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign is no reason to fail
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,195 @@
+"""What commands say, and to whom: people get tables, programs get one JSON document, diagnostics go to stderr.
+
+stdout carries the answer and nothing else, so that it may be piped. A terminal gets rules, colours and progress
+bars; a pipe gets aligned plain text that is never cut to a width. Numbers meant for people are formatted here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from enum import Enum
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+_PIPE_WIDTH = 100_000  # wide enough that rich never folds a line that another program will read
+_CELL_GAP = "  "
+
+
+Progressed = Callable[[int, int], None]
+"""Told the bytes done so far, and those there are."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on the present stdout or stderr, which tests and callers may have replaced."""
+    file = sys.stderr if stderr else sys.stdout
+    if file.isatty():
+        return Console(file=file, highlight=False)
+    return Console(file=file, highlight=False, width=_PIPE_WIDTH, no_color=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows on stdout. A column whose every cell is a number or a quantity is set flush right."""
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    right = [bool(cells) and all(_is_quantity(row[i]) for row in cells) for i in range(len(columns))]
+    out = console()
+    if out.is_terminal:
+        drawn = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
+        for name, flush_right in zip(columns, right, strict=True):
+            drawn.add_column(Text(name), justify="right" if flush_right else "left", overflow="fold")
+        for row in cells:
+            drawn.add_row(*(Text(cell) for cell in row))
+        out.print(drawn)
+        return
+    for line in plain_table(columns, cells, right):
+        print(line)  # noqa: T201
+
+
+def plain_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterator[str]:
+    """Yield a header and rows as aligned text, without rules or trailing blanks."""
+    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
+    for row in [[name.upper() for name in columns], *cells]:
+        padded = [
+            cell.rjust(width) if flush_right else cell.ljust(width)
+            for cell, width, flush_right in zip(row, widths, right, strict=True)
+        ]
+        yield _CELL_GAP.join(padded).rstrip()
+
+
+def emit_json(value: object) -> None:
+    """Print one JSON document on stdout. Dataclasses become objects, enums their values, bytes text where they can."""
+    print(json.dumps(jsonable(value), ensure_ascii=False, indent=2, allow_nan=False))  # noqa: T201
+
+
+def jsonable(value: object) -> object:
+    """Return `value` as JSON has it; what JSON lacks (NaN, infinities, odd objects) becomes text."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, Enum):
+        return jsonable(value.value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(jsonable(key)): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        return [jsonable(item) for item in value]
+    return str(value)
+
+
+def say(text: str = "") -> None:
+    """Print lines of the answer on stdout: no markup, nothing cut."""
+    print(printable(text, lines=True))  # noqa: T201
+
+
+def note(text: str) -> None:
+    """Print diagnostic lines on stderr."""
+    print(printable(text, lines=True), file=sys.stderr)  # noqa: T201
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """Return `text` with what a terminal would obey, or cannot show, written as escapes: names come from files.
+
+    With `lines`, line ends stay what they are.
+    """
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if shown.isprintable():
+        return shown
+    kept = "\n" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in shown)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Progressed]:
+    """Show a progress bar on stderr while the block runs, if a person sits there; yield what moves it on."""
+    if not sys.stderr.isatty():
+        yield _unseen
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(escape(label), total=None)
+
+        def progressed(done_bytes: int, total_bytes: int, /) -> None:
+            bar.update(task, completed=done_bytes, total=total_bytes)
+
+        yield progressed
+
+
+def _unseen(_done_bytes: int, _total_bytes: int, /) -> None:
+    """Stand in for a progress bar where nobody looks."""
+
+
+def size(size_bytes: int) -> str:
+    """Format bytes in decimal units, as disks and networks are sold: ``12.3 MB``."""
+    if abs(size_bytes) < 1000:
+        return f"{size_bytes} B"
+    amount = float(size_bytes)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        amount /= 1000
+        if abs(amount) < 999.95 or unit == "PB":
+            break
+    return f"{amount:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Format a span with the two figures that matter: ``3.2 ms``, ``4.1 s``, ``2 min 5 s``, ``3 h 10 min``."""
+    if seconds < 0.0005:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def age(then: float, now: float) -> str:
+    """Format how long ago `then` was; a moment in the future says so, since a clock must be wrong."""
+    if then - now > 1:
+        return f"{duration(then - now)} in the future"
+    return "now" if now - then < 1 else f"{duration(now - then)} ago"
+
+
+def moment(then: float) -> str:
+    """Format wall-clock seconds since the epoch as local date and time."""
+    return datetime.fromtimestamp(then).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def shape(dimensions: Sequence[int]) -> str:
+    """Format a shape for people: ``1000 × 64``, or ``scalar``."""
+    return " × ".join(str(size) for size in dimensions) if dimensions else "scalar"
+
+
+def _is_quantity(cell: str) -> bool:
+    """Tell whether a cell is a number, perhaps with a unit behind it."""
+    number = cell.split(" ", 1)[0].rstrip("%").replace(",", "")
+    try:
+        float(number)
+    except ValueError:
+        return cell in ("", "–")
+    return "×" not in cell

@@ -1,0 +1,116 @@
+"""From what a person types to the checkpoint that is meant, with a helpful word when there is none.
+
+A PREFIX is taken as shells complete it, ``model.ckpt-120.index`` too, and a directory stands for its latest
+checkpoint. Readers follow symbolic links: whoever types a path may read through it.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+
+from ckptd.cli import output
+from ckptd.engine import survey
+from ckptd.engine.restore import Bundle
+from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
+from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
+from ckptd.storage.locations import open_store, split_prefix
+
+_MOST_LISTED = 20_000
+
+
+def directory(text: str) -> Store:
+    """Open the directory that `text` names; `NotFoundError` if there is none."""
+    store = open_store(text, confined=False)
+    if isinstance(store, LocalStore) and not Path(store.url).is_dir():
+        if Path(store.url).exists():
+            raise InvalidRequestError("this is a file; a directory is wanted", key=text)
+        raise NotFoundError(f"there is no directory {text!r}{_near_name(Path(store.url))}")
+    return store
+
+
+def is_directory(text: str) -> bool:
+    """Tell whether `text` names a directory rather than a prefix."""
+    store = open_store(text, confined=False)
+    return isinstance(store, LocalStore) and Path(store.url).is_dir()
+
+
+def checkpoint(text: str) -> tuple[Store, str]:
+    """Return the store and the key of the one checkpoint that is meant, which has an index.
+
+    Raises:
+        NotFoundError: when there is none, naming what is there instead.
+    """
+    if is_directory(text):
+        store = directory(text)
+        latest = survey.latest_checkpoint(store, "")
+        if latest is None:
+            raise NotFoundError(f"there is no checkpoint in {text!r}{below(store)}")
+        key = latest.prefix.rpartition("/")[2]
+        output.note(f"the latest in {text} is {key}")
+        return store, key
+    store, key = split_prefix(text)
+    parsed = parse_shard_key(key)
+    if parsed is not None:
+        key = parsed[0]
+    key = key.removesuffix(INDEX_SUFFIX)
+    try:
+        store.stat(index_key(key))
+    except NotFoundError as e:
+        raise NotFoundError(f"there is no checkpoint {key!r} in {store.url}{_instead(store, key)}") from e
+    return store, key
+
+
+def bundle(text: str) -> tuple[Store, Bundle]:
+    """Open the one checkpoint that is meant for reading; return its store too."""
+    store, key = checkpoint(text)
+    return store, Bundle.open(store, key)
+
+
+def keys(store: Store) -> list[str]:
+    """Return the keys of all checkpoints directly in a directory, by step and name; damaged ones are among them."""
+    stats = store.list("", deep=False)
+    found = [stat.key.removesuffix(INDEX_SUFFIX) for stat in stats if stat.key.endswith(INDEX_SUFFIX)]
+    return sorted(found, key=_by_step)
+
+
+def below(store: Store) -> str:
+    """Say in which directories below there are checkpoints: runs are directories of their own."""
+    found = {
+        stat.key.rpartition("/")[0]
+        for stat in islice(store.list(""), _MOST_LISTED)
+        if stat.key.endswith(INDEX_SUFFIX) and "/" in stat.key
+    }
+    if not found:
+        return ""
+    more = "" if len(found) <= 3 else f" and {len(found) - 3} more"
+    return f"; there are some in {', '.join(store.location(name) for name in sorted(found)[:3])}{more}"
+
+
+def _instead(store: Store, key: str) -> str:
+    """Say which checkpoint of that directory may have been meant: a name like it, and the newest."""
+    names = keys(store)
+    if not names:
+        return below(store)
+    newest = names[-1]
+    near = [name for name in get_close_matches(key, names, n=1, cutoff=0.85) if name != newest]
+    likely = f"did you mean {near[0]!r}? " if near else ""
+    return f"; {likely}the newest here is {newest!r}"
+
+
+def _by_step(key: str) -> tuple[bool, int, str]:
+    step = step_of(key)
+    return step is not None, step or 0, key
+
+
+def _near_name(path: Path) -> str:
+    """Say what in the parent directory has nearly this name."""
+    try:
+        names = [entry.name for entry in islice(path.parent.iterdir(), _MOST_LISTED) if entry.is_dir()]
+    except OSError:
+        return ""
+    near = get_close_matches(path.name, names, n=1)
+    return f"; did you mean {str(path.parent / near[0])!r}?" if near else ""

@@ -1,0 +1,382 @@
+"""The story of the demo, told by running it; every sentence that claims something is checked here.
+
+One daemon. Four workers train and save every few steps. One of them is killed while its bytes of a save are on their
+way: that save visibly does not happen. Three workers restart from the checkpoint before it, hold bit for bit what
+the four held, and finish. At the end everything on disk is read back and checked.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import ckptd
+from ckptd.demo import network, states
+from ckptd.demo.digits import Digits
+from ckptd.demo.findings import Kept, Outcome
+from ckptd.demo.network import STEP
+from ckptd.demo.processes import Crew, Daemon, Event
+from ckptd.demo.relay import Relay
+from ckptd.demo.worker import LOST_PEER_EXIT_CODE, Assignment
+from ckptd.errors import UnavailableError
+
+RUN = "digits"
+_NAME = "model.ckpt"
+_CREW_TIMEOUT_S = 120.0
+_HOLD_TIMEOUT_S = 30.0
+_SWEEP_TIMEOUT_S = 10.0
+_HELD_SHARE = 0.7  # of the victim's bytes pass before the network holds back the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How long the story is, and when the blow falls. `killed_step` is a step at which the workers save."""
+
+    workers: int = 4
+    hidden: int = 8192
+    last_step: int = 200
+    save_every: int = 20
+    killed_step: int = 120
+    max_to_keep: int = 6
+    least_accuracy: float = 0.95
+
+    @property
+    def victim(self) -> int:
+        """The rank that is killed."""
+        return self.workers // 2
+
+    @property
+    def survivors(self) -> int:
+        """How many workers go on."""
+        return self.workers - 1
+
+
+class Narrator(Protocol):
+    """Who tells the story to a person."""
+
+    def chapter(self, title: str) -> None:
+        """Begin a part of the story."""
+
+    def line(self, text: str) -> None:
+        """Say one thing that has happened."""
+
+    def training(self, step: int, last_step: int, loss: float) -> None:
+        """Show how far training is; called often."""
+
+
+@dataclass(slots=True)
+class _Saved:
+    """What the workers told of one save that was published."""
+
+    workers: int
+    digest: str | None
+    stall_s: float
+    durable_s: float
+    steps_meanwhile: int
+
+
+def tell(directory: Path, script: Script, narrator: Narrator) -> Outcome:
+    """Run the whole story in `directory`, which is empty; return what was seen.
+
+    Raises `CkptdError` when it cannot be told to the end. No process of it outlives this call.
+    """
+    return _Telling(directory, script, narrator).run()
+
+
+class _Telling:
+    """One telling: the script, where things are, and what is known so far."""
+
+    def __init__(self, directory: Path, script: Script, narrator: Narrator) -> None:
+        self._script = script
+        self._narrator = narrator
+        self._root = directory / "checkpoints"
+        self._logs = directory / "logs"
+        self._digits_file = directory / "digits.npz"
+        self._ready_file = directory / "daemon.json"
+        self._outcome = Outcome(directory=str(directory), killed_step=script.killed_step)
+        self._saved: dict[int, _Saved] = {}
+        self._step_times: list[float] = []
+        self._run_directory = self._root / RUN
+
+    def run(self) -> Outcome:
+        began = time.monotonic()
+        self._logs.mkdir(parents=True)
+        self._root.mkdir()
+        digits = Digits.from_scikit_learn()
+        digits.write(self._digits_file)
+
+        self._narrator.chapter("A daemon")
+        daemon = Daemon(self._root, self._logs / "daemon.log", self._ready_file)
+        try:
+            daemon.wait_until_ready()
+            self._narrator.line(f"ckptd serve, pid {daemon.pid}, {', '.join(daemon.listening)}, root {self._root}")
+            self._train_until_one_dies(daemon)
+            self._train_to_the_end(daemon)
+        finally:
+            code = daemon.stop()
+        self._outcome.claim("the daemon left in good order when it was told to", code == 0, f"exit code {code}")
+
+        self._narrator.chapter("What is on disk")
+        self._read_everything_back(digits)
+        self._measure()
+        self._outcome.seconds = time.monotonic() - began
+        return self._outcome
+
+    def _assignment(
+        self, rank: int, world_size: int, peers: Mapping[str, int], address: str, announced: int | None = None
+    ) -> Assignment:
+        script = self._script
+        return Assignment(
+            address=address,
+            run=RUN,
+            rank=rank,
+            world_size=world_size,
+            digits=str(self._digits_file),
+            hidden=script.hidden,
+            last_step=script.last_step,
+            save_every=script.save_every,
+            max_to_keep=script.max_to_keep,
+            peers=dict(peers),
+            announced_step=announced,
+        )
+
+    def _train_until_one_dies(self, daemon: Daemon) -> None:
+        script, narrator = self._script, self._narrator
+        narrator.chapter(f"{script.workers} workers train; all save every {script.save_every} steps")
+        narrator.line(
+            f"1,797 handwritten digits, a network of 64 × {script.hidden} × 10: {self._state_bytes() / 1e6:.1f} MB "
+            "with momentum and averages; the hidden layer's rows are divided among the workers"
+        )
+        host, port = daemon.port()
+        relay = Relay((host, port))
+
+        def assignment(rank: int, peers: Mapping[str, int]) -> Assignment:
+            if rank == script.victim:
+                return self._assignment(rank, script.workers, peers, relay.address, script.killed_step)
+            return self._assignment(rank, script.workers, peers, f"grpc://{host}:{port}")
+
+        with Crew(self._logs) as crew:
+            try:
+                crew.start(script.workers, assignment)
+                crew.until(
+                    lambda e: e.kind == "about_to_save" and e.rank == script.victim, _CREW_TIMEOUT_S, self._on_event
+                )
+                relay.hold_after(int(self._state_bytes() / script.workers * _HELD_SHARE))
+                crew.go_on(script.victim)
+                seen = self._wait_for_the_middle(daemon, relay)
+                victim_pid = crew.pid(script.victim)
+                crew.kill(script.victim)
+            finally:
+                relay.close()
+            narrator.chapter(f"Worker {script.victim} is killed in the middle of the save of step {script.killed_step}")
+            narrator.line(f"the daemon was {seen}")
+            narrator.line(f"kill -9 {victim_pid}")
+            codes = crew.join(_CREW_TIMEOUT_S)
+            self._take_in(crew, script.workers)
+            self._check_the_failed_save(crew, codes)
+
+    def _wait_for_the_middle(self, daemon: Daemon, relay: Relay) -> str:
+        """Return what the daemon says when it has everything but the rest of the victim's bytes."""
+        script = self._script
+        if not relay.holding.wait(_HOLD_TIMEOUT_S):
+            raise UnavailableError(f"worker {script.victim} did not send its part of step {script.killed_step}")
+        deadline = time.monotonic() + _HOLD_TIMEOUT_S
+        while time.monotonic() < deadline:
+            for run in daemon.status().runs:
+                for save in run.saves:
+                    owed = list(save.waiting_for)
+                    is_it = run.run == RUN and save.save.step == script.killed_step and save.phase == "filling"
+                    if is_it and len(owed) == 1 and owed[0].startswith(f"rank {script.victim}"):
+                        return (
+                            f"{save.phase} it: {save.received_bytes / 1e6:.1f} of {save.size_bytes / 1e6:.1f} MB "
+                            f"were in; it waited for {owed[0]}"
+                        )
+            time.sleep(0.02)
+        raise UnavailableError(f"the save of step {script.killed_step} was never seen to wait for one worker only")
+
+    def _check_the_failed_save(self, crew: Crew, codes: Sequence[int]) -> None:
+        script, outcome, narrator = self._script, self._outcome, self._narrator
+        others = [rank for rank in range(script.workers) if rank != script.victim]
+        outcome.claim(
+            f"worker {script.victim} was ended by SIGKILL, and the others noticed and stopped",
+            codes[script.victim] == -9 and all(codes[rank] == LOST_PEER_EXIT_CODE for rank in others),
+            f"exit codes {', '.join(map(str, codes))}",
+        )
+        failures = {e.rank: e for e in crew.of_kind("save_failed", script.killed_step)}
+        naming = [r for r in others if r in failures and f"rank {script.victim}" in failures[r].text("reason")]
+        for event in list(failures.values())[:1]:
+            narrator.line(f"worker {event.rank} was told: {event.text('error')}: {event.text('reason')}")
+        outcome.claim(
+            f"the save of step {script.killed_step} failed on every other worker, naming rank {script.victim}",
+            naming == others and not crew.of_kind("saved", script.killed_step),
+            f"named to workers {', '.join(map(str, naming)) or 'none'}",
+        )
+        left = self._files_of(script.killed_step)
+        deadline = time.monotonic() + _SWEEP_TIMEOUT_S
+        while left and time.monotonic() < deadline:
+            time.sleep(0.05)
+            left = self._files_of(script.killed_step)
+        outcome.claim(
+            f"nothing of step {script.killed_step} is left on disk",
+            not left,
+            ", ".join(left) if left else "no index, no shard",
+        )
+        latest = ckptd.latest_checkpoint(str(self._run_directory))
+        before = script.killed_step - script.save_every
+        outcome.claim(
+            f"the latest checkpoint is still that of step {before}",
+            latest is not None and latest.endswith(f"{_NAME}-{before}"),
+            str(latest),
+        )
+        narrator.line(f"the latest checkpoint is {latest}")
+
+    def _files_of(self, step: int) -> list[str]:
+        if not self._run_directory.exists():
+            return []
+        return sorted(path.name for path in self._run_directory.glob(f"*{_NAME}-{step}.*"))
+
+    def _train_to_the_end(self, daemon: Daemon) -> None:
+        script, outcome, narrator = self._script, self._outcome, self._narrator
+        restart = "restarts" if script.survivors == 1 else "restart"
+        narrator.chapter(f"{_workers(script.survivors)} {restart} from the latest checkpoint")
+        host, port = daemon.port()
+        with Crew(self._logs) as crew:
+            crew.start(
+                script.survivors,
+                lambda rank, peers: self._assignment(rank, script.survivors, peers, f"grpc://{host}:{port}"),
+            )
+            crew.until(lambda _: len(crew.of_kind("ready")) == script.survivors, _CREW_TIMEOUT_S, self._on_event)
+            self._check_the_restored_state(crew)
+            crew.until(lambda _: len(crew.of_kind("ended")) == script.survivors, _CREW_TIMEOUT_S, self._on_event)
+            codes = crew.join(_CREW_TIMEOUT_S)
+            self._take_in(crew, script.survivors)
+            if any(codes):
+                narrator.line(crew.complaints())
+        done = [e for e in crew.of_kind("done") if e.number("step") == script.last_step]
+        outcome.claim(
+            f"{_workers(script.survivors)} trained on to step {script.last_step}",
+            len(done) == script.survivors and not any(codes),
+            f"exit codes {', '.join(map(str, codes))}",
+        )
+
+    def _check_the_restored_state(self, crew: Crew) -> None:
+        script = self._script
+        restored = crew.of_kind("restored")
+        steps = {int(e.number("step")) for e in restored}
+        step = min(steps, default=0)
+        self._outcome.resumed_step = step
+        logged = self._saved[step].digest if step in self._saved else None
+        found = states.as_told(restored) if len(restored) == script.survivors else None
+        self._narrator.line(f"step {step}, as {script.workers} workers held it:  sha256 {logged}")
+        self._narrator.line(f"step {step}, as {script.survivors} restored it:      sha256 {found}")
+        self._outcome.claim(
+            f"{_workers(script.survivors)} restored, bit for bit, what {script.workers} held at step {step}",
+            len(steps) == 1
+            and step == script.killed_step - script.save_every
+            and found is not None
+            and found == logged,
+            f"sha256 {str(found)[:16]}… against {str(logged)[:16]}…",
+        )
+
+    def _on_event(self, event: Event) -> None:
+        if event.kind == "step":
+            self._step_times.append(event.number("seconds"))
+            if event.rank == 0:
+                self._narrator.training(int(event.number("step")), self._script.last_step, event.number("loss"))
+        elif event.kind == "save_failed" and event.number("step") != self._script.killed_step:
+            raise UnavailableError(
+                f"the save of step {event.number('step'):.0f} failed on worker {event.rank}: {event.text('reason')}"
+            )
+        elif event.kind == "saved" and event.rank == 0:
+            meanwhile = int(event.number("during") - event.number("step"))
+            self._narrator.line(
+                f"step {event.number('step'):.0f} saved in {event.number('duration_s') * 1e3:.0f} ms, "
+                f"{meanwhile} {'step' if meanwhile == 1 else 'steps'} trained meanwhile"
+            )
+
+    def _take_in(self, crew: Crew, workers: int) -> None:
+        """Note the saves that this crew's workers report as published, with the digest of what they held."""
+        for step in sorted({int(e.number("step")) for e in crew.of_kind("saved")}):
+            saving, saved = crew.of_kind("saving", step), crew.of_kind("saved", step)
+            if len(saving) != workers or len(saved) != workers:
+                continue
+            self._saved[step] = _Saved(
+                workers=workers,
+                digest=states.as_told(saving),
+                stall_s=max(e.number("stall_s") for e in saving),
+                durable_s=max(e.number("duration_s") for e in saved),
+                steps_meanwhile=max(int(e.number("during")) - step for e in saved),
+            )
+
+    def _read_everything_back(self, digits: Digits) -> None:
+        script, outcome = self._script, self._outcome
+        state = ckptd.get_checkpoint_state(str(self._run_directory))
+        listed = list(state.all_model_checkpoint_paths) if state is not None else []
+        whole: dict[str, NDArray[np.generic]] = {}
+        for prefix in listed:
+            step = int(prefix.rpartition("-")[2])
+            report = ckptd.verify(prefix)
+            whole = states.read(prefix)
+            saved = self._saved.get(step)
+            outcome.checkpoints.append(
+                Kept(
+                    step=step,
+                    prefix=prefix,
+                    workers=saved.workers if saved else 0,
+                    shards=report.num_shards,
+                    size_bytes=report.size_bytes,
+                    stall_s=saved.stall_s if saved else 0.0,
+                    durable_s=saved.durable_s if saved else 0.0,
+                    steps_meanwhile=saved.steps_meanwhile if saved else 0,
+                    intact=report.ok,
+                    same_bits=saved is not None and states.digest(whole) == saved.digest,
+                )
+            )
+        kept = outcome.checkpoints
+        expected = sorted(self._saved)[-script.max_to_keep :]
+        outcome.claim(
+            f"the {len(expected)} newest checkpoints are kept, and no others",
+            [checkpoint.step for checkpoint in kept] == expected
+            and sorted(path.name for path in self._run_directory.glob("*.index"))
+            == sorted(f"{_NAME}-{step}.index" for step in expected),
+            f"steps {', '.join(str(checkpoint.step) for checkpoint in kept)}",
+        )
+        intact = sum(checkpoint.intact for checkpoint in kept)
+        outcome.claim(
+            "every checksum of every tensor verifies", intact == len(kept) > 0, f"{intact} of {len(kept)} intact"
+        )
+        same = sum(checkpoint.same_bits for checkpoint in kept)
+        outcome.claim(
+            "each checkpoint holds, bit for bit, what its workers held", same == len(kept) > 0, f"{same} of {len(kept)}"
+        )
+        if whole:
+            values = {name: np.asarray(array, np.float32) for name, array in whole.items() if name != STEP}
+            outcome.accuracy = network.accuracy(digits.test_images, digits.test_labels, values)
+        outcome.claim(
+            f"the last checkpoint recognises more than {script.least_accuracy:.0%} of {len(digits.test_labels)} "
+            "digits that it has never seen",
+            outcome.accuracy > script.least_accuracy,
+            f"{outcome.accuracy:.1%}",
+        )
+
+    def _measure(self) -> None:
+        outcome = self._outcome
+        outcome.step_s = statistics.median(self._step_times)
+        outcome.num_saves = len(self._saved)
+        outcome.stall_s = statistics.median(saved.stall_s for saved in self._saved.values())
+        outcome.durable_s = statistics.median(saved.durable_s for saved in self._saved.values())
+
+    def _state_bytes(self) -> int:
+        shapes = network.full_shapes(self._script.hidden).values()
+        return sum(int(np.prod(shape)) for shape in shapes) * 4 * (1 + len(network.COMPANIONS))
+
+
+def _workers(count: int) -> str:
+    return f"{count} {'worker' if count == 1 else 'workers'}"
