@@ -1,0 +1,63 @@
+"""The benchmarks run, at sizes that measure nothing, so that they still work when somebody needs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ckptd.demo.processes import child_environment
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=child_environment(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_merge_of_an_index_is_timed_and_read_by_tensorflow():
+    found = run("merge_index.py", "--tensors=40", "--workers=30", "--rounds=1", "--check=2")
+    assert found["slices"] == 1200
+    assert found["tensorflow_tensors"] == 40
+    assert found["tensorflow_checked"] == 2
+
+
+def test_save_and_restore_are_timed_for_all_three(tmp_path):
+    found = run("save_restore.py", "--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", f"--dir={tmp_path}")
+    assert found["size_bytes"] == 4 << 20
+    for contender in ("raw", "tensorflow", "ckptd"):
+        medians = found["medians"][contender]
+        assert 0 < medians["stall_s"] <= medians["durable_s"]
+        assert medians["restore_s"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
+    found = run("memory.py", "--size=16MiB", "--workers=2", f"--dir={tmp_path}")
+    assert found["size_bytes"] == 16 << 20
+    assert found["samples"] > 1
+    assert found["rss_peak_bytes"] >= found["rss_before_bytes"]
+
+
+@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py"])
+def test_each_explains_itself(name):
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / name), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=child_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python benchmarks/{name}" in done.stdout
