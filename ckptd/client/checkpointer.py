@@ -21,6 +21,7 @@ from ckptd.client.restoring import Array, restore
 from ckptd.client.saving import carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import SaveRequest, Transport
+from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.manifest import Manifest
@@ -114,8 +115,7 @@ class Checkpointer:
         self._pool = BufferPool(keep=MAX_SNAPSHOTS)
         self._pending: list[PendingSave] = []
         self._manifest: Manifest | None = None
-        self._last_planned = threading.Event()
-        self._last_planned.set()
+        self._last_turn: Turn | None = None
         self._is_closed = False
 
     def save(
@@ -151,13 +151,10 @@ class Checkpointer:
         pending = PendingSave(step)
         with self._lock:
             self._manifest = snapshot.manifest
-            previous, planned = self._last_planned, threading.Event()
-            self._last_planned = planned
+            turn = self._last_turn = Turn(self._last_turn)
             self._pending.append(pending)
         # Not a daemon thread: the interpreter waits for it, so that a program's last save is not lost by its end.
-        threading.Thread(
-            target=self._carry, args=(pending, request, snapshot, previous, planned), name=f"ckptd-save-{step}"
-        ).start()
+        threading.Thread(target=self._carry, args=(pending, request, snapshot, turn), name=f"ckptd-save-{step}").start()
         return pending
 
     def wait(self) -> None:
@@ -267,28 +264,19 @@ class Checkpointer:
             if hasattr(error, "add_note"):
                 error.add_note(f"while closing the Checkpointer: {failure}")
 
-    def _carry(
-        self,
-        pending: PendingSave,
-        request: SaveRequest,
-        snapshot: Snapshot,
-        previous: threading.Event,
-        planned: threading.Event,
-    ) -> None:
-        """Carry one save out, in a thread of its own, after the save before it has been declared."""
+    def _carry(self, pending: PendingSave, request: SaveRequest, snapshot: Snapshot, turn: Turn) -> None:
+        """Carry one save out, in a thread of its own."""
         checkpoint: Checkpoint | None = None
         error: CkptdError | None = None
         try:
-            if not previous.wait(self.timeout_s):
-                raise UnavailableError(f"{pending} could not begin: the one before it was not planned in time")
-            checkpoint = carry_out(self._transport, request, snapshot, planned.set)
+            checkpoint = carry_out(self._transport, request, snapshot, turn)
         except CkptdError as failure:
             error = failure
         except Exception as failure:  # it has to reach the caller, who is in another thread
             error = CkptdError(f"a bug in ckptd ended {pending}: {failure!r}")
             error.__cause__ = failure
         finally:
-            planned.set()
+            turn.ended()
             snapshot.release()
         if checkpoint is not None:
             pending.finish(checkpoint)

@@ -17,6 +17,7 @@ from typing import TypeVar
 from ckptd.client.deadline import Deadline
 from ckptd.client.lanes import LaneSource
 from ckptd.client.transport import Located, SaveRequest
+from ckptd.client.turns import Turn
 from ckptd.client.watching import Watcher
 from ckptd.engine import survey
 from ckptd.engine.checkpoint import Checkpoint
@@ -69,9 +70,12 @@ class DirectTransport:
 
     # Saving.
 
-    def declare(self, request: SaveRequest, manifest: Manifest, deadline: Deadline) -> Assignment | Checkpoint:
+    def declare(
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn
+    ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Takes the run, if that has not happened yet."""
         coordinator = self._open()
+        turn.await_earlier(self._epoch, deadline)
         coordinator.add_manifest(manifest)
         declaration = Declaration(
             save=SaveRef(self._run, self._epoch, request.step, incarnation=self._member.incarnation),

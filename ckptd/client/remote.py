@@ -24,6 +24,7 @@ from ckptd.client.membership import Membership
 from ckptd.client.remote_objects import objects_for
 from ckptd.client.sending import send_lane
 from ckptd.client.transport import Located, SaveRequest
+from ckptd.client.turns import Turn
 from ckptd.client.watching import Watcher
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
@@ -35,7 +36,6 @@ from ckptd.errors import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
-    SessionAbortedError,
     UnavailableError,
 )
 from ckptd.wire import addresses, convert, lanes, manifests, status, versions
@@ -90,7 +90,9 @@ class RemoteTransport:
 
     # Saving.
 
-    def declare(self, request: SaveRequest, manifest: Manifest, deadline: Deadline) -> Assignment | Checkpoint:
+    def declare(
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn
+    ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Joins the run first, if that has not happened yet."""
         self._open()
         assert self._membership is not None  # made by `_open`
@@ -99,6 +101,7 @@ class RemoteTransport:
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))
         while True:
             welcome = self._membership.welcome(joining)
+            turn.await_earlier(welcome.epoch, deadline)
             declaration = Declaration(
                 save=SaveRef(
                     self._run, welcome.epoch, request.step, rank=self._member.rank, incarnation=self._member.incarnation
@@ -175,7 +178,7 @@ class RemoteTransport:
         for located in self.checkpoints():
             if located.checkpoint.save_id and located.checkpoint.save_id == save.save_id:
                 return located.checkpoint
-        raise SessionAbortedError(f"the daemon was restarted before {save} was complete; nothing of it is kept")
+        raise NotFoundError(f"the daemon was restarted before {save} was complete; it kept nothing of it")
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `Transport.abort`."""

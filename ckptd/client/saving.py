@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 
-from ckptd.client.deadline import Deadline
+from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.lanes import LaneSource
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import SaveRequest, Transport
+from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
-from ckptd.errors import CkptdError, UnavailableError
+from ckptd.engine.layout import Assignment
+from ckptd.errors import CkptdError, NotFoundError, UnavailableError
 
 NUM_STREAMS = 2
 """Lanes under way at once: enough that one is summed while another is sent."""
@@ -20,25 +23,38 @@ _GRACE_S = 5.0  # the daemon knows whom a late save waits for; its error should 
 _SETTLE_S = 1.0  # a daemon that refused a lane knows the save's end by then
 
 
-def carry_out(
-    transport: Transport, request: SaveRequest, snapshot: Snapshot, when_planned: Callable[[], None]
-) -> Checkpoint:
+def carry_out(transport: Transport, request: SaveRequest, snapshot: Snapshot, turn: Turn) -> Checkpoint:
     """Carry out one save; return the published checkpoint.
 
-    `when_planned` is called as soon as the next save may be declared: saves commit in the order in which they are
-    declared. It may be called late or not at all when the save fails.
+    A daemon that was restarted in the middle knows nothing of the save. The snapshot is still here, so the save begins
+    again, as a call that is repeated.
     """
     deadline = Deadline(request.timeout_s + _GRACE_S)
-    answer = transport.declare(request, snapshot.manifest, deadline)
-    when_planned()
-    if isinstance(answer, Checkpoint):
-        return answer
-    sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in answer.lanes]
+    backoff = Backoff()
+    while True:
+        answer = transport.declare(request, snapshot.manifest, deadline, turn)
+        if isinstance(answer, Checkpoint):
+            return answer
+        turn.planned(answer.save.epoch)
+        try:
+            return _finish(transport, answer, snapshot, deadline)
+        except NotFoundError as forgotten:
+            pause_s = backoff.next_s(deadline)
+            if deadline.remaining_s <= pause_s:
+                raise UnavailableError(
+                    f"{answer.save} was not saved within {deadline.timeout_s:g} s: the daemon was restarted meanwhile"
+                ) from forgotten
+            time.sleep(pause_s)
+
+
+def _finish(transport: Transport, planned: Assignment, snapshot: Snapshot, deadline: Deadline) -> Checkpoint:
+    """Send what was planned and wait for the end; `NotFoundError` when the daemon has no memory of the save."""
+    sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in planned.lanes]
     try:
-        _send_all(transport, answer.save, sources, deadline)
+        _send_all(transport, planned.save, sources, deadline)
     except CkptdError as error:
-        return _settle(transport, answer.save, error)
-    return transport.outcome(answer.save, deadline)
+        return _settle(transport, planned.save, error)
+    return transport.outcome(planned.save, deadline)
 
 
 def _settle(transport: Transport, save: SaveRef, error: CkptdError) -> Checkpoint:

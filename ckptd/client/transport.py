@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ckptd.client.deadline import Deadline
 from ckptd.client.lanes import LaneSource
+from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
@@ -43,14 +44,19 @@ class Transport(Protocol):
 
     chunk_bytes: int
 
-    def declare(self, request: SaveRequest, manifest: Manifest, deadline: Deadline) -> Assignment | Checkpoint:
-        """Say what this rank brings; return what it owes, once every rank has, or what is saved already."""
+    def declare(
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn
+    ) -> Assignment | Checkpoint:
+        """Say what this rank brings; return what it owes, once every rank has, or what is saved already.
+
+        Waits for `turn` first, so that saves are declared in their order.
+        """
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """Hand over one lane; return when all of it has arrived and agrees with its checksums. `stop` gives it up."""
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
-        """Wait until the save is published; raise what ended it."""
+        """Wait until the save is published; raise what ended it, `NotFoundError` when there is no trace of it."""
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""

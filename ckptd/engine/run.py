@@ -25,7 +25,14 @@ from ckptd.engine.session import Phase
 from ckptd.engine.settings import MAX_SHARDS, Settings
 from ckptd.engine.views import RunView, SaveView
 from ckptd.engine.workers import Workers
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError, UnavailableError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    CorruptionError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
 from ckptd.storage.base import Lock, Store
 
 logger = logging.getLogger("ckptd.engine")
@@ -66,6 +73,7 @@ class Run:
         self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options))
         self.last_error = ""
         self._workers = workers
+        self._epoch_key = f"{name}/.ckptd/epoch"
         self._readers = readers
         self._owner = owner
         self._membership = Membership(settings.lease_s)
@@ -82,8 +90,17 @@ class Run:
         with self.catalog_lock:
             for outcome in self.catalog.recover().outcomes:
                 logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
-            self._membership.epoch = self.catalog.highest_epoch()
+            self._membership.epoch = max(self._stored_epoch(), self.catalog.highest_epoch())
             self.look()
+
+    def _stored_epoch(self) -> int:
+        try:
+            text = self.store.get(self._epoch_key, limit_bytes=64)
+        except NotFoundError:
+            return 0
+        if not text.isdigit():
+            raise CorruptionError("this is no epoch", key=self._epoch_key, actual=repr(text))
+        return int(text)
 
     # Members.
 
@@ -101,6 +118,9 @@ class Run:
             self.options = options
         if is_new:
             with self.catalog_lock:
+                if epoch != before:
+                    # Durable before anybody hears of it: the next life of the daemon must not give it out again.
+                    self.store.replace(self._epoch_key, str(epoch).encode())
                 self.catalog.configure(policy, options.latest_filename, options.pad_step_number)
                 self.look()
         return epoch

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from ckptd.client.buffers import BufferPool
+from ckptd.client.deadline import Deadline
 from ckptd.client.saving import NUM_STREAMS, carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import SaveRequest
+from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment, Lane
-from ckptd.errors import ConflictError, CorruptionError, SessionAbortedError, UnavailableError
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError, SessionAbortedError, UnavailableError
 
 DONE = Checkpoint("/r/m-1", 1, 10, 1, 0.0)
 REQUEST = SaveRequest(1, "request", None, False, 20.0)
@@ -32,9 +34,11 @@ class Scripted:
         self._send = send or (lambda source: None)
         self._outcome = outcome
         self.sent, self.aborted, self.at_once, self.most_at_once = [], [], 0, 0
+        self.declared = 0
         self._lock = threading.Lock()
 
-    def declare(self, request, manifest, deadline):
+    def declare(self, request, manifest, deadline, turn):
+        self.declared += 1
         if self._declare is not None:
             return self._declare
         one = np.array([0], np.int64)
@@ -53,6 +57,10 @@ class Scripted:
                 self.at_once -= 1
 
     def outcome(self, save, deadline):
+        if isinstance(self._outcome, list):
+            self._outcome = self._outcome.pop(0) if len(self._outcome) == 1 else self._outcome
+        if isinstance(self._outcome, list):
+            raise self._outcome.pop(0)
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
@@ -62,9 +70,9 @@ class Scripted:
 
 
 def carry(transport):
-    planned = threading.Event()
+    turn = Turn()
     snapshot = Snapshot.take({"a": np.zeros(1)}, BufferPool())
-    return carry_out(transport, REQUEST, snapshot, planned.set), planned
+    return carry_out(transport, REQUEST, snapshot, turn), turn
 
 
 def failing(error):
@@ -77,9 +85,9 @@ def failing(error):
 def test_every_lane_is_sent_a_few_at_a_time_beginning_with_ones_own():
     meet = threading.Barrier(NUM_STREAMS)
     transport = Scripted(lanes=4, send=lambda source: meet.wait(20))
-    done, planned = carry(transport)
+    done, turn = carry(transport)
     assert done is DONE
-    assert planned.is_set()
+    Turn(turn).await_earlier(SAVE.epoch, Deadline(0.0))
     assert sorted(transport.sent) == [0, 1, 2, 3]
     assert 0 not in transport.sent[:NUM_STREAMS]
     assert transport.most_at_once == NUM_STREAMS
@@ -94,9 +102,8 @@ def test_a_save_without_bytes_of_ours_has_nothing_to_send():
 
 def test_a_save_that_is_there_already_is_done():
     transport = Scripted(declare=DONE)
-    done, planned = carry(transport)
+    done, _ = carry(transport)
     assert done is DONE
-    assert planned.is_set()
     assert transport.sent == []
 
 
@@ -129,3 +136,23 @@ def test_an_error_of_declaring_is_raised_as_it_is():
     with pytest.raises(ConflictError, match="already saved"):
         carry(transport)
     assert transport.aborted == []
+
+
+def test_a_save_that_the_daemon_forgot_begins_again_from_the_snapshot():
+    transport = Scripted(lanes=2, outcome=[NotFoundError("no trace"), NotFoundError("no trace"), DONE])
+    assert carry(transport)[0] is DONE
+    assert transport.declared == 3
+    assert sorted(transport.sent) == [0, 0, 0, 1, 1, 1]
+    assert transport.aborted == []
+
+
+def test_a_lane_that_the_daemon_forgot_is_sent_again_too():
+    answers = [NotFoundError("what save?")]
+
+    def send(source):
+        if answers:
+            raise answers.pop()
+
+    transport = Scripted(lanes=1, send=send, outcome=[NotFoundError("no trace"), DONE])
+    assert carry(transport)[0] is DONE
+    assert transport.declared == 2

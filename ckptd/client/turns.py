@@ -1,0 +1,52 @@
+"""The order of one rank's saves: a later one is never declared before an earlier one, also not after a restart.
+
+Saves commit in the order in which the daemon hears of them first. A daemon that was restarted hears of those under way
+anew, and which of our threads notices that first is chance; so a save waits until the one before it has been planned
+under the epoch that holds now, or has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from ckptd.client.deadline import Deadline
+from ckptd.errors import UnavailableError
+
+
+class Turn:
+    """One save's place in the order. Any thread may use it."""
+
+    def __init__(self, before: Turn | None = None) -> None:
+        """Stand behind `before`."""
+        self._before = before
+        self._changed = threading.Condition()
+        self._epoch = -1
+        self._has_ended = False
+
+    def await_earlier(self, epoch: int, deadline: Deadline) -> None:
+        """Wait until this save may be declared under `epoch`; `UnavailableError` at the deadline."""
+        before = self._before
+        if before is None:
+            return
+        if not before._await_planned(epoch, deadline.remaining_s):
+            raise UnavailableError(
+                f"the save could not begin within {deadline.timeout_s:g} s: the one before it has not been planned"
+            )
+        if before._has_ended:
+            self._before = None  # a chain of all saves ever made would fill the memory
+
+    def planned(self, epoch: int) -> None:
+        """Say that the daemon has planned this save under `epoch`: the next may be declared."""
+        with self._changed:
+            self._epoch = epoch
+            self._changed.notify_all()
+
+    def ended(self) -> None:
+        """Say that this save is over, well or badly."""
+        with self._changed:
+            self._has_ended = True
+            self._changed.notify_all()
+
+    def _await_planned(self, epoch: int, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._has_ended or self._epoch >= epoch, timeout_s)
