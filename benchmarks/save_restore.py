@@ -207,10 +207,12 @@ def finish_tensorflow(directory: Path, processes: int, step: int) -> float:
 def forget_cached(directory: Path) -> None:
     """Ask the kernel to drop the files' pages, so that a restore comes from the disk."""
     for path in directory.rglob("*"):
-        if path.is_file():
+        try:
             fd = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
+        except FileNotFoundError:
+            continue  # retention is at work beside us
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
 
 
 def one_round(contender: str, place: Path, pipes: list, args: argparse.Namespace, step: int) -> dict[str, float]:
