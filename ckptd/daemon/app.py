@@ -92,7 +92,9 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
         loop.add_signal_handler(number, signals.put_nowait, number)
     server = Server(coordinator, options)
     try:
-        _announce(await server.start(), coordinator, config)
+        listening = await server.start()
+        coordinator.writers = tuple(listening)
+        _announce(listening, coordinator, config)
     except BaseException:
         await server.stop()
         await loop.run_in_executor(None, coordinator.close)

@@ -65,6 +65,7 @@ class Coordinator:
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()
         self.root_id = ""
+        self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
         self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
         self._lock = threading.Lock()
@@ -298,6 +299,7 @@ class Coordinator:
             clock=self.clock,
             workers=self._workers,
             readers=self._readers,
+            writers=lambda: self.writers,
             owner=owner,
         )
         try:

@@ -61,6 +61,7 @@ class Run:
         clock: Clock,
         workers: Workers,
         readers: Readers,
+        writers: Callable[[], tuple[str, ...]],
         owner: Lock | None,
     ) -> None:
         self.name = name
@@ -74,6 +75,7 @@ class Run:
         self.last_error = ""
         self._workers = workers
         self._epoch_key = f"{name}/.ckptd/epoch"
+        self.writers = writers
         self._readers = readers
         self._owner = owner
         self._membership = Membership(settings.lease_s)

@@ -50,6 +50,9 @@ class Surroundings(Protocol):
     catalog: Catalog
     catalog_lock: threading.Lock  # the catalog has one user at a time
 
+    def writers(self) -> tuple[str, ...]:
+        """Return the addresses of those who take shards; empty means whoever answered."""
+
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
         """Run blocking work on one of the run's threads."""
 
@@ -284,7 +287,7 @@ class Save:
                     Lane(
                         shard=shard,
                         key=self._writers[shard].key,
-                        writers=self.run.settings.writers,
+                        writers=self.run.writers(),
                         size_bytes=int(layout.segment_size[rows].sum()),
                         items=layout.segment_item[rows],
                         item_offsets=layout.segment_item_offset[rows],

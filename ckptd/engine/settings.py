@@ -17,7 +17,6 @@ class Settings:
         open_runs: runs at once; a name that anybody may choose must not fill the memory.
         live_saves: saves of one run that may be under way at once.
         threads: threads that seal, commit and clean up.
-        writers: addresses that plans name for every shard; empty means whoever answered.
     """
 
     declare_timeout_s: float = 30.0
@@ -27,7 +26,6 @@ class Settings:
     open_runs: int = 4096
     live_saves: int = 16
     threads: int = 16
-    writers: tuple[str, ...] = ()
 
 
 MAX_SHARDS = 32  # by default; more are possible by asking for them

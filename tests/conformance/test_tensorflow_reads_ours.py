@@ -17,7 +17,7 @@ from ckptd.format.slices import Box, TensorSlice
 from tests.conformance.bundle_files import FIXTURES, BundleReader, BundleWriter, halves, sample
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-tf = pytest.importorskip("tensorflow", reason="TensorFlow comes with the test extra; the fixtures prove the rest")
+import tensorflow as tf
 
 STORABLE = [dtype for dtype in dtypes.ALL if dtype.array is not None and not dtype.is_variant]
 SHAPES: list[tuple[int, ...]] = [(), (0, 3), (7,), (5, 4), (3, 2, 4)]

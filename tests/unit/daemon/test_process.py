@@ -265,3 +265,12 @@ def test_status_of_nobody_says_how_to_start_one():
     result = CliRunner().invoke(command, ["127.0.0.1:1", "--timeout-s", "5"])
     assert isinstance(result.exception, UnavailableError)
     assert "ckptd serve --root DIR" in str(result.exception)
+
+
+def test_a_plan_names_the_daemon_as_the_writer_of_every_shard(serve):
+    daemon = serve().ready()
+    (rank,) = workers(daemon, 1)
+    declare([rank], 1)
+    lanes = rank.assignment.lanes
+    assert lanes
+    assert [list(lane.writers) for lane in lanes] == [daemon.listening] * len(lanes)
