@@ -27,7 +27,7 @@ from ckptd.engine.settings import Settings
 from ckptd.engine.shard import LaneWriter
 from ckptd.engine.views import RunView
 from ckptd.engine.workers import Workers
-from ckptd.errors import CkptdError, ConflictError, NotFoundError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, NotPermittedError, UnavailableError
 from ckptd.format import names
 from ckptd.storage.base import Lock, Store
 
@@ -91,6 +91,8 @@ class Coordinator:
             raise ConflictError(
                 f"{self.store.url} is in use: a directory has one daemon", actual=error.actual
             ) from error
+        except NotFoundError as error:
+            raise NotPermittedError(f"{self.store.url} can't be made or written to") from error
         self.root_id = self._read_or_make_id()
         if self._owns_root:
             for run in self._stored_runs():

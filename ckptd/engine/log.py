@@ -47,4 +47,5 @@ def log_failed(save: SaveRef, error: CkptdError) -> None:
         "error": type(error).__name__,
         "reason": str(error),
     }
-    logger.error("%s", error, extra={"ckptd": fields})
+    text = str(error) if str(save) in str(error) else f"{save} was not saved: {error}"
+    logger.error("%s", text, extra={"ckptd": fields})
