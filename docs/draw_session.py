@@ -30,6 +30,7 @@ def draw() -> str:
         machine.TurnCame(),
         machine.Committed(),
         machine.Published(),
+        machine.CommitFailed(failed.error),
         failed,
     ]
     arrows: dict[str, None] = {}

@@ -102,6 +102,7 @@ class Save:
     told: set[int] = field(default_factory=set)  # ranks that heard of the end without having declared
     layout: Layout | None = None
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
+    _plan_id: str = ""
     _meta_graph: bytes | None = None
     _record: Record | None = None
     _writers: list[ObjectWriter] = field(default_factory=list)
@@ -116,10 +117,8 @@ class Save:
     @property
     def ref(self) -> SaveRef:
         """The save's identity, without a sender."""
-        plan_id = f"{self.save_id}.{self.attempt}" if self.layout is not None else ""
-        return SaveRef(
-            self.first.save.run, self.first.save.epoch, self.first.save.step, self.save_id, self.attempt, plan_id
-        )
+        save = self.first.save
+        return SaveRef(save.run, save.epoch, save.step, self.save_id, self.attempt, self._plan_id)
 
     # What ranks ask. The run's lock is held.
 
@@ -210,25 +209,27 @@ class Save:
                 case machine.AwaitTurn():
                     self.run.turn_wanted()
                 case machine.Commit():
-                    self._begin(self._commit)
+                    self._begin(self._commit, failed=machine.CommitFailed)
                 case machine.Announce():
                     pass  # `_commit` goes on to tell everybody, as it knows the checkpoint.
                 case machine.Drop(error):
                     self._begin(self._drop, error)
 
-    def _begin(self, work: Callable[..., None], *arguments: object) -> None:
+    def _begin(
+        self, work: Callable[..., None], *arguments: object, failed: Callable[[CkptdError], Event] = machine.Failed
+    ) -> None:
         def guarded() -> None:
             try:
                 work(*arguments)
             except CkptdError as error:
                 error.add_note(f"while saving {self.ref}")
-                self.post(machine.Failed(error))
+                self.post(failed(error))
             except Exception as error:
                 # A bug must end this save, or its ranks would wait until their deadline for a reason.
                 logger.exception("internal error while saving %s", self.ref)
                 failure = SessionAbortedError(f"{self.ref} was aborted by an internal error: {error!r}")
                 failure.__cause__ = error
-                self.post(machine.Failed(failure))
+                self.post(failed(failure))
 
         self.run.submit(guarded)
 
@@ -255,6 +256,7 @@ class Save:
                     meta_graph=self._meta_graph is not None,
                 )
                 self.run.catalog.begin(self._record)
+            self._plan_id = f"{self.save_id}.{self.attempt}"
             self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
             for key, size in zip(self._record.shard_keys, sizes, strict=True):
                 self._writers.append(self.run.store.create(key, size))
@@ -366,6 +368,7 @@ class Save:
                 if self._record is not None:
                     with self.run.catalog_lock:
                         self.run.catalog.abandon(self._record)
+                        self.run.look()  # what could not be undone has gone forward
         except CkptdError as failure:
             logger.warning("could not clean up after %s: %s", self.ref, failure)
             error.add_note(f"what it had written could not be removed now: {failure}")
@@ -382,6 +385,8 @@ class Save:
             self.outcome.set_exception(result)
         else:
             self.outcome.set_result(result)
+        # Ended saves are remembered for a while, and what they held may be large.
+        self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
         self.run.save_ended(self)
 
 

@@ -72,13 +72,20 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitFailed:
+    """The store refused, and looking showed that the index is not in place."""
+
+    error: CkptdError
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """It can't succeed any more: a rank is lost or late, the store refused, or somebody gave up."""
 
     error: CkptdError
 
 
-Event = Declared | Planned | LaneEnded | ShardSealed | TurnCame | Committed | Published | Failed
+Event = Declared | Planned | LaneEnded | ShardSealed | TurnCame | Committed | Published | CommitFailed | Failed
 
 
 # Effects.
@@ -126,7 +133,7 @@ class Session:
     """What is known of one save.
 
     `unsealed` are the shards that are not durable yet, `owed` the lanes that have not ended. `committing`
-    holds from `TurnCame` on: then only the store can still end the save.
+    holds from `TurnCame` on: then only the store can still fail the save.
     """
 
     world_size: int
@@ -179,10 +186,14 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
             return replace(session, phase=Phase.COMMITTED), ()
         case Phase.COMMITTED, Published():
             return replace(session, phase=Phase.PUBLISHED), (Announce(),)
-        case ((Phase.DECLARING | Phase.FILLING | Phase.SEALED), Failed(error)):
+        case Phase.SEALED, CommitFailed(error) if session.committing:
             return replace(session, phase=Phase.ABORTED, error=error), (Drop(error),)
-        case ((Phase.COMMITTED | Phase.PUBLISHED | Phase.ABORTED), Failed()):
-            return session, ()  # From the commit point on only forward; and an ended save ends once.
+        case ((Phase.DECLARING | Phase.FILLING | Phase.SEALED), Failed(error)) if not session.committing:
+            return replace(session, phase=Phase.ABORTED, error=error), (Drop(error),)
+        case _, Failed():
+            # Whether a commit succeeds is between us and the store: who gives up now would hear of a failure that
+            # is none. And an ended save ends once.
+            return session, ()
         case ((Phase.SEALED | Phase.COMMITTED | Phase.PUBLISHED), LaneEnded()):
             return session, ()
         case _:

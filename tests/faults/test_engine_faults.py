@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 
@@ -69,3 +70,85 @@ def test_any_call_to_the_store_may_fail_once(error):
             break
     assert outcomes == {True, False}
     assert fails_at > 10
+
+
+class GatedStore(FailingStore):
+    """Lets a test in when the index of step 3 is written: before it, or after it with every later call failing."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        super().__init__(inner, UnavailableError("the store is away"))
+        self.at_index = threading.Event()
+        self.go_on = threading.Event()
+        self.goes_away = False
+        self.is_away = False
+
+    def put(self, key: str, data: bytes) -> object:
+        if key.endswith("ckpt-3.index"):
+            self.at_index.set()
+            assert self.go_on.wait(WAIT_S)
+            stat = super().put(key, data)
+            self.is_away = self.goes_away
+            return stat
+        return super().put(key, data)
+
+    def count(self, what: str) -> None:
+        self.check()
+
+    def check(self) -> None:
+        if self.is_away:
+            raise UnavailableError("the store is away")
+
+    def get(self, key: str, **limits: int) -> bytes:
+        self.check()
+        return self._inner.get(key, **limits)
+
+    def list(self, directory: str, **how: bool) -> object:
+        self.check()
+        return self._inner.list(directory, **how)
+
+    def stat(self, key: str) -> object:
+        self.check()
+        return self._inner.stat(key)
+
+
+@pytest.fixture
+def gated():
+    inner = MemoryStore()
+    store = GatedStore(inner)
+    coordinator = Coordinator(store)
+    coordinator.open()
+    ranks = [Rank(coordinator, rank, 2).join() for rank in (0, 1)]
+    save_all(ranks, 2)
+    for rank in ranks:
+        rank.declare(3)
+    for rank in ranks:
+        rank.send(3)
+    assert store.at_index.wait(WAIT_S)
+    yield inner, store, coordinator, ranks
+    store.go_on.set()
+    store.is_away = False
+    coordinator.close()
+
+
+def test_who_gives_up_while_a_save_is_being_committed_hears_that_it_was_saved(gated):
+    inner, store, coordinator, ranks = gated
+    coordinator.abort(ranks[1].assignment(3).save, "impatient")
+    store.go_on.set()
+    assert ranks[0].outcome(3).step == 3
+    assert ranks[1].outcome(3).step == 3
+    check_latest(inner, 3)
+
+
+def test_when_nobody_can_say_whether_a_save_was_committed_that_is_the_answer_and_asking_later_tells(gated):
+    inner, store, coordinator, ranks = gated
+    store.goes_away = True
+    store.go_on.set()
+    with pytest.raises(UnavailableError, match="nobody can say now whether step 3 of runs/r was saved"):
+        ranks[0].outcome(3)
+    assert coordinator.settle(WAIT_S)
+    store.is_away = False
+    check_latest(inner, 2)
+    save_all(ranks, 4)
+    check_latest(inner, 4)
+    assert coordinator.outcome(ranks[0].assignment(3).save).result(WAIT_S).step == 3
+    assert (Bundle.open(inner, "runs/r/model.ckpt-3").read("w") == tensor_of(3, 2)).all()

@@ -29,7 +29,7 @@ STORY = [
     (machine.Published(), Phase.PUBLISHED, [machine.Announce()]),
 ]
 ERROR = SessionAbortedError("it is over")
-EVENTS = [event for event, _, _ in STORY] + [machine.Failed(ERROR)]
+EVENTS = [event for event, _, _ in STORY] + [machine.Failed(ERROR), machine.CommitFailed(ERROR)]
 
 
 def test_a_save_goes_from_declared_to_published():
@@ -44,9 +44,9 @@ def test_a_failure_drops_everything_before_the_commit_point_and_nothing_after(st
     session = Session(2)
     for event, _, _ in STORY[:steps]:
         session, _ = step(session, event)
-    committed = session.phase in (Phase.COMMITTED, Phase.PUBLISHED)
+    is_out_of_their_hands = session.committing
     session, effects = step(session, machine.Failed(ERROR))
-    if not committed:
+    if not is_out_of_their_hands:
         assert (session.phase, effects) == (Phase.ABORTED, (machine.Drop(ERROR),))
     else:
         assert effects == ()
@@ -73,7 +73,19 @@ def test_no_order_of_events_commits_before_all_is_sealed_or_twice(events):
     assert not (machine.Drop in seen and machine.Announce in seen)
 
 
+def test_only_the_store_can_fail_a_commit():
+    session = Session(2)
+    for event, _, _ in STORY[:12]:
+        session, _ = step(session, event)
+    assert session.committing
+    assert step(session, machine.Failed(ERROR)) == (session, ())
+    after, effects = step(session, machine.CommitFailed(ERROR))
+    assert (after.phase, effects) == (Phase.ABORTED, (machine.Drop(ERROR),))
+
+
 def test_an_event_that_does_not_fit_is_refused():
+    with pytest.raises(ConflictError):
+        step(Session(2), machine.CommitFailed(ERROR))
     with pytest.raises(ConflictError, match="does not fit a save that is declaring"):
         step(Session(2), machine.LaneEnded(0, 0))
     with pytest.raises(ConflictError):
