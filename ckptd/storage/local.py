@@ -229,6 +229,20 @@ class LocalStore:
             elif deep and name.endswith("/"):
                 yield from self.list(join(directory, name[:-1]))
 
+    def keys(self, directory: str) -> Sequence[str]:
+        """See `Store`. A link is listed whatever it leads to."""
+        parts = check_directory(directory)
+        try:
+            with self._opened(parts) as opened:
+                entries = self._disk.entries(opened)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise from_os_error(error, directory) from error
+        return sorted(
+            join(directory, entry.name) for entry in entries if not entry.is_directory and not is_reserved(entry.name)
+        )
+
     def _stat_below(self, root: int, directory: str, name: str) -> ObjectStat | None:
         key = join(directory, name)
         try:

@@ -123,6 +123,10 @@ class MemoryStore:
             if deep or "/" not in key[len(start) :]:
                 yield stat
 
+    def keys(self, directory: str) -> Sequence[str]:
+        """See `Store`."""
+        return [stat.key for stat in self.list(directory, deep=False)]
+
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store`."""
         for key in keys:

@@ -276,6 +276,16 @@ class StoreContract:
         assert [each.key for each in store.list("b", deep=False)] == ["b/y"]
         assert [each.key for each in store.list("", deep=False)] == ["a", "b-1"]
         assert list(store.list("nothing/here")) == []
+        assert list(store.keys("")) == ["a", "b-1"]
+        assert list(store.keys("b")) == ["b/y"]
+        assert list(store.keys("nothing/here")) == []
+
+    def test_unfinished_objects_and_locks_are_no_keys(self, store: Store) -> None:
+        store.put("d/one", b"")
+        writer = store.create("d/two", 1)
+        with store.lock("d/daemon", holder="me"):
+            assert list(store.keys("d")) == ["d/one"]
+        writer.abort()
 
     def test_locks_are_not_objects(self, store: Store) -> None:
         with store.lock("d/daemon", holder="me"):
