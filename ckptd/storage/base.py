@@ -123,7 +123,7 @@ class Store(Protocol):
         """
 
     def keys(self, directory: str) -> Sequence[str]:
-        """Return the keys directly in `directory`, in order, without looking at the objects: far cheaper than `list`."""
+        """Return the keys directly in `directory`, in order; far cheaper than `list`, as no object is looked at."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, in the given order; missing ones are fine. All are durably gone on return."""
