@@ -115,15 +115,15 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 @contextmanager
-def progress(label: str, *, as_json: bool = False) -> Iterator[Progressed]:
+def progress(label: str, how: str = "auto") -> Iterator[Progressed]:
     """Show a progress bar on stderr while the block runs, if a person sits there; yield what moves it on.
 
-    With `as_json` scripts get it instead, whether or not anybody sits there: a line each time, one JSON object.
+    `how` may also be "json", for scripts, whoever sits there: JSON Lines; or "none".
     """
-    if as_json:
+    if how == "json":
         yield _JsonLines(label)
         return
-    if not sys.stderr.isatty():
+    if how == "none" or not sys.stderr.isatty():
         yield _unseen
         return
     bar = Progress(
@@ -160,7 +160,12 @@ class _JsonLines:
         if now < self._next_at and done_bytes < total_bytes:
             return
         self._next_at = now + _JSON_EVERY_S
-        news = {"progress": jsonable(self._label), "done_bytes": done_bytes, "total_bytes": total_bytes}
+        news = {
+            "event": "progress",
+            "label": jsonable(self._label),
+            "done_bytes": done_bytes,
+            "total_bytes": total_bytes,
+        }
         print(json.dumps(news, ensure_ascii=False), file=sys.stderr, flush=True)  # noqa: T201
 
 

@@ -12,10 +12,10 @@ from ckptd.errors import CorruptionError, NotFoundError
 @click.argument("place", metavar="PREFIX|DIR")
 @click.option(
     "--progress",
-    type=click.Choice(("auto", "json")),
+    type=click.Choice(("auto", "json", "none")),
     default="auto",
     show_default=True,
-    help="On stderr: a bar if a person sits there, or a JSON object a line.",
+    help="A bar if stderr is a terminal; one JSON object per line on stderr; nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(place: str, progress: str, as_json: bool) -> int:
@@ -38,7 +38,7 @@ def command(place: str, progress: str, as_json: bool) -> int:
     reports = []
     for number, key in enumerate(keys, 1):
         label = key if len(keys) == 1 else f"{key} ({number} of {len(keys)})"
-        with output.progress(label, as_json=progress == "json") as progressed:
+        with output.progress(label, progress) as progressed:
             reports.append(verify(store, key, progressed))
     damaged = [report for report in reports if not report.ok]
     if as_json:

@@ -37,10 +37,10 @@ def test_the_schemas_are_listed(capsys):
 
 
 def test_what_the_schemas_do_not_tell_of_is_noticed():
-    checkpoint = {"progress": "x", "done_bytes": 1, "total_bytes": 2}
-    schemas.check("progress", checkpoint)
+    news = {"event": "progress", "label": "x", "done_bytes": 1, "total_bytes": 2}
+    schemas.check("progress", news)
     with pytest.raises(jsonschema.ValidationError, match="surprise"):
-        schemas.check("progress", {**checkpoint, "surprise": 1})
+        schemas.check("progress", {**news, "surprise": 1})
 
 
 def test_the_demo_prints_what_its_schema_says():
@@ -51,7 +51,7 @@ def test_the_demo_prints_what_its_schema_says():
 
 
 def test_progress_for_scripts_tells_the_first_and_the_last_and_follows_its_schema(capsys):
-    with output.progress("reading", as_json=True) as progressed:
+    with output.progress("reading", "json") as progressed:
         for done in (1, 2, 3, 10):
             progressed(done, 10)
     captured = capsys.readouterr()
