@@ -12,6 +12,7 @@ from ckptd.cli import output
 from ckptd.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from ckptd.cli.values import Looks
     from ckptd.engine.restore import Bundle
     from ckptd.storage.base import Store
 
@@ -56,43 +57,30 @@ class PieceRow:
 @click.command()
 @click.argument("prefix")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--stats", is_flag=True, help="Read the values: smallest, largest, mean, and how many are no numbers.")
+@click.option("--stats", is_flag=True, help="Read the values, in bounded memory: extremes, mean, NaNs.")
 @click.option("--plot", is_flag=True, help="Draw how the values are spread, a histogram per tensor.")
 @click.option("--layout", is_flag=True, help="Say where each piece lies: shard, first byte, bytes, checksum.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout: bool, as_json: bool) -> None:
     """Describe the checkpoint at PREFIX: its tensors, or those of NAME, and its shards.
 
-    PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest. Values
-    are read only for --stats and --plot, in pieces, so that a tensor may be larger than the memory.
+    PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest.
     """
-    from ckptd.cli import places, values
+    from ckptd.cli import places
 
     store, bundle = places.bundle(prefix)
     places.check_names(bundle, names)
     tensors = describe_tensors(bundle, names or None)
     shards = describe_shards(store, bundle)
-    looks = values.look(bundle, [row.name for row in tensors], with_histogram=plot) if stats or plot else {}
+    looks = _look(bundle, tensors, with_histogram=plot) if stats or plot else None
     if as_json:
-        output.emit_json(
-            {
-                "prefix": bundle.location,
-                "tensors": [
-                    {
-                        **asdict(row),
-                        **(values.describe(looks.get(row.name), plot) if stats or plot else {}),
-                        **({"pieces": describe_pieces(bundle, row.name)} if layout else {}),
-                    }
-                    for row in tensors
-                ],
-                "shards": shards,
-            }
-        )
+        documents = [_describe(bundle, row, looks, plot=plot, layout=layout) for row in tensors]
+        output.emit_json({"prefix": bundle.location, "tensors": documents, "shards": shards})
         return
     _print_tensors(bundle, tensors)
-    if stats:
+    if looks is not None and stats:
         output.say()
-        values.print_statistics(looks)
+        looks.print_statistics()
     if layout:
         output.say()
         _print_layout(bundle, tensors)
@@ -102,10 +90,26 @@ def command(prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout
     output.say()
     chosen = "" if len(tensors) == len(bundle.names()) else f" of {len(bundle.names())}"
     output.say(f"{len(tensors)}{chosen} tensors, {output.size(total)} in {len(shards)} shard{'s' * (len(shards) != 1)}")
-    if plot:
-        values.print_histograms(looks)
+    if looks is not None and plot:
+        looks.print_histograms()
     if any(row.size_bytes is None for row in shards):
         output.note("a shard is missing: this checkpoint is not whole")
+
+
+def _look(bundle: Bundle, tensors: list[TensorRow], *, with_histogram: bool) -> Looks:
+    from ckptd.cli.values import Looks
+
+    return Looks.at(bundle, [row.name for row in tensors], with_histogram=with_histogram)
+
+
+def _describe(bundle: Bundle, row: TensorRow, looks: Looks | None, *, plot: bool, layout: bool) -> dict[str, object]:
+    """Return what `--json` says of one tensor."""
+    said = asdict(row)
+    if looks is not None:
+        said |= looks.describe(row.name, plot)
+    if layout:
+        said["pieces"] = describe_pieces(bundle, row.name)
+    return said
 
 
 def _print_tensors(bundle: Bundle, tensors: list[TensorRow]) -> None:

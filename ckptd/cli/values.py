@@ -21,64 +21,69 @@ class Look:
     histogram: Histogram | None
 
 
-def look(bundle: Bundle, names: Sequence[str], *, with_histogram: bool) -> dict[str, Look]:
-    """Read the named tensors that hold numbers, with a progress bar; a histogram takes a second pass."""
-    numbers = [name for name in names if has_statistics(bundle, name)]
-    passes = 2 if with_histogram else 1
-    total = passes * sum(piece.size for name in numbers for piece in bundle.index.tensor(name).pieces)
-    done = 0
-    looks = {}
-    with output.progress("reading values") as progressed:
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What was found out about the tensors of numbers in a checkpoint, by name."""
 
-        def told(size_bytes: int) -> None:
-            nonlocal done
-            done += size_bytes
-            progressed(done, total)
+    found: Mapping[str, Look]
 
-        for name in numbers:
-            figures = statistics(bundle, name, told)
-            looks[name] = Look(figures, histogram(bundle, name, figures, told=told) if with_histogram else None)
-    return looks
+    @classmethod
+    def at(cls, bundle: Bundle, names: Sequence[str], *, with_histogram: bool) -> Looks:
+        """Read the named tensors that hold numbers, with a progress bar; a histogram takes a second pass."""
+        numbers = [name for name in names if has_statistics(bundle, name)]
+        passes = 2 if with_histogram else 1
+        total = passes * sum(piece.size for name in numbers for piece in bundle.index.tensor(name).pieces)
+        done = 0
+        found = {}
+        with output.progress("reading values") as progressed:
 
+            def told(size_bytes: int) -> None:
+                nonlocal done
+                done += size_bytes
+                progressed(done, total)
 
-def describe(found: Look | None, with_histogram: bool) -> dict[str, object]:
-    """Return what `--json` adds to a tensor; nulls for one that holds no numbers."""
-    said: dict[str, object] = {"statistics": None if found is None else asdict(found.statistics)}
-    if with_histogram:
-        said["histogram"] = None if found is None or found.histogram is None else asdict(found.histogram)
-    return said
+            for name in numbers:
+                figures = statistics(bundle, name, told)
+                found[name] = Look(figures, histogram(bundle, name, figures, told=told) if with_histogram else None)
+        return cls(found)
 
+    def describe(self, name: str, with_histogram: bool) -> dict[str, object]:
+        """Return what `--json` adds to a tensor; nulls for one that holds no numbers."""
+        found = self.found.get(name)
+        said: dict[str, object] = {"statistics": None if found is None else asdict(found.statistics)}
+        if with_histogram:
+            said["histogram"] = None if found is None or found.histogram is None else asdict(found.histogram)
+        return said
 
-def print_statistics(looks: Mapping[str, Look]) -> None:
-    """Print a row per tensor."""
-    rows = []
-    for name, found in looks.items():
-        figures = found.statistics
-        rows.append(
-            (
-                name,
-                _number(figures.minimum),
-                _number(figures.maximum),
-                _number(figures.mean),
-                _number(figures.deviation),
-                figures.zeros,
-                figures.nans,
-                figures.infinities,
+    def print_statistics(self) -> None:
+        """Print a row per tensor."""
+        rows = []
+        for name, found in self.found.items():
+            figures = found.statistics
+            rows.append(
+                (
+                    name,
+                    _number(figures.minimum),
+                    _number(figures.maximum),
+                    _number(figures.mean),
+                    _number(figures.deviation),
+                    figures.zeros,
+                    figures.nans,
+                    figures.infinities,
+                )
             )
-        )
-    output.table("Values", ("tensor", "min", "max", "mean", "std", "zeros", "nan", "inf"), rows)
+        output.table("Values", ("tensor", "min", "max", "mean", "std", "zeros", "nan", "inf"), rows)
 
-
-def print_histograms(looks: Mapping[str, Look]) -> None:
-    """Draw one histogram after the other."""
-    for name, found in looks.items():
-        output.say()
-        output.say(output.printable(name))
-        if found.histogram is None:
-            output.say("  no finite values")
-            continue
-        for line in bars(found.histogram):
-            output.say(line)
+    def print_histograms(self) -> None:
+        """Draw one histogram after the other."""
+        for name, found in self.found.items():
+            output.say()
+            output.say(output.printable(name))
+            if found.histogram is None:
+                output.say("  no finite values")
+                continue
+            for line in bars(found.histogram):
+                output.say(line)
 
 
 def bars(drawn: Histogram) -> list[str]:
