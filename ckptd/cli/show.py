@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -70,7 +69,7 @@ def command(prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout
 
     store, bundle = places.bundle(prefix)
     places.check_names(bundle, names)
-    tensors = describe_tensors(bundle, names or None)
+    tensors = [row for row in describe_tensors(bundle) if not names or row.name in names]
     shards = describe_shards(store, bundle)
     looks = _look(bundle, tensors, with_histogram=plot) if stats or plot else None
     if as_json:
@@ -158,10 +157,10 @@ def _print_shards(shards: list[ShardRow]) -> None:
     )
 
 
-def describe_tensors(bundle: Bundle, names: Sequence[str] | None = None) -> list[TensorRow]:
-    """Return a row per tensor, in the index's order, or of those that are named."""
+def describe_tensors(bundle: Bundle) -> list[TensorRow]:
+    """Return a row per tensor, in the index's order."""
     rows = []
-    for name in bundle.names() if names is None else dict.fromkeys(names):
+    for name in bundle.names():
         tensor = bundle.index.tensor(name)
         rows.append(
             TensorRow(
