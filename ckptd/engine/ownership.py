@@ -31,10 +31,16 @@ def owned(store: Store, holder: str) -> Iterator[None]:
         ConflictError: when somebody owns it, with the holder's line in `actual`.
         NotPermittedError: when we may not write there.
     """
+    with roots_kept(store, holder), _lock(store, holder, shared=False):
+        yield
+
+
+@contextmanager
+def roots_kept(store: Store, holder: str) -> Iterator[None]:
+    """Keep daemons away from every root above the one of `store` while the block runs; raises as `owned`."""
     with ExitStack() as stack:
         for root in roots_above(store):
             stack.enter_context(_lock(root, holder, shared=True))
-        stack.enter_context(_lock(store, holder, shared=False))
         yield
 
 
