@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 import click
 
 _NO_ARGUMENTS: type[click.ClickException] | None = getattr(click.exceptions, "NoArgsIsHelpError", None)
@@ -24,8 +26,10 @@ def line_for(error: click.ClickException) -> str:
 
 def _message(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption):
-        near = " or ".join(f"'{option}'" for option in sorted(error.possibilities or ())[:3])
-        return f"there is no option '{error.option_name}'" + (f"; did you mean {near}?" if near else "")
+        possible = sorted(error.possibilities or ())
+        near = get_close_matches(error.option_name, possible, n=1, cutoff=0.7) or possible[:3]
+        meant = " or ".join(f"'{option}'" for option in near)
+        return f"there is no option '{error.option_name}'" + (f"; did you mean {meant}?" if meant else "")
     if isinstance(error, click.MissingParameter):
         return error.format_message().replace("Missing", "missing", 1)
     return error.format_message()
