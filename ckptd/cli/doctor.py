@@ -46,10 +46,19 @@ def command(directory: str, as_json: bool) -> int:
         rows = [(each.name, each.outcome.value.upper(), each.detail) for each in findings]
         output.table(str(Path(directory).absolute()), ("check", "result", "what was seen"), rows)
         output.say()
-        output.say("checkpoints here would be refused" if refused else "checkpoints are welcome here")
+        output.say(_conclusion(findings))
     for finding in refused:
         output.note(f"refused, by {finding.name}: {finding.detail}")
     return refused[0].error.exit_code if refused and refused[0].error is not None else 0
+
+
+def _conclusion(findings: list[Finding]) -> str:
+    if any(each.error is not None for each in findings):
+        return "checkpoints here would be refused"
+    num_warnings = sum(each.outcome.value == "warning" for each in findings)
+    if not num_warnings:
+        return "checkpoints are welcome here"
+    return f"checkpoints are welcome here, but read the warning{'s' * (num_warnings > 1)} above"
 
 
 def look(directory: str) -> Iterator[Finding]:

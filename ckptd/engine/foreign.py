@@ -87,12 +87,12 @@ def _states(store: Store, directory: str) -> list[CheckpointState]:
 
 
 def _without(store: Store, directory: str, state: CheckpointState, prefix: str) -> CheckpointState:
-    """Return what a state file says without one checkpoint; the newest that is left and there becomes the latest."""
+    """Return what a state file says without one checkpoint; the newest complete one that is left becomes the latest."""
     paths = state.all_model_checkpoint_paths
     staying = [n for n, path in enumerate(paths) if survey.resolve(store, directory, path) != prefix]
     latest = state.model_checkpoint_path
     if survey.resolve(store, directory, latest) == prefix:
-        latest = next((paths[n] for n in reversed(staying) if _is_there(store, directory, paths[n])), "")
+        latest = next((paths[n] for n in reversed(staying) if _is_complete(store, directory, paths[n])), "")
     times = state.all_model_checkpoint_timestamps
     return replace(
         state,
@@ -102,12 +102,11 @@ def _without(store: Store, directory: str, state: CheckpointState, prefix: str) 
     )
 
 
-def _is_there(store: Store, directory: str, path: str) -> bool:
+def _is_complete(store: Store, directory: str, path: str) -> bool:
     prefix = survey.resolve(store, directory, path)
     if prefix is None:
         return False
     try:
-        store.stat(names.index_key(prefix))
+        return survey.describe(store, store.stat(names.index_key(prefix)), [])[1] is None
     except NotFoundError:
         return False
-    return True

@@ -128,7 +128,8 @@ def histogram(
     for values in _values(bundle, name, told):
         exact = values.astype(np.float64)
         exact = exact[np.isfinite(exact)]
-        counts += np.histogram(exact, edges)[0]
+        # By the range and not by the edges: numpy sorts when bins may differ in width, which takes four times as long.
+        counts += np.histogram(exact, num_bins, (low, high))[0]
     return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
 
 

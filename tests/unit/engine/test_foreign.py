@@ -63,6 +63,12 @@ def test_a_latest_one_stays_unless_it_is_meant(store):
     assert store.get("checkpoint") == CheckpointState("m-1", ("m-1",), (1.0,), 0.5).encode()
 
 
+def test_the_latest_is_followed_by_one_that_is_complete(store):
+    store.delete(["m-2.data-00001-of-00002"])
+    foreign.delete(store, "m-3", even_latest=True)
+    assert store.get("checkpoint") == CheckpointState("m-1", ("m-1", "m-2"), (1.0, 2.0), 0.5).encode()
+
+
 def test_what_cannot_be_read_or_is_not_there_is_not_guessed_at(store):
     store.replace("m-1.index", b"rubbish" * 20)
     before = content(store)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -96,3 +98,19 @@ def test_a_short_file_is_damage(tmp_path):
     bundle = Bundle.open(*split_prefix(str(tmp_path / "m-1")))
     with pytest.raises(CorruptionError):
         measured.statistics(bundle, "w")
+
+
+def test_memory_does_not_grow_with_the_tensor(tmp_path):
+    array = np.ones(16 << 20, np.float32)
+    array[-1] = 3.0
+    ckptd.save_checkpoint(str(tmp_path / "m-1"), {"w": array})
+    bundle = Bundle.open(*split_prefix(str(tmp_path / "m-1")))
+    tracemalloc.start()
+    try:
+        found = measured.statistics(bundle, "w")
+        drawn = measured.histogram(bundle, "w", found, num_bins=2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found.count, found.maximum, drawn.counts) == (array.size, 3.0, (array.size - 1, 1))
+    assert peak < 56 << 20 < array.nbytes
