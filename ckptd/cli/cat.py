@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ckptd.cli import output
-from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from ckptd.engine.restore import Bundle
     from ckptd.format.slices import Box
 
 
@@ -38,8 +36,7 @@ def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: b
     if slice_spec is not None and len(names) != 1:
         raise InvalidRequestError("--slice needs exactly one NAME to cut")
     _, bundle = places.bundle(prefix)
-    for name in names:
-        _check_name(bundle, name)
+    places.check_names(bundle, names)
     documents = []
     for name in names or bundle.names():
         shape = bundle.shape(name)
@@ -60,14 +57,6 @@ def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: b
         output.say(np.array2string(array, threshold=array.size + 1 if full else 1000, max_line_width=120))
     if as_json:
         output.emit_json({"prefix": bundle.location, "tensors": documents})
-
-
-def _check_name(bundle: Bundle, name: str) -> None:
-    if name in bundle.index:
-        return
-    near = get_close_matches(name, bundle.names(), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; `ckptd show {bundle.location}` lists them"
-    raise NotFoundError(f"there is no tensor {name!r} in {bundle.location}{hint}")
 
 
 def _box(spec: str, shape: tuple[int, ...]) -> Box:

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import completion, examples, mistakes, output
 from ckptd.errors import CkptdError
 
 BUG_EXIT_CODE = 1
@@ -42,6 +42,15 @@ COMMANDS = {
     "verify": _Listed("ckptd.cli.verify", "Read everything back and check it."),
     "latest": _Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
     "status": _Listed("ckptd.cli.status", "Ask a daemon what it is doing."),
+    "inspect": _Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
+    "prune": _Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
+    "pin": _Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),
+    "unpin": _Listed("ckptd.cli.unpin", "Let retention have a checkpoint again."),
+    "rm": _Listed("ckptd.cli.rm", "Delete one checkpoint."),
+    "doctor": _Listed("ckptd.cli.doctor", "Try out whether checkpoints would be safe here."),
+    "bench": _Listed("ckptd.cli.bench", "Measure the disk, gRPC, and one save and restore."),
+    "completion": _Listed("ckptd.cli.completion", "Print what a shell needs to complete command lines."),
+    "schema": _Listed("ckptd.cli.schema", "Print the JSON Schema of a command's --json."),
 }
 
 
@@ -60,6 +69,8 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         if not any("--debug" in parameter.opts for parameter in command.params):
             command.params.append(_debug_option())
+        examples.add_to(cmd_name, command)
+        completion.teach(command)
         return command
 
     def resolve_command(
@@ -124,7 +135,10 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as e:
         return e.exit_code
     except click.ClickException as e:
-        e.show()
+        if mistakes.is_call_for_help(e):
+            e.show()
+        else:
+            output.note(mistakes.line_for(e))
         return e.exit_code
     except (click.Abort, KeyboardInterrupt):
         output.note("ckptd: interrupted")
@@ -158,4 +172,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign is no reason to fail
+    if completion.VARIABLE in os.environ:
+        sys.exit(completion.answer(cli, os.environ))
     sys.exit(run(sys.argv[1:]))

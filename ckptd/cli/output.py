@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -22,6 +23,7 @@ from rich.text import Text
 
 _PIPE_WIDTH = 100_000  # wide enough that rich never folds a line that another program will read
 _CELL_GAP = "  "
+_JSON_EVERY_S = 0.2
 
 
 Progressed = Callable[[int, int], None]
@@ -113,9 +115,15 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Progressed]:
-    """Show a progress bar on stderr while the block runs, if a person sits there; yield what moves it on."""
-    if not sys.stderr.isatty():
+def progress(label: str, how: str = "auto") -> Iterator[Progressed]:
+    """Show a progress bar on stderr while the block runs, if a person sits there; yield what moves it on.
+
+    `how` may also be "json", for scripts, whoever sits there: JSON Lines; or "none".
+    """
+    if how == "json":
+        yield _JsonLines(label)
+        return
+    if how == "none" or not sys.stderr.isatty():
         yield _unseen
         return
     bar = Progress(
@@ -138,6 +146,27 @@ def progress(label: str) -> Iterator[Progressed]:
 
 def _unseen(_done_bytes: int, _total_bytes: int, /) -> None:
     """Stand in for a progress bar where nobody looks."""
+
+
+class _JsonLines:
+    """Writes progress as JSON Lines: the first news, some a second, and the last."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._next_at = 0.0
+
+    def __call__(self, done_bytes: int, total_bytes: int, /) -> None:
+        now = time.monotonic()
+        if now < self._next_at and done_bytes < total_bytes:
+            return
+        self._next_at = now + _JSON_EVERY_S
+        news = {
+            "event": "progress",
+            "label": jsonable(self._label),
+            "done_bytes": done_bytes,
+            "total_bytes": total_bytes,
+        }
+        print(json.dumps(news, ensure_ascii=False), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def size(size_bytes: int) -> str:

@@ -6,6 +6,7 @@ checkpoint. Readers follow symbolic links: whoever types a path may read through
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -68,6 +69,16 @@ def bundle(text: str) -> tuple[Store, Bundle]:
     """Open the one checkpoint that is meant for reading; return its store too."""
     store, key = checkpoint(text)
     return store, Bundle.open(store, key)
+
+
+def check_names(bundle: Bundle, names: Iterable[str]) -> None:
+    """Refuse names of tensors that the checkpoint does not hold, with the one that may have been meant."""
+    for name in names:
+        if name in bundle.index:
+            continue
+        near = get_close_matches(name, bundle.names(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; `ckptd show {bundle.location}` lists them"
+        raise NotFoundError(f"there is no tensor {name!r} in {bundle.location}{hint}")
 
 
 def keys(store: Store) -> list[str]:

@@ -1,8 +1,8 @@
-"""`ckptd show`: what a checkpoint holds, without reading its values."""
+"""`ckptd show`: what a checkpoint holds, and on request what its values are like."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +11,7 @@ from ckptd.cli import output
 from ckptd.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from ckptd.cli.values import Looks
     from ckptd.engine.restore import Bundle
     from ckptd.storage.base import Store
 
@@ -41,22 +42,76 @@ class ShardRow:
     used_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PieceRow:
+    """Where one stored piece of a tensor lies. `slice` is empty for a tensor stored whole."""
+
+    slice: str
+    shard: int
+    offset: int
+    size_bytes: int
+    crc32c: str
+
+
 @click.command()
 @click.argument("prefix")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--stats", is_flag=True, help="Read the values, in bounded memory: extremes, mean, NaNs.")
+@click.option("--plot", is_flag=True, help="Draw how the values are spread, a histogram per tensor.")
+@click.option("--layout", is_flag=True, help="Say where each piece lies: shard, first byte, bytes, checksum.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(prefix: str, as_json: bool) -> None:
-    """Describe the checkpoint at PREFIX: its tensors and its shards.
+def command(prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout: bool, as_json: bool) -> None:
+    """Describe the checkpoint at PREFIX: its tensors, or those of NAME, and its shards.
 
     PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest.
     """
     from ckptd.cli import places
 
     store, bundle = places.bundle(prefix)
-    tensors = describe_tensors(bundle)
+    places.check_names(bundle, names)
+    tensors = [row for row in describe_tensors(bundle) if not names or row.name in names]
     shards = describe_shards(store, bundle)
+    looks = _look(bundle, tensors, with_histogram=plot) if stats or plot else None
     if as_json:
-        output.emit_json({"prefix": bundle.location, "tensors": tensors, "shards": shards})
+        documents = [_describe(bundle, row, looks, plot=plot, layout=layout) for row in tensors]
+        output.emit_json({"prefix": bundle.location, "tensors": documents, "shards": shards})
         return
+    _print_tensors(bundle, tensors)
+    if looks is not None and stats:
+        output.say()
+        looks.print_statistics()
+    if layout:
+        output.say()
+        _print_layout(bundle, tensors)
+    output.say()
+    _print_shards(shards)
+    total = sum(row.size_bytes for row in tensors)
+    output.say()
+    chosen = "" if len(tensors) == len(bundle.names()) else f" of {len(bundle.names())}"
+    output.say(f"{len(tensors)}{chosen} tensors, {output.size(total)} in {len(shards)} shard{'s' * (len(shards) != 1)}")
+    if looks is not None and plot:
+        looks.print_histograms()
+    if any(row.size_bytes is None for row in shards):
+        output.note("a shard is missing: this checkpoint is not whole")
+
+
+def _look(bundle: Bundle, tensors: list[TensorRow], *, with_histogram: bool) -> Looks:
+    from ckptd.cli.values import Looks
+
+    return Looks.at(bundle, [row.name for row in tensors], with_histogram=with_histogram)
+
+
+def _describe(bundle: Bundle, row: TensorRow, looks: Looks | None, *, plot: bool, layout: bool) -> dict[str, object]:
+    """Return what `--json` says of one tensor."""
+    said = asdict(row)
+    if looks is not None:
+        said |= looks.describe(row.name, plot)
+    if layout:
+        said["pieces"] = describe_pieces(bundle, row.name)
+    return said
+
+
+def _print_tensors(bundle: Bundle, tensors: list[TensorRow]) -> None:
     output.table(
         bundle.location,
         ("tensor", "dtype", "shape", "size", "slices", "shards", ""),
@@ -73,7 +128,21 @@ def command(prefix: str, as_json: bool) -> None:
             for row in tensors
         ],
     )
-    output.say()
+
+
+def _print_layout(bundle: Bundle, tensors: list[TensorRow]) -> None:
+    output.table(
+        "Layout",
+        ("tensor", "slice", "shard", "first byte", "bytes", "crc32c"),
+        [
+            (row.name, piece.slice, piece.shard, piece.offset, piece.size_bytes, piece.crc32c)
+            for row in tensors
+            for piece in describe_pieces(bundle, row.name)
+        ],
+    )
+
+
+def _print_shards(shards: list[ShardRow]) -> None:
     output.table(
         "",
         ("shard", "size", "in use"),
@@ -86,11 +155,6 @@ def command(prefix: str, as_json: bool) -> None:
             for row in shards
         ],
     )
-    total = sum(row.size_bytes for row in tensors)
-    output.say()
-    output.say(f"{len(tensors)} tensors, {output.size(total)} in {len(shards)} shards")
-    if any(row.size_bytes is None for row in shards):
-        output.note("a shard is missing: this checkpoint is not whole")
 
 
 def describe_tensors(bundle: Bundle) -> list[TensorRow]:
@@ -110,6 +174,23 @@ def describe_tensors(bundle: Bundle) -> list[TensorRow]:
             )
         )
     return rows
+
+
+def describe_pieces(bundle: Bundle, name: str) -> list[PieceRow]:
+    """Return a row per stored piece of a tensor."""
+    from ckptd.format.slices import TensorSlice
+
+    tensor = bundle.index.tensor(name)
+    return [
+        PieceRow(
+            slice=str(TensorSlice.of_box(piece.box)) if tensor.is_sliced else "",
+            shard=piece.shard_id,
+            offset=piece.offset,
+            size_bytes=piece.size,
+            crc32c=f"{piece.crc32c:08x}",
+        )
+        for piece in tensor.pieces
+    ]
 
 
 def describe_shards(store: Store, bundle: Bundle) -> list[ShardRow]:

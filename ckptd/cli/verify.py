@@ -10,8 +10,15 @@ from ckptd.errors import CorruptionError, NotFoundError
 
 @click.command()
 @click.argument("place", metavar="PREFIX|DIR")
+@click.option(
+    "--progress",
+    type=click.Choice(("auto", "json", "none")),
+    default="auto",
+    show_default=True,
+    help="A bar if stderr is a terminal; one JSON object per line on stderr; nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(place: str, as_json: bool) -> int:
+def command(place: str, progress: str, as_json: bool) -> int:
     """Read every byte of the checkpoint at PREFIX, or of all checkpoints in DIR, and check it.
 
     Exit code 8 if anything is wrong that a reader would notice, with what and where it is.
@@ -31,7 +38,7 @@ def command(place: str, as_json: bool) -> int:
     reports = []
     for number, key in enumerate(keys, 1):
         label = key if len(keys) == 1 else f"{key} ({number} of {len(keys)})"
-        with output.progress(label) as progressed:
+        with output.progress(label, progress) as progressed:
             reports.append(verify(store, key, progressed))
     damaged = [report for report in reports if not report.ok]
     if as_json:

@@ -86,7 +86,7 @@ def test_a_command_may_return_its_exit_code(pretend):
     [
         (["verfy"], "did you mean 'verify'"),
         (["xyzzy"], "there are: serve"),
-        (["ls"], "Missing argument 'DIR'"),
+        (["ls"], "missing argument 'DIR'"),
         (["ls", "--jsn", "x"], "--json"),
         (["demo", "--workers", "1"], "1 is not in the range"),
     ],

@@ -1,0 +1,69 @@
+"""`ckptd bench`: what this disk and this host are good for, in a few seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from ckptd.cli import output
+from ckptd.errors import StorageFullError
+
+_COPIES = 4  # of the size, on disk at once at most
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", required=False)
+@click.option("--size-mb", type=click.IntRange(1, 65536), default=256, show_default=True, help="Bytes to move, in MB.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(directory: str | None, size_mb: int, as_json: bool) -> None:
+    """Measure the disk below DIR, gRPC on the loopback interface, and one save and restore, with and without a daemon.
+
+    Works in a new directory below DIR (default: the temporary directory) and removes it. The disk is read from the
+    page cache, as a restart right after a save does. For benchmarks that stand comparison see benchmarks/ in the
+    source.
+    """
+    from ckptd.cli import measuring, places
+    from ckptd.storage.mounts import mount_of
+
+    with ExitStack() as stack:
+        if directory is not None:
+            store = places.directory(directory)
+            free_bytes = store.free_bytes()
+            if free_bytes is not None and free_bytes < _COPIES * size_mb * 1_000_000:
+                raise StorageFullError(
+                    "too little room for the measurement: lower --size-mb",
+                    key=directory,
+                    expected=output.size(_COPIES * size_mb * 1_000_000),
+                    actual=output.size(free_bytes),
+                )
+            directory = store.url
+        where = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckptd-bench-", dir=directory)))
+        mount = mount_of(str(where))
+        figures = measuring.measure(where, size_mb * 1_000_000, lambda what: output.note(f"measuring {what} …"))
+    if as_json:
+        output.emit_json(
+            {
+                "directory": str(where.parent),
+                "file_system": None if mount is None else mount.kind,
+                "size_bytes": size_mb * 1_000_000,
+                "figures": figures,
+            }
+        )
+        return
+    kind = "" if mount is None else f" ({mount.kind})"
+    output.table(
+        f"{output.size(size_mb * 1_000_000)} in {where.parent}{kind}",
+        ("what", "took", "rate", ""),
+        [
+            (
+                figure.name,
+                output.duration(figure.seconds),
+                "–" if figure.bytes_per_s is None else f"{output.size(round(figure.bytes_per_s))}/s",
+                figure.about,
+            )
+            for figure in figures
+        ],
+    )

@@ -1,0 +1,100 @@
+"""What each command's help shows at its end: lines to copy, in the order in which people need them."""
+
+from __future__ import annotations
+
+import click
+
+_RUN = "/checkpoints/runs/mnist"
+
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "serve": (
+        ("ckptd serve --root /checkpoints", "on 127.0.0.1:7070 and the user's socket"),
+        ("ckptd serve --root /checkpoints --listen unix:///run/ckptd/ckptd.sock", "on one socket only"),
+        ("CKPTD_ROOT=/checkpoints ckptd serve --print-config", "what would be used, and why"),
+    ),
+    "demo": (
+        ("ckptd demo", "everything at work, in less than a minute"),
+        ("ckptd demo --workers 8 --dir /tmp/demo", "keep what it saved, to look around"),
+    ),
+    "ls": (
+        (f"ckptd ls {_RUN}", "one line per checkpoint"),
+        (f"ckptd ls {_RUN} --json | jq -r '.checkpoints[].step'", "their steps, for a script"),
+    ),
+    "show": (
+        (f"ckptd show {_RUN}", "the latest one's tensors and shards"),
+        (f"ckptd show {_RUN}/model.ckpt-120 --stats", "with min, max, mean and NaNs"),
+        (f"ckptd show {_RUN}/model.ckpt-120 dense/kernel --plot", "a histogram of one tensor"),
+        (f"ckptd show {_RUN}/model.ckpt-120 --layout", "where every slice lies"),
+    ),
+    "cat": (
+        (f"ckptd cat {_RUN}/model.ckpt-120 dense/bias", "the values, as numpy prints them"),
+        (f"ckptd cat {_RUN}/model.ckpt-120 dense/kernel --slice 0,10:-", "the first ten rows"),
+        (f"ckptd cat {_RUN} step --json | jq '.tensors[0].values'", "one number, for a script"),
+    ),
+    "inspect": (
+        (f"ckptd inspect {_RUN}/model.ckpt-120 --all_tensor_names", "names, dtypes and shapes"),
+        (f"ckptd inspect --file_name={_RUN}/model.ckpt-120 --tensor_name=w", "as TensorFlow's tool is called"),
+    ),
+    "verify": (
+        (f"ckptd verify {_RUN}", "every checkpoint of a run"),
+        (f"ckptd verify {_RUN}/model.ckpt-120 && echo sound", "exit code 8 if it is damaged"),
+        (f"ckptd verify {_RUN} --progress json 2> progress.jsonl", "how far it is, for a script"),
+    ),
+    "latest": (
+        (f"ckptd latest {_RUN}", "its prefix"),
+        (f"ckptd show $(ckptd latest {_RUN})", "in other commands"),
+    ),
+    "status": (
+        ("ckptd status", "of the local daemon"),
+        ("ckptd status grpcs://trainer-0:7070 --ca ca.pem --token-file token", "of another host's"),
+    ),
+    "prune": (
+        (f"ckptd prune {_RUN} --keep 3 --dry-run", "what would go, and why the others stay"),
+        (f"ckptd prune {_RUN} --keep 3 --keep-every-hours 24", "the newest three, and one a day"),
+        ("ckptd prune /old/tf-run --keep 1 --foreign", "also what TensorFlow wrote"),
+    ),
+    "pin": (
+        (f"ckptd pin {_RUN}/model.ckpt-120", "keep it, whatever retention says"),
+        ("ckptd pin runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "ask this daemon"),
+    ),
+    "unpin": ((f"ckptd unpin {_RUN}/model.ckpt-120", "retention may have it again"),),
+    "rm": (
+        (f"ckptd rm {_RUN}/model.ckpt-120", "one checkpoint, if it is not the latest"),
+        (f"ckptd rm {_RUN}/model.ckpt-200 --even-latest", "roll back to the one before"),
+        ("ckptd rm /old/tf-run/model.ckpt-7 --foreign", "one that TensorFlow wrote"),
+    ),
+    "doctor": (
+        ("ckptd doctor /checkpoints", "before the first training job"),
+        (
+            "ckptd doctor /checkpoints --json | jq '.findings[] | select(.outcome != \"ok\")'",
+            "what is not as it should be",
+        ),
+    ),
+    "bench": (
+        ("ckptd bench /checkpoints", "disk, gRPC, one save and restore"),
+        ("ckptd bench /checkpoints --size-mb 2000", "with more bytes, for fast disks"),
+    ),
+    "completion": (
+        ('eval "$(ckptd completion bash)"', "in ~/.bashrc"),
+        ('eval "$(ckptd completion zsh)"', "in ~/.zshrc, after compinit"),
+        ("ckptd completion fish > ~/.config/fish/completions/ckptd.fish", "once"),
+    ),
+    "schema": (
+        ("ckptd schema", "the names of all schemas"),
+        ("ckptd schema ls > ls.schema.json", "what ls --json promises"),
+    ),
+}
+
+
+def add_to(name: str, command: click.Command) -> None:
+    """End a command's help with its examples. Safe to repeat."""
+    text = shown(name)
+    if text and text not in (command.epilog or ""):
+        command.epilog = "\n\n".join(part for part in (command.epilog, text) if part)
+
+
+def shown(name: str) -> str:
+    """Return the examples of a command as click takes them, "" if there are none."""
+    lines = EXAMPLES.get(name, ())
+    # "\b" keeps click from filling these lines like a paragraph.
+    return "\n".join(("\b", "Examples:", *(f"  {line}\n      {about}" for line, about in lines))) if lines else ""

@@ -1,0 +1,136 @@
+"""`ckptd inspect`: the text of TensorFlow's inspect_checkpoint, for scripts that parse it.
+
+Source: TensorFlow ``tensorflow/python/tools/inspect_checkpoint.py``. Like that tool it prints errors on stdout; unlike
+it, an error also has an exit code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from math import prod
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
+
+if TYPE_CHECKING:
+    from ckptd.engine.restore import Bundle
+    from ckptd.storage.base import Store
+
+
+@click.command()
+@click.argument("prefix", metavar="[PREFIX]", required=False)
+@click.option("--file_name", "--file-name", help="PREFIX, as TensorFlow's tool takes it.")
+@click.option("--tensor_name", "--tensor-name", default="", metavar="NAME", help="Print this tensor.")
+@click.option("--all_tensors", "--all-tensors", is_flag=True, help="Print all tensors with their values.")
+@click.option("--all_tensor_names", "--all-tensor-names", is_flag=True, help="Print all names, dtypes and shapes.")
+@click.option(
+    "--count_exclude_pattern",
+    "--count-exclude-pattern",
+    default="",
+    metavar="REGEX",
+    help="Leave out tensors whose name matches when counting parameters.",
+)
+def command(
+    prefix: str | None,
+    file_name: str | None,
+    tensor_name: str,
+    all_tensors: bool,
+    all_tensor_names: bool,
+    count_exclude_pattern: str,
+) -> int:
+    """Print what TensorFlow's inspect_checkpoint prints for the checkpoint at PREFIX, to the letter.
+
+    Without options that is a line per stored entry. For people there is `ckptd show`.
+    """
+    from ckptd.engine.restore import Bundle
+    from ckptd.format.names import index_key
+    from ckptd.storage.locations import split_prefix
+
+    place = prefix or file_name
+    if place is None:
+        raise InvalidRequestError("inspect needs a PREFIX")
+    try:
+        pattern = re.compile(count_exclude_pattern) if count_exclude_pattern else None
+    except re.error as e:
+        raise InvalidRequestError(f"--count_exclude_pattern is no regular expression: {e}") from e
+    store, key = split_prefix(place)
+    try:
+        try:
+            store.stat(index_key(key))
+        except NotFoundError:
+            answer = _old_format(store, key, place)
+        else:
+            answer = lines(Bundle.open(store, key), tensor_name, all_tensors, all_tensor_names, pattern)
+        for text in answer:
+            _print(text)
+    except CkptdError as error:
+        # The reason alone, on stdout: that is where and how TensorFlow's tool says it.
+        _print(error.reason if error.key is None else str(error))
+        return error.exit_code
+    return 0
+
+
+def lines(
+    bundle: Bundle, tensor_name: str, all_tensors: bool, all_tensor_names: bool, exclude: re.Pattern[str] | None
+) -> Iterator[str]:
+    """Yield the lines of the answer, without their ends."""
+    from ckptd.client.reader import CheckpointReader
+
+    reader = CheckpointReader(bundle)
+    if all_tensors or all_tensor_names:
+        for name in sorted(bundle.names()):
+            yield _headline(bundle, name)
+            if all_tensors:
+                is_variant = bundle.dtype(name).is_variant
+                yield "<not convertible to a numpy dtype>" if is_variant else str(reader.get_tensor(name))
+    elif not tensor_name:
+        yield reader.debug_string().decode("utf-8", errors="ignore")
+    elif tensor_name not in bundle.index:
+        raise NotFoundError(f"Tensor {tensor_name} not found in checkpoint")
+    else:
+        yield _headline(bundle, tensor_name)
+        yield str(reader.get_tensor(tensor_name))
+    counted = {name: prod(bundle.shape(name)) for name in bundle.names()}
+    if exclude is not None:
+        left_out = [name for name in counted if exclude.search(name)]
+        params = sum(counted.pop(name) for name in left_out)
+        yield f"# Excluding {len(left_out)} tensors ({params} params) that match {exclude.pattern} when counting."
+    yield f"# Total number of params: {sum(counted.values())}"
+
+
+def _headline(bundle: Bundle, name: str) -> str:
+    return f"tensor: {name} ({bundle.dtype(name).name}) {list(bundle.shape(name))}"
+
+
+def _old_format(store: Store, key: str, place: str) -> Iterator[str]:
+    """Answer as TensorFlow does for a name without an index: what is there is taken for a table of its first format.
+
+    An index is such a table, and one without tensors; a data file is none.
+    """
+    from ckptd.format.table import FOOTER_SIZE, Footer
+
+    try:
+        size = store.stat(key).size_bytes
+    except NotFoundError as e:
+        raise NotFoundError(
+            f"Unsuccessful TensorSliceReader constructor: Failed to find any matching files for {place}"
+        ) from e
+    ending = bytearray(min(size, FOOTER_SIZE))
+    store.read_into(key, size - len(ending), memoryview(ending))
+    try:
+        Footer.decode(bytes(ending))
+    except CorruptionError as e:
+        raise CorruptionError(
+            f"Unable to open table file {place}: DATA_LOSS: not an sstable (bad magic number): perhaps your file is in "
+            "a different file format and you need to use a different restore operator?"
+        ) from e
+    yield ""
+    yield "# Total number of params: 0"
+
+
+def _print(text: str) -> None:
+    """Print a line as it is, control characters too: TensorFlow prints the keys of slices."""
+    print(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))  # noqa: T201

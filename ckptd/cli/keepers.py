@@ -1,0 +1,244 @@
+"""Who may change a directory of checkpoints now: this process, or the daemon that works there.
+
+Pins and deletions belong to the owner of a run. Nobody working there, we take the run's locks for a moment and do it
+ourselves; if a daemon holds them, its line in the lock tells its address, and we ask it. A trainer in direct mode holds
+them too, and takes no orders: then all we can do is say who it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from ckptd.cli import places
+from ckptd.engine import ownership
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.format.names import step_of
+from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
+from ckptd.storage.locations import open_store
+
+T = TypeVar("T")
+_DAEMON_LINE = re.compile(r"ckptd serve, pid (?P<pid>\d+) on (?P<host>\S+), (?P<address>\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How a daemon may be reached: its address, None to find it by its lock, and what it wants to see."""
+
+    address: str | None = None
+    token: str | None = None
+    ca: bytes | None = None
+    timeout_s: float = 10.0
+
+
+class Keeper(Protocol):
+    """Who pins and deletes in one directory. `key` is the last component of a prefix there."""
+
+    who: str
+
+    def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
+        """Pin a checkpoint, or no longer; durable on return."""
+
+    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
+        """Delete a checkpoint; durable on return."""
+
+
+def reach_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the options that `reach` takes."""
+    existing = click.Path(exists=True, dir_okay=False)
+    for option in (
+        click.option(
+            "--timeout-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="How long to wait."
+        ),
+        click.option("--ca", metavar="FILE", type=existing, help="The daemon's authority, PEM."),
+        click.option("--token-file", metavar="FILE", type=existing, help="The daemon's token."),
+        click.option("--address", metavar="ADDR", help="The daemon to ask. Default: the one that holds the lock."),
+    ):
+        command = option(command)
+    return command
+
+
+def reach(address: str | None, token_file: str | None, ca: str | None, timeout_s: float) -> Reach:
+    """Read what the options of `reach_options` name."""
+    token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
+    return Reach(address, token, Path(ca).read_bytes() if ca else None, timeout_s)
+
+
+@contextmanager
+def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
+    """Yield who may change the directory that is `store`'s root.
+
+    Raises:
+        ConflictError: when somebody works there who takes no orders.
+        UnavailableError: when the daemon does not answer.
+    """
+    with ExitStack() as stack:
+        address = how.address
+        if address is None:
+            holder = f"a ckptd command, pid {os.getpid()} on {socket.gethostname()}"
+            try:
+                stack.enter_context(ownership.owned(store, holder))
+            except ConflictError as error:
+                address = address_of(error)
+        yield _Here(store) if address is None else stack.enter_context(_asking(store, address, how))
+
+
+def place(text: str, how: Reach) -> tuple[Store, str]:
+    """Return the store and the key of the checkpoint that a person named.
+
+    With an address given, a relative path that does not exist here counts from the daemon's root.
+    """
+    return places.checkpoint(_below_root(text, how))
+
+
+def directory(text: str, how: Reach) -> Store:
+    """Return the directory that a person named; see `place`."""
+    return places.directory(_below_root(text, how))
+
+
+def _below_root(text: str, how: Reach) -> str:
+    if how.address is None or text.startswith("/") or "://" in text or Path(text).parent.exists():
+        return text
+    with _channel(how.address, how) as stub:
+        return str(Path(_status(stub, how).root) / text)
+
+
+def address_of(error: ConflictError) -> str:
+    """Return the address of the daemon that holds a lock, told by the line it left there; else raise `error` again."""
+    found = _DAEMON_LINE.fullmatch(str(error.actual))
+    if found is None:
+        error.add_note("it takes no orders from others: wait until it has ended")
+        raise error
+    if found["address"].endswith(":0"):
+        error.add_note("its line does not tell its port: pass --address")
+        raise error
+    from ckptd.wire import addresses
+
+    if found["host"] != socket.gethostname() and addresses.parse(found["address"]).is_loopback:
+        error.add_note(f"it can be reached on {found['host']} only: run this command there")
+        raise error
+    return found["address"]
+
+
+@dataclass
+class _Here:
+    """This process, which holds the locks."""
+
+    store: Store
+    who: str = "this command"
+
+    def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
+        return ownership.set_pinned(self.store, key, pinned)
+
+    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
+        ownership.delete(self.store, key, even_latest=even_latest, even_foreign=even_foreign)
+
+
+@dataclass
+class _Asked:
+    """A daemon that is asked. It knows checkpoints by their steps."""
+
+    stub: _Stubs
+    how: Reach
+    run: str
+    who: str
+
+    def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
+        from ckptd.wire import convert
+        from ckptd.wire.v1 import admin_pb2
+
+        request = admin_pb2.PinRequest(peer=_peer(), run=self.run, step=self._step(key), pinned=pinned)
+        reply = self.stub.call("Pin", request, self.how.timeout_s)
+        return convert.checkpoint_from_wire(reply.checkpoint)
+
+    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
+        from ckptd.wire.v1 import admin_pb2
+
+        if even_latest:
+            raise ConflictError(f"{self.who} never deletes its latest checkpoint; stop it first", key=key)
+        request = admin_pb2.DeleteRequest(peer=_peer(), run=self.run, step=self._step(key))
+        self.stub.call("Delete", request, self.how.timeout_s)
+
+    def _step(self, key: str) -> int:
+        """Return the step of a checkpoint, if the daemon knows no other checkpoint of that step."""
+        from ckptd.wire.v1 import read_pb2
+
+        step = step_of(key)
+        reply = self.stub.call("List", read_pb2.ListRequest(peer=_peer(), run=self.run), self.how.timeout_s)
+        known = [str(each.key).rpartition("/")[2] for each in reply.checkpoints]
+        if key not in known:
+            raise ConflictError(f"{self.who} did not write it, and leaves it alone", key=key)
+        if step is None or [step_of(each) for each in known].count(step) != 1:
+            raise ConflictError(f"{self.who} knows checkpoints by their steps, and this one's is not unique", key=key)
+        return step
+
+
+class _Stubs:
+    """The services of one daemon, with its errors made ours."""
+
+    def __init__(self, channel: Any, address: str) -> None:
+        from ckptd.wire.methods import ADMIN, READ, Stub
+
+        self.address = address
+        self._admin, self._read = Stub(channel, ADMIN), Stub(channel, READ)
+
+    def call(self, method: str, request: Any, timeout_s: float) -> Any:
+        """Make one call. Errors are those that the daemon raised."""
+        import grpc
+
+        from ckptd.wire import status
+
+        stub = self._read if method == "List" else self._admin
+        try:
+            return getattr(stub, method)(request, timeout=timeout_s)
+        except grpc.RpcError as e:
+            raise status.from_wire(e, address=self.address) from e
+
+
+@contextmanager
+def _channel(address: str, how: Reach) -> Iterator[_Stubs]:
+    from ckptd.wire import addresses
+    from ckptd.wire.channels import open_channel
+
+    where = addresses.parse(address)
+    with open_channel(where, token=how.token, ca=how.ca) as channel:
+        yield _Stubs(channel, str(where))
+
+
+@contextmanager
+def _asking(store: Store, address: str, how: Reach) -> Iterator[Keeper]:
+    with _channel(address, how) as stub:
+        root = _status(stub, how).root
+        yield _Asked(stub, how, _run_below(store, root, stub.address), f"the daemon at {stub.address}")
+
+
+def _status(stub: _Stubs, how: Reach) -> Any:
+    from ckptd.wire.v1 import admin_pb2
+
+    return stub.call("Status", admin_pb2.StatusRequest(peer=_peer()), how.timeout_s)
+
+
+def _run_below(store: Store, root: str, address: str) -> str:
+    """Return the name of the run that a directory is below a daemon's root."""
+    top = open_store(root)
+    if isinstance(store, LocalStore) and isinstance(top, LocalStore):
+        run = os.path.relpath(os.path.realpath(store.url), os.path.realpath(top.url))
+        if run != "." and not run.startswith(".."):
+            return run
+    raise InvalidRequestError(f"{store.url} is no run below {root}, which the daemon at {address} keeps")
+
+
+def _peer() -> Any:
+    from ckptd.wire import versions
+
+    return versions.this_peer(versions.new_incarnation())

@@ -1,0 +1,50 @@
+"""`ckptd rm`: delete one checkpoint."""
+
+from __future__ import annotations
+
+import click
+
+from ckptd.cli import output
+from ckptd.cli.keepers import reach_options
+from ckptd.errors import InvalidRequestError
+
+
+@click.command()
+@click.argument("prefix")
+@click.option("--even-latest", is_flag=True, help="Delete it also if it is the latest: the one before becomes it.")
+@click.option("--foreign", is_flag=True, help="Delete it also if ckptd did not write it.")
+@reach_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
+    prefix: str,
+    even_latest: bool,
+    foreign: bool,
+    address: str | None,
+    token_file: str | None,
+    ca: str | None,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Delete the checkpoint at PREFIX: from the state file first, then its index, then its shards.
+
+    Refused are pinned ones, the latest, and those that ckptd did not write; the flags say otherwise. A running daemon
+    is asked to do it.
+    """
+    from ckptd.cli import keepers, places
+    from ckptd.engine.survey import describe, latest_checkpoint, list_checkpoints, records_by_prefix
+    from ckptd.format.names import index_key
+
+    how = keepers.reach(address, token_file, ca, timeout_s)
+    if places.is_directory(prefix):
+        raise InvalidRequestError(f"{prefix!r} is a directory: name the one checkpoint, or use `ckptd prune`")
+    store, key = keepers.place(prefix, how)
+    with keepers.keeper(store, how) as keeper:
+        checkpoint, _ = describe(store, store.stat(index_key(key)), records_by_prefix(store, "").get(key, []))
+        keeper.delete(key, even_latest=even_latest, even_foreign=foreign)
+        is_orphaned = even_latest and latest_checkpoint(store, "") is None and bool(list_checkpoints(store, ""))
+    if as_json:
+        output.emit_json(checkpoint)
+    else:
+        output.say(f"deleted {store.location(key)}, {output.size(checkpoint.size_bytes)}")
+    if is_orphaned:
+        output.note(f"careful: no checkpoint in {store.url} is the latest now: the state file listed no other one")

@@ -1,0 +1,19 @@
+"""`ckptd unpin`: let retention have a checkpoint again."""
+
+from __future__ import annotations
+
+import click
+
+from ckptd.cli.keepers import reach_options
+from ckptd.cli.pin import set_pinned
+
+
+@click.command()
+@click.argument("prefix")
+@reach_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
+    prefix: str, address: str | None, token_file: str | None, ca: str | None, timeout_s: float, as_json: bool
+) -> None:
+    """Let retention have the checkpoint at PREFIX again. One that was kept for good stays kept."""
+    set_pinned(prefix, False, address, token_file, ca, timeout_s, as_json)

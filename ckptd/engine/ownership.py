@@ -1,0 +1,106 @@
+"""Owning one run for a moment, from outside: for commands that pin and delete where no daemon does it for them.
+
+The locks are those that daemons and direct mode take, so none of them works on the run meanwhile: exclusively the
+run's own, and shared the one of every root above it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from ckptd.engine import foreign, survey
+from ckptd.engine.catalog import Catalog
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import SystemClock
+from ckptd.engine.coordinator import ID_KEY, LOCK_KEY
+from ckptd.engine.records import Record
+from ckptd.engine.retention import RetentionPolicy
+from ckptd.errors import ConflictError, NotFoundError
+from ckptd.storage.base import Lock, Store
+from ckptd.storage.local import LocalStore
+
+
+@contextmanager
+def owned(store: Store, holder: str) -> Iterator[None]:
+    """Keep every other owner away from the directory that is `store`'s root while the block runs.
+
+    Raises:
+        ConflictError: when somebody owns it, with the holder's line in `actual`.
+        NotPermittedError: when we may not write there.
+    """
+    with roots_kept(store, holder), _lock(store, holder, shared=False):
+        yield
+
+
+@contextmanager
+def roots_kept(store: Store, holder: str) -> Iterator[None]:
+    """Keep daemons away from every root above the one of `store` while the block runs; raises as `owned`."""
+    with ExitStack() as stack:
+        for root in roots_above(store):
+            stack.enter_context(_lock(root, holder, shared=True))
+        yield
+
+
+def roots_above(store: Store) -> Iterator[Store]:
+    """Yield the stores above a local one that a daemon or direct mode has used as its root, the nearest first."""
+    if not isinstance(store, LocalStore):
+        return
+    path = os.path.realpath(store.url)
+    while path != "/":
+        path = os.path.dirname(path)  # noqa: PTH120 (a Path would not survive every byte of a name)
+        above = LocalStore(path, confined=False)
+        try:
+            above.stat(ID_KEY)
+        except NotFoundError:
+            continue
+        yield above
+
+
+def set_pinned(store: Store, key: str, pinned: bool) -> Checkpoint:
+    """Pin the checkpoint `key`, directly in the root of `store`, or no longer. The caller owns that directory.
+
+    Raises:
+        ConflictError: when ckptd did not write it: nothing of ours would ever delete it.
+    """
+    catalog = _catalog(store, _record(store, key))
+    return catalog.pin(key) if pinned else catalog.unpin(key)
+
+
+def delete(store: Store, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
+    """Delete the checkpoint `key`, directly in the root of `store`. The caller owns that directory.
+
+    Raises:
+        ConflictError: when it is pinned; the latest, unless `even_latest`; not ours, unless `even_foreign`.
+    """
+    if even_foreign and key not in survey.records_by_prefix(store, ""):
+        foreign.delete(store, key, even_latest=even_latest)
+    else:
+        _catalog(store, _record(store, key)).delete(key, even_latest=even_latest)
+
+
+def _record(store: Store, key: str) -> Record:
+    records = survey.records_by_prefix(store, "").get(key)
+    if not records:
+        raise ConflictError("ckptd did not write this checkpoint", key=key)
+    return records[-1]
+
+
+def _catalog(store: Store, record: Record) -> Catalog:
+    """Return the catalog that a checkpoint is in, brought in order: what a crash left is completed or swept.
+
+    Retention itself has no say here, as its rule is the trainer's affair.
+    """
+    keep_all = RetentionPolicy(max_to_keep=sys.maxsize)
+    catalog = Catalog(store, "", clock=SystemClock(), policy=keep_all, latest_filename=record.latest_filename)
+    catalog.recover()
+    return catalog
+
+
+def _lock(store: Store, holder: str, *, shared: bool) -> Lock:
+    try:
+        return store.lock(LOCK_KEY, holder=holder, shared=shared)
+    except ConflictError as error:
+        raise ConflictError(f"{store.url} is in use", actual=error.actual) from error

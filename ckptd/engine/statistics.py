@@ -1,0 +1,164 @@
+"""What the values of a tensor are like, found in one pass over bounded pieces: a tensor need not fit in memory.
+
+Numbers of every kind are compared in double precision, except for the extremes of integers, which stay exact. Complex
+numbers count by their magnitude, booleans as 0 and 1. What is not finite is counted and left out of the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ckptd.engine.blocks import blocks
+from ckptd.engine.restore import Array, Bundle
+from ckptd.format.slices import Box
+
+Read = Callable[[int], None]
+"""Told the bytes that were read just now."""
+
+_WHOLE_BYTES = 16 << 20
+_AT_ONCE = 1 << 20  # elements: what is made of them on the way is in double precision
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The values of one tensor in a few figures; None where there is no finite number to speak of.
+
+    Attributes:
+        count: elements.
+        nans: elements that are no number.
+        infinities: elements that are infinite, of either sign.
+        zeros: elements that are zero.
+        minimum: the smallest finite one; an `int` for integers.
+        maximum: the largest finite one.
+        mean: of the finite ones.
+        deviation: their standard deviation, over all of them and not a sample.
+    """
+
+    count: int
+    nans: int
+    infinities: int
+    zeros: int
+    minimum: float | int | None
+    maximum: float | int | None
+    mean: float | None
+    deviation: float | None
+
+    @property
+    def num_finite(self) -> int:
+        """Elements that the extremes and the mean speak of."""
+        return self.count - self.nans - self.infinities
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How the finite values of a tensor are spread: `counts[i]` of them from `edges[i]` up to `edges[i + 1]`."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+def has_statistics(bundle: Bundle, name: str) -> bool:
+    """Say whether a tensor has numbers in it: strings and variants have none."""
+    return bool(bundle.dtype(name).width)
+
+
+def statistics(bundle: Bundle, name: str, told: Read | None = None) -> Statistics:
+    """Read a tensor of numbers once, block by block, and describe its values.
+
+    Memory is bounded by a few blocks. Checksums are not looked at beyond what `Bundle.read` does: see `verify`.
+
+    Raises:
+        CorruptionError: when slices are missing, or data files end early.
+    """
+    count = nans = infinities = zeros = num_finite = 0
+    lows: list[Any] = []
+    highs: list[Any] = []
+    mean = squares = 0.0
+    for values in _values(bundle, name, told):
+        count += values.size
+        finite = values
+        if values.dtype.kind == "f":
+            is_finite = np.isfinite(values)
+            num_nans = int(np.count_nonzero(np.isnan(values)))
+            nans += num_nans
+            infinities += values.size - int(np.count_nonzero(is_finite)) - num_nans
+            finite = values[is_finite]
+        zeros += values.size - int(np.count_nonzero(values))
+        if not finite.size:
+            continue
+        lows.append(finite.min().item())
+        highs.append(finite.max().item())
+        # Chan's way of joining means: sums of squares of large numbers would lose what is small between them.
+        exact = finite.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            block_mean = float(exact.mean())
+            exact -= block_mean
+            block_squares = float(np.dot(exact, exact))
+        delta, total = block_mean - mean, num_finite + finite.size
+        mean += delta * finite.size / total
+        squares += block_squares + delta * delta * num_finite * finite.size / total
+        num_finite = total
+    if not num_finite:
+        return Statistics(count, nans, infinities, zeros, None, None, None, None)
+    deviation = math.sqrt(max(squares / num_finite, 0.0))
+    return Statistics(count, nans, infinities, zeros, min(lows), max(highs), mean, deviation)
+
+
+def histogram(
+    bundle: Bundle, name: str, known: Statistics, num_bins: int = 20, told: Read | None = None
+) -> Histogram | None:
+    """Read a tensor once more and count its finite values in bins of equal width; None when there is nothing to count.
+
+    `known` are its statistics: they say from where to where the bins go.
+    """
+    if known.minimum is None or known.maximum is None:
+        return None
+    low, high = float(known.minimum), float(known.maximum)
+    if low == high or not math.isfinite(high - low):
+        return Histogram((low, high), (known.num_finite,))
+    if known.count and isinstance(known.minimum, int):
+        num_bins = max(1, min(num_bins, int(known.maximum) - int(known.minimum) + 1))
+    edges = np.linspace(low, high, num_bins + 1)
+    counts = np.zeros(num_bins, np.int64)
+    for values in _values(bundle, name, told):
+        exact = values.astype(np.float64)
+        exact = exact[np.isfinite(exact)]
+        # By the range and not by the edges: numpy sorts when bins may differ in width, which takes four times as long.
+        counts += np.histogram(exact, num_bins, (low, high))[0]
+    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+
+
+def _values(bundle: Bundle, name: str, told: Read | None) -> Iterator[Array]:
+    """Yield all elements as flat arrays of one of numpy's own number types."""
+    tensor = bundle.index.tensor(name)
+    # What is small is read whole, and checked by that. A large one is cut as if it were stored whole, because going
+    # by its pieces would look through all of them for every piece.
+    boxes: Iterator[Box]
+    if sum(piece.size for piece in tensor.pieces) <= _WHOLE_BYTES:
+        boxes = iter([Box.whole(tensor.shape)])
+    else:
+        cut = blocks(tensor.shape, Box.whole(tensor.shape), tensor.dtype.width, _WHOLE_BYTES)
+        boxes = (block.box for block in cut)
+    for box in boxes:
+        array = bundle.read(name, box).reshape(-1)
+        for at in range(0, array.size, _AT_ONCE):
+            yield _as_numbers(array[at : at + _AT_ONCE])
+        if told is not None:
+            told(array.size * tensor.dtype.width)
+
+
+def _as_numbers(array: Array) -> Array:
+    if array.dtype.kind == "c":
+        return np.abs(array)
+    if array.dtype.kind == "b":
+        return array.astype(np.int8)
+    if array.dtype.kind in "iuf":
+        return array
+    if array.dtype.name in ("int4", "uint4", "int2", "uint2"):
+        return array.astype(np.int8)
+    return array.astype(np.float32)  # bfloat16, float8 and their kin: all of them fit

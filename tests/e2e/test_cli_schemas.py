@@ -1,0 +1,87 @@
+"""What every `--json` prints, held to its published schema; what a person reads beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import ckptd
+from ckptd.cli import main
+from tests.fakes import schemas
+
+W = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """Give a run with two checkpoints that hold a bit of everything, and a third whose shard is missing."""
+    root = tmp_path_factory.mktemp("schemas")
+    arrays = {
+        "w": ckptd.Slice(W, full_shape=(3, 4), start=(0, 0)),
+        "n\x07": np.array([np.nan, np.inf, 1.0, 2.5]),
+        "words": np.array([b"a\xff"], object),
+        "half": np.array([1, 2], ml_dtypes.bfloat16),
+        "empty": np.zeros((0, 2)),
+        "i": np.array([2**62, -3]),
+    }
+    with ckptd.Checkpointer(str(root), run="run", rank=0, world_size=1) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, arrays).result(timeout=60)
+    ckptd.save_checkpoint(str(root / "run" / "broken-3"), {"w": W})
+    (root / "run" / "broken-3.data-00000-of-00001").unlink()
+    return root / "run"
+
+
+def printed(capsys, *arguments, code=0):
+    assert main.run([str(argument) for argument in arguments]) == code
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "code"),
+    [
+        ("ls", [""], 0),
+        ("latest", [""], 0),
+        ("show", ["model.ckpt-1"], 0),
+        ("show", ["model.ckpt-1", "--stats", "--plot", "--layout"], 0),
+        ("show", ["broken-3"], 0),
+        ("cat", ["model.ckpt-1"], 0),
+        ("cat", ["model.ckpt-1", "w", "--slice", "0,1:-"], 0),
+        ("verify", ["model.ckpt-1"], 0),
+        ("verify", [""], 8),
+        ("prune", ["", "--keep", "1", "--dry-run"], 0),
+        ("doctor", [""], 0),
+    ],
+)
+def test_the_document_is_what_the_schema_says(command, arguments, code, run_dir, capsys):
+    where, *options = arguments
+    schemas.check(command, json.loads(printed(capsys, command, run_dir / where, *options, "--json", code=code).out))
+
+
+def test_verify_tells_scripts_how_far_it_is(run_dir, capsys):
+    captured = printed(capsys, "verify", run_dir / "model.ckpt-1", "--progress", "json", "--json")
+    news = [schemas.check("progress", json.loads(line)) for line in captured.err.splitlines()]
+    assert news[-1]["done_bytes"] == news[-1]["total_bytes"] > 0
+    assert json.loads(captured.out)["ok"] is True
+    assert printed(capsys, "verify", run_dir / "model.ckpt-1", "--progress", "none").err == ""
+
+
+def test_show_gives_people_figures_layout_and_histograms(run_dir, capsys):
+    out = printed(capsys, "show", run_dir / "model.ckpt-1", "--stats", "--layout", "--plot").out
+    assert re.search(r"^n\\x07 +1 +2\.5 +1\.75 +0\.75 +0 +1 +1$", out, re.M)
+    assert re.search(r"^i +-3 +4611686018427387904 ", out, re.M)
+    assert re.search(r"^empty +– +– +– +– +0 +0 +0$", out, re.M)
+    assert re.search(r"^w +(0,3:0,4|-:-)? *0 +\d+ +48 +[0-9a-f]{8}$", out, re.M)
+    assert "█" in out
+    assert "  no finite values" in out
+    assert "words" not in out.partition("VALUES")[2]
+
+
+def test_show_of_some_tensors_says_of_how_many(run_dir, capsys):
+    out = printed(capsys, "show", run_dir / "model.ckpt-1", "w", "i").out
+    assert "2 of 6 tensors" in out
+    assert "words" not in out
