@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import enum
 import inspect
+import itertools
 import re
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.message import Message
 
 import ckptd
 
@@ -61,6 +64,8 @@ def _group(title: str, group: dict[str, Any]) -> Iterator[str]:
         yield f"### {name}\n"
         if isinstance(value, type) and issubclass(value, BaseException):
             yield from _error(value)
+        elif isinstance(value, type) and issubclass(value, Message):
+            yield from _message(value)
         elif isinstance(value, type) and issubclass(value, enum.Enum):
             yield from _docstring(value)
             yield "".join(f"- `{name}.{one.name}`: `{one.value!r}`\n" for one in value)
@@ -76,6 +81,14 @@ def _error(value: type[ckptd.CkptdError]) -> Iterator[str]:
     again = "; the same call may succeed later (`retryable` is True)" if value.retryable else ""
     yield from _docstring(value)
     yield f"Derived from `{base}`. Exit code of a command: {value.exit_code}{again}.\n"
+
+
+def _message(value: type[Message]) -> Iterator[str]:
+    """Yield a protobuf message's fields. Its class is generated and has no words of its own; the proto has."""
+    yield "A protobuf message.\n"
+    yield "| number | field |\n|---|---|\n" + "".join(
+        f"| {one.number} | `{one.name}` |\n" for one in value.DESCRIPTOR.fields
+    )
 
 
 def _members(owner: str, value: type) -> Iterator[str]:
@@ -160,9 +173,18 @@ def _section(title: str, text: str) -> Iterator[str]:
         yield f"{title}:\n"
         yield "".join(_filled("- " + _ITEM.sub(_named, item, count=1), indent="  ") + "\n" for item in items)
     else:
-        for paragraph in re.split(r"\n\s*\n", text):
-            literal = paragraph.startswith((" ", "- ", "| "))  # an example, a list or a table: its lines are meant
-            yield (textwrap.indent(paragraph, "") if literal else _filled(paragraph)) + "\n"
+        for literal, paragraphs in itertools.groupby(re.split(r"\n\s*\n", text), key=lambda one: one.startswith(" ")):
+            if literal:  # an example, after a paragraph that ends with two colons
+                yield "```text\n" + textwrap.dedent("\n\n".join(paragraphs)) + "\n```\n"
+                continue
+            for paragraph in filter(None, (_without_colons(one) for one in paragraphs)):
+                is_list = paragraph.startswith(("- ", "| "))  # its lines are meant
+                yield (paragraph if is_list else _filled(paragraph)) + "\n"
+
+
+def _without_colons(paragraph: str) -> str:
+    """Return a paragraph without the mark that an example follows; nothing is left of one that is only that mark."""
+    return "" if paragraph == "::" else re.sub(r"::$", ":", paragraph)
 
 
 def _named(match: re.Match[str]) -> str:
