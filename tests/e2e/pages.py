@@ -20,6 +20,7 @@ import io
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -169,7 +170,7 @@ class Reader:
             yield self._as_written(self._bash(self._adapted(command)).stdout)
 
     def _bash(self, script: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        with subprocess.Popen(
             ["bash", "-c", script],
             cwd=self.directory,
             env=self.environment,
@@ -177,8 +178,14 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_COMMAND_TIMEOUT_S,
-        )
+            start_new_session=True,
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=_COMMAND_TIMEOUT_S)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # what it left in the background too
+                raise
+        return subprocess.CompletedProcess(script, process.returncode, said)
 
     def _start_daemon(self, code: str) -> None:
         self._stop_daemon()
