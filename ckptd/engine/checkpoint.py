@@ -12,7 +12,7 @@ class Checkpoint:
     """One complete, published checkpoint.
 
     Attributes:
-        prefix: what its files share, as a reader opens it: ``/root/runs/mnist/model.ckpt-1200``.
+        prefix: what its files share, as a reader opens it: ``/checkpoints/runs/mnist/model.ckpt-1200``.
         step: the training step, None when it was saved without one.
         size_bytes: bytes in its data shards.
         num_shards: how many data shards it has.

@@ -1,0 +1,85 @@
+"""Every block of code in the README and in docs/ is run here, as it stands there; `pages` tells how."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import pages
+from tests.e2e.pages import PAGES, Reader
+
+NOT_RUN = {
+    ("README.md", "pip install '.[demo]' && ckptd demo"),
+    ("docs/index.md", "pip install '.[demo]' && ckptd demo"),
+    ("docs/first-steps.md", "pip install '.[demo]'"),
+    ("docs/testing.md", "pip install -e '.[test]' && pytest"),
+    ("docs/testing.md", "pytest -m campaign"),
+    ("docs/testing.md", "pip install zensical && zensical build --strict"),
+    ("docs/comparison.md", "python benchmarks/save_restore.py"),
+}
+"""Installing, running the tests themselves, and moving gigabytes: `.ci/run` and test_benchmarks.py do those."""
+
+BROUGHT = {
+    "README.md": """
+import numpy as np
+
+state = {"w": np.zeros((1000, 64), np.float32), "step": np.array(0)}
+
+def train_one_step(state):
+    state["w"] += 1
+"""
+}
+"""What a reader of a page has already, in Python: the training program that the lines are for."""
+
+LEFT = {
+    "README.md": """
+assert state["step"] == 1000
+assert np.array_equal(w, np.repeat(1000.0 * np.arange(4), 250)[:, None] * np.ones(64))
+assert np.array_equal(part, w[:333])
+assert np.array_equal(same, w)
+"""
+}
+"""What must hold when a page has been followed, beyond that nothing failed."""
+
+
+def prepare(page, reader):
+    """Give the reader what a page takes for granted."""
+    exec(BROUGHT.get(page.name, ""), reader.names)
+    if page.name == "operations.md":
+        import trustme
+
+        authority = trustme.CA()
+        identity = authority.issue_cert("127.0.0.1", "localhost")
+        identity.private_key_pem.write_to_path(str(reader.directory / "server.key"))
+        identity.cert_chain_pems[0].write_to_path(str(reader.directory / "server.pem"))
+        (reader.directory / "token").write_text("a token of some length, as the daemon wants it\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_can_be_followed_from_top_to_bottom(page, tmp_path):
+    to_run = [block for block in pages.blocks(page) if block.language in pages.PROGRAMS and not block.left_out]
+    if not to_run:
+        return
+    with Reader(page, tmp_path) as reader:
+        prepare(page, reader)
+        for block in to_run:
+            said = reader.run(block)
+            if said is not None:
+                hint = f"{block.where}: python -m tests.e2e.pages writes what the commands say now"
+                assert pages.masked(block.code) == pages.masked(said), hint
+        exec(LEFT.get(page.name, ""), reader.names)
+
+
+def test_a_block_says_what_it_is():
+    for page in PAGES:
+        for block in pages.blocks(page):
+            assert block.language in (*pages.PROGRAMS, *pages.OTHERS), f"{block.where}: {block.language!r}"
+
+
+def test_no_fence_is_overlooked():
+    for page in PAGES:
+        fences = [line for line in page.read_text("utf-8").split("\n") if line.lstrip().startswith(("```", "~~~"))]
+        assert len(fences) == 2 * len(pages.blocks(page)), page.name
+
+
+def test_the_blocks_that_are_left_out_are_these_and_no_others():
+    assert {block.key for page in PAGES for block in pages.blocks(page) if block.left_out} == NOT_RUN
