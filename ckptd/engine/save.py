@@ -361,7 +361,7 @@ class Save:
         try:
             with self._working:
                 for lane in self.lanes.values():
-                    lane.close()
+                    lane.close(error)
                 for lock, writer in zip(self._shard_locks, self._writers, strict=True):
                     with lock:
                         writer.abort()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.layout import Column, Layout
-from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 from ckptd.format import crc32c
 from ckptd.storage.base import ObjectWriter
 
@@ -68,7 +68,7 @@ class LaneWriter:
         self.crcs: NDArray[np.uint32] = np.zeros(len(self.segments), np.uint32)
         self._compared = 0
         self._received = 0
-        self._closed = False
+        self._closed: CkptdError | None = None
         self.ended = False
         self.progressed_at = now()
 
@@ -137,14 +137,14 @@ class LaneWriter:
             self._on_end()
         return last
 
-    def close(self) -> None:
-        """Take no more bytes; returns when no write is under way."""
+    def close(self, reason: CkptdError) -> None:
+        """Take no more bytes, for a reason that every later call raises; returns when no write is under way."""
         with self._lock:
-            self._closed = True
+            self._closed = reason
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise ConflictError("the save is over: it takes no more bytes")
+        if self._closed is not None:
+            raise self._closed
 
     def _store(self, data: memoryview, crc: int) -> None:
         at, end = self._received, self._received + len(data)

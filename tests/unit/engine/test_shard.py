@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.engine.plan import plan
 from ckptd.engine.shard import LaneWriter
-from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
+from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.format.crc32c import crc32c
 from ckptd.format.slices import Box
 from ckptd.storage.memory import MemoryStore
@@ -137,8 +137,8 @@ def test_gaps_ends_and_counts_are_checked():
             sender.lane.end(0, wrong, last=True)
 
 
-def test_a_closed_lane_takes_nothing():
+def test_a_closed_lane_takes_nothing_and_says_why():
     sender = Sender()
-    sender.lane.close()
-    with pytest.raises(ConflictError):
+    sender.lane.close(SessionAbortedError("rank 3 is gone"))
+    with pytest.raises(SessionAbortedError, match="rank 3 is gone"):
         sender.send(0, 5)
