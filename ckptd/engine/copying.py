@@ -16,7 +16,7 @@ from ckptd.engine.blocks import BLOCK_BYTES
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.commit import OnStep, ignore_step
-from ckptd.engine.placement import Placement, announce, read_meta
+from ckptd.engine.placement import Placement, announce, read_meta, spread
 from ckptd.engine.restore import Bundle
 from ckptd.engine.verify import Progress
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
@@ -144,23 +144,15 @@ def _as_stored(bundle: Bundle, pieces: Sequence[tuple[StoredTensor, Piece]]) -> 
 
 
 def _laid_out(pieces: Sequence[tuple[StoredTensor, Piece]], num_shards: int) -> list[_Shard]:
-    """Cut the sequence of pieces into shards of about equal bytes, none of them without a piece."""
-    total = sum(piece.size for _, piece in pieces)
-    shards: list[list[Move]] = [[]]
-    sizes = [0]
-    before, current = 0, None
-    for tensor, piece in pieces:
-        if piece.size:
-            # Where the middle of a piece falls decides, so that a large one draws no small ones after it.
-            target = (2 * before + piece.size) * num_shards // (2 * total)
-            if current is not None and target != current:
-                shards.append([])
-                sizes.append(0)
-            current = target
-            before += piece.size
-        shards[-1].append(Move(tensor, piece, len(shards) - 1, sizes[-1]))
-        sizes[-1] += piece.size
-    return [_Shard(tuple(moves), size) for moves, size in zip(shards, sizes, strict=True)]
+    """Lay the pieces out in shards of about equal bytes, none of them without a piece."""
+    shards = []
+    for number, run in enumerate(spread([piece.size for _, piece in pieces], num_shards)):
+        moves, offset = [], 0
+        for tensor, piece in (pieces[at] for at in run):
+            moves.append(Move(tensor, piece, number, offset))
+            offset += piece.size
+        shards.append(_Shard(tuple(moves), offset))
+    return shards
 
 
 def _index(index: Index, layout: Sequence[_Shard]) -> bytes:

@@ -8,7 +8,7 @@ of their own: they get them by having another number of shards.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -118,6 +118,26 @@ class Placement:
         count = self._old.num_shards or 0
         doomed = [] if meta is not None else [files.meta_key]
         self._store.delete([*doomed, *(names.shard_key(self._key, shard, count) for shard in range(count))])
+
+
+def spread(sizes: Sequence[int], num_shards: int) -> list[list[int]]:
+    """Cut a sequence of things, of these sizes in bytes, into at most `num_shards` runs of about equal bytes.
+
+    Returns the things' numbers, run by run; no run is without bytes unless there are none at all.
+    """
+    total = sum(sizes)
+    runs: list[list[int]] = [[]]
+    before, current = 0, None
+    for number, size in enumerate(sizes):
+        if size:
+            # Where its middle falls decides, so that a large thing draws no small ones after it.
+            target = (2 * before + size) * num_shards // (2 * total)
+            if current is not None and target != current:
+                runs.append([])
+            current = target
+            before += size
+        runs[-1].append(number)
+    return runs
 
 
 def announce(store: Store, key: str, saved_at: float, *, latest_filename: str = names.STATE_KEY) -> None:
