@@ -41,6 +41,10 @@ COMMANDS = {
     "cat": _Listed("ckptd.cli.cat", "Print the values of tensors."),
     "verify": _Listed("ckptd.cli.verify", "Read everything back and check it."),
     "latest": _Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
+    "cp": _Listed("ckptd.cli.cp", "Copy a checkpoint, checked on the way, perhaps in other shards."),
+    "export": _Listed("ckptd.cli.export", "Write a checkpoint as a safetensors or npz file."),
+    "import": _Listed("ckptd.cli.import_", "Write a safetensors or npz file as a checkpoint."),
+    "diff": _Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
     "status": _Listed("ckptd.cli.status", "Ask a daemon what it is doing."),
 }
 

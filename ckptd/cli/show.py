@@ -11,6 +11,7 @@ from ckptd.cli import output
 from ckptd.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from ckptd.cli.sources import FileSource
     from ckptd.engine.restore import Bundle
     from ckptd.storage.base import Store
 
@@ -47,10 +48,14 @@ class ShardRow:
 def command(prefix: str, as_json: bool) -> None:
     """Describe the checkpoint at PREFIX: its tensors and its shards.
 
-    PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest.
+    PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest. A
+    safetensors or npz file is described too.
     """
-    from ckptd.cli import places
+    from ckptd.cli import places, sources
 
+    if sources.is_file(prefix):
+        _show_file(sources.file(prefix), as_json)
+        return
     store, bundle = places.bundle(prefix)
     tensors = describe_tensors(bundle)
     shards = describe_shards(store, bundle)
@@ -91,6 +96,25 @@ def command(prefix: str, as_json: bool) -> None:
     output.say(f"{len(tensors)} tensors, {output.size(total)} in {len(shards)} shards")
     if any(row.size_bytes is None for row in shards):
         output.note("a shard is missing: this checkpoint is not whole")
+
+
+def _show_file(source: FileSource, as_json: bool) -> None:
+    """Describe a file of tensors, which has neither slices nor shards."""
+    rows = [(source.facts(name), source.size_bytes(name)) for name in source.names()]
+    if as_json:
+        tensors = [
+            {"name": facts.name, "dtype": facts.dtype_name, "shape": facts.shape, "size_bytes": size}
+            for facts, size in rows
+        ]
+        output.emit_json({"file": source.location, "tensors": tensors})
+        return
+    output.table(
+        source.location,
+        ("tensor", "dtype", "shape", "size"),
+        [(facts.name, facts.dtype_name, output.shape(facts.shape), output.size(size)) for facts, size in rows],
+    )
+    output.say()
+    output.say(f"{len(rows)} tensors, {output.size(sum(size for _, size in rows))}")
 
 
 def describe_tensors(bundle: Bundle) -> list[TensorRow]:

@@ -15,7 +15,6 @@ from ckptd.engine.verify import Progress
 from ckptd.errors import CorruptionError
 from ckptd.interchange.source import Array, TensorFacts, TensorSource
 
-
 _PART_ELEMENTS = 1 << 20  # what is compared at once; the arithmetic takes some 50 bytes for each
 
 

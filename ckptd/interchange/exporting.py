@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from ckptd.engine.verify import Progress
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -82,8 +83,16 @@ def file_format(key: str) -> str:
     for suffix in (safetensors.SUFFIX, npz.SUFFIX):
         if key.endswith(suffix) and key != suffix:
             return suffix[1:]
-    raise InvalidRequestError(
-        f"{key!r} ends neither in {safetensors.SUFFIX} nor in {npz.SUFFIX}, which would say what it should be"
+    raise wrong_suffix(key)
+
+
+def wrong_suffix(name: str) -> InvalidRequestError:
+    """Return the error for a file whose name does not say in which format it is."""
+    stem, dot, suffix = name.rpartition(".")
+    near = get_close_matches(dot + suffix, (safetensors.SUFFIX, npz.SUFFIX), n=1)
+    hint = f"; did you mean {stem + near[0]!r}?" if near and stem else ""
+    return InvalidRequestError(
+        f"{name!r} ends neither in {safetensors.SUFFIX} nor in {npz.SUFFIX}, which says what a file is{hint}"
     )
 
 

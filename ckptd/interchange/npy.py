@@ -45,12 +45,10 @@ class NpyHeader:
 
 def holds(dtype: DType | None) -> bool:
     """Say whether numpy alone can read such an array back: it knows neither bfloat16 nor float8 nor int4."""
-    return dtype is not None and dtype.array is not None and dtype.array.kind in "biufc" and dtypes_match(dtype)
-
-
-def dtypes_match(dtype: DType) -> bool:
-    """Say whether numpy's dtype leads back to ours: a quantized integer would come back as a plain one."""
-    return dtype.array is not None and dtypes.of_array_dtype(dtype.array) == dtype
+    if dtype is None or dtype.array is None or dtype.array.kind not in "biufc" or dtype.array.isbuiltin != 1:
+        return False
+    # A quantized integer would come back as a plain one.
+    return dtypes.of_array_dtype(dtype.array) == dtype
 
 
 def encode_header(facts: TensorFacts) -> bytes:

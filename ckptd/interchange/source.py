@@ -73,7 +73,7 @@ def unsupported(facts: TensorFacts, where: str) -> InvalidRequestError:
     """Return the error that says of a tensor that a kind of file cannot hold its elements."""
     return InvalidRequestError(
         f"tensor {facts.name!r} is of dtype {facts.dtype_name}, which {where} does not have; "
-        "--skip-unsupported leaves such tensors out"
+        "leave such tensors out with --skip-unsupported"
     )
 
 
