@@ -14,7 +14,7 @@ from ckptd.format.index import Piece, StoredTensor
 from ckptd.format.slices import Box
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts
 
-_WHOLE_BYTES = 32 << 20
+_WHOLE_BYTES = 16 << 20
 """Up to here a tensor in slices is joined in memory; above, its slices are checked first and then read in parts."""
 
 

@@ -70,6 +70,8 @@ def export(
             skipped.append(name)
         else:
             raise unsupported(facts, file_format(key))
+    if not taken:
+        raise InvalidRequestError(f"{source.location} holds no tensor that {file_format(key)} can hold")
     if not overwrite:
         _refuse_existing(store, key)
     total = sum(facts.size_bytes for facts in taken)

@@ -58,10 +58,13 @@ def test_numpy_and_zipfile_read_what_we_export(tmp_path):
 
 
 def test_what_numpy_cannot_read_back_is_no_export(tmp_path):
-    source = checkpoint(tmp_path / "m-1", NARROW_KINDS)
-    done = export(source, LocalStore(str(tmp_path)), "m.npz", skip_unsupported=True)
+    source = checkpoint(tmp_path / "m-1", {**NARROW_KINDS, "w": np.ones(2)})
+    store = LocalStore(str(tmp_path))
+    done = export(source, store, "m.npz", skip_unsupported=True)
     assert done.skipped == tuple(sorted(NARROW_KINDS))
-    assert np.load(tmp_path / "m.npz").files == []
+    assert np.load(tmp_path / "m.npz").files == ["w"]
+    with pytest.raises(InvalidRequestError, match="no tensor that npz can hold"):
+        export(source, store, "none.npz", names=list(NARROW_KINDS), skip_unsupported=True)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
