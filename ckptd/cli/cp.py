@@ -34,7 +34,7 @@ def command(
 
     source, source_key = places.checkpoint(prefix)
     store, key = sources.destination(dest, source_key)
-    with progress_bars.shown(f"copying {source_key}", progress) as progressed:
+    with sources.unowned(store, publish), progress_bars.shown(f"copying {source_key}", progress) as progressed:
         copied = copy_checkpoint(
             source,
             source_key,

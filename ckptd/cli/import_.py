@@ -42,18 +42,19 @@ def command(
 
     source = sources.file(file)
     store, key = sources.destination(prefix)
-    with progress_bars.shown(f"importing {file.rpartition('/')[2]}", progress) as progressed:
-        done = import_checkpoint(
-            source,
-            store,
-            key,
-            num_shards=num_shards,
-            skip_unsupported=skip_unsupported,
-            overwrite=force,
-            progress=progressed,
-        )
-    if publish:
-        announce(store, key, done.checkpoint.saved_at)
+    with sources.unowned(store, publish):
+        with progress_bars.shown(f"importing {file.rpartition('/')[2]}", progress) as progressed:
+            done = import_checkpoint(
+                source,
+                store,
+                key,
+                num_shards=num_shards,
+                skip_unsupported=skip_unsupported,
+                overwrite=force,
+                progress=progressed,
+            )
+        if publish:
+            announce(store, key, done.checkpoint.saved_at)
     if as_json:
         output.emit_json(
             {

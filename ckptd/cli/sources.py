@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 from ckptd.cli import places
-from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.engine.coordinator import LOCK_KEY
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key
 from ckptd.interchange import npz, safetensors
 from ckptd.interchange.bundle import BundleSource
@@ -14,6 +18,7 @@ from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.safetensors import SafetensorsSource
 from ckptd.interchange.source import TensorSource
 from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import split_prefix
 
 FileSource = SafetensorsSource | NpzSource
@@ -80,6 +85,27 @@ def destination(text: str, source_key: str | None = None) -> tuple[Store, str]:
     if prefix != key:
         raise InvalidRequestError(f"{text!r} is one file of a checkpoint; a prefix is wanted: did you mean {prefix!r}?")
     return store, key
+
+
+@contextmanager
+def unowned(store: Store, wanted: bool) -> Iterator[None]:
+    """Keep daemons out of a directory, and of those above it, while its state file is being changed, if it is `wanted`.
+
+    Raises:
+        ConflictError: when one is at work there: it owns every state file below its root.
+    """
+    with ExitStack() as locks:
+        if wanted and isinstance(store, LocalStore):
+            for parent in Path(store.url).parents:
+                if (parent / LOCK_KEY).parent.is_dir():
+                    try:
+                        locks.enter_context(
+                            LocalStore(str(parent)).lock(LOCK_KEY, holder="ckptd --publish", shared=True)
+                        )
+                    except ConflictError as error:
+                        error.add_note(f"a daemon owns {parent} and the state files below; leave --publish out")
+                        raise
+        yield
 
 
 def _is_there(store: Store, key: str) -> bool:

@@ -72,7 +72,7 @@ class Placement:
                 taken.add(parsed[2])
         if wanted in taken and not self._overwrite:
             raise ConflictError(
-                f"another save of this prefix has begun {wanted} shards and not finished",
+                f"another save of this prefix has begun {wanted} shards and not finished; --force takes other names",
                 key=self._store.location(self._key),
             )
         self._num_shards = next(count for count in range(wanted, wanted + len(taken) + 1) if count not in taken)

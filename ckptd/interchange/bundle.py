@@ -24,6 +24,7 @@ class BundleSource:
     def __init__(self, objects: Objects, bundle: Bundle) -> None:
         self._objects = objects
         self._bundle = bundle
+        self._facts: dict[str, TensorFacts] = {}
 
     @property
     def location(self) -> str:
@@ -36,8 +37,10 @@ class BundleSource:
 
     def facts(self, name: str) -> TensorFacts:
         """See `TensorSource`."""
-        tensor = self._bundle.index.tensor(name)
-        return TensorFacts(name, tensor.dtype, tensor.dtype.name, tensor.shape)
+        if name not in self._facts:  # a tensor of many slices takes a while to look at
+            tensor = self._bundle.index.tensor(name)
+            self._facts[name] = TensorFacts(name, tensor.dtype, tensor.dtype.name, tensor.shape)
+        return self._facts[name]
 
     def stream(self, name: str) -> Iterator[Array]:
         """See `TensorSource`. A tensor of strings or variants comes at once, as an object array."""

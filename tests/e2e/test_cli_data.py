@@ -10,6 +10,8 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
+from ckptd.engine.coordinator import Coordinator
+from ckptd.storage.local import LocalStore
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 ARRAYS = {"w": W, "b": np.zeros(4), "brain": np.array([1.5], ml_dtypes.bfloat16), "step": np.array(3)}
@@ -80,6 +82,31 @@ def test_diff_tells_by_how_much(here, capsys):
     assert out.endswith("1 added, 0 removed, 1 changed, 3 equal\n")
     assert as_json(capsys, "diff", "m-1", "m-2", "--no-values")["changed"] == []
     assert says(capsys, "diff", "m-1", "m-2")[1] == ""
+
+
+def test_urls_will_do(here, capsys):
+    says(capsys, "cp", f"file://{here}/m-2", "memory://elsewhere/m-2")
+    assert as_json(capsys, "diff", "m-2", "memory://elsewhere/m-2")["equal"] is True
+    assert as_json(capsys, "cp", "m-1", "memory://elsewhere/")["checkpoint"]["durability"] == "memory"
+    says(capsys, "export", "memory://elsewhere/m-1", "memory://elsewhere/x.safetensors")
+    says(capsys, "import", "memory://elsewhere/x.safetensors", f"file://{here}/back")
+    assert as_json(capsys, "diff", "m-1", "back")["equal"] is True
+
+
+def test_nothing_is_published_below_a_daemons_root(here, capsys):
+    (here / "root" / "run").mkdir(parents=True)
+    coordinator = Coordinator(LocalStore(str(here / "root")))
+    coordinator.open()
+    try:
+        for command in (["cp", "m-1"], ["import", "m.npz"]):
+            _, err = says(capsys, *command, "root/run/m-1", "--publish", code=4)
+            assert f"a daemon owns {here}/root" in err
+        assert list((here / "root" / "run").iterdir()) == []
+        says(capsys, "cp", "m-1", "root/run/m-1")
+    finally:
+        coordinator.close()
+    says(capsys, "cp", "m-1", "root/run/m-1", "--publish", "--force")
+    assert says(capsys, "latest", "root/run")[0] == f"{here}/root/run/m-1\n"
 
 
 def test_show_describes_files_too(here, capsys):
