@@ -24,7 +24,17 @@ MAX_TRANSPOSED_BYTES = 256 << 20
 
 _MAX_DEFLATE_RATIO = 1100  # deflate cannot do better than 1032
 _BUFFER_BYTES = 1 << 20
-_WRONG_BYTES = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OSError, OverflowError, KeyError)
+_WRONG_BYTES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    MemoryError,
+    ValueError,
+    OSError,
+    OverflowError,
+    KeyError,
+)
 
 
 class NpzSource:

@@ -78,7 +78,7 @@ def unsupported(facts: TensorFacts, where: str) -> InvalidRequestError:
 
 
 class ObjectFile(io.RawIOBase):
-    """An object as a file to read: for libraries that want one. Asks for no more memory than a file may claim."""
+    """An object as a file to read, for libraries that want one; not for reading much at once."""
 
     def __init__(self, objects: Objects, key: str) -> None:
         super().__init__()
@@ -111,18 +111,10 @@ class ObjectFile(io.RawIOBase):
         """Fill `into` as far as the object reaches."""
         view = memoryview(into).cast("B")
         view = view[: max(0, min(len(view), self.size_bytes - self._at))]
+        if len(view) > _MAX_READ_BYTES:
+            # A file's directory may claim to be as long as the file, and those who read it take it at its word.
+            raise CorruptionError("this file wants too much read at once", key=self._key, offset=self._at)
         if len(view):
             self._objects.read_into(self._key, self._at, view)
             self._at += len(view)
         return len(view)
-
-    def read(self, size: int = -1) -> bytes:
-        """Read some bytes; a directory of entries that claims hundreds of megabytes is not believed."""
-        wanted = self.size_bytes - self._at if size is None or size < 0 else size
-        wanted = max(0, min(wanted, self.size_bytes - self._at))
-        if wanted > _MAX_READ_BYTES:
-            raise CorruptionError(
-                "this file wants too much read at once", key=self._key, offset=self._at, actual=wanted
-            )
-        data = bytearray(wanted)
-        return bytes(data[: self.readinto(data)])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
-from ckptd.interchange import npy, npz
+from ckptd.interchange import npy, npz, source
 from ckptd.interchange.exporting import export
 from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.source import TensorFacts
@@ -160,6 +160,14 @@ def test_a_name_twice_is_corruption():
         archive.writestr("x.npy", GOOD)
     with pytest.raises(CorruptionError, match="twice"):
         source_of(file.getvalue())
+
+
+def test_a_directory_of_absurd_length_is_not_read_at_once(monkeypatch):
+    data = archive_of({f"{number:060}.npy": GOOD for number in range(300)})
+    monkeypatch.setattr(npz, "_BUFFER_BYTES", 512)
+    monkeypatch.setattr(source, "_MAX_READ_BYTES", 20_000)
+    with pytest.raises(CorruptionError, match="too much read at once"):
+        source_of(data)
 
 
 def test_unusual_compression_is_refused_and_not_guessed():
