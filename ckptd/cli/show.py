@@ -11,6 +11,7 @@ from ckptd.cli import output
 from ckptd.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from ckptd.cli.sources import FileSource
     from ckptd.cli.values import Looks
     from ckptd.engine.restore import Bundle
     from ckptd.storage.base import Store
@@ -63,10 +64,14 @@ class PieceRow:
 def command(prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout: bool, as_json: bool) -> None:
     """Describe the checkpoint at PREFIX: its tensors, or those of NAME, and its shards.
 
-    PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest.
+    PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest. A
+    safetensors or npz file is described too.
     """
-    from ckptd.cli import places
+    from ckptd.cli import places, sources
 
+    if sources.is_file(prefix):
+        _show_file(sources.file(prefix), as_json)
+        return
     store, bundle = places.bundle(prefix)
     places.check_names(bundle, names)
     tensors = [row for row in describe_tensors(bundle) if not names or row.name in names]
@@ -155,6 +160,25 @@ def _print_shards(shards: list[ShardRow]) -> None:
             for row in shards
         ],
     )
+
+
+def _show_file(source: FileSource, as_json: bool) -> None:
+    """Describe a file of tensors, which has neither slices nor shards."""
+    rows = [(source.facts(name), source.size_bytes(name)) for name in source.names()]
+    if as_json:
+        tensors = [
+            {"name": facts.name, "dtype": facts.dtype_name, "shape": facts.shape, "size_bytes": size}
+            for facts, size in rows
+        ]
+        output.emit_json({"file": source.location, "tensors": tensors})
+        return
+    output.table(
+        source.location,
+        ("tensor", "dtype", "shape", "size"),
+        [(facts.name, facts.dtype_name, output.shape(facts.shape), output.size(size)) for facts, size in rows],
+    )
+    output.say()
+    output.say(f"{len(rows)} tensors, {output.size(sum(size for _, size in rows))}")
 
 
 def describe_tensors(bundle: Bundle) -> list[TensorRow]:

@@ -82,6 +82,10 @@ class IndexInPlace:
         except CorruptionError:
             return None
 
+    def is_exactly(self, data: bytes) -> bool:
+        """Say whether it has these very bytes."""
+        return self._data == data
+
     def is_as_written_by(self, record: Record) -> bool:
         """Say whether it is, byte for byte, the one that this save noted."""
         return record.index_crc32c is not None and self.crc32c == record.index_crc32c

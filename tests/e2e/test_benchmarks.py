@@ -50,7 +50,14 @@ def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
     assert found["rss_peak_bytes"] >= found["rss_before_bytes"]
 
 
-@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py"])
+def test_moving_a_checkpoint_is_measured_command_by_command(tmp_path):
+    found = run("moving.py", "--size=16MiB", f"--dir={tmp_path}")
+    assert found["size_bytes"] == 16 << 20
+    assert {"cp", "export npz", "import safetensors", "diff"} <= set(found["commands"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py", "moving.py"])
 def test_each_explains_itself(name):
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / name), "--help"],

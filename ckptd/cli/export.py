@@ -1,0 +1,84 @@
+"""`ckptd export`: a checkpoint as a safetensors or npz file."""
+
+from __future__ import annotations
+
+import click
+
+from ckptd.cli import output
+from ckptd.cli import progress as progress_bars
+from ckptd.errors import InvalidRequestError
+
+
+@click.command()
+@click.argument("prefix")
+@click.argument("file", metavar="FILE.safetensors|FILE.npz")
+@click.option("--only", "names", multiple=True, metavar="NAME", help="Only this tensor; may be repeated.")
+@click.option("--skip-unsupported", is_flag=True, help="Leave out tensors that the format has no dtype for.")
+@click.option("--metadata", multiple=True, metavar="KEY=TEXT", help="A text for the head of a safetensors file.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@progress_bars.option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
+    prefix: str,
+    file: str,
+    names: tuple[str, ...],
+    skip_unsupported: bool,
+    metadata: tuple[str, ...],
+    force: bool,
+    progress: str,
+    as_json: bool,
+) -> None:
+    """Write the tensors of the checkpoint at PREFIX to one file, whose name says in which format.
+
+    Tensors in slices are joined, checksums are compared, and memory does not grow with the checkpoint. Strings, int4
+    and a few others have no counterpart in these formats.
+
+    \b
+    Examples:
+      ckptd export runs/mnist/model.ckpt-1200 mnist.safetensors --metadata format=pt
+      ckptd export runs/mnist mnist.npz --only w --only b
+    """
+    from ckptd.cli import places
+    from ckptd.client.reader import check_names
+    from ckptd.interchange.bundle import BundleSource
+    from ckptd.interchange.exporting import export, file_format
+    from ckptd.storage.locations import split_prefix
+
+    store, key = split_prefix(file)
+    kind = file_format(key)
+    texts = dict(_pair(text) for text in metadata)
+    objects, bundle = places.bundle(prefix)
+    check_names(bundle, names)
+    with progress_bars.shown(f"exporting {bundle.key}", progress) as progressed:
+        done = export(
+            BundleSource(objects, bundle),
+            store,
+            key,
+            names=list(dict.fromkeys(names)) or None,
+            skip_unsupported=skip_unsupported,
+            metadata=texts,
+            overwrite=force,
+            progress=progressed,
+        )
+    if as_json:
+        output.emit_json(
+            {
+                "prefix": bundle.location,
+                "file": done.file,
+                "format": kind,
+                "size_bytes": done.size_bytes,
+                "tensors": done.exported,
+                "skipped": done.skipped,
+            }
+        )
+        return
+    output.say(f"{done.file}: {len(done.exported)} tensors, {output.size(done.size_bytes)}")
+    for name in done.skipped:
+        output.note(f"left out: {name} ({bundle.dtype(name).name}), which {kind} cannot hold")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InvalidRequestError(f"--metadata wants KEY=TEXT, as in format=pt, not {text!r}")
+    return key, value

@@ -1,0 +1,116 @@
+"""From what a person types to tensors that can be read: a checkpoint's prefix, a safetensors file, an npz file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+
+from ckptd.cli import places
+from ckptd.engine.coordinator import LOCK_KEY
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
+from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key
+from ckptd.interchange import npz, safetensors
+from ckptd.interchange.bundle import BundleSource
+from ckptd.interchange.exporting import wrong_suffix
+from ckptd.interchange.npz import NpzSource
+from ckptd.interchange.safetensors import SafetensorsSource
+from ckptd.interchange.source import TensorSource
+from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
+from ckptd.storage.locations import split_prefix
+
+FileSource = SafetensorsSource | NpzSource
+
+_FILES: dict[str, type[FileSource]] = {safetensors.SUFFIX: SafetensorsSource, npz.SUFFIX: NpzSource}
+_OTHERS = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".npy", ".h5", ".keras")
+
+
+def is_file(text: str) -> bool:
+    """Tell whether `text` looks like a safetensors or npz file, and is not the prefix of a checkpoint."""
+    if not text.endswith(tuple(_FILES)) or places.is_directory(text):
+        return False
+    store, key = split_prefix(text)
+    return not _is_there(store, index_key(key))
+
+
+def source(text: str) -> TensorSource:
+    """Open a checkpoint or a file; `NotFoundError` says what may have been meant."""
+    if is_file(text):
+        return file(text)
+    return BundleSource(*places.bundle(text))
+
+
+def file(text: str) -> FileSource:
+    """Open a safetensors or npz file.
+
+    Raises:
+        InvalidRequestError: when its name says that it is something else.
+        NotFoundError: when there is none, naming one that is there.
+        CorruptionError: when it is damaged.
+    """
+    store, key = split_prefix(text)
+    opener = next((opener for suffix, opener in _FILES.items() if key.endswith(suffix)), None)
+    if opener is None:
+        if key.endswith(_OTHERS):
+            raise InvalidRequestError(
+                f"{text!r} can be read by its own framework only: save it as .safetensors or .npz"
+            )
+        if _is_there(store, index_key(key.removesuffix(INDEX_SUFFIX))):
+            raise InvalidRequestError(f"{text!r} is a checkpoint already; `ckptd cp` copies it")
+        raise wrong_suffix(text)
+    if not _is_there(store, key):
+        names = [stat.key for stat in store.list("", deep=False) if stat.key.endswith(tuple(_FILES))]
+        near = get_close_matches(key, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise NotFoundError(f"there is no file {text!r}{hint}")
+    return opener(store, key)
+
+
+def destination(text: str, source_key: str | None = None) -> tuple[Store, str]:
+    """Return where a checkpoint is to be written: the prefix `text`, or `source_key` in the directory `text`.
+
+    Raises:
+        InvalidRequestError: for the name of a checkpoint's file; and for a directory, when there is no `source_key`.
+    """
+    if text.endswith("/") or places.is_directory(text):
+        if source_key is None:
+            wanted = f"{text.rstrip('/')}/model.ckpt-1"
+            raise InvalidRequestError(f"{text!r} is a directory; a prefix is wanted, such as {wanted!r}")
+        text = f"{text.rstrip('/')}/{source_key}"
+    store, key = split_prefix(text)
+    parsed = parse_shard_key(key)
+    prefix = parsed[0] if parsed is not None else key.removesuffix(INDEX_SUFFIX)
+    if prefix != key:
+        raise InvalidRequestError(f"{text!r} is one file of a checkpoint; a prefix is wanted: did you mean {prefix!r}?")
+    return store, key
+
+
+@contextmanager
+def unowned(store: Store, wanted: bool) -> Iterator[None]:
+    """Keep daemons out of a directory, and of those above it, while its state file is being changed, if it is `wanted`.
+
+    Raises:
+        ConflictError: when one is at work there: it owns every state file below its root.
+    """
+    with ExitStack() as locks:
+        if wanted and isinstance(store, LocalStore):
+            for parent in Path(store.url).parents:
+                if (parent / LOCK_KEY).parent.is_dir():
+                    try:
+                        locks.enter_context(
+                            LocalStore(str(parent)).lock(LOCK_KEY, holder="ckptd --publish", shared=True)
+                        )
+                    except ConflictError as error:
+                        error.add_note(f"a daemon owns {parent} and the state files below; leave --publish out")
+                        raise
+        yield
+
+
+def _is_there(store: Store, key: str) -> bool:
+    try:
+        store.stat(key)
+    except NotFoundError:
+        return False
+    return True

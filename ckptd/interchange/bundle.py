@@ -1,0 +1,97 @@
+"""A checkpoint as a source of streams: whole tensors, their slices joined, checked against their checksums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ckptd.engine.blocks import blocks
+from ckptd.engine.restore import Bundle, Objects
+from ckptd.errors import CorruptionError
+from ckptd.format import crc32c
+from ckptd.format.index import Piece, StoredTensor
+from ckptd.format.slices import Box
+from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts
+
+_WHOLE_BYTES = 16 << 20
+"""Up to here a tensor in slices is joined in memory; above, its slices are checked first and then read in parts."""
+
+
+class BundleSource:
+    """Reads one checkpoint."""
+
+    def __init__(self, objects: Objects, bundle: Bundle) -> None:
+        self._objects = objects
+        self._bundle = bundle
+        self._facts: dict[str, TensorFacts] = {}
+
+    @property
+    def location(self) -> str:
+        """The checkpoint's prefix."""
+        return self._bundle.location
+
+    def names(self) -> list[str]:
+        """See `TensorSource`."""
+        return self._bundle.names()
+
+    def facts(self, name: str) -> TensorFacts:
+        """See `TensorSource`."""
+        if name not in self._facts:  # a tensor of many slices takes a while to look at
+            tensor = self._bundle.index.tensor(name)
+            self._facts[name] = TensorFacts(name, tensor.dtype, tensor.dtype.name, tensor.shape)
+        return self._facts[name]
+
+    def stream(self, name: str) -> Iterator[Array]:
+        """See `TensorSource`. A tensor of strings or variants comes at once, as an object array."""
+        tensor = self._bundle.index.tensor(name)
+        size = sum(piece.size for piece in tensor.pieces)
+        if not tensor.dtype.width or (size <= _WHOLE_BYTES and (tensor.is_sliced or self._bundle.index.big_endian)):
+            yield self._bundle.read(name).reshape(-1)
+        elif tensor.is_sliced or self._bundle.index.big_endian:
+            yield from self._in_parts(tensor)
+        else:
+            yield from self._whole(tensor, tensor.pieces[0])
+
+    def _whole(self, tensor: StoredTensor, piece: Piece) -> Iterator[Array]:
+        """Read one stored piece from its first byte to its last."""
+        self._bundle.check_place(tensor, piece)
+        assert tensor.dtype.array is not None  # the index has refused others
+        width = tensor.dtype.width
+        buffer = np.empty(min(piece.size, BLOCK_BYTES // width * width), np.uint8)
+        crc = 0
+        for memory in self._blocks(piece, buffer):
+            crc = crc32c.extend(crc, memory)
+            yield buffer[: len(memory)].view(tensor.dtype.array)
+        self._check(tensor, piece, crc)
+
+    def _in_parts(self, tensor: StoredTensor) -> Iterator[Array]:
+        """Join slices, or turn bytes round, part by part: of those nothing can be checked, so that comes first."""
+        buffer = np.empty(BLOCK_BYTES, np.uint8)
+        for piece in tensor.pieces:
+            self._bundle.check_place(tensor, piece)
+            crc = 0
+            for memory in self._blocks(piece, buffer):
+                crc = crc32c.extend(crc, memory)
+            self._check(tensor, piece, crc)
+        del buffer
+        whole = Box.whole(tensor.shape)
+        for block in blocks(tensor.shape, whole, tensor.dtype.width, _WHOLE_BYTES):
+            yield self._bundle.read(tensor.name, block.box).reshape(-1)
+
+    def _blocks(self, piece: Piece, buffer: Array) -> Iterator[memoryview]:
+        """Yield a piece's bytes through one buffer."""
+        for at in range(0, piece.size, max(1, len(buffer))):
+            memory = buffer.data[: min(len(buffer), piece.size - at)]
+            self._objects.read_into(self._bundle.shard_key(piece.shard_id), piece.offset + at, memory)
+            yield memory
+
+    def _check(self, tensor: StoredTensor, piece: Piece, crc: int) -> None:
+        if crc != piece.crc32c:
+            raise CorruptionError(
+                f"checksum of tensor {tensor.name!r} does not match",
+                key=self._objects.location(self._bundle.shard_key(piece.shard_id)),
+                offset=piece.offset,
+                expected=f"{piece.crc32c:#010x}",
+                actual=f"{crc:#010x}",
+            )
