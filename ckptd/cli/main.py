@@ -41,6 +41,7 @@ COMMANDS = {
     "cat": _Listed("ckptd.cli.cat", "Print the values of tensors."),
     "verify": _Listed("ckptd.cli.verify", "Read everything back and check it."),
     "latest": _Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
+    "watch": _Listed("ckptd.cli.watch", "Hear of each new checkpoint, and run a command for it."),
     "status": _Listed("ckptd.cli.status", "Ask a daemon what it is doing."),
 }
 
