@@ -124,14 +124,15 @@ class _Listening(FileSystemEventHandler):
     def __init__(self, target: _Target, wanted: Path, wake: threading.Event, is_lost: threading.Event) -> None:
         self.target = target
         rest = wanted.relative_to(target.path).parts
-        self._next_part = target.path / rest[0] if rest else None
+        self._directory = target.path.resolve()  # watchdog listens to a link itself, not to what it leads to
+        self._next_part = self._directory / rest[0] if rest else None
         self._wake = wake
         self._is_lost = is_lost
         self._observer = BaseObserver(_Emitter)
 
     def start(self) -> None:
         self._observer.start()
-        self._observer.schedule(self, str(self.target.path), recursive=False, event_filter=_EVENTS)
+        self._observer.schedule(self, str(self._directory), recursive=False, event_filter=_EVENTS)
 
     def stop(self) -> None:
         with contextlib.suppress(RuntimeError, OSError, KeyError):  # it is over already, or the directory is
@@ -142,7 +143,7 @@ class _Listening(FileSystemEventHandler):
     def dispatch(self, event: FileSystemEvent) -> None:
         """Wake the watcher if this may concern it. Called by watchdog, in a thread of its own."""
         path = Path(os.fsdecode(event.src_path))
-        if isinstance(event, DirDeletedEvent) and path == self.target.path:
+        if isinstance(event, DirDeletedEvent) and path == self._directory:
             self._is_lost.set()  # a new directory may have the old one's inode: only the event tells
         elif self._next_part is not None:
             if path != self._next_part:
