@@ -63,10 +63,10 @@ class DaemonWatch:
 
     def next(self, timeout_s: float | None = None) -> Checkpoint | None:
         """See `Source`. Raises `UnavailableError` once the daemon was away for as long as it may be."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="ckptd-watch", daemon=True)
-            self._thread.start()
         with self._changed:
+            if self._thread is None and not self._is_closed.is_set():
+                self._thread = threading.Thread(target=self._run, name="ckptd-watch", daemon=True)
+                self._thread.start()
             self._changed.wait_for(lambda: self._waiting or self._error or self._is_closed.is_set(), timeout_s)
             checkpoint, self._waiting = self._waiting, None
             if self._is_closed.is_set():
@@ -80,12 +80,11 @@ class DaemonWatch:
         with self._changed:
             self._is_closed.set()
             self._changed.notify_all()
-            call = self._call
+            call, thread = self._call, self._thread
         if call is not None:
             call.cancel()
-        if self._thread not in (None, threading.current_thread()):
-            assert self._thread is not None
-            self._thread.join(_JOIN_S)
+        if thread is not None:
+            thread.join(_JOIN_S)
 
     def _run(self) -> None:
         try:
