@@ -48,7 +48,7 @@ class Command:
         """Run it for one checkpoint, wait for its end, and return its exit code; 128 and more for a signal's.
 
         An interrupt or SIGTERM is passed on to it and all that it has started, and then goes on here; what has not
-        ended after ten seconds is killed.
+        ended when the command itself has, or after ten seconds, is killed.
         """
         sys.stdout.flush()  # what we said comes before what it says
         step = "" if checkpoint.step is None else str(checkpoint.step)
@@ -70,9 +70,11 @@ class Command:
 
 
 def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    for each in (number, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, each)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-            return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    # What a shell starts with & does not hear SIGINT: it would go on with nobody to wait for it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

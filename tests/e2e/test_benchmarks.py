@@ -50,7 +50,14 @@ def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
     assert found["rss_peak_bytes"] >= found["rss_before_bytes"]
 
 
-@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py"])
+def test_publications_are_heard_by_all_who_watch(tmp_path):
+    found = run("watch.py", "--watchers=30", "--directory-watchers=3", "--publishes=3", f"--dir={tmp_path}")
+    assert (found["daemon"]["samples"], found["directory"]["samples"]) == (90, 9)
+    for place in ("daemon", "directory"):
+        assert 0 <= found[place]["p50_ms"] <= found[place]["p99_ms"] <= found[place]["max_ms"]
+
+
+@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py", "watch.py"])
 def test_each_explains_itself(name):
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / name), "--help"],
