@@ -61,7 +61,10 @@ def command(
     place, run = _meant(place, run)
     token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
     news = follow(place, run, timeout_s=timeout_s, latest_filename=latest_filename, poll_s=poll_s, token=token, ca=ca)
-    if sys.stderr.isatty():
+    missing = _missing_directory(place)
+    if missing is not None:
+        output.note(f"there is no directory {missing!r} yet; waiting for it")
+    elif sys.stderr.isatty():
         output.note(f"watching {run or ''}{' on ' if run else ''}{place}; Ctrl-C ends it")
     runner = None if command_line is None else Command(command_line, output_to_stderr=as_json)
     num_told = 0
@@ -94,6 +97,18 @@ def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
     from ckptd.daemon import places
 
     return str(places.daemon_address(os.environ)), run
+
+
+def _missing_directory(place: str) -> str | None:
+    """Return the path of a directory that is to be watched and not there: it may be misspelt."""
+    from ckptd.storage.local import LocalStore
+    from ckptd.storage.locations import open_store
+    from ckptd.wire import addresses
+
+    if addresses.is_daemon(place):
+        return None
+    store = open_store(place, confined=False)
+    return store.url if isinstance(store, LocalStore) and not Path(store.url).exists() else None
 
 
 def _tell(checkpoint: Checkpoint, as_json: bool) -> None:
