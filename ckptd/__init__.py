@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptd.client.checkpointer import Checkpointer
     from ckptd.client.finding import checkpoint_exists, checkpoints_iterator, get_checkpoint_state, latest_checkpoint
+    from ckptd.client.following import follow
     from ckptd.client.pending import PendingSave
     from ckptd.client.reader import CheckpointReader, list_variables, load_checkpoint, load_variable, verify
     from ckptd.client.slice import Slice
@@ -52,6 +53,7 @@ __all__ = [
     "UnavailableError",
     "checkpoint_exists",
     "checkpoints_iterator",
+    "follow",
     "get_checkpoint_state",
     "latest_checkpoint",
     "list_variables",
@@ -73,6 +75,7 @@ _HOMES = {
     "Slice": "ckptd.client.slice",
     "checkpoint_exists": "ckptd.client.finding",
     "checkpoints_iterator": "ckptd.client.finding",
+    "follow": "ckptd.client.following",
     "get_checkpoint_state": "ckptd.client.finding",
     "latest_checkpoint": "ckptd.client.finding",
     "list_variables": "ckptd.client.reader",

@@ -45,6 +45,7 @@ COMMANDS = {
     "export": _Listed("ckptd.cli.export", "Write a checkpoint as a safetensors or npz file."),
     "import": _Listed("ckptd.cli.import_", "Write a safetensors or npz file as a checkpoint."),
     "diff": _Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
+    "watch": _Listed("ckptd.cli.watch", "Hear of each new checkpoint, and run a command for it."),
     "status": _Listed("ckptd.cli.status", "Ask a daemon what it is doing."),
     "inspect": _Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
     "prune": _Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),

@@ -224,13 +224,21 @@ class Checkpointer:
         self._check_open()
         self._transport.delete(step)
 
-    def watch(self) -> Iterator[Checkpoint]:
+    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """Yield the newest checkpoint, if there is one, then each newer one, until `close`.
 
-        Only ever goes forward. Whoever is slow misses some in between, and never the newest.
+        Only ever goes forward, and tells nothing twice, also across restarts of a daemon. Whoever is slow misses some
+        in between, and never the newest. A checkpoint that was told may be deleted by retention: pin it to keep it.
+
+        Args:
+            timeout_s: end when nothing newer comes for so long; None waits for ever.
+
+        Raises:
+            UnavailableError: while iterating, once the daemon or the store was away for too long.
+            CorruptionError: while iterating, when the state file of a directory can't be read as one.
         """
         self._check_open()
-        return self._transport.watch()
+        return self._transport.watch(timeout_s)
 
     def close(self) -> None:
         """Wait for the saves under way, leave the run, free everything. May be repeated.

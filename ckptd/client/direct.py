@@ -18,7 +18,7 @@ from ckptd.client.deadline import Deadline
 from ckptd.client.lanes import LaneSource
 from ckptd.client.transport import Located, SaveRequest
 from ckptd.client.turns import Turn
-from ckptd.client.watching import Watcher
+from ckptd.client.watching import each
 from ckptd.engine import survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.coordinator import Coordinator
@@ -36,11 +36,11 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.storage.locations import open_store
+from ckptd.watch.follower import Follower
 
 T = TypeVar("T")
 
 _TICK_S = 0.2
-_POLL_S = 0.5
 _CHUNK_BYTES = 4 << 20  # no message limits it; larger ones would no longer fit a processor's cache
 _LOCK_WAIT_S = 2.0  # a reader that brings the run in order holds it for a moment
 
@@ -65,6 +65,7 @@ class DirectTransport:
         self._epoch = 0
         self._ticker: threading.Thread | None = None
         self._is_recovered = False
+        self._watches: set[Follower] = set()
         self._is_closed = threading.Event()
         self._pid: int | None = None
 
@@ -140,15 +141,18 @@ class DirectTransport:
         """See `Transport.delete`."""
         self._open().delete(self._run, step)
 
-    def watch(self) -> Iterator[Checkpoint]:
-        """See `Transport.watch`. Looks at the state file twice a second."""
-        watcher = Watcher()
-        while not self._is_closed.is_set():
-            checkpoint = survey.latest_checkpoint(self._store, self._run, self._options.latest_filename)
-            if checkpoint is not None and watcher.is_news(checkpoint):
-                yield checkpoint
-            else:
-                self._is_closed.wait(_POLL_S)
+    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+        """See `Transport.watch`. Reads the state file whenever its directory changes, and takes no lock."""
+        source = Follower(self._store, self._run, latest_filename=self._options.latest_filename)
+        with self._lock:
+            self._watches.add(source)
+        try:
+            if not self._is_closed.is_set():
+                yield from each(source, timeout_s)
+        finally:
+            source.close()
+            with self._lock:
+                self._watches.discard(source)
 
     def objects(self) -> Objects:
         """See `Transport.objects`."""
@@ -161,6 +165,9 @@ class DirectTransport:
         self._is_closed.set()
         with self._lock:
             coordinator, self._coordinator = self._coordinator, None
+            watches = set(self._watches)
+        for source in watches:
+            source.close()
         if coordinator is None or self._pid != os.getpid():
             return
         try:

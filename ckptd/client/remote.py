@@ -25,7 +25,7 @@ from ckptd.client.remote_objects import objects_for
 from ckptd.client.sending import send_lane
 from ckptd.client.transport import Located, SaveRequest
 from ckptd.client.turns import Turn
-from ckptd.client.watching import Watcher
+from ckptd.client.watching import DaemonWatch, each
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
@@ -85,7 +85,7 @@ class RemoteTransport:
         self._watch: Any = None
         self._membership: Membership | None = None
         self._objects: Objects | None = None
-        self._watches: set[Any] = set()
+        self._watches: set[DaemonWatch] = set()
         self._is_closed = threading.Event()
 
     # Saving.
@@ -220,41 +220,22 @@ class RemoteTransport:
         assert self._objects is not None
         return self._objects
 
-    def watch(self) -> Iterator[Checkpoint]:
-        """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for as long as `timeout_s`."""
+    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+        """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for the transport's `timeout_s`."""
         self._open()
-        watcher, backoff = Watcher(), Backoff()
-        while not self._is_closed.is_set():
-            request = watch_pb2.WatchRequest(peer=self._peer, run=self._run, after_save_id=watcher.last_save_id)
-            call = self._watch.Watch(request)
-            with self._lock:
-                self._watches.add(call)
-            try:
-                for event in call:
-                    backoff = Backoff()
-                    checkpoint = convert.checkpoint_from_wire(event.checkpoint)
-                    if watcher.is_news(checkpoint):
-                        yield checkpoint
-                error: CkptdError = UnavailableError(f"the daemon at {self._address} ended the connection")
-            except grpc.RpcError as failure:
-                error = status.from_wire(failure, address=str(self._address))
-            finally:
-                call.cancel()
-                with self._lock:
-                    self._watches.discard(call)
-            if self._is_closed.wait(backoff.next_s(Deadline(self._timeout_s))):
-                return
-            if not error.retryable:
-                raise error
-            self._wait_for_daemon()
-
-    def _wait_for_daemon(self) -> None:
-        """Return once the daemon answers; raise `UnavailableError` when it does not for `timeout_s`."""
+        source = DaemonWatch(self._open_watch, address=str(self._address), timeout_s=self._timeout_s)
+        with self._lock:
+            self._watches.add(source)
         try:
-            self.latest()
-        except CkptdError:
             if not self._is_closed.is_set():
-                raise
+                yield from each(source, timeout_s)
+        finally:
+            source.close()
+            with self._lock:
+                self._watches.discard(source)
+
+    def _open_watch(self, after_save_id: str) -> Any:
+        return self._watch.Watch(watch_pb2.WatchRequest(peer=self._peer, run=self._run, after_save_id=after_save_id))
 
     # The connection.
 
@@ -265,8 +246,8 @@ class RemoteTransport:
             membership, channel, watches = self._membership, self._channel, set(self._watches)
         if self._pid not in (None, os.getpid()):
             return  # a forked child must not touch its parent's connections
-        for call in watches:
-            call.cancel()
+        for source in watches:
+            source.close()
         if membership is not None:
             membership.close()
         if channel is not None:

@@ -73,8 +73,8 @@ class Transport(Protocol):
     def delete(self, step: int) -> None:
         """Remove a checkpoint; durable on return."""
 
-    def watch(self) -> Iterator[Checkpoint]:
-        """Yield the newest checkpoint, then each newer one, until `close`."""
+    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+        """Yield the newest checkpoint, then each newer one, until `close`, or until none came for `timeout_s`."""
 
     def objects(self) -> Objects:
         """Return what the checkpoints' bytes are read from."""

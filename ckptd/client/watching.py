@@ -1,38 +1,144 @@
-"""What counts as news to somebody who watches a run."""
+"""Watching through a daemon: one stream at a time, begun anew wherever it broke, and a mailbox with room for one.
+
+A thread takes from the stream whatever comes, so that whoever is slow finds the newest checkpoint waiting and not all
+those that were published meanwhile, of which retention has deleted some already.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import grpc
+
+from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.errors import CkptdError, UnavailableError
+from ckptd.watch.news import News
+from ckptd.wire import convert, status
+
+_STEADY_S = 10.0  # a stream that lasted so long was no failed attempt
+_JOIN_S = 5.0
 
 
-class Watcher:
-    """Remembers what was told last, so that watching only ever goes forward.
+class Source(Protocol):
+    """Where news of checkpoints comes from. `close` may come from any thread, the rest belongs to one."""
 
-    Whoever is asked again, after a break or a pause, names the newest there is. That may be the one that was told
-    last, or, when that was deleted, an older one: neither is news.
-    """
+    def next(self, timeout_s: float | None = None) -> Checkpoint | None:
+        """Wait for a checkpoint newer than the last, the newest there is. None after `timeout_s`, and once closed."""
 
-    def __init__(self) -> None:
-        self._last: Checkpoint | None = None
+    def close(self) -> None:
+        """End a wait under way and every later one. Harmless when repeated."""
 
-    @property
-    def last_save_id(self) -> str:
-        """The save that was told last; empty before the first."""
-        return "" if self._last is None else self._last.save_id
 
-    def is_news(self, checkpoint: Checkpoint) -> bool:
-        """Say whether `checkpoint` is newer than what was told; it counts as told then."""
-        last = self._last
-        if last is not None:
-            if (checkpoint.save_id, checkpoint.prefix, checkpoint.saved_at) == (
-                last.save_id,
-                last.prefix,
-                last.saved_at,
-            ):
-                return False
-            # Clocks may be set back and steps may be trained again, but what is behind in both was there before.
-            is_behind = (checkpoint.step or 0) <= (last.step or 0)
-            if checkpoint.saved_at < last.saved_at and is_behind:
-                return False
-        self._last = checkpoint
-        return True
+def each(source: Source, timeout_s: float | None) -> Iterator[Checkpoint]:
+    """Yield what `source` tells until it is closed, or tells nothing for `timeout_s`."""
+    while (checkpoint := source.next(timeout_s)) is not None:
+        yield checkpoint
+
+
+class DaemonWatch:
+    """News of one run from a daemon. Nothing happens before the first `next`."""
+
+    def __init__(self, open_stream: Callable[[str], Any], *, address: str, timeout_s: float) -> None:
+        """Describe it.
+
+        Args:
+            open_stream: begins a `Watch` call; it is given the save that is known already.
+            address: of the daemon, for messages.
+            timeout_s: how long the daemon may be away.
+        """
+        self._open_stream = open_stream
+        self._address = address
+        self._timeout_s = timeout_s
+        self._news = News()
+        self._changed = threading.Condition()
+        self._waiting: Checkpoint | None = None
+        self._error: CkptdError | None = None
+        self._call: Any = None
+        self._is_closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def next(self, timeout_s: float | None = None) -> Checkpoint | None:
+        """See `Source`. Raises `UnavailableError` once the daemon was away for as long as it may be."""
+        with self._changed:
+            if self._thread is None and not self._is_closed.is_set():
+                self._thread = threading.Thread(target=self._run, name="ckptd-watch", daemon=True)
+                self._thread.start()
+            self._changed.wait_for(lambda: self._waiting or self._error or self._is_closed.is_set(), timeout_s)
+            checkpoint, self._waiting = self._waiting, None
+            if self._is_closed.is_set():
+                return None
+            if checkpoint is None and self._error is not None:
+                raise self._error
+            return checkpoint
+
+    def close(self) -> None:
+        """See `Source`."""
+        with self._changed:
+            self._is_closed.set()
+            self._changed.notify_all()
+            call, thread = self._call, self._thread
+        if call is not None:
+            call.cancel()
+        if thread is not None:
+            thread.join(_JOIN_S)
+
+    def _run(self) -> None:
+        try:
+            self._follow()
+        except CkptdError as error:
+            self._end(error)
+        except Exception as failure:  # it has to reach whoever waits, in another thread
+            bug = CkptdError(f"a bug in ckptd ended a watch: {failure!r}")
+            bug.__cause__ = failure
+            self._end(bug)
+
+    def _end(self, error: CkptdError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def _follow(self) -> None:
+        """Take from one stream after the other; raise what no other stream can help against."""
+        backoff, patience = Backoff(), Deadline(self._timeout_s)
+        while not self._is_closed.is_set():
+            began_s = time.monotonic()
+            error, has_told = self._take_from_one()
+            if self._is_closed.is_set():
+                return
+            if not error.retryable:
+                raise error
+            if has_told or time.monotonic() - began_s > _STEADY_S:
+                backoff, patience = Backoff(), Deadline(self._timeout_s)
+            pause_s = backoff.next_s(patience)
+            if patience.remaining_s <= pause_s:
+                raise error
+            self._is_closed.wait(pause_s)
+
+    def _take_from_one(self) -> tuple[CkptdError, bool]:
+        """Take from one stream until it ends; return why it did, and whether it has told anything."""
+        has_told = False
+        call = self._open_stream(self._news.last_save_id)
+        with self._changed:
+            self._call = call
+        try:
+            if not self._is_closed.is_set():  # else `close` may not have seen this call
+                for event in call:
+                    has_told = True
+                    self._hear(convert.checkpoint_from_wire(event.checkpoint))
+        except grpc.RpcError as failure:
+            error = status.from_wire(failure, address=self._address)
+            error.__cause__ = failure
+            return error, has_told
+        finally:
+            call.cancel()
+        return UnavailableError(f"the daemon at {self._address} ended the connection"), has_told
+
+    def _hear(self, checkpoint: Checkpoint) -> None:
+        with self._changed:
+            if self._news.accept(checkpoint):
+                self._waiting = checkpoint
+                self._changed.notify_all()

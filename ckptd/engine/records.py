@@ -14,9 +14,10 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
-from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
@@ -197,6 +198,22 @@ def load(store: Store, run: str) -> Records:
             records.unreadable.append(error)
     records.found.sort(key=lambda record: (record.sequence, record.save_id))
     return records
+
+
+def of_prefix(store: Store, run: str, prefix: str) -> list[Record]:
+    """Read the records of one checkpoint, `prefix` being its name in the run, in the order in which its saves began.
+
+    Bad ones, and those that go meanwhile, are left out.
+    """
+    found = []
+    for key in _keys(store, run):
+        # A prefix may go on with a dot and more, so that others' records can look like ours: their text decides.
+        if key.rpartition("/")[2].startswith(prefix + "."):
+            with suppress(CorruptionError, NotFoundError):
+                record = Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key)
+                if record.prefix == prefix:
+                    found.append(record)
+    return sorted(found, key=lambda record: (record.sequence, record.save_id))
 
 
 def _keys(store: Store, run: str) -> Iterator[str]:

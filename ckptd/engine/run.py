@@ -83,6 +83,9 @@ class Run:
         self._ended: OrderedDict[str, Save] = OrderedDict()
         self._layouts: OrderedDict[tuple[bytes, ...], Layout] = OrderedDict()
         self._listeners: list[Heard] = []
+        self._telling = threading.Lock()
+        self._num_published = 0  # guarded by `lock`
+        self._num_told = 0  # the last of them that listeners know, guarded by `_telling`
         self._draining = False
         self._latest: Checkpoint | None = None
         self._checkpoints: tuple[Checkpoint, ...] = ()
@@ -255,17 +258,21 @@ class Run:
         while len(self._ended) > _REMEMBERED_SAVES:
             self._ended.popitem(last=False)
         if save.session.phase is Phase.PUBLISHED:
-            self.submit(self._tell, save.outcome.result(timeout=0))
+            self._num_published += 1
+            self.submit(self._tell, save.outcome.result(timeout=0), self._num_published)
         elif save.session.error is not None:
             self.last_error = str(save.session.error)
         self.turn_wanted()
 
-    def _tell(self, checkpoint: Checkpoint) -> None:
-        for heard in list(self._listeners):
-            try:
-                heard(checkpoint)
-            except Exception:
-                logger.exception("a watcher of %s failed", self.name)
+    def _tell(self, checkpoint: Checkpoint, number: int) -> None:
+        with self._telling:  # tellers run in a pool: one that was overtaken by a newer checkpoint's has nothing to say
+            if number > self._num_told:
+                self._num_told = number
+                for heard in list(self._listeners):
+                    try:
+                        heard(checkpoint)
+                    except Exception:
+                        logger.exception("a watcher of %s failed", self.name)
         try:
             with self.catalog_lock:
                 self.catalog.retire(self.in_use())
@@ -309,7 +316,7 @@ class Run:
                 self.look()
 
     def subscribe(self, heard: Heard) -> Callable[[], None]:
-        """Call `heard` for each checkpoint from now on; return what ends that."""
+        """Call `heard` for each checkpoint from now on, in their order; return what ends that. It must not block."""
         self._listeners.append(heard)
 
         def unsubscribe() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import Future
 
+from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import UnavailableError
 from ckptd.service.calls import Call
 from ckptd.service.pools import Pools, settled
@@ -23,6 +25,8 @@ class WatchService:
         self._hub = hub
         self._pools = pools
         self._ending = ending
+        self._bell: _Bell | None = None
+        self._encoded: tuple[str, Checkpoint, bytes] | None = None
 
     async def watch(self, request: watch_pb2.WatchRequest, call: Call) -> None:
         """Tell the newest checkpoint, then each newer one, until the peer goes or the daemon ends."""
@@ -30,7 +34,8 @@ class WatchService:
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
         known = convert.text_from_wire(request.after_save_id)
-        opened = self._pools.submit(self._hub.watch, run, lambda: _wake(loop, news), after_save_id=known)
+        bell = self._bell = self._bell or _Bell(loop)
+        opened = self._pools.submit(self._hub.watch, run, lambda: bell.ring(news), after_save_id=known)
         ending = asyncio.ensure_future(self._ending.wait())
         ending.add_done_callback(lambda _: news.set())
         try:
@@ -38,8 +43,7 @@ class WatchService:
             while not self._ending.is_set():
                 news.clear()
                 while (checkpoint := watcher.take()) is not None:
-                    event = watch_pb2.WatchEvent(checkpoint=convert.checkpoint_to_wire(checkpoint, run))
-                    await call.write(event, stall_s=_PATIENCE_S)
+                    await call.write(self._encode(run, checkpoint), stall_s=_PATIENCE_S)
                 await news.wait()
             raise UnavailableError("the daemon is shutting down")
         finally:
@@ -47,11 +51,36 @@ class WatchService:
             # It may be opened only after the peer is gone.
             opened.add_done_callback(_close)
 
+    def _encode(self, run: str, checkpoint: Checkpoint) -> bytes:
+        """Return an event's bytes, which are the same for every watcher: a thousand of them cost one encoding."""
+        if self._encoded is None or self._encoded[0] != run or self._encoded[1] is not checkpoint:
+            event = watch_pb2.WatchEvent(checkpoint=convert.checkpoint_to_wire(checkpoint, run))
+            self._encoded = run, checkpoint, event.SerializeToString()
+        return self._encoded[2]
 
-def _wake(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
-    # The loop may be closed already while the engine still publishes; then nobody is listening.
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(news.set)
+
+class _Bell:
+    """Sets events of one loop from other threads: those of a thousand watchers by waking it once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._due: list[asyncio.Event] = []
+
+    def ring(self, event: asyncio.Event) -> None:
+        """Have `event` set soon."""
+        with self._lock:
+            self._due.append(event)
+            is_first = len(self._due) == 1
+        # The loop may be closed already while the engine still publishes; then nobody is listening.
+        if is_first and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._set_due)
+
+    def _set_due(self) -> None:
+        with self._lock:
+            due, self._due = self._due, []
+        for event in due:
+            event.set()
 
 
 def _close(opened: Future[Watcher]) -> None:

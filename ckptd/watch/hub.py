@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.watch.news import is_same
 
 Heard = Callable[[Checkpoint], None]
 Subscribe = Callable[[str, Heard], Callable[[], None]]
@@ -25,7 +26,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._known_save_id = after_save_id
         self._waiting: Checkpoint | None = None
-        self._told: Checkpoint | None = None
+        self._last: Checkpoint | None = None
         self._heard = False
         self._leave: Callable[[], None] = lambda: None
 
@@ -33,7 +34,6 @@ class Watcher:
         """Return the newest checkpoint that was not taken yet, None when there is nothing new."""
         with self._lock:
             checkpoint, self._waiting = self._waiting, None
-            self._told = checkpoint or self._told
             return checkpoint
 
     def close(self) -> None:
@@ -45,24 +45,25 @@ class Watcher:
         """Take in what was just published."""
         with self._lock:
             self._heard = True
-            news = self._is_news(checkpoint)
-            self._waiting = checkpoint if news else self._waiting
-        if news:
+            is_news = self._accept(checkpoint)
+        if is_news:
             self._wake()
 
     def _start_with(self, latest: Checkpoint) -> None:
         """Take in what was the latest when the watcher came, unless something newer has been heard since."""
         with self._lock:
-            news = not self._heard and self._is_news(latest)
-            self._waiting = latest if news else self._waiting
-        if news:
+            is_news = not self._heard and self._accept(latest)
+        if is_news:
             self._wake()
 
-    def _is_news(self, checkpoint: Checkpoint) -> bool:
+    def _accept(self, checkpoint: Checkpoint) -> bool:
+        # The order of publishing decides what is newer: clocks may be set back, and steps trained again.
         if checkpoint.save_id and checkpoint.save_id == self._known_save_id:
             return False
-        known = self._waiting or self._told
-        return known is None or _which(checkpoint) != _which(known)
+        if self._last is not None and is_same(checkpoint, self._last):
+            return False
+        self._last = self._waiting = checkpoint
+        return True
 
 
 class Hub:
@@ -105,8 +106,3 @@ class Hub:
         unsubscribe()
         with self._lock:
             self._watchers.discard(watcher)
-
-
-def _which(checkpoint: Checkpoint) -> tuple[str, str, float]:
-    """Tell a checkpoint from the others of its run, also from one that it overwrote."""
-    return checkpoint.prefix, checkpoint.save_id, checkpoint.saved_at

@@ -57,7 +57,14 @@ def test_moving_a_checkpoint_is_measured_command_by_command(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py", "moving.py"])
+def test_publications_are_heard_by_all_who_watch(tmp_path):
+    found = run("watch.py", "--watchers=30", "--directory-watchers=3", "--publishes=3", f"--dir={tmp_path}")
+    assert (found["daemon"]["samples"], found["directory"]["samples"]) == (90, 9)
+    for place in ("daemon", "directory"):
+        assert 0 <= found[place]["p50_ms"] <= found[place]["p99_ms"] <= found[place]["max_ms"]
+
+
+@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py", "moving.py", "watch.py"])
 def test_each_explains_itself(name):
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / name), "--help"],

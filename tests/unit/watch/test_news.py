@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ckptd.client.watching import Watcher
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.watch.news import News
 
 
 def checkpoint(step, saved_at, save_id=None):
@@ -22,21 +22,21 @@ STORIES = {
 
 @pytest.mark.parametrize("story", STORIES)
 def test_watching_only_goes_forward_and_never_misses_the_newest(story):
-    heard, news = STORIES[story]
-    watcher = Watcher()
-    assert [step for step, at in heard if watcher.is_news(checkpoint(step, at))] == news
+    heard, told = STORIES[story]
+    news = News()
+    assert [step for step, at in heard if news.accept(checkpoint(step, at))] == told
 
 
-def test_an_overwritten_step_is_news():
-    watcher = Watcher()
-    assert watcher.is_news(checkpoint(1, 10.0, "first"))
-    assert watcher.last_save_id == "first"
-    assert watcher.is_news(checkpoint(1, 11.0, "second"))
-    assert watcher.last_save_id == "second"
+def test_an_overwritten_step_accept():
+    news = News()
+    assert news.accept(checkpoint(1, 10.0, "first"))
+    assert news.last_save_id == "first"
+    assert news.accept(checkpoint(1, 11.0, "second"))
+    assert news.last_save_id == "second"
 
 
 def test_checkpoints_that_others_wrote_have_no_id_and_are_told_all_the_same():
-    watcher = Watcher()
-    assert watcher.is_news(checkpoint(1, 10.0, ""))
-    assert not watcher.is_news(checkpoint(1, 10.0, ""))
-    assert watcher.is_news(checkpoint(2, 10.0, ""))
+    news = News()
+    assert news.accept(checkpoint(1, 10.0, ""))
+    assert not news.accept(checkpoint(1, 10.0, ""))
+    assert news.accept(checkpoint(2, 10.0, ""))

@@ -1,0 +1,80 @@
+"""Running somebody's command for a checkpoint, so that it never outlives us by a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from ckptd.engine.checkpoint import Checkpoint
+
+_GRACE_S = 10.0
+
+
+class Terminated(BaseException):
+    """SIGTERM came. Not an `Exception`: nothing may take it for an error and go on."""
+
+
+@contextlib.contextmanager
+def terminating() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM finds us; as the first process of a container we would not even notice it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Command:
+    """A shell's command line. It sees which checkpoint it is about in CKPTD_PREFIX and CKPTD_STEP."""
+
+    def __init__(self, line: str, *, output_to_stderr: bool = False) -> None:
+        self._line = line
+        self._stdout = 2 if output_to_stderr else None
+
+    def run(self, checkpoint: Checkpoint) -> int:
+        """Run it for one checkpoint, wait for its end, and return its exit code; 128 and more for a signal's.
+
+        An interrupt or SIGTERM is passed on to it and all that it has started, and then goes on here; what has not
+        ended when the command itself has, or after ten seconds, is killed.
+        """
+        sys.stdout.flush()  # what we said comes before what it says
+        step = "" if checkpoint.step is None else str(checkpoint.step)
+        process = subprocess.Popen(  # noqa: S602 - the user's own line, and nothing is put into it
+            self._line,
+            shell=True,
+            stdin=subprocess.DEVNULL,
+            stdout=self._stdout,
+            env={**os.environ, "CKPTD_PREFIX": checkpoint.prefix, "CKPTD_STEP": step},
+            start_new_session=True,  # signals go to the whole of it, by us and in one place
+        )
+        try:
+            code = process.wait()
+        except BaseException as interruption:
+            number = signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
+            _end(process, number)
+            raise
+        return code if code >= 0 else 128 - code
+
+
+def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    # What a shell starts with & does not hear SIGINT: it would go on with nobody to wait for it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

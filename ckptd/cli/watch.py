@@ -1,0 +1,123 @@
+"""`ckptd watch`: hear of each new checkpoint, and run a command for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptd.cli import output
+from ckptd.cli.running import Command, Terminated, terminating
+from ckptd.errors import InvalidRequestError, UnavailableError
+
+if TYPE_CHECKING:
+    from ckptd.engine.checkpoint import Checkpoint
+
+
+@click.command(
+    "watch",
+    epilog="Examples: ckptd watch runs/mnist --exec 'python eval.py \"$CKPTD_PREFIX\"'  ·  "
+    "ckptd watch 127.0.0.1:7070 --run runs/mnist --json  ·  ckptd watch runs/mnist --once --timeout 600",
+)
+@click.argument("place", metavar="[DIR|ADDR]", required=False)
+@click.option("--run", metavar="RUN", help="The run, below DIR or the daemon's root; a daemon needs one.")
+@click.option("--exec", "command_line", metavar="CMD", help="Run CMD for each, with CKPTD_PREFIX and CKPTD_STEP set.")
+@click.option("--stop-on-failure", is_flag=True, help="End with CMD's exit code as soon as it is not 0.")
+@click.option("--once", is_flag=True, help="End after the first one; with CMD's exit code if there is a CMD.")
+@click.option("--after", metavar="STEP", type=click.IntRange(min=0), help="Pass over steps up to this one.")
+@click.option("--timeout", "timeout_s", metavar="S", type=click.FloatRange(min=0), help="End when none comes for S s.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; what CMD prints goes to stderr.")
+@click.option("--poll", "poll_s", metavar="S", type=click.FloatRange(min=0.01), help="Look at DIR every S s instead.")
+@click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of DIR's state file.")
+@click.option("--token-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's token.")
+@click.option("--ca", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's authority, PEM.")
+def command(
+    place: str | None,
+    run: str | None,
+    command_line: str | None,
+    stop_on_failure: bool,
+    once: bool,
+    after: int | None,
+    timeout_s: float | None,
+    as_json: bool,
+    poll_s: float | None,
+    latest_filename: str,
+    token_file: str | None,
+    ca: str | None,
+) -> int:
+    """Print the newest checkpoint, then each newer one as soon as it is durable; the newest is never missed.
+
+    DIR is a run's directory, which need not be there yet; ADDR is a daemon's. With --exec, a checkpoint that comes
+    while CMD runs is taken up when CMD has ended; of several, the newest.
+    """
+    from ckptd.client.following import follow
+
+    place, run = _meant(place, run)
+    token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
+    news = follow(place, run, timeout_s=timeout_s, latest_filename=latest_filename, poll_s=poll_s, token=token, ca=ca)
+    missing = _missing_directory(place)
+    if missing is not None:
+        output.note(f"there is no directory {missing!r} yet; waiting for it")
+    elif sys.stderr.isatty():
+        output.note(f"watching {run or ''}{' on ' if run else ''}{place}; Ctrl-C ends it")
+    runner = None if command_line is None else Command(command_line, output_to_stderr=as_json)
+    num_told = 0
+    try:
+        with terminating(), closing(news):
+            for checkpoint in news:
+                if after is not None and (checkpoint.step or 0) <= after:
+                    continue
+                num_told += 1
+                _tell(checkpoint, as_json)
+                code = 0 if runner is None else runner.run(checkpoint)
+                if once or (code and stop_on_failure):
+                    return code
+                if code:
+                    output.note(f"ckptd: the command ended with exit code {code} for {checkpoint.prefix}; going on")
+    except Terminated:
+        output.note("ckptd: terminated")
+        return 128 + signal.SIGTERM
+    if not num_told:
+        raise UnavailableError(f"no checkpoint came from {place} within {timeout_s:g} s")
+    return 0
+
+
+def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
+    """Return what is to be watched; without a place it is the local daemon."""
+    if place is not None:
+        return place, run
+    if run is None:
+        raise InvalidRequestError("say what to watch: a directory, or a daemon's run with --run RUN")
+    from ckptd.daemon import places
+
+    return str(places.daemon_address(os.environ)), run
+
+
+def _missing_directory(place: str) -> str | None:
+    """Return the path of a directory that is to be watched and not there: it may be misspelt."""
+    from ckptd.storage.local import LocalStore
+    from ckptd.storage.locations import open_store
+    from ckptd.wire import addresses
+
+    if addresses.is_daemon(place):
+        return None
+    store = open_store(place, confined=False)
+    return store.url if isinstance(store, LocalStore) and not Path(store.url).exists() else None
+
+
+def _tell(checkpoint: Checkpoint, as_json: bool) -> None:
+    """Print one line, at once, whoever reads it."""
+    if as_json:
+        output.say(json.dumps(output.jsonable(checkpoint), ensure_ascii=False, allow_nan=False))
+    else:
+        step = "no step" if checkpoint.step is None else f"step {checkpoint.step}"
+        output.say(
+            f"{output.moment(checkpoint.saved_at)}  {step}  {output.size(checkpoint.size_bytes)}  {checkpoint.prefix}"
+        )
+    sys.stdout.flush()

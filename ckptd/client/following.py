@@ -1,0 +1,90 @@
+"""`follow`: hear of new checkpoints without saving any, from a directory or from a daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path as LocalPath
+
+from ckptd.client import options
+from ckptd.client.finding import Path, as_text
+from ckptd.client.remote import RemoteTransport, this_member
+from ckptd.client.watching import each
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import RunOptions
+from ckptd.errors import InvalidRequestError
+from ckptd.format import names as naming
+from ckptd.format.names import STATE_KEY
+from ckptd.storage.local import LocalStore
+from ckptd.storage.locations import open_store
+from ckptd.watch.follower import Follower
+from ckptd.wire import addresses
+
+
+def follow(
+    place: Path,
+    run: str | None = None,
+    *,
+    timeout_s: float | None = None,
+    latest_filename: str = STATE_KEY,
+    poll_s: float | None = None,
+    patience_s: float = 600.0,
+    token: str | None = None,
+    ca: str | bytes | None = None,
+) -> Generator[Checkpoint, None, None]:
+    """Yield the newest checkpoint, if there is one, then each newer one once it is durable. `close` frees everything.
+
+    Only ever goes forward, and tells nothing twice, also across restarts of the daemon. Whoever is slow misses some in
+    between, and never the newest. Nothing need be there yet. Whoever writes a directory may be TensorFlow, too.
+
+    Args:
+        place: a directory of checkpoints, or the address of a daemon.
+        run: the run, below the directory or the daemon's root; a daemon needs one.
+        timeout_s: end when nothing newer comes for so long; None waits for ever.
+        latest_filename: the state file's name; a daemon knows it.
+        poll_s: look at a directory so often, and do not rely on the file system's events.
+        patience_s: how long a daemon may be away.
+        token: shown to the daemon.
+        ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+
+    Raises:
+        InvalidRequestError: for anything above that can't be right.
+        UnavailableError: while iterating, once the daemon or the store was away for too long.
+        CorruptionError: while iterating, when the state file of a directory can't be read as one.
+    """
+    place = as_text(place)
+    if run is not None:
+        naming.check_run_name(run)
+    if timeout_s is not None and not timeout_s >= 0:
+        raise InvalidRequestError("timeout_s is a number of seconds", actual=timeout_s)
+    if addresses.is_daemon(place):
+        if run is None:
+            raise InvalidRequestError(f"{place} is a daemon, which keeps many runs: say which one to follow")
+        transport = RemoteTransport(
+            place,
+            run,
+            this_member(0, 1),
+            RunOptions(),
+            timeout_s=patience_s,
+            token=token,
+            ca=options.read_ca(ca),
+        )
+        return _from_daemon(transport, timeout_s)
+    store = open_store(place, confined=False)
+    if isinstance(store, LocalStore) and LocalPath(store.url).is_file():
+        raise InvalidRequestError("this is a file; a directory is wanted", key=place)
+    options.check_latest_filename(latest_filename)
+    return _from_directory(Follower(store, run or "", latest_filename=latest_filename, poll_s=poll_s), timeout_s)
+
+
+def _from_daemon(transport: RemoteTransport, timeout_s: float | None) -> Generator[Checkpoint, None, None]:
+    try:
+        yield from transport.watch(timeout_s)
+    finally:
+        transport.close()
+
+
+def _from_directory(follower: Follower, timeout_s: float | None) -> Generator[Checkpoint, None, None]:
+    try:
+        yield from each(follower, timeout_s)
+    finally:
+        follower.close()

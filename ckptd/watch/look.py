@@ -1,0 +1,59 @@
+"""One look at a directory: the checkpoint that its state file names, once all of it is there."""
+
+from __future__ import annotations
+
+from ckptd.engine import records, survey
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.errors import NotFoundError
+from ckptd.format import names
+from ckptd.storage.base import Store
+from ckptd.storage.keys import join
+
+_MOST_ATTEMPTS = 5  # at an index that is replaced while it is being read
+
+
+class Looker:
+    """Looks again and again, and costs next to nothing where nothing has changed since."""
+
+    def __init__(self, store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> None:
+        self._store = store
+        self._directory = directory
+        self._state_key = join(directory, latest_filename)
+        self._seen: tuple[str, str] | None = None
+
+    def look(self) -> Checkpoint | None:
+        """Return the checkpoint that the state file names; None if there is none, or the same as at the last look.
+
+        What is named but not all there yet, as while a directory is being copied, does not count. A checkpoint of ours
+        was durable before it was named.
+
+        Raises:
+            CorruptionError: for a state file that cannot be read as one; it may be half written, by somebody else.
+        """
+        for _ in range(_MOST_ATTEMPTS):
+            try:
+                paths = survey.listed_paths(self._store.get(self._state_key), self._state_key)
+                prefix = survey.resolve(self._store, self._directory, paths[-1])
+                if prefix is None:
+                    return None  # of another directory, whose files are not ours to judge
+                index = self._store.stat(names.index_key(prefix))
+            except NotFoundError:
+                return None
+            seen = prefix, index.version
+            if seen == self._seen:
+                return None
+            run, _, name = prefix.rpartition("/")
+            checkpoint, problem = survey.describe(self._store, index, records.of_prefix(self._store, run, name))
+            if self._version_of(index.key) != index.version:
+                continue  # replaced meanwhile: what was read may be of the one or the other
+            if problem is not None:
+                return None
+            self._seen = seen
+            return checkpoint
+        return None
+
+    def _version_of(self, key: str) -> str | None:
+        try:
+            return self._store.stat(key).version
+        except NotFoundError:
+            return None

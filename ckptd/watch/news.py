@@ -1,0 +1,42 @@
+"""What counts as news to somebody who watches a run."""
+
+from __future__ import annotations
+
+from ckptd.engine.checkpoint import Checkpoint
+
+
+class News:
+    """Remembers what was taken in last, so that watching only ever goes forward. For one thread at a time.
+
+    Whoever is asked again, after a break or a pause, names the newest there is. That may be the one that was told
+    last, or, when that was deleted, an older one: neither is news. Nor is one that was overtaken on its way here.
+    """
+
+    def __init__(self) -> None:
+        self._last: Checkpoint | None = None
+
+    @property
+    def last_save_id(self) -> str:
+        """The save that was taken in last; empty before the first, and when it was not ours."""
+        return "" if self._last is None else self._last.save_id
+
+    def accept(self, checkpoint: Checkpoint) -> bool:
+        """Say whether `checkpoint` is newer than what is known; it is known then."""
+        last = self._last
+        if last is not None and (is_same(checkpoint, last) or _is_behind(checkpoint, last)):
+            return False
+        self._last = checkpoint
+        return True
+
+
+def is_same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Say whether both describe one save; a step that was saved again is another."""
+    # A save of ours is known by its id alone: its time is the index's until its record says that it is published.
+    if one.save_id and other.save_id:
+        return one.save_id == other.save_id
+    return (one.prefix, one.saved_at) == (other.prefix, other.saved_at)
+
+
+def _is_behind(one: Checkpoint, other: Checkpoint) -> bool:
+    # Clocks may be set back and steps may be trained again, but what is behind in both was there before.
+    return one.saved_at < other.saved_at and (one.step or 0) <= (other.step or 0)

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from ckptd.engine.coordinator import Coordinator
+from ckptd.storage.memory import MemoryStore
+from tests.fakes.coordinator import checkpoint
+
+
+def test_a_teller_that_was_overtaken_tells_nothing():
+    """They run in a pool: the one of an older checkpoint may come to its turn after that of a newer one."""
+    coordinator = Coordinator(MemoryStore("order"))
+    coordinator.open()
+    told = []
+    coordinator.subscribe("runs/a", lambda found: told.append(found.step))
+    run = coordinator._run("runs/a")
+    run._tell(checkpoint(1), 1)
+    run._tell(checkpoint(3), 3)
+    run._tell(checkpoint(2), 2)
+    run._tell(checkpoint(4), 4)
+    coordinator.close()
+    assert told == [1, 3, 4]
