@@ -44,10 +44,20 @@ def listed_paths(data: bytes, key: str) -> list[str]:
     Raises:
         CorruptionError: when it cannot be parsed, or names no latest checkpoint.
     """
+    return in_order(decode_state(data, key))
+
+
+def decode_state(data: bytes, key: str) -> CheckpointState:
+    """Decode a state file that names a latest checkpoint; raises as `listed_paths`."""
     state = CheckpointState.decode(data, key)
-    latest = state.model_checkpoint_path
-    if not latest:
+    if not state.model_checkpoint_path:
         raise CorruptionError("this state file names no checkpoint", key=key)
+    return state
+
+
+def in_order(state: CheckpointState) -> list[str]:
+    """Return the paths that a state lists, as written there, each once, oldest first, the latest last."""
+    latest = state.model_checkpoint_path
     # A person who rolls back edits the first line only: it decides, wherever the list has it.
     return [*dict.fromkeys(path for path in state.all_model_checkpoint_paths if path != latest), latest]
 
