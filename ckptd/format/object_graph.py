@@ -17,7 +17,9 @@ OBJECT_GRAPH_NAME = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 def keys_by_full_name(data: bytes) -> dict[str, str]:
-    """Return the key in the index of everything that has a name in the program's graph.
+    """Return the key in the index of everything that has a name of its own in the program's graph.
+
+    A name that several variables share, such as ``Variable``, tells none of them apart and is left out.
 
     Raises:
         CorruptionError: if the bytes are no such graph.
@@ -27,9 +29,10 @@ def keys_by_full_name(data: bytes) -> dict[str, str]:
         graph.ParseFromString(data)
     except DecodeError as error:
         raise CorruptionError("object graph cannot be parsed", key=OBJECT_GRAPH_NAME) from error
-    return {
-        attribute.full_name: attribute.checkpoint_key
-        for node in graph.nodes
-        for attribute in node.attributes
-        if attribute.full_name
-    }
+    keys: dict[str, str] = {}
+    shared = set()
+    for node in graph.nodes:
+        for attribute in node.attributes:
+            if keys.setdefault(attribute.full_name, attribute.checkpoint_key) != attribute.checkpoint_key:
+                shared.add(attribute.full_name)
+    return {name: key for name, key in keys.items() if name and name not in shared}
