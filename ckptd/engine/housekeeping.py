@@ -2,8 +2,8 @@
 
 `SaverHousekeeping` is that of ``tf.compat.v1.train.Saver`` (source ``tensorflow/python/training/saver.py``),
 `ManagerHousekeeping` that of ``tf.train.CheckpointManager`` (source ``tensorflow/python/checkpoint/
-checkpoint_management.py``). Both only keep lists of paths and times: whoever uses them writes the state file and deletes
-the files, in this order. What ckptd adds (pins, readers, proof of ownership) is in `retention` and above.
+checkpoint_management.py``). Both only keep lists of paths and times: whoever uses them writes the state file and
+deletes the files, in this order. What ckptd adds (pins, readers, proof of ownership) is in `retention` and above.
 
 How they differ: a Saver lets at most one go per save, keeps for good by the time of leaving relative to a clock that
 starts with the process, and compares with ``>``; a manager lets all surplus go, keeps for good by the distance from the
@@ -107,8 +107,8 @@ class SaverHousekeeping:
 class ManagerHousekeeping:
     """What one CheckpointManager remembers. Make one with `start`.
 
-    A save is `record`, then `sweep`, writing the state file with the paths and times of `active` and with `preserved`, and
-    deleting what `sweep` named.
+    A save is `record`, then `sweep`, writing the state file with the paths and times of `active` and with `preserved`,
+    and deleting what `sweep` named.
 
     Attributes:
         max_to_keep: how many stay active; None keeps all.

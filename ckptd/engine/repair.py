@@ -6,6 +6,7 @@ held before is kept beside the records.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ckptd.engine import commit as durable
@@ -98,13 +99,15 @@ def _without_incomplete(
     for path in paths:
         prefix = survey.resolve(store, directory, path)
         if prefix is None:
+            is_good = True
+        elif prefix in found:
+            is_good = found[prefix].problem is None
+        else:  # in another directory of this store, or gone
+            is_good = _is_complete(store, prefix)
+            if not is_good:
+                left_out.append((store.location(prefix), "its index is missing, or a shard"))
+        if is_good:
             staying.append(path)
-        elif prefix in found and found[prefix].problem is None:
-            staying.append(path)
-        elif prefix not in found and _is_complete(store, prefix):  # in another directory of this store
-            staying.append(path)
-        elif prefix not in found:
-            left_out.append((store.location(prefix), "its index is missing"))
     while staying and survey.resolve(store, directory, staying[-1]) is None:
         staying.pop()
     if not staying:
@@ -128,7 +131,7 @@ def _is_complete(store: Store, prefix: str) -> bool:
 
 def _from_disk(directory: str, latest_filename: str, found: dict[str, Found], store: Store) -> CheckpointState | None:
     ours = {record.save_id: record for record in records.load(store, directory).found}
-    usable = []
+    usable: list[tuple[int, float, int, str]] = []
     for prefix, each in found.items():
         record = ours.get(each.checkpoint.save_id)
         is_of_the_list = record is None or not (
@@ -142,7 +145,7 @@ def _from_disk(directory: str, latest_filename: str, found: dict[str, Found], st
         return None
     # Ours know the order in which they began, which no clock can disturb; it only serves if all are ours.
     if not all(sequence for sequence, *_ in usable):
-        usable = [(0, *rest) for _, *rest in usable]
+        usable = [(0, at, step, prefix) for _, at, step, prefix in usable]
     paths = tuple(prefix.rpartition("/")[2] for *_, prefix in sorted(usable))
     return CheckpointState(paths[-1], paths)
 
@@ -151,10 +154,8 @@ def _keep(store: Store, directory: str, latest_filename: str, seen: SeenState) -
     if not seen.data:
         return None
     key = join(directory, f"{records.DIRECTORY}/{latest_filename}.before-{crc32c(seen.data):08x}")
-    try:
+    with suppress(ConflictError):  # the same text was replaced before
         store.put(key, seen.data)
-    except ConflictError:
-        pass  # the same text was replaced before
     return store.location(key)
 
 

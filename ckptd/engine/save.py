@@ -324,7 +324,6 @@ class Save:
                         self._meta_graph,
                         overwrite=self.first.overwrite,
                         duration_s=self.run.clock.boot_s() - self.began_at,
-                        in_use=self.run.in_use(),
                     )
                 except CkptdError as error:
                     checkpoint = self._after_failed_commit(record, error)

@@ -126,13 +126,14 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
             continue
         prefix = stat.key.removesuffix(names.INDEX_SUFFIX)
         checkpoint, problem = describe(store, stat, ours.get(prefix, []))
-        if problem != _GONE:
+        if problem != GONE:
             found.append(Found(checkpoint, prefix in listed, bool(listed) and prefix == listed[-1], problem))
     found.sort(key=lambda each: (each.checkpoint.step is None, each.checkpoint.step or 0, each.checkpoint.prefix))
     return found
 
 
-_GONE = "its index was deleted"
+GONE = "its index is missing"
+"""The problem of a checkpoint without an index: to a reader it is no checkpoint."""
 
 
 def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Checkpoint, str | None]:
@@ -145,7 +146,7 @@ def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Check
     nothing = Checkpoint(location, names.step_of(prefix), 0, 0, index.modified_at, durability=store.durability)
     look = index_in_place(store, index.key)
     if look is None:
-        return nothing, _GONE
+        return nothing, GONE
     # A record that knows the index's checksum saves us decoding it.
     record = next((each for each in ours if look.is_as_written_by(each)), None)
     if record is None:
