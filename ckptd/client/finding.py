@@ -155,7 +155,15 @@ def resolve(prefix_or_directory: Path) -> tuple[Store, str]:
     latest = latest_checkpoint(prefix_or_directory)
     if latest is None:
         raise NotFoundError(f"Couldn't find 'checkpoint' file or checkpoints in given directory {prefix_or_directory}")
-    return split_prefix(latest)
+    store, key = split_prefix(latest)
+    check_format(store, key)
+    return store, key
+
+
+def check_format(store: Store, key: str) -> None:
+    """Refuse a checkpoint that is a single file: the old format, which is found as TensorFlow finds it but not read."""
+    if not _has_index(store, key):
+        raise NotFoundError("no index: this is a checkpoint of the old format V1, or none", key=store.location(key))
 
 
 def _split(path: str) -> tuple[Store, str]:

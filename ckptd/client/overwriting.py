@@ -13,7 +13,7 @@ from dataclasses import replace
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.state_functions import meta_graph_key, shard_keys_in_place
 from ckptd.client.writing import write_shards
-from ckptd.engine.commit import Files, OnStep, commit, ignore_step
+from ckptd.engine.commit import Files, commit
 from ckptd.engine.layout import Layout
 from ckptd.engine.merge import merge
 from ckptd.engine.plan import plan
@@ -31,8 +31,6 @@ def write_over(
     snapshot: Snapshot,
     meta_graph: bytes | None = None,
     meta_graph_suffix: str = "meta",
-    *,
-    on_step: OnStep = ignore_step,
 ) -> None:
     """Write a checkpoint of one shard whether or not there is one already; durable and complete on return.
 
@@ -43,33 +41,22 @@ def write_over(
     meta_key = meta_graph_key(key, meta_graph_suffix)
     if index is not None and index.num_shards in (_FINAL_SHARDS, None):
         passing = replace(layout, shard_sizes=(*layout.shard_sizes, 0))
-        _write(store, key, passing, snapshot, meta_key, meta_graph, on_step)
-    _write(store, key, layout, snapshot, meta_key, meta_graph, on_step)
+        _write(store, key, passing, snapshot, meta_key, meta_graph)
+    _write(store, key, layout, snapshot, meta_key, meta_graph)
 
 
-def _write(
-    store: Store,
-    key: str,
-    layout: Layout,
-    snapshot: Snapshot,
-    meta_key: str,
-    meta_graph: bytes | None,
-    on_step: OnStep,
-) -> None:
+def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key: str, meta_graph: bytes | None) -> None:
     """Put the checkpoint in place under this layout's shard count, which the index in place does not refer to."""
     ours = [shard_key(key, shard, layout.num_shards) for shard in range(layout.num_shards)]
     in_place = shard_keys_in_place(store, key)
     left_over = [each for each in ours if each in in_place]
     if left_over:
-        # Crash here: the checkpoint in place, and fewer files that no index refers to.
-        on_step("overwrite.left_over")
+        # Crash here: the checkpoint in place, and files that no index refers to.
         store.delete(left_over)
-    # Crash here: the checkpoint in place, and files that no index refers to.
-    on_step("overwrite.shards")
     crcs = write_shards(store, key, layout, snapshot)
-    commit(store, Files(index_key(key), merge(layout, crcs), meta_key, meta_graph, overwrite=True), on_step)
+    # Crash here: the checkpoint in place, and the whole data of the new one, that no index refers to.
+    commit(store, Files(index_key(key), merge(layout, crcs), meta_key, meta_graph, overwrite=True))
     superseded = [each for each in in_place if each not in ours]
     if superseded:
         # Crash here: the new checkpoint, and the data of the old one, that no index refers to.
-        on_step("overwrite.superseded")
         store.delete(superseded)

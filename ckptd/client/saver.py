@@ -20,7 +20,7 @@ import numpy as np
 from ckptd.client import saver_definition
 from ckptd.client.assigning import restore_all
 from ckptd.client.buffers import BufferPool
-from ckptd.client.finding import Path, as_text, checkpoint_exists
+from ckptd.client.finding import Path, as_text, check_format, checkpoint_exists
 from ckptd.client.overwriting import write_over
 from ckptd.client.saver_definition import SaverDef
 from ckptd.client.snapshot import Snapshot
@@ -60,9 +60,17 @@ class Saver:
         saver.save("/runs/mnist/model.ckpt", global_step=100)     # returns /runs/mnist/model.ckpt-100
         saver.restore(ckptd.latest_checkpoint("/runs/mnist"))     # fills w and b, calls set_step
 
-    What a variable may be is told in `ckptd.client.variables`: a numpy array that is read and filled in place, `Slice`
-    parts of one, a pair ``(get, set)`` of callables, or an object with ``assign()`` and ``numpy()``. Paths may be store
-    URLs. `save` and `restore` take TensorFlow's leading session too, whatever it is, and ignore it.
+    A variable is one of
+
+    - a numpy array: read, and filled in place;
+    - a `Slice` whose part is a numpy array, or a list of them: read, and each part filled with its own box;
+    - a pair ``(get, set)`` of callables: ``get()`` returns whatever `Checkpointer.save` takes, ``set(array)`` assigns
+      (a list of arrays, if ``get()`` returns a list of slices). Before anything is restored, ``get()`` is asked for
+      the shape and dtype to expect; it may return None when it knows none yet, and the tensor is taken as it is;
+    - an object with ``assign(array)`` and with ``numpy()`` or ``__array__``, such as a variable of TensorFlow 2.
+
+    Paths may be store URLs. `save` and `restore` take TensorFlow's leading session too, whatever it is, and ignore it.
+    Memory for one copy of the variables is kept from one save to the next.
 
     It is for one process that owns its directory. For several processes, or beside a daemon, use `Checkpointer`.
 
@@ -237,8 +245,9 @@ class Saver:
         if not checkpoint_exists(path):
             raise InvalidRequestError(f"The passed save_path is not a valid checkpoint: {path}")
         _log.info("Restoring parameters from %s", path)
-        bundle = Bundle.open(*split_prefix(path))
-        restore_all(bundle, self._variables, reshape=self._reshape, sequentially=self._sequentially)
+        store, key = split_prefix(path)
+        check_format(store, key)
+        restore_all(Bundle.open(store, key), self._variables, reshape=self._reshape, sequentially=self._sequentially)
 
     @property
     def last_checkpoints(self) -> list[str]:

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 
 from ckptd.client.finding import Path, as_text, find_stat, is_absolute, open_state
 from ckptd.errors import InvalidRequestError
-from ckptd.format import saver_pb2
 from ckptd.format.names import index_key, meta_key, parse_shard_key
+from ckptd.format.saver_pb2 import SaverDef
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Store
 from ckptd.storage.locations import split_prefix
 
-V2 = saver_pb2.SaverDef.V2
-_OLD_VERSIONS = (saver_pb2.SaverDef.LEGACY, saver_pb2.SaverDef.V1)
+_OLD_VERSIONS = (SaverDef.LEGACY, SaverDef.V1)
 _SHARD_OF_A_NAME = re.compile(r"-[\d?]+-of-\d+$", re.ASCII)
 
 
@@ -108,7 +107,7 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Sequence[Path]) -> list[float]:
 
 
 def remove_checkpoint(
-    checkpoint_prefix: Path, checkpoint_format_version: int = V2, meta_graph_suffix: str = "meta"
+    checkpoint_prefix: Path, checkpoint_format_version: int = SaverDef.V2, meta_graph_suffix: str = "meta"
 ) -> None:
     """Delete the files of a checkpoint: index, data files and graph description. The state file is not touched.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ckptd
@@ -110,3 +111,18 @@ def test_how_paths_are_stored(save_dir, path, relative, stored):
     state = state_of(save_dir, path, save_relative_paths=relative)
     assert state.model_checkpoint_path == stored
     assert state.all_model_checkpoint_paths == (stored,)
+
+
+def test_a_checkpoint_of_the_old_format_is_found_and_not_read(tmp_path):
+    (tmp_path / "old").write_bytes(b"one file")
+    ckptd.update_checkpoint_state(tmp_path, tmp_path / "old")
+    assert ckptd.latest_checkpoint(tmp_path) == f"{tmp_path}/old"
+    assert len(ckptd.get_checkpoint_mtimes([tmp_path / "old"])) == 1
+    for read in (
+        lambda: ckptd.load_checkpoint(tmp_path),
+        lambda: ckptd.Saver({"a": np.zeros(1)}).restore(tmp_path / "old"),
+    ):
+        with pytest.raises(
+            ckptd.NotFoundError, match="old: no index: this is a checkpoint of the old format V1, or none"
+        ):
+            read()
