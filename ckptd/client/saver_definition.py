@@ -22,12 +22,7 @@ def make(*, sharded: bool, max_to_keep: int | None, hours: float, version: int, 
     Raises:
         InvalidRequestError: for numbers that no Saver can have, and for formats that we do not write.
     """
-    if version != V2:
-        raise InvalidRequestError("only checkpoints of version V2 (2) are written", actual=version)
-    if max_to_keep is not None and not 0 <= max_to_keep <= _MAX_INT32:
-        raise InvalidRequestError("max_to_keep must not be negative, or too large", actual=max_to_keep)
-    if not hours >= 0:
-        raise InvalidRequestError("keep_checkpoint_every_n_hours must not be negative", actual=hours)
+    _check(max_to_keep or 0, hours, version)
     return SaverDef(
         filename_tensor_name=filename or "",
         max_to_keep=max_to_keep or 0,
@@ -37,19 +32,27 @@ def make(*, sharded: bool, max_to_keep: int | None, hours: float, version: int, 
     )
 
 
+def _check(max_to_keep: int, hours: float, version: int) -> None:
+    if version != V2:
+        raise InvalidRequestError("only checkpoints of version V2 (2) are written", actual=version)
+    if not 0 <= max_to_keep <= _MAX_INT32:
+        raise InvalidRequestError("max_to_keep must not be negative, or too large", actual=max_to_keep)
+    if not hours >= 0:
+        raise InvalidRequestError("keep_checkpoint_every_n_hours must not be negative", actual=hours)
+
+
 def parse(saver_def: Any) -> SaverDef:
     """Return a copy of a SaverDef of ours or TensorFlow's, or of its bytes.
 
     Raises:
-        InvalidRequestError: if it is none, or of a format that we do not write.
+        InvalidRequestError: if it is none, has numbers that no Saver can have, or is of a format that we do not write.
     """
     try:
         data = saver_def if isinstance(saver_def, bytes) else saver_def.SerializeToString()
         parsed = SaverDef.FromString(data)
     except (AttributeError, TypeError, DecodeError) as error:
         raise InvalidRequestError(f"a {type(saver_def).__name__} is no SaverDef") from error
-    if parsed.version != V2:
-        raise InvalidRequestError("only checkpoints of version V2 (2) are written", actual=parsed.version)
+    _check(parsed.max_to_keep, parsed.keep_checkpoint_every_n_hours, parsed.version)
     return parsed
 
 

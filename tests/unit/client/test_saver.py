@@ -245,7 +245,7 @@ def test_a_definition_survives_being_passed_on():
     for call in (lambda: inside.save("m"), lambda: inside.restore("m")):
         with pytest.raises(InvalidRequestError, match="No variables to save"):
             call()
-    for wrong in (b"\xff", 3, ckptd.SaverDef(version=1)):
+    for wrong in (b"\xff", 3, ckptd.SaverDef(version=1), ckptd.SaverDef(version=2, max_to_keep=-1)):
         with pytest.raises(InvalidRequestError):
             ckptd.Saver.from_proto(wrong)
     for wrong in ({"write_version": 1}, {"max_to_keep": -1}, {"keep_checkpoint_every_n_hours": -1.0}):
