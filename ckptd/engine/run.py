@@ -19,7 +19,7 @@ from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
 from ckptd.engine.plan import plan
 from ckptd.engine.readers import Readers
-from ckptd.engine.retention import RetentionPolicy
+from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import MAX_SHARDS, Settings
@@ -70,7 +70,7 @@ class Run:
         self.lock = threading.RLock()
         self.catalog_lock = threading.Lock()
         self.options = RunOptions()
-        self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options))
+        self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options), undo_s=settings.undo_s)
         self.last_error = ""
         self._workers = workers
         self._epoch_key = f"{name}/.ckptd/epoch"
@@ -108,20 +108,22 @@ class Run:
         """Give a process its place; a new epoch ends the saves of the old one."""
         policy = _policy(options)
         with self.lock:
-            before = self._membership.epoch
+            before, was_empty = self._membership.epoch, self._membership.is_empty
             epoch = self._membership.join(member, self.clock.boot_s())
             if epoch != before:
                 for save in [save for save in self._live if save.ref.epoch != epoch]:
                     if not save.session.committing:
                         save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
-            is_new = options != self.options or epoch != before
+            is_new = options != self.options or epoch != before or was_empty
             self.options = options
         if is_new:
             with self.catalog_lock:
                 if epoch != before:
                     # Durable before anybody hears of it: the next life of the daemon must not give it out again.
                     self.store.replace(self._epoch_key, str(epoch).encode())
-                self.catalog.configure(policy, options.latest_filename, options.pad_step_number)
+                self.catalog.configure(
+                    policy, options.latest_filename, options.pad_step_number, options.save_relative_paths
+                )
                 self.look()
         return epoch
 
@@ -253,13 +255,13 @@ class Run:
         while len(self._ended) > _REMEMBERED_SAVES:
             self._ended.popitem(last=False)
         if save.session.phase is Phase.PUBLISHED:
-            self.submit(self._tell, save.outcome.result(timeout=0))
+            self.submit(self._tell, save.outcome.result(timeout=0), save.first.write_state)
         elif save.session.error is not None:
             self.last_error = str(save.session.error)
         self.turn_wanted()
 
-    def _tell(self, checkpoint: Checkpoint) -> None:
-        for heard in list(self._listeners):
+    def _tell(self, checkpoint: Checkpoint, is_listed: bool) -> None:
+        for heard in list(self._listeners) if is_listed else ():  # else it is not the latest, which watchers follow
             try:
                 heard(checkpoint)
             except Exception:
@@ -298,11 +300,19 @@ class Run:
             finally:
                 self.look()
 
-    def delete(self, step: int) -> None:
-        """Delete a checkpoint."""
+    def delete(self, step: int, for_good: bool) -> None:
+        """Delete a checkpoint, in a way that `undelete` can undo unless it is for good."""
         with self.catalog_lock:
             try:
-                self.catalog.delete(step)
+                self.catalog.delete(step, for_good=for_good)
+            finally:
+                self.look()
+
+    def undelete(self, step: int) -> Checkpoint:
+        """Bring a checkpoint back that was deleted lately."""
+        with self.catalog_lock:
+            try:
+                return self.catalog.undelete(step)
             finally:
                 self.look()
 
@@ -369,4 +379,4 @@ class Run:
 
 
 def _policy(options: RunOptions) -> RetentionPolicy:
-    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours)
+    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours, Rule.named(options.retention))
