@@ -12,11 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import prune, records, recovery, survey
+from ckptd.engine import prune, recovery, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.ledger import Ledger, sure_to_go
+from ckptd.engine.owned import Owned
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Fate, Outcome, Recovery
 from ckptd.engine.retention import Action, RetentionPolicy, Verdict
@@ -32,7 +33,7 @@ __all__ = ["Catalog", "latest_checkpoint", "list_checkpoints"]
 _log = logging.getLogger(__name__)
 
 
-class Catalog:
+class Catalog(Owned):
     """The checkpoints of one run that one state file publishes.
 
     It has one owner: no method may run while another does, and no other catalog may write to the run. Call `recover`
@@ -339,93 +340,6 @@ class Catalog:
             _log.warning("retention must wait: %s", error)
             return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]
         return verdicts
-
-    # What its owner asks for
-
-    def pin(self, which: int | str) -> Checkpoint:
-        """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
-        return self._set_pinned(which, True)
-
-    def unpin(self, which: int | str) -> Checkpoint:
-        """Let retention have a checkpoint again. One that was kept for good stays kept."""
-        return self._set_pinned(which, False)
-
-    def _set_pinned(self, which: int | str, pinned: bool) -> Checkpoint:
-        record = self._record_of(which)
-        if record.pinned != pinned:
-            # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
-            listed = record.prefix_key in self._ledger.listed()
-            released = not pinned and listed and not self._ledger.listing.has_room(self._policy)
-            self._ledger.remember(records.change(self._store, record, pinned=pinned, released=released))
-        return self.find(which)
-
-    def delete(self, which: int | str, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
-        """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
-
-        For `undo_s` it can be brought back by `undelete`, so its shards go only after that, unless it is `for_good`.
-        The latest is refused unless `even_latest`: readers would see time run backward. With it the one before becomes
-        the latest; if there is none, the state file goes.
-
-        Raises:
-            ConflictError: when it is pinned, the latest, or not ours.
-        """
-        record = self._record_of(which)
-        checkpoint = self.find(which)
-        if record.pinned:
-            raise ConflictError("it is pinned: unpin it first", key=record.prefix_key)
-        if checkpoint == self.latest() and not even_latest:
-            raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
-        deleted_at = None if for_good or self._undo_s <= 0 else self._clock.wall_s()
-        try:
-            # Crash after this mark: still listed, so `recovery` takes the mark back.
-            record = self._ledger.remember(records.change(self._store, record, dropped=True, deleted_at=deleted_at))
-            if record.prefix_key in self._ledger.listed():
-                self._ledger.unlist(record)
-            if deleted_at is None:
-                self._ledger.drop(record)
-            else:
-                self._ledger.set_aside(record)
-        except CkptdError:
-            self._ledger.is_stale = True
-            raise
-        return checkpoint
-
-    def undelete(self, which: int | str) -> Checkpoint:
-        """Bring back what `delete` deleted lately, by its step or prefix. Durable on return.
-
-        It is listed again at its old place if the list has room, and otherwise kept for good.
-
-        Raises:
-            NotFoundError: when nothing of the kind was deleted, its time is over, or the step was saved again.
-        """
-        self._refresh()
-        ledger = self._ledger
-        ledger.settle(None)
-        deleted = [
-            each
-            for each in ledger.records.values()
-            if each.dropped
-            and ledger.is_undoable(each)
-            and which in (each.step, each.prefix, self._store.location(each.prefix_key))
-            and prune.is_aside(self._store, each)
-        ]
-        if not deleted:
-            raise NotFoundError(f"nothing that was deleted lately is {which!r}", key=self._run or None)
-        record = max(deleted, key=lambda each: each.sequence)
-        try:
-            return survey.checkpoint_of(self._store, ledger.bring_back(record, self._policy))
-        except CkptdError:
-            ledger.is_stale = True
-            raise
-
-    def _record_of(self, which: int | str) -> Record:
-        self._refresh()
-        self._ledger.settle(None)
-        checkpoint = self.find(which)
-        record = self._ledger.records.get(checkpoint.save_id)
-        if record is None:
-            raise ConflictError("ckptd did not write this checkpoint and never deletes it", key=checkpoint.prefix)
-        return record
 
     # Recovery
 
