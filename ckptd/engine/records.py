@@ -148,8 +148,8 @@ class Record:
 
     @property
     def aside_key(self) -> str:
-        """Where the index lies while its deletion can be undone."""
-        return join(join(self.run, ASIDE_DIRECTORY), f"{self.prefix}.{self.save_id}.index")
+        """Where the index lies while its deletion can be undone: under a name that passes for no index."""
+        return join(join(self.run, ASIDE_DIRECTORY), f"{self.prefix}.{self.save_id}.index-aside")
 
     @property
     def policy(self) -> RetentionPolicy:
