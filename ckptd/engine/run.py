@@ -301,9 +301,14 @@ class Run:
                 self.look()
 
     def delete(self, step: int, for_good: bool) -> None:
-        """Delete a checkpoint, in a way that `undelete` can undo unless it is for good."""
+        """Delete a checkpoint in a way that `undelete` can undo; or for good, if nobody is reading it."""
         with self.catalog_lock:
             try:
+                prefix = self.catalog.find(step).prefix
+                if for_good and prefix in self.in_use():
+                    raise ConflictError(
+                        "it is being read; it can be deleted in a way that leaves its data a while", key=prefix
+                    )
                 self.catalog.delete(step, for_good=for_good)
             finally:
                 self.look()
