@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ckptd.engine.catalog import Catalog
 from ckptd.engine.records import Record
 from ckptd.engine.retention import RetentionPolicy
-from ckptd.errors import CkptdError
+from ckptd.errors import CkptdError, NotFoundError
 from ckptd.storage.local import LocalStore
 from tests.fakes.clock import HandClock
 from tests.fakes.disk import SimulatedDisk
@@ -208,6 +208,8 @@ class Trainer:
         """Take a deletion back; until that is acknowledged, nobody knows whether it is there."""
         try:
             self.catalog.undelete(step)
+        except NotFoundError:
+            assert self.history.failures, "only a deletion that failed leaves nothing to undo"
         except CkptdError as error:
             self.failures(error)
         else:
