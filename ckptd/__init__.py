@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from ckptd.client.finding import checkpoint_exists, checkpoints_iterator, get_checkpoint_state, latest_checkpoint
     from ckptd.client.following import follow
     from ckptd.client.pending import PendingSave
+    from ckptd.client.policy import SavePolicy
     from ckptd.client.reader import CheckpointReader, list_variables, load_checkpoint, load_variable, verify
+    from ckptd.client.saver import Saver
     from ckptd.client.slice import Slice
+    from ckptd.client.state_functions import get_checkpoint_mtimes, remove_checkpoint, update_checkpoint_state
     from ckptd.client.writing import save_checkpoint
     from ckptd.engine.checkpoint import Checkpoint
     from ckptd.engine.verify import Problem, Report
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         StorageFullError,
         UnavailableError,
     )
+    from ckptd.format.saver_pb2 import SaverDef
     from ckptd.format.state_file import CheckpointState
     from ckptd.storage.base import Durability
 
@@ -47,6 +51,9 @@ __all__ = [
     "PendingSave",
     "Problem",
     "Report",
+    "SavePolicy",
+    "Saver",
+    "SaverDef",
     "SessionAbortedError",
     "Slice",
     "StorageFullError",
@@ -54,12 +61,15 @@ __all__ = [
     "checkpoint_exists",
     "checkpoints_iterator",
     "follow",
+    "get_checkpoint_mtimes",
     "get_checkpoint_state",
     "latest_checkpoint",
     "list_variables",
     "load_checkpoint",
     "load_variable",
+    "remove_checkpoint",
     "save_checkpoint",
+    "update_checkpoint_state",
     "verify",
 ]
 
@@ -72,16 +82,22 @@ _HOMES = {
     "PendingSave": "ckptd.client.pending",
     "Problem": "ckptd.engine.verify",
     "Report": "ckptd.engine.verify",
+    "SavePolicy": "ckptd.client.policy",
+    "Saver": "ckptd.client.saver",
+    "SaverDef": "ckptd.format.saver_pb2",
     "Slice": "ckptd.client.slice",
     "checkpoint_exists": "ckptd.client.finding",
     "checkpoints_iterator": "ckptd.client.finding",
     "follow": "ckptd.client.following",
+    "get_checkpoint_mtimes": "ckptd.client.state_functions",
     "get_checkpoint_state": "ckptd.client.finding",
     "latest_checkpoint": "ckptd.client.finding",
     "list_variables": "ckptd.client.reader",
     "load_checkpoint": "ckptd.client.reader",
     "load_variable": "ckptd.client.reader",
+    "remove_checkpoint": "ckptd.client.state_functions",
     "save_checkpoint": "ckptd.client.writing",
+    "update_checkpoint_state": "ckptd.client.state_functions",
     "verify": "ckptd.client.reader",
 } | {name: "ckptd.errors" for name in __all__ if name.endswith("Error")}
 

@@ -17,7 +17,7 @@ from ckptd.client.direct import DirectTransport
 from ckptd.client.finding import as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.remote import RemoteTransport, this_member
-from ckptd.client.restoring import Array, restore
+from ckptd.client.restoring import Array, read_meta_graph, restore
 from ckptd.client.saving import carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import SaveRequest, Transport
@@ -25,6 +25,7 @@ from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
 from ckptd.format import names as naming
 from ckptd.wire import addresses
@@ -56,9 +57,12 @@ class Checkpointer:
         world_size: int | None = None,
         name: str = "model.ckpt",
         max_to_keep: int | None = 5,
-        keep_checkpoint_every_n_hours: float = 10000.0,
+        keep_checkpoint_every_n_hours: float | None = 10000.0,
         pad_step_number: bool = False,
         latest_filename: str = "checkpoint",
+        retention: str = "saver",
+        save_relative_paths: bool = True,
+        write_meta_graph: str = "each",
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
@@ -73,9 +77,13 @@ class Checkpointer:
             world_size: number of processes that save together; default: the environment's WORLD_SIZE, else 1.
             name: base name of the checkpoints.
             max_to_keep: how many of the newest are kept; None or 0 keeps all.
-            keep_checkpoint_every_n_hours: beyond that, one per so many hours stays for good.
+            keep_checkpoint_every_n_hours: beyond that, one per so many hours stays for good; None: none.
             pad_step_number: write steps with eight digits.
             latest_filename: the state file's name.
+            retention: whose rule the last two numbers follow: "saver", that of ``tf.compat.v1.train.Saver``, or
+                "manager", that of ``tf.train.CheckpointManager``, which also writes times into the state file.
+            save_relative_paths: the state file names checkpoints relative to itself; otherwise by their full paths.
+            write_meta_graph: save `meta_graph` with "each" checkpoint that brings one, or only with the "first".
             timeout_s: the bound of every wait, and of a whole save from its first declaration.
             token: shown to the daemon.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
@@ -89,8 +97,9 @@ class Checkpointer:
             raise InvalidRequestError("rank out of range", expected=f"0 to {world_size - 1}", actual=rank)
         if not timeout_s > 0:
             raise InvalidRequestError("timeout_s is a number of seconds above zero", actual=timeout_s)
-        if max_to_keep is not None and max_to_keep < 0:
-            raise InvalidRequestError("max_to_keep can't be negative", actual=max_to_keep)
+        if write_meta_graph not in ("each", "first"):
+            raise InvalidRequestError("write_meta_graph", expected="each or first", actual=repr(write_meta_graph))
+        RetentionPolicy(max_to_keep, keep_checkpoint_every_n_hours, Rule.named(retention))  # raises for nonsense
         self.run = naming.check_run_name(run)
         self.rank = rank
         self.world_size = world_size
@@ -101,6 +110,8 @@ class Checkpointer:
             keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
             pad_step_number=pad_step_number,
             latest_filename=options.check_latest_filename(latest_filename),
+            retention=retention,
+            save_relative_paths=save_relative_paths,
         )
         address = as_text(address)
         member = this_member(rank, world_size)
@@ -117,9 +128,18 @@ class Checkpointer:
         self._manifest: Manifest | None = None
         self._last_turn: Turn | None = None
         self._is_closed = False
+        self._wants_meta_graph = True
+        self._only_first_meta_graph = write_meta_graph == "first"
 
     def save(
-        self, step: int | None, arrays: Mapping[str, Any], *, meta_graph: bytes | None = None, overwrite: bool = False
+        self,
+        step: int | None,
+        arrays: Mapping[str, Any],
+        *,
+        meta_graph: bytes | None = None,
+        meta_graph_suffix: str = "meta",
+        write_state: bool = True,
+        overwrite: bool = False,
     ) -> PendingSave:
         """Begin to save `arrays` as checkpoint `step`; return once they may be changed again.
 
@@ -130,7 +150,10 @@ class Checkpointer:
             step: the training step; None for a checkpoint without one.
             arrays: name → numpy array, number, string(s), torch tensor, jax array or anything with ``__array__`` or
                 ``__dlpack__``; `Slice` for a part of a larger tensor, or a list of them.
-            meta_graph: bytes for a ``.meta`` file beside the checkpoint; rank 0's count.
+            meta_graph: bytes for a ``.meta`` file beside the checkpoint, see `meta_graph`; rank 0's count.
+            meta_graph_suffix: what that file's name ends in, instead of ``meta``.
+            write_state: let the state file name the checkpoint as the latest. Otherwise it is found by its step only,
+                is never deleted by retention, and nobody who watches hears of it.
             overwrite: replace a checkpoint of this step, which is refused otherwise.
 
         Returns:
@@ -145,9 +168,16 @@ class Checkpointer:
         step = None if step is None else options.check_step(step)
         if meta_graph is not None and not isinstance(meta_graph, bytes):
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
+        suffix = naming.check_checkpoint_name(meta_graph_suffix)
         self._wait_for_room()
         snapshot = Snapshot.take(arrays, self._pool, self._manifest)
-        request = SaveRequest(step, uuid.uuid4().hex, meta_graph, overwrite, self.timeout_s)
+        if not self._wants_meta_graph:
+            meta_graph = None
+        elif meta_graph is not None:
+            self._wants_meta_graph = not self._only_first_meta_graph
+        request = SaveRequest(
+            step, uuid.uuid4().hex, meta_graph, overwrite, self.timeout_s, suffix, write_state=write_state
+        )
         pending = PendingSave(step)
         with self._lock:
             self._manifest = snapshot.manifest
@@ -219,10 +249,38 @@ class Checkpointer:
         self._check_open()
         return self._transport.set_pinned(step, False)
 
-    def delete(self, step: int) -> None:
-        """Delete a checkpoint; it is durably gone on return."""
+    def delete(self, step: int, *, for_good: bool = False) -> None:
+        """Delete a checkpoint; it is durably gone on return.
+
+        For a while (10 minutes, unless the daemon is set otherwise) `undelete` brings it back, so its space is free
+        only after that; `for_good` frees it at once.
+        """
         self._check_open()
-        self._transport.delete(step)
+        self._transport.delete(step, for_good)
+
+    def undelete(self, step: int) -> Checkpoint:
+        """Bring back what `delete` deleted lately; durable on return.
+
+        It is listed again at its old place, or kept for good if its place in the list was taken since.
+
+        Raises:
+            NotFoundError: nothing of this step was deleted lately, or the step was saved again.
+        """
+        self._check_open()
+        return self._transport.undelete(step)
+
+    def meta_graph(self, step: int | None = None, *, suffix: str = "meta") -> bytes | None:
+        """Return the bytes that `save` was given as `meta_graph`, None if the checkpoint has none.
+
+        Args:
+            step: of the checkpoint; None for the latest.
+            suffix: what the file's name ends in.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+        """
+        self._check_open()
+        return read_meta_graph(self._transport, self.run, step, naming.check_checkpoint_name(suffix))
 
     def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """Yield the newest checkpoint, if there is one, then each newer one, until `close`.

@@ -88,6 +88,8 @@ class DirectTransport:
             timeout_s=request.timeout_s,
             name=self._options.name,
             pad_step_number=self._options.pad_step_number,
+            meta_suffix=request.meta_suffix,
+            write_state=request.write_state,
         )
         return _await(coordinator.declare(declaration), deadline, "the save could not be planned")
 
@@ -137,9 +139,13 @@ class DirectTransport:
         """See `Transport.set_pinned`."""
         return self._open().pin(self._run, step, pinned)
 
-    def delete(self, step: int) -> None:
+    def delete(self, step: int, for_good: bool) -> None:
         """See `Transport.delete`."""
-        self._open().delete(self._run, step)
+        self._open().delete(self._run, step, for_good)
+
+    def undelete(self, step: int) -> Checkpoint:
+        """See `Transport.undelete`."""
+        return self._open().undelete(self._run, step)
 
     def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """See `Transport.watch`. Reads the state file whenever its directory changes, and takes no lock."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format.names import STATE_KEY, index_key
 from ckptd.format.state_file import CheckpointState
-from ckptd.storage.base import Store
+from ckptd.storage.base import ObjectStat, Store
 from ckptd.storage.locations import open_store, split_prefix
 
 Path = str | os.PathLike[str]
@@ -40,21 +40,18 @@ def get_checkpoint_state(directory: Path, latest_filename: str | None = None) ->
         InvalidRequestError: when it names no checkpoint, which is never written, or `latest_filename` is a path.
     """
     directory = as_text(directory)
-    name = latest_filename or STATE_KEY
-    if "/" in name:
-        raise InvalidRequestError("'latest_filename' must not contain path components", actual=name)
-    store = open_store(directory, confined=False)
+    store, key = open_state(directory, latest_filename)
     try:
-        data = store.get(name, limit_bytes=_STATE_LIMIT_BYTES)
+        data = store.get(key, limit_bytes=_STATE_LIMIT_BYTES)
     except NotFoundError:
         return None
-    state = CheckpointState.decode(data, store.location(name))
+    state = CheckpointState.decode(data, store.location(key))
     if not state.model_checkpoint_path:
         raise InvalidRequestError(f"Invalid checkpoint state loaded from {directory}")
     return replace(
         state,
-        model_checkpoint_path=_join(directory, state.model_checkpoint_path),
-        all_model_checkpoint_paths=tuple(_join(directory, path) for path in state.all_model_checkpoint_paths),
+        model_checkpoint_path=join(directory, state.model_checkpoint_path),
+        all_model_checkpoint_paths=tuple(join(directory, path) for path in state.all_model_checkpoint_paths),
     )
 
 
@@ -70,9 +67,34 @@ def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> st
 
 
 def checkpoint_exists(prefix: Path) -> bool:
-    """Say whether there is an index for this prefix. The name is taken as it is: no character is a wildcard."""
+    """Say whether there is a checkpoint of this prefix: its index or, of the old format, a file of just this name.
+
+    The name is taken as it is: no character is a wildcard.
+    """
+    return find_stat(prefix) is not None
+
+
+def find_stat(prefix: Path) -> ObjectStat | None:
+    """Describe the object that makes a checkpoint exist, see `checkpoint_exists`; None if there is none."""
     store, key = split_prefix(as_text(prefix))
-    return _has_index(store, key)
+    for candidate in (index_key(key), key):
+        try:
+            return store.stat(candidate)
+        except NotFoundError:
+            continue
+    return None
+
+
+def open_state(directory: str, latest_filename: str | None) -> tuple[Store, str]:
+    """Return the store and the key of a directory's state file; "" is the working directory.
+
+    Raises:
+        InvalidRequestError: when `latest_filename` is a path.
+    """
+    name = latest_filename or STATE_KEY
+    if "/" in name:
+        raise InvalidRequestError("'latest_filename' must not contain path components", actual=name)
+    return split_prefix(join(directory, name))
 
 
 def checkpoints_iterator(
@@ -133,7 +155,15 @@ def resolve(prefix_or_directory: Path) -> tuple[Store, str]:
     latest = latest_checkpoint(prefix_or_directory)
     if latest is None:
         raise NotFoundError(f"Couldn't find 'checkpoint' file or checkpoints in given directory {prefix_or_directory}")
-    return split_prefix(latest)
+    store, key = split_prefix(latest)
+    check_format(store, key)
+    return store, key
+
+
+def check_format(store: Store, key: str) -> None:
+    """Refuse a checkpoint that is a single file: the old format, which is found as TensorFlow finds it but not read."""
+    if not _has_index(store, key):
+        raise NotFoundError("no index: this is a checkpoint of the old format V1, or none", key=store.location(key))
 
 
 def _split(path: str) -> tuple[Store, str]:
@@ -173,8 +203,13 @@ def _has_index(store: Store, key: str) -> bool:
     return True
 
 
-def _join(directory: str, path: str) -> str:
+def is_absolute(path: str) -> bool:
+    """Say whether a path or URL means the same from everywhere."""
+    return path.startswith("/") or "://" in path
+
+
+def join(directory: str, path: str) -> str:
     """Return a path of a state file as seen from the working directory; nothing is normalised."""
-    if path.startswith("/") or "://" in path:
+    if not directory or is_absolute(path):
         return path
     return directory + path if directory.endswith("/") else f"{directory}/{path}"

@@ -114,6 +114,8 @@ class RemoteTransport:
                 timeout_s=request.timeout_s,
                 name=self._options.name,
                 pad_step_number=self._options.pad_step_number,
+                meta_suffix=request.meta_suffix,
+                write_state=request.write_state,
             )
             try:
                 return self._declare_once(declaration, manifest, deadline)
@@ -208,10 +210,16 @@ class RemoteTransport:
         reply = self._ask(lambda s: self._admin.Pin(request, timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
-    def delete(self, step: int) -> None:
+    def delete(self, step: int, for_good: bool) -> None:
         """See `Transport.delete`."""
-        request = admin_pb2.DeleteRequest(peer=self._peer, run=self._run, step=step)
+        request = admin_pb2.DeleteRequest(peer=self._peer, run=self._run, step=step, for_good=for_good)
         self._ask(lambda s: self._admin.Delete(request, timeout=s))
+
+    def undelete(self, step: int) -> Checkpoint:
+        """See `Transport.undelete`."""
+        request = admin_pb2.UndeleteRequest(peer=self._peer, run=self._run, step=step)
+        reply = self._ask(lambda s: self._admin.Undelete(request, timeout=s))
+        return convert.checkpoint_from_wire(reply.checkpoint)
 
     def objects(self) -> Objects:
         """See `Transport.objects`."""

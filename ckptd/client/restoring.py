@@ -12,6 +12,7 @@ from ckptd.client.reader import check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.format.names import meta_key
 from ckptd.format.slices import Box
 
 Array = NDArray[Any]
@@ -42,6 +43,15 @@ def restore(
                 raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
     return _read(Bundle.open(transport.objects(), located.key), names, slices, into)
+
+
+def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
+    """Read the graph description beside the checkpoint of `step`, or of the latest; None if there is none."""
+    located = _locate(transport, run, step)
+    try:
+        return transport.objects().get(meta_key(located.key, suffix))
+    except NotFoundError:
+        return None
 
 
 def _locate(transport: Transport, run: str, step: int | None) -> Located:

@@ -29,6 +29,8 @@ class SaveRequest:
     meta_graph: bytes | None
     overwrite: bool
     timeout_s: float
+    meta_suffix: str = "meta"
+    write_state: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,11 @@ class Transport(Protocol):
     def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
         """Keep a checkpoint from retention, or no longer."""
 
-    def delete(self, step: int) -> None:
-        """Remove a checkpoint; durable on return."""
+    def delete(self, step: int, for_good: bool) -> None:
+        """Remove a checkpoint; durable on return, and undone by `undelete` for a while unless it is for good."""
+
+    def undelete(self, step: int) -> Checkpoint:
+        """Bring a checkpoint back that was deleted lately; durable on return."""
 
     def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """Yield the newest checkpoint, then each newer one, until `close`, or until none came for `timeout_s`."""

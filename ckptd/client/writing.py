@@ -57,6 +57,17 @@ def save_checkpoint(prefix: Path, arrays: Mapping[str, Any], num_shards: int = 1
 
 def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot) -> None:
     """Write shards, then the index that makes them a checkpoint; leave nothing behind when that fails."""
+    crcs = write_shards(store, key, layout, snapshot)
+    try:
+        # Crash here: shards that no index names, which nobody reads.
+        store.put(index_key(key), merge(layout, crcs))
+    except BaseException:
+        store.delete([shard_key(key, shard, layout.num_shards) for shard in range(layout.num_shards)])
+        raise
+
+
+def write_shards(store: Store, key: str, layout: Layout, snapshot: Snapshot) -> NDArray[np.uint32]:
+    """Write every shard, durable on return; return the checksum of every segment. Leaves nothing when that fails."""
     keys = [shard_key(key, shard, layout.num_shards) for shard in range(layout.num_shards)]
     writers: list[ObjectWriter] = []
     finished: list[str] = []
@@ -67,13 +78,12 @@ def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot) -> None:
         for writer in writers:
             writer.finish()
             finished.append(writer.key)
-        # Crash here: shards that no index names, which nobody reads.
-        store.put(index_key(key), merge(layout, crcs))
     except BaseException:
         for writer in writers[len(finished) :]:
             writer.abort()
         store.delete(finished)
         raise
+    return crcs
 
 
 def _fill(layout: Layout, snapshot: Snapshot, writers: Sequence[ObjectWriter]) -> NDArray[np.uint32]:

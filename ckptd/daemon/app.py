@@ -46,6 +46,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         settings=Settings(
             declare_timeout_s=config.declare_timeout_s,
             stall_timeout_s=config.stall_timeout_s,
+            undo_s=config.undo_s,
             lease_s=config.lease_s,
             shards=config.shards,
         ),

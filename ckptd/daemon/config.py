@@ -72,6 +72,7 @@ class Config:
     grace_s: float = _setting(20.0, "seconds", "At the end, wait so long for saves under way.")
     declare_timeout_s: float = _setting(30.0, "seconds", "From the first rank's declaration to the last's.", least=0.1)
     stall_timeout_s: float = _setting(30.0, "seconds", "How long a rank that owes bytes may send none.", least=0.1)
+    undo_s: float = _setting(600.0, "seconds", "How long a deleted checkpoint can be brought back.", least=0.0)
     lease_s: float = _setting(5.0, "seconds", "How long a lost connection may stay lost.", least=0.1)
     shards: int | None = _setting(
         None, "integer", "Data shards per checkpoint. [default: one per rank, at most 32]", least=1, optional=True

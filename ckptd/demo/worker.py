@@ -95,6 +95,9 @@ class Worker:
 
     def train(self) -> None:
         """Train to the last step, saving on the way without waiting for the saves."""
+        # Steps are counted alike on every rank; what was just restored is saved already.
+        policy = ckptd.SavePolicy(every_steps=self._assignment.save_every, first=False)
+        policy.begin(self.step)
         weights = self._gather_weights()
         while self.step < self._assignment.last_step:
             began = time.perf_counter()
@@ -102,8 +105,10 @@ class Worker:
             weights = self._gather_weights()
             self.step += 1
             tell("step", step=self.step, seconds=time.perf_counter() - began, loss=loss)
-            if self.step % self._assignment.save_every == 0 or self.step == self._assignment.last_step:
+            if policy.after_step(self.step):
                 self._save()
+        if policy.end(self.step):
+            self._save()
         if self._pending is not None:
             self._pending.result()
 

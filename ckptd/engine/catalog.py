@@ -12,11 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import prune, records, recovery, survey
+from ckptd.engine import prune, recovery, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.ledger import Ledger, sure_to_go
+from ckptd.engine.owned import Owned
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Fate, Outcome, Recovery
 from ckptd.engine.retention import Action, RetentionPolicy, Verdict
@@ -32,7 +33,7 @@ __all__ = ["Catalog", "latest_checkpoint", "list_checkpoints"]
 _log = logging.getLogger(__name__)
 
 
-class Catalog:
+class Catalog(Owned):
     """The checkpoints of one run that one state file publishes.
 
     It has one owner: no method may run while another does, and no other catalog may write to the run. Call `recover`
@@ -43,9 +44,11 @@ class Catalog:
         store: where the run lives.
         run: the run's directory in the store, "" for the root.
         clock: wall time is for the retention rule and for people.
-        policy: what retention keeps.
+        policy: what retention keeps, and by which rule.
         latest_filename: the state file's name.
         pad_step_number: whether steps in prefixes have eight digits.
+        relative_paths: whether the state file names checkpoints relative to itself, or by their locations.
+        undo_s: for how long a deletion by its owner can be undone; 0 deletes at once.
         on_step: called before each durable step with its name; for tests.
     """
 
@@ -58,6 +61,8 @@ class Catalog:
         policy: RetentionPolicy | None = None,
         latest_filename: str = names.STATE_KEY,
         pad_step_number: bool = False,
+        relative_paths: bool = True,
+        undo_s: float = 0.0,
         on_step: OnStep = ignore_step,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
@@ -67,13 +72,17 @@ class Catalog:
         self._policy = policy or RetentionPolicy()
         self._pad = pad_step_number
         self._on_step = on_step
-        self._next_keep_at = clock.wall_s() + self._policy.interval_s
-        self._ledger = Ledger(store, run, latest_filename, on_step)
+        self._relative = relative_paths
+        self._undo_s = undo_s
+        self._mark = clock.wall_s() + self._policy.interval_s
+        self._ledger = Ledger(store, run, latest_filename, on_step, clock, undo_s)
         self._sequence = 0
         self._counting = threading.Lock()
 
-    def configure(self, policy: RetentionPolicy, latest_filename: str, pad_step_number: bool) -> None:
-        """Take over what a trainer asks for; as with a new Saver, the retention rule's clock starts anew.
+    def configure(
+        self, policy: RetentionPolicy, latest_filename: str, pad_step_number: bool, relative_paths: bool = True
+    ) -> None:
+        """Take over what a trainer asks for; as with a new Saver or manager, the retention rule begins anew.
 
         With another state file the run is read anew before the next call; saves under way then fail to commit.
         """
@@ -81,8 +90,14 @@ class Catalog:
         if latest_filename != ledger.latest_filename:
             ledger.settle(None)
             ledger.latest_filename, ledger.is_stale = latest_filename, True
-        self._policy, self._pad = policy, pad_step_number
-        self._next_keep_at = self._clock.wall_s() + policy.interval_s
+        self._policy, self._pad, self._relative = policy, pad_step_number, relative_paths
+        self._mark = self._clock.wall_s() + policy.interval_s
+        if not ledger.is_stale:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        mark = self._ledger.take_over(self._policy)
+        self._mark = self._mark if mark is None else mark
 
     # Looking
 
@@ -92,8 +107,7 @@ class Catalog:
 
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint of this store that the state file lists, None if there is none."""
-        here = (entry.checkpoint for entry in reversed(self._ledger.listing.entries) if entry.prefix_key is not None)
-        return next(here, None)
+        return next((entry.checkpoint for entry in reversed(self._ledger.listing.here)), None)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return all checkpoints, oldest first: those that left the list but are kept for good, then the listed."""
@@ -107,7 +121,7 @@ class Catalog:
             and record.latest_filename == ledger.latest_filename
             and record.save_id not in ledger.hidden
         ]
-        return [*kept, *(entry.checkpoint for entry in ledger.listing.entries if entry.prefix_key is not None)]
+        return [*kept, *(entry.checkpoint for entry in ledger.listing.here)]
 
     def find(self, which: int | str) -> Checkpoint:
         """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
@@ -166,6 +180,7 @@ class Catalog:
         epoch: int = 0,
         meta_graph: bool = False,
         meta_suffix: str = "meta",
+        write_state: bool = True,
     ) -> Record:
         """Return the record of a save that is to begin now. Nothing is written yet."""
         return Record(
@@ -181,13 +196,14 @@ class Catalog:
             epoch=epoch,
             meta_graph=meta_graph,
             meta_suffix=meta_suffix,
+            write_state=write_state,
         )
 
     def begin(self, record: Record) -> None:
         """Note durably that a save begins; only then may its shards be created.
 
-        What only the catalog knows it adds to the record: the state file's name, the retention rule's clock, and that
-        the step is pinned.
+        What only the catalog knows it adds to the record: the state file's name, the retention rule, and that the step
+        is pinned.
 
         Raises:
             ConflictError: when one of the keys that it will use is taken.
@@ -199,7 +215,11 @@ class Catalog:
         record = replace(
             record,
             latest_filename=self._ledger.latest_filename,
-            next_keep_at=sure_to_go(self._policy, self._next_keep_at),
+            next_keep_at=sure_to_go(self._policy, self._mark) if record.write_state else 0.0,
+            retention=self._policy.rule.value,
+            max_to_keep=self._policy.max_to_keep,
+            keep_hours=self._policy.keep_checkpoint_every_n_hours,
+            relative_paths=self._relative,
             pinned=any(each.pinned and each.published for each in attempts),
         )
         if record.save_id in self._ledger.records:
@@ -227,7 +247,6 @@ class Catalog:
         *,
         overwrite: bool = False,
         duration_s: float = 0.0,
-        in_use: Collection[str] = (),
     ) -> Checkpoint:
         """Make a save real and publish it. On return it survives a power cut: acknowledge it, then `retire`.
 
@@ -237,7 +256,6 @@ class Catalog:
             meta_graph: the graph description, if the record promised one.
             overwrite: replace a checkpoint of the same step.
             duration_s: how long the save took until now.
-            in_use: prefixes (`Checkpoint.prefix`) that are being read: they stay listed.
 
         Raises:
             ConflictError: when the step has an index and `overwrite` is False.
@@ -264,8 +282,11 @@ class Catalog:
         )
         try:
             durable.commit(self._store, files, self._on_step)
-            listing = ledger.listing.with_newest(ledger.entry(done))
-            self._next_keep_at = ledger.publish(done, listing, self._policy, self._next_keep_at, in_use)
+            if done.write_state:
+                listing = ledger.listing.with_newest(ledger.entry(done))
+                self._mark = ledger.publish(done, listing, self._policy, self._mark, self._relative)
+            else:
+                done = ledger.keep_unlisted(done)
         except CkptdError:
             ledger.is_stale = True
             raise
@@ -289,10 +310,11 @@ class Catalog:
             return Outcome(subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published")
         self._store.sweep_unfinished(self._run)
         attempts = [each for each in ledger.records.values() if each.prefix == known.prefix]
-        [facts] = [each for each in recovery.gather(self._store, attempts, ledger.listed()) if each.record == known]
+        gathered = recovery.gather(self._store, attempts, ledger.listed(), ledger.is_undoable)
+        [facts] = [each for each in gathered if each.record == known]
         fate, reason = recovery.judge(facts)
         try:
-            return ledger.carry_out(facts, fate, reason, self._policy, self._next_keep_at, None)
+            return ledger.carry_out(facts, fate, reason, None)
         except CkptdError:
             ledger.is_stale = True
             raise
@@ -310,63 +332,14 @@ class Catalog:
             verdicts = ledger.settle(in_use)
             settled = {verdict.prefix for verdict in verdicts}
             for record in [each for each in ledger.records.values() if each.dropped and each.published]:
+                if ledger.is_undoable(record):
+                    continue
                 if self._store.location(record.prefix_key) not in settled:
                     verdicts.append(ledger.let_go(record, "it was let go earlier", in_use))
         except CkptdError as error:
             _log.warning("retention must wait: %s", error)
             return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]
         return verdicts
-
-    # What its owner asks for
-
-    def pin(self, which: int | str) -> Checkpoint:
-        """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
-        return self._set_pinned(which, True)
-
-    def unpin(self, which: int | str) -> Checkpoint:
-        """Let retention have a checkpoint again. One that was kept for good stays kept."""
-        return self._set_pinned(which, False)
-
-    def _set_pinned(self, which: int | str, pinned: bool) -> Checkpoint:
-        record = self._record_of(which)
-        if record.pinned != pinned:
-            self._ledger.remember(records.change(self._store, record, pinned=pinned))
-        return self.find(which)
-
-    def delete(self, which: int | str, *, even_latest: bool = False) -> Checkpoint:
-        """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
-
-        The latest is refused unless `even_latest`: readers would see time run backward. With it the one before becomes
-        the latest; if there is none, the state file goes.
-
-        Raises:
-            ConflictError: when it is pinned, the latest, or not ours.
-        """
-        record = self._record_of(which)
-        checkpoint = self.find(which)
-        if record.pinned:
-            raise ConflictError("it is pinned: unpin it first", key=record.prefix_key)
-        if checkpoint == self.latest() and not even_latest:
-            raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
-        try:
-            # Crash after this mark: still listed, so `recovery` takes the mark back.
-            record = self._ledger.remember(records.change(self._store, record, dropped=True))
-            if record.prefix_key in self._ledger.listed():
-                self._ledger.unlist(record)
-            self._ledger.drop(record)
-        except CkptdError:
-            self._ledger.is_stale = True
-            raise
-        return checkpoint
-
-    def _record_of(self, which: int | str) -> Record:
-        self._refresh()
-        self._ledger.settle(None)
-        checkpoint = self.find(which)
-        record = self._ledger.records.get(checkpoint.save_id)
-        if record is None:
-            raise ConflictError("ckptd did not write this checkpoint and never deletes it", key=checkpoint.prefix)
-        return record
 
     # Recovery
 
@@ -385,7 +358,8 @@ class Catalog:
             self._recover(None)
 
     def _recover(self, in_use: Collection[str] | None) -> Recovery:
-        done = self._ledger.recover(self._policy, self._next_keep_at, in_use)
+        done = self._ledger.recover(in_use)
+        self._take_over()
         with self._counting:
             sequences = (record.sequence for record in self._ledger.records.values())
             self._sequence = max(self._sequence, max(sequences, default=0))

@@ -21,6 +21,7 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.readers import Readers
+from ckptd.engine.retention import Rule
 from ckptd.engine.run import Heard, Run
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import Settings
@@ -135,6 +136,7 @@ class Coordinator:
         """Give a process its place in a run; return the epoch. `ConflictError` names the present holder."""
         names.check_checkpoint_name(options.name)
         names.check_checkpoint_name(options.latest_filename)
+        Rule.named(options.retention)
         return self._run(run).join(member, options)
 
     def disconnect(self, run: str, member: Member, epoch: int) -> None:
@@ -171,6 +173,7 @@ class Coordinator:
         repeats a save that has been published. It fails as the save fails. May be repeated.
         """
         names.check_checkpoint_name(declaration.name)
+        names.check_checkpoint_name(declaration.meta_suffix)
         with self._lock:
             manifest = self._manifests.get(declaration.manifest_digest)
             if manifest is not None:
@@ -246,9 +249,13 @@ class Coordinator:
         """Keep a checkpoint whatever retention says; or, with `pinned=False`, no longer."""
         return self._run(run).pin(step, pinned)
 
-    def delete(self, run: str, step: int) -> None:
-        """Delete a checkpoint."""
-        self._run(run).delete(step)
+    def delete(self, run: str, step: int, for_good: bool = False) -> None:
+        """Delete a checkpoint; unless it is `for_good`, `undelete` can bring it back for `Settings.undo_s`."""
+        self._run(run).delete(step, for_good)
+
+    def undelete(self, run: str, step: int) -> Checkpoint:
+        """Bring a checkpoint back that was deleted lately."""
+        return self._run(run).undelete(step)
 
     def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
         """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that."""

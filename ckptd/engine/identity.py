@@ -51,13 +51,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run names and keeps its checkpoints; the last options told count for the next save."""
+    """How a run names and keeps its checkpoints; the last options told count for the next save.
+
+    `retention` is "saver" or "manager", see `engine.retention`; with `save_relative_paths` off the state file names
+    checkpoints by their locations.
+    """
 
     name: str = "model.ckpt"
     max_to_keep: int | None = 5
-    keep_checkpoint_every_n_hours: float = 10000.0
+    keep_checkpoint_every_n_hours: float | None = 10000.0
     pad_step_number: bool = False
     latest_filename: str = "checkpoint"
+    retention: str = "saver"
+    save_relative_paths: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Declaration:
         world_size: how many ranks take part.
         manifest_digest: of the manifest that the daemon holds or asks for.
         meta_graph: bytes for the ``.meta`` object; None for none.
+        meta_suffix: what that object's name ends in.
+        write_state: let a state file name the checkpoint; one that none names is kept for good.
         overwrite: replace a checkpoint of the same step.
         timeout_s: for the whole save, from its first declaration.
         name: base name of the checkpoint.
@@ -85,3 +93,5 @@ class Declaration:
     timeout_s: float = 600.0
     name: str = "model.ckpt"
     pad_step_number: bool = False
+    meta_suffix: str = "meta"
+    write_state: bool = True

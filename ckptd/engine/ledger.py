@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 
 from ckptd.engine import commit as durable
 from ckptd.engine import prune, records, recovery, survey
-from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, SeenState
-from ckptd.engine.listing import Entry, Listing
+from ckptd.engine.listing import Entry, Listing, Style
+from ckptd.engine.reading import read_list
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Facts, Fate, Outcome, Recovery
-from ckptd.engine.retention import Action, RetentionPolicy, Verdict
-from ckptd.errors import CkptdError, NotFoundError
-from ckptd.format import names
+from ckptd.engine.retention import Action, RetentionPolicy, Rule, Verdict
+from ckptd.errors import CkptdError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
@@ -40,10 +40,13 @@ class _Publication:
 class Ledger:
     """The records and the list of one run and one state file. Not thread-safe: it has one owner, its catalog."""
 
-    def __init__(self, store: Store, run: str, latest_filename: str, on_step: OnStep) -> None:
+    def __init__(
+        self, store: Store, run: str, latest_filename: str, on_step: OnStep, clock: Clock, undo_s: float
+    ) -> None:
         """Know nothing yet: `recover` reads."""
         self.latest_filename = latest_filename
         self.listing = Listing()
+        self.style = Style()  # of the state file in place
         self.records: dict[str, Record] = {}
         self.hidden: set[str] = set()  # saves whose checkpoint turned out incomplete or doubtful
         self.live: set[str] = set()  # saves that are under way: nobody else may touch what is theirs
@@ -51,6 +54,8 @@ class Ledger:
         self._store = store
         self._run = run
         self._on_step = on_step
+        self._clock = clock
+        self._undo_s = undo_s
         self._seen = SeenState()
         self._pending: list[_Publication] = []
 
@@ -62,35 +67,81 @@ class Ledger:
     # Publishing, and what follows from it
 
     def publish(
-        self, record: Record, listing: Listing, policy: RetentionPolicy, next_keep_at: float, in_use: Collection[str]
+        self, record: Record, listing: Listing, policy: RetentionPolicy, mark: float, relative_paths: bool
     ) -> float:
         """Let the state file name a committed save; what follows for others is pending until `settle`.
 
-        `listing` has the save in it already, `record` says that it is published. Returns the retention rule's clock.
+        `listing` has the save in it already, `record` says that it is published. Returns the retention rule's mark.
         """
-        horizon = sure_to_go(policy, next_keep_at)
+        horizon = sure_to_go(policy, mark)
         if record.next_keep_at > horizon:
             # The rule has changed since the save began: what recovery may delete in its name must be less.
             self._on_step("publish.horizon")
             record = replace(record, next_keep_at=horizon)
             records.change(self._store, record, published=False)
-        staying, decision = listing.reduced(policy, next_keep_at, in_use)
-        self._seen = durable.publish(self._store, self.state_key, staying.encode(), self._seen, self._on_step)
-        self.listing = staying
+        staying, decision = listing.reduced(policy, mark)
+        preserved = decision.mark if policy.rule is Rule.MANAGER else None
+        self._write_state(staying, Style(policy.rule, relative_paths, preserved))
         self.records[record.save_id] = record
         self._pending.append(_Publication(record, decision.verdicts))
-        return decision.next_keep_at
+        return decision.mark
+
+    def _write_state(self, listing: Listing, style: Style) -> None:
+        state = listing.encode(style, self._store.location)
+        self._seen = durable.publish(self._store, self.state_key, state, self._seen, self._on_step)
+        self.listing, self.style = listing, style
+
+    def keep_unlisted(self, record: Record) -> Record:
+        """Take up a committed save that no state file is to name; pending until `settle`. Nothing is written."""
+        record = replace(record, preserved=record.prefix_key not in self.listed())
+        self.remember(record)
+        self._pending.append(_Publication(record, ()))
+        return record
+
+    def take_over(self, policy: RetentionPolicy) -> float | None:
+        """Let a new Saver or manager begin with the list as it is; return the mark that a manager begins with."""
+        self.listing, mark = self.listing.taken_over(policy, self.style, self._clock.wall_s())
+        return mark
 
     def unlist(self, record: Record) -> None:
         """Let the state file name a checkpoint no longer; if it was the only one, the state file goes. Durable."""
         rest = self.listing.without(record.prefix)
         if rest.entries:
-            self._seen = durable.publish(self._store, self.state_key, rest.encode(), self._seen, self._on_step)
+            self._write_state(rest, self.style)
         else:
             self._on_step("unlist.state")
             self._store.delete([self.state_key])
-            self._seen = SeenState()
-        self.listing = rest
+            self._seen, self.listing, self.style = SeenState(), rest, Style()
+
+    # Deleting in a way that can be undone
+
+    def is_undoable(self, record: Record) -> bool:
+        """Say whether its owner deleted it so lately that it may come back."""
+        return record.deleted_at is not None and self._clock.wall_s() < record.deleted_at + self._undo_s
+
+    def set_aside(self, record: Record) -> None:
+        """Take a checkpoint that the state file no longer names out of sight. Safe to repeat."""
+        prune.set_aside(self._store, record, on_step=self._on_step)
+
+    def bring_back(self, record: Record, policy: RetentionPolicy) -> Record:
+        """Undo `set_aside`, durably: list it again where it was, if there is room, else keep it for good."""
+        prune.bring_back(self._store, record, on_step=self._on_step)
+        back = replace(record, dropped=False, deleted_at=None)
+        if not back.preserved and self.listing.has_room(policy):
+            # Crash here: as it was deleted, and the index in place: `recovery` sets it aside again.
+            self._write_state(self.listing.with_adopted(self.entry(back)), self.style)
+        else:
+            back = replace(back, preserved=True)
+        # Crash here: listed, and marked as deleted: `recovery` takes the mark back.
+        self._on_step("undelete.record")
+        self.remember(records.change(self._store, back))
+        self._drop_aside(record)
+        return back
+
+    def _drop_aside(self, record: Record) -> None:
+        # Crash here: a copy that nobody needs: `recovery` removes it.
+        self._on_step("undelete.aside")
+        self._store.delete([record.aside_key])
 
     def settle(self, in_use: Collection[str] | None) -> list[Verdict]:
         """Do or note what the last publications meant for others, and then note the published saves themselves.
@@ -127,9 +178,9 @@ class Ledger:
                 self.remember(records.change(self._store, mine, preserved=True))
                 verdicts.append(verdict)
             else:
-                # What recovery would not dare to delete without a mark must have one first.
-                is_plain = mine.saved_at <= record.next_keep_at
-                verdicts.append(self.let_go(mine, verdict.reason, in_use if is_plain else None))
+                if mine.saved_at > record.next_keep_at:
+                    mine = self._mark_dropped(mine)  # recovery would not dare to delete it without
+                verdicts.append(self.let_go(mine, verdict.reason, in_use))
         for other in list(self.records.values()):
             if other.prefix == record.prefix and other.sequence < record.sequence and other.published:
                 verdicts.append(self.let_go(other, f"save {record.save_id} replaced it", in_use))
@@ -152,10 +203,14 @@ class Ledger:
                 later = f"it could not be deleted: {error}"
             else:
                 return Verdict(prefix, Action.DROP, reason)
-        if not record.dropped:
-            self._on_step("settle.dropped")
-            self.remember(records.change(self._store, record, dropped=True))
+        self._mark_dropped(record)
         return Verdict(prefix, Action.KEEP, later)
+
+    def _mark_dropped(self, record: Record) -> Record:
+        if record.dropped:
+            return record
+        self._on_step("settle.dropped")
+        return self.remember(records.change(self._store, record, dropped=True))
 
     def drop(self, record: Record) -> None:
         """Delete what is left of a checkpoint that the state file no longer names, and forget it."""
@@ -180,17 +235,13 @@ class Ledger:
     def remember(self, record: Record) -> Record:
         """Take a record as it now is in the store into the list as well."""
         self.records[record.save_id] = record
-        self.listing = Listing(
-            tuple(
-                self.entry(record) if entry.record is not None and entry.record.save_id == record.save_id else entry
-                for entry in self.listing.entries
-            )
-        )
+        self.listing = self.listing.updated(record, survey.checkpoint_of(self._store, record))
         return record
 
     def entry(self, record: Record) -> Entry:
         """Return what the list holds for a save of ours."""
-        return Entry(record.prefix, record.prefix_key, survey.checkpoint_of(self._store, record), record)
+        checkpoint = survey.checkpoint_of(self._store, record)
+        return Entry(record.prefix, record.prefix_key, checkpoint, record, at=record.saved_at)
 
     def listed(self) -> set[str]:
         """Return the keys of all listed prefixes that lie in this store."""
@@ -198,7 +249,7 @@ class Ledger:
 
     # Recovery
 
-    def recover(self, policy: RetentionPolicy, next_keep_at: float, in_use: Collection[str] | None) -> Recovery:
+    def recover(self, in_use: Collection[str] | None) -> Recovery:
         """Read the run anew and finish what was interrupted; living saves are left alone.
 
         `in_use` as for `settle`: with None nothing that may have readers is deleted, only marked.
@@ -211,55 +262,68 @@ class Ledger:
         self.records = {record.save_id: record for record in loaded.found}
         self.hidden = set()
         outcomes = [Outcome(store.location(error.key or ""), Fate.LEAVE, error.reason) for error in loaded.unreadable]
-        listed = self._load_listing(outcomes)
+        self._seen = durable.look(store, self.state_key)
+        read = read_list(store, self._run, self.state_key, self._seen.data, loaded.found)
+        self.listing, self.style, listed = read.listing, read.style, read.prefixes
+        for prefix, problem in read.problems.items():
+            outcomes.append(Outcome(store.location(prefix), Fate.LEAVE, f"listed, but not complete: {problem}"))
+        self.hidden.update(record.save_id for record in loaded.found if record.prefix_key in read.problems)
         ours = [
             record
             for record in loaded.found
             if record.latest_filename == self.latest_filename and record.save_id not in self.live
         ]
-        judged = [(facts, *recovery.judge(facts)) for facts in recovery.gather(store, ours, listed)]
+        gathered = recovery.gather(store, ours, listed, self.is_undoable)
+        judged = [(facts, *recovery.judge(facts)) for facts in gathered]
         judged.sort(key=lambda each: (_ORDER.index(each[1]), each[0].record.sequence))
         for facts, fate, reason in judged:
             if fate is Fate.ADOPT:
                 self.settle(in_use)  # room first, and who was listed before comes before
-            outcome = self.carry_out(facts, fate, reason, policy, next_keep_at, in_use)
+            outcome = self.carry_out(facts, fate, reason, in_use)
             if fate is not Fate.NOTHING:
                 outcomes.append(outcome)
+        aside = {stat.key for stat in store.list(join(self._run, records.ASIDE_DIRECTORY), deep=False)}
+        for record in self.records.values():
+            if record.deleted_at is None and record.aside_key in aside:
+                self._drop_aside(record)
         self.is_stale = False
         for verdict in self.settle(in_use):
             if verdict.action is Action.KEEP:
                 outcomes.append(Outcome(verdict.prefix, Fate.LEAVE, verdict.reason))
         return Recovery(tuple(outcomes), tuple(swept))
 
-    def carry_out(
-        self,
-        facts: Facts,
-        fate: Fate,
-        reason: str,
-        policy: RetentionPolicy,
-        next_keep_at: float,
-        in_use: Collection[str] | None,
-    ) -> Outcome:
+    def carry_out(self, facts: Facts, fate: Fate, reason: str, in_use: Collection[str] | None) -> Outcome:
         """Do to one save what `recovery.judge` decided."""
         record, store = facts.record, self._store
         subject = store.location(record.prefix_key)
         match fate:
             case Fate.RESTORE:
-                self.remember(records.change(store, record, dropped=False))
+                self.remember(records.change(store, record, dropped=False, deleted_at=None))
             case Fate.PRESERVE:
                 self.remember(records.change(store, record, preserved=True))
             case Fate.DROP:
                 verdict = self.let_go(record, reason, in_use)
                 if verdict.action is Action.KEEP and in_use is not None:
                     fate, reason = Fate.LEAVE, verdict.reason
+            case Fate.SET_ASIDE:
+                self.set_aside(record)
             case Fate.CONFIRM:
                 confirmed = self._as_found(record)
+                if not record.write_state:
+                    confirmed = replace(confirmed, preserved=not facts.is_listed)
                 self.remember(confirmed)
                 self._pending.append(_Publication(confirmed, ()))
             case Fate.ADOPT:
                 self._on_step("recover.adopt")
                 adopted = self._as_found(record)
-                self.publish(adopted, self.listing.with_adopted(self.entry(adopted)), policy, next_keep_at, ())
+                # The trainer that began it said how; who comes next may say something else, later.
+                mark = self.style.preserved if record.policy.rule is Rule.MANAGER else record.next_keep_at
+                listing = self.listing
+                if not record.max_to_keep and record.policy.rule is Rule.SAVER:
+                    listing = listing.with_latest_forgotten()
+                listing = listing.with_adopted(self.entry(adopted))
+                mark = adopted.saved_at - 1 if mark is None else mark
+                self.publish(adopted, listing, record.policy, mark, record.relative_paths)
             case Fate.SWEEP:
                 try:
                     self._sweep(record)
@@ -287,43 +351,15 @@ class Ledger:
         checksum = crc32c(self._store.get(record.index_key))
         return replace(record, published=True, saved_at=saved_at, index_crc32c=checksum)
 
-    def _load_listing(self, outcomes: list[Outcome]) -> set[str]:
-        """Read the state file's list; return the keys of all prefixes in it, also of those that are not complete."""
-        store = self._store
-        self.listing = Listing()
-        self._seen = durable.look(store, self.state_key)
-        listed: set[str] = set()
-        if self._seen.data is None:
-            return listed
-        by_prefix: dict[str, list[Record]] = {}
-        for record in self.records.values():
-            by_prefix.setdefault(record.prefix_key, []).append(record)
-        for path in survey.listed_paths(self._seen.data, self.state_key):
-            prefix = survey.resolve(store, self._run, path)
-            if prefix is None:
-                elsewhere = Checkpoint(path, names.step_of(path), 0, 0, 0.0, durability=store.durability)
-                self.listing = self.listing.with_newest(Entry(path, None, elsewhere, None))
-                continue
-            listed.add(prefix)
-            attempts = by_prefix.get(prefix, [])
-            try:
-                checkpoint, problem = survey.describe(store, store.stat(names.index_key(prefix)), attempts)
-            except NotFoundError:
-                checkpoint, problem = None, "its index is missing"
-            if checkpoint is None or problem is not None:
-                outcomes.append(Outcome(store.location(prefix), Fate.LEAVE, f"listed, but not complete: {problem}"))
-                self.hidden.update(record.save_id for record in attempts)
-                continue
-            in_run = prefix.rpartition("/")[0] == self._run
-            path = prefix.rpartition("/")[2] if in_run else path
-            record_of = self.records.get(checkpoint.save_id)
-            self.listing = self.listing.with_newest(Entry(path, prefix, checkpoint, record_of))
-        return listed
 
+def sure_to_go(policy: RetentionPolicy, mark: float) -> float:
+    """Return up to which time of saving a checkpoint that leaves the list is sure to be deleted, by wall clock.
 
-def sure_to_go(policy: RetentionPolicy, next_keep_at: float) -> float:
-    """Return up to which time of saving a checkpoint that leaves the list is sure to be deleted, by wall clock."""
-    return min(next_keep_at, sys.float_info.max) if policy.max_to_keep else 0.0
+    A manager keeps old ones and new ones for good, and deletes those between: nothing is sure without a mark on each.
+    """
+    if not policy.max_to_keep or policy.rule is Rule.MANAGER:
+        return 0.0
+    return min(mark, sys.float_info.max)
 
 
 # Who leaves is dealt with before who came is noted: until then a crash is known to have interrupted it.
@@ -333,6 +369,7 @@ _ORDER = [
     Fate.RESTORE,
     Fate.PRESERVE,
     Fate.DROP,
+    Fate.SET_ASIDE,
     Fate.SWEEP,
     Fate.CONFIRM,
     Fate.ADOPT,

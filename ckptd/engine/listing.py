@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.housekeeping import ManagerHousekeeping
 from ckptd.engine.records import Record
-from ckptd.engine.retention import Action, Candidate, Decision, RetentionPolicy, decide
+from ckptd.engine.retention import Action, Candidate, Decision, RetentionPolicy, Rule, decide
 from ckptd.format.state_file import CheckpointState
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a state file is written.
+
+    Attributes:
+        rule: a Saver writes paths only, a manager also times.
+        relative_paths: what lies beside the state file is named by its last component, otherwise by its location.
+        preserved: a manager's mark, None when there was no state file.
+    """
+
+    rule: Rule = Rule.SAVER
+    relative_paths: bool = True
+    preserved: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +33,20 @@ class Entry:
     """One listed checkpoint.
 
     Attributes:
-        path: what the state file says: relative to its directory for everything in it.
+        path: what names it: relative to the state file's directory for everything in it.
         prefix_key: its key in the store, None if it lies elsewhere.
         checkpoint: what is known of it.
         record: of the save that wrote it, None if it was not ours.
+        at: when it was saved, as the retention rule has it, wall clock.
+        is_managed: the retention rule has it in its own list; otherwise only the state file names it.
     """
 
     path: str
     prefix_key: str | None
     checkpoint: Checkpoint
     record: Record | None
+    at: float = 0.0
+    is_managed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +71,97 @@ class Listing:
         """Return the list without one entry."""
         return Listing(tuple(entry for entry in self.entries if entry.path != path))
 
-    def reduced(
-        self, policy: RetentionPolicy, next_keep_at: float, in_use: Collection[str]
-    ) -> tuple[Listing, Decision]:
-        """Apply retention: return who stays, and the verdicts, in this list's order.
+    def with_latest_forgotten(self) -> Listing:
+        """Return the list as a Saver without limit leaves it: it names the latest and does not remember it."""
+        return Listing((*self.entries[:-1], *(replace(entry, is_managed=False) for entry in self.entries[-1:])))
 
-        `in_use` holds prefixes as `Checkpoint.prefix` has them.
+    def updated(self, record: Record, checkpoint: Checkpoint) -> Listing:
+        """Return the list with what is now known of a save, if it, or an older one of the same prefix, is listed."""
+        return Listing(
+            tuple(
+                replace(entry, checkpoint=checkpoint, record=record)
+                if entry.record is not None
+                and entry.prefix_key == record.prefix_key
+                and entry.record.sequence <= record.sequence
+                and (record.published or entry.record.save_id == record.save_id)
+                else entry
+                for entry in self.entries
+            )
+        )
+
+    @property
+    def here(self) -> list[Entry]:
+        """Those that lie in this store."""
+        return [entry for entry in self.entries if entry.prefix_key is not None]
+
+    def has_room(self, policy: RetentionPolicy) -> bool:
+        """Say whether one more may be listed without making another leave."""
+        counted = sum(entry.is_managed and not entry.checkpoint.pinned for entry in self.entries)
+        return not policy.max_to_keep or counted < policy.max_to_keep
+
+    def taken_over(self, policy: RetentionPolicy, style: Style, now: float) -> tuple[Listing, float | None]:
+        """Return the list as a new Saver or manager has it that begins at `now`, and a manager's mark.
+
+        `style` is that of the state file that the list was read from.
         """
+        if policy.rule is Rule.SAVER:
+            # A Saver goes by the times of modification, in whole seconds.
+            times = [math.floor(entry.checkpoint.saved_at) for entry in self.entries]
+            taken = (replace(each, at=at, is_managed=True) for each, at in zip(self.entries, times, strict=True))
+            return Listing(tuple(taken)), None
+        manager = ManagerHousekeeping.start(
+            policy.max_to_keep,
+            policy.keep_checkpoint_every_n_hours,
+            now,
+            paths=[entry.path for entry in self.entries],
+            timestamps=[entry.at for entry in self.entries] if style.rule is Rule.MANAGER else (),
+            last_preserved=style.preserved,
+        )
+        active = manager.active
+        taken = (
+            replace(entry, at=active.get(entry.path, entry.at), is_managed=entry.path in active)
+            for entry in self.entries
+        )
+        return Listing(tuple(taken)), manager.preserved
+
+    def reduced(self, policy: RetentionPolicy, mark: float) -> tuple[Listing, Decision]:
+        """Let the rule record the last entry; return who stays, and the verdicts, in this list's order."""
         candidates = [
             Candidate(
                 entry.checkpoint.prefix,
-                entry.checkpoint.saved_at,
+                entry.at,
                 pinned=entry.checkpoint.pinned,
-                in_use=entry.checkpoint.prefix in in_use,
+                is_managed=entry.is_managed,
+                is_released=entry.record is not None and entry.record.released,
             )
             for entry in self.entries
         ]
-        decision = decide(policy, candidates, next_keep_at)
+        decision = decide(policy, candidates, mark)
         staying = [
             entry
             for entry, verdict in zip(self.entries, decision.verdicts, strict=True)
             if verdict.action is Action.KEEP
         ]
-        return Listing(tuple(staying)), decision
+        left = Listing(tuple(staying))
+        if policy.rule is Rule.SAVER and not policy.max_to_keep:
+            left = left.with_latest_forgotten()
+        return left, decision
 
-    def encode(self) -> bytes:
-        """Return the state file's bytes: fields 1 and 2, as TensorFlow's Saver writes them. Not for an empty list."""
-        paths: Sequence[str] = [entry.path for entry in self.entries]
-        return CheckpointState(paths[-1], tuple(paths)).encode()
+    def encode(self, style: Style, location: Callable[[str], str]) -> bytes:
+        """Return the state file's bytes, as TensorFlow writes them. Not for an empty list.
+
+        `location` tells where a key of the store is.
+        """
+        paths = tuple(
+            entry.path
+            if style.relative_paths or entry.prefix_key is None or "/" in entry.path
+            else location(entry.prefix_key)
+            for entry in self.entries
+        )
+        if style.rule is Rule.SAVER:
+            return CheckpointState(paths[-1], paths).encode()
+        times = tuple(entry.at for entry in self.entries)
+        return CheckpointState(paths[-1], paths, times, style.preserved or 0.0).encode()
 
 
 def _is_newer(one: Entry, other: Entry) -> bool:

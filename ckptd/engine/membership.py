@@ -56,6 +56,11 @@ class Membership:
         self._places[member.rank] = _Place(member)
         return self.epoch
 
+    @property
+    def is_empty(self) -> bool:
+        """Nobody holds a place: who joins next begins a new life of the job, in the same epoch or another."""
+        return not self._places
+
     def disconnect(self, member: Member, epoch: int, now: float) -> None:
         """Note that a member's connection broke; its lease begins. An old epoch's is of no interest."""
         place = self._place(member, epoch)

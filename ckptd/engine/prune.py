@@ -17,6 +17,57 @@ from ckptd.format.index import Index
 from ckptd.storage.base import Store
 
 
+def set_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
+    """Take a checkpoint of ours away so that it can be brought back: only its index moves. Safe to repeat.
+
+    Without an index nobody sees a checkpoint, and its shards have names that no other save ever uses. So nothing large
+    is copied, and it works the same on a disk and in a bucket.
+
+    Raises:
+        ConflictError: when the index in place may be another program's; nothing was changed.
+    """
+    try:
+        data = store.get(record.index_key)
+    except NotFoundError:
+        return
+    if not _is_ours(IndexInPlace(data, record.index_key), record):
+        return
+    # Crash here: a whole checkpoint, marked as deleted. `recovery` comes back to this.
+    on_step("delete.aside")
+    store.replace(record.aside_key, data)
+    # Crash here: the same, and a copy of its index.
+    on_step("delete.index")
+    store.delete([record.index_key])
+
+
+def bring_back(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
+    """Put the index of one that was set aside in place again. The copy stays until the record says that it is back.
+
+    Raises:
+        NotFoundError: when there is no such copy.
+        ConflictError: when there is an index in place already that is another one.
+    """
+    data = store.get(record.aside_key)
+    # Crash here: as it was deleted; the undoing was never acknowledged.
+    on_step("undelete.index")
+    try:
+        store.put(record.index_key, data)
+    except ConflictError:
+        if store.get(record.index_key) != data:
+            raise
+
+
+def is_aside(store: Store, record: Record) -> bool:
+    """Say whether the copy is there that `bring_back` needs."""
+    if record.deleted_at is None:
+        return False
+    try:
+        store.stat(record.aside_key)
+    except NotFoundError:
+        return False
+    return True
+
+
 def drop(store: Store, record: Record, *, successor: Record | None = None, on_step: OnStep = ignore_step) -> None:
     """Delete what is left of a checkpoint of ours that the state file no longer names. Safe to repeat.
 
@@ -31,6 +82,10 @@ def drop(store: Store, record: Record, *, successor: Record | None = None, on_st
         on_step("drop.index")
         store.delete([record.index_key])
         index = None
+    if record.deleted_at is not None:
+        # Crash here: as `delete` left it. Without the copy the deletion is for good.
+        on_step("drop.aside")
+        store.delete([record.aside_key])
     with_meta = index is None or (successor is not None and not successor.meta_graph)
     _delete_rest(store, record, with_meta=with_meta, what="drop", on_step=on_step)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
+from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
@@ -29,6 +30,9 @@ else:
 
 DIRECTORY = ".ckptd"
 """Where records lie, below their run."""
+
+ASIDE_DIRECTORY = f"{DIRECTORY}/trash"
+"""Where the indexes of deleted checkpoints lie for as long as that can be undone, below their run."""
 
 _FORMAT = 1
 _MAX_RECORD_BYTES = 64 << 20
@@ -55,13 +59,18 @@ class Record:
         meta_graph: whether the save brings a graph description.
         meta_suffix: what the graph description's key ends in.
         latest_filename: the state file that publishes it.
+        write_state: whether a state file is to name it; one that none names is kept for good.
+        retention, max_to_keep, keep_hours, relative_paths: what the trainer asked for, so that recovery publishes in
+            its sense, before any trainer has joined. Older releases did not note them: then nothing is let go.
         published: the state file has named it, and all that follows from that has been noted.
         saved_at: wall clock, when it was published.
         duration_s: how long the save took.
         index_crc32c: of the index as we wrote it, once published: another program may have replaced it since.
         dropped: retention or its owner let it go; what is left of it is to be deleted.
+        deleted_at: wall clock, when its owner deleted it in a way that can be undone; see `prune.set_aside`.
         preserved: it left the state file's list, and is kept for good.
         pinned: retention never lets it go.
+        released: it is pinned no longer, and retention had let others go in its place: its turn is the next save.
     """
 
     save_id: str
@@ -78,13 +87,20 @@ class Record:
     meta_graph: bool = False
     meta_suffix: str = "meta"
     latest_filename: str = names.STATE_KEY
+    write_state: bool = True
+    retention: str = Rule.SAVER.value
+    max_to_keep: int | None = None
+    keep_hours: float | None = None
+    relative_paths: bool = True
     published: bool = False
     saved_at: float = 0.0
     duration_s: float = 0.0
     index_crc32c: int | None = None
     dropped: bool = False
+    deleted_at: float | None = None
     preserved: bool = False
     pinned: bool = False
+    released: bool = False
 
     def __post_init__(self) -> None:
         if not _SAVE_ID.fullmatch(self.save_id):
@@ -94,6 +110,7 @@ class Record:
                 raise InvalidRequestError(f"{what!r} is not the name of a file in the run's directory")
         if not self.shard_sizes or min(self.shard_sizes) < 0:
             raise InvalidRequestError("a checkpoint has one shard at least, and no shard a negative size")
+        _ = self.policy
 
     @property
     def num_shards(self) -> int:
@@ -129,6 +146,20 @@ class Record:
     def meta_key(self) -> str:
         """Where the graph description lies, if it has one."""
         return names.meta_key(self.prefix_key, self.meta_suffix)
+
+    @property
+    def aside_key(self) -> str:
+        """Where the index lies while its deletion can be undone: under a name that passes for no index."""
+        return join(join(self.run, ASIDE_DIRECTORY), f"{self.prefix}.{self.save_id}.index-aside")
+
+    @property
+    def policy(self) -> RetentionPolicy:
+        """The rule that holds when this save is published by recovery.
+
+        Raises:
+            InvalidRequestError: if what the record says makes no sense.
+        """
+        return RetentionPolicy(self.max_to_keep, self.keep_hours, Rule.named(self.retention))
 
     def encode(self) -> bytes:
         """Return the record as one JSON object, keys sorted."""

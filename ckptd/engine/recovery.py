@@ -7,10 +7,11 @@ alone and says so.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from ckptd.engine import prune
 from ckptd.engine.prune import IndexInPlace, index_in_place
 from ckptd.engine.records import Record
 from ckptd.errors import NotFoundError
@@ -24,6 +25,7 @@ class Fate(Enum):
     CONFIRM = "confirmed"  # published, but not yet noted: note it
     SWEEP = "swept"  # never committed: delete its shards
     DROP = "dropped"  # let go: delete what is left
+    SET_ASIDE = "set aside"  # deleted by its owner, who may undo it
     PRESERVE = "preserved"  # let go by we don't know whom: note that it is kept for good
     RESTORE = "restored"  # marked to be dropped, but still listed: take the mark back
     LEAVE = "left alone"  # in doubt
@@ -41,6 +43,8 @@ class Facts:
         shards_are_there: every shard is there and has its size; looked at only where it matters.
         replaced_by: a later save of ours of the same prefix that the index in place belongs to.
         horizon: set when retention was interrupted: what was saved up to then was to be deleted, wall clock.
+        is_undoable: its owner deleted it, and the time in which that can be undone is not over.
+        is_aside: the copy of its index is there that undoing needs; looked at only where it matters.
     """
 
     record: Record
@@ -49,6 +53,8 @@ class Facts:
     shards_are_there: bool
     replaced_by: Record | None
     horizon: float | None
+    is_undoable: bool = False
+    is_aside: bool = False
 
     @property
     def has_its_index(self) -> bool:
@@ -92,6 +98,8 @@ def judge(facts: Facts) -> tuple[Fate, str]:
 
 def _judge_dropped(facts: Facts) -> tuple[Fate, str]:
     if not facts.has_its_index:
+        if facts.is_undoable and facts.is_aside:
+            return Fate.NOTHING, "it was deleted, which can still be undone"
         return Fate.DROP, "its deletion was begun"
     if facts.is_listed:
         if facts.shards_are_there:
@@ -99,6 +107,8 @@ def _judge_dropped(facts: Facts) -> tuple[Fate, str]:
         return Fate.LEAVE, "the state file lists it, but shards are missing"
     if _index_is_foreign(facts):
         return Fate.LEAVE, "another program has replaced its index"
+    if facts.is_undoable:
+        return Fate.SET_ASIDE, "it was being deleted, or brought back, and neither was acknowledged"
     return Fate.DROP, "it was let go, and its deletion not finished"
 
 
@@ -109,6 +119,8 @@ def _judge_unpublished(facts: Facts) -> tuple[Fate, str]:
         return Fate.SWEEP, "it was never committed"
     if not facts.shards_are_there:
         return Fate.LEAVE, "its index is in place, but shards are missing or have another size"
+    if not facts.record.write_state:
+        return Fate.CONFIRM, "it was complete, and no state file is to name it"
     if facts.is_listed:
         return Fate.CONFIRM, "it was published just before the crash"
     return Fate.ADOPT, "it was complete, and not yet published"
@@ -149,10 +161,13 @@ def horizon_of(unpublished_but_listed: Iterable[Record]) -> float | None:
     return min((record.next_keep_at for record in unpublished_but_listed), default=None)
 
 
-def gather(store: Store, records: Collection[Record], listed: Collection[str]) -> list[Facts]:
+def gather(
+    store: Store, records: Collection[Record], listed: Collection[str], is_undoable: Callable[[Record], bool]
+) -> list[Facts]:
     """Look at what is in place for each record; nothing is changed. `listed` are the keys of listed prefixes.
 
-    `records` are all of a run that no living save owns, in the order in which their saves began.
+    `records` are all of a run that no living save owns, in the order in which their saves began. `is_undoable` says
+    whether the time in which a deletion can be undone is not over.
     """
     of_prefix: dict[str, list[Record]] = {}
     for record in records:
@@ -171,6 +186,8 @@ def gather(store: Store, records: Collection[Record], listed: Collection[str]) -
                     shards_are_there=its_own and _shards_are_there(store, record),
                     replaced_by=None if its_own else next(later, None),
                     horizon=None,
+                    is_undoable=is_undoable(record),
+                    is_aside=prune.is_aside(store, record),
                 )
             )
     interrupted = (each.record for each in facts if each.is_listed and not each.record.published and each.has_its_index)

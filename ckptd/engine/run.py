@@ -19,7 +19,7 @@ from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
 from ckptd.engine.plan import plan
 from ckptd.engine.readers import Readers
-from ckptd.engine.retention import RetentionPolicy
+from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import MAX_SHARDS, Settings
@@ -71,7 +71,7 @@ class Run:
         self.lock = threading.RLock()
         self.catalog_lock = threading.Lock()
         self.options = RunOptions()
-        self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options))
+        self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options), undo_s=settings.undo_s)
         self.last_error = ""
         self._workers = workers
         self._epoch_key = f"{name}/.ckptd/epoch"
@@ -113,20 +113,22 @@ class Run:
         """Give a process its place; a new epoch ends the saves of the old one."""
         policy = _policy(options)
         with self.lock:
-            before = self._membership.epoch
+            before, was_empty = self._membership.epoch, self._membership.is_empty
             epoch = self._membership.join(member, self.clock.boot_s())
             if epoch != before:
                 for save in [save for save in self._live if save.ref.epoch != epoch]:
                     if not save.session.committing:
                         save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
-            is_new = options != self.options or epoch != before
+            is_new = options != self.options or epoch != before or was_empty
             self.options = options
         if is_new:
             with self.catalog_lock:
                 if epoch != before:
                     # Durable before anybody hears of it: the next life of the daemon must not give it out again.
                     self.store.replace(self._epoch_key, str(epoch).encode())
-                self.catalog.configure(policy, options.latest_filename, options.pad_step_number)
+                self.catalog.configure(
+                    policy, options.latest_filename, options.pad_step_number, options.save_relative_paths
+                )
                 self.look()
         return epoch
 
@@ -259,14 +261,14 @@ class Run:
             self._ended.popitem(last=False)
         if save.session.phase is Phase.PUBLISHED:
             self._num_published += 1
-            self.submit(self._tell, save.outcome.result(timeout=0), self._num_published)
+            self.submit(self._tell, save.outcome.result(timeout=0), self._num_published, save.first.write_state)
         elif save.session.error is not None:
             self.last_error = str(save.session.error)
         self.turn_wanted()
 
-    def _tell(self, checkpoint: Checkpoint, number: int) -> None:
+    def _tell(self, checkpoint: Checkpoint, number: int, is_listed: bool) -> None:
         with self._telling:  # tellers run in a pool: one that was overtaken by a newer checkpoint's has nothing to say
-            if number > self._num_told:
+            if is_listed and number > self._num_told:  # an unlisted one is not the latest, which watchers follow
                 self._num_told = number
                 for heard in list(self._listeners):
                     try:
@@ -307,11 +309,24 @@ class Run:
             finally:
                 self.look()
 
-    def delete(self, step: int) -> None:
-        """Delete a checkpoint."""
+    def delete(self, step: int, for_good: bool) -> None:
+        """Delete a checkpoint in a way that `undelete` can undo; or for good, if nobody is reading it."""
         with self.catalog_lock:
             try:
-                self.catalog.delete(step)
+                prefix = self.catalog.find(step).prefix
+                if for_good and prefix in self.in_use():
+                    raise ConflictError(
+                        "it is being read; it can be deleted in a way that leaves its data a while", key=prefix
+                    )
+                self.catalog.delete(step, for_good=for_good)
+            finally:
+                self.look()
+
+    def undelete(self, step: int) -> Checkpoint:
+        """Bring a checkpoint back that was deleted lately."""
+        with self.catalog_lock:
+            try:
+                return self.catalog.undelete(step)
             finally:
                 self.look()
 
@@ -378,4 +393,4 @@ class Run:
 
 
 def _policy(options: RunOptions) -> RetentionPolicy:
-    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours)
+    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours, Rule.named(options.retention))

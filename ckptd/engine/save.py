@@ -104,6 +104,7 @@ class Save:
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
     _plan_id: str = ""
     _meta_graph: bytes | None = None
+    _meta_suffix: str = "meta"
     _record: Record | None = None
     _writers: list[ObjectWriter] = field(default_factory=list)
     _shard_locks: list[threading.Lock] = field(default_factory=list)
@@ -132,20 +133,19 @@ class Save:
             if claim.digest != manifest.digest:
                 raise ConflictError(f"rank {rank} repeated its declaration of {self.ref} with other tensors")
             return claim.planned
-        same = (self.first.world_size, self.first.name, self.first.pad_step_number, self.first.overwrite)
-        other = (declaration.world_size, declaration.name, declaration.pad_step_number, declaration.overwrite)
+        same, other = _shared_by_all(self.first), _shared_by_all(declaration)
         if same != other:
             raise InvalidRequestError(
                 f"rank {rank} disagrees with rank {self.first.save.rank} about {self.ref}",
-                expected="world size {}, name {}, padded step {}, overwrite {}".format(*same),
-                actual="world size {}, name {}, padded step {}, overwrite {}".format(*other),
+                expected=same,
+                actual=other,
             )
         claim = Claim(
             declaration.request_id, declaration.save.incarnation, manifest.digest, manifest, _settled_by_engine()
         )
         self.claims[rank] = claim
         if declaration.meta_graph is not None:
-            self._meta_graph = declaration.meta_graph
+            self._meta_graph, self._meta_suffix = declaration.meta_graph, declaration.meta_suffix
         self.handle(machine.Declared(rank))
         return claim.planned
 
@@ -254,6 +254,8 @@ class Save:
                     attempt=self.attempt,
                     epoch=first.save.epoch,
                     meta_graph=self._meta_graph is not None,
+                    meta_suffix=self._meta_suffix,
+                    write_state=first.write_state,
                 )
                 self.run.catalog.begin(self._record)
             self._plan_id = f"{self.save_id}.{self.attempt}"
@@ -329,7 +331,6 @@ class Save:
                         self._meta_graph,
                         overwrite=self.first.overwrite,
                         duration_s=self.run.clock.boot_s() - self.began_at,
-                        in_use=self.run.in_use(),
                     )
                 except CkptdError as error:
                     checkpoint = self._after_failed_commit(record, error)
@@ -388,6 +389,14 @@ class Save:
         # Ended saves are remembered for a while, and what they held may be large.
         self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
         self.run.save_ended(self)
+
+
+def _shared_by_all(declaration: Declaration) -> str:
+    """Return what all ranks of a save have to say alike, in words."""
+    return (
+        f"world size {declaration.world_size}, name {declaration.name}, padded step {declaration.pad_step_number}, "
+        f"overwrite {declaration.overwrite}" + ("" if declaration.write_state else ", not to be listed")
+    )
 
 
 def _settled_by_engine() -> Future:  # type: ignore[type-arg]

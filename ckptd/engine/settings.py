@@ -16,6 +16,7 @@ class Settings:
         shards: data shards per save; None for one per rank, at most `MAX_SHARDS`.
         open_runs: runs at once; a name that anybody may choose must not fill the memory.
         live_saves: saves of one run that may be under way at once.
+        undo_s: how long a checkpoint that its owner deleted can be brought back; its space is free only then.
         threads: threads that seal, commit and clean up.
     """
 
@@ -25,6 +26,7 @@ class Settings:
     shards: int | None = None
     open_runs: int = 4096
     live_saves: int = 16
+    undo_s: float = 600.0
     threads: int = 16
 
 

@@ -44,10 +44,20 @@ def listed_paths(data: bytes, key: str) -> list[str]:
     Raises:
         CorruptionError: when it cannot be parsed, or names no latest checkpoint.
     """
+    return in_order(decode_state(data, key))
+
+
+def decode_state(data: bytes, key: str) -> CheckpointState:
+    """Decode a state file that names a latest checkpoint; raises as `listed_paths`."""
     state = CheckpointState.decode(data, key)
-    latest = state.model_checkpoint_path
-    if not latest:
+    if not state.model_checkpoint_path:
         raise CorruptionError("this state file names no checkpoint", key=key)
+    return state
+
+
+def in_order(state: CheckpointState) -> list[str]:
+    """Return the paths that a state lists, as written there, each once, oldest first, the latest last."""
+    latest = state.model_checkpoint_path
     # A person who rolls back edits the first line only: it decides, wherever the list has it.
     return [*dict.fromkeys(path for path in state.all_model_checkpoint_paths if path != latest), latest]
 
@@ -116,13 +126,14 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
             continue
         prefix = stat.key.removesuffix(names.INDEX_SUFFIX)
         checkpoint, problem = describe(store, stat, ours.get(prefix, []))
-        if problem != _GONE:
+        if problem != GONE:
             found.append(Found(checkpoint, prefix in listed, bool(listed) and prefix == listed[-1], problem))
     found.sort(key=lambda each: (each.checkpoint.step is None, each.checkpoint.step or 0, each.checkpoint.prefix))
     return found
 
 
-_GONE = "its index was deleted"
+GONE = "its index is missing"
+"""The problem of a checkpoint without an index: to a reader it is no checkpoint."""
 
 
 def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Checkpoint, str | None]:
@@ -135,7 +146,7 @@ def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Check
     nothing = Checkpoint(location, names.step_of(prefix), 0, 0, index.modified_at, durability=store.durability)
     look = index_in_place(store, index.key)
     if look is None:
-        return nothing, _GONE
+        return nothing, GONE
     # A record that knows the index's checksum saves us decoding it.
     record = next((each for each in ours if look.is_as_written_by(each)), None)
     if record is None:

@@ -233,13 +233,18 @@ class Index:
     def tensor(self, name: str) -> StoredTensor:
         """Return where a tensor lies, after checking all that can be without the data files.
 
+        The key of a slice, which `names` hides, is found too: it gives the slice as a tensor of its own.
+
         Raises:
             NotFoundError: ``Key <name> not found in checkpoint``.
             CorruptionError: if its entry, or that of one of its slices, cannot be right.
         """
-        if name not in self:
+        try:
+            key = tensor_key(name)
+        except InvalidRequestError:
+            key = HEADER_KEY
+        if key == HEADER_KEY or self._table.get(key) is None:
             raise NotFoundError(f"Key {name} not found in checkpoint")
-        key = tensor_key(name)
         entry = self.entry(key)
         try:
             return self._checked(name, key, entry)

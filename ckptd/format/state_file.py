@@ -81,6 +81,9 @@ class CheckpointState:
     def decode(cls, data: bytes, key: str = STATE_KEY) -> Self:
         """Read a state file; an empty one gives an empty `model_checkpoint_path`. `key` is its name, for errors.
 
+        Fields that we don't know are left out, and so are gone once the file is written anew: TensorFlow reads no file
+        that has any.
+
         Raises:
             CorruptionError: with the line, if it is not the text form of the message.
         """
@@ -98,7 +101,8 @@ class CheckpointState:
         message = bundle_pb2.CheckpointState()
         try:
             # Unlike `Parse`, this lets a value that is given twice overwrite itself, as TensorFlow's reader does.
-            text_format.Merge(text, message)
+            # Fields that we don't know are skipped: a later TensorFlow may have more to say.
+            text_format.Merge(text, message, allow_unknown_field=True)
         except text_format.ParseError as error:
             line = error.GetLine()
             where = f" in line {line}" if line is not None else ""

@@ -52,8 +52,14 @@ class AdminService:
     async def delete(self, request: admin_pb2.DeleteRequest, call: Call) -> admin_pb2.DeleteReply:
         """Delete one checkpoint."""
         run, step = convert.run_from_wire(request.run), convert.step_from_wire(request.step)
-        await self._pools.control(self._coordinator.delete, run, step)
+        await self._pools.control(self._coordinator.delete, run, step, request.for_good)
         return admin_pb2.DeleteReply()
+
+    async def undelete(self, request: admin_pb2.UndeleteRequest, call: Call) -> admin_pb2.UndeleteReply:
+        """Bring back a checkpoint that was deleted lately."""
+        run, step = convert.run_from_wire(request.run), convert.step_from_wire(request.step)
+        back = await self._pools.control(self._coordinator.undelete, run, step)
+        return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))
 
 
 def _run_to_wire(view: RunView) -> admin_pb2.RunStatus:

@@ -219,7 +219,10 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
         ),
         (methods.READ, {"Latest": read.latest, "List": read.list, "Read": read.read}),
         (methods.WATCH, {"Watch": watch.watch}),
-        (methods.ADMIN, {"Status": admin.status, "Pin": admin.pin, "Delete": admin.delete}),
+        (
+            methods.ADMIN,
+            {"Status": admin.status, "Pin": admin.pin, "Delete": admin.delete, "Undelete": admin.undelete},
+        ),
     )
     return {method.path: answers[name] for service, answers in table for name, method in service.items()}
 

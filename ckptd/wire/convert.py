@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.retention import Rule
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names
 from ckptd.storage.base import Durability
@@ -124,14 +125,16 @@ def options_to_wire(options: RunOptions) -> common_pb2.RunOptions:
     return common_pb2.RunOptions(
         name=options.name,
         max_to_keep=options.max_to_keep,
-        keep_checkpoint_every_n_hours=options.keep_checkpoint_every_n_hours,
+        keep_checkpoint_every_n_hours=options.keep_checkpoint_every_n_hours or 0.0,
         pad_step_number=options.pad_step_number,
         latest_filename=options.latest_filename,
+        retention=options.retention,
+        absolute_paths=not options.save_relative_paths,
     )
 
 
 def options_from_wire(options: common_pb2.RunOptions) -> RunOptions:
-    """Read and check a run's options. Keeping all, told as 0 or by leaving the number out, is None."""
+    """Read and check a run's options. Keeping all, told as 0 or by leaving the number out, is None; so are 0 hours."""
     keep = _number("max_to_keep", options.max_to_keep, 0, (1 << 31) - 1)
     hours = options.keep_checkpoint_every_n_hours
     if not (math.isfinite(hours) and hours >= 0):
@@ -139,9 +142,11 @@ def options_from_wire(options: common_pb2.RunOptions) -> RunOptions:
     return RunOptions(
         name=names.check_checkpoint_name(options.name),
         max_to_keep=keep or None,
-        keep_checkpoint_every_n_hours=hours,
+        keep_checkpoint_every_n_hours=hours or None,
         pad_step_number=options.pad_step_number,
         latest_filename=names.check_checkpoint_name(options.latest_filename),
+        retention=Rule.named(options.retention or Rule.SAVER.value).value,
+        save_relative_paths=not options.absolute_paths,
     )
 
 
@@ -157,6 +162,8 @@ def declaration_to_wire(declaration: Declaration) -> save_pb2.DeclareRequest:
         timeout_s=declaration.timeout_s,
         checkpoint_name=declaration.name,
         pad_step_number=declaration.pad_step_number,
+        meta_suffix=declaration.meta_suffix,
+        unlisted=not declaration.write_state,
     )
 
 
@@ -184,6 +191,8 @@ def declaration_from_wire(request: save_pb2.DeclareRequest) -> Declaration:
         timeout_s=seconds_from_wire("timeout_s", request.timeout_s),
         name=names.check_checkpoint_name(request.checkpoint_name),
         pad_step_number=request.pad_step_number,
+        meta_suffix=names.check_checkpoint_name(request.meta_suffix or "meta"),
+        write_state=not request.unlisted,
     )
 
 

@@ -155,8 +155,11 @@ class FakeCoordinator:
         self.pinned.append((run, step, pinned))
         return replace(self.newest[run], pinned=pinned)
 
-    def delete(self, run, step):
+    def delete(self, run, step, for_good=False):
         raise NotFoundError(f"{run} has no step {step}")
+
+    def undelete(self, run, step):
+        raise NotFoundError(f"{run} has no step {step} that was deleted lately")
 
     def subscribe(self, run, heard):
         self.listeners.setdefault(run, []).append(heard)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ckptd.engine.catalog import Catalog
 from ckptd.engine.records import Record
 from ckptd.engine.retention import RetentionPolicy
-from ckptd.errors import CkptdError
+from ckptd.errors import CkptdError, NotFoundError
 from ckptd.storage.local import LocalStore
 from tests.fakes.clock import HandClock
 from tests.fakes.disk import SimulatedDisk
@@ -18,6 +18,7 @@ ROOT = "/ckpts"
 RUN = "run"
 HERE = f"{ROOT}/{RUN}"
 MAX_TO_KEEP = 2
+UNDO_S = 100.0
 
 FOREIGN = {
     f"{HERE}/old-7.index": index_bytes(7, 1),
@@ -86,29 +87,33 @@ class History:
 
     def check_nothing_left_over(self, files: Mapping[str, bytes]) -> None:
         """Raise `BrokenPromiseError` if there is a file that no checkpoint needs, and that nobody else brought."""
-        whole = {path.removesuffix(".index") for path in files if path.endswith(".index")}
+        whole = {path.removesuffix(".index") for path in files if path.endswith(".index") and "/.ckptd/" not in path}
         ours = [path for path in whole if path + ".index" not in FOREIGN and path not in self.pinned]
         if self.max_to_keep and len(ours) > self.max_to_keep:
             raise BrokenPromiseError(f"retention keeps {self.max_to_keep}, and there are {sorted(ours)} [{self}]")
-        for path in files.keys() - FOREIGN.keys():
+        aside = {path.partition("/.ckptd/trash/")[2]: path for path in files if "/.ckptd/trash/" in path}
+        aside = {f"{HERE}/{name.split('.')[0]}": path for name, path in aside.items()}
+        for path in files.keys() - FOREIGN.keys() - set(aside.values()):
             name = path.removeprefix(HERE + "/")
             if name == "checkpoint":
                 continue
             if name.startswith(".ckptd/"):
-                wanted = HERE + "/" + name.removeprefix(".ckptd/").rpartition(".json")[0].rpartition(".")[0] in whole
+                prefix = HERE + "/" + name.removeprefix(".ckptd/").rpartition(".json")[0].rpartition(".")[0]
+                wanted = prefix in whole | aside.keys()
             elif ".data-" in name:
                 prefix, _, rest = path.rpartition(".data-")
-                wanted = prefix in whole and f".data-{rest}" in _shards(files, prefix)
+                index = f"{prefix}.index" if prefix in whole else aside.get(prefix)
+                wanted = index is not None and f".data-{rest}" in _shards(files, index)
             else:
                 wanted = name.endswith((".index", ".meta")) and path.rpartition(".")[0] in whole
             if not wanted:
                 raise BrokenPromiseError(f"{path} is left over [{self}]")
 
 
-def _shards(files: Mapping[str, bytes], prefix: str) -> set[str]:
+def _shards(files: Mapping[str, bytes], index: str) -> set[str]:
     from ckptd.format.index import Index
 
-    count = Index.decode(files[prefix + ".index"]).num_shards
+    count = Index.decode(files[index]).num_shards
     return {f".data-{shard:05d}-of-{count:05d}" for shard in range(count)}
 
 
@@ -133,6 +138,7 @@ class Trainer:
             RUN,
             clock=self.clock,
             policy=RetentionPolicy(max_to_keep=history.max_to_keep),
+            undo_s=UNDO_S,
             on_step=on_step or (lambda step: None),
         )
         self.recovery = self.catalog.recover()
@@ -188,15 +194,26 @@ class Trainer:
         else:
             self.history.pinned.add(f"{HERE}/m-{step}")
 
-    def delete(self, step: int) -> None:
+    def delete(self, step: int, *, for_good: bool = True) -> None:
         prefix, latest = f"{HERE}/m-{step}", self.catalog.latest()
         if prefix not in self.history.acknowledged or (latest is not None and latest.prefix == prefix):
             return
         self.history.deleted.add(f"{HERE}/m-{step}")
         try:
-            self.catalog.delete(step)
+            self.catalog.delete(step, for_good=for_good)
         except CkptdError as error:
             self.failures(error)
+
+    def undelete(self, step: int) -> None:
+        """Take a deletion back; until that is acknowledged, nobody knows whether it is there."""
+        try:
+            self.catalog.undelete(step)
+        except NotFoundError:
+            assert self.history.failures, "only a deletion that failed leaves nothing to undo"
+        except CkptdError as error:
+            self.failures(error)
+        else:
+            self.history.deleted.discard(f"{HERE}/m-{step}")
 
     def begin(self, step: int, seed: int, has_meta: bool) -> Record:
         count = self.catalog.choose_num_shards("m", step, 2)
@@ -258,4 +275,14 @@ def pins_and_deletes(trainer: Trainer) -> None:
     trainer.save(5)
 
 
-STORIES = [saves_with_retention, an_overwrite, an_abort, pins_and_deletes]
+def a_deletion_undone(trainer: Trainer) -> None:
+    trainer.save(1)
+    trainer.save(2, meta=b"graph")
+    trainer.delete(1, for_good=False)
+    trainer.undelete(1)
+    trainer.delete(1, for_good=False)
+    trainer.clock.advance(2 * UNDO_S)
+    trainer.save(3)
+
+
+STORIES = [saves_with_retention, an_overwrite, an_abort, pins_and_deletes, a_deletion_undone]

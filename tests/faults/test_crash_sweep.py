@@ -178,7 +178,7 @@ def test_the_sweep_finds_retention_before_publishing(monkeypatch: pytest.MonkeyP
     publish = Ledger.publish
 
     def delete_first(self: Ledger, record: Record, listing: Listing, policy: Any, *rest: Any) -> Any:
-        _, decision = listing.reduced(policy, float("inf"), ())
+        _, decision = listing.reduced(policy, float("inf"))
         for prefix in decision.prefixes(Action.DROP):
             mine = self._published_at(prefix)
             if mine is not None:

@@ -154,8 +154,11 @@ class Stage:
     def do_unpin(self, words: list[str]) -> None:
         self.coordinator.pin("runs/r", int(words[0]), pinned=False)
 
+    def do_undelete(self, words: list[str]) -> None:
+        assert self.coordinator.undelete("runs/r", int(words[0])).step == int(words[0])
+
     def do_delete(self, words: list[str]) -> None:
-        self.coordinator.delete("runs/r", int(words[0]))
+        self.coordinator.delete("runs/r", int(words[0]), for_good=words[1:] == ["for", "good"])
 
     def do_read(self, words: list[str]) -> None:
         self.coordinator.note_read(f"runs/r/model.ckpt-{words[0]}.index")

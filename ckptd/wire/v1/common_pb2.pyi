@@ -55,18 +55,22 @@ class SaveIdentity(_message.Message):
     def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., save_id: _Optional[str] = ..., attempt: _Optional[int] = ..., plan_id: _Optional[str] = ..., rank: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("name", "max_to_keep", "keep_checkpoint_every_n_hours", "pad_step_number", "latest_filename")
+    __slots__ = ("name", "max_to_keep", "keep_checkpoint_every_n_hours", "pad_step_number", "latest_filename", "retention", "absolute_paths")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MAX_TO_KEEP_FIELD_NUMBER: _ClassVar[int]
     KEEP_CHECKPOINT_EVERY_N_HOURS_FIELD_NUMBER: _ClassVar[int]
     PAD_STEP_NUMBER_FIELD_NUMBER: _ClassVar[int]
     LATEST_FILENAME_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
+    ABSOLUTE_PATHS_FIELD_NUMBER: _ClassVar[int]
     name: str
     max_to_keep: int
     keep_checkpoint_every_n_hours: float
     pad_step_number: bool
     latest_filename: str
-    def __init__(self, name: _Optional[str] = ..., max_to_keep: _Optional[int] = ..., keep_checkpoint_every_n_hours: _Optional[float] = ..., pad_step_number: bool = ..., latest_filename: _Optional[str] = ...) -> None: ...
+    retention: str
+    absolute_paths: bool
+    def __init__(self, name: _Optional[str] = ..., max_to_keep: _Optional[int] = ..., keep_checkpoint_every_n_hours: _Optional[float] = ..., pad_step_number: bool = ..., latest_filename: _Optional[str] = ..., retention: _Optional[str] = ..., absolute_paths: bool = ...) -> None: ...
 
 class Checkpoint(_message.Message):
     __slots__ = ("run", "prefix", "key", "step", "size_bytes", "num_shards", "saved_at", "duration_s", "pinned", "save_id", "durability")

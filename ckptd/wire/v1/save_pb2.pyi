@@ -123,7 +123,7 @@ class PutManifestReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DeclareRequest(_message.Message):
-    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number")
+    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,8 @@ class DeclareRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_NAME_FIELD_NUMBER: _ClassVar[int]
     PAD_STEP_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    META_SUFFIX_FIELD_NUMBER: _ClassVar[int]
+    UNLISTED_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     request_id: str
     world_size: int
@@ -142,7 +144,9 @@ class DeclareRequest(_message.Message):
     timeout_s: float
     checkpoint_name: str
     pad_step_number: bool
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ...) -> None: ...
+    meta_suffix: str
+    unlisted: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ...) -> None: ...
 
 class DeclareReply(_message.Message):
     __slots__ = ("need_manifest", "assignment", "lane", "already_saved")

@@ -229,3 +229,19 @@ def test_importing_the_package_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=root)
     with pytest.raises(AttributeError):
         ckptd.nothing  # noqa: B018
+
+
+def test_slices_are_read_by_their_encoded_keys_and_hidden_from_the_mapping(tmp_path):
+    parts = [ckptd.Slice(np.full((2, 3), n, np.float32), (4, 3), (2 * n, 0)) for n in range(2)]
+    reader = ckptd.load_checkpoint(ckptd.save_checkpoint(tmp_path / "m", {"w": parts, "a": 1}).prefix)
+    lines = reader.debug_string().split(b" (DT_FLOAT) [2,3]\n")[:2]
+    for n, key in enumerate(lines):
+        assert key.startswith(b"\0")
+        assert reader.has_tensor(key)
+        assert reader.get_tensor(key).tolist() == [[n] * 3] * 2
+        assert reader.get_slice(key, (1, 1), (1, 2)).tolist() == [[n, n]]
+        assert key.decode("utf-8", "surrogateescape") not in reader
+    assert list(reader) == ["a", "w"]
+    for absent in ("", b"\0", b"\0w", lines[0][:-1]):
+        with pytest.raises(NotFoundError, match="not found in checkpoint"):
+            reader.get_tensor(absent)

@@ -6,7 +6,7 @@ from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Fate, Recovery
-from ckptd.engine.retention import Action, RetentionPolicy
+from ckptd.engine.retention import Action, RetentionPolicy, Rule
 from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
@@ -16,10 +16,19 @@ from tests.fakes.small_checkpoint import index_bytes, seed_of, shard_bytes
 class Run:
     """One life of a coordinator over a run that may have had others."""
 
-    def __init__(self, store: MemoryStore, clock: HandClock, *, max_to_keep: int | None = 2, **options: object) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        clock: HandClock,
+        *,
+        max_to_keep: int | None = 2,
+        hours: float | None = 10000.0,
+        rule: Rule = Rule.SAVER,
+        **options: object,
+    ) -> None:
         self.store = store
         self.clock = clock
-        policy = RetentionPolicy(max_to_keep)
+        policy = RetentionPolicy(max_to_keep, hours, rule)
         self.catalog = Catalog(store, "run", clock=clock, policy=policy, **options)  # type: ignore[arg-type]
         self.recovery: Recovery = self.catalog.recover()
 
@@ -97,8 +106,14 @@ def test_retention_goes_on_after_a_restart_where_it_stood(run: Run) -> None:
     later.save(3)
     assert later.steps() == [2, 3]
     assert not [key for key in later.files() if "m-1" in key]
-    assert again(later, max_to_keep=1).save(4)
-    assert again(later).steps() == [4]
+    lower = again(later, max_to_keep=1)
+    lower.save(4)
+    assert lower.steps() == [3, 4], "as with Saver, one goes for one that comes"
+    lower = again(later, max_to_keep=1, hours=None, rule=Rule.MANAGER)
+    lower.save(5)
+    assert lower.steps() == [3, 4, 5], "a manager does not take over what a Saver left"
+    lower.save(6)
+    assert lower.steps() == [3, 4, 6]
 
 
 def test_without_a_limit_only_the_latest_is_listed_and_all_are_there(run: Run) -> None:
@@ -124,12 +139,12 @@ def test_one_being_read_goes_when_its_reader_has_gone(run: Run) -> None:
     [verdict] = run.catalog.retire(in_use=reading)
     assert (verdict.action, "read" in verdict.reason) == (Action.KEEP, True)
     assert seed_of(run.files(), "run/m-1") == 1
-    run.commit(run.begin(4), in_use=["memory://m/run/m-2"])
-    assert seed_of(run.files(), "run/m-2") == 2
+    run.commit(run.begin(4))
     run.catalog.retire(in_use=[*reading, "memory://m/run/m-2"])
-    assert run.steps() == [2, 3, 4]
+    assert (seed_of(run.files(), "run/m-1"), seed_of(run.files(), "run/m-2")) == (1, 2)
+    assert run.steps() == [3, 4], "the state file is what it would be without readers"
     run.catalog.retire()
-    assert not [key for key in run.files() if "m-1" in key]
+    assert not [key for key in run.files() if "m-1" in key or "m-2" in key]
 
 
 def test_an_overwrite_takes_fresh_keys_and_removes_the_old_shards(run: Run) -> None:

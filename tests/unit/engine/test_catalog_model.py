@@ -22,21 +22,34 @@ class Model:
     listed: list[int] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
+    released: set[int] = field(default_factory=set)  # pinned no longer, and their places taken
+    forgotten: set[int] = field(default_factory=set)  # listed as the latest of a Saver without limit
     seeds: dict[int, int] = field(default_factory=dict)
 
     def save(self, step: int, seed: int, max_to_keep: int) -> None:
         for steps in (self.listed, self.kept):
             if step in steps:
                 steps.remove(step)
-        self.listed.append(step)
+        self.released.discard(step)
+        self.forgotten.discard(step)
         self.seeds[step] = seed
+        leaving = [each for each in self.listed if each in self.forgotten - self.pinned]
+        self.kept += leaving
+        self.listed = [each for each in self.listed if each not in leaving] + [step]
         if max_to_keep == 0:
-            self.kept += self.listed[:-1]
-            del self.listed[:-1]
+            self.forgotten.add(step)
             return
-        counted = [each for each in self.listed if each not in self.pinned]
-        for each in counted[: max(0, len(counted) - max_to_keep)]:
-            self.listed.remove(each)
+        counted = [each for each in self.listed if each not in self.pinned | self.released | self.forgotten]
+        leaving = [each for each in self.listed if each in self.released]
+        leaving += counted[:1] if len(counted) > max_to_keep and step not in self.pinned else []
+        self.listed = [each for each in self.listed if each not in leaving]
+        self.released.clear()
+
+    def unpin(self, step: int, max_to_keep: int) -> None:
+        counted = [each for each in self.listed if each not in self.pinned | self.forgotten]
+        if step in self.pinned and step in self.listed and 0 < max_to_keep <= len(counted):
+            self.released.add(step)
+        self.pinned.discard(step)
 
 
 class Life:
@@ -54,6 +67,7 @@ class Life:
     def restart(self) -> None:
         self.catalog = Catalog(self.store, "r", clock=self.clock, policy=RetentionPolicy(self.max_to_keep))
         self.catalog.recover()
+        self.model.forgotten.clear()
 
     def change_max_to_keep(self) -> None:
         self.max_to_keep = self.rng.choice([0, 1, 2, 3, 4])
@@ -92,18 +106,25 @@ class Life:
         self.last = f"{step} {fate}"
         if fate == "killed before publishing":
             self.store.replace(record.index_key, index_bytes(seed, count))
+            if self.max_to_keep == 0:
+                self.model.forgotten.update(self.model.listed[-1:])
+            forgotten = set(self.model.forgotten) if self.max_to_keep == 0 else set()
             self.restart()
             listed = step in self.model.listed
             if overwrite and listed:  # its place in the list stays: the state file names the step already
                 self.model.seeds[step] = seed
+                self.model.released.discard(step)
                 return
-        else:
-            self.catalog.commit(record, index_bytes(seed, count), overwrite=overwrite)
-            if fate == "told":
-                self.catalog.retire()
-            else:
-                self.restart()
+            self.model.forgotten = forgotten & set(self.model.listed[-1:])
+            self.model.save(step, seed, self.max_to_keep)
+            self.model.forgotten.clear()
+            return
+        self.catalog.commit(record, index_bytes(seed, count), overwrite=overwrite)
         self.model.save(step, seed, self.max_to_keep)
+        if fate == "told":
+            self.catalog.retire()
+        else:
+            self.restart()
 
     def pin(self) -> None:
         if steps := self.model.listed + self.model.kept:
@@ -111,9 +132,10 @@ class Life:
             if self.rng.random() < 0.5:
                 self.catalog.pin(step)
                 self.model.pinned.add(step)
+                self.model.released.discard(step)
             else:
                 self.catalog.unpin(step)
-                self.model.pinned.discard(step)
+                self.model.unpin(step, self.max_to_keep)
 
     def delete(self) -> None:
         if not (steps := self.model.listed + self.model.kept):

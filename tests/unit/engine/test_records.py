@@ -13,7 +13,8 @@ from ckptd.storage.memory import MemoryStore
 NEW = Record("abc", 7, "runs/m", "model.ckpt", 1200, "model.ckpt-1200", (16, 0, 12), 1.5e9, next_keep_at=1.6e9)
 OLD = replace(NEW, published=True, saved_at=1.5e9, duration_s=2.5, index_crc32c=0xFFFFFFFF, pinned=True, epoch=3)
 WITHOUT_STEP = Record("A-_9", 1, "", "final", None, "final", (4,), 0.0, meta_graph=True, latest_filename="last")
-RECORDS = [NEW, OLD, WITHOUT_STEP, replace(NEW, dropped=True, preserved=True)]
+OTHERWISE = replace(NEW, write_state=False, retention="manager", max_to_keep=3, keep_hours=0.5, relative_paths=False)
+RECORDS = [NEW, OLD, WITHOUT_STEP, OTHERWISE, replace(NEW, dropped=True, preserved=True, deleted_at=1.55e9)]
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -55,6 +56,9 @@ BAD = [
         json.dumps(json.loads(NEW.encode()) | changes).encode()
         for changes in (
             {"save_id": "../x"},
+            {"retention": "newest"},
+            {"max_to_keep": -1},
+            {"keep_hours": 0.0},
             {"save_id": ""},
             {"save_id": None},
             {"sequence": "7"},

@@ -19,6 +19,7 @@ MINE, ANOTHERS, REWRITTEN = (
     IndexInPlace(index_bytes(1, 3), "i"),
     IndexInPlace(index_bytes(2, 2), "i"),
 )
+DELETED = replace(DONE, dropped=True, deleted_at=700.0)
 ROTTEN = IndexInPlace(b"no index", "i")
 
 
@@ -30,8 +31,10 @@ def facts(
     shards: bool = True,
     replaced_by: Record | None = None,
     horizon: float | None = None,
+    undoable: bool = False,
+    aside: bool = False,
 ) -> Facts:
-    return Facts(record, listed, index, shards, replaced_by, horizon)
+    return Facts(record, listed, index, shards, replaced_by, horizon, undoable, aside)
 
 
 CASES = [
@@ -43,6 +46,7 @@ CASES = [
     ("complete index, shards gone", facts(NEW, MINE, shards=False), Fate.LEAVE),
     ("index cannot be read", facts(NEW, ROTTEN), Fate.LEAVE),
     ("listed, index gone", facts(NEW, None, listed=True), Fate.LEAVE),
+    ("killed before the record, and not to be listed", facts(replace(NEW, write_state=False), MINE), Fate.CONFIRM),
     # published
     ("all is well", facts(DONE, MINE, listed=True), Fate.NOTHING),
     ("kept for good", facts(replace(DONE, preserved=True), MINE), Fate.NOTHING),
@@ -67,6 +71,13 @@ CASES = [
     ("drop, listed, shards gone", facts(replace(DONE, dropped=True), MINE, listed=True, shards=False), Fate.LEAVE),
     ("drop, index rewritten", facts(replace(DONE, dropped=True), REWRITTEN), Fate.LEAVE),
     ("drop, index rotten", facts(replace(DONE, dropped=True), ROTTEN), Fate.LEAVE),
+    # deleted by its owner, who may think again
+    ("deleted", facts(DELETED, None, undoable=True, aside=True), Fate.NOTHING),
+    ("deleted, and its time is over", facts(DELETED, None, aside=True), Fate.DROP),
+    ("deleted, and its going begun", facts(DELETED, None, undoable=True), Fate.DROP),
+    ("killed while deleting", facts(DELETED, MINE, undoable=True), Fate.SET_ASIDE),
+    ("killed while bringing back", facts(DELETED, MINE, undoable=True, aside=True), Fate.SET_ASIDE),
+    ("brought back but for the mark", facts(DELETED, MINE, listed=True, undoable=True, aside=True), Fate.RESTORE),
 ]
 
 

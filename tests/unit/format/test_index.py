@@ -61,7 +61,7 @@ def index_of(items: dict[bytes, Entry], num_shards: int = 1) -> Index:
     return Index.decode(encode_index(num_shards, items.items()), "m.index")
 
 
-def test_slices_are_hidden_and_found_through_their_tensor() -> None:
+def test_slices_are_hidden_and_found_through_their_tensor_or_their_key() -> None:
     index = index_of({**sliced(), b"a": Entry(FLOAT, (), 0, 8, 4), b"\0odd": Entry(FLOAT, (), 0, 8, 4)})
     assert index.names() == ["\0odd", "a", "w"]
     assert list(index) == index.names()
@@ -75,8 +75,13 @@ def test_slices_are_hidden_and_found_through_their_tensor() -> None:
         hidden = piece.key.decode("utf-8", "surrogateescape")
         assert hidden not in index
         assert index.raw(piece.key) is not None
+        alone = index.tensor(hidden)
+        assert not alone.is_sliced
+        assert alone.shape == piece.box.shape
+        assert alone.pieces[0].offset == piece.offset
+    for absent in ("", "W", "\0", "\ud800"):
         with pytest.raises(NotFoundError):
-            index.tensor(hidden)
+            index.tensor(absent)
     assert "\0odd" in index
     assert 7 not in index
 

@@ -47,7 +47,7 @@ def test_every_character_is_escaped_as_protobuf_does() -> None:
     ("data", "reason"),
     [
         (b"garbage {", "line 1"),
-        (b'model_checkpoint_path: "b"\nunknown: 3\n', "line 2"),
+        (b'model_checkpoint_path: "b"\nunknown: \n', "cannot be parsed"),
         (b'model_checkpoint_path: "b', "line 1"),
         (b"model_checkpoint_path: 3", "line 1"),
         (b"last_preserved_timestamp: x", "line 1"),
@@ -93,3 +93,8 @@ def test_both_parsers_read_a_plain_file_alike() -> None:
 
 def test_comments_are_skipped() -> None:
     assert CheckpointState.decode(b'# save 7\nmodel_checkpoint_path: "m-7" # it\n') == CheckpointState("m-7")
+
+
+def test_fields_that_nobody_knows_are_left_out() -> None:
+    data = b'model_checkpoint_path: "m-7"\nunknown: 3\nlater { a: "b" c: [1, 2] }\nall_model_checkpoint_paths: "m-7"\n'
+    assert CheckpointState.decode(data) == CheckpointState("m-7", ("m-7",))

@@ -58,7 +58,12 @@ def test_an_identity_that_makes_no_sense_is_refused(bad):
 
 @pytest.mark.parametrize(
     "options",
-    [RunOptions(), RunOptions("m", None, 0.5, True, "latest"), RunOptions(max_to_keep=1)],
+    [
+        RunOptions(),
+        RunOptions("m", None, 0.5, True, "latest"),
+        RunOptions(max_to_keep=1),
+        RunOptions(keep_checkpoint_every_n_hours=None, retention="manager", save_relative_paths=False),
+    ],
 )
 def test_options_and_their_message_are_one_thing(options):
     assert convert.options_from_wire(convert.options_to_wire(options)) == options
@@ -76,6 +81,7 @@ def test_options_and_their_message_are_one_thing(options):
         {"keep_checkpoint_every_n_hours": -1.0},
         {"keep_checkpoint_every_n_hours": math.inf},
         {"latest_filename": "../checkpoint"},
+        {"retention": "newest"},
         {"latest_filename": ""},
     ],
 )

@@ -1,0 +1,62 @@
+"""Writing a checkpoint over another one of the same prefix, so that at every moment one of the two is whole.
+
+A Saver's files have fixed names, and two files cannot be replaced in one step. So when data of the final name is in
+use, the new checkpoint is first put in place under another shard count, by replacing the index; then the old data is
+nobody's, and the same is done again under the final name. A crash leaves the old checkpoint or the new one, perhaps
+with files beside it that no index refers to; the next save of the prefix removes them, and so does removing it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ckptd.client.snapshot import Snapshot
+from ckptd.client.state_functions import meta_graph_key, shard_keys_in_place
+from ckptd.client.writing import write_shards
+from ckptd.engine.commit import Files, commit
+from ckptd.engine.layout import Layout
+from ckptd.engine.merge import merge
+from ckptd.engine.plan import plan
+from ckptd.engine.prune import index_in_place
+from ckptd.format.names import index_key, shard_key
+from ckptd.storage.base import Store
+
+_FINAL_SHARDS = 1
+_PASSING_SHARDS = 2
+
+
+def write_over(
+    store: Store,
+    key: str,
+    snapshot: Snapshot,
+    meta_graph: bytes | None = None,
+    meta_graph_suffix: str = "meta",
+) -> None:
+    """Write a checkpoint of one shard whether or not there is one already; durable and complete on return.
+
+    Writing over one takes the bytes twice. The caller is the only one who writes this prefix.
+    """
+    layout = plan([snapshot.manifest], _FINAL_SHARDS)
+    index = index_in_place(store, index_key(key))
+    meta_key = meta_graph_key(key, meta_graph_suffix)
+    if index is not None and index.num_shards in (_FINAL_SHARDS, None):
+        passing = replace(layout, shard_sizes=(*layout.shard_sizes, 0))
+        _write(store, key, passing, snapshot, meta_key, meta_graph)
+    _write(store, key, layout, snapshot, meta_key, meta_graph)
+
+
+def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key: str, meta_graph: bytes | None) -> None:
+    """Put the checkpoint in place under this layout's shard count, which the index in place does not refer to."""
+    ours = [shard_key(key, shard, layout.num_shards) for shard in range(layout.num_shards)]
+    in_place = shard_keys_in_place(store, key)
+    left_over = [each for each in ours if each in in_place]
+    if left_over:
+        # Crash here: the checkpoint in place, and files that no index refers to.
+        store.delete(left_over)
+    crcs = write_shards(store, key, layout, snapshot)
+    # Crash here: the checkpoint in place, and the whole data of the new one, that no index refers to.
+    commit(store, Files(index_key(key), merge(layout, crcs), meta_key, meta_graph, overwrite=True))
+    superseded = [each for each in in_place if each not in ours]
+    if superseded:
+        # Crash here: the new checkpoint, and the data of the old one, that no index refers to.
+        store.delete(superseded)

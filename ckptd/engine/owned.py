@@ -1,0 +1,122 @@
+"""What the owner of a run asks of its catalog: to pin a checkpoint, to delete it, and to think again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from ckptd.engine import prune, records, survey
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
+from ckptd.engine.ledger import Ledger
+from ckptd.engine.records import Record
+from ckptd.engine.retention import RetentionPolicy
+from ckptd.errors import CkptdError, ConflictError, NotFoundError
+from ckptd.storage.base import Store
+
+
+class Owned(ABC):
+    """The half of `Catalog` that changes single checkpoints; `Catalog` fills in what it needs."""
+
+    _store: Store
+    _run: str
+    _clock: Clock
+    _policy: RetentionPolicy
+    _undo_s: float
+    _ledger: Ledger
+
+    @abstractmethod
+    def latest(self) -> Checkpoint | None:
+        """See `Catalog`."""
+
+    @abstractmethod
+    def find(self, which: int | str) -> Checkpoint:
+        """See `Catalog`."""
+
+    @abstractmethod
+    def _refresh(self) -> None:
+        """Read the run anew if memory and store may differ."""
+
+    def pin(self, which: int | str) -> Checkpoint:
+        """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
+        return self._set_pinned(which, True)
+
+    def unpin(self, which: int | str) -> Checkpoint:
+        """Let retention have a checkpoint again. One that was kept for good stays kept."""
+        return self._set_pinned(which, False)
+
+    def _set_pinned(self, which: int | str, pinned: bool) -> Checkpoint:
+        record = self._record_of(which)
+        if record.pinned != pinned:
+            # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
+            listed = record.prefix_key in self._ledger.listed()
+            released = not pinned and listed and not self._ledger.listing.has_room(self._policy)
+            self._ledger.remember(records.change(self._store, record, pinned=pinned, released=released))
+        return self.find(which)
+
+    def delete(self, which: int | str, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
+        """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
+
+        For `undo_s` it can be brought back by `undelete`, so its shards go only after that, unless it is `for_good`.
+        The latest is refused unless `even_latest`: readers would see time run backward. With it the one before becomes
+        the latest; if there is none, the state file goes.
+
+        Raises:
+            ConflictError: when it is pinned, the latest, or not ours.
+        """
+        record = self._record_of(which)
+        checkpoint = self.find(which)
+        if record.pinned:
+            raise ConflictError("it is pinned: unpin it first", key=record.prefix_key)
+        if checkpoint == self.latest() and not even_latest:
+            raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
+        deleted_at = None if for_good or self._undo_s <= 0 else self._clock.wall_s()
+        try:
+            # Crash after this mark: still listed, so `recovery` takes the mark back.
+            record = self._ledger.remember(records.change(self._store, record, dropped=True, deleted_at=deleted_at))
+            if record.prefix_key in self._ledger.listed():
+                self._ledger.unlist(record)
+            if deleted_at is None:
+                self._ledger.drop(record)
+            else:
+                self._ledger.set_aside(record)
+        except CkptdError:
+            self._ledger.is_stale = True
+            raise
+        return checkpoint
+
+    def undelete(self, which: int | str) -> Checkpoint:
+        """Bring back what `delete` deleted lately, by its step or prefix. Durable on return.
+
+        It is listed again at its old place if the list has room, and otherwise kept for good.
+
+        Raises:
+            NotFoundError: when nothing of the kind was deleted, its time is over, or the step was saved again.
+        """
+        self._refresh()
+        ledger = self._ledger
+        ledger.settle(None)
+        deleted = [
+            each
+            for each in ledger.records.values()
+            if each.dropped
+            and ledger.is_undoable(each)
+            and which in (each.step, each.prefix, self._store.location(each.prefix_key))
+            and prune.is_aside(self._store, each)
+        ]
+        if not deleted:
+            raise NotFoundError(f"nothing that was deleted lately is {which!r}", key=self._run or None)
+        record = max(deleted, key=lambda each: each.sequence)
+        try:
+            return survey.checkpoint_of(self._store, ledger.bring_back(record, self._policy))
+        except CkptdError:
+            ledger.is_stale = True
+            raise
+
+    def _record_of(self, which: int | str) -> Record:
+        self._refresh()
+        self._ledger.settle(None)
+        checkpoint = self.find(which)
+        record = self._ledger.records.get(checkpoint.save_id)
+        if record is None:
+            raise ConflictError("ckptd did not write this checkpoint and never deletes it", key=checkpoint.prefix)
+        return record

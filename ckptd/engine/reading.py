@@ -1,0 +1,94 @@
+"""Reads a state file as the list that retention goes on with: each entry looked up in the store, nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ckptd.engine import survey
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.listing import Entry, Listing, Style
+from ckptd.engine.records import Record
+from ckptd.engine.retention import Rule
+from ckptd.errors import NotFoundError
+from ckptd.format import names
+from ckptd.format.state_file import CheckpointState
+from ckptd.storage.base import Store
+
+
+@dataclass(slots=True)
+class ReadList:
+    """What a state file says, as far as the store bears it out.
+
+    Attributes:
+        listing: the complete ones, and those that lie elsewhere.
+        style: how it is written.
+        prefixes: the keys of all that lie in this store.
+        problems: of those of them that are not complete: why. TensorFlow lets these count, and so may delete the last
+            that is whole; we do not.
+    """
+
+    listing: Listing = field(default_factory=Listing)
+    style: Style = field(default_factory=Style)
+    prefixes: set[str] = field(default_factory=set)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterable[Record]) -> ReadList:
+    """Read the state file at `key` of `run`, whose bytes are `data`, None if there is none.
+
+    Raises:
+        CorruptionError: when it cannot be parsed, or names no latest checkpoint.
+    """
+    if data is None:
+        return ReadList()
+    state = survey.decode_state(data, key)
+    by_prefix: dict[str, list[Record]] = {}
+    for record in ours:
+        by_prefix.setdefault(record.prefix_key, []).append(record)
+    times = dict(zip(state.all_model_checkpoint_paths, state.all_model_checkpoint_timestamps, strict=False))
+    found = ReadList(style=_style_of(state))
+    entries = []
+    for path in survey.in_order(state):
+        at, prefix = times.get(path, 0.0), survey.resolve(store, run, path)
+        if prefix is None:
+            elsewhere = Checkpoint(path, names.step_of(path), 0, 0, at, durability=store.durability)
+            entries.append(Entry(path, None, elsewhere, None, at=at))
+            continue
+        found.prefixes.add(prefix)
+        entry = _look_up(store, run, path, prefix, by_prefix.get(prefix, []), at, found.problems)
+        if prefix not in found.problems:
+            entries.append(entry)
+    for entry in entries:  # one by one, as two paths may mean the same checkpoint: the later counts
+        found.listing = found.listing.with_newest(entry)
+    return found
+
+
+def _look_up(
+    store: Store, run: str, path: str, prefix: str, attempts: list[Record], at: float, problems: dict[str, str]
+) -> Entry:
+    if prefix.rpartition("/")[0] == run:
+        path = prefix.rpartition("/")[2]
+    location, step = store.location(prefix), names.step_of(prefix)
+    checkpoint = Checkpoint(location, step, 0, 0, at, durability=store.durability)
+    problem: str | None = survey.GONE
+    with suppress(NotFoundError):
+        checkpoint, problem = survey.describe(store, store.stat(names.index_key(prefix)), attempts)
+    if problem is not None:
+        problems[prefix] = problem
+    record = next((each for each in attempts if each.save_id == checkpoint.save_id), None)
+    return Entry(
+        path,
+        prefix,
+        checkpoint,
+        record,
+        at=at or checkpoint.saved_at,
+    )
+
+
+def _style_of(state: CheckpointState) -> Style:
+    is_of_a_manager = state.all_model_checkpoint_timestamps or state.last_preserved_timestamp
+    path = state.model_checkpoint_path
+    is_relative = not path.startswith("/") and "://" not in path
+    return Style(Rule.MANAGER if is_of_a_manager else Rule.SAVER, is_relative, state.last_preserved_timestamp)

@@ -1,0 +1,168 @@
+"""Writes a state file anew from what lies complete on disk, when it is lost, malformed, or names what is not there.
+
+Recovery never does this by itself: a history must not silently change. A person asks for it, and what the state file
+held before is kept beside the records.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from ckptd.engine import commit as durable
+from ckptd.engine import records, survey
+from ckptd.engine.commit import SeenState
+from ckptd.engine.survey import Found
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.format import names
+from ckptd.format.crc32c import crc32c
+from ckptd.format.state_file import CheckpointState
+from ckptd.storage.base import Store
+from ckptd.storage.keys import join
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What `repair` found and did.
+
+    Attributes:
+        is_changed: a state file was written; False when the one in place says what it should.
+        reason: what was wrong with it, in words for people; "" when nothing was.
+        prefixes: locations that the state file lists now, oldest first; the last is the latest.
+        left_out: (location, why) of those that it listed before, or that have an index here, and that are not complete.
+        kept_at: where the text that was replaced lies now; None if there was none.
+    """
+
+    is_changed: bool
+    reason: str
+    prefixes: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+    kept_at: str | None = None
+
+
+def repair(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> Repaired:
+    """Make the state file of `directory` name only complete checkpoints; durable on return. May be repeated.
+
+    One that can be parsed keeps its order and loses what is not complete. One that cannot be, or that names nothing
+    complete, is built anew: from those that ckptd or another program saved here, not counting what left the list before
+    and was kept for good. Shards are looked for, not read: `verify` reads them.
+
+    Raises:
+        NotFoundError: when there is no complete checkpoint; nothing was changed.
+        ConflictError: when somebody is working on the directory, or replaced the state file meanwhile.
+    """
+    with store.lock(join(directory, f"{records.DIRECTORY}/lock"), holder="ckptd repair"):
+        key = join(directory, latest_filename)
+        seen = durable.look(store, key)
+        found = {_key_of(store, directory, each): each for each in survey.survey(store, directory, None)}
+        left_out = [(each.checkpoint.prefix, each.problem) for each in found.values() if each.problem is not None]
+        old, reason = _parse(seen, key)
+        new = _without_incomplete(store, directory, old, found, left_out)
+        if new is None:
+            new = _from_disk(directory, latest_filename, found, store)
+            reason = reason or "it named no complete checkpoint"
+        elif old is not None and new != old:
+            reason = "it named checkpoints that are not complete"
+        if new is None:
+            raise NotFoundError("there is no complete checkpoint here to make a state file from", key=directory or None)
+        now_listed = tuple(_location(store, directory, path) for path in new.all_model_checkpoint_paths)
+        if not reason:
+            return Repaired(False, "", now_listed, tuple(left_out))
+        kept_at = _keep(store, directory, latest_filename, seen)
+        durable.publish(store, key, new.encode(), seen)
+        return Repaired(True, reason, now_listed, tuple(left_out), kept_at)
+
+
+def _parse(seen: SeenState, key: str) -> tuple[CheckpointState | None, str]:
+    if seen.data is None:
+        return None, "there was none"
+    try:
+        state = CheckpointState.decode(seen.data, key)
+    except CorruptionError as error:
+        return None, error.reason
+    return (state, "") if state.model_checkpoint_path else (None, "it named no checkpoint")
+
+
+def _without_incomplete(
+    store: Store,
+    directory: str,
+    old: CheckpointState | None,
+    found: dict[str, Found],
+    left_out: list[tuple[str, str]],
+) -> CheckpointState | None:
+    """Return the old list without what is not complete here; what lies elsewhere stays, unless it is the latest."""
+    if old is None:
+        return None
+    paths = survey.in_order(old)
+    times = dict(zip(old.all_model_checkpoint_paths, old.all_model_checkpoint_timestamps, strict=False))
+    staying = []
+    for path in paths:
+        prefix = survey.resolve(store, directory, path)
+        if prefix is None:
+            is_good = True
+        elif prefix in found:
+            is_good = found[prefix].problem is None
+        else:  # in another directory of this store, or gone
+            is_good = _is_complete(store, prefix)
+            if not is_good:
+                left_out.append((store.location(prefix), "its index is missing, or a shard"))
+        if is_good:
+            staying.append(path)
+    while staying and survey.resolve(store, directory, staying[-1]) is None:
+        staying.pop()
+    if not staying:
+        return None
+    if staying == list(old.all_model_checkpoint_paths) and staying[-1] == old.model_checkpoint_path:
+        return old
+    return replace(
+        old,
+        model_checkpoint_path=staying[-1],
+        all_model_checkpoint_paths=tuple(staying),
+        all_model_checkpoint_timestamps=tuple(times.get(path, 0.0) for path in staying) if times else (),
+    )
+
+
+def _is_complete(store: Store, prefix: str) -> bool:
+    try:
+        return survey.describe(store, store.stat(names.index_key(prefix)), [])[1] is None
+    except NotFoundError:
+        return False
+
+
+def _from_disk(directory: str, latest_filename: str, found: dict[str, Found], store: Store) -> CheckpointState | None:
+    ours = {record.save_id: record for record in records.load(store, directory).found}
+    usable: list[tuple[int, float, int, str]] = []
+    for prefix, each in found.items():
+        record = ours.get(each.checkpoint.save_id)
+        is_of_the_list = record is None or not (
+            record.dropped or record.preserved or record.latest_filename != latest_filename
+        )
+        if each.problem is None and is_of_the_list:
+            usable.append(
+                (record.sequence if record else 0, each.checkpoint.saved_at, each.checkpoint.step or 0, prefix)
+            )
+    if not usable:
+        return None
+    # Ours know the order in which they began, which no clock can disturb; it only serves if all are ours.
+    if not all(sequence for sequence, *_ in usable):
+        usable = [(0, at, step, prefix) for _, at, step, prefix in usable]
+    paths = tuple(prefix.rpartition("/")[2] for *_, prefix in sorted(usable))
+    return CheckpointState(paths[-1], paths)
+
+
+def _keep(store: Store, directory: str, latest_filename: str, seen: SeenState) -> str | None:
+    if not seen.data:
+        return None
+    key = join(directory, f"{records.DIRECTORY}/{latest_filename}.before-{crc32c(seen.data):08x}")
+    with suppress(ConflictError):  # the same text was replaced before
+        store.put(key, seen.data)
+    return store.location(key)
+
+
+def _key_of(store: Store, directory: str, found: Found) -> str:
+    return survey.resolve(store, directory, found.checkpoint.prefix) or found.checkpoint.prefix
+
+
+def _location(store: Store, directory: str, path: str) -> str:
+    prefix = survey.resolve(store, directory, path)
+    return path if prefix is None else store.location(prefix)
