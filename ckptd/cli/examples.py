@@ -63,6 +63,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         (f"ckptd rm {_RUN}/model.ckpt-200 --even-latest", "roll back to the one before"),
         ("ckptd rm /old/tf-run/model.ckpt-7 --foreign", "one that TensorFlow wrote"),
     ),
+    "repair": (
+        (f"ckptd repair {_RUN}", "after its state file was lost"),
+        (f"ckptd repair {_RUN} && ckptd verify {_RUN}", "and read everything back"),
+    ),
+    "watch": (
+        (f"ckptd watch {_RUN} --exec 'python eval.py \"$CKPTD_PREFIX\"'", "evaluate each new checkpoint"),
+        ("ckptd watch 127.0.0.1:7070 --run runs/mnist --json", "as a daemon publishes them, for a script"),
+        (f"ckptd watch {_RUN} --once --timeout 600", "wait for one, at most ten minutes"),
+    ),
     "doctor": (
         ("ckptd doctor /checkpoints", "before the first training job"),
         (

@@ -49,8 +49,8 @@ class Keeper(Protocol):
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         """Pin a checkpoint, or no longer; durable on return."""
 
-    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
-        """Delete a checkpoint; durable on return."""
+    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
+        """Delete a checkpoint; durable on return. A daemon can bring it back for a while, unless it is `for_good`."""
 
 
 def reach_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -140,7 +140,7 @@ class _Here:
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         return ownership.set_pinned(self.store, key, pinned)
 
-    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
+    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
         ownership.delete(self.store, key, even_latest=even_latest, even_foreign=even_foreign)
 
 
@@ -161,12 +161,12 @@ class _Asked:
         reply = self.stub.call("Pin", request, self.how.timeout_s)
         return convert.checkpoint_from_wire(reply.checkpoint)
 
-    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
+    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
         from ckptd.wire.v1 import admin_pb2
 
         if even_latest:
             raise ConflictError(f"{self.who} never deletes its latest checkpoint; stop it first", key=key)
-        request = admin_pb2.DeleteRequest(peer=_peer(), run=self.run, step=self._step(key))
+        request = admin_pb2.DeleteRequest(peer=_peer(), run=self.run, step=self._step(key), for_good=for_good)
         self.stub.call("Delete", request, self.how.timeout_s)
 
     def _step(self, key: str) -> int:

@@ -13,12 +13,16 @@ from ckptd.errors import InvalidRequestError
 @click.argument("prefix")
 @click.option("--even-latest", is_flag=True, help="Delete it also if it is the latest: the one before becomes it.")
 @click.option("--foreign", is_flag=True, help="Delete it also if ckptd did not write it.")
+@click.option(
+    "--for-good", is_flag=True, help="Free its space at once, where a daemon could bring it back for a while."
+)
 @reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     prefix: str,
     even_latest: bool,
     foreign: bool,
+    for_good: bool,
     address: str | None,
     token_file: str | None,
     ca: str | None,
@@ -40,7 +44,7 @@ def command(
     store, key = keepers.place(prefix, how)
     with keepers.keeper(store, how) as keeper:
         checkpoint, _ = describe(store, store.stat(index_key(key)), records_by_prefix(store, "").get(key, []))
-        keeper.delete(key, even_latest=even_latest, even_foreign=foreign)
+        keeper.delete(key, even_latest=even_latest, even_foreign=foreign, for_good=for_good)
         is_orphaned = even_latest and latest_checkpoint(store, "") is None and bool(list_checkpoints(store, ""))
     if as_json:
         output.emit_json(checkpoint)

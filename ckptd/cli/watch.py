@@ -20,11 +20,7 @@ if TYPE_CHECKING:
     from ckptd.engine.checkpoint import Checkpoint
 
 
-@click.command(
-    "watch",
-    epilog="Examples: ckptd watch runs/mnist --exec 'python eval.py \"$CKPTD_PREFIX\"'  ·  "
-    "ckptd watch 127.0.0.1:7070 --run runs/mnist --json  ·  ckptd watch runs/mnist --once --timeout 600",
-)
+@click.command("watch")
 @click.argument("place", metavar="[DIR|ADDR]", required=False)
 @click.option("--run", metavar="RUN", help="The run, below DIR or the daemon's root; a daemon needs one.")
 @click.option("--exec", "command_line", metavar="CMD", help="Run CMD for each, with CKPTD_PREFIX and CKPTD_STEP set.")

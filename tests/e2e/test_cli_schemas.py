@@ -33,6 +33,8 @@ def run_dir(tmp_path_factory):
             checkpointer.save(step, arrays).result(timeout=60)
     ckptd.save_checkpoint(str(root / "run" / "broken-3"), {"w": W})
     (root / "run" / "broken-3.data-00000-of-00001").unlink()
+    ckptd.save_checkpoint(str(root / "repaired" / "m-1"), {"w": W})
+    np.savez(root / "w.npz", w=W)
     return root / "run"
 
 
@@ -55,10 +57,20 @@ def printed(capsys, *arguments, code=0):
         ("verify", [""], 8),
         ("prune", ["", "--keep", "1", "--dry-run"], 0),
         ("doctor", [""], 0),
+        ("watch", ["", "--once"], 0),
+        ("diff", ["model.ckpt-1", "{run}/model.ckpt-2"], 0),
+        ("diff", ["model.ckpt-1", "{new}/changed-1"], 0),
+        ("cp", ["model.ckpt-1", "{new}/copy-1"], 0),
+        ("export", ["model.ckpt-1", "{new}/some.npz", "--skip-unsupported"], 0),
+        ("export", ["model.ckpt-1", "{new}/some.safetensors", "--only", "w"], 0),
+        ("import", ["../w.npz", "{new}/imported-1"], 0),
+        ("show", ["../w.npz"], 0),
+        ("repair", ["../repaired"], 0),
     ],
 )
-def test_the_document_is_what_the_schema_says(command, arguments, code, run_dir, capsys):
-    where, *options = arguments
+def test_the_document_is_what_the_schema_says(command, arguments, code, run_dir, tmp_path, capsys):
+    ckptd.save_checkpoint(str(tmp_path / "changed-1"), {"w": W + 1, "i": np.array([1.0]), "half": W, "other": W})
+    where, *options = (argument.format(run=run_dir, new=tmp_path) for argument in arguments)
     schemas.check(command, json.loads(printed(capsys, command, run_dir / where, *options, "--json", code=code).out))
 
 
