@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_neither_copied_nor_exported(here, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["cp", "m-1"], 2, "Missing argument 'DEST'"),
+        (["cp", "m-1"], 2, "missing argument 'DEST'"),
         (["cp", "m-3", "x"], 3, "there is no checkpoint 'm-3'"),
         (["cp", "m-1", "m-1"], 2, "onto itself"),
         (["cp", "m-1", "x-1.index"], 2, "did you mean 'x-1'?"),
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_neither_copied_nor_exported(here, capsys):
         (["import", "m.npz", "."], 2, "a prefix is wanted"),
         (["import", "m.npz", "m-1"], 4, "already"),
         (["diff", "m-1", "n.safetensors"], 3, "did you mean 'm.safetensors'?"),
-        (["diff", "m-1"], 2, "Missing argument 'B'"),
+        (["diff", "m-1"], 2, "missing argument 'B'"),
         (["show", "n.npz"], 3, "did you mean 'm.npz'?"),
         (["exprot", "m-1", "x.npz"], 2, "did you mean 'export'?"),
     ],

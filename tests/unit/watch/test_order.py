@@ -12,9 +12,9 @@ def test_a_teller_that_was_overtaken_tells_nothing():
     told = []
     coordinator.subscribe("runs/a", lambda found: told.append(found.step))
     run = coordinator._run("runs/a")
-    run._tell(checkpoint(1), 1)
-    run._tell(checkpoint(3), 3)
-    run._tell(checkpoint(2), 2)
-    run._tell(checkpoint(4), 4)
+    run._tell(checkpoint(1), 1, True)
+    run._tell(checkpoint(3), 3, True)
+    run._tell(checkpoint(2), 2, True)
+    run._tell(checkpoint(4), 4, True)
     coordinator.close()
     assert told == [1, 3, 4]
