@@ -54,8 +54,8 @@ def prepare(page, reader):
         (reader.directory / "token").write_text("a token of some length, as the daemon wants it\n")
 
 
-# Their commands follow a run for as long as it lives, or need checkpoints that other pages make: the commands themselves
-# are run by tests/e2e/test_watch*.py and test_cli_data.py.
+# Their commands follow a run for as long as it lives, or need checkpoints that other pages make. The commands
+# themselves are run by test_watch.py and test_cli_data.py.
 NOT_FOLLOWED = {"watching.md", "moving.md"}
 
 
