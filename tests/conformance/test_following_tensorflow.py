@@ -11,7 +11,9 @@ import pytest
 import ckptd
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-tf = pytest.importorskip("tensorflow")
+
+import tensorflow as tf
+from tensorflow.python.training import checkpoint_utils
 
 TIMELINE = [(3.0, "m-1"), (4.0, "m-2"), (9.5, "m-3"), (30.0, "m-1")]
 OPTIONS = [
@@ -70,7 +72,7 @@ def test_both_iterators_yield_the_same_at_the_same_times(tmp_path, options):
 
     theirs = Directory(tmp_path / "theirs")
     fake = SimpleNamespace(time=theirs.time, sleep=theirs.sleep)
-    with mock.patch("tensorflow.python.training.checkpoint_utils.time", fake):
+    with mock.patch.object(checkpoint_utils, "time", fake):
         path, given = arguments(theirs)
         expected = theirs.seen(tf.train.checkpoints_iterator(path, **given))
     ours = Directory(tmp_path / "ours")

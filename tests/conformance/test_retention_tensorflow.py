@@ -1,7 +1,7 @@
 """The same operations, done by real TensorFlow and by a run of ours in two directories, compared file by file.
 
-Left out of the sequences is where we differ on purpose: a manager goes on listing what somebody deleted, and a Saver
-without limit lists one twice that is saved again. See ``docs/retention.md``.
+Left out of the sequences is where we differ on purpose: a manager goes on listing what somebody deleted, and so does a
+Saver if the index is left; and a Saver without limit lists one twice that is saved again. See ``docs/retention.md``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptd.engine.retention import Rule
 from tests.conformance.retention_replay import Replay, as_one_shard, files_in
-
-tf = pytest.importorskip("tensorflow")
 
 NAME = "m"
 T0 = 1_600_000_000.25
@@ -37,7 +36,7 @@ operations = st.one_of(
     st.tuples(st.just("save"), st.just(0)),
     st.tuples(st.just("save"), st.integers(1, 4)),  # again, one that was saved so many saves ago
     starts,
-    st.tuples(st.just("delete"), st.integers(1, 5), st.sampled_from([".index", ".data*", ".*"])),
+    st.tuples(st.just("delete"), st.integers(1, 5), st.sampled_from([".index", ".*"])),
     st.tuples(st.just("jump"), st.sampled_from([-100_000.0, -10.0, 0.75, 1200.0, 3600.0, 50_000.0])),
 )
 
@@ -110,8 +109,8 @@ def play(root: Path, first: Any, rest: list[Any]) -> None:
                 theirs.start(rule, max_to_keep, hours)
                 ours.start(rule, max_to_keep, hours)
             case ("save", ago):
-                theirs.now += 600.5
-                ours.clock.advance(600.5)
+                theirs.now += 1500.5
+                ours.clock.advance(1500.5)
                 is_again = 0 < ago <= len(steps) and max_to_keep is not None
                 step = steps[-ago] if is_again else number
                 steps = [*(each for each in steps if each != step), step]
@@ -132,6 +131,16 @@ def play(root: Path, first: Any, rest: list[Any]) -> None:
 
 
 def compare(num_sequences: int) -> None:
+    # Each rule in half of the sequences, with an interval that they reach: else few would keep one for good.
+    for rule in Rule:
+        compare_from(rule, num_sequences // 2)
+
+
+def compare_from(rule: Rule, num_sequences: int) -> None:
+    firsts = st.tuples(
+        st.just("start"), st.just(rule), st.sampled_from([1, 2, None, 3]), st.sampled_from([0.7, 1.0]), st.just(True)
+    )
+
     @settings(
         max_examples=num_sequences,
         deadline=None,
@@ -139,7 +148,7 @@ def compare(num_sequences: int) -> None:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(starts, st.lists(operations, min_size=9, max_size=9))
+    @given(firsts, st.lists(operations, min_size=9, max_size=9))
     def sequences(first: Any, rest: list[Any]) -> None:
         with tempfile.TemporaryDirectory() as root:
             play(Path(root), first, rest)
@@ -147,10 +156,10 @@ def compare(num_sequences: int) -> None:
     sequences()
 
 
-def test_random_sequences_leave_the_same_files_and_the_same_text() -> None:
-    compare(20)
+def test_two_hundred_random_sequences_leave_the_same_files_and_the_same_text() -> None:
+    compare(200)
 
 
 @pytest.mark.campaign
-def test_two_hundred_random_sequences_leave_the_same_files_and_the_same_text() -> None:
-    compare(200)
+def test_two_thousand_random_sequences_leave_the_same_files_and_the_same_text() -> None:
+    compare(2000)
