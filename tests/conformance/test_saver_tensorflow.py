@@ -129,6 +129,10 @@ def apply(side, operation, directory, now):
         ]
     if kind == "remove":
         side.remove(f"{directory}/{NAME}-{details[0]}")
+    if kind == "delete":
+        for path in directory.glob(f"{NAME}-{details[0]}.*"):
+            path.unlink()
+        return None
     latest = side.latest(str(directory))
     return None if latest is None else [np.asarray(one).tolist() for one in side.restore(latest)]
 
@@ -144,13 +148,17 @@ OPTIONS = st.fixed_dictionaries(
         "sharded": st.just(True),
     },
 )
+FEW_AND_HOURS = st.fixed_dictionaries(
+    {"max_to_keep": st.sampled_from([1, 2]), "keep_checkpoint_every_n_hours": st.sampled_from([0.5, 0.7])}
+)
 LATEST = st.sampled_from([None, "checkpoint", "best"])
 SAVE_OPTIONS = st.fixed_dictionaries({}, optional={"latest_filename": LATEST, "write_state": st.booleans()})
 OPERATIONS = st.one_of(
     st.tuples(st.just("save"), STEPS, st.integers(0, 99), SAVE_OPTIONS),
     st.tuples(st.just("save"), STEPS, st.integers(0, 99), st.just({})),
-    st.tuples(st.just("restart"), OPTIONS, LATEST),
+    st.tuples(st.just("restart"), st.one_of(OPTIONS, FEW_AND_HOURS), LATEST),
     st.tuples(st.just("remove"), STEPS),
+    st.tuples(st.just("delete"), STEPS),
     st.tuples(st.just("clock"), st.sampled_from([60.25, 1800.0, 2520.0, 7200.5, -3600.0])),
 )
 
@@ -180,7 +188,7 @@ def check_sequences(tmp_path_factory, num_sequences, num_operations):
         derandomize=num_sequences <= 200,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.lists(OPERATIONS, min_size=num_operations, max_size=num_operations), OPTIONS)
+    @given(st.lists(OPERATIONS, min_size=num_operations, max_size=num_operations), st.one_of(OPTIONS, FEW_AND_HOURS))
     def check(operations, options):
         with both_sides() as (clock, *both):
             compare(clock, both, tmp_path_factory.mktemp("sequence"), operations, options)
