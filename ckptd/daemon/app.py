@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
@@ -31,6 +32,13 @@ from ckptd.wire import addresses, versions
 
 TICK_S = 0.2
 
+GC_THRESHOLDS = (50_000, 20, 50)
+"""How much garbage in cycles may wait for its collector.
+
+The objects of a thousand streams make a full collection take tens of milliseconds. With Python's own thresholds there
+is one every few saves, while the watchers wait.
+"""
+
 _log = logging.getLogger("ckptd.daemon")
 
 
@@ -39,6 +47,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     if not config.root:
         raise InvalidRequestError("a daemon needs to know where to keep checkpoints: pass --root URL")
     logs.configure(config.log_format, config.log_level)
+    gc.set_threshold(*GC_THRESHOLDS)
     options = server_options(config, environ)
     check_exposure(options)
     coordinator = Coordinator(

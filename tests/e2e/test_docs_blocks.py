@@ -36,7 +36,8 @@ assert state["step"] == 1000
 assert np.array_equal(w, np.repeat(1000.0 * np.arange(4), 250)[:, None] * np.ones(64))
 assert np.array_equal(part, w[:333])
 assert np.array_equal(same, w)
-"""
+""",
+    "watching.md": "trainer.close()",
 }
 """What must hold when a page has been followed, beyond that nothing failed."""
 
@@ -54,12 +55,7 @@ def prepare(page, reader):
         (reader.directory / "token").write_text("a token of some length, as the daemon wants it\n")
 
 
-# Their commands follow a run for as long as it lives, or need checkpoints that other pages make. The commands
-# themselves are run by test_watch.py and test_cli_data.py.
-NOT_FOLLOWED = {"watching.md", "moving.md"}
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_FOLLOWED], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_can_be_followed_from_top_to_bottom(page, tmp_path):
     to_run = [block for block in pages.blocks(page) if block.language in pages.PROGRAMS and not block.left_out]
     if not to_run:
