@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -10,6 +11,8 @@ from ckptd.cli import output
 from ckptd.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from ckptd.cli.sources import FileSource
+    from ckptd.engine.restore import Array, Bundle
     from ckptd.format.slices import Box
 
 
@@ -25,38 +28,99 @@ if TYPE_CHECKING:
 @click.option("--full", is_flag=True, help="Print every value of large tensors too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with every value.")
 def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: bool, as_json: bool) -> None:
-    """Print the values of the tensors NAME (all of them if none is named) of the checkpoint at PREFIX.
+    """Print the values of the tensors NAME (all of them if none is named) of the checkpoint at PREFIX, or
+    of a safetensors or npz file.
 
-    What is read whole is checked against its checksum.
+    What is read whole is checked against its checksum, where there is one.
     """
     import numpy as np
 
-    from ckptd.cli import places
+    from ckptd.cli import places, sources
 
     if slice_spec is not None and len(names) != 1:
         raise InvalidRequestError("--slice needs exactly one NAME to cut")
-    _, bundle = places.bundle(prefix)
-    places.check_names(bundle, names)
+    if sources.is_file(prefix):
+        container: _Container = _File(sources.file(prefix))
+    else:
+        container = _Checkpoint(places.bundle(prefix)[1])
+    container.check(names)
     documents = []
-    for name in names or bundle.names():
-        shape = bundle.shape(name)
+    for name in names or container.names():
+        dtype, shape = container.describe(name)
         box = _box(slice_spec, shape) if slice_spec is not None else None
-        array = bundle.read(name, box)
-        described = {
-            "name": name,
-            "dtype": bundle.dtype(name).name,
-            "shape": list(shape),
-            "start": list(box.start) if box is not None else [0] * len(shape),
-            "values": None,
-        }
+        array = container.read(name, box)
         if as_json:
-            documents.append({**described, "values": _values(array)})
+            start = list(box.start) if box is not None else [0] * len(shape)
+            values = json_values(array)
+            documents.append({"name": name, "dtype": dtype, "shape": shape, "start": start, "values": values})
             continue
         part = f", part {slice_spec}" if box is not None else ""
-        output.say(f"{output.printable(name)} ({described['dtype']}, {output.shape(shape)}{part})")
+        output.say(f"{output.printable(name)} ({dtype}, {output.shape(shape)}{part})")
         output.say(np.array2string(array, threshold=array.size + 1 if full else 1000, max_line_width=120))
     if as_json:
-        output.emit_json({"prefix": bundle.location, "tensors": documents})
+        output.emit_json({"prefix": container.location, "tensors": documents})
+
+
+class _Container(Protocol):
+    """What values can be read from."""
+
+    @property
+    def location(self) -> str: ...
+
+    def names(self) -> list[str]: ...
+
+    def check(self, names: Sequence[str]) -> None: ...
+
+    def describe(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Return a tensor's dtype, by its name, and its shape."""
+
+    def read(self, name: str, box: Box | None) -> Array: ...
+
+
+class _Checkpoint:
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self.location = bundle.location
+
+    def names(self) -> list[str]:
+        return self._bundle.names()
+
+    def check(self, names: Sequence[str]) -> None:
+        from ckptd.cli import places
+
+        places.check_names(self._bundle, names)
+
+    def describe(self, name: str) -> tuple[str, tuple[int, ...]]:
+        return self._bundle.dtype(name).name, self._bundle.shape(name)
+
+    def read(self, name: str, box: Box | None) -> Array:
+        return self._bundle.read(name, box)
+
+
+class _File:
+    def __init__(self, source: FileSource) -> None:
+        self._source = source
+        self.location = source.location
+
+    def names(self) -> list[str]:
+        return self._source.names()
+
+    def check(self, names: Sequence[str]) -> None:
+        from ckptd.cli import sources
+
+        sources.check_names(self._source, names)
+
+    def describe(self, name: str) -> tuple[str, tuple[int, ...]]:
+        facts = self._source.facts(name)
+        return facts.dtype_name, facts.shape
+
+    def read(self, name: str, box: Box | None) -> Array:
+        from ckptd.cli import sources
+
+        array = sources.read(self._source, name)
+        return (
+            array if box is None else array[tuple(slice(a, a + n) for a, n in zip(box.start, box.shape, strict=True))]
+        )
 
 
 def _box(spec: str, shape: tuple[int, ...]) -> Box:
@@ -65,7 +129,7 @@ def _box(spec: str, shape: tuple[int, ...]) -> Box:
     return TensorSlice.parse(spec).resolve(shape)
 
 
-def _values(array: Any) -> object:
+def json_values(array: Any) -> object:
     """Return nested lists of numbers that JSON has: odd dtypes by way of float, complex ones as text."""
     if array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8", "float4", "float6")):
         return array.astype("float32").tolist()

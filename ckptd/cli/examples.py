@@ -63,6 +63,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         (f"ckptd rm {_RUN}/model.ckpt-200 --even-latest", "roll back to the one before"),
         ("ckptd rm /old/tf-run/model.ckpt-7 --foreign", "one that TensorFlow wrote"),
     ),
+    "undelete": (
+        (f"ckptd undelete {_RUN}/model.ckpt-120", "after a deletion too many"),
+        ("ckptd undelete runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "ask this daemon"),
+    ),
     "repair": (
         (f"ckptd repair {_RUN}", "after its state file was lost"),
         (f"ckptd repair {_RUN} && ckptd verify {_RUN}", "and read everything back"),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
 import click
 
+from ckptd.cli import output
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     metavar="REGEX",
     help="Leave out tensors whose name matches when counting parameters.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 def command(
     prefix: str | None,
     file_name: str | None,
@@ -40,11 +43,13 @@ def command(
     all_tensors: bool,
     all_tensor_names: bool,
     count_exclude_pattern: str,
+    as_json: bool,
 ) -> int:
     """Print what TensorFlow's inspect_checkpoint prints for the checkpoint at PREFIX, to the letter.
 
     Without options that is a line per stored entry. For people there is `ckptd show`.
     """
+    from ckptd.cli import places
     from ckptd.engine.restore import Bundle
     from ckptd.format.names import index_key
     from ckptd.storage.locations import split_prefix
@@ -56,6 +61,9 @@ def command(
         pattern = re.compile(count_exclude_pattern) if count_exclude_pattern else None
     except re.error as e:
         raise InvalidRequestError(f"--count_exclude_pattern is no regular expression: {e}") from e
+    if as_json:
+        output.emit_json(document(places.bundle(place)[1], tensor_name, all_tensors, pattern))
+        return 0
     store, key = split_prefix(place)
     try:
         try:
@@ -93,12 +101,49 @@ def lines(
     else:
         yield _headline(bundle, tensor_name)
         yield str(reader.get_tensor(tensor_name))
-    counted = {name: prod(bundle.shape(name)) for name in bundle.names()}
+    counted = _count(bundle, exclude)
     if exclude is not None:
-        left_out = [name for name in counted if exclude.search(name)]
-        params = sum(counted.pop(name) for name in left_out)
-        yield f"# Excluding {len(left_out)} tensors ({params} params) that match {exclude.pattern} when counting."
-    yield f"# Total number of params: {sum(counted.values())}"
+        yield (
+            f"# Excluding {counted.num_excluded_tensors} tensors ({counted.num_excluded_params} params) "
+            f"that match {exclude.pattern} when counting."
+        )
+    yield f"# Total number of params: {counted.num_params}"
+
+
+def document(bundle: Bundle, tensor_name: str, all_tensors: bool, exclude: re.Pattern[str] | None) -> dict[str, object]:
+    """Return the same as one JSON object: all tensors or the one that is named, with values where they are asked for.
+
+    Raises:
+        NotFoundError: when there is no tensor of that name.
+    """
+    from ckptd.cli import places
+    from ckptd.cli.cat import json_values
+
+    if tensor_name:
+        places.check_names(bundle, [tensor_name])
+    tensors = []
+    for name in [tensor_name] if tensor_name else sorted(bundle.names()):
+        dtype = bundle.dtype(name)
+        said: dict[str, object] = {"name": name, "dtype": dtype.name, "shape": bundle.shape(name)}
+        if all_tensors or tensor_name:
+            said["values"] = None if dtype.is_variant else json_values(bundle.read(name))
+        tensors.append(said)
+    return {"prefix": bundle.location, "tensors": tensors, **asdict(_count(bundle, exclude))}
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    num_params: int
+    num_excluded_tensors: int
+    num_excluded_params: int
+
+
+def _count(bundle: Bundle, exclude: re.Pattern[str] | None) -> _Count:
+    """Count elements, leaving out tensors whose name matches."""
+    counted = {name: prod(bundle.shape(name)) for name in bundle.names()}
+    left_out = [name for name in counted if exclude is not None and exclude.search(name)]
+    excluded = sum(counted.pop(name) for name in left_out)
+    return _Count(sum(counted.values()), len(left_out), excluded)
 
 
 def _headline(bundle: Bundle, name: str) -> str:

@@ -21,11 +21,11 @@ import click
 from ckptd.cli import places
 from ckptd.engine import ownership
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import ConflictError, InvalidRequestError
-from ckptd.format.names import step_of
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
+from ckptd.format.names import INDEX_SUFFIX, step_of
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
-from ckptd.storage.locations import open_store
+from ckptd.storage.locations import open_store, split_prefix
 
 T = TypeVar("T")
 _DAEMON_LINE = re.compile(r"ckptd serve, pid (?P<pid>\d+) on (?P<host>\S+), (?P<address>\S+)")
@@ -51,6 +51,9 @@ class Keeper(Protocol):
 
     def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
         """Delete a checkpoint; durable on return. A daemon can bring it back for a while, unless it is `for_good`."""
+
+    def undelete(self, key: str) -> Checkpoint:
+        """Bring back what was deleted in a way that can be undone; durable on return."""
 
 
 def reach_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -101,6 +104,17 @@ def place(text: str, how: Reach) -> tuple[Store, str]:
     return places.checkpoint(_below_root(text, how))
 
 
+def absent(text: str, how: Reach) -> tuple[Store, str]:
+    """Return the directory and the key of a checkpoint that need not be there; see `place`.
+
+    Raises:
+        NotFoundError: when there is no such directory.
+    """
+    store, key = split_prefix(_below_root(text, how))
+    places.directory(store.url)
+    return store, key.removesuffix(INDEX_SUFFIX)
+
+
 def directory(text: str, how: Reach) -> Store:
     """Return the directory that a person named; see `place`."""
     return places.directory(_below_root(text, how))
@@ -143,54 +157,58 @@ class _Here:
     def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
         ownership.delete(self.store, key, even_latest=even_latest, even_foreign=even_foreign)
 
+    def undelete(self, key: str) -> Checkpoint:
+        return ownership.undelete(self.store, key)
+
 
 @dataclass
 class _Asked:
-    """A daemon that is asked. It knows checkpoints by their steps."""
+    """A daemon that is asked."""
 
-    stub: _Stubs
+    stub: _Stub
     how: Reach
     run: str
     who: str
 
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
-        from ckptd.wire import convert
         from ckptd.wire.v1 import admin_pb2
 
-        request = admin_pb2.PinRequest(peer=_peer(), run=self.run, step=self._step(key), pinned=pinned)
-        reply = self.stub.call("Pin", request, self.how.timeout_s)
-        return convert.checkpoint_from_wire(reply.checkpoint)
+        reply = self._ask("Pin", admin_pb2.PinRequest(pinned=pinned), key)
+        return self._checkpoint(reply)
 
     def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
         from ckptd.wire.v1 import admin_pb2
 
-        if even_latest:
-            raise ConflictError(f"{self.who} never deletes its latest checkpoint; stop it first", key=key)
-        request = admin_pb2.DeleteRequest(peer=_peer(), run=self.run, step=self._step(key), for_good=for_good)
-        self.stub.call("Delete", request, self.how.timeout_s)
+        try:
+            self._ask("Delete", admin_pb2.DeleteRequest(for_good=for_good, even_latest=even_latest), key)
+        except NotFoundError as error:  # it is there: we have looked
+            raise ConflictError(f"{self.who} did not write it, and leaves it alone", key=key) from error
 
-    def _step(self, key: str) -> int:
-        """Return the step of a checkpoint, if the daemon knows no other checkpoint of that step."""
-        from ckptd.wire.v1 import read_pb2
+    def undelete(self, key: str) -> Checkpoint:
+        from ckptd.wire.v1 import admin_pb2
 
-        step = step_of(key)
-        reply = self.stub.call("List", read_pb2.ListRequest(peer=_peer(), run=self.run), self.how.timeout_s)
-        known = [str(each.key).rpartition("/")[2] for each in reply.checkpoints]
-        if key not in known:
-            raise ConflictError(f"{self.who} did not write it, and leaves it alone", key=key)
-        if step is None or [step_of(each) for each in known].count(step) != 1:
-            raise ConflictError(f"{self.who} knows checkpoints by their steps, and this one's is not unique", key=key)
-        return step
+        return self._checkpoint(self._ask("Undelete", admin_pb2.UndeleteRequest(), key))
+
+    def _ask(self, method: str, request: Any, key: str) -> Any:
+        """Make a call about the checkpoint `key`."""
+        request.peer.CopyFrom(_peer())
+        request.run, request.name, request.step = self.run, key, step_of(key) or 0
+        return self.stub.call(method, request, self.how.timeout_s)
+
+    def _checkpoint(self, reply: Any) -> Checkpoint:
+        from ckptd.wire import convert
+
+        return convert.checkpoint_from_wire(reply.checkpoint)
 
 
-class _Stubs:
-    """The services of one daemon, with its errors made ours."""
+class _Stub:
+    """The service of one daemon for operators, with its errors made ours."""
 
     def __init__(self, channel: Any, address: str) -> None:
-        from ckptd.wire.methods import ADMIN, READ, Stub
+        from ckptd.wire.methods import ADMIN, Stub
 
         self.address = address
-        self._admin, self._read = Stub(channel, ADMIN), Stub(channel, READ)
+        self._admin = Stub(channel, ADMIN)
 
     def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """Make one call. Errors are those that the daemon raised."""
@@ -198,21 +216,20 @@ class _Stubs:
 
         from ckptd.wire import status
 
-        stub = self._read if method == "List" else self._admin
         try:
-            return getattr(stub, method)(request, timeout=timeout_s)
+            return getattr(self._admin, method)(request, timeout=timeout_s)
         except grpc.RpcError as e:
             raise status.from_wire(e, address=self.address) from e
 
 
 @contextmanager
-def _channel(address: str, how: Reach) -> Iterator[_Stubs]:
+def _channel(address: str, how: Reach) -> Iterator[_Stub]:
     from ckptd.wire import addresses
     from ckptd.wire.channels import open_channel
 
     where = addresses.parse(address)
     with open_channel(where, token=how.token, ca=how.ca) as channel:
-        yield _Stubs(channel, str(where))
+        yield _Stub(channel, str(where))
 
 
 @contextmanager
@@ -222,7 +239,7 @@ def _asking(store: Store, address: str, how: Reach) -> Iterator[Keeper]:
         yield _Asked(stub, how, _run_below(store, root, stub.address), f"the daemon at {stub.address}")
 
 
-def _status(stub: _Stubs, how: Reach) -> Any:
+def _status(stub: _Stub, how: Reach) -> Any:
     from ckptd.wire.v1 import admin_pb2
 
     return stub.call("Status", admin_pb2.StatusRequest(peer=_peer()), how.timeout_s)

@@ -52,6 +52,7 @@ COMMANDS = {
     "pin": _Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),
     "unpin": _Listed("ckptd.cli.unpin", "Let retention have a checkpoint again."),
     "rm": _Listed("ckptd.cli.rm", "Delete one checkpoint."),
+    "undelete": _Listed("ckptd.cli.undelete", "Bring back a checkpoint that was deleted lately."),
     "repair": _Listed("ckptd.cli.repair", "Write a lost or malformed state file anew."),
     "doctor": _Listed("ckptd.cli.doctor", "Try out whether checkpoints would be safe here."),
     "bench": _Listed("ckptd.cli.bench", "Measure the disk, gRPC, and one save and restore."),

@@ -1,33 +1,24 @@
 """What commands say, and to whom: people get tables, programs get one JSON document, diagnostics go to stderr.
 
-stdout carries the answer and nothing else, so that it may be piped. A terminal gets rules, colours and progress
-bars; a pipe gets aligned plain text that is never cut to a width. Numbers meant for people are formatted here.
+stdout carries the answer and nothing else, so that it may be piped. A terminal gets rules and colours;
+a pipe gets aligned plain text that is never cut to a width. Numbers meant for people are formatted here.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
 _PIPE_WIDTH = 100_000  # wide enough that rich never folds a line that another program will read
 _CELL_GAP = "  "
-_JSON_EVERY_S = 0.2
-
-
-Progressed = Callable[[int, int], None]
-"""Told the bytes done so far, and those there are."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -112,61 +103,6 @@ def printable(text: str, *, lines: bool = False) -> str:
         return shown
     kept = "\n" if lines else ""
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in shown)
-
-
-@contextmanager
-def progress(label: str, how: str = "auto") -> Iterator[Progressed]:
-    """Show a progress bar on stderr while the block runs, if a person sits there; yield what moves it on.
-
-    `how` may also be "json", for scripts, whoever sits there: JSON Lines; or "none".
-    """
-    if how == "json":
-        yield _JsonLines(label)
-        return
-    if how == "none" or not sys.stderr.isatty():
-        yield _unseen
-        return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(escape(label), total=None)
-
-        def progressed(done_bytes: int, total_bytes: int, /) -> None:
-            bar.update(task, completed=done_bytes, total=total_bytes)
-
-        yield progressed
-
-
-def _unseen(_done_bytes: int, _total_bytes: int, /) -> None:
-    """Stand in for a progress bar where nobody looks."""
-
-
-class _JsonLines:
-    """Writes progress as JSON Lines: the first news, some a second, and the last."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._next_at = 0.0
-
-    def __call__(self, done_bytes: int, total_bytes: int, /) -> None:
-        now = time.monotonic()
-        if now < self._next_at and done_bytes < total_bytes:
-            return
-        self._next_at = now + _JSON_EVERY_S
-        news = {
-            "event": "progress",
-            "label": jsonable(self._label),
-            "done_bytes": done_bytes,
-            "total_bytes": total_bytes,
-        }
-        print(json.dumps(news, ensure_ascii=False), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def size(size_bytes: int) -> str:

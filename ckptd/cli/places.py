@@ -6,7 +6,7 @@ checkpoint. Readers follow symbolic links: whoever types a path may read through
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -74,11 +74,15 @@ def bundle(text: str) -> tuple[Store, Bundle]:
 def check_names(bundle: Bundle, names: Iterable[str]) -> None:
     """Refuse names of tensors that the checkpoint does not hold, with the one that may have been meant."""
     for name in names:
-        if name in bundle.index:
-            continue
-        near = get_close_matches(name, bundle.names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; `ckptd show {bundle.location}` lists them"
-        raise NotFoundError(f"there is no tensor {name!r} in {bundle.location}{hint}")
+        if name not in bundle.index:
+            raise no_tensor(name, bundle.location, bundle.names())
+
+
+def no_tensor(name: str, location: str, names: Sequence[str]) -> NotFoundError:
+    """Return the error that says that there is no such tensor among `names`, and which one may be meant."""
+    near = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; `ckptd show {location}` lists them"
+    return NotFoundError(f"there is no tensor {name!r} in {location}{hint}")
 
 
 def keys(store: Store) -> list[str]:

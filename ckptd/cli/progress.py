@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from ckptd.cli import output
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+Progressed = Callable[[int, int], None]
+"""Told the bytes done so far, and those there are."""
 
 
 def option(command: _Command) -> _Command:
@@ -27,18 +32,38 @@ def option(command: _Command) -> _Command:
 
 
 @contextmanager
-def shown(label: str, how: str) -> Iterator[output.Progressed]:
+def shown(label: str, how: str = "auto") -> Iterator[Progressed]:
     """Show progress as the option says while the block runs; yield what moves it on."""
-    if how == "auto":
-        with output.progress(label) as progressed:
-            yield progressed
-    elif how == "json":
+    if how == "json":
         yield _lines(label)
+    elif how == "auto" and sys.stderr.isatty():
+        with _bar(label) as progressed:
+            yield progressed
     else:
         yield lambda _done, _total: None
 
 
-def _lines(label: str) -> output.Progressed:
+@contextmanager
+def _bar(label: str) -> Iterator[Progressed]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=output.console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(escape(label), total=None)
+
+        def progressed(done_bytes: int, total_bytes: int, /) -> None:
+            bar.update(task, completed=done_bytes, total=total_bytes)
+
+        yield progressed
+
+
+def _lines(label: str) -> Progressed:
     """Return what prints a line whenever another hundredth is done."""
     told = -1
 
@@ -47,7 +72,12 @@ def _lines(label: str) -> output.Progressed:
         hundredth = 100 * done_bytes // total_bytes if total_bytes else 100
         if hundredth > told:
             told = hundredth
-            line = {"event": "progress", "label": label, "done_bytes": done_bytes, "total_bytes": total_bytes}
-            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201
+            line = {
+                "event": "progress",
+                "label": output.jsonable(label),
+                "done_bytes": done_bytes,
+                "total_bytes": total_bytes,
+            }
+            print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)  # noqa: T201
 
     return progressed

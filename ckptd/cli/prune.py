@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptd.cli import output
+from ckptd.cli import progress as progress_bars
 from ckptd.cli.keepers import reach_options
 from ckptd.errors import CkptdError
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why; nothing is changed.")
 @click.option("--no-verify", is_flag=True, help="Don't read back the newest before older ones go.")
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of the state file.")
+@progress_bars.option
 @reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -39,6 +41,7 @@ def command(
     dry_run: bool,
     no_verify: bool,
     latest_filename: str,
+    progress: str,
     address: str | None,
     token_file: str | None,
     ca: str | None,
@@ -58,11 +61,11 @@ def command(
     rule = Rule(keep, keep_every_hours, keep_every_steps, foreign)
     failures: dict[str, CkptdError] = {}
     if dry_run:
-        verdicts = judge(store, rule, latest_filename, verify=not no_verify)
+        verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
     else:
         with keepers.keeper(store, how) as keeper:
             # Looked at only now: from here on nobody else changes it, or the daemon has the last word.
-            verdicts = judge(store, rule, latest_filename, verify=not no_verify)
+            verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
             failures = _carry_out(verdicts, keeper, foreign)
     going = [verdict for verdict in verdicts if verdict.action is Action.DELETE and verdict.name not in failures]
     freed_bytes = sum(verdict.found.checkpoint.size_bytes for verdict in going)
@@ -84,20 +87,24 @@ def command(
     return next((error.exit_code for error in failures.values()), 0)
 
 
-def judge(store: Store, rule: Rule, latest_filename: str, *, verify: bool) -> list[Verdict]:
-    """Look at the directory that is `store`'s root and give every checkpoint its verdict; nothing is changed."""
+def judge(store: Store, rule: Rule, latest_filename: str, progress: str | None) -> list[Verdict]:
+    """Look at the directory that is `store`'s root and give every checkpoint its verdict; nothing is changed.
+
+    `progress` says how to show how far verifying is; None verifies nothing.
+    """
     from ckptd.engine import foreign, upkeep
     from ckptd.engine.survey import survey
     from ckptd.engine.verify import verify as read_back
 
     def is_sound(found: Found) -> bool:
+        assert progress is not None  # else nobody asks
         name = upkeep.name_of(found)
-        with output.progress(f"verifying {name}") as progressed:
+        with progress_bars.shown(f"verifying {name}", progress) as progressed:
             return read_back(store, name, progressed).ok
 
     found = survey(store, "", latest_filename)
     named = foreign.named_as_latest(store, "")
-    return upkeep.judge(found, rule, named, is_sound if verify else None)
+    return upkeep.judge(found, rule, named, is_sound if progress is not None else None)
 
 
 def _carry_out(verdicts: list[Verdict], keeper: Keeper, foreign: bool) -> dict[str, CkptdError]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptd.cli import output
-from ckptd.errors import NotFoundError
+from ckptd.cli import progress as progress_bars
+from ckptd.errors import InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
     from ckptd.cli.sources import FileSource
@@ -60,23 +61,31 @@ class PieceRow:
 @click.option("--stats", is_flag=True, help="Read the values, in bounded memory: extremes, mean, NaNs.")
 @click.option("--plot", is_flag=True, help="Draw how the values are spread, a histogram per tensor.")
 @click.option("--layout", is_flag=True, help="Say where each piece lies: shard, first byte, bytes, checksum.")
+@progress_bars.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout: bool, as_json: bool) -> None:
+def command(
+    prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout: bool, progress: str, as_json: bool
+) -> None:
     """Describe the checkpoint at PREFIX: its tensors, or those of NAME, and its shards.
 
     PREFIX is what its files share: model.ckpt-120 for model.ckpt-120.index. A directory stands for its latest. A
     safetensors or npz file is described too.
     """
-    from ckptd.cli import places, sources
+    from ckptd.cli import places, sources, values
 
     if sources.is_file(prefix):
-        _show_file(sources.file(prefix), as_json)
+        if layout:
+            raise InvalidRequestError("--layout tells of the shards of a checkpoint; this is a file", key=prefix)
+        _show_file(sources.file(prefix), names, stats, plot, progress, as_json)
         return
     store, bundle = places.bundle(prefix)
     places.check_names(bundle, names)
     tensors = [row for row in describe_tensors(bundle) if not names or row.name in names]
     shards = describe_shards(store, bundle)
-    looks = _look(bundle, tensors, with_histogram=plot) if stats or plot else None
+    looks = None
+    if stats or plot:
+        numbers = values.in_bundle(bundle, [row.name for row in tensors])
+        looks = values.Looks.at(numbers, with_histogram=plot, progress=progress)
     if as_json:
         documents = [_describe(bundle, row, looks, plot=plot, layout=layout) for row in tensors]
         output.emit_json({"prefix": bundle.location, "tensors": documents, "shards": shards})
@@ -98,12 +107,6 @@ def command(prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout
         looks.print_histograms()
     if any(row.size_bytes is None for row in shards):
         output.note("a shard is missing: this checkpoint is not whole")
-
-
-def _look(bundle: Bundle, tensors: list[TensorRow], *, with_histogram: bool) -> Looks:
-    from ckptd.cli.values import Looks
-
-    return Looks.at(bundle, [row.name for row in tensors], with_histogram=with_histogram)
 
 
 def _describe(bundle: Bundle, row: TensorRow, looks: Looks | None, *, plot: bool, layout: bool) -> dict[str, object]:
@@ -162,23 +165,41 @@ def _print_shards(shards: list[ShardRow]) -> None:
     )
 
 
-def _show_file(source: FileSource, as_json: bool) -> None:
+def _show_file(
+    source: FileSource, names: tuple[str, ...], stats: bool, plot: bool, progress: str, as_json: bool
+) -> None:
     """Describe a file of tensors, which has neither slices nor shards."""
-    rows = [(source.facts(name), source.size_bytes(name)) for name in source.names()]
+    from ckptd.cli import sources, values
+
+    sources.check_names(source, names)
+    chosen = [name for name in source.names() if not names or name in names]
+    rows = [(source.facts(name), source.size_bytes(name)) for name in chosen]
+    looks = None
+    if stats or plot:
+        looks = values.Looks.at(values.in_file(source, chosen), with_histogram=plot, progress=progress)
     if as_json:
-        tensors = [
-            {"name": facts.name, "dtype": facts.dtype_name, "shape": facts.shape, "size_bytes": size}
-            for facts, size in rows
-        ]
-        output.emit_json({"file": source.location, "tensors": tensors})
+        tensors = []
+        for facts, size in rows:
+            said = {"name": facts.name, "dtype": facts.dtype_name, "shape": facts.shape, "size_bytes": size}
+            tensors.append(said if looks is None else said | looks.describe(facts.name, plot))
+        output.emit_json({"file": source.location, "metadata": source.metadata, "tensors": tensors})
         return
     output.table(
         source.location,
         ("tensor", "dtype", "shape", "size"),
         [(facts.name, facts.dtype_name, output.shape(facts.shape), output.size(size)) for facts, size in rows],
     )
+    if looks is not None and stats:
+        output.say()
+        looks.print_statistics()
+    if source.metadata:
+        output.say()
+        output.table("Metadata", ("metadata", "text"), sorted(source.metadata.items()))
     output.say()
-    output.say(f"{len(rows)} tensors, {output.size(sum(size for _, size in rows))}")
+    of_all = "" if len(chosen) == len(source.names()) else f" of {len(source.names())}"
+    output.say(f"{len(rows)}{of_all} tensors, {output.size(sum(size for _, size in rows))}")
+    if looks is not None and plot:
+        looks.print_histograms()
 
 
 def describe_tensors(bundle: Bundle) -> list[TensorRow]:

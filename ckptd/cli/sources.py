@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+
+import numpy as np
 
 from ckptd.cli import places
 from ckptd.engine.coordinator import LOCK_KEY
@@ -16,7 +18,7 @@ from ckptd.interchange.bundle import BundleSource
 from ckptd.interchange.exporting import wrong_suffix
 from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.safetensors import SafetensorsSource
-from ckptd.interchange.source import TensorSource
+from ckptd.interchange.source import Array, TensorSource
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import split_prefix
@@ -66,6 +68,24 @@ def file(text: str) -> FileSource:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise NotFoundError(f"there is no file {text!r}{hint}")
     return opener(store, key)
+
+
+def check_names(source: FileSource, names: Iterable[str]) -> None:
+    """Refuse names of tensors that the file does not hold, with the one that may have been meant."""
+    for name in names:
+        if name not in source.names():
+            raise places.no_tensor(name, source.location, source.names())
+
+
+def read(source: FileSource, name: str) -> Array:
+    """Read one whole tensor of a file.
+
+    Raises:
+        InvalidRequestError: when it is of a dtype that we do not have.
+    """
+    facts, parts = source.facts(name), [part.copy() for part in source.stream(name)]
+    assert facts.dtype is not None  # `stream` has refused others
+    return (np.concatenate(parts) if parts else np.empty(0, facts.dtype.array)).reshape(facts.shape)
 
 
 def destination(text: str, source_key: str | None = None) -> tuple[Store, str]:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from ckptd.cli import output
-from ckptd.engine.restore import Bundle
-from ckptd.engine.statistics import Histogram, Statistics, has_statistics, histogram, statistics
+from ckptd.cli import progress as progress_bars
+from ckptd.engine.restore import Array, Bundle
+from ckptd.engine.statistics import Histogram, Statistics, histogram, parts_of, statistics
+from ckptd.interchange.source import TensorSource
 
 _BAR = 50
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A tensor of numbers that can be read, part by part, as often as one likes."""
+
+    name: str
+    size_bytes: int
+    read: Callable[[], Iterator[Array]]
+
+
+def in_bundle(bundle: Bundle, names: Sequence[str]) -> list[Numbers]:
+    """Return those of the named tensors that hold numbers: strings and variants have no width."""
+    return [
+        Numbers(name, sum(piece.size for piece in bundle.index.tensor(name).pieces), partial(parts_of, bundle, name))
+        for name in names
+        if bundle.dtype(name).width
+    ]
+
+
+def in_file(source: TensorSource, names: Sequence[str]) -> list[Numbers]:
+    """Return those of the named tensors of a file whose numbers we can read."""
+    found = []
+    for name in names:
+        facts = source.facts(name)
+        if facts.dtype is not None and facts.dtype.array is not None and facts.dtype.width:
+            found.append(Numbers(name, facts.size_bytes, partial(source.stream, name)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +54,29 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """What was found out about the tensors of numbers in a checkpoint, by name."""
+    """What was found out about tensors of numbers, by name."""
 
     found: Mapping[str, Look]
 
     @classmethod
-    def at(cls, bundle: Bundle, names: Sequence[str], *, with_histogram: bool) -> Looks:
-        """Read the named tensors that hold numbers, with a progress bar; a histogram takes a second pass."""
-        numbers = [name for name in names if has_statistics(bundle, name)]
-        passes = 2 if with_histogram else 1
-        total = passes * sum(piece.size for name in numbers for piece in bundle.index.tensor(name).pieces)
+    def at(cls, tensors: Sequence[Numbers], *, with_histogram: bool, progress: str = "auto") -> Looks:
+        """Read the tensors, and say how far that is; a histogram takes a second pass."""
+        total = (2 if with_histogram else 1) * sum(tensor.size_bytes for tensor in tensors)
         done = 0
         found = {}
-        with output.progress("reading values") as progressed:
+        with progress_bars.shown("reading values", progress) as progressed:
 
-            def told(size_bytes: int) -> None:
+            def parts(tensor: Numbers) -> Iterator[Array]:
                 nonlocal done
-                done += size_bytes
-                progressed(done, total)
+                for part in tensor.read():
+                    yield part
+                    done += part.nbytes
+                    progressed(done, total)
 
-            for name in numbers:
-                figures = statistics(bundle, name, told)
-                found[name] = Look(figures, histogram(bundle, name, figures, told=told) if with_histogram else None)
+            for tensor in tensors:
+                figures = statistics(parts(tensor))
+                drawn = histogram(parts(tensor), figures) if with_histogram else None
+                found[tensor.name] = Look(figures, drawn)
         return cls(found)
 
     def describe(self, name: str, with_histogram: bool) -> dict[str, object]:

@@ -5,18 +5,13 @@ from __future__ import annotations
 import click
 
 from ckptd.cli import output
+from ckptd.cli import progress as progress_bars
 from ckptd.errors import CorruptionError, NotFoundError
 
 
 @click.command()
 @click.argument("place", metavar="PREFIX|DIR")
-@click.option(
-    "--progress",
-    type=click.Choice(("auto", "json", "none")),
-    default="auto",
-    show_default=True,
-    help="A bar if stderr is a terminal; one JSON object per line on stderr; nothing.",
-)
+@progress_bars.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(place: str, progress: str, as_json: bool) -> int:
     """Read every byte of the checkpoint at PREFIX, or of all checkpoints in DIR, and check it.
@@ -38,7 +33,7 @@ def command(place: str, progress: str, as_json: bool) -> int:
     reports = []
     for number, key in enumerate(keys, 1):
         label = key if len(keys) == 1 else f"{key} ({number} of {len(keys)})"
-        with output.progress(label, progress) as progressed:
+        with progress_bars.shown(label, progress) as progressed:
             reports.append(verify(store, key, progressed))
     damaged = [report for report in reports if not report.ok]
     if as_json:

@@ -341,6 +341,10 @@ class Catalog(Owned):
             return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]
         return verdicts
 
+    def next_sweep_at(self) -> float | None:
+        """Return when the time to undo a deletion is next over, by wall clock; `retire` then frees its space."""
+        return self._ledger.next_sweep_at()
+
     # Recovery
 
     def recover(self) -> Recovery:

@@ -19,10 +19,11 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
+from ckptd.engine.listeners import Heard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.readers import Readers
 from ckptd.engine.retention import Rule
-from ckptd.engine.run import Heard, Run
+from ckptd.engine.run import Run
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import Settings
 from ckptd.engine.shard import LaneWriter
@@ -245,17 +246,17 @@ class Coordinator:
         found = self._run_if_there(run)
         return found.checkpoints() if found is not None else []
 
-    def pin(self, run: str, step: int, pinned: bool = True) -> Checkpoint:
-        """Keep a checkpoint whatever retention says; or, with `pinned=False`, no longer."""
-        return self._run(run).pin(step, pinned)
+    def pin(self, run: str, which: int | str, pinned: bool = True) -> Checkpoint:
+        """Keep a checkpoint, named by its step or prefix, whatever retention says; with `pinned=False` no longer."""
+        return self._run(run).pin(which, pinned)
 
-    def delete(self, run: str, step: int, for_good: bool = False) -> None:
+    def delete(self, run: str, which: int | str, for_good: bool = False, even_latest: bool = False) -> None:
         """Delete a checkpoint; unless it is `for_good`, `undelete` can bring it back for `Settings.undo_s`."""
-        self._run(run).delete(step, for_good)
+        self._run(run).delete(which, for_good, even_latest)
 
-    def undelete(self, run: str, step: int) -> Checkpoint:
+    def undelete(self, run: str, which: int | str) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""
-        return self._run(run).undelete(step)
+        return self._run(run).undelete(which)
 
     def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
         """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that."""

@@ -119,6 +119,11 @@ class Ledger:
         """Say whether its owner deleted it so lately that it may come back."""
         return record.deleted_at is not None and self._clock.wall_s() < record.deleted_at + self._undo_s
 
+    def next_sweep_at(self) -> float | None:
+        """Return when the time to undo a deletion is next over; None when nothing was deleted in that way."""
+        over_at = (each.deleted_at + self._undo_s for each in self.records.values() if each.deleted_at is not None)
+        return min(over_at, default=None)
+
     def set_aside(self, record: Record) -> None:
         """Take a checkpoint that the state file no longer names out of sight. Safe to repeat."""
         prune.set_aside(self._store, record, on_step=self._on_step)

@@ -6,12 +6,13 @@ run's own, and shared the one of every root above it.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from ckptd.engine import foreign, survey
+from ckptd.engine import foreign, records, survey
 from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import SystemClock
@@ -78,23 +79,43 @@ def delete(store: Store, key: str, *, even_latest: bool = False, even_foreign: b
     if even_foreign and key not in survey.records_by_prefix(store, ""):
         foreign.delete(store, key, even_latest=even_latest)
     else:
-        _catalog(store, _record(store, key)).delete(key, even_latest=even_latest)
+        _catalog(store, _record(store, key)).delete(key, even_latest=even_latest, for_good=True)
+
+
+def undelete(store: Store, key: str) -> Checkpoint:
+    """Bring back the checkpoint `key` that a daemon or a trainer deleted, while nobody has swept it.
+
+    Raises:
+        NotFoundError: when nothing of the kind can be brought back.
+    """
+    deleted = [each for each in records.load(store, "").found if each.prefix == key and each.deleted_at is not None]
+    if not deleted:
+        raise NotFoundError("this was not deleted lately in a way that can be undone", key=key)
+    return _catalog(store, deleted[-1]).undelete(key)
 
 
 def _record(store: Store, key: str) -> Record:
-    records = survey.records_by_prefix(store, "").get(key)
-    if not records:
+    of_it = survey.records_by_prefix(store, "").get(key)
+    if not of_it:
         raise ConflictError("ckptd did not write this checkpoint", key=key)
-    return records[-1]
+    return of_it[-1]
 
 
 def _catalog(store: Store, record: Record) -> Catalog:
     """Return the catalog that a checkpoint is in, brought in order: what a crash left is completed or swept.
 
-    Retention itself has no say here, as its rule is the trainer's affair.
+    Retention itself has no say here, as its rule is the trainer's affair. Deletions are for good: nobody may come to
+    sweep them.
     """
     keep_all = RetentionPolicy(max_to_keep=sys.maxsize)
-    catalog = Catalog(store, "", clock=SystemClock(), policy=keep_all, latest_filename=record.latest_filename)
+    catalog = Catalog(
+        store,
+        "",
+        clock=SystemClock(),
+        policy=keep_all,
+        latest_filename=record.latest_filename,
+        undo_s=math.inf,  # for how long a deletion can be undone is the owner's affair, too
+    )
     catalog.recover()
     return catalog
 

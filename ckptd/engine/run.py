@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from collections import OrderedDict
@@ -15,6 +14,8 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment, Layout
+from ckptd.engine.listeners import Heard, Listeners
+from ckptd.engine.log import logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
 from ckptd.engine.plan import plan
@@ -35,12 +36,9 @@ from ckptd.errors import (
 )
 from ckptd.storage.base import Lock, Store
 
-logger = logging.getLogger("ckptd.engine")
-
 _REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
 _REMEMBERED_LAYOUTS = 4
-
-Heard = Callable[[Checkpoint], None]
+_SWEEP_AGAIN_S = 5.0
 
 
 class Run:
@@ -82,10 +80,9 @@ class Run:
         self._live: list[Save] = []  # in the order in which they began
         self._ended: OrderedDict[str, Save] = OrderedDict()
         self._layouts: OrderedDict[tuple[bytes, ...], Layout] = OrderedDict()
-        self._listeners: list[Heard] = []
-        self._telling = threading.Lock()
+        self._listeners = Listeners(name)
         self._num_published = 0  # guarded by `lock`
-        self._num_told = 0  # the last of them that listeners know, guarded by `_telling`
+        self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
         self._draining = False
         self._latest: Checkpoint | None = None
         self._checkpoints: tuple[Checkpoint, ...] = ()
@@ -267,14 +264,12 @@ class Run:
         self.turn_wanted()
 
     def _tell(self, checkpoint: Checkpoint, number: int, is_listed: bool) -> None:
-        with self._telling:  # tellers run in a pool: one that was overtaken by a newer checkpoint's has nothing to say
-            if is_listed and number > self._num_told:  # an unlisted one is not the latest, which watchers follow
-                self._num_told = number
-                for heard in list(self._listeners):
-                    try:
-                        heard(checkpoint)
-                    except Exception:
-                        logger.exception("a watcher of %s failed", self.name)
+        if is_listed:  # an unlisted one is not the latest, which watchers follow
+            self._listeners.tell(checkpoint, number)
+        self._retire()
+
+    def _retire(self) -> None:
+        """Delete what retention let go, and what was deleted long enough ago."""
         try:
             with self.catalog_lock:
                 self.catalog.retire(self.in_use())
@@ -296,49 +291,46 @@ class Run:
     def look(self) -> None:
         """Remember what the catalog holds, so that who asks never waits for the store; the catalog's lock is held."""
         self._checkpoints, self._latest = tuple(self.catalog.checkpoints()), self.catalog.latest()
+        sweep_at = self.catalog.next_sweep_at()
+        # What could not be swept, because it is being read perhaps, is not tried again with every tick.
+        self._sweep_at = None if sweep_at is None else max(sweep_at, self.clock.wall_s() + _SWEEP_AGAIN_S)
 
     def in_use(self) -> set[str]:
         """Return the prefixes of checkpoints that somebody reads through us."""
         return {self.store.location(prefix) for prefix in self._readers.in_use(self.clock.boot_s())}
 
-    def pin(self, step: int, pinned: bool) -> Checkpoint:
+    def pin(self, which: int | str, pinned: bool) -> Checkpoint:
         """Keep a checkpoint whatever retention says, or no longer."""
         with self.catalog_lock:
             try:
-                return self.catalog.pin(step) if pinned else self.catalog.unpin(step)
+                return self.catalog.pin(which) if pinned else self.catalog.unpin(which)
             finally:
                 self.look()
 
-    def delete(self, step: int, for_good: bool) -> None:
+    def delete(self, which: int | str, for_good: bool, even_latest: bool) -> None:
         """Delete a checkpoint in a way that `undelete` can undo; or for good, if nobody is reading it."""
         with self.catalog_lock:
             try:
-                prefix = self.catalog.find(step).prefix
+                prefix = self.catalog.find(which).prefix
                 if for_good and prefix in self.in_use():
                     raise ConflictError(
                         "it is being read; it can be deleted in a way that leaves its data a while", key=prefix
                     )
-                self.catalog.delete(step, for_good=for_good)
+                self.catalog.delete(which, for_good=for_good, even_latest=even_latest)
             finally:
                 self.look()
 
-    def undelete(self, step: int) -> Checkpoint:
+    def undelete(self, which: int | str) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""
         with self.catalog_lock:
             try:
-                return self.catalog.undelete(step)
+                return self.catalog.undelete(which)
             finally:
                 self.look()
 
     def subscribe(self, heard: Heard) -> Callable[[], None]:
         """Call `heard` for each checkpoint from now on, in their order; return what ends that. It must not block."""
-        self._listeners.append(heard)
-
-        def unsubscribe() -> None:
-            if heard in self._listeners:
-                self._listeners.remove(heard)
-
-        return unsubscribe
+        return self._listeners.add(heard)
 
     def view(self) -> RunView:
         """Describe the run for people."""
@@ -364,7 +356,11 @@ class Run:
     # Time and the end.
 
     def tick(self) -> None:
-        """Apply deadlines."""
+        """Apply deadlines, and sweep what can be undone no longer."""
+        sweep_at = self._sweep_at
+        if sweep_at is not None and self.clock.wall_s() >= sweep_at:
+            self._sweep_at = self.clock.wall_s() + _SWEEP_AGAIN_S  # unless the sweep finds otherwise
+            self.submit(self._retire)
         with self.lock:
             lost = self._membership.lost(self.clock.boot_s())
             for save in list(self._live):

@@ -7,7 +7,7 @@ numbers count by their magnitude, booleans as 0 and 1. What is not finite is cou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,6 @@ import numpy as np
 from ckptd.engine.blocks import blocks
 from ckptd.engine.restore import Array, Bundle
 from ckptd.format.slices import Box
-
-Read = Callable[[int], None]
-"""Told the bytes that were read just now."""
 
 _WHOLE_BYTES = 16 << 20
 _AT_ONCE = 1 << 20  # elements: what is made of them on the way is in double precision
@@ -62,24 +59,16 @@ class Histogram:
     counts: tuple[int, ...]
 
 
-def has_statistics(bundle: Bundle, name: str) -> bool:
-    """Say whether a tensor has numbers in it: strings and variants have none."""
-    return bool(bundle.dtype(name).width)
+def statistics(parts: Iterable[Array]) -> Statistics:
+    """Describe the values that come in `parts`: flat arrays of numbers, read once, one after the other.
 
-
-def statistics(bundle: Bundle, name: str, told: Read | None = None) -> Statistics:
-    """Read a tensor of numbers once, block by block, and describe its values.
-
-    Memory is bounded by a few blocks. Checksums are not looked at beyond what `Bundle.read` does: see `verify`.
-
-    Raises:
-        CorruptionError: when slices are missing, or data files end early.
+    Memory is bounded by a part. Errors are those of reading.
     """
     count = nans = infinities = zeros = num_finite = 0
     lows: list[Any] = []
     highs: list[Any] = []
     mean = squares = 0.0
-    for values in _values(bundle, name, told):
+    for values in _numbers(parts):
         count += values.size
         finite = values
         if values.dtype.kind == "f":
@@ -109,12 +98,10 @@ def statistics(bundle: Bundle, name: str, told: Read | None = None) -> Statistic
     return Statistics(count, nans, infinities, zeros, min(lows), max(highs), mean, deviation)
 
 
-def histogram(
-    bundle: Bundle, name: str, known: Statistics, num_bins: int = 20, told: Read | None = None
-) -> Histogram | None:
-    """Read a tensor once more and count its finite values in bins of equal width; None when there is nothing to count.
+def histogram(parts: Iterable[Array], known: Statistics, num_bins: int = 20) -> Histogram | None:
+    """Count the finite values that come in `parts` in bins of equal width; None when there is nothing to count.
 
-    `known` are its statistics: they say from where to where the bins go.
+    `known` are their statistics: they say from where to where the bins go.
     """
     if known.minimum is None or known.maximum is None:
         return None
@@ -125,7 +112,7 @@ def histogram(
         num_bins = max(1, min(num_bins, int(known.maximum) - int(known.minimum) + 1))
     edges = np.linspace(low, high, num_bins + 1)
     counts = np.zeros(num_bins, np.int64)
-    for values in _values(bundle, name, told):
+    for values in _numbers(parts):
         exact = values.astype(np.float64)
         exact = exact[np.isfinite(exact)]
         # By the range and not by the edges: numpy sorts when bins may differ in width, which takes four times as long.
@@ -133,8 +120,14 @@ def histogram(
     return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
 
 
-def _values(bundle: Bundle, name: str, told: Read | None) -> Iterator[Array]:
-    """Yield all elements as flat arrays of one of numpy's own number types."""
+def parts_of(bundle: Bundle, name: str) -> Iterator[Array]:
+    """Read a tensor of numbers as flat arrays, block by block.
+
+    Checksums are not looked at beyond what `Bundle.read` does: see `verify`.
+
+    Raises:
+        CorruptionError: when slices are missing, or data files end early.
+    """
     tensor = bundle.index.tensor(name)
     # What is small is read whole, and checked by that. A large one is cut as if it were stored whole, because going
     # by its pieces would look through all of them for every piece.
@@ -145,11 +138,14 @@ def _values(bundle: Bundle, name: str, told: Read | None) -> Iterator[Array]:
         cut = blocks(tensor.shape, Box.whole(tensor.shape), tensor.dtype.width, _WHOLE_BYTES)
         boxes = (block.box for block in cut)
     for box in boxes:
-        array = bundle.read(name, box).reshape(-1)
+        yield bundle.read(name, box).reshape(-1)
+
+
+def _numbers(parts: Iterable[Array]) -> Iterator[Array]:
+    """Yield all elements as flat arrays of one of numpy's own number types, none of them large."""
+    for array in parts:
         for at in range(0, array.size, _AT_ONCE):
             yield _as_numbers(array[at : at + _AT_ONCE])
-        if told is not None:
-            told(array.size * tensor.dtype.width)
 
 
 def _as_numbers(array: Array) -> Array:

@@ -38,7 +38,11 @@ _WRONG_BYTES = (
 
 
 class NpzSource:
-    """Reads one npz file. A member's CRC-32 is compared when its stream ends."""
+    """Reads one npz file. A member's CRC-32 is compared when its stream ends.
+
+    Attributes:
+        metadata: always empty: the format has no place for any.
+    """
 
     def __init__(self, objects: Objects, key: str) -> None:
         """Read the archive's directory and all headers.
@@ -52,6 +56,7 @@ class NpzSource:
         file = io.BufferedReader(ObjectFile(objects, key), _BUFFER_BYTES)
         with self._translated():
             self._archive = zipfile.ZipFile(file)
+        self.metadata: dict[str, str] = {}
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._headers: dict[str, npy.NpyHeader] = {}
         for member in self._archive.infolist():

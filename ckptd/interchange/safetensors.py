@@ -98,8 +98,8 @@ def lay_out(tensors: Sequence[TensorFacts], metadata: Mapping[str, str]) -> tupl
     return len(text).to_bytes(_SIZE_BYTES, "little") + text, placed
 
 
-def decode_header(data: bytes, data_bytes: int, key: str = "") -> dict[str, Placed]:
-    """Read a header; `data_bytes` is how much follows it, `key` the file's name, for errors.
+def decode_header(data: bytes, data_bytes: int, key: str = "") -> tuple[dict[str, Placed], dict[str, str]]:
+    """Read a header: tensors and metadata. `data_bytes` is how much follows it, `key` the file's name, for errors.
 
     Raises:
         CorruptionError: for anything that the format does not allow, gaps and overlaps included.
@@ -111,7 +111,7 @@ def decode_header(data: bytes, data_bytes: int, key: str = "") -> dict[str, Plac
         raise
 
 
-def _decode_header(data: bytes, data_bytes: int) -> dict[str, Placed]:
+def _decode_header(data: bytes, data_bytes: int) -> tuple[dict[str, Placed], dict[str, str]]:
     try:
         header = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError, MemoryError) as error:
@@ -134,7 +134,7 @@ def _decode_header(data: bytes, data_bytes: int) -> dict[str, Placed]:
         end += one.size
     if end != data_bytes:
         raise CorruptionError("the tensors of this safetensors file do not fill it", expected=end, actual=data_bytes)
-    return {one.facts.name: one for one in placed}
+    return {one.facts.name: one for one in placed}, metadata
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -178,7 +178,11 @@ def _are_sizes(value: object) -> bool:
 
 
 class SafetensorsSource:
-    """Reads one safetensors file. The format has no checksums: what is cut short or misplaced is noticed, no more."""
+    """Reads one safetensors file. The format has no checksums: what is cut short or misplaced is noticed, no more.
+
+    Attributes:
+        metadata: the texts that its header carries beside the tensors.
+    """
 
     def __init__(self, objects: Objects, key: str) -> None:
         """Read and check the header.
@@ -201,7 +205,7 @@ class SafetensorsSource:
         header = bytearray(length)
         objects.read_into(key, _SIZE_BYTES, memoryview(header))
         self._base = _SIZE_BYTES + length
-        self._placed = decode_header(bytes(header), size - self._base, location)
+        self._placed, self.metadata = decode_header(bytes(header), size - self._base, location)
 
     @property
     def location(self) -> str:

@@ -45,21 +45,29 @@ class AdminService:
 
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:
         """Keep a checkpoint whatever retention says, or no longer."""
-        run, step = convert.run_from_wire(request.run), convert.step_from_wire(request.step)
-        pinned = await self._pools.control(self._coordinator.pin, run, step, request.pinned)
+        run, which = _named(request)
+        pinned = await self._pools.control(self._coordinator.pin, run, which, request.pinned)
         return admin_pb2.PinReply(checkpoint=convert.checkpoint_to_wire(pinned, run))
 
     async def delete(self, request: admin_pb2.DeleteRequest, call: Call) -> admin_pb2.DeleteReply:
         """Delete one checkpoint."""
-        run, step = convert.run_from_wire(request.run), convert.step_from_wire(request.step)
-        await self._pools.control(self._coordinator.delete, run, step, request.for_good)
+        run, which = _named(request)
+        await self._pools.control(self._coordinator.delete, run, which, request.for_good, request.even_latest)
         return admin_pb2.DeleteReply()
 
     async def undelete(self, request: admin_pb2.UndeleteRequest, call: Call) -> admin_pb2.UndeleteReply:
         """Bring back a checkpoint that was deleted lately."""
-        run, step = convert.run_from_wire(request.run), convert.step_from_wire(request.step)
-        back = await self._pools.control(self._coordinator.undelete, run, step)
+        run, which = _named(request)
+        back = await self._pools.control(self._coordinator.undelete, run, which)
         return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))
+
+
+_Naming = admin_pb2.PinRequest | admin_pb2.DeleteRequest | admin_pb2.UndeleteRequest
+
+
+def _named(request: _Naming) -> tuple[str, int | str]:
+    """Return the run, and which of its checkpoints is meant."""
+    return convert.run_from_wire(request.run), convert.checkpoint_from_choice(request.name, request.step)
 
 
 def _run_to_wire(view: RunView) -> admin_pb2.RunStatus:

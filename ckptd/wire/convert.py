@@ -71,6 +71,11 @@ def step_from_wire(step: int) -> int:
     return _number("step", step, 0, names.MAX_STEP)
 
 
+def checkpoint_from_choice(name: str, step: int) -> int | str:
+    """Return which checkpoint of a run is meant: the one of this name, or, when that is empty, of this step."""
+    return names.check_checkpoint_name(text_from_wire(name)) if name else step_from_wire(step)
+
+
 def save_to_wire(save: SaveRef) -> common_pb2.SaveIdentity:
     """Return the message that names a save and who speaks about it."""
     return common_pb2.SaveIdentity(

@@ -38,6 +38,12 @@ WRONG = [
     ("cat {dir}/model-1 dense/kernel --slice 9,1", 2, ""),
     ("cat {dir}/model-1 --slice -", 2, "exactly one NAME"),
     ("cat {dir}/model-1 --ful", 2, "did you mean '--full'"),
+    ("cat {dir}/arrays.npz absent", 3, "there is no tensor 'absent'"),
+    ("cat {dir}/arrays.npz dens", 3, "did you mean 'dense'"),
+    ("show {dir}/arrays.npz --layout", 2, "this is a file"),
+    ("show {dir}/arays.npz", 3, "did you mean 'arrays.npz'"),
+    ("inspect {dir}/absent-1 --json", 3, "absent-1"),
+    ("inspect {dir}/model-1 --tensor_name dense/kernl --json", 3, "did you mean 'dense/kernel'"),
     ("inspect {dir}/model-1 --all_tensor", 2, "--all_tensors"),
     ("inspect {dir}/model-1 extra", 2, "unexpected extra argument"),
     ("inspect", 2, "inspect needs a PREFIX"),
@@ -69,6 +75,10 @@ WRONG = [
     ("rm {dir}/model-1", 4, "ckptd did not write this checkpoint"),
     ("rm {dir}/rubbish-5 --foreign", 8, "rubbish-5.index"),
     ("rm {dir}/model-1 --force", 2, "'--foreign'"),
+    ("undelete", 2, "missing argument 'PREFIX'"),
+    ("undelete {dir}/model-1", 3, "was not deleted lately"),
+    ("undelete {dir}/absent/model-1", 3, "there is no directory"),
+    ("undelete {dir}/", 2, "names a directory"),
     ("repair", 2, "missing argument 'DIR'"),
     ("repair {dir}/empty", 3, "there is no complete checkpoint"),
     ("repair {dir} --latest-filenam x", 2, "did you mean '--latest-filename'"),
@@ -104,6 +114,7 @@ def directory(tmp_path_factory):
     ckptd.save_checkpoint(str(directory / "model-1"), {"dense/kernel": np.zeros((3, 4)), "step": np.int64(1)})
     (directory / "rubbish-5.index").write_bytes(b"rubbish" * 20)
     (directory / "notes.txt").write_text("notes")
+    np.savez(directory / "arrays.npz", dense=np.zeros(2))
     (directory / "empty").mkdir()
     return directory
 

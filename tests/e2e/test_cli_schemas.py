@@ -8,6 +8,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import ckptd
 from ckptd.cli import main
@@ -35,6 +36,7 @@ def run_dir(tmp_path_factory):
     (root / "run" / "broken-3.data-00000-of-00001").unlink()
     ckptd.save_checkpoint(str(root / "repaired" / "m-1"), {"w": W})
     np.savez(root / "w.npz", w=W)
+    save_file({"w": W, "b": np.zeros(2)}, root / "w.safetensors", {"format": "np"})
     return root / "run"
 
 
@@ -65,6 +67,13 @@ def printed(capsys, *arguments, code=0):
         ("export", ["model.ckpt-1", "{new}/some.safetensors", "--only", "w"], 0),
         ("import", ["../w.npz", "{new}/imported-1"], 0),
         ("show", ["../w.npz"], 0),
+        ("show", ["../w.npz", "w", "--stats", "--plot"], 0),
+        ("show", ["../w.safetensors", "--stats"], 0),
+        ("cat", ["../w.npz"], 0),
+        ("cat", ["../w.safetensors", "w", "--slice", "0,1:-"], 0),
+        ("inspect", ["model.ckpt-1"], 0),
+        ("inspect", ["model.ckpt-1", "--all_tensors", "--count_exclude_pattern", "w"], 0),
+        ("inspect", ["model.ckpt-1", "--tensor_name", "w"], 0),
         ("repair", ["../repaired"], 0),
     ],
 )
@@ -97,3 +106,21 @@ def test_show_of_some_tensors_says_of_how_many(run_dir, capsys):
     out = printed(capsys, "show", run_dir / "model.ckpt-1", "w", "i").out
     assert "2 of 6 tensors" in out
     assert "words" not in out
+
+
+def test_files_are_shown_and_printed_like_checkpoints(run_dir, capsys):
+    file = run_dir.parent / "w.safetensors"
+    out = printed(capsys, "show", file, "--stats").out
+    assert re.search(r"^w +0 +11 +5\.5 ", out, re.M)
+    assert re.search(r"^format +np$", out, re.M)
+    assert "1 of 2 tensors" in printed(capsys, "show", file, "w").out
+    assert printed(capsys, "cat", file, "b").out == "b (float64, 2)\n[0. 0.]\n"
+    document = json.loads(printed(capsys, "cat", run_dir.parent / "w.npz", "w", "--slice", "1,1:2,2", "--json").out)
+    assert document["tensors"][0]["values"] == [[6, 7]]
+
+
+def test_inspect_says_the_same_to_programs(run_dir, capsys):
+    document = json.loads(printed(capsys, "inspect", run_dir / "model.ckpt-1", "--json").out)
+    assert document["num_params"] == 12 + 4 + 1 + 2 + 0 + 2
+    text = printed(capsys, "inspect", run_dir / "model.ckpt-1").out
+    assert f"# Total number of params: {document['num_params']}" in text

@@ -77,6 +77,18 @@ def test_a_pinned_checkpoint_outlives_prune_and_rm_until_it_is_unpinned(run_dir,
     assert steps_in(run_dir) == [40]
 
 
+def test_what_a_trainer_deleted_comes_back_although_other_commands_worked_there(run_dir, capsys):
+    with ckptd.Checkpointer(str(run_dir.parent.parent), run="runs/mnist") as trainer:
+        trainer.delete(20)
+    ckptd_says(capsys, "pin", run_dir / "model.ckpt-10")
+    assert steps_in(run_dir) == [10, 30, 40]
+    assert as_json(capsys, "undelete", run_dir / "model.ckpt-20")["step"] == 20
+    assert ckptd.verify(run_dir / "model.ckpt-20").ok
+    ckptd_says(capsys, "rm", run_dir / "model.ckpt-20")
+    _, err = ckptd_says(capsys, "undelete", run_dir / "model.ckpt-20", code=3)
+    assert "was not deleted lately" in err
+
+
 def test_rm_spares_the_latest_unless_it_is_meant(run_dir, capsys):
     _, err = ckptd_says(capsys, "rm", run_dir / "model.ckpt-40", code=4)
     assert "latest" in err
@@ -168,8 +180,15 @@ def test_a_daemon_that_works_there_is_asked(daemon, capsys, monkeypatch):
     as_json(capsys, "unpin", "runs/mnist/model.ckpt-10", "--address", address)
     ckptd_says(capsys, "rm", "runs/mnist/model.ckpt-10", "--address", address)
     assert steps_in(run) == [30, 40]
-    _, err = ckptd_says(capsys, "rm", run / "model.ckpt-40", "--even-latest", code=4)
-    assert "never deletes its latest" in err
+    assert as_json(capsys, "undelete", run / "model.ckpt-10")["step"] == 10
+    assert steps_in(run) == [10, 30, 40]
+    _, err = ckptd_says(capsys, "rm", run / "model.ckpt-40", code=4)
+    assert "it is the latest" in err
+    ckptd_says(capsys, "rm", run / "model.ckpt-40", "--even-latest")
+    assert steps_in(run) == [10, 30]
+    out, _ = ckptd_says(capsys, "undelete", "runs/mnist/model.ckpt-40", "--address", address)
+    assert out.endswith("model.ckpt-40 is back\n")
+    assert ckptd.latest_checkpoint(run) == str(run / "model.ckpt-40")
     ckptd.save_checkpoint(str(run / "theirs-1"), {"w": np.zeros(1)})
     _, err = ckptd_says(capsys, "rm", run / "theirs-1", "--foreign", code=4)
     assert "leaves it alone" in err

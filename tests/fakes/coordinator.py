@@ -155,7 +155,7 @@ class FakeCoordinator:
         self.pinned.append((run, step, pinned))
         return replace(self.newest[run], pinned=pinned)
 
-    def delete(self, run, step, for_good=False):
+    def delete(self, run, step, for_good=False, even_latest=False):
         raise NotFoundError(f"{run} has no step {step}")
 
     def undelete(self, run, step):

@@ -70,16 +70,18 @@ class LiveSave(_message.Message):
     def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PinRequest(_message.Message):
-    __slots__ = ("peer", "run", "step", "pinned")
+    __slots__ = ("peer", "run", "step", "pinned", "name")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     step: int
     pinned: bool
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., pinned: bool = ...) -> None: ...
+    name: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., pinned: bool = ..., name: _Optional[str] = ...) -> None: ...
 
 class PinReply(_message.Message):
     __slots__ = ("checkpoint",)
@@ -88,30 +90,36 @@ class PinReply(_message.Message):
     def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("peer", "run", "step", "for_good")
+    __slots__ = ("peer", "run", "step", "for_good", "name", "even_latest")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     FOR_GOOD_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EVEN_LATEST_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     step: int
     for_good: bool
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., for_good: bool = ...) -> None: ...
+    name: str
+    even_latest: bool
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., for_good: bool = ..., name: _Optional[str] = ..., even_latest: bool = ...) -> None: ...
 
 class DeleteReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class UndeleteRequest(_message.Message):
-    __slots__ = ("peer", "run", "step")
+    __slots__ = ("peer", "run", "step", "name")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     step: int
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
+    name: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class UndeleteReply(_message.Message):
     __slots__ = ("checkpoint",)

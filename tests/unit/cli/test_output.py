@@ -9,7 +9,7 @@ from enum import Enum
 import numpy as np
 import pytest
 
-from ckptd.cli import output
+from ckptd.cli import output, progress
 from ckptd.engine.checkpoint import Checkpoint
 
 SIZES = [
@@ -121,7 +121,7 @@ def test_a_checkpoint_becomes_an_object_with_its_fields(capsys):
 
 def test_diagnostics_and_progress_stay_off_stdout(capsys):
     output.note("careful: \udcff")
-    with output.progress("reading") as progressed:
+    with progress.shown("reading") as progressed:
         progressed(5, 10)
     captured = capsys.readouterr()
     assert captured.out == ""

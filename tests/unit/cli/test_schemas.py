@@ -6,7 +6,7 @@ from dataclasses import asdict
 import jsonschema
 import pytest
 
-from ckptd.cli import main, output, schema
+from ckptd.cli import main, output, progress, schema
 from ckptd.demo.findings import Kept, Outcome
 from tests.fakes import schemas
 
@@ -51,10 +51,10 @@ def test_the_demo_prints_what_its_schema_says():
 
 
 def test_progress_for_scripts_tells_the_first_and_the_last_and_follows_its_schema(capsys):
-    with output.progress("reading", "json") as progressed:
-        for done in (1, 2, 3, 10):
-            progressed(done, 10)
+    with progress.shown("reading", "json") as progressed:
+        for done in (1, 2, 3, 1000):
+            progressed(done, 1000)
     captured = capsys.readouterr()
     lines = [schemas.check("progress", json.loads(line)) for line in captured.err.splitlines()]
-    assert [line["done_bytes"] for line in lines] == [1, 10]
+    assert [line["done_bytes"] for line in lines] == [1, 1000]
     assert captured.out == ""

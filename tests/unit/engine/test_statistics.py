@@ -51,7 +51,7 @@ def test_the_figures_are_numpys_however_the_tensor_is_cut(name, tiny, bundle, mo
     if tiny:
         monkeypatch.setattr(measured, "_WHOLE_BYTES", 8)
         monkeypatch.setattr(measured, "_AT_ONCE", 2)
-    found = measured.statistics(bundle, name)
+    found = measured.statistics(measured.parts_of(bundle, name))
     values = as_numbers(ARRAYS[name]).reshape(-1)
     finite = values[np.isfinite(values)]
     assert (found.count, found.num_finite) == (values.size, finite.size)
@@ -67,15 +67,10 @@ def test_the_figures_are_numpys_however_the_tensor_is_cut(name, tiny, bundle, mo
     assert found.deviation == pytest.approx(finite.std(), rel=1e-4, abs=1e-12)
 
 
-def test_strings_have_no_figures(bundle):
-    assert not measured.has_statistics(bundle, "words")
-    assert measured.has_statistics(bundle, "plain")
-
-
 @pytest.mark.parametrize("name", [name for name in ARRAYS if name not in ("words", "nothing finite", "empty")])
 def test_every_finite_value_is_in_one_bin(name, bundle):
-    figures = measured.statistics(bundle, name)
-    drawn = measured.histogram(bundle, name, figures, num_bins=4)
+    figures = measured.statistics(measured.parts_of(bundle, name))
+    drawn = measured.histogram(measured.parts_of(bundle, name), figures, num_bins=4)
     assert sum(drawn.counts) == figures.num_finite
     assert len(drawn.edges) == len(drawn.counts) + 1
     assert (drawn.edges[0], drawn.edges[-1]) == (float(figures.minimum), float(figures.maximum))
@@ -83,13 +78,10 @@ def test_every_finite_value_is_in_one_bin(name, bundle):
 
 @pytest.mark.parametrize("name", ["nothing finite", "empty"])
 def test_without_finite_values_there_is_no_histogram(name, bundle):
-    assert measured.histogram(bundle, name, measured.statistics(bundle, name)) is None
-
-
-def test_it_is_told_how_far_reading_has_come(bundle):
-    told = []
-    measured.statistics(bundle, "far from zero", told.append)
-    assert sum(told) == 8000
+    assert (
+        measured.histogram(measured.parts_of(bundle, name), measured.statistics(measured.parts_of(bundle, name)))
+        is None
+    )
 
 
 def test_a_short_file_is_damage(tmp_path):
@@ -97,7 +89,7 @@ def test_a_short_file_is_damage(tmp_path):
     (tmp_path / "m-1.data-00000-of-00001").write_bytes(b"\0" * 8)
     bundle = Bundle.open(*split_prefix(str(tmp_path / "m-1")))
     with pytest.raises(CorruptionError):
-        measured.statistics(bundle, "w")
+        measured.statistics(measured.parts_of(bundle, "w"))
 
 
 def test_memory_does_not_grow_with_the_tensor(tmp_path):
@@ -107,8 +99,8 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path):
     bundle = Bundle.open(*split_prefix(str(tmp_path / "m-1")))
     tracemalloc.start()
     try:
-        found = measured.statistics(bundle, "w")
-        drawn = measured.histogram(bundle, "w", found, num_bins=2)
+        found = measured.statistics(measured.parts_of(bundle, "w"))
+        drawn = measured.histogram(measured.parts_of(bundle, "w"), found, num_bins=2)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

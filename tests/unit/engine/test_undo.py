@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ckptd.engine.catalog import Catalog
+from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.recovery import Fate
 from ckptd.engine.retention import RetentionPolicy
+from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
@@ -110,3 +112,23 @@ def test_a_foreign_index_is_never_set_aside(run: Run) -> None:
     with pytest.raises(ConflictError):
         run.catalog.delete(2)
     assert run.store.get("run/m-2.index") == run.store.get("run/m-3.index")
+
+
+def test_time_alone_sweeps_what_can_be_undone_no_longer() -> None:
+    clock = HandClock()
+    run = Run(MemoryStore("m", wall_s=clock.wall_s), clock, undo_s=UNDO_S)
+    run.save(1, 2)
+    run.catalog.delete(1)
+    coordinator = Coordinator(run.store, settings=Settings(undo_s=UNDO_S), clock=clock)
+    coordinator.open()
+    try:
+        clock.advance(UNDO_S / 2)
+        coordinator.tick()
+        assert coordinator.settle(10.0)
+        assert left_of(run, 1)
+        clock.advance(UNDO_S)
+        coordinator.tick()
+        assert coordinator.settle(10.0)
+        assert not left_of(run, 1)
+    finally:
+        coordinator.close()

@@ -1,0 +1,43 @@
+"""Who wants to hear of each new checkpoint of a run, told in the order of publication."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.log import logger
+
+Heard = Callable[[Checkpoint], None]
+
+
+class Listeners:
+    """Safe from any thread."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._listeners: list[Heard] = []
+        self._telling = threading.Lock()
+        self._num_told = 0  # the last publication that they know, guarded by `_telling`
+
+    def add(self, heard: Heard) -> Callable[[], None]:
+        """Call `heard` for each checkpoint from now on, in their order; return what ends that. It must not block."""
+        self._listeners.append(heard)
+
+        def remove() -> None:
+            if heard in self._listeners:
+                self._listeners.remove(heard)
+
+        return remove
+
+    def tell(self, checkpoint: Checkpoint, number: int) -> None:
+        """Tell all of publication `number`; one that was overtaken by a newer one's telling has nothing to say."""
+        with self._telling:
+            if number <= self._num_told:
+                return
+            self._num_told = number
+            for heard in list(self._listeners):
+                try:
+                    heard(checkpoint)
+                except Exception:
+                    logger.exception("a watcher of %s failed", self._run)
