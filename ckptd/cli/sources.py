@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from difflib import get_close_matches
-from pathlib import Path
 
 import numpy as np
 
 from ckptd.cli import places
-from ckptd.engine.coordinator import LOCK_KEY
+from ckptd.engine import ownership
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key
 from ckptd.interchange import npz, safetensors
@@ -20,7 +19,6 @@ from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.safetensors import SafetensorsSource
 from ckptd.interchange.source import Array, TensorSource
 from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import split_prefix
 
 FileSource = SafetensorsSource | NpzSource
@@ -114,18 +112,16 @@ def unowned(store: Store, wanted: bool) -> Iterator[None]:
     Raises:
         ConflictError: when one is at work there: it owns every state file below its root.
     """
-    with ExitStack() as locks:
-        if wanted and isinstance(store, LocalStore):
-            for parent in Path(store.url).parents:
-                if (parent / LOCK_KEY).parent.is_dir():
-                    try:
-                        locks.enter_context(
-                            LocalStore(str(parent)).lock(LOCK_KEY, holder="ckptd --publish", shared=True)
-                        )
-                    except ConflictError as error:
-                        error.add_note(f"a daemon owns {parent} and the state files below; leave --publish out")
-                        raise
+    if not wanted:
         yield
+        return
+    try:
+        with ownership.roots_kept(store, "ckptd --publish"):
+            yield
+    except ConflictError as error:
+        if error.actual is not None:
+            error.add_note("it owns the state files there; leave --publish out")
+        raise
 
 
 def _is_there(store: Store, key: str) -> bool:

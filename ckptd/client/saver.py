@@ -12,6 +12,7 @@ import functools
 import logging
 import operator
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -26,11 +27,13 @@ from ckptd.client.saver_definition import SaverDef
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.state_functions import get_checkpoint_mtimes, meta_graph_key, remove_checkpoint, state_of, write_state
 from ckptd.client.variables import Variable, variables_of
+from ckptd.engine import ownership
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.housekeeping import SaverHousekeeping
 from ckptd.engine.restore import Bundle
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format.names import STATE_KEY, prefix_for
+from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import split_prefix
 
@@ -201,6 +204,7 @@ class Saver:
 
         Raises:
             InvalidRequestError: in TensorFlow's words. Nothing was written.
+            ConflictError: when a daemon or a `Checkpointer` works in this directory; who is in `actual`.
             StorageFullError, UnavailableError, …: nothing was published.
         """
         self._check_built()
@@ -212,16 +216,19 @@ class Saver:
             prefix = prefix_for(path, _step(global_step), self._pad_step_number)
         elif not self._definition.sharded and os.path.basename(path) == latest_filename:  # noqa: PTH119
             raise InvalidRequestError(f"'latest_filename' collides with 'save_path': '{latest_filename}' and '{path}'")
+        store, key = split_prefix(prefix)
         if not self._variables:
             self._check_empty()
             if meta_graph is not None and write_meta_graph:
-                store, key = split_prefix(prefix)
                 store.replace(meta_graph_key(key, meta_graph_suffix), meta_graph)
             return None
-        self._write(path, prefix, meta_graph if write_meta_graph else None, meta_graph_suffix)
-        if write_state:
-            self._publish(path, prefix, latest_filename)
-            self._let_go(meta_graph_suffix)
+        if isinstance(store, LocalStore) and not os.path.isdir(os.path.dirname(store.url)):  # noqa: PTH112, PTH120
+            raise InvalidRequestError(f"Parent directory of {path} doesn't exist, can't save.")
+        with ownership.unowned(store, f"ckptd.Saver, pid {os.getpid()} on {socket.gethostname()}"):
+            self._write(store, key, meta_graph if write_meta_graph else None, meta_graph_suffix)
+            if write_state:
+                self._publish(path, prefix, latest_filename)
+                self._let_go(meta_graph_suffix)
         return prefix
 
     @_session_is_optional
@@ -313,10 +320,7 @@ class Saver:
         if not self._allow_empty:
             raise InvalidRequestError("No variables to save")
 
-    def _write(self, path: str, prefix: str, meta_graph: bytes | None, suffix: str) -> None:
-        store, key = split_prefix(prefix)
-        if isinstance(store, LocalStore) and not os.path.isdir(os.path.dirname(store.url)):  # noqa: PTH112, PTH120
-            raise InvalidRequestError(f"Parent directory of {path} doesn't exist, can't save.")
+    def _write(self, store: Store, key: str, meta_graph: bytes | None, suffix: str) -> None:
         snapshot = Snapshot.take({one.name: one.read() for one in self._variables}, self._pool)
         try:
             write_over(store, key, snapshot, meta_graph, suffix)

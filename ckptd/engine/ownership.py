@@ -45,6 +45,21 @@ def roots_kept(store: Store, holder: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unowned(store: Store, holder: str) -> Iterator[None]:
+    """Keep owners away while the block runs, for those who write without being one; nothing is left behind.
+
+    Any number of them may work beside each other: they are no trainers of ours, and look after themselves.
+
+    Raises:
+        ConflictError: when somebody owns the directory that is `store`'s root, with the holder's line in `actual`.
+    """
+    with roots_kept(store, holder), ExitStack() as stack:
+        if store.keys(records.DIRECTORY):  # elsewhere no run of ours has ever been
+            stack.enter_context(_lock(store, holder, shared=True))
+        yield
+
+
 def roots_above(store: Store) -> Iterator[Store]:
     """Yield the stores above a local one that a daemon or direct mode has used as its root, the nearest first."""
     if not isinstance(store, LocalStore):

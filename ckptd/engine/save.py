@@ -11,14 +11,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
 from ckptd.engine import session as machine
-from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.clock import Clock
 from ckptd.engine.deadlines import Debt, waiting_for, why_over
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment, Lane, Layout
@@ -27,8 +24,8 @@ from ckptd.engine.manifest import Manifest
 from ckptd.engine.merge import merge
 from ckptd.engine.records import Record
 from ckptd.engine.session import Event, Session
-from ckptd.engine.settings import Settings
 from ckptd.engine.shard import LaneWriter
+from ckptd.engine.surroundings import Surroundings
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -37,39 +34,7 @@ from ckptd.errors import (
     SessionAbortedError,
     UnavailableError,
 )
-from ckptd.storage.base import ObjectWriter, Store
-
-
-class Surroundings(Protocol):
-    """What a save needs of its run."""
-
-    store: Store
-    clock: Clock
-    settings: Settings
-    lock: threading.RLock  # guards every save of the run
-    catalog: Catalog
-    catalog_lock: threading.Lock  # the catalog has one user at a time
-
-    def writers(self) -> tuple[str, ...]:
-        """Return the addresses of those who take shards; empty means whoever answered."""
-
-    def submit(self, work: Callable[..., None], *arguments: object) -> None:
-        """Run blocking work on one of the run's threads."""
-
-    def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
-        """Plan, or return the plan of an equal save."""
-
-    def in_use(self) -> set[str]:
-        """Return the prefixes of checkpoints that somebody reads."""
-
-    def look(self) -> None:
-        """Show what the catalog holds now to who asks; called with the catalog's lock held."""
-
-    def save_ended(self, save: Save) -> None:
-        """Hear that a save is over; called with the lock held."""
-
-    def turn_wanted(self) -> None:
-        """Hear that a save waits for its turn to commit; called with the lock held."""
+from ckptd.storage.base import ObjectWriter
 
 
 @dataclass(slots=True)

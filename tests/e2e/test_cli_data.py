@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -100,7 +101,7 @@ def test_nothing_is_published_below_a_daemons_root(here, capsys):
     try:
         for command in (["cp", "m-1"], ["import", "m.npz"]):
             _, err = says(capsys, *command, "root/run/m-1", "--publish", code=4)
-            assert f"a daemon owns {here}/root" in err
+            assert f"{here}/root is in use (found ckptd, pid {os.getpid()} on " in err
         assert list((here / "root" / "run").iterdir()) == []
         says(capsys, "cp", "m-1", "root/run/m-1")
     finally:

@@ -14,68 +14,14 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Iterator
 
 from ckptd.storage.disk import DirectoryEntry, FileStatus
+from tests.fakes.disk_nodes import Change, Crash, Directory, File, Unsynced, after_crash, status_of, walk
 
 
 class PowerCut(BaseException):
     """The machine is off. Not an `Exception`: no code of ours may catch it and go on."""
-
-
-class Unsynced(Enum):
-    """What becomes of bytes that were written and not synced."""
-
-    LOST = "lost"
-    ZEROS = "zeros"
-    TORN = "torn"
-    KEPT = "kept"
-
-
-@dataclass(frozen=True)
-class Crash:
-    """One way to lose power: which of the unsynced changes of names survive, and what becomes of unsynced bytes."""
-
-    kept: frozenset[int]
-    unsynced: Unsynced
-
-
-@dataclass(eq=False)
-class _File:
-    inode: int
-    data: bytearray = field(default_factory=bytearray)
-    durable: bytes = b""
-    dirty: bool = False
-    sync_failed: bool = False
-    num_links: int = 1
-    changed_ns: int = 0
-    locks: dict[int, bool] = field(default_factory=dict)  # descriptor → shared
-
-
-@dataclass(eq=False)
-class _Directory:
-    entries: dict[str, _File | _Directory] = field(default_factory=dict)
-    durable: dict[str, _File | _Directory] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Change:
-    """`name` now means `node` (None: nothing); with `old`, that name went away in the same step."""
-
-    directory: _Directory
-    name: str
-    node: _File | _Directory | None
-    old: str | None = None
-
-    def apply(self, names: dict[str, _File | _Directory]) -> None:
-        if self.old is not None:
-            names.pop(self.old, None)
-        if self.node is None:
-            names.pop(self.name, None)
-        else:
-            names[self.name] = self.node
 
 
 SPENDING = ("create", "make_directory", "reserve", "write", "lock_file")
@@ -106,9 +52,9 @@ class SimulatedDisk:
         self.dead = False
         self._wall_s = wall_s
         self._guard = threading.RLock()
-        self._top = _Directory()
-        self._pending: list[_Change] = []
-        self._open: dict[int, _File | _Directory] = {}
+        self._top = Directory()
+        self._pending: list[Change] = []
+        self._open: dict[int, File | Directory] = {}
         self._next_descriptor = 3
         self._next_inode = 1
         self._ticks = 0
@@ -140,55 +86,55 @@ class SimulatedDisk:
         after = SimulatedDisk(wall_s=self._wall_s)
         after._next_inode = self._next_inode
         after._ticks = self._ticks
-        copies: dict[int, _File | _Directory] = {}
+        copies: dict[int, File | Directory] = {}
 
-        def copy(node: _File | _Directory) -> _File | _Directory:
+        def copy(node: File | Directory) -> File | Directory:
             if id(node) not in copies:
-                copies[id(node)] = copy_directory(node) if isinstance(node, _Directory) else copy_file(node)
+                copies[id(node)] = copy_directory(node) if isinstance(node, Directory) else copy_file(node)
             return copies[id(node)]
 
-        def copy_directory(directory: _Directory) -> _Directory:
+        def copy_directory(directory: Directory) -> Directory:
             names = dict(directory.entries if crash is None else directory.durable)
             if crash is not None:
                 for number, change in enumerate(self._pending):
                     if change.directory is directory and number in crash.kept:
                         change.apply(names)
             below = {name: copy(node) for name, node in names.items()}
-            return _Directory(below, dict(below))
+            return Directory(below, dict(below))
 
-        def copy_file(file: _File) -> _File:
-            data = _after(file, Unsynced.KEPT if crash is None else crash.unsynced)
-            return _File(file.inode, bytearray(data), data, changed_ns=file.changed_ns)
+        def copy_file(file: File) -> File:
+            data = after_crash(file, Unsynced.KEPT if crash is None else crash.unsynced)
+            return File(file.inode, bytearray(data), data, changed_ns=file.changed_ns)
 
         top = copy(self._top)
-        assert isinstance(top, _Directory)
+        assert isinstance(top, Directory)
         after._top = top
         return after
 
     def content(self) -> dict[str, bytes]:
         """Return every file as programs see it now: path → bytes."""
-        return {path: bytes(node.data) for path, node in _walk("", self._top) if isinstance(node, _File)}
+        return {path: bytes(node.data) for path, node in walk("", self._top) if isinstance(node, File)}
 
     def paths(self) -> list[str]:
         """Return every path, directories with a slash at the end."""
-        return [path if isinstance(node, _File) else path + "/" for path, node in _walk("", self._top)]
+        return [path if isinstance(node, File) else path + "/" for path, node in walk("", self._top)]
 
     def add_file(self, path: str, data: bytes) -> None:
         """Put a file there, durably, as another program would have done long ago."""
         *parents, name = path.strip("/").split("/")
         here = self._top
         for parent in parents:
-            below = here.entries.setdefault(parent, _Directory())
-            assert isinstance(below, _Directory)
+            below = here.entries.setdefault(parent, Directory())
+            assert isinstance(below, Directory)
             here.durable[parent] = below
             here = below
-        file = _File(self._new_inode(), bytearray(data), data, changed_ns=self._now_ns())
+        file = File(self._new_inode(), bytearray(data), data, changed_ns=self._now_ns())
         here.entries[name] = here.durable[name] = file
 
-    def _files(self) -> list[_File]:
+    def _files(self) -> list[File]:
         """Return the files that some crash could leave under some name."""
-        found = [node for _, node in _walk("", self._top) if isinstance(node, _File)]
-        return found + [change.node for change in self._pending if isinstance(change.node, _File)]
+        found = [node for _, node in walk("", self._top) if isinstance(node, File)]
+        return found + [change.node for change in self._pending if isinstance(change.node, File)]
 
     # What every operation passes through
 
@@ -209,7 +155,7 @@ class SimulatedDisk:
         if self.dead:
             raise PowerCut
 
-    def _change(self, change: _Change) -> None:
+    def _change(self, change: Change) -> None:
         change.apply(change.directory.entries)
         self._pending.append(change)
 
@@ -221,29 +167,29 @@ class SimulatedDisk:
         self._next_inode += 1
         return self._next_inode
 
-    def _descriptor(self, node: _File | _Directory) -> int:
+    def _descriptor(self, node: File | Directory) -> int:
         self._next_descriptor += 1
         self._open[self._next_descriptor] = node
         return self._next_descriptor
 
-    def _file(self, descriptor: int) -> _File:
+    def _file(self, descriptor: int) -> File:
         node = self._open.get(descriptor)
-        if not isinstance(node, _File):
+        if not isinstance(node, File):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return node
 
-    def _directory(self, descriptor: int) -> _Directory:
+    def _directory(self, descriptor: int) -> Directory:
         node = self._open.get(descriptor)
-        if not isinstance(node, _Directory):
+        if not isinstance(node, Directory):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return node
 
-    def _find(self, start: _Directory, path: str) -> _File | _Directory:
-        node: _File | _Directory = start
+    def _find(self, start: Directory, path: str) -> File | Directory:
+        node: File | Directory = start
         for name in path.split("/"):
             if name in ("", "."):
                 continue
-            if not isinstance(node, _Directory):
+            if not isinstance(node, Directory):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             if name not in node.entries:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -256,7 +202,7 @@ class SimulatedDisk:
         with self._guard:
             self._alive()
             node = self._find(self._top, path)
-            if not isinstance(node, _Directory):
+            if not isinstance(node, Directory):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             return self._descriptor(node)
 
@@ -266,17 +212,17 @@ class SimulatedDisk:
             for name in path.strip("/").split("/"):
                 if name not in here.entries:
                     self._begin("make_directory", name)
-                    self._change(_Change(here, name, _Directory()))
+                    self._change(Change(here, name, Directory()))
                 self._sync_directory(here, name)
                 below = here.entries[name]
-                assert isinstance(below, _Directory)
+                assert isinstance(below, Directory)
                 here = below
 
     def open_directory(self, root: int, path: str, *, confined: bool) -> int:
         with self._guard:
             self._alive()
             node = self._find(self._directory(root), path)
-            if not isinstance(node, _Directory):
+            if not isinstance(node, Directory):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             return self._descriptor(node)
 
@@ -301,8 +247,8 @@ class SimulatedDisk:
         within = self._directory(directory)
         if name in within.entries:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-        file = _File(self._new_inode(), changed_ns=self._now_ns())
-        self._change(_Change(within, name, file))
+        file = File(self._new_inode(), changed_ns=self._now_ns())
+        self._change(Change(within, name, file))
         return self._descriptor(file)
 
     def make_directory(self, directory: int, name: str) -> None:
@@ -312,7 +258,7 @@ class SimulatedDisk:
             if name in within.entries:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
             self._begin("make_directory", name)
-            self._change(_Change(within, name, _Directory()))
+            self._change(Change(within, name, Directory()))
 
     def reserve(self, file: int, size_bytes: int) -> None:
         with self._guard:
@@ -324,7 +270,7 @@ class SimulatedDisk:
             self._begin("truncate")
             self._resize(self._file(file), size_bytes)
 
-    def _resize(self, file: _File, size_bytes: int) -> None:
+    def _resize(self, file: File, size_bytes: int) -> None:
         del file.data[size_bytes:]
         file.data.extend(bytes(size_bytes - len(file.data)))
         file.dirty = True
@@ -361,7 +307,7 @@ class SimulatedDisk:
         with self._guard:
             self._sync_directory(self._directory(directory))
 
-    def _sync_directory(self, directory: _Directory, what: str = "") -> None:
+    def _sync_directory(self, directory: Directory, what: str = "") -> None:
         self._begin("sync_directory", what)
         if not self.syncs_directories:
             return
@@ -379,7 +325,7 @@ class SimulatedDisk:
             node = self._open.pop(descriptor, None)
             if node is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            if isinstance(node, _File):
+            if isinstance(node, File):
                 node.locks.pop(descriptor, None)
 
     def rename_new(self, directory: int, old: str, new: str) -> None:
@@ -394,16 +340,16 @@ class SimulatedDisk:
             self._begin("rename_over", new)
             self._rename(self._directory(directory), old, new)
 
-    def _rename(self, directory: _Directory, old: str, new: str) -> None:
+    def _rename(self, directory: Directory, old: str, new: str) -> None:
         node = directory.entries.get(old)
         if node is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
         replaced = directory.entries.get(new)
-        if isinstance(replaced, _File):
+        if isinstance(replaced, File):
             replaced.num_links -= 1
-        if isinstance(node, _File):
+        if isinstance(node, File):
             node.changed_ns = self._now_ns()
-        self._change(_Change(directory, new, node, old))
+        self._change(Change(directory, new, node, old))
 
     def unlink(self, directory: int, name: str) -> None:
         with self._guard:
@@ -413,31 +359,26 @@ class SimulatedDisk:
             if node is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
             self._begin("unlink", name)
-            if isinstance(node, _Directory):
+            if isinstance(node, Directory):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
             node.num_links -= 1
-            self._change(_Change(within, name, None))
+            self._change(Change(within, name, None))
 
     def entries(self, directory: int) -> list[DirectoryEntry]:
         with self._guard:
             self._alive()
             within = self._directory(directory).entries
-            return [DirectoryEntry(name, isinstance(node, _Directory)) for name, node in within.items()]
+            return [DirectoryEntry(name, isinstance(node, Directory)) for name, node in within.items()]
 
     def status(self, file: int) -> FileStatus:
         with self._guard:
             self._alive()
-            return self._status(self._open[file])
+            return status_of(self._open[file])
 
     def status_at(self, root: int, path: str, *, confined: bool) -> FileStatus:
         with self._guard:
             self._alive()
-            return self._status(self._find(self._directory(root), path))
-
-    def _status(self, node: _File | _Directory) -> FileStatus:
-        if isinstance(node, _Directory):
-            return FileStatus(0, 0, 0, 0, False, 1)
-        return FileStatus(len(node.data), node.changed_ns, node.changed_ns, node.inode, True, node.num_links)
+            return status_of(self._find(self._directory(root), path))
 
     def try_lock(self, file: int, *, shared: bool) -> bool:
         with self._guard:
@@ -457,22 +398,3 @@ class SimulatedDisk:
     def free_bytes(self, directory: int) -> int:
         self._alive()
         return 1 << 30
-
-
-def _after(file: _File, unsynced: Unsynced) -> bytes:
-    if not file.dirty or unsynced is Unsynced.KEPT:
-        return bytes(file.data) if unsynced is Unsynced.KEPT else file.durable
-    if unsynced is Unsynced.ZEROS:
-        return bytes(len(file.data))
-    if unsynced is Unsynced.TORN:
-        return bytes(file.data[: (len(file.data) + 1) // 2])
-    return file.durable
-
-
-def _walk(path: str, directory: _Directory) -> Sequence[tuple[str, _File | _Directory]]:
-    found: list[tuple[str, _File | _Directory]] = []
-    for name, node in sorted(directory.entries.items()):
-        found.append((f"{path}/{name}", node))
-        if isinstance(node, _Directory):
-            found += _walk(f"{path}/{name}", node)
-    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,13 +19,15 @@ from ckptd.engine.ledger import Ledger
 from ckptd.engine.listing import Listing
 from ckptd.engine.records import Record
 from ckptd.engine.retention import Action
-from tests.fakes.disk import Crash, PowerCut, SimulatedDisk
+from tests.fakes.disk import PowerCut, SimulatedDisk
+from tests.fakes.disk_nodes import Crash
 from tests.faults.history import (
     MAX_TO_KEEP,
     STORIES,
     BrokenPromiseError,
     History,
     Trainer,
+    a_deletion_undone,
     an_overwrite,
     disk_with_foreign_files,
     saves_with_retention,
@@ -235,3 +238,19 @@ def test_the_sweep_finds_an_overwrite_in_place(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Catalog, "begin", begin_in_place)
     with pytest.raises(BrokenPromiseError):
         sweep(an_overwrite)
+
+
+def test_the_sweep_finds_an_undoing_that_lists_before_the_index_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bring_back = prune.bring_back
+
+    def list_first(self: Ledger, record: Record, policy: Any) -> Record:
+        back = replace(record, dropped=False, deleted_at=None)
+        self._write_state(self.listing.with_adopted(self.entry(back)), self.style)
+        bring_back(self._store, record, on_step=self._on_step)
+        self.remember(records.change(self._store, back))
+        self._drop_aside(record)
+        return back
+
+    monkeypatch.setattr(Ledger, "bring_back", list_first)
+    with pytest.raises(BrokenPromiseError):
+        sweep(a_deletion_undone)

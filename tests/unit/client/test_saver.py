@@ -318,3 +318,19 @@ def test_a_sharded_checkpoint_is_replaced_by_one_file(tmp_path):
     ckptd.Saver({"a": a}).save(tmp_path / "m", 1)
     assert files_of(tmp_path) == ["checkpoint", "m-1.data-00000-of-00001", "m-1.index"]
     assert ckptd.load_variable(tmp_path / "m-1", "a") == 7
+
+
+@pytest.mark.parametrize("place", ["", "runs/mnist"])
+def test_where_a_trainer_of_ours_works_a_saver_is_refused_and_writes_nothing(tmp_path, place):
+    with ckptd.Checkpointer(tmp_path, "runs/mnist") as trainer:
+        trainer.save(1, {"w": np.zeros(2)}).result(60)
+        before = sorted(tmp_path.glob("runs/mnist/*"))
+        saver = ckptd.Saver({"w": np.ones(2)})
+        if place:
+            with pytest.raises(ckptd.ConflictError, match=f"pid {os.getpid()}"):
+                saver.save(tmp_path / place / "model.ckpt", 1)
+            assert sorted(tmp_path.glob("runs/mnist/*")) == before
+        else:
+            saver.save(tmp_path / "beside", 1)  # direct mode shares the root
+    saver.save(tmp_path / place / "model.ckpt", 2)
+    ckptd.Saver({"w": np.ones(2)}).save(tmp_path / place / "model.ckpt", 3)

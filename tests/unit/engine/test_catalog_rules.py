@@ -8,9 +8,9 @@ from ckptd.engine.recovery import Fate
 from ckptd.engine.retention import Rule
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.memory import MemoryStore
+from tests.fakes.catalog_run import Run, again
 from tests.fakes.clock import HandClock
 from tests.fakes.small_checkpoint import index_bytes, seed_of, shard_bytes
-from tests.unit.engine.test_catalog import Run, again
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from ckptd.engine.repair import repair
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.memory import MemoryStore
+from tests.fakes.catalog_run import Run
 from tests.fakes.clock import HandClock
 from tests.fakes.small_checkpoint import index_bytes, shard_bytes
-from tests.unit.engine.test_catalog import Run
 
 STATE = "run/checkpoint"
 

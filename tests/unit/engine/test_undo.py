@@ -11,9 +11,9 @@ from ckptd.engine.retention import RetentionPolicy
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.memory import MemoryStore
+from tests.fakes.catalog_run import Run
 from tests.fakes.clock import HandClock
 from tests.fakes.small_checkpoint import latest_in, listed_in, seed_of
-from tests.unit.engine.test_catalog import Run
 
 UNDO_S = 60.0
 

@@ -1,0 +1,125 @@
+"""What people and other programs do to checkpoints: pins, deletions, files that are not ours or were edited."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptd.engine.recovery import Fate
+from ckptd.engine.retention import Action
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.storage.memory import MemoryStore
+from tests.fakes.catalog_run import Run, again
+from tests.fakes.clock import HandClock
+from tests.fakes.small_checkpoint import index_bytes, seed_of, shard_bytes
+
+
+@pytest.fixture
+def run() -> Run:
+    clock = HandClock()
+    return Run(MemoryStore("m", wall_s=clock.wall_s), clock)
+
+
+def test_a_pinned_checkpoint_outlives_the_rule_until_it_is_unpinned(run: Run) -> None:
+    run.save(1)
+    assert run.catalog.pin(1).pinned
+    run.save(2, 3)
+    later = again(run)
+    later.save(4)
+    assert later.steps() == [1, 3, 4]
+    assert later.catalog.find(1).pinned
+    with pytest.raises(ConflictError):
+        later.catalog.delete(1)
+    assert not later.catalog.unpin(1).pinned
+    later.save(5)
+    assert later.steps() == [4, 5]
+
+
+def test_deleting_takes_it_from_the_state_file_and_then_its_files(run: Run) -> None:
+    run.save(1, 2)
+    assert run.catalog.delete(1).step == 1
+    assert run.steps() == again(run).steps() == [2]
+    assert not [key for key in run.files() if "m-1" in key]
+    assert b"m-1" not in run.store.get("run/checkpoint")
+    with pytest.raises(NotFoundError):
+        run.catalog.delete(1)
+
+
+def test_the_latest_is_deleted_only_on_purpose(run: Run) -> None:
+    run.save(1, 2)
+    with pytest.raises(ConflictError):
+        run.catalog.delete(2)
+    run.catalog.delete(2, even_latest=True)
+    assert run.steps() == again(run).steps() == [1]
+    run.catalog.delete(1, even_latest=True)
+    assert run.files() == {}
+    run.save(3)
+    assert again(run).steps() == [3]
+
+
+def test_a_foreign_checkpoint_is_listed_counted_and_never_deleted(run: Run) -> None:
+    theirs = {"run/tf-1.index": index_bytes(1, 1), "run/tf-1.data-00000-of-00001": shard_bytes(1, 0)}
+    for key, data in theirs.items():
+        run.store.put(key, data)
+    run.store.put("run/checkpoint", b'model_checkpoint_path: "tf-1"\nall_model_checkpoint_paths: "tf-1"\n')
+    mine = again(run)
+    assert mine.catalog.latest() == mine.catalog.find(1)
+    assert mine.catalog.find(1).save_id == ""
+    for call in (mine.catalog.pin, mine.catalog.delete):
+        with pytest.raises(ConflictError):
+            call(1)
+    mine.save(2)
+    assert mine.steps() == [1, 2]
+    mine.commit(mine.begin(3))
+    [verdict] = mine.catalog.retire()
+    assert (verdict.action, verdict.prefix) == (Action.PRESERVE, "memory://m/run/tf-1")
+    assert theirs.items() <= mine.files().items()
+
+
+def test_paths_that_lead_elsewhere_stay_in_the_list_as_they_are(run: Run) -> None:
+    run.store.put(
+        "run/checkpoint", b'model_checkpoint_path: "/elsewhere/m-9"\nall_model_checkpoint_paths: "../x/m-8"\n'
+    )
+    mine = again(run, max_to_keep=3)
+    assert (mine.catalog.latest(), mine.catalog.checkpoints()) == (None, [])
+    mine.save(10)
+    state = mine.store.get("run/checkpoint")
+    assert b'all_model_checkpoint_paths: "/elsewhere/m-9"\n' in state
+    assert mine.catalog.latest() == mine.catalog.find(10)
+
+
+def test_a_malformed_state_file_is_never_an_empty_history(run: Run) -> None:
+    run.save(1)
+    run.store.replace("run/checkpoint", b"model_checkpoint_path: oops")
+    with pytest.raises(CorruptionError) as caught:
+        again(run)
+    assert caught.value.key == "run/checkpoint"
+    assert seed_of(run.files(), "run/m-1") == 1
+
+
+@pytest.mark.parametrize("missing", ["run/m-2.index", "run/m-2.data-00001-of-00002"])
+def test_when_files_of_the_latest_are_gone_the_one_before_is_latest(run: Run, missing: str) -> None:
+    run.save(1, 2)
+    run.store.delete([missing])
+    later = again(run)
+    assert later.catalog.latest() == later.catalog.find(1)
+    assert "memory://m/run/m-2" in later.recovery.subjects(Fate.LEAVE)
+    later.save(3)
+    assert later.steps() == [1, 3]
+
+
+def test_a_state_file_that_a_person_edited_does_not_cost_files(run: Run) -> None:
+    run.save(1, 2)
+    run.store.replace("run/checkpoint", b'model_checkpoint_path: "m-1"\n')
+    later = again(run)
+    assert later.recovery.subjects(Fate.PRESERVE) == ["memory://m/run/m-2"]
+    assert later.catalog.latest() == later.catalog.find(1)
+    later.save(3, 4)
+    assert seed_of(later.files(), "run/m-2") == 2
+    assert later.steps() == [2, 3, 4]
+
+
+def test_a_line_rolled_back_by_hand_decides_what_is_latest(run: Run) -> None:
+    run.save(1, 2)
+    state = run.store.get("run/checkpoint").replace(b'model_checkpoint_path: "m-2"', b'model_checkpoint_path: "m-1"', 1)
+    run.store.replace("run/checkpoint", state)
+    assert again(run).catalog.latest() == run.catalog.find(1)
