@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from ckptd.wire.v1 import common_pb2, read_pb2
 
 ROOT_ID_KEY = ".ckptd/id"
 _ROOT_ID_LIMIT_BYTES = 4096
+_TRIAL_S = 3.0  # a bucket may be reachable for the daemon alone
 
 
 class RemoteObjects:
@@ -39,21 +41,21 @@ class RemoteObjects:
         self.read_into(key, 0, memoryview(data))
         return bytes(data)
 
-    def read_into(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill `into` from byte `offset`; after a broken connection reading goes on where it stopped."""
-        into = into.cast("B")
-        done = 0
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        """Fill `into`, one after another, from byte `offset` on; a broken stream goes on where it stopped."""
+        rest = deque(memory.cast("B") for memory in into)
+        size, done = sum(map(len, rest)), 0
         deadline, backoff = Deadline(self._timeout_s), Backoff()
-        while done < len(into):
+        while done < size:
             try:
-                for block in self._blocks(key, offset + done, len(into) - done, deadline):
-                    if len(block) > len(into) - done:
+                for block in self._blocks(key, offset + done, size - done, deadline):
+                    if len(block) > size - done:
                         raise CorruptionError("the daemon sent more than was asked for", key=key, offset=offset + done)
-                    into[done : done + len(block)] = block
                     done += len(block)
-                if done < len(into):
+                    _put(block, rest)
+                if done < size:
                     raise CorruptionError(
-                        "object ends early", key=key, offset=offset, expected=f"{len(into)} bytes", actual=done
+                        "object ends early", key=key, offset=offset, expected=f"{size} bytes", actual=done
                     )
             except UnavailableError as error:
                 _pause(error, deadline, backoff)
@@ -98,15 +100,26 @@ def objects_for(stub: Any, address: str, peer: common_pb2.Peer, root: str, root_
     """
     if root and root_id:
         try:
-            store = open_store(root)
+            trial = open_store(root, patience_s=_TRIAL_S)
             if (
-                store.get(ROOT_ID_KEY, limit_bytes=_ROOT_ID_LIMIT_BYTES).decode("utf-8", "replace").strip()
+                trial.get(ROOT_ID_KEY, limit_bytes=_ROOT_ID_LIMIT_BYTES).decode("utf-8", "replace").strip()
                 == root_id.strip()
             ):
-                return store
+                return open_store(root)
         except CkptdError:
             pass  # not here, or not ours to read
     return RemoteObjects(stub, address, peer, root, timeout_s)
+
+
+def _put(block: memoryview, rest: deque[memoryview]) -> None:
+    """Copy a block to the beginning of `rest`, and take away from it what is full."""
+    while len(block):
+        memory = rest.popleft()
+        count = min(len(block), len(memory))
+        memory[:count] = block[:count]
+        block = block[count:]
+        if count < len(memory):
+            rest.appendleft(memory[count:])
 
 
 def _pause(error: UnavailableError, deadline: Deadline, backoff: Backoff) -> None:

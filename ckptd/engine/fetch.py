@@ -1,18 +1,17 @@
 """Stored pieces → arrays: blocks are fetched by several threads, put in their place, and checked.
 
-A block goes straight into the caller's memory where that is laid out like the file, else through a buffer. Small pieces
-that lie side by side, as the many biases and counters of a model do, are fetched together. The checksum of a piece that
-is read whole is put together from those of its blocks.
+A block goes straight into the caller's memory where that is laid out like the file, else through a buffer. What lies
+side by side is fetched by one request, each block into its own place: a bucket takes longer to answer than to send a
+megabyte. The checksum of a piece that is read whole is put together from those of its blocks.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +24,12 @@ from ckptd.format.index import Piece, StoredTensor
 from ckptd.format.slices import Box
 
 Array = NDArray[Any]
-ReadInto = Callable[[str, int, memoryview], None]
-"""Fills memory with an object's bytes from an offset on, as `Store.read_into` does."""
 
 _BATCH_BYTES = 256 << 20  # planned, read and checked together
 _BATCH_PIECES = 4096
 _PARALLEL_BYTES = 4 << 20  # less than this is read before a thread has started
-_SMALL_BYTES = 64 << 10  # pieces and gaps up to this are cheaper to copy than to fetch one by one
-_NUM_READERS = max(2, min(8, os.cpu_count() or 2))
+_SMALL_BYTES = 64 << 10  # gaps up to this are cheaper to read through than to ask again
+_NUM_READERS = 8  # they wait for a disk or a server most of the time, whatever the number of processors
 
 
 @dataclass(slots=True)
@@ -46,6 +43,29 @@ class PieceRead:
     blocks: list[Block]
     is_whole: bool
     crcs: list[int] = field(default_factory=list)
+
+
+class ReadInto(Protocol):
+    """Reads as `Store.read_into` does."""
+
+    def __call__(self, key: str, offset: int, *into: memoryview) -> None:
+        """Fill `into`, one after another, with the object's bytes from `offset` on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Arriving:
+    """Room for one stretch.
+
+    Attributes:
+        memory: what is to be filled.
+        flat: the same as elements in a row; None for strings and variants, which are decoded from `memory`.
+        target, source: what is copied where once it is decoded; None where it is in its place already, or unwanted.
+    """
+
+    memory: memoryview
+    flat: Array | None = None
+    target: Array | None = None
+    source: Array | None = None
 
 
 class Fetch:
@@ -77,32 +97,21 @@ class Fetch:
 
     def _run(self, job: Sequence[_Stretch]) -> None:
         for group in _neighbours(job):
-            first = group[0]
+            at = group[0]  # whom an error is about
             try:
-                read_into = self._read_into if len(group) == 1 else self._read_together(group)
-                for stretch in group:
-                    first = stretch
-                    if stretch.read.tensor.dtype.width:
-                        self._read_block(stretch.read, stretch.number, read_into)
-                    else:
-                        self._read_elements(stretch.read, read_into)
+                held = [self._memory(stretch) for stretch in group]
+                self._fill(group, [arriving.memory for arriving in held])
+                for at, arriving in zip(group, held, strict=True):
+                    self._take(at, arriving)
             except CkptdError as error:
-                raise _about(error, first.read.tensor) from error.__cause__
+                raise _about(error, at.read.tensor) from error.__cause__
 
-    def _read_together(self, group: Sequence[_Stretch]) -> ReadInto:
-        """Fetch the bytes from the first stretch to the last; return what hands them out as `read_into` would."""
-        start = group[0].offset
-        held = memoryview(bytearray(max(stretch.end for stretch in group) - start))
-        self._read_into(self._shard_key(group[0].shard), start, held)
-
-        def read_into(_: str, offset: int, into: memoryview) -> None:
-            into[:] = held[offset - start : offset - start + len(into)]
-
-        return read_into
-
-    def _read_block(self, read: PieceRead, number: int, read_into: ReadInto) -> None:
-        """Fetch one block, straight into its place where the array's layout allows that."""
-        block = read.blocks[number]
+    def _memory(self, stretch: _Stretch) -> _Arriving:
+        """Make room for one stretch: in its place at once, where the array's layout allows that."""
+        read = stretch.read
+        if not read.tensor.dtype.width:
+            return _Arriving(memoryview(bytearray(stretch.size)))
+        block = read.blocks[stretch.number]
         at = Box(
             tuple(n + base for n, base in zip(block.box.start, read.piece.box.start, strict=True)), block.box.shape
         )
@@ -111,31 +120,47 @@ class Fetch:
         target = None if common is None else _region(read.out, common, read.box)
         dtype = read.tensor.dtype
         is_direct = target is not None and common == at and not self._big_endian and _is_plain(target, dtype)
-        held: Array = target if is_direct and target is not None else np.empty(block.box.shape, dtype.array)
-        flat = np.asarray(held).reshape(-1)  # a view, also of a scalar
+        array: Array = target if is_direct and target is not None else np.empty(block.box.shape, dtype.array)
+        flat = np.asarray(array).reshape(-1)  # a view, also of a scalar
         memory = tensors.memory_of(flat, dtype)
-        read_into(self._shard_key(read.piece.shard_id), read.piece.offset + block.offset, memory)
-        if read.is_whole:
-            read.crcs[number] = crc32c.crc32c(memory)
         if is_direct or target is None or common is None:
-            return
-        tensors.decode_into(flat, dtype, big_endian=self._big_endian)
-        target[...] = _region(held, common, at)
+            return _Arriving(memory, flat)
+        return _Arriving(memory, flat, target, _region(array, common, at))
 
-    def _read_elements(self, read: PieceRead, read_into: ReadInto) -> None:
-        """Read a piece of strings or variants: only the whole piece tells where an element begins."""
+    def _fill(self, group: Sequence[_Stretch], memories: Sequence[memoryview]) -> None:
+        """Fetch all of a group at once; what lies between two stretches goes nowhere."""
+        into: list[memoryview] = []
+        at = group[0].offset
+        for stretch, memory in zip(group, memories, strict=True):
+            if stretch.offset > at:
+                into.append(memoryview(bytearray(stretch.offset - at)))
+            into.append(memory)
+            at = stretch.end
+        self._read_into(self._shard_key(group[0].shard), group[0].offset, *into)
+
+    def _take(self, stretch: _Stretch, arriving: _Arriving) -> None:
+        """Note the checksum of what has come, and decode and copy it unless it is in its place."""
+        read = stretch.read
+        if arriving.flat is None:
+            self._take_elements(read, arriving.memory)
+            return
+        if read.is_whole:
+            read.crcs[stretch.number] = crc32c.crc32c(arriving.memory)
+        if arriving.target is not None:
+            tensors.decode_into(arriving.flat, read.tensor.dtype, big_endian=self._big_endian)
+            arriving.target[...] = arriving.source
+
+    def _take_elements(self, read: PieceRead, data: memoryview) -> None:
+        """Decode a piece of strings or variants: only the whole piece tells where an element begins."""
         common = read.piece.box.intersect(read.box)
         assert common is not None
-        key = self._shard_key(read.piece.shard_id)
-        data = bytearray(read.piece.size)
-        read_into(key, read.piece.offset, memoryview(data))
         array = tensors.decode(
             data,
             read.tensor.dtype,
             read.piece.box.shape,
             big_endian=self._big_endian,
             crc32c=read.piece.crc32c,
-            key=key,
+            key=self._shard_key(read.piece.shard_id),
             offset=read.piece.offset,
         )
         _region(read.out, common, read.box)[...] = _region(array, common, read.piece.box)
@@ -211,14 +236,13 @@ def _jobs(batch: Sequence[PieceRead]) -> Iterator[list[_Stretch]]:
 
 
 def _neighbours(job: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:
-    """Group small stretches that lie close together; everything else stays by itself."""
+    """Group stretches that lie side by side, or nearly."""
     group: list[_Stretch] = []
     for stretch in job:
         if group:
             last = group[-1]
             is_near = stretch.shard == last.shard and 0 <= stretch.offset - last.end <= _SMALL_BYTES
-            is_bounded = stretch.end - group[0].offset <= BLOCK_BYTES
-            if not (is_near and is_bounded and max(stretch.size, last.size) <= _SMALL_BYTES):
+            if not is_near:
                 yield group
                 group = []
         group.append(stretch)

@@ -36,8 +36,8 @@ class Objects(Protocol):
     def get(self, key: str, *, limit_bytes: int = ...) -> bytes:
         """Return a whole object."""
 
-    def read_into(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill `into` from byte `offset`; called from several threads."""
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        """Fill `into`, one after another, from byte `offset` on; called from several threads."""
 
     def stat(self, key: str) -> ObjectStat:
         """Describe one object; `NotFoundError` if there is none."""

@@ -38,7 +38,7 @@ class ObjectStat:
     """What a store knows of one object without reading it.
 
     `version` changes whenever the content does (an ETag, or inode and times); `modified_at` is wall-clock
-    seconds since the epoch, as the store saw it.
+    seconds since the epoch, as the store saw it: to the second or two, in what writing returns.
     """
 
     key: str
@@ -91,6 +91,21 @@ class Store(Protocol):
     def durability(self) -> Durability:
         """What an acknowledged write survives here."""
 
+    @property
+    def has_locks(self) -> bool:
+        """Whether `lock` keeps others out. Where it does not, owners fence each other off by conditional writes."""
+
+    @property
+    def verifies_writes(self) -> bool:
+        """Whether a write is acknowledged only after its checksum was compared, so that nothing need be read back."""
+
+    def broken_promises(self) -> Sequence[str]:
+        """Return in which ways owners are not kept apart here, in words for people; usually none.
+
+        A store that has no locks, and does not honour conditions either, cannot be used by two without losing
+        something. Whether it honours them is tried out, with objects that are removed again.
+        """
+
     def location(self, key: str) -> str:
         """`url` and `key` joined: what a person or another program opens."""
 
@@ -109,8 +124,11 @@ class Store(Protocol):
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
         """Return a whole object; `CorruptionError` when it is larger than `limit_bytes`."""
 
-    def read_into(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill `into` (writable, contiguous bytes) from byte `offset`; `CorruptionError` if the object ends before."""
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        """Fill `into` (writable, contiguous), one after another, with the bytes from `offset` on, in one request.
+
+        `CorruptionError` if the object ends before they are full.
+        """
 
     def stat(self, key: str) -> ObjectStat:
         """Describe one object; `NotFoundError` if there is none."""
@@ -122,8 +140,8 @@ class Store(Protocol):
         left out. A missing directory is empty.
         """
 
-    def keys(self, directory: str) -> Sequence[str]:
-        """Return the keys directly in `directory`, in order; far cheaper than `list`, as no object is looked at."""
+    def keys(self, directory: str, starts_with: str = "") -> Sequence[str]:
+        """Return the keys directly in `directory` whose last component starts so, in order; no object is looked at."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, in the given order; missing ones are fine. All are durably gone on return."""
@@ -134,11 +152,13 @@ class Store(Protocol):
         What a living writer (of any process) still fills is left alone.
         """
 
-    def lock(self, key: str, *, holder: str, shared: bool = False) -> Lock:
+    def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:
         """Take the lock named `key`, without waiting.
 
         `holder` is a line for people ("ckptd serve, pid 4711 on host-a, 127.0.0.1:7070"). `ConflictError`
-        carries the present holder's line in `actual`. Dies with the process, never by a time-out.
+        carries the present holder's line in `actual`. Dies with the process, never by a time-out. In a store without
+        locks (`has_locks`) a lock is only a note: who surely lives keeps others out, who surely is dead does not, and
+        of whom nobody here can say, like a process of another host, is taken over from only if `takes_over`.
         """
 
     def free_bytes(self) -> int | None:

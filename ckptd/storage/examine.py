@@ -11,12 +11,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import Enum
 
 from ckptd.errors import CkptdError, NotFoundError, NotPermittedError, StorageFullError, UnavailableError
 from ckptd.storage.base import Durability
 from ckptd.storage.disk import Disk, SystemDisk
+from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX
 from ckptd.storage.mounts import Mount, mount_of
 from ckptd.storage.os_errors import from_os_error
@@ -26,31 +25,6 @@ _LOW_FREE_BYTES = 2 << 30
 _LOW_INODES = 1000
 _MAX_SKEW_S = 2.0
 _SLOW_SYNC_S = 0.25
-
-
-class Outcome(Enum):
-    """What came of one check."""
-
-    OK = "ok"
-    WARNING = "warning"  # works, and somebody should know something about it
-    REFUSED = "refused"  # checkpoints would not be safe, or not possible
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: of the check, for programs too.
-        outcome: what came of it.
-        detail: what was seen, and what follows from it.
-        error: what a save would run into, None unless refused.
-    """
-
-    name: str
-    outcome: Outcome
-    detail: str
-    error: CkptdError | None = None
 
 
 def examine(root: str, disk: Disk | None = None) -> Iterator[Finding]:

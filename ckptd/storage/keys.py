@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ckptd.errors import InvalidRequestError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckptd.errors import CkptdError, InvalidRequestError
 
 UNFINISHED_SUFFIX = ".ckptd-tmp"
 """Ends the name of an object that is still being written."""
@@ -50,3 +53,13 @@ def _check_path(key: str) -> tuple[str, ...]:
         if "\0" in part:
             raise InvalidRequestError("a key holds no NUL", key=repr(key))
     return parts
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Let errors name the key as a store knows it, not as the bucket behind it does."""
+    try:
+        yield
+    except CkptdError as error:
+        error.key = key
+        raise

@@ -58,6 +58,20 @@ class LocalStore:
         """Survives power loss of this host."""
         return Durability.LOCAL_DISK
 
+    @property
+    def has_locks(self) -> bool:
+        """Real ones."""
+        return True
+
+    @property
+    def verifies_writes(self) -> bool:
+        """A disk compares nothing."""
+        return False
+
+    def broken_promises(self) -> Sequence[str]:
+        """None."""
+        return ()
+
     def location(self, key: str) -> str:
         """See `Store`; here the same as `local_path`."""
         return self.local_path(key)
@@ -186,15 +200,17 @@ class LocalStore:
                 raise CorruptionError("became shorter while it was read", key=key, expected=len(data))
             return bytes(data)
 
-    def read_into(self, key: str, offset: int, into: memoryview) -> None:
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
         """See `Store`."""
-        view = into.cast("B")
         with self._opened_file(key) as (file, status):
-            found = self._disk.read_into(file, offset, view) if len(view) else 0
-            if found < len(view) or offset > status.size_bytes:
-                raise CorruptionError(
-                    "the object ends early", key=key, offset=offset + found, expected=len(view), actual=found
-                )
+            at = offset
+            for view in (memory.cast("B") for memory in into):
+                found = self._disk.read_into(file, at, view) if len(view) else 0
+                if found < len(view) or at > status.size_bytes:
+                    raise CorruptionError(
+                        "the object ends early", key=key, offset=at + found, expected=len(view), actual=found
+                    )
+                at += found
 
     def stat(self, key: str) -> ObjectStat:
         """See `Store`."""
@@ -229,7 +245,7 @@ class LocalStore:
             elif deep and name.endswith("/"):
                 yield from self.list(join(directory, name[:-1]))
 
-    def keys(self, directory: str) -> Sequence[str]:
+    def keys(self, directory: str, starts_with: str = "") -> Sequence[str]:
         """See `Store`. A link is listed whatever it leads to."""
         parts = check_directory(directory)
         try:
@@ -240,7 +256,9 @@ class LocalStore:
         except OSError as error:
             raise from_os_error(error, directory) from error
         return sorted(
-            join(directory, entry.name) for entry in entries if not entry.is_directory and not is_reserved(entry.name)
+            join(directory, entry.name)
+            for entry in entries
+            if entry.name.startswith(starts_with) and not entry.is_directory and not is_reserved(entry.name)
         )
 
     def _stat_below(self, root: int, directory: str, name: str) -> ObjectStat | None:
@@ -253,7 +271,7 @@ class LocalStore:
 
     # Locks and room
 
-    def lock(self, key: str, *, holder: str, shared: bool = False) -> Lock:
+    def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:
         """See `Store`. The lock file ``.NAME.ckptd-lock`` stays behind: removing it would let two hold the lock."""
         *parents, name = check_key(key)
         line = holder.replace("\n", " ").encode("utf-8", "replace")[:_MAX_HOLDER_BYTES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from ckptd.errors import InvalidRequestError
@@ -12,29 +13,41 @@ from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
 from ckptd.storage.memory import MemoryStore
 
+if TYPE_CHECKING:
+    from ckptd.storage.bucket import Bucket
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")  # one slash will do: "s3:/bucket" is a typing error, no path
+_S3_SCHEMES = ("s3", "s3a")
 _MEMORY_GUARD = threading.Lock()
 _MEMORY: dict[str, MemoryStore] = {}
 
 
-def open_store(url: str, *, confined: bool = True) -> Store:
-    """Open the store that `url` names: a path, ``file:///path`` or ``memory://name``.
+def open_store(url: str, *, confined: bool = True, patience_s: float | None = None) -> Store:
+    """Open the store that `url` names: a path, ``file:///path``, ``memory://name``, ``s3://bucket/path``, or what
+    fsspec has a package for.
 
-    Nothing is created and nothing need be there yet. A memory store is one per process and name.
+    Nothing is created, nothing need be there yet, and nothing is asked over a network. A memory store is one per
+    process and name.
 
     Args:
         url: a relative path counts from the working directory, ``~`` is left to the shell.
         confined: for local stores, whether symbolic links may lead out of the root, see `LocalStore`.
+        patience_s: for so long a server that does not answer is asked again; None is for those who work unattended.
 
     Raises:
-        InvalidRequestError: for an empty URL, or a scheme that this release has no store for.
+        InvalidRequestError: for an empty URL, a scheme that nobody has a store for, or a configuration without sense.
     """
     scheme, rest = _split(url)
+    if scheme == "file":
+        return LocalStore(rest, confined=confined)
     if scheme == "memory":
         name = rest.strip("/")
         with _MEMORY_GUARD:
             return _MEMORY.setdefault(name, MemoryStore(name))
-    return LocalStore(rest, confined=confined)
+    name, _, root = rest.partition("/")
+    if not name:
+        raise InvalidRequestError(f"{url!r} names no bucket; {scheme}://BUCKET/PATH is wanted")
+    return _in_bucket(scheme, name, root, patience_s)
 
 
 def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, str]:
@@ -50,12 +63,38 @@ def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, 
     scheme, rest = _split(prefix_or_url)
     if scheme == "memory":
         name, _, key = rest.lstrip("/").partition("/")
-    else:
+    elif scheme == "file":
         name, key = os.path.split(rest)
         name = name or os.curdir
-    if not key or key in (os.curdir, os.pardir):
+    else:
+        name, _, key = rest.rpartition("/")
+    if not key or not name or key in (os.curdir, os.pardir):
         raise InvalidRequestError(f"{prefix_or_url!r} names a directory; a checkpoint's prefix is wanted")
-    return open_store(f"memory://{name}" if scheme == "memory" else name, confined=confined), key
+    return open_store(name if scheme == "file" else f"{scheme}://{name}", confined=confined), key
+
+
+def is_url(text: str) -> bool:
+    """Say whether `text` is a URL and no path of this host."""
+    return _SCHEME.match(text) is not None
+
+
+def _in_bucket(scheme: str, name: str, root: str, patience_s: float | None) -> Store:
+    # Whoever stays on this host need not load what talks to buckets.
+    from ckptd.storage.objects import ObjectStore
+
+    parts = [part for part in root.split("/") if part]
+    if any(part in (os.curdir, os.pardir) for part in parts):
+        raise InvalidRequestError(f"a path in a bucket has no '.' or '..': {root!r}")
+    bucket: Bucket
+    if scheme in _S3_SCHEMES:
+        from ckptd.storage.s3_options import open_s3
+
+        bucket = open_s3(name, patience_s)
+    else:
+        from ckptd.storage.fsspec_bucket import open_fsspec
+
+        bucket = open_fsspec(scheme, name)
+    return ObjectStore(bucket, "/".join(parts))
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -79,7 +118,6 @@ def _split(url: str) -> tuple[str, str]:
         if parts.query or parts.fragment:
             raise InvalidRequestError(f"{url!r}: write '?' and '#' in a file URL as %3F and %23")
         return scheme, unquote(parts.path, errors="surrogateescape")
-    raise InvalidRequestError(
-        f"{url!r}: this release keeps checkpoints in a directory (/path or file:///path) or in memory (memory://name); "
-        f"stores for {scheme}:// come with a later release"
-    )
+    if not url[match.end(1) :].startswith("://"):
+        raise InvalidRequestError(f"{url!r}: did you mean {match[1]}://{url[match.end() :].lstrip('/')}?")
+    return scheme, url[match.end(1) + 3 :]

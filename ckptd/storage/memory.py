@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
+from ckptd.storage.bucket import scatter
 from ckptd.storage.keys import check_directory, check_key
 
 
@@ -27,8 +28,17 @@ class MemoryStore:
         wall_s: the wall clock that stamps objects.
     """
 
-    def __init__(self, name: str = "", *, wall_s: Callable[[], float] = time.time) -> None:
-        """Start empty."""
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        wall_s: Callable[[], float] = time.time,
+        has_locks: bool = True,
+        verifies_writes: bool = False,
+    ) -> None:
+        """Start empty. Without locks, and with writes that are verified, it promises what a bucket does."""
+        self._has_locks = has_locks
+        self._verifies_writes = verifies_writes
         self._name = name
         self._wall_s = wall_s
         self._guard = threading.Lock()
@@ -48,6 +58,20 @@ class MemoryStore:
     def durability(self) -> Durability:
         """Gone with the process."""
         return Durability.MEMORY
+
+    @property
+    def has_locks(self) -> bool:
+        """Real ones, unless asked otherwise."""
+        return self._has_locks
+
+    @property
+    def verifies_writes(self) -> bool:
+        """Not unless asked for."""
+        return self._verifies_writes
+
+    def broken_promises(self) -> Sequence[str]:
+        """None."""
+        return ()
 
     def location(self, key: str) -> str:
         """See `Store`."""
@@ -95,19 +119,19 @@ class MemoryStore:
             raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=len(found.data))
         return found.data
 
-    def read_into(self, key: str, offset: int, into: memoryview) -> None:
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
         """See `Store`."""
         data = self._object(key).data
-        view = into.cast("B")
-        if offset + len(view) > len(data):
+        size = sum(memory.nbytes for memory in into)
+        if offset + size > len(data):
             raise CorruptionError(
                 "the object ends early",
                 key=key,
                 offset=len(data),
-                expected=len(view),
+                expected=size,
                 actual=max(0, len(data) - offset),
             )
-        view[:] = memoryview(data)[offset : offset + len(view)]
+        scatter(memoryview(data)[offset : offset + size], into)
 
     def stat(self, key: str) -> ObjectStat:
         """See `Store`."""
@@ -123,9 +147,10 @@ class MemoryStore:
             if deep or "/" not in key[len(start) :]:
                 yield stat
 
-    def keys(self, directory: str) -> Sequence[str]:
+    def keys(self, directory: str, starts_with: str = "") -> Sequence[str]:
         """See `Store`."""
-        return [stat.key for stat in self.list(directory, deep=False)]
+        found = (stat.key for stat in self.list(directory, deep=False))
+        return [key for key in found if key.rpartition("/")[2].startswith(starts_with)]
 
     def delete(self, keys: Sequence[str]) -> None:
         """See `Store`."""
@@ -139,7 +164,7 @@ class MemoryStore:
         check_directory(directory)
         return []
 
-    def lock(self, key: str, *, holder: str, shared: bool = False) -> Lock:
+    def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:
         """See `Store`."""
         check_key(key)
         lock = _MemoryLock(self, key, holder, shared)

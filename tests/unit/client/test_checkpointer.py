@@ -34,7 +34,7 @@ def place(request, tmp_path, monkeypatch):
         # A client that does not see the daemon's directory.
         from ckptd.client import remote_objects
 
-        monkeypatch.setattr(remote_objects, "open_store", lambda url: (_ for _ in ()).throw(NotFoundError(url)))
+        monkeypatch.setattr(remote_objects, "open_store", lambda url, **_: (_ for _ in ()).throw(NotFoundError(url)))
     listen = "127.0.0.1:0" if request.param != "unix" else f"unix://{tmp_path}/s"
     daemon = Daemon(root, listen)
     yield daemon.address, root
@@ -290,7 +290,7 @@ def test_options_that_cannot_be_right_are_refused_at_once(tmp_path, options, mes
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/x", "grpc://host:port", "unix://relative"])
+@pytest.mark.parametrize("address", ["s3:///x", "grpc://host:port", "unix://relative"])
 def test_addresses_that_lead_nowhere_are_refused_at_once(address):
     with pytest.raises(InvalidRequestError):
         Checkpointer(address, "r")

@@ -29,7 +29,7 @@ def saved(daemon):
 def unseen(monkeypatch):
     """This process does not see the daemon's directory."""
 
-    def refuse(url):
+    def refuse(url, **_):
         raise NotFoundError(url)
 
     monkeypatch.setattr(remote_objects, "open_store", refuse)

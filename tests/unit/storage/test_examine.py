@@ -8,7 +8,8 @@ import pytest
 from ckptd.errors import NotPermittedError, StorageFullError, UnavailableError
 from ckptd.storage.base import Durability
 from ckptd.storage.disk import SystemDisk
-from ckptd.storage.examine import Outcome, examine, holder_of, look_at_room
+from ckptd.storage.examine import examine, holder_of, look_at_room
+from ckptd.storage.findings import Outcome
 from ckptd.storage.local import LocalStore
 from ckptd.storage.mounts import mount_of
 

@@ -64,11 +64,27 @@ def test_a_prefix_that_names_no_object_is_refused(prefix: str) -> None:
         split_prefix(prefix)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/path", "gs://b", "s3:/typo", "http://host/x"])
-def test_a_scheme_without_a_store_says_what_works_today(url: str) -> None:
-    with pytest.raises(InvalidRequestError, match="memory://name") as caught:
+@pytest.mark.parametrize("url", ["nothing://b", "dropbox://b/x"])
+def test_a_scheme_without_a_package_says_what_is_missing_and_what_works(url: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"there is no store for .*s3://BUCKET/PATH"):
         open_store(url)
-    assert url in str(caught.value)
+
+
+def test_a_slash_too_few_is_told() -> None:
+    with pytest.raises(InvalidRequestError, match="did you mean s3://typo/x"):
+        open_store("s3:/typo/x")
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://bucket/a/../b"])
+def test_a_url_of_no_bucket_or_no_plain_path_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequestError):
+        open_store(url)
+
+
+def test_a_bucket_is_named_as_it_was_written() -> None:
+    store, key = split_prefix("s3://bucket/runs//a/model.ckpt-5")
+    assert (store.url, key) == ("s3://bucket/runs/a", "model.ckpt-5")
+    assert open_store("s3://bucket/").url == "s3://bucket"
 
 
 @pytest.mark.parametrize("url", ["", "a\0b", "file://elsewhere/d", "file:///d?x=1"])

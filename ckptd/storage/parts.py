@@ -1,0 +1,86 @@
+"""Memory for the parts of uploads, shared by all writers of a store and used again and again.
+
+Fresh memory is slow: the kernel zeroes each page at its first touch. So a part's buffer is kept when it is sent. There
+is a limit to how many buffers are out; a writer that wants one more waits for a part to be sent. When nothing is being
+sent, waiting would be for ever, as every buffer is held by a part that still wants bytes: then the limit gives way.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from ckptd.errors import UnavailableError
+
+T = TypeVar("T")
+
+NUM_SENDERS = 8
+_LIMIT_BYTES = 256 << 20
+_KEPT_BYTES = 256 << 20
+_WAIT_S = 300.0
+
+
+class Parts:
+    """Buffers, and the threads that send them. Any thread may use it."""
+
+    def __init__(self, *, limit_bytes: int = _LIMIT_BYTES, num_senders: int = NUM_SENDERS) -> None:
+        """Allocate nothing yet."""
+        self._limit_bytes = limit_bytes
+        self._num_senders = num_senders
+        self._changed = threading.Condition()
+        self._free: list[bytearray] = []
+        self._out_bytes = 0
+        self._num_sending = 0
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of the buffers that are out."""
+        return self._out_bytes
+
+    def take(self, size_bytes: int) -> bytearray:
+        """Return a buffer of exactly that size, with anything in it; wait while the limit is reached.
+
+        Raises:
+            UnavailableError: when no part could be sent for minutes.
+        """
+        with self._changed:
+
+            def may_go_on() -> bool:
+                return self._out_bytes + size_bytes <= self._limit_bytes or self._num_sending == 0
+
+            if not self._changed.wait_for(may_go_on, _WAIT_S):
+                raise UnavailableError("no part of any upload could be sent for minutes")
+            self._out_bytes += size_bytes
+            for number, buffer in enumerate(self._free):
+                if len(buffer) == size_bytes:
+                    return self._free.pop(number)
+        return bytearray(size_bytes)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Take a buffer back: its bytes are sent, or nobody wants them any more."""
+        with self._changed:
+            self._out_bytes -= len(buffer)
+            self._free.append(buffer)
+            while sum(map(len, self._free)) > _KEPT_BYTES:
+                self._free.pop(0)
+            self._changed.notify_all()
+
+    def send(self, work: Callable[[], T]) -> Future[T]:
+        """Do `work` on one of the senders' threads."""
+        with self._changed:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._num_senders, thread_name_prefix="ckptd-upload")
+            self._num_sending += 1
+
+        def counted() -> T:
+            try:
+                return work()
+            finally:
+                with self._changed:
+                    self._num_sending -= 1
+                    self._changed.notify_all()
+
+        return self._pool.submit(counted)

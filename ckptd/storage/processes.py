@@ -1,0 +1,81 @@
+"""Which process wrote a note in a bucket, and whether it is alive: as far as this host can tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+MAX_NOTE_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, as nobody else will ever be named: a pid is given out again, its time of birth is not.
+
+    `started` is in clock ticks since the host was started, `boot_id` says which start that was.
+    """
+
+    host: str = ""
+    boot_id: str = ""
+    pid: int = 0
+    started: int = 0
+
+    def is_alive(self) -> bool | None:
+        """Say whether it lives, None for a process of another host, of which nothing is known.
+
+        A container counts as a host. A host that was started anew has none of its processes left.
+        """
+        here = this_process()
+        if self.host != here.host or not (self.boot_id and here.boot_id):
+            return None
+        return self.boot_id == here.boot_id and self.started != 0 and _started(self.pid) == self.started
+
+
+def this_process() -> Process:
+    """Name this process."""
+    return Process(socket.gethostname(), _boot_id(), os.getpid(), _started(os.getpid()))
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int:
+    """Return when a process was born, in clock ticks; 0 when there is none, or only what is left of one."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = told.rpartition(")")[2].split()  # a program's name may hold blanks and brackets
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a store notes in the bucket about something that a process holds: a lock, or an upload under way."""
+
+    holder: str = ""
+    process: Process = field(default_factory=Process)
+    shared: bool = False
+    key: str = ""
+    upload_id: str = ""
+
+    def encode(self) -> bytes:
+        """Return the note as one JSON object."""
+        return (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Note:
+        """Read a note. What is none reads as one of nobody: it holds nothing, and may be swept."""
+        try:
+            fields = json.loads(data)
+            process = Process(**fields.pop("process"))
+            return cls(**fields, process=process)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return cls()

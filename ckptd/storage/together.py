@@ -1,0 +1,26 @@
+"""Asking a store many small things at once, where each answer takes the time of a journey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ckptd.storage.base import Durability, Store
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_AT_ONCE = 16
+
+
+def together(store: Store, ask: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return what `ask` returns for each item, in their order; the first error, in that order, is raised.
+
+    A disk of this host answers one after the other, a bucket many at once.
+    """
+    asked = list(items)
+    if store.durability is not Durability.OBJECT_STORE or len(asked) < 2:
+        return [ask(item) for item in asked]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(asked)), thread_name_prefix="ckptd-ask") as pool:
+        return list(pool.map(ask, asked))

@@ -1,0 +1,1 @@
+"""Real servers for the tests, and what stands in front of them."""

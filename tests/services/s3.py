@@ -1,0 +1,115 @@
+"""The S3 server that tests talk to: one of our own for the session, or somebody's that the environment names."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import get_session
+
+from tests.services.ceph import CannotRunError, Ceph, install
+
+ENDPOINT_VARIABLE = "CKPTD_TEST_S3_ENDPOINT"
+REGION = "us-east-1"
+
+
+@dataclass
+class S3Service:
+    """A server with one bucket. `ceph` is None when it is somebody else's, which nobody may kill."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    ceph: Ceph | None = None
+
+    def environment(self, endpoint: str | None = None) -> dict[str, str]:
+        """Return the variables by which every program of that ecosystem finds it, and nothing of the user's own."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ENDPOINT_URL": endpoint or self.endpoint,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client(self, attempts: int = 2) -> Any:
+        """Return a client that is not ours: tests look with it at what is really there."""
+        return get_session().create_client(
+            "s3",
+            region_name=REGION,
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": attempts}),
+        )
+
+    def make_bucket(self, timeout_s: float = 60.0) -> None:
+        """Make the bucket; a server that has just come up may need a moment."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.client().create_bucket(Bucket=self.bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                    return
+                if time.monotonic() > deadline:
+                    raise
+            except BotoCoreError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            time.sleep(0.2)
+
+    def warm_up(self) -> None:
+        """Let it do once what takes it long the first time."""
+        client, where = self.client(), {"Bucket": self.bucket, "Key": "warm-up"}
+        client.abort_multipart_upload(UploadId=client.create_multipart_upload(**where)["UploadId"], **where)
+
+    def unfinished_uploads(self, prefix: str = "") -> list[str]:
+        """Return the keys of uploads that are neither completed nor aborted."""
+        pages = self.client().get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+        return [each["Key"] for page in pages for each in page.get("Uploads", [])]
+
+    def stop(self) -> None:
+        """End it, if it is ours."""
+        if self.ceph is not None:
+            self.ceph.stop()
+
+
+def start(data: Path) -> S3Service:
+    """Return a server that answers.
+
+    Raises:
+        CannotRunError: when this host cannot run one and the environment names none.
+    """
+    theirs = os.environ.get(ENDPOINT_VARIABLE)
+    if theirs:
+        service = S3Service(
+            theirs,
+            os.environ.get("AWS_ACCESS_KEY_ID", ""),
+            os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+            os.environ.get("CKPTD_TEST_S3_BUCKET", "ckptd-tests"),
+        )
+    else:
+        ceph = Ceph(install(), data, "ckptdtests", secrets.token_hex(16))
+        try:
+            ceph.start()
+        except CannotRunError:
+            ceph.stop()
+            raise
+        access, secret = ceph.keys
+        service = S3Service(ceph.endpoint, access, secret, "ckptd-tests", ceph)
+    service.make_bucket()
+    service.warm_up()
+    return service
