@@ -32,6 +32,8 @@ __all__ = ["Catalog", "latest_checkpoint", "list_checkpoints"]
 
 _log = logging.getLogger(__name__)
 
+_CONFIRMED_FOR_S = 5.0  # for so long after being confirmed as the owner a save may commit without asking again
+
 
 class Catalog(Owned):
     """The checkpoints of one run that one state file publishes.
@@ -49,6 +51,7 @@ class Catalog(Owned):
         pad_step_number: whether steps in prefixes have eight digits.
         relative_paths: whether the state file names checkpoints relative to itself, or by their locations.
         undo_s: for how long a deletion by its owner can be undone; 0 deletes at once.
+        holder: who owns it, in words for whoever is kept out.
         on_step: called before each durable step with its name; for tests.
     """
 
@@ -63,6 +66,7 @@ class Catalog(Owned):
         pad_step_number: bool = False,
         relative_paths: bool = True,
         undo_s: float = 0.0,
+        holder: str = "ckptd",
         on_step: OnStep = ignore_step,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
@@ -75,7 +79,7 @@ class Catalog(Owned):
         self._relative = relative_paths
         self._undo_s = undo_s
         self._mark = clock.wall_s() + self._policy.interval_s
-        self._ledger = Ledger(store, run, latest_filename, on_step, clock, undo_s)
+        self._ledger = Ledger(store, run, latest_filename, on_step, clock, undo_s, holder)
         self._sequence = 0
         self._counting = threading.Lock()
 
@@ -89,7 +93,7 @@ class Catalog(Owned):
         ledger = self._ledger
         if latest_filename != ledger.latest_filename:
             ledger.settle(None)
-            ledger.latest_filename, ledger.is_stale = latest_filename, True
+            ledger.use(latest_filename)
         self._policy, self._pad, self._relative = policy, pad_step_number, relative_paths
         self._mark = self._clock.wall_s() + policy.interval_s
         if not ledger.is_stale:
@@ -157,11 +161,11 @@ class Catalog(Owned):
         """Return the shard count for an attempt at this step: `wanted`, or the next that nothing there uses yet."""
         if wanted < 1:
             raise InvalidRequestError("a checkpoint has one shard at least", actual=wanted)
-        self._refresh()
+        self._refresh(_CONFIRMED_FOR_S)
         prefix = join(self._run, self._prefix(name, step))
         taken = {record.num_shards for record in self._ledger.records.values() if record.prefix_key == prefix}
-        for stat in self._store.list(self._run, deep=False):
-            parsed = names.parse_shard_key(stat.key)
+        for key in self._keys_of(self._prefix(name, step)):
+            parsed = names.parse_shard_key(key)
             if parsed is not None and parsed[0] == prefix:
                 taken.add(parsed[2])
         index = prune.index_in_place(self._store, names.index_key(prefix))
@@ -208,7 +212,7 @@ class Catalog(Owned):
         Raises:
             ConflictError: when one of the keys that it will use is taken.
         """
-        self._refresh()
+        self._refresh(_CONFIRMED_FOR_S)
         if record.run != self._run:
             raise InvalidRequestError("this record belongs to another run", key=record.key)
         attempts = [each for each in self._ledger.records.values() if each.prefix == record.prefix]
@@ -227,7 +231,9 @@ class Catalog(Owned):
         for other in attempts:
             if other.dropped and not self._is_there(other.index_key):
                 self._ledger.drop(other)  # else what is left of it would pass for ours
-        present = {stat.key for stat in self._store.list(self._run, deep=False)}
+        present = set(self._keys_of(record.prefix))
+        if not self._store.has_locks and record.index_key in present:
+            record = replace(record, index_version=self._store.stat(record.index_key).version)
         wanted = record.shard_keys
         if record.meta_graph and record.index_key not in present:
             wanted = [*wanted, record.meta_key]
@@ -267,12 +273,14 @@ class Catalog(Owned):
             raise ConflictError("this save has not begun, or is over", key=record.key)
         if (meta_graph is not None) != record.meta_graph:
             raise InvalidRequestError("a graph description comes exactly if the record says so", key=record.key)
-        self._refresh()
+        self._refresh(_CONFIRMED_FOR_S)
         ledger.settle(None)
         record = ledger.records[record.save_id]
         if record.latest_filename != ledger.latest_filename:
             raise ConflictError("the run was given another state file meanwhile", key=record.key)
-        files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite)
+        # Where others cannot be kept out, only the very index that was there when the save began is replaced.
+        overwrite = overwrite and (self._store.has_locks or record.index_version is not None)
+        files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite, record.index_version)
         done = replace(
             record,
             published=True,
@@ -281,7 +289,7 @@ class Catalog(Owned):
             index_crc32c=crc32c(index),
         )
         try:
-            durable.commit(self._store, files, self._on_step)
+            durable.commit(self._store, files, self._on_step, confirm=self.confirm)
             if done.write_state:
                 listing = ledger.listing.with_newest(ledger.entry(done))
                 self._mark = ledger.publish(done, listing, self._policy, self._mark, self._relative)
@@ -327,9 +335,11 @@ class Catalog(Owned):
         """
         ledger = self._ledger
         try:
-            if ledger.is_stale:
+            if ledger.is_stale or not ledger.state.confirm():
                 self._recover(in_use)
             verdicts = ledger.settle(in_use)
+            if ledger.can_sweep_more():
+                self._recover(in_use)
             settled = {verdict.prefix for verdict in verdicts}
             for record in [each for each in ledger.records.values() if each.dropped and each.published]:
                 if ledger.is_undoable(record):
@@ -357,9 +367,28 @@ class Catalog(Owned):
         """
         return self._recover(())
 
-    def _refresh(self) -> None:
+    def confirm(self, max_age_s: float = _CONFIRMED_FOR_S) -> None:
+        """Make sure that the run is still ours, in a store where nothing keeps others out; elsewhere it is.
+
+        Raises:
+            ConflictError: when another owner has taken it over.
+        """
+        if not self._ledger.state.confirm(max_age_s):
+            self._ledger.is_stale = True  # a person has edited the state file
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another owner has taken the run over; then nothing can be changed by this one any more."""
+        return self._ledger.state.is_fenced
+
+    def _refresh(self, max_age_s: float) -> None:
+        self.confirm(max_age_s)
         if self._ledger.is_stale:
             self._recover(None)
+
+    def _keys_of(self, prefix: str) -> Sequence[str]:
+        """Return the keys of all files that may be of the checkpoint `prefix`, and of others that begin so."""
+        return self._store.keys(self._run, prefix + ".")
 
     def _recover(self, in_use: Collection[str] | None) -> Recovery:
         done = self._ledger.recover(in_use)

@@ -30,17 +30,25 @@ class SeenState:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What a commit puts in place besides the shards. `meta` is None when there is no graph description."""
+    """What a commit puts in place besides the shards. `meta` is None when there is no graph description.
+
+    With `overwrite` an index in place is replaced; only the very one of `index_version`, where that is given.
+    """
 
     index_key: str
     index: bytes
     meta_key: str
     meta: bytes | None
     overwrite: bool
+    index_version: str | None = None
 
 
-def commit(store: Store, files: Files, on_step: OnStep = ignore_step) -> None:
+def commit(
+    store: Store, files: Files, on_step: OnStep = ignore_step, *, confirm: Callable[[], None] = lambda: None
+) -> None:
     """Make a sealed checkpoint real. The caller has finished every shard, so their bytes and names are durable.
+
+    Before each step `confirm` raises if the caller has lost the run to somebody else meanwhile.
 
     Raises:
         ConflictError: when an index is in place and `overwrite` is False; nothing was changed but the graph
@@ -48,6 +56,7 @@ def commit(store: Store, files: Files, on_step: OnStep = ignore_step) -> None:
     """
     if files.meta is not None:
         # Crash here: shards that no index refers to. `recovery` sweeps them.
+        confirm()
         on_step("commit.meta")
         if files.overwrite:
             store.replace(files.meta_key, files.meta)
@@ -55,17 +64,18 @@ def commit(store: Store, files: Files, on_step: OnStep = ignore_step) -> None:
             store.put(files.meta_key, files.meta)
     # Crash here: the same, and a graph description; on an overwrite the old checkpoint, whole, as the new shards
     # have keys of their own, with the new description beside it.
+    confirm()
     on_step("commit.index")
     if files.overwrite:
         # One step from the old checkpoint to the new one: there is no moment in which neither is whole.
-        store.replace(files.index_key, files.index)
+        store.replace(files.index_key, files.index, if_version=files.index_version)
     else:
         store.put(files.index_key, files.index)
     # Crash here: a whole checkpoint that nobody points at. `recovery` adopts it.
 
 
 def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnStep = ignore_step) -> SeenState:
-    """Make the state file say `state`, and read it back. Returns the state file as it is now.
+    """Make the state file say `state`, and read it back unless the store has done so itself. Returns it as it is now.
 
     Raises:
         ConflictError: when the state file is not the one we have seen: someone else writes here too.
@@ -84,6 +94,8 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
                 error.add_note("the state file was changed by someone else; recovery reads it anew")
                 raise
             stat = store.replace(key, state, if_version=again.version)
+    if store.verifies_writes:
+        return SeenState(state, stat.version)
     # Crash here: published. The caller was not told, but finds the checkpoint when it asks.
     on_step("publish.read_back")
     found = store.get(key)

@@ -29,7 +29,14 @@ from ckptd.engine.settings import Settings
 from ckptd.engine.shard import LaneWriter
 from ckptd.engine.views import RunView
 from ckptd.engine.workers import Workers
-from ckptd.errors import CkptdError, ConflictError, NotFoundError, NotPermittedError, UnavailableError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPermittedError,
+    UnavailableError,
+)
 from ckptd.format import names
 from ckptd.storage.base import Lock, Store
 
@@ -51,6 +58,7 @@ class Coordinator:
         settings: Settings | None = None,
         clock: Clock | None = None,
         owns_root: bool = True,
+        takes_over: bool = True,
         holder: str | None = None,
     ) -> None:
         """Prepare a coordinator over `store`.
@@ -61,14 +69,18 @@ class Coordinator:
             clock: both kinds of time.
             owns_root: a daemon owns all runs below its root. Direct mode owns the runs that it opens, so that
                 several programs may work below one root.
+            takes_over: in a store without locks, whether to take the root or a run from somebody of whom nobody here
+                can say whether he lives.
             holder: how to name us to whom we keep out.
         """
         self.store = store
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()
         self.root_id = ""
+        self.warnings: tuple[str, ...] = ()  # which promises the store does not keep
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
+        self._takes_over = takes_over
         self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
         self._lock = threading.Lock()
         self._runs: dict[str, Run] = {}
@@ -88,17 +100,40 @@ class Coordinator:
         `ConflictError` names the daemon that holds it.
         """
         try:
-            self._root_lock = self.store.lock(LOCK_KEY, holder=self._holder, shared=not self._owns_root)
+            self._root_lock = self.store.lock(
+                LOCK_KEY, holder=self._holder, shared=not self._owns_root, takes_over=self._takes_over
+            )
         except ConflictError as error:
             raise ConflictError(
                 f"{self.store.url} is in use: a directory has one daemon", actual=error.actual
             ) from error
         except NotFoundError as error:
+            if not self.store.has_locks:
+                raise  # nobody can make a bucket but its owner
             raise NotPermittedError(f"{self.store.url} can't be made or written to") from error
-        self.root_id = self._read_or_make_id()
+        try:
+            self._check_promises()
+            self.root_id = self._read_or_make_id()
+        except BaseException:
+            self._root_lock.release()
+            raise
         if self._owns_root:
             for run in self._stored_runs():
                 self._run(run)
+
+    def _check_promises(self) -> None:
+        broken = self.store.broken_promises()
+        if broken and not self.settings.allow_unfenced:
+            error = InvalidRequestError(
+                f"{self.store.url} cannot keep a second owner out, so checkpoints could be lost; "
+                "CKPTD_ALLOW_UNFENCED=1, or --allow-unfenced, goes on all the same"
+            )
+            for each in broken:
+                error.add_note(each)
+            raise error
+        self.warnings = tuple(f"unfenced: {each}" for each in broken)
+        for warning in self.warnings:
+            logger.warning("%s: %s", self.store.url, warning)
 
     def close(self, grace_s: float = 0.0) -> bool:
         """Begin nothing more, wait at most `grace_s` for what is under way, end the rest, and let the root go.
@@ -301,7 +336,7 @@ class Coordinator:
     def _open_run(self, name: str) -> Run:
         owner = None
         if not self._owns_root:
-            owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder)
+            owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder, takes_over=self._takes_over)
         run = Run(
             name,
             self.store,
@@ -311,6 +346,7 @@ class Coordinator:
             readers=self._readers,
             writers=lambda: self.writers,
             owner=owner,
+            holder=self._holder,
         )
         try:
             run.open()

@@ -10,18 +10,19 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ckptd.engine import commit as durable
 from ckptd.engine import prune, records, recovery, survey
 from ckptd.engine.clock import Clock
-from ckptd.engine.commit import OnStep, SeenState
+from ckptd.engine.commit import OnStep
 from ckptd.engine.listing import Entry, Listing, Style
 from ckptd.engine.reading import read_list
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Facts, Fate, Outcome, Recovery
 from ckptd.engine.retention import Action, RetentionPolicy, Rule, Verdict
-from ckptd.errors import CkptdError
+from ckptd.engine.state import StateFile
+from ckptd.errors import CkptdError, NotFoundError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
@@ -41,28 +42,30 @@ class Ledger:
     """The records and the list of one run and one state file. Not thread-safe: it has one owner, its catalog."""
 
     def __init__(
-        self, store: Store, run: str, latest_filename: str, on_step: OnStep, clock: Clock, undo_s: float
+        self, store: Store, run: str, latest_filename: str, on_step: OnStep, clock: Clock, undo_s: float, holder: str
     ) -> None:
-        """Know nothing yet: `recover` reads."""
-        self.latest_filename = latest_filename
+        """Know nothing yet: `recover` reads. `holder` names the owner to whoever is kept out."""
         self.listing = Listing()
         self.style = Style()  # of the state file in place
         self.records: dict[str, Record] = {}
         self.hidden: set[str] = set()  # saves whose checkpoint turned out incomplete or doubtful
         self.live: set[str] = set()  # saves that are under way: nobody else may touch what is theirs
         self.is_stale = True  # memory and store may differ: `recover` before anything else
+        self._unswept: list[Record] = []  # never committed, but somebody might still do so
         self._store = store
         self._run = run
         self._on_step = on_step
         self._clock = clock
         self._undo_s = undo_s
-        self._seen = SeenState()
+        self._holder = holder
+        self.use(latest_filename)
         self._pending: list[_Publication] = []
 
-    @property
-    def state_key(self) -> str:
-        """Where the state file lies."""
-        return join(self._run, self.latest_filename)
+    def use(self, latest_filename: str) -> None:
+        """Take another state file, which `recover` reads."""
+        self.latest_filename, self.is_stale = latest_filename, True
+        key = join(self._run, latest_filename)
+        self.state = StateFile(self._store, key, holder=self._holder, clock=self._clock, on_step=self._on_step)
 
     # Publishing, and what follows from it
 
@@ -81,14 +84,13 @@ class Ledger:
             records.change(self._store, record, published=False)
         staying, decision = listing.reduced(policy, mark)
         preserved = decision.mark if policy.rule is Rule.MANAGER else None
-        self._write_state(staying, Style(policy.rule, relative_paths, preserved))
+        self._write_state(staying, Style(policy.rule, relative_paths, preserved), record.save_id)
         self.records[record.save_id] = record
         self._pending.append(_Publication(record, decision.verdicts))
         return decision.mark
 
-    def _write_state(self, listing: Listing, style: Style) -> None:
-        state = listing.encode(style, self._store.location)
-        self._seen = durable.publish(self._store, self.state_key, state, self._seen, self._on_step)
+    def _write_state(self, listing: Listing, style: Style, save_id: str = "") -> None:
+        self.state.write(listing.encode(style, self._store.location), save_id)
         self.listing, self.style = listing, style
 
     def keep_unlisted(self, record: Record) -> Record:
@@ -110,8 +112,8 @@ class Ledger:
             self._write_state(rest, self.style)
         else:
             self._on_step("unlist.state")
-            self._store.delete([self.state_key])
-            self._seen, self.listing, self.style = SeenState(), rest, Style()
+            self.state.delete()
+            self.listing, self.style = rest, Style()
 
     # Deleting in a way that can be undone
 
@@ -219,12 +221,12 @@ class Ledger:
 
     def drop(self, record: Record) -> None:
         """Delete what is left of a checkpoint that the state file no longer names, and forget it."""
-        successors = [
+        others = [
             each
             for each in self.records.values()
-            if each.prefix == record.prefix and each.sequence > record.sequence and each.published and not each.dropped
+            if each.prefix == record.prefix and each.sequence > record.sequence and not each.dropped
         ]
-        prune.drop(self._store, record, successor=successors[-1] if successors else None, on_step=self._on_step)
+        prune.drop(self._store, record, others=others, on_step=self._on_step)
         self.records.pop(record.save_id, None)
 
     def _published_at(self, location: str) -> Record | None:
@@ -262,13 +264,13 @@ class Ledger:
         self.is_stale = True  # until this has come to its end
         self._pending = []
         store = self._store
+        state = self.state.read()  # in a store without locks nobody else can publish from here on
         swept = [*store.sweep_unfinished(self._run), *store.sweep_unfinished(join(self._run, records.DIRECTORY))]
         loaded = records.load(store, self._run)
         self.records = {record.save_id: record for record in loaded.found}
         self.hidden = set()
         outcomes = [Outcome(store.location(error.key or ""), Fate.LEAVE, error.reason) for error in loaded.unreadable]
-        self._seen = durable.look(store, self.state_key)
-        read = read_list(store, self._run, self.state_key, self._seen.data, loaded.found)
+        read = read_list(store, self._run, self.state.key, state, loaded.found)
         self.listing, self.style, listed = read.listing, read.style, read.prefixes
         for prefix, problem in read.problems.items():
             outcomes.append(Outcome(store.location(prefix), Fate.LEAVE, f"listed, but not complete: {problem}"))
@@ -281,7 +283,11 @@ class Ledger:
         gathered = recovery.gather(store, ours, listed, self.is_undoable)
         judged = [(facts, *recovery.judge(facts)) for facts in gathered]
         judged.sort(key=lambda each: (_ORDER.index(each[1]), each[0].record.sequence))
+        self._unswept = []
         for facts, fate, reason in judged:
+            if fate is Fate.SWEEP and (doubt := self._why_not_swept(facts.record)):
+                fate, reason = Fate.LEAVE, doubt
+                self._unswept.append(facts.record)
             if fate is Fate.ADOPT:
                 self.settle(in_use)  # room first, and who was listed before comes before
             outcome = self.carry_out(facts, fate, reason, in_use)
@@ -296,6 +302,25 @@ class Ledger:
             if verdict.action is Action.KEEP:
                 outcomes.append(Outcome(verdict.prefix, Fate.LEAVE, verdict.reason))
         return Recovery(tuple(outcomes), tuple(swept))
+
+    def can_sweep_more(self) -> bool:
+        """Say whether some save that was never committed, and was not swept, may be by now."""
+        return any(not self._why_not_swept(record) for record in self._unswept)
+
+    def _why_not_swept(self, record: Record) -> str:
+        """Say how a save that was never committed still could be, by a former owner that wakes up; "" if it can't.
+
+        Its shards must stay then: an index that refers to them may come.
+        """
+        if self._store.has_locks:
+            return ""
+        if not self.state.keeps_others_out:
+            return "it was never committed, and is swept once a state file keeps others out"
+        if record.index_version is not None:
+            with suppress(NotFoundError):
+                if self._store.stat(record.index_key).version == record.index_version:
+                    return "it was to replace the checkpoint in place, and is swept once that has changed"
+        return ""
 
     def carry_out(self, facts: Facts, fate: Fate, reason: str, in_use: Collection[str] | None) -> Outcome:
         """Do to one save what `recovery.judge` decided."""

@@ -33,8 +33,8 @@ class Owned(ABC):
         """See `Catalog`."""
 
     @abstractmethod
-    def _refresh(self) -> None:
-        """Read the run anew if memory and store may differ."""
+    def _refresh(self, max_age_s: float) -> None:
+        """Read the run anew if memory and store may differ; make sure that it is ours."""
 
     def pin(self, which: int | str) -> Checkpoint:
         """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
@@ -92,7 +92,7 @@ class Owned(ABC):
         Raises:
             NotFoundError: when nothing of the kind was deleted, its time is over, or the step was saved again.
         """
-        self._refresh()
+        self._refresh(0.0)
         ledger = self._ledger
         ledger.settle(None)
         deleted = [
@@ -113,7 +113,7 @@ class Owned(ABC):
             raise
 
     def _record_of(self, which: int | str) -> Record:
-        self._refresh()
+        self._refresh(0.0)
         self._ledger.settle(None)
         checkpoint = self.find(which)
         record = self._ledger.records.get(checkpoint.save_id)

@@ -22,26 +22,27 @@ from ckptd.engine.retention import RetentionPolicy
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.base import Lock, Store
 from ckptd.storage.local import LocalStore
+from ckptd.storage.locations import open_store
 
 
 @contextmanager
-def owned(store: Store, holder: str) -> Iterator[None]:
+def owned(store: Store, holder: str, *, takes_over: bool = False) -> Iterator[None]:
     """Keep every other owner away from the directory that is `store`'s root while the block runs.
 
     Raises:
         ConflictError: when somebody owns it, with the holder's line in `actual`.
         NotPermittedError: when we may not write there.
     """
-    with roots_kept(store, holder), _lock(store, holder, shared=False):
+    with roots_kept(store, holder, takes_over=takes_over), _lock(store, holder, False, takes_over):
         yield
 
 
 @contextmanager
-def roots_kept(store: Store, holder: str) -> Iterator[None]:
+def roots_kept(store: Store, holder: str, *, takes_over: bool = False) -> Iterator[None]:
     """Keep daemons away from every root above the one of `store` while the block runs; raises as `owned`."""
     with ExitStack() as stack:
         for root in roots_above(store):
-            stack.enter_context(_lock(root, holder, shared=True))
+            stack.enter_context(_lock(root, holder, True, takes_over))
         yield
 
 
@@ -56,23 +57,31 @@ def unowned(store: Store, holder: str) -> Iterator[None]:
     """
     with roots_kept(store, holder), ExitStack() as stack:
         if store.keys(records.DIRECTORY):  # elsewhere no run of ours has ever been
-            stack.enter_context(_lock(store, holder, shared=True))
+            stack.enter_context(_lock(store, holder, True, False))
         yield
 
 
 def roots_above(store: Store) -> Iterator[Store]:
-    """Yield the stores above a local one that a daemon or direct mode has used as its root, the nearest first."""
-    if not isinstance(store, LocalStore):
-        return
-    path = os.path.realpath(store.url)
-    while path != "/":
-        path = os.path.dirname(path)  # noqa: PTH120 (a Path would not survive every byte of a name)
-        above = LocalStore(path, confined=False)
+    """Yield the stores above one that a daemon or direct mode has used as its root, the nearest first."""
+    for above in _above(store):
         try:
             above.stat(ID_KEY)
         except NotFoundError:
             continue
         yield above
+
+
+def _above(store: Store) -> Iterator[Store]:
+    if isinstance(store, LocalStore):
+        path = os.path.realpath(store.url)
+        while path != "/":
+            path = os.path.dirname(path)  # noqa: PTH120 (a Path would not survive every byte of a name)
+            yield LocalStore(path, confined=False)
+    elif not store.has_locks:
+        scheme, _, path = store.url.partition("://")
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            yield open_store(f"{scheme}://{path}")
 
 
 def set_pinned(store: Store, key: str, pinned: bool) -> Checkpoint:
@@ -135,8 +144,9 @@ def _catalog(store: Store, record: Record) -> Catalog:
     return catalog
 
 
-def _lock(store: Store, holder: str, *, shared: bool) -> Lock:
+def _lock(store: Store, holder: str, shared: bool, takes_over: bool) -> Lock:
     try:
-        return store.lock(LOCK_KEY, holder=holder, shared=shared)
+        return store.lock(LOCK_KEY, holder=holder, shared=shared, takes_over=takes_over)
     except ConflictError as error:
-        raise ConflictError(f"{store.url} is in use", actual=error.actual) from error
+        how = "in use" if store.has_locks else error.reason
+        raise ConflictError(f"{store.url} is {how}", actual=error.actual) from error

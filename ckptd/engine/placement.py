@@ -66,8 +66,8 @@ class Placement:
         """
         directory = self._key.rpartition("/")[0]
         taken = {record.num_shards for record in records.load(self._store, directory).found if self._is_of(record)}
-        for stat in self._store.list(directory, deep=False):
-            parsed = names.parse_shard_key(stat.key)
+        for key in self._store.keys(directory, self._key.rpartition("/")[2] + "."):
+            parsed = names.parse_shard_key(key)
             if parsed is not None and parsed[0] == self._key:
                 taken.add(parsed[2])
         if wanted in taken and not self._overwrite:
@@ -149,7 +149,7 @@ def announce(store: Store, key: str, saved_at: float, *, latest_filename: str = 
     """
     directory, _, name = key.rpartition("/")
     state_key = join(directory, latest_filename)
-    with store.lock(join(directory, LOCK_KEY), holder=f"ckptd cp, pid {os.getpid()}"):
+    with store.lock(join(directory, LOCK_KEY), holder=f"ckptd cp, pid {os.getpid()}", takes_over=False):
         seen = durable.look(store, state_key)
         state = CheckpointState(name, ())
         if seen.data is not None:

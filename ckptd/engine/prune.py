@@ -68,10 +68,10 @@ def is_aside(store: Store, record: Record) -> bool:
     return True
 
 
-def drop(store: Store, record: Record, *, successor: Record | None = None, on_step: OnStep = ignore_step) -> None:
+def drop(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:
     """Delete what is left of a checkpoint of ours that the state file no longer names. Safe to repeat.
 
-    The index of another attempt stays, and so does the graph description unless that attempt, `successor`, has none.
+    The index of another attempt stays, one of `others`, and so does the graph description unless that one has none.
 
     Raises:
         ConflictError: when the index in place may be another program's; nothing was deleted.
@@ -86,7 +86,7 @@ def drop(store: Store, record: Record, *, successor: Record | None = None, on_st
         # Crash here: as `delete` left it. Without the copy the deletion is for good.
         on_step("drop.aside")
         store.delete([record.aside_key])
-    with_meta = index is None or (successor is not None and not successor.meta_graph)
+    with_meta = index is None or _has_no_meta(index, others)
     _delete_rest(store, record, with_meta=with_meta, what="drop", on_step=on_step)
 
 
@@ -104,8 +104,12 @@ def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_s
     elif index.num_shards in (record.num_shards, None):
         raise ConflictError("an index in place may refer to these shards", key=record.index_key)
     else:
-        with_meta = any(index.refers_to_shards_of(other) and not other.meta_graph for other in others)
+        with_meta = _has_no_meta(index, others)
     _delete_rest(store, record, with_meta=with_meta, what="sweep", on_step=on_step)
+
+
+def _has_no_meta(index: IndexInPlace, others: Collection[Record]) -> bool:
+    return any(index.refers_to_shards_of(other) and not other.meta_graph for other in others)
 
 
 def _delete_rest(store: Store, record: Record, *, with_meta: bool, what: str, on_step: OnStep) -> None:

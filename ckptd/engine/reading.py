@@ -15,6 +15,7 @@ from ckptd.errors import NotFoundError
 from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Store
+from ckptd.storage.together import together
 
 
 @dataclass(slots=True)
@@ -49,19 +50,19 @@ def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterab
         by_prefix.setdefault(record.prefix_key, []).append(record)
     times = dict(zip(state.all_model_checkpoint_paths, state.all_model_checkpoint_timestamps, strict=False))
     found = ReadList(style=_style_of(state))
-    entries = []
-    for path in survey.in_order(state):
+
+    def look(path: str) -> Entry:
         at, prefix = times.get(path, 0.0), survey.resolve(store, run, path)
         if prefix is None:
             elsewhere = Checkpoint(path, names.step_of(path), 0, 0, at, durability=store.durability)
-            entries.append(Entry(path, None, elsewhere, None, at=at))
-            continue
+            return Entry(path, None, elsewhere, None, at=at)
         found.prefixes.add(prefix)
-        entry = _look_up(store, run, path, prefix, by_prefix.get(prefix, []), at, found.problems)
-        if prefix not in found.problems:
-            entries.append(entry)
-    for entry in entries:  # one by one, as two paths may mean the same checkpoint: the later counts
-        found.listing = found.listing.with_newest(entry)
+        return _look_up(store, run, path, prefix, by_prefix.get(prefix, []), at, found.problems)
+
+    for entry in together(store, look, survey.in_order(state)):
+        if entry.prefix_key not in found.problems:
+            # One by one, as two paths may mean the same checkpoint: the later counts.
+            found.listing = found.listing.with_newest(entry)
     return found
 
 

@@ -22,6 +22,7 @@ from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFo
 from ckptd.format import names
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
+from ckptd.storage.together import together
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -66,6 +67,7 @@ class Record:
         saved_at: wall clock, when it was published.
         duration_s: how long the save took.
         index_crc32c: of the index as we wrote it, once published: another program may have replaced it since.
+        index_version: of the index that was in place when it began, if that matters to the store.
         dropped: retention or its owner let it go; what is left of it is to be deleted.
         deleted_at: wall clock, when its owner deleted it in a way that can be undone; see `prune.set_aside`.
         preserved: it left the state file's list, and is kept for good.
@@ -96,6 +98,7 @@ class Record:
     saved_at: float = 0.0
     duration_s: float = 0.0
     index_crc32c: int | None = None
+    index_version: str | None = None
     dropped: bool = False
     deleted_at: float | None = None
     preserved: bool = False
@@ -221,12 +224,19 @@ class Records:
 
 def load(store: Store, run: str) -> Records:
     """Read all records of a run, in the order in which their saves began. Bad ones are errors in the result."""
-    records = Records()
-    for key in _keys(store, run):
+
+    def read(key: str) -> Record | CorruptionError:
         try:
-            records.found.append(Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key))
+            return Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key)
         except CorruptionError as error:
-            records.unreadable.append(error)
+            return error
+
+    records = Records()
+    for found in together(store, read, _keys(store, run)):
+        if isinstance(found, Record):
+            records.found.append(found)
+        else:
+            records.unreadable.append(found)
     records.found.sort(key=lambda record: (record.sequence, record.save_id))
     return records
 
@@ -237,20 +247,17 @@ def of_prefix(store: Store, run: str, prefix: str) -> list[Record]:
     Bad ones, and those that go meanwhile, are left out.
     """
     found = []
-    for key in _keys(store, run):
+    for key in _keys(store, run, prefix + "."):
         # A prefix may go on with a dot and more, so that others' records can look like ours: their text decides.
-        if key.rpartition("/")[2].startswith(prefix + "."):
-            with suppress(CorruptionError, NotFoundError):
-                record = Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key)
-                if record.prefix == prefix:
-                    found.append(record)
+        with suppress(CorruptionError, NotFoundError):
+            record = Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key)
+            if record.prefix == prefix:
+                found.append(record)
     return sorted(found, key=lambda record: (record.sequence, record.save_id))
 
 
-def _keys(store: Store, run: str) -> Iterator[str]:
-    for stat in store.list(join(run, DIRECTORY), deep=False):
-        if stat.key.endswith(".json"):
-            yield stat.key
+def _keys(store: Store, run: str, starts_with: str = "") -> Iterator[str]:
+    return (key for key in store.keys(join(run, DIRECTORY), starts_with) if key.endswith(".json"))
 
 
 def change(store: Store, record: Record, **changes: object) -> Record:

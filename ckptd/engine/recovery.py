@@ -16,6 +16,7 @@ from ckptd.engine.prune import IndexInPlace, index_in_place
 from ckptd.engine.records import Record
 from ckptd.errors import NotFoundError
 from ckptd.storage.base import Store
+from ckptd.storage.together import together
 
 
 class Fate(Enum):
@@ -172,8 +173,9 @@ def gather(
     of_prefix: dict[str, list[Record]] = {}
     for record in records:
         of_prefix.setdefault(record.prefix_key, []).append(record)
-    facts = []
-    for prefix, attempts in of_prefix.items():
+
+    def look(prefix: str) -> list[Facts]:
+        facts, attempts = [], of_prefix[prefix]
         index = index_in_place(store, attempts[0].index_key)
         for number, record in enumerate(attempts):
             its_own = index is not None and index.refers_to_shards_of(record)
@@ -190,6 +192,9 @@ def gather(
                     is_aside=prune.is_aside(store, record),
                 )
             )
+        return facts
+
+    facts = [each for found in together(store, look, of_prefix) for each in found]
     interrupted = (each.record for each in facts if each.is_listed and not each.record.published and each.has_its_index)
     horizon = horizon_of(interrupted)
     return [replace(each, horizon=horizon) for each in sorted(facts, key=lambda each: each.record.sequence)]

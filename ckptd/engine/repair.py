@@ -40,18 +40,22 @@ class Repaired:
     kept_at: str | None = None
 
 
-def repair(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> Repaired:
+def repair(
+    store: Store, directory: str, latest_filename: str = names.STATE_KEY, *, takes_over: bool = False
+) -> Repaired:
     """Make the state file of `directory` name only complete checkpoints; durable on return. May be repeated.
 
     One that can be parsed keeps its order and loses what is not complete. One that cannot be, or that names nothing
     complete, is built anew: from those that ckptd or another program saved here, not counting what left the list before
     and was kept for good. Shards are looked for, not read: `verify` reads them.
 
+    With `takes_over` an owner of whom nobody here can say whether he lives, as in a bucket, is taken over from.
+
     Raises:
         NotFoundError: when there is no complete checkpoint; nothing was changed.
         ConflictError: when somebody is working on the directory, or replaced the state file meanwhile.
     """
-    with store.lock(join(directory, f"{records.DIRECTORY}/lock"), holder="ckptd repair"):
+    with store.lock(join(directory, f"{records.DIRECTORY}/lock"), holder="ckptd repair", takes_over=takes_over):
         key = join(directory, latest_filename)
         seen = durable.look(store, key)
         found = {_key_of(store, directory, each): each for each in survey.survey(store, directory, None)}

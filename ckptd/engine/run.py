@@ -39,6 +39,7 @@ from ckptd.storage.base import Lock, Store
 _REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
 _REMEMBERED_LAYOUTS = 4
 _SWEEP_AGAIN_S = 5.0
+_CONFIRM_AGAIN_S = 2.0  # while saves are under way; well below what a commit wants
 
 
 class Run:
@@ -61,6 +62,7 @@ class Run:
         readers: Readers,
         writers: Callable[[], tuple[str, ...]],
         owner: Lock | None,
+        holder: str,
     ) -> None:
         self.name = name
         self.store = store
@@ -69,7 +71,9 @@ class Run:
         self.lock = threading.RLock()
         self.catalog_lock = threading.Lock()
         self.options = RunOptions()
-        self.catalog = Catalog(store, name, clock=clock, policy=_policy(self.options), undo_s=settings.undo_s)
+        self.catalog = Catalog(
+            store, name, clock=clock, policy=_policy(self.options), undo_s=settings.undo_s, holder=holder
+        )
         self.last_error = ""
         self._workers = workers
         self._epoch_key = f"{name}/.ckptd/epoch"
@@ -83,6 +87,7 @@ class Run:
         self._listeners = Listeners(name)
         self._num_published = 0  # guarded by `lock`
         self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
+        self._confirm_at = 0.0  # boot clock
         self._draining = False
         self._latest: Checkpoint | None = None
         self._checkpoints: tuple[Checkpoint, ...] = ()
@@ -120,6 +125,7 @@ class Run:
             self.options = options
         if is_new:
             with self.catalog_lock:
+                self.catalog.confirm(0.0)  # who was taken over from may give out no epochs
                 if epoch != before:
                     # Durable before anybody hears of it: the next life of the daemon must not give it out again.
                     self.store.replace(self._epoch_key, str(epoch).encode())
@@ -361,10 +367,24 @@ class Run:
         if sweep_at is not None and self.clock.wall_s() >= sweep_at:
             self._sweep_at = self.clock.wall_s() + _SWEEP_AGAIN_S  # unless the sweep finds otherwise
             self.submit(self._retire)
+        if not self.store.has_locks and self._live and self.clock.boot_s() >= self._confirm_at:
+            self._confirm_at = self.clock.boot_s() + _CONFIRM_AGAIN_S
+            self.submit(self._confirm)
         with self.lock:
             lost = self._membership.lost(self.clock.boot_s())
             for save in list(self._live):
                 save.check_deadlines(lost)
+
+    def _confirm(self) -> None:
+        """Make sure, ahead of the commits, that the run is still ours; what is under way ends if it is not."""
+        try:
+            with self.catalog_lock:
+                self.catalog.confirm(0.0)
+        except ConflictError as error:
+            self.last_error = str(error)
+            self.abort_all(str(error))
+        except CkptdError as error:
+            logger.warning("nobody can say now whether %s is still ours: %s", self.name, error)
 
     def live_saves(self) -> list[Save]:
         """Return the saves under way, oldest first."""

@@ -314,6 +314,9 @@ class Save:
             self.run.catalog.abandon(record)
             published = next((one for one in self.run.catalog.checkpoints() if one.save_id == self.save_id), None)
         except CkptdError as failure:
+            if self.run.catalog.is_fenced:
+                failure.add_note(f"whether {self.ref} counts is for that owner to say: it knows what was complete")
+                raise failure from error
             raise UnavailableError(
                 f"nobody can say now whether {self.ref} was saved: committing it failed ({error}), and so did looking "
                 f"for what is there ({failure}); ask again later"

@@ -17,6 +17,7 @@ class Settings:
         open_runs: runs at once; a name that anybody may choose must not fill the memory.
         live_saves: saves of one run that may be under way at once.
         undo_s: how long a checkpoint that its owner deleted can be brought back; its space is free only then.
+        allow_unfenced: go on in a store that cannot keep a second owner out.
         threads: threads that seal, commit and clean up.
     """
 
@@ -27,6 +28,7 @@ class Settings:
     open_runs: int = 4096
     live_saves: int = 16
     undo_s: float = 600.0
+    allow_unfenced: bool = False
     threads: int = 16
 
 

@@ -19,6 +19,7 @@ from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import ObjectStat, Store
 from ckptd.storage.keys import join
+from ckptd.storage.together import together
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +121,14 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
         with suppress(NotFoundError):
             listed = [resolve(store, directory, path) for path in listed_paths(store.get(state_key), state_key)]
     ours = records_by_prefix(store, directory)
-    found = []
-    for stat in store.list(directory, deep=False):
-        if not stat.key.endswith(names.INDEX_SUFFIX):
-            continue
+
+    def look(stat: ObjectStat) -> Found:
         prefix = stat.key.removesuffix(names.INDEX_SUFFIX)
         checkpoint, problem = describe(store, stat, ours.get(prefix, []))
-        if problem != GONE:
-            found.append(Found(checkpoint, prefix in listed, bool(listed) and prefix == listed[-1], problem))
+        return Found(checkpoint, prefix in listed, bool(listed) and prefix == listed[-1], problem)
+
+    indices = (stat for stat in store.list(directory, deep=False) if stat.key.endswith(names.INDEX_SUFFIX))
+    found = [each for each in together(store, look, indices) if each.problem != GONE]
     found.sort(key=lambda each: (each.checkpoint.step is None, each.checkpoint.step or 0, each.checkpoint.prefix))
     return found
 

@@ -54,6 +54,7 @@ class FakeLane:
 class FakeCoordinator:
     def __init__(self):
         self.store = MemoryStore("fake")
+        self.warnings: tuple[str, ...] = ()
         self.settings = Settings()
         self.root_id = "the-root"
         self.read_keys = []

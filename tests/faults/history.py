@@ -9,6 +9,7 @@ from ckptd.engine.catalog import Catalog
 from ckptd.engine.records import Record
 from ckptd.engine.retention import RetentionPolicy
 from ckptd.errors import CkptdError, NotFoundError
+from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
 from tests.fakes.clock import HandClock
 from tests.fakes.disk import SimulatedDisk
@@ -122,7 +123,7 @@ class Trainer:
 
     def __init__(
         self,
-        disk: SimulatedDisk,
+        place: SimulatedDisk | Store,
         history: History,
         *,
         catalog: type[Catalog] = Catalog,
@@ -131,7 +132,7 @@ class Trainer:
     ) -> None:
         self.history = history
         self.clock = HandClock(1_600_000_000.0 + 10 * len(history.acknowledged))
-        self.store = LocalStore(ROOT, disk=disk)
+        self.store: Store = LocalStore(ROOT, disk=place) if isinstance(place, SimulatedDisk) else place
         self.shards_after_index = shards_after_index
         self.catalog = catalog(
             self.store,

@@ -171,7 +171,7 @@ def test_the_sweep_finds_publishing_before_the_commit(monkeypatch: pytest.Monkey
             commit(*put_off.pop())
         return seen
 
-    monkeypatch.setattr(durable, "commit", lambda *arguments: put_off.append(arguments))
+    monkeypatch.setattr(durable, "commit", lambda *arguments, **_: put_off.append(arguments))
     monkeypatch.setattr(durable, "publish", publish_first)
     with pytest.raises(BrokenPromiseError):
         sweep(saves_with_retention)

@@ -47,13 +47,13 @@ def test_the_index_goes_first_and_the_record_last() -> None:
 
 def test_an_index_of_a_later_attempt_stays_with_its_graph() -> None:
     store = stored(DONE, index_bytes(1, 3))
-    drop(store, DONE, successor=SUCCESSOR)
+    drop(store, DONE, others=[SUCCESSOR])
     assert keys(store) == [ANOTHER, DONE.index_key, DONE.meta_key, "run/other"]
 
 
 def test_a_graph_that_the_later_attempt_does_not_have_goes() -> None:
     store = stored(DONE, index_bytes(1, 3))
-    drop(store, DONE, successor=replace(SUCCESSOR, meta_graph=False))
+    drop(store, DONE, others=[replace(SUCCESSOR, meta_graph=False)])
     assert keys(store) == [ANOTHER, DONE.index_key, "run/other"]
 
 

@@ -1,0 +1,210 @@
+"""In a store without locks, as a bucket is one: dying at every operation, and waking up when another owner is at work.
+
+What such a store has done is done, so a crash leaves what there was before an operation, or after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ckptd.engine.recovery import Fate
+from ckptd.errors import CkptdError, ConflictError, UnavailableError
+from ckptd.storage.memory import MemoryStore
+from tests.fakes.clock import HandClock
+from tests.fakes.disk import PowerCut
+from tests.fakes.hooked_store import HookedStore
+from tests.fakes.small_checkpoint import latest_in, listed_in, seed_of
+from tests.faults.history import FOREIGN, HERE, ROOT, STORIES, History, Trainer, an_overwrite, saves_with_retention
+
+Story = Callable[[Trainer], None]
+
+
+def bucket() -> MemoryStore:
+    store = MemoryStore(has_locks=False, verifies_writes=True, wall_s=HandClock().wall_s)
+    for path, data in FOREIGN.items():
+        store.put(path.removeprefix(ROOT + "/"), data)
+    return store
+
+
+def content(store: MemoryStore) -> dict[str, bytes]:
+    return {f"{ROOT}/{stat.key}": store.get(stat.key) for stat in store.list("")}
+
+
+def check_latest(files: dict[str, bytes], name: str) -> None:
+    """Everything that is listed is whole, and this is the latest. Which older ones are left, retention decided."""
+    assert latest_in(files, HERE) == f"{HERE}/{name}"
+    for prefix in listed_in(files, HERE):
+        seed_of(files, prefix)
+
+
+def num_operations(story: Story) -> int:
+    hooked = HookedStore(bucket())
+    story(Trainer(hooked, History()))
+    return len(hooked.operations)
+
+
+def stop_at(wanted: int, error: BaseException) -> Callable[[int, str], None]:
+    def stop(number: int, what: str) -> None:
+        if number == wanted:
+            raise error
+
+    return stop
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_process_may_die_before_and_after_any_operation(story: Story) -> None:
+    for number in range(1, num_operations(story) + 1):
+        for when in ("before", "after"):
+            store, history = bucket(), History()
+            with pytest.raises(PowerCut):
+                story(Trainer(HookedStore(store, **{when: stop_at(number, PowerCut())}), history))
+            history.check(content(store))
+            trainer = Trainer(store, history)
+            history.check(content(store))
+            trainer.save(99)
+            assert not history.failures, f"the next save failed after operation {number}: {history.failures}"
+            check_latest(content(store), "m-99")
+            put_off = [each for each in trainer.recovery.outcomes if each.fate is Fate.LEAVE]
+            assert all("is swept once" in each.reason for each in put_off), put_off
+            again = Trainer(store, history)
+            if not any("to replace" in each.reason for each in again.recovery.outcomes):
+                history.check_nothing_left_over(content(store))
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_any_operation_may_fail_or_seem_to(story: Story, when: str) -> None:
+    for number in range(1, num_operations(story) + 1):
+        store, history = bucket(), History()
+        error = UnavailableError("the answer was lost")
+        try:
+            trainer = Trainer(HookedStore(store, **{when: stop_at(number, error)}), history)
+            story(trainer)
+        except UnavailableError:  # while taking the run over: it is not ours, then
+            pass
+        history.check(content(store))
+        Trainer(store, history).save(99)
+        check_latest(content(store), "m-99")
+
+
+class Sleeper:
+    """Lets another owner take the run over, and save, in the middle of an operation of the first."""
+
+    def __init__(self, store: MemoryStore, wakes_at: int, slept_s: float) -> None:
+        self.store = store
+        self.wakes_at = wakes_at
+        self.slept_s = slept_s
+        self.sleeper: Trainer | None = None
+        self.before: dict[str, bytes] | None = None
+        self.after: dict[str, bytes] = {}
+        self.history = History(max_to_keep=0)
+
+    def __call__(self, number: int, what: str) -> None:
+        if number != self.wakes_at or self.sleeper is None:
+            return
+        self.before = content(self.store)
+        other = Trainer(self.store, self.history)
+        other.save(50)
+        other.save(51)
+        assert not self.history.failures
+        self.after = content(self.store)
+        self.sleeper.clock.advance(self.slept_s)
+
+
+def asleep(story: Story, number: int, slept_s: float) -> tuple[MemoryStore, Sleeper, History]:
+    store, history = bucket(), History()
+    sleeper = Sleeper(store, number, slept_s)
+    trainer = Trainer(HookedStore(store, before=sleeper), history)
+    sleeper.sleeper = trainer
+    story(trainer)
+    return store, sleeper, history
+
+
+@pytest.mark.parametrize("story", [saves_with_retention, an_overwrite])
+def test_who_wakes_up_after_being_taken_over_from_publishes_nothing_and_breaks_nothing(story: Story) -> None:
+    """The worst case: it slept between making sure that the run was its own and the very next request."""
+    num_fenced = 0
+    for number in range(1, num_operations(story) + 1):
+        store, sleeper, _ = asleep(story, number, 0.0)
+        files = content(store)
+        if not sleeper.after:
+            continue
+        if latest_in(sleeper.before or {}, HERE) is None:
+            # Nobody had published yet, so there was nothing to take over: the first to publish owns the run.
+            assert latest_in(files, HERE) is not None
+        else:
+            num_fenced += 1
+            assert latest_in(files, HERE) == f"{HERE}/m-51"
+            assert files[f"{HERE}/checkpoint"] == sleeper.after[f"{HERE}/checkpoint"]
+        for prefix in listed_in(files, HERE):
+            seed_of(files, prefix)
+    assert num_fenced > 10
+
+
+@pytest.mark.parametrize("story", [saves_with_retention, an_overwrite])
+def test_who_slept_for_long_asks_before_it_changes_anything(story: Story) -> None:
+    for number in range(1, num_operations(story) + 1):
+        store, sleeper, history = asleep(story, number, 60.0)
+        if latest_in(sleeper.before or {}, HERE) is None:
+            continue
+        files, before = content(store), sleeper.after
+        changed = {path for path in files.keys() | before.keys() if files.get(path) != before.get(path)}
+        assert not any(path.endswith("checkpoint") for path in changed)
+        # The request that it was about to make when it fell asleep comes through, and shards that nobody refers to.
+        harmful = [path for path in changed if ".data-" not in path and "/.ckptd/" not in path]
+        assert len(harmful) <= 1, (number, harmful)
+        fenced = [error for error in history.failures if isinstance(error, ConflictError)]
+        assert not history.failures or fenced, history.failures
+
+
+def test_whoever_is_fenced_says_by_whom_and_stays_so() -> None:
+    store = bucket()
+    first, second = Trainer(store, History()), None
+    first.save(1)
+    second = Trainer(store, History(max_to_keep=0))
+    for attempt in (2, 3):
+        with pytest.raises(ConflictError, match="taken over") as caught:
+            first.clock.advance(60)
+            first.catalog.choose_num_shards("m", attempt, 1)
+        assert caught.value.actual == "ckptd"
+    assert first.catalog.is_fenced
+    with pytest.raises(CkptdError):
+        first.catalog.pin(1)
+    second.save(2)
+    assert [checkpoint.step for checkpoint in second.catalog.checkpoints()] == [1, 2]
+
+
+def test_a_person_who_edits_the_state_file_is_no_owner() -> None:
+    store, history = bucket(), History(max_to_keep=0)
+    trainer = Trainer(store, history)
+    trainer.save(1)
+    trainer.save(2)
+    store.replace("run/checkpoint", b'model_checkpoint_path: "m-1"\nall_model_checkpoint_paths: "m-1"\n')
+    trainer.save(3)
+    assert [error.reason for error in history.failures if isinstance(error, ConflictError)] == []
+    assert latest_in(content(store), HERE) == f"{HERE}/m-3"
+
+
+def test_a_commit_is_two_requests_and_nothing_is_listed_or_read() -> None:
+    store, history = bucket(), History()
+    trainer = Trainer(HookedStore(store), history)
+    trainer.save(1)
+    record = trainer.begin(2, 2, False)
+    trainer.write_shards(record, 2)
+    asked: list[str] = []
+
+    class Listening:
+        def __getattribute__(self, name: str) -> object:
+            if name in ("list", "keys", "get", "stat", "read_into", "put", "replace", "delete", "lock"):
+                asked.append(name)
+            return getattr(store, name)
+
+    from tests.fakes.small_checkpoint import index_bytes
+
+    catalog = trainer.catalog
+    for holder in (catalog, catalog._ledger, catalog._ledger.state):
+        holder._store = Listening()  # type: ignore[assignment]
+    catalog.commit(record, index_bytes(2, record.num_shards))
+    assert asked == ["put", "replace"]
