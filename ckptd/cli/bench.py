@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ckptd.cli import output
-from ckptd.errors import StorageFullError
+from ckptd.errors import InvalidRequestError, StorageFullError
 
 _COPIES = 4  # of the size, on disk at once at most
 
@@ -26,10 +26,13 @@ def command(directory: str | None, size_mb: int, as_json: bool) -> None:
     source.
     """
     from ckptd.cli import measuring, places
+    from ckptd.storage.locations import is_url
     from ckptd.storage.mounts import mount_of
 
     with ExitStack() as stack:
         if directory is not None:
+            if is_url(directory) and not directory.startswith("file:"):
+                raise InvalidRequestError(f"bench measures this host's directories, and {directory!r} is none")
             store = places.directory(directory)
             free_bytes = store.free_bytes()
             if free_bytes is not None and free_bytes < _COPIES * size_mb * 1_000_000:

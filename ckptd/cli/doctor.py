@@ -17,8 +17,10 @@ from ckptd.cli import output
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from ckptd.storage.examine import Finding
+    from ckptd.storage.base import Store
+    from ckptd.storage.findings import Finding
 
+_PATIENCE_S = 10.0  # with a server that does not answer
 _WANTED_FILES = 1024
 _EARLIEST_S = 1_735_689_600  # 2025: a clock before this program was written is wrong
 
@@ -27,24 +29,27 @@ _EARLIEST_S = 1_735_689_600  # 2025: a clock before this program was written is 
 @click.argument("directory", metavar="[DIR]", default=".")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(directory: str, as_json: bool) -> int:
-    """Try out whether the file system, the limits and the clock of this host keep checkpoints in DIR safe.
+    """Try out whether a file system or bucket, and this host's limits and clock, keep checkpoints in DIR safe.
 
-    Every promise that ckptd relies on is tested with real files in DIR, which are removed again. The exit code is 0
-    unless a save would be refused; then it is the one that the save would give.
+    Every promise that ckptd relies on is tested with real files or objects in DIR, which are removed again. The exit
+    code is 0 unless a save would be refused; then it is the one that the save would give.
     """
+    from ckptd.storage.locations import is_url
+
     findings = list(look(directory))
     refused = [finding for finding in findings if finding.error is not None]
+    where = directory if is_url(directory) else str(Path(directory).absolute())
     if as_json:
         output.emit_json(
             {
-                "directory": str(Path(directory).absolute()),
+                "directory": where,
                 "ok": not refused,
                 "findings": [{"check": each.name, "outcome": each.outcome, "detail": each.detail} for each in findings],
             }
         )
     else:
         rows = [(each.name, each.outcome.value.upper(), each.detail) for each in findings]
-        output.table(str(Path(directory).absolute()), ("check", "result", "what was seen"), rows)
+        output.table(where, ("check", "result", "what was seen"), rows)
         output.say()
         output.say(_conclusion(findings))
     for finding in refused:
@@ -63,16 +68,25 @@ def _conclusion(findings: list[Finding]) -> str:
 
 def look(directory: str) -> Iterator[Finding]:
     """Make every check; yield what each found."""
-    from ckptd.engine.coordinator import LOCK_KEY
-    from ckptd.storage import examine
-    from ckptd.storage.examine import Finding, Outcome
     from ckptd.storage.local import LocalStore
     from ckptd.storage.locations import open_store
 
-    store = open_store(directory, confined=False)
-    if not isinstance(store, LocalStore):
-        raise InvalidRequestError(f"{directory!r} is no directory, and only those can be examined")
-    root = Path(store.url)
+    store = open_store(directory, confined=False, patience_s=_PATIENCE_S)
+    if isinstance(store, LocalStore):
+        yield from _look_at_directory(directory, Path(store.url))
+    else:
+        yield from _look_at_bucket(store)
+    yield from _limits()
+    yield _wall_clock()
+    yield from _addresses()
+    yield _software()
+
+
+def _look_at_directory(directory: str, root: Path) -> Iterator[Finding]:
+    from ckptd.engine.coordinator import LOCK_KEY
+    from ckptd.storage import examine
+    from ckptd.storage.findings import Finding, Outcome
+
     if root.exists() and not root.is_dir():
         raise InvalidRequestError("this is a file; a directory is wanted", key=directory)
     existing = next(parent for parent in (root, *root.parents) if parent.is_dir())
@@ -82,17 +96,28 @@ def look(directory: str) -> Iterator[Finding]:
         yield Finding("root", Outcome.OK, f"not there yet; {existing}, where it would be made, was examined")
     else:
         yield Finding("root", Outcome.OK, f"{root} is there")
-        yield _owner(examine.holder_of(store.url, LOCK_KEY))
+        yield _owner(examine.holder_of(str(root), LOCK_KEY))
     yield from examine.examine(str(existing))
     yield from examine.look_at_room(str(existing))
-    yield from _limits()
-    yield _wall_clock()
-    yield from _addresses()
-    yield _software()
+
+
+def _look_at_bucket(store: Store) -> Iterator[Finding]:
+    from ckptd.engine.coordinator import LOCK_KEY
+    from ckptd.storage.findings import Finding, Outcome
+    from ckptd.storage.objects import ObjectStore
+    from ckptd.storage.probe import probe
+
+    if not isinstance(store, ObjectStore):
+        raise InvalidRequestError(f"{store.url} lives in a process's memory, and there is nothing to examine")
+    yield Finding("root", Outcome.OK, f"{store.url}, at {store.bucket.place}")
+    findings = list(probe(store.bucket, store.root))
+    if all(finding.error is None for finding in findings):
+        yield _owner(store.holder_of(LOCK_KEY))
+    yield from findings
 
 
 def _owner(holder: str | None) -> Finding:
-    from ckptd.storage.examine import Finding, Outcome
+    from ckptd.storage.findings import Finding, Outcome
 
     if holder is None:
         return Finding("owner", Outcome.OK, "nobody holds it: a daemon may start here")
@@ -100,7 +125,7 @@ def _owner(holder: str | None) -> Finding:
 
 
 def _limits() -> Iterator[Finding]:
-    from ckptd.storage.examine import Finding, Outcome
+    from ckptd.storage.findings import Finding, Outcome
 
     files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     text = f"{_limit(files)} open files, at most {_limit(most_files)}"
@@ -120,7 +145,7 @@ def _limit(value: int) -> str:
 
 
 def _wall_clock() -> Finding:
-    from ckptd.storage.examine import Finding, Outcome
+    from ckptd.storage.findings import Finding, Outcome
 
     now = time.time()
     if now < _EARLIEST_S:
@@ -131,7 +156,7 @@ def _wall_clock() -> Finding:
 def _addresses() -> Iterator[Finding]:
     """Say where a daemon would listen by default."""
     from ckptd.daemon import places
-    from ckptd.storage.examine import Finding, Outcome
+    from ckptd.storage.findings import Finding, Outcome
     from ckptd.wire.addresses import DEFAULT
 
     try:
@@ -146,7 +171,7 @@ def _software() -> Finding:
     import grpc
     import numpy as np
 
-    from ckptd.storage.examine import Finding, Outcome
+    from ckptd.storage.findings import Finding, Outcome
     from ckptd.wire.versions import VERSION
 
     python = ".".join(map(str, sys.version_info[:3]))

@@ -48,6 +48,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd status", "of the local daemon"),
         ("ckptd status grpcs://trainer-0:7070 --ca ca.pem --token-file token", "of another host's"),
     ),
+    "health": (
+        ("ckptd health unix:///run/ckptd/ckptd.sock", "what a container engine runs every few seconds"),
+        ("ckptd health && echo it serves", "of the local daemon"),
+    ),
     "prune": (
         (f"ckptd prune {_RUN} --keep 3 --dry-run", "what would go, and why the others stay"),
         (f"ckptd prune {_RUN} --keep 3 --keep-every-hours 24", "the newest three, and one a day"),

@@ -7,6 +7,7 @@ them too, and takes no orders: then all we can do is say who it is.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -25,7 +26,7 @@ from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, step_of
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
-from ckptd.storage.locations import open_store, split_prefix
+from ckptd.storage.locations import is_url, open_store, split_prefix
 
 T = TypeVar("T")
 _DAEMON_LINE = re.compile(r"ckptd serve, pid (?P<pid>\d+) on (?P<host>\S+), (?P<address>\S+)")
@@ -33,12 +34,16 @@ _DAEMON_LINE = re.compile(r"ckptd serve, pid (?P<pid>\d+) on (?P<host>\S+), (?P<
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How a daemon may be reached: its address, None to find it by its lock, and what it wants to see."""
+    """How a daemon may be reached: its address, None to find it by its lock, and what it wants to see.
+
+    With `takes_over` an owner of whom nobody here can say whether he lives, as in a bucket, is taken over from.
+    """
 
     address: str | None = None
     token: str | None = None
     ca: bytes | None = None
     timeout_s: float = 10.0
+    takes_over: bool = False
 
 
 class Keeper(Protocol):
@@ -57,7 +62,22 @@ class Keeper(Protocol):
 
 
 def reach_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options that `reach` takes."""
+    """Give a command the options that say how a daemon is reached; it gets what they say as `how`."""
+
+    @functools.wraps(command)
+    def with_how(
+        *arguments: Any,
+        address: str | None,
+        token_file: str | None,
+        ca: str | None,
+        timeout_s: float,
+        takes_over: bool,
+        **others: Any,
+    ) -> T:
+        token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
+        how = Reach(address, token, Path(ca).read_bytes() if ca else None, timeout_s, takes_over)
+        return command(*arguments, how=how, **others)
+
     existing = click.Path(exists=True, dir_okay=False)
     for option in (
         click.option(
@@ -65,16 +85,16 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
         ),
         click.option("--ca", metavar="FILE", type=existing, help="The daemon's authority, PEM."),
         click.option("--token-file", metavar="FILE", type=existing, help="The daemon's token."),
+        click.option(
+            "--take-over",
+            "takes_over",
+            is_flag=True,
+            help="In a bucket: take the run from an owner on another host, though he may live.",
+        ),
         click.option("--address", metavar="ADDR", help="The daemon to ask. Default: the one that holds the lock."),
     ):
-        command = option(command)
-    return command
-
-
-def reach(address: str | None, token_file: str | None, ca: str | None, timeout_s: float) -> Reach:
-    """Read what the options of `reach_options` name."""
-    token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
-    return Reach(address, token, Path(ca).read_bytes() if ca else None, timeout_s)
+        with_how = option(with_how)
+    return with_how
 
 
 @contextmanager
@@ -90,7 +110,7 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
         if address is None:
             holder = f"a ckptd command, pid {os.getpid()} on {socket.gethostname()}"
             try:
-                stack.enter_context(ownership.owned(store, holder))
+                stack.enter_context(ownership.owned(store, holder, takes_over=how.takes_over))
             except ConflictError as error:
                 address = address_of(error)
         yield _Here(store) if address is None else stack.enter_context(_asking(store, address, how))
@@ -121,10 +141,10 @@ def directory(text: str, how: Reach) -> Store:
 
 
 def _below_root(text: str, how: Reach) -> str:
-    if how.address is None or text.startswith("/") or "://" in text or Path(text).parent.exists():
+    if how.address is None or text.startswith("/") or is_url(text) or Path(text).parent.exists():
         return text
     with _channel(how.address, how) as stub:
-        return str(Path(_status(stub, how).root) / text)
+        return os.path.join(_status(stub, how).root, text)  # noqa: PTH118 (the root may be a URL)
 
 
 def address_of(error: ConflictError) -> str:
@@ -132,6 +152,8 @@ def address_of(error: ConflictError) -> str:
     found = _DAEMON_LINE.fullmatch(str(error.actual))
     if found is None:
         error.add_note("it takes no orders from others: wait until it has ended")
+        if "can say" in error.reason:
+            error.add_note("if it has surely ended, --take-over takes the run from it")
         raise error
     if found["address"].endswith(":0"):
         error.add_note("its line does not tell its port: pass --address")
@@ -252,6 +274,8 @@ def _run_below(store: Store, root: str, address: str) -> str:
         run = os.path.relpath(os.path.realpath(store.url), os.path.realpath(top.url))
         if run != "." and not run.startswith(".."):
             return run
+    elif store.url.startswith(top.url + "/"):
+        return store.url[len(top.url) + 1 :]
     raise InvalidRequestError(f"{store.url} is no run below {root}, which the daemon at {address} keeps")
 
 

@@ -47,6 +47,7 @@ COMMANDS = {
     "diff": _Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
     "watch": _Listed("ckptd.cli.watch", "Hear of each new checkpoint, and run a command for it."),
     "status": _Listed("ckptd.cli.status", "Ask a daemon what it is doing."),
+    "health": _Listed("ckptd.cli.health", "Ask whether a daemon takes saves, by exit code."),
     "inspect": _Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
     "prune": _Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
     "pin": _Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),

@@ -5,36 +5,30 @@ from __future__ import annotations
 import click
 
 from ckptd.cli import output
-from ckptd.cli.keepers import reach_options
+from ckptd.cli.keepers import Reach, reach_options
 
 
 @click.command()
 @click.argument("prefix")
 @reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(
-    prefix: str, address: str | None, token_file: str | None, ca: str | None, timeout_s: float, as_json: bool
-) -> None:
+def command(prefix: str, how: Reach, as_json: bool) -> None:
     """Keep the checkpoint at PREFIX whatever retention says, until `ckptd unpin`.
 
     A running daemon is asked to do it; where none works, it is noted in the run's directory.
     """
-    set_pinned(prefix, True, address, token_file, ca, timeout_s, as_json)
+    set_pinned(prefix, True, how, as_json)
 
 
 def set_pinned(
     prefix: str,
     pinned: bool,
-    address: str | None,
-    token_file: str | None,
-    ca: str | None,
-    timeout_s: float,
+    how: Reach,
     as_json: bool,
 ) -> None:
     """Pin or unpin, and say so."""
     from ckptd.cli import keepers
 
-    how = keepers.reach(address, token_file, ca, timeout_s)
     store, key = keepers.place(prefix, how)
     with keepers.keeper(store, how) as keeper:
         checkpoint = keeper.set_pinned(key, pinned)

@@ -26,17 +26,22 @@ _MOST_LISTED = 20_000
 def directory(text: str) -> Store:
     """Open the directory that `text` names; `NotFoundError` if there is none."""
     store = open_store(text, confined=False)
-    if isinstance(store, LocalStore) and not Path(store.url).is_dir():
-        if Path(store.url).exists():
-            raise InvalidRequestError("this is a file; a directory is wanted", key=text)
-        raise NotFoundError(f"there is no directory {text!r}{_near_name(Path(store.url))}")
+    if isinstance(store, LocalStore):
+        if not Path(store.url).is_dir():
+            if Path(store.url).exists():
+                raise InvalidRequestError("this is a file; a directory is wanted", key=text)
+            raise NotFoundError(f"there is no directory {text!r}{_near_name(Path(store.url))}")
+    elif next(iter(store.list("")), None) is None:
+        raise NotFoundError(f"there is nothing below {text!r}")
     return store
 
 
 def is_directory(text: str) -> bool:
     """Tell whether `text` names a directory rather than a prefix."""
     store = open_store(text, confined=False)
-    return isinstance(store, LocalStore) and Path(store.url).is_dir()
+    if isinstance(store, LocalStore):
+        return Path(store.url).is_dir()
+    return text.endswith("/") or next(iter(store.list("")), None) is not None
 
 
 def checkpoint(text: str) -> tuple[Store, str]:

@@ -8,7 +8,7 @@ import click
 
 from ckptd.cli import output
 from ckptd.cli import progress as progress_bars
-from ckptd.cli.keepers import reach_options
+from ckptd.cli.keepers import Reach, reach_options
 from ckptd.errors import CkptdError
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def command(
     no_verify: bool,
     latest_filename: str,
     progress: str,
-    address: str | None,
-    token_file: str | None,
-    ca: str | None,
-    timeout_s: float,
+    how: Reach,
     as_json: bool,
 ) -> int:
     """Delete the checkpoints in DIR that newer ones supersede, each with its reason.
@@ -56,7 +53,6 @@ def command(
     from ckptd.cli import keepers
     from ckptd.engine.upkeep import Action, Rule
 
-    how = keepers.reach(address, token_file, ca, timeout_s)
     store = keepers.directory(directory, how)
     rule = Rule(keep, keep_every_hours, keep_every_steps, foreign)
     failures: dict[str, CkptdError] = {}

@@ -13,8 +13,9 @@ from ckptd.cli import output
 @click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of the state file.")
+@click.option("--take-over", "takes_over", is_flag=True, help="In a bucket: go on though an owner may live elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(directory: str, latest_filename: str, as_json: bool) -> None:
+def command(directory: str, latest_filename: str, takes_over: bool, as_json: bool) -> None:
     """Make the state file of DIR name the complete checkpoints that are there, and only those.
 
     Needed when it is lost, cannot be read, or names what is gone; where nothing is wrong, nothing is changed. The text
@@ -25,8 +26,9 @@ def command(directory: str, latest_filename: str, as_json: bool) -> None:
     from ckptd.engine.repair import repair
 
     store = places.directory(directory)
-    with ownership.roots_kept(store, f"ckptd repair, pid {os.getpid()} on {socket.gethostname()}"):
-        repaired = repair(store, "", latest_filename)
+    holder = f"ckptd repair, pid {os.getpid()} on {socket.gethostname()}"
+    with ownership.roots_kept(store, holder, takes_over=takes_over):
+        repaired = repair(store, "", latest_filename, takes_over=takes_over)
     if as_json:
         output.emit_json(
             {

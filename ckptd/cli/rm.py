@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ckptd.cli import output
-from ckptd.cli.keepers import reach_options
+from ckptd.cli.keepers import Reach, reach_options
 from ckptd.errors import InvalidRequestError
 
 
@@ -23,10 +23,7 @@ def command(
     even_latest: bool,
     foreign: bool,
     for_good: bool,
-    address: str | None,
-    token_file: str | None,
-    ca: str | None,
-    timeout_s: float,
+    how: Reach,
     as_json: bool,
 ) -> None:
     """Delete the checkpoint at PREFIX: from the state file first, then its index, then its shards.
@@ -38,7 +35,6 @@ def command(
     from ckptd.engine.survey import describe, latest_checkpoint, list_checkpoints, records_by_prefix
     from ckptd.format.names import index_key
 
-    how = keepers.reach(address, token_file, ca, timeout_s)
     if places.is_directory(prefix):
         raise InvalidRequestError(f"{prefix!r} is a directory: name the one checkpoint, or use `ckptd prune`")
     store, key = keepers.place(prefix, how)

@@ -15,6 +15,7 @@ _TYPES: dict[str, Any] = {
     "texts": click.STRING,
     "integer": click.INT,
     "seconds": click.FLOAT,
+    "flag": click.BOOL,
 }
 
 
@@ -22,11 +23,12 @@ def _options() -> list[click.Parameter]:
     """Make a flag of every setting. Defaults are the schema's, so that the environment and a file can come between."""
     made: list[click.Parameter] = []
     for name, setting, default in config.settings():
-        shown = "" if default in (None, (), "") else f" [default: {default}]"
+        shown = "" if default in (None, (), "", False) else f" [default: {default}]"
         made.append(
             click.Option(
                 ["--" + name.replace("_", "-"), name],
                 type=click.Choice(setting.choices) if setting.choices else _TYPES[setting.kind],
+                is_flag=setting.kind == "flag",
                 multiple=setting.kind == "texts",
                 default=None,
                 metavar=setting.metavar or None,

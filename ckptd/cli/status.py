@@ -62,6 +62,7 @@ def describe(reply: Any) -> dict[str, object]:
         "listening": list(reply.listening),
         "free_bytes": None if reply.free_bytes < 0 else reply.free_bytes,
         "draining": reply.draining,
+        "warnings": list(reply.warnings),
         "runs": [
             {
                 "run": run.run,
@@ -97,6 +98,8 @@ def _print(reply: Any) -> None:
     peer = reply.peer
     output.say(f"ckptd {peer.version}, pid {peer.pid} on {peer.host}, up {output.duration(reply.uptime_s)}")
     output.say(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
+    for warning in reply.warnings:
+        output.say(f"WARNING: {warning}")
     if reply.draining:
         output.say("it is shutting down: no new saves begin")
     if not reply.runs:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import click
 
 from ckptd.cli import output
-from ckptd.cli.keepers import reach_options
+from ckptd.cli.keepers import Reach, reach_options
 
 
 @click.command()
 @click.argument("prefix")
 @reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(
-    prefix: str, address: str | None, token_file: str | None, ca: str | None, timeout_s: float, as_json: bool
-) -> None:
+def command(prefix: str, how: Reach, as_json: bool) -> None:
     """Bring back the checkpoint at PREFIX, which a daemon or a training program deleted a few minutes ago.
 
     For how long that can be done the daemon's --undo-s says. It is listed again at its old place, or kept for good if
@@ -22,7 +20,6 @@ def command(
     """
     from ckptd.cli import keepers
 
-    how = keepers.reach(address, token_file, ca, timeout_s)
     store, key = keepers.absent(prefix, how)
     with keepers.keeper(store, how) as keeper:
         checkpoint = keeper.undelete(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptd.cli.keepers import reach_options
+from ckptd.cli.keepers import Reach, reach_options
 from ckptd.cli.pin import set_pinned
 
 
@@ -12,8 +12,6 @@ from ckptd.cli.pin import set_pinned
 @click.argument("prefix")
 @reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(
-    prefix: str, address: str | None, token_file: str | None, ca: str | None, timeout_s: float, as_json: bool
-) -> None:
+def command(prefix: str, how: Reach, as_json: bool) -> None:
     """Let retention have the checkpoint at PREFIX again. One that was kept for good stays kept."""
-    set_pinned(prefix, False, address, token_file, ca, timeout_s, as_json)
+    set_pinned(prefix, False, how, as_json)

@@ -40,6 +40,7 @@ from ckptd.watch.follower import Follower
 
 T = TypeVar("T")
 
+_ALLOW_UNFENCED = "CKPTD_ALLOW_UNFENCED"  # the daemon's setting of that name
 _TICK_S = 0.2
 _CHUNK_BYTES = 4 << 20  # no message limits it; larger ones would no longer fit a processor's cache
 _LOCK_WAIT_S = 2.0  # a reader that brings the run in order holds it for a moment
@@ -207,7 +208,7 @@ class DirectTransport:
         """Open an engine and join the run, waiting a moment for a reader that brings it in order."""
         deadline = Deadline(_LOCK_WAIT_S)
         while True:
-            coordinator = self._new_coordinator()
+            coordinator = self._new_coordinator(takes_over=True)
             try:
                 coordinator.open()
                 return coordinator, coordinator.join(self._run, self._member, self._options)
@@ -231,7 +232,7 @@ class DirectTransport:
             self._is_recovered = True
             if next(iter(self._store.list(self._run)), None) is None:
                 return  # nothing there yet, and reading makes nothing
-            coordinator = self._new_coordinator()
+            coordinator = self._new_coordinator(takes_over=False)
             try:
                 coordinator.open()
                 coordinator.latest(self._run)
@@ -240,9 +241,11 @@ class DirectTransport:
             finally:
                 coordinator.close()
 
-    def _new_coordinator(self) -> Coordinator:
+    def _new_coordinator(self, *, takes_over: bool) -> Coordinator:
         holder = f"direct mode, pid {os.getpid()} on {self._member.host}"
-        return Coordinator(self._store, settings=Settings(shards=1), owns_root=False, holder=holder)
+        allow_unfenced = os.environ.get(_ALLOW_UNFENCED, "").lower() in ("1", "true", "yes")
+        settings = Settings(shards=1, allow_unfenced=allow_unfenced)
+        return Coordinator(self._store, settings=settings, owns_root=False, takes_over=takes_over, holder=holder)
 
     def _tick(self, coordinator: Coordinator) -> None:
         while not self._is_closed.wait(_TICK_S):

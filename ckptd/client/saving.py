@@ -73,9 +73,13 @@ def _settle(transport: Transport, save: SaveRef, error: CkptdError) -> Checkpoin
 
 
 def _send_all(transport: Transport, save: SaveRef, sources: Sequence[LaneSource], deadline: Deadline) -> None:
-    """Send all lanes, a few at a time; the first error stops the others and is raised."""
-    first = save.rank % max(len(sources), 1)  # not every rank begins with the same shard
-    waiting = [*sources[first:], *sources[:first]]
+    """Send all lanes, a few at a time; the first error stops the others and is raised.
+
+    Every rank goes from the first shard to the last. Where several fill one shard in turns, as with a tensor of
+    float16, its parts are complete soon after each other that way; if each began elsewhere, a daemon that writes to
+    a bucket would hold most of the checkpoint in parts that still want bytes.
+    """
+    waiting = list(sources)
     stop = threading.Event()
     lock = threading.Lock()
     errors: list[BaseException] = []

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckptd.daemon import logs, places
+from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.settings import Settings
@@ -48,6 +49,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         raise InvalidRequestError("a daemon needs to know where to keep checkpoints: pass --root URL")
     logs.configure(config.log_format, config.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
+    keep_freed_memory()
     options = server_options(config, environ)
     check_exposure(options)
     coordinator = Coordinator(
@@ -58,6 +60,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
             undo_s=config.undo_s,
             lease_s=config.lease_s,
             shards=config.shards,
+            allow_unfenced=config.allow_unfenced,
         ),
         holder=f"ckptd serve, pid {os.getpid()} on {socket.gethostname()}, {options.listen[0]}",
     )

@@ -30,7 +30,8 @@ CONFIG_VARIABLE = "CKPTD_CONFIG"
 class Setting:
     """What is known of one setting besides its name and default.
 
-    `kind` is "text", "texts", "integer" or "seconds"; `least` bounds numbers from below; `optional` allows none.
+    `kind` is "text", "texts", "integer", "seconds" or "flag"; `least` bounds numbers from below; `optional` allows
+    none.
     """
 
     kind: str
@@ -76,6 +77,9 @@ class Config:
     lease_s: float = _setting(5.0, "seconds", "How long a lost connection may stay lost.", least=0.1)
     shards: int | None = _setting(
         None, "integer", "Data shards per checkpoint. [default: one per rank, at most 32]", least=1, optional=True
+    )
+    allow_unfenced: bool = _setting(
+        False, "flag", "Go on in a bucket that ignores conditions, where nothing keeps a second daemon out."
     )
     data_threads: int = _setting(8, "integer", "Threads that write and read data.", least=1)
     control_threads: int = _setting(16, "integer", "Threads for everything else.", least=1)
@@ -165,6 +169,8 @@ def _from_text(setting: Setting, text: str, where: str) -> Any:
         return tuple(text.replace(",", " ").split())
     if setting.kind == "text":
         return text
+    if setting.kind == "flag":
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(text.lower(), text)
     try:
         return int(text) if setting.kind == "integer" else float(text)
     except ValueError as e:
@@ -183,6 +189,10 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
                 raise InvalidRequestError(f"{where} is no text", actual=value)
             if setting.choices and value not in setting.choices:
                 raise InvalidRequestError(f"{where} is none of {', '.join(setting.choices)}", actual=value)
+            return value
+        case "flag":
+            if not isinstance(value, bool):
+                raise InvalidRequestError(f"{where} is neither true nor false", actual=value)
             return value
         case kind:
             whole = kind == "integer"

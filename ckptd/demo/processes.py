@@ -51,9 +51,9 @@ class Event:
 
 
 class Daemon:
-    """A `ckptd serve` process on a directory, listening on a free port of the loopback interface."""
+    """A `ckptd serve` process on a directory or a store's URL, listening on a free port of the loopback interface."""
 
-    def __init__(self, root: Path, log: Path, ready_file: Path) -> None:
+    def __init__(self, root: Path | str, log: Path, ready_file: Path) -> None:
         self.log = log
         self._ready_file = ready_file
         self._out = log.open("wb")

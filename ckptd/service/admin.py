@@ -41,6 +41,7 @@ class AdminService:
             free_bytes=-1 if free_bytes is None else free_bytes,
             runs=[_run_to_wire(run) for run in runs],
             draining=self.draining,
+            warnings=self._coordinator.warnings,
         )
 
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:

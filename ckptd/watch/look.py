@@ -20,6 +20,7 @@ class Looker:
         self._directory = directory
         self._state_key = join(directory, latest_filename)
         self._seen: tuple[str, str] | None = None
+        self._settled: str | None = None  # the state file of this version has been dealt with
 
     def look(self) -> Checkpoint | None:
         """Return the checkpoint that the state file names; None if there is none, or the same as at the last look.
@@ -30,6 +31,12 @@ class Looker:
         Raises:
             CorruptionError: for a state file that cannot be read as one; it may be half written, by somebody else.
         """
+        version = None
+        if not self._store.has_locks:
+            # Each request to a bucket costs time and money, and there is no index that changes without the state file.
+            version = self._version_of(self._state_key)
+            if version == self._settled:
+                return None
         for _ in range(_MOST_ATTEMPTS):
             try:
                 paths = survey.listed_paths(self._store.get(self._state_key), self._state_key)
@@ -41,6 +48,7 @@ class Looker:
                 return None
             seen = prefix, index.version
             if seen == self._seen:
+                self._settled = version
                 return None
             run, _, name = prefix.rpartition("/")
             checkpoint, problem = survey.describe(self._store, index, records.of_prefix(self._store, run, name))
@@ -48,7 +56,7 @@ class Looker:
                 continue  # replaced meanwhile: what was read may be of the one or the other
             if problem is not None:
                 return None
-            self._seen = seen
+            self._seen, self._settled = seen, version
             return checkpoint
         return None
 

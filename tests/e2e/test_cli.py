@@ -175,7 +175,7 @@ def test_an_index_of_rubbish_is_damage_and_not_a_bug(tmp_path, capsys):
         (["cat", "{root}/runs/mnist/model.ckpt-30", "w", "--slice", "0,9:-"], 2, ""),
         (["cat", "{root}/runs/mnist/model.ckpt-30", "w", "--slice", "x"], 2, "x"),
         (["cat", "{root}/runs/mnist/model.ckpt-30", "--slice", "-"], 2, "exactly one NAME"),
-        (["show", "s3://bucket/model.ckpt-1"], 2, "s3"),
+        (["show", "nothing://bucket/model.ckpt-1"], 2, "there is no store for nothing://"),
     ],
 )
 def test_a_near_miss_gets_one_helpful_line_and_the_right_exit_code(arguments, code, said, root, capsys):

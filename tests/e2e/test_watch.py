@@ -216,7 +216,7 @@ def test_what_is_typed_wrong_gets_a_helpful_line(tmp_path, capfd):
         ([str(tmp_path / "file")], 2, "this is a file"),
         ([str(tmp_path), "--run", "../x"], 2, "run name"),
         ([str(tmp_path), "--timeout", "soon"], 2, "--timeout"),
-        (["s3://bucket/run"], 2, "later release"),
+        (["nothing://bucket/run"], 2, "there is no store for nothing://"),
     ]:
         assert main.run(["watch", *arguments]) == code, arguments
         out, err = capfd.readouterr()
