@@ -7,9 +7,6 @@ again. `pytest -m campaign tests/e2e/test_kill9.py` does it some hundreds of tim
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,45 +14,10 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.demo.processes import child_environment
+from tests.e2e.killing import WAIT_S, Daemon, fresh_seed, left_over, pause
 
 ROUNDS, CAMPAIGN_ROUNDS = 6, 300
 MEGABYTES = 4
-WAIT_S = 60.0
-
-
-class Daemon:
-    """One life of a daemon on a directory and a Unix socket."""
-
-    def __init__(self, directory: Path) -> None:
-        self.ready = directory / "ready.json"
-        self.ready.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "ckptd", "serve", "--root", str(directory / "root"),
-                "--listen", f"unix://{directory}/d.sock", "--ready-file", str(self.ready), "--lease-s", "1",
-            ],
-            stdout=(directory / "daemon.log").open("ab"),
-            stderr=subprocess.STDOUT,
-            env=child_environment(),
-        )  # fmt: skip
-
-    def wait_until_ready(self) -> None:
-        pause = threading.Event()
-        for _ in range(int(WAIT_S / 0.02)):
-            assert self.process.poll() is None, "the daemon ended by itself"
-            if self.ready.exists():
-                return
-            pause.wait(0.02)
-        pytest.fail("the daemon did not get ready")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(WAIT_S)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(WAIT_S)
 
 
 class Job:
@@ -130,30 +92,30 @@ def check(root: Path, acknowledged: int) -> None:
 
 def kill_again_and_again(directory: Path, rounds: int, seed: int) -> None:
     chance = random.Random(seed)
-    (directory / "root").mkdir()
-    daemon = Daemon(directory)
+    root = directory / "root"
+    root.mkdir()
+    daemon = Daemon(directory, root)
     daemon.wait_until_ready()
-    job = Job(f"unix://{directory}/d.sock")
+    job = Job(daemon.address)
     try:
         for _ in range(rounds):
             job.wait_for_another(job.acknowledged)
-            threading.Event().wait(chance.uniform(0, 0.25))  # somewhere in the middle of the next save
+            pause(chance.uniform(0, 0.25))  # somewhere in the middle of the next save
             daemon.kill()
-            check(directory / "root", job.acknowledged)
-            daemon = Daemon(directory)
+            check(root, job.acknowledged)
+            daemon = Daemon(directory, root)
             daemon.wait_until_ready()
         job.wait_for_another(job.acknowledged)
     finally:
         job.end()
         code = daemon.stop()
-    assert code == 0, (directory / "daemon.log").read_text()[-4000:]
-    check(directory / "root", job.acknowledged)
+    assert code == 0, daemon.log_end()
+    check(root, job.acknowledged)
     assert not job.failures
-    reader = ckptd.Checkpointer(str(directory / "root"), "runs/r")
-    kept = {f"model.ckpt-{one.step}" for one in reader.checkpoints()}
-    names = [path.name for path in (directory / "root/runs/r").iterdir()]
-    ours = [name for name in names if name.startswith((".", "model")) and name != ".ckptd"]
-    assert not [name for name in ours if name.rsplit(".", 1)[0] not in kept], f"rubbish is left beside {kept}"
+    run = root / "runs/r"
+    kept = {f"model.ckpt-{one.step}": one.num_shards for one in ckptd.Checkpointer(str(root), "runs/r").checkpoints()}
+    found = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
+    assert left_over(found, kept) == []
 
 
 def test_a_daemon_killed_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path):
@@ -163,4 +125,4 @@ def test_a_daemon_killed_at_any_moment_loses_nothing_that_was_acknowledged(tmp_p
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 def test_hundreds_of_kills(tmp_path):
-    kill_again_and_again(tmp_path, CAMPAIGN_ROUNDS, seed=random.SystemRandom().randrange(1 << 32))
+    kill_again_and_again(tmp_path, CAMPAIGN_ROUNDS, seed=fresh_seed())

@@ -16,9 +16,9 @@ import pytest
 
 import ckptd
 from ckptd.demo.processes import child_environment
+from tests.e2e.killing import WAIT_S, fresh_seed, pause
 
 ROUNDS, CAMPAIGN_ROUNDS = 4, 200
-WAIT_S = 60.0
 
 BEGIN = """
 import itertools, sys
@@ -57,7 +57,7 @@ def overwrite_and_kill(program: str, directory: Path, rounds: int, seed: int) ->
         watchdog = threading.Timer(WAIT_S, process.kill)
         watchdog.start()
         acknowledged = int(process.stdout.readline())
-        threading.Event().wait(chance.uniform(0, 0.1))
+        pause(chance.uniform(0, 0.1))
         process.kill()
         rest, _ = process.communicate(timeout=WAIT_S)
         watchdog.cancel()
@@ -78,4 +78,4 @@ def test_a_process_killed_while_it_overwrites_a_step_leaves_one_version_whole(pr
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_hundreds_of_kills_while_overwriting(program, tmp_path):
-    overwrite_and_kill(program, tmp_path, CAMPAIGN_ROUNDS, seed=random.SystemRandom().randrange(1 << 32))
+    overwrite_and_kill(program, tmp_path, CAMPAIGN_ROUNDS, seed=fresh_seed())
