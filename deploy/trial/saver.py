@@ -1,0 +1,39 @@
+"""A worker that saves without end and says what was acknowledged: the one whose daemon `deploy/try_compose` kills.
+
+It runs in a container of the training service. Its lines: ``saving N`` before a save begins, ``saved N`` when it is
+durable, ``lost N: why`` when the daemon was gone.
+"""
+
+import contextlib
+import sys
+import time
+
+import numpy as np
+
+import ckptd
+
+ADDRESS, RUN, SIZE_BYTES = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+weights = np.random.default_rng(0).standard_normal((SIZE_BYTES // 4,), np.float32)
+step, ckpt = 0, None
+while True:
+    step += 1
+    weights[step % weights.size] = step
+    say(f"saving {step}")
+    try:
+        if ckpt is None:
+            ckpt = ckptd.Checkpointer(ADDRESS, run=RUN, rank=0, world_size=1, max_to_keep=10_000, timeout_s=30)
+        ckpt.save(step, {"weights": weights, "step": np.int64(step)}).result()
+        say(f"saved {step}")
+    except ckptd.CkptdError as e:
+        say(f"lost {step}: {type(e).__name__}: {e}")
+        if ckpt is not None:
+            with contextlib.suppress(ckptd.CkptdError):  # it would say once more what `save` has said
+                ckpt.close()
+        ckpt = None
+        time.sleep(0.2)

@@ -1,0 +1,126 @@
+"""What the compose files promise, read without an engine; `deploy/try_compose` brings them up where there is one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.e2e.test_packaging import REPOSITORY, options_of
+
+COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+CEPH = yaml.safe_load((REPOSITORY / "deploy" / "compose.ceph.yml").read_text())
+SERVICES = COMPOSE["services"]
+EXAMPLE = (REPOSITORY / ".env.example").read_text()
+TEXT = (REPOSITORY / "docker-compose.yml").read_text() + (REPOSITORY / "deploy" / "compose.ceph.yml").read_text()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_confined_and_limited(name):
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"] == "7070:7070"
+    assert {"mem_limit", "cpus", "pids_limit"} <= set(service)
+    assert "ports" not in service
+    assert "privileged" not in service
+    assert "networks" in service or service["network_mode"] == "none"
+
+
+def test_the_override_gives_another_engine_no_more_rights():
+    assert set(CEPH["services"]) == {"s3"}
+    assert not {"user", "cap_add", "read_only", "security_opt", "privileged"} & set(CEPH["services"]["s3"])
+    for volume in CEPH["services"]["s3"]["volumes"]:
+        path, _, mode = volume.split(":")
+        assert (REPOSITORY / path).is_file()
+        assert mode == "ro"
+    subprocess.run(["bash", "-n", str(REPOSITORY / "deploy" / "ceph" / "serve")], check=True, timeout=30)
+
+
+def test_no_secret_is_in_the_files_and_a_missing_one_is_said_to_be_missing():
+    assigned = re.findall(r"^ +\w*(?:SECRET|PASSWORD|ACCESS_KEY|ROOT_USER)\w*: (.+)$", TEXT, re.M)
+    assert len(assigned) >= 6
+    for value in assigned:
+        assert re.fullmatch(r"\$\{S3_(ACCESS|SECRET)_KEY:\?begin with  cp \.env\.example \.env .*\}", value)
+    assert ".env" in (REPOSITORY / ".gitignore").read_text().splitlines()
+
+
+def test_the_example_of_settings_is_enough_and_knows_nothing_that_does_not_exist():
+    lines = [line.lstrip("#") for line in EXAMPLE.splitlines() if re.match(r"#?[A-Z0-9_]+=", line)]
+    named = {line.partition("=")[0] for line in lines}
+    used = set(re.findall(r"\$\{([A-Z0-9_]+)", TEXT))
+    assert named <= used
+    required = set(re.findall(r"\$\{([A-Z0-9_]+):\?", TEXT))
+    assert required == {line.partition("=")[0] for line in EXAMPLE.splitlines() if re.match(r"[A-Z]", line)}
+
+
+def test_images_of_others_are_pinned_by_digest():
+    images = [SERVICES["s3"]["image"], CEPH["services"]["s3"]["image"]]
+    images.append(SERVICES["ckptd"]["build"]["args"]["PYTHON_IMAGE"])
+    for image in images:
+        assert re.fullmatch(r"\$\{\w+_IMAGE:-[^@}]+@sha256:[0-9a-f]{64}\}", image)
+    dockerfile = (REPOSITORY / "deploy" / "Dockerfile").read_text()
+    assert f"ARG PYTHON_IMAGE={images[-1].partition(':-')[2][:-1]}\n" in dockerfile
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.M)) == {"${PYTHON_IMAGE}"}
+
+
+def test_the_daemon_is_asked_for_its_health_by_options_and_addresses_that_exist():
+    daemon = SERVICES["ckptd"]
+    assert daemon["command"][0] == "serve"
+    assert {word for word in daemon["command"] if word.startswith("--")} <= options_of("serve")
+    cmd, program, command, address = daemon["healthcheck"]["test"]
+    assert (cmd, program, command) == ("CMD", "ckptd", "health")
+    assert address in daemon["command"]
+    assert float(daemon["environment"]["CKPTD_GRACE_S"]) < float(daemon["stop_grace_period"].removesuffix("s"))
+    known = {"CKPTD_" + option[2:].upper().replace("-", "_") for option in options_of("serve")}
+    assert {name for name in daemon["environment"] if name.startswith("CKPTD_")} <= known
+    assert (REPOSITORY / daemon["build"]["dockerfile"]).is_file()
+
+
+def test_everything_waits_for_what_it_needs():
+    waits = {
+        (name, needed): wait["condition"]
+        for name, service in SERVICES.items()
+        for needed, wait in service.get("depends_on", {}).items()
+    }
+    assert waits == {
+        ("s3", "s3-volume"): "service_completed_successfully",
+        ("bucket", "s3"): "service_healthy",
+        ("ckptd", "bucket"): "service_completed_successfully",
+        ("train", "ckptd"): "service_healthy",
+    }
+    assert "healthcheck" in SERVICES["s3"]
+
+
+def test_the_demo_is_a_job_of_four_workers_that_needs_no_network():
+    train = SERVICES["train"]
+    assert train["profiles"] == ["demo"]
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["train"]
+    assert train["network_mode"] == "none"
+    address, *options = train["command"]
+    assert address in SERVICES["ckptd"]["command"]
+    assert options[:2] == ["--workers", "4"]
+    example = (REPOSITORY / "examples" / "train_numpy.py").read_text()
+    assert all(f'"{word}"' in example for word in options if word.startswith("--"))
+
+
+def test_the_trial_says_in_one_line_why_it_cannot_be_made():
+    trial = REPOSITORY / "deploy" / "try_compose"
+    assert os.access(trial, os.X_OK)
+    for flags, code in ((["--if-possible"], 0), ([], 1)):
+        done = subprocess.run(
+            [sys.executable, str(trial), *flags],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PATH": "/nonexistent"},  # neither docker nor anything else
+        )
+        assert done.returncode == code
+        assert done.stdout.endswith("not tried: docker is not installed here\n")
+        assert done.stdout.count("\n") == 1
+        assert done.stderr == ""
