@@ -19,19 +19,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from measuring import memory_of, parse_size
 
 import ckptd
 from ckptd.demo.processes import Daemon
 
-UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 TENSOR_BYTES = 32 << 20
-
-
-def parse_size(text: str) -> int:
-    for unit, factor in UNITS.items():
-        if text.endswith(unit):
-            return int(float(text[: -len(unit)]) * factor)
-    return int(text)
 
 
 def work(address: str, rank: int, world_size: int, size: int, orders: object) -> None:
@@ -45,11 +38,6 @@ def work(address: str, rank: int, world_size: int, size: int, orders: object) ->
         many = {f"tensor/{rank}/{number}": array for number in range(max(1, size // tensor_bytes))}
         done = ckpt.save(1, many).result()
         orders.send((done.size_bytes, time.monotonic() - began))
-
-
-def memory_of(pid: int) -> dict[str, int]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
 
 
 def main() -> None:

@@ -29,18 +29,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from measuring import parse_size
 
 CONTENDERS = ("raw", "tensorflow", "ckptd")
 BLOCK = 8 << 20
 COLUMNS = 1024
-UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-def parse_size(text: str) -> int:
-    for unit in ("KiB", "MiB", "GiB", "B"):
-        if text.endswith(unit):
-            return int(float(text[: -len(unit)]) * UNITS[unit])
-    return int(text)
 
 
 class Worker:

@@ -14,13 +14,13 @@ from ckptd.demo.processes import child_environment
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run(name, *arguments):
+def run(name, *arguments, environment=None):
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments, "--json"],
         capture_output=True,
         text=True,
         timeout=250,
-        env=child_environment(),
+        env=child_environment() | (environment or {}),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
@@ -64,7 +64,46 @@ def test_publications_are_heard_by_all_who_watch(tmp_path):
         assert 0 <= found[place]["p50_ms"] <= found[place]["p99_ms"] <= found[place]["max_ms"]
 
 
-@pytest.mark.parametrize("name", ["merge_index.py", "save_restore.py", "memory.py", "moving.py", "watch.py"])
+def test_clients_of_a_bucket_take_turns_and_leave_nothing(s3_service):
+    environment = s3_service.environment()
+    small = ("--objects=2", "--size=18MiB", "--rounds=1", "--bucket=ckptd-clients")
+    found = run("object_clients.py", *small, environment=environment)
+    assert found["size_bytes"] == 36 << 20
+    assert set(found["medians"]) == {"ckptd", "ckptd by s3fs", "obstore unsigned", "obstore", "boto3", "s3fs put"}
+    assert max(one["upload_of_best"] for one in found["medians"].values()) == 1.0
+    assert is_empty(s3_service, "ckptd-clients")
+
+
+def test_a_bucket_is_saved_to_and_restored_from_beside_bare_clients(s3_service):
+    environment = s3_service.environment()
+    small = ("--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", "--bucket=ckptd-saves")
+    found = run("object_store.py", *small, environment=environment)
+    assert found["size_bytes"] == 4 << 20
+    assert found["medians"]["ckptd"]["save_daemon_peak_mib"] > 0
+    for action in ("save", "restore"):
+        assert found["ratios"][action]["ratio"] > 0
+        assert found["ratios"][action]["best"] in found["medians"]
+    assert is_empty(s3_service, "ckptd-saves")
+
+
+def is_empty(s3_service, bucket):
+    client = s3_service.client()
+    uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0 and not uploads
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "merge_index.py",
+        "save_restore.py",
+        "memory.py",
+        "moving.py",
+        "watch.py",
+        "object_clients.py",
+        "object_store.py",
+    ],
+)
 def test_each_explains_itself(name):
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / name), "--help"],
