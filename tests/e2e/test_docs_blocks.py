@@ -15,8 +15,17 @@ NOT_RUN = {
     ("docs/testing.md", "pytest -m campaign"),
     ("docs/testing.md", "pip install zensical && zensical build --strict"),
     ("docs/comparison.md", "python benchmarks/save_restore.py"),
+    ("README.md", "cp .env.example .env && docker compose --profile demo up"),
+    ("docs/deploying.md", "cp .env.example .env && docker compose --profile demo up"),
+    ("docs/deploying.md", "docker compose exec ckptd ckptd ls s3://checkpoints/runs/examples/linear"),
+    ("docs/deploying.md", "docker compose -f docker-compose.yml -f deploy/compose.ceph.yml --profile demo up"),
+    ("docs/deploying.md", "docker compose -f docker-compose.yml -f deploy/compose.elsewhere.yml up"),
+    ("docs/deploying.md", "docker build -f deploy/Dockerfile -t ckptd ."),
+    ("docs/deploying.md", "kubectl create namespace ckptd"),
+    ("docs/deploying.md", "deploy/try_compose"),
+    ("docs/buckets.md", "export AWS_ENDPOINT_URL=http://127.0.0.1:9000 AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…"),
 }
-"""Installing, running the tests themselves, and moving gigabytes: `.ci/run` and test_benchmarks.py do those."""
+"""Installing, the tests themselves, gigabytes, containers, buckets: `.ci/run` and tests with a real S3 do those."""
 
 BROUGHT = {
     "README.md": """
