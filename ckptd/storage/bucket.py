@@ -50,6 +50,7 @@ class Bucket(Protocol):
     url: str
     place: str  # where the bucket is: two of one place are the same
     unfenced: str | None  # why conditions do not keep owners of several hosts apart; None where they may
+    verifies_writes: bool  # whether checksums are sent along for the bucket to compare
 
     def put(
         self,

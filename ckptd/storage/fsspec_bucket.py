@@ -62,6 +62,7 @@ class FsspecBucket:
         self.url = f"{scheme}://{name}"
         self.place = self.url
         self.unfenced: str | None = f"{scheme}:// is reached by fsspec, which has no conditional writes"
+        self.verifies_writes = False
         self._files = files
         self._name = name
         self._uploads: dict[str, Path] = {}

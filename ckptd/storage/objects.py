@@ -77,8 +77,8 @@ class ObjectStore:
 
     @property
     def verifies_writes(self) -> bool:
-        """Every write carries its checksum."""
-        return True
+        """Where every write carries its checksum."""
+        return self.bucket.verifies_writes
 
     def broken_promises(self) -> Sequence[str]:
         """See `Store`. The bucket is asked once in the life of a process."""

@@ -36,6 +36,7 @@ class S3Bucket:
         self.url = f"s3://{name}"
         self.place = requests.base_url
         self.unfenced: str | None = None
+        self.verifies_writes = True
         self._requests = requests
 
     # Objects

@@ -48,6 +48,7 @@ class S3fsBucket:
         self.url = f"s3://{name}"
         self.place = f"s3fs:{options.get('endpoint_url') or ''}/{name}"
         self.unfenced: str | None = None
+        self.verifies_writes = True
         self._name = name
 
     def put(

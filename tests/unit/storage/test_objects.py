@@ -60,6 +60,7 @@ class TestObjectStoreByFsspec(StoreContract):
 
     def test_it_says_that_two_owners_are_not_kept_apart(self, store: Store) -> None:
         assert any("no conditional writes" in each for each in store.broken_promises())
+        assert not store.verifies_writes
 
 
 class Elsewhere:
