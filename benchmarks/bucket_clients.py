@@ -124,23 +124,26 @@ class ObstoreUnsigned(Obstore):
 
 
 class Boto3:
-    """boto3: its transfer manager uploads, plain ranged requests read."""
+    """boto3, as its two halves: s3transfer's manager uploads, botocore's plain ranged requests read.
+
+    boto3 itself adds only names to them, and is pinned to one botocore, which is rarely the one that s3fs is pinned to.
+    """
 
     def __init__(self, bucket: str) -> None:
-        import boto3
-        from boto3.s3.transfer import TransferConfig
         from botocore.config import Config
+        from botocore.session import get_session
+        from s3transfer.manager import TransferConfig
 
         self.bucket = bucket
-        self.client = boto3.client("s3", config=Config(max_pool_connections=2 * AT_ONCE))
+        self.client = get_session().create_client("s3", config=Config(max_pool_connections=2 * AT_ONCE))
         self.config = TransferConfig(
-            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=AT_ONCE
+            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_request_concurrency=AT_ONCE
         )
 
     def upload(self, objects: dict[str, memoryview]) -> None:
-        from boto3.s3.transfer import create_transfer_manager
+        from s3transfer.manager import TransferManager
 
-        with create_transfer_manager(self.client, self.config) as manager:
+        with TransferManager(self.client, self.config) as manager:
             futures = [manager.upload(_MemoryFile(data), self.bucket, key) for key, data in objects.items()]
             for future in futures:
                 future.result()
@@ -240,11 +243,11 @@ def place(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
             bucket = stack.enter_context(_server_of_the_tests())
         elif not os.environ.get("AWS_ENDPOINT_URL"):
             raise SystemExit("set AWS_ENDPOINT_URL and credentials, or give --start-server")
-        import boto3
+        from botocore.session import get_session
 
         from ckptd.storage.locations import open_store
 
-        client = boto3.client("s3")
+        client = get_session().create_client("s3")
         with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
             client.create_bucket(Bucket=bucket)
         prefix = f"bench-{secrets.token_hex(4)}"
