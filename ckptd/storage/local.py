@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
-from ckptd.storage.disk import Disk, FileStatus, SystemDisk
+from ckptd.storage.disk import Disk, FileStatus, SystemDisk, WriteRoad
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
 from ckptd.storage.local_writer import LocalLock, LocalWriter, stat_of
 from ckptd.storage.os_errors import from_os_error, translated
 
 _BULK_BYTES = 1 << 20  # from here on an object is data that nobody reads soon
+_ROAD_TRIAL = "road"  # never an object: its writer is aborted
 _MAX_HOLDER_BYTES = 1000
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
 _ONE_REPLACE = threading.Lock()  # comparing a version and renaming over it is one step within this process
@@ -43,6 +44,7 @@ class LocalStore:
         self._root = os.path.abspath(root)  # noqa: PTH100 (a Path would not survive every byte of a name)
         self._disk: Disk = SystemDisk() if disk is None else disk
         self._confined = confined
+        self._has_tried_road = False
         self._durable_directories: set[tuple[str, ...]] = set()
 
     def __repr__(self) -> str:
@@ -82,8 +84,23 @@ class LocalStore:
 
     # Writing
 
+    def write_road(self) -> WriteRoad:
+        """Return how bulk data goes to the disk here; it is tried out, with a file that is removed again, if need be.
+
+        Raises:
+            CkptdError: when nothing can be written here at all.
+        """
+        if not self._has_tried_road:
+            writer = self._create(_ROAD_TRIAL, _BULK_BYTES)
+            try:
+                writer.write(0, bytes(_BULK_BYTES))
+            finally:
+                writer.abort()
+            self._has_tried_road = True
+        return self._disk.write_road
+
     def create(self, key: str, size_bytes: int) -> ObjectWriter:
-        """See `Store`. Two descriptors stay open until the writer finishes or aborts."""
+        """See `Store`. Two or three descriptors stay open until the writer finishes or aborts."""
         if size_bytes < 0:
             raise ConflictError("an object has no negative size", key=key)
         return self._create(key, size_bytes)
@@ -132,7 +149,7 @@ class LocalStore:
                 self._disk, key, size_bytes, directory, file, temporary, name, bulk=size_bytes >= _BULK_BYTES
             )
             try:
-                self._disk.reserve(file, size_bytes)
+                writer.prepare()
             except BaseException:
                 writer.abort()
                 raise

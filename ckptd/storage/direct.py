@@ -1,0 +1,148 @@
+"""Around the page cache: bulk data goes between memory and disk without a copy in the kernel (``O_DIRECT``).
+
+Filling new pages of the page cache costs more processor time than everything else that a save does, so bulk data avoids
+it. The price is alignment. The file's side of it is met by cutting: *units* of the file (pages, on nearly every file
+system) that one call covers whole go around the cache, the partial ones at both ends go through it. So no unit is ever
+written both ways by calls that may run at once: two callers that meet inside a unit both go through the cache there.
+The memory's side is met by luck, by who laid the memory out, or by a copy through a small aligned buffer, which stays
+in the processor's cache and still costs half of what the page cache costs.
+
+None of this is durable before `sync`, like any other write: going around the page cache is not going around the disk's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ckptd.storage.disk import Disk
+
+Bytes = NDArray[np.uint8]
+
+UNIT_BYTES = 4096
+"""The least unit: the page, which is what the page cache keeps."""
+
+LEAST_DIRECT_BYTES = 256 << 10
+"""Less than this is faster through the page cache, which goes on while the disk works."""
+
+BLOCK_BYTES = 8 << 20
+"""One request at most: long enough for the disk, short enough for a rate limit and for an abort."""
+
+_BOUNCE_BYTES = 1 << 20  # stays in the processor's cache between the copy and the disk's look at it
+_MAX_BOUNCES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DirectFile:
+    """A descriptor that goes around the page cache, and what it asks for.
+
+    Attributes:
+        descriptor: to be closed by whoever opened it.
+        memory_bytes: addresses are multiples of this.
+        unit_bytes: offsets and lengths are multiples of this, and no unit is shared with the page cache.
+    """
+
+    descriptor: int
+    memory_bytes: int = UNIT_BYTES
+    unit_bytes: int = UNIT_BYTES
+
+
+def address_of(view: memoryview) -> int:
+    """Return where the bytes of a contiguous buffer lie in memory, also of one that is read-only."""
+    place: dict[str, Any] = np.frombuffer(view, np.uint8).__array_interface__
+    return int(place["data"][0])
+
+
+def empty_at(size_bytes: int, phase: int = 0) -> Bytes:
+    """Return new memory whose address is `phase` bytes past a page's begin.
+
+    A part of a slightly larger array, which lives as long as it.
+    """
+    whole = np.empty(size_bytes + UNIT_BYTES, np.uint8)
+    skip = (phase - address_of(whole.data)) % UNIT_BYTES
+    return whole[skip : skip + size_bytes]
+
+
+def whole_units(offset: int, size_bytes: int, unit_bytes: int) -> tuple[int, int]:
+    """Return begin and end, in the file, of the units that lie whole within a range; begin == end if there are none."""
+    begin = -(-offset // unit_bytes) * unit_bytes
+    return begin, max(begin, (offset + size_bytes) // unit_bytes * unit_bytes)
+
+
+class Bounces:
+    """Aligned buffers, made when first wanted and kept. Safe from any thread; there are at most `most`."""
+
+    def __init__(self, size_bytes: int = _BOUNCE_BYTES, most: int = _MAX_BOUNCES) -> None:
+        """Make none yet."""
+        self.size_bytes = size_bytes
+        # Taking from a list and adding to it are single steps of the interpreter, so there is no lock, which a fork
+        # could leave shut for ever.
+        self._free: list[Bytes | None] = [None] * most
+
+    def take(self) -> Bytes | None:
+        """Lend a buffer; None when all are lent."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            return None
+        return empty_at(self.size_bytes) if buffer is None else buffer
+
+    def give(self, buffer: Bytes) -> None:
+        """Take a buffer back."""
+        self._free.append(buffer)
+
+
+BOUNCES = Bounces()
+
+
+def write_bulk(disk: Disk, file: int, direct: DirectFile, offset: int, data: memoryview) -> None:
+    """Write all of `data` at `offset`, as much of it as is worth it around the page cache.
+
+    `file` and `direct` are two descriptors of one file, whose size is fixed. Raises `OSError`.
+    """
+    begin, end = whole_units(offset, len(data), direct.unit_bytes)
+    if end - begin < LEAST_DIRECT_BYTES:
+        disk.write(file, offset, data, bulk=True)
+        return
+    body = data[begin - offset : end - offset]
+    if address_of(body) % direct.memory_bytes:
+        done = begin + _bounce(disk, direct, begin, body)
+    else:
+        done = begin + _straight(disk, direct, begin, body)
+    if done < end:  # refused, now or since long
+        disk.write(file, done, data[done - offset : end - offset], bulk=True)
+    # Partial units stay in the page cache until the sync: a neighbour is about to fill the rest of them.
+    for low, high in ((offset, begin), (end, offset + len(data))):
+        if low < high:
+            disk.write(file, low, data[low - offset : high - offset], bulk=False)
+
+
+def _straight(disk: Disk, direct: DirectFile, offset: int, data: memoryview) -> int:
+    for at in range(0, len(data), BLOCK_BYTES):
+        block = data[at : at + BLOCK_BYTES]
+        written = disk.write_direct(direct, offset + at, block)
+        if written < len(block):
+            return at + written
+    return len(data)
+
+
+def _bounce(disk: Disk, direct: DirectFile, offset: int, data: memoryview) -> int:
+    buffer = BOUNCES.take()
+    if buffer is None:
+        return 0
+    try:
+        source = np.frombuffer(data, np.uint8)
+        for at in range(0, len(data), BOUNCES.size_bytes):
+            part = source[at : at + BOUNCES.size_bytes]
+            bounced = buffer[: len(part)]
+            np.copyto(bounced, part)  # lets other threads run meanwhile, as copying between memoryviews would not
+            written = disk.write_direct(direct, offset + at, bounced.data)
+            if written < len(part):
+                return at + written
+        return len(data)
+    finally:
+        BOUNCES.give(buffer)
