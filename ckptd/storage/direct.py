@@ -1,17 +1,19 @@
 """Around the page cache: bulk data goes between memory and disk without a copy in the kernel (``O_DIRECT``).
 
-Filling new pages of the page cache costs more processor time than everything else that a save does, so bulk data avoids
-it. The price is alignment. The file's side of it is met by cutting: *units* of the file (pages, on nearly every file
-system) that one call covers whole go around the cache, the partial ones at both ends go through it. So no unit is ever
-written both ways by calls that may run at once: two callers that meet inside a unit both go through the cache there.
+Filling new pages of the page cache costs more processor time than all else that a save or a restore does, so bulk data
+avoids it. The price is alignment. The file's side of it is met by cutting: *units* of the file (pages, on nearly every
+file system) that one call covers whole go around the cache, the partial ones at both ends go through it. So no unit is
+ever written both ways by calls that may run at once: two callers that meet inside a unit both go through the cache.
 The memory's side is met by luck, by who laid the memory out, or by a copy through a small aligned buffer, which stays
 in the processor's cache and still costs half of what the page cache costs.
 
-None of this is durable before `sync`, like any other write: going around the page cache is not going around the disk's.
+None of what is written is durable before `sync`, like any other write: the disk has a cache of its own.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,6 @@ LEAST_DIRECT_BYTES = 256 << 10
 BLOCK_BYTES = 8 << 20
 """One request at most: long enough for the disk, short enough for a rate limit and for an abort."""
 
-_BOUNCE_BYTES = 1 << 20  # stays in the processor's cache between the copy and the disk's look at it
 _MAX_BOUNCES = 16
 
 
@@ -76,7 +77,7 @@ def whole_units(offset: int, size_bytes: int, unit_bytes: int) -> tuple[int, int
 class Bounces:
     """Aligned buffers, made when first wanted and kept. Safe from any thread; there are at most `most`."""
 
-    def __init__(self, size_bytes: int = _BOUNCE_BYTES, most: int = _MAX_BOUNCES) -> None:
+    def __init__(self, size_bytes: int, most: int = _MAX_BOUNCES) -> None:
         """Make none yet."""
         self.size_bytes = size_bytes
         # Taking from a list and adding to it are single steps of the interpreter, so there is no lock, which a fork
@@ -96,7 +97,11 @@ class Bounces:
         self._free.append(buffer)
 
 
-BOUNCES = Bounces()
+BOUNCES = Bounces(1 << 20)
+"""For writing: what was copied is still in the processor's cache when the disk fetches it."""
+
+READ_BOUNCES = Bounces(2 << 20)
+"""For reading: larger, as the disk has nothing to do while one is emptied."""
 
 
 def write_bulk(disk: Disk, file: int, direct: DirectFile, offset: int, data: memoryview) -> None:
@@ -146,3 +151,68 @@ def _bounce(disk: Disk, direct: DirectFile, offset: int, data: memoryview) -> in
         return len(data)
     finally:
         BOUNCES.give(buffer)
+
+
+def read_bulk(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memoryview]) -> int:
+    """Fill `into`, one after another, from byte `offset` on, around the page cache.
+
+    Whole units of a memory that lies in line with the file are read into it straight away, all else by way of a
+    buffer. Returns how many bytes were filled: less at the file's end, and where the file system refuses, or when all
+    buffers are lent; then the rest is for `read_into`. Raises `OSError`.
+    """
+    done = 0
+    waiting: list[memoryview] = []  # neighbours, to be filled from one buffer
+    waiting_bytes = 0
+    for view in into:
+        at = offset + done + waiting_bytes
+        begin, end = whole_units(at, len(view), direct.unit_bytes)
+        if end - begin < LEAST_DIRECT_BYTES or address_of(view[begin - at :]) % direct.memory_bytes:
+            waiting.append(view)
+            waiting_bytes += len(view)
+            continue
+        if begin > at:
+            waiting.append(view[: begin - at])
+            waiting_bytes += begin - at
+        count = _read_bounced(disk, direct, offset + done, waiting, waiting_bytes)
+        done += count
+        if count < waiting_bytes:
+            return done
+        waiting, waiting_bytes = [view[end - at :]], at + len(view) - end
+        count = disk.read_direct(direct, begin, view[begin - at : end - at])
+        done += count
+        if count < end - begin:
+            return done
+    return done + _read_bounced(disk, direct, offset + done, waiting, waiting_bytes)
+
+
+def _read_bounced(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memoryview], size_bytes: int) -> int:
+    """Fill `into`, `size_bytes` in all, by way of a buffer; return how much was filled."""
+    buffer = READ_BOUNCES.take() if size_bytes else None
+    if buffer is None:
+        return 0
+    try:
+        done = 0
+        rest = deque(np.frombuffer(view, np.uint8) for view in into if len(view))
+        while done < size_bytes:
+            skip = (offset + done) % direct.unit_bytes
+            wanted = min(-(-(skip + size_bytes - done) // direct.unit_bytes) * direct.unit_bytes, buffer.size)
+            count = disk.read_direct(direct, offset + done - skip, buffer[:wanted].data)
+            found = buffer[skip : min(count, skip + size_bytes - done)]
+            if not found.size:
+                break
+            done += found.size
+            _empty(found, rest)
+        return done
+    finally:
+        READ_BOUNCES.give(buffer)
+
+
+def _empty(found: Bytes, rest: deque[Bytes]) -> None:
+    """Copy all of `found` to the beginning of `rest`, and take away from it what is full."""
+    while found.size:
+        memory = rest.popleft()
+        count = min(found.size, memory.size)
+        np.copyto(memory[:count], found[:count])
+        found = found[count:]
+        if count < memory.size:
+            rest.appendleft(memory[count:])

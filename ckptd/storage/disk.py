@@ -22,8 +22,8 @@ from typing import Protocol
 
 from ckptd.storage.base import Buffer
 from ckptd.storage.confined import ConfinedOpener
-from ckptd.storage.direct import UNIT_BYTES, DirectFile
-from ckptd.storage.statx import direct_alignment
+from ckptd.storage.direct import DirectFile
+from ckptd.storage.direct_calls import NOT_SUPPORTED, DirectCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,20 @@ class Disk(Protocol):
     def truncate(self, file: int, size_bytes: int) -> None:
         """Cut or extend a file."""
 
-    def read_into(self, file: int, offset: int, into: memoryview) -> int:
-        """Fill `into` from byte `offset`; return how many bytes the file had."""
+    def read_into(self, file: int, offset: int, *into: memoryview) -> int:
+        """Fill `into`, one after another, from byte `offset`; return how many bytes the file had."""
+
+    def open_direct_again(self, file: int) -> DirectFile | None:
+        """Open an open file once more, to read around the page cache; None where that cannot be done."""
+
+    def read_direct(self, file: DirectFile, offset: int, into: memoryview) -> int:
+        """Fill `into`, aligned as `file` says, around the page cache.
+
+        Returns how much was read: less at the file's end, and where the file system refuses.
+        """
+
+    def is_cached(self, file: int, offset: int, size_bytes: int) -> bool:
+        """Say whether at least half of a range is in the page cache, or that nobody knows."""
 
     def sync(self, file: int) -> None:
         """Make a file's bytes durable. Once this failed, the file must be thrown away."""
@@ -153,21 +165,32 @@ class Disk(Protocol):
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 _RENAME_NOREPLACE = 1
+_MOST_MEMORIES = 1024  # IOV_MAX
 _RWF_DONTCACHE = 0x80  # Linux 6.14: write, start writeback, and drop the pages when they are clean
-_NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
 
 
-class SystemDisk:
+def _drop(memories: list[memoryview], count: int) -> None:
+    """Take away the first `count` bytes, and memories without any."""
+    full = 0
+    while full < len(memories) and len(memories[full]) <= count:
+        count -= len(memories[full])
+        full += 1
+    del memories[:full]
+    if count:
+        memories[0] = memories[0][count:]
+
+
+class SystemDisk(DirectCalls):
     """The real thing. Safe to use from any thread; it remembers only what this kernel cannot do."""
 
     def __init__(self) -> None:
         """Find the calls that Python has no name for."""
+        super().__init__()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._opener = ConfinedOpener()
         self._has_renameat2 = hasattr(self._libc, "renameat2")
         self._has_fallocate = hasattr(self._libc, "fallocate")
         self._has_dontcache = hasattr(os, "pwritev")
-        self._has_direct = hasattr(os, "O_DIRECT")
 
     def open_root(self, path: str) -> int:
         """See `Disk`. The root itself may be reached by links: whoever configured it chose it."""
@@ -233,7 +256,7 @@ class SystemDisk:
         if self._has_fallocate:
             while self._libc.fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) != 0:
                 code = ctypes.get_errno()
-                if code in _NOT_SUPPORTED:
+                if code in NOT_SUPPORTED:
                     break
                 if code != errno.EINTR:
                     raise OSError(code, os.strerror(code))
@@ -257,45 +280,10 @@ class SystemDisk:
             try:
                 return os.pwritev(file, [data], offset, _RWF_DONTCACHE)
             except OSError as error:
-                if error.errno not in _NOT_SUPPORTED:
+                if error.errno not in NOT_SUPPORTED:
                     raise
                 self._has_dontcache = False
         return os.pwrite(file, data, offset)
-
-    def open_direct(self, directory: int, name: str) -> DirectFile | None:
-        """See `Disk`."""
-        if not self._has_direct:
-            return None
-        try:
-            file = os.open(name, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise
-            self._has_direct = False
-            return None
-        alignment = direct_alignment(file)
-        if alignment is None:
-            return DirectFile(file)
-        memory_bytes, file_bytes = alignment
-        if not file_bytes:
-            os.close(file)
-            self._has_direct = False
-            return None
-        return DirectFile(file, memory_bytes, max(file_bytes, UNIT_BYTES))
-
-    def write_direct(self, file: DirectFile, offset: int, data: memoryview) -> int:
-        """See `Disk`. Some file systems open a file this way and refuse to write to it."""
-        done = 0
-        while done < len(data) and self._has_direct:
-            try:
-                done += os.pwrite(file.descriptor, data[done:], offset + done)
-            except OSError as error:
-                if error.errno not in _NOT_SUPPORTED:
-                    raise
-                # After half a unit the rest is out of line: that is the end of this write and no refusal.
-                self._has_direct = done % file.unit_bytes != 0
-                break
-        return done
 
     @property
     def write_road(self) -> WriteRoad:
@@ -308,14 +296,17 @@ class SystemDisk:
         """See `Disk`."""
         os.ftruncate(file, size_bytes)
 
-    def read_into(self, file: int, offset: int, into: memoryview) -> int:
-        """See `Disk`."""
+    def read_into(self, file: int, offset: int, *into: memoryview) -> int:
+        """See `Disk`. One call takes so many memories at most, and may fill less than it was given."""
         done = 0
-        while done < len(into):
-            count = os.preadv(file, [into[done:]], offset + done)
-            if count == 0:
-                break
-            done += count
+        for first in range(0, len(into), _MOST_MEMORIES):
+            rest = list(into[first : first + _MOST_MEMORIES])
+            while rest:
+                count = os.preadv(file, rest, offset + done)
+                done += count
+                if count == 0 and any(map(len, rest)):
+                    return done
+                _drop(rest, count)
         return done
 
     def sync(self, file: int) -> None:
@@ -337,7 +328,7 @@ class SystemDisk:
             if self._libc.renameat2(at, os.fsencode(old), at, os.fsencode(new), _RENAME_NOREPLACE) == 0:
                 return
             code = ctypes.get_errno()
-            if code not in _NOT_SUPPORTED:
+            if code not in NOT_SUPPORTED:
                 raise OSError(code, os.strerror(code), old, None, new)
         os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
         os.unlink(old, dir_fd=directory)

@@ -19,6 +19,7 @@ from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.disk import Disk, FileStatus, SystemDisk, WriteRoad
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
+from ckptd.storage.local_reader import fill
 from ckptd.storage.local_writer import LocalLock, LocalWriter, stat_of
 from ckptd.storage.os_errors import from_os_error, translated
 
@@ -45,6 +46,7 @@ class LocalStore:
         self._disk: Disk = SystemDisk() if disk is None else disk
         self._confined = confined
         self._has_tried_road = False
+        self._reads_around = True
         self._durable_directories: set[tuple[str, ...]] = set()
 
     def __repr__(self) -> str:
@@ -81,6 +83,15 @@ class LocalStore:
     def local_path(self, key: str) -> str:
         """Return the absolute path at which other programs of this host find the object."""
         return os.path.join(self._root, *check_key(key))  # noqa: PTH118
+
+    def read_by_many(self) -> LocalStore:
+        """Return the same store, for reading what other processes of this host read as well.
+
+        It reads through the page cache, so that the disk is read once for all of them.
+        """
+        store = LocalStore(self._root, disk=self._disk, confined=self._confined)
+        store._reads_around = False
+        return store
 
     # Writing
 
@@ -219,15 +230,14 @@ class LocalStore:
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:
         """See `Store`."""
+        views = [memory.cast("B") for memory in into]
+        size = sum(map(len, views))
         with self._opened_file(key) as (file, status):
-            at = offset
-            for view in (memory.cast("B") for memory in into):
-                found = self._disk.read_into(file, at, view) if len(view) else 0
-                if found < len(view) or at > status.size_bytes:
-                    raise CorruptionError(
-                        "the object ends early", key=key, offset=at + found, expected=len(view), actual=found
-                    )
-                at += found
+            done = fill(self._disk, file, offset, views, size, around=self._reads_around)
+            if done < size or offset > status.size_bytes:
+                raise CorruptionError(
+                    "the object ends early", key=key, offset=offset + done, expected=size, actual=done
+                )
 
     def stat(self, key: str) -> ObjectStat:
         """See `Store`."""

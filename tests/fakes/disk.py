@@ -55,6 +55,8 @@ class SimulatedDisk:
         self.syncs_directories = syncs_directories
         self.has_direct = has_direct
         self.writes_direct_through = writes_direct_through
+        self.caches_reads = False
+        self.direct_reads: list[tuple[int, int]] = []
         self.operations: list[str] = []
         self.dead = False
         self._wall_s = wall_s
@@ -320,12 +322,33 @@ class SimulatedDisk:
     def write_road(self) -> WriteRoad:
         return WriteRoad.DIRECT if self.has_direct else WriteRoad.BUFFERED
 
-    def read_into(self, file: int, offset: int, into: memoryview) -> int:
+    def read_into(self, file: int, offset: int, *into: memoryview) -> int:
         with self._guard:
             self._alive()
-            data = self._file(file).data[offset : offset + len(into)]
-            into[: len(data)] = data
-            return len(data)
+            done = 0
+            for memory in into:
+                data = self._file(file).data[offset + done : offset + done + len(memory)]
+                memory[: len(data)] = data
+                done += len(data)
+            return done
+
+    def open_direct_again(self, file: int) -> DirectFile | None:
+        with self._guard:
+            self._alive()
+            if not self.has_direct:
+                return None
+            return DirectFile(self._descriptor(self._file(file)), DIRECT_MEMORY_BYTES)
+
+    def read_direct(self, file: DirectFile, offset: int, into: memoryview) -> int:
+        with self._guard:
+            assert (offset % UNIT_BYTES, len(into) % UNIT_BYTES, address_of(into) % DIRECT_MEMORY_BYTES) == (0, 0, 0)
+            if not self.has_direct:
+                return 0
+            self.direct_reads.append((offset, len(into)))
+            return self.read_into(file.descriptor, offset, into)
+
+    def is_cached(self, file: int, offset: int, size_bytes: int) -> bool:
+        return self.caches_reads
 
     def sync(self, file: int) -> None:
         with self._guard:

@@ -138,7 +138,7 @@ def test_small_writes_go_through_the_page_cache() -> None:
 
 
 def test_when_all_bounce_buffers_are_lent_the_page_cache_takes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "BOUNCES", Bounces(most=0))
+    monkeypatch.setattr(direct, "BOUNCES", Bounces(MIB, 0))
     disk = SimulatedDisk()
     store = LocalStore("/root", disk=disk)
     data = random_at(16, 2 * MIB)
