@@ -32,6 +32,11 @@ class RemoteObjects:
         self._root = root
         self._timeout_s = timeout_s
 
+    @property
+    def gap_bytes(self) -> int:
+        """The daemon takes longer to answer than to send this."""
+        return 256 << 10
+
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
         """Return a whole object; `CorruptionError` when it is larger than `limit_bytes`."""
         size = self.stat(key).size_bytes

@@ -76,14 +76,17 @@ def _read(
     into: Mapping[str, Array] | None,
 ) -> dict[str, Array]:
     wanted_names = _wanted_names(bundle, names)
-    check_names(bundle, wanted_names.values())
     for what, given in (("slices", slices), ("into", into)):
         _check_known(what, given or {}, wanted_names)
     wanted = [
         Wanted(stored, _box(name, (slices or {}).get(name)), _array(name, (into or {}).get(name)))
         for name, stored in wanted_names.items()
     ]
-    return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
+    try:
+        return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
+    except NotFoundError:
+        check_names(bundle, wanted_names.values())  # says which name came near
+        raise
 
 
 def _wanted_names(bundle: Bundle, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:

@@ -28,7 +28,6 @@ Array = NDArray[Any]
 _BATCH_BYTES = 256 << 20  # planned, read and checked together
 _BATCH_PIECES = 4096
 _PARALLEL_BYTES = 4 << 20  # less than this is read before a thread has started
-_SMALL_BYTES = 64 << 10  # gaps up to this are cheaper to read through than to ask again
 _NUM_READERS = 8  # they wait for a disk or a server most of the time, whatever the number of processors
 
 
@@ -71,7 +70,9 @@ class _Arriving:
 class Fetch:
     """Reads pieces of one checkpoint."""
 
-    def __init__(self, read_into: ReadInto, shard_key: Callable[[int], str], big_endian: bool) -> None:
+    def __init__(self, read_into: ReadInto, shard_key: Callable[[int], str], big_endian: bool, gap_bytes: int) -> None:
+        """`gap_bytes`: fewer bytes than these, between two stretches, are read through rather than asked around."""
+        self._gap_bytes = gap_bytes
         self._read_into = read_into
         self._shard_key = shard_key
         self._big_endian = big_endian
@@ -96,7 +97,7 @@ class Fetch:
             self._check(read)
 
     def _run(self, job: Sequence[_Stretch]) -> None:
-        for group in _neighbours(job):
+        for group in _neighbours(job, self._gap_bytes):
             at = group[0]  # whom an error is about
             try:
                 held = [self._memory(stretch) for stretch in group]
@@ -104,7 +105,7 @@ class Fetch:
                 for at, arriving in zip(group, held, strict=True):
                     self._take(at, arriving)
             except CkptdError as error:
-                raise _about(error, at.read.tensor) from error.__cause__
+                raise about(error, at.read.tensor) from error.__cause__
 
     def _memory(self, stretch: _Stretch) -> _Arriving:
         """Make room for one stretch: in its place at once, where the array's layout allows that."""
@@ -172,13 +173,7 @@ class Fetch:
         for block, block_crc in zip(read.blocks, read.crcs, strict=True):
             crc = crc32c.combine(crc, block_crc, block.size)
         if crc != read.piece.crc32c:
-            raise CorruptionError(
-                f"checksum of tensor {read.tensor.name!r} does not match",
-                key=self._shard_key(read.piece.shard_id),
-                offset=read.piece.offset,
-                expected=f"{read.piece.crc32c:#010x}",
-                actual=f"{crc:#010x}",
-            )
+            raise mismatch(read.tensor, read.piece, crc, self._shard_key(read.piece.shard_id))
 
 
 def _batch(work: Iterator[PieceRead]) -> list[PieceRead]:
@@ -235,13 +230,13 @@ def _jobs(batch: Sequence[PieceRead]) -> Iterator[list[_Stretch]]:
         yield job
 
 
-def _neighbours(job: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:
+def _neighbours(job: Sequence[_Stretch], gap_bytes: int) -> Iterator[list[_Stretch]]:
     """Group stretches that lie side by side, or nearly."""
     group: list[_Stretch] = []
     for stretch in job:
         if group:
             last = group[-1]
-            is_near = stretch.shard == last.shard and 0 <= stretch.offset - last.end <= _SMALL_BYTES
+            is_near = stretch.shard == last.shard and 0 <= stretch.offset - last.end < gap_bytes
             if not is_near:
                 yield group
                 group = []
@@ -262,7 +257,18 @@ def _is_plain(target: Array, dtype: DType) -> bool:
     return target.flags.c_contiguous and target.dtype == dtype.array
 
 
-def _about(error: CkptdError, tensor: StoredTensor) -> CkptdError:
+def mismatch(tensor: StoredTensor, piece: Piece, crc: int, key: str) -> CorruptionError:
+    """Return the error of a piece whose bytes, in the data file `key`, have the checksum `crc`."""
+    return CorruptionError(
+        f"checksum of tensor {tensor.name!r} does not match",
+        key=key,
+        offset=piece.offset,
+        expected=f"{piece.crc32c:#010x}",
+        actual=f"{crc:#010x}",
+    )
+
+
+def about(error: CkptdError, tensor: StoredTensor) -> CkptdError:
     """Return the error with the tensor's name in its reason."""
     if repr(tensor.name) in error.reason:
         return error

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from ckptd.engine.blocks import blocks, widen
 from ckptd.engine.fetch import Fetch, PieceRead
+from ckptd.engine.small import MOST_BYTES as SMALL_BYTES
+from ckptd.engine.small import SmallRead, SmallReads
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.dtypes import DType
 from ckptd.format.index import Index, Piece, StoredTensor
@@ -29,9 +31,15 @@ from ckptd.storage.base import ObjectStat
 
 Array = NDArray[Any]
 
+_MOST_AXES = 32  # every numpy holds so many
+
 
 class Objects(Protocol):
     """What reading needs of a store. A store has it, and a client of a daemon offers it over the wire."""
+
+    @property
+    def gap_bytes(self) -> int:
+        """Fewer unwanted bytes than these are better read than asked around."""
 
     def get(self, key: str, *, limit_bytes: int = ...) -> bytes:
         """Return a whole object."""
@@ -121,10 +129,24 @@ class Bundle:
 
     def read_many(self, wanted: Iterable[Wanted]) -> list[Array]:
         """Read several boxes at once, in order; several threads share the work. See `read`."""
-        found = [self._find(one) for one in wanted]
-        fetch = Fetch(self._objects.read_into, self.shard_key, self.index.big_endian)
-        fetch.carry_out(read for one in found for read in self._plan(one))
-        return [one.out for one in found]
+        arrays: list[Array] = []
+        small: list[SmallRead] = []
+        found: list[_Found] = []
+        for one in wanted:
+            tensor = self.index.tensor(one.name)
+            if self._is_small(tensor, one):
+                small.append(self._find_small(tensor))
+                arrays.append(small[-1].out)
+            else:
+                found.append(self._find(tensor, one))
+                arrays.append(found[-1].out)
+        objects = self._objects
+        if small:
+            SmallReads(objects.read_into, self.shard_key, objects.gap_bytes).carry_out(small)
+        if found:
+            fetch = Fetch(objects.read_into, self.shard_key, self.index.big_endian, objects.gap_bytes)
+            fetch.carry_out(read for one in found for read in self._plan(one))
+        return arrays
 
     def shard_size(self, shard: int) -> int:
         """Return the size of a data file in bytes; asked of the store once.
@@ -163,9 +185,25 @@ class Bundle:
                 actual=f"a file of {size} bytes",
             )
 
-    def _find(self, wanted: Wanted) -> _Found:
+    def _is_small(self, tensor: StoredTensor, wanted: Wanted) -> bool:
+        """Say whether this is one of those that `small` reads: a new array for a short, plain, undivided tensor."""
+        return (
+            wanted.box is None
+            and wanted.into is None
+            and not tensor.is_sliced
+            and 0 < tensor.pieces[0].size <= SMALL_BYTES
+            and tensor.dtype.width > 0
+            and not self.index.big_endian
+            and len(tensor.shape) <= _MOST_AXES
+        )
+
+    def _find_small(self, tensor: StoredTensor) -> SmallRead:
+        piece = tensor.pieces[0]
+        self.check_place(tensor, piece)
+        return SmallRead(tensor, piece, piece.shard_id, piece.offset, np.empty(tensor.shape, tensor.dtype.array))
+
+    def _find(self, tensor: StoredTensor, wanted: Wanted) -> _Found:
         """Find what a request needs, check that it is all there, and only then make room for it."""
-        tensor = self.index.tensor(wanted.name)
         box = Box.whole(tensor.shape) if wanted.box is None else wanted.box
         _check_box(tensor, box)
         pieces = self._pieces(tensor, box)
@@ -214,7 +252,7 @@ class Bundle:
             common = piece.box.intersect(box)
             assert common is not None  # `_pieces` took only those that have elements of the box
             start = tuple(n - base for n, base in zip(common.start, piece.box.start, strict=True))
-            covering = widen(piece.box.shape, Box(start, common.shape), width)
+            covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.gap_bytes)
             cut = list(blocks(piece.box.shape, covering, width))
             yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
 

@@ -63,6 +63,11 @@ class LocalStore:
         return Durability.LOCAL_DISK
 
     @property
+    def gap_bytes(self) -> int:
+        """A page: the disk reads no less."""
+        return 4096
+
+    @property
     def has_locks(self) -> bool:
         """Real ones."""
         return True

@@ -60,6 +60,11 @@ class MemoryStore:
         return Durability.MEMORY
 
     @property
+    def gap_bytes(self) -> int:
+        """Little: asking again costs nothing."""
+        return 4096
+
+    @property
     def has_locks(self) -> bool:
         """Real ones, unless asked otherwise."""
         return self._has_locks
