@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.blocks import BLOCK_BYTES, Block
+from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError
 from ckptd.format import crc32c, tensors
 from ckptd.format.dtypes import DType
@@ -28,7 +29,6 @@ Array = NDArray[Any]
 _BATCH_BYTES = 256 << 20  # planned, read and checked together
 _BATCH_PIECES = 4096
 _PARALLEL_BYTES = 4 << 20  # less than this is read before a thread has started
-_NUM_READERS = 8  # they wait for a disk or a server most of the time, whatever the number of processors
 
 
 @dataclass(slots=True)
@@ -42,13 +42,6 @@ class PieceRead:
     blocks: list[Block]
     is_whole: bool
     crcs: list[int] = field(default_factory=list)
-
-
-class ReadInto(Protocol):
-    """Reads as `Store.read_into` does."""
-
-    def __call__(self, key: str, offset: int, *into: memoryview) -> None:
-        """Fill `into`, one after another, with the object's bytes from `offset` on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +63,8 @@ class _Arriving:
 class Fetch:
     """Reads pieces of one checkpoint."""
 
-    def __init__(self, read_into: ReadInto, shard_key: Callable[[int], str], big_endian: bool, gap_bytes: int) -> None:
-        """`gap_bytes`: fewer bytes than these, between two stretches, are read through rather than asked around."""
-        self._gap_bytes = gap_bytes
-        self._read_into = read_into
+    def __init__(self, objects: Objects, shard_key: Callable[[int], str], big_endian: bool) -> None:
+        self._objects = objects
         self._shard_key = shard_key
         self._big_endian = big_endian
 
@@ -90,14 +81,14 @@ class Fetch:
                 self._run(job)
         else:
             # The pool lives for one batch: threads that outlive a call are a hazard to programs that fork.
-            with ThreadPoolExecutor(min(_NUM_READERS, len(jobs)), thread_name_prefix="ckptd-read") as pool:
+            with ThreadPoolExecutor(min(self._objects.num_readers, len(jobs)), thread_name_prefix="ckptd-read") as pool:
                 for _ in pool.map(self._run, jobs):
                     pass
         for read in batch:
             self._check(read)
 
     def _run(self, job: Sequence[_Stretch]) -> None:
-        for group in _neighbours(job, self._gap_bytes):
+        for group in _neighbours(job, self._objects.gap_bytes):
             at = group[0]  # whom an error is about
             try:
                 held = [self._memory(stretch) for stretch in group]
@@ -137,7 +128,7 @@ class Fetch:
                 into.append(memoryview(bytearray(stretch.offset - at)))
             into.append(memory)
             at = stretch.end
-        self._read_into(self._shard_key(group[0].shard), group[0].offset, *into)
+        self._objects.read_into(self._shard_key(group[0].shard), group[0].offset, *into)
 
     def _take(self, stretch: _Stretch, arriving: _Arriving) -> None:
         """Note the checksum of what has come, and decode and copy it unless it is in its place."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.blocks import blocks, widen
 from ckptd.engine.fetch import Fetch, PieceRead
+from ckptd.engine.objects import Objects
 from ckptd.engine.small import MOST_BYTES as SMALL_BYTES
 from ckptd.engine.small import SmallRead, SmallReads
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
@@ -27,31 +28,11 @@ from ckptd.format.dtypes import DType
 from ckptd.format.index import Index, Piece, StoredTensor
 from ckptd.format.names import index_key, shard_key
 from ckptd.format.slices import Box, TensorSlice
-from ckptd.storage.base import ObjectStat
+from ckptd.storage.direct import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
 
 Array = NDArray[Any]
 
 _MOST_AXES = 32  # every numpy holds so many
-
-
-class Objects(Protocol):
-    """What reading needs of a store. A store has it, and a client of a daemon offers it over the wire."""
-
-    @property
-    def gap_bytes(self) -> int:
-        """Fewer unwanted bytes than these are better read than asked around."""
-
-    def get(self, key: str, *, limit_bytes: int = ...) -> bytes:
-        """Return a whole object."""
-
-    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
-        """Fill `into`, one after another, from byte `offset` on; called from several threads."""
-
-    def stat(self, key: str) -> ObjectStat:
-        """Describe one object; `NotFoundError` if there is none."""
-
-    def location(self, key: str) -> str:
-        """Say where an object is, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +123,9 @@ class Bundle:
                 arrays.append(found[-1].out)
         objects = self._objects
         if small:
-            SmallReads(objects.read_into, self.shard_key, objects.gap_bytes).carry_out(small)
+            SmallReads(objects, self.shard_key).carry_out(small)
         if found:
-            fetch = Fetch(objects.read_into, self.shard_key, self.index.big_endian, objects.gap_bytes)
+            fetch = Fetch(objects, self.shard_key, self.index.big_endian)
             fetch.carry_out(read for one in found for read in self._plan(one))
         return arrays
 
@@ -211,7 +192,7 @@ class Bundle:
             _check_into(tensor, box, wanted.into)
             return _Found(tensor, box, pieces, wanted.into)
         try:
-            out: Array = np.empty(box.shape, tensor.dtype.array)
+            out = _room(tensor, box, pieces)
         except ValueError as error:
             raise InvalidRequestError(f"numpy cannot hold tensor {tensor.name!r} of shape {list(box.shape)}") from error
         return _Found(tensor, box, pieces, out)
@@ -255,6 +236,30 @@ class Bundle:
             covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.gap_bytes)
             cut = list(blocks(piece.box.shape, covering, width))
             yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
+
+
+def _room(tensor: StoredTensor, box: Box, pieces: list[Piece]) -> Array:
+    """Return a new array for `box`; a large one lies to the pages of memory as its first piece does to the file's.
+
+    Then its bytes can come straight from the disk, around the page cache. `ValueError` if numpy cannot hold it.
+    """
+    dtype = tensor.dtype
+    size = box.num_elements * dtype.width
+    common = pieces[0].box.intersect(box) if size >= LEAST_DIRECT_BYTES else None
+    if common is not None and dtype.array is not None:
+        in_file = pieces[0].offset + _position(common, pieces[0].box) * dtype.width
+        phase = (in_file - _position(common, box) * dtype.width) % UNIT_BYTES
+        if phase % dtype.array.alignment == 0:
+            return empty_at(size, phase).view(dtype.array).reshape(box.shape)
+    return np.empty(box.shape, dtype.array)
+
+
+def _position(box: Box, outer: Box) -> int:
+    """Return how many elements of `outer` come before the first of `box`, which lies inside."""
+    position = 0
+    for start, base, length in zip(box.start, outer.start, outer.shape, strict=True):
+        position = position * length + start - base
+    return position
 
 
 def _check_box(tensor: StoredTensor, box: Box) -> None:

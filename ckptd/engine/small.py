@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.engine.fetch import ReadInto, about, mismatch
+from ckptd.engine.fetch import about, mismatch
+from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
 from ckptd.format.index import Piece, StoredTensor
@@ -48,11 +49,9 @@ class SmallRead:
 class SmallReads:
     """Reads small tensors of one checkpoint."""
 
-    def __init__(self, read_into: ReadInto, shard_key: Callable[[int], str], gap_bytes: int) -> None:
-        """`gap_bytes`: so much between two tensors is read through rather than asked around."""
-        self._read_into = read_into
+    def __init__(self, objects: Objects, shard_key: Callable[[int], str]) -> None:
+        self._objects = objects
         self._shard_key = shard_key
-        self._gap_bytes = gap_bytes
 
     def carry_out(self, reads: Sequence[SmallRead]) -> None:
         """Do all of `reads`; raise `CorruptionError` for one that is wrong."""
@@ -67,10 +66,11 @@ class SmallReads:
 
     def _groups(self, reads: Sequence[SmallRead]) -> Iterator[list[SmallRead]]:
         """Cut what lies in order of place into runs of neighbours, none of them too long."""
+        gap_bytes = self._objects.gap_bytes
         group: list[SmallRead] = []
         shard = begin = end = -1
         for read in reads:
-            far = read.shard != shard or not 0 <= read.offset - end < self._gap_bytes
+            far = read.shard != shard or not 0 <= read.offset - end < gap_bytes
             if far or read.offset - begin >= _GROUP_BYTES:
                 if group:
                     yield group
@@ -90,7 +90,7 @@ class SmallReads:
             views.append(read.memory)
             at = read.offset + len(read.memory)
         try:
-            self._read_into(key, begin, *views)
+            self._objects.read_into(key, begin, *views)
         except CkptdError as error:
             raise about(error, group[0].tensor) from error.__cause__
         for read in group:

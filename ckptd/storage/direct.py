@@ -100,8 +100,8 @@ class Bounces:
 BOUNCES = Bounces(1 << 20)
 """For writing: what was copied is still in the processor's cache when the disk fetches it."""
 
-READ_BOUNCES = Bounces(2 << 20)
-"""For reading: larger, as the disk has nothing to do while one is emptied."""
+READ_BOUNCES = Bounces(512 << 10)
+"""For reading: small, so that what one reader copies and what the disk brings to others overlap."""
 
 
 def write_bulk(disk: Disk, file: int, direct: DirectFile, offset: int, data: memoryview) -> None:

@@ -68,6 +68,11 @@ class LocalStore:
         return 4096
 
     @property
+    def num_readers(self) -> int:
+        """Enough to keep a disk busy while others check and copy."""
+        return 4
+
+    @property
     def has_locks(self) -> bool:
         """Real ones."""
         return True

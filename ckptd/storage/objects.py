@@ -76,6 +76,11 @@ class ObjectStore:
         return 256 << 10
 
     @property
+    def num_readers(self) -> int:
+        """Many: they wait for the bucket most of the time."""
+        return 8
+
+    @property
     def has_locks(self) -> bool:
         """Not in a bucket."""
         return False

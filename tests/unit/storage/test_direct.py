@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptd.errors import StorageFullError, UnavailableError
+from ckptd.errors import CorruptionError, StorageFullError, UnavailableError
 from ckptd.storage import direct
+from ckptd.storage.base import Durability
 from ckptd.storage.direct import LEAST_DIRECT_BYTES, UNIT_BYTES, Bounces, address_of, empty_at, whole_units
 from ckptd.storage.disk import SystemDisk, WriteRoad
 from ckptd.storage.local import LocalStore
+from ckptd.storage.mounts import mount_of
 from tests.fakes.disk import PowerCut, SimulatedDisk
 
 MIB = 1 << 20
@@ -244,3 +246,136 @@ def test_a_bulk_writer_closes_all_that_it_opened(tmp_path: Path) -> None:
     finished.finish()
     aborted.abort()
     assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+# Reading
+
+
+class CountingDisk(SimulatedDisk):
+    """Counts the bytes that come through the page cache."""
+
+    buffered = 0
+
+    def read_into(self, file: int, offset: int, *into: memoryview) -> int:
+        self.buffered += sum(map(len, into))
+        return super().read_into(file, offset, *into)
+
+    def read_direct(self, file: direct.DirectFile, offset: int, into: memoryview) -> int:
+        count = super().read_direct(file, offset, into)
+        self.buffered -= len(into)  # which the model took by the other call
+        return count
+
+
+def object_on(disk: SimulatedDisk, size: int) -> tuple[LocalStore, bytes]:
+    data = np.random.default_rng(size).integers(0, 256, size, np.uint8).tobytes()
+    disk.add_file("/root/k", data)
+    return LocalStore("/root", disk=disk), data
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    offset=st.integers(0, 5000),
+    sizes=st.lists(
+        st.sampled_from([0, 1, 100, 4096, 70_000, 300_000, 700_001, MIB, 2 * MIB + 3]), min_size=1, max_size=6
+    ),
+    phases=st.lists(st.sampled_from([0, 16, 512, 4000, None]), min_size=6, max_size=6),
+)
+def test_any_memories_are_filled_from_anywhere(offset: int, sizes: list[int], phases: list[int | None]) -> None:
+    disk = CountingDisk()
+    store, data = object_on(disk, 14 * MIB + 77)
+    at, views = offset, []
+    for size, phase in zip(sizes, phases, strict=False):
+        views.append(empty_at(size, at if phase is None else phase).data)  # None: in line with the file
+        at += size
+    store.read_into("k", offset, *views)
+    assert b"".join(views) == data[offset:at]
+    assert disk.buffered == (0 if sum(sizes) >= MIB else sum(sizes))
+
+
+def test_memory_in_line_with_the_file_is_read_into_without_a_copy() -> None:
+    disk = SimulatedDisk()
+    store, data = object_on(disk, 9 * MIB)
+    into = empty_at(8 * MIB, 100).data
+    store.read_into("k", 100, into)
+    assert into == data[100 : 8 * MIB + 100]
+    assert (4096, 8 * MIB - 4096) in disk.direct_reads
+    assert sum(size for _, size in disk.direct_reads) == 8 * MIB + 4096  # a page more than wanted, for both ends
+
+
+@pytest.mark.parametrize("short_by", [1, 5000, 3 * MIB])
+@pytest.mark.parametrize("phase", [0, 16])
+def test_an_object_that_ends_early_is_damaged(short_by: int, phase: int) -> None:
+    store, _ = object_on(SimulatedDisk(), 4 * MIB)
+    with pytest.raises(CorruptionError, match="ends early") as caught:
+        store.read_into("k", short_by, empty_at(4 * MIB, phase).data)
+    assert caught.value.offset == 4 * MIB
+
+
+def test_what_is_in_the_page_cache_comes_from_there() -> None:
+    disk = SimulatedDisk()
+    disk.caches_reads = True
+    store, data = object_on(disk, 4 * MIB)
+    into = empty_at(4 * MIB).data
+    store.read_into("k", 0, into)
+    assert (into == data, disk.direct_reads) == (True, [])
+
+
+def test_what_many_read_goes_through_the_page_cache() -> None:
+    disk = SimulatedDisk()
+    store, data = object_on(disk, 4 * MIB)
+    into = empty_at(4 * MIB).data
+    store.read_by_many().read_into("k", 0, into)
+    assert (into == data, disk.direct_reads) == (True, [])
+
+
+@pytest.mark.parametrize("num_bounces", [0, 1])
+def test_a_file_system_or_a_moment_without_direct_reads_reads_as_ever(
+    num_bounces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "READ_BOUNCES", Bounces(MIB, num_bounces))
+    disk = SimulatedDisk(has_direct=num_bounces == 0)
+    store, data = object_on(disk, 4 * MIB)
+    into = empty_at(4 * MIB, 16).data
+    store.read_into("k", 0, into)
+    assert into == data
+
+
+def test_the_kernel_is_asked_what_is_cached(tmp_path: Path) -> None:
+    disk = SystemDisk()
+    path = tmp_path / "k"
+    path.write_bytes(bytes(2 * MIB))
+    file = os.open(path, os.O_RDONLY)
+    try:
+        assert disk.is_cached(file, 1000, MIB)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.pread(file, 1, 0)  # reads a few pages ahead at most
+        mount = mount_of(str(tmp_path))
+        lives_in_memory = mount is not None and mount.durability is Durability.MEMORY
+        assert disk.is_cached(file, MIB + 5, MIB - 5) == lives_in_memory
+        assert disk.is_cached(file, 10 * MIB, 5) is False  # nothing there, and nothing that could kill us
+    finally:
+        os.close(file)
+
+
+def test_reading_around_the_page_cache_leaves_nothing_open(tmp_path: Path) -> None:
+    data = bytes(random_at(0, 3 * MIB + 5))
+    store = LocalStore(str(tmp_path))
+    writer = store.create("k", len(data))
+    writer.write(0, data)
+    writer.finish()
+    num_open = len(os.listdir("/proc/self/fd"))
+    into = empty_at(len(data), 16).data
+    store.read_into("k", 0, into)
+    assert into == data
+    with pytest.raises(CorruptionError):
+        store.read_into("k", 9, into)
+    assert len(os.listdir("/proc/self/fd")) == num_open
+
+
+def test_more_memories_than_one_call_takes_are_filled(tmp_path: Path) -> None:
+    data = bytes(random_at(0, 5000 * 37))
+    (tmp_path / "k").write_bytes(data)
+    into = [bytearray(37) for _ in range(4999)]
+    LocalStore(str(tmp_path)).read_into("k", 37, *map(memoryview, into), memoryview(bytearray()))
+    assert b"".join(into) == data[37:]
