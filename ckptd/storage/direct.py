@@ -12,6 +12,7 @@ None of what is written is durable before `sync`, like any other write: the disk
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,8 +101,8 @@ class Bounces:
 BOUNCES = Bounces(1 << 20)
 """For writing: what was copied is still in the processor's cache when the disk fetches it."""
 
-READ_BOUNCES = Bounces(512 << 10)
-"""For reading: small, so that what one reader copies and what the disk brings to others overlap."""
+READ_BOUNCES = Bounces(2 << 20)
+"""For reading: what is small, a buffer full at a time."""
 
 
 def write_bulk(disk: Disk, file: int, direct: DirectFile, offset: int, data: memoryview) -> None:
@@ -156,9 +157,12 @@ def _bounce(disk: Disk, direct: DirectFile, offset: int, data: memoryview) -> in
 def read_bulk(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memoryview]) -> int:
     """Fill `into`, one after another, from byte `offset` on, around the page cache.
 
-    Whole units of a memory that lies in line with the file are read into it straight away, all else by way of a
-    buffer. Returns how many bytes were filled: less at the file's end, and where the file system refuses, or when all
-    buffers are lent; then the rest is for `read_into`. Raises `OSError`.
+    Whole units are read straight into their memory. Where that does not lie in line with the file they come a few bytes
+    too far, and are moved from there: one long request and a copy within the processor's cache, instead of many short
+    requests. What is short, and both ends, come by way of a buffer.
+
+    Returns how many bytes were filled: less at the file's end, and where the file system refuses, or when all buffers
+    are lent; then the rest is for `read_into`. Raises `OSError`.
     """
     done = 0
     waiting: list[memoryview] = []  # neighbours, to be filled from one buffer
@@ -166,7 +170,10 @@ def read_bulk(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memory
     for view in into:
         at = offset + done + waiting_bytes
         begin, end = whole_units(at, len(view), direct.unit_bytes)
-        if end - begin < LEAST_DIRECT_BYTES or address_of(view[begin - at :]) % direct.memory_bytes:
+        shift = -address_of(view[begin - at :]) % direct.memory_bytes if end > begin else 0
+        if end + shift > at + len(view):
+            end -= direct.unit_bytes  # room to come too far
+        if end - begin < LEAST_DIRECT_BYTES:
             waiting.append(view)
             waiting_bytes += len(view)
             continue
@@ -178,7 +185,10 @@ def read_bulk(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memory
         if count < waiting_bytes:
             return done
         waiting, waiting_bytes = [view[end - at :]], at + len(view) - end
-        count = disk.read_direct(direct, begin, view[begin - at : end - at])
+        count = disk.read_direct(direct, begin, view[begin - at + shift : end - at + shift])
+        if shift:
+            place = address_of(view[begin - at :])
+            ctypes.memmove(place, place + shift, count)  # lets other threads run meanwhile
         done += count
         if count < end - begin:
             return done
