@@ -116,7 +116,7 @@ class Bundle:
         for one in wanted:
             tensor = self.index.tensor(one.name)
             if self._is_small(tensor, one):
-                small.append(self._find_small(tensor))
+                small.append(self._find_small(tensor, one.into))
                 arrays.append(small[-1].out)
             else:
                 found.append(self._find(tensor, one))
@@ -167,21 +167,23 @@ class Bundle:
             )
 
     def _is_small(self, tensor: StoredTensor, wanted: Wanted) -> bool:
-        """Say whether this is one of those that `small` reads: a new array for a short, plain, undivided tensor."""
+        """Say whether `small` reads this: a short, plain, undivided tensor, into memory that is laid out like it."""
+        into = wanted.into
         return (
             wanted.box is None
-            and wanted.into is None
             and not tensor.is_sliced
             and 0 < tensor.pieces[0].size <= SMALL_BYTES
             and tensor.dtype.width > 0
             and not self.index.big_endian
             and len(tensor.shape) <= _MOST_AXES
+            and (into is None or (into.shape == tensor.shape and _is_filled_in_place(into, tensor.dtype)))
         )
 
-    def _find_small(self, tensor: StoredTensor) -> SmallRead:
+    def _find_small(self, tensor: StoredTensor, into: Array | None) -> SmallRead:
         piece = tensor.pieces[0]
         self.check_place(tensor, piece)
-        return SmallRead(tensor, piece, piece.shard_id, piece.offset, np.empty(tensor.shape, tensor.dtype.array))
+        out = np.empty(tensor.shape, tensor.dtype.array) if into is None else into
+        return SmallRead(tensor, piece, piece.shard_id, piece.offset, out)
 
     def _find(self, tensor: StoredTensor, wanted: Wanted) -> _Found:
         """Find what a request needs, check that it is all there, and only then make room for it."""
@@ -236,6 +238,11 @@ class Bundle:
             covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.gap_bytes)
             cut = list(blocks(piece.box.shape, covering, width))
             yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
+
+
+def _is_filled_in_place(into: Array, dtype: DType) -> bool:
+    """Say whether stored bytes can be read straight into an array; if not, it is refused later, or copied to."""
+    return into.dtype == dtype.array and into.flags.c_contiguous and into.flags.writeable
 
 
 def _room(tensor: StoredTensor, box: Box, pieces: list[Piece]) -> Array:
