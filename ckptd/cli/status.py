@@ -63,6 +63,7 @@ def describe(reply: Any) -> dict[str, object]:
         "free_bytes": None if reply.free_bytes < 0 else reply.free_bytes,
         "draining": reply.draining,
         "warnings": list(reply.warnings),
+        "write_road": reply.write_road or None,
         "runs": [
             {
                 "run": run.run,
@@ -98,6 +99,8 @@ def _print(reply: Any) -> None:
     peer = reply.peer
     output.say(f"ckptd {peer.version}, pid {peer.pid} on {peer.host}, up {output.duration(reply.uptime_s)}")
     output.say(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
+    if reply.write_road:
+        output.say(f"bulk data goes to the disk {_road_in_words(reply.write_road)}")
     for warning in reply.warnings:
         output.say(f"WARNING: {warning}")
     if reply.draining:
@@ -139,6 +142,12 @@ def _print(reply: Any) -> None:
                 for run, save in saves
             ],
         )
+
+
+def _road_in_words(road: str) -> str:
+    from ckptd.storage.disk import WriteRoad
+
+    return WriteRoad(road).in_words if road in {each.value for each in WriteRoad} else road
 
 
 def _name(checkpoint: Any) -> str:

@@ -224,7 +224,9 @@ class Checkpointer:
         """
         self._check_open()
         self._raise_unseen()
-        return restore(self._transport, self.run, step, names, slices, into)
+        # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
+        by_many = self.world_size > 1 and names is None and slices is None
+        return restore(self._transport, self.run, step, names, slices, into, by_many=by_many)
 
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint of the run, None if there is none yet."""

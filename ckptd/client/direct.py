@@ -25,7 +25,7 @@ from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.restore import Objects
+from ckptd.engine.objects import Objects
 from ckptd.engine.settings import Settings
 from ckptd.errors import (
     CkptdError,

@@ -30,7 +30,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.restore import Objects
+from ckptd.engine.objects import Objects
 from ckptd.errors import (
     CkptdError,
     ConflictError,

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from ckptd.client.deadline import Backoff, Deadline
-from ckptd.engine.restore import Objects
+from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError, UnavailableError
 from ckptd.storage.base import ObjectStat
 from ckptd.storage.locations import open_store
@@ -31,6 +31,16 @@ class RemoteObjects:
         self._peer = peer
         self._root = root
         self._timeout_s = timeout_s
+
+    @property
+    def gap_bytes(self) -> int:
+        """The daemon takes longer to answer than to send this."""
+        return 256 << 10
+
+    @property
+    def num_readers(self) -> int:
+        """Several streams, as each waits for the daemon's disk by itself."""
+        return 8
 
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
         """Return a whole object; `CorruptionError` when it is larger than `limit_bytes`."""

@@ -14,6 +14,7 @@ from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import meta_key
 from ckptd.format.slices import Box
+from ckptd.storage.local import LocalStore
 
 Array = NDArray[Any]
 Boxes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
@@ -28,21 +29,27 @@ def restore(
     names: Sequence[str] | Mapping[str, str] | None,
     slices: Boxes | None,
     into: Mapping[str, Array] | None,
+    *,
+    by_many: bool = False,
 ) -> dict[str, Array]:
     """Read tensors of the checkpoint of `step`, or of the latest; see `Checkpointer.restore`.
 
-    A checkpoint may be deleted or replaced while it is read; then what took its place is read.
+    A checkpoint may be deleted or replaced while it is read; then what took its place is read. `by_many` says that
+    other processes of this host probably read the same bytes.
     """
     located = _locate(transport, run, step)
+    objects = transport.objects()
+    if by_many and isinstance(objects, LocalStore):
+        objects = objects.read_by_many()
     for _ in range(_MAX_ATTEMPTS):
         try:
-            return _read(Bundle.open(transport.objects(), located.key), names, slices, into)
+            return _read(Bundle.open(objects, located.key), names, slices, into)
         except (NotFoundError, CorruptionError):
             now = _locate(transport, run, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
                 raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
-    return _read(Bundle.open(transport.objects(), located.key), names, slices, into)
+    return _read(Bundle.open(objects, located.key), names, slices, into)
 
 
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
@@ -76,14 +83,17 @@ def _read(
     into: Mapping[str, Array] | None,
 ) -> dict[str, Array]:
     wanted_names = _wanted_names(bundle, names)
-    check_names(bundle, wanted_names.values())
     for what, given in (("slices", slices), ("into", into)):
         _check_known(what, given or {}, wanted_names)
     wanted = [
         Wanted(stored, _box(name, (slices or {}).get(name)), _array(name, (into or {}).get(name)))
         for name, stored in wanted_names.items()
     ]
-    return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
+    try:
+        return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
+    except NotFoundError:
+        check_names(bundle, wanted_names.values())  # says which name came near
+        raise
 
 
 def _wanted_names(bundle: Bundle, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:

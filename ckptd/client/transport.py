@@ -17,7 +17,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.restore import Objects
+from ckptd.engine.objects import Objects
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,9 @@ from ckptd.engine.settings import Settings
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
 from ckptd.service.server import Server, ServerOptions, Tls, check_exposure
+from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
+from ckptd.storage.priority import Priority
 from ckptd.wire import addresses, versions
 
 TICK_S = 0.2
@@ -52,6 +54,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     keep_freed_memory()
     options = server_options(config, environ)
     check_exposure(options)
+    options.priority.check()
     coordinator = Coordinator(
         open_store(config.root),
         settings=Settings(
@@ -61,6 +64,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
             lease_s=config.lease_s,
             shards=config.shards,
             allow_unfenced=config.allow_unfenced,
+            write_limit=None if config.write_bytes_per_s is None else RateLimit(config.write_bytes_per_s),
         ),
         holder=f"ckptd serve, pid {os.getpid()} on {socket.gethostname()}, {options.listen[0]}",
     )
@@ -87,6 +91,7 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
         socket_mode=_mode(config.socket_mode),
         control_threads=config.control_threads,
         data_threads=config.data_threads,
+        priority=Priority(config.writer_nice, config.writer_io_class),
         limits=Limits(
             write_streams=config.max_write_streams,
             write_streams_per_peer=max(1, config.max_write_streams * 3 // 4),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
+from ckptd.storage.priority import IO_CLASSES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,14 +31,14 @@ CONFIG_VARIABLE = "CKPTD_CONFIG"
 class Setting:
     """What is known of one setting besides its name and default.
 
-    `kind` is "text", "texts", "integer", "seconds" or "flag"; `least` bounds numbers from below; `optional` allows
-    none.
+    `kind` is "text", "texts", "integer", "seconds" or "flag"; `least` and `most` bound numbers; `optional` allows none.
     """
 
     kind: str
     help: str
     metavar: str = ""
     least: float = 0
+    most: float = math.inf
     optional: bool = False
     choices: tuple[str, ...] = ()
 
@@ -83,6 +84,23 @@ class Config:
     )
     data_threads: int = _setting(8, "integer", "Threads that write and read data.", least=1)
     control_threads: int = _setting(16, "integer", "Threads for everything else.", least=1)
+    write_bytes_per_s: int | None = _setting(
+        None,
+        "integer",
+        "Write no faster than this, all saves together. [default: as fast as the store can]",
+        least=1_000_000,
+        optional=True,
+    )
+    writer_nice: int | None = _setting(
+        None, "integer", "Nice value of the threads that move data, up to 19.", most=19, optional=True
+    )
+    writer_io_class: str | None = _setting(
+        None,
+        "text",
+        "Priority at the disk of the threads that move data. [default: as other processes]",
+        choices=IO_CLASSES,
+        optional=True,
+    )
     max_manifest_bytes: int = _setting(64 << 20, "integer", "The largest manifest that a rank may send.", least=1 << 10)
     max_write_streams: int = _setting(128, "integer", "Write streams that are read from at once.", least=1)
     log_format: str = _setting("human", "text", "How log lines look.", choices=("human", "json"))
@@ -198,10 +216,9 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
             whole = kind == "integer"
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
                 raise InvalidRequestError(f"{where} is no {'whole ' if whole else ''}number", actual=value)
-            if not (math.isfinite(value) and value >= setting.least):
-                raise InvalidRequestError(
-                    f"{where} is out of range", expected=f"{setting.least:g} or more", actual=value
-                )
+            if not (math.isfinite(value) and setting.least <= value <= setting.most):
+                wanted = f"{setting.least:g} " + ("or more" if setting.most == math.inf else f"to {setting.most:g}")
+                raise InvalidRequestError(f"{where} is out of range", expected=wanted, actual=value)
             return value if whole else float(value)
 
 

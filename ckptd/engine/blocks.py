@@ -18,7 +18,7 @@ BLOCK_BYTES = 8 << 20
 """A block is at most this long, unless one element is longer."""
 
 SHORT_BYTES = 256 << 10
-"""Runs and gaps below this are cheaper to read through than to jump over."""
+"""A run longer than this is not worth joining with another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Block:
     size: int
 
 
-def widen(shape: tuple[int, ...], box: Box, width: int) -> Box:
+def widen(shape: tuple[int, ...], box: Box, width: int, gap_bytes: int) -> Box:
     """Return what to read of a piece of `shape` to get `box` (in the piece's coordinates): the box, or a bit more.
 
-    Dimensions are taken whole from the last one on, as long as the runs that this joins, and the gaps between them, are
-    short. A box that ends up as the whole piece can be checked against the piece's checksum.
+    Dimensions are taken whole from the last one on, as long as the runs that this joins are short, and the gaps between
+    them below `gap_bytes`. A box that ends up as the whole piece can be checked against the piece's checksum.
     """
     start, extent = list(box.start), list(box.shape)
     for axis in reversed(range(len(shape))):
@@ -48,9 +48,9 @@ def widen(shape: tuple[int, ...], box: Box, width: int) -> Box:
         run, gap = extent[axis] * inner, (shape[axis] - extent[axis]) * inner
         if not gap:
             continue
-        if prod(extent[:axis]) == 1 and run + gap > SHORT_BYTES:
+        if prod(extent[:axis]) == 1 and run + gap > gap_bytes:
             break  # a single run: nothing is joined by reading around it
-        if run > SHORT_BYTES or gap > SHORT_BYTES:
+        if run > SHORT_BYTES or gap >= gap_bytes:
             break
         start[axis], extent[axis] = 0, shape[axis]
     return Box(tuple(start), tuple(extent))

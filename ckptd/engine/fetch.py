@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.blocks import BLOCK_BYTES, Block
+from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError
 from ckptd.format import crc32c, tensors
 from ckptd.format.dtypes import DType
@@ -28,8 +29,6 @@ Array = NDArray[Any]
 _BATCH_BYTES = 256 << 20  # planned, read and checked together
 _BATCH_PIECES = 4096
 _PARALLEL_BYTES = 4 << 20  # less than this is read before a thread has started
-_SMALL_BYTES = 64 << 10  # gaps up to this are cheaper to read through than to ask again
-_NUM_READERS = 8  # they wait for a disk or a server most of the time, whatever the number of processors
 
 
 @dataclass(slots=True)
@@ -43,13 +42,6 @@ class PieceRead:
     blocks: list[Block]
     is_whole: bool
     crcs: list[int] = field(default_factory=list)
-
-
-class ReadInto(Protocol):
-    """Reads as `Store.read_into` does."""
-
-    def __call__(self, key: str, offset: int, *into: memoryview) -> None:
-        """Fill `into`, one after another, with the object's bytes from `offset` on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +63,8 @@ class _Arriving:
 class Fetch:
     """Reads pieces of one checkpoint."""
 
-    def __init__(self, read_into: ReadInto, shard_key: Callable[[int], str], big_endian: bool) -> None:
-        self._read_into = read_into
+    def __init__(self, objects: Objects, shard_key: Callable[[int], str], big_endian: bool) -> None:
+        self._objects = objects
         self._shard_key = shard_key
         self._big_endian = big_endian
 
@@ -89,14 +81,14 @@ class Fetch:
                 self._run(job)
         else:
             # The pool lives for one batch: threads that outlive a call are a hazard to programs that fork.
-            with ThreadPoolExecutor(min(_NUM_READERS, len(jobs)), thread_name_prefix="ckptd-read") as pool:
+            with ThreadPoolExecutor(min(self._objects.num_readers, len(jobs)), thread_name_prefix="ckptd-read") as pool:
                 for _ in pool.map(self._run, jobs):
                     pass
         for read in batch:
             self._check(read)
 
     def _run(self, job: Sequence[_Stretch]) -> None:
-        for group in _neighbours(job):
+        for group in _neighbours(job, self._objects.gap_bytes):
             at = group[0]  # whom an error is about
             try:
                 held = [self._memory(stretch) for stretch in group]
@@ -104,7 +96,7 @@ class Fetch:
                 for at, arriving in zip(group, held, strict=True):
                     self._take(at, arriving)
             except CkptdError as error:
-                raise _about(error, at.read.tensor) from error.__cause__
+                raise about(error, at.read.tensor) from error.__cause__
 
     def _memory(self, stretch: _Stretch) -> _Arriving:
         """Make room for one stretch: in its place at once, where the array's layout allows that."""
@@ -136,7 +128,7 @@ class Fetch:
                 into.append(memoryview(bytearray(stretch.offset - at)))
             into.append(memory)
             at = stretch.end
-        self._read_into(self._shard_key(group[0].shard), group[0].offset, *into)
+        self._objects.read_into(self._shard_key(group[0].shard), group[0].offset, *into)
 
     def _take(self, stretch: _Stretch, arriving: _Arriving) -> None:
         """Note the checksum of what has come, and decode and copy it unless it is in its place."""
@@ -172,13 +164,7 @@ class Fetch:
         for block, block_crc in zip(read.blocks, read.crcs, strict=True):
             crc = crc32c.combine(crc, block_crc, block.size)
         if crc != read.piece.crc32c:
-            raise CorruptionError(
-                f"checksum of tensor {read.tensor.name!r} does not match",
-                key=self._shard_key(read.piece.shard_id),
-                offset=read.piece.offset,
-                expected=f"{read.piece.crc32c:#010x}",
-                actual=f"{crc:#010x}",
-            )
+            raise mismatch(read.tensor, read.piece, crc, self._shard_key(read.piece.shard_id))
 
 
 def _batch(work: Iterator[PieceRead]) -> list[PieceRead]:
@@ -235,13 +221,13 @@ def _jobs(batch: Sequence[PieceRead]) -> Iterator[list[_Stretch]]:
         yield job
 
 
-def _neighbours(job: Sequence[_Stretch]) -> Iterator[list[_Stretch]]:
+def _neighbours(job: Sequence[_Stretch], gap_bytes: int) -> Iterator[list[_Stretch]]:
     """Group stretches that lie side by side, or nearly."""
     group: list[_Stretch] = []
     for stretch in job:
         if group:
             last = group[-1]
-            is_near = stretch.shard == last.shard and 0 <= stretch.offset - last.end <= _SMALL_BYTES
+            is_near = stretch.shard == last.shard and 0 <= stretch.offset - last.end < gap_bytes
             if not is_near:
                 yield group
                 group = []
@@ -262,7 +248,18 @@ def _is_plain(target: Array, dtype: DType) -> bool:
     return target.flags.c_contiguous and target.dtype == dtype.array
 
 
-def _about(error: CkptdError, tensor: StoredTensor) -> CkptdError:
+def mismatch(tensor: StoredTensor, piece: Piece, crc: int, key: str) -> CorruptionError:
+    """Return the error of a piece whose bytes, in the data file `key`, have the checksum `crc`."""
+    return CorruptionError(
+        f"checksum of tensor {tensor.name!r} does not match",
+        key=key,
+        offset=piece.offset,
+        expected=f"{piece.crc32c:#010x}",
+        actual=f"{crc:#010x}",
+    )
+
+
+def about(error: CkptdError, tensor: StoredTensor) -> CkptdError:
     """Return the error with the tensor's name in its reason."""
     if repr(tensor.name) in error.reason:
         return error

@@ -13,37 +13,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.blocks import blocks, widen
 from ckptd.engine.fetch import Fetch, PieceRead
+from ckptd.engine.objects import Objects
+from ckptd.engine.small import MOST_BYTES as SMALL_BYTES
+from ckptd.engine.small import SmallRead, SmallReads
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.dtypes import DType
 from ckptd.format.index import Index, Piece, StoredTensor
 from ckptd.format.names import index_key, shard_key
 from ckptd.format.slices import Box, TensorSlice
-from ckptd.storage.base import ObjectStat
+from ckptd.storage.direct import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
 
 Array = NDArray[Any]
 
-
-class Objects(Protocol):
-    """What reading needs of a store. A store has it, and a client of a daemon offers it over the wire."""
-
-    def get(self, key: str, *, limit_bytes: int = ...) -> bytes:
-        """Return a whole object."""
-
-    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
-        """Fill `into`, one after another, from byte `offset` on; called from several threads."""
-
-    def stat(self, key: str) -> ObjectStat:
-        """Describe one object; `NotFoundError` if there is none."""
-
-    def location(self, key: str) -> str:
-        """Say where an object is, for people."""
+_MOST_AXES = 32  # every numpy holds so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +110,24 @@ class Bundle:
 
     def read_many(self, wanted: Iterable[Wanted]) -> list[Array]:
         """Read several boxes at once, in order; several threads share the work. See `read`."""
-        found = [self._find(one) for one in wanted]
-        fetch = Fetch(self._objects.read_into, self.shard_key, self.index.big_endian)
-        fetch.carry_out(read for one in found for read in self._plan(one))
-        return [one.out for one in found]
+        arrays: list[Array] = []
+        small: list[SmallRead] = []
+        found: list[_Found] = []
+        for one in wanted:
+            tensor = self.index.tensor(one.name)
+            if self._is_small(tensor, one):
+                small.append(self._find_small(tensor, one.into))
+                arrays.append(small[-1].out)
+            else:
+                found.append(self._find(tensor, one))
+                arrays.append(found[-1].out)
+        objects = self._objects
+        if small:
+            SmallReads(objects, self.shard_key).carry_out(small)
+        if found:
+            fetch = Fetch(objects, self.shard_key, self.index.big_endian)
+            fetch.carry_out(read for one in found for read in self._plan(one))
+        return arrays
 
     def shard_size(self, shard: int) -> int:
         """Return the size of a data file in bytes; asked of the store once.
@@ -163,9 +166,27 @@ class Bundle:
                 actual=f"a file of {size} bytes",
             )
 
-    def _find(self, wanted: Wanted) -> _Found:
+    def _is_small(self, tensor: StoredTensor, wanted: Wanted) -> bool:
+        """Say whether `small` reads this: a short, plain, undivided tensor, into memory that is laid out like it."""
+        into = wanted.into
+        return (
+            wanted.box is None
+            and not tensor.is_sliced
+            and 0 < tensor.pieces[0].size <= SMALL_BYTES
+            and tensor.dtype.width > 0
+            and not self.index.big_endian
+            and len(tensor.shape) <= _MOST_AXES
+            and (into is None or (into.shape == tensor.shape and _is_filled_in_place(into, tensor.dtype)))
+        )
+
+    def _find_small(self, tensor: StoredTensor, into: Array | None) -> SmallRead:
+        piece = tensor.pieces[0]
+        self.check_place(tensor, piece)
+        out = np.empty(tensor.shape, tensor.dtype.array) if into is None else into
+        return SmallRead(tensor, piece, piece.shard_id, piece.offset, out)
+
+    def _find(self, tensor: StoredTensor, wanted: Wanted) -> _Found:
         """Find what a request needs, check that it is all there, and only then make room for it."""
-        tensor = self.index.tensor(wanted.name)
         box = Box.whole(tensor.shape) if wanted.box is None else wanted.box
         _check_box(tensor, box)
         pieces = self._pieces(tensor, box)
@@ -173,7 +194,7 @@ class Bundle:
             _check_into(tensor, box, wanted.into)
             return _Found(tensor, box, pieces, wanted.into)
         try:
-            out: Array = np.empty(box.shape, tensor.dtype.array)
+            out = _room(tensor, box, pieces)
         except ValueError as error:
             raise InvalidRequestError(f"numpy cannot hold tensor {tensor.name!r} of shape {list(box.shape)}") from error
         return _Found(tensor, box, pieces, out)
@@ -214,9 +235,38 @@ class Bundle:
             common = piece.box.intersect(box)
             assert common is not None  # `_pieces` took only those that have elements of the box
             start = tuple(n - base for n, base in zip(common.start, piece.box.start, strict=True))
-            covering = widen(piece.box.shape, Box(start, common.shape), width)
+            covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.gap_bytes)
             cut = list(blocks(piece.box.shape, covering, width))
             yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
+
+
+def _is_filled_in_place(into: Array, dtype: DType) -> bool:
+    """Say whether stored bytes can be read straight into an array; if not, it is refused later, or copied to."""
+    return into.dtype == dtype.array and into.flags.c_contiguous and into.flags.writeable
+
+
+def _room(tensor: StoredTensor, box: Box, pieces: list[Piece]) -> Array:
+    """Return a new array for `box`; a large one lies to the pages of memory as its first piece does to the file's.
+
+    Then its bytes can come straight from the disk, around the page cache. `ValueError` if numpy cannot hold it.
+    """
+    dtype = tensor.dtype
+    size = box.num_elements * dtype.width
+    common = pieces[0].box.intersect(box) if size >= LEAST_DIRECT_BYTES else None
+    if common is not None and dtype.array is not None:
+        in_file = pieces[0].offset + _position(common, pieces[0].box) * dtype.width
+        phase = (in_file - _position(common, box) * dtype.width) % UNIT_BYTES
+        if phase % dtype.array.alignment == 0:
+            return empty_at(size, phase).view(dtype.array).reshape(box.shape)
+    return np.empty(box.shape, dtype.array)
+
+
+def _position(box: Box, outer: Box) -> int:
+    """Return how many elements of `outer` come before the first of `box`, which lies inside."""
+    position = 0
+    for start, base, length in zip(box.start, outer.start, outer.shape, strict=True):
+        position = position * length + start - base
+    return position
 
 
 def _check_box(tensor: StoredTensor, box: Box) -> None:

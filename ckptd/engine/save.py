@@ -35,6 +35,7 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.storage.base import ObjectWriter
+from ckptd.storage.limited import limited
 
 
 @dataclass(slots=True)
@@ -226,7 +227,7 @@ class Save:
             self._plan_id = f"{self.save_id}.{self.attempt}"
             self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
             for key, size in zip(self._record.shard_keys, sizes, strict=True):
-                self._writers.append(self.run.store.create(key, size))
+                self._writers.append(limited(self.run.store.create(key, size), self.run.settings.write_limit))
                 self._shard_locks.append(threading.Lock())
             for literal in layout.literals:
                 self._writers[literal.shard].write(literal.offset, literal.data)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckptd.storage.limited import RateLimit
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -18,6 +20,7 @@ class Settings:
         live_saves: saves of one run that may be under way at once.
         undo_s: how long a checkpoint that its owner deleted can be brought back; its space is free only then.
         allow_unfenced: go on in a store that cannot keep a second owner out.
+        write_limit: of all writers together; None for as fast as the store can.
         threads: threads that seal, commit and clean up.
     """
 
@@ -29,6 +32,7 @@ class Settings:
     live_saves: int = 16
     undo_s: float = 600.0
     allow_unfenced: bool = False
+    write_limit: RateLimit | None = None
     threads: int = 16
 
 

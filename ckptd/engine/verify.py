@@ -18,7 +18,8 @@ from math import prod
 from typing import Protocol, runtime_checkable
 
 from ckptd.engine.blocks import BLOCK_BYTES
-from ckptd.engine.restore import Bundle, Objects
+from ckptd.engine.objects import Objects
+from ckptd.engine.restore import Bundle
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.format import crc32c, strings
 from ckptd.format.index import Piece, StoredTensor

@@ -11,13 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import columns, dtypes, slices, table, tensors, tiling
 from ckptd.format import crc32c as checksum
-from ckptd.format.bundle_pb2 import BundleEntryProto, BundleHeaderProto
+from ckptd.format.bundle_pb2 import BundleEntryProto, BundleHeaderProto, TensorShapeProto
 from ckptd.format.dtypes import DType
 from ckptd.format.names import tensor_key, tensor_name
 from ckptd.format.slice_list import slice_columns
@@ -78,13 +79,11 @@ class Entry:
         Raises:
             CorruptionError: if the bytes are no such message, or the shape's rank is unknown.
         """
-        message = BundleEntryProto()
-        try:
-            message.ParseFromString(data)
-        except DecodeError as error:
-            raise CorruptionError("entry cannot be parsed") from error
-        if message.shape.unknown_rank:
-            raise CorruptionError("shape has no known rank")
+        return cls.of(_parse(data))
+
+    @classmethod
+    def of(cls, message: BundleEntryProto) -> Self:
+        """Return what a message says."""
         return cls(
             message.dtype,
             tuple([dim.size for dim in message.shape.dim]),
@@ -127,6 +126,28 @@ class StoredTensor:
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
     is_sliced: bool
+
+
+def _parse(data: bytes) -> BundleEntryProto:
+    message = BundleEntryProto()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise CorruptionError("entry cannot be parsed") from error
+    if message.shape.unknown_rank:
+        raise CorruptionError("shape has no known rank")
+    return message
+
+
+@lru_cache(maxsize=1024)
+def _form(dtype_number: int, shape: bytes) -> tuple[DType, Box, int | None]:
+    """Return what tensors of one dtype and one encoded shape have in common; the last is their size, if it is fixed."""
+    dtype = dtypes.by_number(dtype_number)
+    message = TensorShapeProto()
+    message.ParseFromString(shape)
+    sizes = tuple([dim.size for dim in message.dim])
+    tensors.check_shape(sizes)
+    return dtype, Box.whole(sizes), tensors.expected_size(dtype, sizes) if dtype.array is not None else None
 
 
 def _header(num_shards: int) -> bytes:
@@ -243,13 +264,25 @@ class Index:
             key = tensor_key(name)
         except InvalidRequestError:
             key = HEADER_KEY
-        if key == HEADER_KEY or self._table.get(key) is None:
+        value = self._table.get(key) if key != HEADER_KEY else None
+        if value is None:
             raise NotFoundError(f"Key {name} not found in checkpoint")
-        entry = self.entry(key)
         try:
-            return self._checked(name, key, entry)
+            message = _parse(value)
+            if message.slices:
+                return self._checked(name, key, Entry.of(message))
+            return self._undivided(name, key, message)
         except CkptdError as error:
-            raise self._located(error, key) from error
+            raise self._located(error, key) from error.__cause__ or error
+
+    def _undivided(self, name: str, key: bytes, message: BundleEntryProto) -> StoredTensor:
+        """Check a tensor that is stored in one piece, as nearly all are: there may be a million of them."""
+        dtype, box, wanted = _form(message.dtype, message.shape.SerializeToString())
+        if message.size != wanted:  # or the dtype's size varies, or is unknown
+            tensors.check_stored(dtype, box.shape, message.size)
+        crc = checksum.unmask(message.crc32c)
+        piece = self._placed(Piece(box, message.shard_id, message.offset, message.size, crc, key))
+        return StoredTensor(name, dtype, box.shape, (piece,), is_sliced=False)
 
     def _located(self, error: CkptdError, key: bytes) -> CorruptionError:
         """Return the error with the place of the entry that caused it.
@@ -268,9 +301,6 @@ class Index:
 
     def _checked(self, name: str, key: bytes, entry: Entry) -> StoredTensor:
         dtype = dtypes.by_number(entry.dtype)
-        if not entry.slices:
-            piece = self._piece(key, entry, dtype, Box.whole(entry.shape))
-            return StoredTensor(name, dtype, entry.shape, (piece,), is_sliced=False)
         if dtype.array is None:
             raise CorruptionError(f"dtype {dtype.name} cannot be stored")
         tensors.check_shape(entry.shape)
@@ -299,11 +329,14 @@ class Index:
         if entry.shape != box.shape:
             raise CorruptionError(f"entry of slice {box} has another shape", expected=box.shape, actual=entry.shape)
         tensors.check_stored(dtype, entry.shape, entry.size)
-        if not 0 <= entry.shard_id < self.num_shards:
-            raise CorruptionError("shard id out of range", expected=f"below {self.num_shards}", actual=entry.shard_id)
-        if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > _MAX_INT64:
-            raise CorruptionError(f"offset {entry.offset} or size {entry.size} out of range")
-        return Piece(box, entry.shard_id, entry.offset, entry.size, entry.crc32c, key)
+        return self._placed(Piece(box, entry.shard_id, entry.offset, entry.size, entry.crc32c, key))
+
+    def _placed(self, piece: Piece) -> Piece:
+        if not 0 <= piece.shard_id < self.num_shards:
+            raise CorruptionError("shard id out of range", expected=f"below {self.num_shards}", actual=piece.shard_id)
+        if piece.offset < 0 or piece.size < 0 or piece.offset + piece.size > _MAX_INT64:
+            raise CorruptionError(f"offset {piece.offset} or size {piece.size} out of range")
+        return piece
 
     def _tensor_keys(self) -> Iterator[bytes]:
         """Yield the keys that are no listed slices, in order.

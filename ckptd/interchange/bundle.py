@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ckptd.engine.blocks import blocks
-from ckptd.engine.restore import Bundle, Objects
+from ckptd.engine.objects import Objects
+from ckptd.engine.restore import Bundle
 from ckptd.errors import CorruptionError
 from ckptd.format import crc32c
 from ckptd.format.index import Piece, StoredTensor

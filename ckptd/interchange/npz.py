@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from ckptd.engine.restore import Objects
+from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.interchange import npy
 from ckptd.interchange.source import BLOCK_BYTES, Array, ObjectFile, TensorFacts, unsupported

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptd.engine.restore import Objects
+from ckptd.engine.objects import Objects
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts, unsupported

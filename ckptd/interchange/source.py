@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ckptd.engine.restore import Objects
+from ckptd.engine.objects import Objects
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.dtypes import DType
 

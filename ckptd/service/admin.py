@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckptd.engine.views import RunView, SaveView
+from ckptd.errors import CkptdError
 from ckptd.service.calls import Call
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
+from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
 from ckptd.wire import convert
 from ckptd.wire.v1 import admin_pb2
 
@@ -32,6 +35,7 @@ class AdminService:
         """Describe every run that is open, with the saves under way and whom they wait for."""
         runs = await self._pools.control(self._coordinator.runs)
         free_bytes = await self._pools.control(self._coordinator.store.free_bytes)
+        road = await self._pools.control(_write_road, self._coordinator.store)
         return admin_pb2.StatusReply(
             peer=self._host.peer,
             root=self._host.root,
@@ -42,6 +46,7 @@ class AdminService:
             runs=[_run_to_wire(run) for run in runs],
             draining=self.draining,
             warnings=self._coordinator.warnings,
+            write_road=road,
         )
 
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:
@@ -61,6 +66,16 @@ class AdminService:
         run, which = _named(request)
         back = await self._pools.control(self._coordinator.undelete, run, which)
         return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))
+
+
+def _write_road(store: Store) -> str:
+    """Return how bulk data goes to the disk; empty where there is no disk, or nothing can be written to it now."""
+    if not isinstance(store, LocalStore):
+        return ""
+    try:
+        return store.write_road().value
+    except CkptdError:  # a full disk, say: that is when a status is wanted
+        return ""
 
 
 _Naming = admin_pb2.PinRequest | admin_pb2.DeleteRequest | admin_pb2.UndeleteRequest

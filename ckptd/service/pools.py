@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from ckptd.storage.priority import Priority
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -21,9 +23,10 @@ _log = logging.getLogger("ckptd.service")
 class Pools:
     """A pool for control calls and one for bulk data."""
 
-    def __init__(self, *, control_threads: int, data_threads: int) -> None:
+    def __init__(self, *, control_threads: int, data_threads: int, priority: Priority) -> None:
+        """Start no thread yet. `priority` is of the threads for data."""
         self._control = ThreadPoolExecutor(control_threads, thread_name_prefix="ckptd-control")
-        self._data = ThreadPoolExecutor(data_threads, thread_name_prefix="ckptd-data")
+        self._data = ThreadPoolExecutor(data_threads, thread_name_prefix="ckptd-data", initializer=priority.apply)
 
     async def control(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call that is short; whoever waits may give up, the call itself is not interrupted."""

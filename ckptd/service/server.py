@@ -25,6 +25,7 @@ from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
 from ckptd.service.save import Host, SaveService
 from ckptd.service.watch import WatchService
+from ckptd.storage.priority import Priority
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, versions
 from ckptd.wire.addresses import Address
@@ -75,6 +76,7 @@ class ServerOptions:
     socket_mode: int = 0o600
     control_threads: int = 16
     data_threads: int = 8
+    priority: Priority = field(default_factory=Priority)  # of the threads for data
     limits: Limits = field(default_factory=Limits)
 
 
@@ -107,7 +109,9 @@ class Server:
         self._addresses = check_exposure(options)
         self._sockets: list[Path] = []  # that we made: a refused start must not remove another daemon's
         self._ending = asyncio.Event()
-        self._pools = Pools(control_threads=options.control_threads, data_threads=options.data_threads)
+        self._pools = Pools(
+            control_threads=options.control_threads, data_threads=options.data_threads, priority=options.priority
+        )
         flow = Flow(options.limits)
         host = Host(
             peer=versions.this_peer(versions.new_incarnation()),

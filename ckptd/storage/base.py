@@ -92,6 +92,14 @@ class Store(Protocol):
         """What an acknowledged write survives here."""
 
     @property
+    def gap_bytes(self) -> int:
+        """Who reads what lies apart: fewer unwanted bytes than these, in between, are better read than asked around."""
+
+    @property
+    def num_readers(self) -> int:
+        """So many threads of one process read fastest from here."""
+
+    @property
     def has_locks(self) -> bool:
         """Whether `lock` keeps others out. Where it does not, owners fence each other off by conditional writes."""
 

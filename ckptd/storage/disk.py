@@ -4,9 +4,8 @@
 forgets whatever was not synced, so the order is proved without pulling plugs. All errors are `OSError`.
 
 Directories and files are given as descriptors, and paths lead from a root's descriptor. That is what keeps names
-inside the root: the kernel resolves every path below the root's descriptor (``openat2``, ``RESOLVE_BENEATH``), so
-no symbolic link that appears between a check and a use can lead outside. Where the kernel has no ``openat2`` we walk
-one component at a time and follow no links at all.
+inside the root: every path is resolved below the root's descriptor in one step (see `confined`), so no symbolic link
+that appears between a check and a use can lead outside.
 """
 
 from __future__ import annotations
@@ -18,9 +17,13 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from ckptd.storage.base import Buffer
+from ckptd.storage.confined import ConfinedOpener
+from ckptd.storage.direct import DirectFile
+from ckptd.storage.direct_calls import NOT_SUPPORTED, DirectCalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,23 @@ class DirectoryEntry:
 
     name: str
     is_directory: bool
+
+
+class WriteRoad(Enum):
+    """How bulk data goes to the disk, from the fastest to the slowest."""
+
+    DIRECT = "direct"  # around the page cache, see `direct`
+    DONTCACHE = "dontcache"  # through pages of the cache that are given back at once
+    BUFFERED = "buffered"  # through the page cache, as any program's data
+
+    @property
+    def in_words(self) -> str:
+        """For people."""
+        return {
+            WriteRoad.DIRECT: "around the page cache (O_DIRECT)",
+            WriteRoad.DONTCACHE: "through the page cache, which keeps nothing of it (RWF_DONTCACHE)",
+            WriteRoad.BUFFERED: "through the page cache, which costs more processor time than any other road",
+        }[self]
 
 
 class Disk(Protocol):
@@ -73,11 +93,37 @@ class Disk(Protocol):
     def write(self, file: int, offset: int, data: Buffer, *, bulk: bool) -> None:
         """Write all of `data` at `offset`. `bulk`: nobody will read it soon, keep it out of the page cache."""
 
+    def open_direct(self, directory: int, name: str) -> DirectFile | None:
+        """Open a file once more, to write around the page cache; None where the file system is known to refuse."""
+
+    def write_direct(self, file: DirectFile, offset: int, data: memoryview) -> int:
+        """Write `data`, aligned as `file` says, around the page cache; no more durable than any write.
+
+        Returns how much was written: all, or less where the file system turns out to refuse; then the rest is for
+        `write`.
+        """
+
+    @property
+    def write_road(self) -> WriteRoad:
+        """The fastest road for bulk data that was not refused yet."""
+
     def truncate(self, file: int, size_bytes: int) -> None:
         """Cut or extend a file."""
 
-    def read_into(self, file: int, offset: int, into: memoryview) -> int:
-        """Fill `into` from byte `offset`; return how many bytes the file had."""
+    def read_into(self, file: int, offset: int, *into: memoryview) -> int:
+        """Fill `into`, one after another, from byte `offset`; return how many bytes the file had."""
+
+    def open_direct_again(self, file: int) -> DirectFile | None:
+        """Open an open file once more, to read around the page cache; None where that cannot be done."""
+
+    def read_direct(self, file: DirectFile, offset: int, into: memoryview) -> int:
+        """Fill `into`, aligned as `file` says, around the page cache.
+
+        Returns how much was read: less at the file's end, and where the file system refuses.
+        """
+
+    def is_cached(self, file: int, offset: int, size_bytes: int) -> bool:
+        """Say whether at least half of a range is in the page cache, or that nobody knows."""
 
     def sync(self, file: int) -> None:
         """Make a file's bytes durable. Once this failed, the file must be thrown away."""
@@ -118,25 +164,30 @@ class Disk(Protocol):
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
-_OPENAT2 = 437  # the same number on every architecture
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_BENEATH = 0x08
 _RENAME_NOREPLACE = 1
+_MOST_MEMORIES = 1024  # IOV_MAX
 _RWF_DONTCACHE = 0x80  # Linux 6.14: write, start writeback, and drop the pages when they are clean
-_NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+def _drop(memories: list[memoryview], count: int) -> None:
+    """Take away the first `count` bytes, and memories without any."""
+    full = 0
+    while full < len(memories) and len(memories[full]) <= count:
+        count -= len(memories[full])
+        full += 1
+    del memories[:full]
+    if count:
+        memories[0] = memories[0][count:]
 
 
-class SystemDisk:
+class SystemDisk(DirectCalls):
     """The real thing. Safe to use from any thread; it remembers only what this kernel cannot do."""
 
     def __init__(self) -> None:
         """Find the calls that Python has no name for."""
+        super().__init__()
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._has_openat2 = True
+        self._opener = ConfinedOpener()
         self._has_renameat2 = hasattr(self._libc, "renameat2")
         self._has_fallocate = hasattr(self._libc, "fallocate")
         self._has_dontcache = hasattr(os, "pwritev")
@@ -182,44 +233,7 @@ class SystemDisk:
     def _open(self, root: int, path: str, flags: int, confined: bool) -> int:
         if not confined:
             return os.open(path, flags, dir_fd=root)
-        if self._has_openat2:
-            how = _OpenHow(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
-            for _ in range(64):  # EAGAIN: something was renamed meanwhile and the kernel could not be sure
-                descriptor = self._libc.syscall(
-                    _OPENAT2, root, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
-                )
-                if descriptor >= 0:
-                    return int(descriptor)
-                code = ctypes.get_errno()
-                if code not in (errno.EAGAIN, errno.EINTR):
-                    break
-            if code == errno.EPERM and self._openat2_is_blocked():
-                code = errno.ENOSYS
-            if code != errno.ENOSYS:
-                raise OSError(code, os.strerror(code), path)
-            self._has_openat2 = False
-        return self._walk(root, path, flags)
-
-    def _openat2_is_blocked(self) -> bool:
-        # Old container sandboxes answer EPERM to calls they don't know: then even "/" is refused.
-        how = _OpenHow(_DIRECTORY_FLAGS, 0, 0)
-        descriptor = self._libc.syscall(_OPENAT2, -100, b"/", ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
-        if descriptor >= 0:
-            os.close(descriptor)
-            return False
-        return ctypes.get_errno() == errno.EPERM
-
-    def _walk(self, root: int, path: str, flags: int) -> int:
-        *parents, last = path.split("/")
-        here = os.dup(root)
-        try:
-            for name in parents:
-                below = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=here)
-                os.close(here)
-                here = below
-            return os.open(last, flags | os.O_NOFOLLOW, dir_fd=here)
-        finally:
-            os.close(here)
+        return self._opener.open(root, path, flags)
 
     def open_lock_file(self, directory: int, name: str) -> int:
         """See `Disk`."""
@@ -242,7 +256,7 @@ class SystemDisk:
         if self._has_fallocate:
             while self._libc.fallocate(file, 0, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) != 0:
                 code = ctypes.get_errno()
-                if code in _NOT_SUPPORTED:
+                if code in NOT_SUPPORTED:
                     break
                 if code != errno.EINTR:
                     raise OSError(code, os.strerror(code))
@@ -266,23 +280,33 @@ class SystemDisk:
             try:
                 return os.pwritev(file, [data], offset, _RWF_DONTCACHE)
             except OSError as error:
-                if error.errno not in _NOT_SUPPORTED:
+                if error.errno not in NOT_SUPPORTED:
                     raise
                 self._has_dontcache = False
         return os.pwrite(file, data, offset)
+
+    @property
+    def write_road(self) -> WriteRoad:
+        """See `Disk`."""
+        if self._has_direct:
+            return WriteRoad.DIRECT
+        return WriteRoad.DONTCACHE if self._has_dontcache else WriteRoad.BUFFERED
 
     def truncate(self, file: int, size_bytes: int) -> None:
         """See `Disk`."""
         os.ftruncate(file, size_bytes)
 
-    def read_into(self, file: int, offset: int, into: memoryview) -> int:
-        """See `Disk`."""
+    def read_into(self, file: int, offset: int, *into: memoryview) -> int:
+        """See `Disk`. One call takes so many memories at most, and may fill less than it was given."""
         done = 0
-        while done < len(into):
-            count = os.preadv(file, [into[done:]], offset + done)
-            if count == 0:
-                break
-            done += count
+        for first in range(0, len(into), _MOST_MEMORIES):
+            rest = list(into[first : first + _MOST_MEMORIES])
+            while rest:
+                count = os.preadv(file, rest, offset + done)
+                done += count
+                if count == 0 and any(map(len, rest)):
+                    return done
+                _drop(rest, count)
         return done
 
     def sync(self, file: int) -> None:
@@ -304,7 +328,7 @@ class SystemDisk:
             if self._libc.renameat2(at, os.fsencode(old), at, os.fsencode(new), _RENAME_NOREPLACE) == 0:
                 return
             code = ctypes.get_errno()
-            if code not in _NOT_SUPPORTED:
+            if code not in NOT_SUPPORTED:
                 raise OSError(code, os.strerror(code), old, None, new)
         os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
         os.unlink(old, dir_fd=directory)

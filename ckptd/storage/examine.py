@@ -14,12 +14,14 @@ from contextlib import suppress
 
 from ckptd.errors import CkptdError, NotFoundError, NotPermittedError, StorageFullError, UnavailableError
 from ckptd.storage.base import Durability
+from ckptd.storage.direct import LEAST_DIRECT_BYTES, write_bulk
 from ckptd.storage.disk import Disk, SystemDisk
 from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX
 from ckptd.storage.mounts import Mount, mount_of
 from ckptd.storage.os_errors import from_os_error
 
+_BULK_TRIAL_BYTES = LEAST_DIRECT_BYTES
 _MIN_FREE_BYTES = 64 << 20
 _LOW_FREE_BYTES = 2 << 30
 _LOW_INODES = 1000
@@ -265,8 +267,22 @@ def _clock(trial: _Trial) -> tuple[Outcome, str]:
     return Outcome.OK, "this host's clock and the file system's agree"
 
 
+def _bulk(trial: _Trial) -> tuple[Outcome, str]:
+    name, file = trial.create()
+    data = memoryview(bytes(_BULK_TRIAL_BYTES))
+    trial.disk.reserve(file, len(data))
+    direct = trial.disk.open_direct(trial.directory, name)
+    if direct is None:
+        trial.disk.write(file, 0, data, bulk=True)
+    else:
+        trial.keep(direct.descriptor)
+        write_bulk(trial.disk, file, direct, 0, data)
+    return Outcome.OK, f"large data is written {trial.disk.write_road.in_words}"
+
+
 _CHECKS: tuple[tuple[str, Callable[[_Trial], tuple[Outcome, str]]], ...] = (
     ("write", _write),
+    ("bulk writes", _bulk),
     ("fsync file", _sync_file),
     ("fsync directory", _sync_directory),
     ("rename without replacing", _rename_new),

@@ -17,12 +17,14 @@ from contextlib import contextmanager, suppress
 
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
-from ckptd.storage.disk import Disk, FileStatus, SystemDisk
+from ckptd.storage.disk import Disk, FileStatus, SystemDisk, WriteRoad
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
+from ckptd.storage.local_reader import fill
 from ckptd.storage.local_writer import LocalLock, LocalWriter, stat_of
 from ckptd.storage.os_errors import from_os_error, translated
 
 _BULK_BYTES = 1 << 20  # from here on an object is data that nobody reads soon
+_ROAD_TRIAL = "road"  # never an object: its writer is aborted
 _MAX_HOLDER_BYTES = 1000
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
 _ONE_REPLACE = threading.Lock()  # comparing a version and renaming over it is one step within this process
@@ -43,6 +45,8 @@ class LocalStore:
         self._root = os.path.abspath(root)  # noqa: PTH100 (a Path would not survive every byte of a name)
         self._disk: Disk = SystemDisk() if disk is None else disk
         self._confined = confined
+        self._has_tried_road = False
+        self._reads_around = True
         self._durable_directories: set[tuple[str, ...]] = set()
 
     def __repr__(self) -> str:
@@ -57,6 +61,16 @@ class LocalStore:
     def durability(self) -> Durability:
         """Survives power loss of this host."""
         return Durability.LOCAL_DISK
+
+    @property
+    def gap_bytes(self) -> int:
+        """A page: the disk reads no less."""
+        return 4096
+
+    @property
+    def num_readers(self) -> int:
+        """Enough to keep a disk busy while others check and copy."""
+        return 4
 
     @property
     def has_locks(self) -> bool:
@@ -80,10 +94,34 @@ class LocalStore:
         """Return the absolute path at which other programs of this host find the object."""
         return os.path.join(self._root, *check_key(key))  # noqa: PTH118
 
+    def read_by_many(self) -> LocalStore:
+        """Return the same store, for reading what other processes of this host read as well.
+
+        It reads through the page cache, so that the disk is read once for all of them.
+        """
+        store = LocalStore(self._root, disk=self._disk, confined=self._confined)
+        store._reads_around = False
+        return store
+
     # Writing
 
+    def write_road(self) -> WriteRoad:
+        """Return how bulk data goes to the disk here; it is tried out, with a file that is removed again, if need be.
+
+        Raises:
+            CkptdError: when nothing can be written here at all.
+        """
+        if not self._has_tried_road:
+            writer = self._create(_ROAD_TRIAL, _BULK_BYTES)
+            try:
+                writer.write(0, bytes(_BULK_BYTES))
+            finally:
+                writer.abort()
+            self._has_tried_road = True
+        return self._disk.write_road
+
     def create(self, key: str, size_bytes: int) -> ObjectWriter:
-        """See `Store`. Two descriptors stay open until the writer finishes or aborts."""
+        """See `Store`. Two or three descriptors stay open until the writer finishes or aborts."""
         if size_bytes < 0:
             raise ConflictError("an object has no negative size", key=key)
         return self._create(key, size_bytes)
@@ -132,7 +170,7 @@ class LocalStore:
                 self._disk, key, size_bytes, directory, file, temporary, name, bulk=size_bytes >= _BULK_BYTES
             )
             try:
-                self._disk.reserve(file, size_bytes)
+                writer.prepare()
             except BaseException:
                 writer.abort()
                 raise
@@ -202,15 +240,14 @@ class LocalStore:
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:
         """See `Store`."""
+        views = [memory.cast("B") for memory in into]
+        size = sum(map(len, views))
         with self._opened_file(key) as (file, status):
-            at = offset
-            for view in (memory.cast("B") for memory in into):
-                found = self._disk.read_into(file, at, view) if len(view) else 0
-                if found < len(view) or at > status.size_bytes:
-                    raise CorruptionError(
-                        "the object ends early", key=key, offset=at + found, expected=len(view), actual=found
-                    )
-                at += found
+            done = fill(self._disk, file, offset, views, size, around=self._reads_around)
+            if done < size or offset > status.size_bytes:
+                raise CorruptionError(
+                    "the object ends early", key=key, offset=offset + done, expected=size, actual=done
+                )
 
     def stat(self, key: str) -> ObjectStat:
         """See `Store`."""

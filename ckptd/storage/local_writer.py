@@ -11,6 +11,7 @@ from types import TracebackType
 
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.storage.base import Buffer, ObjectStat
+from ckptd.storage.direct import DirectFile, write_bulk
 from ckptd.storage.disk import Disk, FileStatus
 from ckptd.storage.os_errors import from_os_error, translated
 
@@ -40,7 +41,7 @@ class LocalWriter:
         *,
         bulk: bool,
     ) -> None:
-        """Take over the two descriptors."""
+        """Take over the two descriptors; call `prepare` next."""
         self.key = key
         self.size_bytes = size_bytes
         self._disk = disk
@@ -49,10 +50,20 @@ class LocalWriter:
         self._temporary = temporary
         self._name = name
         self._bulk = bulk
+        self._direct: DirectFile | None = None
         self._guard = threading.Lock()
         self._phase = _Phase.OPEN
         self._num_writing = 0
         _OWNERS.add(self)
+
+    def prepare(self) -> None:
+        """Give the file its size, and open it a second time, around the page cache, if it is for bulk data.
+
+        Raises `OSError`; then `abort`.
+        """
+        if self._bulk:
+            self._direct = self._disk.open_direct(self._directory, self._temporary)
+        self._disk.reserve(self._file, self.size_bytes)
 
     def write(self, offset: int, data: Buffer) -> None:
         """See `ObjectWriter`."""
@@ -71,7 +82,10 @@ class LocalWriter:
             self._num_writing += 1
         try:
             with translated(self.key):
-                self._disk.write(self._file, offset, view, bulk=self._bulk)
+                if self._direct is not None:
+                    write_bulk(self._disk, self._file, self._direct, offset, view)
+                else:
+                    self._disk.write(self._file, offset, view, bulk=self._bulk)
         finally:
             with self._guard:
                 self._num_writing -= 1
@@ -99,7 +113,8 @@ class LocalWriter:
         disk = self._disk
         renamed = False
         try:
-            # Crash before this, or in it: a temporary name without a lock, which is swept.
+            # Crash before this, or in it: a temporary name without a lock, which is swept. One sync is for all bytes,
+            # those that went around the page cache as well: it is the disk's own cache that holds them.
             disk.sync(self._file)
             if replacing:
                 disk.rename_over(self._directory, self._temporary, self._name)
@@ -145,7 +160,8 @@ class LocalWriter:
 
     def _close(self) -> None:
         # The bytes were synced before, or are not wanted: a failing close() has nothing left to report.
-        for descriptor in (self._file, self._directory):
+        direct = () if self._direct is None else (self._direct.descriptor,)
+        for descriptor in (*direct, self._file, self._directory):
             with suppress(OSError):
                 self._disk.close(descriptor)
 

@@ -60,6 +60,16 @@ class MemoryStore:
         return Durability.MEMORY
 
     @property
+    def gap_bytes(self) -> int:
+        """Little: asking again costs nothing."""
+        return 4096
+
+    @property
+    def num_readers(self) -> int:
+        """As many as there are likely processors."""
+        return 4
+
+    @property
     def has_locks(self) -> bool:
         """Real ones, unless asked otherwise."""
         return self._has_locks

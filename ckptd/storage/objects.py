@@ -71,6 +71,16 @@ class ObjectStore:
         return Durability.OBJECT_STORE
 
     @property
+    def gap_bytes(self) -> int:
+        """A bucket takes longer to answer than to send this."""
+        return 256 << 10
+
+    @property
+    def num_readers(self) -> int:
+        """Many: they wait for the bucket most of the time."""
+        return 8
+
+    @property
     def has_locks(self) -> bool:
         """Not in a bucket."""
         return False

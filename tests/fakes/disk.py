@@ -16,7 +16,8 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 
-from ckptd.storage.disk import DirectoryEntry, FileStatus
+from ckptd.storage.direct import UNIT_BYTES, DirectFile, address_of
+from ckptd.storage.disk import DirectoryEntry, FileStatus, WriteRoad
 from tests.fakes.disk_nodes import Change, Crash, Directory, File, Unsynced, after_crash, status_of, walk
 
 
@@ -24,7 +25,9 @@ class PowerCut(BaseException):
     """The machine is off. Not an `Exception`: no code of ours may catch it and go on."""
 
 
-SPENDING = ("create", "make_directory", "reserve", "write", "lock_file")
+DIRECT_MEMORY_BYTES = 512
+
+SPENDING = ("create", "make_directory", "reserve", "write", "write_direct", "lock_file")
 """The operations that a full disk refuses."""
 
 
@@ -41,6 +44,8 @@ class SimulatedDisk:
         syncs_files: bool = True,
         syncs_directories: bool = True,
         wall_s: Callable[[], float] | None = None,
+        has_direct: bool = True,
+        writes_direct_through: int | None = None,
     ) -> None:
         self.dies_at = dies_at
         self.fails_at = fails_at
@@ -48,6 +53,10 @@ class SimulatedDisk:
         self.error = error
         self.syncs_files = syncs_files
         self.syncs_directories = syncs_directories
+        self.has_direct = has_direct
+        self.writes_direct_through = writes_direct_through
+        self.caches_reads = False
+        self.direct_reads: list[tuple[int, int]] = []
         self.operations: list[str] = []
         self.dead = False
         self._wall_s = wall_s
@@ -278,18 +287,68 @@ class SimulatedDisk:
     def write(self, file: int, offset: int, data: bytes | bytearray | memoryview, *, bulk: bool) -> None:
         with self._guard:
             self._begin("write", f"{len(data)} bytes")
-            node = self._file(file)
-            node.data.extend(bytes(max(0, offset + len(data) - len(node.data))))
-            node.data[offset : offset + len(data)] = data
-            node.dirty = True
-            node.changed_ns = self._now_ns()
+            self._put(self._file(file), offset, data)
 
-    def read_into(self, file: int, offset: int, into: memoryview) -> int:
+    def _put(self, node: File, offset: int, data: bytes | bytearray | memoryview) -> None:
+        node.data.extend(bytes(max(0, offset + len(data) - len(node.data))))
+        node.data[offset : offset + len(data)] = data
+        node.dirty = True
+        node.changed_ns = self._now_ns()
+
+    def open_direct(self, directory: int, name: str) -> DirectFile | None:
         with self._guard:
             self._alive()
-            data = self._file(file).data[offset : offset + len(into)]
-            into[: len(data)] = data
+            if not self.has_direct:
+                return None
+            return DirectFile(self._descriptor(self._find(self._directory(directory), name)), DIRECT_MEMORY_BYTES)
+
+    def write_direct(self, file: DirectFile, offset: int, data: memoryview) -> int:
+        """As durable as any write: not at all before the sync. What is out of line would be refused: a test's failure.
+
+        With `writes_direct_through` the file system refuses at that byte of the file, as some do only when written to.
+        """
+        with self._guard:
+            assert (offset % UNIT_BYTES, len(data) % UNIT_BYTES, address_of(data) % DIRECT_MEMORY_BYTES) == (0, 0, 0)
+            through = self.writes_direct_through
+            if not self.has_direct or (through is not None and offset + len(data) > through):
+                self.has_direct = False
+                data = data[: max(0, (through or 0) - offset)]
+            if len(data):
+                self._begin("write_direct", f"{len(data)} bytes")
+                self._put(self._file(file.descriptor), offset, data)
             return len(data)
+
+    @property
+    def write_road(self) -> WriteRoad:
+        return WriteRoad.DIRECT if self.has_direct else WriteRoad.BUFFERED
+
+    def read_into(self, file: int, offset: int, *into: memoryview) -> int:
+        with self._guard:
+            self._alive()
+            done = 0
+            for memory in into:
+                data = self._file(file).data[offset + done : offset + done + len(memory)]
+                memory[: len(data)] = data
+                done += len(data)
+            return done
+
+    def open_direct_again(self, file: int) -> DirectFile | None:
+        with self._guard:
+            self._alive()
+            if not self.has_direct:
+                return None
+            return DirectFile(self._descriptor(self._file(file)), DIRECT_MEMORY_BYTES)
+
+    def read_direct(self, file: DirectFile, offset: int, into: memoryview) -> int:
+        with self._guard:
+            assert (offset % UNIT_BYTES, len(into) % UNIT_BYTES, address_of(into) % DIRECT_MEMORY_BYTES) == (0, 0, 0)
+            if not self.has_direct:
+                return 0
+            self.direct_reads.append((offset, len(into)))
+            return self.read_into(file.descriptor, offset, into)
+
+    def is_cached(self, file: int, offset: int, size_bytes: int) -> bool:
+        return self.caches_reads
 
     def sync(self, file: int) -> None:
         with self._guard:

@@ -14,7 +14,7 @@ class StatusRequest(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "write_road")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class StatusReply(_message.Message):
     RUNS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_ROAD_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     root: str
     durability: _common_pb2.Durability
@@ -33,7 +34,8 @@ class StatusReply(_message.Message):
     runs: _containers.RepeatedCompositeFieldContainer[RunStatus]
     draining: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    write_road: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., write_road: _Optional[str] = ...) -> None: ...
 
 class RunStatus(_message.Message):
     __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +64,22 @@ def read_back(daemon, key):
         }
         for name in index.names()
     }
+
+
+def test_a_daemon_writes_as_fast_as_it_may_and_yields_to_others(serve):
+    settings = ("--write-bytes-per-s", str(10_000_000), "--writer-nice", "19", "--writer-io-class", "idle")
+    daemon = serve(*settings).ready()
+    began = time.monotonic()
+    save(workers(daemon), 1)
+    least_s = FULL.nbytes / 10e6 - 0.1 - 0.05  # less what may be made up for, and the last piece
+    assert time.monotonic() - began >= least_s
+    status = methods.Stub(daemon.channel(), methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S)
+    assert status.write_road in ("direct", "dontcache", "buffered")
+    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
+    # The name before the parenthesis may hold anything; nice is the 17th field after it.
+    nice = {int(task.name): int(task.joinpath("stat").read_text().rpartition(") ")[2].split()[16]) for task in tasks}
+    assert 19 in nice.values()
+    assert nice[daemon.process.pid] == os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_two_ranks_save_and_everybody_hears_of_it(serve):

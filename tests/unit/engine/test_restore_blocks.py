@@ -57,19 +57,19 @@ COVERS = [
 
 @pytest.mark.parametrize(("shape", "box", "width", "covering"), COVERS)
 def test_what_is_read_for_a_box(shape, box, width, covering):
-    assert widen(shape, box, width) == covering
+    assert widen(shape, box, width, SHORT_BYTES) == covering
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_read_always_holds_the_box(shape):
     for box in boxes_of(shape):
-        assert widen(shape, box, 4).contains(box)
+        assert widen(shape, box, 4, SHORT_BYTES).contains(box)
 
 
 def test_no_gap_that_is_read_through_is_long():
     shape = (64, 64, 1024)
     for box in [Box((0, 0, 0), (64, 64, 1)), Box((0, 0, 0), (64, 1, 1024)), Box((3, 3, 3), (3, 3, 3))]:
-        covering = widen(shape, box, 4)
+        covering = widen(shape, box, 4, SHORT_BYTES)
         wasted_per_run = [
             (covering.shape[axis] - box.shape[axis]) * int(np.prod(shape[axis + 1 :], dtype=int)) * 4
             for axis in range(3)

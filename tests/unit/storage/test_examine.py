@@ -56,9 +56,10 @@ class ReadOnlyDisk(SystemDisk):
 class ForgetfulDisk(SystemDisk):
     """A disk that reads back zeros."""
 
-    def read_into(self, file, offset, into):
-        into[:] = bytes(len(into))
-        return len(into)
+    def read_into(self, file, offset, *into):
+        for memory in into:
+            memory[:] = bytes(len(memory))
+        return sum(map(len, into))
 
 
 @pytest.mark.parametrize(

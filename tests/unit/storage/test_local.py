@@ -47,7 +47,8 @@ class _OldKernel(SystemDisk):
 
     def __init__(self) -> None:
         super().__init__()
-        self._has_openat2 = self._has_renameat2 = self._has_fallocate = self._has_dontcache = False
+        self._opener.has_openat2 = False
+        self._has_renameat2 = self._has_fallocate = self._has_dontcache = self._has_direct = False
 
 
 class TestLocalStoreOnAnOldKernel(StoreContract):
