@@ -58,28 +58,30 @@ class Client:
 
     def prepare(self, contender: str, clients: int) -> None:
         import ckptd
-        from ckptd.wire.channels import open_channel
-        from ckptd.wire import addresses
 
         address = self.addresses[contender]
         if "bare" in contender:
-            self.channels[contender] = open_channel(addresses.parse(address))
+            self.channels[contender] = grpc.insecure_channel(address, options=far.OPTIONS)
         else:
             self.checkpointers[contender] = ckptd.Checkpointer(
                 address, run="bench", rank=self.rank, world_size=clients, max_to_keep=1
             )
 
-    def measured(self, contender: str, step: int) -> tuple[float, float, float]:
+    def measured(self, contender: str, step: int) -> tuple[float, float, float, float]:
+        """Return when it began, when the arrays were captured, when it ended, and the processor time it took."""
         cpu, began = cpu_of(), time.monotonic()
+        captured = began
         if contender in BARE:
             self.together(lambda part: self.bare_write(contender, part))
         elif contender in OURS:
-            self.checkpointers[contender].save(step, self.arrays).result()
+            pending = self.checkpointers[contender].save(step, self.arrays)
+            captured = time.monotonic()
+            pending.result()
         elif contender in BARE_READ:
             self.together(lambda part: self.bare_read(contender, part))
         else:
             self.checkpointers[contender].restore(step, names=list(self.arrays), into=self.restored)
-        return began, time.monotonic(), cpu_of() - cpu
+        return began, captured, time.monotonic(), cpu_of() - cpu
 
     def first(self, contender: str) -> None:
         if contender in OURS_READ:
@@ -145,10 +147,11 @@ def one_round(contender: str, pipes: list[Any], server: Any, size: int, step: in
     forget_peak(server.pid)
     before = cpu_of(server.pid)
     times = everyone(pipes, ("measured", contender, step))
+    end = max(t[2] for t in times)
     return {
-        "seconds": max(t[1] for t in times) - min(t[0] for t in times),
-        "rate": size / 1e9 / (max(t[1] for t in times) - min(t[0] for t in times)),
-        "client_cpu": sum(t[2] for t in times) / (size / 1e9),
+        "rate": size / 1e9 / (end - min(t[0] for t in times)),
+        "stream_rate": size / 1e9 / (end - min(t[1] for t in times)),
+        "client_cpu": sum(t[3] for t in times) / (size / 1e9),
         "server_cpu": (cpu_of(server.pid) - before) / (size / 1e9),
         "server_bytes": memory_of(server.pid)["VmHWM"],
     }

@@ -14,9 +14,9 @@ from grpc import aio
 
 from ckptd.storage.base import Buffer, ObjectStat, ObjectWriter
 from ckptd.storage.memory import MemoryStore
-from ckptd.wire.channels import COMMON_OPTIONS
 
 WRITE, READ = "/bench.Bare/Write", "/bench.Bare/Read"
+OPTIONS = (("grpc.max_send_message_length", 4 << 20), ("grpc.max_receive_message_length", 4 << 20))
 _THREADS = 16
 
 
@@ -60,7 +60,7 @@ async def send_async(request: bytes, context: Any) -> None:
 
 
 def serve_threads(orders: Any) -> None:
-    server = grpc.server(ThreadPoolExecutor(_THREADS), options=COMMON_OPTIONS)
+    server = grpc.server(ThreadPoolExecutor(_THREADS), options=OPTIONS)
     server.add_generic_rpc_handlers((BareStreams(is_async=False),))
     orders.send(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
     server.start()
@@ -70,7 +70,7 @@ def serve_threads(orders: Any) -> None:
 
 def serve_async(orders: Any) -> None:
     async def run() -> None:
-        server = aio.server(options=COMMON_OPTIONS)
+        server = aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers((BareStreams(is_async=True),))
         orders.send(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
         await server.start()
