@@ -33,7 +33,6 @@ import stream_servers as far
 from measuring import cpu_of, forget_peak, markdown, medians, memory_of, parse_size
 
 CHUNK_BYTES = 1 << 20
-BLOCK_BYTES = 8 << 20  # what one call reads, as a restore does
 BARE = ("bare aio", "bare threads")
 OURS = ("ckptd, nothing kept", "ckptd, disk")
 BARE_READ = ("read: bare aio", "read: bare threads")
@@ -113,13 +112,11 @@ class Client:
 
     def bare_read(self, contender: str, part: slice) -> None:
         into = memoryview(self.into)[part]
-        at = 0
-        while at < len(into):
-            count = -(-min(BLOCK_BYTES, len(into) - at) // CHUNK_BYTES)
-            for block in self.channels[contender].unary_stream(far.READ)(b"%d %d" % (count, CHUNK_BYTES)):
-                size = min(len(block), len(into) - at)
-                into[at : at + size] = memoryview(block)[:size]
-                at += size
+        at, size = 0, self.args.chunk
+        for block in self.channels[contender].unary_stream(far.READ)(b"%d %d" % (-(-len(into) // size), size)):
+            taken = min(len(block), len(into) - at)
+            into[at : at + taken] = memoryview(block)[:taken]
+            at += taken
 
     def close(self) -> None:
         for channel in self.channels.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import multiprocessing
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,11 @@ from ckptd.storage.memory import MemoryStore
 WRITE, READ = "/bench.Bare/Write", "/bench.Bare/Read"
 OPTIONS = (("grpc.max_send_message_length", 4 << 20), ("grpc.max_receive_message_length", 4 << 20))
 _THREADS = 16
+_SOURCE_BYTES = 128 << 20
 
 
 class BareStreams(grpc.GenericRpcHandler):
-    """Takes chunks and drops them, and sends one chunk over and over: ``b"COUNT SIZE"`` asks for that."""
+    """Takes chunks and drops them, and sends chunks of no meaning: ``b"COUNT SIZE"`` says how many."""
 
     def __init__(self, is_async: bool) -> None:
         write, read = (drop_async, send_async) if is_async else (drop, send)
@@ -46,17 +48,25 @@ async def drop_async(requests: AsyncIterator[bytes], _context: Any) -> bytes:
 
 
 def send(request: bytes, _context: Any) -> Iterator[bytes]:
-    count, size = map(int, request.split())
-    block = memoryview(bytearray(b"x" * size))
-    for _ in range(count):
-        yield bytes(block)
+    yield from _blocks(*map(int, request.split()))
 
 
 async def send_async(request: bytes, context: Any) -> None:
-    count, size = map(int, request.split())
-    block = memoryview(bytearray(b"x" * size))
-    for _ in range(count):
-        await context.write(bytes(block))
+    for block in _blocks(*map(int, request.split())):
+        await context.write(block)
+
+
+def _blocks(count: int, size: int) -> Iterator[bytes]:
+    """Go through memory that no processor's cache holds, as data that was read from somewhere does."""
+    source = _memory()
+    for number in range(count):
+        at = number * size % (len(source) - size + 1)
+        yield bytes(source[at : at + size])
+
+
+@functools.cache
+def _memory() -> memoryview:
+    return memoryview(bytearray(b"x") * _SOURCE_BYTES)
 
 
 def serve_threads(orders: Any) -> None:

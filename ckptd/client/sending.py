@@ -44,7 +44,7 @@ def send_lane(
     backoff = Backoff()
     received = 0
     while True:
-        attempt = _Attempt(save, source, stop, _Place(line))
+        attempt = _Attempt(save, source, stop, Place(line))
         try:
             attempt.run(stub, deadline)
             return
@@ -63,7 +63,7 @@ def send_lane(
             raise error
 
 
-class _Place:
+class Place:
     """A place at the head of the line: taken by one thread, given up by whichever comes first."""
 
     def __init__(self, line: threading.Semaphore) -> None:
@@ -90,7 +90,7 @@ class _Place:
 class _Attempt:
     """One stream: its requests are made by gRPC's thread, its replies read by ours."""
 
-    def __init__(self, save: SaveRef, source: LaneSource, stop: threading.Event, place: _Place) -> None:
+    def __init__(self, save: SaveRef, source: LaneSource, stop: threading.Event, place: Place) -> None:
         self._place = place
         self._save = save
         self._source = source

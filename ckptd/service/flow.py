@@ -92,9 +92,11 @@ class Budget:
         granted = []
         with self._guard:
             self._held -= amount
-            self._held_by[peer] -= amount
-            if not self._held_by[peer]:
-                del self._held_by[peer]
+            left = self._held_by.get(peer, 0) - amount
+            if left:
+                self._held_by[peer] = left
+            else:
+                self._held_by.pop(peer, None)
             for waiting in tuple(self._waiting):
                 if self._fits(waiting):
                     self._waiting.remove(waiting)

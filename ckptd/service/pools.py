@@ -34,6 +34,10 @@ class Pools:
         """Run a call that moves bytes."""
         return await settled(self._data.submit(call, *args, **kwargs))
 
+    def begin(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Begin a call that moves bytes, to be awaited later; whoever loses interest may cancel it."""
+        return _waiting(self._data.submit(call, *args, **kwargs))
+
     def hand_over(self, work: Callable[[], None]) -> None:
         """Run work that moves bytes; it sees to its own errors. What comes when the daemon ends is dropped."""
         with suppress(RuntimeError):

@@ -16,6 +16,9 @@ from ckptd.wire.v1 import read_pb2
 if TYPE_CHECKING:
     from ckptd.engine.coordinator import Coordinator
 
+_READ_AHEAD_BYTES = 2 * chunks.CHUNK_BYTES
+"""How much is asked of the store at once; a call holds three times as much: read, encoded and on its way."""
+
 
 class ReadService:
     """Behaviours of `ReadService`."""
@@ -53,21 +56,43 @@ class ReadService:
         async with self._flow.read_streams.hold(call.peer, 1, patience_s=stall_s):
             self._coordinator.note_read(key)
             stat = await self._pools.control(self._coordinator.store.stat, key)
-            at, end = _range(request, stat)
+            blocks = _Blocks(self._coordinator, key, *_range(request, stat))
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
             )
-            await call.write(described.SerializeToString(), stall_s=stall_s)
-            while at < end:
-                size = min(chunks.CHUNK_BYTES, end - at)
-                await call.write(await self._pools.data(self._block, key, at, size), stall_s=stall_s)
-                at += size
+            ahead = self._pools.begin(blocks.read)
+            try:
+                await call.write(described.SerializeToString(), stall_s=stall_s)
+                while messages := await ahead:
+                    # The disk is at work while the peer takes what it has brought.
+                    ahead = self._pools.begin(blocks.read)
+                    for message in messages:
+                        await call.write(message, stall_s=stall_s)
+            finally:
+                ahead.cancel()
 
-    def _block(self, key: str, offset: int, size: int) -> bytes:
-        self._coordinator.note_read(key)
-        data = bytearray(size)
-        self._coordinator.store.read_into(key, offset, memoryview(data))
-        return chunks.encode_block(data)
+
+class _Blocks:
+    """Reads a byte range of one object, a few messages at a time; one thread at a time may ask."""
+
+    def __init__(self, coordinator: Coordinator, key: str, start: int, end: int) -> None:
+        self._coordinator = coordinator
+        self._key = key
+        self._at = start
+        self._end = end
+        self._buffer = bytearray(min(_READ_AHEAD_BYTES, end - start))
+
+    def read(self) -> list[bytes]:
+        """Return the next messages, none at the end."""
+        size = min(len(self._buffer), self._end - self._at)
+        if not size:
+            return []
+        self._coordinator.note_read(self._key)
+        view = memoryview(self._buffer)[:size]
+        self._coordinator.store.read_into(self._key, self._at, view)
+        self._at += size
+        step = chunks.CHUNK_BYTES
+        return [chunks.encode_block(view[at : at + step]) for at in range(0, size, step)]
 
 
 def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:
