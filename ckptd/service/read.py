@@ -16,9 +16,6 @@ from ckptd.wire.v1 import read_pb2
 if TYPE_CHECKING:
     from ckptd.engine.coordinator import Coordinator
 
-_READ_AHEAD_BYTES = 2 * chunks.CHUNK_BYTES
-"""How much is asked of the store at once; a call holds three times as much: read, encoded and on its way."""
-
 
 class ReadService:
     """Behaviours of `ReadService`."""
@@ -63,36 +60,30 @@ class ReadService:
             ahead = self._pools.begin(blocks.read)
             try:
                 await call.write(described.SerializeToString(), stall_s=stall_s)
-                while messages := await ahead:
+                while message := await ahead:
                     # The disk is at work while the peer takes what it has brought.
                     ahead = self._pools.begin(blocks.read)
-                    for message in messages:
-                        await call.write(message, stall_s=stall_s)
+                    await call.write(message, stall_s=stall_s)
             finally:
                 ahead.cancel()
 
 
 class _Blocks:
-    """Reads a byte range of one object, a few messages at a time; one thread at a time may ask."""
+    """Reads a byte range of one object, message by message; one thread at a time may ask."""
 
     def __init__(self, coordinator: Coordinator, key: str, start: int, end: int) -> None:
         self._coordinator = coordinator
         self._key = key
         self._at = start
         self._end = end
-        self._buffer = bytearray(min(_READ_AHEAD_BYTES, end - start))
 
-    def read(self) -> list[bytes]:
-        """Return the next messages, none at the end."""
-        size = min(len(self._buffer), self._end - self._at)
-        if not size:
-            return []
-        self._coordinator.note_read(self._key)
-        view = memoryview(self._buffer)[:size]
-        self._coordinator.store.read_into(self._key, self._at, view)
+    def read(self) -> bytes:
+        """Return the next message, b"" at the end."""
+        at, size = self._at, min(chunks.CHUNK_BYTES, self._end - self._at)
+        if size:
+            self._coordinator.note_read(self._key)
         self._at += size
-        step = chunks.CHUNK_BYTES
-        return [chunks.encode_block(view[at : at + step]) for at in range(0, size, step)]
+        return chunks.encode_block(size, lambda place: self._coordinator.store.read_into(self._key, at, place))
 
 
 def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:
