@@ -87,6 +87,7 @@ class RemoteTransport:
         self._objects: Objects | None = None
         self._watches: set[DaemonWatch] = set()
         self._is_closed = threading.Event()
+        self._line = threading.Semaphore()  # of lanes: their bytes go one after the other
 
     # Saving.
 
@@ -146,7 +147,7 @@ class RemoteTransport:
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """See `Transport.send`."""
         self._open()
-        send_lane(self._save, str(self._address), save, source, deadline, stop)
+        send_lane(self._save, str(self._address), save, source, deadline, stop, self._line)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """See `Transport.outcome`. A lost answer is asked for again, also of a daemon that was restarted."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.objects import Objects
@@ -126,7 +127,8 @@ def _put(block: memoryview, rest: deque[memoryview]) -> None:
     while len(block):
         memory = rest.popleft()
         count = min(len(block), len(memory))
-        memory[:count] = block[:count]
+        # numpy lets go of the interpreter's lock meanwhile: gRPC's thread puts the next block together.
+        np.copyto(np.frombuffer(memory, np.uint8, count), np.frombuffer(block, np.uint8, count))
         block = block[count:]
         if count < len(memory):
             rest.appendleft(memory[count:])

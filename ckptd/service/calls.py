@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
+from grpc import aio
 
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
 
 _log = logging.getLogger("ckptd.service")
+
+_END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 Behaviour = Callable[..., Awaitable[Any]]
 """``await behaviour(request, call)``, or ``behaviour(call)`` where requests are streamed; returns the reply of a method
@@ -28,45 +31,77 @@ with one reply, and writes them to the call where they are streamed."""
 class Call:
     """One call under way: who is there, what comes in and what goes out. Belongs to the task that handles it."""
 
-    def __init__(self, method: Method, context: Any, requests: AsyncIterator[bytes] | None) -> None:
+    def __init__(self, method: Method, context: Any) -> None:
         self.peer = host_of(context.peer())
         self._method = method
         self._context = context
-        self._requests = requests
-        self._stalled = False
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._end: Exception | None = None
+        # A timer of its own for each of thousands of messages a second would cost as much as the message: one is
+        # kept, which looks at this when it fires and sets itself anew.
+        self._patient_until: float | None = None
+        self._patience = (0.0, "")
+        self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, *, stall_s: float) -> Any | None:
         """Return the next request, None after the last; `UnavailableError` when none comes for `stall_s`."""
-        assert self._requests is not None, "only streamed requests are read"
-        try:
-            data = await self._within(stall_s, self._requests.__anext__(), "sent")
-        except StopAsyncIteration:
-            return None
-        return self._method.decode_request(data)
+        data = await self._within(stall_s, self._context.read(), "sent")
+        return None if data is _END_OF_REQUESTS else self._method.decode_request(data)
 
     async def write(self, message: Any, *, stall_s: float = 60.0) -> None:
         """Send a reply, a message or its bytes; `UnavailableError` when the peer takes nothing for `stall_s`."""
         await self._within(stall_s, self._context.write(self._method.encode_reply(message)), "took")
 
-    async def _within(self, seconds: float, step: Awaitable[Any], did: str) -> Any:
-        # `asyncio.wait_for` would make a task for each of thousands of messages a second.
-        task = asyncio.current_task()
-        assert task is not None, "services run in tasks"
-        timer = asyncio.get_running_loop().call_later(seconds, self._stall, task)
-        try:
-            return await step
-        except asyncio.CancelledError as e:
-            if not self._stalled:
-                raise
-            raise UnavailableError(
-                f"the stream was ended because the peer {did} nothing for {seconds:g} s; it may be resumed"
-            ) from e
-        finally:
-            timer.cancel()
+    def end(self, error: Exception) -> None:
+        """Let the call end with `error`: what waits for the peer, now or later, raises it. On the event loop only."""
+        if self._end is None:
+            self._end = error
+            if self._patient_until is not None and self._task is not None:
+                self._task.cancel()
 
-    def _stall(self, task: asyncio.Task[Any]) -> None:
-        self._stalled = True
-        task.cancel()
+    def close(self) -> None:
+        """Let go of the timer; the call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _within(self, seconds: float, step: Awaitable[Any], did: str) -> Any:
+        self._be_patient(seconds, did)
+        try:
+            if self._end is None:
+                return await step
+            if isinstance(step, Coroutine):
+                step.close()
+            raise self._end
+        except asyncio.CancelledError as e:
+            if self._end is None:
+                raise
+            raise self._end from e
+        finally:
+            self._patient_until = None
+
+    def _be_patient(self, seconds: float, did: str) -> None:
+        until = self._loop.time() + seconds
+        self._patient_until, self._patience = until, (seconds, did)
+        if self._timer is not None and self._timer.when() > until:
+            self.close()
+        if self._timer is None:
+            self._timer = self._loop.call_at(until, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._patient_until is None:
+            return  # nobody waits now; the next to wait sets it
+        if self._loop.time() < self._patient_until:
+            self._timer = self._loop.call_at(self._patient_until, self._look)
+            return
+        seconds, did = self._patience
+        self.end(
+            UnavailableError(
+                f"the stream was ended because the peer {did} nothing for {seconds:g} s; it may be resumed"
+            )
+        )
 
 
 class Boundary:
@@ -83,31 +118,31 @@ class Boundary:
         """Return what gRPC calls for `method`."""
         if method.request_streaming:
 
-            async def answer_stream(requests: AsyncIterator[bytes], context: Any) -> bytes | None:
-                call = Call(method, context, requests)
-                return await self._answer(method, context, lambda: behaviour(call))
+            async def answer_stream(_requests: Any, context: Any) -> bytes | None:
+                return await self._answer(method, context, behaviour)
 
             return answer_stream
 
         async def answer_one(data: bytes, context: Any) -> bytes | None:
-            def begin() -> Awaitable[Any]:
+            def begin(call: Call) -> Awaitable[Any]:
                 request = method.decode_request(data)
                 # A tool without a version of its own, grpcurl say, may look around; members tell theirs.
                 if "peer" in method.request_type.DESCRIPTOR.fields_by_name and (
                     method.name == "Join" or request.HasField("peer")
                 ):
                     versions.check_peer(request.peer, who="client")
-                return behaviour(request, Call(method, context, None))
+                return behaviour(request, call)
 
             return await self._answer(method, context, begin)
 
         return answer_one
 
-    async def _answer(self, method: Method, context: Any, begin: Callable[[], Awaitable[Any]]) -> bytes | None:
+    async def _answer(self, method: Method, context: Any, begin: Callable[[Call], Awaitable[Any]]) -> bytes | None:
         started = time.monotonic()
+        call = Call(method, context)
         failed: status.Status | None = None
         try:
-            reply = await self._bounded(method, begin())
+            reply = await self._bounded(method, begin, call)
             _report(method, context, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)
         except asyncio.CancelledError:
@@ -126,10 +161,13 @@ class Boundary:
             failed = status.to_wire(
                 CkptdError(f"a bug in the daemon, see its log: {type(e).__name__} in {method.name}")
             )
+        finally:
+            call.close()
         await context.abort(failed.code, failed.details, failed.metadata)
         return None
 
-    async def _bounded(self, method: Method, answer: Awaitable[Any]) -> Any:
+    async def _bounded(self, method: Method, begin: Callable[[Call], Awaitable[Any]], call: Call) -> Any:
+        answer = begin(call)
         if method.request_streaming or method.reply_streaming:
             return await answer
         try:

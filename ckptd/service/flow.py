@@ -1,39 +1,44 @@
 """How much the daemon holds for its peers at once, so that its memory does not grow with what they send.
 
-Each Write stream hands one chunk at a time to the bounded pool and reads the next when that is done; meanwhile gRPC's
-window fills and the sender waits. What is left to bound is how many streams may be in that state (`streams`), how
-many bytes wait for the pool (`chunk_bytes`) and how many manifests are being put together (`manifests`): in all, and
-for each peer, so that one cannot take what others need.
+Each Write stream hands a few chunks to the bounded pool (`intake`) and reads the next when one of them is written;
+meanwhile gRPC's window fills and the sender waits. What is left to bound is how many streams may be in that state
+(`write_streams`), how many bytes wait for the pool (`chunk_bytes`) and how many manifests are being put together
+(`manifests`): in all, and for each peer, so that one cannot take what others need.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from ckptd.errors import UnavailableError
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     peer: str
     amount: int
-    granted: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+    told: asyncio.Future[None]
+    has_it: bool = False
 
 
 class Budget:
-    """An amount to share: `total` of it, and at most `per_peer` for each peer. Belongs to one event loop.
+    """An amount to share: `total` of it, and at most `per_peer` for each peer.
 
-    Whoever fits is served in the order of asking; one that waits for its own peer's share holds up nobody else.
+    It is waited for on an event loop, and given back from any thread. Whoever fits is served in the order of asking;
+    one that waits for its own peer's share holds up nobody else.
     """
 
     def __init__(self, what: str, total: int, per_peer: int) -> None:
         self._what = what
         self._total = total
         self._per_peer = min(per_peer, total)
+        self._guard = threading.Lock()
         self._held = 0
         self._held_by: dict[str, int] = {}
         self._waiting: deque[_Waiting] = deque()
@@ -49,32 +54,58 @@ class Budget:
 
         An amount above the limits is cut to them: it then has the budget for itself.
         """
-        amount = min(amount, self._per_peer)
-        await self._acquire(peer, amount, patience_s)
+        await self.acquire(peer, amount, patience_s=patience_s)
         try:
             yield
         finally:
-            self._release(peer, amount)
+            self.release(peer, amount)
 
-    async def _acquire(self, peer: str, amount: int, patience_s: float) -> None:
-        if not any(self._fits(other) for other in self._waiting) and self._has_room(peer, amount):
-            self._take(peer, amount)
-            return
-        waiting = _Waiting(peer, amount, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+    async def acquire(self, peer: str, amount: int, *, patience_s: float) -> None:
+        """Take `amount`, as `hold` does; the caller sees to it that it is released."""
+        amount = min(amount, self._per_peer)
+        with self._guard:
+            if not any(self._fits(other) for other in self._waiting) and self._has_room(peer, amount):
+                self._take(peer, amount)
+                return
+            loop = asyncio.get_running_loop()
+            waiting = _Waiting(peer, amount, loop, loop.create_future())
+            self._waiting.append(waiting)
         try:
-            await asyncio.wait_for(asyncio.shield(waiting.granted), patience_s)
+            await asyncio.wait_for(asyncio.shield(waiting.told), patience_s)
         except BaseException as e:
-            if waiting.granted.done():
-                self._release(peer, amount)
-            else:
-                self._waiting.remove(waiting)
+            with self._guard:
+                has_it = waiting.has_it  # another thread may have granted it, and we have not been told yet
+                if not has_it:
+                    self._waiting.remove(waiting)
+            if has_it:
+                self.release(peer, amount)
             if isinstance(e, asyncio.TimeoutError):
                 raise UnavailableError(
                     f"the daemon is busy: no room for more {self._what} within {patience_s:g} s",
                     expected=f"at most {self._total}, {self._per_peer} for one peer",
                 ) from e
             raise
+
+    def release(self, peer: str, amount: int) -> None:
+        """Give back what `acquire` took, from any thread."""
+        amount = min(amount, self._per_peer)
+        granted = []
+        with self._guard:
+            self._held -= amount
+            left = self._held_by.get(peer, 0) - amount
+            if left:
+                self._held_by[peer] = left
+            else:
+                self._held_by.pop(peer, None)
+            for waiting in tuple(self._waiting):
+                if self._fits(waiting):
+                    self._waiting.remove(waiting)
+                    self._take(waiting.peer, waiting.amount)
+                    waiting.has_it = True
+                    granted.append(waiting)
+        for waiting in granted:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                waiting.loop.call_soon_threadsafe(_tell, waiting.told)
 
     def _fits(self, waiting: _Waiting) -> bool:
         return self._has_room(waiting.peer, waiting.amount)
@@ -86,16 +117,10 @@ class Budget:
         self._held += amount
         self._held_by[peer] = self._held_by.get(peer, 0) + amount
 
-    def _release(self, peer: str, amount: int) -> None:
-        self._held -= amount
-        self._held_by[peer] -= amount
-        if not self._held_by[peer]:
-            del self._held_by[peer]
-        for waiting in tuple(self._waiting):
-            if self._fits(waiting):
-                self._waiting.remove(waiting)
-                self._take(waiting.peer, waiting.amount)
-                waiting.granted.set_result(None)
+
+def _tell(told: asyncio.Future[None]) -> None:
+    if not told.done():
+        told.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)

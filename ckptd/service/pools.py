@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 from ckptd.storage.priority import Priority
@@ -35,6 +36,15 @@ class Pools:
     async def data(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call that moves bytes."""
         return await settled(self._data.submit(call, *args, **kwargs))
+
+    def begin(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Begin a call that moves bytes, to be awaited later; whoever loses interest may cancel it."""
+        return _waiting(self._data.submit(call, *args, **kwargs))
+
+    def hand_over(self, work: Callable[[], None]) -> None:
+        """Run work that moves bytes; it sees to its own errors. What comes when the daemon ends is dropped."""
+        with suppress(RuntimeError):
+            self._data.submit(work)
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start a control call whose outcome the caller sees to, even if the caller is cancelled meanwhile."""

@@ -53,21 +53,37 @@ class ReadService:
         async with self._flow.read_streams.hold(call.peer, 1, patience_s=stall_s):
             self._coordinator.note_read(key)
             stat = await self._pools.control(self._coordinator.store.stat, key)
-            at, end = _range(request, stat)
+            blocks = _Blocks(self._coordinator, key, *_range(request, stat))
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
             )
-            await call.write(described.SerializeToString(), stall_s=stall_s)
-            while at < end:
-                size = min(chunks.CHUNK_BYTES, end - at)
-                await call.write(await self._pools.data(self._block, key, at, size), stall_s=stall_s)
-                at += size
+            ahead = self._pools.begin(blocks.read)
+            try:
+                await call.write(described.SerializeToString(), stall_s=stall_s)
+                while message := await ahead:
+                    # The disk is at work while the peer takes what it has brought.
+                    ahead = self._pools.begin(blocks.read)
+                    await call.write(message, stall_s=stall_s)
+            finally:
+                ahead.cancel()
 
-    def _block(self, key: str, offset: int, size: int) -> bytes:
-        self._coordinator.note_read(key)
-        data = bytearray(size)
-        self._coordinator.store.read_into(key, offset, memoryview(data))
-        return chunks.encode_block(data)
+
+class _Blocks:
+    """Reads a byte range of one object, message by message; one thread at a time may ask."""
+
+    def __init__(self, coordinator: Coordinator, key: str, start: int, end: int) -> None:
+        self._coordinator = coordinator
+        self._key = key
+        self._at = start
+        self._end = end
+
+    def read(self) -> bytes:
+        """Return the next message, b"" at the end."""
+        at, size = self._at, min(chunks.CHUNK_BYTES, self._end - self._at)
+        if size:
+            self._coordinator.note_read(self._key)
+        self._at += size
+        return chunks.encode_block(size, lambda place: self._coordinator.store.read_into(self._key, at, place))
 
 
 def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:

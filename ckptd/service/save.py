@@ -12,6 +12,7 @@ from ckptd.engine.shard import LaneWriter
 from ckptd.errors import InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.service.calls import Call
 from ckptd.service.flow import Flow
+from ckptd.service.intake import Intake
 from ckptd.service.pools import Pools, settled, settled_within
 from ckptd.service.presence import Presences
 from ckptd.wire import convert, lanes, methods
@@ -102,7 +103,7 @@ class SaveService:
             await call.write(reply)
 
     async def write(self, call: Call) -> None:
-        """Take one lane, chunk by chunk, each written before the next is read."""
+        """Take one lane, chunk by chunk; only a few are read before the first of them is written."""
         stall_s = self._flow.limits.stall_s
         async with self._flow.write_streams.hold(call.peer, 1, patience_s=stall_s):
             first = await call.read(stall_s=stall_s)
@@ -111,29 +112,20 @@ class SaveService:
             save = convert.save_from_wire(first.open.save)
             lane = await self._pools.control(self._coordinator.lane, save, first.open.shard)
             await call.write(save_pb2.WriteReply(received=lane.received))
-            chunks = 0
-            while (message := await call.read(stall_s=stall_s)) is not None:
-                if isinstance(message, Chunk):
-                    received = await self._write_chunk(lane, message, call.peer)
-                    chunks += 1
-                    if chunks % _CHUNKS_PER_REPLY == 0:
-                        await call.write(save_pb2.WriteReply(received=received))
-                elif message.WhichOneof("kind") == "end":
-                    await call.write(await self._end_lane(lane, message.end))
-                else:
-                    raise InvalidRequestError("after `open`, a Write stream carries chunks and `end`")
-
-    async def _write_chunk(self, lane: LaneWriter, chunk: Chunk, peer: str) -> int:
-        data = memoryview(chunk.data)
-        if chunk.position + len(data) > lane.size_bytes:
-            raise InvalidRequestError(
-                "a chunk reaches beyond the end of its lane",
-                offset=chunk.position,
-                expected=f"{lane.size_bytes} bytes",
-                actual=f"{len(data)} more",
-            )
-        async with self._flow.chunk_bytes.hold(peer, len(data), patience_s=self._flow.limits.stall_s):
-            return await self._pools.data(lane.write, chunk.position, data, chunk.crc32c)
+            async with Intake(lane, self._pools, self._flow, call) as intake:
+                chunks = 0
+                while (message := await call.read(stall_s=stall_s)) is not None:
+                    if isinstance(message, Chunk):
+                        await intake.put(message)
+                        chunks += 1
+                        if chunks % _CHUNKS_PER_REPLY == 0:
+                            await call.write(save_pb2.WriteReply(received=lane.received))
+                    elif message.WhichOneof("kind") == "end":
+                        await intake.drained()
+                        await call.write(await self._end_lane(lane, message.end))
+                    else:
+                        raise InvalidRequestError("after `open`, a Write stream carries chunks and `end`")
+                await intake.drained()
 
     async def _end_lane(self, lane: LaneWriter, end: save_pb2.LaneEnd) -> save_pb2.WriteReply:
         if end.first_segment < 0 or len(end.crcs) % 4:

@@ -23,6 +23,11 @@ COMMON_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # A chunk travels in one frame and few reads, not in 64 frames of 16 KiB.
+    ("grpc.http2.max_frame_size", (1 << 20) + (1 << 10)),
+    ("grpc.experimental.tcp_read_chunk_size", 256 << 10),
+    ("grpc.experimental.tcp_min_read_chunk_size", 256 << 10),
+    ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
 )
 
 _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -31,6 +36,8 @@ _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
     # Channels of one process would otherwise share a connection, and one big stream would slow down the others.
     ("grpc.use_local_subchannel_pool", 1),
+    # The next chunk is made while the last one is still on its way to the socket.
+    ("grpc.http2.write_buffer_size", 2 << 20),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )

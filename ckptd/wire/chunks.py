@@ -15,7 +15,9 @@ Source: the encoding section of the Protocol Buffers documentation; ``protos/ckp
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import SEEK_CUR, BytesIO
 
 from google.protobuf.message import DecodeError
 
@@ -89,14 +91,22 @@ def decode_write(message: bytes) -> WriteMessage:
     return Chunk(parsed.chunk.position, parsed.chunk.crc32c, memoryview(parsed.chunk.data))
 
 
-def encode_block(data: Buffer) -> bytes:
-    """Return ``ReadReply{data}`` as bytes, with one copy of `data`."""
-    view = memoryview(data).cast("B")
-    if not len(view):
+def encode_block(size: int, fill: Callable[[memoryview], None]) -> bytes:
+    """Return ``ReadReply{data}`` as bytes; `fill` puts the `size` bytes of data into their place in it.
+
+    `BytesIO` lets its content be written in place and then gives it away: what is read from a file is not copied again.
+    """
+    if not size:
         return b""
     header = bytearray((_READ_DATA,))
-    _put_varint(header, len(view))
-    return b"".join((header, view))
+    _put_varint(header, size)
+    message = BytesIO()
+    message.write(header)
+    message.seek(size - 1, SEEK_CUR)
+    message.write(b"\0")
+    with message.getbuffer() as whole, whole[len(header) :] as place:
+        fill(place)
+    return message.getvalue()
 
 
 def decode_read_reply(message: bytes) -> memoryview | read_pb2.ReadReply:

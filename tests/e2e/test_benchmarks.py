@@ -50,6 +50,16 @@ def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
     assert found["rss_peak_bytes"] >= found["rss_before_bytes"]
 
 
+def test_the_stream_is_measured_beside_bare_grpc_both_ways(tmp_path):
+    (found,) = run("stream.py", "--size=8MiB", "--clients=2", "--rounds=1", f"--dir={tmp_path}")
+    assert found["size_bytes"] == 8 << 20
+    assert len(found["medians"]) == 7
+    for contender, median in found["medians"].items():
+        assert median["rate"] > 0
+        assert ("ratio" in median) == ("ckptd" in contender)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_moving_a_checkpoint_is_measured_command_by_command(tmp_path):
     found = run("moving.py", "--size=16MiB", f"--dir={tmp_path}")
     assert found["size_bytes"] == 16 << 20
@@ -102,6 +112,7 @@ def is_empty(s3_service, bucket):
         "watch.py",
         "object_clients.py",
         "object_store.py",
+        "stream.py",
     ],
 )
 def test_each_explains_itself(name):

@@ -280,9 +280,9 @@ def test_a_lane_that_is_given_up_ends_its_stream_and_the_save(daemon, monkeypatc
 
     real = remote.send_lane
 
-    def given_up(stub, address, save, source, deadline, stop):
+    def given_up(stub, address, save, source, deadline, stop, line):
         stop.set()
-        real(stub, address, save, source, deadline, stop)
+        real(stub, address, save, source, deadline, stop, line)
 
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         monkeypatch.setattr(remote, "send_lane", given_up)
@@ -290,3 +290,25 @@ def test_a_lane_that_is_given_up_ends_its_stream_and_the_save(daemon, monkeypatc
             ckpt.save(1, {"a": FULL}).result(BOUND_S)
         monkeypatch.setattr(remote, "send_lane", real)
         assert ckpt.save(1, {"a": FULL}).result(BOUND_S).step == 1
+
+
+def test_lanes_of_a_rank_are_sent_one_after_the_other(tmp_path, monkeypatch):
+    """The next is opened when all but the last chunks of one are sent: two would only share the connection."""
+    from ckptd.engine.shard import LaneWriter
+
+    order = []
+    write = LaneWriter.write
+
+    def noted(self, position, data, crc):
+        order.append(self.shard)
+        return write(self, position, data, crc)
+
+    monkeypatch.setattr(LaneWriter, "write", noted)
+    daemon = Daemon(tmp_path, shards=2)
+    try:
+        with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
+            ckpt.save(1, {name: np.zeros(24 << 20, np.uint8) for name in "ab"}).result(BOUND_S)
+    finally:
+        daemon.stop()
+    assert sorted(order) == [0] * 24 + [1] * 24
+    assert len(set(order[:16])) == 1

@@ -72,6 +72,47 @@ def test_an_amount_above_the_limit_has_the_budget_for_itself():
     asyncio.run(scene())
 
 
+def test_what_another_thread_gives_back_wakes_the_first_who_fits():
+    async def scene():
+        budget, release, order = Budget("bytes", 10, 10), asyncio.Event(), []
+        await budget.acquire("a", 10, patience_s=1)
+        release.set()
+        waiting = asyncio.ensure_future(held(budget, "b", 10, release, order))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(budget.release, "a", 10)
+        await asyncio.wait_for(waiting, 20)
+        assert (order, budget.held) == (["b"], 0)
+
+    asyncio.run(scene())
+
+
+def test_who_is_cancelled_just_when_it_is_granted_gives_it_back():
+    async def scene():
+        budget = Budget("bytes", 10, 10)
+        await budget.acquire("a", 10, patience_s=1)
+        waiting = asyncio.ensure_future(budget.acquire("b", 10, patience_s=20))
+        await asyncio.sleep(0)
+        budget.release("a", 10)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+        assert budget.held == 0
+
+    asyncio.run(scene())
+
+
+def test_nothing_is_an_amount_too():
+    async def scene():
+        budget = Budget("bytes", 10, 10)
+        for amount in (0, 5, 0):
+            await budget.acquire("a", amount, patience_s=1)
+        for amount in (5, 0, 0):
+            budget.release("a", amount)
+        assert budget.held == 0
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize(
     ("peer", "host"),
     [
