@@ -14,14 +14,18 @@ from ckptd.demo.processes import child_environment
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run(name, *arguments, environment=None):
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments, "--json"],
+def start(name, *arguments, environment=None):
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments],
         capture_output=True,
         text=True,
         timeout=250,
         env=child_environment() | (environment or {}),
     )
+
+
+def run(name, *arguments, environment=None):
+    done = start(name, *arguments, "--json", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -33,14 +37,29 @@ def test_the_merge_of_an_index_is_timed_and_read_by_tensorflow():
     assert found["tensorflow_checked"] == 2
 
 
-def test_save_and_restore_are_timed_for_all_three(tmp_path):
-    found = run("save_restore.py", "--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", f"--dir={tmp_path}")
-    assert found["size_bytes"] == 4 << 20
-    for contender in ("raw", "tensorflow", "ckptd"):
-        medians = found["medians"][contender]
+def test_everyone_takes_a_turn_at_the_same_job(tmp_path):
+    tiny = ("--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", "--saves=1", "--pause-s=0", "--prepared-s=0")
+    who = ("--contenders", "copy", "raw", "safetensors", "tensorflow", "ckptd stream", "ckptd")
+    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who)
+    assert found["job"]["size_bytes"] == 4 << 20
+    assert set(found["contenders"]) == set(who[1:])
+    for name, figures in found["contenders"].items():
+        medians = figures["medians"]
         assert 0 < medians["stall_s"] <= medians["durable_s"]
-        assert medians["restore_s"] > 0
+        assert name == "copy" or medians["cold_s"] > 0
+    measured = {each["what"] for each in found["verdicts"] if each["ratio"] is not None}
+    assert {"durable, of writing with O_DIRECT", "warm restore into arrays, of copying the same bytes"} <= measured
     assert list(tmp_path.iterdir()) == []
+
+
+def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
+    tiny = ("--small", "--processes=2", "--tensors=40", "--rounds=1", "--saves=1", "--pause-s=0", "--prepared-s=0")
+    page = tmp_path / "figures.json"
+    done = start("peers.py", *tiny, f"--dir={tmp_path}", "--contenders", "raw", "ckptd", "--json", str(page), "--check")
+    assert done.returncode == 0, done.stderr
+    assert "NOT REACHED" not in done.stdout  # nobody took part whom ckptd must beat
+    assert done.stdout.count("not measured") == 4
+    assert json.loads(page.read_text())["job"]["size_bytes"] == 40 * 4096
 
 
 def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
@@ -96,7 +115,7 @@ def is_empty(s3_service, bucket):
     "name",
     [
         "merge_index.py",
-        "save_restore.py",
+        "peers.py",
         "memory.py",
         "moving.py",
         "watch.py",
@@ -105,12 +124,6 @@ def is_empty(s3_service, bucket):
     ],
 )
 def test_each_explains_itself(name):
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "benchmarks" / name), "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=child_environment(),
-    )
+    done = start(name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"python benchmarks/{name}" in done.stdout

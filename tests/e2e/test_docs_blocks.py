@@ -14,7 +14,7 @@ NOT_RUN = {
     ("docs/testing.md", "pip install -e '.[test]' && pytest"),
     ("docs/testing.md", "pytest -m campaign"),
     ("docs/testing.md", "pip install zensical && zensical build --strict"),
-    ("docs/comparison.md", "python benchmarks/save_restore.py"),
+    ("docs/comparison.md", "python benchmarks/peers.py"),
     ("README.md", "cp .env.example .env && docker compose --profile demo up"),
     ("docs/deploying.md", "cp .env.example .env && docker compose --profile demo up"),
     ("docs/deploying.md", "docker compose exec ckptd ckptd ls s3://checkpoints/runs/examples/linear"),
