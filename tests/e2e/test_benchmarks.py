@@ -30,11 +30,37 @@ def run(name, *arguments, environment=None):
     return json.loads(done.stdout)
 
 
-def test_the_merge_of_an_index_is_timed_and_read_by_tensorflow():
-    found = run("merge_index.py", "--tensors=40", "--workers=30", "--rounds=1", "--check=2")
-    assert found["slices"] == 1200
-    assert found["tensorflow_tensors"] == 40
-    assert found["tensorflow_checked"] == 2
+def test_the_cost_of_a_slice_is_found_stage_by_stage_and_the_index_read_by_tensorflow():
+    found = run("slices.py", "--slices", "100", "1600", "--rounds=1", "--read=2")
+    assert [each["slices"] for each in found["sizes"]] == [100, 1600]
+    for each in found["sizes"]:
+        assert all(cost > 0 for cost in each["us_per_slice"].values())
+        assert each["planned_s"] > 0
+        assert each["unchanged_s"] > 0
+    assert found["growth"] > 0
+    assert (found["tensorflow_tensors"], found["tensorflow_checked"]) == (40, 2)
+
+
+def test_many_workers_speak_the_whole_protocol(tmp_path):
+    few = ("--workers=12", "--slices=20", "--processes=2", "--saves=2")
+    found = run("many_workers.py", *few, f"--dir={tmp_path}")
+    assert found["slices"] == 240
+    assert len(found["saves"]) == 2
+    assert all(0 <= save["commit_s"] <= save["save_s"] for save in found["saves"])
+    assert found["daemon_peak_bytes"] >= found["daemon_idle_bytes"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_of_training_are_timed_with_and_without_a_save_beside_them(tmp_path):
+    tiny = ("--size=2MiB", "--tensors=4", "--stream=1MiB", "--cycles=2", "--window-s=0.05", "--processes", "1")
+    found = run("interference.py", *tiny, f"--dir={tmp_path}")
+    assert [row["training"] for row in found["rows"]] == ["demo", "memory"]
+    for row in found["rows"]:
+        assert row["quiet_steps"] > 0
+        assert row["saving_steps"] > 0
+        assert 0 < row["quiet_p50_s"] <= row["quiet_p99_s"]
+        assert 0 < row["stall_s"] <= row["durable_s"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_everyone_takes_a_turn_at_the_same_job(tmp_path):
@@ -63,9 +89,10 @@ def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
 
 
 def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
-    found = run("memory.py", "--size=16MiB", "--workers=2", f"--dir={tmp_path}")
+    found = run("memory.py", "--size=16MiB", "--workers=2", "--saves=2", f"--dir={tmp_path}")
     assert found["size_bytes"] == 16 << 20
     assert found["samples"] > 1
+    assert len(found["saves"]) == 2
     assert found["rss_peak_bytes"] >= found["rss_before_bytes"]
 
 
@@ -114,7 +141,9 @@ def is_empty(s3_service, bucket):
 @pytest.mark.parametrize(
     "name",
     [
-        "merge_index.py",
+        "slices.py",
+        "many_workers.py",
+        "interference.py",
         "peers.py",
         "memory.py",
         "moving.py",
