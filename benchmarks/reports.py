@@ -48,7 +48,7 @@ def page(found: dict[str, Any]) -> str:
     job = found["job"]
     num_saves = job["rounds"] * job["saves_per_round"]
     lines = [
-        f"{job['size_bytes'] / 2**30:.2f} GiB in {job['tensors']:,} tensors from {job['processes']} processes; "
+        f"{_amount(job['size_bytes'])} in {job['tensors']:,} tensors from {job['processes']} processes; "
         f"medians (min–max) of {num_saves} saves and {job['rounds']} restores each, in turns.",
         "",
         f"{in_words(found['machine'])}; " + ", ".join(f"{n} {v}" for n, v in found["machine"]["versions"].items()),
@@ -79,17 +79,20 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(contenders: dict[str, Any]) -> str:
-    heads = ["", *(head for head, _ in COLUMNS), "memory GiB (beyond the arrays)"]
+def table(contenders: dict[str, Any], columns: Sequence[tuple[str, str]] = COLUMNS, *, memory: bool = True) -> str:
+    """Return a line for each contender; `columns` are heads and measures."""
+    heads = ["", *(head for head, _ in columns), *(["memory GiB (beyond the arrays)"] if memory else [])]
     rows = []
     for name, figures in contenders.items():
         cells = [name]
-        for _, measure in COLUMNS:
+        for _, measure in columns:
             # A copy in memory is never durable.
             shown = measure in figures["values"] and not (name == "copy" and "durable" in measure)
             cells.append(_cell(figures, measure) if shown else "")
-        peak, extra = (figures["medians"][measure] / 2**30 for measure in _MEMORY)
-        rows.append([*cells, f"{peak:.2f} ({max(0.0, extra):.2f})"])
+        if memory:
+            peak, extra = (figures["medians"][measure] / 2**30 for measure in _MEMORY)
+            cells.append(f"{peak:.2f} ({max(0.0, extra):.2f})")
+        rows.append(cells)
     return markdown(heads, rows)
 
 
@@ -105,6 +108,10 @@ def _outcome(verdict: dict[str, Any]) -> str:
     if verdict["aimed"] is not None:
         return "as aimed at" if verdict["aimed"] else "aimed at, not reached"
     return "reached" if verdict["reached"] else "NOT REACHED"
+
+
+def _amount(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 1 << 29 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
@@ -133,7 +140,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axes[0].axvline(copy["medians"]["stall_s"], color="#334155", linestyle=":", linewidth=1)
     job = found["job"]
     figure.suptitle(
-        f"{job['size_bytes'] / 2**30:.2f} GiB, {job['processes']} processes; the dotted line is one copy in memory",
+        f"{_amount(job['size_bytes'])}, {job['processes']} processes; the dotted line is one copy in memory",
         fontsize=10,
     )
     figure.tight_layout()

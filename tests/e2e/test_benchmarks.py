@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,14 @@ def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
     assert done.stdout.count("not measured") == 4
     assert json.loads(page.read_text())["job"]["size_bytes"] == 40 * 4096
 
+    for name in ("README.md", "docs/performance.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    written = start("write_figures.py", str(page), str(page), f"--root={tmp_path}")
+    assert written.returncode == 0, written.stderr
+    assert "| ckptd |" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "docs/performance.md").read_text().count("| ckptd |") == 2
+
 
 def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
     found = run("memory.py", "--size=16MiB", "--workers=2", "--saves=2", f"--dir={tmp_path}")
@@ -150,6 +159,7 @@ def is_empty(s3_service, bucket):
         "watch.py",
         "object_clients.py",
         "object_store.py",
+        "write_figures.py",
     ],
 )
 def test_each_explains_itself(name):
