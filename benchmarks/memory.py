@@ -41,9 +41,8 @@ def work(address: str, rank: int, world_size: int, size: int, orders: Any) -> No
         while (step := orders.recv()) is not None:
             if step == 0:
                 prepare = getattr(ckpt, "prepare", None)
-                under_way = None if prepare is None else prepare(many)
-                if hasattr(under_way, "result"):
-                    under_way.result()
+                if prepare is not None:
+                    prepare(many)
                 orders.send(0)
                 continue
             began = time.monotonic()
@@ -105,6 +104,7 @@ def measure(args: argparse.Namespace, place: Path) -> dict[str, Any]:
             pipe.recv()
         watch = Watch(daemon.pid)
         everyone(0)
+        time.sleep(args.prepared_s)
         saves = []
         for step in range(1, args.saves + 1):
             cpu = cpu_of(daemon.pid)
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--size", default="10GiB", help="of all workers together")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--prepared-s", type=float, default=5.0, help="between joining and the first save")
     parser.add_argument("--road", choices=("own", "stream"), default="own", help="own: what ckptd chooses by itself")
     parser.add_argument("--daemon-option", action="append", default=[], help="of ckptd serve: =--arena-bytes=4GiB")
     parser.add_argument("--dir", type=Path, help="where to write; default: a temporary directory")

@@ -42,13 +42,8 @@ class Ckptd(Contender):
 
     def ready(self) -> None:
         prepare = getattr(self._checkpointer, "prepare", None)
-        if prepare is None:
-            return
-        under_way = prepare(self._named(self.arrays))
-        # A program trains before its first save; the memory is made ready meanwhile.
-        wait = getattr(under_way, "result", None) or getattr(under_way, "wait", None)
-        if wait is not None:
-            wait()
+        if prepare is not None:
+            prepare(self._named(self.arrays))  # goes on behind; a program trains before its first save
 
     def save(self, step: int) -> Times:
         return self._save(step, self.arrays)

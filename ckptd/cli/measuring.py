@@ -100,14 +100,14 @@ def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[F
     figures += _Road("direct", where / "direct", arrays, limits).figures()
     if hasattr(Checkpointer, "prepare"):
         told("saves and restores through a daemon, by shared memory")
-        figures += _Road("memory", where / "memory", arrays, limits).figures()
+        figures += _Road("shared memory", where / "shared", arrays, limits).figures()
     told("saves and restores through a daemon, by gRPC")
     figures += _Road("stream", where / "stream", arrays, limits).figures()
     return figures
 
 
 class _Road:
-    """One way from the arrays to the disk and back: "direct", or through a daemon by "memory" or "stream"."""
+    """One way from the arrays to the disk and back: "direct", or through a daemon by "shared memory" or "stream"."""
 
     def __init__(self, name: str, place: Path, arrays: Arrays, limits: Limits) -> None:
         self._name = name
@@ -167,7 +167,8 @@ class _Road:
         ]
 
     def _figure(self, what: str, spent: _Spent, parts: dict[str, float], about: str) -> Figure:
-        processor = "gRPC: processor" if self._name == "stream" else "processor"
+        # A restore reads the files itself where it can, as it can here, on any road.
+        processor = "gRPC: processor" if self._name == "stream" and "save" in what else "processor"
         bound = bound_of(spent.took_s, {**parts, processor: spent.processor_s})
         return Figure(f"{self._name}: {what}", spent.took_s, self._size / spent.took_s, bound, about)
 

@@ -236,7 +236,9 @@ def test_bench_measures_limits_and_roads_and_leaves_nothing(tmp_path, capsys):
     limits = {name for name in figures if name.startswith(("disk:", "memory: copy", "memory: new"))}
     assert limits == {"disk: sync", "disk: write", "disk: read", "memory: copy", "memory: new"}
     assert all(figures[name]["bounded_by"] is None for name in limits)
-    for road in ("direct", "stream"):
+    roads = {name.partition(":")[0] for name in figures} - {"disk", "memory"}
+    assert {"direct", "stream"} <= roads <= {"direct", "shared memory", "stream"}
+    for road in roads:
         for what in ("save, stall", "save, durable", "first save", "restore, warm", "restore, cold"):
             figure = figures[f"{road}: {what}"]
             assert (figure["bounded_by"] is None) == (figure["bound_share"] is None)
