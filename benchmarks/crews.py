@@ -23,6 +23,10 @@ BOUND_S = 600.0
 _KEPT_MAPPED = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+class CrewFailedError(Exception):
+    """A rank failed, fell silent or ended; the message has its last words."""
+
+
 def work(contender: type[Contender], job: Job, directory: Path, orders: Any) -> None:
     """Be one rank until told to end."""
     os.environ.update(_KEPT_MAPPED)
@@ -90,13 +94,13 @@ class Crew:
     def _hear(self, rank: int) -> Any:
         pipe = self._pipes[rank]
         if not pipe.poll(BOUND_S):
-            raise SystemExit(f"rank {rank} of {self.contender.name} was silent for {BOUND_S:.0f} s")
+            raise CrewFailedError(f"rank {rank} of {self.contender.name} was silent for {BOUND_S:.0f} s")
         try:
             well, answer = pipe.recv()
         except EOFError:
-            raise SystemExit(f"rank {rank} of {self.contender.name} ended without a word") from None
+            raise CrewFailedError(f"rank {rank} of {self.contender.name} ended without a word") from None
         if not well:
-            raise SystemExit(f"rank {rank} of {self.contender.name}: {answer}")
+            raise CrewFailedError(f"rank {rank} of {self.contender.name}: {answer}")
         return answer
 
     def timed_completion(self, step: int) -> float:

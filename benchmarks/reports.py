@@ -119,6 +119,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ckptd"})  # the same figures, the same file
     from matplotlib import pyplot
 
     contenders = {name: each for name, each in found["contenders"].items() if name != "copy"}
@@ -144,5 +145,5 @@ def plot(found: dict[str, Any], path: Path) -> None:
         fontsize=10,
     )
     figure.tight_layout()
-    figure.savefig(path, format="svg")
+    figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)

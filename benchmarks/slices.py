@@ -167,6 +167,7 @@ def plot(sizes: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ckptd"})  # the same figures, the same file
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(6, 3.5))
@@ -180,7 +181,7 @@ def plot(sizes: list[dict[str, Any]], path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, format="svg")
+    figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,21 @@ def run(name, *arguments, environment=None):
     done = start(name, *arguments, "--json", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
+
+
+def test_a_library_that_fails_here_is_named_and_the_others_go_on(tmp_path):
+    broken = tmp_path / "path" / "safetensors"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("")
+    (broken / "numpy.py").write_text("def save_file(*_):\n    raise OSError('not on this machine')\n")
+    path = os.pathsep.join(filter(None, (str(broken.parent), child_environment().get("PYTHONPATH"))))
+    tiny = ("--size=1MiB", "--processes=2", "--tensors=2", "--rounds=2", "--saves=1", "--pause-s=0", "--prepared-s=0")
+    who = ("--contenders", "raw", "safetensors")
+    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who, environment={"PYTHONPATH": path})
+    assert set(found["contenders"]) == {"raw"}
+    assert len(found["contenders"]["raw"]["values"]["cold_s"]) == 2
+    assert "not on this machine" in found["missing"]["safetensors"]
+    assert [each.name for each in tmp_path.iterdir()] == ["path"]
 
 
 def test_the_cost_of_a_slice_is_found_stage_by_stage_and_the_index_read_by_tensorflow():
