@@ -24,6 +24,14 @@ def memory_of(pid: int | str = "self") -> dict[str, int]:
     return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
 
 
+def shared_memory_of(pid: int | str = "self") -> int:
+    """Return what is resident of memory that processes may share (memfd, /dev/shm), in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssShmem"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
 def forget_peak(pid: int | str = "self") -> None:
     """Let VmHWM begin anew, at what is resident now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
@@ -33,6 +41,27 @@ def cpu_of(pid: int | str = "self") -> float:
     """Return the processor seconds of all threads so far, its own and the kernel's for it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def last_cache_bytes() -> int:
+    """Return the size of the last cache before memory; 32 MiB where the kernel does not tell."""
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size[:-1]) << {"K": 10, "M": 20}[size[-1]] for size in sizes), default=32 << 20)
+
+
+def forget_cached(directory: Path) -> None:
+    """Ask the kernel to drop the files' pages, so that a restore comes from the disk. They have to be synced."""
+    for path in directory.rglob("*"):
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue  # retention is at work beside us
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError:
+            continue  # a directory
+        finally:
+            os.close(fd)
 
 
 def medians(rounds: Iterable[dict[str, float]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`ckptd bench`: what this disk and this host are good for, in a few seconds."""
+"""`ckptd bench`: what this disk and this host are good for, what we make of it, and what keeps us from more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from ckptd.cli import output
 from ckptd.errors import InvalidRequestError, StorageFullError
 
-_COPIES = 4  # of the size, on disk at once at most
+_COPIES = 6  # of the size, on disk at once at most: three roads, two checkpoints each
 
 
 @click.command()
@@ -19,10 +19,12 @@ _COPIES = 4  # of the size, on disk at once at most
 @click.option("--size-mb", type=click.IntRange(1, 65536), default=256, show_default=True, help="Bytes to move, in MB.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(directory: str | None, size_mb: int, as_json: bool) -> None:
-    """Measure the disk below DIR, gRPC on the loopback interface, and one save and restore, with and without a daemon.
+    """Measure what the disk below DIR and this host's memory can do, what ckptd makes of it, and what bounds that.
 
-    Works in a new directory below DIR (default: the temporary directory) and removes it. The disk is read from the
-    page cache, as a restart right after a save does. For benchmarks that stand comparison see benchmarks/ in the
+    One process saves and restores: without a daemon, through a daemon by shared memory, and by gRPC as other hosts do.
+    "Bounded by" names what accounts for most of the time, and for how much of it; where nothing does for half of it,
+    there is a dash, and the time goes into waiting and fixed costs, as with little data. Works in a new directory below
+    DIR (default: the temporary directory) and removes it. For comparisons with other libraries see benchmarks/ in the
     source.
     """
     from ckptd.cli import measuring, places
@@ -52,19 +54,30 @@ def command(directory: str | None, size_mb: int, as_json: bool) -> None:
                 "directory": str(where.parent),
                 "file_system": None if mount is None else mount.kind,
                 "size_bytes": size_mb * 1_000_000,
-                "figures": figures,
+                "figures": [
+                    {
+                        "name": figure.name,
+                        "seconds": figure.seconds,
+                        "bytes_per_s": figure.bytes_per_s,
+                        "bounded_by": None if figure.bound is None else figure.bound.what,
+                        "bound_share": None if figure.bound is None else figure.bound.share,
+                        "about": figure.about,
+                    }
+                    for figure in figures
+                ],
             }
         )
         return
     kind = "" if mount is None else f" ({mount.kind})"
     output.table(
         f"{output.size(size_mb * 1_000_000)} in {where.parent}{kind}",
-        ("what", "took", "rate", ""),
+        ("what", "took", "rate", "bounded by", ""),
         [
             (
                 figure.name,
                 output.duration(figure.seconds),
                 "–" if figure.bytes_per_s is None else f"{output.size(round(figure.bytes_per_s))}/s",
+                "–" if figure.bound is None else str(figure.bound),
                 figure.about,
             )
             for figure in figures

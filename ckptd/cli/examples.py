@@ -88,7 +88,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "bench": (
-        ("ckptd bench /checkpoints", "disk, gRPC, one save and restore"),
+        ("ckptd bench /checkpoints", "limits, and saves and restores by each road"),
         ("ckptd bench /checkpoints --size-mb 2000", "with more bytes, for fast disks"),
     ),
     "completion": (

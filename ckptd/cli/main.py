@@ -56,7 +56,7 @@ COMMANDS = {
     "undelete": _Listed("ckptd.cli.undelete", "Bring back a checkpoint that was deleted lately."),
     "repair": _Listed("ckptd.cli.repair", "Write a lost or malformed state file anew."),
     "doctor": _Listed("ckptd.cli.doctor", "Try out whether checkpoints would be safe here."),
-    "bench": _Listed("ckptd.cli.bench", "Measure the disk, gRPC, and one save and restore."),
+    "bench": _Listed("ckptd.cli.bench", "Measure disk and memory, saves and restores, and what bounds them."),
     "completion": _Listed("ckptd.cli.completion", "Print what a shell needs to complete command lines."),
     "schema": _Listed("ckptd.cli.schema", "Print the JSON Schema of a command's --json."),
 }

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ckptd.cli.bounds import Bound, Limits, bound_of, processor_s
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.remote_objects import RemoteObjects
 from ckptd.demo.processes import Daemon
-from ckptd.storage.disk import SystemDisk
-from ckptd.wire import versions
-from ckptd.wire.addresses import parse
-from ckptd.wire.channels import open_channel
-from ckptd.wire.methods import READ, Stub
+from ckptd.storage import device
 
-_NUM_SYNCS = 20
 _NUM_TENSORS = 8
 _TIMEOUT_S = 600.0
-_BLOCK_BYTES = 8 << 20
+_ROUNDS = 3
+_COPIERS = 2
+_PREPARED_S = 1.0  # between joining and the first save, as a program has it that trains before it saves
+_ROAD = "CKPTD_ROAD"
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,46 @@ class Figure:
 
     Attributes:
         name: what was measured.
-        seconds: how long it took, or for a latency the median.
+        seconds: how long it took; the median where it was done several times.
         bytes_per_s: the rate, None where only the time matters.
+        bound: what keeps it from being faster; None for a limit, and where nothing that was measured explains it.
         about: what to know when reading it.
     """
 
     name: str
     seconds: float
     bytes_per_s: float | None
+    bound: Bound | None
     about: str
+
+
+@dataclass
+class _Spent:
+    """What a piece of work took: by the clock, and of the processor in this process and in the daemon."""
+
+    seconds: list[float] = field(default_factory=list)
+    worker_s: list[float] = field(default_factory=list)
+    daemon_s: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, daemon: Daemon | None) -> Iterator[None]:
+        """Add what the block takes."""
+        worker, beside = time.process_time(), _processor_s(daemon)
+        began = time.perf_counter()
+        yield
+        self.seconds.append(time.perf_counter() - began)
+        self.worker_s.append(time.process_time() - worker)
+        self.daemon_s.append(_processor_s(daemon) - beside)
+
+    @property
+    def took_s(self) -> float:
+        """The median."""
+        return statistics.median(self.seconds)
+
+    @property
+    def processor_s(self) -> float:
+        """How long the processors were needed at least."""
+        return processor_s(statistics.median(self.worker_s), statistics.median(self.daemon_s), _num_cores())
 
 
 def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[Figure]:
@@ -48,96 +82,170 @@ def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[F
     count = max(1, size_bytes // 4 // _NUM_TENSORS)
     source = np.random.default_rng(0)
     arrays = {f"w{n}": source.standard_normal(count, np.float32) for n in range(_NUM_TENSORS)}
-    told("the disk")
-    figures = _disk(where, arrays)
-    told("a save and a restore without a daemon")
-    figures += _save_and_restore(str(where / "direct"), arrays, "direct")
-    told("a save and a restore through a daemon")
-    (where / "root").mkdir()
-    daemon = Daemon(where / "root", where / "daemon.log", where / "daemon.json")
-    try:
-        daemon.wait_until_ready()
-        host, port = daemon.port()
-        address = f"grpc://{host}:{port}"
-        figures += _save_and_restore(address, arrays, "daemon")
-        told("gRPC on the loopback interface")
-        figures.append(_loopback(address, where / "root"))
-    finally:
-        daemon.stop()
+    size_bytes = sum(array.nbytes for array in arrays.values())
+    told("the disk and the memory")
+    disk = device.measure(where, size_bytes, _ROUNDS)
+    copy_s, new_memory_s = _memory(arrays)
+    scale = size_bytes / disk.size_bytes
+    limits = Limits(disk.write_s * scale, disk.read_s * scale, copy_s, new_memory_s, disk.sync_s)
+    past = "past the page cache" if disk.is_direct else "through the page cache: the file system refuses O_DIRECT"
+    figures = [
+        Figure("disk: sync", limits.sync_s, None, None, "of a small new file"),
+        Figure("disk: write", limits.write_s, size_bytes / limits.write_s, None, f"one file, {past}, and sync"),
+        Figure("disk: read", limits.read_s, size_bytes / limits.read_s, None, f"the same, {past}"),
+        Figure("memory: copy", copy_s, size_bytes / copy_s, None, f"{_COPIERS} threads, into memory that exists"),
+        Figure("memory: new", new_memory_s, size_bytes / new_memory_s, None, "one thread, into memory just asked for"),
+    ]
+    told("saves and restores without a daemon")
+    figures += _Road("direct", where / "direct", arrays, limits).figures()
+    if hasattr(Checkpointer, "prepare"):
+        told("saves and restores through a daemon, by shared memory")
+        figures += _Road("shared memory", where / "shared", arrays, limits).figures()
+    told("saves and restores through a daemon, by gRPC")
+    figures += _Road("stream", where / "stream", arrays, limits).figures()
     return figures
 
 
-def _disk(where: Path, arrays: dict[str, np.ndarray]) -> list[Figure]:
-    disk = SystemDisk()
-    directory = disk.open_root(str(where))
-    try:
-        syncs = []
-        for n in range(_NUM_SYNCS):
-            file = disk.create(directory, f"small-{n}")
-            disk.write(file, 0, b"\x5a" * 4096, bulk=False)
-            began = time.perf_counter()
-            disk.sync(file)
-            syncs.append(time.perf_counter() - began)
-            disk.close(file)
-            disk.unlink(directory, f"small-{n}")
-        size = sum(array.nbytes for array in arrays.values())
-        file = disk.create(directory, "large")
+class _Road:
+    """One way from the arrays to the disk and back: "direct", or through a daemon by "shared memory" or "stream"."""
+
+    def __init__(self, name: str, place: Path, arrays: Arrays, limits: Limits) -> None:
+        self._name = name
+        self._place = place
+        self._arrays = arrays
+        self._size = sum(array.nbytes for array in arrays.values())
+        self._limits = limits
+        self._into = {name: np.zeros_like(array) for name, array in arrays.items()}
+        self._num_daemons = 0
+
+    def figures(self) -> list[Figure]:
+        """Save, restore, and say how long each took."""
+        first, stall, durable, warm, cold = (_Spent() for _ in range(5))
+        with self._environment():
+            with self._daemon() as daemon, self._joined(daemon) as checkpointer:
+                self._prepare(checkpointer)
+                with first.timed(daemon):
+                    checkpointer.save(1, self._arrays).result(_TIMEOUT_S)
+                for step in range(2, 2 + _ROUNDS):
+                    with durable.timed(daemon):
+                        with stall.timed(daemon):
+                            pending = checkpointer.save(step, self._arrays)
+                        pending.result(_TIMEOUT_S)
+                for _ in range(_ROUNDS):
+                    with warm.timed(daemon):
+                        checkpointer.restore(into=self._into)
+            # Another daemon, which remembers nothing, and files of which nothing is cached.
+            with self._daemon() as daemon, self._joined(daemon) as checkpointer:
+                checkpointer.latest()
+                for _ in range(_ROUNDS):
+                    for path in self._place.rglob("*.data-*"):
+                        device.forget_cached(path)
+                    with cold.timed(daemon):
+                        checkpointer.restore(into=self._into)
+        limits = self._limits
+        moving = {"the disk": limits.write_s, "memory": limits.copy_s}
+        return [
+            # A stall is a copy: its processor seconds are those of the copy.
+            Figure(
+                f"{self._name}: save, stall",
+                stall.took_s,
+                self._size / stall.took_s,
+                bound_of(stall.took_s, {"memory": limits.copy_s}),
+                "until the arrays may be changed",
+            ),
+            self._figure("save, durable", durable, moving, "until it survives a power cut"),
+            self._figure(
+                "first save", first, {**moving, "new memory": first.took_s - durable.took_s}, "durable, of this process"
+            ),
+            self._figure("restore, warm", warm, {"memory": limits.copy_s}, "at once after the save, into arrays"),
+            self._figure(
+                "restore, cold",
+                cold,
+                {"the disk": limits.read_s, "memory": limits.copy_s},
+                "nothing cached or remembered, into arrays",
+            ),
+        ]
+
+    def _figure(self, what: str, spent: _Spent, parts: dict[str, float], about: str) -> Figure:
+        # A restore reads the files itself where it can, as it can here, on any road.
+        processor = "gRPC: processor" if self._name == "stream" and "save" in what else "processor"
+        bound = bound_of(spent.took_s, {**parts, processor: spent.processor_s})
+        return Figure(f"{self._name}: {what}", spent.took_s, self._size / spent.took_s, bound, about)
+
+    @contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Have the road taken: the environment chooses it."""
+        before = os.environ.get(_ROAD)
+        os.environ[_ROAD] = "stream" if self._name == "stream" else "auto"
         try:
-            began = time.perf_counter()
-            disk.reserve(file, size)
-            at = 0
-            for array in arrays.values():
-                disk.write(file, at, array.data.cast("B"), bulk=True)
-                at += array.nbytes
-            disk.sync(file)
-            write_s = time.perf_counter() - began
-            block = memoryview(bytearray(_BLOCK_BYTES))
-            began, at = time.perf_counter(), 0
-            while count := disk.read_into(file, at, block):
-                at += count
-            read_s = time.perf_counter() - began
+            yield
         finally:
-            disk.close(file)
-            disk.unlink(directory, "large")
-    finally:
-        disk.close(directory)
-    return [
-        Figure("disk: fsync of a small file", statistics.median(syncs), None, f"median of {_NUM_SYNCS}"),
-        Figure("disk: write", write_s, size / write_s, "with fsync, one file"),
-        Figure("disk: read", read_s, size / read_s, "just written: from the page cache if it was kept there"),
-    ]
+            del os.environ[_ROAD]
+            if before is not None:
+                os.environ[_ROAD] = before
+
+    @contextmanager
+    def _daemon(self) -> Iterator[Daemon | None]:
+        if self._name == "direct":
+            yield None
+            return
+        self._num_daemons += 1
+        self._place.mkdir(exist_ok=True)
+        beside = f"{self._place}-{self._num_daemons}"
+        daemon = Daemon(self._place, Path(f"{beside}.log"), Path(f"{beside}.json"))
+        try:
+            daemon.wait_until_ready()
+            yield daemon
+        finally:
+            daemon.stop()
+
+    @contextmanager
+    def _joined(self, daemon: Daemon | None) -> Iterator[Checkpointer]:
+        address = str(self._place) if daemon is None else "grpc://{}:{}".format(*daemon.port())
+        with Checkpointer(
+            address, run="bench", rank=0, world_size=1, max_to_keep=1, timeout_s=_TIMEOUT_S
+        ) as checkpointer:
+            yield checkpointer
+
+    def _prepare(self, checkpointer: Checkpointer) -> None:
+        prepare = getattr(checkpointer, "prepare", None)
+        if prepare is not None:
+            prepare(self._arrays)
+            time.sleep(_PREPARED_S)
 
 
-def _save_and_restore(address: str, arrays: dict[str, np.ndarray], road: str) -> list[Figure]:
-    size = sum(array.nbytes for array in arrays.values())
-    with Checkpointer(address, run="bench", rank=0, world_size=1, timeout_s=_TIMEOUT_S) as checkpointer:
-        # The first save of a process makes its buffers and connections; the second is what training sees.
-        checkpointer.save(1, arrays).result(_TIMEOUT_S)
+def _memory(arrays: Arrays) -> tuple[float, float]:
+    """Return how long it takes to copy the arrays into memory that exists, and into new memory."""
+    into = {name: np.zeros_like(array) for name, array in arrays.items()}
+    names = list(arrays)
+
+    def copy(mine: list[str]) -> None:
+        for name in mine:
+            np.copyto(into[name], arrays[name])
+
+    copies, news = [], []
+    for _ in range(_ROUNDS):
+        threads = [threading.Thread(target=copy, args=(names[number::_COPIERS],)) for number in range(_COPIERS)]
         began = time.perf_counter()
-        pending = checkpointer.save(2, arrays)
-        stall_s = time.perf_counter() - began
-        pending.result(_TIMEOUT_S)
-        durable_s = time.perf_counter() - began
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        copies.append(time.perf_counter() - began)
         began = time.perf_counter()
-        restored = checkpointer.restore(2)
-        restore_s = time.perf_counter() - began
-        assert sum(array.nbytes for array in restored.values()) == size
-    return [
-        Figure(f"{road}: save, stall", stall_s, size / stall_s, "until the arrays may be changed"),
-        Figure(f"{road}: save, durable", durable_s, size / durable_s, "until it survives a power cut"),
-        Figure(f"{road}: restore", restore_s, size / restore_s, "with every checksum verified"),
-    ]
+        fresh = [array.copy() for array in arrays.values()]
+        news.append(time.perf_counter() - began)
+        del fresh
+    return statistics.median(copies), statistics.median(news)
 
 
-def _loopback(address: str, root: Path) -> Figure:
-    """Read a shard through the daemon's own service, as a client on another host would."""
-    key = next(path.name for path in sorted((root / "bench").glob("model.ckpt-2.data-*")))
-    size = os.path.getsize(root / "bench" / key)  # noqa: PTH202
-    with open_channel(parse(address)) as channel:
-        peer = versions.this_peer(versions.new_incarnation())
-        objects = RemoteObjects(Stub(channel, READ), address, peer, "", _TIMEOUT_S)
-        into = memoryview(bytearray(size))
-        began = time.perf_counter()
-        objects.read_into(f"bench/{key}", 0, into)
-        took_s = time.perf_counter() - began
-    return Figure("loopback gRPC: read", took_s, size / took_s, "through the daemon, one stream")
+def _processor_s(daemon: Daemon | None) -> float:
+    """Return the processor seconds of a daemon so far."""
+    if daemon is None:
+        return 0.0
+    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -51,14 +51,17 @@ class Event:
 
 
 class Daemon:
-    """A `ckptd serve` process on a directory or a store's URL, listening on a free port of the loopback interface."""
+    """A `ckptd serve` process on a directory or a store's URL, listening on a free port of the loopback interface.
 
-    def __init__(self, root: Path | str, log: Path, ready_file: Path) -> None:
+    `options` are further ones of the command line.
+    """
+
+    def __init__(self, root: Path | str, log: Path, ready_file: Path, options: Sequence[str] = ()) -> None:
         self.log = log
         self._ready_file = ready_file
         self._out = log.open("wb")
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
-            [*_SERVE, "--root", str(root), "--listen", "127.0.0.1:0", "--ready-file", str(ready_file)],
+            [*_SERVE, "--root", str(root), "--listen", "127.0.0.1:0", "--ready-file", str(ready_file), *options],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=subprocess.STDOUT,

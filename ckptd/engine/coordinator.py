@@ -14,6 +14,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from weakref import WeakValueDictionary
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
@@ -87,6 +88,7 @@ class Coordinator:
         self._gates: dict[str, threading.Lock] = {}  # of runs that are being opened
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
         self._manifests_bytes = 0
+        self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
         self._readers = Readers()
         self._root_lock: Lock | None = None
         self._workers = Workers(self.settings.threads)
@@ -195,6 +197,7 @@ class Coordinator:
         digest = manifest.digest
         with self._lock:
             if digest not in self._manifests:
+                manifest = manifest.with_schema_of(self._schemas.setdefault(manifest.schema_hash, manifest))
                 self._manifests[digest] = manifest
                 self._manifests_bytes += manifest.memory_bytes
             self._manifests.move_to_end(digest)

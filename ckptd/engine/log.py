@@ -12,8 +12,14 @@ from ckptd.errors import CkptdError
 logger = logging.getLogger("ckptd.engine")
 
 
-def log_saved(save: SaveRef, checkpoint: Checkpoint, slowest_rank: int, slowest_rank_s: float | None) -> None:
-    """Say that a save is done, how fast it was, and which rank's last byte came last."""
+def log_saved(
+    save: SaveRef, checkpoint: Checkpoint, slowest_rank: int, slowest_rank_s: float | None, published_s: float
+) -> None:
+    """Say that a save is done, how fast it was, and which rank's last byte came last.
+
+    `slowest_rank_s` and `published_s` are counted from the first declaration. What lies between them is the commit: the
+    shards' last syncs, the index, the state file.
+    """
     seconds = checkpoint.duration_s
     rate = checkpoint.size_bytes / seconds / 1e9 if seconds > 0 else 0.0
     took = describe_seconds(slowest_rank_s) if slowest_rank_s is not None else "it had nothing to send"
@@ -33,6 +39,7 @@ def log_saved(save: SaveRef, checkpoint: Checkpoint, slowest_rank: int, slowest_
         "shards": checkpoint.num_shards,
         "slowest_rank": slowest_rank,
         "slowest_rank_s": None if slowest_rank_s is None else round(slowest_rank_s, 6),
+        "commit_s": round(published_s - (slowest_rank_s or 0.0), 6),
     }
     logger.info("%s", text, extra={"ckptd": fields})
 

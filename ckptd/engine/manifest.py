@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -73,6 +74,7 @@ class Manifest:
     lengths_sizes: NDArray[np.int64]
     lengths_crcs: NDArray[np.uint32]
     lengths_covered: NDArray[np.int64]
+    _has_schema_of_another: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_schema(self)
@@ -122,10 +124,37 @@ class Manifest:
 
     @cached_property
     def memory_bytes(self) -> int:
-        """About how much memory the manifest itself takes."""
+        """About how much memory the manifest itself takes; a schema that is another's counts there."""
         columns = (self.tensor, self.starts, self.shapes, self.sizes, self.lengths_sizes, self.lengths_covered)
-        schema = sum(len(name) + 8 * len(shape) + 200 for name, shape in zip(self.names, self.full_shapes, strict=True))
+        schema = 0
+        if not self._has_schema_of_another:
+            schema = sum(
+                len(name) + 8 * len(shape) + 200 for name, shape in zip(self.names, self.full_shapes, strict=True)
+            )
         return schema + self.lengths_crcs.nbytes + sum(column.nbytes for column in columns)
+
+    @cached_property
+    def schema_hash(self) -> int:
+        """The same for manifests of equal schemas, in this process."""
+        return hash((self.names, self.dtypes, self.full_shapes))
+
+    def with_schema_of(self, other: Manifest) -> Manifest:
+        """Return this manifest with the names, dtypes and shapes of `other` in the place of its own, if they are equal.
+
+        The ranks of a job bring the same tensors: kept once for each, the names of a thousand ranks are most of it.
+        """
+        if other is self or (self.names, self.dtypes, self.full_shapes) != (
+            other.names,
+            other.dtypes,
+            other.full_shapes,
+        ):
+            return self
+        shared = copy(self)
+        for name in ("names", "dtypes", "full_shapes"):
+            object.__setattr__(shared, name, getattr(other, name))
+        object.__setattr__(shared, "_has_schema_of_another", True)
+        vars(shared).pop("memory_bytes", None)
+        return shared
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:

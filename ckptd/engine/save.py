@@ -131,8 +131,11 @@ class Save:
     def _debts(self) -> dict[int, Debt]:
         now = self.run.clock.boot_s()
         debts = {}
+        lanes_of: dict[int, list[LaneWriter]] = {}
+        for (rank, _), lane in self.lanes.items():
+            lanes_of.setdefault(rank, []).append(lane)
         for rank in {rank for rank, _ in self.session.owed}:
-            lanes = [lane for (owner, _), lane in self.lanes.items() if owner == rank]
+            lanes = lanes_of[rank]
             total = sum(lane.size_bytes for lane in lanes)
             owed = total - sum(lane.received for lane in lanes)
             debts[rank] = Debt(owed, total, now - max(lane.progressed_at for lane in lanes))
@@ -306,7 +309,8 @@ class Save:
             self.handle(machine.Published())
             slowest = max(self.claims, key=lambda rank: self.claims[rank].done_at or 0.0)
             done_at = self.claims[slowest].done_at
-            log_saved(self.ref, checkpoint, slowest, None if done_at is None else done_at - self.began_at)
+            slowest_s = None if done_at is None else done_at - self.began_at
+            log_saved(self.ref, checkpoint, slowest, slowest_s, self.run.clock.boot_s() - self.began_at)
             self._end(checkpoint)
 
     def _after_failed_commit(self, record: Record, error: CkptdError) -> Checkpoint:

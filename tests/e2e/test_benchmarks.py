@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,39 +16,108 @@ from ckptd.demo.processes import child_environment
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run(name, *arguments, environment=None):
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments, "--json"],
+def start(name, *arguments, environment=None):
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments],
         capture_output=True,
         text=True,
         timeout=250,
         env=child_environment() | (environment or {}),
     )
+
+
+def run(name, *arguments, environment=None):
+    done = start(name, *arguments, "--json", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
 
-def test_the_merge_of_an_index_is_timed_and_read_by_tensorflow():
-    found = run("merge_index.py", "--tensors=40", "--workers=30", "--rounds=1", "--check=2")
-    assert found["slices"] == 1200
-    assert found["tensorflow_tensors"] == 40
-    assert found["tensorflow_checked"] == 2
+def test_a_library_that_fails_here_is_named_and_the_others_go_on(tmp_path):
+    broken = tmp_path / "path" / "safetensors"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("")
+    (broken / "numpy.py").write_text("def save_file(*_):\n    raise OSError('not on this machine')\n")
+    path = os.pathsep.join(filter(None, (str(broken.parent), child_environment().get("PYTHONPATH"))))
+    tiny = ("--size=1MiB", "--processes=2", "--tensors=2", "--rounds=2", "--saves=1", "--pause-s=0", "--prepared-s=0")
+    who = ("--contenders", "raw", "safetensors")
+    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who, environment={"PYTHONPATH": path})
+    assert set(found["contenders"]) == {"raw"}
+    assert len(found["contenders"]["raw"]["values"]["cold_s"]) == 2
+    assert "not on this machine" in found["missing"]["safetensors"]
+    assert [each.name for each in tmp_path.iterdir()] == ["path"]
 
 
-def test_save_and_restore_are_timed_for_all_three(tmp_path):
-    found = run("save_restore.py", "--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", f"--dir={tmp_path}")
-    assert found["size_bytes"] == 4 << 20
-    for contender in ("raw", "tensorflow", "ckptd"):
-        medians = found["medians"][contender]
-        assert 0 < medians["stall_s"] <= medians["durable_s"]
-        assert medians["restore_s"] > 0
+def test_the_cost_of_a_slice_is_found_stage_by_stage_and_the_index_read_by_tensorflow():
+    found = run("slices.py", "--slices", "100", "1600", "--rounds=1", "--read=2")
+    assert [each["slices"] for each in found["sizes"]] == [100, 1600]
+    for each in found["sizes"]:
+        assert all(cost > 0 for cost in each["us_per_slice"].values())
+        assert each["planned_s"] > 0
+        assert each["unchanged_s"] > 0
+    assert found["growth"] > 0
+    assert (found["tensorflow_tensors"], found["tensorflow_checked"]) == (40, 2)
+
+
+def test_many_workers_speak_the_whole_protocol(tmp_path):
+    few = ("--workers=12", "--slices=20", "--processes=2", "--saves=2")
+    found = run("many_workers.py", *few, f"--dir={tmp_path}")
+    assert found["slices"] == 240
+    assert len(found["saves"]) == 2
+    assert all(0 <= save["commit_s"] <= save["save_s"] for save in found["saves"])
+    assert found["daemon_peak_bytes"] >= found["daemon_idle_bytes"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
+def test_steps_of_training_are_timed_with_and_without_a_save_beside_them(tmp_path):
+    tiny = ("--size=2MiB", "--tensors=4", "--stream=1MiB", "--cycles=2", "--window-s=0.05", "--processes", "1")
+    found = run("interference.py", *tiny, f"--dir={tmp_path}")
+    assert [row["training"] for row in found["rows"]] == ["demo", "memory"]
+    for row in found["rows"]:
+        assert row["quiet_steps"] > 0
+        assert row["saving_steps"] > 0
+        assert 0 < row["quiet_p50_s"] <= row["quiet_p99_s"]
+        assert 0 < row["stall_s"] <= row["durable_s"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_everyone_takes_a_turn_at_the_same_job(tmp_path):
+    tiny = ("--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", "--saves=1", "--pause-s=0", "--prepared-s=0")
+    who = ("--contenders", "copy", "raw", "safetensors", "tensorflow", "ckptd stream", "ckptd")
+    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who)
+    assert found["job"]["size_bytes"] == 4 << 20
+    assert set(found["contenders"]) == set(who[1:])
+    for name, figures in found["contenders"].items():
+        medians = figures["medians"]
+        assert 0 < medians["stall_s"] <= medians["durable_s"]
+        assert name == "copy" or medians["cold_s"] > 0
+    measured = {each["what"] for each in found["verdicts"] if each["ratio"] is not None}
+    assert {"durable, of writing with O_DIRECT", "warm restore into arrays, of copying the same bytes"} <= measured
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
+    tiny = ("--small", "--processes=2", "--tensors=40", "--rounds=1", "--saves=1", "--pause-s=0", "--prepared-s=0")
+    page = tmp_path / "figures.json"
+    done = start("peers.py", *tiny, f"--dir={tmp_path}", "--contenders", "raw", "ckptd", "--json", str(page), "--check")
+    assert done.returncode == 0, done.stderr
+    assert "NOT REACHED" not in done.stdout  # nobody took part whom ckptd must beat
+    assert done.stdout.count("not measured") == 4
+    assert json.loads(page.read_text())["job"]["size_bytes"] == 40 * 4096
+
+    for name in ("README.md", "docs/performance.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    written = start("write_figures.py", str(page), str(page), f"--root={tmp_path}")
+    assert written.returncode == 0, written.stderr
+    assert "| ckptd |" in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "docs/performance.md").read_text().count("| ckptd |") == 2
+
+
 def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
-    found = run("memory.py", "--size=16MiB", "--workers=2", f"--dir={tmp_path}")
+    found = run("memory.py", "--size=16MiB", "--workers=2", "--saves=2", "--prepared-s=0", f"--dir={tmp_path}")
     assert found["size_bytes"] == 16 << 20
     assert found["samples"] > 1
+    assert len(found["saves"]) == 2
     assert found["rss_peak_bytes"] >= found["rss_before_bytes"]
 
 
@@ -105,23 +176,20 @@ def is_empty(s3_service, bucket):
 @pytest.mark.parametrize(
     "name",
     [
-        "merge_index.py",
-        "save_restore.py",
+        "slices.py",
+        "many_workers.py",
+        "interference.py",
+        "peers.py",
         "memory.py",
         "moving.py",
         "watch.py",
         "object_clients.py",
         "object_store.py",
         "stream.py",
+        "write_figures.py",
     ],
 )
 def test_each_explains_itself(name):
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "benchmarks" / name), "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=child_environment(),
-    )
+    done = start(name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"python benchmarks/{name}" in done.stdout

@@ -109,7 +109,7 @@ def test_two_ranks_save_and_everybody_hears_of_it(serve):
     assert [(line["step"], line["bytes"], line["run"]) for line in saved] == [
         (step, FULL.nbytes + BIAS.nbytes, "runs/a") for step in (1, 2)
     ]
-    assert all({"seconds", "gb_per_s", "slowest_rank", "message", "time"} <= set(line) for line in saved)
+    assert all({"seconds", "gb_per_s", "slowest_rank", "commit_s", "message", "time"} <= set(line) for line in saved)
 
 
 def test_a_broken_stream_resumes_at_what_has_arrived(serve):

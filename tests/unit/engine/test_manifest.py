@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.errors import InvalidRequestError
 from ckptd.format.slices import Box
+from ckptd.storage.memory import MemoryStore
 
 FLOAT, STRING, VARIANT = 1, 7, 21
 
@@ -83,3 +85,33 @@ def test_columns_of_different_length_are_refused(column):
 def test_a_part_of_an_unknown_tensor_is_refused():
     with pytest.raises(InvalidRequestError):
         replace(two_parts(), tensor=np.array([0, 1, 0, 9]))
+
+
+def test_ranks_with_equal_tensors_keep_their_names_once():
+    first, second = two_parts(), two_parts()
+    both = second.with_schema_of(first)
+    assert both.names is first.names
+    assert both.digest == second.digest
+    assert both.memory_bytes < first.memory_bytes
+    assert first.with_schema_of(first) is first
+    other = replace(second, names=("v", "s", "x"))
+    assert other.with_schema_of(first) is other
+
+
+def test_what_is_remembered_of_many_ranks_is_their_columns_and_one_schema(monkeypatch):
+    num_ranks, num_tensors = 50, 100
+    names = [f"model/layer/{number:04d}/weights" for number in range(num_tensors)]
+
+    def of(rank):
+        return Manifest.of([Part(name, FLOAT, (num_ranks,), Box((rank,), (1,)), 4) for name in names])
+
+    manifests = [of(rank) for rank in range(num_ranks)]
+    needed = manifests[0].memory_bytes + sum(one.with_schema_of(manifests[0]).memory_bytes for one in manifests[1:])
+    assert needed < sum(one.memory_bytes for one in manifests) / 2
+    monkeypatch.setattr("ckptd.engine.coordinator._REMEMBERED_MANIFESTS_BYTES", needed)
+    coordinator = Coordinator(MemoryStore("m"))
+    for manifest in manifests:
+        coordinator.add_manifest(manifest)
+    assert all(coordinator.knows_manifest(manifest.digest) for manifest in manifests)
+    coordinator.add_manifest(Manifest.of([Part("another", FLOAT, (), Box((), ()), 4)]))
+    assert not coordinator.knows_manifest(manifests[0].digest)

@@ -1,0 +1,83 @@
+"""Put the figures of peers.py into the README and docs/performance.md, between the comments that mark their places.
+
+    python benchmarks/peers.py --json peers.json --plot docs/peers.svg
+    python benchmarks/peers.py --small --json small.json
+    python benchmarks/write_figures.py peers.json small.json
+
+Only what stands between `<!-- figures: NAME -->` and `<!-- end of figures -->` is replaced. `--check` writes nothing
+and says whether all places are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import reports
+from machine import in_words
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PLACES = {"README.md": ("short",), "docs/performance.md": ("peers", "small")}
+_PLOT = "peers.svg"
+_SHORT = (
+    ("stall s", "stall_s"),
+    ("durable s", "durable_s"),
+    ("first s", "first_durable_s"),
+    ("cold restore s", "cold_s"),
+    ("warm s", "warm_s"),
+)
+
+
+def short(found: dict[str, Any]) -> str:
+    """Return the table for the README: medians and ranges, without what the experts look for."""
+    job = found["job"]
+    return (
+        f"{reports.table(found['contenders'], _SHORT, memory=False)}\n\n"
+        f"{job['size_bytes'] / 2**30:.0f} GiB in {job['tensors']} tensors from {job['processes']} processes, medians "
+        f"(min–max) of {job['rounds']} rounds in turns, on: {in_words(found['machine'])}."
+    )
+
+
+def full(found: dict[str, Any]) -> str:
+    image = f"\n\n![stall, durable and restores of everyone]({_PLOT})" if not found["job"]["small"] else ""
+    return reports.page(found) + (image if (REPOSITORY / "docs" / _PLOT).exists() else "")
+
+
+def replaced(text: str, name: str, figures: str) -> str:
+    pattern = re.compile(rf"(<!-- figures: {name} -->\n).*?(\n<!-- end of figures -->)", re.S)
+    written, count = pattern.subn(lambda match: f"{match[1]}\n{figures}\n{match[2]}", text)
+    if count != 1:
+        raise SystemExit(f"there is no place for the figures {name!r}, or more than one")
+    return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peers", type=Path, nargs="?", help="what peers.py --json wrote")
+    parser.add_argument("small", type=Path, nargs="?", help="what peers.py --small --json wrote")
+    parser.add_argument("--root", type=Path, default=REPOSITORY, help="of the pages; default: this checkout")
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    figures: dict[str, str] = {}
+    if args.peers is not None:
+        found = json.loads(args.peers.read_text())
+        figures = {"short": short(found), "peers": full(found)}
+    if args.small is not None:
+        figures["small"] = full(json.loads(args.small.read_text()))
+    for page, names in PLACES.items():
+        path = args.root / page
+        text = path.read_text("utf-8")
+        for name in names:
+            if args.check:
+                replaced(text, name, "")
+            elif name in figures:
+                text = replaced(text, name, figures[name])
+        if not args.check:
+            path.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
