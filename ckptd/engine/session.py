@@ -175,7 +175,7 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
                 return session, ()
             after = replace(session, owed=session.owed - {(rank, shard)})
             return after, () if any(other == shard for _, other in after.owed) else (Seal(shard),)
-        case Phase.FILLING, ShardSealed(shard):
+        case Phase.FILLING, ShardSealed(shard) if not any(other == shard for _, other in session.owed):
             after = replace(session, unsealed=session.unsealed - {shard})
             if after.unsealed:
                 return after, ()
