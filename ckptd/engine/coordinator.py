@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from weakref import WeakValueDictionary
 
+from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
@@ -92,6 +93,7 @@ class Coordinator:
         self._readers = Readers()
         self._root_lock: Lock | None = None
         self._workers = Workers(self.settings.threads)
+        self._feeders = Workers(self.settings.feeders, "ckptd-feed", self.settings.priority)
         self._closing = False
 
     # Life.
@@ -152,6 +154,7 @@ class Coordinator:
         for run in runs:
             run.abort_all("the daemon is stopping")
         self._workers.settle(_CLEAN_UP_S)
+        self._feeders.close()
         self._workers.close()
         for run in runs:
             run.close()
@@ -205,23 +208,35 @@ class Coordinator:
                 _, forgotten = self._manifests.popitem(last=False)
                 self._manifests_bytes -= forgotten.memory_bytes
 
-    def declare(self, declaration: Declaration) -> Future[Assignment | Checkpoint]:
+    def manifest(self, digest: bytes) -> Manifest:
+        """Return a manifest that is remembered; `NotFoundError` when it has to be sent whole."""
+        with self._lock:
+            manifest = self._manifests.get(digest)
+            if manifest is not None:
+                self._manifests.move_to_end(digest)
+        if manifest is None:
+            raise NotFoundError("the manifest has to be sent whole", key=digest.hex())
+        return manifest
+
+    def check_member(self, run: str, rank: int, incarnation: str, epoch: int) -> None:
+        """Raise `ConflictError` unless this process holds this place of the run."""
+        self._run(run).check_member(rank, incarnation, epoch)
+
+    def declare(self, declaration: Declaration, capture: Capture | None = None) -> Future[Assignment | Checkpoint]:
         """Take one rank's declaration of a save.
 
         The future gives the rank's assignment when every rank has declared, or at once the checkpoint if this
         repeats a save that has been published. It fails as the save fails. May be repeated.
+
+        With `capture` the rank sends nothing: its bytes are taken from memory that it shares with us. A repeated
+        declaration leaves the road as the first one chose it.
         """
         names.check_checkpoint_name(declaration.name)
         names.check_checkpoint_name(declaration.meta_suffix)
-        with self._lock:
-            manifest = self._manifests.get(declaration.manifest_digest)
-            if manifest is not None:
-                self._manifests.move_to_end(declaration.manifest_digest)
-        if manifest is None:
-            raise NotFoundError("the manifest has to be sent whole", key=declaration.manifest_digest.hex())
+        manifest = self.manifest(declaration.manifest_digest)
         answer: Future[Assignment | Checkpoint] = Future()
         try:
-            result = self._run(declaration.save.run).declare(declaration, manifest)
+            result = self._run(declaration.save.run).declare(declaration, manifest, capture)
         except CkptdError as error:
             answer.set_exception(error)
             return answer
@@ -278,6 +293,15 @@ class Coordinator:
         """Return the newest complete checkpoint of a run."""
         found = self._run_if_there(run)
         return found.latest() if found is not None else None
+
+    def unattended(self, run: str) -> list[Future[Checkpoint]]:
+        """Return the outcomes of saves of a run that go on by themselves, after a rank of theirs has gone.
+
+        Who restarts after a crash waits for them: what they save is what he wants to go on from.
+        """
+        with self._lock:
+            found = self._runs.get(run)
+        return found.unattended() if found is not None else []
 
     def checkpoints(self, run: str) -> list[Checkpoint]:
         """Return the checkpoints of a run, oldest first."""
@@ -346,6 +370,7 @@ class Coordinator:
             settings=self.settings,
             clock=self.clock,
             workers=self._workers,
+            feeders=self._feeders,
             readers=self._readers,
             writers=lambda: self.writers,
             owner=owner,

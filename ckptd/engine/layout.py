@@ -9,8 +9,9 @@ A layout depends only on the ranks' manifests, so saves of one layout share it. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
@@ -101,6 +102,21 @@ class Layout:
         groups = np.split(order, begins[1:])
         return {(int(ranks[at]), int(shards[at])): group for at, group in zip(begins, groups, strict=True)}
 
+    @cached_property
+    def shards_of(self) -> Mapping[int, Sequence[int]]:
+        """Per rank that has any: the shards of its lanes."""
+        shards: dict[int, list[int]] = {}
+        for rank, shard in self.lane_segments:
+            shards.setdefault(rank, []).append(shard)
+        return shards
+
+
+class Road(Enum):
+    """How the bytes of a lane come to the engine."""
+
+    STREAM = "stream"  # the rank sends them
+    ARENA = "arena"  # they are captured in memory that both see
+
 
 @dataclass(frozen=True, eq=False)
 class Lane:
@@ -114,6 +130,7 @@ class Lane:
         items: per segment, the row of the rank's manifest.
         item_offsets: per segment, its first byte within that part's stored form.
         sizes: per segment, bytes.
+        road: how they travel.
     """
 
     shard: int
@@ -123,6 +140,7 @@ class Lane:
     items: Column
     item_offsets: Column
     sizes: Column
+    road: Road = Road.STREAM
 
 
 @dataclass(frozen=True, eq=False)

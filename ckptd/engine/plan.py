@@ -25,18 +25,25 @@ from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c, dtypes
 from ckptd.format.strings import lengths_checksum
 
+PAGE_BYTES = 4096
+"""What disks are written in. A sender's bytes begin at a page of their shard, so that they can be written from memory
+that begins at one. The format allows gaps."""
+
 _CHECKSUM_SIZE = 4  # between the lengths and the payload of stored strings
+_LONG_BYTES = 256 << 10  # fewer bytes of a sender are not worth a gap
 
 
-def plan(manifests: Sequence[Manifest], wanted_shards: int) -> Layout:
+def plan(manifests: Sequence[Manifest], wanted_shards: int, align_bytes: int = 1) -> Layout:
     """Lay out what the ranks bring, `manifests[rank]`, in at most `wanted_shards` shards.
+
+    A sender's bytes begin at a multiple of `align_bytes` in each shard, if they are many.
 
     Raises `InvalidRequestError` naming the tensor, the ranks and both shapes where the parts do not make whole tensors.
     """
     parts = _gather(manifests)
     units = _choose_units(parts)
     order, entry = _group_entries(parts, units)
-    return _lay_out(parts, units.take(order), entry, wanted_shards)
+    return _lay_out(parts, units.take(order), entry, wanted_shards, align_bytes)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -295,15 +302,16 @@ def _pieces(parts: _Parts, units: _Units, entry: Column) -> tuple[_Pieces, dict[
     return _Pieces(of_entry, row, item_offset, size, is_lengths.astype(bool)), lengths_crcs
 
 
-def _lay_out(parts: _Parts, units: _Units, entry: Column, wanted_shards: int) -> Layout:
+def _lay_out(parts: _Parts, units: _Units, entry: Column, wanted_shards: int, align_bytes: int) -> Layout:
     pieces, lengths_crcs = _pieces(parts, units, entry)
     first_piece = np.flatnonzero(np.diff(pieces.entry, prepend=-1))
     entry_size = np.add.reduceat(pieces.size, first_piece)
     entry_shard = _cut(entry_size, wanted_shards)
+    entry_tensor = units.tensor[np.flatnonzero(np.diff(entry, prepend=-1))]
+    sender = parts.rank[units.row[np.flatnonzero(np.diff(entry, prepend=-1))]]
+    entry_offset, shard_sizes = _place(entry_size, entry_shard, sender, align_bytes)
     position = np.cumsum(pieces.size) - pieces.size  # as if all shards were one
-    first_entry = np.flatnonzero(np.diff(entry_shard, prepend=-1))  # of each shard
-    shard_position = position[first_piece][first_entry]
-    offset = position - shard_position[entry_shard[pieces.entry]]
+    offset = position + (entry_offset - position[first_piece])[pieces.entry]
 
     crcs = np.zeros(len(entry_size), np.uint32)
     crcs[list(lengths_crcs)] = list(lengths_crcs.values())
@@ -313,15 +321,14 @@ def _lay_out(parts: _Parts, units: _Units, entry: Column, wanted_shards: int) ->
     )
     moved = np.flatnonzero((pieces.row >= 0) & (pieces.size > 0))
     rows = pieces.row[moved]
-    entry_tensor = units.tensor[np.flatnonzero(np.diff(entry, prepend=-1))]
     return Layout(
         names=parts.names,
         dtypes=parts.dtypes,
         full_shapes=parts.full_shapes,
-        shard_sizes=tuple(np.add.reduceat(entry_size, first_entry).tolist()),
+        shard_sizes=shard_sizes,
         entry_tensor=entry_tensor,
         entry_shard=entry_shard,
-        entry_offset=offset[first_piece],
+        entry_offset=entry_offset,
         entry_size=entry_size,
         entry_lengths_crc=crcs,
         slices=_slice_sets(parts, units, entry),
@@ -342,6 +349,27 @@ def _cut(sizes: Column, wanted_shards: int) -> Column:
     middles = np.cumsum(sizes) - sizes // 2
     shard = np.minimum(middles * wanted_shards // max(total, 1), wanted_shards - 1)
     return np.cumsum(np.diff(shard, prepend=shard[0]) > 0)
+
+
+def _place(sizes: Column, shards: Column, senders: Column, align_bytes: int) -> tuple[Column, tuple[int, ...]]:
+    """Return where each entry begins in its shard, and how long the shards are. Entries come shard by shard."""
+    position = np.cumsum(sizes) - sizes
+    begins = np.flatnonzero((np.diff(shards, prepend=-1) != 0) | (np.diff(senders, prepend=-1) != 0))
+    ends = np.append(begins[1:], len(sizes))
+    moved = np.empty(len(begins), np.int64)  # per run of one sender in one shard: how far its entries move
+    shard_sizes: list[int] = []
+    shard = -1
+    for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        size = int(position[end - 1] + sizes[end - 1] - position[begin])
+        if shards[begin] != shard:
+            shard = int(shards[begin])
+            shard_sizes.append(0)
+        at = shard_sizes[-1]
+        if size >= _LONG_BYTES:
+            at = -(-at // align_bytes) * align_bytes
+        moved[number] = at - position[begin]
+        shard_sizes[-1] = at + size
+    return position + np.repeat(moved, ends - begins), tuple(shard_sizes)
 
 
 def _slice_sets(parts: _Parts, units: _Units, entry: Column) -> dict[int, SliceSet]:

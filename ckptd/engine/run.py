@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from ckptd.engine import session as machine
+from ckptd.engine.capture import Capture
 from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
@@ -18,7 +19,7 @@ from ckptd.engine.listeners import Heard, Listeners
 from ckptd.engine.log import logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
-from ckptd.engine.plan import plan
+from ckptd.engine.plan import PAGE_BYTES, plan
 from ckptd.engine.readers import Readers
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
@@ -34,7 +35,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
-from ckptd.storage.base import Lock, Store
+from ckptd.storage.base import Durability, Lock, Store
 
 _REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
 _REMEMBERED_LAYOUTS = 4
@@ -59,6 +60,7 @@ class Run:
         settings: Settings,
         clock: Clock,
         workers: Workers,
+        feeders: Workers,
         readers: Readers,
         writers: Callable[[], tuple[str, ...]],
         owner: Lock | None,
@@ -76,6 +78,7 @@ class Run:
         )
         self.last_error = ""
         self._workers = workers
+        self._feeders = feeders
         self._epoch_key = f"{name}/.ckptd/epoch"
         self.writers = writers
         self._readers = readers
@@ -118,7 +121,8 @@ class Run:
             before, was_empty = self._membership.epoch, self._membership.is_empty
             epoch = self._membership.join(member, self.clock.boot_s())
             if epoch != before:
-                for save in [save for save in self._live if save.ref.epoch != epoch]:
+                # Whose bytes are all captured needs nobody of the old epoch, and is not lost with it.
+                for save in [save for save in self._live if save.ref.epoch != epoch and not save.needs_nobody]:
                     if not save.session.committing:
                         save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
             is_new = options != self.options or epoch != before or was_empty
@@ -134,6 +138,11 @@ class Run:
                 )
                 self.look()
         return epoch
+
+    def check_member(self, rank: int, incarnation: str, epoch: int) -> None:
+        """Raise `ConflictError` unless this process holds this place in this epoch."""
+        with self.lock:
+            self._membership.check(rank, incarnation, epoch)
 
     def disconnect(self, member: Member, epoch: int) -> None:
         """Note that a member's connection broke."""
@@ -151,7 +160,9 @@ class Run:
 
     # Saving.
 
-    def declare(self, declaration: Declaration, manifest: Manifest) -> Future[Assignment] | Checkpoint:
+    def declare(
+        self, declaration: Declaration, manifest: Manifest, capture: Capture | None = None
+    ) -> Future[Assignment] | Checkpoint:
         """Take one rank's declaration; see `Coordinator.declare`."""
         ref = declaration.save
         with self.lock:
@@ -166,7 +177,7 @@ class Run:
                 raise InvalidRequestError("pad_step_number belongs to the run, and this rank joined with another")
             live = self._live_save_of(ref.step)
             if live is not None:
-                return live.declare(declaration, manifest)
+                return live.declare(declaration, manifest, capture)
             known = self._ended_save_of(declaration)
             if known is not None:
                 if known.session.error is not None:
@@ -181,7 +192,7 @@ class Run:
                 if taken:
                     raise ConflictError(f"{ref} is already saved; pass overwrite=True to replace it")
                 live = self._begin(declaration)
-            return live.declare(declaration, manifest)
+            return live.declare(declaration, manifest, capture)
 
     def _live_save_of(self, step: int | None) -> Save | None:
         """Return the save of a step that is under way; one that is being dropped is as good as ended."""
@@ -238,13 +249,18 @@ class Run:
         """Run blocking work on one of the threads."""
         self._workers.submit(work, *arguments)
 
+    def submit_feed(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run what takes a lane from captured memory."""
+        self._feeders.submit(work, *arguments)
+
     def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
         """Plan, or return the plan of an equal save."""
         key = tuple(manifest.digest for manifest in manifests)
         with self.lock:
             known = self._layouts.get(key)
         if known is None:
-            known = plan(manifests, self.settings.shards or min(len(manifests), MAX_SHARDS))
+            align_bytes = PAGE_BYTES if self.store.durability is Durability.LOCAL_DISK else 1
+            known = plan(manifests, self.settings.shards or min(len(manifests), MAX_SHARDS), align_bytes)
             with self.lock:
                 self._layouts[key] = known
                 while len(self._layouts) > _REMEMBERED_LAYOUTS:
@@ -338,6 +354,17 @@ class Run:
         """Call `heard` for each checkpoint from now on, in their order; return what ends that. It must not block."""
         return self._listeners.add(heard)
 
+    def unattended(self) -> list[Future[Checkpoint]]:
+        """Return the outcomes of saves that go on by themselves, after a rank of theirs has gone."""
+        with self.lock:
+            here = self._membership.connected()
+            return [
+                save.outcome
+                for save in self._live
+                if save.needs_nobody
+                and (save.ref.epoch != self._membership.epoch or any(r not in here for r in save.claims))
+            ]
+
     def view(self) -> RunView:
         """Describe the run for people."""
         with self.lock:
@@ -350,6 +377,7 @@ class Run:
                     received_bytes=sum(lane.received for lane in save.lanes.values()),
                     age_s=now - save.began_at,
                     waiting_for=tuple(save.waiting_for()),
+                    roads=save.roads,
                 )
                 for save in self._live
             )

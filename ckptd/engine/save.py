@@ -15,10 +15,13 @@ from functools import partial
 import numpy as np
 
 from ckptd.engine import session as machine
+from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.claim import Claim
 from ckptd.engine.deadlines import Debt, waiting_for, why_over
+from ckptd.engine.feeding import first_sums
 from ckptd.engine.identity import Declaration, SaveRef
-from ckptd.engine.layout import Assignment, Lane, Layout
+from ckptd.engine.layout import Assignment, Lane, Layout, Road
 from ckptd.engine.log import log_failed, log_saved, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.merge import merge
@@ -36,18 +39,6 @@ from ckptd.errors import (
 )
 from ckptd.storage.base import ObjectWriter
 from ckptd.storage.limited import limited
-
-
-@dataclass(slots=True)
-class Claim:
-    """One rank's part in a save."""
-
-    request_id: str
-    incarnation: str
-    digest: bytes
-    manifest: Manifest | None  # until it is planned
-    planned: Future[Assignment]
-    done_at: float | None = None  # when its last lane ended
 
 
 @dataclass(eq=False)
@@ -89,11 +80,18 @@ class Save:
 
     # What ranks ask. The run's lock is held.
 
-    def declare(self, declaration: Declaration, manifest: Manifest) -> Future[Assignment]:
-        """Take a rank's part; the answer comes when every rank has declared. A retry gets the same answer."""
+    def declare(
+        self, declaration: Declaration, manifest: Manifest, capture: Capture | None = None
+    ) -> Future[Assignment]:
+        """Take a rank's part; the answer comes when every rank has declared. A retry gets the same answer.
+
+        With `capture` the rank sends nothing: its bytes are taken from there.
+        """
         rank = declaration.save.rank
         claim = self.claims.get(rank)
         if claim is not None:
+            if capture is not None:
+                capture.ended()  # the road is chosen already
             if claim.request_id != declaration.request_id:
                 raise ConflictError(f"rank {rank} is already saving {self.ref}")
             if claim.digest != manifest.digest:
@@ -107,7 +105,13 @@ class Save:
                 actual=other,
             )
         claim = Claim(
-            declaration.request_id, declaration.save.incarnation, manifest.digest, manifest, _settled_by_engine()
+            declaration.request_id,
+            declaration.save.incarnation,
+            manifest.digest,
+            manifest,
+            _settled_by_engine(),
+            capture=capture,
+            sum_begins=None if capture is None else first_sums(manifest),
         )
         self.claims[rank] = claim
         if declaration.meta_graph is not None:
@@ -138,15 +142,31 @@ class Save:
             lanes = lanes_of[rank]
             total = sum(lane.size_bytes for lane in lanes)
             owed = total - sum(lane.received for lane in lanes)
-            debts[rank] = Debt(owed, total, now - max(lane.progressed_at for lane in lanes))
+            # Who has captured everything is not who is slow now: that is the store.
+            idle_s = 0.0 if self.claims[rank].is_safe else now - max(lane.progressed_at for lane in lanes)
+            debts[rank] = Debt(owed, total, idle_s)
         return debts
+
+    @property
+    def roads(self) -> frozenset[Road]:
+        """How the bytes of those who have declared come here."""
+        return frozenset(claim.road for claim in self.claims.values())
+
+    @property
+    def needs_nobody(self) -> bool:
+        """Whether it goes on by itself: every rank has declared, and what is still owed lies in captured memory."""
+        if self.session.phase is machine.Phase.DECLARING:
+            owing = set(range(self.session.world_size))
+        else:
+            owing = {rank for rank, _ in self.session.owed}
+        return all(rank in self.claims and self.claims[rank].is_safe for rank in owing)
 
     def check_deadlines(self, lost: Mapping[int, tuple[str, float]]) -> None:
         """End the save if a rank is gone, late or stalled; `lost` is as `Membership.lost` gives it."""
         reason = why_over(
             self.session,
             self._debts(),
-            lost,
+            {rank: who for rank, who in lost.items() if rank not in self.claims or not self.claims[rank].is_safe},
             age_s=self.run.clock.boot_s() - self.began_at,
             timeout_s=self.first.timeout_s,
             settings=self.run.settings,
@@ -250,23 +270,26 @@ class Save:
             self.handle(machine.Planned(num_shards, frozenset(self.lanes)))
             for rank, claim in self.claims.items():
                 claim.planned.set_result(self._assignment(rank))
+                shards = self.layout.shards_of.get(rank, ())
+                claim.feed(self.layout, [self.lanes[rank, shard] for shard in shards], self.run.submit_feed)
 
     def _assignment(self, rank: int) -> Assignment:
         assert self.layout is not None
         layout, lanes = self.layout, []
-        for (owner, shard), rows in layout.lane_segments.items():
-            if owner == rank:
-                lanes.append(
-                    Lane(
-                        shard=shard,
-                        key=self._writers[shard].key,
-                        writers=self.run.writers(),
-                        size_bytes=int(layout.segment_size[rows].sum()),
-                        items=layout.segment_item[rows],
-                        item_offsets=layout.segment_item_offset[rows],
-                        sizes=layout.segment_size[rows],
-                    )
+        for shard in layout.shards_of.get(rank, ()):
+            rows = layout.lane_segments[rank, shard]
+            lanes.append(
+                Lane(
+                    shard=shard,
+                    key=self._writers[shard].key,
+                    writers=self.run.writers(),
+                    road=self.claims[rank].road,
+                    size_bytes=int(layout.segment_size[rows].sum()),
+                    items=layout.segment_item[rows],
+                    item_offsets=layout.segment_item_offset[rows],
+                    sizes=layout.segment_size[rows],
                 )
+            )
         ref = replace(self.ref, rank=rank, incarnation=self.claims[rank].incarnation)
         assert self._record is not None
         return Assignment(ref, self._record.prefix_key, layout.num_shards, tuple(lanes))
@@ -307,6 +330,8 @@ class Save:
         with self.run.lock:
             self.handle(machine.Committed())
             self.handle(machine.Published())
+            for claim in self.claims.values():
+                claim.keep_in_memory(record.prefix_key, record.shard_keys)
             slowest = max(self.claims, key=lambda rank: self.claims[rank].done_at or 0.0)
             done_at = self.claims[slowest].done_at
             slowest_s = None if done_at is None else done_at - self.began_at
@@ -359,6 +384,8 @@ class Save:
             self.outcome.set_exception(result)
         else:
             self.outcome.set_result(result)
+        for claim in self.claims.values():
+            claim.end()
         # Ended saves are remembered for a while, and what they held may be large.
         self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
         self.run.save_ended(self)

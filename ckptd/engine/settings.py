@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckptd.storage.limited import RateLimit
+from ckptd.storage.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Settings:
         allow_unfenced: go on in a store that cannot keep a second owner out.
         write_limit: of all writers together; None for as fast as the store can.
         threads: threads that seal, commit and clean up.
+        feeders: threads that write lanes from captured memory.
+        priority: of those threads.
     """
 
     declare_timeout_s: float = 30.0
@@ -34,6 +37,8 @@ class Settings:
     allow_unfenced: bool = False
     write_limit: RateLimit | None = None
     threads: int = 16
+    feeders: int = 32
+    priority: Priority = field(default_factory=Priority)
 
 
 MAX_SHARDS = 32  # by default; more are possible by asking for them

@@ -1,5 +1,8 @@
 """Takes the bytes of a shard, lane by lane, and keeps the checksum of every segment.
 
+Bytes are sent, in chunks with a checksum each (`LaneWriter.write`), or lie in captured memory already
+(`LaneWriter.take`); either way the lane ends when its checksums agree with those of the capture.
+
 A lane is what one rank owes one shard, seen as one stream of bytes: its segments one after another. How much of it
 has arrived is therefore a single number, which is all that resuming a broken stream needs. Several lanes of a shard are
 filled at once, each under its own lock.
@@ -88,7 +91,7 @@ class LaneWriter:
                 f"bytes of rank {self.rank} for shard {self.shard} were damaged on the way", offset=position
             )
         with self._lock:
-            self._check_open()
+            self.check_open()
             if position < 0 or position > self._received or position + len(data) > self.size_bytes:
                 raise InvalidRequestError(
                     f"rank {self.rank} sent bytes for shard {self.shard} out of turn",
@@ -111,7 +114,7 @@ class LaneWriter:
         Returns True when the lane has ended. Raises `CorruptionError` naming the tensor where they disagree.
         """
         with self._lock:
-            self._check_open()
+            self.check_open()
             if self.ended:
                 return True
             if self._received != self.size_bytes or len(crcs) % 4 or first_segment not in (0, self._compared):
@@ -128,23 +131,73 @@ class LaneWriter:
                     expected=len(self.crcs),
                     actual=through,
                 )
-            differs = np.flatnonzero(captured != self.crcs[first_segment:through])
-            if len(differs):
-                self._refuse(first_segment + int(differs[0]), int(captured[differs[0]]))
+            self._compare(first_segment, captured)
             self._compared = through
             self.ended = last
         if last:
             self._on_end()
         return last
 
+    def take(self, position: int, data: memoryview) -> None:
+        """Write the next bytes of the lane, which lie side by side in the shard, from memory that is shared with
+        the rank. They are to be summed after that.
+        """
+        with self._lock:
+            self.check_open()
+            assert position == self._received, "captured memory is fed in order"
+            segment = int(np.searchsorted(self._ends, position, side="right"))
+            begin = int(self._ends[segment - 1]) if segment else 0
+            try:
+                self._writer.write(int(self._offsets[segment]) + position - begin, data)
+            except CkptdError as error:
+                self._on_failure(error)
+                raise
+            self._received = position + len(data)
+            self.progressed_at = self._now()
+
+    def sum(self, position: int, data: memoryview) -> None:
+        """Sum the next bytes of those that were taken; by one thread at a time, in their order."""
+        first = int(np.searchsorted(self._ends, position, side="right"))
+        last = int(np.searchsorted(self._ends, position + len(data), side="left"))
+        ends = (self._ends[first : last + 1] - position).tolist()
+        ends[-1] = len(data)
+        crcs, at = [], 0
+        crc = int(self.crcs[first])
+        for end in ends:
+            crcs.append(crc32c.extend(crc, data[at:end]))
+            at, crc = end, 0
+        self.crcs[first : last + 1] = crcs
+
+    def finish(self, captured: NDArray[np.uint32] | None) -> None:
+        """End a lane that was taken whole and summed; `captured` are the checksums taken at capture, None if there are
+        none.
+        """
+        with self._lock:
+            self.check_open()
+            assert self._received == self.size_bytes, "a lane ends with its last byte"
+            if captured is not None:
+                self._compare(0, captured)
+            self.ended = True
+        self._on_end()
+
+    def fail(self, error: CkptdError) -> None:
+        """Say that the rest of the lane will never come, and why. Harmless when the save is over."""
+        self._on_failure(error)
+
     def close(self, reason: CkptdError) -> None:
         """Take no more bytes, for a reason that every later call raises; returns when no write is under way."""
         with self._lock:
             self._closed = reason
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise why no more bytes are taken, if that is so."""
         if self._closed is not None:
             raise self._closed
+
+    def _compare(self, first_segment: int, captured: NDArray[np.uint32]) -> None:
+        differs = np.flatnonzero(captured != self.crcs[first_segment : first_segment + len(captured)])
+        if len(differs):
+            self._refuse(first_segment + int(differs[0]), int(captured[differs[0]]))
 
     def _store(self, data: memoryview, crc: int) -> None:
         at, end = self._received, self._received + len(data)

@@ -33,6 +33,9 @@ class Surroundings(Protocol):
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
         """Run blocking work on one of the run's threads."""
 
+    def submit_feed(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run what takes a lane from captured memory, beside all else: it waits for ranks."""
+
     def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
         """Plan, or return the plan of an equal save."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.layout import Road
 from ckptd.engine.session import Phase
 
 
@@ -19,6 +20,7 @@ class SaveView:
     received_bytes: int
     age_s: float
     waiting_for: tuple[str, ...]
+    roads: frozenset[Road]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from ckptd.storage.priority import Priority
+
 
 class Workers:
     """Runs blocking work on at most `threads` threads. Work may hand over further work."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, name: str = "ckptd-engine", priority: Priority | None = None) -> None:
         """Start no thread yet."""
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ckptd-engine")
+        self._pool = ThreadPoolExecutor(threads, name, None if priority is None else priority.apply)
         self._idle = threading.Condition()
         self._outstanding = 0
 

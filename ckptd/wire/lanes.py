@@ -6,13 +6,16 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ckptd.engine.layout import Assignment, Lane
+from ckptd.engine.layout import Assignment, Lane, Road
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import convert
 from ckptd.wire.v1 import save_pb2
 
 ROWS_PER_PART = 30_000  # three numbers a row, ten bytes each at most: below 1 MiB with everything else
 STREAMS_PER_LANE = 1
+
+ROADS = {Road.STREAM: save_pb2.ROAD_STREAM, Road.ARENA: save_pb2.ROAD_ARENA}
+"""How lanes travel, as messages say it."""
 
 
 def assignment_to_wire(assignment: Assignment) -> Iterator[save_pb2.DeclareReply]:
@@ -33,7 +36,7 @@ def assignment_to_wire(assignment: Assignment) -> Iterator[save_pb2.DeclareReply
                     shard=lane.shard,
                     key=lane.key,
                     writers=lane.writers,
-                    road=save_pb2.ROAD_STREAM,
+                    road=ROADS[lane.road],
                     size_bytes=lane.size_bytes,
                     request_budget=STREAMS_PER_LANE,
                     items=lane.items[rows].tolist(),
@@ -73,7 +76,8 @@ def _lane(parts: list[save_pb2.LanePart]) -> Lane:
     first = parts[0]
     if any((part.shard, part.key, part.size_bytes) != (first.shard, first.key, first.size_bytes) for part in parts):
         raise InvalidRequestError("parts of two lanes are mixed up")
-    if any(part.road not in (save_pb2.ROAD_STREAM, save_pb2.ROAD_UNSPECIFIED) for part in parts):
+    road = next((ours for ours, theirs in ROADS.items() if theirs == (first.road or save_pb2.ROAD_STREAM)), None)
+    if road is None or any(part.road != first.road for part in parts):
         raise InvalidRequestError("the daemon wants a lane sent on a road that is not known here", actual=first.road)
     items, item_offsets, sizes = (
         np.array([number for part in parts for number in getattr(part, column)], np.int64)
@@ -81,4 +85,4 @@ def _lane(parts: list[save_pb2.LanePart]) -> Lane:
     )
     if not len(items) == len(item_offsets) == len(sizes) or int(sizes.sum()) != first.size_bytes:
         raise InvalidRequestError("a lane's segments do not add up to its size", expected=first.size_bytes)
-    return Lane(first.shard, first.key, tuple(first.writers), first.size_bytes, items, item_offsets, sizes)
+    return Lane(first.shard, first.key, tuple(first.writers), first.size_bytes, items, item_offsets, sizes, road)

@@ -13,13 +13,15 @@ from dataclasses import replace
 import numpy as np
 
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.layout import Assignment, Lane
+from ckptd.engine.layout import Assignment, Lane, Road
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import Settings
 from ckptd.engine.views import RunView, SaveView
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.memory import MemoryStore
+
+STREAM = frozenset({Road.STREAM})
 
 
 class FakeLane:
@@ -149,6 +151,9 @@ class FakeCoordinator:
     def latest(self, run):
         return self.newest.get(run)
 
+    def unattended(self, run):
+        return []
+
     def checkpoints(self, run):
         return [self.newest[run]] if run in self.newest else []
 
@@ -177,7 +182,15 @@ class FakeCoordinator:
                 world_size=member.world_size,
                 connected_ranks=(member.rank,),
                 saves=tuple(
-                    SaveView(replace(d.result().save), Phase.FILLING, 100, 40, 1.5, ("rank 1 of 2: 60 B of 100 B",))
+                    SaveView(
+                        replace(d.result().save),
+                        Phase.FILLING,
+                        100,
+                        40,
+                        1.5,
+                        ("rank 1 of 2: 60 B of 100 B",),
+                        frozenset({Road.STREAM}),
+                    )
                     for d in self.declared.values()
                     if d.done()
                 ),

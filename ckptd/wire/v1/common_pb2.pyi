@@ -97,3 +97,11 @@ class Checkpoint(_message.Message):
     save_id: str
     durability: Durability
     def __init__(self, run: _Optional[str] = ..., prefix: _Optional[str] = ..., key: _Optional[str] = ..., step: _Optional[int] = ..., size_bytes: _Optional[int] = ..., num_shards: _Optional[int] = ..., saved_at: _Optional[float] = ..., duration_s: _Optional[float] = ..., pinned: bool = ..., save_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+
+class ArenaAddress(_message.Message):
+    __slots__ = ("path", "key")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    key: bytes
+    def __init__(self, path: _Optional[str] = ..., key: _Optional[bytes] = ...) -> None: ...

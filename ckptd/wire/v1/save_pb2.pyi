@@ -12,6 +12,7 @@ class Road(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROAD_UNSPECIFIED: _ClassVar[Road]
     ROAD_STREAM: _ClassVar[Road]
+    ROAD_ARENA: _ClassVar[Road]
 
 class SavePhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -24,6 +25,7 @@ class SavePhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SAVE_PHASE_PUBLISHED: _ClassVar[SavePhase]
 ROAD_UNSPECIFIED: Road
 ROAD_STREAM: Road
+ROAD_ARENA: Road
 SAVE_PHASE_UNSPECIFIED: SavePhase
 SAVE_PHASE_UNKNOWN: SavePhase
 SAVE_PHASE_DECLARING: SavePhase
@@ -53,20 +55,22 @@ class JoinEvent(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("peer", "epoch", "lease_s", "root", "root_id", "max_message_bytes")
+    __slots__ = ("peer", "epoch", "lease_s", "root", "root_id", "max_message_bytes", "arena")
     PEER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     ROOT_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARENA_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     epoch: int
     lease_s: float
     root: str
     root_id: str
     max_message_bytes: int
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    arena: _common_pb2.ArenaAddress
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_s: _Optional[float] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., max_message_bytes: _Optional[int] = ..., arena: _Optional[_Union[_common_pb2.ArenaAddress, _Mapping]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("peer", "run", "rank", "epoch")

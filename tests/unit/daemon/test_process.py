@@ -91,7 +91,9 @@ def test_two_ranks_save_and_everybody_hears_of_it(serve):
         assert {reply.phase for reply in replies} == {save_pb2.SAVE_PHASE_PUBLISHED}
         assert next(watching).checkpoint == replies[0].checkpoint
         checkpoint = convert.checkpoint_from_wire(replies[0].checkpoint)
-        assert (checkpoint.step, checkpoint.size_bytes) == (step, FULL.nbytes + BIAS.nbytes)
+        assert checkpoint.step == step
+        # Where a rank's bytes begin at a page, there may be gaps.
+        assert FULL.nbytes + BIAS.nbytes <= checkpoint.size_bytes < FULL.nbytes + BIAS.nbytes + 2 * 4096
         assert checkpoint.prefix == str(daemon.root / "runs/a" / f"model.ckpt-{step}")
     watching.cancel()
     pieces = read_back(daemon, replies[0].checkpoint.key)
@@ -107,7 +109,7 @@ def test_two_ranks_save_and_everybody_hears_of_it(serve):
     lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
     saved = [line for line in lines if line.get("event") == "saved"]
     assert [(line["step"], line["bytes"], line["run"]) for line in saved] == [
-        (step, FULL.nbytes + BIAS.nbytes, "runs/a") for step in (1, 2)
+        (step, checkpoint.size_bytes, "runs/a") for step in (1, 2)
     ]
     assert all({"seconds", "gb_per_s", "slowest_rank", "commit_s", "message", "time"} <= set(line) for line in saved)
 

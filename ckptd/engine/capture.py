@@ -1,0 +1,62 @@
+"""What a rank captures into memory that the engine sees too: no byte is sent, the shards are written from there.
+
+The engine follows the capture while it goes on. Once it is sealed, the rank is needed no longer: it may die, and the
+save still commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.engine.layout import Column
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Bytes of a shard that lie in captured memory as they lie in the shard."""
+
+    shard_key: str
+    shard_offset: int
+    memory_offset: int
+    size_bytes: int
+
+
+class Capture(Protocol):
+    """One rank's part of one save, in memory. Any thread may ask.
+
+    Attributes:
+        memory: where it is captured.
+        offsets: per part of the rank's manifest, where its stored form begins in there.
+    """
+
+    memory: NDArray[np.uint8]
+    offsets: Column
+
+    @property
+    def available(self) -> int:
+        """How many bytes of the memory, from its start, are in place."""
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether all of it is in place for good, so that the rank may go."""
+
+    def sums(self) -> NDArray[np.uint32] | None:
+        """Return the checksums that were taken at capture, None while they are still to come.
+
+        One per part and, of strings, two: of the lengths, and of what follows their checksum. Empty when they never
+        come, because the rank died after it had sealed: then nobody can have changed the bytes since.
+        """
+
+    def check(self) -> None:
+        """Raise what ended the capture before it was sealed."""
+
+    def saved(self, prefix_key: str, stretches: Sequence[Stretch]) -> None:
+        """Hear that the checkpoint of this prefix was saved, and which of its bytes this memory holds."""
+
+    def ended(self) -> None:
+        """Hear that the save is over: the memory is looked at no longer."""

@@ -1,0 +1,59 @@
+"""One rank's part in a save: what it declared, and the memory that it captures into, if it need not send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from ckptd.engine.capture import Capture
+from ckptd.engine.feeding import Run, feed, runs_of, stretches_of, sum_rows
+from ckptd.engine.layout import Assignment, Column, Layout, Road
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.shard import LaneWriter
+
+
+@dataclass(slots=True)
+class Claim:
+    """See the module. The run's lock guards it."""
+
+    request_id: str
+    incarnation: str
+    digest: bytes
+    manifest: Manifest | None  # until it is planned
+    planned: Future[Assignment]
+    done_at: float | None = None  # when its last lane ended
+    capture: Capture | None = None  # where its bytes lie
+    sum_begins: Column | None = None  # per part, the first of its checksums in the capture
+    _fed: dict[int, list[Run]] = field(default_factory=dict)  # per shard
+
+    @property
+    def road(self) -> Road:
+        """How its bytes come."""
+        return Road.STREAM if self.capture is None else Road.ARENA
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the save can do without the rank from now on."""
+        return self.capture is not None and self.capture.is_sealed
+
+    def feed(self, layout: Layout, lanes: Sequence[LaneWriter], submit: Callable[..., None]) -> None:
+        """Begin to take the lanes of this rank from where it captures them, if it does; each by work for `submit`."""
+        if self.capture is None or self.sum_begins is None:
+            return
+        for lane in lanes:
+            runs = self._fed[lane.shard] = runs_of(layout, lane.segments, self.capture.offsets)
+            submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins))
+
+    def keep_in_memory(self, prefix_key: str, shard_keys: Sequence[str]) -> None:
+        """Tell the memory what it holds, now that it is saved: a restart right after this reads it from there."""
+        if self.capture is not None:
+            held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
+            self.capture.saved(prefix_key, held)
+
+    def end(self) -> None:
+        """Let go of the memory."""
+        if self.capture is not None:
+            self.capture.ended()
+        self.capture = self.sum_begins = None
+        self._fed = {}

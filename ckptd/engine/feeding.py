@@ -1,0 +1,131 @@
+"""Captured memory → one lane of a shard, behind the rank that captures it.
+
+Bytes go to the shard in blocks, each as soon as it is in place. A block is summed after it was written: what the rank
+changes meanwhile, it changes before the sum is taken, and the sum no longer is that of the capture. While one block is
+summed, by a thread of the lane's own, the disk has the next. Summing waits until the capture is complete, for as long
+as that goes on training stands still, and wants the processors for itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from ckptd.engine.capture import Capture, Stretch
+from ckptd.engine.layout import Column, Layout
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.shard import LaneWriter
+from ckptd.errors import CkptdError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+BLOCK_BYTES = 8 << 20
+"""What is written at once; blocks begin at multiples of it in the shard."""
+
+_POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Segments that lie side by side in the lane, in memory and in the shard alike. Offsets and size in bytes."""
+
+    lane_offset: int
+    memory_offset: int
+    shard_offset: int
+    size_bytes: int
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield begin, within the run, and size of what is written at once."""
+        at = 0
+        while at < self.size_bytes:
+            size = min(BLOCK_BYTES - (self.shard_offset + at) % BLOCK_BYTES, self.size_bytes - at)
+            yield at, size
+            at += size
+
+
+def runs_of(layout: Layout, segments: Column, offsets: Column) -> list[Run]:
+    """Return the runs that make up a lane; `offsets` is where each part of the sender lies in its memory."""
+    sizes, shard_offsets = layout.segment_size[segments], layout.segment_offset[segments]
+    memory_offsets = offsets[layout.segment_item[segments]] + layout.segment_item_offset[segments]
+    lane_offsets = np.cumsum(sizes) - sizes
+    begins = np.ones(len(sizes), bool)
+    begins[1:] = (memory_offsets[1:] != memory_offsets[:-1] + sizes[:-1]) | (
+        shard_offsets[1:] != shard_offsets[:-1] + sizes[:-1]
+    )
+    first = np.flatnonzero(begins)
+    return [
+        Run(*numbers)
+        for numbers in zip(
+            lane_offsets[first].tolist(),
+            memory_offsets[first].tolist(),
+            shard_offsets[first].tolist(),
+            np.add.reduceat(sizes, first).tolist(),
+            strict=True,
+        )
+    ]
+
+
+def stretches_of(runs: Sequence[Run], shard_key: str) -> list[Stretch]:
+    """Describe runs as parts of a shard."""
+    return [Stretch(shard_key, run.shard_offset, run.memory_offset, run.size_bytes) for run in runs]
+
+
+def first_sums(manifest: Manifest) -> Column:
+    """Return, per part, where its checksums begin among those of a capture; one more at the end."""
+    counts = 1 + (manifest.lengths_covered > 0)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+def sum_rows(layout: Layout, segments: Column, begins: Column) -> Column:
+    """Return, per segment, which checksum of the sender's capture is its own; `begins` is of `first_sums`."""
+    # Of strings, what does not begin the part is what follows its lengths.
+    return begins[layout.segment_item[segments]] + (layout.segment_item_offset[segments] > 0)
+
+
+def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Column) -> None:
+    """Write a lane from captured memory until it has ended; its failures reach the save through the lane.
+
+    `sum_rows` says, per segment of the lane, which checksum of the capture is its own.
+    """
+    try:
+        memory = memoryview(cast("Buffer", capture.memory))
+        summed: list[Future[None]] = []
+        with ThreadPoolExecutor(1, "ckptd-sum") as summing:
+            for run in runs:
+                for at, size in run.blocks():
+                    begin = run.memory_offset + at
+                    data = memory[begin : begin + size]
+                    _wait(lane, capture, begin + size)
+                    lane.take(run.lane_offset + at, data)
+                    summed.append(summing.submit(_sum, lane, capture, run.lane_offset + at, data))
+        for each in summed:
+            each.result()
+        while (sums := capture.sums()) is None:
+            capture.check()
+            lane.check_open()
+            time.sleep(_POLL_S)
+        lane.finish(sums[sum_rows] if len(sums) else None)
+    except CkptdError as error:
+        lane.fail(error)
+
+
+def _sum(lane: LaneWriter, capture: Capture, position: int, data: memoryview) -> None:
+    while not capture.is_sealed:
+        capture.check()
+        lane.check_open()
+        time.sleep(_POLL_S)
+    lane.sum(position, data)
+
+
+def _wait(lane: LaneWriter, capture: Capture, end: int) -> None:
+    """Wait until the memory is in place up to `end`."""
+    while capture.available < end:
+        capture.check()
+        lane.check_open()
+        time.sleep(_POLL_S)
