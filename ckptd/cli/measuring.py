@@ -98,9 +98,8 @@ def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[F
     ]
     told("saves and restores without a daemon")
     figures += _Road("direct", where / "direct", arrays, limits).figures()
-    if hasattr(Checkpointer, "prepare"):
-        told("saves and restores through a daemon, by shared memory")
-        figures += _Road("shared memory", where / "shared", arrays, limits).figures()
+    told("saves and restores through a daemon, by shared memory")
+    figures += _Road("shared memory", where / "shared", arrays, limits).figures()
     told("saves and restores through a daemon, by gRPC")
     figures += _Road("stream", where / "stream", arrays, limits).figures()
     return figures
@@ -208,10 +207,8 @@ class _Road:
             yield checkpointer
 
     def _prepare(self, checkpointer: Checkpointer) -> None:
-        prepare = getattr(checkpointer, "prepare", None)
-        if prepare is not None:
-            prepare(self._arrays)
-            time.sleep(_PREPARED_S)
+        checkpointer.prepare(self._arrays)
+        time.sleep(_PREPARED_S)
 
 
 def _memory(arrays: Arrays) -> tuple[float, float]:

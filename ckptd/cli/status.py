@@ -63,6 +63,8 @@ def describe(reply: Any) -> dict[str, object]:
         "free_bytes": None if reply.free_bytes < 0 else reply.free_bytes,
         "draining": reply.draining,
         "warnings": list(reply.warnings),
+        "arena_bytes": reply.arena_bytes,
+        "arena_limit_bytes": reply.arena_limit_bytes,
         "write_road": reply.write_road or None,
         "runs": [
             {
@@ -70,6 +72,8 @@ def describe(reply: Any) -> dict[str, object]:
                 "epoch": run.epoch,
                 "world_size": run.world_size,
                 "connected_ranks": list(run.connected_ranks),
+                "arena_ranks": list(run.arena_ranks),
+                "arena_bytes": run.arena_bytes,
                 "num_checkpoints": run.num_checkpoints,
                 "latest": convert.checkpoint_from_wire(run.latest) if run.HasField("latest") else None,
                 "last_error": run.last_error or None,
@@ -85,7 +89,7 @@ def _describe_save(live: Any) -> dict[str, object]:
         "step": live.save.step if live.save.HasField("step") else None,
         "save_id": live.save.save_id,
         "phase": live.phase,
-        "road": "stream",
+        "road": _road(live),
         "size_bytes": live.size_bytes,
         "received_bytes": live.received_bytes,
         "age_s": live.age_s,
@@ -110,11 +114,12 @@ def _print(reply: Any) -> None:
         return
     output.table(
         "Runs",
-        ("run", "ranks", "checkpoints", "latest", "published", "last error"),
+        ("run", "ranks", "shared memory", "checkpoints", "latest", "published", "last error"),
         [
             (
                 run.run,
                 f"{len(run.connected_ranks)} of {run.world_size}" if run.world_size else "–",
+                _memory(run),
                 run.num_checkpoints,
                 _name(run.latest) if run.HasField("latest") else "–",
                 output.age(run.latest.saved_at, now) if run.HasField("latest") else "–",
@@ -133,7 +138,7 @@ def _print(reply: Any) -> None:
                     run,
                     save.save.step if save.save.HasField("step") else "–",
                     save.phase,
-                    "stream",
+                    _road(save),
                     output.size(save.received_bytes),
                     output.size(save.size_bytes),
                     output.duration(save.age_s),
@@ -142,6 +147,23 @@ def _print(reply: Any) -> None:
                 for run, save in saves
             ],
         )
+
+
+def _road(live: Any) -> str:
+    """Say how the bytes of a save come to the daemon."""
+    from ckptd.wire.v1.save_pb2 import ROAD_ARENA, ROAD_STREAM
+
+    names = {ROAD_ARENA: "memory", ROAD_STREAM: "stream"}
+    return " and ".join(names.get(road, "?") for road in live.roads) or "–"
+
+
+def _memory(run: Any) -> str:
+    """Say which ranks share memory with the daemon, and how much."""
+    if not run.num_arenas:
+        return "–"
+    size = output.size(run.arena_bytes)
+    ranks, connected = len(run.arena_ranks), len(run.connected_ranks)
+    return f"{size}, kept" if not ranks else f"{size}, {ranks} of {max(ranks, connected)}"
 
 
 def _road_in_words(road: str) -> str:

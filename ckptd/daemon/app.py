@@ -20,14 +20,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ckptd.daemon import logs, places
+from ckptd.daemon import logs, memory, places
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.settings import Settings
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
-from ckptd.service.server import Server, ServerOptions, Tls, check_exposure
+from ckptd.service.server import ArenaOptions, Server, ServerOptions, Tls, check_exposure
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
 from ckptd.storage.priority import Priority
@@ -64,6 +64,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
             lease_s=config.lease_s,
             shards=config.shards,
             allow_unfenced=config.allow_unfenced,
+            priority=options.priority,
             write_limit=None if config.write_bytes_per_s is None else RateLimit(config.write_bytes_per_s),
         ),
         holder=f"ckptd serve, pid {os.getpid()} on {socket.gethostname()}, {options.listen[0]}",
@@ -97,6 +98,11 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
             write_streams_per_peer=max(1, config.max_write_streams * 3 // 4),
             manifest_bytes=config.max_manifest_bytes,
             stall_s=config.stall_timeout_s,
+        ),
+        arena=ArenaOptions(
+            memory.usable_bytes() // 2 if config.arena_bytes is None else config.arena_bytes,
+            places.runtime_directory(environ),
+            None if config.arena_socket is None else Path(config.arena_socket),
         ),
     )
 

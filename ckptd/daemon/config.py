@@ -82,6 +82,15 @@ class Config:
     allow_unfenced: bool = _setting(
         False, "flag", "Go on in a bucket that ignores conditions, where nothing keeps a second daemon out."
     )
+    arena_bytes: int | None = _setting(
+        None,
+        "integer",
+        "Shared memory for workers of this host, in all; 0: none. [default: half of the memory, taken as it is needed]",
+        optional=True,
+    )
+    arena_socket: str | None = _setting(
+        None, "text", "Where it is lent. [default: beside the Unix socket]", metavar="PATH", optional=True
+    )
     data_threads: int = _setting(8, "integer", "Threads that write and read data.", least=1)
     control_threads: int = _setting(16, "integer", "Threads for everything else.", least=1)
     write_bytes_per_s: int | None = _setting(

@@ -34,6 +34,14 @@ def runtime_socket(environ: Mapping[str, str], *, create: bool = False) -> Addre
     return Address(path=str(directory / SOCKET_NAME))
 
 
+def runtime_directory(environ: Mapping[str, str]) -> Path | None:
+    """Return the directory of the user's own sockets, made if need be; None where there is none of his alone."""
+    try:
+        return Path(runtime_socket(environ, create=True).path).parent
+    except (NotPermittedError, OSError):
+        return None
+
+
 def default_addresses(environ: Mapping[str, str]) -> tuple[Address, ...]:
     """Return where a daemon listens by default."""
     return DEFAULT, runtime_socket(environ, create=True)

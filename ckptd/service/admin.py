@@ -6,14 +6,16 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ckptd.arena.lender import Usage
 from ckptd.engine.views import RunView, SaveView
 from ckptd.errors import CkptdError
+from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
-from ckptd.wire import convert
+from ckptd.wire import convert, lanes
 from ckptd.wire.v1 import admin_pb2
 
 if TYPE_CHECKING:
@@ -30,11 +32,14 @@ class AdminService:
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
         self.draining = False
+        self.arenas: ArenaServer | None = None
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
         """Describe every run that is open, with the saves under way and whom they wait for."""
         runs = await self._pools.control(self._coordinator.runs)
         free_bytes = await self._pools.control(self._coordinator.store.free_bytes)
+        lender = None if self.arenas is None else self.arenas.lender
+        usage = {} if lender is None else lender.usage()
         road = await self._pools.control(_write_road, self._coordinator.store)
         return admin_pb2.StatusReply(
             peer=self._host.peer,
@@ -43,9 +48,11 @@ class AdminService:
             uptime_s=time.monotonic() - self._started,
             listening=self.listening,
             free_bytes=-1 if free_bytes is None else free_bytes,
-            runs=[_run_to_wire(run) for run in runs],
+            runs=[_run_to_wire(run, usage.get(run.run, Usage())) for run in runs],
             draining=self.draining,
             warnings=self._coordinator.warnings,
+            arena_bytes=0 if lender is None else lender.size_bytes,
+            arena_limit_bytes=0 if lender is None else lender.limit_bytes,
             write_road=road,
         )
 
@@ -86,7 +93,7 @@ def _named(request: _Naming) -> tuple[str, int | str]:
     return convert.run_from_wire(request.run), convert.checkpoint_from_choice(request.name, request.step)
 
 
-def _run_to_wire(view: RunView) -> admin_pb2.RunStatus:
+def _run_to_wire(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
     return admin_pb2.RunStatus(
         run=view.run,
         epoch=view.epoch,
@@ -96,6 +103,9 @@ def _run_to_wire(view: RunView) -> admin_pb2.RunStatus:
         latest=None if view.latest is None else convert.checkpoint_to_wire(view.latest, view.run),
         num_checkpoints=view.num_checkpoints,
         last_error=view.last_error,
+        arena_ranks=sorted(usage.ranks),
+        num_arenas=usage.num_arenas,
+        arena_bytes=usage.size_bytes,
     )
 
 
@@ -107,4 +117,5 @@ def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
         received_bytes=view.received_bytes,
         age_s=view.age_s,
         waiting_for=view.waiting_for,
+        roads=sorted(lanes.ROADS[road] for road in view.roads),
     )

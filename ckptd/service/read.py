@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from ckptd.errors import CorruptionError, InvalidRequestError
@@ -16,6 +17,8 @@ from ckptd.wire.v1 import read_pb2
 if TYPE_CHECKING:
     from ckptd.engine.coordinator import Coordinator
 
+_SETTLE_S = 30.0
+
 
 class ReadService:
     """Behaviours of `ReadService`."""
@@ -29,22 +32,32 @@ class ReadService:
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
         """Return the newest complete checkpoint of a run, if there is one."""
         run = convert.run_from_wire(request.run)
+        await self._settle(run)
         latest = await self._pools.control(self._coordinator.latest, run)
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
             root=self._host.root,
             root_id=self._host.root_id,
+            arena=self._host.arena,
         )
 
     async def list(self, request: read_pb2.ListRequest, call: Call) -> read_pb2.ListReply:
         """Return all checkpoints of a run, oldest first."""
         run = convert.run_from_wire(request.run)
+        await self._settle(run)
         checkpoints = await self._pools.control(self._coordinator.checkpoints, run)
         return read_pb2.ListReply(
             checkpoints=[convert.checkpoint_to_wire(checkpoint, run) for checkpoint in checkpoints],
             root=self._host.root,
             root_id=self._host.root_id,
+            arena=self._host.arena,
         )
+
+    async def _settle(self, run: str) -> None:
+        """Wait a moment for saves whose processes have died, but whose bytes are all here."""
+        unattended = await self._pools.control(self._coordinator.unattended, run)
+        if unattended:
+            await asyncio.wait({asyncio.wrap_future(each) for each in unattended}, timeout=_SETTLE_S)
 
     async def read(self, request: read_pb2.ReadRequest, call: Call) -> None:
         """Send a byte range of one object, after a description of it."""

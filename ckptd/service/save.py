@@ -30,14 +30,15 @@ MAX_WAIT_S = 20.0
 _CHUNKS_PER_REPLY = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Host:
-    """What the daemon tells every peer about itself."""
+    """What the daemon tells every peer about itself; `arena` is filled in by the server once it lends memory."""
 
     peer: common_pb2.Peer
     root: str
     root_id: str
     lease_s: float
+    arena: common_pb2.ArenaAddress | None = None
 
 
 class SaveService:
@@ -64,6 +65,7 @@ class SaveService:
                 root=self._host.root,
                 root_id=self._host.root_id,
                 max_message_bytes=MAX_MESSAGE_BYTES,
+                arena=self._host.arena,
             )
             await call.write(save_pb2.JoinEvent(welcome=welcome))
             await self._ending.wait()

@@ -16,8 +16,11 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.arena.lender import Lender
+from ckptd.arena.segment import is_supported
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.service.admin import AdminService
+from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
 from ckptd.service.flow import Flow, Limits
 from ckptd.service.interceptors import Identity
@@ -28,7 +31,7 @@ from ckptd.service.watch import WatchService
 from ckptd.storage.priority import Priority
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, versions
-from ckptd.wire.addresses import Address
+from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
 
 if TYPE_CHECKING:
     from ckptd.engine.coordinator import Coordinator
@@ -68,6 +71,21 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class ArenaOptions:
+    """How shared memory is lent to workers of this host.
+
+    Attributes:
+        limit_bytes: of all of it.
+        directory: where the socket for it goes if we listen on no Unix socket that it could lie beside; None: nowhere.
+        path: of that socket, instead.
+    """
+
+    limit_bytes: int
+    directory: Path | None
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerOptions:
     """How a server listens, and how much it takes on."""
 
@@ -79,6 +97,7 @@ class ServerOptions:
     data_threads: int = 8
     priority: Priority = field(default_factory=Priority)  # of the threads for data
     limits: Limits = field(default_factory=Limits)
+    arena: ArenaOptions | None = None
 
 
 def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
@@ -120,6 +139,9 @@ class Server:
             root_id=coordinator.root_id,
             lease_s=coordinator.settings.lease_s,
         )
+        self._host = host
+        self._coordinator = coordinator
+        self._arenas: ArenaServer | None = None
         self.hub = Hub(coordinator.subscribe, coordinator.latest)
         self._admin = AdminService(coordinator, host, self._pools)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
@@ -153,10 +175,37 @@ class Server:
 
         `ConflictError` when something listens there already, `UnavailableError` when the system refuses.
         """
-        self._admin.listening = tuple([str(self._bind(address)) for address in self._addresses])
+        bound = [self._bind(address) for address in self._addresses]
+        self._admin.listening = tuple(map(str, bound))
+        self._lend_arenas(bound)
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._admin.listening
+
+    def _lend_arenas(self, bound: Sequence[Address]) -> None:
+        options = self._options.arena
+        if options is None or not options.limit_bytes or not is_supported():
+            return
+        path = options.path or _arena_path(bound, options.directory)
+        if path is None:
+            return
+        arenas = ArenaServer(
+            self._coordinator,
+            Lender(options.limit_bytes),
+            path,
+            self._options.socket_mode,
+            self._options.limits.manifest_bytes,
+        )
+        try:
+            arenas.start()
+        except CkptdError as error:
+            if options.path is not None:
+                raise
+            # Everything works without; only slower.
+            _log.warning("workers of this host get no shared memory, and send their bytes: %s", error)
+            return
+        self._arenas = self._admin.arenas = arenas
+        self._host.arena = arenas.address
 
     def _bind(self, address: Address) -> Address:
         if address.is_unix:
@@ -197,6 +246,8 @@ class Server:
         """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
         self._ending.set()
         await self._server.stop(_LAST_WORDS_S)
+        if self._arenas is not None:
+            self._arenas.stop()
         await self._presences.settle(_LAST_WORDS_S)
         self._pools.close()
         for path in self._sockets:
@@ -230,6 +281,15 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
         ),
     )
     return {method.path: answers[name] for service, answers in table for name, method in service.items()}
+
+
+def _arena_path(bound: Sequence[Address], directory: Path | None) -> Path | None:
+    """Return where the socket for shared memory goes: beside ours, so that who shares that directory finds it."""
+    beside = next((Path(f"{address.path}{ARENA_SUFFIX}") for address in bound if address.is_unix), None)
+    if beside is not None and len(os.fsencode(beside)) <= MAX_SOCKET_PATH:
+        return beside
+    port = next((address.port for address in bound if not address.is_unix), os.getpid())
+    return None if directory is None else directory / f"ckptd-{port}{ARENA_SUFFIX}"
 
 
 def _check_socket_is_free(address: Address) -> None:

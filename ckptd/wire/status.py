@@ -107,11 +107,23 @@ def _fields(error: CkptdError) -> dict[str, str]:
     return metadata
 
 
+def pack(error: CkptdError) -> bytes:
+    """Return an error as bytes, for messages that do not travel over gRPC."""
+    return to_wire(error).metadata[0][1]
+
+
+def unpack(packed: bytes) -> CkptdError:
+    """Return the error that `pack` packed."""
+    return _unpacked(packed) or CkptdError("the daemon answered with an error that is not known here")
+
+
 def _ours(error: grpc.RpcError) -> CkptdError | None:
     trailing: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
     packed = next((value for key, value in trailing or () if key == DETAILS_KEY), None)
-    if packed is None:
-        return None
+    return None if packed is None else _unpacked(packed)
+
+
+def _unpacked(packed: bytes) -> CkptdError | None:
     try:
         rich = status_pb2.Status.FromString(packed)
         for detail in rich.details:

@@ -18,8 +18,9 @@ from ckptd.wire.v1 import common_pb2
 VERSION = "0.1.0"
 """The version of this package, told to every peer; the same as in ``pyproject.toml``."""
 
-CAPABILITIES: tuple[str, ...] = ("road-stream", "manifest-digest", "resume")
-"""What this end offers: lanes over the Write stream, declaring by digest, resuming a broken stream."""
+CAPABILITIES: tuple[str, ...] = ("road-stream", "road-arena", "manifest-digest", "resume")
+"""What this end offers: lanes over the Write stream or in shared memory, declaring by digest, resuming a broken
+stream."""
 
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(?:[.+\-a-z].*)?", re.ASCII | re.DOTALL)
 

@@ -1,4 +1,5 @@
 from ckptd.wire.v1 import common_pb2 as _common_pb2
+from ckptd.wire.v1 import save_pb2 as _save_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -14,7 +15,7 @@ class StatusRequest(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "write_road")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_road")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +25,8 @@ class StatusReply(_message.Message):
     RUNS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARENA_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     WRITE_ROAD_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     root: str
@@ -34,11 +37,13 @@ class StatusReply(_message.Message):
     runs: _containers.RepeatedCompositeFieldContainer[RunStatus]
     draining: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
+    arena_bytes: int
+    arena_limit_bytes: int
     write_road: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., write_road: _Optional[str] = ...) -> None: ...
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_road: _Optional[str] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error")
+    __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error", "arena_ranks", "num_arenas", "arena_bytes")
     RUN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +52,9 @@ class RunStatus(_message.Message):
     LATEST_FIELD_NUMBER: _ClassVar[int]
     NUM_CHECKPOINTS_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ARENA_RANKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ARENAS_FIELD_NUMBER: _ClassVar[int]
+    ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
     run: str
     epoch: int
     world_size: int
@@ -55,23 +63,28 @@ class RunStatus(_message.Message):
     latest: _common_pb2.Checkpoint
     num_checkpoints: int
     last_error: str
-    def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., world_size: _Optional[int] = ..., connected_ranks: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[LiveSave, _Mapping]]] = ..., latest: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., num_checkpoints: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+    arena_ranks: _containers.RepeatedScalarFieldContainer[int]
+    num_arenas: int
+    arena_bytes: int
+    def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., world_size: _Optional[int] = ..., connected_ranks: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[LiveSave, _Mapping]]] = ..., latest: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., num_checkpoints: _Optional[int] = ..., last_error: _Optional[str] = ..., arena_ranks: _Optional[_Iterable[int]] = ..., num_arenas: _Optional[int] = ..., arena_bytes: _Optional[int] = ...) -> None: ...
 
 class LiveSave(_message.Message):
-    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for")
+    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "roads")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    ROADS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     phase: str
     size_bytes: int
     received_bytes: int
     age_s: float
     waiting_for: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
+    roads: _containers.RepeatedScalarFieldContainer[_save_pb2.Road]
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., roads: _Optional[_Iterable[_Union[_save_pb2.Road, str]]] = ...) -> None: ...
 
 class PinRequest(_message.Message):
     __slots__ = ("peer", "run", "step", "pinned", "name")

@@ -1,0 +1,1 @@
+"""Shared memory that the daemon owns and workers fill."""

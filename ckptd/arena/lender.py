@@ -1,0 +1,245 @@
+"""Who has which arena, within a bound; and which checkpoints still lie in them.
+
+An arena belongs to a rank of a run, not to a process: whoever comes back in that place after a crash gets the same
+memory, and finds in it what was saved last. Memory of ranks that are gone is reclaimed when others want it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ckptd.arena.capture import SharedCapture
+from ckptd.arena.segment import Segment
+from ckptd.engine.capture import Stretch
+from ckptd.engine.layout import Column
+from ckptd.errors import ConflictError, InvalidRequestError, StorageFullError
+
+_log = logging.getLogger("ckptd.arena")
+
+GENERATIONS = 2
+"""How many saves of one rank may lie in memory at once: one is written while the next is captured."""
+
+_MAX_PARTS = 1 << 24
+_KEEP_S = 600.0  # memory of a rank that is gone is kept so long for the one that takes its place
+_NUM_FAULTERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose an arena is."""
+
+    run: str
+    rank: int
+
+
+@dataclass(eq=False, slots=True)
+class Arena:
+    """One arena. The lender's lock guards all but the segment."""
+
+    id: int
+    segment: Segment
+    place: Place
+    owner: object = None  # the connection that it was lent to last
+    saved_at: float = 0.0
+    idle_since: float = 0.0
+    capture: SharedCapture | None = None
+    is_dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeldStretch:
+    """Bytes of a shard that lie in an arena as long as that has this generation."""
+
+    arena: Arena
+    generation: int
+    stretch: Stretch
+
+
+@dataclass(slots=True)
+class Usage:
+    """How much memory is lent to one run."""
+
+    ranks: set[int] = field(default_factory=set)
+    num_arenas: int = 0
+    size_bytes: int = 0
+
+
+class Lender:
+    """Lends arenas, at most `limit_bytes` of them. Any thread may use it."""
+
+    def __init__(self, limit_bytes: int, now: Callable[[], float] = time.monotonic) -> None:
+        self.limit_bytes = limit_bytes
+        self._now = now
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._arenas: dict[int, Arena] = {}
+        self._owners: dict[Place, object] = {}  # connections
+        self._held: OrderedDict[tuple[str, str], list[HeldStretch]] = OrderedDict()
+        self._faulters = ThreadPoolExecutor(_NUM_FAULTERS, thread_name_prefix="ckptd-prefault")
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is lent, or kept for who may come back."""
+        with self._lock:
+            return self._size()
+
+    def usage(self) -> dict[str, Usage]:
+        """Return what each run has."""
+        found: dict[str, Usage] = {}
+        with self._lock:
+            for arena in self._arenas.values():
+                usage = found.setdefault(arena.place.run, Usage())
+                usage.num_arenas += 1
+                usage.size_bytes += arena.segment.size_bytes
+                if arena.place in self._owners:
+                    usage.ranks.add(arena.place.rank)
+        return found
+
+    def lend(self, place: Place, owner: object, size_bytes: int, count: int) -> list[Arena]:
+        """Lend `owner`, who holds `place`, arenas of at least `size_bytes`: `count` of them, or fewer where the bound
+        allows no more. The one whose content is oldest comes first. Their pages are made ready in the background.
+
+        Raises:
+            StorageFullError: when there is room for none.
+            InvalidRequestError: for a size that can't be.
+        """
+        if size_bytes <= 0 or not 0 < count <= GENERATIONS:
+            raise InvalidRequestError("arenas of this size can't be lent", actual=(size_bytes, count))
+        with self._lock:
+            self._owners[place] = owner
+            self._reclaim_expired()
+            for arena in self._of(place):
+                if arena.segment.size_bytes < size_bytes and arena.capture is None:
+                    self._drop(arena)
+            # What a save of somebody else's is still written from is not to be filled.
+            fitting = [
+                arena
+                for arena in self._of(place)
+                if arena.segment.size_bytes >= size_bytes and (arena.capture is None or arena.owner is owner)
+            ]
+            while len(fitting) < count and self._make_room(size_bytes):
+                arena = Arena(next(self._ids), Segment.create(size_bytes), place)
+                self._arenas[arena.id] = arena
+                fitting.append(arena)
+                self._faulters.submit(self._prefault, arena)
+            if not fitting:
+                raise StorageFullError(
+                    "no room for another arena: raise --arena-bytes",
+                    expected=f"{size_bytes} bytes",
+                    actual=f"{self.limit_bytes - self._size()} of {self.limit_bytes}",
+                )
+            for arena in fitting:
+                arena.owner = owner
+            return sorted(fitting, key=lambda arena: arena.saved_at)
+
+    def leave(self, place: Place, owner: object) -> None:
+        """Note that `owner` is gone; what he was lent is kept for a while for who takes his place."""
+        with self._lock:
+            if self._owners.get(place) is owner:
+                del self._owners[place]
+                for arena in self._of(place):
+                    arena.idle_since = self._now()
+
+    def begin(
+        self, place: Place, owner: object, arena_id: int, generation: int, offsets: Column, sizes: Column, num_sums: int
+    ) -> SharedCapture:
+        """Follow a capture into an arena that `owner` was lent; what it held counts no longer.
+
+        Raises:
+            ConflictError: it is not his, or an earlier save is still written from it.
+            InvalidRequestError: parts do not lie inside of it.
+        """
+        if len(offsets) != len(sizes) or len(offsets) > _MAX_PARTS:
+            raise InvalidRequestError("a capture does not fit its manifest", expected=len(sizes), actual=len(offsets))
+        with self._lock:
+            arena = self._arenas.get(arena_id)
+            if arena is None or arena.owner is not owner or self._owners.get(place) is not owner:
+                raise ConflictError(f"arena {arena_id} is not lent to rank {place.rank} of {place.run}")
+            if arena.capture is not None:
+                raise ConflictError(f"arena {arena_id} is still being written from")
+            outside = (
+                (offsets < 0) | (offsets > arena.segment.size_bytes) | (offsets + sizes > arena.segment.size_bytes)
+            )
+            if outside.any():
+                raise InvalidRequestError("a part of a capture lies outside of its arena", actual=int(outside.argmax()))
+            for key in [key for key, held in self._held.items() if any(each.arena is arena for each in held)]:
+                del self._held[key]
+            arena.capture = SharedCapture(
+                arena.segment,
+                generation,
+                offsets,
+                num_sums,
+                on_saved=lambda key, stretches: self._saved(arena, generation, key, stretches),
+                on_end=lambda: self._ended(arena),
+            )
+            return arena.capture
+
+    def held(self, run: str, prefix_key: str) -> list[HeldStretch]:
+        """Return what lies in memory of a checkpoint; nothing if it does not any more."""
+        with self._lock:
+            return list(self._held.get((run, prefix_key), ()))
+
+    def close(self) -> None:
+        """Give all memory back to the system."""
+        with self._lock:
+            for arena in list(self._arenas.values()):
+                self._drop(arena)
+        self._faulters.shutdown(wait=False, cancel_futures=True)
+
+    def _saved(self, arena: Arena, generation: int, prefix_key: str, stretches: Sequence[Stretch]) -> None:
+        with self._lock:
+            arena.saved_at = self._now()
+            held = self._held.setdefault((arena.place.run, prefix_key), [])
+            held += [HeldStretch(arena, generation, stretch) for stretch in stretches]
+
+    def _ended(self, arena: Arena) -> None:
+        with self._lock:
+            arena.capture = None
+            arena.idle_since = self._now()
+
+    def _of(self, place: Place) -> list[Arena]:
+        return [arena for arena in self._arenas.values() if arena.place == place]
+
+    def _size(self) -> int:
+        return sum(arena.segment.size_bytes for arena in self._arenas.values())
+
+    def _make_room(self, size_bytes: int) -> bool:
+        """Reclaim what nobody uses, the longest idle first, until there is room; return whether there is."""
+        idle = sorted(
+            (arena for arena in self._arenas.values() if arena.place not in self._owners and arena.capture is None),
+            key=lambda arena: arena.idle_since,
+        )
+        while self._size() + size_bytes > self.limit_bytes and idle:
+            self._drop(idle.pop(0))
+        return self._size() + size_bytes <= self.limit_bytes
+
+    def _reclaim_expired(self) -> None:
+        for arena in list(self._arenas.values()):
+            is_idle = arena.place not in self._owners and arena.capture is None
+            if is_idle and self._now() - arena.idle_since > _KEEP_S:
+                self._drop(arena)
+
+    def tick(self) -> None:
+        """Give back what was kept for somebody who did not come."""
+        with self._lock:
+            self._reclaim_expired()
+
+    def _drop(self, arena: Arena) -> None:
+        del self._arenas[arena.id]
+        arena.is_dropped = True
+        for key in [key for key, held in self._held.items() if any(each.arena is arena for each in held)]:
+            del self._held[key]
+        arena.segment.close()
+
+    def _prefault(self, arena: Arena) -> None:
+        try:
+            arena.segment.prefault(arena.segment.size_bytes, lambda: not arena.is_dropped)
+        except StorageFullError as error:
+            _log.warning("an arena for rank %d of %s is not ready: %s", arena.place.rank, arena.place.run, error)

@@ -1,0 +1,86 @@
+"""Messages on a Unix socket, each with its size before it, and file descriptors beside them.
+
+Layout: ``[size: uint32 little-endian][message]``; descriptors travel with the first byte, as the kernel lets them.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Sequence
+
+from ckptd.errors import InvalidRequestError
+
+MAX_FRAME_BYTES = 128 << 20
+"""The largest message either end accepts: the offsets and checksums of some million parts."""
+
+MAX_DESCRIPTORS = 128
+"""How many descriptors one message carries at most; the kernel allows 253."""
+
+_SIZE = struct.Struct("<I")
+
+
+def send_frame(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one message; the descriptors stay the sender's. Once this returns, the other end gets it whatever becomes
+    of us.
+
+    Raises:
+        OSError: the connection is gone.
+    """
+    head = _SIZE.pack(len(message)) + message
+    if descriptors:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        sent = connection.sendmsg([head], ancillary)
+        head = head[sent:]
+    connection.sendall(head)
+
+
+def receive_frame(connection: socket.socket) -> tuple[bytes, list[int]] | None:
+    """Return the next message and the descriptors that came with it, which are the caller's; None at the end.
+
+    Raises:
+        InvalidRequestError: for a message that is too large, or ends early.
+        OSError: the connection is gone.
+    """
+    descriptors: list[int] = []
+    try:
+        head = _receive(connection, _SIZE.size, descriptors)
+        if not head:
+            return None
+        (size,) = _SIZE.unpack(head)
+        if size > MAX_FRAME_BYTES:
+            raise InvalidRequestError("a message about shared memory is too large", actual=size)
+        message = _receive(connection, size, descriptors)
+        if len(message) < size:
+            raise InvalidRequestError("a message about shared memory ends early", expected=size, actual=len(message))
+    except BaseException:
+        close_all(descriptors)
+        raise
+    return message, descriptors
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _receive(connection: socket.socket, size: int, descriptors: list[int]) -> bytes:
+    """Receive `size` bytes, fewer only at the very end of the stream; add descriptors to the list."""
+    room = array.array("i").itemsize * MAX_DESCRIPTORS
+    data = bytearray()
+    while len(data) < size:
+        chunk, ancillary, _, _ = connection.recvmsg(size - len(data), socket.CMSG_SPACE(room), socket.MSG_CMSG_CLOEXEC)
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                found = array.array("i")
+                found.frombytes(content[: len(content) - len(content) % found.itemsize])
+                descriptors.extend(found)
+        if not chunk:
+            break
+        data += chunk
+    if data and len(data) < size and size == _SIZE.size:
+        raise InvalidRequestError("a message about shared memory ends early", expected=size, actual=len(data))
+    return bytes(data)
