@@ -40,9 +40,7 @@ def work(address: str, rank: int, world_size: int, size: int, orders: Any) -> No
         orders.send("warm")
         while (step := orders.recv()) is not None:
             if step == 0:
-                prepare = getattr(ckpt, "prepare", None)
-                if prepare is not None:
-                    prepare(many)
+                ckpt.prepare(many)
                 orders.send(0)
                 continue
             began = time.monotonic()

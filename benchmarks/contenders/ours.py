@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import ckptd
-from contenders.base import Contender, Job, MissingError, Times
+from contenders.base import Contender, Job, Times
 
 RUN = "bench"
 _TIMEOUT_S = 600.0
@@ -41,9 +41,7 @@ class Ckptd(Contender):
         self._checkpointer.latest()  # a connection
 
     def ready(self) -> None:
-        prepare = getattr(self._checkpointer, "prepare", None)
-        if prepare is not None:
-            prepare(self._named(self.arrays))  # goes on behind; a program trains before its first save
+        self._checkpointer.prepare(self._named(self.arrays))  # goes on behind; a program trains before its first save
 
     def save(self, step: int) -> Times:
         return self._save(step, self.arrays)
@@ -84,13 +82,8 @@ class CkptdStaging(Ckptd):
     about = "the same, with arrays made where they are saved from: Checkpointer.staging"
     measures = ("save",)
 
-    @classmethod
-    def check(cls) -> None:
-        if not hasattr(ckptd.Checkpointer, "staging"):
-            raise MissingError("this version of ckptd has no Checkpointer.staging")
-
     def before_save(self, step: int) -> None:
-        staging: Any = getattr(self._checkpointer, "staging")  # noqa: B009 - not in every version
+        staging = self._checkpointer.staging
         self._staged = {name: staging(name, array.shape, array.dtype) for name, array in self.arrays.items()}
         for name, array in self.arrays.items():
             np.copyto(self._staged[name], array)  # what the framework would compute right there

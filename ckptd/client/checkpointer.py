@@ -11,22 +11,22 @@ from types import TracebackType
 from typing import Any
 
 from ckptd.client import options
-from ckptd.client.buffers import BufferPool
-from ckptd.client.deadline import Deadline
+from ckptd.client.capturing import Sums
 from ckptd.client.direct import DirectTransport
 from ckptd.client.finding import as_text
 from ckptd.client.pending import PendingSave
+from ckptd.client.preparing import Preparation
 from ckptd.client.remote import RemoteTransport, this_member
 from ckptd.client.restoring import Array, read_meta_graph, restore
 from ckptd.client.saving import carry_out
 from ckptd.client.snapshot import Snapshot
-from ckptd.client.transport import SaveRequest, Transport
+from ckptd.client.transport import Handover, SaveRequest, Transport
 from ckptd.client.turns import Turn
+from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
-from ckptd.engine.manifest import Manifest
 from ckptd.engine.retention import RetentionPolicy, Rule
-from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
+from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format import names as naming
 from ckptd.wire import addresses
 
@@ -34,9 +34,6 @@ if sys.version_info >= (3, 11):
     from typing import Self
 else:
     from typing_extensions import Self
-
-MAX_SNAPSHOTS = 2
-"""Saves under way at once: each holds a copy of the arrays."""
 
 
 class Checkpointer:
@@ -123,9 +120,8 @@ class Checkpointer:
         else:
             self._transport = DirectTransport(address, run, member, run_options)
         self._lock = threading.Lock()
-        self._pool = BufferPool(keep=MAX_SNAPSHOTS)
-        self._pending: list[PendingSave] = []
-        self._manifest: Manifest | None = None
+        self._under_way = UnderWay(timeout_s)
+        self._preparation = Preparation(self._transport)
         self._last_turn: Turn | None = None
         self._is_closed = False
         self._wants_meta_graph = True
@@ -164,13 +160,13 @@ class Checkpointer:
             UnavailableError: the save before the last has not ended within `timeout_s`.
         """
         self._check_open()
-        self._raise_unseen()
+        self._under_way.raise_unseen()
         step = None if step is None else options.check_step(step)
         if meta_graph is not None and not isinstance(meta_graph, bytes):
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
         suffix = naming.check_checkpoint_name(meta_graph_suffix)
-        self._wait_for_room()
-        snapshot = Snapshot.take(arrays, self._pool, self._manifest)
+        self._under_way.wait_for_room()
+        prepared = self._preparation.prepare(arrays)
         if not self._wants_meta_graph:
             meta_graph = None
         elif meta_graph is not None:
@@ -179,13 +175,69 @@ class Checkpointer:
             step, uuid.uuid4().hex, meta_graph, overwrite, self.timeout_s, suffix, write_state=write_state
         )
         pending = PendingSave(step)
+        snapshot = Snapshot(prepared.inventory, prepared.placement, prepared.room)
         with self._lock:
-            self._manifest = snapshot.manifest
             turn = self._last_turn = Turn(self._last_turn)
-            self._pending.append(pending)
+            self._under_way.add(pending)
+        handover = self._transport.begin(request, snapshot.manifest, prepared.placement, prepared.room, turn)
         # Not a daemon thread: the interpreter waits for it, so that a program's last save is not lost by its end.
-        threading.Thread(target=self._carry, args=(pending, request, snapshot, turn), name=f"ckptd-save-{step}").start()
+        threading.Thread(
+            target=self._carry, args=(pending, request, snapshot, turn, handover), name=f"ckptd-save-{step}"
+        ).start()
+        try:
+            sums = snapshot.capture()
+        except BaseException as error:
+            if handover is not None:
+                handover.drop(f"the arrays could not be copied: {error}")
+            self._under_way.forget(pending)
+            raise
+        finally:
+            for room in prepared.outgrown:
+                room.give_back()
+        if handover is not None:
+            self._seal(handover, snapshot, sums)
         return pending
+
+    def _seal(self, handover: Handover, snapshot: Snapshot, sums: Sums) -> None:
+        """Hand over what was captured; what was staged is summed after training goes on."""
+        if not snapshot.has_staged:
+            handover.seal(sums)
+            return
+        handover.seal(None)
+        threading.Thread(
+            target=lambda: handover.give_sums(snapshot.sum_staged()), name="ckptd-sums", daemon=True
+        ).start()
+
+    def staging(self, name: str, shape: Sequence[int], dtype: Any) -> Array:
+        """Return an array to produce the bytes of the next save in: `save` does not copy what lies there.
+
+        It belongs to the caller until the save that it is given to; then its bytes must not be changed before that
+        save has ended, and `staging` gives another array for the save after it. Asking again before the save gives
+        the same array. What is changed too late is noticed, and aborts that save.
+
+        Args:
+            name: of the tensor; any that is unique among those asked for.
+            shape: in elements.
+            dtype: whatever ``np.dtype`` takes; no strings.
+
+        Raises:
+            InvalidRequestError: arrays of this dtype can't be staged.
+            UnavailableError: saves are under way and hold all memory, for longer than `timeout_s`.
+        """
+        self._check_open()
+        self._under_way.wait_for_room()
+        return self._preparation.staging(name, shape, dtype)
+
+    def prepare(self, arrays: Mapping[str, Any]) -> None:
+        """Make the first save as fast as the next ones: join the run, and have memory made ready in the background.
+
+        `arrays` is what will be saved; only names, shapes and dtypes count. Returns soon, and may be left out.
+
+        Raises:
+            InvalidRequestError: naming the tensor that can't be saved.
+        """
+        self._check_open()
+        self._preparation.ahead(arrays)
 
     def wait(self) -> None:
         """Wait for all saves of this object; raise the first error that nobody has asked for.
@@ -193,8 +245,8 @@ class Checkpointer:
         Raises:
             UnavailableError: when one has not ended within `timeout_s`; it goes on.
         """
-        self._wait_for_all()
-        self._raise_unseen()
+        self._under_way.wait_for_all()
+        self._under_way.raise_unseen()
 
     def restore(
         self,
@@ -223,7 +275,7 @@ class Checkpointer:
             CorruptionError: the bytes are wrong.
         """
         self._check_open()
-        self._raise_unseen()
+        self._under_way.raise_unseen()
         # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
         by_many = self.world_size > 1 and names is None and slices is None
         return restore(self._transport, self.run, step, names, slices, into, by_many=by_many)
@@ -231,14 +283,14 @@ class Checkpointer:
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint of the run, None if there is none yet."""
         self._check_open()
-        self._raise_unseen()
+        self._under_way.raise_unseen()
         located = self._transport.latest()
         return None if located is None else located.checkpoint
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the checkpoints of the run, oldest first."""
         self._check_open()
-        self._raise_unseen()
+        self._under_way.raise_unseen()
         return [located.checkpoint for located in self._transport.checkpoints()]
 
     def pin(self, step: int) -> Checkpoint:
@@ -311,11 +363,11 @@ class Checkpointer:
                 return
             self._is_closed = True
         try:
-            self._wait_for_all()
+            self._under_way.wait_for_all()
         finally:
+            self._preparation.close()
             self._transport.close()
-            self._pool.clear()
-        self._raise_unseen()
+        self._under_way.raise_unseen()
 
     def __enter__(self) -> Self:
         return self
@@ -332,12 +384,14 @@ class Checkpointer:
             if hasattr(error, "add_note"):
                 error.add_note(f"while closing the Checkpointer: {failure}")
 
-    def _carry(self, pending: PendingSave, request: SaveRequest, snapshot: Snapshot, turn: Turn) -> None:
+    def _carry(
+        self, pending: PendingSave, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
+    ) -> None:
         """Carry one save out, in a thread of its own."""
         checkpoint: Checkpoint | None = None
         error: CkptdError | None = None
         try:
-            checkpoint = carry_out(self._transport, request, snapshot, turn)
+            checkpoint = carry_out(self._transport, request, snapshot, turn, handover)
         except CkptdError as failure:
             error = failure
         except Exception as failure:  # it has to reach the caller, who is in another thread
@@ -345,45 +399,13 @@ class Checkpointer:
             error.__cause__ = failure
         finally:
             turn.ended()
+            self._preparation.learn(snapshot)
             snapshot.release()
         if checkpoint is not None:
             pending.finish(checkpoint)
         else:
             pending.fail(error or CkptdError(f"{pending} was interrupted"))
 
-    def _wait_for_room(self) -> None:
-        deadline = Deadline(self.timeout_s)
-        while True:
-            with self._lock:
-                under_way = [pending for pending in self._pending if not pending.done()]
-            if len(under_way) < MAX_SNAPSHOTS:
-                return
-            if not under_way[0].wait(deadline.remaining_s):
-                raise UnavailableError(
-                    f"{under_way[0]} has not ended within {self.timeout_s:g} s, and {len(under_way)} saves are under "
-                    "way: another copy of the arrays would take too much memory"
-                )
-
-    def _wait_for_all(self) -> None:
-        with self._lock:
-            pending = list(self._pending)
-        for one in pending:
-            if not one.wait(self.timeout_s + 2 * _CLOSE_MARGIN_S):
-                raise UnavailableError(f"{one} has not ended; it goes on")
-
-    def _raise_unseen(self) -> None:
-        """Raise the first error that nobody has looked at; forget what is over."""
-        with self._lock:
-            for pending in self._pending:
-                error = pending.take_unseen_error()
-                if error is not None:
-                    error.add_note(f"this is about {pending}, which nobody waited for")
-                    raise error
-            self._pending = [pending for pending in self._pending if not pending.done()]
-
     def _check_open(self) -> None:
         if self._is_closed:
             raise InvalidRequestError("the Checkpointer was closed")
-
-
-_CLOSE_MARGIN_S = 10.0  # a save's own deadline comes first, and tells why

@@ -16,7 +16,10 @@ from typing import TypeVar
 
 from ckptd.client.deadline import Deadline
 from ckptd.client.lanes import LaneSource
-from ckptd.client.transport import Located, SaveRequest
+from ckptd.client.local_capture import LocalCapture
+from ckptd.client.placement import Placement
+from ckptd.client.rooms import Room, RoomPool
+from ckptd.client.transport import Handover, Located, SaveRequest
 from ckptd.client.turns import Turn
 from ckptd.client.watching import each
 from ckptd.engine import survey
@@ -69,11 +72,26 @@ class DirectTransport:
         self._watches: set[Follower] = set()
         self._is_closed = threading.Event()
         self._pid: int | None = None
+        self._pool = RoomPool()
 
     # Saving.
 
+    def room(self, size_bytes: int) -> Room:
+        """See `Transport.room`."""
+        return self._pool.take(size_bytes)
+
+    def prepare(self, size_bytes: int) -> None:
+        """See `Transport.prepare`."""
+        self._pool.prepare(size_bytes)
+
+    def begin(
+        self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
+    ) -> LocalCapture:
+        """See `Transport.begin`. The engine hears of it with the declaration."""
+        return LocalCapture(room, placement.offsets)
+
     def declare(
-        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Takes the run, if that has not happened yet."""
         coordinator = self._open()
@@ -92,7 +110,8 @@ class DirectTransport:
             meta_suffix=request.meta_suffix,
             write_state=request.write_state,
         )
-        return _await(coordinator.declare(declaration), deadline, "the save could not be planned")
+        assert handover is None or isinstance(handover, LocalCapture)
+        return _await(coordinator.declare(declaration, handover), deadline, "the save could not be planned")
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """See `Transport.send`."""
@@ -161,7 +180,7 @@ class DirectTransport:
             with self._lock:
                 self._watches.discard(source)
 
-    def objects(self) -> Objects:
+    def objects(self, key: str) -> Objects:
         """See `Transport.objects`."""
         return self._store
 
@@ -170,6 +189,7 @@ class DirectTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         self._is_closed.set()
+        self._pool.clear()
         with self._lock:
             coordinator, self._coordinator = self._coordinator, None
             watches = set(self._watches)

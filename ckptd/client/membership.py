@@ -35,6 +35,7 @@ class Welcome:
     lease_s: float
     root: str
     root_id: str
+    arena: common_pb2.ArenaAddress | None = None  # where memory is lent to this host
 
 
 class Membership:
@@ -162,7 +163,8 @@ class Membership:
 
     def _take(self, message: save_pb2.Welcome) -> None:
         versions.check_peer(message.peer, who="daemon")
-        welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id)
+        arena = message.arena if message.HasField("arena") else None
+        welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id, arena)
         with self._changed:
             self._welcome = self._latest = welcome
             self._changed.notify_all()

@@ -18,12 +18,16 @@ from typing import Any, TypeVar
 
 import grpc
 
+from ckptd.client.arenas import ArenaHandover, ArenaRoom
 from ckptd.client.deadline import Backoff, Deadline
+from ckptd.client.host_memory import HostMemory, is_wanted
 from ckptd.client.lanes import LaneSource
 from ckptd.client.membership import Membership
+from ckptd.client.placement import Placement
 from ckptd.client.remote_objects import objects_for
+from ckptd.client.rooms import Room, RoomPool
 from ckptd.client.sending import send_lane
-from ckptd.client.transport import Located, SaveRequest
+from ckptd.client.transport import Handover, Located, SaveRequest
 from ckptd.client.turns import Turn
 from ckptd.client.watching import DaemonWatch, each
 from ckptd.engine.checkpoint import Checkpoint
@@ -86,46 +90,74 @@ class RemoteTransport:
         self._membership: Membership | None = None
         self._objects: Objects | None = None
         self._watches: set[DaemonWatch] = set()
+        self._pool = RoomPool()
+        self._shares_memory = is_wanted()
+        self._arenas: HostMemory | None = None
         self._is_closed = threading.Event()
         self._line = threading.Semaphore()  # of lanes: their bytes go one after the other
 
     # Saving.
 
+    def room(self, size_bytes: int) -> Room:
+        """See `Transport.room`. The first time it waits a moment for the daemon."""
+        self._open()
+        assert self._membership is not None  # made by `_open`
+        assert self._arenas is not None
+        return self._arenas.room(size_bytes, self._membership, self._member) or self._pool.take(size_bytes)
+
+    def prepare(self, size_bytes: int) -> None:
+        """See `Transport.prepare`."""
+        self._open()
+        assert self._membership is not None  # made by `_open`
+        assert self._arenas is not None
+        self._arenas.prepare(size_bytes, self._membership, self._member)
+
+    def begin(
+        self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
+    ) -> ArenaHandover | None:
+        """See `Transport.begin`."""
+        if not isinstance(room, ArenaRoom) or not turn.may_begin(room.epoch, room.link):
+            return None
+        declaration = self._declaration(request, manifest, room.epoch)
+        return ArenaHandover.begin(room, declaration, placement.offsets, manifest)
+
     def declare(
-        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Joins the run first, if that has not happened yet."""
         self._open()
         assert self._membership is not None  # made by `_open`
+        if isinstance(handover, ArenaHandover):
+            handover.was_taken(deadline.remaining_s)  # otherwise the answer tells to send
         backoff = Backoff()
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))
         while True:
             welcome = self._membership.welcome(joining)
             turn.await_earlier(welcome.epoch, deadline)
-            declaration = Declaration(
-                save=SaveRef(
-                    self._run, welcome.epoch, request.step, rank=self._member.rank, incarnation=self._member.incarnation
-                ),
-                request_id=request.request_id,
-                world_size=self._member.world_size,
-                manifest_digest=manifest.digest,
-                meta_graph=request.meta_graph,
-                overwrite=request.overwrite,
-                timeout_s=request.timeout_s,
-                name=self._options.name,
-                pad_step_number=self._options.pad_step_number,
-                meta_suffix=request.meta_suffix,
-                write_state=request.write_state,
-            )
             try:
-                return self._declare_once(declaration, manifest, deadline)
+                return self._declare_once(self._declaration(request, manifest, welcome.epoch), manifest, deadline)
             except UnavailableError as error:
                 self._pause(error, deadline, backoff)
             except ConflictError:
                 # Our epoch may be the old one only because we have not noticed yet that the daemon was restarted.
                 if deadline.has_passed or not self._membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):
                     raise
+
+    def _declaration(self, request: SaveRequest, manifest: Manifest, epoch: int) -> Declaration:
+        return Declaration(
+            save=SaveRef(self._run, epoch, request.step, rank=self._member.rank, incarnation=self._member.incarnation),
+            request_id=request.request_id,
+            world_size=self._member.world_size,
+            manifest_digest=manifest.digest,
+            meta_graph=request.meta_graph,
+            overwrite=request.overwrite,
+            timeout_s=request.timeout_s,
+            name=self._options.name,
+            pad_step_number=self._options.pad_step_number,
+            meta_suffix=request.meta_suffix,
+            write_state=request.write_state,
+        )
 
     def _declare_once(
         self, declaration: Declaration, manifest: Manifest, deadline: Deadline
@@ -196,13 +228,13 @@ class RemoteTransport:
         reply = self._ask(
             lambda s: self._read.Latest(read_pb2.LatestRequest(peer=self._peer, run=self._run), timeout=s)
         )
-        self._learn_root(reply.root, reply.root_id)
+        self._learn_root(reply.root, reply.root_id, reply.arena)
         return self._located(reply.checkpoint) if reply.HasField("checkpoint") else None
 
     def checkpoints(self) -> list[Located]:
         """See `Transport.checkpoints`."""
         reply = self._ask(lambda s: self._read.List(read_pb2.ListRequest(peer=self._peer, run=self._run), timeout=s))
-        self._learn_root(reply.root, reply.root_id)
+        self._learn_root(reply.root, reply.root_id, reply.arena)
         return [self._located(checkpoint) for checkpoint in reply.checkpoints]
 
     def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
@@ -222,12 +254,13 @@ class RemoteTransport:
         reply = self._ask(lambda s: self._admin.Undelete(request, timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
-    def objects(self) -> Objects:
+    def objects(self, key: str) -> Objects:
         """See `Transport.objects`."""
         if self._objects is None:
             self.latest()  # tells the root
         assert self._objects is not None
-        return self._objects
+        assert self._arenas is not None
+        return self._arenas.objects(key, self._objects)
 
     def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for the transport's `timeout_s`."""
@@ -251,12 +284,16 @@ class RemoteTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         self._is_closed.set()
+        self._pool.clear()
         with self._lock:
             membership, channel, watches = self._membership, self._channel, set(self._watches)
+            arenas = self._arenas
         if self._pid not in (None, os.getpid()):
             return  # a forked child must not touch its parent's connections
         for source in watches:
             source.close()
+        if arenas is not None:
+            arenas.close()
         if membership is not None:
             membership.close()
         if channel is not None:
@@ -283,6 +320,7 @@ class RemoteTransport:
             self._membership = Membership(
                 self._save, str(self._address), self._run, self._member, self._options, self._peer
             )
+            self._arenas = HostMemory(self._address, self._run, self._peer, is_wanted=self._shares_memory)
 
     def _ask(self, call: Callable[[float], T]) -> T:
         """Make a short call, again while the daemon is away, within `timeout_s`."""
@@ -306,7 +344,9 @@ class RemoteTransport:
         if deadline.remaining_s <= pause_s or self._is_closed.wait(pause_s):
             raise error
 
-    def _learn_root(self, root: str, root_id: str) -> None:
+    def _learn_root(self, root: str, root_id: str, arena: common_pb2.ArenaAddress) -> None:
+        assert self._arenas is not None  # made by `_open`
+        self._arenas.learn(arena)
         if self._objects is None:
             self._objects = objects_for(self._read, str(self._address), self._peer, root, root_id, self._timeout_s)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.client.held_objects import HeldObjects
 from ckptd.client.reader import check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
 from ckptd.engine.restore import Bundle, Wanted
@@ -38,25 +39,29 @@ def restore(
     other processes of this host probably read the same bytes.
     """
     located = _locate(transport, run, step)
-    objects = transport.objects()
-    if by_many and isinstance(objects, LocalStore):
-        objects = objects.read_by_many()
     for _ in range(_MAX_ATTEMPTS):
         try:
-            return _read(Bundle.open(objects, located.key), names, slices, into)
+            return _read(_open(transport, located.key, by_many), names, slices, into)
         except (NotFoundError, CorruptionError):
             now = _locate(transport, run, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
                 raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
-    return _read(Bundle.open(objects, located.key), names, slices, into)
+    return _read(_open(transport, located.key, by_many), names, slices, into)
+
+
+def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
+    objects = transport.objects(key)
+    if by_many and isinstance(objects, LocalStore | HeldObjects):
+        objects = objects.read_by_many()
+    return Bundle.open(objects, key)
 
 
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
     """Read the graph description beside the checkpoint of `step`, or of the latest; None if there is none."""
     located = _locate(transport, run, step)
     try:
-        return transport.objects().get(meta_key(located.key, suffix))
+        return transport.objects(located.key).get(meta_key(located.key, suffix))
     except NotFoundError:
         return None
 
@@ -83,17 +88,14 @@ def _read(
     into: Mapping[str, Array] | None,
 ) -> dict[str, Array]:
     wanted_names = _wanted_names(bundle, names)
+    check_names(bundle, wanted_names.values())
     for what, given in (("slices", slices), ("into", into)):
         _check_known(what, given or {}, wanted_names)
     wanted = [
         Wanted(stored, _box(name, (slices or {}).get(name)), _array(name, (into or {}).get(name)))
         for name, stored in wanted_names.items()
     ]
-    try:
-        return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
-    except NotFoundError:
-        check_names(bundle, wanted_names.values())  # says which name came near
-        raise
+    return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
 
 
 def _wanted_names(bundle: Bundle, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:

@@ -20,9 +20,9 @@ import numpy as np
 
 from ckptd.client import saver_definition
 from ckptd.client.assigning import restore_all
-from ckptd.client.buffers import BufferPool
 from ckptd.client.finding import Path, as_text, check_format, checkpoint_exists
 from ckptd.client.overwriting import write_over
+from ckptd.client.rooms import RoomPool
 from ckptd.client.saver_definition import SaverDef
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.state_functions import get_checkpoint_mtimes, meta_graph_key, remove_checkpoint, state_of, write_state
@@ -150,7 +150,7 @@ class Saver:
         self._pad_step_number = pad_step_number
         self._save_relative_paths = save_relative_paths
         self._clock: Clock = clock or SystemClock()
-        self._pool = BufferPool(keep=1)
+        self._pool = RoomPool(keep=1)
         self._undeleted: list[tuple[str, str]] = []  # paths that could not be deleted yet, with their .meta suffix
         self.saver_def: SaverDef | None = None
         self._kept = SaverHousekeeping(0, 0.0, 0.0)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.lanes import LaneSource
 from ckptd.client.snapshot import Snapshot
-from ckptd.client.transport import SaveRequest, Transport
+from ckptd.client.transport import Handover, SaveRequest, Transport
 from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
-from ckptd.engine.layout import Assignment
+from ckptd.engine.layout import Assignment, Road
 from ckptd.errors import CkptdError, NotFoundError, UnavailableError
 
 NUM_STREAMS = 2
@@ -23,8 +23,10 @@ _GRACE_S = 5.0  # the daemon knows whom a late save waits for; its error should 
 _SETTLE_S = 1.0  # a daemon that refused a lane knows the save's end by then
 
 
-def carry_out(transport: Transport, request: SaveRequest, snapshot: Snapshot, turn: Turn) -> Checkpoint:
-    """Carry out one save; return the published checkpoint.
+def carry_out(
+    transport: Transport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None = None
+) -> Checkpoint:
+    """Carry out one save; return the published checkpoint. The snapshot may still be under way.
 
     A daemon that was restarted in the middle knows nothing of the save. The snapshot is still here, so the save begins
     again, as a call that is repeated.
@@ -32,10 +34,11 @@ def carry_out(transport: Transport, request: SaveRequest, snapshot: Snapshot, tu
     deadline = Deadline(request.timeout_s + _GRACE_S)
     backoff = Backoff()
     while True:
-        answer = transport.declare(request, snapshot.manifest, deadline, turn)
+        answer = transport.declare(request, snapshot.manifest, deadline, turn, handover)
         if isinstance(answer, Checkpoint):
             return answer
         turn.planned(answer.save.epoch)
+        snapshot.lanes = answer.lanes
         try:
             return _finish(transport, answer, snapshot, deadline)
         except NotFoundError as forgotten:
@@ -49,8 +52,11 @@ def carry_out(transport: Transport, request: SaveRequest, snapshot: Snapshot, tu
 
 def _finish(transport: Transport, planned: Assignment, snapshot: Snapshot, deadline: Deadline) -> Checkpoint:
     """Send what was planned and wait for the end; `NotFoundError` when the daemon has no memory of the save."""
-    sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in planned.lanes]
+    lanes = [lane for lane in planned.lanes if lane.road is Road.STREAM]
     try:
+        if lanes:
+            snapshot.wait(deadline.remaining_s)
+        sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in lanes]
         _send_all(transport, planned.save, sources, deadline)
     except CkptdError as error:
         return _settle(transport, planned.save, error)

@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ckptd.client.deadline import Deadline
 from ckptd.client.lanes import LaneSource
+from ckptd.client.placement import Placement
+from ckptd.client.rooms import Room
 from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
@@ -41,13 +46,37 @@ class Located:
     key: str
 
 
+class Handover(Protocol):
+    """A save that the engine follows while it is captured. No method waits or raises."""
+
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
+        """Say that all bytes are in place; their checksums come with it, or later by `give_sums`."""
+
+    def give_sums(self, sums: NDArray[np.uint32]) -> None:
+        """Hand the checksums over."""
+
+    def drop(self, reason: str) -> None:
+        """Say that the capture will not be finished."""
+
+
 class Transport(Protocol):
     """The road to the engine. Methods may be called from any thread, several at a time."""
 
     chunk_bytes: int
 
+    def room(self, size_bytes: int) -> Room:
+        """Return memory to capture a save into: shared with the engine where it can be."""
+
+    def prepare(self, size_bytes: int) -> None:
+        """Have rooms for saves of this size made ready, in the background."""
+
+    def begin(
+        self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
+    ) -> Handover | None:
+        """Let the engine follow the capture that begins now; None where it can't, and bytes are sent. Never waits."""
+
     def declare(
-        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
         """Say what this rank brings; return what it owes, once every rank has, or what is saved already.
 
@@ -81,8 +110,8 @@ class Transport(Protocol):
     def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """Yield the newest checkpoint, then each newer one, until `close`, or until none came for `timeout_s`."""
 
-    def objects(self) -> Objects:
-        """Return what the checkpoints' bytes are read from."""
+    def objects(self, key: str) -> Objects:
+        """Return what the bytes of the checkpoint with this prefix are read from."""
 
     def close(self) -> None:
         """Leave the run and free everything. Harmless when repeated."""

@@ -21,6 +21,7 @@ class Turn:
         self._before = before
         self._changed = threading.Condition()
         self._epoch = -1
+        self._begun_over: object = None
         self._has_ended = False
 
     def await_earlier(self, epoch: int, deadline: Deadline) -> None:
@@ -34,6 +35,19 @@ class Turn:
             )
         if before._has_ended:
             self._before = None  # a chain of all saves ever made would fill the memory
+
+    def may_begin(self, epoch: int, connection: object) -> bool:
+        """Whether this save may be begun now over `connection`, which keeps the order of what it is told.
+
+        Notes that it is, if so.
+        """
+        before = self._before
+        if before is not None:
+            with before._changed:
+                if not (before._has_ended or before._epoch >= epoch or before._begun_over is connection):
+                    return False
+        self._begun_over = connection
+        return True
 
     def planned(self, epoch: int) -> None:
         """Say that the daemon has planned this save under `epoch`: the next may be declared."""

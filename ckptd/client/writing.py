@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.client.buffers import BufferPool
 from ckptd.client.finding import Path, as_text, checkpoint_exists
+from ckptd.client.rooms import RoomPool
 from ckptd.client.snapshot import Snapshot
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.feeding import first_sums, runs_of, sum_rows
 from ckptd.engine.layout import Layout
 from ckptd.engine.merge import merge
 from ckptd.engine.plan import plan
 from ckptd.errors import ConflictError, InvalidRequestError
-from ckptd.format import crc32c
 from ckptd.format.names import index_key, shard_key, step_of
 from ckptd.storage.base import ObjectWriter, Store
 from ckptd.storage.locations import split_prefix
@@ -41,7 +41,7 @@ def save_checkpoint(prefix: Path, arrays: Mapping[str, Any], num_shards: int = 1
     store, key = split_prefix(as_text(prefix))
     if checkpoint_exists(prefix):
         raise ConflictError("there is a checkpoint already", key=store.location(key))
-    snapshot = Snapshot.take(arrays, BufferPool())
+    snapshot = Snapshot.take(arrays, RoomPool())
     layout = plan([snapshot.manifest], num_shards)
     _write(store, key, layout, snapshot)
     return Checkpoint(
@@ -91,21 +91,11 @@ def _fill(layout: Layout, snapshot: Snapshot, writers: Sequence[ObjectWriter]) -
     for literal in layout.literals:
         writers[literal.shard].write(literal.offset, literal.data)
     crcs = np.zeros(len(layout.segment_size), np.uint32)
-    columns = (
-        layout.segment_shard,
-        layout.segment_offset,
-        layout.segment_item,
-        layout.segment_item_offset,
-        layout.segment_size,
-    )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    for segment, (shard, offset, item, item_offset, size) in enumerate(rows):
-        crc = 0
-        for view in snapshot.views(item, item_offset, size):
-            for at in range(0, len(view), _CHUNK_BYTES):
-                chunk = view[at : at + _CHUNK_BYTES]
-                crc = crc32c.extend(crc, chunk)  # while it is on its way through the processor's cache
-                writers[shard].write(offset, chunk)
-                offset += len(chunk)
-        crcs[segment] = crc
+    begins = first_sums(snapshot.manifest)
+    for (_, shard), segments in layout.lane_segments.items():
+        for run in runs_of(layout, segments, snapshot.offsets):
+            for at, size in run.blocks():
+                begin = run.memory_offset + at
+                writers[shard].write(run.shard_offset + at, snapshot.memory[begin : begin + size])
+        crcs[segments] = snapshot.sums[sum_rows(layout, segments, begins)]
     return crcs

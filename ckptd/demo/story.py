@@ -145,6 +145,7 @@ class _Telling:
             max_to_keep=script.max_to_keep,
             peers=dict(peers),
             announced_step=announced,
+            is_elsewhere=announced is not None,
         )
 
     def _train_until_one_dies(self, daemon: Daemon) -> None:
@@ -153,6 +154,9 @@ class _Telling:
         narrator.line(
             f"1,797 handwritten digits, a network of 64 × {script.hidden} × 10: {self._state_bytes() / 1e6:.1f} MB "
             "with momentum and averages; the hidden layer's rows are divided among the workers"
+        )
+        narrator.line(
+            f"worker {script.victim} sends its part, as from another host; the others share memory with the daemon"
         )
         host, port = daemon.port()
         relay = Relay((host, port))

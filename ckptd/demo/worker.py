@@ -8,6 +8,7 @@ file is only there to measure and to prove.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -36,7 +37,8 @@ class Assignment:
     """All that a worker is told.
 
     `peers` maps the other ranks (JSON has only text for keys) to the file descriptors of the sockets it inherits.
-    At `announced_step` it says that it is about to save and waits for a line on stdin.
+    At `announced_step` it says that it is about to save and waits for a line on stdin. With `is_elsewhere` it sends its
+    bytes, as from another host.
     """
 
     address: str
@@ -50,6 +52,7 @@ class Assignment:
     max_to_keep: int
     peers: dict[str, int]
     announced_step: int | None = None
+    is_elsewhere: bool = False
 
     def to_json(self) -> str:
         """Return the command line argument that `from_json` reads."""
@@ -203,6 +206,8 @@ def main() -> int:
     assignment = Assignment.from_json(sys.argv[1])
     connections = {int(rank): socket.socket(fileno=fd) for rank, fd in assignment.peers.items()}
     peers = Peers(assignment.rank, connections, _TIMEOUT_S)
+    if assignment.is_elsewhere:
+        os.environ["CKPTD_ROAD"] = "stream"
     checkpointer = ckptd.Checkpointer(
         assignment.address,
         run=assignment.run,

@@ -8,7 +8,7 @@ import time
 
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.settings import Settings
-from ckptd.service.server import Server, ServerOptions
+from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.wire import addresses
 
@@ -18,8 +18,9 @@ BOUND_S = 30.0
 class Daemon:
     """A coordinator over a directory, and a server in a loop of its own."""
 
-    def __init__(self, root, listen="127.0.0.1:0", **settings):
+    def __init__(self, root, listen="127.0.0.1:0", arena_bytes=0, **settings):
         self.root = root
+        self._arena = ArenaOptions(arena_bytes, root.parent) if arena_bytes else None
         self._settings = Settings(**settings)
         self._listen = addresses.parse(listen)
         self.start()
@@ -36,9 +37,10 @@ class Daemon:
 
     async def _serve(self):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = Server(self.coordinator, ServerOptions(listen=(self._listen,)))
+        server = Server(self.coordinator, ServerOptions(listen=(self._listen,), arena=self._arena))
         try:
             self.address = (await server.start())[0]
+            self.server = server
         except BaseException as error:
             self._failed = error
             return

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptd.client.buffers import BufferPool
 from ckptd.client.lanes import CRCS_PER_PART, LaneSource
+from ckptd.client.rooms import RoomPool
 from ckptd.client.snapshot import Snapshot
 from ckptd.engine.layout import Lane
 from ckptd.format import crc32c
@@ -22,7 +22,7 @@ SEGMENTS = [(0, 10, 50), (1, 0, 3), (1, 7, 23), (2, 0, 0), (3, 0, 56), (0, 0, 10
 
 @pytest.fixture
 def snapshot():
-    return Snapshot.take(ARRAYS, BufferPool())
+    return Snapshot.take(ARRAYS, RoomPool())
 
 
 def lane(segments):

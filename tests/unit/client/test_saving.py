@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from ckptd.client.buffers import BufferPool
 from ckptd.client.deadline import Deadline
+from ckptd.client.rooms import RoomPool
 from ckptd.client.saving import NUM_STREAMS, carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import SaveRequest
@@ -37,7 +37,7 @@ class Scripted:
         self.declared = 0
         self._lock = threading.Lock()
 
-    def declare(self, request, manifest, deadline, turn):
+    def declare(self, request, manifest, deadline, turn, handover):
         self.declared += 1
         if self._declare is not None:
             return self._declare
@@ -71,7 +71,7 @@ class Scripted:
 
 def carry(transport):
     turn = Turn()
-    snapshot = Snapshot.take({"a": np.zeros(1)}, BufferPool())
+    snapshot = Snapshot.take({"a": np.zeros(1)}, RoomPool())
     return carry_out(transport, REQUEST, snapshot, turn), turn
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptd.client import snapshot as snapshots
-from ckptd.client.buffers import BufferPool
+from ckptd.client import capturing
+from ckptd.client.inventory import Inventory
+from ckptd.client.placement import place
+from ckptd.client.rooms import RoomPool
 from ckptd.client.slice import Slice
 from ckptd.client.snapshot import Snapshot
-from ckptd.errors import InvalidRequestError
-from ckptd.format import dtypes, tensors
+from ckptd.errors import InvalidRequestError, SessionAbortedError
+from ckptd.format import crc32c, dtypes, tensors
 from ckptd.format.slices import Box
 
 
@@ -74,7 +78,7 @@ TAKEN = [
 
 @pytest.mark.parametrize(("value", "expected"), TAKEN)
 def test_what_is_taken_and_how_it_is_stored(value, expected):
-    snapshot = Snapshot.take({"t": value}, BufferPool())
+    snapshot = Snapshot.take({"t": value}, RoomPool())
     encoded = tensors.encode(np.asarray(expected))
     assert snapshot.manifest.full_shapes == (encoded.shape,)
     assert snapshot.manifest.dtypes == (encoded.dtype.number,)
@@ -105,9 +109,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("arrays", "message"), REFUSED)
 def test_what_cannot_be_saved_is_named_and_leaves_nothing(arrays, message):
-    pool = BufferPool()
+    pool = RoomPool()
     before = pool.take(1 << 20)
-    pool.give_back(before)
+    before.give_back()
     with pytest.raises(InvalidRequestError, match=message):
         Snapshot.take(arrays, pool)
     assert pool.take(1) is before
@@ -120,7 +124,7 @@ def test_a_slice_needs_whole_numbers():
 
 def test_the_callers_arrays_may_be_changed_at_once():
     array, strings = FLOATS.copy(), np.array([b"old"], object)
-    snapshot = Snapshot.take({"a": array, "s": strings}, BufferPool())
+    snapshot = Snapshot.take({"a": array, "s": strings}, RoomPool())
     array[:] = -1
     strings[0] = b"new"
     assert stored(snapshot, 0) == FLOATS.tobytes()
@@ -129,7 +133,7 @@ def test_the_callers_arrays_may_be_changed_at_once():
 
 def test_slices_become_parts_of_one_tensor():
     parts = [Slice(FLOATS, (4, 3), (0, 0)), Slice(-FLOATS, (4, 3), (2, 0))]
-    manifest = Snapshot.take({"w": parts, "v": Slice(FLOATS, (2, 3), (0, 0))}, BufferPool()).manifest
+    manifest = Snapshot.take({"w": parts, "v": Slice(FLOATS, (2, 3), (0, 0))}, RoomPool()).manifest
     assert (manifest.names, manifest.full_shapes) == (("w", "v"), ((4, 3), (2, 3)))
     assert [manifest.box(row) for row in range(3)] == [
         Box((0, 0), (2, 3)),
@@ -139,7 +143,7 @@ def test_slices_become_parts_of_one_tensor():
 
 
 def test_any_range_of_any_part_can_be_taken():
-    snapshot = Snapshot.take({"s": ["ab", "", "c" * 200], "n": FLOATS}, BufferPool())
+    snapshot = Snapshot.take({"s": ["ab", "", "c" * 200], "n": FLOATS}, RoomPool())
     for item in (0, 1):
         whole = stored(snapshot, item)
         assert len(whole) == snapshot.manifest.sizes[item]
@@ -149,39 +153,75 @@ def test_any_range_of_any_part_can_be_taken():
 
 
 def test_large_arrays_are_copied_in_stripes_by_several_threads(monkeypatch):
-    monkeypatch.setattr(snapshots, "_PARALLEL_BYTES", 1000)
-    monkeypatch.setattr(snapshots, "_STRIPE_BYTES", 300)
-    monkeypatch.setattr(snapshots, "_NUM_COPIERS", 3)
+    monkeypatch.setattr(capturing, "_PARALLEL_BYTES", 1000)
+    monkeypatch.setattr(capturing, "_STRIPE_BYTES", 300)
+    monkeypatch.setattr(capturing, "_NUM_COPIERS", 3)
     arrays = {
         "a": np.arange(5000, dtype=np.int16).reshape(1, 50, 100),
         "b": np.asfortranarray(np.random.default_rng(0).random((37, 11))),
         "c": np.array(3.0),
         "d": np.arange(400, dtype=np.int8),
     }
-    snapshot = Snapshot.take(arrays, BufferPool())
+    snapshot = Snapshot.take(arrays, RoomPool())
     for item, array in enumerate(arrays.values()):
         assert stored(snapshot, item) == np.ascontiguousarray(array).tobytes()
+        assert snapshot.sums[item] == crc32c.crc32c(stored(snapshot, item))
 
 
-def test_memory_is_used_again_and_manifests_are_too():
-    pool = BufferPool()
+def test_memory_is_used_again():
+    pool = RoomPool()
     first = Snapshot.take({"a": np.zeros(1000)}, pool)
     address = np.frombuffer(next(first.views(0, 0, 8)), np.uint8).ctypes.data
+    assert address % 4096 == 0
     first.release()
     first.release()
-    second = Snapshot.take({"a": np.ones(1000)}, pool, first.manifest)
+    second = Snapshot.take({"a": np.ones(1000)}, pool)
     assert np.frombuffer(next(second.views(0, 0, 8)), np.uint8).ctypes.data == address
-    assert second.manifest is first.manifest
-    third = Snapshot.take({"a": np.ones(1001)}, pool, first.manifest)
-    assert third.manifest is not first.manifest
+    third = Snapshot.take({"a": np.ones(1000)}, pool)
     assert np.frombuffer(next(third.views(0, 0, 8)), np.uint8).ctypes.data != address
 
 
+def test_memory_is_given_back_only_when_nothing_is_copied_there_any_more():
+    pool = RoomPool()
+    inventory = Inventory.of({"a": np.ones(1000)})
+    room = pool.take(8000)
+    snapshot = Snapshot(inventory, place(inventory.manifest), room)
+    releasing = threading.Thread(target=snapshot.release)
+    releasing.start()
+    assert pool.take(8000) is not room
+    snapshot.capture()
+    releasing.join(10)
+    assert pool.take(8000) is room
+
+
+def test_who_waits_for_a_copy_that_fails_hears_of_it():
+    inventory = Inventory.of({"a": np.ones(1000)})
+    snapshot = Snapshot(inventory, place(inventory.manifest), RoomPool().take(8000))
+    snapshot._room.data = snapshot._room.data[:100]
+    with pytest.raises(ValueError, match="broadcast"):
+        snapshot.capture()
+    with pytest.raises(SessionAbortedError, match="could not be copied"):
+        snapshot.wait(10)
+
+
+def test_checksums_are_those_of_the_stored_form():
+    arrays = {"a": FLOATS.T, "s": ["ab", "", "c" * 200], "e": np.zeros((0, 3)), "n": np.array(3.0)}
+    snapshot = Snapshot.take(arrays, RoomPool())
+    lengths = int(snapshot.manifest.lengths_sizes[1])
+    assert snapshot.sums.tolist() == [
+        crc32c.crc32c(stored(snapshot, 0)),
+        crc32c.crc32c(stored(snapshot, 1, 0, lengths)),
+        crc32c.crc32c(stored(snapshot, 1, lengths + 4)),
+        0,
+        crc32c.crc32c(stored(snapshot, 3)),
+    ]
+
+
 def test_the_pool_keeps_few_buffers_and_prefers_the_smallest_that_fits():
-    pool = BufferPool(keep=2)
+    pool = RoomPool(keep=2)
     small, middle, large = (pool.take(size << 20) for size in (1, 3, 9))
     for buffer in (large, small, middle):
-        pool.give_back(buffer)
+        buffer.give_back()
     assert pool.take(2 << 20) is middle
     assert pool.take(2 << 20) is large
     fresh = pool.take(100)
@@ -218,7 +258,7 @@ def test_a_torch_tensor_of_bfloat16_keeps_its_bits(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(int16=np.int16, uint8=np.uint8))
     array = np.array([1.5, -2.0], ml_dtypes.bfloat16)
     snapshot = Snapshot.take(
-        {"t": FakeTorchTensor(array, "torch.bfloat16"), "f": FakeTorchTensor(FLOATS, "torch.f")}, BufferPool()
+        {"t": FakeTorchTensor(array, "torch.bfloat16"), "f": FakeTorchTensor(FLOATS, "torch.f")}, RoomPool()
     )
     assert dtypes.by_number(snapshot.manifest.dtypes[0]).name == "bfloat16"
     assert stored(snapshot, 0) == array.tobytes()

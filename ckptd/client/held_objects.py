@@ -1,0 +1,106 @@
+"""The objects of a checkpoint that still lies in the daemon's memory: read from there, and from the store otherwise."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptd.arena.segment import Segment
+from ckptd.engine.objects import Objects
+from ckptd.storage.base import ObjectStat
+from ckptd.storage.local import LocalStore
+from ckptd.wire.v1 import arena_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Bytes `begin` to `end` of an object, in an arena from `arena_offset` on."""
+
+    begin: int
+    end: int
+    segment: Segment
+    generation: int
+    arena_offset: int
+
+    def copy(self, at: int, into: memoryview) -> bool:
+        """Fill `into` from byte `at` of the object; return whether the arena held it all the while."""
+        if self.segment.generation != self.generation:
+            return False
+        begin = self.arena_offset + at - self.begin
+        np.copyto(np.frombuffer(into, np.uint8), self.segment.data[begin : begin + len(into)])
+        return self.segment.generation == self.generation
+
+
+class HeldObjects:
+    """Objects, some bytes of which are in memory. Any thread may use it.
+
+    What a worker overwrites meanwhile, for its next save, is noticed and read from the store.
+    """
+
+    def __init__(self, objects: Objects, segments: Mapping[int, Segment], runs: Iterable[arena_pb2.ArenaRun]) -> None:
+        self._objects = objects
+        self._runs: dict[str, list[_Run]] = {}
+        for run in sorted(runs, key=lambda run: run.shard_offset):
+            segment = segments.get(run.arena)
+            if segment is None or not 0 <= run.arena_offset <= run.arena_offset + run.size_bytes <= segment.size_bytes:
+                continue
+            found = _Run(run.shard_offset, run.shard_offset + run.size_bytes, segment, run.generation, run.arena_offset)
+            self._runs.setdefault(run.shard_key, []).append(found)
+        self._begins = {key: [run.begin for run in runs] for key, runs in self._runs.items()}
+
+    @property
+    def gap_bytes(self) -> int:
+        """As for the store, where what is missing comes from."""
+        return self._objects.gap_bytes
+
+    @property
+    def num_readers(self) -> int:
+        """How many threads are best to copy at once."""
+        return os.cpu_count() or 1
+
+    def read_by_many(self) -> HeldObjects:
+        """Return the same objects, for reading what other processes of this host read as well."""
+        if isinstance(self._objects, LocalStore):
+            self._objects = self._objects.read_by_many()
+        return self
+
+    def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
+        """Return a whole object."""
+        return self._objects.get(key, limit_bytes=limit_bytes)
+
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        """Fill `into`, one after another, from byte `offset` on."""
+        if key not in self._runs:
+            self._objects.read_into(key, offset, *into)
+            return
+        for view in (memory.cast("B") for memory in into):
+            at = 0
+            while at < len(view):
+                at += self._read_some(key, offset + at, view[at:])
+            offset += len(view)
+
+    def _read_some(self, key: str, offset: int, into: memoryview) -> int:
+        """Fill a part of `into`, as long as it comes from one place; return how long."""
+        runs = self._runs[key]
+        number = bisect_right(self._begins[key], offset) - 1
+        if number >= 0 and offset < runs[number].end:
+            size = min(len(into), runs[number].end - offset)
+            if runs[number].copy(offset, into[:size]):
+                return size
+        else:
+            following = runs[number + 1].begin if number + 1 < len(runs) else offset + len(into)
+            size = min(len(into), following - offset)
+        self._objects.read_into(key, offset, into[:size])
+        return size
+
+    def stat(self, key: str) -> ObjectStat:
+        """Describe one object."""
+        return self._objects.stat(key)
+
+    def location(self, key: str) -> str:
+        """Say where an object is, for people."""
+        return self._objects.location(key)

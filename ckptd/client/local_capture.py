@@ -1,0 +1,67 @@
+"""A capture that the engine of this very process follows: direct mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.client.rooms import Room
+from ckptd.engine.capture import Stretch
+from ckptd.engine.layout import Column
+from ckptd.errors import CkptdError, SessionAbortedError
+
+
+class LocalCapture:
+    """Both ends of one: a `Handover` for who captures, a `Capture` for the engine."""
+
+    def __init__(self, room: Room, offsets: Column) -> None:
+        self.memory: NDArray[np.uint8] = room.data
+        self.offsets = offsets
+        self._room = room
+        self._is_sealed = False
+        self._sums: NDArray[np.uint32] | None = None
+        self._error: CkptdError | None = None
+
+    # Who captures.
+
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
+        """See `Handover`."""
+        self._sums = sums
+        self._is_sealed = True
+
+    def give_sums(self, sums: NDArray[np.uint32]) -> None:
+        """See `Handover`."""
+        self._sums = sums
+
+    def drop(self, reason: str) -> None:
+        """See `Handover`."""
+        self._error = SessionAbortedError(f"the save was given up: {reason}")
+
+    # The engine.
+
+    @property
+    def available(self) -> int:
+        """See `Capture`."""
+        return len(self.memory) if self._is_sealed else self._room.captured
+
+    @property
+    def is_sealed(self) -> bool:
+        """See `Capture`."""
+        return self._is_sealed
+
+    def sums(self) -> NDArray[np.uint32] | None:
+        """See `Capture`."""
+        return self._sums
+
+    def check(self) -> None:
+        """See `Capture`."""
+        if self._error is not None:
+            raise self._error
+
+    def saved(self, prefix_key: str, stretches: Sequence[Stretch]) -> None:
+        """See `Capture`. Nobody could read from here what a restart of this process needs."""
+
+    def ended(self) -> None:
+        """See `Capture`. Who captured knows by the outcome."""

@@ -1,0 +1,73 @@
+"""The saves of one `Checkpointer` that have not ended, and the errors of those that nobody has asked for."""
+
+from __future__ import annotations
+
+import threading
+
+from ckptd.client.deadline import Deadline
+from ckptd.client.pending import PendingSave
+from ckptd.errors import UnavailableError
+
+MAX_SNAPSHOTS = 2
+"""Saves under way at once: each holds a copy of the arrays."""
+
+_CLOSE_MARGIN_S = 20.0  # a save's own deadline comes first, and tells why
+
+
+class UnderWay:
+    """See the module. Any thread may use it; every wait ends after `timeout_s`, or a little more."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._pending: list[PendingSave] = []
+
+    def add(self, pending: PendingSave) -> None:
+        """Take one in."""
+        with self._lock:
+            self._pending.append(pending)
+
+    def forget(self, pending: PendingSave) -> None:
+        """Forget one whose caller hears of its failure at once."""
+        with self._lock:
+            self._pending.remove(pending)
+
+    def wait_for_room(self) -> None:
+        """Wait until another may begin.
+
+        Raises:
+            UnavailableError: the oldest has not ended in time.
+        """
+        deadline = Deadline(self._timeout_s)
+        while True:
+            with self._lock:
+                under_way = [pending for pending in self._pending if not pending.done()]
+            if len(under_way) < MAX_SNAPSHOTS:
+                return
+            if not under_way[0].wait(deadline.remaining_s):
+                raise UnavailableError(
+                    f"{under_way[0]} has not ended within {self._timeout_s:g} s, and {len(under_way)} saves are under "
+                    "way: another copy of the arrays would take too much memory"
+                )
+
+    def wait_for_all(self) -> None:
+        """Wait until all have ended.
+
+        Raises:
+            UnavailableError: one has not ended in time; it goes on.
+        """
+        with self._lock:
+            pending = list(self._pending)
+        for one in pending:
+            if not one.wait(self._timeout_s + _CLOSE_MARGIN_S):
+                raise UnavailableError(f"{one} has not ended; it goes on")
+
+    def raise_unseen(self) -> None:
+        """Raise the first error that nobody has looked at; forget what is over."""
+        with self._lock:
+            for pending in self._pending:
+                error = pending.take_unseen_error()
+                if error is not None:
+                    error.add_note(f"this is about {pending}, which nobody waited for")
+                    raise error
+            self._pending = [pending for pending in self._pending if not pending.done()]
