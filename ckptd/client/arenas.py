@@ -13,12 +13,14 @@ import logging
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ckptd.arena.segment import Segment
@@ -47,6 +49,18 @@ class Answer:
     descriptors: list[int]
 
 
+# A forked child, a data loader's worker say, has our connections open: after our death it would be taken for us.
+_LINKS: weakref.WeakSet[ArenaLink] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for link in list(_LINKS):
+        link.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
 class ArenaLink:
     """One connection. Any thread may use it."""
 
@@ -59,6 +73,7 @@ class ArenaLink:
         self._is_closed = False
         self.known: set[bytes] = set()  # digests of manifests that the daemon has
         self._reader = threading.Thread(target=self._read, name="ckptd-arena", daemon=True)
+        _LINKS.add(self)
 
     @classmethod
     def connect(cls, address: common_pb2.ArenaAddress, peer: common_pb2.Peer, paths: Sequence[str] = ()) -> ArenaLink:
@@ -137,7 +152,7 @@ class ArenaLink:
             while (frame := frames.receive_frame(self._connection)) is not None:
                 message, descriptors = frame
                 self._take(arena_pb2.ArenaReply.FromString(message), descriptors)
-        except (OSError, CkptdError, ValueError) as error:
+        except (OSError, CkptdError, ValueError, DecodeError) as error:
             _log.debug("the connection for shared memory broke: %s", error)
         finally:
             self.close()
@@ -242,6 +257,9 @@ class ArenaRooms:
         self._all, self._free = {}, []
         for arena, descriptor in zip(answer.reply.arenas, answer.descriptors, strict=True):
             room = known.get(arena.id)
+            if room is None and arena.in_use:
+                os.close(descriptor)
+                continue
             if room is None:
                 room = ArenaRoom(self, arena.id, Segment.attach(descriptor, writable=True))
                 free.add(room)

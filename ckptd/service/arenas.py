@@ -348,4 +348,4 @@ class _Connection:
 
 
 def _to_wire(arena: Arena) -> arena_pb2.ArenaMemory:
-    return arena_pb2.ArenaMemory(id=arena.id, size_bytes=arena.segment.size_bytes)
+    return arena_pb2.ArenaMemory(id=arena.id, size_bytes=arena.segment.size_bytes, in_use=arena.capture is not None)

@@ -65,12 +65,14 @@ class ArenaOpen(_message.Message):
     def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., incarnation: _Optional[str] = ..., size_bytes: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class ArenaMemory(_message.Message):
-    __slots__ = ("id", "size_bytes")
+    __slots__ = ("id", "size_bytes", "in_use")
     ID_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IN_USE_FIELD_NUMBER: _ClassVar[int]
     id: int
     size_bytes: int
-    def __init__(self, id: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    in_use: bool
+    def __init__(self, id: _Optional[int] = ..., size_bytes: _Optional[int] = ..., in_use: bool = ...) -> None: ...
 
 class ArenaBegin(_message.Message):
     __slots__ = ("declare", "arena", "generation", "offsets", "manifest")

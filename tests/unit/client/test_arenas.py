@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 import ckptd
 from ckptd.client import capturing
-from ckptd.client.arenas import ArenaRoom
+from ckptd.client.arenas import ArenaLink, ArenaRoom, ArenaRooms
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.storage.local import LocalStore
 from tests.unit.client.daemon import BOUND_S, Daemon, eventually
@@ -275,6 +277,34 @@ def test_memory_is_ready_before_the_first_save(daemon, connect):
     eventually(lambda: lent(ckpt) is not None and len(lent(ckpt)._free) == 2, "the memory")
     ckpt.save(1, ARRAYS).result(BOUND_S)
     assert ckptd.verify(daemon.root / "r").ok
+
+
+def test_a_forked_child_does_not_keep_the_connection():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    link = ArenaLink(ours)
+    child = os.fork()
+    if not child:
+        os._exit(0 if link._connection.fileno() < 0 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert link.is_alive
+    ours.close()
+    theirs.close()
+
+
+def test_who_comes_back_in_the_middle_of_his_own_save_fills_other_memory(daemon, connect):
+    ckpt = connect()
+    ckpt.save(1, ARRAYS).result(BOUND_S)
+    lender = daemon.server._arenas.lender
+    arena = next(iter(lender._arenas.values()))
+    arena.capture = object()
+    try:
+        before = lent(ckpt)
+        again = ArenaRooms(before.link, "r", before.epoch, 0, ckpt._transport._member.incarnation)
+        taken = again.take(1000)
+        assert taken.number != arena.id
+        assert again.take(1000) is None
+    finally:
+        arena.capture = None
 
 
 def test_a_save_without_bytes_works_as_well(connect):
