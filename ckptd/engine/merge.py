@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ckptd.engine.layout import Layout
 from ckptd.engine.manifest import STRING
 from ckptd.format import columns, crc32c
-from ckptd.format.index import Entry, encode_entries
+from ckptd.format.index import encode_entries
 from ckptd.format.strings import string_crc32c
 
 
@@ -46,17 +46,23 @@ def entry_crcs(layout: Layout, segment_crcs: NDArray[np.uint32]) -> NDArray[np.u
 
 
 def _whole_items(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[tuple[bytes, bytes]]:
-    for row, tensor in enumerate(layout.entry_tensor.tolist()):
+    """Yield the entries of tensors that are stored whole, those of one dtype and rank at once."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    tensors = layout.entry_tensor.tolist()
+    for row, tensor in enumerate(tensors):
         if tensor not in layout.slices:
-            entry = Entry(
-                dtype=layout.dtypes[tensor],
-                shape=layout.full_shapes[tensor],
-                shard_id=int(layout.entry_shard[row]),
-                offset=int(layout.entry_offset[row]),
-                size=int(layout.entry_size[row]),
-                crc32c=int(crcs[row]),
-            )
-            yield _key(layout.names[tensor]), entry.encode()
+            alike.setdefault((layout.dtypes[tensor], len(layout.full_shapes[tensor])), []).append(row)
+    for (dtype, rank), rows in alike.items():
+        shapes = [layout.full_shapes[tensors[row]] for row in rows]
+        values = columns.entry_values(
+            dtype,
+            np.array(shapes, np.int64).reshape(len(rows), rank),
+            layout.entry_shard[rows],
+            layout.entry_offset[rows],
+            layout.entry_size[rows],
+            crcs[rows].astype(np.int64),
+        )
+        yield from zip([_key(layout.names[tensors[row]]) for row in rows], values, strict=True)
 
 
 def _sliced_items(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[tuple[bytes, bytes]]:
