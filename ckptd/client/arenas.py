@@ -261,7 +261,9 @@ class ArenaRooms:
                 os.close(descriptor)
                 continue
             if room is None:
-                room = ArenaRoom(self, arena.id, Segment.attach(descriptor, writable=True))
+                segment = Segment.attach(descriptor, writable=True)
+                segment.close()  # the mapping is enough
+                room = ArenaRoom(self, arena.id, segment)
                 free.add(room)
                 # Mapping pages takes time as well; the daemon makes them meanwhile.
                 threading.Thread(target=room.map, name="ckptd-map", daemon=True).start()
@@ -305,7 +307,7 @@ class ArenaHandover:
         seal = arena_pb2.ArenaSeal(
             request_id=self._request_id, sums_follow=sums is None, crcs=b"" if sums is None else _packed(sums)
         )
-        with contextlib.suppress(CkptdError):  # then the bytes are sent
+        with contextlib.suppress(CkptdError):  # the daemon is gone: its successor is sent the bytes
             self._link.send(arena_pb2.ArenaRequest(seal=seal))
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
