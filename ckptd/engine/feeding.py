@@ -18,7 +18,7 @@ import numpy as np
 
 from ckptd.engine.capture import Capture, Stretch
 from ckptd.engine.layout import Column, Layout
-from ckptd.engine.manifest import Manifest
+from ckptd.engine.manifest import STRING, Manifest
 from ckptd.engine.shard import LaneWriter
 from ckptd.errors import CkptdError
 
@@ -78,7 +78,8 @@ def stretches_of(runs: Sequence[Run], shard_key: str) -> list[Stretch]:
 
 def first_sums(manifest: Manifest) -> Column:
     """Return, per part, where its checksums begin among those of a capture; one more at the end."""
-    counts = 1 + (manifest.lengths_covered > 0)
+    is_string = np.array(manifest.dtypes, np.int64)[manifest.tensor] == STRING
+    counts = 1 + is_string.astype(np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 

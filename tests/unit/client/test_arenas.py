@@ -24,6 +24,8 @@ ARRAYS = {
     "words": ["some", "strings", ""],
     "scalar": 3,
     "empty": np.zeros((0, 4)),
+    "no strings": np.zeros((2, 0), object),
+    "after": np.complex64(2j),
 }
 
 
@@ -206,7 +208,7 @@ def test_a_restore_takes_from_memory_what_is_still_there(daemon, connect, monkey
     with other:
         same(other.restore(1), ARRAYS)
         # What lies between the lengths and the payload of strings is the daemon's own.
-        assert sum(size for _, size in read) <= 8
+        assert sum(size for _, size in read) <= 16
         for step in (3, 4):
             ckpt.save(step, ARRAYS).result(BOUND_S)
         read.clear()

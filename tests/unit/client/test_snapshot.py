@@ -205,7 +205,14 @@ def test_who_waits_for_a_copy_that_fails_hears_of_it():
 
 
 def test_checksums_are_those_of_the_stored_form():
-    arrays = {"a": FLOATS.T, "s": ["ab", "", "c" * 200], "e": np.zeros((0, 3)), "n": np.array(3.0)}
+    arrays = {
+        "a": FLOATS.T,
+        "s": ["ab", "", "c" * 200],
+        "e": np.zeros((0, 3)),
+        "n": np.array(3.0),
+        "no strings": np.zeros((2, 0), object),
+        "after": np.array(5),
+    }
     snapshot = Snapshot.take(arrays, RoomPool())
     lengths = int(snapshot.manifest.lengths_sizes[1])
     assert snapshot.sums.tolist() == [
@@ -214,6 +221,9 @@ def test_checksums_are_those_of_the_stored_form():
         crc32c.crc32c(stored(snapshot, 1, lengths + 4)),
         0,
         crc32c.crc32c(stored(snapshot, 3)),
+        0,
+        0,
+        crc32c.crc32c(stored(snapshot, 5)),
     ]
 
 
