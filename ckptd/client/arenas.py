@@ -23,6 +23,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from ckptd.arena.lender import GENERATIONS
 from ckptd.arena.segment import Segment
 from ckptd.client.rooms import rounded_up
 from ckptd.engine.identity import Declaration
@@ -33,9 +34,6 @@ from ckptd.wire import convert, frames, manifests, status
 from ckptd.wire.v1 import arena_pb2, common_pb2
 
 _log = logging.getLogger("ckptd.client")
-
-GENERATIONS = 2
-"""Arenas of one rank: one is written while the next is captured."""
 
 _CONNECT_TIMEOUT_S = 2.0
 _ANSWER_TIMEOUT_S = 10.0

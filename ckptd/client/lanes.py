@@ -1,6 +1,6 @@
 """The bytes of one lane, taken from a snapshot: chunks to send, and checksums of the segments.
 
-Both roads use this: over gRPC every chunk becomes a message, in direct mode it is handed to the lane's writer.
+Over gRPC every chunk becomes a message. What is captured in memory that the engine sees needs no chunks.
 Every byte is summed once: a chunk's checksum and a segment's are put together from the same runs.
 """
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptd.client.rooms import PAGE_BYTES
 from ckptd.engine.layout import Column, Lane
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.plan import PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-PAGE_BYTES = 4096
-"""Rooms begin at a page, so that a disk can be written from them without another copy."""
+from ckptd.engine.plan import PAGE_BYTES
+from ckptd.storage.direct import empty_at
 
 _ROUND_BYTES = 1 << 20
 
@@ -37,9 +37,8 @@ class PrivateRoom:
     """Memory of this process alone."""
 
     def __init__(self, pool: RoomPool, size_bytes: int) -> None:
-        raw = np.empty(size_bytes + PAGE_BYTES, np.uint8)
-        begin = -int(raw.__array_interface__["data"][0]) % PAGE_BYTES
-        self.data: NDArray[np.uint8] = raw[begin : begin + size_bytes]
+        # At a page, so that a disk can be written from it without another copy.
+        self.data: NDArray[np.uint8] = empty_at(size_bytes, 0)
         self.captured = 0
         self._pool = pool
 
