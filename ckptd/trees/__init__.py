@@ -1,0 +1,1 @@
+"""Nested Python state ⇄ named arrays and an outline of how they nest. No framework is imported here."""
