@@ -1,9 +1,10 @@
 """Captured memory → one lane of a shard, behind the rank that captures it.
 
-Bytes go to the shard in blocks, each as soon as it is in place. A block is summed after it was written: what the rank
-changes meanwhile, it changes before the sum is taken, and the sum no longer is that of the capture. While one block is
-summed, by a thread of the lane's own, the disk has the next. Summing waits until the capture is complete, for as long
-as that goes on training stands still, and wants the processors for itself.
+Bytes go to the shard in blocks, each as soon as it is in place. A disk writes a block, and then it is summed: what the
+rank changes meanwhile, it changes before the sum is taken, and the sum no longer is that of the capture. While one
+block is summed, by a thread of the lane's own, the disk has the next. Summing waits until the capture is complete: for
+as long as that goes on training stands still, and wants the processors for itself. A bucket is sent a block from where
+it lies, and so it is summed before: the bucket itself refuses other bytes than those.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
                     begin = run.memory_offset + at
                     data = memory[begin : begin + size]
                     _wait(lane, capture, begin + size)
-                    lane.take(run.lane_offset + at, data)
-                    summed.append(summing.submit(_sum, lane, capture, run.lane_offset + at, data))
+                    if lane.take(run.lane_offset + at, data):
+                        summed.append(summing.submit(_sum, lane, capture, run.lane_offset + at, data))
         for each in summed:
             each.result()
         while (sums := capture.sums()) is None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ckptd.engine.layout import Column, Layout
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 from ckptd.format import crc32c
-from ckptd.storage.base import ObjectWriter
+from ckptd.storage.base import BorrowingWriter, ObjectWriter
 
 
 class LaneWriter:
@@ -61,6 +61,7 @@ class LaneWriter:
         self.segments: Column = layout.lane_segments[rank, shard]
         self._layout = layout
         self._writer = writer
+        self._borrower = writer if isinstance(writer, BorrowingWriter) else None
         self._now = now
         self._on_end = on_end
         self._on_failure = on_failure
@@ -138,35 +139,46 @@ class LaneWriter:
             self._on_end()
         return last
 
-    def take(self, position: int, data: memoryview) -> None:
+    def take(self, position: int, data: memoryview) -> bool:
         """Write the next bytes of the lane, which lie side by side in the shard, from memory that is shared with
-        the rank. They are to be summed after that.
+        the rank.
+
+        Returns whether they are still to be summed, by `sum`. It has to be done after they were copied: what the rank
+        changes meanwhile, it changes before the sum is taken. A writer that borrows them gets the sum along with them.
         """
         with self._lock:
             self.check_open()
             assert position == self._received, "captured memory is fed in order"
             segment = int(np.searchsorted(self._ends, position, side="right"))
             begin = int(self._ends[segment - 1]) if segment else 0
+            offset = int(self._offsets[segment]) + position - begin
             try:
-                self._writer.write(int(self._offsets[segment]) + position - begin, data)
+                if self._borrower is not None:
+                    self._borrower.borrow(offset, data, self.sum(position, data))
+                else:
+                    self._writer.write(offset, data)
             except CkptdError as error:
                 self._on_failure(error)
                 raise
             self._received = position + len(data)
             self.progressed_at = self._now()
+            return self._borrower is None
 
-    def sum(self, position: int, data: memoryview) -> None:
-        """Sum the next bytes of those that were taken; by one thread at a time, in their order."""
+    def sum(self, position: int, data: memoryview) -> int:
+        """Sum the next bytes of the lane, by one thread at a time, in their order; return the sum of just these."""
         first = int(np.searchsorted(self._ends, position, side="right"))
         last = int(np.searchsorted(self._ends, position + len(data), side="left"))
         ends = (self._ends[first : last + 1] - position).tolist()
         ends[-1] = len(data)
-        crcs, at = [], 0
-        crc = int(self.crcs[first])
+        crcs, at, whole = [], 0, 0
         for end in ends:
-            crcs.append(crc32c.extend(crc, data[at:end]))
-            at, crc = end, 0
+            crc = crc32c.crc32c(data[at:end])
+            crcs.append(crc)
+            whole = crc32c.combine(whole, crc, end - at)
+            at = end
+        crcs[0] = crc32c.combine(int(self.crcs[first]), crcs[0], ends[0])
         self.crcs[first : last + 1] = crcs
+        return whole
 
     def finish(self, captured: NDArray[np.uint32] | None) -> None:
         """End a lane that was taken whole and summed; `captured` are the checksums taken at capture, None if there are

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -65,6 +65,18 @@ class ObjectWriter(Protocol):
 
     def abort(self) -> None:
         """Forget the object and free its space. May be called at any time, repeatedly, also after a failure."""
+
+
+@runtime_checkable
+class BorrowingWriter(ObjectWriter, Protocol):
+    """A writer that can spare itself a copy of what stays where it is."""
+
+    def borrow(self, offset: int, data: memoryview, crc: int) -> None:
+        """As `write`, but `data` is read where it lies, until `finish` or `abort` returns.
+
+        `crc` is its CRC-32C: bytes that are others when they are read never become part of an object, so the memory
+        may be shared with someone who is not trusted to leave it alone. Then `finish` raises `CorruptionError`.
+        """
 
 
 class Lock(Protocol):

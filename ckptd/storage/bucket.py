@@ -51,6 +51,7 @@ class Bucket(Protocol):
     place: str  # where the bucket is: two of one place are the same
     unfenced: str | None  # why conditions do not keep owners of several hosts apart; None where they may
     verifies_writes: bool  # whether checksums are sent along for the bucket to compare
+    keeps_metadata: bool  # whether `head` tells what a writer gave along, by which its object is known again
 
     def put(
         self,
@@ -93,8 +94,12 @@ class Bucket(Protocol):
     def create_upload(self, key: str, metadata: Mapping[str, str]) -> str:
         """Begin a multipart upload; return its id."""
 
-    def upload_part(self, key: str, upload_id: str, number: int, data: memoryview, *, crc: int | None = None) -> Part:
-        """Upload one part, with a checksum that the bucket compares; `crc` as for `put`."""
+    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
+        """Upload one part, which lies in several memories, one after another; `crc` is what the bucket compares.
+
+        Raises:
+            CorruptionError: the bytes that arrived have another CRC-32C.
+        """
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
         """Make an object of all parts at once; describe it as the bucket's answer does.

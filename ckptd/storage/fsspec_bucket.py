@@ -63,6 +63,7 @@ class FsspecBucket:
         self.place = self.url
         self.unfenced: str | None = f"{scheme}:// is reached by fsspec, which has no conditional writes"
         self.verifies_writes = False
+        self.keeps_metadata = False
         self._files = files
         self._name = name
         self._uploads: dict[str, Path] = {}
@@ -184,14 +185,15 @@ class FsspecBucket:
         self._uploads[directory] = Path(directory)
         return directory
 
-    def upload_part(self, key: str, upload_id: str, number: int, data: memoryview, *, crc: int | None = None) -> Part:
+    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
         """See `Bucket`."""
-        found = crc32c(data)
+        body = b"".join(data)  # ours, so that what is summed is what is written
+        found = crc32c(body)
         if crc is not None and crc != found:
             raise CorruptionError("the bytes were damaged on the way", key=key)
         with _translating(key):
-            (self._directory(upload_id) / str(number)).write_bytes(data)
-        return Part(number, str(number), found, len(data))
+            (self._directory(upload_id) / str(number)).write_bytes(body)
+        return Part(number, str(number), found, len(body))
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
         """See `Bucket`."""

@@ -11,15 +11,16 @@ import hashlib
 import logging
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.format.crc32c import combine, crc32c
 from ckptd.storage.base import Buffer, ObjectStat
 from ckptd.storage.bucket import Bucket, Part
 from ckptd.storage.keys import named
+from ckptd.storage.part import OpenPart, check_lent
 from ckptd.storage.parts import Parts
 
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -61,34 +62,8 @@ class Surroundings(Protocol):
         """Look whether the object in place is the one of this writing."""
 
 
-@dataclass(slots=True)
-class _Open:
-    """A part that still wants bytes: what is there of it, as disjoint intervals in ascending order."""
-
-    buffer: bytearray
-    filled: list[tuple[int, int]] = field(default_factory=list)
-
-    def add(self, begin: int, end: int) -> bool:
-        """Note bytes that were written; return whether the part is complete."""
-        merged = []
-        for other in self.filled:
-            if other[1] < begin or other[0] > end:
-                merged.append(other)
-            else:
-                begin, end = min(begin, other[0]), max(end, other[1])
-        self.filled = sorted([*merged, (begin, end)])
-        return self.filled == [(0, len(self.buffer))]
-
-    def clear_gaps(self) -> None:
-        """Let bytes that were never written read as zeros, whoever had the buffer before."""
-        at = 0
-        for begin, end in [*self.filled, (len(self.buffer), len(self.buffer))]:
-            self.buffer[at:begin] = bytes(begin - at)
-            at = end
-
-
 class MultipartWriter:
-    """See `ckptd.storage.base.ObjectWriter`."""
+    """See `ckptd.storage.base.BorrowingWriter`."""
 
     def __init__(self, store: Surroundings, full_key: str, key: str, size_bytes: int) -> None:
         """Remember what is to come; nothing is sent yet. `full_key` is the bucket's, `key` the store's."""
@@ -100,7 +75,7 @@ class MultipartWriter:
         self._num_parts = max(1, -(-size_bytes // self._part_bytes))
         self._lock = threading.Lock()
         self._beginning = threading.Lock()
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, OpenPart] = {}
         self._sent: dict[int, Future[Part]] = {}
         self._metadata = store.write_metadata()
         self._upload_id: str | None = None
@@ -110,6 +85,34 @@ class MultipartWriter:
     def write(self, offset: int, data: Buffer) -> None:
         """See `ObjectWriter`. Returns when the bytes are copied; waits while too many parts are on their way."""
         view = memoryview(data).cast("B")
+        self._check_range(offset, view)
+        for number, at, piece in self._split(offset, view):
+            part = self._part(number)
+            with self._lock:
+                buffer = part.buffer_of(self._store.parts)
+            buffer[at : at + len(piece)] = piece
+            with self._lock:
+                part.note(at, at + len(piece))
+                self._send_if_complete(number, part)
+
+    def borrow(self, offset: int, data: memoryview, crc: int) -> None:
+        """See `BorrowingWriter`. Returns at once, but for waiting while too many parts are on their way."""
+        view = data.cast("B")
+        self._check_range(offset, view)
+        pieces = list(self._split(offset, view))
+        crcs = [crc] if len(pieces) == 1 else [crc32c(piece) for _, _, piece in pieces]
+        if len(pieces) > 1:
+            whole = 0
+            for each, (_, _, piece) in zip(crcs, pieces, strict=True):
+                whole = combine(whole, each, len(piece))
+            check_lent(offset, whole, crc)
+        for (number, at, piece), own in zip(pieces, crcs, strict=True):
+            part = self._part(number)
+            with self._lock:
+                part.borrow(at, piece, own)
+                self._send_if_complete(number, part)
+
+    def _check_range(self, offset: int, view: memoryview) -> None:
         if offset < 0 or offset + len(view) > self.size_bytes:
             raise InvalidRequestError(
                 "these bytes lie outside the object",
@@ -119,53 +122,51 @@ class MultipartWriter:
                 actual=offset + len(view),
             )
         self._check_failures()
+
+    def _split(self, offset: int, view: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+        """Yield the part, the offset in it, and the bytes, for each part that the bytes reach into."""
         while len(view):
             number, at = divmod(offset, self._part_bytes)
             count = min(len(view), self._length(number) - at)
-            self._write_part(number, at, view[:count])
+            yield number, at, view[:count]
             view, offset = view[count:], offset + count
 
-    def _write_part(self, number: int, at: int, view: memoryview) -> None:
-        part = self._part(number)
-        part.buffer[at : at + len(view)] = view
-        with self._lock:
-            is_complete = part.add(at, at + len(view))
-            if is_complete and self._num_parts > 1 and not self._is_over:
-                del self._open[number]
-                self._sent[number] = self._store.parts.send(lambda: self._send(number, part.buffer))
+    def _send_if_complete(self, number: int, part: OpenPart) -> None:
+        if part.is_complete and self._num_parts > 1 and not self._is_over:
+            del self._open[number]
+            self._sent[number] = self._store.parts.send(lambda: self._send(number, part))
 
-    def _part(self, number: int) -> _Open:
-        """Return a part that takes bytes; its buffer is taken outside of the lock, as that may wait."""
-        buffer: bytearray | None = None
+    def _part(self, number: int) -> OpenPart:
+        """Return a part that takes bytes; it is admitted outside of the lock, as that may wait."""
+        size, is_admitted = self._length(number), False
         while True:
             with self._lock:
-                if self._is_over or number in self._sent:
-                    if buffer is not None:
-                        self._store.parts.give_back(buffer)
-                    if self._is_over:
-                        raise ConflictError("this writer is gone", key=self.key)
+                is_mine = is_admitted and not self._is_over and number not in self._sent and number not in self._open
+                if is_mine:
+                    self._open[number] = OpenPart(size)
+                elif is_admitted:
+                    self._store.parts.dismiss(size)
+                if self._is_over:
+                    raise ConflictError("this writer is gone", key=self.key)
+                if number in self._sent:
                     raise ConflictError("these bytes were written before, and are sent", key=self.key)
                 if number in self._open:
-                    if buffer is not None:
-                        self._store.parts.give_back(buffer)
                     return self._open[number]
-                if buffer is not None:
-                    self._open[number] = _Open(buffer)
-                    return self._open[number]
-            buffer = self._store.parts.take(self._length(number))
+            self._store.parts.admit(size)
+            is_admitted = True
 
     def _length(self, number: int) -> int:
         return min(self._part_bytes, self.size_bytes - number * self._part_bytes)
 
-    def _send(self, number: int, buffer: bytearray) -> Part:
+    def _send(self, number: int, part: OpenPart) -> Part:
         try:
             if self._is_over:
                 raise ConflictError("this writer is gone", key=self.key)
             with named(self.key):
-                upload_id = self._begin()
-                return self._store.bucket.upload_part(self._full_key, upload_id, number + 1, memoryview(buffer))
+                upload_id, (data, crc) = self._begin(), part.content(self._store.parts)
+                return self._store.bucket.upload_part(self._full_key, upload_id, number + 1, *data, crc=crc)
         finally:
-            self._store.parts.give_back(buffer)
+            part.dismiss(self._store.parts)
 
     def _begin(self) -> str:
         """Begin the upload, once, and note it before anything is sent."""
@@ -193,12 +194,9 @@ class MultipartWriter:
             raise
 
     def _finish_small(self) -> ObjectStat:
-        part = self._open.get(0)
-        if part is None:
-            data = memoryview(bytes(self.size_bytes))
-        else:
-            part.clear_gaps()
-            data = memoryview(part.buffer)
+        part = self._part(0)
+        with named(self.key):
+            data = part.whole(self._store.parts)
         stat = self._store.write_whole(self.key, data)
         self._end()
         return stat
@@ -208,9 +206,8 @@ class MultipartWriter:
             if number not in self._sent:
                 part = self._part(number)
                 with self._lock:
-                    part.clear_gaps()
                     del self._open[number]
-                    self._sent[number] = self._store.parts.send(lambda n=number, p=part: self._send(n, p.buffer))  # type: ignore[misc]
+                    self._sent[number] = self._store.parts.send(lambda n=number, p=part: self._send(n, p))  # type: ignore[misc]
         parts = [sent.result() for sent in self._sent.values()]
         assert self._upload_id is not None
         try:
@@ -220,8 +217,9 @@ class MultipartWriter:
             # An answer that was lost is asked for again, and then the upload is gone, or the key taken: by us?
             stat, is_gone = self._looked(error), self._is_gone()
         else:
-            # An ETag made of those of all parts proves that just they are in it; any other tells nothing.
-            is_proved = head.etag.strip('"') == _etag_of(parts)
+            # An ETag made of those of all parts proves that just they are in it; any other tells nothing, and where
+            # nothing else does, the answer has to do.
+            is_proved = head.etag.strip('"') == _etag_of(parts) or not self._store.bucket.keeps_metadata
             described = ObjectStat(self.key, head.size_bytes, head.modified_at, head.etag)
             stat, is_gone = described if is_proved else self._looked(None), True
         self._end()
@@ -261,7 +259,7 @@ class MultipartWriter:
             self._is_over = True
             rest, self._open = self._open, {}
         for part in rest.values():
-            self._store.parts.give_back(part.buffer)
+            part.dismiss(self._store.parts)
 
     def abort(self) -> None:
         """See `ObjectWriter`. A part that is on its way could bring the upload back: it is waited for."""

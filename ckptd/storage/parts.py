@@ -1,8 +1,8 @@
-"""Memory for the parts of uploads, shared by all writers of a store and used again and again.
+"""The parts of uploads that are under way, of all writers of a store: how many, their memory, and who sends them.
 
-Fresh memory is slow: the kernel zeroes each page at its first touch. So a part's buffer is kept when it is sent. There
-is a limit to how many buffers are out; a writer that wants one more waits for a part to be sent. When nothing is being
-sent, waiting would be for ever, as every buffer is held by a part that still wants bytes: then the limit gives way.
+There is a limit to their bytes; a writer that wants one more part waits for another to be sent. When nothing is being
+sent, waiting would be for ever, as all of them still want bytes: then the limit gives way. Fresh memory is slow, as the
+kernel zeroes each page at its first touch: so a part's buffer is kept when it is sent, and used again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WAIT_S = 300.0
 
 
 class Parts:
-    """Buffers, and the threads that send them. Any thread may use it."""
+    """Admits parts, lends them buffers, and has threads that send them. Any thread may use it."""
 
     def __init__(self, *, limit_bytes: int = _LIMIT_BYTES, num_senders: int = NUM_SENDERS) -> None:
         """Allocate nothing yet."""
@@ -37,11 +37,11 @@ class Parts:
 
     @property
     def out_bytes(self) -> int:
-        """Bytes of the buffers that are out."""
+        """Bytes of the parts that are under way."""
         return self._out_bytes
 
-    def take(self, size_bytes: int) -> bytearray:
-        """Return a buffer of exactly that size, with anything in it; wait while the limit is reached.
+    def admit(self, size_bytes: int) -> None:
+        """Let one more part be under way; wait while the limit is reached.
 
         Raises:
             UnavailableError: when no part could be sent for minutes.
@@ -54,19 +54,24 @@ class Parts:
             if not self._changed.wait_for(may_go_on, _WAIT_S):
                 raise UnavailableError("no part of any upload could be sent for minutes")
             self._out_bytes += size_bytes
+
+    def dismiss(self, size_bytes: int, buffer: bytearray | None = None) -> None:
+        """Hear that a part is sent, or that nobody wants it any more, and take back the buffer that it had."""
+        with self._changed:
+            self._out_bytes -= size_bytes
+            if buffer is not None:
+                self._free.append(buffer)
+                while sum(map(len, self._free)) > _KEPT_BYTES:
+                    self._free.pop(0)
+            self._changed.notify_all()
+
+    def buffer(self, size_bytes: int) -> bytearray:
+        """Return a buffer of exactly that size, with anything in it, for a part that was admitted. Never waits."""
+        with self._changed:
             for number, buffer in enumerate(self._free):
                 if len(buffer) == size_bytes:
                     return self._free.pop(number)
         return bytearray(size_bytes)
-
-    def give_back(self, buffer: bytearray) -> None:
-        """Take a buffer back: its bytes are sent, or nobody wants them any more."""
-        with self._changed:
-            self._out_bytes -= len(buffer)
-            self._free.append(buffer)
-            while sum(map(len, self._free)) > _KEPT_BYTES:
-                self._free.pop(0)
-            self._changed.notify_all()
 
     def send(self, work: Callable[[], T]) -> Future[T]:
         """Do `work` on one of the senders' threads."""

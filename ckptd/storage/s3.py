@@ -6,6 +6,7 @@ Sources: the Amazon S3 API reference for names and bodies; what servers do diffe
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError, UnavailableError
-from ckptd.format.crc32c import crc32c
+from ckptd.format.crc32c import crc32c, extend
 from ckptd.storage import s3_errors
 from ckptd.storage.base import Buffer
 from ckptd.storage.bucket import Head, Part, Upload
@@ -37,6 +38,7 @@ class S3Bucket:
         self.place = requests.base_url
         self.unfenced: str | None = None
         self.verifies_writes = True
+        self.keeps_metadata = True
         self._requests = requests
 
     # Objects
@@ -59,7 +61,7 @@ class S3Bucket:
         if if_etag is not None:
             headers["If-Match"] = if_etag
         try:
-            answer = self._requests.send("PUT", key, headers=headers, body=view)
+            answer = self._requests.send("PUT", key, headers=headers, body=[view] if len(view) else [])
         except NotFoundError as error:
             if if_etag is None:
                 raise
@@ -150,12 +152,13 @@ class S3Bucket:
                 self.abort_upload(key, other.upload_id)
         return upload_id
 
-    def upload_part(self, key: str, upload_id: str, number: int, data: memoryview, *, crc: int | None = None) -> Part:
+    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
         """See `Bucket`."""
         query = {"partNumber": str(number), "uploadId": upload_id}
-        crc = crc32c(data) if crc is None else crc
+        if crc is None:
+            crc = functools.reduce(lambda before, memory: extend(before, memory), data, 0)
         answer = self._requests.send("PUT", key, query=query, headers=_checksum(crc), body=data)
-        return Part(number, answer.headers["ETag"], crc, len(data))
+        return Part(number, answer.headers["ETag"], crc, sum(memory.nbytes for memory in data))
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
         """See `Bucket`."""
@@ -165,8 +168,8 @@ class S3Bucket:
             for part in sorted(parts, key=lambda part: part.number)
         )
         headers = {"If-None-Match": "*"} if if_absent else {}
-        body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
-        answer = self._requests.send("POST", key, query={"uploadId": upload_id}, headers=headers, body=body)
+        body = memoryview(f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode())
+        answer = self._requests.send("POST", key, query={"uploadId": upload_id}, headers=headers, body=[body])
         return Head(key, sum(part.size_bytes for part in parts), _date(answer), _text(_xml(answer, key), "ETag"))
 
     def abort_upload(self, key: str, upload_id: str) -> None:
@@ -205,7 +208,8 @@ class S3Bucket:
 
     def _ask(self, method: str, key: str, query: Mapping[str, str], body: bytes = b"") -> Element:
         headers = {"Content-MD5": base64.b64encode(hashlib.md5(body).digest()).decode()} if body else {}  # noqa: S324
-        return _xml(self._requests.send(method, key, query=query, headers=headers, body=body), key)
+        sent = [memoryview(body)] if body else []
+        return _xml(self._requests.send(method, key, query=query, headers=headers, body=sent), key)
 
 
 def _checksum(crc: int) -> dict[str, str]:

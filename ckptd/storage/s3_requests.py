@@ -140,10 +140,18 @@ class S3Requests:
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        body: memoryview | bytes = b"",
+        body: Sequence[memoryview] = (),
         into: Sequence[memoryview] | None = None,
     ) -> Answer:
-        """Make a request and repeat it while that may help; with `into` the body goes there and must fill all of it.
+        """Make a request and repeat it while that may help.
+
+        Args:
+            method: of HTTP.
+            key: of the object, empty for the bucket.
+            query: parameters.
+            headers: besides those that sign.
+            body: what is sent, one memory after another.
+            into: where the answer's body goes, which has to fill all of it.
 
         Raises:
             CkptdError: what the server said, or `UnavailableError` when it says nothing that helps.
@@ -160,7 +168,7 @@ class S3Requests:
                 self._renew()
             except CorruptionError:
                 num_damaged += 1
-                if not len(body) or num_damaged == _MOST_DAMAGED:
+                if not body or num_damaged == _MOST_DAMAGED:
                     raise
             except UnavailableError as error:
                 retries.pause(error)
@@ -172,13 +180,15 @@ class S3Requests:
         key: str,
         query: Mapping[str, str],
         headers: Mapping[str, str],
-        body: memoryview | bytes,
+        body: Sequence[memoryview],
         into: Sequence[memoryview] | None,
     ) -> Answer:
         url = f"{self.base_url}/{quote(key.encode('utf-8', 'surrogateescape'), safe='/~')}"
         if query:
             url += "?" + urlencode(query, quote_via=quote)
-        sent = {"Content-Length": str(len(body)), **headers} if method in ("PUT", "POST") else dict(headers)
+        sent = dict(headers)
+        if method in ("PUT", "POST"):
+            sent = {"Content-Length": str(sum(memory.nbytes for memory in body)), **sent}
         request = AWSRequest(method=method, url=url, headers=sent)
         _Unsigned(self._frozen(), "s3", self.region).add_auth(request)
         try:
@@ -186,7 +196,7 @@ class S3Requests:
                 method,
                 url,
                 headers=dict(request.headers.items()),
-                body=_pieces(body) if len(body) else None,
+                body=_pieces(body) if body else None,
                 preload_content=False,
                 redirect=False,
                 decode_content=False,
@@ -274,10 +284,11 @@ def _given(session: Any, options: S3Options) -> Any:
     return session.get_credentials()
 
 
-def _pieces(body: memoryview | bytes) -> Iterator[memoryview]:
-    view = memoryview(body).cast("B")
-    for at in range(0, len(view), _PIECE_BYTES):
-        yield view[at : at + _PIECE_BYTES]
+def _pieces(body: Sequence[memoryview]) -> Iterator[memoryview]:
+    for memory in body:
+        view = memory.cast("B")
+        for at in range(0, len(view), _PIECE_BYTES):
+            yield view[at : at + _PIECE_BYTES]
 
 
 def _check_length(answer: Any, wanted: int, key: str) -> None:

@@ -49,6 +49,7 @@ class S3fsBucket:
         self.place = f"s3fs:{options.get('endpoint_url') or ''}/{name}"
         self.unfenced: str | None = None
         self.verifies_writes = True
+        self.keeps_metadata = True
         self._name = name
 
     def put(
@@ -141,13 +142,12 @@ class S3fsBucket:
         answer = self._call("create_multipart_upload", key, ChecksumAlgorithm="CRC32C", Metadata=dict(metadata))
         return str(answer["UploadId"])
 
-    def upload_part(self, key: str, upload_id: str, number: int, data: memoryview, *, crc: int | None = None) -> Part:
+    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
         """See `Bucket`."""
-        crc = crc32c(data) if crc is None else crc
-        answer = self._call(
-            "upload_part", key, UploadId=upload_id, PartNumber=number, Body=bytes(data), **_checksum(crc)
-        )
-        return Part(number, answer["ETag"], crc, len(data))
+        body = b"".join(data)
+        crc = crc32c(body) if crc is None else crc
+        answer = self._call("upload_part", key, UploadId=upload_id, PartNumber=number, Body=body, **_checksum(crc))
+        return Part(number, answer["ETag"], crc, len(body))
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
         """See `Bucket`."""

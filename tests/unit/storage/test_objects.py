@@ -6,18 +6,21 @@ import subprocess
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptd.errors import ConflictError, UnavailableError
 from ckptd.storage import objects
-from ckptd.storage.base import Durability, Lock, Store
+from ckptd.storage.base import BorrowingWriter, Durability, Lock, Store
 from ckptd.storage.fsspec_bucket import FsspecBucket
 from ckptd.storage.locations import open_store
 from ckptd.storage.multipart import PART_BYTES, part_size
 from ckptd.storage.objects import ObjectStore
 from ckptd.storage.parts import Parts
+from tests.suites.borrowing_contract import BorrowingContract, lend
 from tests.suites.store_contract import StoreContract
 
 
@@ -28,7 +31,7 @@ def store(s3_root: str) -> ObjectStore:
     return opened
 
 
-class TestObjectStore(StoreContract):
+class TestObjectStore(StoreContract, BorrowingContract):
     EVERY_WRITE_IS_A_VERSION = False
 
     @pytest.fixture
@@ -41,7 +44,7 @@ class TestObjectStore(StoreContract):
         assert (store.has_locks, store.verifies_writes, store.free_bytes()) == (False, True, None)
 
 
-class TestObjectStoreByS3fs(StoreContract):
+class TestObjectStoreByS3fs(StoreContract, BorrowingContract):
     EVERY_WRITE_IS_A_VERSION = False
 
     @pytest.fixture
@@ -61,6 +64,14 @@ class TestObjectStoreByFsspec(StoreContract):
     def test_it_says_that_two_owners_are_not_kept_apart(self, store: Store) -> None:
         assert any("no conditional writes" in each for each in store.broken_promises())
         assert not store.verifies_writes
+
+
+class TestLendingByFsspec(BorrowingContract):
+    """A file system that keeps large objects unseen until they are whole, which the one in memory does not."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return ObjectStore(FsspecBucket(LocalFileSystem(skip_instance_cache=True), "file", str(tmp_path)), "root")
 
 
 class Elsewhere:
@@ -113,7 +124,8 @@ def test_the_parts_of_a_huge_object_are_large_enough() -> None:
         assert -(-size_bytes // part_size(size_bytes)) <= 10_000
 
 
-def test_writers_share_a_limited_amount_of_memory(s3_root: str) -> None:
+@pytest.mark.parametrize("how", ["copied", "lent"])
+def test_writers_share_a_limited_amount_of_memory(s3_root: str, how: str) -> None:
     opened = open_store(s3_root)
     assert isinstance(opened, ObjectStore)
     parts = Parts(limit_bytes=3 * PART_BYTES, num_senders=2)
@@ -122,8 +134,12 @@ def test_writers_share_a_limited_amount_of_memory(s3_root: str) -> None:
 
     def write(number: int) -> None:
         writer = store.create(f"big{number}", 4 * PART_BYTES)
+        assert isinstance(writer, BorrowingWriter)
         for at in range(0, writer.size_bytes, 1 << 20):
-            writer.write(at, bytes([number]) * (1 << 20))
+            if how == "lent":
+                lend(writer, at, memoryview(bytes([number]) * (1 << 20)))
+            else:
+                writer.write(at, bytes([number]) * (1 << 20))
             most.append(parts.out_bytes)
         writer.finish()
 
