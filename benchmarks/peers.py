@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py --dir /mnt/disk                  # 2 GiB from 4 processes, 5 rounds, whoever is installed
     python benchmarks/peers.py --small                          # 20,000 tensors of 4 KiB instead: 82 MB
+    python benchmarks/peers.py --frameworks --size 1GiB         # each framework's asynchronous save, and ours for it
     python benchmarks/peers.py --size 256MiB --rounds 2 --contenders raw ckptd
     python benchmarks/peers.py --json figures.json --plot figures.svg --check
 
@@ -33,7 +34,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import reports
-from contenders import ALL
+from contenders import ALL, EVERYONE, FRAMEWORKS
 from contenders.base import Job, MissingError
 from crews import Crew, CrewFailedError, crew_of, wait_until_quiet
 from machine import describe
@@ -67,14 +68,14 @@ def one_restore(crew: Crew, step: int, *, into: bool, compare: bool = False) -> 
 
 def turn(name: str, place: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Let one contender do all of it once; return its figures, those of the saves after the first as a list."""
-    measures = ALL[name].measures
+    measures = EVERYONE[name].measures
     directory = place / "files"
     directory.mkdir()
     job = Job(0, args.processes, args.size_bytes, args.tensors, args.small)
-    with crew_of(ALL[name], job, directory, args.daemon_option) as crew:
+    with crew_of(EVERYONE[name], job, directory, args.daemon_option) as crew:
         crew.everyone("ready")
         before = crew.memory_bytes("VmRSS")
-        wait_until_quiet(args.prepared_s if ALL[name].needs_daemon else 0.0)
+        wait_until_quiet(args.prepared_s if EVERYONE[name].needs_daemon else 0.0)
         found: dict[str, Any] = {"first": one_save(crew, 1, args.pause_s), "saves": [], "size_bytes": crew.size_bytes}
         last = 1
         for step in range(2, args.saves + 2):
@@ -93,7 +94,7 @@ def turn(name: str, place: Path, args: argparse.Namespace) -> dict[str, Any]:
             if crew.daemon is not None:
                 crew.change_daemon()
             for measure, into in (("cold_s", False), ("cold_into_s", True)):
-                if not into or ALL[name].can_fill:
+                if not into or EVERYONE[name].can_fill:
                     forget_cached(directory)
                     wait_until_quiet(args.pause_s)
                     found[measure] = one_restore(crew, last, into=into, compare=True)
@@ -105,11 +106,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     missing: dict[str, str] = {}
     taking_part = []
     for name in args.contenders:
-        if args.small and not ALL[name].does_small:
+        if args.small and not EVERYONE[name].does_small:
             missing[name] = "does not save whole tensors that one process owns"
             continue
         try:
-            ALL[name].check()
+            EVERYONE[name].check()
             taking_part.append(name)
         except MissingError as reason:
             missing[name] = str(reason)
@@ -157,7 +158,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tensors of 4 KiB, each owned whole by one rank")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--saves", type=int, default=2, help="in each turn, after the first")
-    parser.add_argument("--contenders", nargs="+", choices=ALL, default=list(ALL), metavar="NAME")
+    parser.add_argument("--contenders", nargs="+", choices=EVERYONE, metavar="NAME", help="default: all the peers")
+    parser.add_argument("--frameworks", action="store_true", help="instead: frameworks' own saves, and ours for them")
     parser.add_argument("--dir", type=Path, help="where to write; default: a temporary directory")
     parser.add_argument("--pause-s", type=float, default=0.5, help="of rest before each save and cold restore")
     parser.add_argument("--prepared-s", type=float, default=3.0, help="between joining a daemon and the first save")
@@ -169,6 +171,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="exit code 1 if a ratio that is required is not reached")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    args.contenders = args.contenders or list(FRAMEWORKS if args.frameworks else ALL)
     args.tensors = args.tensors or (SMALL_TENSORS if args.small else 64)
     args.size_bytes = args.tensors * SMALL_BYTES if args.small else parse_size(args.size)
 

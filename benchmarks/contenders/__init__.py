@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contenders.adapters import CkptdDcp, CkptdJax, CkptdTensorFlow, CkptdTorch, TensorFlowAsync
 from contenders.bare import MemoryCopy, RawDirect
 from contenders.base import Contender
 from contenders.orbax_async import OrbaxAsync
@@ -25,3 +26,11 @@ ALL: dict[str, type[Contender]] = {
         CkptdStaging,
     )
 }
+
+FRAMEWORKS: dict[str, type[Contender]] = {
+    each.name: each
+    for each in (TorchDcpAsync, CkptdDcp, CkptdTorch, OrbaxAsync, CkptdJax, TensorFlowAsync, CkptdTensorFlow)
+}
+"""Each framework's own asynchronous save, followed by ckptd's adapters for it."""
+
+EVERYONE = ALL | FRAMEWORKS

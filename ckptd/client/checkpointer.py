@@ -11,17 +11,14 @@ from types import TracebackType
 from typing import Any
 
 from ckptd.client import options
-from ckptd.client.capturing import Sums
 from ckptd.client.direct import DirectTransport
 from ckptd.client.finding import as_text
+from ckptd.client.launching import Launcher
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
 from ckptd.client.remote import RemoteTransport, this_member
 from ckptd.client.restoring import Array, read_meta_graph, restore
-from ckptd.client.saving import carry_out
-from ckptd.client.snapshot import Snapshot
-from ckptd.client.transport import Handover, SaveRequest, Transport
-from ckptd.client.turns import Turn
+from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
@@ -122,7 +119,7 @@ class Checkpointer:
         self._lock = threading.Lock()
         self._under_way = UnderWay(timeout_s)
         self._preparation = Preparation(self._transport)
-        self._last_turn: Turn | None = None
+        self._launcher = Launcher(self._transport, self._preparation, self._under_way)
         self._is_closed = False
         self._wants_meta_graph = True
         self._only_first_meta_graph = write_meta_graph == "first"
@@ -136,6 +133,7 @@ class Checkpointer:
         meta_graph_suffix: str = "meta",
         write_state: bool = True,
         overwrite: bool = False,
+        immutable: bool = False,
     ) -> PendingSave:
         """Begin to save `arrays` as checkpoint `step`; return once they may be changed again.
 
@@ -151,6 +149,8 @@ class Checkpointer:
             write_state: let the state file name the checkpoint as the latest. Otherwise it is found by its step only,
                 is never deleted by retention, and nobody who watches hears of it.
             overwrite: replace a checkpoint of this step, which is refused otherwise.
+            immutable: the arrays never change, as those of JAX: return before they are copied. What changes all the
+                same is saved as it was or as it is, and a trainer that dies before they are copied loses this save.
 
         Returns:
             The save under way; its `result` is durable.
@@ -166,47 +166,19 @@ class Checkpointer:
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
         suffix = naming.check_checkpoint_name(meta_graph_suffix)
         self._under_way.wait_for_room()
-        prepared = self._preparation.prepare(arrays)
-        if not self._wants_meta_graph:
-            meta_graph = None
-        elif meta_graph is not None:
-            self._wants_meta_graph = not self._only_first_meta_graph
         request = SaveRequest(
-            step, uuid.uuid4().hex, meta_graph, overwrite, self.timeout_s, suffix, write_state=write_state
+            step,
+            uuid.uuid4().hex,
+            meta_graph if self._wants_meta_graph else None,
+            overwrite,
+            self.timeout_s,
+            suffix,
+            write_state=write_state,
         )
-        pending = PendingSave(step)
-        snapshot = Snapshot(prepared.inventory, prepared.placement, prepared.room)
-        with self._lock:
-            turn = self._last_turn = Turn(self._last_turn)
-            self._under_way.add(pending)
-        handover = self._transport.begin(request, snapshot.manifest, prepared.placement, prepared.room, turn)
-        # Not a daemon thread: the interpreter waits for it, so that a program's last save is not lost by its end.
-        threading.Thread(
-            target=self._carry, args=(pending, request, snapshot, turn, handover), name=f"ckptd-save-{step}"
-        ).start()
-        try:
-            sums = snapshot.capture()
-        except BaseException as error:
-            if handover is not None:
-                handover.drop(f"the arrays could not be copied: {error}")
-            self._under_way.forget(pending)
-            raise
-        finally:
-            for room in prepared.outgrown:
-                room.give_back()
-        if handover is not None:
-            self._seal(handover, snapshot, sums)
+        pending = self._launcher.launch(request, arrays, immutable=immutable)
+        if request.meta_graph is not None:
+            self._wants_meta_graph = not self._only_first_meta_graph
         return pending
-
-    def _seal(self, handover: Handover, snapshot: Snapshot, sums: Sums) -> None:
-        """Hand over what was captured; what was staged is summed after training goes on."""
-        if not snapshot.has_staged:
-            handover.seal(sums)
-            return
-        handover.seal(None)
-        threading.Thread(
-            target=lambda: handover.give_sums(snapshot.sum_staged()), name="ckptd-sums", daemon=True
-        ).start()
 
     def staging(self, name: str, shape: Sequence[int], dtype: Any) -> Array:
         """Return an array to produce the bytes of the next save in: `save` does not copy what lies there.
@@ -383,28 +355,6 @@ class Checkpointer:
             # The error that ended the program says more than the save that ended with it.
             if hasattr(error, "add_note"):
                 error.add_note(f"while closing the Checkpointer: {failure}")
-
-    def _carry(
-        self, pending: PendingSave, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
-    ) -> None:
-        """Carry one save out, in a thread of its own."""
-        checkpoint: Checkpoint | None = None
-        error: CkptdError | None = None
-        try:
-            checkpoint = carry_out(self._transport, request, snapshot, turn, handover)
-        except CkptdError as failure:
-            error = failure
-        except Exception as failure:  # it has to reach the caller, who is in another thread
-            error = CkptdError(f"a bug in ckptd ended {pending}: {failure!r}")
-            error.__cause__ = failure
-        finally:
-            turn.ended()
-            self._preparation.learn(snapshot)
-            snapshot.release()
-        if checkpoint is not None:
-            pending.finish(checkpoint)
-        else:
-            pending.fail(error or CkptdError(f"{pending} was interrupted"))
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -88,8 +88,8 @@ def _read(
     into: Mapping[str, Array] | None,
 ) -> dict[str, Array]:
     wanted_names = _wanted_names(bundle, names)
-    # Looking each one up twice would take as long as all else for ten thousands of them. The index finds slices by their
-    # keys, too, which are no names.
+    # Looking each one up twice would take as long as all else for ten thousands of them. The index finds slices by
+    # their keys, too, which are no names.
     check_names(bundle, (name for name in wanted_names.values() if not isinstance(name, str) or name[:1] in ("", "\0")))
     for what, given in (("slices", slices), ("into", into)):
         _check_known(what, given or {}, wanted_names)

@@ -250,7 +250,7 @@ def test_damage_is_not_mistaken_for_a_checkpoint_that_has_gone(address, place):
 
 
 def test_a_third_save_waits_for_the_first_and_not_for_ever(tmp_path, monkeypatch):
-    from ckptd.client import checkpointer
+    from ckptd.client import launching
 
     free, begun = threading.Event(), threading.Semaphore(0)
 
@@ -259,8 +259,8 @@ def test_a_third_save_waits_for_the_first_and_not_for_ever(tmp_path, monkeypatch
         assert free.wait(BOUND_S)
         return real(*arguments)
 
-    real = checkpointer.carry_out
-    monkeypatch.setattr(checkpointer, "carry_out", slow)
+    real = launching.carry_out
+    monkeypatch.setattr(launching, "carry_out", slow)
     ckpt = open_run(str(tmp_path), timeout_s=0.2)
     pending = [ckpt.save(1, {"a": W}), ckpt.save(2, {"a": W})]
     with pytest.raises(UnavailableError, match=r"the save of step 1 has not ended within 0\.2 s"):
