@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptd.tensorflow.freeze import freeze
     from ckptd.tensorflow.hook import CheckpointSaverHook
+    from ckptd.tensorflow.manager import CheckpointManager
     from ckptd.tensorflow.meta_graphs import import_meta_graph
+    from ckptd.tensorflow.restoring import restore
     from ckptd.tensorflow.saver import Saver
 
 __all__ = [
+    "CheckpointManager",
     "CheckpointSaverHook",
     "Saver",
     "freeze",
     "import_meta_graph",
+    "restore",
 ]
 
 _HOMES = {
+    "CheckpointManager": "ckptd.tensorflow.manager",
     "CheckpointSaverHook": "ckptd.tensorflow.hook",
     "Saver": "ckptd.tensorflow.saver",
     "freeze": "ckptd.tensorflow.freeze",
     "import_meta_graph": "ckptd.tensorflow.meta_graphs",
+    "restore": "ckptd.tensorflow.restoring",
 }
 
 
