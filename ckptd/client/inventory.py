@@ -16,7 +16,8 @@ from ckptd.client.arrays import Array, to_array
 from ckptd.client.slice import Slice
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.errors import InvalidRequestError
-from ckptd.format import strings, tensors
+from ckptd.format import strings as format_strings
+from ckptd.format import tensors
 from ckptd.format.dtypes import DType
 from ckptd.format.names import tensor_key
 from ckptd.format.slices import Box
@@ -24,7 +25,7 @@ from ckptd.format.slices import Box
 
 @dataclass(frozen=True, slots=True)
 class EncodedStrings:
-    """The stored form of strings: lengths and their checksum, then the payload."""
+    """The stored form of strings: lengths and their checksum, then the payload. Of variants, all of it is `payload`."""
 
     head: bytes
     payload: bytes
@@ -200,9 +201,9 @@ def _encode_strings(name: str, array: Array) -> EncodedStrings:
 
 
 def _encode_variants(array: Array) -> EncodedStrings:
-    """Encode messages whose checksum covers other bytes than are stored, as that of lengths does: all is head here."""
-    data, crc, covered = strings.encode_variants(array)
-    return EncodedStrings(data, b"", len(data), crc, covered)
+    """Encode messages; the checksum of their entry is not that of the stored bytes, and travels as that of lengths does."""
+    data, crc = format_strings.encode_variants(array)
+    return EncodedStrings(b"", data, 0, crc, 0)
 
 
 def _describe(given: _Given, source: Source) -> Part:

@@ -19,6 +19,7 @@ from tensorflow.python.training.saving import saveable_object
 from ckptd.client.arrays import Array, Variants
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
+from ckptd.format.coding import decode_varint64
 from ckptd.format.object_graph import OBJECT_GRAPH_NAME
 
 _BUFFER_KINDS = "biufc"
@@ -50,7 +51,7 @@ def arrays_of_object(root: Any) -> dict[str, Any]:
 def _arrays_of_view(view: Any) -> dict[str, Any]:
     if not tf.executing_eagerly():
         raise InvalidRequestError(
-            "tf.train.Checkpoint objects are saved eagerly, outside of tf.function; in a graph, use ckptd.tensorflow.Saver"
+            "tf.train.Checkpoint objects are saved eagerly, outside of tf.function; in a graph, use the Saver"
         )
     serialized, _, registered, graph = save_util.serialize_graph_view(view)
     if registered:
@@ -103,14 +104,20 @@ def _variants(tensor: Any) -> Variants:
     """Return the messages of a variant tensor, such as the state of a dataset's iterator."""
     message = tensor_pb2.TensorProto()
     message.ParseFromString(tf.io.serialize_tensor(tensor).numpy())
-    messages = np.empty(len(message.variant_val), object)
-    for at, element in enumerate(message.variant_val):
-        messages[at] = element.SerializeToString(deterministic=True)
+    # All lengths, then all messages.
+    content, at, sizes = memoryview(message.tensor_content), 0, []
+    for _ in range(tensor.shape.num_elements()):
+        size, at = decode_varint64(content, at)
+        sizes.append(size)
+    messages = np.empty(len(sizes), object)
+    for number, size in enumerate(sizes):
+        messages[number] = bytes(content[at : at + size])
+        at += size
     return Variants(messages.reshape(tuple(tensor.shape)))
 
 
 def _slice(array: Array, spec: str) -> Slice:
-    """Read a slice's place from TensorFlow's words for it: ``8 4 0,2:0,4``, the full shape and then start,length each."""
+    """Read a slice's place from TensorFlow's words for it: ``8 4 0,2:0,4``: the full shape, then start,length each."""
     *shape, boxes = spec.split(" ")
     start = [0 if box == "-" else int(box.split(",")[0]) for box in boxes.split(":")]
     return Slice(array, full_shape=tuple(map(int, shape)), start=tuple(start))

@@ -1,8 +1,8 @@
 """Restoring objects: TensorFlow reads the files itself, as it may do so long after the call.
 
-A variable that is created after `restore` gets its value then. So the files have to stay for as long as TensorFlow waits
-for such variables. On this host's disk they do, as far as retention lets them. Those of elsewhere are copied to memory
-that looks like a disk, or to the temporary directory, until TensorFlow has let go of the checkpoint.
+A variable that is created after `restore` gets its value then. So the files have to stay for as long as TensorFlow
+waits for such variables. On this host's disk they do, as far as retention lets them. Those of elsewhere are copied to
+memory that looks like a disk, or to the temporary directory, until TensorFlow has let go of the checkpoint.
 """
 
 from __future__ import annotations
