@@ -118,11 +118,11 @@ class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: igno
         super().after_create_session(session, coord)
 
     def end(self, session: Any) -> None:
-        """Save the last step, if it is not saved yet, and wait for all that is under way."""
+        """Save the last step, if it is not saved yet, wait for all that is under way, and leave the daemon."""
         super().end(session)
         saver = self._get_saver()
         if saver is not None:
-            saver.wait()
+            saver.close()
 
     def _get_saver(self) -> Any:
         """Return our Saver for the one that TensorFlow's rules find."""

@@ -57,7 +57,7 @@ class Place(Protocol):
         """Wait for the saves under way; raise the first error that nobody has asked for."""
 
     def close(self) -> None:
-        """Wait, and free everything."""
+        """Wait, and leave every run; the next use joins it again."""
 
 
 class BesideThePath:
@@ -137,9 +137,8 @@ class BesideThePath:
         self._under_way.raise_unseen()
 
     def close(self) -> None:
-        """See `Place`."""
-        self._writer.shutdown()
-        self._under_way.raise_unseen()
+        """See `Place`; the list stays."""
+        self.wait()
 
 
 class BelowAnAddress:
@@ -150,14 +149,14 @@ class BelowAnAddress:
         self._address = address
         self._options = dict(options)
         self._open: dict[str, tuple[tuple[str, str], Checkpointer]] = {}
-        self._last_directory: str | None = None
+        self._last_path: str | None = None
 
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
         """See `Place`."""
         if content.debug_info is not None:
             raise InvalidRequestError("save_debug_info writes a file beside the checkpoint: leave the address away")
         run, name = run_of(target.save_path)
-        self._last_directory = target.save_path
+        self._last_path = target.save_path
         return self._checkpointer(run, name, target.latest_filename).save(
             step_of(target.prefix) if target.prefix != target.save_path else None,
             content.arrays,
@@ -203,11 +202,14 @@ class BelowAnAddress:
 
     def paths(self) -> list[str]:
         """See `Place`."""
-        if self._last_directory is None:
+        max_to_keep = self._options["max_to_keep"]
+        if self._last_path is None or not max_to_keep:
             return []
-        run, _ = run_of(self._last_directory)
-        above = os.path.dirname(self._last_directory)  # noqa: PTH120 (kept as it was written)
-        return [join(above, posixpath.basename(each.prefix)) for each in self._open[run][1].checkpoints()]
+        run, name = run_of(self._last_path)
+        above = os.path.dirname(self._last_path)  # noqa: PTH120 (kept as it was written)
+        # Some stay for good, and one that has left may not have been deleted yet.
+        listed = self._checkpointer(run, name, None).checkpoints()[-max_to_keep:]
+        return [join(above, posixpath.basename(each.prefix)) for each in listed]
 
     def wait(self) -> None:
         """See `Place`."""

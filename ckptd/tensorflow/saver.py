@@ -266,10 +266,9 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             self._place.wait()
 
     def close(self) -> None:
-        """Wait, and leave the daemon. Not needed without an address, except to hear of errors."""
+        """Wait as `wait` does, and leave the daemon; using the Saver again joins it again."""
         with as_tensorflows():
             self._place.close()
-            self._opened = None
 
     @property
     def address(self) -> str:
