@@ -17,8 +17,13 @@ from ckptd.client.files import files_of, read_state
 from ckptd.client.finding import as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
+from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
+<<<<<<< HEAD
 from ckptd.client.restoring import Array, locate, read_meta_graph, restore
+=======
+from ckptd.client.restoring import Array, open_reader, read_meta_graph, restore
+>>>>>>> tf1
 from ckptd.client.saving import carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import Handover, SaveRequest, Transport
@@ -281,6 +286,17 @@ class Checkpointer:
         # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
         by_many = self.world_size > 1 and names is None and slices is None
         return restore(self._transport, self.run, step, names, slices, into, by_many=by_many)
+
+    def reader(self, which: int | Checkpoint | None = None) -> CheckpointReader:
+        """Open a checkpoint to read from it bit by bit: that of a step, one of `checkpoints`, or the latest.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+            CorruptionError: its index is damaged.
+        """
+        self._check_open()
+        self._under_way.raise_unseen()
+        return open_reader(self._transport, self.run, which, by_many=self.world_size > 1)
 
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint of the run, None if there is none yet."""

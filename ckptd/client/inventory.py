@@ -201,7 +201,7 @@ def _encode_strings(name: str, array: Array) -> EncodedStrings:
 
 
 def _encode_variants(array: Array) -> EncodedStrings:
-    """Encode messages; the checksum of their entry is not that of the stored bytes, and travels as that of lengths does."""
+    """Encode messages. The checksum of their entry is not that of the stored bytes: it travels as that of lengths."""
     data, crc = format_strings.encode_variants(array)
     return EncodedStrings(b"", data, 0, crc, 0)
 

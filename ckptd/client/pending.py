@@ -57,7 +57,7 @@ class PendingSave:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint, once it was saved; None before and when that failed. Nobody has asked for an error by this."""
+        """The checkpoint, if it has ended well. To look at it is not to ask for the error."""
         with self._changed:
             return self._checkpoint
 

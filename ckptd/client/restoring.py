@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.held_objects import HeldObjects
-from ckptd.client.reader import check_names, did_you_mean
+from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
+from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import meta_key
@@ -55,6 +56,16 @@ def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
     if by_many and isinstance(objects, LocalStore | HeldObjects):
         objects = objects.read_by_many()
     return Bundle.open(objects, key)
+
+
+def open_reader(transport: Transport, run: str, which: int | Checkpoint | None, *, by_many: bool) -> CheckpointReader:
+    """Open the checkpoint of a step, the one given, or the latest; see `Checkpointer.reader`."""
+    if not isinstance(which, Checkpoint):
+        return CheckpointReader(_open(transport, _locate(transport, run, which).key, by_many))
+    for located in transport.checkpoints():
+        if located.checkpoint.prefix == which.prefix:
+            return CheckpointReader(_open(transport, located.key, by_many))
+    raise NotFoundError("this checkpoint is there no more", key=which.prefix)
 
 
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
