@@ -19,11 +19,7 @@ from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
 from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
-<<<<<<< HEAD
-from ckptd.client.restoring import Array, locate, read_meta_graph, restore
-=======
-from ckptd.client.restoring import Array, open_reader, read_meta_graph, restore
->>>>>>> tf1
+from ckptd.client.restoring import Array, locate, open_reader, read_meta_graph, restore
 from ckptd.client.saving import carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import Handover, SaveRequest, Transport

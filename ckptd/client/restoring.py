@@ -61,7 +61,7 @@ def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
 def open_reader(transport: Transport, run: str, which: int | Checkpoint | None, *, by_many: bool) -> CheckpointReader:
     """Open the checkpoint of a step, the one given, or the latest; see `Checkpointer.reader`."""
     if not isinstance(which, Checkpoint):
-        return CheckpointReader(_open(transport, _locate(transport, run, which).key, by_many))
+        return CheckpointReader(_open(transport, locate(transport, run, which).key, by_many))
     for located in transport.checkpoints():
         if located.checkpoint.prefix == which.prefix:
             return CheckpointReader(_open(transport, located.key, by_many))

@@ -24,8 +24,9 @@ from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow import restoring
 from ckptd.tensorflow.object_graph import arrays_of_checkpoint
-from ckptd.tensorflow.place import Place
+from ckptd.tensorflow.refusals import as_tensorflows
 from ckptd.tensorflow.reporting import log, report
+from ckptd.tensorflow.run_place import RunPlace
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -48,6 +49,7 @@ class CheckpointManager:
     one, with the same state: every tensor is written once.
     """
 
+    @as_tensorflows()
     def __init__(
         self,
         checkpoint: Any,
@@ -100,7 +102,7 @@ class CheckpointManager:
         self._step_counter = step_counter
         self._last_checkpoint_step = last_checkpoint_step
         self._init_fn = init_fn
-        place = self._place = Place.of(self._directory, address)
+        place = self._place = RunPlace.of(self._directory, address)
         self._checkpointer = Checkpointer(
             place.address,
             place.run,
@@ -133,12 +135,14 @@ class CheckpointManager:
         return self._checkpoint_interval
 
     @property
+    @as_tensorflows()
     def latest_checkpoint(self) -> str | None:
         """The prefix of the newest complete checkpoint, whoever wrote it; None if there is none."""
         latest = self._checkpointer.latest()
         return None if latest is None else self._place.prefix(latest.prefix)
 
     @property
+    @as_tensorflows()
     def checkpoints(self) -> list[str]:
         """The prefixes that are managed, oldest first; without those that stay for good."""
         state = self._checkpointer.state()
@@ -152,6 +156,7 @@ class CheckpointManager:
             if at > state.last_preserved_timestamp
         ]
 
+    @as_tensorflows()
     def save(
         self,
         checkpoint_number: Any = None,
@@ -198,6 +203,7 @@ class CheckpointManager:
             pending.add_done_callback(lambda ended: _call_if_saved(ended, callbacks, prefix))
         return prefix
 
+    @as_tensorflows()
     def restore(self, save_path: Path | None = None, options: Any = None) -> Any:
         """Restore a checkpoint, by default the newest; return what ``tf.train.Checkpoint.restore`` returns.
 
@@ -220,6 +226,7 @@ class CheckpointManager:
             options,
         )
 
+    @as_tensorflows()
     def restore_or_initialize(self) -> str | None:
         """Restore the newest checkpoint and return its prefix; without one, call `init_fn` and return None."""
         self.sync()
@@ -234,10 +241,12 @@ class CheckpointManager:
         log.info("restored %s", latest)
         return latest
 
+    @as_tensorflows()
     def prepare(self) -> None:
         """Make the first save as fast as the next ones, once all variables are there; returns soon. May be left out."""
         self._checkpointer.prepare(arrays_of_checkpoint(self._checkpoint))
 
+    @as_tensorflows()
     def sync(self) -> None:
         """Wait for the saves under way; raise what went wrong with one, if nobody has asked.
 
@@ -246,6 +255,7 @@ class CheckpointManager:
         """
         self._checkpointer.wait()
 
+    @as_tensorflows()
     def close(self) -> None:
         """Wait for the saves under way and leave the directory to others. May be repeated, and left out.
 

@@ -18,12 +18,14 @@ from typing import Any
 from ckptd.client import files, finding
 from ckptd.engine.restore import Bundle
 from ckptd.storage.locations import is_url
+from ckptd.tensorflow.refusals import as_tensorflows
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 (a directory of our own is made in it)
 _ROOM_FACTOR = 2
 """Shared memory belongs to everybody: so many times what is wanted has to be free there."""
 
 
+@as_tensorflows()
 def restore(checkpoint: Any, save_path: finding.Path | None, options: Any = None) -> Any:
     """Restore a `tf.train.Checkpoint` from a prefix, which may be the URL of one in a bucket.
 

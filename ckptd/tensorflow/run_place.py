@@ -14,7 +14,7 @@ ADDRESS_VARIABLE = "CKPTD_ADDRESS"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunPlace:
     """What a `Checkpointer` takes for a directory as TensorFlow's users give it.
 
     Attributes:
@@ -28,7 +28,7 @@ class Place:
     directory: str | None
 
     @classmethod
-    def of(cls, directory: Path, address: Path | None = None) -> Place:
+    def of(cls, directory: Path, address: Path | None = None) -> RunPlace:
         """Find the place.
 
         Args:
