@@ -34,6 +34,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "inspect": (
         (f"ckptd inspect {_RUN}/model.ckpt-120 --all_tensor_names", "names, dtypes and shapes"),
         (f"ckptd inspect --file_name={_RUN}/model.ckpt-120 --tensor_name=w", "as TensorFlow's tool is called"),
+        (f"ckptd inspect {_RUN}/model.ckpt-120 --all_tensors --printoptions precision=3", "as numpy would print them"),
+    ),
+    "freeze": (
+        (f"ckptd freeze {_RUN}/model.ckpt-120 mnist.pb --outputs softmax", "what this operation needs, and its values"),
+        (f"ckptd freeze {_RUN} mnist.pb --outputs logits,softmax --force", "of the latest, replacing a file"),
     ),
     "verify": (
         (f"ckptd verify {_RUN}", "every checkpoint of a run"),

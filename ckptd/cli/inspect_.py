@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,8 +21,18 @@ if TYPE_CHECKING:
     from ckptd.engine.restore import Bundle
     from ckptd.storage.base import Store
 
+_FLAGS = ("--all_tensors", "--all-tensors", "--all_tensor_names", "--all-tensor-names")
+_PAIR = re.compile(r"\w+=[^=]*")
 
-@click.command()
+
+class _TensorFlowsCommand(click.Command):
+    """Takes ``--all_tensors=true`` too: TensorFlow's tool lets its flags have values, and options several."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_plain(args)))
+
+
+@click.command(cls=_TensorFlowsCommand)
 @click.argument("prefix", metavar="[PREFIX]", required=False)
 @click.option("--file_name", "--file-name", help="PREFIX, as TensorFlow's tool takes it.")
 @click.option("--tensor_name", "--tensor-name", default="", metavar="NAME", help="Print this tensor.")
@@ -35,6 +45,12 @@ if TYPE_CHECKING:
     metavar="REGEX",
     help="Leave out tensors whose name matches when counting parameters.",
 )
+@click.option(
+    "--printoptions",
+    multiple=True,
+    metavar="K=V …",
+    help="Print values as numpy.set_printoptions() says, as in threshold=100000 precision=3.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 def command(
     prefix: str | None,
@@ -43,12 +59,15 @@ def command(
     all_tensors: bool,
     all_tensor_names: bool,
     count_exclude_pattern: str,
+    printoptions: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Print what TensorFlow's inspect_checkpoint prints for the checkpoint at PREFIX, to the letter.
 
     Without options that is a line per stored entry. For people there is `ckptd show`.
     """
+    import numpy as np
+
     from ckptd.cli import places
     from ckptd.engine.restore import Bundle
     from ckptd.format.names import index_key
@@ -61,6 +80,7 @@ def command(
         pattern = re.compile(count_exclude_pattern) if count_exclude_pattern else None
     except re.error as e:
         raise InvalidRequestError(f"--count_exclude_pattern is no regular expression: {e}") from e
+    options = dict(map(_printoption, printoptions))
     if as_json:
         output.emit_json(document(places.bundle(place)[1], tensor_name, all_tensors, pattern))
         return 0
@@ -72,8 +92,9 @@ def command(
             answer = _old_format(store, key, place)
         else:
             answer = lines(Bundle.open(store, key), tensor_name, all_tensors, all_tensor_names, pattern)
-        for text in answer:
-            _print(text)
+        with np.printoptions(**options):
+            for text in answer:
+                _print(text)
     except CkptdError as error:
         # The reason alone, on stdout: that is where and how TensorFlow's tool says it.
         _print(error.reason if error.key is None else str(error))
@@ -174,6 +195,50 @@ def _old_format(store: Store, key: str, place: str) -> Iterator[str]:
         ) from e
     yield ""
     yield "# Total number of params: 0"
+
+
+def _plain(args: list[str]) -> Iterator[str]:
+    """Yield arguments as click takes them: a flag that is false is left away, an option is repeated for each value."""
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        name, equals, value = arg.partition("=")
+        if name in _FLAGS:
+            if not equals and rest and rest[0].lower() in ("true", "false"):
+                value = rest.pop(0)
+            if value.lower() in ("", "true"):
+                yield name
+        elif arg == "--printoptions":
+            yield arg
+            yield rest.pop(0) if rest else ""
+            while rest and _PAIR.fullmatch(rest[0]):
+                yield arg
+                yield rest.pop(0)
+        else:
+            yield arg
+
+
+def _printoption(text: str) -> tuple[str, Any]:
+    """Read ``precision=3`` as what numpy takes, in the words of TensorFlow's tool where it refuses one."""
+    import numpy as np
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InvalidRequestError(f"'{text}' is not in the form k=v.")
+    known: dict[str, Any] = dict(np.get_printoptions())
+    if name not in known:
+        raise InvalidRequestError(f"'{name}' is not a valid printoption.")
+    kind = type(known[name])
+    if known[name] is None or kind is dict:
+        raise InvalidRequestError(f"Setting '{name}' from the command line is not supported.")
+    if kind is bool:
+        if value.lower() not in ("true", "false", "1", "0"):
+            raise InvalidRequestError(f"printoption {name} is true or false, not {value}")
+        return name, value.lower() in ("true", "1")
+    try:
+        return name, kind(value)
+    except ValueError as error:
+        raise InvalidRequestError(f"printoption {name} cannot be {value}") from error
 
 
 def _print(text: str) -> None:

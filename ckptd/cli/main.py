@@ -44,6 +44,7 @@ COMMANDS = {
     "cp": _Listed("ckptd.cli.cp", "Copy a checkpoint, checked on the way, perhaps in other shards."),
     "export": _Listed("ckptd.cli.export", "Write a checkpoint as a safetensors or npz file."),
     "import": _Listed("ckptd.cli.import_", "Write a safetensors or npz file as a checkpoint."),
+    "freeze": _Listed("ckptd.cli.freeze", "Write a graph and its checkpoint as one file of constants, for TensorFlow."),
     "diff": _Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
     "watch": _Listed("ckptd.cli.watch", "Hear of each new checkpoint, and run a command for it."),
     "status": _Listed("ckptd.cli.status", "Ask a daemon what it is doing."),

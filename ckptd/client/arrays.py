@@ -7,6 +7,7 @@ passed in by a program that has imported torch itself.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -29,6 +30,17 @@ _TORCH_VIEWS: dict[str, tuple[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Variants:
+    """Elements that only TensorFlow can make sense of, such as the state of a dataset's iterator.
+
+    Attributes:
+        messages: an object array of `bytes`, each a serialized ``VariantTensorDataProto``.
+    """
+
+    messages: Array
+
+
 def to_array(name: str, value: Any) -> tuple[Array, DType]:
     """Return `value` as an array and the dtype it is stored with.
 
@@ -39,6 +51,8 @@ def to_array(name: str, value: Any) -> tuple[Array, DType]:
     Raises:
         InvalidRequestError: naming the tensor, when it can't be stored.
     """
+    if isinstance(value, Variants):
+        return value.messages, dtypes.by_number(dtypes.VARIANT_NUMBER)
     try:
         array = _convert(value)
     except InvalidRequestError as error:

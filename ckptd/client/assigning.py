@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ckptd.client.arrays import Array
 from ckptd.client.reader import did_you_mean
-from ckptd.client.variables import Place, Variable
+from ckptd.client.variables import Place
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format.object_graph import OBJECT_GRAPH_NAME, keys_by_full_name
@@ -24,17 +25,29 @@ _FAILED = (
 )
 
 
+class Assignable(Protocol):
+    """A variable, or what stands for one in a framework: it says what it wants, and gets it."""
+
+    name: str
+
+    def places(self) -> list[Place]:
+        """Return what it wants of the stored tensor of its name: as many boxes as `assign` takes arrays."""
+
+    def assign(self, arrays: list[Array]) -> None:
+        """Take over one array for each of the `places` asked for before."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Assignment:
     """A variable and what it gets: a box of one stored tensor per place, reshaped to `shape` if that is not None."""
 
-    variable: Variable
+    variable: Assignable
     key: str
     places: list[Place]
     shape: tuple[int, ...] | None = None
 
 
-def restore_all(bundle: Bundle, variables: Sequence[Variable], *, reshape: bool, sequentially: bool) -> None:
+def restore_all(bundle: Bundle, variables: Sequence[Assignable], *, reshape: bool, sequentially: bool) -> None:
     """Assign every variable what the checkpoint has for it.
 
     Args:
@@ -62,7 +75,7 @@ def _reshaped(values: list[Array], shape: tuple[int, ...] | None) -> list[Array]
     return values if shape is None else [value.reshape(shape) for value in values]
 
 
-def _find(bundle: Bundle, variables: Sequence[Variable]) -> Mapping[str, str]:
+def _find(bundle: Bundle, variables: Sequence[Assignable]) -> Mapping[str, str]:
     """Return the stored name of every variable: its own or, in an object-based checkpoint, the object graph's."""
     missing = [one.name for one in variables if one.name not in bundle.index]
     if not missing:
@@ -85,7 +98,9 @@ def _find(bundle: Bundle, variables: Sequence[Variable]) -> Mapping[str, str]:
     )
 
 
-def _check(bundle: Bundle, variables: Sequence[Variable], keys: Mapping[str, str], reshape: bool) -> list[_Assignment]:
+def _check(
+    bundle: Bundle, variables: Sequence[Assignable], keys: Mapping[str, str], reshape: bool
+) -> list[_Assignment]:
     work, wrong_dtypes = [], []
     for variable in variables:
         key = keys[variable.name]
@@ -112,18 +127,22 @@ def _check_shape(one: _Assignment, stored: tuple[int, ...], reshape: bool) -> _A
                 f"tensor_name = {one.key}; shape in shape_and_slice spec {_shown(place.shape)} "
                 f"does not match the shape stored in checkpoint: {_shown(stored)}"
             )
-        if not reshape:
+        if not (reshape or place.may_reshape):
             raise _mismatch(
                 f"Assign requires shapes of both tensors to match. lhs shape= {_shown(place.shape)} "
-                f"rhs shape= {_shown(stored)}"
+                f"rhs shape= {_shown(stored)}; {_both_shapes(one, place.shape, stored)}"
             )
         if math.prod(place.shape) != math.prod(stored):
             raise _mismatch(
                 f"Input to reshape is a tensor with {math.prod(stored)} values, "
-                f"but the requested shape has {math.prod(place.shape)}"
+                f"but the requested shape has {math.prod(place.shape)}; {_both_shapes(one, place.shape, stored)}"
             )
         return _Assignment(one.variable, one.key, one.places, place.shape)
     return one
+
+
+def _both_shapes(one: _Assignment, here: Sequence[int], stored: Sequence[int]) -> str:
+    return f"variable {one.variable.name!r} is {_shown(here)} here and {_shown(stored)} in the checkpoint"
 
 
 def _mismatch(cause: str) -> InvalidRequestError:

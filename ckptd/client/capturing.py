@@ -77,7 +77,8 @@ def capture(inventory: Inventory, placement: Placement, room: Room) -> Sums:
     at = begins.tolist()
     for pieces, piece_crcs in zip(tasks, crcs, strict=True):
         for piece, crc in zip(pieces, piece_crcs, strict=True):
-            if isinstance(piece.source, EncodedStrings):
+            if at[piece.row + 1] - at[piece.row] > 1:
+                assert isinstance(piece.source, EncodedStrings)
                 sums[at[piece.row]] = crc32c.crc32c(piece.source.head[: piece.source.lengths_size])
                 sums[at[piece.row] + 1] = crc
             else:  # a stripe follows those before it

@@ -12,19 +12,22 @@ from typing import Any
 
 from ckptd.client import options
 from ckptd.client.direct import DirectTransport
+from ckptd.client.files import files_of, read_state
 from ckptd.client.finding import as_text
 from ckptd.client.launching import Launcher
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
+from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
-from ckptd.client.restoring import Array, read_meta_graph, restore
 from ckptd.client.transport import SaveRequest, Transport
+from ckptd.client.restoring import Array, locate, open_reader, read_meta_graph, restore
 from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format import names as naming
+from ckptd.format.state_file import CheckpointState
 from ckptd.wire import addresses
 
 if sys.version_info >= (3, 11):
@@ -98,7 +101,7 @@ class Checkpointer:
         self.rank = rank
         self.world_size = world_size
         self.timeout_s = timeout_s
-        run_options = RunOptions(
+        self._options = RunOptions(
             name=naming.check_checkpoint_name(name),
             max_to_keep=max_to_keep or None,
             keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
@@ -112,10 +115,10 @@ class Checkpointer:
         self._transport: Transport
         if addresses.is_daemon(address):
             self._transport = RemoteTransport(
-                address, run, member, run_options, timeout_s=timeout_s, token=token, ca=options.read_ca(ca)
+                address, run, member, self._options, timeout_s=timeout_s, token=token, ca=options.read_ca(ca)
             )
         else:
-            self._transport = DirectTransport(address, run, member, run_options)
+            self._transport = DirectTransport(address, run, member, self._options)
         self._lock = threading.Lock()
         self._under_way = UnderWay(timeout_s)
         self._preparation = Preparation(self._transport)
@@ -252,6 +255,17 @@ class Checkpointer:
         by_many = self.world_size > 1 and names is None and slices is None
         return restore(self._transport, self.run, step, names, slices, into, by_many=by_many)
 
+    def reader(self, which: int | Checkpoint | None = None) -> CheckpointReader:
+        """Open a checkpoint to read from it bit by bit: that of a step, one of `checkpoints`, or the latest.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+            CorruptionError: its index is damaged.
+        """
+        self._check_open()
+        self._under_way.raise_unseen()
+        return open_reader(self._transport, self.run, which, by_many=self.world_size > 1)
+
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint of the run, None if there is none yet."""
         self._check_open()
@@ -307,6 +321,36 @@ class Checkpointer:
         """
         self._check_open()
         return read_meta_graph(self._transport, self.run, step, naming.check_checkpoint_name(suffix))
+
+    def files(self, step: int | None = None, *, copy_into: str | os.PathLike[str]) -> str:
+        """Return the prefix by which other programs of this host, such as TensorFlow, open a checkpoint's files.
+
+        Files that this host has not, in a bucket or on the host of a daemon, are copied into `copy_into` first.
+
+        Args:
+            step: of the checkpoint; None for the latest.
+            copy_into: a directory of the caller's, who deletes it.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+            CorruptionError: what was to be copied is damaged.
+        """
+        self._check_open()
+        located = locate(self._transport, self.run, step)
+        return files_of(self._transport.objects(located.key), located.key, as_text(copy_into))
+
+    def state(self) -> CheckpointState | None:
+        """Return what the run's state file says, its paths as they stand there; None if there is none yet."""
+        self._check_open()
+        key = f"{self.run}/{self._options.latest_filename}"
+        return read_state(self._transport.objects(key), key)
+
+    def prefix_of(self, step: int | None) -> str:
+        """Return the prefix that a checkpoint of this step has, or will have, as `Checkpoint.prefix` tells it."""
+        self._check_open()
+        name = self._options.name
+        key = name if step is None else naming.prefix_for(name, step, self._options.pad_step_number)
+        return self._transport.objects(self.run).location(f"{self.run}/{key}")
 
     def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """Yield the newest checkpoint, if there is one, then each newer one, until `close`.

@@ -53,6 +53,11 @@ class HeldObjects:
         self._begins = {key: [run.begin for run in runs] for key, runs in self._runs.items()}
 
     @property
+    def beneath(self) -> Objects:
+        """The store, or the daemon's, that what is not in memory comes from."""
+        return self._objects
+
+    @property
     def gap_bytes(self) -> int:
         """As for the store, where what is missing comes from."""
         return self._objects.gap_bytes

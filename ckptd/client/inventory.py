@@ -16,6 +16,7 @@ from ckptd.client.arrays import Array, to_array
 from ckptd.client.slice import Slice
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.errors import InvalidRequestError
+from ckptd.format import strings as format_strings
 from ckptd.format import tensors
 from ckptd.format.dtypes import DType
 from ckptd.format.names import tensor_key
@@ -24,7 +25,7 @@ from ckptd.format.slices import Box
 
 @dataclass(frozen=True, slots=True)
 class EncodedStrings:
-    """The stored form of strings: lengths and their checksum, then the payload."""
+    """The stored form of strings: lengths and their checksum, then the payload. Of variants, all of it is `payload`."""
 
     head: bytes
     payload: bytes
@@ -182,6 +183,8 @@ def _parts(name: str, value: Any) -> Iterator[tuple[_Given, Array]]:
 def _source(name: str, array: Array, dtype: DType) -> Source:
     if dtype.is_string:
         return _encode_strings(name, array)
+    if dtype.is_variant:
+        return _encode_variants(array)
     # A quantized array comes as a structured one with a single field; its numbers are what is stored.
     return array[array.dtype.names[0]] if array.dtype.names else array
 
@@ -195,6 +198,12 @@ def _encode_strings(name: str, array: Array) -> EncodedStrings:
     return EncodedStrings(
         head, encoded.payload, len(encoded.lengths), encoded.lengths_crc32c, encoded.lengths_crc_bytes
     )
+
+
+def _encode_variants(array: Array) -> EncodedStrings:
+    """Encode messages. The checksum of their entry is not that of the stored bytes: it travels as that of lengths."""
+    data, crc = format_strings.encode_variants(array)
+    return EncodedStrings(b"", data, 0, crc, 0)
 
 
 def _describe(given: _Given, source: Source) -> Part:

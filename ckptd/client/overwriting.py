@@ -21,9 +21,6 @@ from ckptd.engine.prune import index_in_place
 from ckptd.format.names import index_key, shard_key
 from ckptd.storage.base import Store
 
-_FINAL_SHARDS = 1
-_PASSING_SHARDS = 2
-
 
 def write_over(
     store: Store,
@@ -31,15 +28,17 @@ def write_over(
     snapshot: Snapshot,
     meta_graph: bytes | None = None,
     meta_graph_suffix: str = "meta",
+    *,
+    num_shards: int = 1,
 ) -> None:
-    """Write a checkpoint of one shard whether or not there is one already; durable and complete on return.
+    """Write a checkpoint of so many shards whether or not there is one already; durable and complete on return.
 
     Writing over one takes the bytes twice. The caller is the only one who writes this prefix.
     """
-    layout = plan([snapshot.manifest], _FINAL_SHARDS)
+    layout = plan([snapshot.manifest], num_shards)
     index = index_in_place(store, index_key(key))
     meta_key = meta_graph_key(key, meta_graph_suffix)
-    if index is not None and index.num_shards in (_FINAL_SHARDS, None):
+    if index is not None and index.num_shards in (num_shards, None):
         passing = replace(layout, shard_sizes=(*layout.shard_sizes, 0))
         _write(store, key, passing, snapshot, meta_key, meta_graph)
     _write(store, key, layout, snapshot, meta_key, meta_graph)

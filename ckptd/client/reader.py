@@ -40,6 +40,11 @@ class CheckpointReader(Mapping[str, Any]):
         """Where the checkpoint is."""
         return self._bundle.location
 
+    @property
+    def bundle(self) -> Bundle:
+        """What it reads from, for modules that check before they read."""
+        return self._bundle
+
     def get_tensor(self, name: str | bytes) -> Any:
         """Read a whole tensor, and verify it. The encoded key of a slice, as in `debug_string`, gives the slice.
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.held_objects import HeldObjects
-from ckptd.client.reader import check_names, did_you_mean
+from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
+from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import meta_key
@@ -38,12 +39,12 @@ def restore(
     A checkpoint may be deleted or replaced while it is read; then what took its place is read. `by_many` says that
     other processes of this host probably read the same bytes.
     """
-    located = _locate(transport, run, step)
+    located = locate(transport, run, step)
     for _ in range(_MAX_ATTEMPTS):
         try:
             return _read(_open(transport, located.key, by_many), names, slices, into)
         except (NotFoundError, CorruptionError):
-            now = _locate(transport, run, step)
+            now = locate(transport, run, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
                 raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
@@ -57,16 +58,27 @@ def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
     return Bundle.open(objects, key)
 
 
+def open_reader(transport: Transport, run: str, which: int | Checkpoint | None, *, by_many: bool) -> CheckpointReader:
+    """Open the checkpoint of a step, the one given, or the latest; see `Checkpointer.reader`."""
+    if not isinstance(which, Checkpoint):
+        return CheckpointReader(_open(transport, locate(transport, run, which).key, by_many))
+    for located in transport.checkpoints():
+        if located.checkpoint.prefix == which.prefix:
+            return CheckpointReader(_open(transport, located.key, by_many))
+    raise NotFoundError("this checkpoint is there no more", key=which.prefix)
+
+
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
     """Read the graph description beside the checkpoint of `step`, or of the latest; None if there is none."""
-    located = _locate(transport, run, step)
+    located = locate(transport, run, step)
     try:
         return transport.objects(located.key).get(meta_key(located.key, suffix))
     except NotFoundError:
         return None
 
 
-def _locate(transport: Transport, run: str, step: int | None) -> Located:
+def locate(transport: Transport, run: str, step: int | None) -> Located:
+    """Return the checkpoint of `step`, or the latest; `NotFoundError` when there is none."""
     if step is None:
         latest = transport.latest()
         if latest is None:

@@ -7,12 +7,10 @@ shapes are always compared.
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import operator
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -21,20 +19,15 @@ import numpy as np
 from ckptd.client import saver_definition
 from ckptd.client.assigning import restore_all
 from ckptd.client.finding import Path, as_text, check_format, checkpoint_exists
-from ckptd.client.overwriting import write_over
 from ckptd.client.rooms import RoomPool
 from ckptd.client.saver_definition import SaverDef
+from ckptd.client.saver_directory import SaverDirectory, Target
 from ckptd.client.snapshot import Snapshot
-from ckptd.client.state_functions import get_checkpoint_mtimes, meta_graph_key, remove_checkpoint, state_of, write_state
+from ckptd.client.state_functions import meta_graph_key
 from ckptd.client.variables import Variable, variables_of
-from ckptd.engine import ownership
 from ckptd.engine.clock import Clock, SystemClock
-from ckptd.engine.housekeeping import SaverHousekeeping
 from ckptd.engine.restore import Bundle
-from ckptd.errors import CkptdError, InvalidRequestError
-from ckptd.format.names import STATE_KEY, prefix_for
-from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.errors import InvalidRequestError
 from ckptd.storage.locations import split_prefix
 
 _log = logging.getLogger("ckptd.saver")
@@ -151,9 +144,8 @@ class Saver:
         self._save_relative_paths = save_relative_paths
         self._clock: Clock = clock or SystemClock()
         self._pool = RoomPool(keep=1)
-        self._undeleted: list[tuple[str, str]] = []  # paths that could not be deleted yet, with their .meta suffix
         self.saver_def: SaverDef | None = None
-        self._kept = SaverHousekeeping(0, 0.0, 0.0)
+        self._directory = SaverDirectory(0, 0.0, self._clock)
         if not defer_build:
             self.build()
 
@@ -168,8 +160,11 @@ class Saver:
         if self._names_variables and not self._variables and not self._allow_empty:
             raise InvalidRequestError("No variables to save")
         self.saver_def = self._given_def
-        self._kept = SaverHousekeeping(
-            self.saver_def.max_to_keep, self.saver_def.keep_checkpoint_every_n_hours, self._clock.wall_s()
+        self._directory = SaverDirectory(
+            self.saver_def.max_to_keep,
+            self.saver_def.keep_checkpoint_every_n_hours,
+            self._clock,
+            save_relative_paths=self._save_relative_paths,
         )
 
     @_session_is_optional
@@ -208,28 +203,33 @@ class Saver:
             StorageFullError, UnavailableError, …: nothing was published.
         """
         self._check_built()
-        path, latest_filename = as_text(save_path), latest_filename or STATE_KEY
-        if "/" in latest_filename:
-            raise InvalidRequestError("'latest_filename' must not contain path components")
-        prefix = path
-        if global_step is not None:
-            prefix = prefix_for(path, _step(global_step), self._pad_step_number)
-        elif not self._definition.sharded and os.path.basename(path) == latest_filename:  # noqa: PTH119
-            raise InvalidRequestError(f"'latest_filename' collides with 'save_path': '{latest_filename}' and '{path}'")
-        store, key = split_prefix(prefix)
+        target = Target.of(
+            save_path,
+            None if global_step is None else _step(global_step),
+            latest_filename,
+            meta_graph_suffix,
+            pads_step=self._pad_step_number,
+            is_sharded=self._definition.sharded,
+        )
         if not self._variables:
             self._check_empty()
             if meta_graph is not None and write_meta_graph:
+                store, key = target.place
                 store.replace(meta_graph_key(key, meta_graph_suffix), meta_graph)
             return None
-        if isinstance(store, LocalStore) and not os.path.isdir(os.path.dirname(store.url)):  # noqa: PTH112, PTH120
-            raise InvalidRequestError(f"Parent directory of {path} doesn't exist, can't save.")
-        with ownership.unowned(store, f"ckptd.Saver, pid {os.getpid()} on {socket.gethostname()}"):
-            self._write(store, key, meta_graph if write_meta_graph else None, meta_graph_suffix)
-            if write_state:
-                self._publish(path, prefix, latest_filename)
-                self._let_go(meta_graph_suffix)
-        return prefix
+        target.check_directory()
+        snapshot = Snapshot.take({one.name: one.read() for one in self._variables}, self._pool)
+        try:
+            self._directory.save(
+                target,
+                snapshot,
+                meta_graph if write_meta_graph else None,
+                holder="ckptd.Saver",
+                write_state=write_state,
+            )
+        finally:
+            snapshot.release()
+        return target.prefix
 
     @_session_is_optional
     def restore(self, save_path: Path) -> None:
@@ -259,27 +259,22 @@ class Saver:
     @property
     def last_checkpoints(self) -> list[str]:
         """The prefixes that are listed, oldest first; always empty when nothing is ever deleted."""
-        return self._kept.paths
+        return self._directory.paths
 
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
         """Set the list, of checkpoints of unknown age: they count as new, so housekeeping keeps them for good."""
-        _check_list(last_checkpoints)
-        self._kept.last = [(as_text(path), float("inf")) for path in last_checkpoints]
+        self._directory.set_paths(last_checkpoints)
 
     def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
         """Set the list: (prefix, when it was saved) each, oldest first."""
-        _check_list(last_checkpoints_with_time)
-        self._kept.last = [(as_text(path), float(at)) for path, at in last_checkpoints_with_time]
+        self._directory.set_paths_with_time(last_checkpoints_with_time)
 
     def recover_last_checkpoints(self, checkpoint_paths: Sequence[Path]) -> None:
         """Take over the list of an earlier process, usually `all_model_checkpoint_paths` of the state file.
 
         Those that are there no more are left out; the age of the others is that of their files.
         """
-        found = []
-        for path in map(as_text, checkpoint_paths):
-            found += [(path, at) for at in get_checkpoint_mtimes([path])]
-        self._kept.recover(found)
+        self._directory.recover(checkpoint_paths)
 
     def as_saver_def(self) -> SaverDef:
         """Return how this Saver is set up. The names of TensorFlow's operations in it are empty."""
@@ -320,46 +315,6 @@ class Saver:
         if not self._allow_empty:
             raise InvalidRequestError("No variables to save")
 
-    def _write(self, store: Store, key: str, meta_graph: bytes | None, suffix: str) -> None:
-        snapshot = Snapshot.take({one.name: one.read() for one in self._variables}, self._pool)
-        try:
-            write_over(store, key, snapshot, meta_graph, suffix)
-        finally:
-            snapshot.release()
-
-    def _publish(self, path: str, prefix: str, latest_filename: str) -> None:
-        """Note the checkpoint and write the state file; what leaves the list is absent from it already."""
-        noted = copy.deepcopy(self._kept)
-        noted.record(prefix, self._clock.wall_s())
-        directory = os.path.dirname(path)  # noqa: PTH120
-        state = state_of(directory, prefix, noted.paths, save_relative_paths=self._save_relative_paths)
-        write_state(directory, latest_filename, prefix, state)
-        self._kept = noted  # not before: a save that could not be published is not in the list
-
-    def _let_go(self, suffix: str) -> None:
-        """Delete the checkpoint that left the list, unless it is to be kept for good.
-
-        The save is acknowledged whatever happens here: what cannot be deleted now is tried again at the next one.
-        """
-        leaving = self._kept.next_victim()
-        if leaving is not None and not leaving.is_kept:
-            self._undeleted.append((leaving.path, suffix))
-        staying = {_location(path) for path in self.last_checkpoints}
-        # One checkpoint can be in the list under two spellings, ./m-5 and m-5: it goes with the last of them.
-        doomed = [(path, suffix) for path, suffix in self._undeleted if _location(path) not in staying]
-        self._undeleted = []
-        for path, suffix_then in doomed:
-            try:
-                remove_checkpoint(path, meta_graph_suffix=suffix_then)
-            except CkptdError as error:
-                _log.warning("Ignoring: %s could not be deleted: %s", path, error)
-                self._undeleted.append((path, suffix_then))
-
-
-def _location(path: str) -> str:
-    store, key = split_prefix(path)
-    return store.location(key)
-
 
 def _step(value: Any) -> int:
     """Return a step as a number, whatever gives it."""
@@ -373,8 +328,3 @@ def _step(value: Any) -> int:
         return operator.index(np.asarray(given).item())
     except (TypeError, ValueError) as error:
         raise InvalidRequestError("global_step is a whole number", actual=repr(value)) from error
-
-
-def _check_list(value: Any) -> None:
-    if not isinstance(value, list):
-        raise InvalidRequestError(f"the last checkpoints are a list, not a {type(value).__name__}")

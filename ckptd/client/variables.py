@@ -27,11 +27,13 @@ class Place:
         shape: of the whole tensor as the variable has it, None if it takes any.
         dtype: as the variable has it, None if it takes any.
         box: which part, None for the whole.
+        may_reshape: whether a stored tensor may have another shape of as many elements.
     """
 
     shape: tuple[int, ...] | None = None
     dtype: DType | None = None
     box: Box | None = None
+    may_reshape: bool = False
 
 
 class Variable:

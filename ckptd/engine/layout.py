@@ -48,7 +48,7 @@ class Layout:
         names, dtypes, full_shapes: the tensors of all ranks together.
         shard_sizes: bytes per shard.
         entry_tensor, entry_shard, entry_offset, entry_size: per entry; sizes and offsets in bytes.
-        entry_lengths_crc: per entry of strings, the running checksum over all lengths; 0 elsewhere.
+        entry_lengths_crc: per entry of strings, the running checksum over all lengths; of variants, their own; else 0.
         slices: per sliced tensor its slices; a tensor that is not here has a single entry.
         segment_entry, segment_rank, segment_item, segment_item_offset, segment_size, segment_offset: per segment:
             which entry, who sends it, from which row of the sender's manifest, from which byte of that part's

@@ -23,6 +23,7 @@ from ckptd.format import dtypes
 from ckptd.format.slices import Box
 
 STRING = dtypes.STRING_NUMBER
+VARIANT = dtypes.VARIANT_NUMBER
 MAX_TENSOR_RANK = 64  # numpy's own limit; TensorFlow reads up to 254
 _MAX_SIZE = 1 << 62  # element and byte counts stay far from the end of int64
 _CHECKSUM_SIZE = 4  # between the lengths and the payload of stored strings
@@ -60,7 +61,7 @@ class Manifest:
         shapes: its shape, laid out likewise.
         sizes: per part, bytes in a shard. Shape [parts], int64, as are the next three.
         lengths_sizes: strings: stored bytes of the lengths; 0 for other dtypes.
-        lengths_crcs: strings: running CRC-32C over the lengths in fixed width; uint32.
+        lengths_crcs: strings: running CRC-32C over the lengths in fixed width; variants: that of the entry; uint32.
         lengths_covered: strings: bytes that checksum covered.
     """
 
@@ -201,7 +202,7 @@ def _check_schema(manifest: Manifest) -> None:
             dtype = dtypes.by_number(number)
         except CorruptionError as error:
             raise InvalidRequestError(f"tensor {name!r} has a dtype that can't be stored: {error}") from error
-        if not dtype.width and number != STRING:
+        if not dtype.width and number not in (STRING, VARIANT):
             raise InvalidRequestError(f"tensor {name!r} has the dtype {dtype.name}, which can't be saved")
         if len(shape) > MAX_TENSOR_RANK:
             raise InvalidRequestError(f"tensor {name!r} has {len(shape)} dimensions; {MAX_TENSOR_RANK} are possible")
@@ -246,7 +247,11 @@ def _check_sizes(manifest: Manifest) -> None:
     covered_wrong = (manifest.lengths_covered < 4 * elements) | (manifest.lengths_covered > 8 * elements)
     wrong_string = is_string & ((manifest.lengths_sizes < elements) | (payloads < 0) | covered_wrong)
     not_string = ~is_string & ((manifest.lengths_sizes != 0) | (manifest.lengths_covered != 0))
-    bad = too_small | wrong_width | wrong_string | not_string | (manifest.sizes > _MAX_SIZE)
+    # Their running checksum goes over all elements, so the parts of several ranks could not be joined.
+    is_variant = np.array([number == VARIANT for number in manifest.dtypes], bool)[manifest.tensor]
+    wholes = np.array([prod(shape) for shape in manifest.full_shapes], np.int64)[manifest.tensor]
+    wrong_variant = is_variant & ((elements != wholes) | (manifest.sizes < elements * (1 + _CHECKSUM_SIZE)))
+    bad = too_small | wrong_width | wrong_string | not_string | wrong_variant | (manifest.sizes > _MAX_SIZE)
     if bad.any():
         part = int(bad.argmax())
         raise InvalidRequestError(

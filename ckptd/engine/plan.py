@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.layout import Column, Layout, Literal, SliceSet
-from ckptd.engine.manifest import STRING, Manifest, box_volumes
+from ckptd.engine.manifest import STRING, VARIANT, Manifest, box_volumes
 from ckptd.engine.tiling import Overlap, check_tiling
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c, dtypes
@@ -272,12 +272,13 @@ class _Pieces:
 
 
 def _pieces(parts: _Parts, units: _Units, entry: Column) -> tuple[_Pieces, dict[int, int]]:
-    """Cut the units into pieces; also return the running checksum over all lengths, per entry of strings."""
+    """Cut the units into pieces; also return the checksum over all lengths, per entry of strings or variants."""
     is_string = np.array(parts.dtypes, np.int64)[units.tensor] == STRING
     plain = np.flatnonzero(~is_string)
     rows = units.row[plain]
     columns = [(entry[plain], rows, np.zeros(len(plain), np.int64), parts.size[rows], np.zeros(len(plain), np.int64))]
-    lengths_crcs: dict[int, int] = {}
+    is_variant = np.array(parts.dtypes, np.int64)[units.tensor] == VARIANT
+    lengths_crcs = dict(zip(entry[is_variant].tolist(), parts.lengths_crc[units.row[is_variant]].tolist(), strict=True))
     strings = np.flatnonzero(is_string)
     for group in np.split(strings, np.flatnonzero(np.diff(entry[strings])) + 1) if len(strings) else ():
         rows, n = units.row[group], len(group)

@@ -16,10 +16,8 @@ OBJECT_GRAPH_NAME = "_CHECKPOINTABLE_OBJECT_GRAPH"
 """The tensor that holds the graph; a checkpoint with one is object-based."""
 
 
-def keys_by_full_name(data: bytes) -> dict[str, str]:
-    """Return the key in the index of everything that has a name of its own in the program's graph.
-
-    A name that several variables share, such as ``Variable``, tells none of them apart and is left out.
+def decode(data: bytes) -> TrackableObjectGraph:
+    """Parse a graph; every node that it refers to is there.
 
     Raises:
         CorruptionError: if the bytes are no such graph.
@@ -29,6 +27,22 @@ def keys_by_full_name(data: bytes) -> dict[str, str]:
         graph.ParseFromString(data)
     except DecodeError as error:
         raise CorruptionError("object graph cannot be parsed", key=OBJECT_GRAPH_NAME) from error
+    for node in graph.nodes:
+        for child in node.children:
+            if not 0 <= child.node_id < len(graph.nodes):
+                raise CorruptionError("object graph refers to a node that it has not", key=OBJECT_GRAPH_NAME)
+    return graph
+
+
+def keys_by_full_name(data: bytes) -> dict[str, str]:
+    """Return the key in the index of everything that has a name of its own in the program's graph.
+
+    A name that several variables share, such as ``Variable``, tells none of them apart and is left out.
+
+    Raises:
+        CorruptionError: if the bytes are no such graph.
+    """
+    graph = decode(data)
     keys: dict[str, str] = {}
     shared = set()
     for node in graph.nodes:

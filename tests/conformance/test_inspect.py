@@ -44,3 +44,41 @@ def test_a_wrong_pattern_and_no_prefix_are_told_apart_from_tensorflow_s_answers(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 2
+
+
+def inspected(capsys, *options):
+    assert main.run(["inspect", str(FIXTURE / "ckpt"), *options]) == 0
+    return capsys.readouterr().out
+
+
+def test_flags_may_have_values_as_with_tensorflow(capsys):
+    names = inspected(capsys, "--all_tensor_names")
+    assert inspected(capsys, "--all_tensor_names=True") == names
+    assert inspected(capsys, "--all_tensor_names", "true", "--all_tensors=false") == names
+    assert inspected(capsys, "--all_tensor_names=False") == inspected(capsys)
+
+
+def test_values_are_printed_as_numpy_is_told(capsys):
+    assert (
+        main.run(["inspect", "--printoptions", "precision=1", "threshold=2", "--file_name", str(FIXTURE / "ckpt")]) == 0
+    )
+    capsys.readouterr()
+    plain = inspected(capsys, "--all_tensors")
+    told = inspected(capsys, "--all_tensors", "--printoptions", "threshold=2", "edgeitems=1")
+    assert "..." in told
+    assert inspected(capsys, "--all_tensors") == plain  # it was for that call only
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("precision", "'precision' is not in the form k=v."),
+        ("colour=red", "'colour' is not a valid printoption."),
+        ("formatter=x", "Setting 'formatter' from the command line is not supported."),
+        ("precision=much", "printoption precision cannot be much"),
+        ("suppress=maybe", "printoption suppress is true or false, not maybe"),
+    ],
+)
+def test_wrong_printoptions_are_refused(option, message, capsys):
+    assert main.run(["inspect", str(FIXTURE / "ckpt"), "--printoptions", option]) == 2
+    assert message in capsys.readouterr().err

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ckptd
+from ckptd import tensorflow as ckptd_tensorflow
 from tests.fakes.clock import HandClock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -82,18 +83,34 @@ class Ours:
         self.saver.restore(path)
         return [self.v, self.n]
 
+    def close(self):
+        pass
+
     get_state = staticmethod(ckptd.get_checkpoint_state)
     latest = staticmethod(ckptd.latest_checkpoint)
     remove = staticmethod(ckptd.remove_checkpoint)
 
 
+class OursOverAGraph(Theirs):
+    """The same graph, and `ckptd.tensorflow.Saver` over it."""
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self._clock = clock
+
+    def build(self, **options):
+        with self._graph.as_default():
+            self.saver = ckptd_tensorflow.Saver({"v": self.v, "n": self.n}, clock=self._clock, **options)
+
+
 @contextmanager
-def both_sides():
+def both_sides(kind=Ours):
     clock = HandClock()
-    theirs = Theirs(clock)
+    theirs, ours = Theirs(clock), kind(clock)
     try:
-        yield clock, theirs, Ours(clock)
+        yield clock, theirs, ours
     finally:
+        ours.close()
         theirs.close()
 
 
@@ -180,7 +197,7 @@ def compare(clock, both, where, operations, first_options):
         assert found == expected, operation
 
 
-def check_sequences(tmp_path_factory, num_sequences, num_operations):
+def check_sequences(tmp_path_factory, num_sequences, num_operations, kind=Ours):
     @settings(
         max_examples=num_sequences,
         deadline=None,
@@ -190,7 +207,7 @@ def check_sequences(tmp_path_factory, num_sequences, num_operations):
     )
     @given(st.lists(OPERATIONS, min_size=num_operations, max_size=num_operations), st.one_of(OPTIONS, FEW_AND_HOURS))
     def check(operations, options):
-        with both_sides() as (clock, *both):
+        with both_sides(kind) as (clock, *both):
             compare(clock, both, tmp_path_factory.mktemp("sequence"), operations, options)
 
     check()
@@ -198,6 +215,10 @@ def check_sequences(tmp_path_factory, num_sequences, num_operations):
 
 def test_two_hundred_random_sequences_leave_the_same_files(tmp_path_factory):
     check_sequences(tmp_path_factory, 200, 10)
+
+
+def test_thirty_random_sequences_over_a_graph_leave_the_same_files(tmp_path_factory):
+    check_sequences(tmp_path_factory, 30, 10, OursOverAGraph)
 
 
 @pytest.mark.campaign

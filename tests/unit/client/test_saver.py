@@ -294,7 +294,7 @@ def test_what_cannot_be_deleted_is_no_failure_and_goes_later(tmp_path, monkeypat
         def refuse(path, **_):
             raise ckptd.NotPermittedError("not now", key=path)
 
-        patch.setattr("ckptd.client.saver.remove_checkpoint", refuse)
+        patch.setattr("ckptd.client.saver_directory.remove_checkpoint", refuse)
         assert saver.save(tmp_path / "m", 2) == ckptd.latest_checkpoint(tmp_path)
     assert ckptd.checkpoint_exists(tmp_path / "m-1")
     saver.save(tmp_path / "m", 3)

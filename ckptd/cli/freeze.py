@@ -1,0 +1,74 @@
+"""`ckptd freeze`: a checkpoint of TensorFlow's and its graph as one file, for programs that only compute."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptd.cli import output
+from ckptd.errors import ConflictError, NotFoundError
+
+if TYPE_CHECKING:
+    from ckptd.storage.base import Store
+
+
+@click.command()
+@click.argument("prefix")
+@click.argument("file", metavar="OUT.pb")
+@click.option(
+    "--outputs",
+    required=True,
+    multiple=True,
+    metavar="NAME[,NAME…]",
+    help="The operations that are wanted; what they don't need is left away. May be repeated.",
+)
+@click.option("--meta", metavar="FILE", help="The graph; PREFIX.meta if not given.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, force: bool, as_json: bool) -> None:
+    """Write the graph beside the checkpoint at PREFIX, its variables replaced by their values, as one GraphDef.
+
+    It takes the .meta file that a Saver writes with its checkpoints, and TensorFlow: pip install 'ckptd[tensorflow]'.
+    """
+    from ckptd.cli import places
+    from ckptd.storage.locations import split_prefix
+
+    names = [name.strip() for given in outputs for name in given.split(",") if name.strip()]
+    store, key = places.checkpoint(prefix)
+    to, at = split_prefix(file)
+    if not force and _is_there(to, at):
+        raise ConflictError("there is a file of this name already; --force replaces it", key=to.location(at))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        from ckptd.tensorflow.freeze import freeze
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "tensorflow":
+            raise
+        raise NotFoundError(
+            "freezing a graph takes TensorFlow, which is not installed here: pip install 'ckptd[tensorflow]'"
+        ) from error
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it advises against the functions that do this
+    frozen = freeze(store.location(key), names, meta_graph=meta)
+    to.replace(at, frozen)
+    if as_json:
+        output.emit_json(
+            {
+                "prefix": store.location(key),
+                "file": to.location(at),
+                "outputs": names,
+                "size_bytes": len(frozen),
+            }
+        )
+        return
+    output.say(f"{to.location(at)}: {', '.join(names)} of {key}, {output.size(len(frozen))}")
+
+
+def _is_there(store: Store, key: str) -> bool:
+    try:
+        store.stat(key)
+    except NotFoundError:
+        return False
+    return True

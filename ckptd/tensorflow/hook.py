@@ -1,0 +1,149 @@
+"""`CheckpointSaverHook`: saving during a ``MonitoredTrainingSession``, by the policy of TensorFlow's Estimators.
+
+When and what it saves, its listeners, ``graph.pbtxt`` and the events are TensorFlow's own; the Saver is ours.
+Source: TensorFlow ``tensorflow/python/training/basic_session_run_hooks.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from ckptd.client.finding import as_text
+from ckptd.tensorflow.saver import Saver, adopted
+
+_SAVERS = tf.compat.v1.GraphKeys.SAVERS
+
+DEFAULT_SAVE_SECS = 600
+
+
+class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: ignore[misc]
+    """Saves before the first step, every so many seconds or steps, and after the last one. Keeps five.
+
+    ::
+
+        hook = ckptd.tensorflow.CheckpointSaverHook("./model", save_steps=1000)
+        with tf.compat.v1.train.MonitoredTrainingSession(
+            checkpoint_dir="./model", save_checkpoint_secs=None, save_checkpoint_steps=None, hooks=[hook]
+        ) as session: ...
+
+    A graph without a Saver gets one of ours, as an Estimator would make it; the session restores with it, too. One of
+    TensorFlow's, given or found, is not used itself: one of ours takes over its operations, its list and its numbers.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: str | os.PathLike[str],
+        save_secs: float | None = None,
+        save_steps: int | None = None,
+        saver: Any = None,
+        checkpoint_basename: str = "model.ckpt",
+        scaffold: Any = None,
+        listeners: Sequence[Any] | None = None,
+        save_graph_def: bool = True,
+        *,
+        address: str | None = None,
+        max_to_keep: int | None = 5,
+        keep_checkpoint_every_n_hours: float = 10000.0,
+        wait: bool = True,
+    ) -> None:
+        """Say when to save, and where.
+
+        Args:
+            checkpoint_dir: where the checkpoints, ``graph.pbtxt`` and the events are.
+            save_secs: how often, in seconds; 600 if `save_steps` is not given either.
+            save_steps: how often, in steps.
+            saver: which to use.
+            checkpoint_basename: what checkpoints are called.
+            scaffold: whose Saver to use.
+            listeners: TensorFlow's, told before and after every save.
+            save_graph_def: write ``graph.pbtxt``, and a ``.meta`` with every checkpoint.
+            address: as `Saver` takes it. The session is then restored from the run there, if that has a checkpoint.
+            max_to_keep: of a Saver that is made here.
+            keep_checkpoint_every_n_hours: of a Saver that is made here.
+            wait: False lets training go on while a checkpoint is written; `end` waits for the last one. A listener's
+                ``after_save`` is then called when the variables are copied.
+
+        Raises:
+            ValueError: TensorFlow's own, for what excludes each other.
+        """
+        if save_secs is None and save_steps is None:
+            save_secs = DEFAULT_SAVE_SECS
+        super().__init__(
+            as_text(checkpoint_dir),
+            save_secs=save_secs,
+            save_steps=save_steps,
+            saver=saver,
+            checkpoint_basename=checkpoint_basename,
+            scaffold=scaffold,
+            listeners=list(listeners or ()),
+            save_graph_def=save_graph_def,
+        )
+        self._basename = checkpoint_basename
+        self._address = address
+        self._housekeeping: dict[str, Any] = {
+            "max_to_keep": max_to_keep,
+            "keep_checkpoint_every_n_hours": keep_checkpoint_every_n_hours,
+        }
+        self._waits = wait
+        self._using: tuple[Any, _Waiting] | None = None
+
+    def begin(self) -> None:
+        """Give the graph a Saver if it has none; it is built when all hooks have begun."""
+        super().begin()
+        has_own = self._saver is not None or (self._scaffold is not None and self._scaffold.saver is not None)
+        if not has_own and not tf.compat.v1.get_collection(_SAVERS):
+            tf.compat.v1.add_to_collection(
+                _SAVERS,
+                Saver(
+                    sharded=True,
+                    defer_build=True,
+                    allow_empty=True,
+                    save_relative_paths=True,
+                    address=self._address,
+                    **self._housekeeping,
+                ),
+            )
+
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        """Restore from the address, if there is one and it has a checkpoint; then save the first one."""
+        saver = self._get_saver()
+        if saver is not None and saver.address:
+            latest = saver.latest_checkpoint(self._checkpoint_dir, self._basename)
+            if latest is not None:
+                saver.restore(session, latest)
+        super().after_create_session(session, coord)
+
+    def end(self, session: Any) -> None:
+        """Save the last step, if it is not saved yet, wait for all that is under way, and leave the daemon."""
+        super().end(session)
+        saver = self._get_saver()
+        if saver is not None:
+            saver.close()
+
+    def _get_saver(self) -> Any:
+        """Return our Saver for the one that TensorFlow's rules find."""
+        found = super()._get_saver()
+        if found is None:
+            return None
+        if self._using is None or self._using[0] is not found:
+            ours = found if isinstance(found, Saver) else adopted(found, address=self._address)
+            self._using = (found, _Waiting(ours, self._waits))
+        return self._using[1]
+
+
+class _Waiting:
+    """A Saver whose `save` waits, or does not, as the hook was told."""
+
+    def __init__(self, saver: Saver, wait: bool) -> None:
+        self._saver = saver
+        self._wait = wait
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._saver, name)
+
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        return self._saver.save(*args, wait=self._wait, **kwargs)

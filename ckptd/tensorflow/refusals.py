@@ -1,0 +1,64 @@
+"""Our errors, as TensorFlow's programs catch them: each is also the exception that TensorFlow raises in its place.
+
+Training programs have ``except tf.errors.NotFoundError`` around a restore, ``except ValueError`` around a wrong path.
+They keep working, and ``except ckptd.CkptdError`` works too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tensorflow as tf
+
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
+
+
+class _WithoutOperation(Exception):  # noqa: N818 (nobody raises it)
+    """Gives TensorFlow's exceptions, which come next, what they take: no node, no operation, a message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(None, None, message)
+
+
+class RefusedError(InvalidRequestError, _WithoutOperation, tf.errors.InvalidArgumentError, ValueError):  # type: ignore[misc]
+    """The caller erred. TensorFlow raises one or the other, by whether its Python or its kernels notice."""
+
+
+class MissingError(NotFoundError, _WithoutOperation, tf.errors.NotFoundError):  # type: ignore[misc]
+    """There is no such checkpoint or tensor."""
+
+
+class DamagedError(CorruptionError, _WithoutOperation, tf.errors.DataLossError):  # type: ignore[misc]
+    """The bytes are wrong."""
+
+
+class NotBuiltError(InvalidRequestError, RuntimeError):
+    """The Saver was to be built first, or eager execution rules this out."""
+
+
+class NoSessionError(InvalidRequestError, TypeError):
+    """What was given is no session."""
+
+
+_FAMILIES: dict[type[CkptdError], type[CkptdError]] = {
+    InvalidRequestError: RefusedError,
+    NotFoundError: MissingError,
+    CorruptionError: DamagedError,
+}
+_RENAMED = (*_FAMILIES.values(), NotBuiltError, NoSessionError)
+
+
+@contextmanager
+def as_tensorflows() -> Iterator[None]:
+    """Raise what the block raises as TensorFlow's programs expect it; fields, notes and cause stay."""
+    try:
+        yield
+    except CkptdError as error:
+        family = next((ours for kind, ours in _FAMILIES.items() if isinstance(error, kind)), None)
+        if family is None or isinstance(error, _RENAMED):
+            raise
+        renamed = family(error.reason, key=error.key, offset=error.offset, expected=error.expected, actual=error.actual)
+        for note in getattr(error, "__notes__", ()):
+            renamed.add_note(note)
+        raise renamed from error
