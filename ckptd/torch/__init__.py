@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptd.torch.arrays import array_of, memory_of, tensor_of
+    from ckptd.torch.loading import load
+    from ckptd.torch.places import close_all
+    from ckptd.torch.saving import named_parts, save
 
 __all__ = [
     "array_of",
+    "close_all",
+    "load",
     "memory_of",
+    "named_parts",
+    "save",
     "tensor_of",
 ]
 
 _HOMES = {
     "array_of": "ckptd.torch.arrays",
+    "close_all": "ckptd.torch.places",
+    "load": "ckptd.torch.loading",
     "memory_of": "ckptd.torch.arrays",
+    "named_parts": "ckptd.torch.saving",
+    "save": "ckptd.torch.saving",
     "tensor_of": "ckptd.torch.arrays",
 }
 
