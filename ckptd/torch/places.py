@@ -36,6 +36,11 @@ def membership() -> dict[str, int]:
     return {"rank": torch.distributed.get_rank(), "world_size": torch.distributed.get_world_size()}
 
 
+def daemon_address(address: str | None = None) -> str:
+    """Return the daemon's address that is given, or else the environment's; empty when there is none."""
+    return os.environ.get(ADDRESS, "") if address is None else address
+
+
 def address_and_run(path: str | os.PathLike[str], address: str | None = None) -> tuple[str, str]:
     """Return the two first arguments of a `Checkpointer` for a path.
 
@@ -47,7 +52,7 @@ def address_and_run(path: str | os.PathLike[str], address: str | None = None) ->
         InvalidRequestError: the path names no run.
     """
     text = as_text(path).rstrip("/")
-    address = os.environ.get(ADDRESS, "") if address is None else address
+    address = daemon_address(address)
     if address:
         if is_absolute(text):
             raise InvalidRequestError(
@@ -91,7 +96,7 @@ def open_checkpoint(where: Place, step: int | None, options: dict[str, Any]) -> 
     """
     if isinstance(where, Checkpointer):
         return checkpointer_at(where, options).open(step)
-    if os.environ.get(ADDRESS) and not is_absolute(as_text(where)):
+    if daemon_address() and not is_absolute(as_text(where)):
         return checkpointer_at(where, options).open(step)
     if step is None:
         return load_checkpoint(where)  # a prefix, too
