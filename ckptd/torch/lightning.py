@@ -73,7 +73,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             raise InvalidRequestError("there are no storage options; `CkptdCheckpointIO` takes a Checkpointer's")
         where = as_text(path).rstrip("/")
         self._removals.pop(where, None)
-        self._settle(but=where)
+        self._settle(but=where, may_be_under_way=_MOST_UNDER_WAY - 1)
         known = self._open.pop(where, None)
         address, run = self._place(where)
         checkpointer = known.checkpointer if known else Checkpointer(address, run, **self._options)
@@ -105,8 +105,8 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
     def remove_checkpoint(self, path: Path) -> None:
         """Remove what was saved at a path, once all saves that are under way now are durable. May be repeated."""
-        under_way = [one.pending for one in self._open.values() if not one.pending.done()]
-        self._removals[as_text(path).rstrip("/")] = under_way
+        # Also those that have ended: a save that failed makes room for nothing.
+        self._removals[as_text(path).rstrip("/")] = [one.pending for one in self._open.values()]
         self._settle()
 
     def teardown(self) -> None:
@@ -115,35 +115,35 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         Raises:
             CkptdError: what ended a save, if nobody has asked.
         """
-        failure: CkptdError | None = None
-        for where in list(self._open):
-            try:
-                self._close(where)
-            except CkptdError as error:
-                failure = failure or error
-        self._settle()
-        if failure is not None:
-            raise failure
+        self._settle(may_be_under_way=0)
 
     def _place(self, where: str) -> tuple[str, str]:
         if self._address:
             return self._address, f"{self._run}/{where.rpartition('/')[2]}"
         return address_and_run(where, "")
 
-    def _settle(self, but: str = "") -> None:
-        """Leave what was saved, wait if too much is under way, and remove what may go."""
+    def _settle(self, but: str = "", may_be_under_way: int = _MOST_UNDER_WAY) -> None:
+        """Wait while more is under way, remove what may go, and leave what was saved; raise what ended a save."""
         others = [where for where in self._open if where != but]
         under_way = [where for where in others if not self._open[where].pending.done()]
-        for where in others:
-            if where not in under_way[max(len(under_way) - _MOST_UNDER_WAY + 1, 0) :]:
-                self._close(where)
+        for where in under_way[: max(len(under_way) - may_be_under_way, 0)]:
+            self._open[where].pending.wait(self._open[where].checkpointer.timeout_s)
         for where, before in list(self._removals.items()):
             if all(pending.done() for pending in before):
                 del self._removals[where]
                 if all(pending.checkpoint is not None for pending in before):
                     self._remove(where)
-                else:  # what it was to make room for does not exist
+                else:
                     _log.warning("%s is kept, because a later save has failed", where)
+        failure: CkptdError | None = None
+        for where in others:
+            if where in self._open and (not may_be_under_way or self._open[where].pending.done()):
+                try:
+                    self._close(where)
+                except CkptdError as error:
+                    failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _close(self, where: str) -> None:
         known = self._open.pop(where, None)
