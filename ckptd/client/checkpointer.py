@@ -19,8 +19,8 @@ from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
 from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
-from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.restoring import Array, locate, open_reader, read_meta_graph, restore
+from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
@@ -289,14 +289,15 @@ class Checkpointer:
         self._check_open()
         return self._transport.set_pinned(step, False)
 
-    def delete(self, step: int, *, for_good: bool = False) -> None:
+    def delete(self, step: int, *, for_good: bool = False, even_latest: bool = False) -> None:
         """Delete a checkpoint; it is durably gone on return.
 
         For a while (10 minutes, unless the daemon is set otherwise) `undelete` brings it back, so its space is free
-        only after that; `for_good` frees it at once.
+        only after that; `for_good` frees it at once. The latest is refused, as readers would see time run backward;
+        with `even_latest` the one before becomes the latest.
         """
         self._check_open()
-        self._transport.delete(step, for_good)
+        self._transport.delete(step, for_good, even_latest)
 
     def undelete(self, step: int) -> Checkpoint:
         """Bring back what `delete` deleted lately; durable on return.

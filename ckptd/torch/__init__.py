@@ -1,0 +1,59 @@
+"""PyTorch's state in ckptd's checkpoints, without pickle: nested state dicts, DTensors, distributed checkpointing.
+
+Names are loaded when they are first used, so that Lightning and transformers are imported by who names them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckptd.torch.arrays import array_of, memory_of, tensor_of
+    from ckptd.torch.lightning import CkptdCheckpointIO
+    from ckptd.torch.loading import load
+    from ckptd.torch.places import close_all
+    from ckptd.torch.randomness import random_state, set_random_state
+    from ckptd.torch.saving import named_parts, save
+    from ckptd.torch.transformers import CkptdCallback
+
+__all__ = [
+    "CkptdCallback",
+    "CkptdCheckpointIO",
+    "array_of",
+    "close_all",
+    "load",
+    "memory_of",
+    "named_parts",
+    "random_state",
+    "save",
+    "set_random_state",
+    "tensor_of",
+]
+
+_HOMES = {
+    "CkptdCallback": "ckptd.torch.transformers",
+    "CkptdCheckpointIO": "ckptd.torch.lightning",
+    "array_of": "ckptd.torch.arrays",
+    "close_all": "ckptd.torch.places",
+    "load": "ckptd.torch.loading",
+    "memory_of": "ckptd.torch.arrays",
+    "named_parts": "ckptd.torch.saving",
+    "random_state": "ckptd.torch.randomness",
+    "save": "ckptd.torch.saving",
+    "set_random_state": "ckptd.torch.randomness",
+    "tensor_of": "ckptd.torch.arrays",
+}
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'ckptd.torch' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
