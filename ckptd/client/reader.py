@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ckptd.client import finding
 from ckptd.engine import verify as verification
-from ckptd.engine.restore import Bundle
+from ckptd.engine.restore import Bundle, Wanted
 from ckptd.engine.verify import Progress, Report
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
@@ -57,6 +58,25 @@ class CheckpointReader(Mapping[str, Any]):
             NotFoundError, CorruptionError: as `get_tensor`.
         """
         return self._read(_text(name), Box(tuple(start), tuple(shape)))
+
+    def fill(self, wanted: Iterable[tuple[str, Sequence[int], NDArray[Any]]]) -> None:
+        """Read boxes of tensors straight into arrays, all at once.
+
+        Args:
+            wanted: per box, the name of the tensor, where the box begins in it, and the array to fill, which has the
+                box's shape and the tensor's dtype. A tensor may be named several times.
+
+        Raises:
+            InvalidRequestError: a box leaves its tensor, or the array does not fit; nothing was read.
+            NotFoundError, CorruptionError: as `get_tensor`; after damage, arrays may be partly filled.
+        """
+        boxes = list(wanted)
+        check_names(self._bundle, (name for name, _, _ in boxes))
+        self._bundle.read_many(
+            # Whole tensors are read as such: short ones have a faster road then.
+            Wanted(name, None if self._bundle.shape(name) == array.shape else Box(tuple(start), array.shape), array)
+            for name, start, array in boxes
+        )
 
     def has_tensor(self, name: str | bytes) -> bool:
         """Say whether there is an entry of this name; as with TensorFlow, also for the keys of slices and ``""``."""

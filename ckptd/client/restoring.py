@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.held_objects import HeldObjects
-from ckptd.client.reader import check_names, did_you_mean
+from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
@@ -57,6 +57,12 @@ def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
     return Bundle.open(objects, key)
 
 
+def open_checkpoint(transport: Transport, run: str, which: int | str | None) -> CheckpointReader:
+    """Open a checkpoint by its step or its base name, or the latest, to be read bit by bit; see `Checkpointer.open`."""
+    located = _locate_named(transport, run, which) if isinstance(which, str) else _locate(transport, run, which)
+    return CheckpointReader(_open(transport, located.key, by_many=True))
+
+
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
     """Read the graph description beside the checkpoint of `step`, or of the latest; None if there is none."""
     located = _locate(transport, run, step)
@@ -79,6 +85,13 @@ def _locate(transport: Transport, run: str, step: int | None) -> Located:
     steps = ", ".join(str(located.checkpoint.step) for located in found[-5:])
     hint = f"the newest are {steps}" if found else "it has none yet"
     raise NotFoundError(f"run {run!r} has no checkpoint of step {step}; {hint}")
+
+
+def _locate_named(transport: Transport, run: str, base: str) -> Located:
+    found = {located.key.rpartition("/")[2]: located for located in transport.checkpoints()}
+    if base not in found:
+        raise NotFoundError(f"run {run!r} has no checkpoint {base!r}{did_you_mean(base, found)}")
+    return found[base]
 
 
 def _read(

@@ -1,0 +1,320 @@
+"""`CkptdStorageWriter`: what `torch.distributed.checkpoint` saves through."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
+from torch.futures import Future
+
+from ckptd.client.slice import Slice
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.errors import InvalidRequestError
+from ckptd.torch import dcp_session, dcp_stager
+from ckptd.torch.arrays import array_of
+from ckptd.torch.dcp_place import Id, Place, is_id, origin
+from ckptd.torch.dcp_values import NOTE, Note, encode_values
+
+_LOG = logging.getLogger("ckptd.torch")
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """What the coordinator tells every rank of the save: how many there are."""
+
+    world_size: int
+
+
+@dataclass
+class _Collected:
+    """What one rank saves: tensors and slices by name, values that are no tensors, and how large each item is."""
+
+    arrays: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    opaque: dict[str, bytes] = field(default_factory=dict)
+    results: list[WriteResult] = field(default_factory=list)
+
+
+class CkptdStorageWriter(StorageWriter):
+    """Saves what `dcp.save` and `dcp.async_save` are given, through ckptd: whole or not at all.
+
+    Tensors are stored under their fully qualified names, shards as slices of them, so that whatever reads TensorFlow's
+    checkpoints reads them: numpy, JAX, TensorFlow, and `CkptdStorageReader`. What is no tensor is stored without
+    pickle, or refused. A save is durable when `dcp.save` returns, or when the future of `dcp.async_save` is done.
+
+    It stages for `dcp.async_save`, too: the state is copied once, to where it is written from. One object may be used
+    for any number of saves, one after the other.
+    """
+
+    def __init__(
+        self,
+        address_or_path: str | os.PathLike[str] | None = None,
+        *,
+        run: str | None = None,
+        step: int | None = None,
+        name: str = "model.ckpt",
+        overwrite: bool = True,
+        max_to_keep: int | None = None,
+        keep_checkpoint_every_n_hours: float | None = 10000.0,
+        timeout_s: float = 600.0,
+        token: str | None = None,
+        ca: str | bytes | None = None,
+    ) -> None:
+        """Say where to save; nothing is connected yet.
+
+        Args:
+            address_or_path: a daemon's address; with `run`, a store's path or URL; else the prefix of a checkpoint,
+                ``DIRECTORY/NAME-STEP``, for one process. None is the environment's CKPTD_ADDRESS, if there is one.
+            run: the run's directory below the root of the daemon or the store.
+            step: of the checkpoint; None where `dcp.save` is given a ``checkpoint_id``.
+            name: base name of checkpoints whose ``checkpoint_id`` is only a step.
+            overwrite: replace a checkpoint that is there already, as DCP's own writer does; else that is refused.
+            max_to_keep: how many of the newest are kept; None keeps all, as DCP does.
+            keep_checkpoint_every_n_hours: with `max_to_keep`, one per so many hours stays for good; None: none.
+            timeout_s: the bound of every wait, and of a whole save.
+            token: shown to the daemon.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+
+        Raises:
+            InvalidRequestError: for anything above that can't be right.
+        """
+        super().__init__()
+        self._origin, path = origin(address_or_path, run, name)
+        first = path if path is not None else step
+        self._place: Place | None = None if first is None else self._origin.find(first)
+        self._overwrite = overwrite
+        self._options: Mapping[str, Any] = {
+            "max_to_keep": max_to_keep,
+            "keep_checkpoint_every_n_hours": keep_checkpoint_every_n_hours,
+            "timeout_s": timeout_s,
+            "token": token,
+            "ca": ca,
+        }
+        self._rank: int | None = None
+        self._is_coordinator = True
+        self._use_collectives = True
+        self._world_size: int | None = None
+        self._save_id = ""
+        self._planner_data: Any = None
+        self._saves_elsewhere = False
+        self._checkpoint: Checkpoint | None = None
+
+    @property
+    def checkpoint_id(self) -> str | None:
+        """Where the checkpoint of this save is; None before anything was said."""
+        return None if self._place is None else self._place.prefix
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint that this object has saved."""
+        return self._checkpoint
+
+    # What DCP calls, in this order.
+
+    def reset(self, checkpoint_id: Id | None = None) -> None:
+        """Begin another save, at `checkpoint_id` if that is given; see `dcp_place` for what it may be."""
+        if checkpoint_id is not None:
+            self._place = self._origin.find(checkpoint_id)
+
+    def storage_meta(self) -> StorageMeta | None:
+        """Describe the save, for the planner."""
+        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id or None)
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Learn this process's part in the save."""
+        self._is_coordinator = is_coordinator
+        self._rank = kwargs.get("rank")
+        self._use_collectives = kwargs.get("use_collectives", True)
+        self._save_id = uuid.uuid4().hex
+        self._planner_data = None
+        self._find_place()
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Return the plan as it is: ckptd lays out what all ranks bring."""
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Tell every rank how many there are. On the coordinator only, or alone without collectives."""
+        mappings = [plan.planner_data for plan in plans if isinstance(plan.planner_data, dict)]
+        self._planner_data = {key: path for mapping in reversed(mappings) for key, path in mapping.items()}
+        world_size = len(plans) if self._use_collectives else _world_size()
+        return [replace(plan, storage_data=_Ranks(world_size)) for plan in plans]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Save this rank's part, and wait until the checkpoint of all ranks is durable.
+
+        Raises:
+            InvalidRequestError: naming what can't be stored.
+            CkptdError: what ended the save.
+        """
+        place = self._find_place()
+        began_at = time.monotonic()
+        collected = self._collect(plan, planner)
+        world_size = plan.storage_data.world_size if isinstance(plan.storage_data, _Ranks) else _world_size()
+        session = dcp_session.session_for(self._membership(place, world_size))
+        pending = session.save(place.step, collected.arrays, self._overwrite)
+        captured_s = time.monotonic() - began_at
+        self._checkpoint = saved = pending.result()
+        _LOG.info(
+            "saved %s: %.1f MiB, captured in %.3f s, durable after %.3f s",
+            saved.prefix,
+            saved.size_bytes / (1 << 20),
+            captured_s,
+            time.monotonic() - began_at,
+        )
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(collected.results)
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Complete the metadata that `dcp.save` returns. The checkpoint is durable already."""
+        metadata.storage_data = {one.index: one.storage_data for ranks in results for one in ranks}
+        metadata.storage_meta = self.storage_meta()
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Id) -> bool:
+        """Tell whether a checkpoint can be named so."""
+        return is_id(checkpoint_id)
+
+    # What `dcp.async_save` calls: `AsyncStager`'s protocol.
+
+    _synchronize_after_execute = False
+
+    @property
+    def should_synchronize_after_execute(self) -> bool:
+        """Whether there is something to wait for after `stage`: there is not."""
+        return self._synchronize_after_execute
+
+    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Copy the state to where it is saved from; on return, training may go on.
+
+        Memory is private where nobody can tell yet which rank of how many saves, or another process does.
+        """
+        if self._saves_elsewhere or self._place is None:
+            return dcp_stager.stage_privately(state_dict)
+        rank = _rank() if self._rank is None else self._rank
+        world_size = self._world_size or _world_size()
+        return dcp_stager.stage(state_dict, dcp_session.session_for(self._membership(self._place, world_size, rank)))
+
+    def synchronize_staging(self) -> None:
+        """Do nothing: `stage` has waited."""
+
+    def close(self) -> None:
+        """Leave the run. Otherwise this process stays in it until it ends, ready for the next save."""
+        if self._place is not None:
+            dcp_session.close_session(self._place.address, self._place.run)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hand the work over to another process, as `dcp.async_save` with a process does: leave the run here.
+
+        One process is a rank of a run at a time.
+        """
+        self.close()
+        self._saves_elsewhere = True
+        return {**self.__dict__, "_saves_elsewhere": False}
+
+    def _find_place(self) -> Place:
+        if self._place is None:
+            raise InvalidRequestError("where to save? Pass checkpoint_id=, or give the writer a step= or a path")
+        return self._place
+
+    def _membership(self, place: Place, world_size: int, rank: int | None = None) -> dcp_session.Membership:
+        self._world_size = world_size
+        rank = (_rank() if self._rank is None else self._rank) if rank is None else rank
+        return dcp_session.Membership(place.address, place.run, place.name, rank, world_size, self._options)
+
+    def _collect(self, plan: SavePlan, planner: SavePlanner) -> _Collected:
+        """Return what this rank's plan says, as `Checkpointer.save` takes it."""
+        collected = _Collected()
+        for item in plan.items:
+            if item.type == WriteItemType.BYTE_IO:
+                size = _collect_value(collected, item, planner)
+            else:
+                size = _collect_tensor(collected, item, planner)
+            collected.results.append(WriteResult(item.index, size, item.index.fqn))
+        keeps_note = self._is_coordinator or not self._use_collectives
+        if keeps_note or collected.values or collected.opaque:
+            metadata = getattr(planner, "metadata", None)
+            planner_data = metadata.planner_data if isinstance(metadata, Metadata) else self._planner_data
+            note = Note(self._save_id, planner_data) if keeps_note else Note()
+            beside = encode_values(self._rank or 0, collected.values, collected.opaque, note)
+            _check_names(collected.arrays, beside)
+            collected.arrays.update(beside)
+        return collected
+
+
+def _collect_tensor(collected: _Collected, item: WriteItem, planner: SavePlanner) -> int:
+    name, data = item.index.fqn, item.tensor_data
+    tensor = planner.resolve_data(item)
+    if data is None or not isinstance(tensor, torch.Tensor):
+        raise InvalidRequestError("the planner has no tensor for what it planned as one", key=name)
+    wait = getattr(tensor, "wait", None)  # a collective that is still under way
+    array = array_of(name, tensor if wait is None else wait())
+    shape, box, start = tuple(data.size), tuple(data.chunk.sizes), tuple(data.chunk.offsets)
+    if array.shape != box:
+        raise InvalidRequestError(
+            "the tensor has another shape than was planned", key=name, expected=list(box), actual=list(array.shape)
+        )
+    if box == shape:
+        collected.arrays[name] = array
+    elif array.size:
+        collected.arrays.setdefault(name, []).append(Slice(array, shape, start))
+    elif math.prod(shape) == 0:
+        collected.arrays[name] = np.empty(shape, array.dtype)  # without elements, the whole is no larger than a part
+    return array.nbytes
+
+
+def _collect_value(collected: _Collected, item: WriteItem, planner: SavePlanner) -> int:
+    name = item.index.fqn
+    if isinstance(planner, DefaultSavePlanner) and _keeps_values(type(planner)):
+        collected.values[name] = planner.lookup_object(item.index)
+        return 0
+    data = planner.resolve_data(item)
+    if not isinstance(data, io.BytesIO):
+        raise InvalidRequestError("the planner has no bytes for what it planned as such", key=name)
+    # Other planners hand out what only they need to understand. If it is torch's form of a plain value, that is stored.
+    try:
+        data.seek(0)
+        collected.values[name] = torch.load(data, weights_only=True)
+    except Exception:
+        collected.opaque[name] = data.getvalue()
+    return data.getbuffer().nbytes
+
+
+def _keeps_values(planner: type[DefaultSavePlanner]) -> bool:
+    """Tell whether such a planner would only pickle the values that it has."""
+    return (
+        planner.resolve_data is DefaultSavePlanner.resolve_data
+        and planner.transform_object is DefaultSavePlanner.transform_object
+    )
+
+
+def _check_names(arrays: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
+    for name in beside:
+        if name in arrays:
+            raise InvalidRequestError("two parts of the state would have this name", key=name)
+    for name in arrays:
+        if name.startswith(NOTE):
+            raise InvalidRequestError("such names are for what ckptd notes itself", key=name)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
