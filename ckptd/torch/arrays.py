@@ -1,0 +1,151 @@
+"""torch tensor ⇄ numpy array, over the same memory wherever it is the host's.
+
+numpy knows no bfloat16 and no float8: `ml_dtypes` brings them, and torch's are seen as integers of their width on the
+way. Strides survive in both directions, so a tensor need not be contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ckptd.errors import InvalidRequestError
+
+Array = NDArray[Any]
+
+_BORROWED: dict[torch.dtype, tuple[torch.dtype, Any, Any]] = {
+    torch.bfloat16: (torch.int16, np.int16, ml_dtypes.bfloat16),
+    torch.float8_e5m2: (torch.uint8, np.uint8, ml_dtypes.float8_e5m2),
+    torch.float8_e4m3fn: (torch.uint8, np.uint8, ml_dtypes.float8_e4m3fn),
+    torch.float8_e5m2fnuz: (torch.uint8, np.uint8, ml_dtypes.float8_e5m2fnuz),
+    torch.float8_e4m3fnuz: (torch.uint8, np.uint8, ml_dtypes.float8_e4m3fnuz),
+}
+"""torch's dtype → the integers of its width, in torch and in numpy, and its name among numpy's dtypes."""
+
+_NATIVE: dict[torch.dtype, Any] = {
+    torch.bool: np.bool_,
+    torch.uint8: np.uint8,
+    torch.uint16: np.uint16,
+    torch.uint32: np.uint32,
+    torch.uint64: np.uint64,
+    torch.int8: np.int8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+    torch.float16: np.float16,
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.complex64: np.complex64,
+    torch.complex128: np.complex128,
+}
+
+_NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch_dtype: np.dtype(one) for torch_dtype, one in _NATIVE.items()
+} | {torch_dtype: np.dtype(one) for torch_dtype, (_, _, one) in _BORROWED.items()}
+_TORCH_DTYPES = {array_dtype: torch_dtype for torch_dtype, array_dtype in _NUMPY_DTYPES.items()}
+
+
+def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
+    """Return what numpy calls a torch dtype.
+
+    Raises:
+        InvalidRequestError: naming the tensor, for quantized elements and others that have no name there.
+    """
+    try:
+        return _NUMPY_DTYPES[dtype]
+    except KeyError:
+        raise InvalidRequestError(f"tensor {name!r}: elements of {dtype} can't be stored") from None
+
+
+def torch_dtype_of(dtype: np.dtype[Any]) -> torch.dtype | None:
+    """Return what torch calls a numpy dtype; None for strings, int4 and what else it has no tensors of."""
+    return _TORCH_DTYPES.get(dtype)
+
+
+def array_of(name: str, tensor: torch.Tensor) -> Array:
+    """Return a tensor's elements for `Checkpointer.save`: a view of the host's memory, a copy from elsewhere.
+
+    The view shows what the tensor holds later, too; it keeps the memory alive. Gradients are not asked.
+
+    Raises:
+        InvalidRequestError: naming the tensor, when it has no elements to store: meta and fake ones, sparse ones,
+            quantized ones, and a `DTensor`, whose parts `sharding.parts_of` returns.
+    """
+    return _view(name, _in_host_memory(name, tensor))
+
+
+def memory_of(name: str, tensor: torch.Tensor) -> Array | None:
+    """Return a writable view of a tensor's own memory, for `into` of a restore; None where there is none.
+
+    There is none on another device, and where torch keeps a sign or a conjugation as a flag beside the memory: what
+    is restored is then copied there, see `fill`.
+
+    Raises:
+        InvalidRequestError: as `array_of`.
+    """
+    _check(name, tensor)
+    tensor = tensor.detach()
+    if tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg():
+        return None
+    view = _view(name, tensor)
+    return view if view.flags.writeable else None
+
+
+def fill(name: str, tensor: torch.Tensor, array: Array) -> None:
+    """Copy an array into a tensor on any device. Shapes and dtypes agree, or an `InvalidRequestError` tells both."""
+    if tuple(tensor.shape) != array.shape or numpy_dtype_of(name, tensor.dtype) != array.dtype:
+        raise InvalidRequestError(
+            f"tensor {name!r} is not what is stored",
+            expected=f"{array.dtype} {list(array.shape)}",
+            actual=f"{tensor.dtype} {list(tensor.shape)}",
+        )
+    with torch.no_grad():
+        tensor.detach().copy_(tensor_of(array))
+
+
+def tensor_of(array: Array) -> torch.Tensor:
+    """Return a tensor over an array's memory; a copy only where torch can't have that: read-only, or reversed.
+
+    Raises:
+        InvalidRequestError: for strings, int4 and other elements that torch has no tensors of.
+    """
+    array = np.asarray(array)
+    dtype = torch_dtype_of(array.dtype.newbyteorder("="))
+    if dtype is None:
+        raise InvalidRequestError("torch has no tensors of such elements", actual=array.dtype.name)
+    if not array.flags.writeable or not array.dtype.isnative or min(array.strides, default=0) < 0:
+        array = np.array(array, array.dtype.newbyteorder("="))
+    if dtype not in _BORROWED:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(_BORROWED[dtype][1])).view(dtype)
+
+
+def _view(name: str, tensor: torch.Tensor) -> Array:
+    try:
+        if tensor.dtype not in _BORROWED:
+            array: Array = tensor.numpy()
+            return array
+        in_torch, _, dtype = _BORROWED[tensor.dtype]
+        integers: Array = tensor.view(in_torch).numpy()
+        return integers.view(dtype)
+    except (RuntimeError, TypeError) as error:  # a subclass of Tensor that has no memory of its own
+        raise InvalidRequestError(f"tensor {name!r}: {type(tensor).__name__} can't be stored: {error}") from error
+
+
+def _in_host_memory(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    _check(name, tensor)
+    return tensor.detach().cpu().resolve_conj().resolve_neg()
+
+
+def _check(name: str, tensor: torch.Tensor) -> None:
+    numpy_dtype_of(name, tensor.dtype)
+    if tensor.layout != torch.strided:
+        raise InvalidRequestError(f"tensor {name!r} is sparse ({tensor.layout}); store its indices and values")
+    if tensor.is_meta or hasattr(tensor, "fake_mode"):
+        raise InvalidRequestError(f"tensor {name!r} is on the meta device: it has no elements to store or to fill")
+    if hasattr(tensor, "device_mesh"):
+        raise InvalidRequestError(f"tensor {name!r} is a DTensor: its parts are stored, not itself")
