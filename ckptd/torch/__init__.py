@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptd.torch.arrays import array_of, memory_of, tensor_of
+    from ckptd.torch.dcp_reader import CkptdStorageReader
+    from ckptd.torch.dcp_writer import CkptdStorageWriter
 
 __all__ = [
+    "CkptdStorageReader",
+    "CkptdStorageWriter",
     "array_of",
     "memory_of",
     "tensor_of",
 ]
 
 _HOMES = {
+    "CkptdStorageReader": "ckptd.torch.dcp_reader",
+    "CkptdStorageWriter": "ckptd.torch.dcp_writer",
     "array_of": "ckptd.torch.arrays",
     "memory_of": "ckptd.torch.arrays",
     "tensor_of": "ckptd.torch.arrays",
