@@ -138,7 +138,8 @@ def close_session(address: str, run: str) -> None:
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """Leave every run. Called at the end of the process."""
     for address, run in list(_OPEN):
         with contextlib.suppress(CkptdError):  # whoever waited for the save has been told
             close_session(address, run)

@@ -7,6 +7,7 @@ holds two outlines (see `ckptd.trees.outline`): what the planner has to know aga
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.torch.arrays import tensor_of
 from ckptd.trees.flatten import flatten, leaves_of, read_outline, rebuild
 from ckptd.trees.outline import OUTLINE_NAME, decode_outline, encode_outline
 
@@ -33,12 +35,14 @@ class Note:
         planner_data: as the planner gave it: nested containers of plain values.
         values: name → the outline's tree of what is no tensor of torch's.
         opaque: names of values that only the planner that made them can read: bytes.
+        streams: names of values that were `io.BytesIO`.
     """
 
     save_id: str = ""
     planner_data: Any = None
     values: Mapping[str, Any] = field(default_factory=dict)
     opaque: frozenset[str] = frozenset()
+    streams: frozenset[str] = frozenset()
 
     @property
     def hidden(self) -> set[str]:
@@ -58,13 +62,15 @@ def encode_values(rank: int, values: Mapping[str, Any], opaque: Mapping[str, byt
     Raises:
         InvalidRequestError: naming what has no form without pickle.
     """
-    arrays = flatten(dict(values), lambda value: isinstance(value, torch.Tensor))
+    streams = {name: value.getvalue() for name, value in values.items() if isinstance(value, io.BytesIO)}
+    arrays = flatten({**values, **streams}, lambda value: isinstance(value, torch.Tensor))
     outline = arrays.pop(OUTLINE_NAME)
     head = {
         "version": _VERSION,
         "save_id": planner.save_id,
         "planner_data": planner.planner_data,
         "opaque": sorted(opaque),
+        "streams": sorted(streams),
     }
     try:
         encoded_head = encode_outline(head)
@@ -84,6 +90,7 @@ def decode_notes(notes: Iterable[Any]) -> Note:
     save_id, planner_data = "", None
     values: dict[str, Any] = {}
     opaque: set[str] = set()
+    streams: set[str] = set()
     for note in notes:
         parts = np.asarray(note, object)
         if parts.shape != (2,):
@@ -96,9 +103,10 @@ def decode_notes(notes: Iterable[Any]) -> Note:
             raise CorruptionError("the values of a note have no names", key=NOTE)
         values.update(tree)
         opaque.update(map(str, head.get("opaque") or ()))
+        streams.update(map(str, head.get("streams") or ()))
         save_id = save_id or str(head.get("save_id") or "")
         planner_data = _merged(planner_data, head.get("planner_data"))
-    return Note(save_id, planner_data, values, frozenset(opaque))
+    return Note(save_id, planner_data, values, frozenset(opaque), frozenset(streams))
 
 
 def decode_value(note: Note, name: str, read: Callable[[str], Any]) -> Any:
@@ -112,7 +120,8 @@ def decode_value(note: Note, name: str, read: Callable[[str], Any]) -> Any:
     Raises:
         CorruptionError: a tensor is missing, or nothing that the value can be made of.
     """
-    return rebuild(note.values[name], read, torch.from_numpy, (name,))
+    value = rebuild(note.values[name], read, tensor_of, (name,))
+    return io.BytesIO(value) if name in note.streams else value
 
 
 def _merged(known: Any, more: Any) -> Any:

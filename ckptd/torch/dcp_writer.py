@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import math
 import os
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -25,7 +21,7 @@ from ckptd.client.slice import Slice
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import InvalidRequestError
 from ckptd.torch import dcp_session, dcp_stager
-from ckptd.torch.arrays import array_of
+from ckptd.torch.dcp_items import Collected, collect
 from ckptd.torch.dcp_place import Id, Place, is_id, origin
 from ckptd.torch.dcp_values import NOTE, Note, encode_values
 
@@ -37,16 +33,6 @@ class _Ranks:
     """What the coordinator tells every rank of the save: how many there are."""
 
     world_size: int
-
-
-@dataclass
-class _Collected:
-    """What one rank saves: tensors and slices by name, values that are no tensors, and how large each item is."""
-
-    arrays: dict[str, Any] = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)
-    opaque: dict[str, bytes] = field(default_factory=dict)
-    results: list[WriteResult] = field(default_factory=list)
 
 
 class CkptdStorageWriter(StorageWriter):
@@ -163,9 +149,14 @@ class CkptdStorageWriter(StorageWriter):
         """
         place = self._find_place()
         began_at = time.monotonic()
-        collected = self._collect(plan, planner)
         world_size = plan.storage_data.world_size if isinstance(plan.storage_data, _Ranks) else _world_size()
         session = dcp_session.session_for(self._membership(place, world_size))
+        try:
+            collected = self._collect(plan, planner)
+        except BaseException:
+            if world_size > 1:
+                self._spoil(session, place)
+            raise
         pending = session.save(place.step, collected.arrays, self._overwrite)
         captured_s = time.monotonic() - began_at
         self._checkpoint = saved = pending.result()
@@ -237,79 +228,24 @@ class CkptdStorageWriter(StorageWriter):
         rank = (_rank() if self._rank is None else self._rank) if rank is None else rank
         return dcp_session.Membership(place.address, place.run, place.name, rank, world_size, self._options)
 
-    def _collect(self, plan: SavePlan, planner: SavePlanner) -> _Collected:
-        """Return what this rank's plan says, as `Checkpointer.save` takes it."""
-        collected = _Collected()
-        for item in plan.items:
-            if item.type == WriteItemType.BYTE_IO:
-                size = _collect_value(collected, item, planner)
-            else:
-                size = _collect_tensor(collected, item, planner)
-            collected.results.append(WriteResult(item.index, size, item.index.fqn))
+    def _spoil(self, session: dcp_session.Session, place: Place) -> None:
+        """Take part in a save that this rank has failed, so that it fails at once for the others, who wait for it."""
+        # Half of a tensor whose other half nobody has: the plan refuses it, and tells everyone its name.
+        name = f"{NOTE}rank {self._rank} has failed"
+        half = Slice(np.zeros(1, np.uint8), (2,), (0,))
+        session.save(place.step, {name: half}, self._overwrite).exception()
+
+    def _collect(self, plan: SavePlan, planner: SavePlanner) -> Collected:
+        """Return what this rank's plan says, and its note if it has something to say."""
+        collected = collect(plan, planner)
         keeps_note = self._is_coordinator or not self._use_collectives
         if keeps_note or collected.values or collected.opaque:
             metadata = getattr(planner, "metadata", None)
             planner_data = metadata.planner_data if isinstance(metadata, Metadata) else self._planner_data
             note = Note(self._save_id, planner_data) if keeps_note else Note()
-            beside = encode_values(self._rank or 0, collected.values, collected.opaque, note)
-            _check_names(collected.arrays, beside)
-            collected.arrays.update(beside)
+            rank = _rank() if self._rank is None else self._rank
+            collected.add(encode_values(rank, collected.values, collected.opaque, note))
         return collected
-
-
-def _collect_tensor(collected: _Collected, item: WriteItem, planner: SavePlanner) -> int:
-    name, data = item.index.fqn, item.tensor_data
-    tensor = planner.resolve_data(item)
-    if data is None or not isinstance(tensor, torch.Tensor):
-        raise InvalidRequestError("the planner has no tensor for what it planned as one", key=name)
-    wait = getattr(tensor, "wait", None)  # a collective that is still under way
-    array = array_of(name, tensor if wait is None else wait())
-    shape, box, start = tuple(data.size), tuple(data.chunk.sizes), tuple(data.chunk.offsets)
-    if array.shape != box:
-        raise InvalidRequestError(
-            "the tensor has another shape than was planned", key=name, expected=list(box), actual=list(array.shape)
-        )
-    if box == shape:
-        collected.arrays[name] = array
-    elif array.size:
-        collected.arrays.setdefault(name, []).append(Slice(array, shape, start))
-    elif math.prod(shape) == 0:
-        collected.arrays[name] = np.empty(shape, array.dtype)  # without elements, the whole is no larger than a part
-    return array.nbytes
-
-
-def _collect_value(collected: _Collected, item: WriteItem, planner: SavePlanner) -> int:
-    name = item.index.fqn
-    if isinstance(planner, DefaultSavePlanner) and _keeps_values(type(planner)):
-        collected.values[name] = planner.lookup_object(item.index)
-        return 0
-    data = planner.resolve_data(item)
-    if not isinstance(data, io.BytesIO):
-        raise InvalidRequestError("the planner has no bytes for what it planned as such", key=name)
-    # Other planners hand out what only they need to understand. If it is torch's form of a plain value, that is stored.
-    try:
-        data.seek(0)
-        collected.values[name] = torch.load(data, weights_only=True)
-    except Exception:
-        collected.opaque[name] = data.getvalue()
-    return data.getbuffer().nbytes
-
-
-def _keeps_values(planner: type[DefaultSavePlanner]) -> bool:
-    """Tell whether such a planner would only pickle the values that it has."""
-    return (
-        planner.resolve_data is DefaultSavePlanner.resolve_data
-        and planner.transform_object is DefaultSavePlanner.transform_object
-    )
-
-
-def _check_names(arrays: Mapping[str, Any], beside: Mapping[str, Any]) -> None:
-    for name in beside:
-        if name in arrays:
-            raise InvalidRequestError("two parts of the state would have this name", key=name)
-    for name in arrays:
-        if name.startswith(NOTE):
-            raise InvalidRequestError("such names are for what ckptd notes itself", key=name)
 
 
 def _rank() -> int:
