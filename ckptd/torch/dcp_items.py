@@ -19,6 +19,8 @@ from ckptd.errors import InvalidRequestError
 from ckptd.torch.arrays import array_of
 from ckptd.torch.dcp_values import NOTE
 
+_TORCH_ARCHIVE = b"PK\x03\x04"  # what torch.save writes is a zip file
+
 
 @dataclass
 class Collected:
@@ -96,7 +98,9 @@ def _take_value(collected: Collected, item: WriteItem, planner: SavePlanner) -> 
     try:
         data.seek(0)
         collected.values[name] = torch.load(data, weights_only=True)
-    except Exception:
+    except Exception as error:
+        if data.getvalue().startswith(_TORCH_ARCHIVE):
+            raise InvalidRequestError("this can't be saved without pickle", key=name) from error
         collected.opaque[name] = data.getvalue()
     return data.getbuffer().nbytes
 
