@@ -137,6 +137,7 @@ class Checkpointer:
         meta_graph_suffix: str = "meta",
         write_state: bool = True,
         overwrite: bool = False,
+        name: str | None = None,
     ) -> PendingSave:
         """Begin to save `arrays` as checkpoint `step`; return once they may be changed again.
 
@@ -152,6 +153,7 @@ class Checkpointer:
             write_state: let the state file name the checkpoint as the latest. Otherwise it is found by its step only,
                 is never deleted by retention, and nobody who watches hears of it.
             overwrite: replace a checkpoint of this step, which is refused otherwise.
+            name: base name of this checkpoint, if it is to have another than the run's others.
 
         Returns:
             The save under way; its `result` is durable.
@@ -166,6 +168,7 @@ class Checkpointer:
         if meta_graph is not None and not isinstance(meta_graph, bytes):
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
         suffix = naming.check_checkpoint_name(meta_graph_suffix)
+        name = None if name is None else naming.check_checkpoint_name(name)
         self._under_way.wait_for_room()
         prepared = self._preparation.prepare(arrays)
         if not self._wants_meta_graph:
@@ -173,7 +176,7 @@ class Checkpointer:
         elif meta_graph is not None:
             self._wants_meta_graph = not self._only_first_meta_graph
         request = SaveRequest(
-            step, uuid.uuid4().hex, meta_graph, overwrite, self.timeout_s, suffix, write_state=write_state
+            step, uuid.uuid4().hex, meta_graph, overwrite, self.timeout_s, suffix, write_state=write_state, name=name
         )
         pending = PendingSave(step)
         snapshot = Snapshot(prepared.inventory, prepared.placement, prepared.room)

@@ -22,6 +22,7 @@ from ckptd.client.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.pending import PendingSave
 from ckptd.errors import CkptdError, ConflictError
+from ckptd.torch.dcp_place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,6 @@ class Membership:
 
     address: str
     run: str
-    name: str
     rank: int
     world_size: int
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +43,6 @@ class Membership:
             self.run,
             rank=self.rank,
             world_size=self.world_size,
-            name=self.name,
             **self.options,
         )
 
@@ -72,9 +71,9 @@ class Session:
         with self._lock:
             self._staged = [weakref.ref(view) for view in views]
 
-    def save(self, step: int | None, arrays: Mapping[str, Any], overwrite: bool) -> PendingSave:
+    def save(self, place: Place, arrays: Mapping[str, Any], overwrite: bool) -> PendingSave:
         """Begin a save; what is staged and lies in it is the Checkpointer's from now on."""
-        pending = self._checkpointer.save(step, arrays, overwrite=overwrite)
+        pending = self._checkpointer.save(place.step, arrays, overwrite=overwrite, name=place.name)
         with self._lock:
             views = [view for ref in self._staged if (view := ref()) is not None]
             if views and not _addresses(arrays).isdisjoint(_address(view) for view in views if view.size):

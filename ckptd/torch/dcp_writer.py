@@ -96,6 +96,7 @@ class CkptdStorageWriter(StorageWriter):
         self._world_size: int | None = None
         self._save_id = ""
         self._planner_data: Any = None
+        self._joined: set[tuple[str, str]] = set()
         self._saves_elsewhere = False
         self._checkpoint: Checkpoint | None = None
 
@@ -150,14 +151,14 @@ class CkptdStorageWriter(StorageWriter):
         place = self._find_place()
         began_at = time.monotonic()
         world_size = plan.storage_data.world_size if isinstance(plan.storage_data, _Ranks) else _world_size()
-        session = dcp_session.session_for(self._membership(place, world_size))
+        session = dcp_session.session_for(self._membership(place.address, place.run, world_size))
         try:
             collected = self._collect(plan, planner)
         except BaseException:
             if world_size > 1:
                 self._spoil(session, place)
             raise
-        pending = session.save(place.step, collected.arrays, self._overwrite)
+        pending = session.save(place, collected.arrays, self._overwrite)
         captured_s = time.monotonic() - began_at
         self._checkpoint = saved = pending.result()
         _LOG.info(
@@ -193,21 +194,23 @@ class CkptdStorageWriter(StorageWriter):
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Copy the state to where it is saved from; on return, training may go on.
 
-        Memory is private where nobody can tell yet which rank of how many saves, or another process does.
+        Memory is this process's own while nobody has told the run yet, and when another process saves.
         """
-        if self._saves_elsewhere or self._place is None:
+        where = self._origin if self._place is None else self._place
+        if self._saves_elsewhere or where.address is None or where.run is None:
             return dcp_stager.stage_privately(state_dict)
-        rank = _rank() if self._rank is None else self._rank
         world_size = self._world_size or _world_size()
-        return dcp_stager.stage(state_dict, dcp_session.session_for(self._membership(self._place, world_size, rank)))
+        membership = self._membership(where.address, where.run, world_size)
+        return dcp_stager.stage(state_dict, dcp_session.session_for(membership))
 
     def synchronize_staging(self) -> None:
         """Do nothing: `stage` has waited."""
 
     def close(self) -> None:
         """Leave the run. Otherwise this process stays in it until it ends, ready for the next save."""
-        if self._place is not None:
-            dcp_session.close_session(self._place.address, self._place.run)
+        for address, run in self._joined:
+            dcp_session.close_session(address, run)
+        self._joined = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Hand the work over to another process, as `dcp.async_save` with a process does: leave the run here.
@@ -223,17 +226,18 @@ class CkptdStorageWriter(StorageWriter):
             raise InvalidRequestError("where to save? Pass checkpoint_id=, or give the writer a step= or a path")
         return self._place
 
-    def _membership(self, place: Place, world_size: int, rank: int | None = None) -> dcp_session.Membership:
+    def _membership(self, address: str, run: str, world_size: int) -> dcp_session.Membership:
         self._world_size = world_size
-        rank = (_rank() if self._rank is None else self._rank) if rank is None else rank
-        return dcp_session.Membership(place.address, place.run, place.name, rank, world_size, self._options)
+        self._joined.add((address, run))
+        rank = _rank() if self._rank is None else self._rank
+        return dcp_session.Membership(address, run, rank, world_size, self._options)
 
     def _spoil(self, session: dcp_session.Session, place: Place) -> None:
         """Take part in a save that this rank has failed, so that it fails at once for the others, who wait for it."""
         # Half of a tensor whose other half nobody has: the plan refuses it, and tells everyone its name.
         name = f"{NOTE}rank {self._rank} has failed"
         half = Slice(np.zeros(1, np.uint8), (2,), (0,))
-        session.save(place.step, {name: half}, self._overwrite).exception()
+        session.save(place, {name: half}, self._overwrite).exception()
 
     def _collect(self, plan: SavePlan, planner: SavePlanner) -> Collected:
         """Return what this rank's plan says, and its note if it has something to say."""

@@ -87,8 +87,11 @@ def test_every_placement_on_every_mesh_loads_into_every_other_on_4_3_2_and_1_ran
 
 def save_2(address, run):
     mesh = init_device_mesh("cpu", (2,))
-    dcp.save({"w": sharded(whole("uneven"), mesh, [Shard(0)])}, checkpoint_id=f"{run}/two-7",
-             storage_writer=CkptdStorageWriter(address))
+    dcp.save(
+        {"w": sharded(whole("uneven"), mesh, [Shard(0)])},
+        checkpoint_id=f"{run}/two-7",
+        storage_writer=CkptdStorageWriter(address),
+    )
 
 
 def load_4(address, run):

@@ -52,9 +52,7 @@ def hsdp():
 
 def fsdp_and_tensor_parallel():
     mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("data", "tensor"))
-    network = parallelize_module(
-        Network(), mesh["tensor"], {"first": ColwiseParallel(), "second": RowwiseParallel()}
-    )
+    network = parallelize_module(Network(), mesh["tensor"], {"first": ColwiseParallel(), "second": RowwiseParallel()})
     return fully_shard(network, mesh=mesh["data"])
 
 
@@ -225,6 +223,15 @@ def test_state_that_is_still_staged_is_not_overwritten_by_the_next(tmp_path):
     third = writer.stage({"w": torch.full((1000,), 3.0)})
     fourth = writer.stage({"w": third["w"]})
     assert third["w"].data_ptr() != fourth["w"].data_ptr()
+    writer.close()
+
+
+def test_checkpoints_of_several_names_are_saved_from_one_run_in_turns(tmp_path):
+    writer = CkptdStorageWriter()
+    for name in ("run/step-100", "run/best", "run/step-200", "other/best", "run/best"):
+        at = tmp_path / name
+        dcp.async_save({"w": torch.ones(3)}, checkpoint_id=at, storage_writer=writer).result(BOUND_S)
+        assert "w" in CkptdStorageReader(at).read_metadata().state_dict_metadata
     writer.close()
 
 
