@@ -147,7 +147,8 @@ def is_id(checkpoint_id: Id) -> bool:
     """Tell whether this can be a checkpoint's id, given where to begin."""
     try:
         text = as_text(checkpoint_id)
-        Origin("grpc://h", "r", "n").find(text.rpartition("://")[2].lstrip("/"))
+        is_whole = is_url(text) or text.startswith("/")
+        Origin(None if is_whole else "grpc://any", None if is_whole else "any", "any").find(text)
     except InvalidRequestError:
         return False
     return True

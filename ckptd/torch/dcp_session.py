@@ -56,6 +56,10 @@ class Session:
         self._lock = threading.Lock()
         self._staged: list[weakref.ref[Array]] = []
 
+    def prepare(self, size_bytes: int) -> None:
+        """Have memory for saves of this size made ready, in the background."""
+        self._checkpointer.prepare({"state": np.broadcast_to(np.uint8(0), (size_bytes,))})
+
     def stage(self, size_bytes: int) -> Array | None:
         """Return memory for the next save to be produced in; None while what was staged before may still be saved.
 

@@ -22,7 +22,7 @@ _ALIGN_BYTES = 64
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer, DTensor)
 
 
-def stage_privately(state_dict: dict[str, Any]) -> dict[str, Any]:
+def _stage_privately(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Copy the state into memory of this process, as `dcp.async_save` does by itself."""
     stager = DefaultStager(StagingOptions(False, False, False, False))
     staged = stager.stage(state_dict)
@@ -30,18 +30,12 @@ def stage_privately(state_dict: dict[str, Any]) -> dict[str, Any]:
     return staged
 
 
-def stage(state_dict: dict[str, Any], session: Session) -> dict[str, Any]:
-    """Copy the state into memory of `session`, or privately where it can't be copied there."""
-    tensors: dict[int, torch.Tensor] = {}
-    if not _collect(state_dict, tensors):
-        return stage_privately(state_dict)
-    try:
-        sizes = {key: _size_bytes(local) for key, local in tensors.items()}
-    except InvalidRequestError:  # the save will tell which tensor can't be stored
-        return stage_privately(state_dict)
-    block = session.stage(max(sum(sizes.values()), 1))
-    if block is None:
-        return stage_privately(state_dict)
+def stage(state_dict: dict[str, Any], session: Session | None) -> dict[str, Any]:
+    """Copy the state into memory of `session`, or privately where there is none or it can't be copied there."""
+    tensors, sizes = _measure(state_dict)
+    block = session.stage(sum(sizes.values())) if session is not None and sizes else None
+    if session is None or block is None:
+        return _stage_privately(state_dict)
     staged: dict[int, torch.Tensor] = {}
     views: list[Array] = []
     at = 0
@@ -55,6 +49,24 @@ def stage(state_dict: dict[str, Any], session: Session) -> dict[str, Any]:
     session.watch(views)
     rebuilt: dict[str, Any] = _rebuild(state_dict, staged)
     return rebuilt
+
+
+def prepare(state_dict: dict[str, Any], session: Session) -> None:
+    """Have memory made ready that states of this size are staged in."""
+    _, sizes = _measure(state_dict)
+    if sizes:
+        session.prepare(sum(sizes.values()))
+
+
+def _measure(state_dict: dict[str, Any]) -> tuple[dict[int, torch.Tensor], dict[int, int]]:
+    """Return the host's part of every tensor, and how much room it takes; nothing if one can't be staged by us."""
+    tensors: dict[int, torch.Tensor] = {}
+    if not _collect(state_dict, tensors):
+        return {}, {}
+    try:
+        return tensors, {key: _size_bytes(local) for key, local in tensors.items()}
+    except InvalidRequestError:  # the save will tell which tensor can't be stored
+        return {}, {}
 
 
 def _collect(value: Any, tensors: dict[int, torch.Tensor]) -> bool:
@@ -83,7 +95,7 @@ def _size_bytes(tensor: torch.Tensor) -> int:
     if tensor.is_meta or tensor.layout != torch.strided:
         raise InvalidRequestError("a tensor without elements of its own")
     size = tensor.numel() * numpy_dtype_of("", tensor.dtype).itemsize
-    return -(-size // _ALIGN_BYTES) * _ALIGN_BYTES
+    return max(-(-size // _ALIGN_BYTES), 1) * _ALIGN_BYTES
 
 
 def _rebuild(value: Any, staged: Mapping[int, torch.Tensor]) -> Any:

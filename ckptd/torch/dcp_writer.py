@@ -98,6 +98,7 @@ class CkptdStorageWriter(StorageWriter):
         self._planner_data: Any = None
         self._joined: set[tuple[str, str]] = set()
         self._saves_elsewhere = False
+        self._staged_s: float | None = None
         self._checkpoint: Checkpoint | None = None
 
     @property
@@ -159,14 +160,13 @@ class CkptdStorageWriter(StorageWriter):
                 self._spoil(session, place)
             raise
         pending = session.save(place, collected.arrays, self._overwrite)
-        captured_s = time.monotonic() - began_at
         self._checkpoint = saved = pending.result()
+        took_s = time.monotonic() - began_at
+        stalled_s = took_s if self._staged_s is None else self._staged_s
+        self._staged_s = None
+        size_mib = saved.size_bytes / (1 << 20)
         _LOG.info(
-            "saved %s: %.1f MiB, captured in %.3f s, durable after %.3f s",
-            saved.prefix,
-            saved.size_bytes / (1 << 20),
-            captured_s,
-            time.monotonic() - began_at,
+            "saved %s: %.1f MiB in %.2f s, training stalled for %.3f s", saved.prefix, size_mib, took_s, stalled_s
         )
         done: Future[list[WriteResult]] = Future()
         done.set_result(collected.results)
@@ -196,12 +196,19 @@ class CkptdStorageWriter(StorageWriter):
 
         Memory is this process's own while nobody has told the run yet, and when another process saves.
         """
-        where = self._origin if self._place is None else self._place
-        if self._saves_elsewhere or where.address is None or where.run is None:
-            return dcp_stager.stage_privately(state_dict)
-        world_size = self._world_size or _world_size()
-        membership = self._membership(where.address, where.run, world_size)
-        return dcp_stager.stage(state_dict, dcp_session.session_for(membership))
+        began_at = time.monotonic()
+        staged = dcp_stager.stage(state_dict, self._session())
+        self._staged_s = time.monotonic() - began_at
+        return staged
+
+    def prepare(self, state_dict: dict[str, Any]) -> None:
+        """Make the first save stall as little as the next ones: join the run, and have memory made ready meanwhile.
+
+        Only the sizes of `state_dict` count. Returns soon, and may be left out. Every rank calls it.
+        """
+        session = self._session()
+        if session is not None:
+            dcp_stager.prepare(state_dict, session)
 
     def synchronize_staging(self) -> None:
         """Do nothing: `stage` has waited."""
@@ -225,6 +232,13 @@ class CkptdStorageWriter(StorageWriter):
         if self._place is None:
             raise InvalidRequestError("where to save? Pass checkpoint_id=, or give the writer a step= or a path")
         return self._place
+
+    def _session(self) -> dcp_session.Session | None:
+        """Return where the next save is probably made from; None while nobody can tell, or if it is not from here."""
+        where = self._origin if self._place is None else self._place
+        if self._saves_elsewhere or where.address is None or where.run is None:
+            return None
+        return dcp_session.session_for(self._membership(where.address, where.run, self._world_size or _world_size()))
 
     def _membership(self, address: str, run: str, world_size: int) -> dcp_session.Membership:
         self._world_size = world_size
