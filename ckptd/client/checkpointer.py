@@ -321,14 +321,15 @@ class Checkpointer:
         self._check_open()
         return self._transport.set_pinned(step, False)
 
-    def delete(self, step: int, *, for_good: bool = False) -> None:
+    def delete(self, step: int, *, for_good: bool = False, even_latest: bool = False) -> None:
         """Delete a checkpoint; it is durably gone on return.
 
         For a while (10 minutes, unless the daemon is set otherwise) `undelete` brings it back, so its space is free
-        only after that; `for_good` frees it at once.
+        only after that; `for_good` frees it at once. The latest is refused, as readers would see time run backward;
+        with `even_latest` the one before becomes the latest.
         """
         self._check_open()
-        self._transport.delete(step, for_good)
+        self._transport.delete(step, for_good, even_latest)
 
     def undelete(self, step: int) -> Checkpoint:
         """Bring back what `delete` deleted lately; durable on return.

@@ -159,9 +159,9 @@ class DirectTransport:
         """See `Transport.set_pinned`."""
         return self._open().pin(self._run, step, pinned)
 
-    def delete(self, step: int, for_good: bool) -> None:
+    def delete(self, step: int, for_good: bool, even_latest: bool) -> None:
         """See `Transport.delete`."""
-        self._open().delete(self._run, step, for_good)
+        self._open().delete(self._run, step, for_good, even_latest)
 
     def undelete(self, step: int) -> Checkpoint:
         """See `Transport.undelete`."""

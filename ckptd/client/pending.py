@@ -55,6 +55,12 @@ class PendingSave:
             self._is_looked_at = True
             return self._error
 
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """What was saved; None before the end, and after a bad one. Looking here does not ask for the error."""
+        with self._changed:
+            return self._checkpoint
+
     def add_done_callback(self, callback: Callable[[PendingSave], object]) -> None:
         """Have `callback` called with this object at the end, by the thread that ends it; at once if it has ended."""
         with self._changed:

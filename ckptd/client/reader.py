@@ -50,6 +50,12 @@ class CheckpointReader(Mapping[str, Any]):
         """
         return self._read(_text(name), None)
 
+    def get_tensors(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """Read several whole tensors at once, each as an array that the caller owns. Raises as `get_tensor`."""
+        wanted = list(names)
+        check_names(self._bundle, wanted)
+        return dict(zip(wanted, self._bundle.read_many(Wanted(name) for name in wanted), strict=True))
+
     def get_slice(self, name: str | bytes, start: Sequence[int], shape: Sequence[int]) -> Any:
         """Read one box of a tensor, however it was sliced when it was saved; reads little more than its bytes.
 

@@ -243,9 +243,11 @@ class RemoteTransport:
         reply = self._ask(lambda s: self._admin.Pin(request, timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
-    def delete(self, step: int, for_good: bool) -> None:
+    def delete(self, step: int, for_good: bool, even_latest: bool) -> None:
         """See `Transport.delete`."""
-        request = admin_pb2.DeleteRequest(peer=self._peer, run=self._run, step=step, for_good=for_good)
+        request = admin_pb2.DeleteRequest(
+            peer=self._peer, run=self._run, step=step, for_good=for_good, even_latest=even_latest
+        )
         self._ask(lambda s: self._admin.Delete(request, timeout=s))
 
     def undelete(self, step: int) -> Checkpoint:

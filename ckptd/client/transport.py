@@ -105,7 +105,7 @@ class Transport(Protocol):
     def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
         """Keep a checkpoint from retention, or no longer."""
 
-    def delete(self, step: int, for_good: bool) -> None:
+    def delete(self, step: int, for_good: bool, even_latest: bool) -> None:
         """Remove a checkpoint; durable on return, and undone by `undelete` for a while unless it is for good."""
 
     def undelete(self, step: int) -> Checkpoint:

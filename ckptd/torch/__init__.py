@@ -12,20 +12,42 @@ if TYPE_CHECKING:
     from ckptd.torch.arrays import array_of, memory_of, tensor_of
     from ckptd.torch.dcp_reader import CkptdStorageReader
     from ckptd.torch.dcp_writer import CkptdStorageWriter
+    from ckptd.torch.lightning import CkptdCheckpointIO
+    from ckptd.torch.loading import load
+    from ckptd.torch.places import close_all
+    from ckptd.torch.randomness import random_state, set_random_state
+    from ckptd.torch.saving import named_parts, save
+    from ckptd.torch.transformers import CkptdCallback
 
 __all__ = [
+    "CkptdCallback",
+    "CkptdCheckpointIO",
     "CkptdStorageReader",
     "CkptdStorageWriter",
     "array_of",
+    "close_all",
+    "load",
     "memory_of",
+    "named_parts",
+    "random_state",
+    "save",
+    "set_random_state",
     "tensor_of",
 ]
 
 _HOMES = {
+    "CkptdCallback": "ckptd.torch.transformers",
+    "CkptdCheckpointIO": "ckptd.torch.lightning",
     "CkptdStorageReader": "ckptd.torch.dcp_reader",
     "CkptdStorageWriter": "ckptd.torch.dcp_writer",
     "array_of": "ckptd.torch.arrays",
+    "close_all": "ckptd.torch.places",
+    "load": "ckptd.torch.loading",
     "memory_of": "ckptd.torch.arrays",
+    "named_parts": "ckptd.torch.saving",
+    "random_state": "ckptd.torch.randomness",
+    "save": "ckptd.torch.saving",
+    "set_random_state": "ckptd.torch.randomness",
     "tensor_of": "ckptd.torch.arrays",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.torch.arrays import memory_of, numpy_dtype_of, tensor_of, torch_dtype_of
 from ckptd.torch.dcp_place import Id, Place, as_text, is_id, is_step, origin
 from ckptd.torch.dcp_values import NOTE, Note, decode_notes, decode_value
+from ckptd.trees.flatten import leaves_of
 from ckptd.trees.outline import OUTLINE_NAME
 
 
@@ -147,9 +148,9 @@ class CkptdStorageReader(StorageReader):
         wanted: list[tuple[str, tuple[int, ...], Array]] = []
         copies: list[tuple[torch.Tensor, Array]] = []
         filled: list[tuple[ReadItem, torch.Tensor]] = []
+        _read_values(opened, [item for item in plan.items if item.type == LoadItemType.BYTE_IO], planner)
         for item in plan.items:
             if item.type == LoadItemType.BYTE_IO:
-                planner.load_bytes(item, _bytes_of(opened, item.storage_index.fqn, planner))
                 continue
             target = planner.resolve_tensor(item).detach()
             name, start, array, is_own = _destination(opened, item, target)
@@ -285,17 +286,23 @@ def _destination(opened: _Opened, item: ReadItem, target: torch.Tensor) -> tuple
     return name, start, np.empty(tuple(item.lengths), numpy_dtype_of(name, dtype)), False
 
 
-def _bytes_of(opened: _Opened, name: str, planner: LoadPlanner) -> io.BytesIO:
-    """Return what a planner's `load_bytes` takes: a value in torch's form, made here and now and not read as such."""
-    if name in opened.note.opaque:
-        if type(planner).load_bytes is DefaultLoadPlanner.load_bytes:
-            raise InvalidRequestError(
-                "only the planner that saved this can read it, and nothing is unpickled", key=name
-            )
-        return io.BytesIO(opened.reader[name])
-    known = name in opened.note.values
-    value = decode_value(opened.note, name, opened.reader.get_tensor) if known else opened.reader[name]
-    data = io.BytesIO()
-    torch.save(value, data)
-    data.seek(0)
-    return data
+def _read_values(opened: _Opened, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
+    """Hand a planner what is no tensor, in torch's form, which is made here and now and not read as such."""
+    wanted = {item.storage_index.fqn for item in items}
+    known = {name: tree for name, tree in opened.note.values.items() if name in wanted}
+    leaves = [name for name, _ in leaves_of(known) if name in opened.reader]
+    arrays = opened.reader.get_tensors([*leaves, *(wanted - known.keys())])  # at once: each may be a request
+    values = {name: array[()] for name, array in arrays.items()}
+    for item in items:
+        name = item.storage_index.fqn
+        if name in opened.note.opaque:
+            if type(planner).load_bytes is DefaultLoadPlanner.load_bytes:
+                raise InvalidRequestError(
+                    "only the planner that saved this can read it, and nothing is unpickled", key=name
+                )
+            planner.load_bytes(item, io.BytesIO(values[name]))
+            continue
+        data = io.BytesIO()
+        torch.save(decode_value(opened.note, name, values.__getitem__) if name in known else values[name], data)
+        data.seek(0)
+        planner.load_bytes(item, data)

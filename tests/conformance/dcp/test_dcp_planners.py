@@ -54,6 +54,7 @@ def nested():
         "betas": (0.9, 0.999),
         "history": [1, "two", 3.0, None],
         "numpy": np.arange(3, dtype=np.int16),
+        "numpy scalar": np.float32(0.5),
         "stream": io.BytesIO(b"bytes of somebody's"),
     }
 
@@ -81,6 +82,11 @@ def same(one, other):
     if isinstance(one, io.BytesIO):
         return one.getvalue() == other.getvalue()
     return type(one) is type(other) and one == other
+
+
+@pytest.fixture(autouse=True)
+def no_daemon(monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
 
 
 def test_nested_state_with_values_of_every_kind_comes_back_as_it_was(at):

@@ -14,6 +14,9 @@ from torch.distributed.checkpoint import DefaultLoadPlanner  # noqa: E402
 
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter  # noqa: E402
 from ckptd.torch.dcp_values import NOTE, decode_notes  # noqa: E402
+from tests.unit.client.conftest import daemon  # noqa: E402
+
+__all__ = ["daemon"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is:UserWarning")
 

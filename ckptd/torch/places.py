@@ -1,0 +1,126 @@
+"""Where state is saved to and loaded from: a `Checkpointer`, a run that a daemon holds, or a directory.
+
+A path means a run. With ``CKPTD_ADDRESS`` in the environment it is one of that daemon's; without it, the directory
+itself, in direct mode. A `Checkpointer` that was made for a path is kept until the program ends, because memory that
+was shared once makes the next save quick.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import Any
+
+import torch.distributed
+
+from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.finding import as_text, is_absolute
+from ckptd.client.reader import CheckpointReader, load_checkpoint
+from ckptd.errors import InvalidRequestError
+
+Place = str | os.PathLike[str] | Checkpointer
+"""What `save` and `load` take."""
+
+ADDRESS = "CKPTD_ADDRESS"
+"""Names the daemon, in the environment."""
+
+_lock = threading.Lock()
+_kept: dict[tuple[Any, ...], tuple[Checkpointer, dict[str, Any]]] = {}
+
+
+def membership() -> dict[str, int]:
+    """Return this process's rank and world size as ``torch.distributed`` has them; nothing when that is not used."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return {}
+    return {"rank": torch.distributed.get_rank(), "world_size": torch.distributed.get_world_size()}
+
+
+def daemon_address(address: str | None = None) -> str:
+    """Return the daemon's address that is given, or else the environment's; empty when there is none."""
+    return os.environ.get(ADDRESS, "") if address is None else address
+
+
+def address_and_run(path: str | os.PathLike[str], address: str | None = None) -> tuple[str, str]:
+    """Return the two first arguments of a `Checkpointer` for a path.
+
+    Args:
+        path: a run below the daemon's root, or a directory, or the URL of one.
+        address: the daemon's; None asks the environment, and an empty one means direct mode.
+
+    Raises:
+        InvalidRequestError: the path names no run.
+    """
+    text = as_text(path).rstrip("/")
+    address = daemon_address(address)
+    if address:
+        if is_absolute(text):
+            raise InvalidRequestError(
+                f"with a daemon ({ADDRESS}) a run is named as it lies below the daemon's root, not by a whole path",
+                actual=text,
+            )
+        return address, text
+    parent, _, run = (text if is_absolute(text) else os.path.abspath(text)).rpartition("/")  # noqa: PTH100
+    if not run or parent.endswith(":/"):
+        raise InvalidRequestError("a run is a directory below a store's root", actual=text)
+    return parent or "/", run
+
+
+def checkpointer_at(where: Place, options: dict[str, Any]) -> Checkpointer:
+    """Return what saves there: `where` itself, or a `Checkpointer` of these options, the same one each time.
+
+    Raises:
+        InvalidRequestError: options beside a `Checkpointer`, or other ones than the last time.
+    """
+    if isinstance(where, Checkpointer):
+        if options:
+            raise InvalidRequestError("options belong to the Checkpointer that is given", actual=sorted(options))
+        return where
+    address, run = address_and_run(where)
+    options = membership() | options
+    key = (os.getpid(), address, run)
+    with _lock:
+        if key not in _kept:
+            _kept[key] = Checkpointer(address, run, **options), options
+        kept, before = _kept[key]
+    if options != before:
+        raise InvalidRequestError(f"run {run!r} is open with other options", expected=before, actual=options)
+    return kept
+
+
+def open_checkpoint(where: Place, step: int | None, options: dict[str, Any]) -> CheckpointReader:
+    """Open the checkpoint of `step`, or the latest: of a `Checkpointer`, a daemon's run, a directory, or a prefix.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    if isinstance(where, Checkpointer):
+        return checkpointer_at(where, options).open(step)
+    if daemon_address() and not is_absolute(as_text(where)):
+        return checkpointer_at(where, options).open(step)
+    if step is None:
+        return load_checkpoint(where)  # a prefix, too
+    address, run = address_and_run(where, "")
+    # Reading takes nothing that a trainer could want, and needs no other ranks.
+    with Checkpointer(address, run, rank=0, world_size=1, **_naming(options)) as reading:
+        return reading.open(step)
+
+
+def close_all() -> None:
+    """Wait for the saves of every `Checkpointer` made for a path, and leave their runs. Also done at the end.
+
+    Raises:
+        CkptdError: what ended a save, if nobody has asked.
+    """
+    with _lock:
+        mine = [key for key in _kept if key[0] == os.getpid()]
+        kept = [_kept.pop(key)[0] for key in mine]
+    for one in kept:
+        one.close()
+
+
+def _naming(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("name", "latest_filename", "pad_step_number") if name in options}
+
+
+atexit.register(close_all)

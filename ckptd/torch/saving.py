@@ -1,0 +1,87 @@
+"""Saving nested state: modules, optimizers and what else a training program has, in one call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+
+from ckptd.client.pending import PendingSave
+from ckptd.client.slice import Slice
+from ckptd.errors import InvalidRequestError
+from ckptd.torch.places import Place, checkpointer_at
+from ckptd.torch.sharding import parts_of
+from ckptd.torch.stateful import taken
+from ckptd.trees.flatten import flatten
+
+_log = logging.getLogger("ckptd.torch")
+
+
+def save(
+    state: Any,
+    where: Place,
+    step: int | None = None,
+    *,
+    overwrite: bool = False,
+    meta_graph: bytes | None = None,
+    **options: Any,
+) -> PendingSave:
+    """Begin to save nested state; return once it may be changed again, which training does.
+
+    Each tensor gets the path to it as its name, such as ``model/layer.weight``; Python's numbers and strings too. A
+    `DTensor` is stored as the parts that its ranks hold, once each, whatever the placements are. Every rank calls this
+    with state of the same keys. Nothing is pickled.
+
+    Args:
+        state: nested dicts, lists and tuples of tensors, numpy arrays, `ckptd.Slice`s, numbers, strings, None, and of
+            objects with ``state_dict()``, which are asked for it.
+        where: a `ckptd.Checkpointer`; or a path, which means a run: of the daemon that ``CKPTD_ADDRESS`` names in the
+            environment, else this directory, which is for one process. The run is held until the program ends.
+        step: of training; None for the only checkpoint without one.
+        overwrite: replace a checkpoint of this step.
+        meta_graph: bytes for a ``.meta`` file beside it.
+        options: for a path, those of the `ckptd.Checkpointer` that is made for it: `max_to_keep` and so on. Rank and
+            world size are those of ``torch.distributed``, if it is initialised.
+
+    Returns:
+        The save under way. Its `result()` is durable; an error that nobody asks for is raised by the next save.
+
+    Raises:
+        InvalidRequestError: naming what can't be stored without pickle, or has no elements, or is only an addend.
+    """
+    began_at = time.perf_counter()
+    checkpointer = checkpointer_at(where, options)
+    pending = checkpointer.save(step, named_parts(state), overwrite=overwrite, meta_graph=meta_graph)
+    stalled_s = time.perf_counter() - began_at
+    _log.info("%s: training stood still for %.3f s", pending, stalled_s)
+    pending.add_done_callback(lambda ended: _tell(ended, began_at))
+    return pending
+
+
+def named_parts(state: Any) -> dict[str, Any]:
+    """Return what `Checkpointer.save` takes for nested state: views of its tensors and slices, and its outline.
+
+    Raises:
+        InvalidRequestError: as `save`.
+    """
+    try:
+        flat = flatten(taken(state), _is_leaf)
+    except RecursionError as error:
+        raise InvalidRequestError("the state contains itself") from error
+    leaves = {name: parts_of(name, leaf) if isinstance(leaf, torch.Tensor) else leaf for name, leaf in flat.items()}
+    # Of a tensor whose mesh does not have this rank there is nothing to bring.
+    return {name: leaf for name, leaf in leaves.items() if not (isinstance(leaf, list) and not leaf)}
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, (torch.Tensor, Slice)) or (
+        isinstance(value, list) and bool(value) and all(isinstance(one, Slice) for one in value)
+    )
+
+
+def _tell(pending: PendingSave, began_at: float) -> None:
+    saved = pending.checkpoint
+    if saved is not None:  # errors are for whoever asks, or for the next save
+        _log.info("%s is durable after %.3f s", saved.prefix, time.perf_counter() - began_at)

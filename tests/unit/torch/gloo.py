@@ -1,0 +1,74 @@
+"""Processes that have torch imported, and form process groups of any size up to their number over gloo."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import tempfile
+import traceback
+from pathlib import Path
+
+BOUND_S = 120.0
+
+
+class Ranks:
+    """The processes. A context manager: all of them have ended afterwards."""
+
+    def __init__(self, count=4):
+        context = multiprocessing.get_context("spawn")
+        self._meeting_points = tempfile.TemporaryDirectory(prefix="ckptd-gloo-")
+        self._met = 0
+        self._pipes, self._processes = [], []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def each(self, world_size, job, *arguments):
+        """Run ``job(rank, world_size, *arguments)`` in `world_size` processes; return what each returned."""
+        self._met += 1
+        meeting_point = str(Path(self._meeting_points.name, str(self._met)))
+        for rank, pipe in enumerate(self._pipes[:world_size]):
+            pipe.send((meeting_point, rank, world_size, job, arguments))
+        answers = []
+        for rank, pipe in enumerate(self._pipes[:world_size]):
+            assert pipe.poll(BOUND_S), f"rank {rank} of {world_size} does not answer"
+            answers.append(pipe.recv())
+        failures = [f"rank {rank}:\n{failure}" for rank, (_, failure) in enumerate(answers) if failure]
+        assert not failures, "\n".join(failures)
+        return [result for result, _ in answers]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):
+                pipe.close()
+        for process in self._processes:
+            process.join(BOUND_S)
+            process.kill()
+        self._meeting_points.cleanup()
+
+
+def _serve(pipe):
+    """Carry out jobs until the other end is closed."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    with contextlib.suppress(EOFError):
+        while True:
+            meeting_point, rank, world_size, job, arguments = pipe.recv()
+            try:
+                dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=world_size)
+                try:
+                    answer = job(rank, world_size, *arguments), None
+                finally:
+                    dist.destroy_process_group()
+            except BaseException:
+                answer = None, traceback.format_exc()
+            pipe.send(answer)
