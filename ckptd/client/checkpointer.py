@@ -137,6 +137,7 @@ class Checkpointer:
         write_state: bool = True,
         overwrite: bool = False,
         immutable: bool = False,
+        name: str | None = None,
     ) -> PendingSave:
         """Begin to save `arrays` as checkpoint `step`; return once they may be changed again.
 
@@ -154,6 +155,7 @@ class Checkpointer:
             overwrite: replace a checkpoint of this step, which is refused otherwise.
             immutable: the arrays never change, as those of JAX: return before they are copied. What changes all the
                 same is saved as it was or as it is, and a trainer that dies before they are copied loses this save.
+            name: base name of this checkpoint, if it is to have another than the run's others.
 
         Returns:
             The save under way; its `result` is durable.
@@ -168,6 +170,7 @@ class Checkpointer:
         if meta_graph is not None and not isinstance(meta_graph, bytes):
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
         suffix = naming.check_checkpoint_name(meta_graph_suffix)
+        name = None if name is None else naming.check_checkpoint_name(name)
         self._under_way.wait_for_room()
         request = SaveRequest(
             step,
@@ -177,6 +180,7 @@ class Checkpointer:
             self.timeout_s,
             suffix,
             write_state=write_state,
+            name=name,
         )
         pending = self._launcher.launch(request, arrays, immutable=immutable)
         if request.meta_graph is not None:
@@ -255,8 +259,11 @@ class Checkpointer:
         by_many = self.world_size > 1 and names is None and slices is None
         return restore(self._transport, self.run, step, names, slices, into, by_many=by_many)
 
-    def reader(self, which: int | Checkpoint | None = None) -> CheckpointReader:
-        """Open a checkpoint to read from it bit by bit: that of a step, one of `checkpoints`, or the latest.
+    def reader(self, which: int | str | Checkpoint | None = None) -> CheckpointReader:
+        """Open a checkpoint to look into it and to read from it bit by bit, as `load_checkpoint` does of a path.
+
+        Args:
+            which: its step, its base name (``model.ckpt-1200``), or one of `checkpoints`; None for the latest.
 
         Raises:
             NotFoundError: no such checkpoint.

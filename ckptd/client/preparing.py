@@ -63,7 +63,7 @@ class Preparation:
         inventory = Inventory.of(arrays, self._inventory)
         with self._lock:
             self._inventory = inventory.without_arrays()
-        stage = self._staging.take()
+        stage = self._staging.take(inventory.sources)
         if stage is not None:
             return self._prepare_staged(inventory, stage)
         placement = self._place(inventory.manifest)

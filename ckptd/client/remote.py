@@ -153,7 +153,7 @@ class RemoteTransport:
             meta_graph=request.meta_graph,
             overwrite=request.overwrite,
             timeout_s=request.timeout_s,
-            name=self._options.name,
+            name=request.name or self._options.name,
             pad_step_number=self._options.pad_step_number,
             meta_suffix=request.meta_suffix,
             write_state=request.write_state,

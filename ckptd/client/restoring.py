@@ -58,14 +58,17 @@ def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
     return Bundle.open(objects, key)
 
 
-def open_reader(transport: Transport, run: str, which: int | Checkpoint | None, *, by_many: bool) -> CheckpointReader:
-    """Open the checkpoint of a step, the one given, or the latest; see `Checkpointer.reader`."""
-    if not isinstance(which, Checkpoint):
-        return CheckpointReader(_open(transport, locate(transport, run, which).key, by_many))
-    for located in transport.checkpoints():
-        if located.checkpoint.prefix == which.prefix:
-            return CheckpointReader(_open(transport, located.key, by_many))
-    raise NotFoundError("this checkpoint is there no more", key=which.prefix)
+def open_reader(
+    transport: Transport, run: str, which: int | str | Checkpoint | None, *, by_many: bool
+) -> CheckpointReader:
+    """Open the checkpoint of a step or a base name, the one given, or the latest; see `Checkpointer.reader`."""
+    if isinstance(which, Checkpoint):
+        located = _locate_prefix(transport, which.prefix)
+    elif isinstance(which, str):
+        located = _locate_named(transport, run, which)
+    else:
+        located = locate(transport, run, which)
+    return CheckpointReader(_open(transport, located.key, by_many))
 
 
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
@@ -91,6 +94,20 @@ def locate(transport: Transport, run: str, step: int | None) -> Located:
     steps = ", ".join(str(located.checkpoint.step) for located in found[-5:])
     hint = f"the newest are {steps}" if found else "it has none yet"
     raise NotFoundError(f"run {run!r} has no checkpoint of step {step}; {hint}")
+
+
+def _locate_prefix(transport: Transport, prefix: str) -> Located:
+    for located in transport.checkpoints():
+        if located.checkpoint.prefix == prefix:
+            return located
+    raise NotFoundError("this checkpoint is there no more", key=prefix)
+
+
+def _locate_named(transport: Transport, run: str, base: str) -> Located:
+    found = {located.key.rpartition("/")[2]: located for located in transport.checkpoints()}
+    if base not in found:
+        raise NotFoundError(f"run {run!r} has no checkpoint {base!r}{did_you_mean(base, found)}")
+    return found[base]
 
 
 def _read(

@@ -62,6 +62,17 @@ class Stage:
         offset = int(source.__array_interface__["data"][0]) - self._begin
         return offset if offset >= 0 and offset + source.nbytes <= self.used_bytes else None
 
+    def holds(self, source: Source) -> bool:
+        """Tell whether an array lies in memory that was handed out, be it outgrown or not in the order of a file."""
+        if isinstance(source, EncodedStrings) or not source.size:
+            return False
+        first = int(source.__array_interface__["data"][0])
+        return any(
+            begin <= first < begin + len(room.data)
+            for room in [self.room, *self.outgrown]
+            for begin in [int(room.data.__array_interface__["data"][0])]
+        )
+
 
 class Staging:
     """The stages of one `Checkpointer`, one at a time. Any thread may use it."""
@@ -92,20 +103,30 @@ class Staging:
                 found = stage.place(name, dimensions, kind)
                 if found is None:
                     needed = stage.used_bytes + prod(dimensions) * kind.itemsize + _ALIGN_BYTES
-                    stage = self._stage = Stage(self._take_room(2 * needed), stage)
+                    # Who asks for everything at once needs no room to grow.
+                    stage = self._stage = Stage(self._take_room(2 * needed if stage.used_bytes else needed), stage)
             return found
 
-    def take(self) -> Stage | None:
-        """Take the stage for a save; the next array begins another."""
+    def take(self, sources: Sequence[Source]) -> Stage | None:
+        """Take the stage for a save of `sources`, and the next array begins another; None if none of them lies in it.
+
+        Arrays that are staged for one save so survive another that comes in between.
+        """
         with self._lock:
-            stage, self._stage = self._stage, None
-            if stage is not None:
-                self._last_bytes = max(stage.used_bytes, _FIRST_BYTES)
-            return stage
+            if self._stage is None or not any(map(self._stage.holds, sources)):
+                return None
+            return self._take()
+
+    def _take(self) -> Stage | None:
+        stage, self._stage = self._stage, None
+        if stage is not None:
+            self._last_bytes = max(stage.used_bytes, _FIRST_BYTES)
+        return stage
 
     def close(self) -> None:
         """Give everything back."""
-        stage = self.take()
+        with self._lock:
+            stage = self._take()
         if stage is not None:
             for room in [*stage.outgrown, stage.room]:
                 room.give_back()

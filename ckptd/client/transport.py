@@ -27,7 +27,10 @@ from ckptd.engine.objects import Objects
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one."""
+    """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one.
+
+    `name` is the checkpoint's base name if that is not the run's.
+    """
 
     step: int | None
     request_id: str
@@ -36,6 +39,7 @@ class SaveRequest:
     timeout_s: float
     meta_suffix: str = "meta"
     write_state: bool = True
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

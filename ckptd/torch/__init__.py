@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ckptd.torch.arrays import array_of, memory_of, tensor_of
+    from ckptd.torch.dcp_reader import CkptdStorageReader
+    from ckptd.torch.dcp_writer import CkptdStorageWriter
     from ckptd.torch.lightning import CkptdCheckpointIO
     from ckptd.torch.loading import load
     from ckptd.torch.places import close_all
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CkptdCallback",
     "CkptdCheckpointIO",
+    "CkptdStorageReader",
+    "CkptdStorageWriter",
     "array_of",
     "close_all",
     "load",
@@ -34,6 +38,8 @@ __all__ = [
 _HOMES = {
     "CkptdCallback": "ckptd.torch.transformers",
     "CkptdCheckpointIO": "ckptd.torch.lightning",
+    "CkptdStorageReader": "ckptd.torch.dcp_reader",
+    "CkptdStorageWriter": "ckptd.torch.dcp_writer",
     "array_of": "ckptd.torch.arrays",
     "close_all": "ckptd.torch.places",
     "load": "ckptd.torch.loading",

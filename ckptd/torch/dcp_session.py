@@ -1,0 +1,148 @@
+"""The `Checkpointer`s that storage writers save with: one per run, kept from one save to the next.
+
+DCP's users make a new writer for every save as often as not. A rank that left the run and joined it again each time
+would lose its memory, which is ready and warm, so the Checkpointer stays open until the process ends or a writer is
+closed. A process is one rank of a run at a time, so what a writer wants otherwise replaces what was there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ckptd.client.arrays import Array
+from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.pending import PendingSave
+from ckptd.errors import CkptdError, ConflictError
+from ckptd.torch.dcp_place import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Everything that makes a Checkpointer what it is."""
+
+    address: str
+    run: str
+    rank: int
+    world_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pid: int = field(default_factory=os.getpid)
+
+    def open(self) -> Checkpointer:
+        """Return a Checkpointer for it."""
+        return Checkpointer(
+            self.address,
+            self.run,
+            rank=self.rank,
+            world_size=self.world_size,
+            **self.options,
+        )
+
+
+class Session:
+    """One Checkpointer, and what is staged in its memory. Any thread may use it."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+        self._checkpointer = membership.open()
+        self._lock = threading.Lock()
+        self._staged: list[weakref.ref[Array]] = []
+
+    def prepare(self, size_bytes: int) -> None:
+        """Have memory for saves of this size made ready, in the background."""
+        self._checkpointer.prepare({"state": np.broadcast_to(np.uint8(0), (size_bytes,))})
+
+    def stage(self, size_bytes: int) -> Array | None:
+        """Return memory for the next save to be produced in; None while what was staged before may still be saved.
+
+        Whoever hands parts of it out tells `watch` of every one.
+        """
+        with self._lock:
+            if self.has_staged:
+                return None
+            return self._checkpointer.staging("state", (size_bytes,), np.uint8)
+
+    def watch(self, views: list[Array]) -> None:
+        """Have these views of staged memory respected, until they are saved or gone."""
+        with self._lock:
+            self._staged = [weakref.ref(view) for view in views]
+
+    def save(self, place: Place, arrays: Mapping[str, Any], overwrite: bool) -> PendingSave:
+        """Begin a save; what is staged and lies in it is the Checkpointer's from now on."""
+        pending = self._checkpointer.save(place.step, arrays, overwrite=overwrite, name=place.name)
+        with self._lock:
+            views = [view for ref in self._staged if (view := ref()) is not None]
+            if views and not _addresses(arrays).isdisjoint(_address(view) for view in views if view.size):
+                self._staged = []
+        return pending
+
+    @property
+    def has_staged(self) -> bool:
+        """Whether somebody still holds staged memory that was not saved."""
+        return any(ref() is not None for ref in self._staged)
+
+    def close(self) -> None:
+        """Wait for the saves under way and leave the run."""
+        self._checkpointer.close()
+
+
+def _addresses(arrays: Mapping[str, Any]) -> set[int]:
+    parts = [part for value in arrays.values() for part in (value if isinstance(value, list) else [value])]
+    values = [getattr(part, "part", part) for part in parts]
+    return {_address(one) for one in values if isinstance(one, np.ndarray)}
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+_LOCK = threading.Lock()
+_OPEN: dict[tuple[str, str], Session] = {}
+
+
+def session_for(membership: Membership) -> Session:
+    """Return this process's session of a run; another one of the same run is closed.
+
+    Raises:
+        ConflictError: something was staged for another rank or world size, and is not saved.
+    """
+    key = membership.address, membership.run
+    with _LOCK:
+        known = _OPEN.get(key)
+        if known is not None and known.membership == membership:
+            return known
+        if known is not None and known.membership.pid == membership.pid:
+            if known.has_staged:
+                raise ConflictError(
+                    "state is staged as one rank and saved as another: pass dcp.async_save a DefaultStager",
+                    expected=f"rank {known.membership.rank} of {known.membership.world_size}",
+                    actual=f"rank {membership.rank} of {membership.world_size}",
+                )
+            known.close()
+        _OPEN.pop(key, None)
+        session = _OPEN[key] = Session(membership)
+        return session
+
+
+def close_session(address: str, run: str) -> None:
+    """Leave a run, if this process is in it."""
+    with _LOCK:
+        session = _OPEN.pop((address, run), None)
+    if session is not None and session.membership.pid == os.getpid():
+        session.close()
+
+
+@atexit.register
+def close_all() -> None:
+    """Leave every run. Called at the end of the process."""
+    for address, run in list(_OPEN):
+        with contextlib.suppress(CkptdError):  # whoever waited for the save has been told
+            close_session(address, run)

@@ -1,0 +1,130 @@
+"""What DCP knows of a checkpoint beyond its tensors ⇄ arrays beside them, without pickle.
+
+Numbers and strings become tensors of their own, so that every reader sees them; how they were spelled in Python, and
+what is neither tensor nor number, stays in a note: a string tensor ``_CKPTD_DCP/RANK`` of each rank that has any. It
+holds two outlines (see `ckptd.trees.outline`): what the planner has to know again, and the values.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.torch.arrays import tensor_of
+from ckptd.trees.flatten import flatten, leaves_of, read_outline, rebuild
+from ckptd.trees.outline import OUTLINE_NAME, decode_outline, encode_outline
+
+NOTE = "_CKPTD_DCP/"
+"""What the names of the notes begin with; the rank follows."""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Note:
+    """What one rank, or a whole checkpoint, has to say beside its tensors.
+
+    Attributes:
+        save_id: one per save, the coordinator's.
+        planner_data: as the planner gave it: nested containers of plain values.
+        values: name → the outline's tree of what is no tensor of torch's.
+        opaque: names of values that only the planner that made them can read: bytes.
+        streams: names of values that were `io.BytesIO`.
+    """
+
+    save_id: str = ""
+    planner_data: Any = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    opaque: frozenset[str] = frozenset()
+    streams: frozenset[str] = frozenset()
+
+    @property
+    def hidden(self) -> set[str]:
+        """Names of the tensors that hold values, or parts of them."""
+        return {name for name, _ in leaves_of(dict(self.values))} | self.opaque
+
+
+def encode_values(rank: int, values: Mapping[str, Any], opaque: Mapping[str, bytes], planner: Note) -> dict[str, Any]:
+    """Return the tensors for one rank's values, its note among them.
+
+    Args:
+        rank: of this process.
+        values: name → value that is no tensor; whatever `ckptd.trees` holds.
+        opaque: name → bytes that nobody here can look into.
+        planner: whose `save_id` and `planner_data` count.
+
+    Raises:
+        InvalidRequestError: naming what has no form without pickle.
+    """
+    streams = {name: value.getvalue() for name, value in values.items() if isinstance(value, io.BytesIO)}
+    arrays = flatten({**values, **streams}, lambda value: isinstance(value, torch.Tensor))
+    outline = arrays.pop(OUTLINE_NAME)
+    head = {
+        "version": _VERSION,
+        "save_id": planner.save_id,
+        "planner_data": planner.planner_data,
+        "opaque": sorted(opaque),
+        "streams": sorted(streams),
+    }
+    try:
+        encoded_head = encode_outline(head)
+    except InvalidRequestError as error:
+        error.add_note("the planner's planner_data holds it")
+        raise
+    note = np.array([encoded_head, outline], object)
+    return {**arrays, **opaque, f"{NOTE}{rank}": note}
+
+
+def decode_notes(notes: Iterable[Any]) -> Note:
+    """Return what the notes of all ranks say together.
+
+    Raises:
+        CorruptionError: one of them is none.
+    """
+    save_id, planner_data = "", None
+    values: dict[str, Any] = {}
+    opaque: set[str] = set()
+    streams: set[str] = set()
+    for note in notes:
+        parts = np.asarray(note, object)
+        if parts.shape != (2,):
+            raise CorruptionError("a note of two strings", key=NOTE, actual=f"shape {list(parts.shape)}")
+        head = decode_outline(parts[0])
+        if not isinstance(head, dict) or head.get("version") != _VERSION:
+            raise CorruptionError("a note of another version", key=NOTE, expected=_VERSION)
+        tree = read_outline(parts[1])
+        if not isinstance(tree, dict):
+            raise CorruptionError("the values of a note have no names", key=NOTE)
+        values.update(tree)
+        opaque.update(map(str, head.get("opaque") or ()))
+        streams.update(map(str, head.get("streams") or ()))
+        save_id = save_id or str(head.get("save_id") or "")
+        planner_data = _merged(planner_data, head.get("planner_data"))
+    return Note(save_id, planner_data, values, frozenset(opaque), frozenset(streams))
+
+
+def decode_value(note: Note, name: str, read: Callable[[str], Any]) -> Any:
+    """Return one value, as it was in Python.
+
+    Args:
+        note: of the checkpoint.
+        name: of the value.
+        read: the name of a tensor → numpy array.
+
+    Raises:
+        CorruptionError: a tensor is missing, or nothing that the value can be made of.
+    """
+    value = rebuild(note.values[name], read, tensor_of, (name,))
+    return io.BytesIO(value) if name in note.streams else value
+
+
+def _merged(known: Any, more: Any) -> Any:
+    if isinstance(known, dict) and isinstance(more, dict):
+        return {**more, **known}
+    return more if known is None else known

@@ -1,0 +1,274 @@
+"""`CkptdStorageWriter`: what `torch.distributed.checkpoint` saves through."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
+from torch.futures import Future
+
+from ckptd.client.slice import Slice
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.errors import InvalidRequestError
+from ckptd.torch import dcp_session, dcp_stager
+from ckptd.torch.dcp_items import Collected, collect
+from ckptd.torch.dcp_place import Id, Place, is_id, origin
+from ckptd.torch.dcp_values import NOTE, Note, encode_values
+
+_LOG = logging.getLogger("ckptd.torch")
+
+
+@dataclass(frozen=True)
+class _Ranks:
+    """What the coordinator tells every rank of the save: how many there are."""
+
+    world_size: int
+
+
+class CkptdStorageWriter(StorageWriter):
+    """Saves what `dcp.save` and `dcp.async_save` are given, through ckptd: whole or not at all.
+
+    Tensors are stored under their fully qualified names, shards as slices of them, so that whatever reads TensorFlow's
+    checkpoints reads them: numpy, JAX, TensorFlow, and `CkptdStorageReader`. What is no tensor is stored without
+    pickle, or refused. A save is durable when `dcp.save` returns, or when the future of `dcp.async_save` is done.
+
+    It stages for `dcp.async_save`, too: the state is copied once, to where it is written from. One object may be used
+    for any number of saves, one after the other.
+    """
+
+    def __init__(
+        self,
+        address_or_path: str | os.PathLike[str] | None = None,
+        *,
+        run: str | None = None,
+        step: int | None = None,
+        name: str = "model.ckpt",
+        overwrite: bool = True,
+        max_to_keep: int | None = None,
+        keep_checkpoint_every_n_hours: float | None = 10000.0,
+        timeout_s: float = 600.0,
+        token: str | None = None,
+        ca: str | bytes | None = None,
+    ) -> None:
+        """Say where to save; nothing is connected yet.
+
+        Args:
+            address_or_path: a daemon's address; with `run`, a store's path or URL; else the prefix of a checkpoint,
+                ``DIRECTORY/NAME-STEP``, for one process. None is the environment's CKPTD_ADDRESS, if there is one.
+            run: the run's directory below the root of the daemon or the store.
+            step: of the checkpoint; None where `dcp.save` is given a ``checkpoint_id``.
+            name: base name of checkpoints whose ``checkpoint_id`` is only a step.
+            overwrite: replace a checkpoint that is there already, as DCP's own writer does; else that is refused.
+            max_to_keep: how many of the newest are kept; None keeps all, as DCP does.
+            keep_checkpoint_every_n_hours: with `max_to_keep`, one per so many hours stays for good; None: none.
+            timeout_s: the bound of every wait, and of a whole save.
+            token: shown to the daemon.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+
+        Raises:
+            InvalidRequestError: for anything above that can't be right.
+        """
+        super().__init__()
+        self._origin, path = origin(address_or_path, run, name)
+        first = path if path is not None else step
+        self._place: Place | None = None if first is None else self._origin.find(first)
+        self._overwrite = overwrite
+        self._options: Mapping[str, Any] = {
+            "max_to_keep": max_to_keep,
+            "keep_checkpoint_every_n_hours": keep_checkpoint_every_n_hours,
+            "timeout_s": timeout_s,
+            "token": token,
+            "ca": ca,
+        }
+        self._rank: int | None = None
+        self._is_coordinator = True
+        self._use_collectives = True
+        self._world_size: int | None = None
+        self._save_id = ""
+        self._planner_data: Any = None
+        self._joined: set[tuple[str, str]] = set()
+        self._saves_elsewhere = False
+        self._staged_s: float | None = None
+        self._checkpoint: Checkpoint | None = None
+
+    @property
+    def checkpoint_id(self) -> str | None:
+        """Where the checkpoint of this save is; None before anything was said."""
+        return None if self._place is None else self._place.prefix
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint that this object has saved."""
+        return self._checkpoint
+
+    # What DCP calls, in this order.
+
+    def reset(self, checkpoint_id: Id | None = None) -> None:
+        """Begin another save, at `checkpoint_id` if that is given; see `dcp_place` for what it may be."""
+        if checkpoint_id is not None:
+            self._place = self._origin.find(checkpoint_id)
+
+    def storage_meta(self) -> StorageMeta | None:
+        """Describe the save, for the planner."""
+        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id or None)
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Learn this process's part in the save."""
+        self._is_coordinator = is_coordinator
+        self._rank = kwargs.get("rank")
+        self._use_collectives = kwargs.get("use_collectives", True)
+        self._save_id = uuid.uuid4().hex
+        self._planner_data = None
+        self._find_place()
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Return the plan as it is: ckptd lays out what all ranks bring."""
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Tell every rank how many there are. On the coordinator only, or alone without collectives."""
+        mappings = [plan.planner_data for plan in plans if isinstance(plan.planner_data, dict)]
+        self._planner_data = {key: path for mapping in reversed(mappings) for key, path in mapping.items()}
+        world_size = len(plans) if self._use_collectives else _world_size()
+        return [replace(plan, storage_data=_Ranks(world_size)) for plan in plans]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Save this rank's part, and wait until the checkpoint of all ranks is durable.
+
+        Raises:
+            InvalidRequestError: naming what can't be stored.
+            CkptdError: what ended the save.
+        """
+        place = self._find_place()
+        began_at = time.monotonic()
+        world_size = plan.storage_data.world_size if isinstance(plan.storage_data, _Ranks) else _world_size()
+        session = dcp_session.session_for(self._membership(place.address, place.run, world_size))
+        try:
+            collected = self._collect(plan, planner)
+        except BaseException:
+            if world_size > 1:
+                self._spoil(session, place)
+            raise
+        pending = session.save(place, collected.arrays, self._overwrite)
+        self._checkpoint = saved = pending.result()
+        took_s = time.monotonic() - began_at
+        stalled_s = took_s if self._staged_s is None else self._staged_s
+        self._staged_s = None
+        size_mib = saved.size_bytes / (1 << 20)
+        _LOG.info(
+            "saved %s: %.1f MiB in %.2f s, training stalled for %.3f s", saved.prefix, size_mib, took_s, stalled_s
+        )
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(collected.results)
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Complete the metadata that `dcp.save` returns. The checkpoint is durable already."""
+        metadata.storage_data = {one.index: one.storage_data for ranks in results for one in ranks}
+        metadata.storage_meta = self.storage_meta()
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: Id) -> bool:
+        """Tell whether a checkpoint can be named so."""
+        return is_id(checkpoint_id)
+
+    # What `dcp.async_save` calls: `AsyncStager`'s protocol.
+
+    _synchronize_after_execute = False
+
+    @property
+    def should_synchronize_after_execute(self) -> bool:
+        """Whether there is something to wait for after `stage`: there is not."""
+        return self._synchronize_after_execute
+
+    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Copy the state to where it is saved from; on return, training may go on.
+
+        Memory is this process's own while nobody has told the run yet, and when another process saves.
+        """
+        began_at = time.monotonic()
+        staged = dcp_stager.stage(state_dict, self._session())
+        self._staged_s = time.monotonic() - began_at
+        return staged
+
+    def prepare(self, state_dict: dict[str, Any]) -> None:
+        """Make the first save stall as little as the next ones: join the run, and have memory made ready meanwhile.
+
+        Only the sizes of `state_dict` count. Returns soon, and may be left out. Every rank calls it.
+        """
+        session = self._session()
+        if session is not None:
+            dcp_stager.prepare(state_dict, session)
+
+    def synchronize_staging(self) -> None:
+        """Do nothing: `stage` has waited."""
+
+    def close(self) -> None:
+        """Leave the run. Otherwise this process stays in it until it ends, ready for the next save."""
+        for address, run in self._joined:
+            dcp_session.close_session(address, run)
+        self._joined = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hand the work over to another process, as `dcp.async_save` with a process does: leave the run here.
+
+        One process is a rank of a run at a time.
+        """
+        self.close()
+        self._saves_elsewhere = True
+        return {**self.__dict__, "_saves_elsewhere": False}
+
+    def _find_place(self) -> Place:
+        if self._place is None:
+            raise InvalidRequestError("where to save? Pass checkpoint_id=, or give the writer a step= or a path")
+        return self._place
+
+    def _session(self) -> dcp_session.Session | None:
+        """Return where the next save is probably made from; None while nobody can tell, or if it is not from here."""
+        where = self._origin if self._place is None else self._place
+        if self._saves_elsewhere or where.address is None or where.run is None:
+            return None
+        return dcp_session.session_for(self._membership(where.address, where.run, self._world_size or _world_size()))
+
+    def _membership(self, address: str, run: str, world_size: int) -> dcp_session.Membership:
+        self._world_size = world_size
+        self._joined.add((address, run))
+        rank = _rank() if self._rank is None else self._rank
+        return dcp_session.Membership(address, run, rank, world_size, self._options)
+
+    def _spoil(self, session: dcp_session.Session, place: Place) -> None:
+        """Take part in a save that this rank has failed, so that it fails at once for the others, who wait for it."""
+        # Half of a tensor whose other half nobody has: the plan refuses it, and tells everyone its name.
+        name = f"{NOTE}rank {self._rank} has failed"
+        half = Slice(np.zeros(1, np.uint8), (2,), (0,))
+        session.save(place, {name: half}, self._overwrite).exception()
+
+    def _collect(self, plan: SavePlan, planner: SavePlanner) -> Collected:
+        """Return what this rank's plan says, and its note if it has something to say."""
+        collected = collect(plan, planner)
+        keeps_note = self._is_coordinator or not self._use_collectives
+        if keeps_note or collected.values or collected.opaque:
+            metadata = getattr(planner, "metadata", None)
+            planner_data = metadata.planner_data if isinstance(metadata, Metadata) else self._planner_data
+            note = Note(self._save_id, planner_data) if keeps_note else Note()
+            rank = _rank() if self._rank is None else self._rank
+            collected.add(encode_values(rank, collected.values, collected.opaque, note))
+        return collected
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckptd.errors import InvalidRequestError
+
+pytest.importorskip("torch")
+
+from ckptd.torch.dcp_place import Place, is_id, origin
+
+DAEMON = "grpc://127.0.0.1:7070"
+
+IDS = [
+    ((DAEMON, "runs/a"), 1200, Place(DAEMON, "runs/a", "model.ckpt", 1200)),
+    ((DAEMON, "runs/a"), "1200", Place(DAEMON, "runs/a", "model.ckpt", 1200)),
+    ((DAEMON, "runs/a"), "net-7", Place(DAEMON, "runs/a", "net", 7)),
+    ((DAEMON, "runs/a"), "best", Place(DAEMON, "runs/a", "best", None)),
+    ((DAEMON, "runs/a"), "runs/b/net-7", Place(DAEMON, "runs/b", "net", 7)),
+    ((DAEMON, None), Path("runs/b/net-7"), Place(DAEMON, "runs/b", "net", 7)),
+    ((None, None), f"{DAEMON}/runs/a/net-7", Place(DAEMON, "runs/a", "net", 7)),
+    (("/store", "runs/a"), "net-7", Place("/store", "runs/a", "net", 7)),
+    (("s3://bucket/below", "runs/a"), 3, Place("s3://bucket/below", "runs/a", "model.ckpt", 3)),
+    ((None, None), "/d/run/net-7", Place("/d", "run", "net", 7)),
+    ((None, None), "/d/run/7", Place("/d", "run", "model.ckpt", 7)),
+    ((None, None), "/d/run/step_7", Place("/d", "run", "step_7", None)),
+    ((None, None), "/d/run/net-007", Place("/d", "run", "net-007", None)),
+    ((None, None), "s3://bucket/below/run/net-7", Place("s3://bucket/below", "run", "net", 7)),
+    ((None, None), "memory://store/run/net-7", Place("memory://store", "run", "net", 7)),
+    (("/store", "runs/a"), "/d/run/net-7", Place("/d", "run", "net", 7)),
+]
+
+
+@pytest.mark.parametrize(("given", "checkpoint_id", "place"), IDS, ids=[str(case[1]) for case in IDS])
+def test_an_id_says_where_a_checkpoint_is(given, checkpoint_id, place, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    found, path = origin(*given, "model.ckpt")
+    assert path is None
+    assert found.find(checkpoint_id) == place
+
+
+@pytest.mark.parametrize(
+    ("given", "checkpoint_id", "why"),
+    [
+        ((DAEMON, "runs/a"), "/d/run/net-7", "has a root of its own"),
+        ((DAEMON, None), "net-7", "names no run"),
+        ((DAEMON, "runs/a"), "../net-7", "starts with a dot"),
+        ((None, None), "/net-7", "no checkpoint's prefix"),
+        ((None, None), "s3://bucket/net-7", "no checkpoint's prefix"),
+        ((None, None), "/d/run/", "no checkpoint's prefix"),
+        ((None, None), "", "a path, a URL or a step"),
+        ((None, None), 2.5, "a path, a URL or a step"),
+    ],
+)
+def test_an_id_that_names_no_checkpoint_is_refused(given, checkpoint_id, why, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    with pytest.raises(InvalidRequestError, match=why):
+        origin(*given, "model.ckpt")[0].find(checkpoint_id)
+
+
+def test_a_relative_path_counts_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    place = origin(None, None, "model.ckpt")[0].find("run/net-7")
+    assert place == Place(str(tmp_path), "run", "net", 7)
+    assert place.prefix == str(tmp_path / "run" / "net-7")
+
+
+def test_the_environment_names_the_daemon_that_nobody_else_has(monkeypatch):
+    monkeypatch.setenv("CKPTD_ADDRESS", DAEMON)
+    assert origin(None, "runs/a", "net")[0].find(5) == Place(DAEMON, "runs/a", "net", 5)
+    assert origin("/d/run/net-7", None, "net")[1] == "/d/run/net-7"
+
+
+def test_ids_can_be_told_from_what_is_none():
+    assert all(is_id(checkpoint_id) for _, checkpoint_id, _ in IDS)
+    assert not any(map(is_id, ("", "a//b", "run/name with spaces", None, "run/")))
