@@ -16,8 +16,9 @@ from ckptd.client.direct import DirectTransport
 from ckptd.client.finding import as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
+from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
-from ckptd.client.restoring import Array, read_meta_graph, restore
+from ckptd.client.restoring import Array, open_reader, read_meta_graph, restore
 from ckptd.client.saving import carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import Handover, SaveRequest, Transport
@@ -279,6 +280,16 @@ class Checkpointer:
         # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
         by_many = self.world_size > 1 and names is None and slices is None
         return restore(self._transport, self.run, step, names, slices, into, by_many=by_many)
+
+    def reader(self, step: int | None = None) -> CheckpointReader:
+        """Open a checkpoint, None for the latest, to look at names, shapes and dtypes before reading.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+        """
+        self._check_open()
+        self._under_way.raise_unseen()
+        return open_reader(self._transport, self.run, step)
 
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint of the run, None if there is none yet."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.held_objects import HeldObjects
-from ckptd.client.reader import check_names, did_you_mean
+from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
@@ -55,6 +55,11 @@ def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
     if by_many and isinstance(objects, LocalStore | HeldObjects):
         objects = objects.read_by_many()
     return Bundle.open(objects, key)
+
+
+def open_reader(transport: Transport, run: str, step: int | None) -> CheckpointReader:
+    """Open the checkpoint of `step`, or the latest; see `Checkpointer.reader`."""
+    return CheckpointReader(_open(transport, _locate(transport, run, step).key, by_many=False))
 
 
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
