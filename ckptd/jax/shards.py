@@ -70,4 +70,6 @@ def assemble(shape: tuple[int, ...], dtype: Any, sharding: Sharding, boxes: Mapp
         jax.device_put(boxes[box], SingleDeviceSharding(device, memory_kind=kind))
         for device, box in places(sharding, shape).items()
     ]
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts, dtype=dtype)
+    if not parts:  # its devices are all of other processes
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts, dtype=dtype)
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)

@@ -65,7 +65,7 @@ class Target:
     @property
     def sharding(self) -> Sharding | None:
         """How it is to be spread; None leaves that to JAX."""
-        if isinstance(self.like, jax.Array) and not self.like.committed:
+        if isinstance(self.like, jax.Array) and not getattr(self.like, "committed", True):
             return None
         return getattr(self.like, "sharding", None)
 
@@ -159,7 +159,7 @@ class Target:
 
 
 def to_jax(array: Array) -> Any:
-    """Return a JAX array on the default device; the array itself where JAX has no such type or would cut its numbers."""
+    """Return a JAX array on the default device; the array itself where JAX has no such type or would cut it."""
     if array.dtype.kind in "OSU" or jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         return array
     return _to_device(array, None)
@@ -189,9 +189,10 @@ def _misfits(targets: Sequence[Target], stored: Mapping[str, Stored], partial: b
         if misfit is not None:
             yield misfit
     if not partial:
-        yield from (
-            f"{name}: {one} is stored and not in the target" for name, one in stored.items() if name not in asked
-        )
+        more = [f"{name}: {one} is stored and not in the target" for name, one in stored.items() if name not in asked]
+        yield from more
+        if more:
+            yield "(partial=True passes over what is not in the target)"
 
 
 def _is_castable(there: Stored, like: Any) -> bool:
