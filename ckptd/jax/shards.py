@@ -54,14 +54,19 @@ def bounds(index: tuple[slice, ...], shape: Sequence[int]) -> Bounds:
     return tuple(begin for begin, _, _ in ranges), tuple(end - begin for begin, end, _ in ranges)
 
 
+def slices(box: Bounds) -> tuple[slice, ...]:
+    """Return the index of a box, one `slice` per dimension."""
+    return tuple(slice(begin, begin + size) for begin, size in zip(*box, strict=True))
+
+
 def places(sharding: Sharding, shape: tuple[int, ...]) -> dict[Any, Bounds]:
     """Return device → box, for the devices of this process."""
     indices = sharding.addressable_devices_indices_map(shape)
     return {device: bounds(index or (), shape if index else ()) for device, index in indices.items()}
 
 
-def assemble(shape: tuple[int, ...], dtype: Any, sharding: Sharding, boxes: Mapping[Bounds, Array]) -> jax.Array:
-    """Return the array of this sharding whose boxes, those of this process, are these.
+def assemble(shape: tuple[int, ...], dtype: Any, sharding: Sharding, boxes: Mapping[Bounds, Any]) -> jax.Array:
+    """Return the array of this sharding whose boxes, those of this process, are these arrays of numpy's or JAX's.
 
     Memory that lies as JAX wants it is taken over without a copy; it must not be changed any more.
     """

@@ -133,7 +133,7 @@ class Target:
     def _spread(self, boxes: Mapping[Bounds, Array]) -> jax.Array:
         assert self.sharding is not None  # `_is_spread`
         shape = tuple(self.like.shape)
-        if self._is_weak_scalar and boxes:
+        if self._is_weak_scalar and self.sharding.is_fully_addressable:
             return _to_device(self._with_weak_type(next(iter(boxes.values()))), self.sharding)
         return shards.assemble(shape, self.like.dtype, self.sharding, boxes)
 
@@ -155,7 +155,10 @@ class Target:
             raise InvalidRequestError(
                 "the keys don't fit", key=self.name, expected=str(self), actual=_described(keys.dtype, keys.shape)
             )
-        return _to_device(keys, self.sharding)
+        if self.sharding is None:
+            return keys
+        boxes = {box: keys[shards.slices(box)] for box in self._boxes()}
+        return shards.assemble(keys.shape, keys.dtype, self.sharding, boxes)
 
 
 def to_jax(array: Array) -> Any:
