@@ -64,9 +64,11 @@ class Target:
 
     @property
     def sharding(self) -> Sharding | None:
-        """How it is to be spread; None leaves that to JAX."""
-        if isinstance(self.like, jax.Array) and not getattr(self.like, "committed", True):
-            return None
+        """How it is to be spread; None leaves that to JAX, as it is for an array that was put nowhere on purpose."""
+        if isinstance(self.like, jax.Array):
+            array = jax.random.key_data(self.like) if self.is_key else self.like
+            if not getattr(array, "committed", True):
+                return None
         return getattr(self.like, "sharding", None)
 
     @property
