@@ -229,10 +229,17 @@ class CheckpointManager:
             pending.result()
 
     def delete(self, step: int) -> None:
-        """Delete a checkpoint; durable on return of rank 0's call, the others do nothing."""
+        """Delete a checkpoint; durable on return of rank 0's call, the others do nothing.
+
+        Raises:
+            ConflictError: it is the latest, or pinned by somebody else.
+        """
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")
         if self.checkpointer.rank == 0:
+            self._to_pin = [pending for pending in self._to_pin if pending.step != step]
+            if self.options.keeps(step):
+                self.checkpointer.unpin(step)
             self.checkpointer.delete(step)
         self.reload()
 

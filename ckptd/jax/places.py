@@ -42,7 +42,7 @@ def place(directory: str | os.PathLike[str], address: str | None, run: str | Non
     if not colon:
         path = os.path.abspath(path)  # noqa: PTH100 - as the store does it, without following links
     parent, _, name = path.rstrip("/").rpartition("/")
-    if not name:
+    if not name or (colon and not parent):
         raise InvalidRequestError("checkpoints lie in a directory of their own", actual=text)
     return f"{scheme}{colon}{parent}" if colon else parent or "/", name
 
