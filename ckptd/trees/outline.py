@@ -30,7 +30,7 @@ OUTLINE_NAME = "_CKPTD_OUTLINE"
 """The tensor that holds the outline, a string scalar."""
 
 _VERSION = 1
-_MAX_DEPTH = 200  # Python's own recursion ends at 1000 frames; nobody nests state so deeply
+MAX_DEPTH = 200  # Python's own recursion ends at 1000 frames; nobody nests state so deeply
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def describe(path: tuple[Any, ...]) -> str:
 
 
 def _encode(value: Any, path: tuple[Any, ...]) -> Any:
-    if len(path) > _MAX_DEPTH:
-        raise InvalidRequestError(f"state nests deeper than {_MAX_DEPTH} levels, or contains itself", key=str(path[0]))
+    if len(path) > MAX_DEPTH:
+        raise InvalidRequestError(f"state nests deeper than {MAX_DEPTH} levels, or contains itself", key=str(path[0]))
     if isinstance(value, Leaf):
         return {"leaf": value.kind}
     if isinstance(value, Mapping):
@@ -113,7 +113,7 @@ def _encode_key(key: Any, path: tuple[Any, ...]) -> Any:
 
 
 def _decode(node: Any, depth: int) -> Any:
-    if depth > _MAX_DEPTH + 1:
+    if depth > MAX_DEPTH + 1:
         raise ValueError("nested too deeply")
     if not isinstance(node, dict):
         if isinstance(node, list):

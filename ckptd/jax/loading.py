@@ -1,0 +1,175 @@
+"""A checkpoint → a pytree: plain containers, or exactly what a target says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import tree_util
+from numpy.typing import NDArray
+
+from ckptd.client.finding import Path
+from ckptd.client.reader import CheckpointReader, did_you_mean, load_checkpoint
+from ckptd.errors import CorruptionError, NotFoundError
+from ckptd.jax import random_keys
+from ckptd.jax.nodes import name_of
+from ckptd.jax.targets import Stored, Target, check, to_jax
+from ckptd.trees import outline
+from ckptd.trees.flatten import leaves_of, read_outline, rebuild
+from ckptd.trees.outline import OUTLINE_NAME, Leaf
+
+Array = NDArray[Any]
+
+_STRUCT: Callable[..., Any] = jax.ShapeDtypeStruct  # its constructor has no types
+
+_BATCH_BYTES = 1 << 30
+"""What is read before it is handed to JAX, which may copy it: no more than this is in memory twice."""
+
+
+def load(source: CheckpointReader | Path, target: Any = None, *, part: str | None = None, partial: bool = False) -> Any:
+    """Read a checkpoint that `to_arrays` described, or any other.
+
+    Without a target: dicts, lists and tuples as they nested, with JAX arrays on the default device where JAX arrays
+    were saved; 64-bit ones stay numpy arrays while `jax_enable_x64` is off. Of a checkpoint that somebody else wrote:
+    a flat dict of its tensors.
+
+    Args:
+        source: the prefix or directory of a checkpoint, or what `Checkpointer.reader` or `load_checkpoint` returned.
+        target: a pytree of any nodes, its leaves arrays or `jax.ShapeDtypeStruct`s, numpy arrays, numbers or strings.
+            Of each leaf shape, dtype, and sharding if it has one, are what is returned; of a tensor just the boxes
+            are read that this process's devices will hold, each once.
+        part: what to read of the saved tree, by its path: ``"params"``; the target is for that part then.
+        partial: the checkpoint, or that part of it, may hold more than the target.
+
+    Raises:
+        InvalidRequestError: the target does not fit, with every path and both shapes.
+        NotFoundError: no such checkpoint or part.
+        CorruptionError: the bytes are wrong.
+    """
+    reader = source if isinstance(source, CheckpointReader) else load_checkpoint(source)
+    tree, path = _part(_outline(reader), part)
+    if target is None:
+        return _load_plain(reader, tree, path)
+    flat, structure = tree_util.tree_flatten_with_path(target)
+    targets = [Target(name_of(at, path), like) for at, like in flat]
+    stored = _stored(reader, tree, path)
+    check(targets, stored, reader.prefix, partial=partial)
+    leaves = [leaf for batch in _batches(targets, stored) for leaf in _load_batch(reader, batch, stored)]
+    return tree_util.tree_unflatten(structure, leaves)
+
+
+def describe(source: CheckpointReader | Path) -> Any:
+    """Return what `load` would without a target, with a `jax.ShapeDtypeStruct` for each of JAX's arrays, unread.
+
+    A target can be made of it, by giving the leaves a sharding. For numpy arrays stand arrays of that shape and dtype
+    that take no memory; numbers and strings are themselves.
+
+    Raises:
+        NotFoundError, CorruptionError: as `load`.
+    """
+    reader = source if isinstance(source, CheckpointReader) else load_checkpoint(source)
+    tree = _outline(reader)
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    plain = [name for name, leaf in leaves_of(tree) if leaf.kind not in ("array", "numpy") and name in shapes]
+    values = reader.get_tensors(plain)
+
+    def stand_in(name: str) -> Array:
+        empty = np.zeros((), dtypes[name])
+        return values[name] if name in values else np.broadcast_to(empty, shapes[name])
+
+    def to_struct(array: Array) -> Any:
+        return array if array.dtype.kind == "O" else _STRUCT(array.shape, array.dtype)
+
+    def to_key_struct(numbers: Any, impl: Any, name: str) -> Any:
+        return jax.eval_shape(lambda given: random_keys.wrap(given, impl, name), numbers)
+
+    return _with_keys(rebuild(tree, stand_in, to_struct), to_key_struct)
+
+
+def _outline(reader: CheckpointReader) -> Any:
+    """Return how it nests; of what others wrote, a flat dict."""
+    if OUTLINE_NAME in reader:
+        return read_outline(reader[OUTLINE_NAME])
+    return {name: Leaf("array") for name in reader}
+
+
+def _part(tree: Any, part: str | None) -> tuple[Any, tuple[Any, ...]]:
+    """Return a part of an outline's tree, and the path to it."""
+    path: tuple[Any, ...] = ()
+    for wanted in part.split("/") if part else ():
+        children = dict(tree if isinstance(tree, dict) else enumerate(tree if isinstance(tree, (list, tuple)) else ()))
+        found = [key for key in children if str(key) == wanted]
+        if not found:
+            raise NotFoundError(f"there is no {part!r}{did_you_mean(wanted, map(str, children))}")
+        tree, path = children[found[0]], (*path, found[0])
+    return tree, path
+
+
+def _load_plain(reader: CheckpointReader, tree: Any, path: tuple[Any, ...]) -> Any:
+    names = [name for name, _ in leaves_of(tree, path) if name in reader]
+    arrays = reader.get_tensors(names)
+    return _with_keys(rebuild(tree, arrays.pop, to_jax, path), random_keys.wrap, path)
+
+
+def _with_keys(tree: Any, wrap: Callable[[Any, Any, str], Any], path: tuple[Any, ...] = ()) -> Any:
+    """Return the tree with what stands for random keys turned into them."""
+    if random_keys.is_stored_key(tree):
+        return wrap(tree[random_keys.NUMBERS], tree[random_keys.IMPL], outline.describe(path))
+    if isinstance(tree, dict):
+        return {key: _with_keys(value, wrap, (*path, key)) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_with_keys(value, wrap, (*path, number)) for number, value in enumerate(tree))
+    return tree
+
+
+def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...]) -> dict[str, Stored]:
+    """Return name → what is there: tensors, and the plain values of the outline."""
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    found: dict[str, Stored] = {}
+    for name, leaf in _places(tree, path):
+        if not isinstance(leaf, Leaf):
+            found[name] = Stored(type(leaf).__name__, value=leaf)
+        elif name in shapes:
+            found[name] = Stored(leaf.kind, tuple(shapes[name]), dtypes[name])
+        else:
+            raise CorruptionError("the outline names a tensor that is not there", key=name)
+    return found
+
+
+def _places(tree: Any, path: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, leaf or plain value) of an outline's tree; None is no leaf in JAX."""
+    if isinstance(tree, dict):
+        children: Iterator[tuple[Any, Any]] = iter(tree.items())
+    elif isinstance(tree, (list, tuple)):
+        children = iter(enumerate(tree))
+    else:
+        if tree is not None:
+            yield outline.describe(path), tree
+        return
+    for key, child in children:
+        yield from _places(child, (*path, key))
+
+
+def _batches(targets: Sequence[Target], stored: Mapping[str, Stored]) -> Iterator[list[Target]]:
+    batch: list[Target] = []
+    size = 0
+    for target in targets:
+        there = stored[target.names[0]]
+        if there.dtype is not None:
+            size += math.prod(there.shape) * there.dtype.itemsize
+        batch.append(target)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _load_batch(reader: CheckpointReader, targets: Sequence[Target], stored: Mapping[str, Stored]) -> Iterator[Any]:
+    """Read what these leaves are made of, all at once, and yield them."""
+    wanted = [target.wanted(stored) for target in targets]
+    arrays = iter(reader.get_many(one for each in wanted for one in each))
+    for target, each in zip(targets, wanted, strict=True):
+        yield target.made_of([next(arrays) for _ in each], stored)

@@ -1,0 +1,300 @@
+"""`CheckpointManager`: Orbax's way of saving, over a `Checkpointer`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from jax.experimental import multihost_utils
+
+from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.pending import PendingSave
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
+from ckptd.jax import places
+from ckptd.jax.items import load_args, tree_of
+from ckptd.jax.loading import describe, load
+from ckptd.jax.options import CheckpointManagerOptions
+from ckptd.jax.saving import to_arrays
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
+_LOG = logging.getLogger(__name__.rpartition(".")[0])  # ckptd.jax
+_MAX_UNDER_WAY = 2  # saves of a `Checkpointer`
+
+
+class CheckpointManager:
+    """Saves and restores pytrees of one training job, with the methods of Orbax's class of this name.
+
+    Every process of the job has one and makes the same calls. For one thread.
+
+    Attributes:
+        checkpointer: what it works with, for everything that Orbax has no name for: `pin`, `watch`, `undelete`.
+        options: when it saves, what it keeps.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        options: Any = None,
+        item_names: Any = None,
+        run: str | None = None,
+        address: str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        name: str = "model.ckpt",
+        timeout_s: float = 600.0,
+        token: str | None = None,
+        ca: str | bytes | None = None,
+        **changes: Any,
+    ) -> None:
+        """Describe the job; nothing is connected yet.
+
+        Args:
+            directory: where the checkpoints lie, a path or a store's URL; or the address of a daemon.
+            options: `CheckpointManagerOptions`, ours or Orbax's.
+            item_names: taken for programs that were written for Orbax; the names come with what is saved.
+            run: below the daemon's root, or below the directory; default: the directory's path.
+            address: of a daemon; default: the environment's CKPTD_ADDRESS, else direct mode in the directory.
+            rank: of this process; default: that of `jax.distributed` if it is initialised, else the environment's RANK.
+            world_size: likewise, else WORLD_SIZE.
+            name: base name of the checkpoints.
+            timeout_s: the bound of every wait.
+            token: shown to the daemon.
+            ca: the authority that signed the daemon's certificate.
+            changes: single options by their names, ``max_to_keep=3``.
+
+        Raises:
+            InvalidRequestError: for anything above that can't be right.
+        """
+        self.options = CheckpointManagerOptions.of(options, changes)
+        address, run = places.place(directory, address, run)
+        rank, world_size = places.member(rank, world_size)
+        interval = self.options.keep_time_interval
+        self.checkpointer = Checkpointer(
+            address,
+            run,
+            rank=rank,
+            world_size=world_size,
+            name=name,
+            max_to_keep=self.options.max_to_keep,
+            keep_checkpoint_every_n_hours=None if interval is None else interval.total_seconds() / 3600,
+            retention="manager",
+            timeout_s=timeout_s,
+            token=token,
+            ca=ca,
+        )
+        self._latest: int | None = None
+        self._has_looked = False
+        self._under_way: list[PendingSave] = []
+        self._to_pin: list[PendingSave] = []
+
+    def save(
+        self,
+        step: int,
+        items: Any = None,
+        *,
+        args: Any = None,
+        force: bool = False,
+        overwrite: bool = False,
+    ) -> bool:
+        """Save a pytree, if this step's turn has come; return once its arrays may be donated.
+
+        Args:
+            step: the training step.
+            items: the pytree; see `to_arrays`.
+            args: the same in Orbax's words: whatever has it as ``item``, or a mapping of names to such.
+            force: save although `should_save` says no.
+            overwrite: replace a checkpoint of this step.
+
+        Returns:
+            Whether it is being saved.
+
+        Raises:
+            InvalidRequestError: naming the leaf that can't be saved.
+            ConflictError: the step is there already.
+            CkptdError: what ended an earlier save.
+        """
+        if items is not None and args is not None:
+            raise InvalidRequestError("what is saved is given once, as such or in `args`")
+        tree = items if args is None else tree_of(args)
+        if self.options.read_only or not (force or overwrite or self.should_save(step)):
+            return False
+        began = time.monotonic()
+        latest = self._known_latest()
+        if not overwrite and latest is not None and step <= latest and step in self.all_steps():
+            raise ConflictError(f"step {step} is saved already; overwrite=True replaces it")
+        self._pin_kept()
+        pending = self.checkpointer.save(step, to_arrays(tree), overwrite=overwrite)
+        _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
+        pending.add_done_callback(_log_end)
+        self._latest = step if latest is None else max(step, latest)
+        self._under_way = [one for one in self._under_way if not one.done()] + [pending]
+        if self.options.keeps(step) and self.checkpointer.rank == 0:
+            self._to_pin.append(pending)
+        if not self.options.enable_async_checkpointing:
+            pending.result()
+        return True
+
+    def restore(
+        self,
+        step: int | None = None,
+        items: Any = None,
+        *,
+        target: Any = None,
+        args: Any = None,
+        partial: bool = False,
+    ) -> Any:
+        """Read a checkpoint, the latest if `step` is None, as plain containers or as a target says; see `load`.
+
+        Args:
+            step: which one.
+            items: the target.
+            target: the same, by the name that says what it is.
+            args: the same in Orbax's words; with a mapping of names to such, a mapping of that kind is returned.
+            partial: the checkpoint may hold more than the target.
+
+        Raises:
+            InvalidRequestError: the target does not fit, with every path and both shapes.
+            NotFoundError: no such checkpoint.
+            CorruptionError: the bytes are wrong.
+        """
+        if items is not None and target is not None:
+            raise InvalidRequestError("`items` and `target` are two names for one thing")
+        wanted = target if items is None else items
+        reader = self.checkpointer.reader(step)
+        if args is None:
+            return load(reader, wanted, partial=partial)
+        if wanted is not None:
+            raise InvalidRequestError("a target is given once, as such or in `args`")
+        return load_args(reader, args, partial=partial)
+
+    def item_metadata(self, step: int | None = None) -> Any:
+        """Return the pytree of a checkpoint, with `jax.ShapeDtypeStruct`s for its arrays: a target; see `describe`."""
+        return describe(self.checkpointer.reader(step))
+
+    def prepare(self, items: Any) -> None:
+        """Make the first save as fast as the next ones; `items` is what will be saved. May be left out."""
+        self.checkpointer.prepare(to_arrays(items))
+
+    def should_save(self, step: int) -> bool:
+        """Say whether this step's turn has come: the first one, those that the interval divides, and on preemption."""
+        latest = self._known_latest()
+        if self.options.wants(step, latest):
+            return True
+        is_newer = latest is None or step > latest
+        return is_newer and not self.options.read_only and self.reached_preemption(step)
+
+    def reached_preemption(self, step: int) -> bool:
+        """Say whether the platform has announced that it will stop this job, and all its processes are at this step."""
+        try:
+            return bool(multihost_utils.reached_preemption_sync_point(step))
+        except RuntimeError:  # JAX watches for it only in a distributed job
+            return False
+
+    def latest_step(self) -> int | None:
+        """Return the newest step that is durable, None if there is none."""
+        checkpoint = self.checkpointer.latest()
+        return None if checkpoint is None else checkpoint.step
+
+    def all_steps(self) -> list[int]:
+        """Return the steps that are durable, in ascending order."""
+        return sorted(one.step for one in self.checkpointer.checkpoints() if one.step is not None)
+
+    def reload(self) -> None:
+        """Forget what is known of the directory, in case that somebody else changed it."""
+        self._has_looked = False
+
+    def is_saving_in_progress(self) -> bool:
+        """Say whether a save is under way."""
+        return any(not pending.done() for pending in self._under_way)
+
+    def wait_until_finished(self) -> None:
+        """Wait until everything is durable; raise what ended a save that nobody has asked for."""
+        self.checkpointer.wait()
+        self._pin_kept()
+
+    def check_for_errors(self) -> None:
+        """Raise what ended a save, if nobody has asked."""
+        ended = [pending for pending in self._under_way if pending.done()]
+        self._under_way = [pending for pending in self._under_way if pending not in ended]
+        for pending in ended:
+            pending.result()
+
+    def delete(self, step: int) -> None:
+        """Delete a checkpoint; durable on return of rank 0's call, the others do nothing.
+
+        Raises:
+            ConflictError: it is the latest, or pinned by somebody else.
+        """
+        if self.options.read_only:
+            raise InvalidRequestError("this manager is read only")
+        if self.checkpointer.rank == 0:
+            self._to_pin = [pending for pending in self._to_pin if pending.step != step]
+            if self.options.keeps(step):
+                self.checkpointer.unpin(step)
+            self.checkpointer.delete(step)
+        self.reload()
+
+    def close(self) -> None:
+        """Wait for the saves under way and free everything. May be repeated."""
+        try:
+            if self._to_pin:
+                self.wait_until_finished()
+        finally:
+            self.checkpointer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except CkptdError as failure:
+            if error is None:
+                raise
+            # The error that ended the program says more than the save that ended with it.
+            if hasattr(error, "add_note"):
+                error.add_note(f"while closing the CheckpointManager: {failure}")
+
+    def _known_latest(self) -> int | None:
+        """Return the newest step there is or was begun, asking for it once."""
+        if not self._has_looked:
+            self._latest = self.latest_step()
+            self._has_looked = True
+            if self.options.keep_period is not None and self.checkpointer.rank == 0 and not self.options.read_only:
+                self._pin_left_over()
+        return self._latest
+
+    def _pin_left_over(self) -> None:
+        """Pin what a process before this one saved and had no more time to pin."""
+        for one in self.checkpointer.checkpoints():
+            if one.step is not None and not one.pinned and self.options.keeps(one.step):
+                self.checkpointer.pin(one.step)
+
+    def _pin_kept(self) -> None:
+        """Pin what stays for good as soon as it is durable, before so many newer ones are that it would be deleted."""
+        is_urgent = self.options.max_to_keep is not None and self.options.max_to_keep <= _MAX_UNDER_WAY
+        waiting, self._to_pin = self._to_pin, []
+        for pending in waiting:
+            if not pending.done() and not is_urgent:
+                self._to_pin.append(pending)
+            elif pending.wait() and pending.checkpoint is not None and pending.step is not None:
+                self.checkpointer.pin(pending.step)
+
+
+def _log_end(pending: PendingSave) -> None:
+    done = pending.checkpoint
+    if done is not None:
+        _LOG.info(
+            "step %s: %d bytes are durable in %s after %.2f s", done.step, done.size_bytes, done.prefix, done.duration_s
+        )

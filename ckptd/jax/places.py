@@ -1,0 +1,55 @@
+"""Where a manager saves: the address of a daemon or store and a run, from the one path that people give."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+from ckptd.client.finding import as_text
+from ckptd.errors import InvalidRequestError
+from ckptd.wire import addresses
+
+_ADDRESS = "CKPTD_ADDRESS"
+
+
+def place(directory: str | os.PathLike[str], address: str | None, run: str | None) -> tuple[str, str]:
+    """Return what a `Checkpointer` takes as address and run.
+
+    With a daemon, which is `address`, or else the environment's CKPTD_ADDRESS, or `directory` itself, the run is `run`
+    or the path of the directory, below the daemon's root. Without one, checkpoints lie in the directory, or in `run`
+    below it.
+
+    Raises:
+        InvalidRequestError: there is nothing that names a run.
+    """
+    text = as_text(directory)
+    if addresses.is_daemon(text):
+        if run is None:
+            raise InvalidRequestError(
+                "with a daemon's address goes a run: CheckpointManager(address, run='runs/mnist')"
+            )
+        return text, run
+    if address is None:
+        address = os.environ.get(_ADDRESS) or None
+    scheme, colon, path = text.partition("://")
+    if not colon:
+        scheme, path = "", os.path.normpath(text)
+    if address is not None:
+        return address, run or path.strip("/")
+    if run is not None:
+        return text, run
+    if not colon:
+        path = os.path.abspath(path)  # noqa: PTH100 - as the store does it, without following links
+    parent, _, name = path.rstrip("/").rpartition("/")
+    if not name or (colon and not parent):
+        raise InvalidRequestError("checkpoints lie in a directory of their own", actual=text)
+    return f"{scheme}{colon}{parent}" if colon else parent or "/", name
+
+
+def member(rank: int | None, world_size: int | None) -> tuple[int | None, int | None]:
+    """Return rank and number of processes: as given, else `jax.distributed`'s; None leaves them to the environment."""
+    if jax.distributed.is_initialized():
+        rank = jax.process_index() if rank is None else rank
+        world_size = jax.process_count() if world_size is None else world_size
+    return rank, world_size

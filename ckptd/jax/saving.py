@@ -1,0 +1,67 @@
+"""A pytree → what `Checkpointer.save` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ckptd.client.slice import Slice
+from ckptd.errors import InvalidRequestError
+from ckptd.jax import random_keys, shards
+from ckptd.jax.nodes import Path, to_containers
+from ckptd.trees.flatten import flatten
+from ckptd.trees.outline import describe
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A leaf that is a JAX array, in the tree of containers."""
+
+    value: jax.Array
+
+
+def to_arrays(tree: Any) -> dict[str, Any]:
+    """Return name → array, for `Checkpointer.save` and `ckptd.save_checkpoint`, of any pytree.
+
+    A name is the path to a leaf, its keys joined by ``/``. Arrays are views of JAX's memory where the host can see it,
+    so that the tree may be donated once `save` has returned and the views are gone. Of arrays that are spread over
+    devices it is the boxes that this process answers for, as `Slice`s. Leaves may also be numpy arrays, numbers,
+    strings and bytes. How it all nests is in one more tensor, so that `load` needs no target; what a node holds
+    besides its children is not saved.
+
+    Every process of a job calls this with the same tree; leaves that are not spread over all of them have the same
+    value everywhere.
+
+    Raises:
+        InvalidRequestError: naming the leaf that can't be saved, because it was donated, say.
+    """
+    leaves = flatten(to_containers(tree, _leaf), lambda value: isinstance(value, (_Held, Slice)))
+    waiting = [leaf.value for leaf in leaves.values() if isinstance(leaf, _Held)]
+    for array in waiting:
+        shards.send_ahead(array)
+    found = {name: _pieces(name, leaf.value) if isinstance(leaf, _Held) else leaf for name, leaf in leaves.items()}
+    return {name: value for name, value in found.items() if not isinstance(value, list) or value}
+
+
+def _leaf(path: Path, value: Any) -> Any:
+    """Return a leaf as it is, or what stands for it in the tree of containers."""
+    if not isinstance(value, jax.Array):
+        return value
+    name = describe(path)
+    if isinstance(value, jax.core.Tracer):
+        raise InvalidRequestError("a function that JAX transforms can't save", key=name, actual=str(value.aval))
+    if value.is_deleted():
+        raise InvalidRequestError("the array was deleted, as JAX does with donated ones", key=name)
+    if random_keys.is_key(value):
+        numbers = _Held(jax.random.key_data(value))
+        return {random_keys.NUMBERS: numbers, random_keys.IMPL: random_keys.impl_of(value, name)}
+    return _Held(value)
+
+
+def _pieces(name: str, array: jax.Array) -> Any:
+    try:
+        return shards.pieces(array)
+    except RuntimeError as error:
+        raise InvalidRequestError(f"the array can't be read: {error}", key=name) from error
