@@ -31,12 +31,6 @@ class PendingSave:
         with self._changed:
             return self._has_ended
 
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint once it is durable, else None; asking does not count as looking at an error."""
-        with self._changed:
-            return self._checkpoint
-
     def result(self, timeout: float | None = None) -> Checkpoint:
         """Wait for the end and return the checkpoint, which is durable then.
 
