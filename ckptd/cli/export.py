@@ -31,7 +31,8 @@ def command(
     """Write the tensors of the checkpoint at PREFIX to one file, whose name says in which format.
 
     Tensors in slices are joined, checksums are compared, and memory does not grow with the checkpoint. Strings, int4
-    and a few others have no counterpart in these formats.
+    and a few others have no counterpart in these formats. The notes in which ckptd keeps how a framework's state nests
+    are left out unless they are named.
 
     \b
     Examples:
@@ -43,6 +44,7 @@ def command(
     from ckptd.interchange.bundle import BundleSource
     from ckptd.interchange.exporting import export, file_format
     from ckptd.storage.locations import split_prefix
+    from ckptd.trees.outline import is_note
 
     store, key = split_prefix(file)
     kind = file_format(key)
@@ -54,7 +56,7 @@ def command(
             BundleSource(objects, bundle),
             store,
             key,
-            names=list(dict.fromkeys(names)) or None,
+            names=list(dict.fromkeys(names)) or [name for name in bundle.names() if not is_note(name)],
             skip_unsupported=skip_unsupported,
             metadata=texts,
             overwrite=force,

@@ -19,7 +19,7 @@ from ckptd.jax.nodes import name_of
 from ckptd.jax.targets import Stored, Target, check, to_jax
 from ckptd.trees import outline
 from ckptd.trees.flatten import leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME, Leaf
+from ckptd.trees.outline import OUTLINE_NAME, Leaf, is_note
 
 Array = NDArray[Any]
 
@@ -93,7 +93,7 @@ def _outline(reader: CheckpointReader) -> Any:
     """Return how it nests; of what others wrote, a flat dict."""
     if OUTLINE_NAME in reader:
         return read_outline(reader[OUTLINE_NAME])
-    return {name: Leaf("array") for name in reader}
+    return {name: Leaf("array") for name in reader if not is_note(name)}
 
 
 def _part(tree: Any, part: str | None) -> tuple[Any, tuple[Any, ...]]:

@@ -33,7 +33,7 @@ from ckptd.torch.arrays import memory_of, numpy_dtype_of, tensor_of, torch_dtype
 from ckptd.torch.dcp_place import Id, Place, as_text, is_id, is_step, origin
 from ckptd.torch.dcp_values import NOTE, Note, decode_notes, decode_value
 from ckptd.trees.flatten import leaves_of
-from ckptd.trees.outline import OUTLINE_NAME
+from ckptd.trees.outline import is_note
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _open(reader: CheckpointReader) -> _Opened:
     held: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
     hidden = note.hidden
     for name in names:
-        if name in hidden or name.startswith(NOTE) or name == OUTLINE_NAME:
+        if name in hidden or is_note(name):
             continue
         dtype, shape = torch_dtype_of(dtypes[name]), torch.Size(shapes[name])
         if dtype is None:

@@ -13,7 +13,7 @@ from ckptd.torch.arrays import Array, tensor_of, torch_dtype_of
 from ckptd.torch.filling import Filling
 from ckptd.torch.places import Place, open_checkpoint
 from ckptd.trees.flatten import leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME
+from ckptd.trees.outline import OUTLINE_NAME, is_note
 
 _log = logging.getLogger("ckptd.torch")
 
@@ -61,7 +61,11 @@ def load(
 
 
 def _load_all(reader: CheckpointReader, tree: Any, device: torch.device | str | None) -> Any:
-    names = list(reader) if tree is None else [name for name, _ in leaves_of(tree) if name in reader]
+    names = (
+        [name for name in reader if not is_note(name)]
+        if tree is None
+        else [name for name, _ in leaves_of(tree) if name in reader]
+    )
     arrays = reader.get_tensors(names)
     if tree is None:
         return {name: new_value(array, device) for name, array in arrays.items()}
