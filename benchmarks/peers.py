@@ -29,17 +29,18 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import reports
+import verdicts
 from contenders import ALL, EVERYONE, FRAMEWORKS
 from contenders.base import Job, MissingError
 from crews import Crew, CrewFailedError, crew_of, wait_until_quiet
 from machine import describe
 from measuring import forget_cached, parse_size
-from verdicts import verdicts
 
 SMALL_TENSORS = 20_000
 SMALL_BYTES = 4096
@@ -146,8 +147,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         },
         "contenders": figures,
         "missing": missing,
-        "verdicts": verdicts(figures, small=args.small),
+        "verdicts": verdicts.verdicts(figures, _required(args)),
     }
+
+
+def _required(args: argparse.Namespace) -> Sequence[verdicts.Required]:
+    if args.frameworks:
+        return verdicts.FRAMEWORKS
+    return verdicts.SMALL if args.small else verdicts.LARGE
 
 
 def main() -> None:

@@ -81,6 +81,7 @@ def page(found: dict[str, Any]) -> str:
 
 def table(contenders: dict[str, Any], columns: Sequence[tuple[str, str]] = COLUMNS, *, memory: bool = True) -> str:
     """Return a line for each contender; `columns` are heads and measures."""
+    columns = [one for one in columns if any(one[1] in figures["values"] for figures in contenders.values())]
     heads = ["", *(head for head, _ in columns), *(["memory GiB (beyond the arrays)"] if memory else [])]
     rows = []
     for name, figures in contenders.items():

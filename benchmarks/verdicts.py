@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +41,23 @@ SMALL = (
     Required("durable, of safetensors", "ckptd", "durable_s", 1.0, "safetensors", "durable_s", is_aim=True),
     Required("cold restore, of safetensors", "ckptd", "cold_s", 1.0, "safetensors", "cold_s", is_aim=True),
 )
+FRAMEWORKS = tuple(
+    Required(f"stall of {ours}, of {theirs}", ours, "stall_s", 1.0, theirs, "stall_s")
+    for ours, theirs in (
+        ("ckptd.torch dcp", "dcp async"),
+        ("ckptd.torch", "dcp async"),
+        ("ckptd.jax", "orbax async"),
+        ("ckptd.tensorflow", "tensorflow async"),
+    )
+)
 
 
-def verdicts(figures: Figures, *, small: bool) -> list[dict[str, Any]]:
+def verdicts(figures: Figures, required: Sequence[Required]) -> list[dict[str, Any]]:
     """Return one line for each requirement; `reached` is None where somebody it speaks of did not take part.
 
     A ratio that is only an aim has `reached` None as well, and says in `aimed` how it went.
     """
-    return [_verdict(required, figures) for required in (SMALL if small else LARGE)]
+    return [_verdict(one, figures) for one in required]
 
 
 def _verdict(required: Required, figures: Figures) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     python benchmarks/peers.py --json peers.json --plot docs/peers.svg
     python benchmarks/peers.py --small --json small.json
-    python benchmarks/write_figures.py peers.json small.json
+    python benchmarks/peers.py --frameworks --size 1GiB --json frameworks.json
+    python benchmarks/write_figures.py --peers peers.json --small small.json --frameworks frameworks.json
 
 Only what stands between `<!-- figures: NAME -->` and `<!-- end of figures -->` is replaced. `--check` writes nothing
 and says whether all places are there.
@@ -20,7 +21,7 @@ import reports
 from machine import in_words
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PLACES = {"README.md": ("short",), "docs/performance.md": ("peers", "small")}
+PLACES = {"README.md": ("short",), "docs/performance.md": ("peers", "small", "frameworks")}
 _PLOT = "peers.svg"
 _SHORT = (
     ("stall s", "stall_s"),
@@ -42,7 +43,7 @@ def short(found: dict[str, Any]) -> str:
 
 
 def full(found: dict[str, Any]) -> str:
-    image = f"\n\n![stall, durable and restores of everyone]({_PLOT})" if not found["job"]["small"] else ""
+    image = f"\n\n![stall, durable and restores of everyone]({_PLOT})"
     return reports.page(found) + (image if (REPOSITORY / "docs" / _PLOT).exists() else "")
 
 
@@ -56,8 +57,9 @@ def replaced(text: str, name: str, figures: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peers", type=Path, nargs="?", help="what peers.py --json wrote")
-    parser.add_argument("small", type=Path, nargs="?", help="what peers.py --small --json wrote")
+    parser.add_argument("--peers", type=Path, help="what peers.py --json wrote")
+    parser.add_argument("--small", type=Path, help="what peers.py --small --json wrote")
+    parser.add_argument("--frameworks", type=Path, help="what peers.py --frameworks --json wrote")
     parser.add_argument("--root", type=Path, default=REPOSITORY, help="of the pages; default: this checkout")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
@@ -65,8 +67,9 @@ def main() -> None:
     if args.peers is not None:
         found = json.loads(args.peers.read_text())
         figures = {"short": short(found), "peers": full(found)}
-    if args.small is not None:
-        figures["small"] = full(json.loads(args.small.read_text()))
+    for name, given in (("small", args.small), ("frameworks", args.frameworks)):
+        if given is not None:
+            figures[name] = reports.page(json.loads(given.read_text()))
     for page, names in PLACES.items():
         path = args.root / page
         text = path.read_text("utf-8")

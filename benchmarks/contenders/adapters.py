@@ -73,6 +73,9 @@ class CkptdDcp(TorchDcp):
 
         self._writer = CkptdStorageWriter(job.addresses["daemon"], run=_RUN, max_to_keep=1)
 
+    def ready(self) -> None:
+        self._writer.prepare(self._state)
+
     def save(self, step: int) -> Times:
         import torch.distributed.checkpoint as dcp
 
@@ -182,11 +185,14 @@ class CkptdTensorFlow(_Variables):
             world_size=1,
         )
 
+    def ready(self) -> None:
+        self._manager.prepare()
+
     def save(self, step: int) -> Times:
         began = time.monotonic()
         self._manager.save(step, wait=False)
         returned = time.monotonic()
-        self._manager.wait()
+        self._manager.sync()
         return Times(began, returned, time.monotonic())
 
     def close(self) -> None:

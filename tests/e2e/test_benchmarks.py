@@ -107,10 +107,23 @@ def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
     for name in ("README.md", "docs/performance.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
-    written = start("write_figures.py", str(page), str(page), f"--root={tmp_path}")
+    given = [f"--{name}={page}" for name in ("peers", "small", "frameworks")]
+    written = start("write_figures.py", *given, f"--root={tmp_path}")
     assert written.returncode == 0, written.stderr
     assert "| ckptd |" in (tmp_path / "README.md").read_text()
-    assert (tmp_path / "docs/performance.md").read_text().count("| ckptd |") == 2
+    assert (tmp_path / "docs/performance.md").read_text().count("| ckptd |") == 3
+
+
+def test_frameworks_save_by_their_own_ways_and_by_ours(tmp_path):
+    tiny = ("--frameworks", "--size=1MiB", "--processes=2", "--tensors=4", "--rounds=1", "--saves=1", "--pause-s=0")
+    who = ("--contenders", "dcp async", "ckptd.torch", "ckptd.torch dcp", "ckptd.jax", "ckptd.tensorflow")
+    found = run("peers.py", *tiny, "--prepared-s=0", f"--dir={tmp_path}", *who)
+    assert set(found["contenders"]) == set(who[1:])
+    assert all(each["medians"]["durable_s"] > 0 for each in found["contenders"].values())
+    assert [each["what"] for each in found["verdicts"] if each["ratio"] is not None] == [
+        "stall of ckptd.torch dcp, of dcp async",
+        "stall of ckptd.torch, of dcp async",
+    ]
 
 
 def test_the_daemons_memory_is_watched_during_a_save(tmp_path):
