@@ -52,6 +52,8 @@ def address_and_run(path: str | os.PathLike[str], address: str | None = None) ->
         InvalidRequestError: the path names no run.
     """
     text = as_text(path).rstrip("/")
+    if not text:
+        raise InvalidRequestError("a run is a directory below a store's root", actual=as_text(path))
     address = daemon_address(address)
     if address:
         if is_absolute(text):
