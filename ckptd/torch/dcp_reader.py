@@ -292,7 +292,7 @@ def _read_values(opened: _Opened, items: Sequence[ReadItem], planner: LoadPlanne
     known = {name: tree for name, tree in opened.note.values.items() if name in wanted}
     leaves = [name for name, _ in leaves_of(known) if name in opened.reader]
     arrays = opened.reader.get_tensors([*leaves, *(wanted - known.keys())])  # at once: each may be a request
-    values = {name: array[()] for name, array in arrays.items()}
+    values: dict[str, Any] = {name: array[()] for name, array in arrays.items()}
     for item in items:
         name = item.storage_index.fqn
         if name in opened.note.opaque:
