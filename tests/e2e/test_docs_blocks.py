@@ -51,6 +51,7 @@ assert np.array_equal(part, w[:333])
 assert np.array_equal(same, w)
 """,
     "watching.md": "trainer.close()",
+    "torch.md": "writer.close()",
 }
 """What must hold when a page has been followed, beyond that nothing failed."""
 
