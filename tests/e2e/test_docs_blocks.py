@@ -14,6 +14,8 @@ NOT_RUN = {
     ("docs/testing.md", "pip install -e '.[test]' && pytest"),
     ("docs/testing.md", "pytest -m campaign"),
     ("docs/testing.md", "pip install zensical && zensical build --strict"),
+    ("docs/torch.md", 'torch.save(state, "checkpoint.pt")'),
+    ("docs/torch.md", 'with ckptd.Checkpointer(address, "runs/torch", rank=rank, world_size=world_size) as ckpt:'),
     ("docs/comparison.md", "python benchmarks/stream.py"),
     ("docs/shared-memory.md", "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled"),
     ("docs/performance.md", "python -m venv /tmp/peers"),
@@ -51,7 +53,7 @@ assert np.array_equal(part, w[:333])
 assert np.array_equal(same, w)
 """,
     "watching.md": "trainer.close()",
-    "torch.md": "writer.close()",
+    "torch.md": "ckptd.torch.close_all()\nwriter.close()",
 }
 """What must hold when a page has been followed, beyond that nothing failed."""
 
