@@ -94,7 +94,7 @@ class CkptdStorageWriter(StorageWriter):
         self._is_coordinator = True
         self._use_collectives = True
         self._world_size: int | None = None
-        self._save_id = ""
+        self._save_id = self._last_save_id = ""
         self._planner_data: Any = None
         self._joined: set[tuple[str, str]] = set()
         self._saves_elsewhere = False
@@ -120,14 +120,15 @@ class CkptdStorageWriter(StorageWriter):
 
     def storage_meta(self) -> StorageMeta | None:
         """Describe the save, for the planner."""
-        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id or None)
+        if self._save_id == self._last_save_id:
+            self._save_id = uuid.uuid4().hex
+        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id)
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Learn this process's part in the save."""
         self._is_coordinator = is_coordinator
         self._rank = kwargs.get("rank")
         self._use_collectives = kwargs.get("use_collectives", True)
-        self._save_id = uuid.uuid4().hex
         self._planner_data = None
         self._find_place()
 
@@ -150,6 +151,7 @@ class CkptdStorageWriter(StorageWriter):
             CkptdError: what ended the save.
         """
         place = self._find_place()
+        self._last_save_id = self._save_id
         began_at = time.monotonic()
         world_size = plan.storage_data.world_size if isinstance(plan.storage_data, _Ranks) else _world_size()
         session = dcp_session.session_for(self._membership(place.address, place.run, world_size))
@@ -175,7 +177,7 @@ class CkptdStorageWriter(StorageWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Complete the metadata that `dcp.save` returns. The checkpoint is durable already."""
         metadata.storage_data = {one.index: one.storage_data for ranks in results for one in ranks}
-        metadata.storage_meta = self.storage_meta()
+        metadata.storage_meta = StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Id) -> bool:

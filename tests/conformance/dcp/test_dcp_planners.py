@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
 
-from ckptd.torch import CkptdStorageReader, CkptdStorageWriter  # noqa: E402
+from ckptd.torch import CkptdStorageReader, CkptdStorageWriter, close_all  # noqa: E402
+from ckptd.torch import save as save_natively  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is:UserWarning")
 
@@ -60,12 +61,12 @@ def nested():
 
 
 def blank(value):
-    """The same state with nothing in it yet."""
+    """The same state with nothing in it yet; DCP keeps tuples whole."""
     if isinstance(value, torch.Tensor):
         return torch.full_like(value, -1)
     if isinstance(value, dict):
         return {key: blank(one) for key, one in value.items()}
-    if isinstance(value, list) and any(isinstance(one, torch.Tensor) for one in value):
+    if isinstance(value, list) and any(isinstance(one, (torch.Tensor, dict)) for one in value):
         return [blank(one) for one in value]
     return "not loaded"
 
@@ -261,6 +262,22 @@ def test_what_others_saved_is_loaded(tmp_path):
     load(state, str(tmp_path / "numpy-1"))
     assert same(state["w"], torch.arange(4.0, dtype=torch.float64))
     assert (state["layer/b"].item(), state["text"]) == (2, b"words")
+
+
+def test_what_ckptd_saved_of_nested_state_is_loaded_by_the_names_that_dcp_gives_it(tmp_path):
+    state = {
+        "model": torch.nn.Linear(3, 2).state_dict(),
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.5, "params": [0, 1]}]},
+        "epoch": 7,
+        "losses": [0.5, 0.25],
+        "pair": (1, torch.ones(2)),
+    }
+    save_natively(state, tmp_path / "run", 1).result(30.0)
+    close_all()
+    loaded = load(blank(state), str(tmp_path / "run" / "model.ckpt-1"))
+    assert same({**loaded, "model": dict(loaded["model"])}, {**state, "model": dict(state["model"])})
+    reader = CkptdStorageReader(tmp_path / "run")
+    assert _load_state_dict_from_keys({"epoch", "losses"}, storage_reader=reader) == {"epoch": 7, "losses": [0.5, 0.25]}
 
 
 # Several ranks.
