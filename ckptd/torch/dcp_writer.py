@@ -157,7 +157,7 @@ class CkptdStorageWriter(StorageWriter):
         session = dcp_session.session_for(self._membership(place.address, place.run, world_size))
         try:
             collected = self._collect(plan, planner)
-        except BaseException:
+        except Exception:
             if world_size > 1:
                 self._spoil(session, place)
             raise
@@ -245,8 +245,8 @@ class CkptdStorageWriter(StorageWriter):
     def _membership(self, address: str, run: str, world_size: int) -> dcp_session.Membership:
         self._world_size = world_size
         self._joined.add((address, run))
-        rank = _rank() if self._rank is None else self._rank
-        return dcp_session.Membership(address, run, rank, world_size, self._options)
+        rank = _rank() if self._rank is None else self._rank  # PyTorch before 2.8 does not tell
+        return dcp_session.Membership(address, run, rank if world_size > 1 else 0, world_size, self._options)
 
     def _spoil(self, session: dcp_session.Session, place: Place) -> None:
         """Take part in a save that this rank has failed, so that it fails at once for the others, who wait for it."""

@@ -125,9 +125,9 @@ def test_a_training_of_4_ranks_goes_on_with_2_ranks_and_with_1_bit_by_bit(daemon
             assert_equal(saved, resumed)
 
 
-def save_in_the_background(address, run):
-    """Save twice while training goes on; return what the state was at each of the two steps."""
-    training = Training(fsdp)
+def save_in_the_background(address, run, make):
+    """Save three times while training goes on; return what the state was at each of the steps."""
+    training = Training(make)
     writer = CkptdStorageWriter(address, run=run)
     before = {}
     for _ in range(3):
@@ -141,8 +141,9 @@ def save_in_the_background(address, run):
     return before
 
 
-def test_async_save_stores_what_the_state_was_when_it_was_called(daemon, pool, run):
-    before = pool.run(save_in_the_background, 4, daemon.address, run)[0]
+@pytest.mark.parametrize("make", [fsdp, fsdp_and_tensor_parallel])
+def test_async_save_stores_what_the_state_was_when_it_was_called(daemon, pool, run, make):
+    before = pool.run(save_in_the_background, 4, daemon.address, run, make)[0]
     for step, expected in before.items():
         stored = ckptd.load_checkpoint(f"{daemon.root}/{run}/model.ckpt-{step}")
         assert_equal(expected, {name: np.asarray(stored[f"training.{name}"]) for name in expected})
