@@ -57,8 +57,8 @@ class CkptdStorageReader(StorageReader):
             InvalidRequestError: for anything above that can't be right.
         """
         super().__init__()
-        self._origin, self._path = origin(address_or_path, run, name)
-        self._id: Id | None = self._path if self._path is not None else step
+        self._id: Id | None
+        self._origin, self._id = origin(address_or_path, run, step, name)
         self._options: Mapping[str, Any] = {"timeout_s": timeout_s, "token": token, "ca": ca}
         self._opened: Opened | None = None
         self._checkpointer: tuple[tuple[str, str], Checkpointer] | None = None
@@ -154,11 +154,11 @@ class CkptdStorageReader(StorageReader):
 
     def _find(self, base: str | None = None) -> CheckpointReader:
         """Open the checkpoint that is meant; with `base`, the one of this base name in the same run or directory."""
-        origin = self._origin
+        address, run = self._origin.address, self._origin.run
         if self._id is None:
-            if origin.address is None or origin.run is None:
+            if address is None or run is None:
                 raise InvalidRequestError("what to load? Pass checkpoint_id=, or give the reader a run= or a path")
-            return self._at(origin.address, origin.run).open(base)
+            return self._at(address, run).open(base)
         place = self._place()
         if place is not None and place.is_at_daemon:
             return self._at(place.address, place.run).open(base or (place.step if is_step(self._id) else place.base))

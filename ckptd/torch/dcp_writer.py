@@ -79,8 +79,7 @@ class CkptdStorageWriter(StorageWriter):
             InvalidRequestError: for anything above that can't be right.
         """
         super().__init__()
-        self._origin, path = origin(address_or_path, run, name)
-        first = path if path is not None else step
+        self._origin, first = origin(address_or_path, run, step, name)
         self._place: Place | None = None if first is None else self._origin.find(first)
         self._overwrite = overwrite
         self._options: Mapping[str, Any] = {
@@ -168,7 +167,7 @@ class CkptdStorageWriter(StorageWriter):
         self._staged_s = None
         size_mib = saved.size_bytes / (1 << 20)
         _LOG.info(
-            "saved %s: %.1f MiB in %.2f s, training stalled for %.3f s", saved.prefix, size_mib, took_s, stalled_s
+            "saved %s: %.1f MiB in %.2f s, training stood still for %.3f s", saved.prefix, size_mib, took_s, stalled_s
         )
         done: Future[list[WriteResult]] = Future()
         done.set_result(collected.results)

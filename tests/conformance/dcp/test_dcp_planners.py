@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
 
 torch = pytest.importorskip("torch")
 
@@ -245,6 +245,21 @@ def test_a_step_is_overwritten_unless_that_is_refused(at):
     assert isinstance(caught.value.failures[0][0], ConflictError)
 
 
+def test_damage_is_told_as_such(at):
+    save({"w": torch.ones(1000)}, at)
+    with open(f"{at}.data-00000-of-00001", "r+b") as shard:
+        shard.seek(2000)
+        shard.write(b"damage")
+    with pytest.raises(CheckpointException) as caught:
+        load({"w": torch.zeros(1000)}, at)
+    assert isinstance(caught.value.failures[0][0], CorruptionError)
+
+
+def test_state_of_nothing_is_saved_and_loaded(at):
+    save({}, at)
+    assert load({}, at) == {}
+
+
 def test_everything_is_kept_unless_told_otherwise(tmp_path):
     for kept, options in (([0, 1, 2, 3, 4, 5, 6], {}), ([5, 6], {"max_to_keep": 2})):
         run = f"runs/{len(kept)}"
@@ -302,6 +317,16 @@ def save_replicated(address, run, options):
 def test_replicated_tensors_are_stored_once_and_values_of_every_rank_are_kept(daemon, pool, run, options):
     sizes = pool.run(save_replicated, 3, daemon.address, run, options)
     assert max(sizes) < 2 * 4000
+
+
+def save_on_the_lowest_rank(address, run):
+    planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+    dcp.save({"w": torch.ones(5)}, storage_writer=CkptdStorageWriter(address, run=run, step=1), planner=planner)
+
+
+def test_ranks_that_have_nothing_to_store_take_part(daemon, pool, run):
+    pool.run(save_on_the_lowest_rank, 3, daemon.address, run)
+    assert (ckptd.load_checkpoint(daemon.root / run)["w"] == 1).all()
 
 
 def save_uncoordinated(address, run):

@@ -227,12 +227,16 @@ def test_state_that_is_still_staged_is_not_overwritten_by_the_next(tmp_path):
     writer.close()
 
 
-def test_checkpoints_of_several_names_are_saved_from_one_run_in_turns(tmp_path):
+def test_checkpoints_of_several_names_are_saved_from_one_run_in_turns(tmp_path, caplog, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    caplog.set_level("INFO", "ckptd.torch")
     writer = CkptdStorageWriter()
     for name in ("run/step-100", "run/best", "run/step-200", "other/best", "run/best"):
         at = tmp_path / name
         dcp.async_save({"w": torch.ones(3)}, checkpoint_id=at, storage_writer=writer).result(BOUND_S)
         assert "w" in CkptdStorageReader(at).read_metadata().state_dict_metadata
+        assert f"saved {at}" in caplog.messages[-1]
+        assert "training stood still for" in caplog.messages[-1]
     writer.close()
 
 
