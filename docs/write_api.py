@@ -27,8 +27,14 @@ import ckptd
 PAGE = Path(__file__).with_name("api.md")
 FIRST = ("Checkpointer", "PendingSave", "Checkpoint", "Slice")
 """What most programs begin with; the rest follows by its name."""
-NOT_FOR_CALLERS = {"PendingSave.finish", "PendingSave.fail", "PendingSave.wait", "PendingSave.take_unseen_error"}
-"""Public within the package only: the `Checkpointer` calls them."""
+NOT_FOR_CALLERS = {
+    "Checkpointer.share_rooms",
+    "PendingSave.finish",
+    "PendingSave.fail",
+    "PendingSave.wait",
+    "PendingSave.take_unseen_error",
+}
+"""Public within the package only: the `Checkpointer` calls them, and adapters."""
 
 _WIDTH = 118
 _HEAD = """\

@@ -92,7 +92,7 @@ def join(*rest: object) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     train(*rest)
-    dist.barrier()  # whoever leaves first takes gloo's threads of the others down with it
+    dist.barrier()  # all leave together: gloo does not like a peer that has gone already
     dist.destroy_process_group()
 
 

@@ -19,6 +19,7 @@ from ckptd.client.preparing import Preparation
 from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
 from ckptd.client.restoring import Array, open_checkpoint, read_meta_graph, restore
+from ckptd.client.rooms import RoomPool
 from ckptd.client.saving import carry_out
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.transport import Handover, SaveRequest, Transport
@@ -242,6 +243,14 @@ class Checkpointer:
         """
         self._check_open()
         self._preparation.ahead(arrays)
+
+    def share_rooms(self, pool: RoomPool) -> None:
+        """Capture into memory of `pool`, which others use before and after; with a daemon it has its own.
+
+        For adapters that need a `Checkpointer` for each checkpoint. Called before anything is saved.
+        """
+        if isinstance(self._transport, DirectTransport):
+            self._transport.share_rooms(pool)
 
     def wait(self) -> None:
         """Wait for all saves of this object; raise the first error that nobody has asked for.

@@ -73,8 +73,13 @@ class DirectTransport:
         self._is_closed = threading.Event()
         self._pid: int | None = None
         self._pool = RoomPool()
+        self._owns_pool = True
 
     # Saving.
+
+    def share_rooms(self, pool: RoomPool) -> None:
+        """Take memory from a pool of the caller's, which is not emptied when this is closed."""
+        self._pool, self._owns_pool = pool, False
 
     def room(self, size_bytes: int) -> Room:
         """See `Transport.room`."""
@@ -189,7 +194,8 @@ class DirectTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         self._is_closed.set()
-        self._pool.clear()
+        if self._owns_pool:
+            self._pool.clear()
         with self._lock:
             coordinator, self._coordinator = self._coordinator, None
             watches = set(self._watches)

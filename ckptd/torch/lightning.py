@@ -18,6 +18,7 @@ import torch
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.finding import Path, as_text
 from ckptd.client.pending import PendingSave
+from ckptd.client.rooms import RoomPool
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run, daemon_address
@@ -59,6 +60,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         self._address = daemon_address(address)
         self._run = run
         self._options = {"max_to_keep": 1, **options, "rank": 0, "world_size": 1}  # Lightning asks one rank only
+        self._rooms = RoomPool()
         self._open: dict[str, _Open] = {}
         self._removals: dict[str, list[PendingSave]] = {}
 
@@ -77,6 +79,8 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         known = self._open.pop(where, None)
         address, run = self._place(where)
         checkpointer = known.checkpointer if known else Checkpointer(address, run, **self._options)
+        if known is None:
+            checkpointer.share_rooms(self._rooms)  # fresh memory for every path would be slow to fill
         try:
             pending = save(checkpoint, checkpointer, int(checkpoint.get("global_step", 0)), overwrite=True)
         except BaseException:
@@ -115,7 +119,10 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         Raises:
             CkptdError: what ended a save, if nobody has asked.
         """
-        self._settle(may_be_under_way=0)
+        try:
+            self._settle(may_be_under_way=0)
+        finally:
+            self._rooms.clear()
 
     def _place(self, where: str) -> tuple[str, str]:
         if self._address:

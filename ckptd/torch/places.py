@@ -52,6 +52,8 @@ def address_and_run(path: str | os.PathLike[str], address: str | None = None) ->
         InvalidRequestError: the path names no run.
     """
     text = as_text(path).rstrip("/")
+    if not text:
+        raise InvalidRequestError("a run is a directory below a store's root", actual=as_text(path))
     address = daemon_address(address)
     if address:
         if is_absolute(text):
@@ -77,14 +79,19 @@ def checkpointer_at(where: Place, options: dict[str, Any]) -> Checkpointer:
             raise InvalidRequestError("options belong to the Checkpointer that is given", actual=sorted(options))
         return where
     address, run = address_and_run(where)
-    options = membership() | options
     key = (os.getpid(), address, run)
     with _lock:
         if key not in _kept:
-            _kept[key] = Checkpointer(address, run, **options), options
+            _kept[key] = Checkpointer(address, run, **(membership() | options)), options
         kept, before = _kept[key]
     if options != before:
         raise InvalidRequestError(f"run {run!r} is open with other options", expected=before, actual=options)
+    here = {"rank": kept.rank, "world_size": kept.world_size}
+    now = here | membership() | {name: options[name] for name in here if name in options}
+    if now != here:  # a process group was made, or another one, since it was opened
+        raise InvalidRequestError(
+            f"run {run!r} is open as another rank: call close_all() before", expected=here, actual=now
+        )
     return kept
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ckptd import Checkpointer
-from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.state_file import CheckpointState
 from tests.unit.client.daemon import Daemon, eventually
 
@@ -121,3 +121,16 @@ def test_a_deletion_can_be_undone(place):
         assert not list(directory.glob("m-2*"))
         with pytest.raises(NotFoundError, match="deleted lately"):
             ckpt.undelete(2)
+
+
+def test_the_latest_is_deleted_by_those_who_say_so(place):
+    opened, directory = place
+    with opened() as ckpt:
+        save(ckpt, 1, 2)
+        with pytest.raises(ConflictError, match="latest"):
+            ckpt.delete(2, for_good=True)
+        ckpt.delete(2, for_good=True, even_latest=True)
+        assert ckpt.latest().step == 1
+        ckpt.delete(1, for_good=True, even_latest=True)
+        assert ckpt.latest() is None
+        assert not list(directory.glob("m-*"))

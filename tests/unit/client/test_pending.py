@@ -42,6 +42,16 @@ def test_an_error_counts_as_seen_once_somebody_asked():
     assert pending.take_unseen_error() is None
 
 
+def test_looking_at_what_was_saved_asks_for_no_error():
+    well, badly = PendingSave(1), PendingSave(2)
+    assert well.checkpoint is None
+    well.finish(DONE)
+    error = SessionAbortedError("rank 3 is lost")
+    badly.fail(error)
+    assert (well.checkpoint, badly.checkpoint) == (DONE, None)
+    assert badly.take_unseen_error() is error
+
+
 def test_an_error_nobody_asked_for_is_handed_over_once():
     pending = PendingSave(1)
     assert pending.take_unseen_error() is None

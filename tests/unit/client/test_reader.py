@@ -76,6 +76,16 @@ def test_tensors_slices_and_maps(prefix):
         reader.get_slice("w", (1, 1), (3, 3))
 
 
+def test_several_tensors_are_read_at_once(prefix):
+    reader = ckptd.load_checkpoint(prefix)
+    arrays = reader.get_tensors(["step", "w"])
+    assert list(arrays) == ["step", "w"]
+    assert np.array_equal(arrays["w"], ARRAYS["w"])
+    assert (arrays["step"].shape, int(arrays["step"])) == ((), 7)
+    with pytest.raises(NotFoundError, match="Key nothing not found"):
+        reader.get_tensors(["w", "nothing"])
+
+
 def test_functions_on_prefixes_directories_and_urls(prefix):
     directory = os.path.dirname(prefix)
     assert ckptd.latest_checkpoint(directory) is None

@@ -78,12 +78,18 @@ def save_fsdp(rank, world_size, address):
 def load_fsdp(rank, world_size, address):
     model, optimizer = make_training(seed=1)
     state = {"model": model, "optimizer": optimizer, "epoch": 0}
-    with ckptd.Checkpointer(address, "runs/fsdp", rank=rank, world_size=world_size) as checkpointer:
-        load(checkpointer, into=state)
+    boxes = []
+    fill = ckptd.CheckpointReader.fill
+    ckptd.CheckpointReader.fill = lambda reader, wanted: fill(reader, boxes.extend(wanted) or boxes)
+    try:
+        with ckptd.Checkpointer(address, "runs/fsdp", rank=rank, world_size=world_size) as checkpointer:
+            load(checkpointer, into=state)
+    finally:
+        ckptd.CheckpointReader.fill = fill
     loaded = whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": state["epoch"]})
     moments = optimizer.state_dict()["state"][0]["exp_avg"]
     train(model, optimizer)  # the optimizer has taken it over in earnest
-    return loaded, moments.placements == (Shard(0),)
+    return loaded, moments.placements == (Shard(0),), sum(array.nbytes for _, _, array in boxes)
 
 
 def check_parts(rank, world_size):

@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     from lightning.pytorch.callbacks import ModelCheckpoint
 
 import ckptd  # noqa: E402
+from ckptd.client import rooms  # noqa: E402
 from ckptd.client.direct import DirectTransport  # noqa: E402
 from ckptd.torch import CkptdCheckpointIO, load  # noqa: E402
 from tests.unit.client.daemon import Daemon  # noqa: E402
@@ -112,6 +113,20 @@ def test_nothing_is_removed_before_what_takes_its_place_is_durable(tmp_path, mon
     plugin.teardown()
     assert not (tmp_path / "one.ckpt").exists()
     assert load(tmp_path / "two.ckpt")["global_step"] == 2
+
+
+def test_every_path_is_captured_into_the_same_memory(tmp_path, monkeypatch):
+    fresh = []
+    make = rooms.PrivateRoom.__init__
+    monkeypatch.setattr(
+        rooms.PrivateRoom, "__init__", lambda self, *arguments: (fresh.append(1), make(self, *arguments))[1]
+    )
+    plugin = CkptdCheckpointIO()
+    for step in range(1, 5):
+        plugin.save_checkpoint({"w": torch.ones(100_000), "global_step": step}, tmp_path / f"{step}.ckpt")
+        plugin.load_checkpoint(tmp_path / f"{step}.ckpt")
+    plugin.teardown()
+    assert len(fresh) == 1
 
 
 def test_when_a_save_fails_it_is_told_and_the_one_before_is_kept(tmp_path, monkeypatch):

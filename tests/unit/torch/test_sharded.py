@@ -43,11 +43,16 @@ def layouts(ranks, daemon):
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_fsdp_state_of_four_ranks_is_loaded_by_fewer_bitwise_the_same(ranks, daemon, fsdp, world_size):
-    for loaded, is_sharded in ranks.each(world_size, jobs.load_fsdp, daemon.address):
+    saved = fsdp[1]
+    answers = ranks.each(world_size, jobs.load_fsdp, daemon.address)
+    for loaded, is_sharded, _ in answers:
         assert is_sharded
-        assert loaded.keys() == fsdp[1].keys()
-        for name, array in fsdp[1].items():
+        assert loaded.keys() == saved.keys()
+        for name, array in saved.items():
             assert np.array_equal(loaded[name], array), name
+    # All ranks together read each sharded tensor once.
+    sharded = [name for name in saved if name.startswith("model/") or "exp_avg" in name]
+    assert sum(read for _, _, read in answers) == sum(saved[name].nbytes for name in sharded)
 
 
 def test_fsdp_state_is_loaded_whole_by_one_process_and_was_written_once(daemon, fsdp):

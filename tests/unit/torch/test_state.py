@@ -157,6 +157,24 @@ def test_a_strided_tensor_is_filled_in_place(tmp_path):
     assert torch.equal(base, torch.arange(12.0).reshape(3, 4).T)
 
 
+def test_new_tensors_go_where_they_are_wanted(tmp_path):
+    save({"w": torch.ones(2), "n": 1}, tmp_path / "run", 1).result()
+    state = load(tmp_path / "run", device="meta")
+    assert (state["w"].device.type, state["w"].shape, state["n"]) == ("meta", (2,), 1)
+
+
+def test_a_tensor_whose_memory_is_not_what_it_shows_is_filled_by_a_copy(tmp_path):
+    save({"c": torch.tensor([1 + 2j, 3j])}, tmp_path / "run", 1).result()
+    into = {"c": torch.zeros(2, dtype=torch.complex64).conj()}
+    assert load(tmp_path / "run", into=into)["c"].tolist() == [1 + 2j, 3j]
+
+
+def test_a_part_of_a_tensor_may_be_given_as_a_slice_of_it(tmp_path):
+    parts = [ckptd.Slice(torch.full((1, 3), float(row)), (2, 3), (row, 0)) for row in (0, 1)]
+    save({"emb": parts, "one": ckptd.Slice(torch.ones(2), (2,), (0,))}, tmp_path / "run", 1).result()
+    assert load(tmp_path / "run")["emb"].tolist() == [[0.0] * 3, [1.0] * 3]
+
+
 @pytest.mark.parametrize(
     ("state", "told"),
     [
