@@ -124,22 +124,31 @@ class Origin:
         return Place(address, run, base.rpartition("-")[0], step)
 
 
-def origin(address_or_path: str | os.PathLike[str] | None, run: str | None, name: str) -> tuple[Origin, str | None]:
-    """Return what ids count from, and the id that a first argument is which is a path.
+def origin(
+    address_or_path: str | os.PathLike[str] | None, run: str | None, step: int | None, name: str
+) -> tuple[Origin, Id | None]:
+    """Return what ids count from, and the id that these arguments name themselves, if they do.
 
     Args:
         address_or_path: a daemon's address; with `run`, a store's path or URL; else a checkpoint's id. None is the
             environment's CKPTD_ADDRESS, if there is one.
         run: for ids that name none.
+        step: of the checkpoint, in `run`.
         name: for ids that are only a step.
+
+    Raises:
+        InvalidRequestError: they don't go together.
     """
-    if address_or_path is None:
-        return Origin(os.environ.get(ADDRESS_VARIABLE) or None, run, name), None
-    text = as_text(address_or_path)
-    if addresses.is_daemon(text) and not _DAEMON_URL.fullmatch(text):
-        return Origin(text, run, name), None
-    if run is not None:
-        return Origin(text, run, name), None
+    text = os.environ.get(ADDRESS_VARIABLE) or None if address_or_path is None else as_text(address_or_path)
+    is_daemon = text is not None and addresses.is_daemon(text) and not _DAEMON_URL.fullmatch(text)
+    if run is None and step is not None:
+        raise InvalidRequestError("step= goes with run=; without it a checkpoint_id names both", actual=step)
+    if run is not None and text is None:
+        raise InvalidRequestError(
+            f"run= lies below a root: pass the address of a daemon or a store, or set {ADDRESS_VARIABLE}", actual=run
+        )
+    if run is not None or is_daemon or address_or_path is None:
+        return Origin(text, run, name), step
     return Origin(None, None, name), text
 
 

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
@@ -29,33 +18,9 @@ from ckptd.client.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.reader import CheckpointReader, load_checkpoint
 from ckptd.errors import ConflictError, InvalidRequestError
-from ckptd.torch.arrays import memory_of, numpy_dtype_of, tensor_of, torch_dtype_of
+from ckptd.torch.arrays import tensor_of
+from ckptd.torch.dcp_opened import Choice, Opened, destination, open_reader, read_values
 from ckptd.torch.dcp_place import Id, Place, as_text, is_id, is_step, origin
-from ckptd.torch.dcp_values import NOTE, Note, decode_notes, decode_value
-from ckptd.trees.flatten import leaves_of
-from ckptd.trees.outline import is_note
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which checkpoint a rank has opened: its base name, and which save of that."""
-
-    base: str
-    save_id: str
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """One checkpoint, and what is known of it."""
-
-    reader: CheckpointReader
-    note: Note
-    metadata: Metadata
-
-    @property
-    def choice(self) -> _Choice:
-        """What the ranks compare."""
-        return _Choice(self.reader.prefix.rpartition("/")[2], self.note.save_id)
 
 
 class CkptdStorageReader(StorageReader):
@@ -92,10 +57,10 @@ class CkptdStorageReader(StorageReader):
             InvalidRequestError: for anything above that can't be right.
         """
         super().__init__()
-        self._origin, self._path = origin(address_or_path, run, name)
-        self._id: Id | None = self._path if self._path is not None else step
+        self._id: Id | None
+        self._origin, self._id = origin(address_or_path, run, step, name)
         self._options: Mapping[str, Any] = {"timeout_s": timeout_s, "token": token, "ca": ca}
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._checkpointer: tuple[tuple[str, str], Checkpointer] | None = None
 
     @property
@@ -120,13 +85,13 @@ class CkptdStorageReader(StorageReader):
             NotFoundError: there is no such checkpoint.
             CorruptionError: its index, or what was noted for DCP, is damaged.
         """
-        self._opened = _open(self._find())
+        self._opened = open_reader(self._find())
         return self._opened.metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Open the checkpoint, if `read_metadata` has not."""
         if self._opened is None:
-            self._opened = _open(self._find())
+            self._opened = open_reader(self._find())
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Note which checkpoint this rank has opened: a newer one may have come meanwhile."""
@@ -148,12 +113,12 @@ class CkptdStorageReader(StorageReader):
         wanted: list[tuple[str, tuple[int, ...], Array]] = []
         copies: list[tuple[torch.Tensor, Array]] = []
         filled: list[tuple[ReadItem, torch.Tensor]] = []
-        _read_values(opened, [item for item in plan.items if item.type == LoadItemType.BYTE_IO], planner)
+        read_values(opened, [item for item in plan.items if item.type == LoadItemType.BYTE_IO], planner)
         for item in plan.items:
             if item.type == LoadItemType.BYTE_IO:
                 continue
             target = planner.resolve_tensor(item).detach()
-            name, start, array, is_own = _destination(opened, item, target)
+            name, start, array, is_own = destination(opened, item, target)
             wanted.append((name, start, array))
             filled.append((item, target))
             if not is_own:
@@ -182,18 +147,18 @@ class CkptdStorageReader(StorageReader):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None, "_checkpointer": None}
 
-    def _known(self) -> _Opened:
+    def _known(self) -> Opened:
         if self._opened is None:
             raise InvalidRequestError("no checkpoint is opened: read_metadata comes first")
         return self._opened
 
     def _find(self, base: str | None = None) -> CheckpointReader:
         """Open the checkpoint that is meant; with `base`, the one of this base name in the same run or directory."""
-        origin = self._origin
+        address, run = self._origin.address, self._origin.run
         if self._id is None:
-            if origin.address is None or origin.run is None:
+            if address is None or run is None:
                 raise InvalidRequestError("what to load? Pass checkpoint_id=, or give the reader a run= or a path")
-            return self._at(origin.address, origin.run).reader(base)
+            return self._at(address, run).reader(base)
         place = self._place()
         if place is not None and place.is_at_daemon:
             return self._at(place.address, place.run).reader(base or (place.step if is_step(self._id) else place.base))
@@ -220,12 +185,12 @@ class CkptdStorageReader(StorageReader):
             weakref.finalize(self, reading.close)
         return self._checkpointer[1]
 
-    def _agree(self, choice: Any) -> _Opened:
+    def _agree(self, choice: Any) -> Opened:
         """Return what all ranks read: what this one has opened, or what the coordinator has."""
         mine = self._known()
-        if not isinstance(choice, _Choice) or choice == mine.choice:
+        if not isinstance(choice, Choice) or choice == mine.choice:
             return mine
-        opened = _open(self._find(choice.base))
+        opened = open_reader(self._find(choice.base))
         if opened.choice != choice or opened.metadata.state_dict_metadata != mine.metadata.state_dict_metadata:
             raise ConflictError(
                 "another checkpoint came while the ranks opened this one: load again",
@@ -234,75 +199,3 @@ class CkptdStorageReader(StorageReader):
             )
         self._opened = opened
         return opened
-
-
-def _open(reader: CheckpointReader) -> _Opened:
-    names = list(reader)
-    note = decode_notes(reader[name] for name in names if name.startswith(NOTE))
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    held: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
-    hidden = note.hidden
-    for name in names:
-        if name in hidden or is_note(name):
-            continue
-        dtype, shape = torch_dtype_of(dtypes[name]), torch.Size(shapes[name])
-        if dtype is None:
-            held[name] = BytesStorageMetadata()  # strings: values for Python
-            continue
-        whole = ChunkStorageMetadata(torch.Size([0] * len(shape)), shape)
-        held[name] = TensorStorageMetadata(TensorProperties(dtype=dtype), shape, [whole])
-    held.update({name: BytesStorageMetadata() for name in [*note.values, *note.opaque]})
-    metadata = Metadata(
-        held,
-        planner_data=note.planner_data if note.save_id else {name: (name,) for name in held},
-        storage_data={
-            MetadataIndex(name, one.chunks[0].offsets if isinstance(one, TensorStorageMetadata) else None): name
-            for name, one in held.items()
-        },
-        storage_meta=StorageMeta(checkpoint_id=reader.prefix, save_id=note.save_id or None),
-    )
-    return _Opened(reader, note, metadata)
-
-
-def _destination(opened: _Opened, item: ReadItem, target: torch.Tensor) -> tuple[str, tuple[int, ...], Array, bool]:
-    """Return an item's stored tensor, where its box begins, the array to read it into, and if that is the target's."""
-    name = item.storage_index.fqn
-    chunk = item.storage_index.offset or (0,) * len(item.lengths)
-    start = tuple(at + within for at, within in zip(chunk, item.storage_offsets, strict=True))
-    if target.shape != item.lengths:
-        raise InvalidRequestError(
-            "the planner's tensor has another shape than it planned",
-            key=name,
-            expected=list(item.lengths),
-            actual=list(target.shape),
-        )
-    stored = opened.metadata.state_dict_metadata.get(name)
-    if not isinstance(stored, TensorStorageMetadata):
-        raise InvalidRequestError("what was planned as a tensor is none", key=name)
-    dtype = stored.properties.dtype
-    memory = memory_of(name, target) if target.dtype == dtype else None
-    if memory is not None:
-        return name, start, memory, True
-    return name, start, np.empty(tuple(item.lengths), numpy_dtype_of(name, dtype)), False
-
-
-def _read_values(opened: _Opened, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
-    """Hand a planner what is no tensor, in torch's form, which is made here and now and not read as such."""
-    wanted = {item.storage_index.fqn for item in items}
-    known = {name: tree for name, tree in opened.note.values.items() if name in wanted}
-    leaves = [name for name, _ in leaves_of(known) if name in opened.reader]
-    arrays = opened.reader.get_tensors([*leaves, *(wanted - known.keys())])  # at once: each may be a request
-    values: dict[str, Any] = {name: array[()] for name, array in arrays.items()}
-    for item in items:
-        name = item.storage_index.fqn
-        if name in opened.note.opaque:
-            if type(planner).load_bytes is DefaultLoadPlanner.load_bytes:
-                raise InvalidRequestError(
-                    "only the planner that saved this can read it, and nothing is unpickled", key=name
-                )
-            planner.load_bytes(item, io.BytesIO(values[name]))
-            continue
-        data = io.BytesIO()
-        torch.save(decode_value(opened.note, name, values.__getitem__) if name in known else values[name], data)
-        data.seek(0)
-        planner.load_bytes(item, data)

@@ -68,7 +68,9 @@ class Session:
         with self._lock:
             if self.has_staged:
                 return None
-            return self._checkpointer.staging("state", (size_bytes,), np.uint8)
+            block = self._checkpointer.staging("state", (size_bytes,), np.uint8)[:]
+            self._staged = [weakref.ref(block)]  # until `watch` says more: another thread must not get it as well
+            return block
 
     def watch(self, views: list[Array]) -> None:
         """Have these views of staged memory respected, until they are saved or gone."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint import staging
 from torch.distributed.tensor import DTensor
 
 from ckptd.client.arrays import Array
@@ -24,9 +24,12 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer, DTensor)
 
 def _stage_privately(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Copy the state into memory of this process, as `dcp.async_save` does by itself."""
-    stager = DefaultStager(StagingOptions(False, False, False, False))
-    staged = stager.stage(state_dict)
-    assert isinstance(staged, dict)  # as it was not asked to work in the background
+    stager: Any
+    if hasattr(staging, "DefaultStager"):
+        stager = staging.DefaultStager(staging.StagingOptions(False, False, False, False))
+    else:  # PyTorch before 2.8
+        stager = staging.BlockingAsyncStager()
+    staged: dict[str, Any] = stager.stage(state_dict)
     return staged
 
 

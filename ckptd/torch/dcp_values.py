@@ -8,7 +8,7 @@ holds two outlines (see `ckptd.trees.outline`): what the planner has to know aga
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.torch.arrays import tensor_of
 from ckptd.trees.flatten import flatten, leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME, decode_outline, encode_outline
+from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline
 
 NOTE = "_CKPTD_DCP/"
 """What the names of the notes begin with; the rank follows."""
@@ -36,6 +36,8 @@ class Note:
         values: name → the outline's tree of what is no tensor of torch's.
         opaque: names of values that only the planner that made them can read: bytes.
         streams: names of values that were `io.BytesIO`.
+        paths: name → path in the outline, of values that are not at its top.
+        stored: name → name of the tensor, of tensors that are stored under another one.
     """
 
     save_id: str = ""
@@ -43,11 +45,21 @@ class Note:
     values: Mapping[str, Any] = field(default_factory=dict)
     opaque: frozenset[str] = frozenset()
     streams: frozenset[str] = frozenset()
+    paths: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hidden(self) -> set[str]:
-        """Names of the tensors that hold values, or parts of them."""
-        return {name for name, _ in leaves_of(dict(self.values))} | self.opaque
+        """Names of the tensors that hold values, or parts of them, or are known under another name."""
+        return {leaf for name in self.values for leaf in self.leaves(name)} | self.opaque | {*self.stored.values()}
+
+    def leaves(self, name: str) -> list[str]:
+        """Return the names of the tensors that one value lies in."""
+        return [leaf for leaf, _ in leaves_of(self.values[name], self.path(name))]
+
+    def path(self, name: str) -> tuple[Any, ...]:
+        """Return where a value is in its outline."""
+        return self.paths.get(name, (name,))
 
 
 def encode_values(rank: int, values: Mapping[str, Any], opaque: Mapping[str, bytes], planner: Note) -> dict[str, Any]:
@@ -109,6 +121,47 @@ def decode_notes(notes: Iterable[Any]) -> Note:
     return Note(save_id, planner_data, values, frozenset(opaque), frozenset(streams))
 
 
+def note_of_outline(tree: Any) -> Note:
+    """Return what there is to say of state that was saved with an outline, not by DCP: its names as DCP makes them.
+
+    DCP joins keys with dots. It looks into dicts, and into lists that hold dicts or tensors.
+    """
+    values: dict[str, Any] = {}
+    paths: dict[str, tuple[Any, ...]] = {}
+    stored: dict[str, str] = {}
+    planner_data: dict[str, tuple[str | int, ...]] = {}
+    for keys, path, value in _flattened(tree, (), ()):
+        name = ".".join(map(str, keys))
+        planner_data[name] = keys
+        if isinstance(value, Leaf) and value.kind == "array":
+            stored[name] = describe(path)
+        else:
+            values[name], paths[name] = value, path
+    return Note(planner_data=planner_data, values=values, paths=paths, stored=stored)
+
+
+def _flattened(
+    tree: Any, keys: tuple[str | int, ...], path: tuple[Any, ...]
+) -> Iterator[tuple[tuple[str | int, ...], tuple[Any, ...], Any]]:
+    if isinstance(tree, dict):
+        for key, one in tree.items():
+            yield from _flattened(one, (*keys, str(key)), (*path, key))
+    elif isinstance(tree, list) and _holds_more(tree):
+        for at, one in enumerate(tree):
+            yield from _flattened(one, (*keys, at), (*path, at))
+    elif keys:
+        yield keys, path, tree
+
+
+def _holds_more(values: list[Any]) -> bool:
+    return any(
+        isinstance(one, dict)
+        or (isinstance(one, Leaf) and one.kind == "array")
+        or (isinstance(one, list) and _holds_more(one))
+        for one in values
+    )
+
+
 def decode_value(note: Note, name: str, read: Callable[[str], Any]) -> Any:
     """Return one value, as it was in Python.
 
@@ -120,7 +173,7 @@ def decode_value(note: Note, name: str, read: Callable[[str], Any]) -> Any:
     Raises:
         CorruptionError: a tensor is missing, or nothing that the value can be made of.
     """
-    value = rebuild(note.values[name], read, tensor_of, (name,))
+    value = rebuild(note.values[name], read, tensor_of, note.path(name))
     return io.BytesIO(value) if name in note.streams else value
 
 

@@ -79,8 +79,7 @@ class CkptdStorageWriter(StorageWriter):
             InvalidRequestError: for anything above that can't be right.
         """
         super().__init__()
-        self._origin, path = origin(address_or_path, run, name)
-        first = path if path is not None else step
+        self._origin, first = origin(address_or_path, run, step, name)
         self._place: Place | None = None if first is None else self._origin.find(first)
         self._overwrite = overwrite
         self._options: Mapping[str, Any] = {
@@ -94,7 +93,7 @@ class CkptdStorageWriter(StorageWriter):
         self._is_coordinator = True
         self._use_collectives = True
         self._world_size: int | None = None
-        self._save_id = ""
+        self._save_id = self._last_save_id = ""
         self._planner_data: Any = None
         self._joined: set[tuple[str, str]] = set()
         self._saves_elsewhere = False
@@ -120,14 +119,15 @@ class CkptdStorageWriter(StorageWriter):
 
     def storage_meta(self) -> StorageMeta | None:
         """Describe the save, for the planner."""
-        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id or None)
+        if self._save_id == self._last_save_id:
+            self._save_id = uuid.uuid4().hex
+        return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id)
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Learn this process's part in the save."""
         self._is_coordinator = is_coordinator
         self._rank = kwargs.get("rank")
         self._use_collectives = kwargs.get("use_collectives", True)
-        self._save_id = uuid.uuid4().hex
         self._planner_data = None
         self._find_place()
 
@@ -150,12 +150,13 @@ class CkptdStorageWriter(StorageWriter):
             CkptdError: what ended the save.
         """
         place = self._find_place()
+        self._last_save_id = self._save_id
         began_at = time.monotonic()
         world_size = plan.storage_data.world_size if isinstance(plan.storage_data, _Ranks) else _world_size()
         session = dcp_session.session_for(self._membership(place.address, place.run, world_size))
         try:
             collected = self._collect(plan, planner)
-        except BaseException:
+        except Exception:
             if world_size > 1:
                 self._spoil(session, place)
             raise
@@ -166,7 +167,7 @@ class CkptdStorageWriter(StorageWriter):
         self._staged_s = None
         size_mib = saved.size_bytes / (1 << 20)
         _LOG.info(
-            "saved %s: %.1f MiB in %.2f s, training stalled for %.3f s", saved.prefix, size_mib, took_s, stalled_s
+            "saved %s: %.1f MiB in %.2f s, training stood still for %.3f s", saved.prefix, size_mib, took_s, stalled_s
         )
         done: Future[list[WriteResult]] = Future()
         done.set_result(collected.results)
@@ -175,7 +176,7 @@ class CkptdStorageWriter(StorageWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Complete the metadata that `dcp.save` returns. The checkpoint is durable already."""
         metadata.storage_data = {one.index: one.storage_data for ranks in results for one in ranks}
-        metadata.storage_meta = self.storage_meta()
+        metadata.storage_meta = StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Id) -> bool:
@@ -243,8 +244,8 @@ class CkptdStorageWriter(StorageWriter):
     def _membership(self, address: str, run: str, world_size: int) -> dcp_session.Membership:
         self._world_size = world_size
         self._joined.add((address, run))
-        rank = _rank() if self._rank is None else self._rank
-        return dcp_session.Membership(address, run, rank, world_size, self._options)
+        rank = _rank() if self._rank is None else self._rank  # PyTorch before 2.8 does not tell
+        return dcp_session.Membership(address, run, rank if world_size > 1 else 0, world_size, self._options)
 
     def _spoil(self, session: dcp_session.Session, place: Place) -> None:
         """Take part in a save that this rank has failed, so that it fails at once for the others, who wait for it."""

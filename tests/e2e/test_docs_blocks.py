@@ -53,7 +53,7 @@ assert np.array_equal(part, w[:333])
 assert np.array_equal(same, w)
 """,
     "watching.md": "trainer.close()",
-    "torch.md": "ckptd.torch.close_all()",
+    "torch.md": "ckptd.torch.close_all()\nwriter.close()",
 }
 """What must hold when a page has been followed, beyond that nothing failed."""
 

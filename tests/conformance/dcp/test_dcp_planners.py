@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
 
 torch = pytest.importorskip("torch")
 
@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
 
-from ckptd.torch import CkptdStorageReader, CkptdStorageWriter  # noqa: E402
+from ckptd.torch import CkptdStorageReader, CkptdStorageWriter, close_all  # noqa: E402
+from ckptd.torch import save as save_natively  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is:UserWarning")
 
@@ -60,12 +61,12 @@ def nested():
 
 
 def blank(value):
-    """The same state with nothing in it yet."""
+    """The same state with nothing in it yet; DCP keeps tuples whole."""
     if isinstance(value, torch.Tensor):
         return torch.full_like(value, -1)
     if isinstance(value, dict):
         return {key: blank(one) for key, one in value.items()}
-    if isinstance(value, list) and any(isinstance(one, torch.Tensor) for one in value):
+    if isinstance(value, list) and any(isinstance(one, (torch.Tensor, dict)) for one in value):
         return [blank(one) for one in value]
     return "not loaded"
 
@@ -244,6 +245,21 @@ def test_a_step_is_overwritten_unless_that_is_refused(at):
     assert isinstance(caught.value.failures[0][0], ConflictError)
 
 
+def test_damage_is_told_as_such(at):
+    save({"w": torch.ones(1000)}, at)
+    with open(f"{at}.data-00000-of-00001", "r+b") as shard:
+        shard.seek(2000)
+        shard.write(b"damage")
+    with pytest.raises(CheckpointException) as caught:
+        load({"w": torch.zeros(1000)}, at)
+    assert isinstance(caught.value.failures[0][0], CorruptionError)
+
+
+def test_state_of_nothing_is_saved_and_loaded(at):
+    save({}, at)
+    assert load({}, at) == {}
+
+
 def test_everything_is_kept_unless_told_otherwise(tmp_path):
     for kept, options in (([0, 1, 2, 3, 4, 5, 6], {}), ([5, 6], {"max_to_keep": 2})):
         run = f"runs/{len(kept)}"
@@ -261,6 +277,22 @@ def test_what_others_saved_is_loaded(tmp_path):
     load(state, str(tmp_path / "numpy-1"))
     assert same(state["w"], torch.arange(4.0, dtype=torch.float64))
     assert (state["layer/b"].item(), state["text"]) == (2, b"words")
+
+
+def test_what_ckptd_saved_of_nested_state_is_loaded_by_the_names_that_dcp_gives_it(tmp_path):
+    state = {
+        "model": torch.nn.Linear(3, 2).state_dict(),
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.5, "params": [0, 1]}]},
+        "epoch": 7,
+        "losses": [0.5, 0.25],
+        "pair": (1, torch.ones(2)),
+    }
+    save_natively(state, tmp_path / "run", 1).result(30.0)
+    close_all()
+    loaded = load(blank(state), str(tmp_path / "run" / "model.ckpt-1"))
+    assert same({**loaded, "model": dict(loaded["model"])}, {**state, "model": dict(state["model"])})
+    reader = CkptdStorageReader(tmp_path / "run")
+    assert _load_state_dict_from_keys({"epoch", "losses"}, storage_reader=reader) == {"epoch": 7, "losses": [0.5, 0.25]}
 
 
 # Several ranks.
@@ -285,6 +317,16 @@ def save_replicated(address, run, options):
 def test_replicated_tensors_are_stored_once_and_values_of_every_rank_are_kept(daemon, pool, run, options):
     sizes = pool.run(save_replicated, 3, daemon.address, run, options)
     assert max(sizes) < 2 * 4000
+
+
+def save_on_the_lowest_rank(address, run):
+    planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+    dcp.save({"w": torch.ones(5)}, storage_writer=CkptdStorageWriter(address, run=run, step=1), planner=planner)
+
+
+def test_ranks_that_have_nothing_to_store_take_part(daemon, pool, run):
+    pool.run(save_on_the_lowest_rank, 3, daemon.address, run)
+    assert (ckptd.load_checkpoint(daemon.root / run)["w"] == 1).all()
 
 
 def save_uncoordinated(address, run):

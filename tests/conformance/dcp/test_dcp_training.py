@@ -125,9 +125,9 @@ def test_a_training_of_4_ranks_goes_on_with_2_ranks_and_with_1_bit_by_bit(daemon
             assert_equal(saved, resumed)
 
 
-def save_in_the_background(address, run):
-    """Save twice while training goes on; return what the state was at each of the two steps."""
-    training = Training(fsdp)
+def save_in_the_background(address, run, make):
+    """Save three times while training goes on; return what the state was at each of the steps."""
+    training = Training(make)
     writer = CkptdStorageWriter(address, run=run)
     before = {}
     for _ in range(3):
@@ -141,8 +141,9 @@ def save_in_the_background(address, run):
     return before
 
 
-def test_async_save_stores_what_the_state_was_when_it_was_called(daemon, pool, run):
-    before = pool.run(save_in_the_background, 4, daemon.address, run)[0]
+@pytest.mark.parametrize("make", [fsdp, fsdp_and_tensor_parallel])
+def test_async_save_stores_what_the_state_was_when_it_was_called(daemon, pool, run, make):
+    before = pool.run(save_in_the_background, 4, daemon.address, run, make)[0]
     for step, expected in before.items():
         stored = ckptd.load_checkpoint(f"{daemon.root}/{run}/model.ckpt-{step}")
         assert_equal(expected, {name: np.asarray(stored[f"training.{name}"]) for name in expected})
@@ -226,12 +227,16 @@ def test_state_that_is_still_staged_is_not_overwritten_by_the_next(tmp_path):
     writer.close()
 
 
-def test_checkpoints_of_several_names_are_saved_from_one_run_in_turns(tmp_path):
+def test_checkpoints_of_several_names_are_saved_from_one_run_in_turns(tmp_path, caplog, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    caplog.set_level("INFO", "ckptd.torch")
     writer = CkptdStorageWriter()
     for name in ("run/step-100", "run/best", "run/step-200", "other/best", "run/best"):
         at = tmp_path / name
         dcp.async_save({"w": torch.ones(3)}, checkpoint_id=at, storage_writer=writer).result(BOUND_S)
         assert "w" in CkptdStorageReader(at).read_metadata().state_dict_metadata
+        assert f"saved {at}" in caplog.messages[-1]
+        assert "training stood still for" in caplog.messages[-1]
     writer.close()
 
 

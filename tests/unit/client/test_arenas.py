@@ -257,6 +257,18 @@ def test_bytes_that_are_staged_are_not_copied(daemon, connect, monkeypatch):
     assert ckptd.verify(daemon.root / "r").ok
 
 
+def test_what_is_staged_for_one_save_survives_another_that_comes_first(daemon, connect):
+    ckpt = connect()
+    staged = ckpt.staging("w", (2_000_000,), np.uint8)
+    staged[:] = 2
+    ckpt.save(1, {"w": np.ones(2_000_000, np.uint8)}).result(BOUND_S)
+    assert ckpt.staging("w", (2_000_000,), np.uint8) is staged
+    ckpt.save(2, {"w": staged}).result(BOUND_S)
+    assert ckpt.staging("w", (2_000_000,), np.uint8) is not staged
+    for step in (1, 2):
+        assert (ckptd.load_checkpoint(daemon.root / f"r/model.ckpt-{step}")["w"] == step).all()
+
+
 def test_a_stage_grows_and_nothing_is_lost(daemon, connect):
     ckpt = connect()
     arrays = {f"t{n}": ckpt.staging(f"t{n}", (1000, 500), np.float64) for n in range(6)}

@@ -8,6 +8,7 @@ from ckptd.errors import InvalidRequestError
 
 pytest.importorskip("torch")
 
+from ckptd.torch import CkptdStorageReader, CkptdStorageWriter
 from ckptd.torch.dcp_place import Place, is_id, origin
 
 DAEMON = "grpc://127.0.0.1:7070"
@@ -35,8 +36,8 @@ IDS = [
 @pytest.mark.parametrize(("given", "checkpoint_id", "place"), IDS, ids=[str(case[1]) for case in IDS])
 def test_an_id_says_where_a_checkpoint_is(given, checkpoint_id, place, monkeypatch):
     monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
-    found, path = origin(*given, "model.ckpt")
-    assert path is None
+    found, own = origin(*given, None, "model.ckpt")
+    assert own is None
     assert found.find(checkpoint_id) == place
 
 
@@ -56,21 +57,37 @@ def test_an_id_says_where_a_checkpoint_is(given, checkpoint_id, place, monkeypat
 def test_an_id_that_names_no_checkpoint_is_refused(given, checkpoint_id, why, monkeypatch):
     monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
     with pytest.raises(InvalidRequestError, match=why):
-        origin(*given, "model.ckpt")[0].find(checkpoint_id)
+        origin(*given, None, "model.ckpt")[0].find(checkpoint_id)
 
 
 def test_a_relative_path_counts_from_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
     monkeypatch.chdir(tmp_path)
-    place = origin(None, None, "model.ckpt")[0].find("run/net-7")
+    place = origin(None, None, None, "model.ckpt")[0].find("run/net-7")
     assert place == Place(str(tmp_path), "run", "net", 7)
     assert place.prefix == str(tmp_path / "run" / "net-7")
 
 
 def test_the_environment_names_the_daemon_that_nobody_else_has(monkeypatch):
     monkeypatch.setenv("CKPTD_ADDRESS", DAEMON)
-    assert origin(None, "runs/a", "net")[0].find(5) == Place(DAEMON, "runs/a", "net", 5)
-    assert origin("/d/run/net-7", None, "net")[1] == "/d/run/net-7"
+    assert origin(None, "runs/a", None, "net")[0].find(5) == Place(DAEMON, "runs/a", "net", 5)
+    assert origin(None, "runs/a", 5, "net")[1] == 5
+    assert origin("/d/run/net-7", None, None, "net")[1] == "/d/run/net-7"
+
+
+@pytest.mark.parametrize(
+    ("address", "run", "step", "why"),
+    [
+        (None, "runs/a", None, "run= lies below a root"),
+        ("/d/run/net-7", None, 7, "step= goes with run="),
+        (DAEMON, None, 7, "step= goes with run="),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(address, run, step, why, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    for kind in (CkptdStorageWriter, CkptdStorageReader):
+        with pytest.raises(InvalidRequestError, match=why):
+            kind(address, run=run, step=step)
 
 
 def test_ids_can_be_told_from_what_is_none():

@@ -1,0 +1,134 @@
+"""A checkpoint that is open for DCP: what it holds, as DCP describes it, and the ways to its tensors and values."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem
+
+from ckptd.client.arrays import Array
+from ckptd.client.reader import CheckpointReader
+from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.torch.arrays import memory_of, numpy_dtype_of, torch_dtype_of
+from ckptd.torch.dcp_values import NOTE, Note, decode_notes, decode_value, note_of_outline
+from ckptd.trees.flatten import read_outline
+from ckptd.trees.outline import OUTLINE_NAME, is_note
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which checkpoint a rank has opened: its base name, and which save of that."""
+
+    base: str
+    save_id: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One checkpoint, and what is known of it."""
+
+    reader: CheckpointReader
+    note: Note
+    metadata: Metadata
+
+    @property
+    def choice(self) -> Choice:
+        """What the ranks compare."""
+        return Choice(self.reader.prefix.rpartition("/")[2], self.note.save_id)
+
+
+def open_reader(reader: CheckpointReader) -> Opened:
+    """Learn what a checkpoint holds: from the notes of DCP's ranks, from an outline, or from its names alone.
+
+    Raises:
+        CorruptionError: notes or outline are damaged, or name a tensor that is not there.
+    """
+    names = list(reader)
+    note = decode_notes(reader[name] for name in names if name.startswith(NOTE))
+    if not note.save_id and OUTLINE_NAME in reader:
+        note = note_of_outline(read_outline(reader[OUTLINE_NAME]))
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    held: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    hidden = note.hidden
+    shown = {name: name for name in names if name not in hidden and not is_note(name)}
+    for name, stored in [*shown.items(), *note.stored.items()]:
+        if stored not in shapes:
+            raise CorruptionError("the outline names a tensor that is not there", key=stored)
+        dtype, shape = torch_dtype_of(dtypes[stored]), torch.Size(shapes[stored])
+        if dtype is None:
+            held[name] = BytesStorageMetadata()  # strings: values for Python
+            continue
+        whole = ChunkStorageMetadata(torch.Size([0] * len(shape)), shape)
+        held[name] = TensorStorageMetadata(TensorProperties(dtype=dtype), shape, [whole])
+    held.update({name: BytesStorageMetadata() for name in [*note.values, *note.opaque]})
+    own_names = {name: (name,) for name in held}
+    metadata = Metadata(
+        held,
+        planner_data=note.planner_data if note.save_id else {**own_names, **(note.planner_data or {})},
+        storage_data={
+            MetadataIndex(name, one.chunks[0].offsets if isinstance(one, TensorStorageMetadata) else None): name
+            for name, one in held.items()
+        },
+        storage_meta=StorageMeta(checkpoint_id=reader.prefix, save_id=note.save_id or None),
+    )
+    return Opened(reader, note, metadata)
+
+
+def destination(opened: Opened, item: ReadItem, target: torch.Tensor) -> tuple[str, tuple[int, ...], Array, bool]:
+    """Return an item's stored tensor, where its box begins, the array to read it into, and if that is the target's."""
+    name = item.storage_index.fqn
+    stored_name = opened.note.stored.get(name, name)
+    chunk = item.storage_index.offset or (0,) * len(item.lengths)
+    start = tuple(at + within for at, within in zip(chunk, item.storage_offsets, strict=True))
+    if target.shape != item.lengths:
+        raise InvalidRequestError(
+            "the planner's tensor has another shape than it planned",
+            key=name,
+            expected=list(item.lengths),
+            actual=list(target.shape),
+        )
+    stored = opened.metadata.state_dict_metadata.get(name)
+    if not isinstance(stored, TensorStorageMetadata):
+        raise InvalidRequestError("what was planned as a tensor is none", key=name)
+    dtype = stored.properties.dtype
+    memory = memory_of(name, target) if target.dtype == dtype else None
+    if memory is not None:
+        return stored_name, start, memory, True
+    return stored_name, start, np.empty(tuple(item.lengths), numpy_dtype_of(name, dtype)), False
+
+
+def read_values(opened: Opened, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
+    """Hand a planner what is no tensor, in torch's form, which is made here and now and not read as such."""
+    wanted = {item.storage_index.fqn for item in items}
+    known = wanted & opened.note.values.keys()
+    leaves = [leaf for name in known for leaf in opened.note.leaves(name) if leaf in opened.reader]
+    arrays = opened.reader.get_tensors([*leaves, *(wanted - known)])  # at once: each may be a request
+    values: dict[str, Any] = {name: array[()] for name, array in arrays.items()}
+    for item in items:
+        name = item.storage_index.fqn
+        if name in opened.note.opaque:
+            if type(planner).load_bytes is DefaultLoadPlanner.load_bytes:
+                raise InvalidRequestError(
+                    "only the planner that saved this can read it, and nothing is unpickled", key=name
+                )
+            planner.load_bytes(item, io.BytesIO(values[name]))
+            continue
+        data = io.BytesIO()
+        torch.save(decode_value(opened.note, name, values.__getitem__) if name in known else values[name], data)
+        data.seek(0)
+        planner.load_bytes(item, data)
