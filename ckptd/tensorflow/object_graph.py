@@ -23,8 +23,14 @@ from ckptd.format.coding import decode_varint64
 from ckptd.format.object_graph import OBJECT_GRAPH_NAME
 
 _BUFFER_KINDS = "biufc"
-_INTEGERS = {1: tf.uint8, 2: tf.uint16}
-"""Seen as these, elements that numpy has no buffers for can be viewed all the same."""
+
+
+def check_eager() -> None:
+    """Refuse a graph under construction, where tensors have no values; `InvalidRequestError`."""
+    if not tf.executing_eagerly():
+        raise InvalidRequestError(
+            "tf.train.Checkpoint objects are saved eagerly, outside of tf.function; in a graph, use the Saver"
+        )
 
 
 def arrays_of_checkpoint(checkpoint: Any) -> dict[str, Any]:
@@ -49,10 +55,7 @@ def arrays_of_object(root: Any) -> dict[str, Any]:
 
 
 def _arrays_of_view(view: Any) -> dict[str, Any]:
-    if not tf.executing_eagerly():
-        raise InvalidRequestError(
-            "tf.train.Checkpoint objects are saved eagerly, outside of tf.function; in a graph, use the Saver"
-        )
+    check_eager()
     serialized, _, registered, graph = save_util.serialize_graph_view(view)
     if registered:
         names = ", ".join(sorted({name for objects in registered.values() for name in objects}))
@@ -87,17 +90,16 @@ def array_of(tensor: Any) -> Any:
         return _variants(tensor)
     if dtype == tf.string:
         return tensor.numpy()
-    element = np.dtype(dtype.as_numpy_dtype)
     with tf.device("/device:CPU:0"):
         tensor = tf.identity(tensor)  # no copy, unless it is on another device
-        if element.kind not in _BUFFER_KINDS and not element.names and element.itemsize in _INTEGERS:
-            if dtype.size * tensor.shape.num_elements() == 0 or element.name in ("int4", "uint4", "int2", "uint2"):
-                return tensor.numpy()
-            tensor = tf.bitcast(tensor, _INTEGERS[element.itemsize])
-    if not tensor.shape.num_elements():
-        return tensor.numpy()
+        if dtype == tf.bfloat16:
+            tensor = tf.bitcast(tensor, tf.uint16)  # numpy has buffers of these
+    element = np.dtype(dtype.as_numpy_dtype)
+    if (element.kind not in _BUFFER_KINDS and dtype != tf.bfloat16) or not tensor.shape.num_elements():
+        copied: Array = tensor.numpy()
+        return copied.view(element) if copied.dtype != element else copied
     array: Array = np.asarray(memoryview(tensor))
-    return array if array.dtype == element else array.view(element)
+    return array.view(element) if array.dtype != element else array
 
 
 def _variants(tensor: Any) -> Variants:
