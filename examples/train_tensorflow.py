@@ -38,8 +38,13 @@ def train(address: str, run: str, rank: int, world_size: int, steps: int, save_e
     with strategy.scope():
         shapes = {"w1": (PIXELS, HIDDEN), "b1": (HIDDEN,), "w2": (HIDDEN, CLASSES), "b2": (CLASSES,)}
         first = np.random.default_rng(0)
-        weights = {name: tf.Variable(first.normal(0, 0.1, shape).astype(np.float32), name=name) for name, shape in shapes.items()}
-        speeds = {name: tf.Variable(np.zeros(shape, np.float32), name=f"{name}_speed") for name, shape in shapes.items()}
+        weights = {
+            name: tf.Variable(first.normal(0, 0.1, shape).astype(np.float32), name=name)
+            for name, shape in shapes.items()
+        }
+        speeds = {
+            name: tf.Variable(np.zeros(shape, np.float32), name=f"{name}_speed") for name, shape in shapes.items()
+        }
 
     @tf.function
     def train_one_step(x, y):
