@@ -56,7 +56,7 @@ def train(address: str, run: str, rank: int, world_size: int, steps: int, save_e
                 loss = tf.reduce_sum(losses) / BATCH
             gradients = tape.gradient(loss, list(weights.values()))
             sums = tf.distribute.get_replica_context().all_reduce("sum", [loss, *gradients])
-            for name, gradient in zip(weights, sums[1:]):
+            for name, gradient in zip(weights, sums[1:], strict=True):
                 speeds[name].assign(0.9 * speeds[name] + gradient)
                 weights[name].assign_sub(0.2 * speeds[name])
             return sums[0]

@@ -1,4 +1,4 @@
-"""What a `Checkpointer` offers to programs that open a checkpoint's files themselves; and variants, which are theirs."""
+"""What a `Checkpointer` offers to programs that open files themselves; and variants, which are TensorFlow's alone."""
 
 from __future__ import annotations
 
