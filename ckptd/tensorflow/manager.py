@@ -23,7 +23,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow import restoring
-from ckptd.tensorflow.object_graph import arrays_of_checkpoint
+from ckptd.tensorflow.object_graph import arrays_of_checkpoint, check_eager
 from ckptd.tensorflow.refusals import as_tensorflows
 from ckptd.tensorflow.reporting import log, report
 from ckptd.tensorflow.run_place import RunPlace
@@ -96,6 +96,8 @@ class CheckpointManager:
             raise InvalidRequestError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidRequestError("`step_counter` should be passed if `checkpoint_interval` is not None.")
+        if not hasattr(type(checkpoint), "save_counter"):  # to ask the object itself would make the variable
+            raise InvalidRequestError(f"a tf.train.Checkpoint is wanted, not a {type(checkpoint).__name__}")
         self._checkpoint = checkpoint
         self._directory = as_text(directory)
         self._checkpoint_interval = checkpoint_interval
@@ -185,6 +187,7 @@ class CheckpointManager:
             SessionAbortedError, StorageFullError, …: what ended the save.
         """
         began_at = time.monotonic()
+        check_eager()
         if not self._is_due(check_interval):
             return None
         counter = self._checkpoint.save_counter
