@@ -282,8 +282,10 @@ class CheckpointManager:
 
     def _begin(self, step: int, arrays: dict[str, Any], overwrite: bool) -> BackgroundSave:
         def begin() -> PendingSave:
-            pending = self.checkpointer.save(step, arrays, overwrite=overwrite)
-            arrays.clear()  # their memory is JAX's again
+            try:
+                pending = self.checkpointer.save(step, arrays, overwrite=overwrite)
+            finally:
+                arrays.clear()  # their memory is JAX's again
             pending.add_done_callback(_log_end)
             return pending
 
