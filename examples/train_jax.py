@@ -26,6 +26,7 @@ from sklearn.datasets import load_digits
 import ckptd.jax
 
 BATCH, HELD_BACK = 96, 357
+ADAM = optax.adamw(3e-3)
 
 
 class Net(nnx.Module):
@@ -41,8 +42,7 @@ class Net(nnx.Module):
 def new_state() -> dict:
     """Return everything that training changes. Its random numbers are part of it, so that they go on, too."""
     net = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(net, optax.adamw(3e-3), wrt=nnx.Param)
-    return {"net": nnx.state(net), "optimizer": nnx.state(optimizer), "key": jax.random.key(1)}
+    return {"net": nnx.state(net), "optimizer": ADAM.init(nnx.state(net, nnx.Param)), "key": jax.random.key(1)}
 
 
 def spread(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
@@ -60,12 +60,11 @@ def train(address: str, run: str, steps: int, save_every: int) -> None:
         for array in digits()
     )
     net = nnx.graphdef(Net(nnx.Rngs(0)))
-    optimizer = nnx.graphdef(nnx.Optimizer(Net(nnx.Rngs(0)), optax.adamw(3e-3), wrt=nnx.Param))
     target = jax.tree.map(lambda leaf: spread(leaf, mesh), jax.eval_shape(new_state))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
 
     def one_step(state: dict, images: jax.Array, labels: jax.Array) -> tuple[dict, jax.Array]:
-        model, adam = nnx.merge(net, state["net"]), nnx.merge(optimizer, state["optimizer"])
+        model = nnx.merge(net, state["net"])
         key, now = jax.random.split(state["key"])
         chosen = jax.random.randint(now, (BATCH,), 0, len(labels))
         batch = jax.lax.with_sharding_constraint(images[chosen], over_workers)
@@ -74,8 +73,10 @@ def train(address: str, run: str, steps: int, save_every: int) -> None:
             return optax.softmax_cross_entropy_with_integer_labels(model(batch), labels[chosen]).mean()
 
         loss, gradients = nnx.value_and_grad(loss_of)(model)
-        adam.update(model, gradients)
-        return {"net": nnx.state(model), "optimizer": nnx.state(adam), "key": key}, loss
+        params = nnx.state(model, nnx.Param)
+        updates, optimizer = ADAM.update(gradients, state["optimizer"], params)
+        nnx.update(model, optax.apply_updates(params, updates))
+        return {"net": nnx.state(model), "optimizer": optimizer, "key": key}, loss
 
     one_step = jax.jit(one_step, donate_argnums=0, out_shardings=(shardings, everywhere))
 

@@ -15,10 +15,11 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.pending import PendingSave
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.jax import places
+from ckptd.jax.background import BackgroundSave
 from ckptd.jax.items import load_args, tree_of
 from ckptd.jax.loading import describe, load
 from ckptd.jax.options import CheckpointManagerOptions
-from ckptd.jax.saving import to_arrays
+from ckptd.jax.saving import held_arrays, to_arrays
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -53,6 +54,7 @@ class CheckpointManager:
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
+        copy_in_background: bool = True,
         **changes: Any,
     ) -> None:
         """Describe the job; nothing is connected yet.
@@ -69,6 +71,9 @@ class CheckpointManager:
             timeout_s: the bound of every wait.
             token: shown to the daemon.
             ca: the authority that signed the daemon's certificate.
+            copy_in_background: `save` returns before JAX's arrays are copied, and holds them until they are. Memory
+                that is donated meanwhile is not used again, so for that long there is one more state. False: it
+                returns when they are copied.
             changes: single options by their names, ``max_to_keep=3``.
 
         Raises:
@@ -93,8 +98,9 @@ class CheckpointManager:
         )
         self._latest: int | None = None
         self._has_looked = False
-        self._under_way: list[PendingSave] = []
-        self._to_pin: list[PendingSave] = []
+        self._copies_in_background = copy_in_background
+        self._under_way: list[BackgroundSave] = []
+        self._to_pin: list[BackgroundSave] = []
 
     def save(
         self,
@@ -105,7 +111,7 @@ class CheckpointManager:
         force: bool = False,
         overwrite: bool = False,
     ) -> bool:
-        """Save a pytree, if this step's turn has come; return once its arrays may be donated.
+        """Save a pytree, if this step's turn has come; return once its arrays may be donated and others changed.
 
         Args:
             step: the training step.
@@ -128,19 +134,24 @@ class CheckpointManager:
         if self.options.read_only or not (force or overwrite or self.should_save(step)):
             return False
         began = time.monotonic()
+        self._wait_for_copy()
+        self.check_for_errors()
         latest = self._known_latest()
         if not overwrite and latest is not None and step <= latest and step in self.all_steps():
             raise ConflictError(f"step {step} is saved already; overwrite=True replaces it")
         self._pin_kept()
-        pending = self.checkpointer.save(step, to_arrays(tree), overwrite=overwrite)
+        begun = self._begin(step, held_arrays(tree), overwrite)
+        if not self._copies_in_background:
+            begun.wait_for_copy()
+            begun.raise_error()
         _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
-        pending.add_done_callback(_log_end)
         self._latest = step if latest is None else max(step, latest)
-        self._under_way = [one for one in self._under_way if not one.done()] + [pending]
+        self._under_way = [one for one in self._under_way if not one.done()] + [begun]
         if self.options.keeps(step) and self.checkpointer.rank == 0:
-            self._to_pin.append(pending)
+            self._to_pin.append(begun)
         if not self.options.enable_async_checkpointing:
-            pending.result()
+            begun.wait()
+            begun.raise_error()
         return True
 
     def restore(
@@ -218,15 +229,18 @@ class CheckpointManager:
 
     def wait_until_finished(self) -> None:
         """Wait until everything is durable; raise what ended a save that nobody has asked for."""
-        self.checkpointer.wait()
+        self._wait_for_copy()
+        for one in self._under_way:
+            one.wait()
         self._pin_kept()
+        self.check_for_errors()
 
     def check_for_errors(self) -> None:
         """Raise what ended a save, if nobody has asked."""
         ended = [pending for pending in self._under_way if pending.done()]
         self._under_way = [pending for pending in self._under_way if pending not in ended]
-        for pending in ended:
-            pending.result()
+        for one in ended:
+            one.raise_error()
 
     def delete(self, step: int) -> None:
         """Delete a checkpoint; durable on return of rank 0's call, the others do nothing.
@@ -246,9 +260,9 @@ class CheckpointManager:
     def close(self) -> None:
         """Wait for the saves under way and free everything. May be repeated."""
         try:
-            if self._to_pin:
-                self.wait_until_finished()
+            self.wait_until_finished()
         finally:
+            self._under_way, self._to_pin = [], []
             self.checkpointer.close()
 
     def __enter__(self) -> Self:
@@ -265,6 +279,22 @@ class CheckpointManager:
             # The error that ended the program says more than the save that ended with it.
             if hasattr(error, "add_note"):
                 error.add_note(f"while closing the CheckpointManager: {failure}")
+
+    def _begin(self, step: int, arrays: dict[str, Any], overwrite: bool) -> BackgroundSave:
+        def begin() -> PendingSave:
+            try:
+                pending = self.checkpointer.save(step, arrays, overwrite=overwrite)
+            finally:
+                arrays.clear()  # their memory is JAX's again
+            pending.add_done_callback(_log_end)
+            return pending
+
+        return BackgroundSave(step, begin)
+
+    def _wait_for_copy(self) -> None:
+        """Wait until no arrays are held: there is never more than one state too many."""
+        for one in self._under_way:
+            one.wait_for_copy()
 
     def _known_latest(self) -> int | None:
         """Return the newest step there is or was begun, asking for it once."""
@@ -288,7 +318,9 @@ class CheckpointManager:
         for pending in waiting:
             if not pending.done() and not is_urgent:
                 self._to_pin.append(pending)
-            elif pending.wait() and pending.checkpoint is not None and pending.step is not None:
+                continue
+            pending.wait()
+            if pending.checkpoint is not None:
                 self.checkpointer.pin(pending.step)
 
 

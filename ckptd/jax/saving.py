@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
+from ckptd.client.arrays import to_array
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
+from ckptd.format import dtypes
 from ckptd.jax import random_keys, shards
 from ckptd.jax.nodes import Path, to_containers
 from ckptd.trees.flatten import flatten
@@ -37,12 +41,34 @@ def to_arrays(tree: Any) -> dict[str, Any]:
     Raises:
         InvalidRequestError: naming the leaf that can't be saved, because it was donated, say.
     """
+    return _arrays(tree, lambda name, value: value)
+
+
+def held_arrays(tree: Any) -> dict[str, Any]:
+    """Return what `to_arrays` does, with copies of what is not JAX's: nothing that happens to the tree changes it.
+
+    Raises:
+        InvalidRequestError: as `to_arrays`.
+    """
+    return _arrays(tree, _copy)
+
+
+def _arrays(tree: Any, take: Callable[[str, Any], Any]) -> dict[str, Any]:
     leaves = flatten(to_containers(tree, _leaf), lambda value: isinstance(value, (_Held, Slice)))
     waiting = [leaf.value for leaf in leaves.values() if isinstance(leaf, _Held)]
     for array in waiting:
         shards.send_ahead(array)
-    found = {name: _pieces(name, leaf.value) if isinstance(leaf, _Held) else leaf for name, leaf in leaves.items()}
+    found = {
+        name: _pieces(name, leaf.value) if isinstance(leaf, _Held) else take(name, leaf)
+        for name, leaf in leaves.items()
+    }
     return {name: value for name, value in found.items() if not isinstance(value, list) or value}
+
+
+def _copy(name: str, value: Any) -> Any:
+    if isinstance(value, Slice):
+        return Slice(to_array(name, value.part)[0].copy(), value.full_shape, value.start)
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _leaf(path: Path, value: Any) -> Any:
@@ -62,6 +88,9 @@ def _leaf(path: Path, value: Any) -> Any:
 
 def _pieces(name: str, array: jax.Array) -> Any:
     try:
+        dtypes.of_array_dtype(np.dtype(array.dtype))
         return shards.pieces(array)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(error.reason, key=name) from error
     except RuntimeError as error:
         raise InvalidRequestError(f"the array can't be read: {error}", key=name) from error

@@ -385,3 +385,16 @@ def test_meta_graph_lies_beside_the_checkpoint(address, place):
     with open_run(address) as ckpt:
         ckpt.save(1, {"a": W}, meta_graph=b"graph").result(BOUND_S)
     assert (place[1] / "runs/a/model.ckpt-1.meta").read_bytes() == b"graph"
+
+
+def test_a_reader_sees_shapes_before_bytes_over_every_road(address):
+    with open_run(address) as ckpt:
+        with pytest.raises(NotFoundError):
+            ckpt.reader()
+        for step in (1, 2):
+            ckpt.save(step, {"w": W + step}).result(BOUND_S)
+        assert ckpt.reader().get_variable_to_shape_map() == {"w": [3, 4]}
+        assert np.array_equal(ckpt.reader()["w"], W + 2)
+        assert np.array_equal(ckpt.reader(1)["w"], W + 1)
+        with pytest.raises(NotFoundError, match="step 3"):
+            ckpt.reader(3)

@@ -22,6 +22,7 @@ def test_the_result_arrives_for_all_who_wait():
     for waiter in waiters:
         waiter.join(20)
     assert results == [DONE] * 3
+    assert pending.checkpoint is DONE
     assert pending.done()
     assert pending.exception() is None
 
@@ -58,6 +59,7 @@ def test_an_error_nobody_asked_for_is_handed_over_once():
     error = SessionAbortedError("rank 3 is lost")
     pending.fail(error)
     assert pending.wait(0)
+    assert pending.checkpoint is None  # a look that is none
     assert pending.take_unseen_error() is error
     assert pending.take_unseen_error() is None
 

@@ -255,3 +255,19 @@ def test_slices_are_read_by_their_encoded_keys_and_hidden_from_the_mapping(tmp_p
     for absent in ("", b"\0", b"\0w", lines[0][:-1]):
         with pytest.raises(NotFoundError, match="not found in checkpoint"):
             reader.get_tensor(absent)
+
+
+def test_many_tensors_and_boxes_are_read_at_once_several_of_one_tensor(prefix):
+    reader = ckptd.load_checkpoint(prefix)
+    w, top, step, bottom, words = reader.get_many(["w", ("w", (0, 1), (2, 2)), "step", ("w", (2, 0), (1, 4)), "words"])
+    assert np.array_equal(w, ARRAYS["w"])
+    assert np.array_equal(top, ARRAYS["w"][:2, 1:3])
+    assert np.array_equal(bottom, ARRAYS["w"][2:])
+    assert isinstance(step, np.ndarray)
+    assert step == 7
+    assert words.tolist() == [b"a", b"", b"ccc"]
+    assert reader.get_many([]) == []
+    with pytest.raises(NotFoundError, match="did you mean 'w'"):
+        reader.get_many(["step", "W"])
+    with pytest.raises(InvalidRequestError):
+        reader.get_many([("w", (2, 0), (2, 4))])

@@ -132,7 +132,7 @@ def test_state_of_flax_comes_back_into_the_model(tmp_path):
     class Model(nnx.Module):
         def __init__(self, seed):
             rngs = nnx.Rngs(seed)
-            self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in range(2)])
+            self.layers = getattr(nnx, "List", list)([nnx.Linear(4, 4, rngs=rngs) for _ in range(2)])
             self.drop = nnx.Dropout(0.5, rngs=rngs)
 
         def __call__(self, x):
@@ -254,7 +254,7 @@ def test_what_can_not_be_saved_is_named():
         ({"a": {"what": object()}}, "a/what: object"),
         ({"a": jnp.ones(1), "b/c": jnp.ones(1), "b": {"c": jnp.ones(1)}}, "b/c: two parts"),
         ({"a": Twins(jnp.ones(1), jnp.ones(1))}, "a: two children of this Twins"),
-        ({"a": jnp.ones(2, jnp.float8_e8m0fnu)}, "'a'.*float8_e8m0fnu"),
+        ({"a": jnp.ones(2, jnp.float8_e8m0fnu)}, "a: .*float8_e8m0fnu"),
         (jnp.ones(1), "a dict, a list or a tuple"),
     ]:
         with pytest.raises(InvalidRequestError, match=said):
