@@ -15,7 +15,6 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.pending import PendingSave
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.jax import places
-from ckptd.jax.background import BackgroundSave
 from ckptd.jax.items import load_args, tree_of
 from ckptd.jax.loading import describe, load
 from ckptd.jax.options import CheckpointManagerOptions
@@ -99,8 +98,8 @@ class CheckpointManager:
         self._latest: int | None = None
         self._has_looked = False
         self._copies_in_background = copy_in_background
-        self._under_way: list[BackgroundSave] = []
-        self._to_pin: list[BackgroundSave] = []
+        self._under_way: list[PendingSave] = []
+        self._to_pin: list[PendingSave] = []
 
     def save(
         self,
@@ -134,24 +133,22 @@ class CheckpointManager:
         if self.options.read_only or not (force or overwrite or self.should_save(step)):
             return False
         began = time.monotonic()
-        self._wait_for_copy()
         self.check_for_errors()
         latest = self._known_latest()
         if not overwrite and latest is not None and step <= latest and step in self.all_steps():
             raise ConflictError(f"step {step} is saved already; overwrite=True replaces it")
         self._pin_kept()
-        begun = self._begin(step, held_arrays(tree), overwrite)
-        if not self._copies_in_background:
-            begun.wait_for_copy()
-            begun.raise_error()
+        is_held = self._copies_in_background
+        arrays = held_arrays(tree) if is_held else to_arrays(tree)
+        pending = self.checkpointer.save(step, arrays, overwrite=overwrite, immutable=is_held)
+        pending.add_done_callback(_log_end)
         _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
         self._latest = step if latest is None else max(step, latest)
-        self._under_way = [one for one in self._under_way if not one.done()] + [begun]
+        self._under_way = [one for one in self._under_way if not one.done()] + [pending]
         if self.options.keeps(step) and self.checkpointer.rank == 0:
-            self._to_pin.append(begun)
+            self._to_pin.append(pending)
         if not self.options.enable_async_checkpointing:
-            begun.wait()
-            begun.raise_error()
+            pending.result()
         return True
 
     def restore(
@@ -229,7 +226,6 @@ class CheckpointManager:
 
     def wait_until_finished(self) -> None:
         """Wait until everything is durable; raise what ended a save that nobody has asked for."""
-        self._wait_for_copy()
         for one in self._under_way:
             one.wait()
         self._pin_kept()
@@ -240,7 +236,8 @@ class CheckpointManager:
         ended = [pending for pending in self._under_way if pending.done()]
         self._under_way = [pending for pending in self._under_way if pending not in ended]
         for one in ended:
-            one.raise_error()
+            if (error := one.take_unseen_error()) is not None:
+                raise error
 
     def delete(self, step: int) -> None:
         """Delete a checkpoint; durable on return of rank 0's call, the others do nothing.
@@ -280,22 +277,6 @@ class CheckpointManager:
             if hasattr(error, "add_note"):
                 error.add_note(f"while closing the CheckpointManager: {failure}")
 
-    def _begin(self, step: int, arrays: dict[str, Any], overwrite: bool) -> BackgroundSave:
-        def begin() -> PendingSave:
-            try:
-                pending = self.checkpointer.save(step, arrays, overwrite=overwrite)
-            finally:
-                arrays.clear()  # their memory is JAX's again
-            pending.add_done_callback(_log_end)
-            return pending
-
-        return BackgroundSave(step, begin)
-
-    def _wait_for_copy(self) -> None:
-        """Wait until no arrays are held: there is never more than one state too many."""
-        for one in self._under_way:
-            one.wait_for_copy()
-
     def _known_latest(self) -> int | None:
         """Return the newest step there is or was begun, asking for it once."""
         if not self._has_looked:
@@ -320,8 +301,8 @@ class CheckpointManager:
                 self._to_pin.append(pending)
                 continue
             pending.wait()
-            if pending.checkpoint is not None:
-                self.checkpointer.pin(pending.step)
+            if pending.checkpoint is not None and pending.checkpoint.step is not None:
+                self.checkpointer.pin(pending.checkpoint.step)
 
 
 def _log_end(pending: PendingSave) -> None:

@@ -18,6 +18,7 @@ import ckptd.tensorflow
 import ckptd.torch
 from ckptd.cli.main import run
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter
+from ckptd.trees.outline import OUTLINE_NAME
 
 v1 = tf.compat.v1
 STEP = 7
@@ -109,9 +110,15 @@ def by_torch_alone(prefix, _directory):
 
 
 def by_dcp(prefix, _directory):
-    into = {name: torch.empty_like(ckptd.torch.tensor_of(array.copy())) for name, array in ARRAYS.items()}
+    """State that nests is loaded as it nests, in DCP's names; what is flat, by its names."""
+
+    def empty(array):
+        return torch.empty_like(ckptd.torch.tensor_of(array.copy()))
+
+    does_nest = OUTLINE_NAME in ckptd.load_checkpoint(prefix)
+    into = nested(empty) if does_nest else {name: empty(array) for name, array in ARRAYS.items()}
     dcp.load(into, storage_reader=CkptdStorageReader(prefix), no_dist=True)
-    return {name: of_torch(tensor) for name, tensor in into.items()}
+    return flat(into, of_torch) if does_nest else {name: of_torch(tensor) for name, tensor in into.items()}
 
 
 def by_jax(prefix, _directory):
