@@ -212,9 +212,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 self._save_description(target, meta_graph)
                 return None
             debug_info = self._debug_info(sess.graph) if described and save_debug_info else None
-            pending = self._place.save(
-                target, self._content(sess if in_graph else None, meta_graph, debug_info), write_state=write_state
-            )
+            content = self._content(target, sess if in_graph else None, meta_graph, debug_info)
+            pending = self._place.save(target, content, write_state=write_state)
             if not in_graph:
                 self.saver_def = self._eager_definition(target.prefix)
             waited_s = time.monotonic() - began_at
@@ -351,15 +350,18 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             raise NotBuiltError("`build()` should be called before save if defer_build==True")
         return False
 
-    def _content(self, sess: Any, meta_graph: bytes | None, debug_info: bytes | None) -> Content:
+    def _content(self, target: Target, sess: Any, meta_graph: bytes | None, debug_info: bytes | None) -> Content:
         """Evaluate the variables; without a session, those of TensorFlow 2."""
         if sess is None:
             arrays = EagerVariables(self._var_list).arrays()
             return Content(dict(sorted(arrays.items())))
         if self._saves is None or self._saves[0] is not sess.graph:
             self._saves = (sess.graph, GraphSaves(sess.graph, self.saver_def.save_tensor_name))
+            staging = None  # before the first save it is not known how much memory there is to be
+        else:
+            staging = self._place.staging(target)
         saves = self._saves[1]
-        return Content(dict(sorted(saves.fetch(sess).items())), saves.num_shards, meta_graph, debug_info)
+        return Content(dict(sorted(saves.fetch(sess, staging).items())), saves.num_shards, meta_graph, debug_info)
 
     def _describe(self, graph: Any, strip_default_attrs: bool) -> bytes:
         with graph.as_default():
