@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from ckptd.cli import output
-from ckptd.errors import ConflictError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
     from ckptd.storage.base import Store
@@ -43,7 +47,8 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
         raise ConflictError("there is a file of this name already; --force replaces it", key=to.location(at))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from ckptd.tensorflow.freeze import freeze
+        with _without_chatter():
+            from ckptd.tensorflow.freeze import freeze
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "tensorflow":
             raise
@@ -51,7 +56,8 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
             "freezing a graph takes TensorFlow, which is not installed here: pip install 'ckptd[tensorflow]'"
         ) from error
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it advises against the functions that do this
-    frozen = freeze(store.location(key), names, meta_graph=meta)
+    with _without_chatter():
+        frozen = freeze(store.location(key), names, meta_graph=meta)
     to.replace(at, frozen)
     if as_json:
         output.emit_json(
@@ -64,6 +70,26 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
         )
         return
     output.say(f"{to.location(at)}: {', '.join(names)} of {key}, {output.size(len(frozen))}")
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep from stderr what TensorFlow's C++ tells there; shown if the block fails by no fault that we know."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except (CkptdError, ModuleNotFoundError):
+            raise
+        except BaseException:
+            said.seek(0)
+            os.write(stderr, said.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _is_there(store: Store, key: str) -> bool:

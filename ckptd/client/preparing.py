@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ckptd.client.arrays import Array
 from ckptd.client.inventory import Inventory
@@ -13,7 +13,6 @@ from ckptd.client.placement import Placement, place
 from ckptd.client.rooms import Room
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.staging import Stage, Staging
-from ckptd.client.transport import Transport
 from ckptd.engine.layout import Lane
 from ckptd.engine.manifest import Manifest
 
@@ -31,12 +30,22 @@ class Prepared:
     outgrown: Sequence[Room] = ()
 
 
+class Rooms(Protocol):
+    """Where memory for saves comes from: a transport, or private memory."""
+
+    def room(self, size_bytes: int) -> Room:
+        """Return memory to capture a save into."""
+
+    def prepare(self, size_bytes: int) -> None:
+        """Have rooms for saves of this size made ready, in the background."""
+
+
 class Preparation:
     """Prepares the saves of one `Checkpointer`. Any thread may use it."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._staging = Staging(transport.room)
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._staging = Staging(rooms.room)
         self._lock = threading.Lock()
         self._inventory: Inventory | None = None
         self._placed: tuple[Manifest, Placement] | None = None
@@ -52,7 +61,7 @@ class Preparation:
         placement = self._place(inventory.manifest)
         with self._lock:
             self._inventory = inventory.without_arrays()
-        self._transport.prepare(placement.size_bytes)
+        self._rooms.prepare(placement.size_bytes)
 
     def prepare(self, arrays: Mapping[str, Any]) -> Prepared:
         """Describe `arrays` and find memory for them.
@@ -67,7 +76,8 @@ class Preparation:
         if stage is not None:
             return self._prepare_staged(inventory, stage)
         placement = self._place(inventory.manifest)
-        return Prepared(inventory, placement, self._transport.room(placement.size_bytes))
+        self._staging.expect(placement.size_bytes, inventory.manifest.num_parts)
+        return Prepared(inventory, placement, self._rooms.room(placement.size_bytes))
 
     def _prepare_staged(self, inventory: Inventory, stage: Stage) -> Prepared:
         offsets = {row: stage.offset_of(source) for row, source in enumerate(inventory.sources)}
@@ -76,7 +86,7 @@ class Preparation:
         if placement.size_bytes <= len(stage.room.data):
             return Prepared(inventory, placement, stage.room, stage.outgrown)
         placement = self._place(inventory.manifest)
-        room = self._transport.room(placement.size_bytes)
+        room = self._rooms.room(placement.size_bytes)
         return Prepared(inventory, placement, room, [*stage.outgrown, stage.room])
 
     def learn(self, snapshot: Snapshot) -> None:

@@ -59,6 +59,10 @@ class RoomPool:
         self._lock = threading.Lock()
         self._free: list[PrivateRoom] = []
 
+    def room(self, size_bytes: int) -> Room:
+        """Return a room as `take` does."""
+        return self.take(size_bytes)
+
     def take(self, size_bytes: int) -> PrivateRoom:
         """Return a room of at least `size_bytes`; the caller owns it until `give_back`. Its content is arbitrary."""
         with self._lock:

@@ -1,7 +1,8 @@
 """Arrays in the very memory that a save is written from: who produces his bytes there saves without a copy.
 
 A stage is a room that is not captured yet. It begins with the first array that is asked for after a save, is as large
-as the stage before, and grows by moving to a larger room: what was handed out before that is copied like any array.
+as the stage or the save before, and grows by moving to a larger room: what was handed out before that is copied like
+any array.
 """
 
 from __future__ import annotations
@@ -106,6 +107,11 @@ class Staging:
                     # Who asks for everything at once needs no room to grow.
                     stage = self._stage = Stage(self._take_room(2 * needed if stage.used_bytes else needed), stage)
             return found
+
+    def expect(self, size_bytes: int, num_arrays: int) -> None:
+        """Let the next stage be large enough for so much, as that was saved now."""
+        with self._lock:
+            self._last_bytes = max(size_bytes + num_arrays * _ALIGN_BYTES, _FIRST_BYTES)
 
     def take(self, sources: Sequence[Source]) -> Stage | None:
         """Take the stage for a save of `sources`, and the next array begins another; None if none of them lies in it.

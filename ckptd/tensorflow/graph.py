@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from ckptd.client.arrays import Array
@@ -20,6 +21,7 @@ from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.format.names import tensor_name
 from ckptd.format.slices import parse_spec
+from ckptd.tensorflow.places import Staging
 from ckptd.tensorflow.values import named
 
 _SAVE, _RESTORE = "SaveV2", "RestoreV2"
@@ -27,7 +29,10 @@ _OLD_FORMAT = frozenset(["Save", "SaveSlices", "Restore", "RestoreSlice"])
 _PASSES_ON = frozenset(["Identity", "Reshape"])
 
 
-@dataclass(frozen=True, slots=True)
+_LARGE_BYTES = 256 << 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
     """One tensor of a save or restore operation: its name in the checkpoint, which part it is, where it is here."""
 
@@ -55,8 +60,11 @@ class GraphSaves:
         self.num_shards = len(operations)
         self._entries = [entry for operation in operations for entry in _entries(operation, list(operation.inputs)[3:])]
 
-    def fetch(self, session: Any) -> dict[str, Any]:
-        """Evaluate everything in one run; return names and what `Checkpointer.save` takes for them.
+    def fetch(self, session: Any, staging: Staging | None = None) -> dict[str, Any]:
+        """Evaluate everything; return names and what `Checkpointer.save` takes for them.
+
+        A session copies what it returns. Large tensors are evaluated one by one, so that always the same memory takes
+        that copy, and copied on to where `staging` gives room for them: then a save has nothing to copy.
 
         Whatever the session raises, about uninitialized variables say, passes.
 
@@ -66,16 +74,22 @@ class GraphSaves:
         for entry in self._entries:
             if entry.tensor.dtype.base_dtype == tf.variant:
                 raise InvalidRequestError(f"tensor {entry.name!r} is a variant, which has no value outside of a graph")
-        values = session.run([entry.tensor for entry in self._entries])
+        large = (
+            [] if staging is None else [entry for entry in self._entries if _size_bytes(entry.tensor) >= _LARGE_BYTES]
+        )
+        small = [entry for entry in self._entries if entry not in large]
+        fetched = session.run([entry.tensor for entry in small])
+        values = {entry: named(value, entry.tensor.dtype) for entry, value in zip(small, fetched, strict=True)}
+        for entry in large:
+            values[entry] = _staged(session, entry, staging)
         arrays: dict[str, Any] = {}
-        for entry, fetched in zip(self._entries, values, strict=True):
-            value = named(fetched, entry.tensor.dtype)
+        for entry in self._entries:
             if not entry.spec:
-                arrays[entry.name] = value
+                arrays[entry.name] = values[entry]
                 continue
             full_shape, part = parse_spec(entry.spec)
             slices = arrays.setdefault(entry.name, [])
-            slices.append(Slice(value, full_shape, part.resolve(full_shape).start))
+            slices.append(Slice(values[entry], full_shape, part.resolve(full_shape).start))
         return arrays
 
 
@@ -162,6 +176,21 @@ class _Feed:
     def _run(self, operation: Any, needed: list[Any]) -> None:
         values = {each: self._values.pop(each) for each in needed}
         self._session.run(operation, {each.deref(): value for each, value in values.items()})
+
+
+def _staged(session: Any, entry: _Entry, staging: Staging | None) -> Array:
+    """Evaluate one tensor into memory of the next save."""
+    value = named(session.run(entry.tensor), entry.tensor.dtype)
+    if staging is None or value.dtype.names or value.dtype == object:
+        return value
+    room = staging(f"{entry.name} {entry.spec}", value.shape, value.dtype)
+    np.copyto(room, value)
+    return room
+
+
+def _size_bytes(tensor: Any) -> int:
+    """Return how much memory a tensor takes, 0 if the graph does not say."""
+    return tensor.shape.num_elements() * tensor.dtype.size if tensor.shape.is_fully_defined() else 0
 
 
 def _entries(operation: Any, tensors: Any) -> Iterator[_Entry]:

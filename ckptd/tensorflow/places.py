@@ -6,14 +6,16 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ckptd.client.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.finding import check_format, checkpoint_exists, join
 from ckptd.client.pending import PendingSave
+from ckptd.client.preparing import Preparation
 from ckptd.client.rooms import RoomPool
 from ckptd.client.saver_directory import SaverDirectory, Target
 from ckptd.client.snapshot import Snapshot
@@ -38,8 +40,15 @@ class Content:
     debug_info: bytes | None = None
 
 
+Staging = Callable[[str, Sequence[int], Any], Array]
+"""Name, shape and dtype → an array, see `Checkpointer.staging`."""
+
+
 class Place(Protocol):
     """Where checkpoints are written, listed and read. One thread at a time."""
+
+    def staging(self, target: Target) -> Staging:
+        """Return what gives arrays in the memory of the next save, which goes there; waits for a place among them."""
 
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
         """Begin to save; return once the arrays may be changed."""
@@ -65,17 +74,32 @@ class BesideThePath:
 
     def __init__(self, directory: SaverDirectory, timeout_s: float) -> None:
         self._directory = directory
-        self._pool = RoomPool(keep=2)
+        self._preparation = Preparation(RoomPool(keep=2))
         self._under_way = UnderWay(timeout_s)
         # One thread, so that saves are published in their order. The interpreter waits for it when it ends.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ckptd-saver")
+
+    def staging(self, target: Target) -> Staging:
+        """See `Place`."""
+        self._under_way.raise_unseen()
+        self._under_way.wait_for_room()
+        return self._preparation.staging
 
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
         """See `Place`."""
         self._under_way.raise_unseen()
         target.check_directory()
         self._under_way.wait_for_room()
-        snapshot = Snapshot.take(content.arrays, self._pool)
+        prepared = self._preparation.prepare(content.arrays)
+        snapshot = Snapshot(prepared.inventory, prepared.placement, prepared.room)
+        try:
+            snapshot.capture()
+        except BaseException:
+            snapshot.release()
+            raise
+        finally:
+            for room in prepared.outgrown:
+                room.give_back()
         pending = PendingSave(step_of(target.prefix))
         self._under_way.add(pending)
         self._writer.submit(self._carry_out, pending, target, content, snapshot, write_state)
@@ -87,6 +111,7 @@ class BesideThePath:
         began_at = time.monotonic()
         store, key = target.place
         try:
+            snapshot.sum_staged()
             if content.debug_info is not None:
                 store.replace(meta_graph_key(key, "debug"), content.debug_info)
             self._directory.save(
@@ -150,6 +175,10 @@ class BelowAnAddress:
         self._options = dict(options)
         self._open: dict[str, tuple[tuple[str, str], Checkpointer]] = {}
         self._last_path: str | None = None
+
+    def staging(self, target: Target) -> Staging:
+        """See `Place`."""
+        return self._checkpointer(*run_of(target.save_path), target.latest_filename).staging
 
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
         """See `Place`."""

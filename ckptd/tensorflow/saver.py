@@ -9,31 +9,28 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.client.session import SessionInterface
 
 from ckptd.client.assigning import Assignable, restore_all
-from ckptd.client.finding import as_text, latest_checkpoint
+from ckptd.client.finding import latest_checkpoint
 from ckptd.client.saver_directory import SaverDirectory, Target
 from ckptd.client.state_functions import meta_graph_key
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.errors import InvalidRequestError
+from ckptd.tensorflow.arguments import SaverDef, path_text, step_number, tensorflows_saver_def
+from ckptd.tensorflow.descriptions import debug_info_of, meta_graph_of
 from ckptd.tensorflow.eager import EagerVariables
 from ckptd.tensorflow.graph import GraphRestores, GraphSaves
 from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, Content, Place
 from ckptd.tensorflow.refusals import NoSessionError, NotBuiltError, as_tensorflows
 
 _log = logging.getLogger("ckptd.tensorflow")
-
-SaverDef = tf.compat.v1.train.SaverDef
 
 
 class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
@@ -114,7 +111,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         with as_tensorflows():
             if write_version != SaverDef.V2:
                 raise InvalidRequestError("only checkpoints of version V2 (2) are written", actual=write_version)
-        self._address = os.environ.get("CKPTD_ADDRESS", "") if address is None else as_text(address)
+        self._address = os.environ.get("CKPTD_ADDRESS", "") if address is None else path_text(address)
         self._remote_options = {
             "rank": rank,
             "world_size": world_size,
@@ -137,7 +134,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
             name=name,
             restore_sequentially=restore_sequentially,
-            saver_def=_tensorflows(saver_def),
+            saver_def=tensorflows_saver_def(saver_def),
             builder=builder,
             defer_build=defer_build,
             allow_empty=allow_empty,
@@ -197,8 +194,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         with as_tensorflows():
             in_graph = self._is_in_graph()
             target = Target.of(
-                _text(save_path),
-                _step(sess, global_step),
+                path_text(save_path),
+                step_number(sess, global_step),
                 latest_filename,
                 meta_graph_suffix,
                 pads_step=self._pad_step_number,
@@ -207,14 +204,13 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             if in_graph and not isinstance(sess, SessionInterface):
                 raise NoSessionError(f"'sess' must be a Session; {sess}")
             described = in_graph and write_meta_graph
-            meta_graph = self._describe(sess.graph, strip_default_attrs) if described else None
+            meta_graph = meta_graph_of(self, sess.graph, strip_default_attrs=strip_default_attrs) if described else None
             if self._is_empty:
                 self._save_description(target, meta_graph)
                 return None
-            debug_info = self._debug_info(sess.graph) if described and save_debug_info else None
-            pending = self._place.save(
-                target, self._content(sess if in_graph else None, meta_graph, debug_info), write_state=write_state
-            )
+            debug_info = debug_info_of(self, sess.graph) if described and save_debug_info else None
+            content = self._content(target, sess if in_graph else None, meta_graph, debug_info)
+            pending = self._place.save(target, content, write_state=write_state)
             if not in_graph:
                 self.saver_def = self._eager_definition(target.prefix)
             waited_s = time.monotonic() - began_at
@@ -244,7 +240,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             in_graph = self._is_in_graph()
             if save_path is None:
                 raise InvalidRequestError("Can't load save_path when it is None.")
-            path = _text(save_path)
+            path = path_text(save_path)
             bundle = self._place.open(path)
             _log.info("Restoring parameters from %s", path)
             sequentially = bool(self._restore_sequentially)
@@ -306,7 +302,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         with as_tensorflows():
             directory = self._place.directory()
             if directory is not None:
-                directory.recover([_text(path) for path in checkpoint_paths])
+                directory.recover([path_text(path) for path in checkpoint_paths])
 
     @staticmethod
     def from_proto(saver_def: Any, import_scope: str | None = None) -> Saver:
@@ -318,8 +314,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         with as_tensorflows():
             place = self._place
             if isinstance(place, BelowAnAddress):
-                return place.latest(_text(directory), name)
-            return latest_checkpoint(_text(directory))
+                return place.latest(path_text(directory), name)
+            return latest_checkpoint(path_text(directory))
 
     @property
     def _place(self) -> Place:
@@ -351,26 +347,18 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             raise NotBuiltError("`build()` should be called before save if defer_build==True")
         return False
 
-    def _content(self, sess: Any, meta_graph: bytes | None, debug_info: bytes | None) -> Content:
+    def _content(self, target: Target, sess: Any, meta_graph: bytes | None, debug_info: bytes | None) -> Content:
         """Evaluate the variables; without a session, those of TensorFlow 2."""
         if sess is None:
             arrays = EagerVariables(self._var_list).arrays()
             return Content(dict(sorted(arrays.items())))
         if self._saves is None or self._saves[0] is not sess.graph:
             self._saves = (sess.graph, GraphSaves(sess.graph, self.saver_def.save_tensor_name))
+            staging = None  # before the first save it is not known how much memory there is to be
+        else:
+            staging = self._place.staging(target)
         saves = self._saves[1]
-        return Content(dict(sorted(saves.fetch(sess).items())), saves.num_shards, meta_graph, debug_info)
-
-    def _describe(self, graph: Any, strip_default_attrs: bool) -> bytes:
-        with graph.as_default():
-            meta_graph = self.export_meta_graph(strip_default_attrs=strip_default_attrs)
-        return cast("bytes", meta_graph.SerializeToString(deterministic=True))
-
-    def _debug_info(self, graph: Any) -> bytes:
-        """Return where operations were created: what TensorFlow writes as a file, and offers in no other way."""
-        with tempfile.TemporaryDirectory() as directory, graph.as_default():
-            self.export_meta_graph(os.path.join(directory, "graph.meta"), save_debug_info=True)  # noqa: PTH118
-            return Path(directory, "graph.debug").read_bytes()
+        return Content(dict(sorted(saves.fetch(sess, staging).items())), saves.num_shards, meta_graph, debug_info)
 
     def _save_description(self, target: Target, meta_graph: bytes | None) -> None:
         if meta_graph is not None and not self._address:
@@ -399,23 +387,3 @@ def adopted(theirs: Any, **options: Any) -> Saver:
 def _report(done: Checkpoint | None, prefix: str, waited_s: float) -> None:
     if done is not None:
         _log.info("saved %s: %.1f MB, training waited %.3f s", prefix, done.size_bytes / 1e6, waited_s)
-
-
-def _step(sess: Any, global_step: Any) -> int | None:
-    if global_step is None:
-        return None
-    if isinstance(global_step, (int, np.integer)):
-        return int(global_step)
-    return int(tf.compat.v1.train.global_step(sess, global_step))
-
-
-def _text(path: Any) -> str:
-    return path.decode() if isinstance(path, bytes) else as_text(path)
-
-
-def _tensorflows(saver_def: Any) -> Any:
-    """Return a SaverDef as TensorFlow's message; given are that, ours, or the bytes of one."""
-    if saver_def is None or isinstance(saver_def, SaverDef):
-        return saver_def
-    data = saver_def if isinstance(saver_def, bytes) else saver_def.SerializeToString()
-    return SaverDef.FromString(data)

@@ -217,8 +217,8 @@ def test_two_hundred_random_sequences_leave_the_same_files(tmp_path_factory):
     check_sequences(tmp_path_factory, 200, 10)
 
 
-def test_thirty_random_sequences_over_a_graph_leave_the_same_files(tmp_path_factory):
-    check_sequences(tmp_path_factory, 30, 10, OursOverAGraph)
+def test_fifteen_random_sequences_over_a_graph_leave_the_same_files(tmp_path_factory):
+    check_sequences(tmp_path_factory, 15, 10, OursOverAGraph)
 
 
 @pytest.mark.campaign

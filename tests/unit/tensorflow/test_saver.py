@@ -321,6 +321,35 @@ class TestWhileTrainingGoesOn:
         saver.save(session, tmp_path / "m", 2)
         saver.close()
 
+    @pytest.mark.parametrize("place", ["beside", "address"])
+    def test_large_tensors_are_copied_once_and_saved_as_they_were(self, tmp_path, session, monkeypatch, place):
+        """From the second save on they are staged; parts of one variable, and shapes that change, too."""
+        staged = []
+        stage = ckptd.client.staging.Staging.array
+        monkeypatch.setattr(
+            ckptd.client.staging.Staging,
+            "array",
+            lambda self, name, *rest: staged.append(name) or stage(self, name, *rest),
+        )
+        w = variable("w", np.zeros((300, 300)), use_resource=True)
+        v1.get_variable("emb", (500, 300), tf.float32, tf.zeros_initializer(), partitioner=v1.fixed_size_partitioner(2))
+        small = variable("small", np.zeros(3))
+        add = [v1.assign_add(one, tf.ones_like(one)) for one in v1.global_variables()]
+        initialize(session)
+        saver = Saver(max_to_keep=None, address=tmp_path / "store" if place == "address" else "")
+        path = "runs/a/m" if place == "address" else str(tmp_path / "m")
+        for step in range(4):
+            saver.save(session, path, step, wait=False)
+            session.run(add)
+        saver.wait()
+        assert sorted(set(staged)) == ["emb 500 300 0,250:0,300", "emb 500 300 250,250:0,300", "w "]
+        for step in range(4):
+            saver.restore(session, f"{path}-{step}")
+            assert all((value == step).all() for value in session.run([w, small, *v1.global_variables()]))
+        saver.close()
+        where = tmp_path / "store/runs/a" if place == "address" else tmp_path
+        assert all(ckptd.verify(where / f"m-{step}").ok for step in range(4))
+
     def test_a_restore_comes_after_the_saves_under_way(self, tmp_path, session):
         w = variable("w", np.ones(3))
         initialize(session)
