@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import ml_dtypes
@@ -423,3 +425,8 @@ class TestPlaces:
         saver.close()
         assert session.run(w).tolist() == [1] * 3
         assert (tmp_path / "store/runs/a/model.ckpt.index").exists()
+
+
+def test_tensorflow_is_imported_when_a_name_is_used_and_not_before():
+    program = "import sys, ckptd.tensorflow; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=BOUND_S)
