@@ -7,10 +7,9 @@ import os
 import jax
 
 from ckptd.client.finding import as_text
+from ckptd.client.run_place import RunPlace, given_address
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import addresses
-
-_ADDRESS = "CKPTD_ADDRESS"
 
 
 def place(directory: str | os.PathLike[str], address: str | None, run: str | None) -> tuple[str, str]:
@@ -30,21 +29,10 @@ def place(directory: str | os.PathLike[str], address: str | None, run: str | Non
                 "with a daemon's address goes a run: CheckpointManager(address, run='runs/mnist')"
             )
         return text, run
-    if address is None:
-        address = os.environ.get(_ADDRESS) or None
-    scheme, colon, path = text.partition("://")
-    if not colon:
-        scheme, path = "", os.path.normpath(text)
-    if address is not None:
-        return address, run or path.strip("/")
     if run is not None:
-        return text, run
-    if not colon:
-        path = os.path.abspath(path)  # noqa: PTH100 - as the store does it, without following links
-    parent, _, name = path.rstrip("/").rpartition("/")
-    if not name or (colon and not parent):
-        raise InvalidRequestError("checkpoints lie in a directory of their own", actual=text)
-    return f"{scheme}{colon}{parent}" if colon else parent or "/", name
+        return given_address(address) or text, run
+    found = RunPlace.of(text, address)
+    return found.address, found.run
 
 
 def member(rank: int | None, world_size: int | None) -> tuple[int | None, int | None]:

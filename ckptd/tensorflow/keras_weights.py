@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from ckptd.client.finding import Path, as_text
+from ckptd.client.run_place import given_address
 from ckptd.client.saver_directory import SaverDirectory, Target
 from ckptd.engine.clock import SystemClock
 from ckptd.engine.restore import Bundle, Wanted
@@ -22,7 +23,6 @@ from ckptd.tensorflow.keras_objects import Objects, objects_of, optimizer_object
 from ckptd.tensorflow.object_graph import arrays_of_object
 from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, Content, Place
 from ckptd.tensorflow.refusals import as_tensorflows
-from ckptd.tensorflow.run_place import ADDRESS_VARIABLE
 
 _log = logging.getLogger("ckptd.tensorflow")
 MODEL_NAME = "_CKPTD_KERAS_MODEL"
@@ -131,7 +131,7 @@ def arrays_of_model(model: Any, *, with_model: bool = False) -> dict[str, Any]:
 
 def place_of_files(address: Path | None, options: Mapping[str, Any]) -> Place:
     """Return where files of just the given names go; nothing of theirs is ever deleted."""
-    given = os.environ.get(ADDRESS_VARIABLE, "").strip() if address is None else as_text(address)
+    given = given_address(address)
     if given:
         return BelowAnAddress(given, {"max_to_keep": None, **options})
     timeout_s = options.get("timeout_s", 600.0)

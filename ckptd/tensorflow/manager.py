@@ -19,6 +19,7 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.finding import Path, as_text, join
 from ckptd.client.options import check_step
 from ckptd.client.pending import PendingSave
+from ckptd.client.run_place import RunPlace
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.storage.locations import is_url
@@ -26,7 +27,6 @@ from ckptd.tensorflow import restoring
 from ckptd.tensorflow.object_graph import arrays_of_checkpoint, check_eager
 from ckptd.tensorflow.refusals import as_tensorflows
 from ckptd.tensorflow.reporting import log, report
-from ckptd.tensorflow.run_place import RunPlace
 
 if sys.version_info >= (3, 11):
     from typing import Self

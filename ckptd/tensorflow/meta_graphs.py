@@ -9,6 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
+from ckptd.client.run_place import given_address
 from ckptd.errors import CorruptionError
 from ckptd.tensorflow.places import BelowAnAddress, read_meta_graph
 from ckptd.tensorflow.refusals import NotBuiltError, as_tensorflows
@@ -72,7 +73,7 @@ def parse(data: bytes, location: str) -> Any:
 
 
 def _read(path: str, address: str | None) -> bytes:
-    place = os.environ.get("CKPTD_ADDRESS", "") if address is None else address
+    place = given_address(address)
     below = BelowAnAddress(place, {"rank": 0, "world_size": 1}) if place else None
     try:
         return read_meta_graph(path, below)

@@ -18,6 +18,7 @@ from tensorflow.python.client.session import SessionInterface
 
 from ckptd.client.assigning import Assignable, restore_all
 from ckptd.client.finding import latest_checkpoint
+from ckptd.client.run_place import given_address
 from ckptd.client.saver_directory import SaverDirectory, Target
 from ckptd.client.state_functions import meta_graph_key
 from ckptd.engine.checkpoint import Checkpoint
@@ -111,7 +112,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         with as_tensorflows():
             if write_version != SaverDef.V2:
                 raise InvalidRequestError("only checkpoints of version V2 (2) are written", actual=write_version)
-        self._address = os.environ.get("CKPTD_ADDRESS", "") if address is None else path_text(address)
+        self._address = given_address(address)
         self._remote_options = {
             "rank": rank,
             "world_size": world_size,

@@ -17,6 +17,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from ckptd.client.run_place import ADDRESS_VARIABLE, given_address
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names as naming
 from ckptd.storage.locations import is_url
@@ -24,8 +25,6 @@ from ckptd.wire import addresses
 
 Id = str | os.PathLike[str] | int
 """What DCP may pass as ``checkpoint_id``."""
-
-ADDRESS_VARIABLE = "CKPTD_ADDRESS"
 
 _DIGITS = re.compile(r"\d{1,19}", re.ASCII)
 _DAEMON_URL = re.compile(r"(grpcs?://[^/]+)/(.+)")
@@ -139,7 +138,7 @@ def origin(
     Raises:
         InvalidRequestError: they don't go together.
     """
-    text = os.environ.get(ADDRESS_VARIABLE) or None if address_or_path is None else as_text(address_or_path)
+    text = given_address(None) or None if address_or_path is None else as_text(address_or_path)
     is_daemon = text is not None and addresses.is_daemon(text) and not _DAEMON_URL.fullmatch(text)
     if run is None and step is not None:
         raise InvalidRequestError("step= goes with run=; without it a checkpoint_id names both", actual=step)

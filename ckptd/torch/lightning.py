@@ -19,9 +19,10 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.finding import Path, as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.rooms import RoomPool
+from ckptd.client.run_place import given_address
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.torch.loading import load
-from ckptd.torch.places import address_and_run, daemon_address
+from ckptd.torch.places import address_and_run
 from ckptd.torch.saving import save
 
 _log = logging.getLogger("ckptd.torch")
@@ -57,7 +58,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             run: with a daemon, the directory below its root: a path's last part is a run in there.
             options: of each `ckptd.Checkpointer` that is made.
         """
-        self._address = daemon_address(address)
+        self._address = given_address(address)
         self._run = run
         self._options = {"max_to_keep": 1, **options, "rank": 0, "world_size": 1}  # Lightning asks one rank only
         self._rooms = RoomPool()

@@ -17,13 +17,11 @@ import torch.distributed
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.finding import as_text, is_absolute
 from ckptd.client.reader import CheckpointReader, load_checkpoint
+from ckptd.client.run_place import ADDRESS_VARIABLE, RunPlace, given_address
 from ckptd.errors import InvalidRequestError
 
 Place = str | os.PathLike[str] | Checkpointer
 """What `save` and `load` take."""
-
-ADDRESS = "CKPTD_ADDRESS"
-"""Names the daemon, in the environment."""
 
 _lock = threading.Lock()
 _kept: dict[tuple[Any, ...], tuple[Checkpointer, dict[str, Any]]] = {}
@@ -36,11 +34,6 @@ def membership() -> dict[str, int]:
     return {"rank": torch.distributed.get_rank(), "world_size": torch.distributed.get_world_size()}
 
 
-def daemon_address(address: str | None = None) -> str:
-    """Return the daemon's address that is given, or else the environment's; empty when there is none."""
-    return os.environ.get(ADDRESS, "") if address is None else address
-
-
 def address_and_run(path: str | os.PathLike[str], address: str | None = None) -> tuple[str, str]:
     """Return the two first arguments of a `Checkpointer` for a path.
 
@@ -51,21 +44,14 @@ def address_and_run(path: str | os.PathLike[str], address: str | None = None) ->
     Raises:
         InvalidRequestError: the path names no run.
     """
-    text = as_text(path).rstrip("/")
-    if not text:
-        raise InvalidRequestError("a run is a directory below a store's root", actual=as_text(path))
-    address = daemon_address(address)
-    if address:
-        if is_absolute(text):
-            raise InvalidRequestError(
-                f"with a daemon ({ADDRESS}) a run is named as it lies below the daemon's root, not by a whole path",
-                actual=text,
-            )
-        return address, text
-    parent, _, run = (text if is_absolute(text) else os.path.abspath(text)).rpartition("/")  # noqa: PTH100
-    if not run or parent.endswith(":/"):
-        raise InvalidRequestError("a run is a directory below a store's root", actual=text)
-    return parent or "/", run
+    daemon = given_address(address)
+    if daemon and is_absolute(as_text(path)):
+        raise InvalidRequestError(
+            f"with a daemon ({ADDRESS_VARIABLE}) a run is named as it lies below its root, not by a whole path",
+            actual=as_text(path),
+        )
+    place = RunPlace.of(path, daemon)
+    return place.address, place.run
 
 
 def checkpointer_at(where: Place, options: dict[str, Any]) -> Checkpointer:
@@ -103,7 +89,7 @@ def open_checkpoint(where: Place, step: int | None, options: dict[str, Any]) -> 
     """
     if isinstance(where, Checkpointer):
         return checkpointer_at(where, options).reader(step)
-    if daemon_address() and not is_absolute(as_text(where)):
+    if given_address(None) and not is_absolute(as_text(where)):
         return checkpointer_at(where, options).reader(step)
     if step is None:
         return load_checkpoint(where)  # a prefix, too

@@ -225,7 +225,6 @@ PLACES = [
     (("runs/x", "127.0.0.1:7070", None), ("127.0.0.1:7070", "runs/x")),
     (("127.0.0.1:7070", None, "runs/x"), ("127.0.0.1:7070", "runs/x")),
     (("s3://bucket/a/b", None, None), ("s3://bucket/a", "b")),
-    (("s3://bucket/a", "unix:///x.sock", None), ("unix:///x.sock", "bucket/a")),
     (("/c", None, None), ("/", "c")),
 ]
 

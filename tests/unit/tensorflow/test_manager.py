@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 
 import ckptd
+from ckptd.client.run_place import RunPlace
 from ckptd.tensorflow import CheckpointManager, restore
 from ckptd.tensorflow.object_graph import arrays_of_checkpoint
-from ckptd.tensorflow.run_place import RunPlace
 from tests.unit.client.daemon import Daemon
 
 ASYNC = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=True)

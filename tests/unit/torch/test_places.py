@@ -28,11 +28,11 @@ def test_a_relative_path_counts_from_the_working_directory(tmp_path, monkeypatch
 def test_the_environment_names_a_daemon_for_all_paths_that_are_not_whole_ones(monkeypatch):
     monkeypatch.setenv("CKPTD_ADDRESS", "unix:///run/ckptd.sock")
     assert address_and_run("runs/mnist") == ("unix:///run/ckptd.sock", "runs/mnist")
-    with pytest.raises(ckptd.InvalidRequestError, match="below the daemon's root"):
+    with pytest.raises(ckptd.InvalidRequestError, match="below its root"):
         address_and_run("/checkpoints/runs/mnist")
 
 
 @pytest.mark.parametrize("path", ["", "/", "s3://bucket"])
 def test_a_store_itself_is_no_run(path):
-    with pytest.raises(ckptd.InvalidRequestError, match="directory below a store's root"):
+    with pytest.raises(ckptd.InvalidRequestError, match="directory of their own"):
         address_and_run(path, "")

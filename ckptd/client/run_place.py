@@ -1,4 +1,8 @@
-"""Where the checkpoints of a directory go: to a daemon, or into that directory by the engine in this process."""
+"""Where the checkpoints of a directory go: to a daemon, or into that directory by the engine in this process.
+
+Frameworks know paths and no addresses. So their adapters take the path that a program has, and the address comes from
+an argument or from the environment; what a `Checkpointer` wants is made of both.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,17 @@ from ckptd.errors import InvalidRequestError
 from ckptd.storage.locations import is_url
 
 ADDRESS_VARIABLE = "CKPTD_ADDRESS"
+"""Names a daemon, or a store, in the environment."""
+
+
+def given_address(address: Path | None) -> str:
+    """Return the address that is given, or else the environment's; empty when there is none."""
+    return os.environ.get(ADDRESS_VARIABLE, "").strip() if address is None else as_text(address)
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlace:
-    """What a `Checkpointer` takes for a directory as TensorFlow's users give it.
+    """What a `Checkpointer` takes for a directory as a framework's users give it.
 
     Attributes:
         address: of a daemon or a store.
@@ -34,13 +44,15 @@ class RunPlace:
         Args:
             directory: without an address, the path or URL itself. With one, the run below the root of that daemon or
                 store; a leading ``/`` is dropped.
-            address: of a daemon or a store; default: the environment's CKPTD_ADDRESS, and without that none.
+            address: see `given_address`.
 
         Raises:
             InvalidRequestError: when the directory is a root itself, or none below the address.
         """
         given = as_text(directory)
-        address = as_text(address) if address is not None else os.environ.get(ADDRESS_VARIABLE, "").strip()
+        if not given:
+            raise InvalidRequestError("checkpoints need a directory of their own, and none is named")
+        address = given_address(address)
         if address:
             if is_url(given):
                 raise InvalidRequestError(
@@ -55,7 +67,7 @@ class RunPlace:
         return cls(parent or "/", run, given)
 
     def prefix(self, told: str) -> str:
-        """Return a prefix as TensorFlow would: beside a directory as it was given, else as the engine told it."""
+        """Return a prefix as users expect it: beside a directory as it was given, else as the engine told it."""
         if self.directory is None:
             return told
         return join(self.directory, told.rpartition("/")[2])
