@@ -143,7 +143,9 @@ def test_without_async_a_save_is_durable_on_return(tmp_path):
         assert ckptd.load_variable(tmp_path / "run", "step") == 1
 
 
-def test_each_save_is_told_in_the_log_and_nothing_is_printed(manager, caplog, capfd):
+def test_each_save_is_told_in_the_log_and_nothing_is_printed(manager, caplog, capfd, monkeypatch):
+    # Of all that the suite imports, something logs on its own, to a stream that is closed by now.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [caplog.handler])
     with caplog.at_level(logging.INFO, "ckptd.jax"):
         manager.save(7, tree(7))
         manager.wait_until_finished()
