@@ -58,6 +58,7 @@ def test_digits_are_learned_over_a_kill_and_with_fewer_workers_afterwards(daemon
         said, _ = job.communicate(timeout=BOUND_S)
         assert job.returncode == 0, said
     assert said.count(f"continues at step {step}") == 2
-    assert len(re.findall(rf"newest \S+/model\.ckpt-{last}(?!\d)", said)) == 2  # lines of two processes may run together
+    ends = re.findall(rf"newest \S+/model\.ckpt-{last}(?!\d)", said)  # lines of two processes may run together
+    assert len(ends) == 2, said
     assert "training stood still for" in said
     assert min(float(right) for right in re.findall(r"([\d.]+)% of the test right", said)) > 80
