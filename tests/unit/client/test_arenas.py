@@ -310,6 +310,7 @@ def test_who_comes_back_in_the_middle_of_his_own_save_fills_other_memory(daemon,
     ckpt.save(1, ARRAYS).result(BOUND_S)
     lender = daemon.server._arenas.lender
     arena = next(iter(lender._arenas.values()))
+    eventually(lambda: arena.capture is None, "the end of the first save in the daemon")
     arena.capture = object()
     try:
         before = lent(ckpt)
