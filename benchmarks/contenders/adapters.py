@@ -139,7 +139,7 @@ class _Variables(Contender):
         self._manager: Any = None
 
     def restore(self, step: int, into: bool) -> dict[str, np.ndarray]:
-        raise NotImplementedError  # see `measures`
+        raise NotImplementedError  # `measures` names saves only, so nobody asks
 
 
 class TensorFlowAsync(_Variables):

@@ -8,15 +8,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import click
 
 from ckptd.cli import output
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
-
-if TYPE_CHECKING:
-    from ckptd.storage.base import Store
 
 
 @click.command()
@@ -37,13 +33,13 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
 
     It takes the .meta file that a Saver writes with its checkpoints, and TensorFlow: pip install 'ckptd[tensorflow]'.
     """
-    from ckptd.cli import places
+    from ckptd.cli import places, sources
     from ckptd.storage.locations import split_prefix
 
     names = [name.strip() for given in outputs for name in given.split(",") if name.strip()]
     store, key = places.checkpoint(prefix)
     to, at = split_prefix(file)
-    if not force and _is_there(to, at):
+    if not force and sources.is_there(to, at):
         raise ConflictError("there is a file of this name already; --force replaces it", key=to.location(at))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -90,11 +86,3 @@ def _without_chatter() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-
-
-def _is_there(store: Store, key: str) -> bool:
-    try:
-        store.stat(key)
-    except NotFoundError:
-        return False
-    return True

@@ -32,7 +32,7 @@ def is_file(text: str) -> bool:
     if not text.endswith(tuple(_FILES)) or places.is_directory(text):
         return False
     store, key = split_prefix(text)
-    return not _is_there(store, index_key(key))
+    return not is_there(store, index_key(key))
 
 
 def source(text: str) -> TensorSource:
@@ -57,10 +57,10 @@ def file(text: str) -> FileSource:
             raise InvalidRequestError(
                 f"{text!r} can be read by its own framework only: save it as .safetensors or .npz"
             )
-        if _is_there(store, index_key(key.removesuffix(INDEX_SUFFIX))):
+        if is_there(store, index_key(key.removesuffix(INDEX_SUFFIX))):
             raise InvalidRequestError(f"{text!r} is a checkpoint already; `ckptd cp` copies it")
         raise wrong_suffix(text)
-    if not _is_there(store, key):
+    if not is_there(store, key):
         names = [stat.key for stat in store.list("", deep=False) if stat.key.endswith(tuple(_FILES))]
         near = get_close_matches(key, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -124,7 +124,8 @@ def unowned(store: Store, wanted: bool) -> Iterator[None]:
         raise
 
 
-def _is_there(store: Store, key: str) -> bool:
+def is_there(store: Store, key: str) -> bool:
+    """Say whether a store holds an object."""
     try:
         store.stat(key)
     except NotFoundError:

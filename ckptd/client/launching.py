@@ -65,7 +65,7 @@ class Launcher:
         """Copy the arrays and hand them over, in a thread of its own; the save fails if that does."""
         try:
             self._capture(prepared, snapshot, handover)
-        except Exception:
+        except Exception:  # this thread has no caller: the save fails, and the cause is told here
             _log.exception("%s: the arrays could not be copied", pending)
 
     def _capture(self, prepared: Prepared, snapshot: Snapshot, handover: Handover | None) -> None:
