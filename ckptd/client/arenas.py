@@ -300,17 +300,16 @@ class ArenaHandover:
             return None
         return cls(room.link, declaration, begun)
 
-    def seal(self, sums: NDArray[np.uint32] | None) -> None:
-        """Say that all bytes are in place; the checksums may follow by `give_sums`. From here on the daemon has it."""
-        seal = arena_pb2.ArenaSeal(
-            request_id=self._request_id, sums_follow=sums is None, crcs=b"" if sums is None else _packed(sums)
-        )
+    def seal(self) -> None:
+        """See `Handover`."""
+        seal = arena_pb2.ArenaSeal(request_id=self._request_id, sums_follow=True)
         with contextlib.suppress(CkptdError):  # the daemon is gone: its successor is sent the bytes
             self._link.send(arena_pb2.ArenaRequest(seal=seal))
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
-        """Hand the checksums over."""
-        request = arena_pb2.ArenaSums(request_id=self._request_id, crcs=_packed(sums))
+        """See `Handover`."""
+        packed = np.ascontiguousarray(sums, "<u4").tobytes()
+        request = arena_pb2.ArenaSums(request_id=self._request_id, crcs=packed)
         with contextlib.suppress(CkptdError):
             self._link.send(arena_pb2.ArenaRequest(sums=request))
 
@@ -339,7 +338,3 @@ def settled(answer: Future[Answer], timeout_s: float) -> Answer:
         return answer.result(timeout_s)
     except (FutureTimeoutError, TimeoutError) as error:
         raise UnavailableError(f"the daemon said nothing about shared memory for {timeout_s:g} s") from error
-
-
-def _packed(sums: NDArray[np.uint32]) -> bytes:
-    return np.ascontiguousarray(sums, "<u4").tobytes()

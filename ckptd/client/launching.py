@@ -7,7 +7,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from ckptd.client.capturing import Sums
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation, Prepared
 from ckptd.client.saving import carry_out
@@ -71,7 +70,7 @@ class Launcher:
     def _capture(self, prepared: Prepared, snapshot: Snapshot, handover: Handover | None) -> None:
         """Copy the arrays and hand them over."""
         try:
-            sums = snapshot.capture()
+            snapshot.capture()
         except BaseException as error:
             if handover is not None:
                 handover.drop(f"the arrays could not be copied: {error}")
@@ -80,7 +79,11 @@ class Launcher:
             for room in prepared.outgrown:
                 room.give_back()
         if handover is not None:
-            _seal(handover, snapshot, sums)
+            handover.seal()
+            summing = threading.Thread(
+                target=lambda: handover.give_sums(snapshot.sum()), name="ckptd-sums", daemon=True
+            )
+            summing.start()  # training goes on meanwhile
 
     def _carry(
         self, pending: PendingSave, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
@@ -103,12 +106,3 @@ class Launcher:
             pending.finish(checkpoint)
         else:
             pending.fail(error or CkptdError(f"{pending} was interrupted"))
-
-
-def _seal(handover: Handover, snapshot: Snapshot, sums: Sums) -> None:
-    """Hand over what was captured; what was staged is summed after training goes on."""
-    if not snapshot.has_staged:
-        handover.seal(sums)
-        return
-    handover.seal(None)
-    threading.Thread(target=lambda: handover.give_sums(snapshot.sum_staged()), name="ckptd-sums", daemon=True).start()

@@ -26,9 +26,8 @@ class LocalCapture:
 
     # Who captures.
 
-    def seal(self, sums: NDArray[np.uint32] | None) -> None:
+    def seal(self) -> None:
         """See `Handover`."""
-        self._sums = sums
         self._is_sealed = True
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:

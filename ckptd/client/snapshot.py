@@ -9,10 +9,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from ckptd.client.capturing import Sums, capture, sum_staged
+from ckptd.client.capturing import capture
 from ckptd.client.inventory import Inventory
 from ckptd.client.placement import Placement, place
 from ckptd.client.rooms import Room, RoomPool
+from ckptd.client.summing import Sums, sum_parts
 from ckptd.engine.layout import Lane
 from ckptd.errors import SessionAbortedError, UnavailableError
 
@@ -39,7 +40,7 @@ class Snapshot:
         self._inventory: Inventory | None = inventory
         self._placement = placement
         self._room: Room | None = room
-        self._sums: Sums | None = None
+        self._is_captured = False
         self._is_settled = threading.Event()
 
     @classmethod
@@ -59,31 +60,19 @@ class Snapshot:
             raise
         return snapshot
 
-    def capture(self) -> Sums:
+    def capture(self) -> None:
         """Copy the arrays; on return the caller may change them. Called once."""
         assert self._inventory is not None
         assert self._room is not None
         try:
-            self._sums = capture(self._inventory, self._placement, self._room)
-            return self._sums
+            capture(self._inventory, self._placement, self._room)
+            self._is_captured = True
         finally:
             self._inventory = None  # the arrays are the caller's again
             self._is_settled.set()
 
-    @property
-    def has_staged(self) -> bool:
-        """Whether some of it was in its place already, and is not summed yet."""
-        return len(self._placement.staged) > 0
-
-    def sum_staged(self) -> Sums:
-        """Sum what was staged, too; return all checksums."""
-        room = self._room
-        if room is not None:
-            sum_staged(self.manifest, self._placement, room, self.sums)
-        return self.sums
-
-    def wait(self, timeout_s: float) -> Sums:
-        """Wait until the arrays are copied; return the checksums, one per part and, of strings, two.
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the arrays are copied.
 
         Raises:
             SessionAbortedError: they could not be copied.
@@ -91,15 +80,15 @@ class Snapshot:
         """
         if not self._is_settled.wait(timeout_s):
             raise UnavailableError(f"the arrays were not copied within {timeout_s:g} s")
-        if self._sums is None:
+        if not self._is_captured:
             raise SessionAbortedError("the arrays could not be copied")
-        return self._sums
 
-    @property
-    def sums(self) -> Sums:
-        """CRC-32C per part and, of strings, two, of the lengths and of the payload; as they were captured."""
-        assert self._sums is not None, "it has been captured"
-        return self._sums
+    def sum(self) -> Sums:
+        """Sum what was captured: CRC-32C per part and, of strings, two, of the lengths and of the payload.
+
+        Of memory that was given back meanwhile the sums are arbitrary.
+        """
+        return sum_parts(self.manifest, self.offsets, self.memory)
 
     @property
     def size_bytes(self) -> int:

@@ -53,11 +53,11 @@ class Located:
 class Handover(Protocol):
     """A save that the engine follows while it is captured. No method waits or raises."""
 
-    def seal(self, sums: NDArray[np.uint32] | None) -> None:
-        """Say that all bytes are in place; their checksums come with it, or later by `give_sums`."""
+    def seal(self) -> None:
+        """Say that all bytes are in place. From here on the engine needs nobody else; the checksums are to follow."""
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
-        """Hand the checksums over."""
+        """Hand the checksums over: one per part and, of strings, two, of the lengths and of the payload."""
 
     def drop(self, reason: str) -> None:
         """Say that the capture will not be finished."""

@@ -91,11 +91,11 @@ def _fill(layout: Layout, snapshot: Snapshot, writers: Sequence[ObjectWriter]) -
     for literal in layout.literals:
         writers[literal.shard].write(literal.offset, literal.data)
     crcs = np.zeros(len(layout.segment_size), np.uint32)
-    begins = first_sums(snapshot.manifest)
+    begins, sums = first_sums(snapshot.manifest), snapshot.sum()
     for (_, shard), segments in layout.lane_segments.items():
         for run in runs_of(layout, segments, snapshot.offsets):
             for at, size in run.blocks():
                 begin = run.memory_offset + at
                 writers[shard].write(run.shard_offset + at, snapshot.memory[begin : begin + size])
-        crcs[segments] = snapshot.sums[sum_rows(layout, segments, begins)]
+        crcs[segments] = sums[sum_rows(layout, segments, begins)]
     return crcs

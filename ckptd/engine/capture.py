@@ -46,7 +46,7 @@ class Capture(Protocol):
         """Whether all of it is in place for good, so that the rank may go."""
 
     def sums(self) -> NDArray[np.uint32] | None:
-        """Return the checksums that were taken at capture, None while they are still to come.
+        """Return the checksums that its rank took of it, None while they are still to come.
 
         One per part and, of strings, two: of the lengths, and of what follows their checksum. Empty when they never
         come, because the rank died after it had sealed: then nobody can have changed the bytes since.

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.format.slices import Box
+from ckptd.format.strings import CHECKSUM_BYTES
 
 STRING = dtypes.STRING_NUMBER
 VARIANT = dtypes.VARIANT_NUMBER
 MAX_TENSOR_RANK = 64  # numpy's own limit; TensorFlow reads up to 254
 _MAX_SIZE = 1 << 62  # element and byte counts stay far from the end of int64
-_CHECKSUM_SIZE = 4  # between the lengths and the payload of stored strings
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,14 +243,14 @@ def _check_sizes(manifest: Manifest) -> None:
     too_small = manifest.sizes < 0
     wrong_width = (widths > 0) & (manifest.sizes != elements * widths)
     # Every length takes a byte at least, and the checksum sits between lengths and payload.
-    payloads = manifest.sizes - manifest.lengths_sizes - _CHECKSUM_SIZE
+    payloads = manifest.sizes - manifest.lengths_sizes - CHECKSUM_BYTES
     covered_wrong = (manifest.lengths_covered < 4 * elements) | (manifest.lengths_covered > 8 * elements)
     wrong_string = is_string & ((manifest.lengths_sizes < elements) | (payloads < 0) | covered_wrong)
     not_string = ~is_string & ((manifest.lengths_sizes != 0) | (manifest.lengths_covered != 0))
     # Their running checksum goes over all elements, so the parts of several ranks could not be joined.
     is_variant = np.array([number == VARIANT for number in manifest.dtypes], bool)[manifest.tensor]
     wholes = np.array([prod(shape) for shape in manifest.full_shapes], np.int64)[manifest.tensor]
-    wrong_variant = is_variant & ((elements != wholes) | (manifest.sizes < elements * (1 + _CHECKSUM_SIZE)))
+    wrong_variant = is_variant & ((elements != wholes) | (manifest.sizes < elements * (1 + CHECKSUM_BYTES)))
     bad = too_small | wrong_width | wrong_string | not_string | wrong_variant | (manifest.sizes > _MAX_SIZE)
     if bad.any():
         part = int(bad.argmax())

@@ -23,13 +23,12 @@ from ckptd.engine.manifest import STRING, VARIANT, Manifest, box_volumes
 from ckptd.engine.tiling import Overlap, check_tiling
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c, dtypes
-from ckptd.format.strings import lengths_checksum
+from ckptd.format.strings import CHECKSUM_BYTES, lengths_checksum
 
 PAGE_BYTES = 4096
 """What disks are written in. A sender's bytes begin at a page of their shard, so that they can be written from memory
 that begins at one. The format allows gaps."""
 
-_CHECKSUM_SIZE = 4  # between the lengths and the payload of stored strings
 _LONG_BYTES = 256 << 10  # fewer bytes of a sender are not worth a gap
 
 
@@ -292,8 +291,8 @@ def _pieces(parts: _Parts, units: _Units, entry: Column) -> tuple[_Pieces, dict[
             (
                 np.full(2 * n + 1, entry[group[0]]),
                 np.concatenate([rows, [-1], rows]),
-                np.concatenate([np.zeros(n + 1, np.int64), lengths + _CHECKSUM_SIZE]),
-                np.concatenate([lengths, [_CHECKSUM_SIZE], parts.size[rows] - lengths - _CHECKSUM_SIZE]),
+                np.concatenate([np.zeros(n + 1, np.int64), lengths + CHECKSUM_BYTES]),
+                np.concatenate([lengths, [CHECKSUM_BYTES], parts.size[rows] - lengths - CHECKSUM_BYTES]),
                 np.concatenate([np.ones(n, np.int64), np.zeros(n + 1, np.int64)]),
             )
         )

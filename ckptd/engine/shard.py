@@ -110,7 +110,7 @@ class LaneWriter:
             return self._received
 
     def end(self, first_segment: int, crcs: bytes, last: bool) -> bool:
-        """Compare the checksums that were taken at capture, little-endian uint32 per segment from `first_segment` on.
+        """Compare the rank's checksums of its copy, little-endian uint32 per segment from `first_segment` on.
 
         Returns True when the lane has ended. Raises `CorruptionError` naming the tensor where they disagree.
         """
@@ -181,9 +181,7 @@ class LaneWriter:
         return whole
 
     def finish(self, captured: NDArray[np.uint32] | None) -> None:
-        """End a lane that was taken whole and summed; `captured` are the checksums taken at capture, None if there are
-        none.
-        """
+        """End a lane that was taken whole and summed; `captured` are its rank's checksums, None if there are none."""
         with self._lock:
             self.check_open()
             assert self._received == self.size_bytes, "a lane ends with its last byte"

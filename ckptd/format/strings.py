@@ -29,7 +29,9 @@ from ckptd.format.dtypes import DType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_CHECKSUM_BYTES = 4
+CHECKSUM_BYTES = 4
+"""Size of the checksum between the lengths and the payload of stored strings, and after each variant."""
+
 _UINT32_END = 1 << 32
 
 
@@ -91,7 +93,7 @@ def string_crc32c(lengths_crc32c: int, payload_crc32c: int, payload_size: int) -
 
 def least_size(dtype: DType, num_elements: int) -> int:
     """Return the fewest bytes that so many elements take."""
-    return num_elements * (1 + _CHECKSUM_BYTES) if dtype.is_variant else num_elements + _CHECKSUM_BYTES
+    return num_elements * (1 + CHECKSUM_BYTES) if dtype.is_variant else num_elements + CHECKSUM_BYTES
 
 
 def stored_crc32c(view: memoryview, dtype: DType, num_elements: int, big_endian: bool = False) -> int:
@@ -103,7 +105,7 @@ def stored_crc32c(view: memoryview, dtype: DType, num_elements: int, big_endian:
     if dtype.is_variant:
         return _split_variants(view, num_elements, big_endian)[1]
     _, lengths_crc, at = _read_lengths(view, num_elements, big_endian)
-    return crc32c.extend(lengths_crc, view[at - _CHECKSUM_BYTES :])
+    return crc32c.extend(lengths_crc, view[at - CHECKSUM_BYTES :])
 
 
 def decode(
@@ -119,7 +121,7 @@ def decode(
         elements, crc = _split_variants(view, num_elements, big_endian)
     else:
         sizes, lengths_crc, at = _read_lengths(view, num_elements, big_endian)
-        crc = crc32c.extend(lengths_crc, view[at - _CHECKSUM_BYTES :])
+        crc = crc32c.extend(lengths_crc, view[at - CHECKSUM_BYTES :])
         payload = bytes(view[at:])
         stops = np.cumsum(sizes).tolist()
         elements = [payload[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
@@ -181,15 +183,15 @@ def _decode_varints(view: memoryview, count: int) -> tuple[Array, int]:
 def _read_lengths(view: memoryview, count: int, big_endian: bool) -> tuple[Array, int, int]:
     """Read and check the lengths; return them, their plain checksum, and where the payload starts."""
     sizes, at = _decode_varints(view, count)
-    payload_size = len(view) - at - _CHECKSUM_BYTES
+    payload_size = len(view) - at - CHECKSUM_BYTES
     # The sum could wrap around in 64 bits, so no single length may exceed what is there.
     if payload_size < 0 or (count and int(sizes.max()) > payload_size) or int(sizes.sum()) != payload_size:
         raise CorruptionError("string lengths do not add up to the size", offset=at)
     crc = crc32c.crc32c(_lengths_form(sizes, big_endian))
-    stored = int.from_bytes(view[at : at + _CHECKSUM_BYTES], "big" if big_endian else "little")
+    stored = int.from_bytes(view[at : at + CHECKSUM_BYTES], "big" if big_endian else "little")
     if crc32c.unmask(stored) != crc:
         raise CorruptionError("lengths checksum does not match", offset=at, expected=crc32c.unmask(stored), actual=crc)
-    return sizes, crc, at + _CHECKSUM_BYTES
+    return sizes, crc, at + CHECKSUM_BYTES
 
 
 def encode_variants(array: Array) -> tuple[bytes, int]:
@@ -214,16 +216,16 @@ def _split_variants(view: memoryview, count: int, big_endian: bool) -> tuple[lis
     for _ in range(count):
         size, at = coding.decode_varint64(view, at)
         stop = at + size
-        if stop + _CHECKSUM_BYTES > len(view):
+        if stop + CHECKSUM_BYTES > len(view):
             raise CorruptionError("variant runs past the end", offset=at)
         elements.append(bytes(view[at:stop]))
-        checksum = view[stop : stop + _CHECKSUM_BYTES]
+        checksum = view[stop : stop + CHECKSUM_BYTES]
         crc = crc32c.extend(crc, size.to_bytes(8, byteorder))
         crc = crc32c.extend(crc, elements[-1])
         if crc32c.unmask(int.from_bytes(checksum, byteorder)) != crc:
             raise CorruptionError("variant checksum does not match", offset=stop)
         crc = crc32c.extend(crc, checksum)
-        at = stop + _CHECKSUM_BYTES
+        at = stop + CHECKSUM_BYTES
     if at != len(view):
         raise CorruptionError("bytes left over after the last variant", offset=at)
     return elements, crc

@@ -111,7 +111,6 @@ class BesideThePath:
         began_at = time.monotonic()
         store, key = target.place
         try:
-            snapshot.sum_staged()
             if content.debug_info is not None:
                 store.replace(meta_graph_key(key, "debug"), content.debug_info)
             self._directory.save(

@@ -157,6 +157,7 @@ def test_what_a_worker_changes_afterwards_ends_that_save_alone(daemon, connect, 
     monkeypatch.setattr(LocalStore, "create", slow)
     pending = ckpt.save(2, ARRAYS)
     room = next(room for room in lent(ckpt)._all.values() if room not in lent(ckpt)._free)
+    eventually(lambda: all(thread.name != "ckptd-sums" for thread in threading.enumerate()))
     room.data[100] ^= 1
     gate.set()
     with pytest.raises(CorruptionError, match="'large' of rank 0 is not what was captured"):
