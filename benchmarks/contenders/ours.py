@@ -27,6 +27,7 @@ class Ckptd(Contender):
 
     def __init__(self, job: Job, directory: Path) -> None:
         super().__init__(job, directory)
+        self._boxes = {piece.name: (piece.start, piece.shape) for piece in job.pieces()}
         self.join(job.addresses["daemon"])
 
     def join(self, address: str) -> None:
@@ -63,10 +64,10 @@ class Ckptd(Contender):
         }
 
     def restore(self, step: int, into: bool) -> dict[str, np.ndarray]:
-        boxes = {piece.name: (piece.start, piece.shape) for piece in self.job.pieces()}
-        if self.job.small:
-            return self._checkpointer.restore(step, names=list(boxes), into=self.into if into else None)
-        return self._checkpointer.restore(step, slices=boxes, names=list(boxes), into=self.into if into else None)
+        slices = None if self.job.small else self._boxes
+        return self._checkpointer.restore(
+            step, names=list(self._boxes), slices=slices, into=self.into if into else None
+        )
 
     def leave(self) -> None:
         self._checkpointer.close()

@@ -122,10 +122,9 @@ def _read(
     check_names(bundle, (name for name in wanted_names.values() if not isinstance(name, str) or name[:1] in ("", "\0")))
     for what, given in (("slices", slices), ("into", into)):
         _check_known(what, given or {}, wanted_names)
-    wanted = [
-        Wanted(stored, _box(name, (slices or {}).get(name)), _array(name, (into or {}).get(name)))
-        for name, stored in wanted_names.items()
-    ]
+    boxes = {name: _box(name, given) for name, given in (slices or {}).items()}
+    arrays = {name: _array(name, given) for name, given in (into or {}).items()}
+    wanted = [Wanted(stored, boxes.get(name), arrays.get(name)) for name, stored in wanted_names.items()]
     try:
         return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
     except NotFoundError:

@@ -24,9 +24,8 @@ def sum_parts(manifest: Manifest, offsets: Column, memory: memoryview) -> Sums:
     ends = offsets + manifest.sizes
     has_two = np.diff(begins) > 1
     one = np.flatnonzero(~has_two)
-    sums[begins[one]] = [
-        crc32c.crc32c(memory[at:end]) for at, end in zip(offsets[one].tolist(), ends[one].tolist(), strict=True)
-    ]
+    places = zip(offsets[one].tolist(), ends[one].tolist(), strict=True)
+    sums[begins[one]] = crc32c.each(memory[at:end] for at, end in places)
     for row in np.flatnonzero(has_two).tolist():
         at, end = int(offsets[row]), int(ends[row])
         lengths_end = at + int(manifest.lengths_sizes[row])

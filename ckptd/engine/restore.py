@@ -11,9 +11,9 @@ taken for it, so an index of 100 bytes cannot ask for 8 TiB.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +22,22 @@ from ckptd.engine.blocks import blocks, widen
 from ckptd.engine.fetch import Fetch, PieceRead
 from ckptd.engine.objects import Objects
 from ckptd.engine.small import MOST_BYTES as SMALL_BYTES
-from ckptd.engine.small import SmallRead, SmallReads
+from ckptd.engine.small import SmallReads
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.dtypes import DType
 from ckptd.format.index import Index, Piece, StoredTensor
 from ckptd.format.names import index_key, shard_key
+from ckptd.format.plain import plain_tensors
 from ckptd.format.slices import Box, TensorSlice
 from ckptd.storage.direct import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
 
 Array = NDArray[Any]
 
 _MOST_AXES = 32  # every numpy holds so many
+_MANY = 64  # so many tensors are looked up together
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """One box of one stored tensor, and the array to fill with it, if there is one."""
 
     name: str
@@ -110,24 +111,16 @@ class Bundle:
 
     def read_many(self, wanted: Iterable[Wanted]) -> list[Array]:
         """Read several boxes at once, in order; several threads share the work. See `read`."""
-        arrays: list[Array] = []
-        small: list[SmallRead] = []
-        found: list[_Found] = []
-        for one in wanted:
-            tensor = self.index.tensor(one.name)
-            if self._is_small(tensor, one):
-                small.append(self._find_small(tensor, one.into))
-                arrays.append(small[-1].out)
-            else:
-                found.append(self._find(tensor, one))
-                arrays.append(found[-1].out)
-        objects = self._objects
-        if small:
-            SmallReads(objects, self.shard_key).carry_out(small)
+        asked = list(wanted)
+        small = self._find_small(asked) if len(asked) >= _MANY else None
+        arrays = {} if small is None else small.arrays
+        found = {at: self._find(self.index.tensor(one.name), one) for at, one in enumerate(asked) if at not in arrays}
+        if small is not None:
+            small.carry_out()
         if found:
-            fetch = Fetch(objects, self.shard_key, self.index.big_endian)
-            fetch.carry_out(read for one in found for read in self._plan(one))
-        return arrays
+            fetch = Fetch(self._objects, self.shard_key, self.index.big_endian)
+            fetch.carry_out(read for one in found.values() for read in self._plan(one))
+        return [arrays[at] if at in arrays else found[at].out for at in range(len(asked))]
 
     def shard_size(self, shard: int) -> int:
         """Return the size of a data file in bytes; asked of the store once.
@@ -166,24 +159,38 @@ class Bundle:
                 actual=f"a file of {size} bytes",
             )
 
-    def _is_small(self, tensor: StoredTensor, wanted: Wanted) -> bool:
-        """Say whether `small` reads this: a short, plain, undivided tensor, into memory that is laid out like it."""
-        into = wanted.into
-        return (
-            wanted.box is None
-            and not tensor.is_sliced
-            and 0 < tensor.pieces[0].size <= SMALL_BYTES
-            and tensor.dtype.width > 0
-            and not self.index.big_endian
-            and len(tensor.shape) <= _MOST_AXES
-            and (into is None or (into.shape == tensor.shape and _is_filled_in_place(into, tensor.dtype)))
-        )
+    def _find_small(self, asked: Sequence[Wanted]) -> SmallReads | None:
+        """Find those that are short, plain, undivided and wanted whole, into memory that is laid out like them.
 
-    def _find_small(self, tensor: StoredTensor, into: Array | None) -> SmallRead:
-        piece = tensor.pieces[0]
-        self.check_place(tensor, piece)
-        out = np.empty(tensor.shape, tensor.dtype.array) if into is None else into
-        return SmallRead(tensor, piece, piece.shard_id, piece.offset, out)
+        The others are left to `_find`, which refuses what is wrong.
+        """
+        if self.index.big_endian:
+            return None
+        whole = [at for at, one in enumerate(asked) if one.box is None]
+        tensors = plain_tensors(self.index, [asked[at].name for at in whole])
+        shards, place = np.unique(tensors.shard_id, return_inverse=True)
+        fits = tensors.offset + tensors.size <= np.array(list(map(self.shard_size, shards.tolist())), np.int64)[place]
+        tensors = tensors.take(np.flatnonzero(fits & (tensors.size > 0) & (tensors.size <= SMALL_BYTES)))
+        rows: list[int] = []
+        arrays: dict[int, Array] = {}
+        for row, (number, form) in enumerate(zip(tensors.asked.tolist(), tensors.form.tolist(), strict=True)):
+            at = whole[number]
+            dtype, shape, _ = tensors.forms[form]
+            into = asked[at].into
+            if into is None:
+                if len(shape) > _MOST_AXES:
+                    continue
+                into = np.empty(shape, dtype.array)
+            elif into.shape != shape or not _is_filled_in_place(into, dtype):
+                continue
+            rows.append(row)
+            arrays[at] = into
+
+        def tensor_of(at: int) -> StoredTensor:
+            return self.index.tensor(asked[at].name)
+
+        taken = tensors.take(np.array(rows, np.int64))
+        return SmallReads(self._objects, self.shard_key, tensor_of, taken, arrays) if arrays else None
 
     def _find(self, tensor: StoredTensor, wanted: Wanted) -> _Found:
         """Find what a request needs, check that it is all there, and only then make room for it."""

@@ -1,15 +1,14 @@
 """Many small tensors, each read whole: neighbours come by one read, straight into their arrays.
 
 A checkpoint may have tens of thousands of them, and then what is done for each of them takes longer than moving its
-bytes. So this does nothing for one that it could do for all: no boxes, no blocks, no plan.
+bytes. So this does nothing for one that it could do for all: no boxes, no blocks, no plan, no object for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from operator import attrgetter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,9 @@ from ckptd.engine.fetch import about, mismatch
 from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
-from ckptd.format.index import Piece, StoredTensor
+from ckptd.format.index import StoredTensor
+from ckptd.format.plain import PlainTensors
+from ckptd.format.varint_columns import IntArray
 
 Array = NDArray[Any]
 
@@ -30,32 +31,38 @@ _GROUP_BYTES = 4 << 20
 _NUM_READERS = 2  # one waits for the disk while the other checks
 
 
-@dataclass(slots=True)
-class SmallRead:
-    """One stored tensor, and the memory, laid out as it is stored, that it fills."""
-
-    tensor: StoredTensor
-    piece: Piece
-    shard: int
-    offset: int
-    out: Array
-    memory: memoryview = field(init=False)
-
-    def __post_init__(self) -> None:
-        """View the array's bytes, also those of a scalar and of a type that only numpy knows."""
-        self.memory = self.out.reshape(-1).view(np.uint8).data
-
-
 class SmallReads:
-    """Reads small tensors of one checkpoint."""
+    """Reads small tensors of one checkpoint, each into memory that is laid out as it is stored.
 
-    def __init__(self, objects: Objects, shard_key: Callable[[int], str]) -> None:
+    Attributes:
+        arrays: what is filled, by the caller's numbers.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        shard_key: Callable[[int], str],
+        tensor_of: Callable[[int], StoredTensor],
+        tensors: PlainTensors,
+        arrays: Mapping[int, Array],
+    ) -> None:
+        """Prepare to fill `arrays`, one for each of `tensors`, in their order.
+
+        Their keys are what the caller knows them by; `tensor_of` describes one of them, for errors.
+        """
+        self.arrays = arrays
         self._objects = objects
         self._shard_key = shard_key
+        self._tensor_of = tensor_of
+        order = np.lexsort((tensors.offset, tensors.shard_id))
+        self._tensors = tensors.take(order)
+        numbers, memories = list(arrays), list(arrays.values())
+        self._numbers = [numbers[row] for row in order.tolist()]
+        self._arrays = [memories[row] for row in order.tolist()]
 
-    def carry_out(self, reads: Sequence[SmallRead]) -> None:
-        """Do all of `reads`; raise `CorruptionError` for one that is wrong."""
-        groups = list(self._groups(sorted(reads, key=attrgetter("shard", "offset"))))
+    def carry_out(self) -> None:
+        """Read everything; raise `CorruptionError` for a tensor that is wrong."""
+        groups = list(self._groups())
         if len(groups) < 2:
             for group in groups:
                 self._read(group)
@@ -64,36 +71,35 @@ class SmallReads:
             for _ in pool.map(self._read, groups):
                 pass
 
-    def _groups(self, reads: Sequence[SmallRead]) -> Iterator[list[SmallRead]]:
+    def _groups(self) -> Iterator[slice]:
         """Cut what lies in order of place into runs of neighbours, none of them too long."""
-        gap_bytes = self._objects.gap_bytes
-        group: list[SmallRead] = []
-        shard = begin = end = -1
-        for read in reads:
-            far = read.shard != shard or not 0 <= read.offset - end < gap_bytes
-            if far or read.offset - begin >= _GROUP_BYTES:
-                if group:
-                    yield group
-                group, shard, begin = [], read.shard, read.offset
-            group.append(read)
-            end = read.offset + len(read.memory)
-        if group:
-            yield group
+        shard, offset = self._tensors.shard_id, self._tensors.offset
+        gaps = offset[1:] - (offset + self._tensors.size)[:-1]
+        is_far = (shard[1:] != shard[:-1]) | (gaps < 0) | (gaps >= self._objects.gap_bytes)
+        starts = [0, *(np.flatnonzero(is_far) + 1).tolist(), len(offset)]
+        for begin, end in pairwise(starts):
+            while begin < end:
+                stop = begin + int(np.searchsorted(offset[begin:end], offset[begin] + _GROUP_BYTES))
+                yield slice(begin, stop)
+                begin = stop
 
-    def _read(self, group: Sequence[SmallRead]) -> None:
-        key = self._shard_key(group[0].shard)
+    def _read(self, group: slice) -> None:
+        offsets: IntArray = self._tensors.offset[group]
+        # The bytes of each array, also those of a scalar and of a type that only numpy knows.
+        memories = [array.reshape(-1).view(np.uint8).data for array in self._arrays[group]]
+        key = self._shard_key(int(self._tensors.shard_id[group.start]))
         views: list[memoryview] = []
-        at = begin = group[0].offset
-        for read in group:
-            if read.offset > at:
-                views.append(memoryview(bytearray(read.offset - at)))
-            views.append(read.memory)
-            at = read.offset + len(read.memory)
+        begin = at = int(offsets[0])
+        for offset, memory in zip(offsets.tolist(), memories, strict=True):
+            if offset > at:
+                views.append(memoryview(bytearray(offset - at)))
+            views.append(memory)
+            at = offset + len(memory)
         try:
             self._objects.read_into(key, begin, *views)
         except CkptdError as error:
-            raise about(error, group[0].tensor) from error.__cause__
-        for read in group:
-            crc = crc32c.crc32c(read.memory)
-            if crc != read.piece.crc32c:
-                raise mismatch(read.tensor, read.piece, crc, key)
+            raise about(error, self._tensor_of(self._numbers[group.start])) from error.__cause__
+        crcs = np.array(crc32c.each(memories), np.uint32)
+        for wrong in np.flatnonzero(crcs != self._tensors.crc32c[group])[:1].tolist():
+            tensor = self._tensor_of(self._numbers[group.start + wrong])
+            raise mismatch(tensor, tensor.pieces[0], int(crcs[wrong]), key)

@@ -219,6 +219,12 @@ def mask_column(crcs: IntArray) -> np.ndarray[Any, np.dtype[np.uint32]]:
     return ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(mask(0))
 
 
+def unmask_column(masked: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """Return the plain checksums that are stored as `masked`: the way back from `mask_column`."""
+    rotated = np.asarray(masked).astype(np.uint32) - np.uint32(mask(0))
+    return (rotated >> np.uint32(17)) | (rotated << np.uint32(15))
+
+
 def _shape(rows: _Rows, shapes: IntArray) -> None:
     """Append a shape message; the usual one is the same in all rows."""
     count, rank = shapes.shape

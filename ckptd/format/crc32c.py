@@ -6,6 +6,7 @@ from being taken over bytes that contain checksums of the same kind (LevelDB ``d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from awscrt import checksums
@@ -36,6 +37,12 @@ def extend(crc: int, data: Buffer) -> int:
 def crc32c(data: Buffer) -> int:
     """Return the checksum of a C-contiguous buffer; 0 for an empty one."""
     return extend(0, data)
+
+
+def each(buffers: Iterable[memoryview]) -> list[int]:
+    """Return the checksum of each of many buffers; for short ones in a fraction of the time of single calls."""
+    one = checksums.crc32c
+    return [one(data) if len(data) <= _CHUNK_BYTES else crc32c(data) for data in buffers]
 
 
 def combine(crc1: int, crc2: int, len2: int) -> int:

@@ -33,7 +33,7 @@ READER_VERSION = 1
 WRITER_VERSION = 1
 HEADER_KEY = b""
 _MAX_INT32 = (1 << 31) - 1
-_MAX_INT64 = (1 << 63) - 1
+MAX_INT64 = (1 << 63) - 1
 
 NO_CRC32C = checksum.unmask(0)
 """The checksum of an entry that has none: its masked form is 0, which protobuf leaves out."""
@@ -148,6 +148,16 @@ def _form(dtype_number: int, shape: bytes) -> tuple[DType, Box, int | None]:
     sizes = tuple([dim.size for dim in message.dim])
     tensors.check_shape(sizes)
     return dtype, Box.whole(sizes), tensors.expected_size(dtype, sizes) if dtype.array is not None else None
+
+
+def form_of(head: bytes) -> tuple[DType, Box, int | None]:
+    """Return dtype, shape as a box, and size in bytes if that is fixed, of entries that begin with `head`.
+
+    Raises:
+        CorruptionError: there can be no such tensor.
+    """
+    message = _parse(head)
+    return _form(message.dtype, message.shape.SerializeToString())
 
 
 def _header(num_shards: int) -> bytes:
@@ -334,7 +344,7 @@ class Index:
     def _placed(self, piece: Piece) -> Piece:
         if not 0 <= piece.shard_id < self.num_shards:
             raise CorruptionError("shard id out of range", expected=f"below {self.num_shards}", actual=piece.shard_id)
-        if piece.offset < 0 or piece.size < 0 or piece.offset + piece.size > _MAX_INT64:
+        if piece.offset < 0 or piece.size < 0 or piece.offset + piece.size > MAX_INT64:
             raise CorruptionError(f"offset {piece.offset} or size {piece.size} out of range")
         return piece
 

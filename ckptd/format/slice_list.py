@@ -6,19 +6,13 @@ understands entries as TensorFlow and we write them and gives up on everything e
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ckptd.format.coding import MAX_VARINT64_BYTES
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
+from ckptd.format.varint_columns import PADDING, IntArray, read_varints
 
 _SHAPE, _SLICES = 0x12, 0x3A
 _NUMBERS = (0x08, 0x18, 0x20, 0x28)  # dtype, shard_id, offset, size
 _EXTENT, _START, _LENGTH = 0x0A, 0x08, 0x10
-# Reading a field looks at most so far past where the last slice ends.
-_PADDING = bytes(2 * MAX_VARINT64_BYTES + 8)
 
 
 def slice_columns(value: bytes, rank: int) -> tuple[IntArray, IntArray] | None:
@@ -64,7 +58,7 @@ def _skip_to_slices(value: bytes) -> int | None:
 
 def _read(value: bytes, begins: IntArray, rank: int) -> tuple[IntArray, IntArray] | None:
     """Read one extent after the other of all slices together."""
-    data = np.frombuffer(value + _PADDING, np.uint8)
+    data = np.frombuffer(value + PADDING, np.uint8)
     starts = np.zeros((len(begins), rank), np.int64)
     lengths = np.full((len(begins), rank), -1, np.int64)
     ends = begins + data[begins - 1]
@@ -79,23 +73,9 @@ def _read(value: bytes, begins: IntArray, rank: int) -> tuple[IntArray, IntArray
         for tag, column in ((_START, starts), (_LENGTH, lengths)):
             present = (at < stop) & (data[at] == tag)
             if present.any():
-                numbers, after = _varints(data, at + 1)
+                numbers, after = read_varints(data, at + 1)
                 column[present, axis] = numbers[present]
                 at = np.where(present, after, at)
         if (at != stop).any() or (starts[:, axis] < 0).any() or (lengths[:, axis] < -1).any():
             return None
     return (starts, lengths) if (at == ends).all() else None
-
-
-def _varints(data: np.ndarray[Any, np.dtype[np.uint8]], at: IntArray) -> tuple[IntArray, IntArray]:
-    """Read a varint at each position, the positions being anywhere; return them and the positions after them."""
-    numbers = np.zeros(len(at), np.int64)
-    more = np.ones(len(at), bool)
-    for shift in range(0, 7 * MAX_VARINT64_BYTES, 7):
-        group = data[np.minimum(at, len(data) - 1)].astype(np.int64)
-        numbers |= np.where(more, (group & 0x7F) << shift, 0)
-        at = at + more
-        more &= group >= 0x80
-        if not more.any():
-            break
-    return numbers, at

@@ -169,10 +169,12 @@ def read_bulk(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memory
     waiting_bytes = 0
     for view in into:
         at = offset + done + waiting_bytes
-        begin, end = whole_units(at, len(view), direct.unit_bytes)
-        shift = -address_of(view[begin - at :]) % direct.memory_bytes if end > begin else 0
-        if end + shift > at + len(view):
-            end -= direct.unit_bytes  # room to come too far
+        begin, end = at, at  # without asking, as there may be tens of thousands of short ones
+        if len(view) >= LEAST_DIRECT_BYTES:
+            begin, end = whole_units(at, len(view), direct.unit_bytes)
+            shift = -address_of(view[begin - at :]) % direct.memory_bytes if end > begin else 0
+            if end + shift > at + len(view):
+                end -= direct.unit_bytes  # room to come too far
         if end - begin < LEAST_DIRECT_BYTES:
             waiting.append(view)
             waiting_bytes += len(view)

@@ -159,6 +159,67 @@ def test_neighbours_are_fetched_together_and_each_is_checked(tmp_path):
         bundle.read_many([Wanted(name) for name in arrays])
 
 
+def many(tmp_path, count=100):
+    """Return a checkpoint of many short tensors, among them some that are not plain, and its arrays."""
+    arrays = {f"t{n:03}": np.full((n % 7, 3), n, ml_dtypes.bfloat16 if n % 2 else np.int64) for n in range(count)}
+    arrays |= {"scalar": np.array(2.5), "words": np.array([b"a", b"bc"], object), "grid": np.eye(6)}
+    writer = BundleWriter(tmp_path / "m", num_shards=2)
+    for n, (name, array) in enumerate(arrays.items()):
+        if name == "grid":
+            writer.add_boxes(name, array, [Box((0, 0), (3, 6)), Box((3, 0), (3, 6))])
+        else:
+            writer.add(name, array, shard=n % 2)
+    return open_bundle(writer.finish()), arrays
+
+
+def test_many_at_once_are_what_each_alone_is(tmp_path):
+    (bundle, _), arrays = many(tmp_path)
+    into = {
+        "t003": np.zeros((3, 3), ml_dtypes.bfloat16),
+        "t018": np.zeros((3, 4), np.int64).T,  # laid out otherwise
+        "scalar": np.zeros(()),
+    }
+    asked = [Wanted(name, into=into.get(name)) for name in reversed(arrays)]
+    asked += [Wanted("t004"), Wanted("t004", Box((1, 0), (2, 3))), Wanted("t004")]
+    for one, read in zip(asked, bundle.read_many(asked), strict=True):
+        alone = bundle.read(one.name, one.box)
+        assert read.dtype == alone.dtype
+        assert read.shape == alone.shape
+        assert read.tolist() == alone.tolist()
+        assert one.into is None or read is one.into
+        assert read.flags.owndata or one.into is not None or read.size == 0
+    assert all(array.tolist() == arrays[name].tolist() for name, array in into.items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        (Wanted("t9"), NotFoundError, "Key t9 not found"),
+        (Wanted("t004", into=np.zeros((4, 2), np.int64)), InvalidRequestError, "another shape"),
+        (Wanted("t004", into=np.zeros((4, 3), np.int32)), InvalidRequestError, "another dtype"),
+        (Wanted("t004", Box((4, 0), (1, 3))), InvalidRequestError, "out of bounds"),
+    ],
+)
+def test_what_is_wrong_among_many_is_refused_as_it_is_alone(tmp_path, wrong, error, words):
+    (bundle, objects), arrays = many(tmp_path)
+    with pytest.raises(error, match=words):
+        bundle.read_many([*(Wanted(name) for name in arrays), wrong])
+    assert not objects.ranges
+
+
+def test_a_file_that_is_gone_or_short_is_told_of_when_many_are_read(tmp_path):
+    (bundle, _), arrays = many(tmp_path)
+    shard = tmp_path / "m.data-00001-of-00002"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1])
+    with pytest.raises(CorruptionError, match="reaches beyond the end of its data file"):
+        bundle.read_many([Wanted(name) for name in arrays])
+    shard.unlink()
+    bundle = Bundle.open(open_store(str(tmp_path)), "m")
+    with pytest.raises(CorruptionError, match="data file is missing"):
+        bundle.read_many([Wanted(name) for name in arrays])
+
+
 REFUSED = [
     pytest.param({"box": Box((0,), (5,))}, r"Mismatching ranks: shape = \[5,7\]", id="rank"),
     pytest.param({"box": Box((0, 0), (6, 7))}, r"Extent in dimension 0 out of bounds: shape = \[5,7\]", id="beyond"),
