@@ -13,7 +13,8 @@ more saves; restores. Nothing of one turn is there in the next.
 - stall    until the save call has returned on the slowest rank, which may change its arrays then
 - durable  from the first call until everything is on disk and synced; by the benchmark where the library does not sync
 - first    the first save of the processes, durable; after what a program does before it (`Checkpointer.prepare`)
-- cold     each rank reads its own part into fresh memory; no page of a file is cached, and no daemon remembers it
+- cold     each rank reads its own part into fresh memory; no page of a file is cached, and no daemon remembers it. That
+           memory is taken and given back once before: what a virtual machine has freed longer ago may be gone
 - warm     the same at once after the save: from the page cache, or from the daemon's memory
 - into     the same into arrays that exist, where that can be asked for
 
@@ -98,6 +99,7 @@ def turn(name: str, place: Path, args: argparse.Namespace) -> dict[str, Any]:
                 if not into or EVERYONE[name].can_fill:
                     forget_cached(directory)
                     wait_until_quiet(args.pause_s)
+                    crew.everyone("warm_memory")
                     found[measure] = one_restore(crew, last, into=into, compare=True)
     shutil.rmtree(directory)
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.blocks import BLOCK_BYTES, Block
-from ckptd.engine.objects import Objects
+from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError, CorruptionError
 from ckptd.format import crc32c, tensors
 from ckptd.format.dtypes import DType
@@ -65,6 +65,7 @@ class Fetch:
 
     def __init__(self, objects: Objects, shard_key: Callable[[int], str], big_endian: bool) -> None:
         self._objects = objects
+        self._summing = objects if isinstance(objects, SummingObjects) else None
         self._shard_key = shard_key
         self._big_endian = big_endian
 
@@ -92,9 +93,9 @@ class Fetch:
             at = group[0]  # whom an error is about
             try:
                 held = [self._memory(stretch) for stretch in group]
-                self._fill(group, [arriving.memory for arriving in held])
-                for at, arriving in zip(group, held, strict=True):
-                    self._take(at, arriving)
+                sums = self._fill(group, [arriving.memory for arriving in held])
+                for at, arriving, crc in zip(group, held, sums, strict=True):
+                    self._take(at, arriving, crc)
             except CkptdError as error:
                 raise about(error, at.read.tensor) from error.__cause__
 
@@ -119,25 +120,35 @@ class Fetch:
             return _Arriving(memory, flat)
         return _Arriving(memory, flat, target, _region(array, common, at))
 
-    def _fill(self, group: Sequence[_Stretch], memories: Sequence[memoryview]) -> None:
-        """Fetch all of a group at once; what lies between two stretches goes nowhere."""
+    def _fill(self, group: Sequence[_Stretch], memories: Sequence[memoryview]) -> list[int | None]:
+        """Fetch all of a group at once; what lies between two stretches goes nowhere.
+
+        Returns the checksum of each stretch, None where it is still to be taken.
+        """
         into: list[memoryview] = []
+        places: list[int] = []
         at = group[0].offset
         for stretch, memory in zip(group, memories, strict=True):
             if stretch.offset > at:
                 into.append(memoryview(bytearray(stretch.offset - at)))
+            places.append(len(into))
             into.append(memory)
             at = stretch.end
-        self._objects.read_into(self._shard_key(group[0].shard), group[0].offset, *into)
+        key, begin = self._shard_key(group[0].shard), group[0].offset
+        if self._summing is not None:
+            sums = self._summing.read_summed(key, begin, *into)
+            return [sums[place] for place in places]
+        self._objects.read_into(key, begin, *into)
+        return [None] * len(places)
 
-    def _take(self, stretch: _Stretch, arriving: _Arriving) -> None:
+    def _take(self, stretch: _Stretch, arriving: _Arriving, crc: int | None) -> None:
         """Note the checksum of what has come, and decode and copy it unless it is in its place."""
         read = stretch.read
         if arriving.flat is None:
             self._take_elements(read, arriving.memory)
             return
         if read.is_whole:
-            read.crcs[stretch.number] = crc32c.crc32c(arriving.memory)
+            read.crcs[stretch.number] = crc32c.crc32c(arriving.memory) if crc is None else crc
         if arriving.target is not None:
             tensors.decode_into(arriving.flat, read.tensor.dtype, big_endian=self._big_endian)
             arriving.target[...] = arriving.source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ckptd.storage.base import ObjectStat
 
@@ -29,3 +29,11 @@ class Objects(Protocol):
 
     def location(self, key: str) -> str:
         """Say where an object is, for people."""
+
+
+@runtime_checkable
+class SummingObjects(Objects, Protocol):
+    """Objects whose bytes come from memory, where summing them costs nothing while they are still at hand."""
+
+    def read_summed(self, key: str, offset: int, *into: memoryview) -> list[int]:
+        """Do as `read_into`, and return the CRC-32C of each of `into`."""

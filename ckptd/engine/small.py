@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.fetch import about, mismatch
-from ckptd.engine.objects import Objects
+from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
 from ckptd.format.index import StoredTensor
@@ -52,6 +52,7 @@ class SmallReads:
         """
         self.arrays = arrays
         self._objects = objects
+        self._summing = objects if isinstance(objects, SummingObjects) else None
         self._shard_key = shard_key
         self._tensor_of = tensor_of
         order = np.lexsort((tensors.offset, tensors.shard_id))
@@ -89,17 +90,24 @@ class SmallReads:
         memories = [array.reshape(-1).view(np.uint8).data for array in self._arrays[group]]
         key = self._shard_key(int(self._tensors.shard_id[group.start]))
         views: list[memoryview] = []
+        places: list[int] = []
         begin = at = int(offsets[0])
         for offset, memory in zip(offsets.tolist(), memories, strict=True):
             if offset > at:
                 views.append(memoryview(bytearray(offset - at)))
+            places.append(len(views))
             views.append(memory)
             at = offset + len(memory)
         try:
-            self._objects.read_into(key, begin, *views)
+            if self._summing is not None:
+                summed = self._summing.read_summed(key, begin, *views)
+                sums = [summed[place] for place in places]
+            else:
+                self._objects.read_into(key, begin, *views)
+                sums = crc32c.each(memories)
         except CkptdError as error:
             raise about(error, self._tensor_of(self._numbers[group.start])) from error.__cause__
-        crcs = np.array(crc32c.each(memories), np.uint32)
+        crcs = np.array(sums, np.uint32)
         for wrong in np.flatnonzero(crcs != self._tensors.crc32c[group])[:1].tolist():
             tensor = self._tensor_of(self._numbers[group.start + wrong])
             raise mismatch(tensor, tensor.pieces[0], int(crcs[wrong]), key)
