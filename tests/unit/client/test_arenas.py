@@ -12,6 +12,7 @@ import pytest
 import ckptd
 from ckptd.client import capturing
 from ckptd.client.arenas import ArenaLink, ArenaRoom, ArenaRooms
+from ckptd.engine import feeding
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.storage.local import LocalStore
 from tests.unit.client.daemon import BOUND_S, Daemon, eventually
@@ -34,6 +35,12 @@ def daemon(tmp_path):
     daemon = Daemon(tmp_path / "root", arena_bytes=256 << 20, lease_s=1.0, declare_timeout_s=10.0)
     yield daemon
     daemon.stop()
+
+
+@pytest.fixture(autouse=True, params=[feeding._SHORT_BYTES, 0], ids=["copied first", "followed"])
+def _when_written(request, monkeypatch):
+    """Let captures be written once they are complete, as short ones are, or behind the copy, as long ones are."""
+    monkeypatch.setattr(feeding, "_SHORT_BYTES", request.param)
 
 
 @pytest.fixture

@@ -9,17 +9,20 @@ import pytest
 
 import ckptd
 from ckptd.client import capturing
+from ckptd.engine import feeding
 from ckptd.errors import SessionAbortedError
 
 BOUND_S = 20.0
 ARRAYS = {"w": np.arange(100_000.0), "b": np.arange(7)}
 
 
-@pytest.fixture(params=["shared memory", "stream", "direct"])
+@pytest.fixture(params=["shared memory", "shared memory, followed", "stream", "direct", "direct, followed"])
 def ckpt(request, daemon, tmp_path, monkeypatch):
+    if "followed" in request.param:  # as a capture is that takes long
+        monkeypatch.setattr(feeding, "_SHORT_BYTES", 0)
     if request.param == "stream":
         monkeypatch.setenv("CKPTD_ROAD", "stream")
-    where = tmp_path / "direct" if request.param == "direct" else daemon.address
+    where = tmp_path / "direct" if "direct" in request.param else daemon.address
     with ckptd.Checkpointer(where, run="r", rank=0, world_size=1, timeout_s=BOUND_S) as opened:
         yield opened
 
