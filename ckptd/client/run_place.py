@@ -60,7 +60,7 @@ class RunPlace:
                 )
             return cls(address, posixpath.normpath(given.lstrip("/")), None)
         # A Path would not survive every byte of a name.
-        whole = given if is_url(given) else os.path.abspath(given)  # noqa: PTH100
+        whole = given if is_url(given) else os.path.abspath(given)  # noqa: PTH100 (text, as users gave it)
         parent, _, run = whole.rstrip("/").rpartition("/")
         if not run or parent.endswith(":/"):
             raise InvalidRequestError("checkpoints need a directory of their own, not a root", actual=given)

@@ -61,7 +61,7 @@ class Target:
             raise InvalidRequestError("'latest_filename' must not contain path components")
         if step is not None:
             prefix = prefix_for(path, step, pads_step)
-        elif not is_sharded and os.path.basename(path) == latest_filename:  # noqa: PTH119
+        elif not is_sharded and os.path.basename(path) == latest_filename:  # noqa: PTH119 (may be a URL)
             raise InvalidRequestError(f"'latest_filename' collides with 'save_path': '{latest_filename}' and '{path}'")
         else:
             prefix = path

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 8 << 20
 """What is written at once; blocks begin at multiples of it in the shard."""
 
-_SHORT_BYTES = 384 << 20  # of one lane: copied in about 0.1 s, or half again as long with a disk that follows
+_SHORT_BYTES = 384 << 20  # of all that a rank captures: copied in about 0.1 s, half as long again if a disk follows
 _POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
 
 
@@ -100,7 +100,7 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
     try:
         memory = memoryview(cast("Buffer", capture.memory))
         summed: list[Future[None]] = []
-        if sum(run.size_bytes for run in runs) <= _SHORT_BYTES:
+        if len(capture.memory) <= _SHORT_BYTES:
             _wait_sealed(lane, capture)
         with ThreadPoolExecutor(1, "ckptd-sum") as summing:
             for run in runs:
