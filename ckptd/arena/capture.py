@@ -46,6 +46,7 @@ class SharedCapture:
         self._on_end = on_end
         self._lock = threading.Lock()
         self._is_sealed = False
+        self._is_settled = threading.Event()  # sealed, or failed
         self._sums: NDArray[np.uint32] | None = None
         self._error: CkptdError | None = None
         self._has_ended = False
@@ -60,6 +61,11 @@ class SharedCapture:
     @property
     def is_sealed(self) -> bool:
         """See `Capture`."""
+        return self._is_sealed
+
+    def wait_sealed(self, timeout_s: float) -> bool:
+        """See `Capture`."""
+        self._is_settled.wait(timeout_s)
         return self._is_sealed
 
     def sums(self) -> NDArray[np.uint32] | None:
@@ -77,6 +83,7 @@ class SharedCapture:
         """Say that all bytes are in place."""
         with self._lock:
             self._is_sealed = self._error is None
+        self._is_settled.set()
 
     def give_sums(self, crcs: bytes) -> None:
         """Take the checksums of the capture, little-endian; `InvalidRequestError` if they are too many or too few."""
@@ -95,6 +102,7 @@ class SharedCapture:
                 self._error = self._error or error
             elif self._sums is None:
                 self._sums = np.zeros(0, np.uint32)  # nobody can have changed the bytes since it died
+        self._is_settled.set()
 
     def saved(self, prefix_key: str, stretches: Sequence[Stretch]) -> None:
         """See `Capture`."""

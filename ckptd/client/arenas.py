@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ckptd.arena.lender import GENERATIONS
 from ckptd.arena.segment import Segment
+from ckptd.client.deadline import Deadline
 from ckptd.client.rooms import rounded_up
 from ckptd.engine.identity import Declaration
 from ckptd.engine.layout import Column
@@ -280,6 +281,7 @@ class ArenaHandover:
         self._request_id = declaration.request_id
         self._digest = declaration.manifest_digest
         self._begun = begun
+        self._is_over = threading.Event()  # there is nothing more to hand over
 
     @classmethod
     def begin(
@@ -312,6 +314,7 @@ class ArenaHandover:
         request = arena_pb2.ArenaSums(request_id=self._request_id, crcs=packed)
         with contextlib.suppress(CkptdError):
             self._link.send(arena_pb2.ArenaRequest(sums=request))
+        self._is_over.set()
 
     def drop(self, reason: str) -> None:
         """Say that it will not be finished."""
@@ -319,17 +322,21 @@ class ArenaHandover:
             self._link.send(
                 arena_pb2.ArenaRequest(drop=arena_pb2.ArenaDrop(request_id=self._request_id, reason=reason))
             )
+        self._is_over.set()
 
-    def was_taken(self, timeout_s: float) -> bool:
-        """Wait until the daemon has heard of the capture; return whether it takes the bytes from there."""
+    def await_sums(self, deadline: Deadline) -> None:
+        """Wait until everything was handed over, the sums too, or dropped; not if the daemon does not take it from us.
+
+        Whatever is said to the daemon meanwhile takes time from copies that training waits for, other ranks' too.
+        """
         try:
-            settled(self._begun, timeout_s)
+            settled(self._begun, deadline.remaining_s)
         except CkptdError as error:
             _log.debug("a save is sent, as the daemon does not take it from memory: %s", error)
             self._link.known.discard(self._digest)
-            return False
+            return
         self._link.known.add(self._digest)
-        return True
+        self._is_over.wait(deadline.remaining_s)
 
 
 def settled(answer: Future[Answer], timeout_s: float) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,7 @@ class Launcher:
 
     def _capture(self, prepared: Prepared, snapshot: Snapshot, handover: Handover | None) -> None:
         """Copy the arrays and hand them over."""
+        began = time.monotonic()
         try:
             snapshot.capture()
         except BaseException as error:
@@ -80,10 +82,8 @@ class Launcher:
                 room.give_back()
         if handover is not None:
             handover.seal()
-            summing = threading.Thread(
-                target=lambda: handover.give_sums(snapshot.sum()), name="ckptd-sums", daemon=True
-            )
-            summing.start()  # training goes on meanwhile
+            arguments = (snapshot, handover, time.monotonic() - began)
+            threading.Thread(target=_sum_behind, args=arguments, name="ckptd-sums", daemon=True).start()
 
     def _carry(
         self, pending: PendingSave, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
@@ -106,3 +106,16 @@ class Launcher:
             pending.finish(checkpoint)
         else:
             pending.fail(error or CkptdError(f"{pending} was interrupted"))
+
+
+def _sum_behind(snapshot: Snapshot, handover: Handover, pause_s: float) -> None:
+    """Sum what was captured, and hand the sums over, while training goes on.
+
+    Only after a pause as long as the copy took: other ranks on this host may not have come to the end of theirs, and
+    training stands still until the last of them has.
+    """
+    time.sleep(pause_s)
+    try:
+        handover.give_sums(snapshot.sum())
+    except Exception as error:  # this thread has no caller
+        handover.drop(f"what was copied could not be summed: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ class LocalCapture:
         self.offsets = offsets
         self._room = room
         self._is_sealed = False
+        self._is_settled = threading.Event()  # sealed, or failed
         self._sums: NDArray[np.uint32] | None = None
         self._error: CkptdError | None = None
 
@@ -29,6 +31,7 @@ class LocalCapture:
     def seal(self) -> None:
         """See `Handover`."""
         self._is_sealed = True
+        self._is_settled.set()
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
         """See `Handover`."""
@@ -37,6 +40,7 @@ class LocalCapture:
     def drop(self, reason: str) -> None:
         """See `Handover`."""
         self._error = SessionAbortedError(f"the save was given up: {reason}")
+        self._is_settled.set()
 
     # The engine.
 
@@ -48,6 +52,11 @@ class LocalCapture:
     @property
     def is_sealed(self) -> bool:
         """See `Capture`."""
+        return self._is_sealed
+
+    def wait_sealed(self, timeout_s: float) -> bool:
+        """See `Capture`."""
+        self._is_settled.wait(timeout_s)
         return self._is_sealed
 
     def sums(self) -> NDArray[np.uint32] | None:

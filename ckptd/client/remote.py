@@ -128,7 +128,7 @@ class RemoteTransport:
         self._open()
         assert self._membership is not None  # made by `_open`
         if isinstance(handover, ArenaHandover):
-            handover.was_taken(deadline.remaining_s)  # otherwise the answer tells to send
+            handover.await_sums(deadline)
         backoff = Backoff()
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))

@@ -45,6 +45,9 @@ class Capture(Protocol):
     def is_sealed(self) -> bool:
         """Whether all of it is in place for good, so that the rank may go."""
 
+    def wait_sealed(self, timeout_s: float) -> bool:
+        """Wait until it is sealed, or `timeout_s` has passed, or it has failed; return whether it is sealed."""
+
     def sums(self) -> NDArray[np.uint32] | None:
         """Return the checksums that its rank took of it, None while they are still to come.
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ckptd.engine.capture import Capture
-from ckptd.engine.feeding import Run, feed, runs_of, stretches_of, sum_rows
+from ckptd.engine.feeding import Run, Standstill, feed, runs_of, stretches_of, sum_rows
 from ckptd.engine.layout import Assignment, Column, Layout, Road
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.shard import LaneWriter
@@ -37,13 +37,15 @@ class Claim:
         """Whether the save can do without the rank from now on."""
         return self.capture is not None and self.capture.is_sealed
 
-    def feed(self, layout: Layout, lanes: Sequence[LaneWriter], submit: Callable[..., None]) -> None:
+    def feed(
+        self, layout: Layout, lanes: Sequence[LaneWriter], standstill: Standstill, submit: Callable[..., None]
+    ) -> None:
         """Begin to take the lanes of this rank from where it captures them, if it does; each by work for `submit`."""
         if self.capture is None or self.sum_begins is None:
             return
         for lane in lanes:
             runs = self._fed[lane.shard] = runs_of(layout, lane.segments, self.capture.offsets)
-            submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins))
+            submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins), standstill)
 
     def keep_in_memory(self, prefix_key: str, shard_keys: Sequence[str]) -> None:
         """Tell the memory what it holds, now that it is saved: a restart right after this reads it from there."""

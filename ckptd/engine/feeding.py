@@ -2,17 +2,21 @@
 
 Bytes go to the shard in blocks, each as soon as it is in place. A disk writes a block, and then it is summed: what the
 rank changes meanwhile, it changes before the sum is taken, and the sum no longer is that of the capture. While one
-block is summed, by a thread of the lane's own, the disk has the next. Summing waits until the capture is complete: for
-as long as that goes on training stands still, and wants the processors for itself. A capture that takes only a moment
-is left alone by the disk, too: following it would gain less than it takes from the copy. A bucket is sent a block from
-where it lies, and so it is summed before: the bucket itself refuses other bytes than those.
+block is summed, by a thread of the lane's own, the disk has the next. A bucket is sent a block from where it lies, and
+so it is summed before: the bucket itself refuses other bytes than those.
+
+For as long as a rank captures, training stands still and wants the processors for itself: nothing is summed before the
+last has come to its end, and one lane at a time writes. Captures that take only a moment are left alone altogether, as
+following them would gain less than it takes from the copies.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -31,7 +35,8 @@ BLOCK_BYTES = 8 << 20
 """What is written at once; blocks begin at multiples of it in the shard."""
 
 _SHORT_BYTES = 384 << 20  # of all that a rank captures: copied in about 0.1 s, half as long again if a disk follows
-_POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
+_POLL_S = 0.001  # how long a writer that has caught up with the capture sleeps
+_CHECK_S = 0.02  # how often one that waits for a capture's end looks whether it still makes sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,51 +97,76 @@ def sum_rows(layout: Layout, segments: Column, begins: Column) -> Column:
     return begins[layout.segment_item[segments]] + (layout.segment_item_offset[segments] > 0)
 
 
-def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Column) -> None:
+class Standstill:
+    """The time in which training stands still for a save: until all its captures are complete."""
+
+    def __init__(self, captures: Sequence[Capture]) -> None:
+        self._captures = captures
+        self._is_over = False
+        self._turn = threading.Lock()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every capture is complete."""
+        if not self._is_over:
+            self._is_over = all(capture.is_sealed for capture in self._captures)
+        return self._is_over
+
+    def wait(self, check: Callable[[], None]) -> None:
+        """Wait until it is over; `check` raises when there is nothing to wait for any more."""
+        for capture in () if self._is_over else self._captures:
+            while not capture.wait_sealed(_CHECK_S):
+                check()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be the only one to work, until it is over."""
+        is_ours = False
+        while not (self.is_over or is_ours):
+            is_ours = self._turn.acquire(timeout=_CHECK_S)
+        try:
+            yield
+        finally:
+            if is_ours:
+                self._turn.release()
+
+
+def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Column, standstill: Standstill) -> None:
     """Write a lane from captured memory until it has ended; its failures reach the save through the lane.
 
     `sum_rows` says, per segment of the lane, which checksum of the capture is its own.
     """
+
+    def check() -> None:
+        capture.check()
+        lane.check_open()
+
+    def sum_block(position: int, data: memoryview) -> None:
+        standstill.wait(check)
+        lane.sum(position, data)
+
     try:
         memory = memoryview(cast("Buffer", capture.memory))
         summed: list[Future[None]] = []
         if len(capture.memory) <= _SHORT_BYTES:
-            _wait_sealed(lane, capture)
+            standstill.wait(check)
         with ThreadPoolExecutor(1, "ckptd-sum") as summing:
             for run in runs:
                 for at, size in run.blocks():
                     begin = run.memory_offset + at
                     data = memory[begin : begin + size]
-                    _wait(lane, capture, begin + size)
-                    if lane.take(run.lane_offset + at, data):
-                        summed.append(summing.submit(_sum, lane, capture, run.lane_offset + at, data))
+                    while capture.available < begin + size:
+                        check()
+                        time.sleep(_POLL_S)
+                    with standstill.turn():
+                        is_taken = lane.take(run.lane_offset + at, data)
+                    if is_taken:
+                        summed.append(summing.submit(sum_block, run.lane_offset + at, data))
         for each in summed:
             each.result()
         while (sums := capture.sums()) is None:
-            capture.check()
-            lane.check_open()
+            check()
             time.sleep(_POLL_S)
         lane.finish(sums[sum_rows] if len(sums) else None)
     except CkptdError as error:
         lane.fail(error)
-
-
-def _sum(lane: LaneWriter, capture: Capture, position: int, data: memoryview) -> None:
-    _wait_sealed(lane, capture)
-    lane.sum(position, data)
-
-
-def _wait_sealed(lane: LaneWriter, capture: Capture) -> None:
-    """Wait until all of the memory is in place."""
-    while not capture.is_sealed:
-        capture.check()
-        lane.check_open()
-        time.sleep(_POLL_S)
-
-
-def _wait(lane: LaneWriter, capture: Capture, end: int) -> None:
-    """Wait until the memory is in place up to `end`."""
-    while capture.available < end:
-        capture.check()
-        lane.check_open()
-        time.sleep(_POLL_S)

@@ -19,7 +19,7 @@ from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.claim import Claim
 from ckptd.engine.deadlines import Debt, waiting_for, why_over
-from ckptd.engine.feeding import first_sums
+from ckptd.engine.feeding import Standstill, first_sums
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment, Lane, Layout, Road
 from ckptd.engine.log import log_failed, log_saved, logger
@@ -268,10 +268,11 @@ class Save:
                     on_failure=lambda error: self.post(machine.Failed(error)),
                 )
             self.handle(machine.Planned(num_shards, frozenset(self.lanes)))
+            standstill = Standstill([claim.capture for claim in claims if claim.capture is not None])
             for rank, claim in self.claims.items():
                 claim.planned.set_result(self._assignment(rank))
-                shards = self.layout.shards_of.get(rank, ())
-                claim.feed(self.layout, [self.lanes[rank, shard] for shard in shards], self.run.submit_feed)
+                lanes = [self.lanes[rank, shard] for shard in self.layout.shards_of.get(rank, ())]
+                claim.feed(self.layout, lanes, standstill, self.run.submit_feed)
 
     def _assignment(self, rank: int) -> Assignment:
         assert self.layout is not None
