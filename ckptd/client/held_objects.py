@@ -16,7 +16,7 @@ from ckptd.storage.base import ObjectStat
 from ckptd.storage.local import LocalStore
 from ckptd.wire.v1 import arena_pb2
 
-_BLOCK_BYTES = 2 << 20  # larger leaves the caches, smaller asks for the interpreter too often
+_BLOCK_BYTES = 1 << 20  # larger leaves the caches; smaller is copied by an instruction that wants aligned arrays
 
 
 @dataclass(frozen=True, slots=True)

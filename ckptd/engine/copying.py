@@ -22,8 +22,9 @@ from ckptd.engine.verify import Progress
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 from ckptd.format import crc32c, strings, table
 from ckptd.format.bundle_pb2 import BundleEntryProto, BundleHeaderProto
-from ckptd.format.index import HEADER_KEY, Index, Piece, StoredTensor
+from ckptd.format.index import HEADER_KEY, Index
 from ckptd.format.names import index_key, step_of
+from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.base import ObjectWriter, Store
 
 

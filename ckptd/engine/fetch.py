@@ -21,12 +21,12 @@ from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError, CorruptionError
 from ckptd.format import crc32c, tensors
 from ckptd.format.dtypes import DType
-from ckptd.format.index import Piece, StoredTensor
 from ckptd.format.slices import Box
+from ckptd.format.stored import Piece, StoredTensor
 
 Array = NDArray[Any]
 
-_BATCH_BYTES = 256 << 20  # planned, read and checked together
+_BATCH_BYTES = 1 << 30  # planned, read and checked together
 _BATCH_PIECES = 4096
 _PARALLEL_BYTES = 4 << 20  # less than this is read before a thread has started
 

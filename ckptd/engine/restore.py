@@ -25,10 +25,11 @@ from ckptd.engine.small import MOST_BYTES as SMALL_BYTES
 from ckptd.engine.small import SmallReads
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.dtypes import DType
-from ckptd.format.index import Index, Piece, StoredTensor
+from ckptd.format.index import Index
 from ckptd.format.names import index_key, shard_key
 from ckptd.format.plain import plain_tensors
 from ckptd.format.slices import Box, TensorSlice
+from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.direct import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
 
 Array = NDArray[Any]
@@ -114,7 +115,7 @@ class Bundle:
         asked = list(wanted)
         small = self._find_small(asked) if len(asked) >= _MANY else None
         arrays = {} if small is None else small.arrays
-        found = {at: self._find(self.index.tensor(one.name), one) for at, one in enumerate(asked) if at not in arrays}
+        found = {at: self._find(one) for at, one in enumerate(asked) if at not in arrays}
         if small is not None:
             small.carry_out()
         if found:
@@ -192,8 +193,9 @@ class Bundle:
         taken = tensors.take(np.array(rows, np.int64))
         return SmallReads(self._objects, self.shard_key, tensor_of, taken, arrays) if arrays else None
 
-    def _find(self, tensor: StoredTensor, wanted: Wanted) -> _Found:
+    def _find(self, wanted: Wanted) -> _Found:
         """Find what a request needs, check that it is all there, and only then make room for it."""
+        tensor = self.index.tensor(wanted.name, wanted.box)
         box = Box.whole(tensor.shape) if wanted.box is None else wanted.box
         _check_box(tensor, box)
         pieces = self._pieces(tensor, box)

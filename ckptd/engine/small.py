@@ -18,8 +18,8 @@ from ckptd.engine.fetch import about, mismatch
 from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
-from ckptd.format.index import StoredTensor
 from ckptd.format.plain import PlainTensors
+from ckptd.format.stored import StoredTensor
 from ckptd.format.varint_columns import IntArray
 
 Array = NDArray[Any]

@@ -22,8 +22,8 @@ from ckptd.engine.objects import Objects
 from ckptd.engine.restore import Bundle
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.format import crc32c, strings
-from ckptd.format.index import Piece, StoredTensor
 from ckptd.format.names import index_key, parse_shard_key
+from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.base import ObjectStat
 
 Progress = Callable[[int, int], None]

@@ -10,9 +10,11 @@ import numpy as np
 
 from ckptd.errors import CkptdError
 from ckptd.format.dtypes import DType
+from ckptd.format.entry import form_of
 from ckptd.format.entry_columns import entry_columns
-from ckptd.format.index import MAX_INT64, Index, form_of
+from ckptd.format.index import Index
 from ckptd.format.names import tensor_key
+from ckptd.format.stored import MAX_INT64
 from ckptd.format.varint_columns import IntArray
 
 

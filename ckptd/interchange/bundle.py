@@ -11,8 +11,8 @@ from ckptd.engine.objects import Objects
 from ckptd.engine.restore import Bundle
 from ckptd.errors import CorruptionError
 from ckptd.format import crc32c
-from ckptd.format.index import Piece, StoredTensor
 from ckptd.format.slices import Box
+from ckptd.format.stored import Piece, StoredTensor
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts
 
 _WHOLE_BYTES = 16 << 20

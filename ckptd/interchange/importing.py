@@ -12,7 +12,8 @@ from ckptd.engine.placement import Placement, spread
 from ckptd.engine.verify import Progress
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c
-from ckptd.format.index import Entry, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import encode_index
 from ckptd.format.names import step_of, tensor_key
 from ckptd.interchange.flow import Flow
 from ckptd.interchange.source import Array, TensorFacts, TensorSource, unsupported

@@ -11,8 +11,10 @@ import numpy as np
 from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.format import names, tensors
 from ckptd.format.dtypes import DType
-from ckptd.format.index import Entry, Index, StoredTensor, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_index
 from ckptd.format.slices import Box, TensorSlice, parse_spec
+from ckptd.format.stored import StoredTensor
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -14,7 +14,8 @@ import pytest
 
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.format import names
-from ckptd.format.index import Entry, Index, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_index
 from ckptd.format.slices import Box, parse_key, parse_spec
 from ckptd.format.state_file import CheckpointState
 from tests.conformance.bundle_files import FIXTURES, BundleReader

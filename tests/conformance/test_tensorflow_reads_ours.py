@@ -12,7 +12,8 @@ import pytest
 from ckptd.format import dtypes, tensors
 from ckptd.format.crc32c import combine, crc32c
 from ckptd.format.dtypes import DType
-from ckptd.format.index import Entry, Index, encode_entries, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_entries, encode_index
 from ckptd.format.slices import Box, TensorSlice
 from tests.conformance.bundle_files import FIXTURES, BundleReader, BundleWriter, halves, sample
 

@@ -187,7 +187,8 @@ def test_a_near_miss_gets_one_helpful_line_and_the_right_exit_code(arguments, co
 
 def test_show_marks_slices_that_tensorflow_cannot_join(tmp_path, capsys):
     from ckptd.format.columns import slice_keys, slice_list_value
-    from ckptd.format.index import Entry, encode_entries
+    from ckptd.format.entry import Entry
+    from ckptd.format.index import encode_entries
     from ckptd.format.tensors import encode
 
     parts = [np.arange(4, dtype=np.uint16).reshape(2, 2) + 10 * n for n in range(2)]

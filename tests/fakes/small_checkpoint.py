@@ -11,7 +11,8 @@ import struct
 from collections.abc import Mapping
 
 from ckptd.format.crc32c import crc32c
-from ckptd.format.index import Entry, Index, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_index
 
 FLOAT = 1
 

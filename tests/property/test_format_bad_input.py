@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import coding, crc32c, dtypes, snappy, tensors
 from ckptd.format.block import encode_block
-from ckptd.format.index import Entry, Index, encode_entries, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_entries, encode_index
 from ckptd.format.slices import TensorSlice, parse_key, parse_spec
 from ckptd.format.state_file import CheckpointState
 from ckptd.format.table import FOOTER_SIZE, TRAILER_SIZE, BlockHandle, Footer

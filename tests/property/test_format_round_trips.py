@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ckptd.format import coding, columns, crc32c, dtypes, ordered_code, tensors
 from ckptd.format.bundle_pb2 import BundleEntryProto
 from ckptd.format.dtypes import DType
-from ckptd.format.index import Entry, Index, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_index
 from ckptd.format.names import tensor_key, tensor_name
 from ckptd.format.slices import Box, TensorSlice, parse_key
 from ckptd.format.state_file import CheckpointState

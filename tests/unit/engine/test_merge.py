@@ -8,7 +8,8 @@ from ckptd.engine.manifest import Manifest, Part
 from ckptd.engine.merge import merge
 from ckptd.engine.plan import plan
 from ckptd.format import crc32c, strings, tensors
-from ckptd.format.index import Entry, Index, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_index
 from ckptd.format.slices import Box, TensorSlice
 
 WORDS = [[b"a", b"", b"longer than that"], [b"x" * 300]]

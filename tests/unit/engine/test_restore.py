@@ -11,7 +11,8 @@ from ckptd.engine.blocks import blocks
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
-from ckptd.format.index import Entry, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import encode_index
 from ckptd.format.slices import Box, TensorSlice
 from ckptd.storage.locations import open_store
 from tests.conformance.bundle_files import BundleWriter, sample

@@ -6,7 +6,8 @@ from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFo
 from ckptd.format import table
 from ckptd.format.bundle_merge import MergeInput, merge_bundles
 from ckptd.format.bundle_pb2 import BundleHeaderProto
-from ckptd.format.index import Entry, Index, encode_index
+from ckptd.format.entry import Entry
+from ckptd.format.index import Index, encode_index
 from ckptd.format.slices import TensorSlice
 
 FLOAT = 1

@@ -5,7 +5,7 @@ import pytest
 
 from ckptd.errors import InvalidRequestError
 from ckptd.format import columns, crc32c
-from ckptd.format.index import NO_CRC32C, Entry
+from ckptd.format.entry import NO_CRC32C, Entry
 from ckptd.format.slices import TensorSlice
 
 EDGES = [

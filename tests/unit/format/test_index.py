@@ -8,7 +8,8 @@ import pytest
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import columns, table
 from ckptd.format.bundle_pb2 import BundleEntryProto, BundleHeaderProto
-from ckptd.format.index import NO_CRC32C, Entry, Index, encode_entries, encode_index
+from ckptd.format.entry import NO_CRC32C, Entry
+from ckptd.format.index import Index, encode_entries, encode_index
 from ckptd.format.slices import Box, TensorSlice
 
 FLOAT, STRING, RESOURCE = 1, 7, 20

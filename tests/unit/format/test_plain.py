@@ -7,8 +7,9 @@ import pytest
 
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
+from ckptd.format.entry import NO_CRC32C, Entry
 from ckptd.format.entry_columns import entry_columns
-from ckptd.format.index import NO_CRC32C, Entry, Index, encode_entries
+from ckptd.format.index import Index, encode_entries
 from ckptd.format.plain import plain_tensors
 from ckptd.format.slices import TensorSlice
 

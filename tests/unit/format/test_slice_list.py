@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ckptd.format import columns
-from ckptd.format.index import Entry
+from ckptd.format.entry import Entry
 from ckptd.format.slice_list import slice_columns
 from ckptd.format.slices import TensorSlice
 
