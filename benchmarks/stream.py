@@ -33,7 +33,8 @@ import numpy as np
 import stream_servers as far
 from measuring import cpu_of, forget_peak, markdown, medians, memory_of, parse_size
 
-CHUNK_BYTES = 1 << 20
+from ckptd.wire.chunks import CHUNK_BYTES
+
 BARE = ("bare aio", "bare threads")
 OURS = ("ckptd, nothing kept", "ckptd, disk")
 BARE_READ = ("read: bare aio", "read: bare threads")

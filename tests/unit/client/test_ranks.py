@@ -295,6 +295,7 @@ def test_a_lane_that_is_given_up_ends_its_stream_and_the_save(daemon, monkeypatc
 def test_lanes_of_a_rank_are_sent_one_after_the_other(tmp_path, monkeypatch):
     """The next is opened when all but the last chunks of one are sent: two would only share the connection."""
     from ckptd.engine.shard import LaneWriter
+    from ckptd.wire.chunks import CHUNK_BYTES
 
     order = []
     write = LaneWriter.write
@@ -307,7 +308,7 @@ def test_lanes_of_a_rank_are_sent_one_after_the_other(tmp_path, monkeypatch):
     daemon = Daemon(tmp_path, shards=2)
     try:
         with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
-            ckpt.save(1, {name: np.zeros(24 << 20, np.uint8) for name in "ab"}).result(BOUND_S)
+            ckpt.save(1, {name: np.zeros(24 * CHUNK_BYTES, np.uint8) for name in "ab"}).result(BOUND_S)
     finally:
         daemon.stop()
     assert sorted(order) == [0] * 24 + [1] * 24

@@ -10,11 +10,12 @@ from ckptd.client import remote_objects
 from ckptd.client.remote_objects import RemoteObjects, objects_for
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError, UnavailableError
 from ckptd.storage.local import LocalStore
+from ckptd.wire.chunks import CHUNK_BYTES
 from tests.unit.client.relay import Relay
 
 BOUND_S = 30.0
 KEY = "runs/a/model.ckpt-1.data-00000-of-00001"
-ARRAY = np.random.default_rng(0).integers(0, 255, 20 << 20, dtype=np.uint8)
+ARRAY = np.random.default_rng(0).integers(0, 255, 20 * CHUNK_BYTES, dtype=np.uint8)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import trustme
 from ckptd.errors import SessionAbortedError, UnavailableError
 from ckptd.format.index import Index
 from ckptd.wire import convert, methods, versions
+from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2, save_pb2, watch_pb2
 from tests.fakes.worker import WAIT_S, Worker
 from tests.unit.service.test_server import caught, health_of
@@ -121,8 +122,8 @@ def test_a_broken_stream_resumes_at_what_has_arrived(serve):
     (lane,) = rank.assignment.lanes
     broken = rank.stub.Write(iter(list(rank.requests(lane))[:3]), timeout=WAIT_S)  # open and two chunks
     assert [reply.received for reply in broken] == [0]
-    resumed = rank.stub.Write(rank.requests(lane, start=2 << 20), timeout=WAIT_S)
-    assert next(resumed).received == 2 << 20
+    resumed = rank.stub.Write(rank.requests(lane, start=2 * CHUNK_BYTES), timeout=WAIT_S)
+    assert next(resumed).received == 2 * CHUNK_BYTES
     assert list(resumed)[-1].ended
     assert rank.outcome().phase == save_pb2.SAVE_PHASE_PUBLISHED
 

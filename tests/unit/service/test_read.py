@@ -7,6 +7,7 @@ import pytest
 
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.wire import convert, methods
+from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2, watch_pb2
 from tests.fakes.coordinator import checkpoint
 from tests.unit.service.conftest import serving
@@ -29,7 +30,8 @@ def read(served, key=KEY, offset=0, size=-1):
 
 
 @pytest.mark.parametrize(
-    ("offset", "size"), [(0, -1), (0, 1), (7, 1 << 20), (1, (1 << 20) + 1), (2_499_999, 1), (2_500_000, -1), (5, 0)]
+    ("offset", "size"),
+    [(0, -1), (0, 1), (7, CHUNK_BYTES), (1, CHUNK_BYTES + 1), (2_499_999, 1), (2_500_000, -1), (5, 0)],
 )
 def test_a_byte_range_arrives_after_the_object_s_description(stored, offset, size):
     described, *blocks = read(stored, offset=offset, size=size)
@@ -38,7 +40,7 @@ def test_a_byte_range_arrives_after_the_object_s_description(stored, offset, siz
     assert (described.object_size, described.version) == (len(DATA), stat.version)
     wanted = DATA[offset:] if size == -1 else DATA[offset : offset + size]
     assert b"".join(blocks) == wanted
-    assert all(isinstance(block, memoryview) and len(block) <= 1 << 20 for block in blocks)
+    assert all(isinstance(block, memoryview) and len(block) <= CHUNK_BYTES for block in blocks)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(2_499_999, 2), (2_500_001, -1), (1 << 62, 1), (0, 2_500_001)])
