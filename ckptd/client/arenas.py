@@ -324,10 +324,11 @@ class ArenaHandover:
             )
         self._is_over.set()
 
-    def await_sums(self, deadline: Deadline) -> None:
-        """Wait until everything was handed over, the sums too, or dropped; not if the daemon does not take it from us.
+    def settle(self, deadline: Deadline, *, until_summed: bool) -> None:
+        """Wait until the daemon has said whether it takes the bytes from memory; if so, until all is handed over.
 
-        Whatever is said to the daemon meanwhile takes time from copies that training waits for, other ranks' too.
+        The latter with `until_summed` only. Whatever is said to the daemon while a rank still copies takes time from
+        copies that training waits for, other ranks' too.
         """
         try:
             settled(self._begun, deadline.remaining_s)
@@ -336,7 +337,8 @@ class ArenaHandover:
             self._link.known.discard(self._digest)
             return
         self._link.known.add(self._digest)
-        self._is_over.wait(deadline.remaining_s)
+        if until_summed:
+            self._is_over.wait(deadline.remaining_s)
 
 
 def settled(answer: Future[Answer], timeout_s: float) -> Answer:

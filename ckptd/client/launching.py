@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ckptd.client.capturing import takes_long
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation, Prepared
 from ckptd.client.saving import carry_out
@@ -82,7 +83,8 @@ class Launcher:
                 room.give_back()
         if handover is not None:
             handover.seal()
-            arguments = (snapshot, handover, time.monotonic() - began)
+            pause_s = time.monotonic() - began if takes_long(snapshot.manifest) else 0.0
+            arguments = (snapshot, handover, pause_s)
             threading.Thread(target=_sum_behind, args=arguments, name="ckptd-sums", daemon=True).start()
 
     def _carry(
@@ -111,8 +113,8 @@ class Launcher:
 def _sum_behind(snapshot: Snapshot, handover: Handover, pause_s: float) -> None:
     """Sum what was captured, and hand the sums over, while training goes on.
 
-    Only after a pause as long as the copy took: other ranks on this host may not have come to the end of theirs, and
-    training stands still until the last of them has.
+    After a long copy there is a pause of the same length: other ranks on this host may not have come to the end of
+    theirs, and training stands still until the last of them has.
     """
     time.sleep(pause_s)
     try:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import grpc
 
 from ckptd.client.arenas import ArenaHandover, ArenaRoom
+from ckptd.client.capturing import takes_long
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.host_memory import HostMemory, is_wanted
 from ckptd.client.lanes import LaneSource
@@ -128,7 +129,7 @@ class RemoteTransport:
         self._open()
         assert self._membership is not None  # made by `_open`
         if isinstance(handover, ArenaHandover):
-            handover.await_sums(deadline)
+            handover.settle(deadline, until_summed=takes_long(manifest))
         backoff = Backoff()
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))

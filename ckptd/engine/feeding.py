@@ -113,9 +113,10 @@ class Standstill:
         return self._is_over
 
     def wait(self, check: Callable[[], None]) -> None:
-        """Wait until it is over; `check` raises when there is nothing to wait for any more."""
+        """Wait until it is over; raise what ended a capture before. `check` raises what else ends the wait."""
         for capture in () if self._is_over else self._captures:
             while not capture.wait_sealed(_CHECK_S):
+                capture.check()
                 check()
 
     @contextmanager
