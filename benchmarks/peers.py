@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--frameworks", action="store_true", help="instead: frameworks' own saves, and ours for them")
     parser.add_argument("--dir", type=Path, help="where to write; default: a temporary directory")
     parser.add_argument("--pause-s", type=float, default=0.5, help="of rest before each save and cold restore")
-    parser.add_argument("--prepared-s", type=float, default=3.0, help="between joining a daemon and the first save")
+    parser.add_argument("--prepared-s", type=float, default=10.0, help="between joining a daemon and the first save")
     parser.add_argument(
         "--daemon-option", action="append", default=[], help="of ckptd serve; =, as in =--arena-bytes=4GiB"
     )

@@ -20,12 +20,12 @@ from ckptd.client.arrays import Array
 from ckptd.client.inventory import EncodedStrings, Inventory, Source
 from ckptd.client.placement import Placement
 from ckptd.client.rooms import Room
+from ckptd.engine.capture import LONG_BYTES
 from ckptd.engine.manifest import Manifest
 
 _STRIPE_BYTES = 8 << 20  # what one thread takes at a time
 _PARALLEL_BYTES = 16 << 20  # below this, starting threads takes longer than it saves
 _SMALL_BYTES = 128 << 10  # pieces below this keep threads waiting for the interpreter, not for memory
-_LONG_BYTES = 64 << 20  # less is copied within a few milliseconds, by everyone
 _NUM_COPIERS = max(1, min(4, os.cpu_count() or 1))
 
 
@@ -40,7 +40,7 @@ class _Piece(NamedTuple):
 
 def takes_long(manifest: Manifest) -> bool:
     """Whether copying takes so long that other ranks of this host may still be copying when this one is done."""
-    return manifest.size_bytes >= _LONG_BYTES
+    return manifest.size_bytes >= LONG_BYTES
 
 
 def capture(inventory: Inventory, placement: Placement, room: Room) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ckptd.engine.capture import Capture, Stretch
+from ckptd.engine.capture import LONG_BYTES, Capture, Stretch
 from ckptd.engine.layout import Column, Layout
 from ckptd.engine.manifest import STRING, Manifest
 from ckptd.engine.shard import LaneWriter
@@ -35,7 +35,7 @@ BLOCK_BYTES = 8 << 20
 """What is written at once; blocks begin at multiples of it in the shard."""
 
 _SHORT_BYTES = 384 << 20  # of all that a rank captures: copied in about 0.1 s, half as long again if a disk follows
-_POLL_S = 0.001  # how long a writer that has caught up with the capture sleeps
+_POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
 _CHECK_S = 0.02  # how often one that waits for a capture's end looks whether it still makes sense
 
 
@@ -98,16 +98,16 @@ def sum_rows(layout: Layout, segments: Column, begins: Column) -> Column:
 
 
 class Standstill:
-    """The time in which training stands still for a save: until all its captures are complete."""
+    """The time in which training stands still for a save: until all its captures, but the smallest, are complete."""
 
     def __init__(self, captures: Sequence[Capture]) -> None:
-        self._captures = captures
+        self._captures = [capture for capture in captures if len(capture.memory) >= LONG_BYTES]
         self._is_over = False
         self._turn = threading.Lock()
 
     @property
     def is_over(self) -> bool:
-        """Whether every capture is complete."""
+        """Whether every capture that takes long is complete."""
         if not self._is_over:
             self._is_over = all(capture.is_sealed for capture in self._captures)
         return self._is_over
@@ -115,9 +115,7 @@ class Standstill:
     def wait(self, check: Callable[[], None]) -> None:
         """Wait until it is over; raise what ended a capture before. `check` raises what else ends the wait."""
         for capture in () if self._is_over else self._captures:
-            while not capture.wait_sealed(_CHECK_S):
-                capture.check()
-                check()
+            _wait_sealed(capture, check)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -130,6 +128,12 @@ class Standstill:
         finally:
             if is_ours:
                 self._turn.release()
+
+
+def _wait_sealed(capture: Capture, check: Callable[[], None]) -> None:
+    while not capture.wait_sealed(_CHECK_S):
+        capture.check()
+        check()
 
 
 def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Column, standstill: Standstill) -> None:
@@ -150,6 +154,7 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         memory = memoryview(cast("Buffer", capture.memory))
         summed: list[Future[None]] = []
         if len(capture.memory) <= _SHORT_BYTES:
+            _wait_sealed(capture, check)
             standstill.wait(check)
         with ThreadPoolExecutor(1, "ckptd-sum") as summing:
             for run in runs:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ckptd.engine.capture import LONG_BYTES
 from ckptd.engine.feeding import Standstill
 from ckptd.errors import CkptdError, SessionAbortedError
 
@@ -17,7 +18,8 @@ A_MOMENT_S = 0.1
 class Copying:
     """As much of a capture as the time until its end goes by."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_bytes: int = LONG_BYTES) -> None:
+        self.memory = range(size_bytes)  # as much as is asked of it: a length
         self.sealed = threading.Event()
         self.error: CkptdError | None = None
 
@@ -57,8 +59,9 @@ def test_it_is_over_when_the_last_capture_is_complete() -> None:
     assert standstill.is_over
 
 
-def test_without_captures_there_is_none() -> None:
+def test_small_captures_are_not_waited_for() -> None:
     assert Standstill([]).is_over
+    assert Standstill([Copying(LONG_BYTES - 1)]).is_over
 
 
 def test_waiting_ends_with_a_capture_that_was_given_up_and_with_what_else_ends_it() -> None:
