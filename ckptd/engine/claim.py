@@ -7,10 +7,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ckptd.engine.capture import Capture
-from ckptd.engine.feeding import Run, Standstill, feed, runs_of, stretches_of, sum_rows
+from ckptd.engine.feeding import Run, feed, runs_of, stretches_of, sum_rows
 from ckptd.engine.layout import Assignment, Column, Layout, Road
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.shard import LaneWriter
+from ckptd.engine.standstill import Standstill
 
 
 @dataclass(slots=True)

@@ -5,27 +5,25 @@ rank changes meanwhile, it changes before the sum is taken, and the sum no longe
 block is summed, by a thread of the lane's own, the disk has the next. A bucket is sent a block from where it lies, and
 so it is summed before: the bucket itself refuses other bytes than those.
 
-For as long as a rank captures, training stands still and wants the processors for itself: nothing is summed before the
-last has come to its end, and one lane at a time writes. Captures that take only a moment are left alone altogether, as
-following them would gain less than it takes from the copies.
+While ranks capture, nothing is summed and one lane at a time writes (see `standstill`). Captures that take only a
+moment are left alone altogether, as following them would gain less than it takes from the copies.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ckptd.engine.capture import LONG_BYTES, Capture, Stretch
+from ckptd.engine.capture import Capture, Stretch
 from ckptd.engine.layout import Column, Layout
 from ckptd.engine.manifest import STRING, Manifest
 from ckptd.engine.shard import LaneWriter
+from ckptd.engine.standstill import Standstill, wait_sealed
 from ckptd.errors import CkptdError
 
 if TYPE_CHECKING:
@@ -36,7 +34,6 @@ BLOCK_BYTES = 8 << 20
 
 _SHORT_BYTES = 384 << 20  # of all that a rank captures: copied in about 0.1 s, half as long again if a disk follows
 _POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
-_CHECK_S = 0.02  # how often one that waits for a capture's end looks whether it still makes sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,45 +94,6 @@ def sum_rows(layout: Layout, segments: Column, begins: Column) -> Column:
     return begins[layout.segment_item[segments]] + (layout.segment_item_offset[segments] > 0)
 
 
-class Standstill:
-    """The time in which training stands still for a save: until all its captures, but the smallest, are complete."""
-
-    def __init__(self, captures: Sequence[Capture]) -> None:
-        self._captures = [capture for capture in captures if len(capture.memory) >= LONG_BYTES]
-        self._is_over = False
-        self._turn = threading.Lock()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every capture that takes long is complete."""
-        if not self._is_over:
-            self._is_over = all(capture.is_sealed for capture in self._captures)
-        return self._is_over
-
-    def wait(self, check: Callable[[], None]) -> None:
-        """Wait until it is over; raise what ended a capture before. `check` raises what else ends the wait."""
-        for capture in () if self._is_over else self._captures:
-            _wait_sealed(capture, check)
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Be the only one to work, until it is over."""
-        is_ours = False
-        while not (self.is_over or is_ours):
-            is_ours = self._turn.acquire(timeout=_CHECK_S)
-        try:
-            yield
-        finally:
-            if is_ours:
-                self._turn.release()
-
-
-def _wait_sealed(capture: Capture, check: Callable[[], None]) -> None:
-    while not capture.wait_sealed(_CHECK_S):
-        capture.check()
-        check()
-
-
 def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Column, standstill: Standstill) -> None:
     """Write a lane from captured memory until it has ended; its failures reach the save through the lane.
 
@@ -154,7 +112,7 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         memory = memoryview(cast("Buffer", capture.memory))
         summed: list[Future[None]] = []
         if len(capture.memory) <= _SHORT_BYTES:
-            _wait_sealed(capture, check)
+            wait_sealed(capture, check)
             standstill.wait(check)
         with ThreadPoolExecutor(1, "ckptd-sum") as summing:
             for run in runs:

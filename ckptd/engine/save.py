@@ -19,7 +19,7 @@ from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.claim import Claim
 from ckptd.engine.deadlines import Debt, waiting_for, why_over
-from ckptd.engine.feeding import Standstill, first_sums
+from ckptd.engine.feeding import first_sums
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment, Lane, Layout, Road
 from ckptd.engine.log import log_failed, log_saved, logger
@@ -28,6 +28,7 @@ from ckptd.engine.merge import merge
 from ckptd.engine.records import Record
 from ckptd.engine.session import Event, Session
 from ckptd.engine.shard import LaneWriter
+from ckptd.engine.standstill import Standstill
 from ckptd.engine.surroundings import Surroundings
 from ckptd.errors import (
     CkptdError,

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ckptd.engine.capture import LONG_BYTES
-from ckptd.engine.feeding import Standstill
+from ckptd.engine.standstill import Standstill
 from ckptd.errors import CkptdError, SessionAbortedError
 
 BOUND_S = 10.0
