@@ -84,16 +84,16 @@ def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
     real, cuts = RemoteObjects._blocks, []
 
     def cutting(self, key, offset, size, deadline):
-        for number, block in enumerate(real(self, key, offset, size, deadline)):
+        for block in real(self, key, offset, size, deadline):
             yield block
-            if number == 2 and len(cuts) < 3:
+            if len(cuts) < 3:
                 cuts.append(offset)
                 relay.cut()
 
     monkeypatch.setattr(RemoteObjects, "_blocks", cutting)
     with Checkpointer(relay.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         assert (ckpt.restore()["a"] == ARRAY).all()
-    assert len(cuts) == 3
+    assert len(cuts) >= 3
     relay.close()
 
 
