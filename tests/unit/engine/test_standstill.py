@@ -89,13 +89,17 @@ def test_one_works_at_a_time_until_it_is_over_and_then_all_do() -> None:
             at_work.append(number)
             go_on.wait(BOUND_S)
 
+    def await_workers(count: int) -> None:
+        bound = time.monotonic() + BOUND_S
+        while len(at_work) < count and time.monotonic() < bound:
+            time.sleep(0.01)
+
     workers = [begin(lambda number=number: work(number)) for number in range(3)]
+    await_workers(1)
     time.sleep(A_MOMENT_S)
     assert len(at_work) == 1
     capture.sealed.set()  # whoever waits for a turn needs none any more, though the first has not ended
-    bound = time.monotonic() + BOUND_S
-    while len(at_work) < 3 and time.monotonic() < bound:
-        time.sleep(0.01)
+    await_workers(3)
     assert sorted(at_work) == [0, 1, 2]
     go_on.set()
     for worker in workers:
