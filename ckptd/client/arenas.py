@@ -324,7 +324,7 @@ class ArenaHandover:
             )
         self._is_over.set()
 
-    def settle(self, deadline: Deadline, *, until_summed: bool) -> None:
+    def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
         """Wait until the daemon has said whether it takes the bytes from memory; if so, until all is handed over.
 
         The latter with `until_summed` only. Whatever is said to the daemon while a rank still copies takes time from

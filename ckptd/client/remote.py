@@ -129,7 +129,7 @@ class RemoteTransport:
         self._open()
         assert self._membership is not None  # made by `_open`
         if isinstance(handover, ArenaHandover):
-            handover.settle(deadline, until_summed=takes_long(manifest))
+            handover.wait(deadline, until_summed=takes_long(manifest))
         backoff = Backoff()
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))

@@ -99,8 +99,12 @@ def _touching(value: bytes, shape: tuple[int, ...], box: Box) -> list[tuple[Tens
     fits = np.where(is_whole, starts == 0, starts >= 0) & (counts > 0) & (counts <= sizes - starts)
     if not fits.all() or tiling.find_overlap_in_columns(starts, counts) is not None:
         return None
-    has_some = ((starts < np.array(box.stop, np.int64)) & (starts + counts > np.array(box.start, np.int64))).all(axis=1)
-    rows = np.flatnonzero(has_some)
+    # The box is the caller's and may reach anywhere, beyond 64 bits too.
+    begin, end = (
+        np.array([min(max(at, 0), size) for at, size in zip(corner, shape, strict=True)], np.int64)
+        for corner in (box.start, box.stop)
+    )
+    rows = np.flatnonzero(((starts < end) & (starts + counts > begin)).all(axis=1))
     return [
         (TensorSlice(tuple(zip(start, (None if n == WHOLE else n for n in recorded), strict=True))), Box(start, count))
         for start, recorded, count in zip(

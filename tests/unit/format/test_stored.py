@@ -47,6 +47,8 @@ def test_a_box_that_does_not_fit_is_the_callers_to_refuse(count: int) -> None:
     index = index_of(entries(count))
     assert index.tensor("w", Box((0,), (1,))) == index.tensor("w")
     assert index.tensor("w", Box((2 * count, 0), (1, 1))).pieces == ()
+    assert index.tensor("w", Box((1 << 70, 0), (1, 1))).pieces == ()
+    assert index.tensor("w", Box((-(1 << 70), 0), (1, 1))).pieces == ()
 
 
 @FEW_AND_MANY
