@@ -20,7 +20,8 @@ from measuring import cpu_of, memory_of, shared_memory_of
 from ckptd.demo.processes import Daemon
 
 BOUND_S = 600.0
-_KEPT_MAPPED = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# Ranks are as many as the cores or more. Numpy reads it when it is imported: it has to be there before a rank starts.
+_ONE_THREAD_EACH = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class CrewFailedError(Exception):
@@ -29,7 +30,6 @@ class CrewFailedError(Exception):
 
 def work(contender: type[Contender], job: Job, directory: Path, orders: Any) -> None:
     """Be one rank until told to end."""
-    os.environ.update(_KEPT_MAPPED)
     try:
         member = contender(job, directory)
         orders.send((True, member.size_bytes()))
@@ -66,6 +66,7 @@ class Crew:
         addresses = {"meeting": f"127.0.0.1:{free_port()}"}
         if self.contender.needs_daemon:
             addresses["daemon"] = self._start_daemon()
+        os.environ.update(_ONE_THREAD_EACH)
         spawn = multiprocessing.get_context("spawn")
         for rank in range(self._job.processes):
             ours, theirs = spawn.Pipe()

@@ -24,6 +24,7 @@ class SharedCapture:
         offsets: Column,
         num_sums: int,
         *,
+        is_staged: bool = False,
         on_saved: Callable[[str, Sequence[Stretch]], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -34,11 +35,13 @@ class SharedCapture:
             generation: which filling of it this is.
             offsets: per part, where its stored form begins.
             num_sums: how many checksums there will be.
+            is_staged: see `Capture`.
             on_saved: called with the prefix and what lies here of it, once the checkpoint is published.
             on_end: called once when the arena is looked at no longer.
         """
         self.memory: NDArray[np.uint8] = segment.data
         self.offsets = offsets
+        self.is_staged = is_staged
         self._segment = segment
         self._generation = generation
         self._num_sums = num_sums
@@ -47,6 +50,7 @@ class SharedCapture:
         self._lock = threading.Lock()
         self._is_sealed = False
         self._is_settled = threading.Event()  # sealed, or failed
+        self._is_summed = threading.Event()  # or failed
         self._sums: NDArray[np.uint32] | None = None
         self._error: CkptdError | None = None
         self._has_ended = False
@@ -67,6 +71,11 @@ class SharedCapture:
         """See `Capture`."""
         self._is_settled.wait(timeout_s)
         return self._is_sealed
+
+    def wait_summed(self, timeout_s: float) -> bool:
+        """See `Capture`."""
+        self._is_summed.wait(timeout_s)
+        return self._sums is not None
 
     def sums(self) -> NDArray[np.uint32] | None:
         """See `Capture`."""
@@ -94,6 +103,7 @@ class SharedCapture:
         with self._lock:
             if self._sums is None:
                 self._sums = np.frombuffer(crcs, "<u4").astype(np.uint32)
+        self._is_summed.set()
 
     def abandon(self, error: CkptdError) -> None:
         """Say that the worker is gone, or has given up: with `error` if something was still to come."""
@@ -103,6 +113,7 @@ class SharedCapture:
             elif self._sums is None:
                 self._sums = np.zeros(0, np.uint32)  # nobody can have changed the bytes since it died
         self._is_settled.set()
+        self._is_summed.set()
 
     def saved(self, prefix_key: str, stretches: Sequence[Stretch]) -> None:
         """See `Capture`."""

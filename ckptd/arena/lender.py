@@ -148,7 +148,16 @@ class Lender:
                     arena.idle_since = self._now()
 
     def begin(
-        self, place: Place, owner: object, arena_id: int, generation: int, offsets: Column, sizes: Column, num_sums: int
+        self,
+        place: Place,
+        owner: object,
+        arena_id: int,
+        generation: int,
+        offsets: Column,
+        sizes: Column,
+        num_sums: int,
+        *,
+        is_staged: bool = False,
     ) -> SharedCapture:
         """Follow a capture into an arena that `owner` was lent; what it held counts no longer.
 
@@ -176,6 +185,7 @@ class Lender:
                 generation,
                 offsets,
                 num_sums,
+                is_staged=is_staged,
                 on_saved=lambda key, stretches: self._saved(arena, generation, key, stretches),
                 on_end=lambda: self._ended(arena),
             )

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from ckptd.arena.lender import GENERATIONS
 from ckptd.arena.segment import Segment
 from ckptd.client.deadline import Deadline
+from ckptd.client.placement import Placement
 from ckptd.client.rooms import rounded_up
 from ckptd.engine.identity import Declaration
-from ckptd.engine.layout import Column
 from ckptd.engine.manifest import Manifest
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.wire import convert, frames, manifests, status
@@ -285,7 +285,7 @@ class ArenaHandover:
 
     @classmethod
     def begin(
-        cls, room: ArenaRoom, declaration: Declaration, offsets: Column, manifest: Manifest
+        cls, room: ArenaRoom, declaration: Declaration, placement: Placement, manifest: Manifest
     ) -> ArenaHandover | None:
         """Tell the daemon that `room` is about to be filled with what `manifest` lists; None if it is gone."""
         is_known = manifest.digest in room.link.known
@@ -293,7 +293,8 @@ class ArenaHandover:
             declare=convert.declaration_to_wire(declaration),
             arena=room.number,
             generation=room.segment.generation,
-            offsets=np.ascontiguousarray(offsets, "<i8").tobytes(),
+            offsets=np.ascontiguousarray(placement.offsets, "<i8").tobytes(),
+            staged=placement.is_staged,
             manifest=() if is_known else manifests.manifest_parts(manifest),
         )
         try:

@@ -17,12 +17,14 @@ from ckptd.errors import CkptdError, SessionAbortedError
 class LocalCapture:
     """Both ends of one: a `Handover` for who captures, a `Capture` for the engine."""
 
-    def __init__(self, room: Room, offsets: Column) -> None:
+    def __init__(self, room: Room, offsets: Column, *, is_staged: bool = False) -> None:
         self.memory: NDArray[np.uint8] = room.data
         self.offsets = offsets
+        self.is_staged = is_staged
         self._room = room
         self._is_sealed = False
         self._is_settled = threading.Event()  # sealed, or failed
+        self._is_summed = threading.Event()  # or failed
         self._sums: NDArray[np.uint32] | None = None
         self._error: CkptdError | None = None
 
@@ -36,11 +38,13 @@ class LocalCapture:
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
         """See `Handover`."""
         self._sums = sums
+        self._is_summed.set()
 
     def drop(self, reason: str) -> None:
         """See `Handover`."""
         self._error = SessionAbortedError(f"the save was given up: {reason}")
         self._is_settled.set()
+        self._is_summed.set()
 
     # The engine.
 
@@ -58,6 +62,11 @@ class LocalCapture:
         """See `Capture`."""
         self._is_settled.wait(timeout_s)
         return self._is_sealed
+
+    def wait_summed(self, timeout_s: float) -> bool:
+        """See `Capture`."""
+        self._is_summed.wait(timeout_s)
+        return self._sums is not None
 
     def sums(self) -> NDArray[np.uint32] | None:
         """See `Capture`."""

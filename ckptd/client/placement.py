@@ -27,6 +27,11 @@ class Placement:
     size_bytes: int
     staged: Column
 
+    @property
+    def is_staged(self) -> bool:
+        """Whether there are such parts."""
+        return len(self.staged) > 0
+
 
 def place(
     manifest: Manifest, lanes: Sequence[Lane] = (), staged: Mapping[int, int] | None = None, used_bytes: int = 0

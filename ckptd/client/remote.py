@@ -120,7 +120,7 @@ class RemoteTransport:
         if not isinstance(room, ArenaRoom) or not turn.may_begin(room.epoch, room.link):
             return None
         declaration = self._declaration(request, manifest, room.epoch)
-        return ArenaHandover.begin(room, declaration, placement.offsets, manifest)
+        return ArenaHandover.begin(room, declaration, placement, manifest)
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None

@@ -55,6 +55,8 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     options = server_options(config, environ)
     check_exposure(options)
     options.priority.check()
+    if caveat := options.priority.caveat():
+        _log.warning("%s", caveat)
     coordinator = Coordinator(
         open_store(config.root),
         settings=Settings(

@@ -35,10 +35,12 @@ class Capture(Protocol):
     Attributes:
         memory: where it is captured.
         offsets: per part of the rank's manifest, where its stored form begins in there.
+        is_staged: some of it was made in place. Whoever did can reach it still, and may go on to change it by mistake.
     """
 
     memory: NDArray[np.uint8]
     offsets: Column
+    is_staged: bool
 
     @property
     def available(self) -> int:
@@ -50,6 +52,9 @@ class Capture(Protocol):
 
     def wait_sealed(self, timeout_s: float) -> bool:
         """Wait until it is sealed, or `timeout_s` has passed, or it has failed; return whether it is sealed."""
+
+    def wait_summed(self, timeout_s: float) -> bool:
+        """Wait until `sums` has an answer, or `timeout_s` has passed, or it has failed; return whether it has one."""
 
     def sums(self) -> NDArray[np.uint32] | None:
         """Return the checksums that its rank took of it, None while they are still to come.

@@ -6,24 +6,31 @@ block is summed, by a thread of the lane's own, the disk has the next. A bucket 
 so it is summed before: the bucket itself refuses other bytes than those.
 
 While ranks capture, nothing is summed and one lane at a time writes (see `standstill`). Captures that take only a
-moment are left alone altogether, as following them would gain less than it takes from the copies.
+moment are left alone altogether, as following them would gain less than it takes from the copies. Training goes on
+after that, and sums have time until the disk is done: the rank's own come first, and few cores sum at once.
+
+What was staged is different in one way. Training can reach it, and might change it by mistake as soon as its rank has
+sealed it: between a block's way to the disk and its sum there must be no waiting then.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ckptd.engine.capture import Capture, Stretch
+from ckptd.engine.capture import LONG_BYTES, Capture, Stretch
 from ckptd.engine.layout import Column, Layout
 from ckptd.engine.manifest import STRING, Manifest
 from ckptd.engine.shard import LaneWriter
-from ckptd.engine.standstill import Standstill, wait_sealed
+from ckptd.engine.standstill import Standstill, wait_sealed, wait_summed
 from ckptd.errors import CkptdError
 
 if TYPE_CHECKING:
@@ -33,6 +40,8 @@ BLOCK_BYTES = 8 << 20
 """What is written at once; blocks begin at multiples of it in the shard."""
 
 _SHORT_BYTES = 384 << 20  # of all that a rank captures: copied in about 0.1 s, half as long again if a disk follows
+_CORES_PER_SUM = 4  # of which one at most is taken from training
+_summing = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // _CORES_PER_SUM))
 _POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
 
 
@@ -104,14 +113,19 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         capture.check()
         lane.check_open()
 
+    has_time = len(capture.memory) >= LONG_BYTES and not capture.is_staged
+
     def sum_block(position: int, data: memoryview) -> None:
         standstill.wait(check)
-        lane.sum(position, data)
+        if has_time:
+            wait_summed(capture, check)
+        with _summing if has_time else nullcontext():
+            lane.sum(position, data)
 
     try:
         memory = memoryview(cast("Buffer", capture.memory))
         summed: list[Future[None]] = []
-        if len(capture.memory) <= _SHORT_BYTES:
+        if len(capture.memory) <= _SHORT_BYTES or capture.is_staged:
             wait_sealed(capture, check)
             standstill.wait(check)
         with ThreadPoolExecutor(1, "ckptd-sum") as summing:
@@ -128,9 +142,9 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
                         summed.append(summing.submit(sum_block, run.lane_offset + at, data))
         for each in summed:
             each.result()
-        while (sums := capture.sums()) is None:
-            check()
-            time.sleep(_POLL_S)
+        wait_summed(capture, check)
+        sums = capture.sums()
+        assert sums is not None
         lane.finish(sums[sum_rows] if len(sums) else None)
     except CkptdError as error:
         lane.fail(error)

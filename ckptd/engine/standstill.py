@@ -49,6 +49,15 @@ class Standstill:
 
 def wait_sealed(capture: Capture, check: Callable[[], None]) -> None:
     """Wait until a capture is complete; raise what ended it before. `check` raises what else ends the wait."""
-    while not capture.wait_sealed(_CHECK_S):
+    _wait(capture, capture.wait_sealed, check)
+
+
+def wait_summed(capture: Capture, check: Callable[[], None]) -> None:
+    """Wait until the checksums of a capture's rank are there, or will never come. Raises as `wait_sealed` does."""
+    _wait(capture, capture.wait_summed, check)
+
+
+def _wait(capture: Capture, wait: Callable[[float], bool], check: Callable[[], None]) -> None:
+    while not wait(_CHECK_S):
         capture.check()
         check()

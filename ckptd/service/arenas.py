@@ -274,6 +274,7 @@ class _Connection:
             np.frombuffer(request.offsets, "<i8").astype(np.int64),
             manifest.sizes,
             int(first_sums(manifest)[-1]),
+            is_staged=request.staged,
         )
         try:
             declared = coordinator.declare(declaration, capture)

@@ -12,6 +12,7 @@ import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from ckptd.errors import InvalidRequestError, UnavailableError
 
@@ -22,6 +23,8 @@ _CLASS_AND_LEVEL = {"best-effort": (2, 7), "idle": (3, 0)}
 _CLASS_SHIFT = 13
 _WHO_THREAD = 1
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
+
+_AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,6 +55,20 @@ class Priority:
                 _set_io_priority(*_CLASS_AND_LEVEL[self.io_class])
         except OSError as error:
             raise UnavailableError(f"the kernel refuses this priority: {error.strerror}", actual=str(self)) from error
+
+    def caveat(self) -> str:
+        """Return what is known to keep `nice` from making others go first, in words; empty if nothing is."""
+        try:
+            is_grouped = _AUTOGROUP.read_text().strip() == "1"
+        except OSError:
+            return ""
+        if not (self.nice and is_grouped):
+            return ""
+        return (
+            f"nice {self.nice} counts only against threads of the daemon's own session: this kernel first shares the "
+            f"processors among sessions (sched_autogroup_enabled). Writing 5 to /proc/{os.getpid()}/autogroup lets "
+            "others go first"
+        )
 
     def check(self) -> None:
         """Raise what `apply` would, and change nothing: it is tried in a thread of its own."""

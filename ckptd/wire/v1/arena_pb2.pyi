@@ -75,18 +75,20 @@ class ArenaMemory(_message.Message):
     def __init__(self, id: _Optional[int] = ..., size_bytes: _Optional[int] = ..., in_use: bool = ...) -> None: ...
 
 class ArenaBegin(_message.Message):
-    __slots__ = ("declare", "arena", "generation", "offsets", "manifest")
+    __slots__ = ("declare", "arena", "generation", "offsets", "manifest", "staged")
     DECLARE_FIELD_NUMBER: _ClassVar[int]
     ARENA_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     OFFSETS_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    STAGED_FIELD_NUMBER: _ClassVar[int]
     declare: _save_pb2.DeclareRequest
     arena: int
     generation: int
     offsets: bytes
     manifest: _containers.RepeatedCompositeFieldContainer[_save_pb2.ManifestPart]
-    def __init__(self, declare: _Optional[_Union[_save_pb2.DeclareRequest, _Mapping]] = ..., arena: _Optional[int] = ..., generation: _Optional[int] = ..., offsets: _Optional[bytes] = ..., manifest: _Optional[_Iterable[_Union[_save_pb2.ManifestPart, _Mapping]]] = ...) -> None: ...
+    staged: bool
+    def __init__(self, declare: _Optional[_Union[_save_pb2.DeclareRequest, _Mapping]] = ..., arena: _Optional[int] = ..., generation: _Optional[int] = ..., offsets: _Optional[bytes] = ..., manifest: _Optional[_Iterable[_Union[_save_pb2.ManifestPart, _Mapping]]] = ..., staged: bool = ...) -> None: ...
 
 class ArenaSeal(_message.Message):
     __slots__ = ("request_id", "sums_follow", "crcs")

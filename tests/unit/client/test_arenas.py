@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import pytest
 import ckptd
 from ckptd.client import capturing
 from ckptd.client.arenas import ArenaLink, ArenaRoom, ArenaRooms
-from ckptd.engine import feeding
+from ckptd.client.snapshot import Snapshot
+from ckptd.engine import feeding, standstill
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.storage.local import LocalStore
 from tests.unit.client.daemon import BOUND_S, Daemon, eventually
@@ -41,6 +43,9 @@ def daemon(tmp_path):
 def _when_written(request, monkeypatch):
     """Let captures be written once they are complete, as short ones are, or behind the copy, as long ones are."""
     monkeypatch.setattr(feeding, "_SHORT_BYTES", request.param)
+    if not request.param:
+        for module in (feeding, standstill):
+            monkeypatch.setattr(module, "LONG_BYTES", 0)
 
 
 @pytest.fixture
@@ -263,6 +268,31 @@ def test_bytes_that_are_staged_are_not_copied(daemon, connect, monkeypatch):
         assert (reader["w"] == step).all()
         assert reader["step"] == step
     assert ckptd.verify(daemon.root / "r").ok
+
+
+def test_what_is_staged_and_changed_by_mistake_is_never_saved_torn(daemon, connect, monkeypatch):
+    copying, summing = threading.Event(), threading.Event()
+    copy, take_sums = capturing._copy, Snapshot.sum
+    monkeypatch.setattr(capturing, "_copy", lambda *both: copying.wait(BOUND_S) and copy(*both))
+    monkeypatch.setattr(Snapshot, "sum", lambda snapshot: summing.wait(BOUND_S) and take_sums(snapshot))
+    ours, other = connect(0, 2), connect(1, 2)
+    staged = ours.staging("staged", (1000, 1000), np.float32)
+    staged[:] = 1
+    pending = [ours.save(1, {"staged": staged})]
+    saving = threading.Thread(target=lambda: pending.append(other.save(1, {"copied": np.ones((100, 1000))})))
+    saving.start()
+    time.sleep(0.3)  # who wrote it now, while the other rank copies, would have a sum of something else later
+    staged[:] = 2
+    copying.set()
+    saving.join(BOUND_S)
+    summing.set()
+    failures = [each.exception(BOUND_S) for each in pending]
+    if isinstance(failures[0], CorruptionError):  # it was written before, and the daemon knows what it wrote
+        assert not ours.checkpoints()
+        return
+    assert failures == [None, None]
+    assert ckptd.verify(daemon.root / "r").ok
+    assert (ckptd.load_checkpoint(daemon.root / "r")["staged"] == 2).all()
 
 
 def test_what_is_staged_for_one_save_survives_another_that_comes_first(daemon, connect):

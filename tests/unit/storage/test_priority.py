@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,17 @@ def test_what_this_system_cannot_do_is_said_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(priority, "_CLASS_AND_LEVEL", {"idle": (7, 0)})  # the kernel has no such class
     with pytest.raises(UnavailableError, match="refuses"):
         Priority(io_class="idle").check()
+
+
+@pytest.mark.parametrize(
+    ("setting", "nice", "warns"), [("1\n", 5, True), ("0\n", 5, False), ("1\n", None, False), (None, 5, False)]
+)
+def test_it_tells_where_a_nice_value_counts_in_one_session_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str | None, nice: int | None, warns: bool
+) -> None:
+    if setting is not None:
+        (tmp_path / "enabled").write_text(setting)
+    monkeypatch.setattr(priority, "_AUTOGROUP", tmp_path / "enabled")
+    assert bool(Priority(nice).caveat()) is warns
+    if warns:
+        assert f"/proc/{os.getpid()}/autogroup" in Priority(nice).caveat()
