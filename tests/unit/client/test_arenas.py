@@ -15,6 +15,7 @@ from ckptd.client import capturing
 from ckptd.client.arenas import ArenaLink, ArenaRoom, ArenaRooms
 from ckptd.client.snapshot import Snapshot
 from ckptd.engine import feeding, standstill
+from ckptd.engine.shard import LaneWriter
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.storage.local import LocalStore
 from tests.unit.client.daemon import BOUND_S, Daemon, eventually
@@ -293,6 +294,28 @@ def test_what_is_staged_and_changed_by_mistake_is_never_saved_torn(daemon, conne
     assert failures == [None, None]
     assert ckptd.verify(daemon.root / "r").ok
     assert (ckptd.load_checkpoint(daemon.root / "r")["staged"] == 2).all()
+
+
+def test_the_daemon_sums_a_long_capture_after_its_rank_has(daemon, connect, monkeypatch):
+    monkeypatch.setattr(feeding, "LONG_BYTES", 0)
+    summing, order = threading.Event(), []
+    take_sums, sum_block = Snapshot.sum, LaneWriter.sum
+
+    def sum_of_rank(snapshot):
+        assert summing.wait(BOUND_S)
+        order.append("rank")
+        return take_sums(snapshot)
+
+    monkeypatch.setattr(Snapshot, "sum", sum_of_rank)
+    monkeypatch.setattr(LaneWriter, "sum", lambda *given: order.append("daemon") or sum_block(*given))
+    ckpt = connect()
+    pending = ckpt.save(1, ARRAYS)
+    eventually(lambda: list((daemon.root / "r").rglob("*.data-*")))
+    time.sleep(0.1)
+    summing.set()
+    pending.result(BOUND_S)
+    assert order[0] == "rank"
+    assert "daemon" in order
 
 
 def test_what_is_staged_for_one_save_survives_another_that_comes_first(daemon, connect):
