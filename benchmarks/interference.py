@@ -1,7 +1,7 @@
 """What a save that is being written costs the training beside it: the time of its steps, with and without.
 
     python benchmarks/interference.py --dir /mnt/disk              # 2 GiB; one training process, then one on every core
-    python benchmarks/interference.py --daemon-option=--writer-nice=19 --daemon-option=--write-bytes-per-s=500000000
+    python benchmarks/interference.py --size 512MiB --daemon-option=--write-bytes-per-s=100000000
     python benchmarks/interference.py --processes 1 --cycles 20 --check
 
 Two trainings are measured. `demo` is the step of `ckptd demo`: a small network, matrix products that fit in the caches.
