@@ -12,7 +12,7 @@ import numpy as np
 from ckptd.arena.segment import Segment
 from ckptd.engine.objects import Objects
 from ckptd.format import crc32c
-from ckptd.storage.base import ObjectStat
+from ckptd.storage.base import AccessPattern, ObjectStat
 from ckptd.storage.local import LocalStore
 from ckptd.wire.v1 import arena_pb2
 
@@ -69,14 +69,9 @@ class HeldObjects:
         return self._objects
 
     @property
-    def gap_bytes(self) -> int:
-        """As for the store, where what is missing comes from."""
-        return self._objects.gap_bytes
-
-    @property
-    def num_readers(self) -> int:
-        """How many threads are best to copy at once."""
-        return os.cpu_count() or 1
+    def access(self) -> AccessPattern:
+        """As many readers as can copy at once; the gaps are those of the store, where what is missing comes from."""
+        return AccessPattern(num_readers=os.cpu_count() or 1, gap_bytes=self._objects.access.gap_bytes)
 
     def read_by_many(self) -> HeldObjects:
         """Return the same objects, for reading what other processes of this host read as well."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -13,13 +12,15 @@ import numpy as np
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError, UnavailableError
-from ckptd.storage.base import ObjectStat
+from ckptd.format import crc32c
+from ckptd.storage.base import AccessPattern, ObjectStat
 from ckptd.storage.locations import open_store
 from ckptd.wire import status
 from ckptd.wire.v1 import common_pb2, read_pb2
 
 ROOT_ID_KEY = ".ckptd/id"
 _ROOT_ID_LIMIT_BYTES = 4096
+_REQUEST_BYTES = 128 << 20  # what cannot go straight to its place is held in memory until all of it is here
 _TRIAL_S = 3.0  # a bucket may be reachable for the daemon alone
 
 
@@ -34,14 +35,12 @@ class RemoteObjects:
         self._timeout_s = timeout_s
 
     @property
-    def gap_bytes(self) -> int:
-        """The daemon takes longer to answer than to send this."""
-        return 256 << 10
+    def access(self) -> AccessPattern:
+        """One long stream: two share their connection, and a call of its own for each block costs as much as the block.
 
-    @property
-    def num_readers(self) -> int:
-        """Several streams, as each waits for the daemon's disk by itself."""
-        return 8
+        The daemon takes longer to answer than to send a gap.
+        """
+        return AccessPattern(num_readers=1, gap_bytes=256 << 10, request_bytes=_REQUEST_BYTES)
 
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
         """Return a whole object; `CorruptionError` when it is larger than `limit_bytes`."""
@@ -54,8 +53,12 @@ class RemoteObjects:
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:
         """Fill `into`, one after another, from byte `offset` on; a broken stream goes on where it stopped."""
-        rest = deque(memory.cast("B") for memory in into)
-        size, done = sum(map(len, rest)), 0
+        self.read_summed(key, offset, *into)
+
+    def read_summed(self, key: str, offset: int, *into: memoryview) -> list[int]:
+        """See `SummingObjects`; what arrives is summed when it is put in its place."""
+        places = _Places(into)
+        size, done = places.size_bytes, 0
         deadline, backoff = Deadline(self._timeout_s), Backoff()
         while done < size:
             try:
@@ -63,13 +66,14 @@ class RemoteObjects:
                     if len(block) > size - done:
                         raise CorruptionError("the daemon sent more than was asked for", key=key, offset=offset + done)
                     done += len(block)
-                    _put(block, rest)
+                    places.put(block)
                 if done < size:
                     raise CorruptionError(
                         "object ends early", key=key, offset=offset, expected=f"{size} bytes", actual=done
                     )
             except UnavailableError as error:
                 _pause(error, deadline, backoff)
+        return places.sums
 
     def stat(self, key: str) -> ObjectStat:
         """Describe one object; `NotFoundError` if there is none."""
@@ -122,16 +126,32 @@ def objects_for(stub: Any, address: str, peer: common_pb2.Peer, root: str, root_
     return RemoteObjects(stub, address, peer, root, timeout_s)
 
 
-def _put(block: memoryview, rest: deque[memoryview]) -> None:
-    """Copy a block to the beginning of `rest`, and take away from it what is full."""
-    while len(block):
-        memory = rest.popleft()
-        count = min(len(block), len(memory))
-        # numpy lets go of the interpreter's lock meanwhile: gRPC's thread puts the next block together.
-        np.copyto(np.frombuffer(memory, np.uint8, count), np.frombuffer(block, np.uint8, count))
-        block = block[count:]
-        if count < len(memory):
-            rest.appendleft(memory[count:])
+class _Places:
+    """Memory that is filled from its beginning to its end.
+
+    Attributes:
+        size_bytes: of all of it.
+        sums: the CRC-32C of what has been put into each part.
+    """
+
+    def __init__(self, parts: Sequence[memoryview]) -> None:
+        self._parts = [part.cast("B") for part in parts]
+        self._part = self._filled = 0
+        self.size_bytes = sum(map(len, self._parts))
+        self.sums = [0] * len(parts)
+
+    def put(self, block: memoryview) -> None:
+        """Copy a block to where the last one ended."""
+        while len(block):
+            part = self._parts[self._part][self._filled :]
+            count = min(len(block), len(part))
+            # numpy lets go of the interpreter's lock meanwhile: gRPC's thread puts the next block together.
+            np.copyto(np.frombuffer(part, np.uint8, count), np.frombuffer(block, np.uint8, count))
+            self.sums[self._part] = crc32c.extend(self.sums[self._part], block[:count])
+            block = block[count:]
+            self._filled += count
+            if count == len(part):
+                self._part, self._filled = self._part + 1, 0
 
 
 def _pause(error: UnavailableError, deadline: Deadline, backoff: Backoff) -> None:

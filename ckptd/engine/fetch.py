@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.engine.blocks import BLOCK_BYTES, Block
+from ckptd.engine.blocks import Block
 from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError, CorruptionError
 from ckptd.format import crc32c, tensors
@@ -75,21 +75,22 @@ class Fetch:
             self._carry_out(batch)
 
     def _carry_out(self, batch: Sequence[PieceRead]) -> None:
-        jobs = list(_jobs(batch))
+        access = self._objects.access
+        jobs = list(_jobs(batch, access.request_bytes))
         total = sum(block.size for read in batch for block in read.blocks)
         if total < _PARALLEL_BYTES or len(jobs) < 2:
             for job in jobs:
                 self._run(job)
         else:
             # The pool lives for one batch: threads that outlive a call are a hazard to programs that fork.
-            with ThreadPoolExecutor(min(self._objects.num_readers, len(jobs)), thread_name_prefix="ckptd-read") as pool:
+            with ThreadPoolExecutor(min(access.num_readers, len(jobs)), thread_name_prefix="ckptd-read") as pool:
                 for _ in pool.map(self._run, jobs):
                     pass
         for read in batch:
             self._check(read)
 
     def _run(self, job: Sequence[_Stretch]) -> None:
-        for group in _neighbours(job, self._objects.gap_bytes):
+        for group in _neighbours(job, self._objects.access.gap_bytes):
             at = group[0]  # whom an error is about
             try:
                 held = [self._memory(stretch) for stretch in group]
@@ -218,12 +219,12 @@ def _stretches(batch: Sequence[PieceRead]) -> list[_Stretch]:
     return found
 
 
-def _jobs(batch: Sequence[PieceRead]) -> Iterator[list[_Stretch]]:
-    """Group stretches into jobs of about one full block each, so that a thread's work outweighs its hand-over."""
+def _jobs(batch: Sequence[PieceRead], request_bytes: int) -> Iterator[list[_Stretch]]:
+    """Group stretches into jobs of about one full request each, so that a thread's work outweighs its hand-over."""
     job: list[_Stretch] = []
     size = 0
     for stretch in _stretches(batch):
-        if job and size + stretch.size > BLOCK_BYTES:
+        if job and size + stretch.size > request_bytes:
             yield job
             job, size = [], 0
         job.append(stretch)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from ckptd.storage.base import ObjectStat
+from ckptd.storage.base import AccessPattern, ObjectStat
 
 
 class Objects(Protocol):
     """What reading needs of a store. A store has it, and a client of a daemon offers it over the wire."""
 
     @property
-    def gap_bytes(self) -> int:
-        """Fewer unwanted bytes than these are better read than asked around."""
-
-    @property
-    def num_readers(self) -> int:
-        """How many threads are best to read at once."""
+    def access(self) -> AccessPattern:
+        """How they are read fastest."""
 
     def get(self, key: str, *, limit_bytes: int = ...) -> bytes:
         """Return a whole object."""
@@ -33,7 +29,7 @@ class Objects(Protocol):
 
 @runtime_checkable
 class SummingObjects(Objects, Protocol):
-    """Objects whose bytes come from memory, where summing them costs nothing while they are still at hand."""
+    """Objects whose bytes pass through the processor anyway: summing them costs little while they are at hand."""
 
     def read_summed(self, key: str, offset: int, *into: memoryview) -> list[int]:
         """Do as `read_into`, and return the CRC-32C of each of `into`."""

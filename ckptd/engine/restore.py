@@ -244,7 +244,7 @@ class Bundle:
             common = piece.box.intersect(box)
             assert common is not None  # `_pieces` took only those that have elements of the box
             start = tuple(n - base for n, base in zip(common.start, piece.box.start, strict=True))
-            covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.gap_bytes)
+            covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.access.gap_bytes)
             cut = list(blocks(piece.box.shape, covering, width))
             yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
 

@@ -76,7 +76,7 @@ class SmallReads:
         """Cut what lies in order of place into runs of neighbours, none of them too long."""
         shard, offset = self._tensors.shard_id, self._tensors.offset
         gaps = offset[1:] - (offset + self._tensors.size)[:-1]
-        is_far = (shard[1:] != shard[:-1]) | (gaps < 0) | (gaps >= self._objects.gap_bytes)
+        is_far = (shard[1:] != shard[:-1]) | (gaps < 0) | (gaps >= self._objects.access.gap_bytes)
         starts = [0, *(np.flatnonzero(is_far) + 1).tolist(), len(offset)]
         for begin, end in pairwise(starts):
             while begin < end:

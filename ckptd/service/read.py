@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from ckptd.errors import CorruptionError, InvalidRequestError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ckptd.engine.coordinator import Coordinator
 
 _SETTLE_S = 30.0
+_MESSAGES_AT_ONCE = 2
+_MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
 
 class ReadService:
@@ -70,19 +73,29 @@ class ReadService:
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
             )
-            ahead = self._pools.begin(blocks.read)
+            ahead: deque[asyncio.Future[list[bytes]]] = deque()
             try:
                 await call.write(described.SerializeToString(), stall_s=stall_s)
-                while message := await ahead:
-                    # The disk is at work while the peer takes what it has brought.
-                    ahead = self._pools.begin(blocks.read)
-                    await call.write(message, stall_s=stall_s)
+                while not blocks.is_over or ahead:
+                    # The store is at work while the peer takes what it has brought.
+                    messages, reads = self._ahead()
+                    while not blocks.is_over and len(ahead) <= reads:
+                        ahead.append(self._pools.begin(blocks.read, blocks.next(messages)))
+                    for message in await ahead.popleft():
+                        await call.write(message, stall_s=stall_s)
             finally:
-                ahead.cancel()
+                for reading in ahead:
+                    reading.cancel()
+
+    def _ahead(self) -> tuple[int, int]:
+        """Return how many messages of a stream are read at once, and how many such reads go ahead of the peer."""
+        share = max(1, _MOST_AHEAD // self._flow.read_streams.held)
+        messages = min(_MESSAGES_AT_ONCE, share)
+        return messages, max(1, min(self._coordinator.store.access.num_readers // 2, share // messages))
 
 
 class _Blocks:
-    """Reads a byte range of one object, message by message; one thread at a time may ask."""
+    """Reads a byte range of one object, a few messages at a time."""
 
     def __init__(self, coordinator: Coordinator, key: str, start: int, end: int) -> None:
         self._coordinator = coordinator
@@ -90,13 +103,21 @@ class _Blocks:
         self._at = start
         self._end = end
 
-    def read(self) -> bytes:
-        """Return the next message, b"" at the end."""
-        at, size = self._at, min(chunks.CHUNK_BYTES, self._end - self._at)
-        if size:
-            self._coordinator.note_read(self._key)
-        self._at += size
-        return chunks.encode_block(size, lambda place: self._coordinator.store.read_into(self._key, at, place))
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it has been asked for."""
+        return self._at == self._end
+
+    def next(self, messages: int) -> range:
+        """Return which bytes come next, at most so many messages of them."""
+        begin, self._at = self._at, min(self._at + messages * chunks.CHUNK_BYTES, self._end)
+        return range(begin, self._at)
+
+    def read(self, span: range) -> list[bytes]:
+        """Return the messages with these bytes. Several threads may ask at once."""
+        self._coordinator.note_read(self._key)
+        store = self._coordinator.store
+        return chunks.encode_blocks(len(span), lambda places: store.read_into(self._key, span.start, *places))
 
 
 def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:

@@ -92,6 +92,21 @@ class Lock(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class AccessPattern:
+    """How one process reads fastest from somewhere.
+
+    Attributes:
+        num_readers: threads that read at once.
+        gap_bytes: of what lies apart: fewer unwanted bytes than these, in between, are better read than asked around.
+        request_bytes: of what lies side by side: about so much is best asked for at once.
+    """
+
+    num_readers: int
+    gap_bytes: int
+    request_bytes: int = 8 << 20
+
+
 class Store(Protocol):
     """A place where objects live. See the module for what every method promises."""
 
@@ -104,12 +119,8 @@ class Store(Protocol):
         """What an acknowledged write survives here."""
 
     @property
-    def gap_bytes(self) -> int:
-        """Who reads what lies apart: fewer unwanted bytes than these, in between, are better read than asked around."""
-
-    @property
-    def num_readers(self) -> int:
-        """So many threads of one process read fastest from here."""
+    def access(self) -> AccessPattern:
+        """How objects are read fastest from here."""
 
     @property
     def has_locks(self) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
-from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
+from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.disk import Disk, FileStatus, SystemDisk, WriteRoad
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
 from ckptd.storage.local_reader import fill
@@ -63,14 +63,9 @@ class LocalStore:
         return Durability.LOCAL_DISK
 
     @property
-    def gap_bytes(self) -> int:
-        """A page: the disk reads no less."""
-        return 4096
-
-    @property
-    def num_readers(self) -> int:
-        """Enough to keep a disk busy while others check and copy."""
-        return 4
+    def access(self) -> AccessPattern:
+        """Readers enough to keep a disk busy while others check and copy; a page is the least that it reads."""
+        return AccessPattern(num_readers=4, gap_bytes=4096)
 
     @property
     def has_locks(self) -> bool:

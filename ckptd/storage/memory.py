@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError
-from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
+from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.bucket import scatter
 from ckptd.storage.keys import check_directory, check_key
 
@@ -60,14 +60,9 @@ class MemoryStore:
         return Durability.MEMORY
 
     @property
-    def gap_bytes(self) -> int:
-        """Little: asking again costs nothing."""
-        return 4096
-
-    @property
-    def num_readers(self) -> int:
-        """As many as there are likely processors."""
-        return 4
+    def access(self) -> AccessPattern:
+        """As many readers as there are likely processors; asking again costs nothing."""
+        return AccessPattern(num_readers=4, gap_bytes=4096)
 
     @property
     def has_locks(self) -> bool:

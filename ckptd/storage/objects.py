@@ -25,7 +25,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
-from ckptd.storage.base import Buffer, Durability, Lock, ObjectStat, ObjectWriter
+from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.bucket import Bucket, Head
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join, named
 from ckptd.storage.multipart import MultipartWriter, abort_upload
@@ -71,14 +71,9 @@ class ObjectStore:
         return Durability.OBJECT_STORE
 
     @property
-    def gap_bytes(self) -> int:
-        """A bucket takes longer to answer than to send this."""
-        return 256 << 10
-
-    @property
-    def num_readers(self) -> int:
-        """Many: they wait for the bucket most of the time."""
-        return 8
+    def access(self) -> AccessPattern:
+        """Many readers, as they wait for the bucket most of the time: it takes longer to answer than to send a gap."""
+        return AccessPattern(num_readers=8, gap_bytes=256 << 10)
 
     @property
     def has_locks(self) -> bool:

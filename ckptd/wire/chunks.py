@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import SEEK_CUR, BytesIO
 
@@ -91,22 +92,31 @@ def decode_write(message: bytes) -> WriteMessage:
     return Chunk(parsed.chunk.position, parsed.chunk.crc32c, memoryview(parsed.chunk.data))
 
 
-def encode_block(size: int, fill: Callable[[memoryview], None]) -> bytes:
-    """Return ``ReadReply{data}`` as bytes; `fill` puts the `size` bytes of data into their place in it.
+def encode_blocks(size: int, fill: Callable[[list[memoryview]], None]) -> list[bytes]:
+    """Return messages ``ReadReply{data}`` for `size` bytes of data; `fill` puts the data into its places in them.
 
     `BytesIO` lets its content be written in place and then gives it away: what is read from a file is not copied again.
     """
-    if not size:
-        return b""
+    messages = []
+    with ExitStack() as opened:
+        places = []
+        for at in range(0, size, CHUNK_BYTES):
+            message, place = _empty_block(min(CHUNK_BYTES, size - at), opened)
+            messages.append(message)
+            places.append(place)
+        fill(places)
+    return [message.getvalue() for message in messages]
+
+
+def _empty_block(size: int, opened: ExitStack) -> tuple[BytesIO, memoryview]:
     header = bytearray((_READ_DATA,))
     _put_varint(header, size)
     message = BytesIO()
     message.write(header)
     message.seek(size - 1, SEEK_CUR)
     message.write(b"\0")
-    with message.getbuffer() as whole, whole[len(header) :] as place:
-        fill(place)
-    return message.getvalue()
+    whole = opened.enter_context(message.getbuffer())
+    return message, opened.enter_context(whole[len(header) :])
 
 
 def decode_read_reply(message: bytes) -> memoryview | read_pb2.ReadReply:

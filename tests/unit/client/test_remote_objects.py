@@ -8,7 +8,10 @@ import pytest
 from ckptd import Checkpointer
 from ckptd.client import remote_objects
 from ckptd.client.remote_objects import RemoteObjects, objects_for
+from ckptd.engine.objects import SummingObjects
+from ckptd.engine.restore import Bundle
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError, UnavailableError
+from ckptd.format import crc32c
 from ckptd.storage.local import LocalStore
 from ckptd.wire.chunks import CHUNK_BYTES
 from tests.unit.client.relay import Relay
@@ -64,6 +67,31 @@ def test_objects_are_described_and_read_in_any_part(remote):
     assert part == ARRAY[12345 : 12345 + len(part)].tobytes()
     assert remote.get(KEY) == ARRAY.tobytes()
     assert remote.location(KEY).endswith("/root/" + KEY)
+
+
+def test_what_is_read_is_summed_on_the_way_part_by_part(remote):
+    sizes = [5, 0, CHUNK_BYTES - 7, 3 * CHUNK_BYTES, 1]
+    parts = [np.zeros(size, np.uint8) for size in sizes]
+    assert isinstance(remote, SummingObjects)
+    sums = remote.read_summed(KEY, 77, *map(memoryview, parts))
+    at = 77
+    for part, crc in zip(parts, sums, strict=True):
+        assert (part == ARRAY[at : at + len(part)]).all()
+        assert crc == crc32c.crc32c(part.data)
+        at += len(part)
+
+
+def test_what_lies_side_by_side_is_asked_for_at_once(remote, monkeypatch):
+    asked = []
+    real = RemoteObjects._blocks
+
+    def noting(self, key, offset, size, deadline):
+        asked.append((key, offset, size))
+        return real(self, key, offset, size, deadline)
+
+    monkeypatch.setattr(RemoteObjects, "_blocks", noting)
+    assert (Bundle.open(remote, KEY.partition(".data")[0]).read("a") == ARRAY).all()
+    assert [(offset, size) for key, offset, size in asked if key == KEY] == [(0, len(ARRAY))]
 
 
 def test_what_is_not_there_or_too_short_or_too_large_is_said(remote):

@@ -24,7 +24,7 @@ class Noting:
     def __init__(self, store):
         self._store = store
         self.ranges = []
-        self.gap_bytes, self.num_readers = store.gap_bytes, store.num_readers
+        self.access = store.access
         self.get, self.stat, self.location = store.get, store.stat, store.location
 
     def read_into(self, key, offset, *into):

@@ -43,6 +43,31 @@ def test_a_byte_range_arrives_after_the_object_s_description(stored, offset, siz
     assert all(isinstance(block, memoryview) and len(block) <= CHUNK_BYTES for block in blocks)
 
 
+@pytest.fixture
+def long(served):
+    """An object of 41 messages."""
+    data = np.random.default_rng(3).bytes(40 * CHUNK_BYTES + 1)
+    served.coordinator.store.put(KEY, data)
+    yield data
+    served.coordinator.store.delete([KEY])
+
+
+def test_what_is_read_ahead_arrives_in_its_order(served, long):
+    _, *blocks = read(served)
+    assert b"".join(blocks) == long
+    assert len(blocks) == 41
+
+
+def test_of_what_nobody_takes_little_is_read_ahead(served, long):
+    replies = read(served)
+    next(replies)  # the description
+    noted = served.coordinator.read_keys
+    until(lambda: len(noted) > 1)
+    threading.Event().wait(0.5)
+    assert len(noted) <= 10  # of 22: one for the call, and one for each read
+    replies.cancel()
+
+
 @pytest.mark.parametrize(("offset", "size"), [(2_499_999, 2), (2_500_001, -1), (1 << 62, 1), (0, 2_500_001)])
 def test_a_range_beyond_the_end_is_corruption_of_that_object(stored, offset, size):
     error = caught(lambda: list(read(stored, offset=offset, size=size)))

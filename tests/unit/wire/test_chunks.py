@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,14 +112,26 @@ def test_any_bytes_are_a_message_or_a_typed_error(data):
         )
 
 
-@pytest.mark.parametrize("data", [b"x", b"y" * 127, b"z" * 70_000])
-def test_a_block_and_its_message_are_one_thing(data):
-    def fill(place):
-        place[:] = data
+@pytest.mark.parametrize("size", [1, 127, 70_000, chunks.CHUNK_BYTES, chunks.CHUNK_BYTES + 1, 3 * chunks.CHUNK_BYTES])
+def test_blocks_and_their_messages_are_one_thing(size):
+    data = np.random.default_rng(size).bytes(size)
 
-    message = chunks.encode_block(len(data), fill)
-    assert message == read_pb2.ReadReply(data=data).SerializeToString()
-    assert bytes(chunks.decode_read_reply(message)) == data
+    def fill(places):
+        at = 0
+        for place in places:
+            place[:] = data[at : at + len(place)]
+            at += len(place)
+        assert at == size
+
+    messages = chunks.encode_blocks(size, fill)
+    assert b"".join(bytes(chunks.decode_read_reply(message)) for message in messages) == data
+    for number, message in enumerate(messages):
+        part = data[number * chunks.CHUNK_BYTES : (number + 1) * chunks.CHUNK_BYTES]
+        assert message == read_pb2.ReadReply(data=part).SerializeToString()
+
+
+def test_without_bytes_there_is_no_message():
+    assert chunks.encode_blocks(0, lambda places: None) == []
 
 
 def test_the_description_of_an_object_is_a_message():
