@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +27,15 @@ from ckptd.engine.manifest import Manifest
 _STRIPE_BYTES = 8 << 20  # what one thread takes at a time
 _PARALLEL_BYTES = 16 << 20  # below this, starting threads takes longer than it saves
 _SMALL_BYTES = 128 << 10  # pieces below this keep threads waiting for the interpreter, not for memory
+_GATHERED_BYTES = 32 << 10  # parts up to this are copied several at once: twice, which costs less than once each
+_GATHER_BYTES = 512 << 10  # so many of them that the processor's cache holds them
 _NUM_COPIERS = max(1, min(4, os.cpu_count() or 1))
 
 
 class _Piece(NamedTuple):
-    """Part `row`, or a stripe of it, and where it goes. `source` is what lies in these bytes alone."""
+    """What is copied at once, and where it goes: a part, a stripe of one, or short ones that lie side by side."""
 
-    row: int
-    source: Source
+    source: Source | list[Array]
     offset: int
     size: int
 
@@ -88,30 +90,45 @@ class _Mark:
 
 def _tasks(inventory: Inventory, placement: Placement) -> Iterator[list[_Piece]]:
     """Cut the work, in the order of the memory, into stripes of large parts and bunches of small ones."""
-    sources, sizes, offsets = inventory.sources, inventory.manifest.sizes.tolist(), placement.offsets.tolist()
     bunch: list[_Piece] = []
     room = _STRIPE_BYTES
-    staged = set(placement.staged.tolist())
-    for row in np.argsort(placement.offsets, kind="stable").tolist():
-        if row in staged:
-            continue
-        size, source = sizes[row], sources[row]
-        if size > _STRIPE_BYTES and not isinstance(source, EncodedStrings):
+    for piece in _pieces(inventory, placement):
+        if piece.size > _STRIPE_BYTES and isinstance(piece.source, np.ndarray):
             if bunch:
                 yield bunch
                 bunch, room = [], _STRIPE_BYTES
-            yield from ([stripe] for stripe in _stripes(row, source, offsets[row], size))
-        elif size:
-            bunch.append(_Piece(row, source, offsets[row], size))
-            room -= size
-            if room <= 0:
-                yield bunch
-                bunch, room = [], _STRIPE_BYTES
+            yield from ([stripe] for stripe in _stripes(piece.source, piece.offset, piece.size))
+            continue
+        bunch.append(piece)
+        room -= piece.size
+        if room <= 0:
+            yield bunch
+            bunch, room = [], _STRIPE_BYTES
     if bunch:
         yield bunch
 
 
-def _stripes(row: int, source: Array, offset: int, size: int) -> Iterator[_Piece]:
+def _pieces(inventory: Inventory, placement: Placement) -> Iterator[_Piece]:
+    """Yield what is to be copied, in the order of the memory. Of short parts nothing is done for each alone."""
+    sources, sizes, offsets = inventory.sources, inventory.manifest.sizes, placement.offsets
+    is_wanted = sizes > 0
+    is_wanted[placement.staged] = False
+    rows = np.argsort(offsets, kind="stable")
+    rows = rows[is_wanted[rows]]
+    begins, ends = offsets[rows], offsets[rows] + sizes[rows]
+    is_short = inventory.is_native[rows] & (sizes[rows] <= _GATHERED_BYTES)
+    # A gather ends before a gap, before what is not short, and where it has become long enough.
+    is_joined = is_short[1:] & is_short[:-1] & (begins[1:] == ends[:-1])
+    is_joined &= begins[1:] // _GATHER_BYTES == begins[:-1] // _GATHER_BYTES
+    firsts = np.flatnonzero(np.concatenate([[True], ~is_joined])) if len(rows) else rows
+    numbers = rows.tolist()
+    for first, stop in pairwise([*firsts.tolist(), len(rows)]):
+        gathered = [sources[row] for row in numbers[first:stop]]
+        begin = int(begins[first])
+        yield _Piece(gathered if len(gathered) > 1 else gathered[0], begin, int(ends[stop - 1]) - begin)
+
+
+def _stripes(source: Array, offset: int, size: int) -> Iterator[_Piece]:
     """Cut a large array along its first dimension that has more than one element."""
     width = size // source.size
     while source.shape[0] == 1:
@@ -119,13 +136,15 @@ def _stripes(row: int, source: Array, offset: int, size: int) -> Iterator[_Piece
     step = max(1, _STRIPE_BYTES // (size // len(source)))
     for at in range(0, len(source), step):
         stripe = source[at : at + step]
-        yield _Piece(row, stripe, offset, stripe.size * width)
+        yield _Piece(stripe, offset, stripe.size * width)
         offset += stripe.size * width
 
 
-def _copy(source: Source, to: NDArray[np.uint8]) -> None:
+def _copy(source: Source | list[Array], to: NDArray[np.uint8]) -> None:
     """Copy what is stored of `source`."""
-    if isinstance(source, EncodedStrings):
+    if isinstance(source, list):
+        _gather(source, to)
+    elif isinstance(source, EncodedStrings):
         to[: len(source.head)] = np.frombuffer(source.head, np.uint8)
         to[len(source.head) :] = np.frombuffer(source.payload, np.uint8)
     elif source.flags.c_contiguous and source.dtype.isnative:
@@ -133,3 +152,16 @@ def _copy(source: Source, to: NDArray[np.uint8]) -> None:
     else:  # its bytes are laid out as those of the file only once they are copied
         stored = source.dtype.newbyteorder("<")
         np.copyto(to.view(stored).reshape(source.shape), source, casting="equiv")
+
+
+def _gather(sources: Sequence[Array], to: NDArray[np.uint8]) -> None:
+    """Copy short arrays to where they lie side by side: joined in the processor's cache, without a step for each."""
+    try:
+        joined = b"".join(sources)  # type: ignore[arg-type]  # arrays are buffers, which the stubs don't know
+    except (TypeError, ValueError, BufferError):  # one of them is not in C order
+        at = 0
+        for source in sources:
+            _copy(source, to[at : at + source.nbytes])
+            at += source.nbytes
+    else:
+        np.copyto(to, np.frombuffer(joined, np.uint8))

@@ -154,7 +154,7 @@ class LaneWriter:
             offset = int(self._offsets[segment]) + position - begin
             try:
                 if self._borrower is not None:
-                    self._borrower.borrow(offset, data, self.sum(position, data))
+                    self._borrower.borrow(offset, data, crc32c.joined(*self._sum(position, data)))
                 else:
                     self._writer.write(offset, data)
             except CkptdError as error:
@@ -164,21 +164,20 @@ class LaneWriter:
             self.progressed_at = self._now()
             return self._borrower is None
 
-    def sum(self, position: int, data: memoryview) -> int:
-        """Sum the next bytes of the lane, by one thread at a time, in their order; return the sum of just these."""
+    def sum(self, position: int, data: memoryview) -> None:
+        """Sum the next bytes of the lane, by one thread at a time, in their order."""
+        self._sum(position, data)
+
+    def _sum(self, position: int, data: memoryview) -> tuple[list[int], list[int]]:
+        """Sum the next bytes; return the checksum and the size of what there is of each segment."""
         first = int(np.searchsorted(self._ends, position, side="right"))
         last = int(np.searchsorted(self._ends, position + len(data), side="left"))
         ends = (self._ends[first : last + 1] - position).tolist()
         ends[-1] = len(data)
-        crcs, at, whole = [], 0, 0
-        for end in ends:
-            crc = crc32c.crc32c(data[at:end])
-            crcs.append(crc)
-            whole = crc32c.combine(whole, crc, end - at)
-            at = end
-        crcs[0] = crc32c.combine(int(self.crcs[first]), crcs[0], ends[0])
-        self.crcs[first : last + 1] = crcs
-        return whole
+        begins = [0, *ends[:-1]]
+        crcs = crc32c.each(data[begin:end] for begin, end in zip(begins, ends, strict=True))
+        self.crcs[first : last + 1] = [crc32c.combine(int(self.crcs[first]), crcs[0], ends[0]), *crcs[1:]]
+        return crcs, [end - begin for begin, end in zip(begins, ends, strict=True)]
 
     def finish(self, captured: NDArray[np.uint32] | None) -> None:
         """End a lane that was taken whole and summed; `captured` are its rank's checksums, None if there are none."""

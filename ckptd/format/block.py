@@ -226,8 +226,8 @@ class Columns:
             step *= 4
         return count
 
-    def encode(self, start: int, stop: int) -> bytes:
-        """Encode entries `start` to `stop` as one block."""
+    def encode(self, start: int, stop: int) -> tuple[bytes, IntArray]:
+        """Encode entries `start` to `stop` as one block; return it, and where in it each value ends."""
         shared = self.shared[start:stop].copy()
         shared[::RESTART_INTERVAL] = 0
         fresh = self.key_sizes[start:stop] - shared
@@ -240,8 +240,9 @@ class Columns:
         pieces[1::3] = tails
         pieces[2::3] = self.values[start:stop]
         sizes = np.fromiter(map(len, heads), np.int64, stop - start) + fresh + value_sizes
-        offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))[::RESTART_INTERVAL]
-        return b"".join(pieces) + encode_restarts(offsets.tolist())
+        ends = np.cumsum(sizes)
+        offsets = np.concatenate(([0], ends[:-1]))[::RESTART_INTERVAL]
+        return b"".join(pieces) + encode_restarts(offsets.tolist()), ends
 
 
 def _heads(shared: IntArray, fresh: IntArray, value_sizes: IntArray) -> list[bytes]:

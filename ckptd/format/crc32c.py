@@ -50,6 +50,14 @@ def combine(crc1: int, crc2: int, len2: int) -> int:
     return int(checksums.combine_crc32c(crc1, crc2, len2))
 
 
+def joined(crcs: Iterable[int], sizes: Iterable[int]) -> int:
+    """Return the checksum of byte strings laid end to end, from theirs and their lengths in bytes."""
+    whole = 0
+    for crc, size in zip(crcs, sizes, strict=True):
+        whole = combine(whole, crc, size)
+    return whole
+
+
 def mask(crc: int) -> int:
     """Return the form in which a checksum is stored."""
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF

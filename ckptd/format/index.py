@@ -56,7 +56,12 @@ def encode_entries(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> byt
     Raises:
         InvalidRequestError: if a key is out of order, there twice, or empty.
     """
-    return table.encode_table([(HEADER_KEY, _header(num_shards)), *items])
+    return encode_with_places(num_shards, items).data
+
+
+def encode_with_places(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> table.EncodedTable:
+    """Do as `encode_entries`, and tell where things are; the header is the first value."""
+    return table.encode_with_places([(HEADER_KEY, _header(num_shards)), *items])
 
 
 class Index:

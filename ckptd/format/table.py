@@ -19,8 +19,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format import block as blocks
@@ -30,6 +32,9 @@ if sys.version_info >= (3, 11):
     from typing import Self
 else:
     from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 BLOCK_SIZE = 262144
 FOOTER_SIZE = 48
@@ -110,12 +115,42 @@ def short_successor(key: bytes) -> bytes:
     return key
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedTable:
+    """A whole table, and where in it things are.
+
+    Attributes:
+        data: the file.
+        blocks: of values, in their order.
+        value_ends: where in the file each value ends, in the order of the keys.
+    """
+
+    data: bytes
+    blocks: Sequence[BlockHandle]
+    value_ends: NDArray[np.int64]
+
+    def changed(self, change: Callable[[NDArray[np.uint8]], None]) -> bytes:
+        """Return the table with other values, each as long as it was: `change` puts them into the file's bytes."""
+        data = bytearray(self.data)
+        change(np.frombuffer(data, np.uint8))
+        view = memoryview(data)
+        for handle in self.blocks:
+            end = handle.offset + handle.size
+            data[end : end + TRAILER_SIZE] = _trailer(view[handle.offset : end])
+        return bytes(data)
+
+
 def encode_table(items: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Encode sorted keys and their values as TensorFlow's writer would, byte for byte.
 
     Raises:
         InvalidRequestError: if a key does not follow the one before.
     """
+    return encode_with_places(items).data
+
+
+def encode_with_places(items: Sequence[tuple[bytes, bytes]]) -> EncodedTable:
+    """Do as `encode_table`, and tell where things are."""
     keys = [key for key, _ in items]
     values = [value for _, value in items]
     try:
@@ -127,20 +162,31 @@ def encode_table(items: Sequence[tuple[bytes, bytes]]) -> bytes:
     huge = huge[huge > 0]
     out = _Writer()
     separators: list[tuple[bytes, bytes]] = []
+    handles: list[BlockHandle] = []
+    ends = [np.zeros(0, np.int64)]
     start = 0
     while start < len(keys):
         stop = columns.block_end(start, BLOCK_SIZE)
         after = huge[np.searchsorted(huge, start, "right") :]
         if len(after):
             stop = min(stop, int(after[0]))
-        handle = out.append(columns.encode(start, stop))
+        block, value_ends = columns.encode(start, stop)
+        ends.append(value_ends + out.position)
+        handles.append(handle := out.append(block))
         last = keys[stop - 1]
         separator = shortest_separator(last, keys[stop]) if stop < len(keys) else short_successor(last)
         separators.append((separator, handle.encode()))
         start = stop
     metaindex = out.append(blocks.EMPTY_BLOCK)
     index = out.append(blocks.encode_block(separators, 1))
-    return b"".join((*out.pieces, Footer(metaindex, index).encode()))
+    data = b"".join((*out.pieces, Footer(metaindex, index).encode()))
+    return EncodedTable(data, handles, np.concatenate(ends))
+
+
+def _trailer(block: Buffer) -> bytes:
+    """Return what follows a block that is stored as it is."""
+    kind = bytes((_PLAIN,))
+    return kind + coding.encode_fixed32(crc32c.mask(crc32c.extend(crc32c.crc32c(block), kind)))
 
 
 class _Writer:
@@ -153,9 +199,7 @@ class _Writer:
     def append(self, block: bytes) -> BlockHandle:
         """Add a block and its trailer; return where it lies."""
         handle = BlockHandle(self.position, len(block))
-        kind = bytes((_PLAIN,))
-        checksum = crc32c.mask(crc32c.extend(crc32c.crc32c(block), kind))
-        self.pieces += (block, kind, coding.encode_fixed32(checksum))
+        self.pieces += (block, _trailer(block))
         self.position += len(block) + TRAILER_SIZE
         return handle
 

@@ -54,6 +54,39 @@ def test_anything_else_is_looked_at_anew(arrays):
     assert Inventory.of(ARRAYS).again(arrays) is None
 
 
+PLAIN = {"w": np.zeros((4, 3), np.float32), "b": np.zeros(3), "n": np.array(7)}
+
+
+def test_arrays_that_need_only_be_compared_are_taken_as_they_are():
+    first = Inventory.of(PLAIN).without_arrays()
+    given = {"w": np.ones((4, 3), np.float32), "b": np.ones(3)[::1], "n": np.array(8)}
+    again = first.again(given)
+    assert again is not None
+    assert again.manifest is first.manifest
+    assert all(source is array for source, array in zip(again.sources, given.values(), strict=True))
+    assert again.is_native.tolist() == [True] * 3
+    number = first.again({**given, "n": 8})  # no array, and still the same to save
+    assert number is not None
+    assert number.manifest is first.manifest
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        pytest.param({**PLAIN, "w": np.zeros((3, 4), np.float32)}, id="shape"),
+        pytest.param({**PLAIN, "b": np.zeros(3, np.int64)}, id="dtype"),
+        pytest.param({**PLAIN, "b": np.zeros(3, ">f8")}, id="byte order"),
+        pytest.param({**PLAIN, "more": np.zeros(3)}, id="one more"),
+        pytest.param({"w": PLAIN["w"], "b": PLAIN["b"]}, id="one less"),
+        pytest.param({"b": PLAIN["b"], "w": PLAIN["w"], "n": PLAIN["n"]}, id="order"),
+        pytest.param({"w": PLAIN["w"], "c": PLAIN["b"], "n": PLAIN["n"]}, id="name"),
+        pytest.param({**PLAIN, "b": Slice(np.zeros(3), (9,), (6,))}, id="slice"),
+    ],
+)
+def test_arrays_that_differ_in_more_than_values_are_looked_at_anew(arrays):
+    assert Inventory.of(PLAIN).again(arrays) is None
+
+
 def test_strings_of_other_lengths_change_their_rows_alone():
     first = Inventory.of(ARRAYS).without_arrays()
     again = first.again(changed(note="something longer"))

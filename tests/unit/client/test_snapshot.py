@@ -168,6 +168,31 @@ def test_large_arrays_are_copied_in_stripes_by_several_threads(monkeypatch):
         assert snapshot.sum()[item] == crc32c.crc32c(stored(snapshot, item))
 
 
+def test_short_arrays_that_lie_side_by_side_are_copied_together(monkeypatch):
+    rng = np.random.default_rng(1)
+    arrays = {
+        **{f"whole/{n}": rng.random((n % 7, 3)).astype(np.float32) for n in range(300)},
+        "bfloat16": np.arange(12, dtype=ml_dtypes.bfloat16).reshape(3, 4),
+        "scalar": np.array(7.5),
+        "turned": rng.random((5, 3)).T,
+        "reversed": np.arange(10)[::-1],
+        "big-endian": np.arange(6, dtype=">i4"),
+        "string": ["a", "bc"],
+        "long": rng.random(30_000),
+        "flag": np.array([True, False]),
+    }
+    gathered = []
+    real = capturing._gather
+    monkeypatch.setattr(capturing, "_gather", lambda sources, to: gathered.append(len(sources)) or real(sources, to))
+    snapshot = Snapshot.take(arrays, RoomPool())
+    assert len(gathered) <= 4
+    assert sum(gathered) > 250
+    for item, array in enumerate(arrays.values()):
+        if isinstance(array, np.ndarray):
+            little = array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array
+            assert stored(snapshot, item) == np.ascontiguousarray(little).tobytes()
+
+
 def test_memory_is_used_again():
     pool = RoomPool()
     first = Snapshot.take({"a": np.zeros(1000)}, pool)

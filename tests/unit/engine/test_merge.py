@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from ckptd.engine import merge as merging
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.engine.merge import merge
 from ckptd.engine.plan import plan
@@ -96,3 +99,50 @@ def test_columns_and_single_entries_make_the_same_bytes():
         )
         items.append((box.key("w"), entry))
     assert merge(layout, crcs) == encode_index(3, items)
+
+
+def fresh(layout, crcs):
+    """Merge a layout that was never merged before."""
+    return merge(replace(layout), crcs)
+
+
+def test_a_layout_that_was_merged_before_gives_the_index_of_its_new_checksums():
+    parts = [
+        [
+            Part("sliced", 1, (40, 7), Box((20 * rank, 0), (20, 7)), 560),
+            *(Part(f"own/{rank}/{n}", 19, (n, 3), Box.whole((n, 3)), 6 * n) for n in range(1, 4000)),
+        ]
+        for rank in range(2)
+    ]
+    layout = plan([Manifest.of(rank) for rank in parts], 2)
+    rng = np.random.default_rng(3)
+
+    def some():
+        return rng.integers(1, 1 << 32, len(layout.segment_size), dtype=np.uint32)
+
+    assert len(merge(layout, some())) > 100_000  # several blocks
+    for _ in range(3):
+        crcs = some()
+        index = merge(layout, crcs)
+        assert index == fresh(layout, crcs)
+        assert Index.decode(index).tensor("own/1/7").pieces[0].crc32c in crcs
+
+
+def test_a_checksum_that_is_left_out_moves_the_others():
+    layout = plan([Manifest.of([Part(f"t{n}", 1, (2,), Box.whole((2,)), 8) for n in range(50)])], 1)
+    usual = np.arange(1, 51, dtype=np.uint32)
+    unusual = usual.copy()
+    unusual[20] = crc32c.unmask(0)
+    for crcs in (unusual, usual, unusual, usual + np.uint32(1)):
+        assert merge(layout, crcs) == fresh(layout, crcs)
+    assert len(merge(layout, unusual)) == len(merge(layout, usual)) - 5
+
+
+def test_of_large_indexes_none_is_kept(monkeypatch):
+    layout = plan([Manifest.of([Part("t", 1, (2,), Box.whole((2,)), 8)])], 1)
+    monkeypatch.setattr(merging, "_KEPT_BYTES", 10)
+    merge(layout, np.array([5], np.uint32))
+    assert layout not in merging._known
+    monkeypatch.undo()
+    merge(layout, np.array([5], np.uint32))
+    assert layout in merging._known
