@@ -4,7 +4,8 @@
     python benchmarks/interference.py --size 512MiB --daemon-option=--write-bytes-per-s=100000000
     python benchmarks/interference.py --processes 1 --cycles 20 --check
 
-Two trainings are measured. `demo` is the step of `ckptd demo`: a small network, matrix products that fit in the caches.
+Two trainings are measured. `demo` is the step of `ckptd demo`, of a network 512 units wide instead of 8,192: matrix
+products that fit in the caches, and steps of about a millisecond, which show every interruption.
 `memory` streams over an array several times larger than the last cache, so that it feels every byte that others move.
 Windows take turns: in one nothing is saved; in the next a save is begun, and what counts are the steps from its return
 until it is durable. The call itself, the stall, is no step, and is reported apart. As the machine has a noise of its
