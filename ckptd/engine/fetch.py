@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.engine.blocks import Block
+from ckptd.engine.blocks import BLOCK_BYTES, Block
 from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError, CorruptionError
 from ckptd.format import crc32c, tensors
 from ckptd.format.dtypes import DType
 from ckptd.format.slices import Box
 from ckptd.format.stored import Piece, StoredTensor
+from ckptd.storage.base import AccessPattern
 
 Array = NDArray[Any]
 
@@ -76,7 +77,7 @@ class Fetch:
 
     def _carry_out(self, batch: Sequence[PieceRead]) -> None:
         access = self._objects.access
-        jobs = list(_jobs(batch, access.request_bytes))
+        jobs = list(_jobs(batch, access))
         total = sum(block.size for read in batch for block in read.blocks)
         if total < _PARALLEL_BYTES or len(jobs) < 2:
             for job in jobs:
@@ -219,12 +220,16 @@ def _stretches(batch: Sequence[PieceRead]) -> list[_Stretch]:
     return found
 
 
-def _jobs(batch: Sequence[PieceRead], request_bytes: int) -> Iterator[list[_Stretch]]:
-    """Group stretches into jobs of about one full request each, so that a thread's work outweighs its hand-over."""
+def _jobs(batch: Sequence[PieceRead], access: AccessPattern) -> Iterator[list[_Stretch]]:
+    """Group stretches into jobs so that a thread's work outweighs its hand-over.
+
+    A job is one full request of what lies side by side. What lies apart is asked for bit by bit, and shared out.
+    """
     job: list[_Stretch] = []
     size = 0
     for stretch in _stretches(batch):
-        if job and size + stretch.size > request_bytes:
+        most = access.request_bytes if job and _is_near(job[-1], stretch, access.gap_bytes) else BLOCK_BYTES
+        if job and size + stretch.size > most:
             yield job
             job, size = [], 0
         job.append(stretch)
@@ -237,15 +242,16 @@ def _neighbours(job: Sequence[_Stretch], gap_bytes: int) -> Iterator[list[_Stret
     """Group stretches that lie side by side, or nearly."""
     group: list[_Stretch] = []
     for stretch in job:
-        if group:
-            last = group[-1]
-            is_near = stretch.shard == last.shard and 0 <= stretch.offset - last.end < gap_bytes
-            if not is_near:
-                yield group
-                group = []
+        if group and not _is_near(group[-1], stretch, gap_bytes):
+            yield group
+            group = []
         group.append(stretch)
     if group:
         yield group
+
+
+def _is_near(last: _Stretch, stretch: _Stretch, gap_bytes: int) -> bool:
+    return stretch.shard == last.shard and 0 <= stretch.offset - last.end < gap_bytes
 
 
 def _region(array: Array, box: Box, outer: Box) -> Array:

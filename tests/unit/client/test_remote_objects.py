@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -92,6 +95,29 @@ def test_what_lies_side_by_side_is_asked_for_at_once(remote, monkeypatch):
     monkeypatch.setattr(RemoteObjects, "_blocks", noting)
     assert (Bundle.open(remote, KEY.partition(".data")[0]).read("a") == ARRAY).all()
     assert [(offset, size) for key, offset, size in asked if key == KEY] == [(0, len(ARRAY))]
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(9 << 20, 1), (1 << 20, 3)])
+def test_long_requests_take_turns_and_short_ones_do_not(remote, monkeypatch, size, at_once):
+    real, guard, meeting = RemoteObjects._blocks, threading.Lock(), threading.Barrier(3)
+    under_way, most = [], []
+
+    def noting(self, key, offset, size, deadline):
+        with guard:
+            under_way.append(offset)
+            most.append(len(under_way))
+        if at_once > 1:
+            meeting.wait(BOUND_S)  # breaks unless all are here together
+        yield from real(self, key, offset, size, deadline)
+        with guard:
+            under_way.remove(offset)
+
+    monkeypatch.setattr(RemoteObjects, "_blocks", noting)
+    parts = [np.zeros(size, np.uint8) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda n: remote.read_into(KEY, n * size, memoryview(parts[n])), range(3)))
+    assert (np.concatenate(parts) == ARRAY[: 3 * size]).all()
+    assert max(most) == at_once
 
 
 def test_what_is_not_there_or_too_short_or_too_large_is_said(remote):

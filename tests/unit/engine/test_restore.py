@@ -14,6 +14,7 @@ from ckptd.format import dtypes
 from ckptd.format.entry import Entry
 from ckptd.format.index import encode_index
 from ckptd.format.slices import Box, TensorSlice
+from ckptd.storage.base import AccessPattern
 from ckptd.storage.locations import open_store
 from tests.conformance.bundle_files import BundleWriter, sample
 
@@ -367,3 +368,22 @@ def test_every_error_is_one_of_ours_whatever_byte_of_a_data_file_is_lost(tmp_pat
         bundle, _ = open_bundle(prefix)
         with pytest.raises(CkptdError):
             bundle.read_many([Wanted("s"), Wanted("t")])
+
+
+def test_what_lies_side_by_side_is_asked_for_at_once_and_what_lies_apart_is_shared_out(tmp_path):
+    whole = np.random.default_rng(0).integers(0, 255, (20, 1 << 20), np.uint8)
+    writer = BundleWriter(tmp_path / "m")
+    writer.add("t", whole)
+    bundle, objects = open_bundle(writer.finish())
+    objects.access = AccessPattern(num_readers=2, gap_bytes=4096, request_bytes=64 << 20)
+    assert (bundle.read("t") == whole).all()
+    assert len(objects.ranges) == 1
+
+    objects.ranges.clear()
+    jobs = []
+    real = fetch.Fetch._run
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fetch.Fetch, "_run", lambda self, job: jobs.append(len(job)) or real(self, job))
+        assert (bundle.read("t", Box((0, 0), (20, 1 << 19))) == whole[:, : 1 << 19]).all()
+    assert len(objects.ranges) == 20  # half a MiB each, and as much between them
+    assert jobs == [16, 4]
