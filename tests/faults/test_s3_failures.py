@@ -249,6 +249,8 @@ def test_9_13_and_14_a_commit_is_two_whole_puts_and_lists_copies_and_renames_not
             s3_front.forget()
             checkpointer.save(step, {"w": np.zeros(BIG, np.uint8)}).result(timeout=60)
             asked = [(each.operation, each.key.rpartition("/")[2]) for each in s3_front.exchanges()]
+            # Now and then an owner looks whether it still is one; that may fall into a commit, and is no part of it.
+            asked = [each for each in asked if each != ("HeadObject", "checkpoint")]
             names = [name for _, name in asked]
             sealed = max(number for number, name in enumerate(names) if ".data-" in name and not name.startswith("."))
             published = names.index("checkpoint", sealed)
