@@ -54,6 +54,8 @@ class HeldObjects:
 
     def __init__(self, objects: Objects, segments: Mapping[int, Segment], runs: Iterable[arena_pb2.ArenaRun]) -> None:
         self._objects = objects
+        # Asked for with every piece, and counting processors means reading a file.
+        self._access = AccessPattern(num_readers=os.cpu_count() or 1, gap_bytes=objects.access.gap_bytes)
         self._runs: dict[str, list[_Run]] = {}
         for run in sorted(runs, key=lambda run: run.shard_offset):
             segment = segments.get(run.arena)
@@ -71,7 +73,7 @@ class HeldObjects:
     @property
     def access(self) -> AccessPattern:
         """As many readers as can copy at once; the gaps are those of the store, where what is missing comes from."""
-        return AccessPattern(num_readers=os.cpu_count() or 1, gap_bytes=self._objects.access.gap_bytes)
+        return self._access
 
     def read_by_many(self) -> HeldObjects:
         """Return the same objects, for reading what other processes of this host read as well."""
