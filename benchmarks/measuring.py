@@ -43,6 +43,12 @@ def cpu_of(pid: int | str = "self") -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def family_of(pid: int) -> list[int]:
+    """Return a process and its children."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [pid, *(int(child) for task in tasks for child in (task / "children").read_text().split())]
+
+
 def last_cache_bytes() -> int:
     """Return the size of the last cache before memory; 32 MiB where the kernel does not tell."""
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]

@@ -8,12 +8,13 @@ What takes part, in turns, so that a slow minute of the machine hits all of them
 - bare aio, bare threads   the same chunks as raw bytes, over as many streams, to a server that drops them: the fastest
                            that gRPC is here, and what the others are compared with
 - ckptd, nothing kept      Checkpointer.save to a daemon whose store drops the shards: all of ckptd but the disk
+- ckptd, 2 more processes  the same by two stream processes beside the daemon; only if it is asked for
 - ckptd, disk              the same to a daemon on a directory, durable
 - read: ...                the way back: Checkpointer.restore(into=...) through the daemon, whose store is its memory
 
 A save counts from its call to its result, with the snapshot, the checksums of both ends and the commit; the last column
 leaves out the snapshot, which is a copy of memory and no part of the stream. Rates are medians; processor time is that
-of the clients together and of the server, the kernel's included.
+of the clients together and of the server with its stream processes, the kernel's included.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from typing import Any
 import grpc
 import numpy as np
 import stream_servers as far
-from measuring import cpu_of, forget_peak, markdown, medians, memory_of, parse_size
+from measuring import cpu_of, family_of, forget_peak, markdown, medians, memory_of, parse_size
 
 from ckptd.wire.chunks import CHUNK_BYTES
 
 BARE = ("bare aio", "bare threads")
-OURS = ("ckptd, nothing kept", "ckptd, disk")
+OURS = ("ckptd, nothing kept", "ckptd, 2 more processes", "ckptd, disk")
 BARE_READ = ("read: bare aio", "read: bare threads")
 OURS_READ = ("read: ckptd",)
 
@@ -143,16 +144,18 @@ def everyone(pipes: list[Any], order: tuple[Any, ...]) -> list[Any]:
 
 
 def one_round(contender: str, pipes: list[Any], server: Any, size: int, step: int) -> dict[str, float]:
-    forget_peak(server.pid)
-    before = cpu_of(server.pid)
+    family = family_of(server.pid)
+    for pid in family:
+        forget_peak(pid)
+    before = sum(map(cpu_of, family))
     times = everyone(pipes, ("measured", contender, step))
     end = max(t[2] for t in times)
     return {
         "rate": size / 1e9 / (end - min(t[0] for t in times)),
         "stream_rate": size / 1e9 / (end - min(t[1] for t in times)),
         "client_cpu": sum(t[3] for t in times) / (size / 1e9),
-        "server_cpu": (cpu_of(server.pid) - before) / (size / 1e9),
-        "server_bytes": memory_of(server.pid)["VmHWM"],
+        "server_cpu": (sum(map(cpu_of, family)) - before) / (size / 1e9),
+        "server_bytes": sum(memory_of(pid)["VmHWM"] for pid in family),
     }
 
 
@@ -163,6 +166,7 @@ def measure(clients: int, args: argparse.Namespace, place: Path) -> dict[str, An
         "bare aio": lambda: far.Far(far.serve_async),
         "bare threads": lambda: far.Far(far.serve_threads),
         "ckptd, nothing kept": lambda: far.Far(far.serve_forgetful),
+        "ckptd, 2 more processes": lambda: far.Far(far.serve_by_processes),
         "ckptd, disk": lambda: far.FarDaemon(place),
         "read: ckptd": lambda: far.Far(far.serve_memory),
     }
@@ -222,7 +226,9 @@ def main() -> None:
     parser.add_argument("--tensors", type=int, default=8, help="of each client")
     parser.add_argument("--rounds", type=int, default=5)
     everybody = [*BARE, *OURS, *BARE_READ, *OURS_READ]
-    parser.add_argument("--contenders", nargs="+", choices=everybody, default=everybody)
+    parser.add_argument(
+        "--contenders", nargs="+", choices=everybody, default=[one for one in everybody if "more" not in one]
+    )
     parser.add_argument("--dir", type=Path, help="where the daemon writes; default: a temporary directory")
     parser.add_argument("--limit", type=float, help="exit code 1 if ckptd reaches less of bare gRPC, disk left out")
     parser.add_argument("--json", action="store_true")

@@ -112,12 +112,13 @@ class _ForgetfulWriter:
         pass
 
 
-def serve_daemon(store: MemoryStore, orders: Any) -> None:
+def serve_daemon(store: MemoryStore, orders: Any, stream_processes: int = 0) -> None:
     """What `ckptd serve` does, over a store that no URL names."""
     from ckptd.daemon.allocator import keep_freed_memory
-    from ckptd.daemon.app import Ticker
+    from ckptd.daemon.app import STREAM_PROCESS, Ticker
     from ckptd.engine.coordinator import Coordinator
     from ckptd.service.server import Server, ServerOptions
+    from ckptd.service.stream_processes import StreamOptions
     from ckptd.wire import addresses
 
     keep_freed_memory()
@@ -125,7 +126,8 @@ def serve_daemon(store: MemoryStore, orders: Any) -> None:
     coordinator.open()
 
     async def run() -> None:
-        server = Server(coordinator, ServerOptions(listen=(addresses.parse("127.0.0.1:0"),)))
+        streams = StreamOptions(stream_processes, STREAM_PROCESS)
+        server = Server(coordinator, ServerOptions(listen=(addresses.parse("127.0.0.1:0"),), streams=streams))
         orders.send((await server.start())[0])
         await asyncio.to_thread(orders.recv)
         await server.stop()
@@ -136,6 +138,10 @@ def serve_daemon(store: MemoryStore, orders: Any) -> None:
 
 def serve_forgetful(orders: Any) -> None:
     serve_daemon(ForgetfulStore("nothing-kept"), orders)
+
+
+def serve_by_processes(orders: Any) -> None:
+    serve_daemon(ForgetfulStore("nothing-kept"), orders, stream_processes=2)
 
 
 def serve_memory(orders: Any) -> None:

@@ -65,6 +65,7 @@ def describe(reply: Any) -> dict[str, object]:
         "warnings": list(reply.warnings),
         "arena_bytes": reply.arena_bytes,
         "arena_limit_bytes": reply.arena_limit_bytes,
+        "stream_ports": list(reply.stream_ports),
         "write_road": reply.write_road or None,
         "runs": [
             {
@@ -103,6 +104,8 @@ def _print(reply: Any) -> None:
     peer = reply.peer
     output.say(f"ckptd {peer.version}, pid {peer.pid} on {peer.host}, up {output.duration(reply.uptime_s)}")
     output.say(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
+    if reply.stream_ports:
+        output.say(f"streams are taken at ports {', '.join(map(str, reply.stream_ports))} as well")
     if reply.write_road:
         output.say(f"bulk data goes to the disk {_road_in_words(reply.write_road)}")
     for warning in reply.warnings:

@@ -31,6 +31,7 @@ from ckptd.client.sending import send_lane
 from ckptd.client.transport import Handover, Located, SaveRequest
 from ckptd.client.turns import Turn
 from ckptd.client.watching import DaemonWatch, each
+from ckptd.client.ways import Ways
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
@@ -84,6 +85,7 @@ class RemoteTransport:
         self._lock = threading.Lock()
         self._pid: int | None = None
         self._channel: grpc.Channel | None = None
+        self._ways: Ways | None = None
         self._save: Any = None
         self._read: Any = None
         self._admin: Any = None
@@ -180,7 +182,8 @@ class RemoteTransport:
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """See `Transport.send`."""
         self._open()
-        send_lane(self._save, str(self._address), save, source, deadline, stop, self._line)
+        assert self._ways is not None  # made by `_open`
+        send_lane(self._ways, save, source, deadline, stop, self._line)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """See `Transport.outcome`. A lost answer is asked for again, also of a daemon that was restarted."""
@@ -290,7 +293,7 @@ class RemoteTransport:
         self._pool.clear()
         with self._lock:
             membership, channel, watches = self._membership, self._channel, set(self._watches)
-            arenas = self._arenas
+            arenas, ways = self._arenas, self._ways
         if self._pid not in (None, os.getpid()):
             return  # a forked child must not touch its parent's connections
         for source in watches:
@@ -299,6 +302,8 @@ class RemoteTransport:
             arenas.close()
         if membership is not None:
             membership.close()
+        if ways is not None:
+            ways.close()
         if channel is not None:
             channel.close()
 
@@ -317,8 +322,10 @@ class RemoteTransport:
             if self._member.pid != self._pid:  # made before a fork: every child lives a life of its own
                 self._member = replace(self._member, incarnation=versions.new_incarnation(), pid=self._pid)
             self._peer = versions.this_peer(self._member.incarnation)
-            self._channel = open_channel(self._address, token=self._token, ca=self._ca)
+            connect = partial(open_channel, token=self._token, ca=self._ca)
+            self._channel = connect(self._address)
             self._save, self._read = Stub(self._channel, SAVE), Stub(self._channel, READ)
+            self._ways = Ways(self._save, self._address, connect)
             self._admin, self._watch = Stub(self._channel, ADMIN), Stub(self._channel, WATCH)
             self._membership = Membership(
                 self._save, str(self._address), self._run, self._member, self._options, self._peer

@@ -13,6 +13,7 @@ import grpc
 
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.lanes import LaneSource
+from ckptd.client.ways import Ways
 from ckptd.engine.identity import SaveRef
 from ckptd.errors import CkptdError, ConflictError, SessionAbortedError, UnavailableError
 from ckptd.wire import convert, status
@@ -20,12 +21,12 @@ from ckptd.wire.chunks import Chunk, WriteMessage
 from ckptd.wire.v1 import save_pb2
 
 _OVERLAP_BYTES = 8 << 20  # about what is sent while a stream is opened
+_ANSWER_TIMEOUT_S = 5.0  # of who is not the only one to ask
 _LOOK_EVERY_S = 0.1  # whether a save was given up while it waits in line
 
 
 def send_lane(
-    stub: Any,
-    address: str,
+    ways: Ways,
     save: SaveRef,
     source: LaneSource,
     deadline: Deadline,
@@ -44,15 +45,19 @@ def send_lane(
     backoff = Backoff()
     received = 0
     while True:
-        attempt = _Attempt(save, source, stop, Place(line))
+        way = ways.to(source.lane.stream_port)
+        attempt = _Attempt(save, source, stop, Place(line), _ANSWER_TIMEOUT_S if way.port else None)
         try:
-            attempt.run(stub, deadline)
+            attempt.run(way.stub, deadline)
             return
         except grpc.RpcError as failure:
-            error = attempt.failure or status.from_wire(failure, address=address)
+            error = attempt.failure or status.from_wire(failure, address=way.address)
             error.__cause__ = failure
         except CkptdError as refused:
             error = refused
+        if way.port and attempt.led_nowhere:
+            ways.avoid(way, error)
+            continue
         if not error.retryable:
             raise error
         if attempt.received > received:
@@ -90,8 +95,11 @@ class Place:
 class _Attempt:
     """One stream: its requests are made by gRPC's thread, its replies read by ours."""
 
-    def __init__(self, save: SaveRef, source: LaneSource, stop: threading.Event, place: Place) -> None:
+    def __init__(
+        self, save: SaveRef, source: LaneSource, stop: threading.Event, place: Place, answer_timeout_s: float | None
+    ) -> None:
         self._place = place
+        self._answer_timeout_s = answer_timeout_s
         self._save = save
         self._source = source
         self._stop = stop
@@ -99,8 +107,14 @@ class _Attempt:
         self._is_using_source = threading.Lock()
         self._is_over = False
         self._call: Any = None
+        self._has_reply = False
         self.received = 0
         self.failure: CkptdError | None = None
+
+    @property
+    def led_nowhere(self) -> bool:
+        """Whether the stream was opened, and nobody ever answered who knows the lane."""
+        return self._call is not None and not self._has_reply and not self._stop.is_set()
 
     def run(self, stub: Any, deadline: Deadline) -> None:
         """Send everything that is missing; return when the daemon has it whole."""
@@ -115,6 +129,9 @@ class _Attempt:
 
     def _run(self, stub: Any, deadline: Deadline) -> None:
         call = self._call = stub.Write(self._requests(), timeout=max(deadline.remaining_s, 0.001))
+        impatience = threading.Timer(self._answer_timeout_s or 0.0, self._wait_no_longer)
+        if self._answer_timeout_s is not None:
+            impatience.start()
         try:
             for reply in call:
                 if reply.moved_to:
@@ -124,16 +141,23 @@ class _Attempt:
                         actual=reply.moved_to,
                     )
                 self.received = max(self.received, reply.received)
+                self._has_reply = True
+                impatience.cancel()
                 self._is_answered.set()
                 if reply.ended:
                     return
             raise UnavailableError("the daemon ended the stream before the lane was whole", key=self._source.lane.key)
         finally:
+            impatience.cancel()
             self._is_answered.set()
             call.cancel()
             # gRPC's thread may outlive the call by a moment: it must not touch the source beside the next attempt.
             with self._is_using_source:
                 self._is_over = True
+
+    def _wait_no_longer(self) -> None:
+        self.failure = self.failure or UnavailableError(f"nobody answers within {self._answer_timeout_s:g} s")
+        self._call.cancel()
 
     def _requests(self) -> Iterator[WriteMessage]:
         yield save_pb2.WriteRequest(

@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from ckptd.engine.settings import Settings
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
 from ckptd.service.server import ArenaOptions, Server, ServerOptions, Tls, check_exposure
+from ckptd.service.stream_processes import StreamOptions
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
 from ckptd.storage.priority import Priority
@@ -41,6 +43,9 @@ GC_THRESHOLDS = (50_000, 20, 50)
 The objects of a thousand streams make a full collection take tens of milliseconds. With Python's own thresholds there
 is one every few saves, while the watchers wait.
 """
+
+STREAM_PROCESS = (sys.executable, "-m", "ckptd.daemon.stream_process")
+"""The command of a process that takes streams beside the daemon, less its descriptor."""
 
 _log = logging.getLogger("ckptd.daemon")
 
@@ -106,6 +111,7 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
             places.runtime_directory(environ),
             None if config.arena_socket is None else Path(config.arena_socket),
         ),
+        streams=StreamOptions(config.stream_processes, STREAM_PROCESS, config.stream_port),
     )
 
 

@@ -93,6 +93,16 @@ class Config:
     )
     data_threads: int = _setting(8, "integer", "Threads that write and read data.", least=1)
     control_threads: int = _setting(16, "integer", "Threads for everything else.", least=1)
+    stream_processes: int = _setting(
+        0,
+        "integer",
+        "Processes that take other hosts' streams beside the daemon's own, from the first stream on, where there are "
+        "cores to spare.",
+        most=64,
+    )
+    stream_port: int = _setting(
+        0, "integer", "Port of the first of them; the others have the next ones. 0: any that are free.", most=65535
+    )
     write_bytes_per_s: int | None = _setting(
         None,
         "integer",

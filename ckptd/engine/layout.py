@@ -131,6 +131,7 @@ class Lane:
         item_offsets: per segment, its first byte within that part's stored form.
         sizes: per segment, bytes.
         road: how they travel.
+        stream_port: of a process beside the daemon that takes the lane as well, on the daemon's host; 0 for none.
     """
 
     shard: int
@@ -141,6 +142,7 @@ class Lane:
     item_offsets: Column
     sizes: Column
     road: Road = Road.STREAM
+    stream_port: int = 0
 
 
 @dataclass(frozen=True, eq=False)

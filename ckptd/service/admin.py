@@ -54,6 +54,7 @@ class AdminService:
             arena_bytes=0 if lender is None else lender.size_bytes,
             arena_limit_bytes=0 if lender is None else lender.limit_bytes,
             write_road=road,
+            stream_ports=() if self._host.streams is None else self._host.streams.ports,
         )
 
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:

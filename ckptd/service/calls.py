@@ -21,7 +21,10 @@ from ckptd.wire.methods import Method
 
 _log = logging.getLogger("ckptd.service")
 
-_END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+_NETWORKS = ("ipv4", "ipv6")
+
+END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+"""What a context's `read` returns after the last request."""
 
 Behaviour = Callable[..., Awaitable[Any]]
 """``await behaviour(request, call)``, or ``behaviour(call)`` where requests are streamed; returns the reply of a method
@@ -44,10 +47,15 @@ class Call:
         self._patience = (0.0, "")
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the peer came over a network, be it this host's own."""
+        return self.peer.startswith(_NETWORKS)
+
     async def read(self, *, stall_s: float) -> Any | None:
         """Return the next request, None after the last; `UnavailableError` when none comes for `stall_s`."""
         data = await self._within(stall_s, self._context.read(), "sent")
-        return None if data is _END_OF_REQUESTS else self._method.decode_request(data)
+        return None if data is END_OF_REQUESTS else self._method.decode_request(data)
 
     async def write(self, message: Any, *, stall_s: float = 60.0) -> None:
         """Send a reply, a message or its bytes; `UnavailableError` when the peer takes nothing for `stall_s`."""
@@ -179,7 +187,7 @@ class Boundary:
 def host_of(peer: str) -> str:
     """Return whom limits are counted for: the host of a TCP peer without its port, all of a Unix socket together."""
     kind, _, rest = peer.partition(":")
-    return f"{kind}:{rest.rpartition(':')[0]}" if kind in ("ipv4", "ipv6") else kind
+    return f"{kind}:{rest.rpartition(':')[0]}" if kind in _NETWORKS else kind
 
 
 def _report(

@@ -31,22 +31,27 @@ class Identity(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only
         """Answer a call without the right token UNAUTHENTICATED, whatever its method."""
         metadata: Any = handler_call_details.invocation_metadata or ()
         shown = next((value for key, value in metadata if key == TOKEN_KEY), None)
+        refused = self.refusal(str(handler_call_details.method), shown)
+        handler = await continuation(handler_call_details)
+        return handler if refused is None else _refusing(handler, refused)
+
+    def refusal(self, method: str, shown: str | bytes | None) -> status.Status | None:
+        """Return what a call that shows this is answered with; None if it may pass."""
         if shown is not None and hmac.compare_digest(_bytes(shown), self._expected):
-            return await continuation(handler_call_details)
-        _log.info("%s refused: %s token", handler_call_details.method, "no" if shown is None else "a wrong")
-        return _refusal(await continuation(handler_call_details), shown is None)
+            return None
+        _log.info("%s refused: %s token", method, "no" if shown is None else "a wrong")
+        what = "shows no token; pass the daemon's" if shown is None else "shows a token that is not the daemon's"
+        return status.to_wire(NotPermittedError(f"the call {what}"), code=grpc.StatusCode.UNAUTHENTICATED)
 
 
 def _bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
 
-def _refusal(handler: Any, missing: bool) -> Any:
+def _refusing(handler: Any, refused: status.Status) -> Any:
     """Return a handler of the same kind that refuses before it reads anything streamed."""
     if handler is None:
         return None
-    what = "shows no token; pass the daemon's" if missing else "shows a token that is not the daemon's"
-    refused = status.to_wire(NotPermittedError(f"the call {what}"), code=grpc.StatusCode.UNAUTHENTICATED)
 
     async def refuse(_request: Any, context: Any) -> None:
         await context.abort(refused.code, refused.details, refused.metadata)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.layout import Assignment, Road
 from ckptd.engine.session import Phase
 from ckptd.engine.shard import LaneWriter
 from ckptd.errors import InvalidRequestError, NotFoundError, UnavailableError
@@ -15,6 +16,7 @@ from ckptd.service.flow import Flow
 from ckptd.service.intake import Intake
 from ckptd.service.pools import Pools, settled, settled_within
 from ckptd.service.presence import Presences
+from ckptd.service.stream_processes import StreamProcesses
 from ckptd.wire import convert, lanes, methods
 from ckptd.wire.chunks import MAX_MESSAGE_BYTES, Chunk
 from ckptd.wire.manifests import ManifestParts
@@ -32,13 +34,14 @@ _CHUNKS_PER_REPLY = 16
 
 @dataclass(slots=True)
 class Host:
-    """What the daemon tells every peer about itself; `arena` is filled in by the server once it lends memory."""
+    """What the daemon tells every peer about itself; `arena` and `streams` are filled in by the server at its start."""
 
     peer: common_pb2.Peer
     root: str
     root_id: str
     lease_s: float
     arena: common_pb2.ArenaAddress | None = None
+    streams: StreamProcesses | None = None
 
 
 class SaveService:
@@ -100,9 +103,15 @@ class SaveService:
             await call.write(save_pb2.DeclareReply(already_saved=saved))
             return
         # An assignment may have a million rows: encoding them is no work for the event loop.
-        replies = lanes.assignment_to_wire(declared)
+        replies = lanes.assignment_to_wire(declared, self._stream_port(declared, call))
         while (reply := await self._pools.data(lambda: _encoded(next(replies, None)))) is not None:
             await call.write(reply)
+
+    def _stream_port(self, assignment: Assignment, call: Call) -> int:
+        sends = any(lane.road is Road.STREAM for lane in assignment.lanes)
+        if self._host.streams is None or not sends or not call.is_remote:
+            return 0
+        return self._host.streams.port_for(assignment.save.rank)
 
     async def write(self, call: Call) -> None:
         """Take one lane, chunk by chunk; only a few are read before the first of them is written."""

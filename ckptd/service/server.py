@@ -27,35 +27,17 @@ from ckptd.service.interceptors import Identity
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
 from ckptd.service.save import Host, SaveService
+from ckptd.service.stream_processes import StreamOptions, StreamProcesses
 from ckptd.service.watch import WatchService
 from ckptd.storage.priority import Priority
 from ckptd.watch.hub import Hub
-from ckptd.wire import channels, methods, versions
+from ckptd.wire import channels, methods, proxied, versions
 from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
 
 if TYPE_CHECKING:
     from ckptd.engine.coordinator import Coordinator
 
 _log = logging.getLogger("ckptd.service")
-
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    *channels.COMMON_OPTIONS,
-    # Silent TCP connections are closed after this, not kept for as long as they like.
-    ("grpc.server_handshake_timeout_ms", 5_000),
-    ("grpc.max_concurrent_streams", 256),
-    ("grpc.max_metadata_size", 16 << 10),
-    # Clients ping every ten seconds; gRPC would otherwise hang up on them for it.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", channels.PING_EVERY_MS // 2),
-    # A host under load delivers pings in bunches. Hanging up on a client for that would cost it a save.
-    ("grpc.http2.max_ping_strikes", 0),
-    # How far a sender may run ahead of the disk, per stream. gRPC's own probing lets the window grow with the speed of
-    # the link, on loopback to many MiB per stream: a save of 8 GiB then grew the daemon by 339 MiB instead of about 50.
-    ("grpc.http2.bdp_probe", 0),
-    # Four chunks are enough to keep a sender busy; half of that cost a tenth of the rate.
-    ("grpc.http2.lookahead_bytes", 4 << 20),
-    # With it two daemons could share a port, and each would get half of the calls.
-    ("grpc.so_reuseport", 0),
-)
 
 # How long answers that are already known (a save's end, a refusal) may take to go out at the end.
 _LAST_WORDS_S = 2.0
@@ -98,6 +80,7 @@ class ServerOptions:
     priority: Priority = field(default_factory=Priority)  # of the threads for data
     limits: Limits = field(default_factory=Limits)
     arena: ArenaOptions | None = None
+    streams: StreamOptions | None = None
 
 
 def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
@@ -142,12 +125,15 @@ class Server:
         self._host = host
         self._coordinator = coordinator
         self._arenas: ArenaServer | None = None
+        self.streams: StreamProcesses | None = None
         self.hub = Hub(coordinator.subscribe, coordinator.latest)
         self._admin = AdminService(coordinator, host, self._pools)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
-        interceptors = [] if options.token is None else [Identity(options.token)]
+        self._identity = None if options.token is None else Identity(options.token)
         self._server = aio.server(
-            interceptors=interceptors, options=_OPTIONS, compression=grpc.Compression.NoCompression
+            interceptors=[] if self._identity is None else [self._identity],
+            options=channels.SERVER_OPTIONS,
+            compression=grpc.Compression.NoCompression,
         )
         save = SaveService(coordinator, host, self._pools, flow, self._ending)
         self._presences = save.presences
@@ -157,7 +143,9 @@ class Server:
             WatchService(self.hub, self._pools, self._ending),
             self._admin,
         )
-        self._register(behaviours, Boundary(limit_s=options.limits.control_s))
+        boundary = Boundary(limit_s=options.limits.control_s)
+        self._register(behaviours, boundary)
+        self._write = boundary.around(methods.SAVE["Write"], save.write)
 
     def _register(self, behaviours: dict[str, Behaviour], boundary: Boundary) -> None:
         for service in (methods.SAVE, methods.READ, methods.WATCH, methods.ADMIN):
@@ -178,6 +166,7 @@ class Server:
         bound = [self._bind(address) for address in self._addresses]
         self._admin.listening = tuple(map(str, bound))
         self._lend_arenas(bound)
+        self.streams = self._host.streams = self._stream_processes(bound)
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._admin.listening
@@ -206,6 +195,23 @@ class Server:
             return
         self._arenas = self._admin.arenas = arenas
         self._host.arena = arenas.address
+
+    def _stream_processes(self, bound: Sequence[Address]) -> StreamProcesses | None:
+        hosts = _stream_hosts(bound)
+        options, tls = self._options.streams, self._options.tls
+        if options is None or not options.count or not hosts:
+            return None
+        setup = proxied.Setup(
+            hosts,
+            certificate="" if tls is None else tls.certificate.decode("latin-1"),
+            key="" if tls is None else tls.key.decode("latin-1"),
+            client_ca="" if tls is None or tls.client_ca is None else tls.client_ca.decode("latin-1"),
+            nice=self._options.priority.nice,
+            io_class=self._options.priority.io_class,
+        )
+        streams = StreamProcesses(options, setup, self._write, self._identity)
+        streams.check_ports()
+        return streams
 
     def _bind(self, address: Address) -> Address:
         if address.is_unix:
@@ -246,6 +252,8 @@ class Server:
         """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
         self._ending.set()
         await self._server.stop(_LAST_WORDS_S)
+        if self.streams is not None:
+            await self.streams.stop()
         if self._arenas is not None:
             self._arenas.stop()
         await self._presences.settle(_LAST_WORDS_S)
@@ -281,6 +289,13 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
         ),
     )
     return {method.path: answers[name] for service, answers in table for name, method in service.items()}
+
+
+def _stream_hosts(bound: Sequence[Address]) -> tuple[tuple[str, bool], ...]:
+    """Return where streams are taken besides, and whether with TLS: each host once, and only the one that is all."""
+    hosts = {address.host: bool(address.secure) for address in reversed(bound) if not address.is_unix}
+    everywhere = next((host for host in ("::", "0.0.0.0") if host in hosts), None)  # noqa: S104 - asked for, with TLS
+    return tuple(hosts.items()) if everywhere is None else ((everywhere, hosts[everywhere]),)
 
 
 def _arena_path(bound: Sequence[Address], directory: Path | None) -> Path | None:

@@ -73,7 +73,7 @@ def encode_write(message: WriteMessage) -> bytes:
     return b"".join((header, fields, data))
 
 
-def decode_write(message: bytes) -> WriteMessage:
+def decode_write(message: bytes | memoryview) -> WriteMessage:
     """Read a message of a Write stream; a chunk's data stays where it is.
 
     Raises `InvalidRequestError` for bytes that are no such message, and for a chunk with a negative position.
@@ -82,7 +82,7 @@ def decode_write(message: bytes) -> WriteMessage:
     if chunk is not None:
         return chunk
     try:
-        parsed = save_pb2.WriteRequest.FromString(message)
+        parsed = save_pb2.WriteRequest.FromString(bytes(message))
     except DecodeError as e:
         raise InvalidRequestError(f"a message of {len(message)} bytes on a Write stream is no WriteRequest") from e
     if parsed.WhichOneof("kind") != "chunk":
@@ -131,7 +131,7 @@ def decode_read_reply(message: bytes) -> memoryview | read_pb2.ReadReply:
         raise InvalidRequestError(f"a message of {len(message)} bytes on a Read stream is no ReadReply") from e
 
 
-def _decode_plain_chunk(message: bytes) -> Chunk | None:
+def _decode_plain_chunk(message: bytes | memoryview) -> Chunk | None:
     """Decode a chunk spelled as `encode_write` spells it; None for any other message, valid or not."""
     if not message or message[0] != _CHUNK:
         return None
@@ -165,7 +165,7 @@ def _put_varint(into: bytearray, value: int) -> None:
     into.append(value)
 
 
-def _take_varint(data: bytes, at: int) -> tuple[int, int]:
+def _take_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """Read a varint; return it and the position after it, or (0, 0) when there is none within ten bytes."""
     value = 0
     for shift in range(0, 70, 7):

@@ -18,14 +18,18 @@ ROADS = {Road.STREAM: save_pb2.ROAD_STREAM, Road.ARENA: save_pb2.ROAD_ARENA}
 """How lanes travel, as messages say it."""
 
 
-def assignment_to_wire(assignment: Assignment) -> Iterator[save_pb2.DeclareReply]:
-    """Yield the replies that tell a rank its assignment, in order."""
+def assignment_to_wire(assignment: Assignment, stream_port: int = 0) -> Iterator[save_pb2.DeclareReply]:
+    """Yield the replies that tell a rank its assignment, in order.
+
+    `stream_port`: of a stream process that takes its lanes as well; 0 for none.
+    """
     yield save_pb2.DeclareReply(
         assignment=save_pb2.Assignment(
             save=convert.save_to_wire(assignment.save),
             key=assignment.key,
             num_shards=assignment.num_shards,
             num_lanes=len(assignment.lanes),
+            stream_port=stream_port,
         )
     )
     for lane in assignment.lanes:
@@ -60,7 +64,7 @@ def assignment_from_wire(replies: Iterable[save_pb2.DeclareReply]) -> Assignment
             raise InvalidRequestError("an assignment was followed by something else than its lanes")
         parts.append(reply.lane)
         if reply.lane.last:
-            lanes.append(_lane(parts))
+            lanes.append(_lane(parts, first.assignment.stream_port))
             parts = []
     if parts or len(lanes) != first.assignment.num_lanes:
         raise InvalidRequestError("an assignment came without all of its lanes", expected=first.assignment.num_lanes)
@@ -72,7 +76,7 @@ def assignment_from_wire(replies: Iterable[save_pb2.DeclareReply]) -> Assignment
     )
 
 
-def _lane(parts: list[save_pb2.LanePart]) -> Lane:
+def _lane(parts: list[save_pb2.LanePart], stream_port: int) -> Lane:
     first = parts[0]
     if any((part.shard, part.key, part.size_bytes) != (first.shard, first.key, first.size_bytes) for part in parts):
         raise InvalidRequestError("parts of two lanes are mixed up")
@@ -85,4 +89,14 @@ def _lane(parts: list[save_pb2.LanePart]) -> Lane:
     )
     if not len(items) == len(item_offsets) == len(sizes) or int(sizes.sum()) != first.size_bytes:
         raise InvalidRequestError("a lane's segments do not add up to its size", expected=first.size_bytes)
-    return Lane(first.shard, first.key, tuple(first.writers), first.size_bytes, items, item_offsets, sizes, road)
+    return Lane(
+        first.shard,
+        first.key,
+        tuple(first.writers),
+        first.size_bytes,
+        items,
+        item_offsets,
+        sizes,
+        road,
+        stream_port,
+    )

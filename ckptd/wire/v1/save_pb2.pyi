@@ -169,16 +169,18 @@ class NeedManifest(_message.Message):
     def __init__(self) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("save", "key", "num_shards", "num_lanes")
+    __slots__ = ("save", "key", "num_shards", "num_lanes", "stream_port")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
     NUM_LANES_FIELD_NUMBER: _ClassVar[int]
+    STREAM_PORT_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     key: str
     num_shards: int
     num_lanes: int
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., key: _Optional[str] = ..., num_shards: _Optional[int] = ..., num_lanes: _Optional[int] = ...) -> None: ...
+    stream_port: int
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., key: _Optional[str] = ..., num_shards: _Optional[int] = ..., num_lanes: _Optional[int] = ..., stream_port: _Optional[int] = ...) -> None: ...
 
 class LanePart(_message.Message):
     __slots__ = ("shard", "key", "writers", "road", "size_bytes", "request_budget", "items", "item_offsets", "sizes", "last")

@@ -280,9 +280,9 @@ def test_a_lane_that_is_given_up_ends_its_stream_and_the_save(daemon, monkeypatc
 
     real = remote.send_lane
 
-    def given_up(stub, address, save, source, deadline, stop, line):
+    def given_up(ways, save, source, deadline, stop, line):
         stop.set()
-        real(stub, address, save, source, deadline, stop, line)
+        real(ways, save, source, deadline, stop, line)
 
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         monkeypatch.setattr(remote, "send_lane", given_up)

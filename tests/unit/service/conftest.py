@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,23 @@ class Running:
 
     def stub(self, service=methods.SAVE, **credentials):
         return methods.Stub(self.channel(**credentials), service)
+
+    def writer(self, **credentials):
+        """Return a stub to send lanes with: to a stream process, if there are any."""
+        if self.options.streams is None:
+            return self.stub(**credentials)
+        address = addresses.parse(self.listening[0])
+        channel = open_channel(replace(address, port=self._stream_port()), **credentials)
+        self._channels.append(channel)
+        return methods.Stub(channel, methods.SAVE)
+
+    def _stream_port(self):
+        async def started():
+            while not (port := self.server.streams.port_for(0)):
+                await asyncio.sleep(0.01)
+            return port
+
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(started(), 30), self._loop).result()
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def lane(shard: int, segments: int) -> Lane:
 def test_an_assignment_and_its_messages_are_one_thing(segments):
     save = SaveRef("r", 1, 1, "s", 1, "p", 2, "inc")
     assignment = Assignment(save, "r/m-1", 3, tuple(lane(shard, n) for shard, n in enumerate(segments)))
-    replies = list(lanes.assignment_to_wire(assignment))
+    replies = list(lanes.assignment_to_wire(assignment, stream_port=7071))
     assert all(reply.ByteSize() < 1 << 20 for reply in replies)
     received = lanes.assignment_from_wire(replies)
     assert (received.save, received.key, received.num_shards) == (save, "r/m-1", 3)
@@ -130,6 +130,7 @@ def test_an_assignment_and_its_messages_are_one_thing(segments):
             sent.writers,
             sent.size_bytes,
         )
+        assert got.stream_port == 7071
         for column in ("items", "item_offsets", "sizes"):
             np.testing.assert_array_equal(getattr(got, column), getattr(sent, column))
 

@@ -1,0 +1,90 @@
+"""The ways by which lanes can be sent: to the daemon itself, which takes every lane, and to processes beside it.
+
+Those have ports of their own, which a firewall or a forwarded port may not let through. So each is tried before it is
+used, and left alone for a while when it does not answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import grpc
+
+from ckptd.wire.addresses import Address
+from ckptd.wire.methods import SAVE, Stub
+
+_CONNECT_TIMEOUT_S = 2.0
+_AVOID_S = 600.0
+
+_log = logging.getLogger("ckptd.client")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Whom to send to: the stub of the save service there, and where that is; `port` is 0 for the daemon itself."""
+
+    stub: Any
+    address: str
+    port: int = 0
+
+
+class Ways:
+    """The ways to one daemon. Safe from any thread."""
+
+    def __init__(self, stub: Any, address: Address, open_channel: Callable[[Address], grpc.Channel]) -> None:
+        """`stub` is the daemon's own, at `address`; `open_channel` connects as it was connected."""
+        self._daemon = Way(stub, str(address))
+        self._address = address
+        self._open_channel = open_channel
+        self._lock = threading.Lock()
+        self._ways: dict[int, Way] = {}
+        self._avoided_until: dict[int, float] = {}
+        self._channels: list[grpc.Channel] = []
+
+    def to(self, port: int) -> Way:
+        """Return the way to the process at this port; the daemon's own for 0, and while it cannot be reached."""
+        if not port:
+            return self._daemon
+        with self._lock:
+            if time.monotonic() < self._avoided_until.get(port, 0.0):
+                return self._daemon
+            if port not in self._ways:
+                address = replace(self._address, port=port)
+                try:
+                    socket.create_connection((address.host, port), _CONNECT_TIMEOUT_S).close()
+                except OSError as error:
+                    self._avoid(port, str(error))
+                    return self._daemon
+                channel = self._open_channel(address)
+                self._channels.append(channel)
+                self._ways[port] = Way(Stub(channel, SAVE), str(address), port)
+            return self._ways[port]
+
+    def avoid(self, way: Way, reason: Exception) -> None:
+        """Send to the daemon itself for a while, as this way leads nowhere."""
+        with self._lock:
+            self._avoid(way.port, str(reason))
+
+    def _avoid(self, port: int, reason: str) -> None:
+        now = time.monotonic()
+        if now >= self._avoided_until.get(port, 0.0):
+            self._avoided_until[port] = now + _AVOID_S
+            _log.warning(
+                "port %d of %s takes no streams (%s): this rank sends to the daemon itself, which may be slower",
+                port,
+                self._daemon.address,
+                reason,
+            )
+
+    def close(self) -> None:
+        """Close every channel but the daemon's."""
+        with self._lock:
+            channels, self._channels, self._ways = self._channels, [], {}
+        for channel in channels:
+            channel.close()

@@ -1,0 +1,153 @@
+"""A process that takes workers' streams for the daemon that started it: ``python -m ckptd.daemon.stream_process FD``.
+
+What gRPC does for a message, and Python for gRPC, takes one process a core soon, and others stay idle. So this one does
+nothing else: it hands every message on as it came, over a Unix socket of the call's own, and brings the replies back.
+Who may call, what a message means and where its bytes go is the daemon's to say. It ends with the daemon.
+
+Its server has threads: a stream needs two, for either direction, and streams are few.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+
+from ckptd.daemon.allocator import keep_freed_memory
+from ckptd.storage.priority import Priority
+from ckptd.wire import channels, frames, methods, proxied, status
+from ckptd.wire.addresses import Address
+
+_BIND_ATTEMPTS = 8
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Doorman:
+    """Hands calls to the daemon, and brings back what it answers."""
+
+    def __init__(self, control: socket.socket) -> None:
+        """`control` leads to the daemon."""
+        self._control = control
+        self._turn = threading.Lock()
+
+    def behaviour(self, method: methods.Method) -> Any:
+        """Return what gRPC calls for `method`, whose requests are streamed."""
+
+        def answer(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            with self._open(method, context) as call:
+                # Each direction closes what is its own, and however one ends, the other hears of it.
+                forward = threading.Thread(target=_forward, args=(requests, call.dup()), daemon=True)
+                forward.start()
+                try:
+                    if context.add_callback(lambda: _hang_up(call)):
+                        yield from _replies(call, context)
+                finally:
+                    _hang_up(call)
+
+        return answer
+
+    def _open(self, method: methods.Method, context: Any) -> socket.socket:
+        shown = dict(context.invocation_metadata()).get(channels.TOKEN_KEY)
+        opening = proxied.Opening(method.path, context.peer(), None if shown is None else str(shown))
+        ours, theirs = socket.socketpair()
+        with theirs, self._turn:
+            frames.send_frame(self._control, proxied.to_json(opening), [theirs.fileno()])
+        return ours
+
+
+def _forward(requests: Iterator[bytes], call: socket.socket) -> None:
+    with call:
+        try:
+            for request in requests:
+                proxied.send(call, proxied.MESSAGE, request)
+            proxied.send(call, proxied.END)
+        except Exception:  # one of the ends is gone; gRPC says so by an exception without a class
+            _hang_up(call)
+
+
+def _replies(call: socket.socket, context: Any) -> Iterator[bytes]:
+    while True:
+        try:
+            kind, payload = proxied.receive(call)
+        except OSError:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the daemon behind this stream process is gone")
+        if kind == proxied.END:
+            break
+        yield bytes(payload)
+    if len(payload):
+        outcome = status_pb2.Status.FromString(bytes(payload))
+        context.set_trailing_metadata(((status.DETAILS_KEY, bytes(payload)),))
+        context.abort(_CODES.get(outcome.code, grpc.StatusCode.UNKNOWN), outcome.message)
+
+
+def _hang_up(call: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        call.shutdown(socket.SHUT_RDWR)
+
+
+def listen(setup: proxied.Setup, handler: grpc.GenericRpcHandler[Any, Any]) -> tuple[grpc.Server | None, int]:
+    """Start a server on the same port of every host; return it and the port, None if the system does not let us."""
+    for _ in range(1 if setup.port else _BIND_ATTEMPTS):
+        server = grpc.server(
+            ThreadPoolExecutor(setup.max_streams, thread_name_prefix="ckptd-replies"),
+            handlers=[handler],
+            options=channels.SERVER_OPTIONS,
+            compression=grpc.Compression.NoCompression,
+        )
+        port = setup.port
+        try:
+            for host, is_secure in setup.hosts:
+                target = Address(host, port).target
+                if is_secure:
+                    port = server.add_secure_port(target, _credentials(setup))
+                else:
+                    port = server.add_insecure_port(target)
+        except RuntimeError:
+            server.stop(None)
+            continue  # a port that is free on one host may be taken on the next
+        server.start()
+        return server, port
+    return None, 0
+
+
+def _credentials(setup: proxied.Setup) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(setup.key.encode(), setup.certificate.encode())],
+        root_certificates=setup.client_ca.encode() or None,
+        require_client_auth=bool(setup.client_ca),
+    )
+
+
+def main(descriptor: int) -> None:
+    """Serve until the daemon closes its end, or dies."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # meant for the daemon, which lets saves under way finish
+    keep_freed_memory()
+    gc.freeze()
+    with socket.socket(fileno=descriptor) as control:
+        frame = frames.receive_frame(control)
+        if frame is None:
+            return
+        setup = proxied.Setup(**json.loads(frame[0]))
+        Priority(setup.nice, setup.io_class).apply()  # of all threads that are made from now on
+        doorman = Doorman(control)
+        server, port = listen(setup, methods.handlers((methods.SAVE["Write"],), doorman.behaviour))
+        with contextlib.suppress(OSError):
+            frames.send_frame(control, proxied.to_json(proxied.Ready(port)))
+            frames.receive_frame(control)  # the daemon says nothing more: this is its end
+        if server is not None:
+            server.stop(None).wait()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

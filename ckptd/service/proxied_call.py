@@ -1,0 +1,85 @@
+"""A call that came by a stream process, in the form in which `Call` and `Boundary` know calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import Any, ParamSpec, TypeVar
+
+import grpc
+
+from ckptd.service.calls import END_OF_REQUESTS
+from ckptd.storage.base import Buffer
+from ckptd.wire import proxied, status
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ProxiedContext:
+    """What is used here of gRPC's context, over the socket of one call. Belongs to the task that handles it.
+
+    A peer that is gone cancels what waits for it, as gRPC has it.
+    """
+
+    def __init__(self, connection: socket.socket, peer: str, threads: Executor) -> None:
+        """`peer` as gRPC names it; `threads` are where the socket is waited for."""
+        self._connection = connection
+        self._peer = peer
+        self._threads = threads
+        self._has_all = False
+        self._is_over = False
+
+    def peer(self) -> str:
+        """Return who calls, as gRPC names him."""
+        return self._peer
+
+    async def read(self) -> Any:
+        """Return the next request's bytes, or `END_OF_REQUESTS`."""
+        if not self._has_all:
+            kind, payload = await self._elsewhere(proxied.receive, self._connection)
+            if kind == proxied.MESSAGE:
+                return payload
+            self._has_all = True
+        return END_OF_REQUESTS
+
+    async def write(self, message: bytes) -> None:
+        """Send a reply."""
+        await self._elsewhere(proxied.send, self._connection, proxied.MESSAGE, message)
+
+    async def abort(self, code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, bytes]]) -> None:
+        """End the call with the status that `metadata` carries whole."""
+        await self._finish(dict(metadata)[status.DETAILS_KEY])
+
+    async def finish(self) -> None:
+        """End the call well, unless it has ended."""
+        await self._finish(b"")
+
+    async def _finish(self, outcome: Buffer) -> None:
+        if not self._is_over:
+            self._is_over = True
+            await self._elsewhere(proxied.send, self._connection, proxied.END, outcome)
+
+    def cancelled(self) -> bool:
+        """Return False: who is gone makes the call `done`."""
+        return False
+
+    def done(self) -> bool:
+        """Whether the call has an outcome."""
+        return self._is_over
+
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(OSError):  # the other end did
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    async def _elsewhere(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await asyncio.wrap_future(self._threads.submit(step, *args, **kwargs))
+        except OSError as error:
+            self._is_over = True
+            raise asyncio.CancelledError from error
