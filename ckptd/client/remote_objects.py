@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import grpc
 import numpy as np
 
 from ckptd.client.deadline import Backoff, Deadline
+from ckptd.client.line import OVERLAP_BYTES, Place
 from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError, UnavailableError
 from ckptd.format import crc32c
@@ -36,7 +36,8 @@ class RemoteObjects:
         self._peer = peer
         self._root = root
         self._timeout_s = timeout_s
-        self._line = threading.Lock()
+        self._line = threading.Semaphore()
+        self._never = threading.Event()
 
     @property
     def access(self) -> AccessPattern:
@@ -61,13 +62,16 @@ class RemoteObjects:
 
     def read_summed(self, key: str, offset: int, *into: memoryview) -> list[int]:
         """See `SummingObjects`; what arrives is summed when it is put in its place."""
-        places = _Places(into)
-        # Two long streams at once are slower than one after the other: gRPC interleaves them on their connection.
-        with self._line if places.size_bytes > _LONG_BYTES else nullcontext():
-            self._fill(key, offset, places)
+        places, turn = _Places(into), Place(self._line)
+        if places.size_bytes > _LONG_BYTES:
+            turn.take(Deadline(self._timeout_s), self._never)  # late is better than never: it goes on without
+        try:
+            self._fill(key, offset, places, turn)
+        finally:
+            turn.give_up()
         return places.sums
 
-    def _fill(self, key: str, offset: int, places: _Places) -> None:
+    def _fill(self, key: str, offset: int, places: _Places, turn: Place) -> None:
         size, done = places.size_bytes, 0
         deadline, backoff = Deadline(self._timeout_s), Backoff()
         while done < size:
@@ -77,6 +81,8 @@ class RemoteObjects:
                         raise CorruptionError("the daemon sent more than was asked for", key=key, offset=offset + done)
                     done += len(block)
                     places.put(block)
+                    if size - done <= OVERLAP_BYTES:
+                        turn.give_up()  # the next is opened while the rest of this one is under way
                 if done < size:
                     raise CorruptionError(
                         "object ends early", key=key, offset=offset, expected=f"{size} bytes", actual=done

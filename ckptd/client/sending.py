@@ -13,6 +13,7 @@ import grpc
 
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.lanes import LaneSource
+from ckptd.client.line import OVERLAP_BYTES, Place
 from ckptd.client.ways import Ways
 from ckptd.engine.identity import SaveRef
 from ckptd.errors import CkptdError, ConflictError, SessionAbortedError, UnavailableError
@@ -20,9 +21,7 @@ from ckptd.wire import convert, status
 from ckptd.wire.chunks import Chunk, WriteMessage
 from ckptd.wire.v1 import save_pb2
 
-_OVERLAP_BYTES = 8 << 20  # about what is sent while a stream is opened
 _ANSWER_TIMEOUT_S = 5.0  # of who is not the only one to ask
-_LOOK_EVERY_S = 0.1  # whether a save was given up while it waits in line
 
 
 def send_lane(
@@ -66,30 +65,6 @@ def send_lane(
         if deadline.remaining_s <= pause_s or stop.wait(pause_s):
             error.add_note(f"shard {source.lane.shard} of {save}: {received} of {source.size_bytes} bytes had arrived")
             raise error
-
-
-class Place:
-    """A place at the head of the line: taken by one thread, given up by whichever comes first."""
-
-    def __init__(self, line: threading.Semaphore) -> None:
-        self._line = line
-        self._guard = threading.Lock()
-        self._is_taken = False
-
-    def take(self, deadline: Deadline, stop: threading.Event) -> bool:
-        """Wait for it; False when the deadline passes before, or `stop` is set."""
-        while not stop.is_set() and not deadline.has_passed:
-            if self._line.acquire(timeout=min(_LOOK_EVERY_S, max(deadline.remaining_s, 0.001))):
-                self._is_taken = True
-                return True
-        return False
-
-    def give_up(self) -> None:
-        """Let the next have it. Harmless when repeated."""
-        with self._guard:
-            was_taken, self._is_taken = self._is_taken, False
-        if was_taken:
-            self._line.release()
 
 
 class _Attempt:
@@ -181,7 +156,7 @@ class _Attempt:
             return next(messages, None)
 
     def _messages(self) -> Iterator[WriteMessage]:
-        last = self._source.size_bytes - _OVERLAP_BYTES
+        last = self._source.size_bytes - OVERLAP_BYTES
         for chunk in self._source.chunks(self.received):
             if chunk.position >= last:
                 self._place.give_up()  # The next lane is opened while the rest of this one is under way.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 from ckptd.client.deadline import Deadline
-from ckptd.client.sending import Place
+from ckptd.client.line import Place
 
 BOUND_S = 20.0
 
