@@ -71,7 +71,7 @@ def test_many_workers_speak_the_whole_protocol(tmp_path):
 def test_steps_of_training_are_timed_with_and_without_a_save_beside_them(tmp_path):
     tiny = ("--size=2MiB", "--tensors=4", "--stream=1MiB", "--cycles=2", "--window-s=0.05", "--processes", "1")
     found = run("interference.py", *tiny, f"--dir={tmp_path}")
-    assert [row["training"] for row in found["rows"]] == ["demo", "memory"]
+    assert [row["training"] for row in found["rows"]] == ["demo", "small", "memory"]
     for row in found["rows"]:
         assert row["quiet_steps"] > 0
         assert row["saving_steps"] > 0
