@@ -44,6 +44,8 @@ The objects of a thousand streams make a full collection take tens of millisecon
 is one every few saves, while the watchers wait.
 """
 
+_PORTS = 1 << 16
+
 STREAM_PROCESS = (sys.executable, "-m", "ckptd.daemon.stream_process")
 """The command of a process that takes streams beside the daemon, less its descriptor."""
 
@@ -88,6 +90,10 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
         raise InvalidRequestError("--tls-cert and --tls-key belong together")
     if config.client_ca is not None and config.tls_cert is None:
         raise InvalidRequestError("--client-ca needs --tls-cert and --tls-key")
+    if config.stream_port and config.stream_port + config.stream_processes > _PORTS:
+        raise InvalidRequestError(
+            "there are not so many ports from --stream-port on", expected=f"below {_PORTS}", actual=config.stream_port
+        )
     tls = None
     if config.tls_cert is not None and config.tls_key is not None:
         client_ca = None if config.client_ca is None else _read(config.client_ca)

@@ -29,6 +29,7 @@ from ckptd.wire import channels, frames, methods, proxied, status
 from ckptd.wire.addresses import Address
 
 _BIND_ATTEMPTS = 8
+_GONE = "the daemon behind this stream process is gone"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -44,7 +45,11 @@ class Doorman:
         """Return what gRPC calls for `method`, whose requests are streamed."""
 
         def answer(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
-            with self._open(method, context) as call:
+            try:
+                opened = self._open(method, context)
+            except OSError:
+                context.abort(grpc.StatusCode.UNAVAILABLE, _GONE)
+            with opened as call:
                 # Each direction closes what is its own, and however one ends, the other hears of it.
                 forward = threading.Thread(target=_forward, args=(requests, call.dup()), daemon=True)
                 forward.start()
@@ -80,7 +85,7 @@ def _replies(call: socket.socket, context: Any) -> Iterator[bytes]:
         try:
             kind, payload = proxied.receive(call)
         except OSError:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "the daemon behind this stream process is gone")
+            context.abort(grpc.StatusCode.UNAVAILABLE, _GONE)
         if kind == proxied.END:
             break
         yield bytes(payload)

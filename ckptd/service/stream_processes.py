@@ -167,7 +167,8 @@ class _Process:
         self._is_ending.set()
         with self._guard:
             if self._control is not None:
-                self._control.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it died this moment
+                    self._control.shutdown(socket.SHUT_RDWR)
 
     def join(self) -> None:
         self._thread.join()
@@ -215,6 +216,7 @@ class _Process:
             raise UnavailableError(f"the system does not let it listen on port {self._setup.port or 'of any number'}")
         control.settimeout(None)
         self.port = ready.port
+        _log.info("streams are taken at port %d as well", self.port)
         while (frame := frames.receive_frame(control)) is not None:
             opening, (descriptor,) = frame
             self._came(proxied.Opening(**json.loads(opening)), socket.socket(fileno=descriptor))

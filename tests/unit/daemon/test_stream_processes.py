@@ -160,8 +160,11 @@ def test_with_tls_and_a_token_they_ask_for_both(serve, tmp_path):
         assert has_caller(port)
         assert_restored(ckpt, 2)
     address = replace(addresses.parse(daemon.listening[0]), port=port)
-    command = Path(f"/proc/{processes_of(daemon)[0]}/cmdline").read_bytes()
-    assert b"tr1cky" not in command
+    (child,) = processes_of(daemon)
+    for shown_to_all in ("cmdline", "environ"):
+        told = Path(f"/proc/{child}", shown_to_all).read_bytes()
+        assert b"tr1cky" not in told
+        assert b"PRIVATE KEY" not in told
     for credentials, said in (({"ca": ca}, "no token"), ({"ca": ca, "token": "wrong"}, "not the daemon's")):
         with open_channel(address, **credentials) as channel:
             assert said in refusal_at(channel)
@@ -190,6 +193,12 @@ def test_ports_may_be_chosen_and_one_that_is_taken_is_said_at_the_start(serve):
     daemon = serve("--stream-processes", "1", "--stream-port", str(port)).ready()
     with Checkpointer(daemon.listening[0], "runs/a", rank=0, world_size=1) as ckpt:
         assert started(daemon, ckpt, 1) == [port]
+
+
+def test_more_ports_than_there_are_cannot_be_asked_for(serve):
+    daemon = serve("--stream-processes", "3", "--stream-port", "65534")
+    assert daemon.wait() == 2
+    assert "not so many ports from --stream-port on" in daemon.log.read_text()
 
 
 def test_status_names_their_ports(serve):
