@@ -108,7 +108,10 @@ def test_one_that_hangs_costs_seconds_and_no_save(serve, caplog):
         (hanging,) = processes_of(daemon)
         os.kill(hanging, signal.SIGSTOP)
         began = time.monotonic()
-        assert ckpt.save(2, STATE).result(WAIT_S).step == 2
+        try:
+            assert ckpt.save(2, STATE).result(WAIT_S).step == 2
+        finally:
+            os.kill(hanging, signal.SIGKILL)  # stopped, it would not notice the daemon's end either
         assert time.monotonic() - began < 15.0
         assert "nobody answers" in caplog.text
         assert "sends to the daemon itself" in caplog.text
