@@ -20,9 +20,9 @@ class Place:
         self._guard = threading.Lock()
         self._is_taken = False
 
-    def take(self, deadline: Deadline, stop: threading.Event) -> bool:
+    def take(self, deadline: Deadline, stop: threading.Event | None = None) -> bool:
         """Wait for it; False when the deadline passes before, or `stop` is set."""
-        while not stop.is_set() and not deadline.has_passed:
+        while not (stop is not None and stop.is_set()) and not deadline.has_passed:
             if self._line.acquire(timeout=min(_LOOK_EVERY_S, max(deadline.remaining_s, 0.001))):
                 self._is_taken = True
                 return True

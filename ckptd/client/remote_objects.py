@@ -37,7 +37,6 @@ class RemoteObjects:
         self._root = root
         self._timeout_s = timeout_s
         self._line = threading.Semaphore()
-        self._never = threading.Event()
 
     @property
     def access(self) -> AccessPattern:
@@ -64,7 +63,7 @@ class RemoteObjects:
         """See `SummingObjects`; what arrives is summed when it is put in its place."""
         places, turn = _Places(into), Place(self._line)
         if places.size_bytes > _LONG_BYTES:
-            turn.take(Deadline(self._timeout_s), self._never)  # late is better than never: it goes on without
+            turn.take(Deadline(self._timeout_s))  # late is better than never: it goes on without
         try:
             self._fill(key, offset, places, turn)
         finally:

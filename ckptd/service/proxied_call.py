@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
@@ -32,6 +33,9 @@ class ProxiedContext:
         self._threads = threads
         self._has_all = False
         self._is_over = False
+        self._guard = threading.Lock()
+        self._steps: set[Future[Any]] = set()  # under way on the socket
+        self._is_closed = False
 
     def peer(self) -> str:
         """Return who calls, as gRPC names him."""
@@ -72,14 +76,31 @@ class ProxiedContext:
         return self._is_over
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up. Who is still at the socket closes it: its number may be another's the moment it is free."""
         with contextlib.suppress(OSError):  # the other end did
             self._connection.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+        with self._guard:
+            self._is_closed = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        with self._guard:
+            is_unused = self._is_closed and not self._steps
+        if is_unused:
+            self._connection.close()
+
+    def _ended(self, step: Future[Any]) -> None:
+        with self._guard:
+            self._steps.discard(step)
+        self._close_if_unused()
 
     async def _elsewhere(self, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        under_way = self._threads.submit(step, *args, **kwargs)
+        with self._guard:
+            self._steps.add(under_way)
+        under_way.add_done_callback(self._ended)
         try:
-            return await asyncio.wrap_future(self._threads.submit(step, *args, **kwargs))
+            return await asyncio.wrap_future(under_way)
         except OSError as error:
             self._is_over = True
             raise asyncio.CancelledError from error

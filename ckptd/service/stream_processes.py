@@ -213,7 +213,8 @@ class _Process:
             raise UnavailableError("it ended before it was ready")
         ready = proxied.Ready(**json.loads(frame[0]))
         if not ready.port:
-            raise UnavailableError(f"the system does not let it listen on port {self._setup.port or 'of any number'}")
+            where = f"port {self._setup.port}" if self._setup.port else "any port"
+            raise UnavailableError(f"the system does not let it listen on {where}")
         control.settimeout(None)
         self.port = ready.port
         _log.info("streams are taken at port %d as well", self.port)
