@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import prune, recovery, survey
+from ckptd.engine import prune, records, recovery, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
@@ -46,7 +46,7 @@ class Catalog(Owned):
         store: where the run lives.
         run: the run's directory in the store, "" for the root.
         clock: wall time is for the retention rule and for people.
-        policy: what retention keeps, and by which rule.
+        policy: what retention keeps, and by which rule. None: as the last save noted it, until `configure`.
         latest_filename: the state file's name.
         pad_step_number: whether steps in prefixes have eight digits.
         relative_paths: whether the state file names checkpoints relative to itself, or by their locations.
@@ -74,6 +74,7 @@ class Catalog(Owned):
         self._run = run
         self._clock = clock
         self._policy = policy or RetentionPolicy()
+        self._is_policy_told = policy is not None
         self._pad = pad_step_number
         self._on_step = on_step
         self._relative = relative_paths
@@ -95,6 +96,7 @@ class Catalog(Owned):
             ledger.settle(None)
             ledger.use(latest_filename)
         self._policy, self._pad, self._relative = policy, pad_step_number, relative_paths
+        self._is_policy_told = True
         self._mark = self._clock.wall_s() + policy.interval_s
         if not ledger.is_stale:
             self._take_over()
@@ -224,7 +226,7 @@ class Catalog(Owned):
             max_to_keep=self._policy.max_to_keep,
             keep_hours=self._policy.keep_checkpoint_every_n_hours,
             relative_paths=self._relative,
-            pinned=any(each.pinned and each.published for each in attempts),
+            pinned=self._ledger.is_pinned(record.prefix),
         )
         if record.save_id in self._ledger.records:
             raise ConflictError("a save with this id has begun before", key=record.key)
@@ -278,6 +280,11 @@ class Catalog(Owned):
         record = ledger.records[record.save_id]
         if record.latest_filename != ledger.latest_filename:
             raise ConflictError("the run was given another state file meanwhile", key=record.key)
+        pinned = ledger.is_pinned(record.prefix)
+        if pinned != record.pinned:
+            # What this replaces was pinned, or unpinned, since the save began. The mark would go with its record.
+            self._on_step("commit.pinned")
+            record = ledger.remember(records.change(self._store, record, pinned=pinned))
         # Where others cannot be kept out, only the very index that was there when the save began is replaced.
         overwrite = overwrite and (self._store.has_locks or record.index_version is not None)
         files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite, record.index_version)
@@ -392,6 +399,9 @@ class Catalog(Owned):
 
     def _recover(self, in_use: Collection[str] | None) -> Recovery:
         done = self._ledger.recover(in_use)
+        if not self._is_policy_told:
+            # A default must not decide about checkpoints whose trainer said otherwise, and has not come back yet.
+            self._policy = self._ledger.last_policy()
         self._take_over()
         with self._counting:
             sequences = (record.sequence for record in self._ledger.records.values())

@@ -51,7 +51,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run names and keeps its checkpoints; the last options told count for the next save.
+    """How a run names and keeps its checkpoints; all ranks of a job are given the same.
 
     `retention` is "saver" or "manager", see `engine.retention`; with `save_relative_paths` off the state file names
     checkpoints by their locations.

@@ -245,6 +245,16 @@ class Ledger:
         self.listing = self.listing.updated(record, survey.checkpoint_of(self._store, record))
         return record
 
+    def is_pinned(self, prefix: str) -> bool:
+        """Say whether the checkpoint that is in place under this prefix is pinned."""
+        attempts = (each for each in self.records.values() if each.prefix == prefix and each.published)
+        return any(each.pinned and not each.dropped for each in attempts)
+
+    def last_policy(self) -> RetentionPolicy:
+        """Return the rule that the newest save was begun with; the default for a run without saves."""
+        ours = [each for each in self.records.values() if each.latest_filename == self.latest_filename]
+        return max(ours, key=lambda record: record.sequence).policy if ours else RetentionPolicy()
+
     def entry(self, record: Record) -> Entry:
         """Return what the list holds for a save of ours."""
         checkpoint = survey.checkpoint_of(self._store, record)

@@ -7,15 +7,16 @@ a place that fell free starts a new *epoch*: the processes of the old one, shoul
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from ckptd.engine.identity import Member
+from ckptd.engine.identity import Member, RunOptions
 from ckptd.errors import ConflictError, InvalidRequestError
 
 
 @dataclass(slots=True)
 class _Place:
     member: Member
+    options: RunOptions
     lost_at: float | None = None  # None while connected
 
 
@@ -28,32 +29,40 @@ class Membership:
     world_size: int = 0
     _places: dict[int, _Place] = field(default_factory=dict)
 
-    def join(self, member: Member, now: float) -> int:
-        """Give the member its place; return the epoch. `ConflictError` names who holds it."""
+    def join(self, member: Member, now: float, options: RunOptions | None = None) -> int:
+        """Give the member its place; return the epoch.
+
+        Raises:
+            ConflictError: another process holds the place; it is named.
+            InvalidRequestError: another rank of the job was given other options; both are named.
+        """
+        options = options or RunOptions()
         if not 0 <= member.rank < member.world_size:
             raise InvalidRequestError(f"there is no rank {member.rank} among {member.world_size}")
         own = self._places.get(member.rank)
-        if own is not None and own.member.incarnation == member.incarnation and self.world_size == member.world_size:
-            own.lost_at = None
-            return self.epoch
         holders = [place for place in self._places.values() if self._holds(place, now)]
+        if own is not None and own.member.incarnation == member.incarnation and self.world_size == member.world_size:
+            _check_agreed(member, options, [each for each in holders if each is not own])
+            own.options, own.lost_at = options, None
+            return self.epoch
         if member.world_size != self.world_size:
             if holders:
                 raise _occupied(member, holders[0].member)
         elif own is None:
             if holders or not self._places:
-                return self._take(member)
+                _check_agreed(member, options, holders)
+                return self._take(member, options)
         elif own in holders:
             raise _occupied(member, own.member)
         self.epoch += 1
         self._places.clear()
-        return self._take(member)
+        return self._take(member, options)
 
-    def _take(self, member: Member) -> int:
+    def _take(self, member: Member, options: RunOptions) -> int:
         if not self.epoch:
             self.epoch = 1
         self.world_size = member.world_size
-        self._places[member.rank] = _Place(member)
+        self._places[member.rank] = _Place(member, options)
         return self.epoch
 
     @property
@@ -110,3 +119,17 @@ def _occupied(member: Member, holder: Member) -> ConflictError:
         expected=f"{holder}, which is connected or was until just now",
         actual=str(member),
     )
+
+
+def _check_agreed(member: Member, options: RunOptions, others: list[_Place]) -> None:
+    """Refuse options that differ from those of the other ranks: which of them counted would be chance."""
+    for other in others:
+        for field_ in fields(options):
+            mine, theirs = getattr(options, field_.name), getattr(other.options, field_.name)
+            if mine != theirs:
+                raise InvalidRequestError(
+                    f"{member} was given another {field_.name} than {other.member}: "
+                    "start all ranks of a run with the same options",
+                    expected=repr(theirs),
+                    actual=repr(mine),
+                )

@@ -50,7 +50,11 @@ class Owned(ABC):
             # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
             listed = record.prefix_key in self._ledger.listed()
             released = not pinned and listed and not self._ledger.listing.has_room(self._policy)
-            self._ledger.remember(records.change(self._store, record, pinned=pinned, released=released))
+            try:
+                self._ledger.remember(records.change(self._store, record, pinned=pinned, released=released))
+            except CkptdError:
+                self._ledger.is_stale = True  # the store may have taken it all the same
+                raise
         return self.find(which)
 
     def delete(self, which: int | str, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:

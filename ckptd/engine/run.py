@@ -73,9 +73,7 @@ class Run:
         self.lock = threading.RLock()
         self.catalog_lock = threading.Lock()
         self.options = RunOptions()
-        self.catalog = Catalog(
-            store, name, clock=clock, policy=_policy(self.options), undo_s=settings.undo_s, holder=holder
-        )
+        self.catalog = Catalog(store, name, clock=clock, undo_s=settings.undo_s, holder=holder)
         self.last_error = ""
         self._workers = workers
         self._feeders = feeders
@@ -84,6 +82,8 @@ class Run:
         self._readers = readers
         self._owner = owner
         self._membership = Membership(settings.lease_s)
+        self._durable_epoch = 0  # guarded by `catalog_lock`
+        self._in_force: tuple[int, RunOptions] | None = None  # what the catalog follows, durably; guarded by `lock`
         self._live: list[Save] = []  # in the order in which they began
         self._ended: OrderedDict[str, Save] = OrderedDict()
         self._layouts: OrderedDict[tuple[bytes, ...], Layout] = OrderedDict()
@@ -100,7 +100,7 @@ class Run:
         with self.catalog_lock:
             for outcome in self.catalog.recover().outcomes:
                 logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
-            self._membership.epoch = max(self._stored_epoch(), self.catalog.highest_epoch())
+            self._membership.epoch = self._durable_epoch = max(self._stored_epoch(), self.catalog.highest_epoch())
             self.look()
 
     def _stored_epoch(self) -> int:
@@ -115,29 +115,46 @@ class Run:
     # Members.
 
     def join(self, member: Member, options: RunOptions) -> int:
-        """Give a process its place; a new epoch ends the saves of the old one."""
+        """Give a process its place; a new epoch ends the saves of the old one.
+
+        When this returns, the epoch is durable and the options are in force. When it raises, the process has no place:
+        a repeated call begins anew.
+        """
         policy = _policy(options)
         with self.lock:
             before, was_empty = self._membership.epoch, self._membership.is_empty
-            epoch = self._membership.join(member, self.clock.boot_s())
+            epoch = self._membership.join(member, self.clock.boot_s(), options)
             if epoch != before:
                 # Whose bytes are all captured needs nobody of the old epoch, and is not lost with it.
                 for save in [save for save in self._live if save.ref.epoch != epoch and not save.needs_nobody]:
                     if not save.session.committing:
                         save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
-            is_new = options != self.options or epoch != before or was_empty
-            self.options = options
-        if is_new:
+            if was_empty or epoch != before:
+                self._in_force = None
+        try:
             with self.catalog_lock:
-                self.catalog.confirm(0.0)  # who was taken over from may give out no epochs
-                if epoch != before:
-                    # Durable before anybody hears of it: the next life of the daemon must not give it out again.
-                    self.store.replace(self._epoch_key, str(epoch).encode())
-                self.catalog.configure(
-                    policy, options.latest_filename, options.pad_step_number, options.save_relative_paths
-                )
-                self.look()
+                self._put_in_force(member, epoch, options, policy)
+        except BaseException:
+            # What is not in force must not be taken for it by the next call, nor hold the place for nobody.
+            self.leave(member, epoch)
+            raise
         return epoch
+
+    def _put_in_force(self, member: Member, epoch: int, options: RunOptions, policy: RetentionPolicy) -> None:
+        """Make a member's epoch durable, and let the catalog follow its options; the catalog's lock is held."""
+        if self._in_force == (epoch, options):
+            return
+        self.catalog.confirm(0.0)  # who was taken over from may give out no epochs
+        with self.lock:
+            self._membership.check(member.rank, member.incarnation, epoch)
+        if epoch > self._durable_epoch:
+            # Durable before anybody hears of it: the next life of the daemon must not give it out again.
+            self.store.replace(self._epoch_key, str(epoch).encode())
+            self._durable_epoch = epoch
+        self.catalog.configure(policy, options.latest_filename, options.pad_step_number, options.save_relative_paths)
+        self.look()
+        with self.lock:
+            self.options, self._in_force = options, (epoch, options)
 
     def check_member(self, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place in this epoch."""

@@ -144,8 +144,16 @@ class Trainer:
         )
         self.recovery = self.catalog.recover()
 
-    def save(self, step: int, seed: int | None = None, *, overwrite: bool = False, meta: bytes | None = None) -> None:
-        """Save and acknowledge; on an error abandon, and note the error."""
+    def save(
+        self,
+        step: int,
+        seed: int | None = None,
+        *,
+        overwrite: bool = False,
+        meta: bytes | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """Save and acknowledge; on an error abandon, and note the error. `meanwhile` comes before the commit."""
         seed = step if seed is None else seed
         prefix = f"{HERE}/m-{step}"
         self.clock.advance(10)
@@ -155,6 +163,8 @@ class Trainer:
             record = self.begin(step, seed, meta is not None)
             if not self.shards_after_index:
                 self.write_shards(record, seed)
+            if meanwhile is not None:
+                meanwhile()
             index = index_bytes(seed, record.num_shards)
             self.catalog.commit(record, index, meta, overwrite=overwrite, duration_s=0.5)
             if self.shards_after_index:
@@ -279,6 +289,14 @@ def pins_and_deletes(trainer: Trainer) -> None:
     trainer.save(5)
 
 
+def a_pin_while_its_step_is_saved_again(trainer: Trainer) -> None:
+    trainer.save(1)
+    trainer.save(2)
+    trainer.save(1, 11, overwrite=True, meanwhile=lambda: trainer.pin(1))
+    for step in (3, 4, 5):
+        trainer.save(step)
+
+
 def a_deletion_undone(trainer: Trainer) -> None:
     trainer.save(1)
     trainer.save(2, meta=b"graph")
@@ -289,4 +307,11 @@ def a_deletion_undone(trainer: Trainer) -> None:
     trainer.save(3)
 
 
-STORIES = [saves_with_retention, an_overwrite, an_abort, pins_and_deletes, a_deletion_undone]
+STORIES = [
+    saves_with_retention,
+    an_overwrite,
+    an_abort,
+    pins_and_deletes,
+    a_pin_while_its_step_is_saved_again,
+    a_deletion_undone,
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 
@@ -70,6 +71,33 @@ def test_any_call_to_the_store_may_fail_once(error):
             break
     assert outcomes == {True, False}
     assert fails_at > 10
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["the same process", "another process"])
+def test_a_join_that_failed_is_forgotten_whole(comes_back):
+    for fails_at in itertools.count():
+        store = FailingStore(MemoryStore(), UnavailableError("try later"), fails_at)
+        coordinator = Coordinator(store)
+        try:
+            coordinator.open()
+        except UnavailableError:
+            continue
+        rank = Rank(coordinator, 0, 1, options=RunOptions(max_to_keep=None))
+        with contextlib.suppress(UnavailableError):
+            rank.join()
+        reached = len(store.calls) > fails_at
+        store.fails_at = None
+        if reached and not comes_back:
+            rank = Rank(coordinator, 0, 1, life="b", options=RunOptions(max_to_keep=None))
+        rank.join()
+        for step in range(1, 8):
+            save_all([rank], step)
+        assert coordinator.settle(WAIT_S)
+        assert [one.step for one in coordinator.checkpoints("runs/r")] == [1, 2, 3, 4, 5, 6, 7]
+        assert coordinator.close()
+        if not reached:
+            break
+    assert fails_at > 1
 
 
 class GatedStore(FailingStore):

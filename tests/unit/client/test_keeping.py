@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 
 import numpy as np
 import pytest
 
 from ckptd import Checkpointer
-from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, StorageFullError, UnavailableError
 from ckptd.format.state_file import CheckpointState
+from ckptd.storage.local import LocalStore
 from tests.unit.client.daemon import Daemon, eventually
 
 BOUND_S = 30.0
@@ -134,3 +136,24 @@ def test_the_latest_is_deleted_by_those_who_say_so(place):
         ckpt.delete(1, for_good=True, even_latest=True)
         assert ckpt.latest() is None
         assert not list(directory.glob("m-*"))
+
+
+def test_a_rule_that_was_told_while_the_disk_failed_counts(place, monkeypatch):
+    opened, _ = place
+    fails = [StorageFullError("no space left on device"), UnavailableError("the store does not answer")]
+    replace = LocalStore.replace
+
+    def failing_at_first(store, key, data, **how):
+        if fails and key.endswith("/epoch"):
+            raise fails.pop()
+        return replace(store, key, data, **how)
+
+    monkeypatch.setattr(LocalStore, "replace", failing_at_first)
+    with opened(max_to_keep=None) as ckpt:
+        while fails:
+            with contextlib.suppress(StorageFullError, UnavailableError):
+                save(ckpt, 0)
+        save(ckpt, 1, 2, 3, 4, 5, 6, 7, overwrite=True)
+        assert steps(ckpt)[-7:] == [1, 2, 3, 4, 5, 6, 7]
+        ckpt.delete(1)  # after what retention had to do
+        assert steps(ckpt)[-6:] == [2, 3, 4, 5, 6, 7]

@@ -12,7 +12,7 @@ import pytest
 import ckptd
 from ckptd import Checkpointer, Slice
 from ckptd.client import membership
-from ckptd.errors import CkptdError, ConflictError, SessionAbortedError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
 from tests.unit.client.daemon import Daemon, eventually
 from tests.unit.client.relay import Relay
 
@@ -47,6 +47,19 @@ def relay(daemon):
     relay = Relay(int(daemon.address.rpartition(":")[2]))
     yield relay
     relay.close()
+
+
+def test_ranks_that_disagree_about_what_is_kept_are_told_who_said_what(daemon):
+    first = Checkpointer(daemon.address, "runs/a", rank=0, world_size=2, max_to_keep=None, timeout_s=BOUND_S)
+    other = Checkpointer(daemon.address, "runs/a", rank=1, world_size=2, timeout_s=BOUND_S)
+    pending = first.save(1, state(0, 2))
+    eventually(lambda: [run.connected_ranks for run in daemon.coordinator.runs()] == [(0,)])
+    with pytest.raises(InvalidRequestError, match=r"rank 1 of 2 .* max_to_keep than rank 0 of 2 .*None.*5"):
+        other.save(1, state(1, 2)).result(BOUND_S)
+    agreeing = Checkpointer(daemon.address, "runs/a", rank=1, world_size=2, max_to_keep=None, timeout_s=BOUND_S)
+    assert agreeing.save(1, state(1, 2)).result(BOUND_S) == pending.result(BOUND_S)
+    other.close()
+    close([first, agreeing])
 
 
 def test_what_four_ranks_wrote_is_restored_by_any_number(daemon):

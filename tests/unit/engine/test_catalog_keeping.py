@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ckptd.engine.catalog import Catalog
 from ckptd.engine.recovery import Fate
 from ckptd.engine.retention import Action
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
@@ -32,6 +33,33 @@ def test_a_pinned_checkpoint_outlives_the_rule_until_it_is_unpinned(run: Run) ->
     assert not later.catalog.unpin(1).pinned
     later.save(5)
     assert later.steps() == [4, 5]
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_pin_holds_for_what_replaces_the_checkpoint_also_if_it_changed_meanwhile(run: Run, pinned: bool) -> None:
+    run.save(1)
+    if not pinned:
+        run.catalog.pin(1)
+    record = run.begin(1, 11)
+    (run.catalog.pin if pinned else run.catalog.unpin)(1)
+    run.commit(record, 11, overwrite=True)
+    assert run.catalog.find(1).pinned == again(run).catalog.find(1).pinned == pinned
+    later = again(run)
+    later.save(2, 3, 4)
+    assert later.steps() == ([1, 3, 4] if pinned else [3, 4])
+
+
+def test_until_a_trainer_has_come_back_its_own_rule_decides_and_not_the_default(run: Run) -> None:
+    keeping = again(run, max_to_keep=10)
+    keeping.save(*range(1, 7))
+    keeping.catalog.pin(1)
+    # As after a restart of the daemon: nobody has told the new one yet what is to be kept.
+    restarted = Catalog(run.store, "run", clock=run.clock)
+    restarted.recover()
+    restarted.unpin(1)
+    later = again(run, max_to_keep=10)
+    later.save(7)
+    assert later.steps() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_deleting_takes_it_from_the_state_file_and_then_its_files(run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptd.engine.identity import Member
+from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.membership import Membership
 from ckptd.errors import ConflictError, InvalidRequestError
 
@@ -71,6 +71,29 @@ def test_another_number_of_ranks_may_start_when_all_places_fell_free():
         places.join(member(0, "b", world_size=3), 0.0)
     places.leave(member(1), 1)
     assert places.join(member(2, "b", world_size=3), 0.0) == 2
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_ranks_that_were_given_different_options_are_refused_whoever_comes_first(first):
+    options = [RunOptions(max_to_keep=None), RunOptions()]
+    places = Membership(lease_s=5.0)
+    places.join(member(first), 0.0, options[first])
+    with pytest.raises(InvalidRequestError) as caught:
+        places.join(member(1 - first), 0.0, options[1 - first])
+    for fact in ("rank 0 of 2 (pid 100 on host)", "rank 1 of 2 (pid 101 on host)", "max_to_keep", "None", "5"):
+        assert fact in str(caught.value)
+    assert places.connected() == [first]
+    places.leave(member(first), 1)
+    assert places.join(member(1 - first), 0.0, options[1 - first]) == 1
+
+
+def test_a_new_job_may_have_other_options():
+    places = joined()
+    for rank in (0, 1):
+        places.leave(member(rank), 1)
+    for rank in (0, 1):
+        places.join(member(rank, "b"), 0.0, RunOptions(max_to_keep=3))
+    assert places.connected() == [0, 1]
 
 
 def test_a_process_that_never_joined_may_not_save():
