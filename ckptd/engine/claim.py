@@ -12,6 +12,7 @@ from ckptd.engine.layout import Assignment, Column, Layout, Road
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.shard import LaneWriter
 from ckptd.engine.standstill import Standstill
+from ckptd.errors import CkptdError
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class Claim:
     incarnation: str
     digest: bytes
     manifest: Manifest | None  # until it is planned
-    planned: Future[Assignment]
+    planned: Future[Assignment] | None  # until the save is over
     done_at: float | None = None  # when its last lane ended
     capture: Capture | None = None  # where its bytes lie
     sum_begins: Column | None = None  # per part, the first of its checksums in the capture
@@ -54,9 +55,11 @@ class Claim:
             held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
             self.capture.saved(prefix_key, held)
 
-    def end(self) -> None:
-        """Let go of the memory."""
+    def end(self, error: CkptdError | None) -> None:
+        """Note that the save is over: forget everything that is large, as ended saves are remembered for a while."""
+        if error is not None and self.planned is not None and not self.planned.done():
+            self.planned.set_exception(error)
         if self.capture is not None:
             self.capture.ended()
-        self.capture = self.sum_begins = None
+        self.capture = self.sum_begins = self.manifest = self.planned = None
         self._fed = {}

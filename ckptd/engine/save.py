@@ -26,6 +26,7 @@ from ckptd.engine.log import log_failed, log_saved, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.merge import merge
 from ckptd.engine.records import Record
+from ckptd.engine.remembered import forget_frames, remembered
 from ckptd.engine.session import Event, Session
 from ckptd.engine.shard import LaneWriter
 from ckptd.engine.standstill import Standstill
@@ -97,6 +98,7 @@ class Save:
                 raise ConflictError(f"rank {rank} is already saving {self.ref}")
             if claim.digest != manifest.digest:
                 raise ConflictError(f"rank {rank} repeated its declaration of {self.ref} with other tensors")
+            assert claim.planned is not None, "a save that is over takes no declarations"
             return claim.planned
         same, other = _shared_by_all(self.first), _shared_by_all(declaration)
         if same != other:
@@ -105,12 +107,13 @@ class Save:
                 expected=same,
                 actual=other,
             )
+        planned: Future[Assignment] = _settled_by_engine()
         claim = Claim(
             declaration.request_id,
             declaration.save.incarnation,
             manifest.digest,
             manifest,
-            _settled_by_engine(),
+            planned,
             capture=capture,
             sum_begins=None if capture is None else first_sums(manifest),
         )
@@ -118,7 +121,7 @@ class Save:
         if declaration.meta_graph is not None:
             self._meta_graph, self._meta_suffix = declaration.meta_graph, declaration.meta_suffix
         self.handle(machine.Declared(rank))
-        return claim.planned
+        return planned
 
     def lane(self, rank: int, shard: int) -> LaneWriter:
         """Return where a lane's bytes go."""
@@ -266,12 +269,13 @@ class Save:
                     self._writers[shard],
                     now=self.run.clock.boot_s,
                     on_end=partial(self._lane_ended, rank, shard),
-                    on_failure=lambda error: self.post(machine.Failed(error)),
+                    on_failure=lambda error: self.post(machine.Failed(remembered(error))),
                 )
             self.handle(machine.Planned(num_shards, frozenset(self.lanes)))
             standstill = Standstill([claim.capture for claim in claims if claim.capture is not None])
             for rank, claim in self.claims.items():
-                claim.planned.set_result(self._assignment(rank))
+                if claim.planned is not None:
+                    claim.planned.set_result(self._assignment(rank))
                 lanes = [self.lanes[rank, shard] for shard in self.layout.shards_of.get(rank, ())]
                 claim.feed(self.layout, lanes, standstill, self.run.submit_feed)
 
@@ -380,16 +384,16 @@ class Save:
     def _end(self, result: Checkpoint | CkptdError) -> None:
         if isinstance(result, CkptdError):
             log_failed(self.ref, result)
-            for claim in self.claims.values():
-                if not claim.planned.done():
-                    claim.planned.set_exception(result)
             self.outcome.set_exception(result)
         else:
             self.outcome.set_result(result)
         for claim in self.claims.values():
-            claim.end()
+            claim.end(result if isinstance(result, CkptdError) else None)
         # Ended saves are remembered for a while, and what they held may be large.
         self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
+        self.first = replace(self.first, meta_graph=None)
+        if isinstance(result, CkptdError):
+            forget_frames(result)
         self.run.save_ended(self)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 
 import ckptd
+from ckptd.arena.lender import Lender
 from ckptd.client import capturing
 from ckptd.client.arenas import ArenaLink, ArenaRoom, ArenaRooms
 from ckptd.client.snapshot import Snapshot
@@ -177,6 +180,23 @@ def test_what_a_worker_changes_afterwards_ends_that_save_alone(daemon, connect, 
         pending.result(BOUND_S)
     ckpt.save(3, ARRAYS).result(BOUND_S)
     assert [each.step for each in ckpt.checkpoints()] == [1, 3]
+
+
+def test_a_save_that_failed_keeps_nothing_of_its_capture_alive(daemon, connect, monkeypatch):
+    captures = []
+    begin = Lender.begin
+
+    def watched(*arguments, **options):
+        capture = begin(*arguments, **options)
+        captures.append(weakref.ref(capture))
+        return capture
+
+    monkeypatch.setattr(Lender, "begin", watched)
+    take_sums = Snapshot.sum
+    monkeypatch.setattr(Snapshot, "sum", lambda snapshot: take_sums(snapshot) + np.uint32(1))
+    ckpt = connect()
+    assert isinstance(ckpt.save(1, ARRAYS).exception(BOUND_S), CorruptionError)
+    eventually(lambda: gc.collect() >= 0 and captures[0]() is None, "the end of the capture")
 
 
 def test_a_capture_that_fails_ends_the_save_and_leaves_the_next_in_peace(connect, monkeypatch):
