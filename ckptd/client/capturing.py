@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd import threads
 from ckptd.client.arrays import Array
 from ckptd.client.inventory import EncodedStrings, Inventory, Source
 from ckptd.client.placement import Placement
@@ -60,9 +60,8 @@ def capture(inventory: Inventory, placement: Placement, room: Room) -> None:
         for number in range(len(tasks)):
             carry_out(number)
     else:
-        with ThreadPoolExecutor(_NUM_COPIERS, thread_name_prefix="ckptd-capture") as pool:
-            for _ in pool.map(carry_out, range(len(tasks))):
-                pass
+        # The memory is used again after an error: nobody may copy into it any more by then.
+        threads.each(carry_out, range(len(tasks)), _NUM_COPIERS, "ckptd-capture", insists=True)
     room.captured = len(room.data)
 
 

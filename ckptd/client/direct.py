@@ -12,8 +12,10 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from typing import TypeVar
 
+from ckptd import threads
 from ckptd.client.deadline import Deadline
 from ckptd.client.lanes import LaneSource
 from ckptd.client.local_capture import LocalCapture
@@ -67,7 +69,7 @@ class DirectTransport:
         self._lock = threading.Lock()
         self._coordinator: Coordinator | None = None
         self._epoch = 0
-        self._ticker: threading.Thread | None = None
+        self._has_ticked = threading.Event()  # for the last time
         self._is_recovered = False
         self._watches: set[Follower] = set()
         self._is_closed = threading.Event()
@@ -207,8 +209,7 @@ class DirectTransport:
             coordinator.leave(self._run, self._member, self._epoch)
         finally:
             coordinator.close()
-        if self._ticker is not None:
-            self._ticker.join(10 * _TICK_S)
+        self._has_ticked.wait(10 * _TICK_S)
 
     def _open(self) -> Coordinator:
         """Return the engine, after taking the run on the first call."""
@@ -223,11 +224,14 @@ class DirectTransport:
                     )
                 return self._coordinator
             coordinator, self._epoch = self._take_run()
+            try:
+                threads.start(partial(self._tick, coordinator), "ckptd-tick")
+            except RuntimeError as error:
+                coordinator.close()
+                raise UnavailableError(f"no thread could be started: {error}") from error
             self._pid = os.getpid()
             self._coordinator = coordinator
             self._is_recovered = True
-            self._ticker = threading.Thread(target=self._tick, args=(coordinator,), name="ckptd-tick", daemon=True)
-            self._ticker.start()
             return coordinator
 
     def _take_run(self) -> tuple[Coordinator, int]:
@@ -274,8 +278,11 @@ class DirectTransport:
         return Coordinator(self._store, settings=settings, owns_root=False, takes_over=takes_over, holder=holder)
 
     def _tick(self, coordinator: Coordinator) -> None:
-        while not self._is_closed.wait(_TICK_S):
-            coordinator.tick()
+        try:
+            while not self._is_closed.wait(_TICK_S):
+                coordinator.tick()
+        finally:
+            self._has_ticked.set()
 
     def _located(self, checkpoint: Checkpoint) -> Located:
         return Located(checkpoint, f"{self._run}/{checkpoint.prefix.rpartition('/')[2]}")

@@ -103,6 +103,8 @@ class Coordinator:
 
         `ConflictError` names the daemon that holds it.
         """
+        self._workers.open()
+        self._feeders.open()
         try:
             self._root_lock = self.store.lock(
                 LOCK_KEY, holder=self._holder, shared=not self._owns_root, takes_over=self._takes_over

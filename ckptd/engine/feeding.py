@@ -19,13 +19,15 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ckptd import threads
 from ckptd.engine.capture import LONG_BYTES, Capture, Stretch
 from ckptd.engine.layout import Column, Layout
 from ckptd.engine.manifest import STRING, Manifest
@@ -126,10 +128,11 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
     try:
         memory = memoryview(cast("Buffer", capture.memory))
         summed: list[Future[None]] = []
+        summing = threads.Pool(1, "ckptd-sum")
         if len(capture.memory) <= _SHORT_BYTES or capture.is_staged:
             wait_sealed(capture, check)
             standstill.wait(check)
-        with ThreadPoolExecutor(1, "ckptd-sum") as summing:
+        try:
             for run in runs:
                 for at, size in run.blocks():
                     begin = run.memory_offset + at
@@ -140,7 +143,9 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
                     with standstill.turn():
                         is_taken = lane.take(run.lane_offset + at, data)
                     if is_taken:
-                        summed.append(summing.submit(sum_block, run.lane_offset + at, data))
+                        summed.append(summing.call(partial(sum_block, run.lane_offset + at, data)))
+        finally:
+            summing.settle()
         for each in summed:
             each.result()
         wait_summed(capture, check)
@@ -149,3 +154,7 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         lane.finish(sums[sum_rows] if len(sums) else None)
     except CkptdError as error:
         lane.fail(error)
+    except Exception as failure:  # this thread has no caller: the save must not wait for it
+        bug = CkptdError(f"a bug in ckptd ended the writing of a lane: {failure!r}")
+        bug.__cause__ = failure
+        lane.fail(bug)

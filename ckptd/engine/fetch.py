@@ -8,7 +8,6 @@ megabyte. The checksum of a piece that is read whole is put together from those 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd import threads
 from ckptd.engine.blocks import BLOCK_BYTES, Block
 from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError, CorruptionError
@@ -83,10 +83,7 @@ class Fetch:
             for job in jobs:
                 self._run(job)
         else:
-            # The pool lives for one batch: threads that outlive a call are a hazard to programs that fork.
-            with ThreadPoolExecutor(min(access.num_readers, len(jobs)), thread_name_prefix="ckptd-read") as pool:
-                for _ in pool.map(self._run, jobs):
-                    pass
+            threads.each(self._run, jobs, access.num_readers, "ckptd-read")
         for read in batch:
             self._check(read)
 

@@ -7,13 +7,13 @@ bytes. So this does nothing for one that it could do for all: no boxes, no block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd import threads
 from ckptd.engine.fetch import about, mismatch
 from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.errors import CkptdError
@@ -68,9 +68,7 @@ class SmallReads:
             for group in groups:
                 self._read(group)
             return
-        with ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="ckptd-read") as pool:
-            for _ in pool.map(self._read, groups):
-                pass
+        threads.each(self._read, groups, _NUM_READERS, "ckptd-read")
 
     def _groups(self) -> Iterator[slice]:
         """Cut what lies in order of place into runs of neighbours, none of them too long."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 from typing import Protocol, runtime_checkable
 
+from ckptd import threads
 from ckptd.engine.blocks import BLOCK_BYTES
 from ckptd.engine.objects import Objects
 from ckptd.engine.restore import Bundle
@@ -130,14 +130,11 @@ class _Verification:
         tensors = list(self._tensors(names))
         self._total_bytes = sum(piece.size for tensor in tensors for piece in tensor.pieces)
         work = (check for tensor in tensors for check in self._checks(tensor))
-        # The pool lives for this call: threads that outlive it are a hazard to programs that fork.
-        with ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="ckptd-verify") as pool:
-            while batch := _batch(work):
-                jobs = [(check, number) for check in batch for number in range(len(check.ranges))]
-                for _ in pool.map(self._read, jobs, chunksize=1):
-                    pass
-                for check in batch:
-                    self._conclude(check)
+        while batch := _batch(work):
+            jobs = [(check, number) for check in batch for number in range(len(check.ranges))]
+            threads.each(self._read, jobs, _NUM_READERS, "ckptd-verify")
+            for check in batch:
+                self._conclude(check)
         self._check_files()
         problems = tuple(self._problems)
         return Report(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
+from ckptd import threads
 from ckptd.errors import UnavailableError
 
 T = TypeVar("T")
@@ -28,12 +29,11 @@ class Parts:
     def __init__(self, *, limit_bytes: int = _LIMIT_BYTES, num_senders: int = NUM_SENDERS) -> None:
         """Allocate nothing yet."""
         self._limit_bytes = limit_bytes
-        self._num_senders = num_senders
         self._changed = threading.Condition()
         self._free: list[bytearray] = []
         self._out_bytes = 0
         self._num_sending = 0
-        self._pool: ThreadPoolExecutor | None = None
+        self._senders = threads.Pool(num_senders, "ckptd-upload")
 
     @property
     def out_bytes(self) -> int:
@@ -76,8 +76,6 @@ class Parts:
     def send(self, work: Callable[[], T]) -> Future[T]:
         """Do `work` on one of the senders' threads."""
         with self._changed:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._num_senders, thread_name_prefix="ckptd-upload")
             self._num_sending += 1
 
         def counted() -> T:
@@ -88,4 +86,4 @@ class Parts:
                     self._num_sending -= 1
                     self._changed.notify_all()
 
-        return self._pool.submit(counted)
+        return self._senders.call(counted)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ckptd import threads
 from ckptd.storage.base import Durability, Store
 
 T = TypeVar("T")
@@ -22,5 +22,4 @@ def together(store: Store, ask: Callable[[T], R], items: Iterable[T]) -> list[R]
     asked = list(items)
     if store.durability is not Durability.OBJECT_STORE or len(asked) < 2:
         return [ask(item) for item in asked]
-    with ThreadPoolExecutor(min(_AT_ONCE, len(asked)), thread_name_prefix="ckptd-ask") as pool:
-        return list(pool.map(ask, asked))
+    return threads.each(ask, asked, _AT_ONCE, "ckptd-ask")

@@ -1,0 +1,292 @@
+"""Threads of our own, for work that has to go on while the interpreter ends.
+
+When the main thread ends, Python first shuts down every `ThreadPoolExecutor` of the process, then waits for other
+threads, and only then calls what was registered with `atexit`. A save that is under way needs its threads until its
+end, so nothing that a save needs may run in an executor. CPython 3.12.0 and 3.12.1 start no thread at all by then;
+elsewhere the limit of a container may be reached. So threads that have nothing to do are kept for a while, a save
+reserves some before it returns to its caller, and what its caller can do is done there when there is no thread for it.
+
+All of them are daemon threads: the end of the program waits for the saves (`ckptd.client.ending`), not for threads.
+A forked child has none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_log = logging.getLogger("ckptd")
+
+_IDLE_S = 10.0  # after so long without work a thread ends
+
+
+class _Thread:
+    """A thread that does one piece of work after another."""
+
+    def __init__(self) -> None:
+        self._has_work = threading.Event()
+        self._work: tuple[Callable[[], object], str] | None = None
+        threading.Thread(target=self._run, name="ckptd-idle", daemon=True).start()
+
+    def do(self, work: Callable[[], object], name: str) -> None:
+        """Do this next. Called by whatever took it from `_idle`, or made it."""
+        self._work = work, name
+        self._has_work.set()
+
+    def _run(self) -> None:
+        while True:
+            if not self._has_work.wait(_IDLE_S):
+                with _lock:
+                    if self in _idle:
+                        _idle.remove(self)
+                        return
+                self._has_work.wait()  # taken just now: its work is on the way
+            self._has_work.clear()
+            assert self._work is not None
+            (work, name), self._work = self._work, None
+            threading.current_thread().name = name
+            guarded(work)
+            del work
+            threading.current_thread().name = "ckptd-idle"
+            with _lock:
+                _idle.append(self)
+
+
+_lock = threading.Lock()
+_idle: list[_Thread] = []
+
+
+def _forget_all() -> None:
+    """Begin without threads: a forked child has only the one that forked."""
+    global _lock
+    _lock = threading.Lock()
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def start(work: Callable[[], object], name: str) -> None:
+    """Run `work` in a thread, one that is idle or a new one. It handles its own errors.
+
+    Raises:
+        RuntimeError: there is no idle thread, and no new one can be started.
+    """
+    with _lock:
+        thread = _idle.pop() if _idle else None
+    (thread or _Thread()).do(work, name)
+
+
+def reserve(count: int) -> None:
+    """Have so many idle threads at hand.
+
+    Raises:
+        RuntimeError: they can't be started.
+    """
+    while True:
+        with _lock:
+            if len(_idle) >= count:
+                return
+        thread = _Thread()
+        with _lock:
+            _idle.append(thread)
+
+
+def guarded(work: Callable[[], object]) -> None:
+    """Do `work`; log what it raises, as its thread has no caller."""
+    try:
+        work()
+    except BaseException:
+        _log.exception("a bug in ckptd: %s raised an error in thread %s", work, threading.current_thread().name)
+
+
+class Pool:
+    """Runs work on at most so many threads at once, in the order of submission. Any thread may use it.
+
+    It has threads only while there is work, and needs no closing, unless `open` is called.
+    """
+
+    def __init__(self, threads: int, name: str, prepare: Callable[[], object] | None = None) -> None:
+        """Start nothing yet. With `prepare`, which a thread calls first, threads are of this pool alone."""
+        self._most = threads
+        self._name = name
+        self._prepare = prepare
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._num_threads = self._num_busy = 0
+        self._is_open = False
+
+    def open(self) -> None:
+        """Start one thread that stays until `close`: from then on `submit` always succeeds.
+
+        Raises:
+            RuntimeError: it can't be started.
+        """
+        with self._changed:
+            self._is_open = True
+        self._add_thread()
+
+    def close(self) -> None:
+        """Let the thread of `open` end once nothing is left to do."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Run `work` soon. It handles its own errors.
+
+        Raises:
+            RuntimeError: no thread works here, and none can be started.
+        """
+        if self._pid != os.getpid():
+            self._begin()  # what a parent had to do is not for its child
+        with self._changed:
+            self._waiting.append(work)
+            self._changed.notify()
+            if self._num_threads - self._num_busy >= len(self._waiting) or self._num_threads >= self._most:
+                return
+        try:
+            self._add_thread()
+        except RuntimeError:
+            with self._changed:
+                if not self._num_threads and work in self._waiting:
+                    self._waiting.remove(work)
+                    raise
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Run `work` soon, in this very thread if there is no other; return what it will return or raise."""
+        result: Future[T] = Future()
+        result.set_running_or_notify_cancel()
+
+        def settle() -> None:
+            try:
+                value = work()
+            except BaseException as error:
+                result.set_exception(error)
+            else:
+                result.set_result(value)
+
+        try:
+            self.submit(settle)
+        except RuntimeError:
+            settle()
+        return result
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing is left to do; return whether that came to pass within `timeout_s`."""
+        if self._pid != os.getpid():
+            return True
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._num_busy, timeout_s)
+
+    def _add_thread(self) -> None:
+        with self._changed:
+            self._num_threads += 1
+        try:
+            if self._prepare is None:
+                start(self._run, self._name)
+            else:
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        except BaseException:
+            with self._changed:
+                self._num_threads -= 1
+            raise
+
+    def _run(self) -> None:
+        if self._prepare is not None:
+            guarded(self._prepare)
+        while True:
+            with self._changed:
+                # The last thread of an open pool stays.
+                while not self._waiting and self._is_open and self._num_threads == 1:
+                    self._changed.wait()
+                if not self._waiting:
+                    self._num_threads -= 1
+                    return
+                work = self._waiting.popleft()
+                self._num_busy += 1
+            guarded(work)
+            del work
+            with self._changed:
+                self._num_busy -= 1
+                self._changed.notify_all()
+
+
+def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, insists: bool = False) -> list[R]:
+    """Return what `do` returns for each item, in their order, of up to so many threads; the caller's is one of them.
+
+    The first error, in the order of the items, is raised once nobody works any more; no item is begun after an error.
+    A second Ctrl-C does not wait for that, unless `insists`.
+    """
+    todo = list(items)
+    results: dict[int, R] = {}
+    errors: dict[int, BaseException] = {}
+    changed = threading.Condition()
+    position = helpers = 0
+
+    def work() -> None:
+        nonlocal position
+        while True:
+            with changed:
+                if errors or position == len(todo):
+                    return
+                number = position
+                position += 1
+            try:
+                results[number] = do(todo[number])
+            except BaseException as error:
+                errors[number] = error
+
+    def help_out() -> None:
+        nonlocal helpers
+        try:
+            work()
+        finally:
+            with changed:
+                helpers -= 1
+                changed.notify_all()
+
+    def begin() -> None:
+        nonlocal helpers
+        for _ in range(min(threads, len(todo)) - 1):
+            with changed:
+                helpers += 1
+            try:
+                start(help_out, name)
+            except RuntimeError:  # then there are fewer
+                with changed:
+                    helpers -= 1
+                return
+
+    def wait() -> None:
+        with changed:
+            changed.wait_for(lambda: not helpers)
+
+    try:
+        begin()
+        work()
+    except BaseException as error:  # of a signal, between two items
+        errors.setdefault(len(todo), error)
+    while True:
+        try:
+            wait()
+            break
+        except BaseException as error:
+            errors.setdefault(len(todo), error)
+            if not insists:
+                break
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(todo))]

@@ -1,0 +1,119 @@
+"""Threads of our own: they are used again, work is done without them if need be, and errors reach the caller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from ckptd import threads
+
+BOUND_S = 10.0
+
+
+def test_each_returns_results_in_their_order_and_uses_the_callers_thread():
+    barrier = threading.Barrier(3)
+
+    def do(number: int) -> tuple[int, bool]:
+        if number < 3:
+            barrier.wait(BOUND_S)  # three work at once, or this breaks
+        return number, threading.current_thread() is threading.main_thread()
+
+    results = threads.each(do, range(9), 3, "test")
+    assert [number for number, _ in results] == list(range(9))
+    assert any(is_main for _, is_main in results)
+
+
+def test_each_raises_the_first_error_once_nobody_works_any_more():
+    working = threading.Semaphore(0)
+    others_end = threading.Event()
+
+    def do(number: int) -> None:
+        if number == 1:
+            working.acquire(timeout=BOUND_S)
+            raise ValueError("1")
+        working.release()
+        if number == 0:
+            threading.Timer(0.05, others_end.set).start()
+            others_end.wait(BOUND_S)
+
+    with pytest.raises(ValueError, match="1"):
+        threads.each(do, range(100), 2, "test")
+    assert others_end.is_set()
+
+
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_idle", [])
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_what_the_caller_can_do_needs_no_thread(monkeypatch: pytest.MonkeyPatch):
+    no_thread(monkeypatch)
+    assert threads.each(str, [1, 2, 3], 4, "test") == ["1", "2", "3"]
+    assert threads.Pool(2, "test").call(lambda: 5).result(0) == 5
+
+
+def test_a_pool_refuses_what_nobody_can_do_and_goes_on_with_one_thread(monkeypatch: pytest.MonkeyPatch):
+    closed, opened = threads.Pool(2, "test"), threads.Pool(2, "test")
+    opened.open()
+    try:
+        no_thread(monkeypatch)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            closed.submit(lambda: None)
+        assert closed.settle(0)
+        assert [opened.call(work).result(BOUND_S) for work in (lambda: 1, lambda: 2)] == [1, 2]
+    finally:
+        opened.close()
+
+
+def test_reserved_threads_do_what_comes_when_no_more_can_be_started(monkeypatch: pytest.MonkeyPatch):
+    threads.reserve(2)
+    kept = list(threads._idle)
+    no_thread(monkeypatch)
+    monkeypatch.setattr(threads, "_idle", kept)
+    done = [threading.Event(), threading.Event()]
+    for event in done:
+        threads.start(event.set, "test")
+    assert all(event.wait(BOUND_S) for event in done)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_pool_works_in_order_on_no_more_threads_than_allowed(most: int):
+    pool = threads.Pool(most, "test")
+    lock, begun, at_once, busy = threading.Lock(), list[int](), list[int](), 0
+
+    def work_of(number: int) -> Callable[[], None]:
+        def work() -> None:
+            nonlocal busy
+            with lock:
+                busy += 1
+                begun.append(number)
+                at_once.append(busy)
+            threading.Event().wait(0.002)
+            with lock:
+                busy -= 1
+
+        return work
+
+    for number in range(20):
+        pool.submit(work_of(number))
+    assert pool.settle(BOUND_S)
+    assert max(at_once) <= most
+    assert sorted(begun) == list(range(20))
+    if most == 1:
+        assert begun == list(range(20))
+
+
+def test_work_that_raises_takes_no_thread_with_it(caplog: pytest.LogCaptureFixture):
+    pool = threads.Pool(1, "test")
+    pool.open()
+    try:
+        pool.submit(lambda: 1 / 0)
+        assert pool.call(lambda: "on").result(BOUND_S) == "on"
+    finally:
+        pool.close()
+    assert "ZeroDivisionError" in caplog.text
