@@ -165,10 +165,11 @@ class Store(Protocol):
         """Describe one object; `NotFoundError` if there is none."""
 
     def list(self, directory: str, *, deep: bool = True) -> Iterator[ObjectStat]:
-        """Yield the objects directly or deeper below `directory` ("" is the root), in key order.
+        """Yield the objects directly or deeper below `directory` ("" is the root).
 
-        With `deep` False only those directly in it. What a store keeps for itself (unfinished objects, locks) is
-        left out. A missing directory is empty.
+        Those of one directory come in key order; which directory comes first, the store decides. With `deep` False only
+        those directly in it. What a store keeps for itself (unfinished objects, locks) is left out. A missing directory
+        is empty.
         """
 
     def keys(self, directory: str, starts_with: str = "") -> Sequence[str]:

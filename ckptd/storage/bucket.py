@@ -81,8 +81,9 @@ class Bucket(Protocol):
         """Describe one object; `NotFoundError` if there is none."""
 
     def list(self, prefix: str, *, deep: bool) -> Iterator[Head]:
-        """Yield the objects whose keys begin with `prefix`, in key order; without those behind a further ``/``
-        unless `deep`. Metadata is left out.
+        """Yield the objects whose keys begin with `prefix`; without those behind a further ``/`` unless `deep`.
+
+        Those of one directory come in key order. Metadata is left out.
         """
 
     def delete(self, key: str, *, if_etag: str | None = None) -> None:

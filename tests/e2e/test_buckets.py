@@ -24,6 +24,8 @@ from tests.services.front import Front
 from tests.services.lying import ALL_CONDITIONS, LyingStore
 from tests.services.s3 import S3Service
 
+pytestmark = pytest.mark.every_server
+
 
 def save(url: str, *steps: int, run: str = "runs/a", **options: object) -> None:
     with ckptd.Checkpointer(url, run=run, **options) as checkpointer:  # type: ignore[arg-type]

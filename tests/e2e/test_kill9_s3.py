@@ -54,6 +54,8 @@ CAMPAIGN_KINDS = [
 ]
 SERVERS = {"gateway": ("rgw",), "ceph": ("rgw", "osd", "mon")}
 
+pytestmark = pytest.mark.every_server
+
 
 class Job:
     """A daemon, its crew and the server, what was acknowledged, and what has been seen of the bucket."""
@@ -105,8 +107,8 @@ class Job:
 
     def round(self, kind: str, is_early: bool, size: str) -> None:
         assert self.crew is not None
-        ceph = self.service.ceph
-        assert ceph is not None
+        server = self.service.server
+        assert server is not None
         victims = kind.split()
         self.chance.shuffle(victims)
         self.order(size)
@@ -118,7 +120,7 @@ class Job:
             elif victim == "worker":
                 self.crew.kill(self.chance.randrange(RANKS))
             else:
-                ceph.kill9(*SERVERS[victim])
+                server.kill9(*SERVERS[victim])
             self.kills[victim] += 1
         if is_early and "daemon" not in victims:
             pause(self.chance.uniform(0, 0.5))  # it has seen the server gone, and tries again
@@ -129,7 +131,7 @@ class Job:
             self.daemon = self.start_daemon()
             pause(self.chance.uniform(0, 1.0))
         if servers:
-            ceph.start()
+            server.start()
         if has_died and not is_early:
             self.daemon = self.start_daemon()
         self.daemon.wait_until_ready(WAIT_S)
@@ -207,7 +209,7 @@ class Job:
 
 @contextmanager
 def running(service: S3Service, url: str, directory: Path, seed: int) -> Iterator[Job]:
-    if service.ceph is None:
+    if service.server is None:
         pytest.skip("this server is not ours to kill")
     made = Job(service, url, directory, random.Random(seed))
     try:
@@ -217,7 +219,7 @@ def running(service: S3Service, url: str, directory: Path, seed: int) -> Iterato
         print(made.report(), made.daemon.log_end(), sep="\n")
         raise
     finally:
-        service.ceph.start()
+        service.server.start()
         code = made.end()
     assert code == 0, made.daemon.log_end()
     print(made.report())

@@ -49,6 +49,9 @@ BIG = 2 * PART_BYTES + 5  # in three parts
 HASTY = Patience(connect_s=2.0, progress_s=0.5, deadline_s=3.0)
 
 
+pytestmark = pytest.mark.every_server
+
+
 @pytest.fixture
 def place() -> str:
     return f"t{random.getrandbits(64):x}"

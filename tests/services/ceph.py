@@ -11,7 +11,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.services.server import CannotRunError, answers, end, free_ports
 
 SUITE = "forky"  # the Debian release with Ceph 20.2: checksums by part, conditions also on completing an upload
 PACKAGES = ("ceph-mon", "ceph-osd", "radosgw")
@@ -33,10 +34,6 @@ root=$1; data=$2; shift 2
 mount --make-rprivate / && mount -t proc proc "$root/proc" && mount --rbind /dev "$root/dev" \
   && mount --bind "$data" "$root$data" && cd / && exec chroot "$root" "$@"
 """
-
-
-class CannotRunError(Exception):
-    """This host cannot run or install it; the message says why."""
 
 
 def root_directory() -> Path:
@@ -135,13 +132,13 @@ class Ceph:
             self._prepare()
         if not self._runs("mon"):
             self._launch("mon", "ceph-mon", "-f", "-i", "a")
-        self._await("the monitor", lambda: _answers(self._monitor_port))
+        self._await("the monitor", lambda: answers(self._monitor_port))
         if not self._runs("osd"):
             self._prepare_disk()
             self._launch("osd", "ceph-osd", "-f", "-i", "0")
         if not self._runs("rgw"):
             self._launch("rgw", "radosgw", "-f", "-n", "client.admin")
-        self._await("the gateway", lambda: _answers(self._port))
+        self._await("the gateway", lambda: answers(self._port))
         if not (self._data / "user").exists():
             access, secret = self.keys
             self._call(
@@ -161,7 +158,7 @@ class Ceph:
             self._end(name, signal.SIGKILL)
 
     def _prepare(self) -> None:
-        self._port, self._monitor_port = _free_port(), _free_port()
+        self._port, self._monitor_port = free_ports(2)
         self.endpoint = f"http://127.0.0.1:{self._port}"
         for name in ("run", "log", "mon", "osd", "rgw"):
             (self._data / name).mkdir(parents=True)
@@ -268,15 +265,7 @@ rgw gc processor period = 5
         return process is not None and process.poll() is None
 
     def _end(self, name: str, how: signal.Signals) -> None:
-        process = self._processes.pop(name, None)
-        if process is None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(15)
+        end(self._processes.pop(name, None), how)
 
     def _await(self, what: str, has_come: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _START_S
@@ -286,15 +275,3 @@ rgw gc processor period = 5
                 logs = "\n".join(path.read_text("utf-8", "replace")[-1000:] for path in self._data.glob("log/*.out"))
                 raise CannotRunError(f"{what} did not come up{f', {dead[0]} ended' if dead else ''}:\n{logs}")
             time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False

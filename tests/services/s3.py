@@ -13,21 +13,26 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import get_session
 
-from tests.services.ceph import CannotRunError, Ceph, install
+from tests.services import ceph, seaweed
+from tests.services.ceph import Ceph
+from tests.services.seaweed import SeaweedFS
+from tests.services.server import CannotRunError, Server
 
 ENDPOINT_VARIABLE = "CKPTD_TEST_S3_ENDPOINT"
 REGION = "us-east-1"
+SERVERS = ("ceph", "seaweedfs")
+"""The servers that we can run ourselves. The first is the one that a test gets that does not say otherwise."""
 
 
 @dataclass
 class S3Service:
-    """A server with one bucket. `ceph` is None when it is somebody else's, which nobody may kill."""
+    """A server with one bucket. `server` is None when it is somebody else's, which nobody may kill."""
 
     endpoint: str
     access_key: str
     secret_key: str
     bucket: str
-    ceph: Ceph | None = None
+    server: Server | None = None
 
     def environment(self, endpoint: str | None = None) -> dict[str, str]:
         """Return the variables by which every program of that ecosystem finds it, and nothing of the user's own."""
@@ -83,12 +88,12 @@ class S3Service:
 
     def stop(self) -> None:
         """End it, if it is ours."""
-        if self.ceph is not None:
-            self.ceph.stop()
+        if self.server is not None:
+            self.server.stop()
 
 
-def start(data: Path) -> S3Service:
-    """Return a server that answers.
+def start(which: str, data: Path) -> S3Service:
+    """Return a server that answers: the one of `SERVERS` with that name, or whichever the environment names.
 
     Raises:
         CannotRunError: when this host cannot run one and the environment names none.
@@ -102,14 +107,20 @@ def start(data: Path) -> S3Service:
             os.environ.get("CKPTD_TEST_S3_BUCKET", "ckptd-tests"),
         )
     else:
-        ceph = Ceph(install(), data, "ckptdtests", secrets.token_hex(16))
+        server = _server(which, data, "ckptdtests", secrets.token_hex(16))
         try:
-            ceph.start()
+            server.start()
         except CannotRunError:
-            ceph.stop()
+            server.stop()
             raise
-        access, secret = ceph.keys
-        service = S3Service(ceph.endpoint, access, secret, "ckptd-tests", ceph)
+        access, secret = server.keys
+        service = S3Service(server.endpoint, access, secret, "ckptd-tests", server)
     service.make_bucket()
     service.warm_up()
     return service
+
+
+def _server(which: str, data: Path, access_key: str, secret_key: str) -> Server:
+    if which == "ceph":
+        return Ceph(ceph.install(), data, access_key, secret_key)
+    return SeaweedFS(seaweed.program(), data, access_key, secret_key)

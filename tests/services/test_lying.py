@@ -20,6 +20,9 @@ STALE = '"0123456789abcdef0123456789abcdef"'
 CALLS = ("create over it", "replace a stale one", "replace a missing one", "complete over it", "a wrong checksum")
 
 
+pytestmark = pytest.mark.every_server
+
+
 class Bucket:
     """A bucket of a store that tells some lies."""
 

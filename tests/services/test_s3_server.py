@@ -11,6 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.services.s3 import S3Service
 
+pytestmark = pytest.mark.every_server
+
 
 def test_of_sixteen_that_create_the_same_object_one_wins(s3_service: S3Service, key: str) -> None:
     client, at_once = s3_service.client(), threading.Barrier(16)
@@ -42,7 +44,7 @@ KILLED = [
 def test_what_was_acknowledged_is_there_after_it_was_killed(
     s3_service: S3Service, key: str, daemons: tuple[str, ...]
 ) -> None:
-    if s3_service.ceph is None:
+    if s3_service.server is None:
         pytest.skip("this server is not ours to kill")
     acknowledged: list[list[str]] = [[] for _ in range(4)]
     enough = threading.Semaphore(0)
@@ -62,10 +64,10 @@ def test_what_was_acknowledged_is_there_after_it_was_killed(
         writing = [pool.submit(write, writer) for writer in range(len(acknowledged))]
         for _ in range(40):
             assert enough.acquire(timeout=60)
-        s3_service.ceph.kill9(*daemons)
+        s3_service.server.kill9(*daemons)
         for each in writing:
             each.result(timeout=60)
-    s3_service.ceph.start()
+    s3_service.server.start()
     client = s3_service.client()
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=s3_service.bucket, Prefix=key)
     listed = {each["Key"] for page in pages for each in page.get("Contents", [])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -58,13 +59,18 @@ class StoreContract:
     def store(self) -> Store:
         raise NotImplementedError("each implementation gives its own")
 
+    @pytest.fixture
+    def listed_as(self) -> Callable[[str], str]:
+        """Under which key an object is listed: some servers have ideas of their own about some characters."""
+        return lambda key: key
+
     @pytest.mark.parametrize("key", GOOD_KEYS)
-    def test_what_was_put_is_what_is_got(self, store: Store, key: str) -> None:
+    def test_what_was_put_is_what_is_got(self, store: Store, key: str, listed_as: Callable[[str], str]) -> None:
         stat = store.put(key, b"seven b")
         assert store.get(key) == b"seven b"
         assert (stat.key, stat.size_bytes) == (key, 7)
         assert same(store.stat(key), stat)
-        assert [each.key for each in store.list("")] == [key]
+        assert [each.key for each in store.list("")] == [listed_as(key)]
 
     @pytest.mark.parametrize("key", BAD_KEYS)
     def test_a_key_that_could_leave_the_root_is_refused_by_every_method(self, store: Store, key: str) -> None:
@@ -285,13 +291,13 @@ class StoreContract:
                     call(key)
                 assert caught.value.key == key
 
-    def test_objects_are_listed_in_key_order_with_what_stat_says(self, store: Store) -> None:
+    def test_objects_are_listed_with_what_stat_says_those_of_a_directory_in_key_order(self, store: Store) -> None:
         keys = ["b/x.y/z", "b/x/1", "b-1", "a", "b/y", "c/d/e"]
         for key in keys:
             store.put(key, key.encode())
-        assert [each.key for each in store.list("")] == sorted(keys)
-        assert all(same(each, store.stat(key)) for each, key in zip(store.list(""), sorted(keys), strict=True))
-        assert [each.key for each in store.list("b")] == ["b/x.y/z", "b/x/1", "b/y"]
+        assert sorted(each.key for each in store.list("")) == sorted(keys)
+        assert all(same(each, store.stat(each.key)) for each in store.list(""))
+        assert sorted(each.key for each in store.list("b")) == ["b/x.y/z", "b/x/1", "b/y"]
         assert [each.key for each in store.list("b/x")] == ["b/x/1"]
         assert [each.key for each in store.list("b", deep=False)] == ["b/y"]
         assert [each.key for each in store.list("", deep=False)] == ["a", "b-1"]

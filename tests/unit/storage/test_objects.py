@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +21,12 @@ from ckptd.storage.locations import open_store
 from ckptd.storage.multipart import PART_BYTES, part_size
 from ckptd.storage.objects import ObjectStore
 from ckptd.storage.parts import Parts
+from tests.services.s3 import S3Service
+from tests.services.seaweed import SeaweedFS
 from tests.suites.borrowing_contract import BorrowingContract, lend
 from tests.suites.store_contract import StoreContract
+
+pytestmark = pytest.mark.every_server
 
 
 @pytest.fixture
@@ -31,9 +36,17 @@ def store(s3_root: str) -> ObjectStore:
     return opened
 
 
-class TestObjectStore(StoreContract, BorrowingContract):
+class S3Contract(StoreContract, BorrowingContract):
     EVERY_WRITE_IS_A_VERSION = False
 
+    @pytest.fixture
+    def listed_as(self, s3_service: S3Service) -> Callable[[str], str]:
+        if isinstance(s3_service.server, SeaweedFS):
+            return lambda key: key.replace("\\", "/")
+        return lambda key: key
+
+
+class TestObjectStore(S3Contract):
     @pytest.fixture
     def store(self, s3_root: str) -> Store:
         return open_store(s3_root)
@@ -44,9 +57,7 @@ class TestObjectStore(StoreContract, BorrowingContract):
         assert (store.has_locks, store.verifies_writes, store.free_bytes()) == (False, True, None)
 
 
-class TestObjectStoreByS3fs(StoreContract, BorrowingContract):
-    EVERY_WRITE_IS_A_VERSION = False
-
+class TestObjectStoreByS3fs(S3Contract):
     @pytest.fixture
     def store(self, s3_root: str, monkeypatch: pytest.MonkeyPatch) -> Store:
         monkeypatch.setenv("CKPTD_S3_CLIENT", "s3fs")

@@ -16,6 +16,8 @@ from tests.services.front import Front
 from tests.services.lying import ALL_CONDITIONS, Lie, LyingStore
 from tests.services.s3 import S3Service
 
+pytestmark = pytest.mark.every_server
+
 
 def bucket_store(url: str) -> ObjectStore:
     store = open_store(url)
