@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         SessionAbortedError,
         StorageFullError,
         UnavailableError,
+        VersionMismatchError,
     )
     from ckptd.format.saver_pb2 import SaverDef
     from ckptd.format.state_file import CheckpointState
@@ -58,6 +59,7 @@ __all__ = [
     "Slice",
     "StorageFullError",
     "UnavailableError",
+    "VersionMismatchError",
     "checkpoint_exists",
     "checkpoints_iterator",
     "follow",

@@ -93,6 +93,10 @@ class ConflictError(CkptdError):
     exit_code = 4
 
 
+class VersionMismatchError(ConflictError):
+    """Client and daemon are of versions that do not work together. Trying again gives the same answer."""
+
+
 class SessionAbortedError(CkptdError):
     """This save is over and left nothing behind; start another."""
 

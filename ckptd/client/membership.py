@@ -7,24 +7,32 @@ own as long as the process does, and comes back with the same incarnation when t
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
+from ckptd.client.contact import FirstContact
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.identity import Member, RunOptions
-from ckptd.errors import CkptdError, ConflictError, UnavailableError
-from ckptd.wire import convert, status, versions
+from ckptd.errors import CkptdError, ConflictError, UnavailableError, VersionMismatchError
+from ckptd.wire import addresses, convert, status, versions
 from ckptd.wire.v1 import common_pb2, save_pb2
 
 FIRST_CONFLICT_WAIT_S = 15.0
 """How long a place that is taken is asked for: longer than a daemon's usual lease, of which we know nothing yet."""
 
-_LONGEST_PAUSE_S = 0.5  # whoever waits for a lease to pass is a trainer that stands still
+_LONGEST_PAUSE_S = 0.5  # for a daemon that was away: a trainer stands still meanwhile
+_LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer
+_CONFLICT_NOTICE_S = (1.0, 10.0)  # after so long the user is told, and again so often
 _LEAVE_TIMEOUT_S = 5.0
 _FOREVER_S = 10.0 * 365 * 24 * 3600
+
+
+_log = logging.getLogger("ckptd.client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class Membership:
         member: Member,
         options: RunOptions,
         peer: common_pb2.Peer,
+        contact: FirstContact | None = None,
     ) -> None:
         self._stub = stub
         self._address = address
@@ -60,6 +69,7 @@ class Membership:
         self._member = member
         self._options = options
         self._peer = peer
+        self._contact = contact or FirstContact(addresses.parse(address))
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._call: Any = None
@@ -76,13 +86,13 @@ class Membership:
             ConflictError: another one has our place, or has fenced us off.
             UnavailableError: no daemon answered until the deadline.
         """
+        deadline = self._contact.bounded(deadline)
         with self._changed:
             if self._thread is None and not self._is_closing.is_set():
                 self._thread = threading.Thread(target=self._run_forever, name="ckptd-member", daemon=True)
                 self._thread.start()
-            self._changed.wait_for(
-                lambda: self._welcome or self._fatal or self._is_closing.is_set(), deadline.remaining_s
-            )
+            while not (self._welcome or self._fatal or self._is_closing.is_set() or deadline.has_passed):
+                self._changed.wait(deadline.remaining_s)
             if self._fatal is not None:
                 error = self._fatal
                 if not isinstance(error, ConflictError):
@@ -93,9 +103,9 @@ class Membership:
                 raise UnavailableError("the Checkpointer was closed")
             if self._welcome is not None:
                 return self._welcome
-            raise self._last_error or UnavailableError(
-                f"the daemon at {self._address} has not answered within {deadline.timeout_s:g} s"
-            )
+            if self._last_error is not None:
+                raise self._contact.given_up(self._last_error, deadline)
+            raise UnavailableError(f"the daemon at {self._address} has not answered within {deadline.timeout_s:g} s")
 
     def is_newer_than(self, epoch: int, wait_s: float) -> bool:
         """Wait a moment for a membership of another epoch than `epoch`; say whether it has come."""
@@ -120,9 +130,8 @@ class Membership:
             thread.join(_LEAVE_TIMEOUT_S)
 
     def _run_forever(self) -> None:
-        backoff = Backoff(_LONGEST_PAUSE_S)
+        backoff, conflict = Backoff(_LONGEST_PAUSE_S), _Conflict()
         forever = Deadline(_FOREVER_S)
-        conflict_deadline: Deadline | None = None
         while not self._is_closing.is_set():
             error = self._join_once()
             if self._is_closing.is_set():
@@ -130,25 +139,24 @@ class Membership:
             with self._changed:
                 if self._welcome is not None:
                     # The connection held for a while: begin again with short pauses, for the lease is running.
-                    backoff, conflict_deadline = Backoff(_LONGEST_PAUSE_S), None
+                    backoff, conflict = Backoff(_LONGEST_PAUSE_S), _Conflict()
                 self._welcome = None
                 self._last_error = error
-                if isinstance(error, ConflictError):
-                    wait_s = self._latest.lease_s if self._latest else FIRST_CONFLICT_WAIT_S
-                    conflict_deadline = conflict_deadline or Deadline(wait_s)
-                    is_final = conflict_deadline.has_passed
-                else:
-                    is_final = not error.retryable
-                if is_final:
+                is_conflict = isinstance(error, ConflictError) and not isinstance(error, VersionMismatchError)
+                if is_conflict:
+                    conflict.go_on(error, self._latest.lease_s if self._latest else FIRST_CONFLICT_WAIT_S)
+                if conflict.is_over if is_conflict else not error.retryable:
                     self._fatal = error
                     self._changed.notify_all()
                     return
-            self._is_closing.wait(backoff.next_s(forever))
+            pauses = conflict.backoff if is_conflict else backoff
+            self._is_closing.wait(pauses.next_s(forever))
 
     def _join_once(self) -> CkptdError:
         """Join and stay joined; return why that ended."""
         request = convert.join_to_wire(self._peer, self._run, self._member, self._options)
         try:
+            self._contact.check()
             call = self._stub.Join(request, wait_for_ready=False)
             with self._changed:
                 self._call = call
@@ -156,15 +164,44 @@ class Membership:
                 if event.HasField("welcome"):
                     self._take(event.welcome)
         except grpc.RpcError as error:
-            return status.from_wire(error, address=self._address)
+            return self._failed(status.from_wire(error, address=self._address))
         except CkptdError as error:
-            return error
+            return self._failed(error)
         return UnavailableError(f"the daemon at {self._address} ended the connection")
 
+    def _failed(self, error: CkptdError) -> CkptdError:
+        self._contact.failed(error)
+        return error
+
     def _take(self, message: save_pb2.Welcome) -> None:
+        self._contact.made()
         versions.check_peer(message.peer, who="daemon")
         arena = message.arena if message.HasField("arena") else None
         welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id, arena)
         with self._changed:
             self._welcome = self._latest = welcome
             self._changed.notify_all()
+
+
+class _Conflict:
+    """A place that is taken, for as long as it is: how long it is tried, how often, and when the user is told."""
+
+    def __init__(self) -> None:
+        self.backoff = Backoff(_LONGEST_CONFLICT_PAUSE_S)
+        self._deadline: Deadline | None = None
+        self._began = 0.0
+        self._notice_s = _CONFLICT_NOTICE_S[0]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the holder has kept its place for longer than its lease."""
+        return self._deadline is not None and self._deadline.has_passed
+
+    def go_on(self, error: CkptdError, wait_s: float) -> None:
+        """Note one more refusal; the first begins the time of `wait_s`."""
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline, self._began = Deadline(wait_s), now
+        if now - self._began >= self._notice_s and not self.is_over:
+            self._notice_s = now - self._began + _CONFLICT_NOTICE_S[1]
+            _log.warning("%s; trying for %.0f s more", error, self._deadline.remaining_s)

@@ -20,6 +20,7 @@ import grpc
 
 from ckptd.client.arenas import ArenaHandover, ArenaRoom
 from ckptd.client.capturing import takes_long
+from ckptd.client.contact import FirstContact
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.host_memory import HostMemory, is_wanted
 from ckptd.client.lanes import LaneSource
@@ -81,6 +82,7 @@ class RemoteTransport:
         self._timeout_s = timeout_s
         self._token = token
         self._ca = ca
+        self._contact = FirstContact(self._address, ca)
         self._peer = versions.this_peer(member.incarnation)
         self._lock = threading.Lock()
         self._pid: int | None = None
@@ -271,7 +273,9 @@ class RemoteTransport:
     def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for the transport's `timeout_s`."""
         self._open()
-        source = DaemonWatch(self._open_watch, address=str(self._address), timeout_s=self._timeout_s)
+        source = DaemonWatch(
+            self._open_watch, address=str(self._address), timeout_s=self._timeout_s, contact=self._contact
+        )
         with self._lock:
             self._watches.add(source)
         try:
@@ -290,6 +294,7 @@ class RemoteTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         self._is_closed.set()
+        self._contact.close()
         self._pool.clear()
         with self._lock:
             membership, channel, watches = self._membership, self._channel, set(self._watches)
@@ -324,18 +329,19 @@ class RemoteTransport:
             self._peer = versions.this_peer(self._member.incarnation)
             connect = partial(open_channel, token=self._token, ca=self._ca)
             self._channel = connect(self._address)
+            self._contact.over(self._channel)
             self._save, self._read = Stub(self._channel, SAVE), Stub(self._channel, READ)
             self._ways = Ways(self._save, self._address, connect)
             self._admin, self._watch = Stub(self._channel, ADMIN), Stub(self._channel, WATCH)
             self._membership = Membership(
-                self._save, str(self._address), self._run, self._member, self._options, self._peer
+                self._save, str(self._address), self._run, self._member, self._options, self._peer, self._contact
             )
             self._arenas = HostMemory(self._address, self._run, self._peer, is_wanted=self._shares_memory)
 
     def _ask(self, call: Callable[[float], T]) -> T:
         """Make a short call, again while the daemon is away, within `timeout_s`."""
         self._open()
-        deadline, backoff = Deadline(self._timeout_s), Backoff()
+        deadline, backoff = self._contact.bounded(Deadline(self._timeout_s)), Backoff()
         while True:
             try:
                 return self._call(lambda: call(deadline.remaining_s))
@@ -344,15 +350,23 @@ class RemoteTransport:
 
     def _call(self, call: Callable[[], T]) -> T:
         try:
-            return call()
+            self._contact.check()
+            answer = call()
         except grpc.RpcError as error:
-            raise status.from_wire(error, address=str(self._address)) from error
+            failure = status.from_wire(error, address=str(self._address))
+            self._contact.failed(failure)
+            raise failure from error
+        except CkptdError as failure:
+            self._contact.failed(failure)
+            raise
+        self._contact.made()
+        return answer
 
     def _pause(self, error: CkptdError, deadline: Deadline, backoff: Backoff) -> None:
         """Wait before the next attempt; raise the error when there is no time for one."""
         pause_s = backoff.next_s(deadline)
         if deadline.remaining_s <= pause_s or self._is_closed.wait(pause_s):
-            raise error
+            raise self._contact.given_up(error, deadline) from None
 
     def _learn_root(self, root: str, root_id: str, arena: common_pb2.ArenaAddress) -> None:
         assert self._arenas is not None  # made by `_open`

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 import grpc
 
+from ckptd.client.contact import FirstContact
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.watch.news import News
-from ckptd.wire import convert, status
+from ckptd.wire import addresses, convert, status
 
 _STEADY_S = 10.0  # a stream that lasted so long was no failed attempt
 _JOIN_S = 5.0
@@ -42,17 +43,26 @@ def each(source: Source, timeout_s: float | None) -> Iterator[Checkpoint]:
 class DaemonWatch:
     """News of one run from a daemon. Nothing happens before the first `next`."""
 
-    def __init__(self, open_stream: Callable[[str], Any], *, address: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        open_stream: Callable[[str], Any],
+        *,
+        address: str,
+        timeout_s: float,
+        contact: FirstContact | None = None,
+    ) -> None:
         """Describe it.
 
         Args:
             open_stream: begins a `Watch` call; it is given the save that is known already.
             address: of the daemon, for messages.
             timeout_s: how long the daemon may be away.
+            contact: with the daemon; default: none yet.
         """
         self._open_stream = open_stream
         self._address = address
         self._timeout_s = timeout_s
+        self._contact = contact or FirstContact(addresses.parse(address))
         self._news = News()
         self._changed = threading.Condition()
         self._waiting: Checkpoint | None = None
@@ -103,7 +113,7 @@ class DaemonWatch:
 
     def _follow(self) -> None:
         """Take from one stream after the other; raise what no other stream can help against."""
-        backoff, patience = Backoff(), Deadline(self._timeout_s)
+        backoff, patience = Backoff(), self._patience()
         while not self._is_closed.is_set():
             began_s = time.monotonic()
             error, has_told = self._take_from_one()
@@ -112,15 +122,24 @@ class DaemonWatch:
             if not error.retryable:
                 raise error
             if has_told or time.monotonic() - began_s > _STEADY_S:
-                backoff, patience = Backoff(), Deadline(self._timeout_s)
+                backoff, patience = Backoff(), self._patience()
             pause_s = backoff.next_s(patience)
             if patience.remaining_s <= pause_s:
-                raise error
+                raise self._contact.given_up(error, patience) from None
             self._is_closed.wait(pause_s)
+
+    def _patience(self) -> Deadline:
+        """Begin to be patient with a daemon that is away."""
+        return self._contact.bounded(Deadline(self._timeout_s))
 
     def _take_from_one(self) -> tuple[CkptdError, bool]:
         """Take from one stream until it ends; return why it did, and whether it has told anything."""
         has_told = False
+        try:
+            self._contact.check()
+        except CkptdError as refused:
+            self._contact.failed(refused)
+            return refused, has_told
         call = self._open_stream(self._news.last_save_id)
         with self._changed:
             self._call = call
@@ -128,10 +147,12 @@ class DaemonWatch:
             if not self._is_closed.is_set():  # else `close` may not have seen this call
                 for event in call:
                     has_told = True
+                    self._contact.made()
                     self._hear(convert.checkpoint_from_wire(event.checkpoint))
         except grpc.RpcError as failure:
             error = status.from_wire(failure, address=self._address)
             error.__cause__ = failure
+            self._contact.failed(error)
             return error, has_told
         finally:
             call.cancel()

@@ -22,6 +22,8 @@ from ckptd.wire.methods import Method
 _log = logging.getLogger("ckptd.service")
 
 _NETWORKS = ("ipv4", "ipv6")
+_QUIET_S = 30.0  # the same refusal is logged so often at most
+_MOST_REFUSALS = 1024
 
 END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 """What a context's `read` returns after the last request."""
@@ -29,6 +31,27 @@ END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack i
 Behaviour = Callable[..., Awaitable[Any]]
 """``await behaviour(request, call)``, or ``behaviour(call)`` where requests are streamed; returns the reply of a method
 with one reply, and writes them to the call where they are streamed."""
+
+
+class _Refusals:
+    """The refusals that were logged lately, by their text. Belongs to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._logged_at: dict[str, float] = {}
+
+    def is_repeated(self, text: str) -> bool:
+        """Say whether the same was logged less than half a minute ago; if not, it is logged now."""
+        now = time.monotonic()
+        if now - self._logged_at.get(text, -_QUIET_S) < _QUIET_S:
+            return True
+        self._logged_at.pop(text, None)  # so that the oldest come first
+        self._logged_at[text] = now
+        while len(self._logged_at) > _MOST_REFUSALS:
+            del self._logged_at[next(iter(self._logged_at))]
+        return False
+
+
+_refused = _Refusals()
 
 
 class Call:
@@ -193,6 +216,8 @@ def host_of(peer: str) -> str:
 def _report(
     method: Method, context: Any, started: float, code: str, level: int, error: CkptdError | None = None
 ) -> None:
+    if error is not None and level is logging.INFO and _refused.is_repeated(f"{method.name} {code} {error}"):
+        level = logging.DEBUG  # a client that waits for its turn asks every two seconds
     if not _log.isEnabledFor(level):
         return
     took_ms = (time.monotonic() - started) * 1e3

@@ -12,7 +12,7 @@ import re
 import socket
 import uuid
 
-from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.errors import InvalidRequestError, VersionMismatchError
 from ckptd.wire.v1 import common_pb2
 
 VERSION = "0.1.0"
@@ -45,12 +45,12 @@ def this_peer(incarnation: str, *, required: tuple[str, ...] = ()) -> common_pb2
 def check_peer(peer: common_pb2.Peer, *, who: str, mine: str = VERSION) -> None:
     """Refuse a peer that this version cannot work with. `who` is "client" or "daemon", for the message.
 
-    Raises `ConflictError` that names both versions, or the capability that is missing here.
+    Raises `VersionMismatchError` that names both versions, or the capability that is missing here.
     """
     check_version(peer.version, who=who, mine=mine)
     unknown = sorted(set(peer.required_capabilities) - set(CAPABILITIES))
     if unknown:
-        raise ConflictError(
+        raise VersionMismatchError(
             f"the {who} (ckptd {peer.version[:32]}) needs {', '.join(name[:64] for name in unknown[:8])}, "
             f"which ckptd {mine} here does not know: bring both to the same version"
         )
@@ -65,6 +65,7 @@ def check_version(theirs: str, *, who: str, mine: str = VERSION) -> None:
         )
     same_major = int(parsed[1]) == int(own[1])
     if not same_major or abs(int(parsed[2]) - int(own[2])) > 1:
-        raise ConflictError(
-            f"the {who} runs ckptd {theirs[:32]} and this end {mine}; only neighbouring minor versions work together"
+        raise VersionMismatchError(
+            f"the {who} runs ckptd {theirs[:32]} and this end {mine}; only neighbouring minor versions work together: "
+            "install the same version at both ends"
         )

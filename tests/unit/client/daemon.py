@@ -35,9 +35,12 @@ class Daemon:
         if self._failed:
             raise self._failed
 
+    def make_server(self, coordinator):
+        return Server(coordinator, ServerOptions(listen=(self._listen,), arena=self._arena))
+
     async def _serve(self):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = Server(self.coordinator, ServerOptions(listen=(self._listen,), arena=self._arena))
+        server = self.make_server(self.coordinator)
         try:
             self.address = (await server.start())[0]
             self.server = server

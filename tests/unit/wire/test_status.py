@@ -43,9 +43,20 @@ CODES = [
 ]
 
 
-def test_the_table_has_every_error_there_is():
+FINER = [(errors.VersionMismatchError, errors.ConflictError)]
+"""Classes that say more than their base, and are the base for a peer that does not know them."""
+
+
+def test_the_tables_have_every_error_there_is():
     declared = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CkptdError)}
-    assert declared == {kind for kind, _ in CODES}
+    assert declared == {kind for kind, _ in CODES} | {kind for kind, _ in FINER}
+
+
+@pytest.mark.parametrize(("kind", "base"), FINER)
+def test_a_finer_class_crosses_as_itself_and_is_its_base_without_our_details(kind, base):
+    assert type(across(kind("why"))) is kind
+    sent = status.to_wire(kind("why"))
+    assert type(status.from_wire(Failed(sent.code, sent.details), address="a:1")) is base
 
 
 @pytest.mark.parametrize(("kind", "code"), CODES)
