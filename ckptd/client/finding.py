@@ -1,7 +1,8 @@
 """Where the newest checkpoint is: the functions that TensorFlow's users know, on paths and store URLs.
 
-Only the state file counts, as with TensorFlow: no directory is searched for something newer. Unlike TensorFlow, a state
-file that can't be read is an error and not "no checkpoint": a trainer that believed it would start from nothing.
+Only the state file counts, as with TensorFlow: no directory is searched for something newer. Unlike TensorFlow, what it
+names is also found after the directory was moved, and a state file that can't be read is an error and not "no
+checkpoint": a trainer that believed it would start from nothing.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
-from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.engine import listed, survey
+from ckptd.engine.log import warn_once
+from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
 from ckptd.format.names import STATE_KEY, index_key
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import ObjectStat, Store
@@ -58,12 +62,38 @@ def get_checkpoint_state(directory: Path, latest_filename: str | None = None) ->
 def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> str | None:
     """Return the prefix of the checkpoint that the state file names, None if there is no such file or checkpoint.
 
+    In a directory that was moved, this is the checkpoint of that name beside the state file, which TensorFlow does not
+    find. Where nothing of that name is there it is None, as with TensorFlow; the log then tells of what is whole there,
+    and `Checkpointer.latest` takes it.
+
     Raises as `get_checkpoint_state`.
     """
     state = get_checkpoint_state(directory, latest_filename)
-    if state is None or not checkpoint_exists(state.model_checkpoint_path):
+    if state is None:
         return None
-    return state.model_checkpoint_path
+    unreachable: CkptdError | None = None
+    try:
+        if checkpoint_exists(state.model_checkpoint_path):
+            return state.model_checkpoint_path
+    except CkptdError as error:  # the directory came from a bucket, perhaps, that is out of reach here
+        unreachable = error
+    directory = as_text(directory)
+    store, key = open_state(directory, latest_filename)
+    with suppress(NotFoundError):  # deleted meanwhile
+        path = listed.listed_paths(store.get(key), key)[-1]
+        sighting = listed.find(store, "", path)
+        if sighting.key is not None and checkpoint_exists(join(directory, sighting.key)):
+            warn_once(f"{store.location(key)}: it names {path}, which is found {sighting.how}")
+            return join(directory, sighting.key)
+    if unreachable is not None:
+        raise unreachable
+    newest = survey.newest_whole(store, "", latest_filename or STATE_KEY)
+    if newest is not None:
+        warn_once(
+            f"{store.location(key)}: it names {state.model_checkpoint_path}, which is not there. The newest whole "
+            f"checkpoint there is {newest.prefix}; `ckptd repair {directory or os.curdir}` makes the state file name it"
+        )
+    return None
 
 
 def checkpoint_exists(prefix: Path) -> bool:

@@ -112,13 +112,22 @@ class Catalog(Owned):
         return max((record.epoch for record in self._ledger.records.values()), default=0)
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest complete checkpoint of this store that the state file lists, None if there is none."""
-        return next((entry.checkpoint for entry in reversed(self._ledger.listing.here)), None)
+        """Return the newest complete checkpoint of this store that the state file lists, None if there is none.
+
+        If there is a state file, but nothing that it lists is here, it is the newest that is kept for good.
+        """
+        here = self._ledger.listing.here
+        if here or self._ledger.state.data is None:
+            return here[-1].checkpoint if here else None
+        return next(reversed(self._kept()), None)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return all checkpoints, oldest first: those that left the list but are kept for good, then the listed."""
+        return [*self._kept(), *(entry.checkpoint for entry in self._ledger.listing.here)]
+
+    def _kept(self) -> list[Checkpoint]:
         ledger, listed = self._ledger, self._ledger.listed()
-        kept = [
+        return [
             survey.checkpoint_of(self._store, record)
             for record in sorted(ledger.records.values(), key=lambda record: record.sequence)
             if record.published
@@ -127,7 +136,6 @@ class Catalog(Owned):
             and record.latest_filename == ledger.latest_filename
             and record.save_id not in ledger.hidden
         ]
-        return [*kept, *(entry.checkpoint for entry in ledger.listing.here)]
 
     def find(self, which: int | str) -> Checkpoint:
         """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from ckptd.engine import survey
+from ckptd.engine import listed, survey
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.records import DIRECTORY
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
@@ -41,7 +41,7 @@ def state_files(store: Store, directory: str) -> dict[str, CheckpointState]:
 
 def named_as_latest(store: Store, directory: str) -> set[str]:
     """Return the locations of all prefixes that some state file in a directory names as its latest."""
-    latest = (survey.resolve(store, directory, state.model_checkpoint_path) for state in _states(store, directory))
+    latest = (listed.resolve(store, directory, state.model_checkpoint_path) for state in _states(store, directory))
     return {store.location(prefix) for prefix in latest if prefix is not None}
 
 
@@ -60,7 +60,7 @@ def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnS
     num_shards = Index.decode(store.get(index_key), index_key).num_shards
     changes = []
     for key, state in state_files(store, directory).items():
-        is_latest = survey.resolve(store, directory, state.model_checkpoint_path) == prefix
+        is_latest = listed.resolve(store, directory, state.model_checkpoint_path) == prefix
         if is_latest and not even_latest:
             raise ConflictError(f"{key} names it as the latest checkpoint", key=prefix)
         changed = _without(store, directory, state, prefix)
@@ -89,9 +89,9 @@ def _states(store: Store, directory: str) -> list[CheckpointState]:
 def _without(store: Store, directory: str, state: CheckpointState, prefix: str) -> CheckpointState:
     """Return what a state file says without one checkpoint; the newest complete one that is left becomes the latest."""
     paths = state.all_model_checkpoint_paths
-    staying = [n for n, path in enumerate(paths) if survey.resolve(store, directory, path) != prefix]
+    staying = [n for n, path in enumerate(paths) if listed.resolve(store, directory, path) != prefix]
     latest = state.model_checkpoint_path
-    if survey.resolve(store, directory, latest) == prefix:
+    if listed.resolve(store, directory, latest) == prefix:
         latest = next((paths[n] for n in reversed(staying) if _is_complete(store, directory, paths[n])), "")
     times = state.all_model_checkpoint_timestamps
     return replace(
@@ -103,7 +103,7 @@ def _without(store: Store, directory: str, state: CheckpointState, prefix: str) 
 
 
 def _is_complete(store: Store, directory: str, path: str) -> bool:
-    prefix = survey.resolve(store, directory, path)
+    prefix = listed.resolve(store, directory, path)
     if prefix is None:
         return False
     try:

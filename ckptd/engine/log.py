@@ -11,6 +11,18 @@ from ckptd.errors import CkptdError
 
 logger = logging.getLogger("ckptd.engine")
 
+_MOST_REMEMBERED = 1000
+_warned: dict[str, None] = {}
+
+
+def warn_once(text: str) -> None:
+    """Write a warning, unless this process has just written the same: what looks again and again finds the same."""
+    if text not in _warned:
+        _warned[text] = None
+        while len(_warned) > _MOST_REMEMBERED:
+            _warned.pop(next(iter(_warned)), None)
+        logger.warning("%s", text)
+
 
 def log_saved(
     save: SaveRef, checkpoint: Checkpoint, slowest_rank: int, slowest_rank_s: float | None, published_s: float

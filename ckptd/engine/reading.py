@@ -6,15 +6,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ckptd.engine import survey
+from ckptd.engine import listed, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.listing import Entry, Listing, Style
+from ckptd.engine.log import warn_once
 from ckptd.engine.records import Record
 from ckptd.engine.retention import Rule
 from ckptd.errors import NotFoundError
 from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Store
+from ckptd.storage.keys import join
 from ckptd.storage.together import together
 
 
@@ -44,7 +46,7 @@ def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterab
     """
     if data is None:
         return ReadList()
-    state = survey.decode_state(data, key)
+    state = listed.decode_state(data, key)
     by_prefix: dict[str, list[Record]] = {}
     for record in ours:
         by_prefix.setdefault(record.prefix_key, []).append(record)
@@ -52,18 +54,41 @@ def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterab
     found = ReadList(style=_style_of(state))
 
     def look(path: str) -> Entry:
-        at, prefix = times.get(path, 0.0), survey.resolve(store, run, path)
+        at, sighting = times.get(path, 0.0), listed.find(store, run, path)
+        prefix = sighting.key
+        if sighting.how:
+            warn_once(f"{store.location(key)}: it names {path}, which is found {sighting.how}")
         if prefix is None:
             elsewhere = Checkpoint(path, names.step_of(path), 0, 0, at, durability=store.durability)
             return Entry(path, None, elsewhere, None, at=at)
         found.prefixes.add(prefix)
         return _look_up(store, run, path, prefix, by_prefix.get(prefix, []), at, found.problems)
 
-    for entry in together(store, look, survey.in_order(state)):
+    for entry in together(store, look, listed.in_order(state)):
         if entry.prefix_key not in found.problems:
             # One by one, as two paths may mean the same checkpoint: the later counts.
             found.listing = found.listing.with_newest(entry)
+    if not found.listing.here:
+        _take_what_is_there(store, run, key, by_prefix, found)
     return found
+
+
+def _take_what_is_there(store: Store, run: str, key: str, by_prefix: dict[str, list[Record]], found: ReadList) -> None:
+    """List what is whole in the run's directory, as the state file lists nothing that is; it stays as it is for now."""
+    ours = {record.save_id: record for attempts in by_prefix.values() for record in attempts}
+    whole = [each for each in survey.survey(store, run, None) if each.problem is None]
+    oldest_first = survey.by_age(whole, ours, key.rpartition("/")[2])
+    for each in oldest_first:
+        name = each.checkpoint.prefix.rpartition("/")[2]
+        record = ours.get(each.checkpoint.save_id)
+        entry = Entry(name, join(run, name), each.checkpoint, record, at=each.checkpoint.saved_at)
+        found.prefixes.add(join(run, name))
+        found.listing = found.listing.with_newest(entry)
+    if oldest_first:
+        warn_once(
+            f"{store.location(key)}: none that it lists is whole here; going on from what lies in the directory, the "
+            f"newest of {len(oldest_first)} being {oldest_first[-1].checkpoint.prefix}"
+        )
 
 
 def _look_up(

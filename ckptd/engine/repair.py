@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import records, survey
+from ckptd.engine import listed, records, survey
 from ckptd.engine.commit import SeenState
 from ckptd.engine.survey import Found
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
@@ -66,7 +66,7 @@ def repair(
             new = _from_disk(directory, latest_filename, found, store)
             reason = reason or "it named no complete checkpoint"
         elif old is not None and new != old:
-            reason = "it named checkpoints that are not complete"
+            reason = "it named checkpoints that are not complete, or by paths of another place"
         if new is None:
             raise NotFoundError("there is no complete checkpoint here to make a state file from", key=directory or None)
         now_listed = tuple(_location(store, directory, path) for path in new.all_model_checkpoint_paths)
@@ -97,11 +97,13 @@ def _without_incomplete(
     """Return the old list without what is not complete here; what lies elsewhere stays, unless it is the latest."""
     if old is None:
         return None
-    paths = survey.in_order(old)
+    paths = listed.in_order(old)
     times = dict(zip(old.all_model_checkpoint_paths, old.all_model_checkpoint_timestamps, strict=False))
-    staying = []
+    staying: list[str] = []
+    renamed: dict[str, str] = {}
     for path in paths:
-        prefix = survey.resolve(store, directory, path)
+        sighting = listed.find(store, directory, path)
+        prefix = sighting.key
         if prefix is None:
             is_good = True
         elif prefix in found:
@@ -110,18 +112,20 @@ def _without_incomplete(
             is_good = _is_complete(store, prefix)
             if not is_good:
                 left_out.append((store.location(prefix), "its index is missing, or a shard"))
+        if is_good and prefix is not None and sighting.how and prefix.rpartition("/")[0] == directory:
+            renamed[path] = prefix.rpartition("/")[2]  # it was written where the directory had another name
         if is_good:
             staying.append(path)
-    while staying and survey.resolve(store, directory, staying[-1]) is None:
+    while staying and listed.resolve(store, directory, staying[-1]) is None:
         staying.pop()
     if not staying:
         return None
-    if staying == list(old.all_model_checkpoint_paths) and staying[-1] == old.model_checkpoint_path:
+    if not renamed and staying == list(old.all_model_checkpoint_paths) and staying[-1] == old.model_checkpoint_path:
         return old
     return replace(
         old,
-        model_checkpoint_path=staying[-1],
-        all_model_checkpoint_paths=tuple(staying),
+        model_checkpoint_path=renamed.get(staying[-1], staying[-1]),
+        all_model_checkpoint_paths=tuple(renamed.get(path, path) for path in staying),
         all_model_checkpoint_timestamps=tuple(times.get(path, 0.0) for path in staying) if times else (),
     )
 
@@ -135,22 +139,11 @@ def _is_complete(store: Store, prefix: str) -> bool:
 
 def _from_disk(directory: str, latest_filename: str, found: dict[str, Found], store: Store) -> CheckpointState | None:
     ours = {record.save_id: record for record in records.load(store, directory).found}
-    usable: list[tuple[int, float, int, str]] = []
-    for prefix, each in found.items():
-        record = ours.get(each.checkpoint.save_id)
-        is_of_the_list = record is None or not (
-            record.dropped or record.preserved or record.latest_filename != latest_filename
-        )
-        if each.problem is None and is_of_the_list:
-            usable.append(
-                (record.sequence if record else 0, each.checkpoint.saved_at, each.checkpoint.step or 0, prefix)
-            )
+    whole = [each for each in found.values() if each.problem is None]
+    usable = survey.by_age(whole, ours, latest_filename)
     if not usable:
         return None
-    # Ours know the order in which they began, which no clock can disturb; it only serves if all are ours.
-    if not all(sequence for sequence, *_ in usable):
-        usable = [(0, at, step, prefix) for _, at, step, prefix in usable]
-    paths = tuple(prefix.rpartition("/")[2] for *_, prefix in sorted(usable))
+    paths = tuple(each.checkpoint.prefix.rpartition("/")[2] for each in usable)
     return CheckpointState(paths[-1], paths)
 
 
@@ -164,9 +157,9 @@ def _keep(store: Store, directory: str, latest_filename: str, seen: SeenState) -
 
 
 def _key_of(store: Store, directory: str, found: Found) -> str:
-    return survey.resolve(store, directory, found.checkpoint.prefix) or found.checkpoint.prefix
+    return listed.resolve(store, directory, found.checkpoint.prefix) or found.checkpoint.prefix
 
 
 def _location(store: Store, directory: str, path: str) -> str:
-    prefix = survey.resolve(store, directory, path)
+    prefix = listed.resolve(store, directory, path)
     return path if prefix is None else store.location(prefix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from ckptd.engine import commit as durable
-from ckptd.engine import survey
+from ckptd.engine import listed
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, SeenState
 from ckptd.engine.fence import Signature, signature_of, unsigned
@@ -70,7 +70,7 @@ class StateFile:
                 if signature is not None and self._is_mine:
                     self._fenced_by = signature
                     continue
-                survey.decode_state(self._seen.data, self.key)
+                listed.decode_state(self._seen.data, self.key)
                 try:
                     # Crash here: whoever owned it before still does.
                     self._on_step("fence.state")

@@ -6,17 +6,18 @@ was deleted meanwhile and is left out.
 
 from __future__ import annotations
 
-import os.path
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ckptd.engine import records
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.listed import find, listed_paths, resolve
+from ckptd.engine.log import warn_once
 from ckptd.engine.prune import index_in_place
 from ckptd.engine.records import Record
-from ckptd.errors import CorruptionError, NotFoundError
+from ckptd.errors import NotFoundError
 from ckptd.format import names
-from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import ObjectStat, Store
 from ckptd.storage.keys import join
 from ckptd.storage.together import together
@@ -29,7 +30,7 @@ class Found:
     Attributes:
         checkpoint: the checkpoint; of what could not be found out, sizes and counts are 0.
         is_listed: the state file lists it.
-        is_latest: the state file names it as the latest.
+        is_latest: it is the latest: the state file names it, or means it, see `latest_checkpoint`.
         problem: why it is not complete, None if all its files are there. Checksums are not looked at.
     """
 
@@ -39,64 +40,103 @@ class Found:
     problem: str | None = None
 
 
-def listed_paths(data: bytes, key: str) -> list[str]:
-    """Return the paths that a state file's bytes list, as written there, oldest first, the latest last.
-
-    Raises:
-        CorruptionError: when it cannot be parsed, or names no latest checkpoint.
-    """
-    return in_order(decode_state(data, key))
-
-
-def decode_state(data: bytes, key: str) -> CheckpointState:
-    """Decode a state file that names a latest checkpoint; raises as `listed_paths`."""
-    state = CheckpointState.decode(data, key)
-    if not state.model_checkpoint_path:
-        raise CorruptionError("this state file names no checkpoint", key=key)
-    return state
-
-
-def in_order(state: CheckpointState) -> list[str]:
-    """Return the paths that a state lists, as written there, each once, oldest first, the latest last."""
-    latest = state.model_checkpoint_path
-    # A person who rolls back edits the first line only: it decides, wherever the list has it.
-    return [*dict.fromkeys(path for path in state.all_model_checkpoint_paths if path != latest), latest]
-
-
-def resolve(store: Store, directory: str, path: str) -> str | None:
-    """Return the key of the prefix that a state file in `directory` names by `path`; None when it lies elsewhere."""
-    if path.startswith("/") or "://" in path:
-        root = store.url.rstrip("/") + "/"
-        if not path.startswith(root):
-            return None
-        key = path[len(root) :]
-    else:
-        key = join(directory, path)
-    key = os.path.normpath(key)
-    return None if key.startswith(("../", "/")) or key in ("..", ".") else key
-
-
 def latest_checkpoint(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> Checkpoint | None:
-    """Return the checkpoint that the state file names, None if there is no state file or the index is gone.
+    """Return the checkpoint that the state file names; None if there is no state file, or nothing that it could mean.
+
+    If what it names is not there or not whole, the newest other one that it lists is meant, and at last the newest
+    whole one in the directory; the log says what was passed by and why. If none is whole, it is the one that is named:
+    restoring it tells what is wrong.
 
     Raises:
         CorruptionError: for a state file that cannot be read as one.
     """
     state_key = join(directory, latest_filename)
-    try:
-        paths = listed_paths(store.get(state_key), state_key)
-    except NotFoundError:
-        return None
-    prefix = resolve(store, directory, paths[-1])
-    if prefix is None:
-        return None
-    try:
-        stat = store.stat(names.index_key(prefix))
-    except NotFoundError:
-        return None
-    run = prefix.rpartition("/")[0]
-    ours = {} if run != directory else records_by_prefix(store, run)
-    return describe(store, stat, ours.get(prefix, []))[0]
+    data: bytes | None = None
+    while True:
+        before = data
+        try:
+            data = store.get(state_key)
+        except NotFoundError:
+            return None
+        passed: list[str] = []
+        named = _latest_listed(store, directory, listed_paths(data, state_key), passed)
+        # Where a save was published meanwhile, what the state file listed before may be gone by now.
+        if not passed or data == before:
+            break
+    if named is not None and named.problem is None:
+        if passed or named.how:
+            how = f", found {named.how}" if named.how else ""
+            why = f"; passed by: {'; '.join(passed)}" if passed else ""
+            warn_once(f"{store.location(state_key)}: the latest is {named.checkpoint.prefix}{how}{why}")
+        return named.checkpoint
+    newest = newest_whole(store, directory, latest_filename)
+    if newest is not None:
+        warn_once(
+            f"{store.location(state_key)}: none that it lists is whole here, so the latest is {newest.prefix}, the "
+            f"newest whole one in the directory; passed by: {'; '.join(passed)}"
+        )
+        return newest
+    return None if named is None else named.checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a state file means, and how that was found out."""
+
+    checkpoint: Checkpoint
+    problem: str | None
+    how: str
+
+
+def _latest_listed(store: Store, directory: str, paths: list[str], passed: list[str]) -> _Named | None:
+    """Return the newest whole one of a list, else the newest that is there at all; note in `passed` what is not it."""
+    damaged: _Named | None = None
+    for path in reversed(paths):
+        sighting = find(store, directory, path)
+        if sighting.key is None:
+            passed.append(f"{path} lies elsewhere, or nowhere")
+            continue
+        try:
+            stat = store.stat(names.index_key(sighting.key))
+        except NotFoundError:
+            passed.append(f"{path}: {GONE}")
+            continue
+        run = sighting.key.rpartition("/")[0]
+        ours = {} if run != directory else records_by_prefix(store, run)
+        checkpoint, problem = describe(store, stat, ours.get(sighting.key, []))
+        if problem is None:
+            return _Named(checkpoint, None, sighting.how)
+        passed.append(f"{path}: {problem}")
+        damaged = damaged or _Named(checkpoint, problem, sighting.how)
+    return damaged
+
+
+def newest_whole(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> Checkpoint | None:
+    """Return the newest whole checkpoint in a directory, whatever the state file says; None if there is none."""
+    found = [each for each in survey(store, directory, None) if each.problem is None]
+    ours = {record.save_id: record for record in records.load(store, directory).found}
+    oldest_first = by_age(found, ours, latest_filename) or by_age(found, ours, None)
+    return oldest_first[-1].checkpoint if oldest_first else None
+
+
+def by_age(found: Iterable[Found], ours: Mapping[str, Record], latest_filename: str | None) -> list[Found]:
+    """Return whole checkpoints, oldest first: those that a state file of this name would list; of None: all.
+
+    `ours` are the records by their save's id. Ours know the order in which they began, which no clock can disturb.
+    """
+    usable: list[tuple[int, float, int, Found]] = []
+    for each in found:
+        record = ours.get(each.checkpoint.save_id)
+        if record is not None and (
+            record.dropped
+            or (latest_filename is not None and (record.preserved or record.latest_filename != latest_filename))
+        ):
+            continue
+        order = record.sequence if record is not None else 0
+        usable.append((order, each.checkpoint.saved_at, each.checkpoint.step or 0, each))
+    is_ordered = all(order for order, *_ in usable)
+    usable.sort(key=lambda each: (each[0] if is_ordered else 0, *each[1:3]))
+    return [each for *_, each in usable]
 
 
 def list_checkpoints(store: Store, directory: str) -> list[Checkpoint]:
@@ -122,15 +162,43 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
             listed = [resolve(store, directory, path) for path in listed_paths(store.get(state_key), state_key)]
     ours = records_by_prefix(store, directory)
 
-    def look(stat: ObjectStat) -> Found:
+    def look(stat: ObjectStat) -> tuple[str, Found]:
         prefix = stat.key.removesuffix(names.INDEX_SUFFIX)
         checkpoint, problem = describe(store, stat, ours.get(prefix, []))
-        return Found(checkpoint, prefix in listed, bool(listed) and prefix == listed[-1], problem)
+        return prefix, Found(checkpoint, prefix in listed, False, problem)
 
     indices = (stat for stat in store.list(directory, deep=False) if stat.key.endswith(names.INDEX_SUFFIX))
-    found = [each for each in together(store, look, indices) if each.problem != GONE]
-    found.sort(key=lambda each: (each.checkpoint.step is None, each.checkpoint.step or 0, each.checkpoint.prefix))
-    return found
+    found = {prefix: each for prefix, each in together(store, look, indices) if each.problem != GONE}
+    if listed:
+        by_id = {record.save_id: record for attempts in ours.values() for record in attempts}
+        latest = _meant(directory, listed, found, by_id, latest_filename or "")
+        if latest in found:
+            found[latest] = replace(found[latest], is_latest=True)
+    return sorted(
+        found.values(),
+        key=lambda each: (each.checkpoint.step is None, each.checkpoint.step or 0, each.checkpoint.prefix),
+    )
+
+
+def _meant(
+    directory: str,
+    listed: list[str | None],
+    found: Mapping[str, Found],
+    ours: Mapping[str, Record],
+    latest_filename: str,
+) -> str:
+    """Return the key of the prefix that is the latest, as `latest_checkpoint` has it."""
+    for prefix in reversed(listed):
+        if prefix is not None and (prefix.rpartition("/")[0] != directory or _is_whole(found.get(prefix))):
+            return prefix
+    keys = {each.checkpoint.prefix: prefix for prefix, each in found.items()}
+    whole = [each for each in found.values() if _is_whole(each)]
+    oldest_first = by_age(whole, ours, latest_filename) or by_age(whole, ours, None)
+    return keys[oldest_first[-1].checkpoint.prefix] if oldest_first else listed[-1] or ""
+
+
+def _is_whole(found: Found | None) -> bool:
+    return found is not None and found.problem is None
 
 
 GONE = "its index is missing"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptd.engine import records, survey
+from ckptd.engine import listed, records, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import NotFoundError
 from ckptd.format import names
@@ -39,8 +39,8 @@ class Looker:
                 return None
         for _ in range(_MOST_ATTEMPTS):
             try:
-                paths = survey.listed_paths(self._store.get(self._state_key), self._state_key)
-                prefix = survey.resolve(self._store, self._directory, paths[-1])
+                paths = listed.listed_paths(self._store.get(self._state_key), self._state_key)
+                prefix = listed.resolve(self._store, self._directory, paths[-1])
                 if prefix is None:
                     return None  # of another directory, whose files are not ours to judge
                 index = self._store.stat(names.index_key(prefix))
