@@ -38,6 +38,7 @@ from ckptd.errors import (
     InvalidRequestError,
     NotPermittedError,
     SessionAbortedError,
+    StorageFullError,
     UnavailableError,
 )
 from ckptd.storage.locations import open_store
@@ -266,8 +267,8 @@ class DirectTransport:
             try:
                 coordinator.open()
                 coordinator.latest(self._run)
-            except (ConflictError, NotPermittedError):
-                pass  # somebody works on it and keeps it in order; or it is not ours to change
+            except (ConflictError, NotPermittedError, StorageFullError):
+                pass  # somebody works on it and keeps it in order; it is not ours to change; or the disk is full
             finally:
                 coordinator.close()
 

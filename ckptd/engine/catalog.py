@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import prune, records, recovery, survey
+from ckptd.engine import prune, records, recovery, reserve, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
@@ -225,6 +225,8 @@ class Catalog(Owned):
         self._refresh(_CONFIRMED_FOR_S)
         if record.run != self._run:
             raise InvalidRequestError("this record belongs to another run", key=record.key)
+        if self._ledger.unfinished is not None:
+            raise self._ledger.unfinished
         attempts = [each for each in self._ledger.records.values() if each.prefix == record.prefix]
         record = replace(
             record,
@@ -252,6 +254,7 @@ class Catalog(Owned):
                 raise ConflictError("this key is taken, and not by a save of ours", key=key)
         self._on_step("begin.record")
         self._store.put(record.key, record.encode())
+        reserve.keep(self._store, self._run)
         self._ledger.records[record.save_id] = record
         self._ledger.live.add(record.save_id)
 

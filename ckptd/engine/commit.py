@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ckptd.engine import reserve
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.storage.base import Store
 
@@ -81,19 +82,20 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
         ConflictError: when the state file is not the one we have seen: someone else writes here too.
         CorruptionError: when what is read back is not what was written.
     """
+    directory = key.rpartition("/")[0]
     on_step("publish.state")
     if seen.data is None:
         stat = store.put(key, state)
     else:
         try:
-            stat = store.replace(key, state, if_version=seen.version)
+            stat = reserve.replace(store, directory, key, state, if_version=seen.version)
         except ConflictError as error:
             # Copied, touched or restored with the same content it has a new version and means the same.
             again = look(store, key)
             if again.data != seen.data:
                 error.add_note("the state file was changed by someone else; recovery reads it anew")
                 raise
-            stat = store.replace(key, state, if_version=again.version)
+            stat = reserve.replace(store, directory, key, state, if_version=again.version)
     if store.verifies_writes:
         return SeenState(state, stat.version)
     # Crash here: published. The caller was not told, but finds the checkpoint when it asks.

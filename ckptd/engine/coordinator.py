@@ -37,6 +37,7 @@ from ckptd.errors import (
     InvalidRequestError,
     NotFoundError,
     NotPermittedError,
+    StorageFullError,
     UnavailableError,
 )
 from ckptd.format import names
@@ -404,6 +405,17 @@ class Coordinator:
         return sorted(found)
 
     def _read_or_make_id(self) -> str:
-        with contextlib.suppress(ConflictError):
-            self.store.put(ID_KEY, uuid.uuid4().hex.encode())
+        """Return the root's id, which is made with the first owner; on a full disk only for as long as we live."""
+        with contextlib.suppress(NotFoundError):
+            return self._read_id()
+        made = uuid.uuid4().hex
+        try:
+            self.store.put(ID_KEY, made.encode())
+        except ConflictError:  # another process was faster
+            return self._read_id()
+        except StorageFullError as error:
+            logger.warning("%s has no id yet, and cannot be given one: %s", self.store.url, error)
+        return made
+
+    def _read_id(self) -> str:
         return self.store.get(ID_KEY, limit_bytes=64).decode("ascii", "replace")

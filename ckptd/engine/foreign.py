@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from ckptd.engine import listed, survey
+from ckptd.engine import listed, reserve, survey
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.records import DIRECTORY
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
@@ -70,7 +70,7 @@ def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnS
         # Crash here: some state files name it no longer, and it is still whole.
         on_step("foreign.state")
         if changed.model_checkpoint_path:
-            store.replace(key, changed.encode())
+            reserve.replace(store, directory, key, changed.encode())
         else:
             store.delete([key])
     # Crash here: a whole checkpoint that no state file names.

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ckptd.engine import prune, records, recovery, survey
+from ckptd.engine import prune, records, recovery, reserve, survey
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep
 from ckptd.engine.listing import Entry, Listing, Style
@@ -22,7 +22,7 @@ from ckptd.engine.records import Record
 from ckptd.engine.recovery import Facts, Fate, Outcome, Recovery
 from ckptd.engine.retention import Action, RetentionPolicy, Rule, Verdict
 from ckptd.engine.state import StateFile
-from ckptd.errors import CkptdError, NotFoundError
+from ckptd.errors import CkptdError, NotFoundError, StorageFullError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
@@ -51,6 +51,7 @@ class Ledger:
         self.hidden: set[str] = set()  # saves whose checkpoint turned out incomplete or doubtful
         self.live: set[str] = set()  # saves that are under way: nobody else may touch what is theirs
         self.is_stale = True  # memory and store may differ: `recover` before anything else
+        self.unfinished: StorageFullError | None = None  # why `recover` could not note all that it found
         self._unswept: list[Record] = []  # never committed, but somebody might still do so
         self._store = store
         self._run = run
@@ -228,6 +229,7 @@ class Ledger:
         ]
         prune.drop(self._store, record, others=others, on_step=self._on_step)
         self.records.pop(record.save_id, None)
+        reserve.keep(self._store, self._run)
 
     def _published_at(self, location: str) -> Record | None:
         found = (
@@ -269,9 +271,11 @@ class Ledger:
     def recover(self, in_use: Collection[str] | None) -> Recovery:
         """Read the run anew and finish what was interrupted; living saves are left alone.
 
-        `in_use` as for `settle`: with None nothing that may have readers is deleted, only marked.
+        `in_use` as for `settle`: with None nothing that may have readers is deleted, only marked. What a full disk does
+        not let it note stays `unfinished`: the run can be read, and checkpoints removed; the next call tries again.
         """
         self.is_stale = True  # until this has come to its end
+        self.unfinished = None
         self._pending = []
         store = self._store
         state = self.state.read()  # in a store without locks nobody else can publish from here on
@@ -298,20 +302,32 @@ class Ledger:
             if fate is Fate.SWEEP and (doubt := self._why_not_swept(facts.record)):
                 fate, reason = Fate.LEAVE, doubt
                 self._unswept.append(facts.record)
-            if fate is Fate.ADOPT:
-                self.settle(in_use)  # room first, and who was listed before comes before
-            outcome = self.carry_out(facts, fate, reason, in_use)
+            try:
+                if fate is Fate.ADOPT:
+                    self.settle(in_use)  # room first, and who was listed before comes before
+                outcome = self.carry_out(facts, fate, reason, in_use)
+            except StorageFullError as error:
+                outcome = self._postpone(facts.record, error)
             if fate is not Fate.NOTHING:
                 outcomes.append(outcome)
         aside = {stat.key for stat in store.list(join(self._run, records.ASIDE_DIRECTORY), deep=False)}
         for record in self.records.values():
             if record.deleted_at is None and record.aside_key in aside:
                 self._drop_aside(record)
-        self.is_stale = False
-        for verdict in self.settle(in_use):
-            if verdict.action is Action.KEEP:
-                outcomes.append(Outcome(verdict.prefix, Fate.LEAVE, verdict.reason))
+        try:
+            for verdict in self.settle(in_use):
+                if verdict.action is Action.KEEP:
+                    outcomes.append(Outcome(verdict.prefix, Fate.LEAVE, verdict.reason))
+        except StorageFullError as error:
+            outcomes.append(self._postpone(self._pending[0].record, error))
+        self.is_stale = self.unfinished is not None
         return Recovery(tuple(outcomes), tuple(swept))
+
+    def _postpone(self, record: Record, error: StorageFullError) -> Outcome:
+        subject = self._store.location(record.prefix_key)
+        _log.warning("%s: what a crash interrupted cannot be finished now: %s", subject, error)
+        self.unfinished = self.unfinished or error
+        return Outcome(subject, Fate.LEAVE, f"to be finished once there is room: {error.reason}")
 
     def can_sweep_more(self) -> bool:
         """Say whether some save that was never committed, and was not swept, may be by now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 
+from ckptd.engine import reserve
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.records import Record
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
@@ -34,7 +35,7 @@ def set_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) ->
         return
     # Crash here: a whole checkpoint, marked as deleted. `recovery` comes back to this.
     on_step("delete.aside")
-    store.replace(record.aside_key, data)
+    reserve.copy(store, record.index_key, data, record.aside_key)
     # Crash here: the same, and a copy of its index.
     on_step("delete.index")
     store.delete([record.index_key])

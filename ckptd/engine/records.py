@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
+from ckptd.engine import reserve
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import names
@@ -263,5 +264,5 @@ def _keys(store: Store, run: str, starts_with: str = "") -> Iterator[str]:
 def change(store: Store, record: Record, **changes: object) -> Record:
     """Note changes in a record, durably; return the record as it is now."""
     changed = replace(record, **changes)  # type: ignore[arg-type]
-    store.replace(changed.key, changed.encode())
+    reserve.replace(store, changed.run, changed.key, changed.encode())
     return changed

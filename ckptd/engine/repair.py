@@ -6,14 +6,13 @@ held before is kept beside the records.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import listed, records, survey
+from ckptd.engine import listed, records, reserve, survey
 from ckptd.engine.commit import SeenState
 from ckptd.engine.survey import Found
-from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.format import names
 from ckptd.format.crc32c import crc32c
 from ckptd.format.state_file import CheckpointState
@@ -151,8 +150,7 @@ def _keep(store: Store, directory: str, latest_filename: str, seen: SeenState) -
     if not seen.data:
         return None
     key = join(directory, f"{records.DIRECTORY}/{latest_filename}.before-{crc32c(seen.data):08x}")
-    with suppress(ConflictError):  # the same text was replaced before
-        store.put(key, seen.data)
+    reserve.copy(store, join(directory, latest_filename), seen.data, key)
     return store.location(key)
 
 

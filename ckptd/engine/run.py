@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from ckptd.engine import reserve
 from ckptd.engine import session as machine
 from ckptd.engine.capture import Capture
 from ckptd.engine.catalog import Catalog
@@ -149,7 +150,7 @@ class Run:
             self._membership.check(member.rank, member.incarnation, epoch)
         if epoch > self._durable_epoch:
             # Durable before anybody hears of it: the next life of the daemon must not give it out again.
-            self.store.replace(self._epoch_key, str(epoch).encode())
+            reserve.replace(self.store, self.name, self._epoch_key, str(epoch).encode())
             self._durable_epoch = epoch
         self.catalog.configure(policy, options.latest_filename, options.pad_step_number, options.save_relative_paths)
         self.look()

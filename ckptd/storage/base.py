@@ -79,6 +79,23 @@ class BorrowingWriter(ObjectWriter, Protocol):
         """
 
 
+@runtime_checkable
+class SparingStore(Protocol):
+    """A store that can be full, and can still do two things then that a removal needs."""
+
+    def replace_within(self, reserve: str, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
+        """As `Store.replace`, but in the room of the object `reserve`, which is used up; no new space is needed.
+
+        `NotFoundError` when there is no such object; `StorageFullError` when it is too small for `data`.
+        """
+
+    def link(self, key: str, other: str) -> None:
+        """Give an object a second key, durably, without a copy of its bytes; `ConflictError` if that is taken.
+
+        Objects never change in place, so each of the two may be replaced or deleted without regard to the other.
+        """
+
+
 class Lock(Protocol):
     """A held lock, for the life of this process at most. Release by `release` or by leaving the context."""
 

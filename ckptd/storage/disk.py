@@ -140,6 +140,9 @@ class Disk(Protocol):
     def rename_over(self, directory: int, old: str, new: str) -> None:
         """Rename within a directory, replacing `new` in one step."""
 
+    def link(self, directory: int, name: str, other_directory: int, other: str) -> None:
+        """Give a file a second name, which must not exist; where the file system has none, EPERM or EOPNOTSUPP."""
+
     def unlink(self, directory: int, name: str) -> None:
         """Remove a name."""
 
@@ -336,6 +339,10 @@ class SystemDisk(DirectCalls):
     def rename_over(self, directory: int, old: str, new: str) -> None:
         """See `Disk`."""
         os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def link(self, directory: int, name: str, other_directory: int, other: str) -> None:
+        """See `Disk`."""
+        os.link(name, other, src_dir_fd=directory, dst_dir_fd=other_directory, follow_symlinks=False)
 
     def unlink(self, directory: int, name: str) -> None:
         """See `Disk`."""

@@ -8,6 +8,7 @@ may sweep it: its writer is dead.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError, StorageFullError
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.disk import Disk, FileStatus, SystemDisk, WriteRoad
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
@@ -130,7 +131,10 @@ class LocalStore:
 
         When syncing the directory fails, the new bytes are visible, but whether they survive is not known.
         """
-        writer = self._written(key, data)
+        return self._replace(self._written(key, data), if_version)
+
+    def _replace(self, writer: LocalWriter, if_version: str | None) -> ObjectStat:
+        key = writer.key
         with _ONE_REPLACE:
             if if_version is not None:
                 try:
@@ -141,6 +145,55 @@ class LocalStore:
                     writer.abort()
                     raise ConflictError("changed since it was read", key=key, expected=if_version, actual=found)
             return writer.finish(replacing=True)
+
+    def replace_within(self, reserve: str, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
+        """See `SparingStore`. The reserve's file becomes the new object's, so that its blocks need not be found anew.
+
+        Its old name goes, durably, before a byte is written: at no moment do two objects share a file that changes.
+        """
+        view = memoryview(data).cast("B")
+        *parents, name = check_key(key)
+        *reserve_parents, reserve_name = check_key(reserve)
+        with self._opened_file(reserve) as (_, status):
+            if status.num_links != 1 or status.size_bytes < len(view):
+                raise StorageFullError("the room set aside is too small for this", key=key, expected=len(view))
+        with translated(key), self._opened(reserve_parents) as source:
+            directory = self._open_to_write(tuple(parents))
+            file = None
+            try:
+                file = self._disk.open_lock_file(source, reserve_name)
+                if not self._disk.try_lock(file, shared=False):
+                    raise ConflictError("the room set aside is being used by another process", key=reserve)
+                temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
+                self._disk.link(source, reserve_name, directory, temporary)
+            except BaseException:
+                if file is not None:
+                    self._disk.close(file)
+                self._disk.close(directory)
+                raise
+            writer = LocalWriter(self._disk, key, len(view), directory, file, temporary, name, bulk=False)
+            try:
+                # Crash here: a temporary, which is swept. Without the reserve the next removal may find no room.
+                self._disk.unlink(source, reserve_name)
+                self._disk.sync_directory(source)
+                writer.write(0, view)
+                self._disk.truncate(file, len(view))
+            except BaseException:
+                writer.abort()
+                raise
+        return self._replace(writer, if_version)
+
+    def link(self, key: str, other: str) -> None:
+        """See `SparingStore`."""
+        *parents, name = check_key(key)
+        *other_parents, other_name = check_key(other)
+        with translated(other), self._opened(parents) as source:
+            directory = self._open_to_write(tuple(other_parents))
+            try:
+                self._disk.link(source, name, directory, other_name)
+                self._disk.sync_directory(directory)
+            finally:
+                self._disk.close(directory)
 
     def _written(self, key: str, data: Buffer) -> LocalWriter:
         view = memoryview(data).cast("B")
@@ -175,9 +228,15 @@ class LocalStore:
         while True:
             temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
             file = self._disk.create(directory, temporary)
-            # Between these two calls a sweeper may take us for dead; then it has the lock, or the name is gone.
-            if self._disk.try_lock(file, shared=False) and self._disk.status(file).num_links:
-                return temporary, file
+            try:
+                # Between these two calls a sweeper may take us for dead; then it has the lock, or the name is gone.
+                if self._disk.try_lock(file, shared=False) and self._disk.status(file).num_links:
+                    return temporary, file
+            except BaseException:  # a file system that gives no locks
+                with suppress(OSError):
+                    self._disk.unlink(directory, temporary)
+                self._disk.close(file)
+                raise
             self._disk.close(file)
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -314,18 +373,29 @@ class LocalStore:
                 while True:
                     file = self._disk.open_lock_file(directory, lock_name)
                     lock = LocalLock(self._disk, file)
-                    if not self._disk.try_lock(file, shared=shared):
-                        held_by = self._read_line(file)
+                    try:
+                        if not self._disk.try_lock(file, shared=shared):
+                            held_by = self._read_line(file) or "a process that left no name"
+                            raise ConflictError("held by another process", key=key, actual=held_by)
+                        if self._disk.status(file).num_links:
+                            self._write_line(file, line)
+                            return lock
+                    except BaseException:
                         lock.release()
-                        raise ConflictError("held by another process", key=key, actual=held_by or "someone unknown")
-                    if self._disk.status(file).num_links:
-                        break
+                        raise
                     lock.release()  # someone removed the file just now: this lock would keep nobody out
-                self._disk.truncate(file, 0)
-                self._disk.write(file, 0, line, bulk=False)
             finally:
                 self._disk.close(directory)
-        return lock
+
+    def _write_line(self, file: int, line: bytes) -> None:
+        """Say in a lock file who holds it. A full disk keeps nobody from holding a lock: then it says nothing."""
+        self._disk.truncate(file, 0)
+        try:
+            self._disk.write(file, 0, line, bulk=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._disk.truncate(file, 0)
 
     def _read_line(self, file: int) -> str:
         line = bytearray(_MAX_HOLDER_BYTES)

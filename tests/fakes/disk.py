@@ -113,11 +113,14 @@ class SimulatedDisk:
 
         def copy_file(file: File) -> File:
             data = after_crash(file, Unsynced.KEPT if crash is None else crash.unsynced)
-            return File(file.inode, bytearray(data), data, changed_ns=file.changed_ns)
+            return File(file.inode, bytearray(data), data, num_links=0, changed_ns=file.changed_ns)
 
         top = copy(self._top)
         assert isinstance(top, Directory)
         after._top = top
+        for _, node in walk("", top):
+            if isinstance(node, File):
+                node.num_links += 1
         return after
 
     def content(self) -> dict[str, bytes]:
@@ -286,8 +289,10 @@ class SimulatedDisk:
 
     def write(self, file: int, offset: int, data: bytes | bytearray | memoryview, *, bulk: bool) -> None:
         with self._guard:
-            self._begin("write", f"{len(data)} bytes")
-            self._put(self._file(file), offset, data)
+            node = self._file(file)
+            has_room = offset + len(data) <= len(node.durable)  # what was synced before has its blocks
+            self._begin("overwrite" if has_room else "write", f"{len(data)} bytes")
+            self._put(node, offset, data)
 
     def _put(self, node: File, offset: int, data: bytes | bytearray | memoryview) -> None:
         node.data.extend(bytes(max(0, offset + len(data) - len(node.data))))
@@ -409,6 +414,17 @@ class SimulatedDisk:
         if isinstance(node, File):
             node.changed_ns = self._now_ns()
         self._change(Change(directory, new, node, old))
+
+    def link(self, directory: int, name: str, other_directory: int, other: str) -> None:
+        with self._guard:
+            self._begin("link", other)
+            node = self._find(self._directory(directory), name)
+            within = self._directory(other_directory)
+            if other in within.entries:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), other)
+            assert isinstance(node, File)
+            node.num_links += 1
+            self._change(Change(within, other, node))
 
     def unlink(self, directory: int, name: str) -> None:
         with self._guard:
