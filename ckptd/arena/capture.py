@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.arena.segment import Segment
-from ckptd.engine.capture import Stretch
+from ckptd.engine.capture import Holding
 from ckptd.engine.layout import Column
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 
@@ -25,7 +25,7 @@ class SharedCapture:
         num_sums: int,
         *,
         is_staged: bool = False,
-        on_saved: Callable[[str, Sequence[Stretch]], None],
+        on_saved: Callable[[Holding], None],
         on_end: Callable[[], None],
     ) -> None:
         """Begin to follow a capture.
@@ -36,7 +36,7 @@ class SharedCapture:
             offsets: per part, where its stored form begins.
             num_sums: how many checksums there will be.
             is_staged: see `Capture`.
-            on_saved: called with the prefix and what lies here of it, once the checkpoint is published.
+            on_saved: called with what lies here of a checkpoint, once that is published.
             on_end: called once when the arena is looked at no longer.
         """
         self.memory: NDArray[np.uint8] = segment.data
@@ -115,9 +115,9 @@ class SharedCapture:
         self._is_settled.set()
         self._is_summed.set()
 
-    def saved(self, prefix_key: str, stretches: Sequence[Stretch]) -> None:
+    def saved(self, holding: Holding) -> None:
         """See `Capture`."""
-        self._on_saved(prefix_key, stretches)
+        self._on_saved(holding)
 
     def ended(self) -> None:
         """See `Capture`. Harmless when repeated."""

@@ -10,14 +10,13 @@ import itertools
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ckptd.arena.capture import SharedCapture
 from ckptd.arena.segment import Segment
-from ckptd.engine.capture import Stretch
+from ckptd.engine.capture import Holding, Stretch
 from ckptd.engine.layout import Column
 from ckptd.errors import ConflictError, InvalidRequestError, StorageFullError
 
@@ -62,6 +61,14 @@ class HeldStretch:
     stretch: Stretch
 
 
+@dataclass(frozen=True, slots=True)
+class HeldSave:
+    """One save, all of it or a part, that lies in arenas; `index_crc32c` is of its index object."""
+
+    index_crc32c: int
+    stretches: list[HeldStretch] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Usage:
     """How much memory is lent to one run."""
@@ -81,7 +88,7 @@ class Lender:
         self._ids = itertools.count(1)
         self._arenas: dict[int, Arena] = {}
         self._owners: dict[Place, object] = {}  # connections
-        self._held: OrderedDict[tuple[str, str], list[HeldStretch]] = OrderedDict()
+        self._held: dict[tuple[str, str], HeldSave] = {}  # by run and save id
         self._faulters = ThreadPoolExecutor(_NUM_FAULTERS, thread_name_prefix="ckptd-prefault")
 
     @property
@@ -178,23 +185,34 @@ class Lender:
             )
             if outside.any():
                 raise InvalidRequestError("a part of a capture lies outside of its arena", actual=int(outside.argmax()))
-            for key in [key for key, held in self._held.items() if any(each.arena is arena for each in held)]:
-                del self._held[key]
+            self._forget(arena)
             arena.capture = SharedCapture(
                 arena.segment,
                 generation,
                 offsets,
                 num_sums,
                 is_staged=is_staged,
-                on_saved=lambda key, stretches: self._saved(arena, generation, key, stretches),
+                on_saved=lambda holding: self._saved(arena, generation, holding),
                 on_end=lambda: self._ended(arena),
             )
             return arena.capture
 
-    def held(self, run: str, prefix_key: str) -> list[HeldStretch]:
-        """Return what lies in memory of a checkpoint; nothing if it does not any more."""
+    def held(self, run: str, save_id: str) -> HeldSave | None:
+        """Return what lies in memory of a save; None if nothing does, or does any more."""
         with self._lock:
-            return list(self._held.get((run, prefix_key), ()))
+            held = self._held.get((run, save_id))
+            return None if held is None else HeldSave(held.index_crc32c, list(held.stretches))
+
+    def keep_only(self, run: str, save_ids: Collection[str]) -> None:
+        """End the offers of all saves of a run but these, also for readers that were told of them before.
+
+        What memory holds belongs to one save: what is deleted, replaced or set aside must not be found under the same
+        keys when they are used again.
+        """
+        with self._lock:
+            for key in [key for key in self._held if key[0] == run and key[1] not in save_ids]:
+                for each in self._held.pop(key).stretches:
+                    each.arena.segment.end(each.generation)
 
     def close(self) -> None:
         """Give all memory back to the system."""
@@ -203,11 +221,18 @@ class Lender:
                 self._drop(arena)
         self._faulters.shutdown(wait=False, cancel_futures=True)
 
-    def _saved(self, arena: Arena, generation: int, prefix_key: str, stretches: Sequence[Stretch]) -> None:
+    def _saved(self, arena: Arena, generation: int, holding: Holding) -> None:
         with self._lock:
             arena.saved_at = self._now()
-            held = self._held.setdefault((arena.place.run, prefix_key), [])
-            held += [HeldStretch(arena, generation, stretch) for stretch in stretches]
+            held = self._held.setdefault((arena.place.run, holding.save_id), HeldSave(holding.index_crc32c))
+            held.stretches.extend(HeldStretch(arena, generation, stretch) for stretch in holding.stretches)
+
+    def _forget(self, arena: Arena) -> None:
+        """Offer nothing more of what an arena held; what other arenas hold of the same save is still there."""
+        for key, held in list(self._held.items()):
+            held.stretches[:] = [each for each in held.stretches if each.arena is not arena]
+            if not held.stretches:
+                del self._held[key]
 
     def _ended(self, arena: Arena) -> None:
         with self._lock:
@@ -244,8 +269,8 @@ class Lender:
     def _drop(self, arena: Arena) -> None:
         del self._arenas[arena.id]
         arena.is_dropped = True
-        for key in [key for key, held in self._held.items() if any(each.arena is arena for each in held)]:
-            del self._held[key]
+        self._forget(arena)
+        arena.segment.end(arena.segment.generation)  # nobody will hear later that it was deleted
         arena.segment.close()
 
     def _prefault(self, arena: Arena) -> None:

@@ -2,11 +2,13 @@
 
 Layout: one page of header, then data. In the header, little-endian words of 64 bits::
 
-    [magic] [generation] [captured]
+    [magic] [generation] [captured] [ended]
 
 `generation` counts up before the data are overwritten, so that whoever has copied from an arena can tell whether it was
 whole. `captured` says how many bytes of the data, from their start, are in place: the daemon's writers follow it. Both
-are written by the worker, and nobody believes more than checksums bear out.
+are written by the worker, and nobody believes more than checksums bear out. `ended` is the daemon's: the generation up
+to which the data belong to no checkpoint any more, because that was deleted or replaced. A reader that was offered them
+before sees it there.
 
 The size is sealed: without that, a worker that cuts the file short would kill the daemon with SIGBUS.
 """
@@ -31,7 +33,7 @@ HEADER_BYTES = 4096
 """Where the data begin; a multiple of what O_DIRECT wants."""
 
 _MAGIC = int.from_bytes(b"ckptdA01", "little")
-_GENERATION, _CAPTURED = 1, 2  # words of the header
+_GENERATION, _CAPTURED, _ENDED = 1, 2, 3  # words of the header
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034  # fcntl has names for them on Linux only
 _SEALS = 0x0001 | 0x0002 | 0x0004  # seals themselves, shrinking, growing
 _MADV_POPULATE_WRITE = 23  # Linux 5.14
@@ -60,7 +62,7 @@ class Segment:
         with contextlib.suppress(OSError, AttributeError):  # a wish: the system may have none for shared memory
             mapping.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(mapping, np.uint8)
-        self._words: NDArray[np.uint64] = whole[: 8 * 3].view("<u8")
+        self._words: NDArray[np.uint64] = whole[: 8 * 4].view("<u8")
         self.data: NDArray[np.uint8] = whole[HEADER_BYTES:]
 
     @classmethod
@@ -125,6 +127,14 @@ class Segment:
     @captured.setter
     def captured(self, size_bytes: int) -> None:
         self._words[_CAPTURED] = size_bytes
+
+    def holds(self, generation: int) -> bool:
+        """Whether the data are still those of this generation, and of a checkpoint."""
+        return self.generation == generation > int(self._words[_ENDED])
+
+    def end(self, generation: int) -> None:
+        """Let the data of this generation, and of earlier ones, be read by nobody any more."""
+        self._words[_ENDED] = max(int(self._words[_ENDED]), generation)
 
     def begin(self) -> int:
         """Begin to fill it anew; return the new generation. What was there counts no longer."""

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from ckptd.arena.segment import Segment, is_supported
 from ckptd.client.arenas import ArenaLink, ArenaRoom, ArenaRooms
 from ckptd.client.deadline import Deadline
-from ckptd.client.held_objects import HeldObjects
+from ckptd.client.held_objects import HeldObjects, Offer
 from ckptd.client.membership import Membership
 from ckptd.engine.identity import Member
 from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.format.names import index_key
 from ckptd.wire.addresses import ARENA_SUFFIX, Address
 from ckptd.wire.v1 import arena_pb2, common_pb2
 
@@ -125,7 +126,11 @@ class HostMemory:
                 segments[arena.id] = self._segment(arena.id, descriptor)
             except CkptdError as error:
                 _log.debug("memory that holds %s can't be read: %s", key, error)
-        return HeldObjects(objects, segments, answer.reply.runs) if segments else objects
+        save = answer.reply.save
+        if not segments or not save.save_id:  # an older daemon does not say of which save they are
+            return objects
+        offer = Offer(segments, answer.reply.runs, index_key(key), save.index_crc32c, lambda: link.is_alive)
+        return HeldObjects(objects, offer)
 
     def _segment(self, number: int, descriptor: int) -> Segment:
         """Map an arena, or return it as it is mapped already. Takes over the descriptor."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.rooms import Room
-from ckptd.engine.capture import Stretch
+from ckptd.engine.capture import Holding
 from ckptd.engine.layout import Column
 from ckptd.errors import CkptdError, SessionAbortedError
 
@@ -77,7 +76,7 @@ class LocalCapture:
         if self._error is not None:
             raise self._error
 
-    def saved(self, prefix_key: str, stretches: Sequence[Stretch]) -> None:
+    def saved(self, holding: Holding) -> None:
         """See `Capture`. Nobody could read from here what a restart of this process needs."""
 
     def ended(self) -> None:

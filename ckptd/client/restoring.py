@@ -12,6 +12,7 @@ from ckptd.client.held_objects import HeldObjects
 from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.objects import Objects
 from ckptd.engine.restore import Bundle, Wanted
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import meta_key
@@ -42,20 +43,18 @@ def restore(
     located = locate(transport, run, step)
     for _ in range(_MAX_ATTEMPTS):
         try:
-            return _read(_open(transport, located.key, by_many), names, slices, into)
+            return _read(transport, located.key, names, slices, into, by_many)
         except (NotFoundError, CorruptionError):
             now = locate(transport, run, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
                 raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
-    return _read(_open(transport, located.key, by_many), names, slices, into)
+    return _read(transport, located.key, names, slices, into, by_many)
 
 
-def _open(transport: Transport, key: str, by_many: bool) -> Bundle:
+def _objects(transport: Transport, key: str, by_many: bool) -> Objects:
     objects = transport.objects(key)
-    if by_many and isinstance(objects, LocalStore | HeldObjects):
-        objects = objects.read_by_many()
-    return Bundle.open(objects, key)
+    return objects.read_by_many() if by_many and isinstance(objects, LocalStore | HeldObjects) else objects
 
 
 def open_reader(
@@ -68,7 +67,7 @@ def open_reader(
         located = _locate_named(transport, run, which)
     else:
         located = locate(transport, run, which)
-    return CheckpointReader(_open(transport, located.key, by_many))
+    return CheckpointReader(Bundle.open(_objects(transport, located.key, by_many), located.key))
 
 
 def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
@@ -111,6 +110,23 @@ def _locate_named(transport: Transport, run: str, base: str) -> Located:
 
 
 def _read(
+    transport: Transport,
+    key: str,
+    names: Sequence[str] | Mapping[str, str] | None,
+    slices: Boxes | None,
+    into: Mapping[str, Array] | None,
+    by_many: bool,
+) -> dict[str, Array]:
+    objects = _objects(transport, key, by_many)
+    # Boxes are not summed: only the index tells whether they are still of the checkpoint that was opened.
+    bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
+    arrays = _read_bundle(bundle, names, slices, into)
+    if slices:
+        bundle.check_unchanged()
+    return arrays
+
+
+def _read_bundle(
     bundle: Bundle,
     names: Sequence[str] | Mapping[str, str] | None,
     slices: Boxes | None,

@@ -29,6 +29,21 @@ class Stretch:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What captured memory holds, and of which save: another one may use the same prefix and the same keys later.
+
+    Attributes:
+        save_id: of the save, which is published.
+        index_crc32c: checksum of its whole index object: who reads knows by it whether this memory is what it wants.
+        stretches: where its bytes lie.
+    """
+
+    save_id: str
+    index_crc32c: int
+    stretches: Sequence[Stretch]
+
+
 class Capture(Protocol):
     """One rank's part of one save, in memory. Any thread may ask.
 
@@ -66,8 +81,8 @@ class Capture(Protocol):
     def check(self) -> None:
         """Raise what ended the capture before it was sealed."""
 
-    def saved(self, prefix_key: str, stretches: Sequence[Stretch]) -> None:
-        """Hear that the checkpoint of this prefix was saved, and which of its bytes this memory holds."""
+    def saved(self, holding: Holding) -> None:
+        """Hear that a checkpoint was saved, and which of its bytes this memory holds."""
 
     def ended(self) -> None:
         """Hear that the save is over: the memory is looked at no longer."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ckptd.engine.capture import Capture
+from ckptd.engine.capture import Capture, Holding
 from ckptd.engine.feeding import Run, feed, runs_of, stretches_of, sum_rows
 from ckptd.engine.layout import Assignment, Column, Layout, Road
 from ckptd.engine.manifest import Manifest
@@ -49,11 +49,11 @@ class Claim:
             runs = self._fed[lane.shard] = runs_of(layout, lane.segments, self.capture.offsets)
             submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins), standstill)
 
-    def keep_in_memory(self, prefix_key: str, shard_keys: Sequence[str]) -> None:
+    def keep_in_memory(self, save_id: str, index_crc32c: int, shard_keys: Sequence[str]) -> None:
         """Tell the memory what it holds, now that it is saved: a restart right after this reads it from there."""
         if self.capture is not None:
             held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
-            self.capture.saved(prefix_key, held)
+            self.capture.saved(Holding(save_id, index_crc32c, held))
 
     def end(self, error: CkptdError | None) -> None:
         """Note that the save is over: forget everything that is large, as ended saves are remembered for a while."""

@@ -81,6 +81,9 @@ class Coordinator:
         self.clock = clock or SystemClock()
         self.root_id = ""
         self.warnings: tuple[str, ...] = ()  # which promises the store does not keep
+        self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
+        """Called with a run and the ids of the saves that it has, whenever it has looked at its catalog. The catalog's
+        lock is held: no save can take the place of one that is gone before this returns, and it must not block."""
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
         self._takes_over = takes_over
@@ -311,6 +314,12 @@ class Coordinator:
         found = self._run_if_there(run)
         return found.checkpoints() if found is not None else []
 
+    def save_id_at(self, run: str, prefix_key: str) -> str:
+        """Return the id of the save whose checkpoint has this prefix now; "" if there is none, or it is not ours."""
+        prefix = self.store.location(prefix_key)
+        found = (checkpoint for checkpoint in reversed(self.checkpoints(run)) if checkpoint.prefix == prefix)
+        return next((checkpoint.save_id for checkpoint in found), "")
+
     def pin(self, run: str, which: int | str, pinned: bool = True) -> Checkpoint:
         """Keep a checkpoint, named by its step or prefix, whatever retention says; with `pinned=False` no longer."""
         return self._run(run).pin(which, pinned)
@@ -378,6 +387,7 @@ class Coordinator:
             writers=lambda: self.writers,
             owner=owner,
             holder=self._holder,
+            on_look=lambda save_ids: self.on_catalog(name, save_ids),
         )
         try:
             run.open()

@@ -28,6 +28,15 @@ class Objects(Protocol):
 
 
 @runtime_checkable
+class LayeredObjects(Objects, Protocol):
+    """Objects that are read from a copy where there is one, and that may be wrong: the originals lie beneath."""
+
+    @property
+    def beneath(self) -> Objects:
+        """What the copies were made of."""
+
+
+@runtime_checkable
 class SummingObjects(Objects, Protocol):
     """Objects whose bytes pass through the processor anyway: summing them costs little while they are at hand."""
 

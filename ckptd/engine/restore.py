@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from ckptd.engine.blocks import blocks, widen
 from ckptd.engine.fetch import Fetch, PieceRead
-from ckptd.engine.objects import Objects
+from ckptd.engine.log import logger
+from ckptd.engine.objects import LayeredObjects, Objects
+from ckptd.engine.seen import SeenIndex
 from ckptd.engine.small import MOST_BYTES as SMALL_BYTES
 from ckptd.engine.small import SmallReads
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
@@ -64,10 +66,11 @@ class Bundle:
         index: what its index says.
     """
 
-    def __init__(self, objects: Objects, key: str, index: Index) -> None:
+    def __init__(self, objects: Objects, key: str, index: Index, seen: SeenIndex | None = None) -> None:
         self.key = key
         self.index = index
         self._objects = objects
+        self._seen = seen
         self._shard_sizes: dict[int, int] = {}
 
     @classmethod
@@ -79,6 +82,19 @@ class Bundle:
             CorruptionError: when it is damaged.
         """
         return cls(objects, key, Index.decode(objects.get(index_key(key)), index_key(key)))
+
+    @classmethod
+    def open_guarded(cls, objects: Objects, key: str) -> Bundle:
+        """Do as `open`, so that `check_unchanged` can tell later whether the checkpoint is still the same."""
+        seen = SeenIndex(objects, index_key(key))
+        bundle = cls(objects, key, Index.decode(seen.data, index_key(key)), seen)
+        seen.data = b""
+        return bundle
+
+    def check_unchanged(self) -> None:
+        """Raise `NotFoundError` if the checkpoint has been deleted or replaced since `open_guarded`."""
+        assert self._seen is not None, "only what was opened guarded can be compared"
+        self._seen.check()
 
     @property
     def location(self) -> str:
@@ -111,8 +127,23 @@ class Bundle:
         return self.read_many([Wanted(name, box, into)])[0]
 
     def read_many(self, wanted: Iterable[Wanted]) -> list[Array]:
-        """Read several boxes at once, in order; several threads share the work. See `read`."""
+        """Read several boxes at once, in order; several threads share the work. See `read`.
+
+        Where a copy in memory turns out to be wrong, everything is read again from what it was made of.
+        """
         asked = list(wanted)
+        try:
+            return self._read_many(asked)
+        except CorruptionError as error:
+            if not isinstance(self._objects, LayeredObjects):
+                raise
+            logger.warning(
+                "%s is read again from where it is stored, as its copy in memory is wrong: %s", self.key, error
+            )
+            self._objects = self._objects.beneath
+        return self._read_many(asked)
+
+    def _read_many(self, asked: Sequence[Wanted]) -> list[Array]:
         small = self._find_small(asked) if len(asked) >= _MANY else None
         arrays = {} if small is None else small.arrays
         found = {at: self._find(one) for at, one in enumerate(asked) if at not in arrays}

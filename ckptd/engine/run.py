@@ -66,6 +66,7 @@ class Run:
         writers: Callable[[], tuple[str, ...]],
         owner: Lock | None,
         holder: str,
+        on_look: Callable[[frozenset[str]], None],
     ) -> None:
         self.name = name
         self.store = store
@@ -82,6 +83,7 @@ class Run:
         self.writers = writers
         self._readers = readers
         self._owner = owner
+        self._on_look = on_look
         self._membership = Membership(settings.lease_s)
         self._durable_epoch = 0  # guarded by `catalog_lock`
         self._in_force: tuple[int, RunOptions] | None = None  # what the catalog follows, durably; guarded by `lock`
@@ -331,6 +333,7 @@ class Run:
     def look(self) -> None:
         """Remember what the catalog holds, so that who asks never waits for the store; the catalog's lock is held."""
         self._checkpoints, self._latest = tuple(self.catalog.checkpoints()), self.catalog.latest()
+        self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
         sweep_at = self.catalog.next_sweep_at()
         # What could not be swept, because it is being read perhaps, is not tried again with every tick.
         self._sweep_at = None if sweep_at is None else max(sweep_at, self.clock.wall_s() + _SWEEP_AGAIN_S)

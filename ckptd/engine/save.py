@@ -39,6 +39,7 @@ from ckptd.errors import (
     SessionAbortedError,
     UnavailableError,
 )
+from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import ObjectWriter
 from ckptd.storage.limited import limited
 
@@ -332,12 +333,13 @@ class Save:
                     )
                 except CkptdError as error:
                     checkpoint = self._after_failed_commit(record, error)
+                with self.run.lock:  # before anybody can delete it again
+                    for claim in self.claims.values():
+                        claim.keep_in_memory(self.save_id, crc32c(index), record.shard_keys)
                 self.run.look()
         with self.run.lock:
             self.handle(machine.Committed())
             self.handle(machine.Published())
-            for claim in self.claims.values():
-                claim.keep_in_memory(record.prefix_key, record.shard_keys)
             slowest = max(self.claims, key=lambda rank: self.claims[rank].done_at or 0.0)
             done_at = self.claims[slowest].done_at
             slowest_s = None if done_at is None else done_at - self.began_at

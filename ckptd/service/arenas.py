@@ -56,6 +56,7 @@ class ArenaServer:
         self.lender = lender
         self.key = secrets.token_bytes(_KEY_BYTES)
         self.coordinator = coordinator
+        coordinator.on_catalog = lender.keep_only
         self.manifest_bytes = manifest_bytes
         self._path = path
         self._mode = mode
@@ -302,7 +303,12 @@ class _Connection:
         return begun
 
     def _hold(self, request: arena_pb2.ArenaHold) -> tuple[arena_pb2.ArenaReply, list[int]]:
-        held = self.server.lender.held(convert.run_from_wire(request.run), convert.key_from_wire(request.key))
+        run, key = convert.run_from_wire(request.run), convert.key_from_wire(request.key)
+        save_id = self.server.coordinator.save_id_at(run, key)
+        found = self.server.lender.held(run, save_id) if save_id else None
+        if found is None:
+            return arena_pb2.ArenaReply(), []
+        held = found.stretches
         arenas = list({each.arena.id: each.arena for each in held}.values())[: frames.MAX_DESCRIPTORS]
         opened: list[int] = []
         try:
@@ -324,7 +330,8 @@ class _Connection:
             for each in held
             if each.arena.id in known
         ]
-        return arena_pb2.ArenaReply(arenas=map(_to_wire, arenas), runs=runs), opened
+        save = arena_pb2.ArenaHeldSave(save_id=save_id, index_crc32c=found.index_crc32c)
+        return arena_pb2.ArenaReply(arenas=map(_to_wire, arenas), runs=runs, save=save), opened
 
     def end(self) -> None:
         """Settle what the worker has left, after its last message was heard."""

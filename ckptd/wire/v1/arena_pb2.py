@@ -26,7 +26,7 @@ from ckptd.wire.v1 import common_pb2 as ckptd_dot_wire_dot_v1_dot_common__pb2
 from ckptd.wire.v1 import save_pb2 as ckptd_dot_wire_dot_v1_dot_save__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63kptd/wire/v1/arena.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\x1a\x18\x63kptd/wire/v1/save.proto\"\xd0\x02\n\x0c\x41renaRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12*\n\x05hello\x18\x02 \x01(\x0b\x32\x19.ckptd.wire.v1.ArenaHelloH\x00\x12(\n\x04open\x18\x03 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaOpenH\x00\x12*\n\x05\x62\x65gin\x18\x04 \x01(\x0b\x32\x19.ckptd.wire.v1.ArenaBeginH\x00\x12(\n\x04seal\x18\x05 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaSealH\x00\x12(\n\x04sums\x18\x06 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaSumsH\x00\x12(\n\x04\x64rop\x18\x07 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaDropH\x00\x12(\n\x04hold\x18\x08 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaHoldH\x00\x42\x06\n\x04kind\"~\n\nArenaReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\x0c\x12*\n\x06\x61renas\x18\x03 \x03(\x0b\x32\x1a.ckptd.wire.v1.ArenaMemory\x12%\n\x04runs\x18\x04 \x03(\x0b\x32\x17.ckptd.wire.v1.ArenaRun\"<\n\nArenaHello\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"m\n\tArenaOpen\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\r\n\x05\x63ount\x18\x06 \x01(\r\"=\n\x0b\x41renaMemory\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06in_use\x18\x03 \x01(\x08\"\xaf\x01\n\nArenaBegin\x12.\n\x07\x64\x65\x63lare\x18\x01 \x01(\x0b\x32\x1d.ckptd.wire.v1.DeclareRequest\x12\r\n\x05\x61rena\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0f\n\x07offsets\x18\x04 \x01(\x0c\x12-\n\x08manifest\x18\x05 \x03(\x0b\x32\x1b.ckptd.wire.v1.ManifestPart\x12\x0e\n\x06staged\x18\x06 \x01(\x08\"B\n\tArenaSeal\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bsums_follow\x18\x02 \x01(\x08\x12\x0c\n\x04\x63rcs\x18\x03 \x01(\x0c\"-\n\tArenaSums\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63rcs\x18\x02 \x01(\x0c\"/\n\tArenaDrop\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"%\n\tArenaHold\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x80\x01\n\x08\x41renaRun\x12\x11\n\tshard_key\x18\x01 \x01(\t\x12\x14\n\x0cshard_offset\x18\x02 \x01(\x03\x12\r\n\x05\x61rena\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x14\n\x0c\x61rena_offset\x18\x05 \x01(\x03\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63kptd/wire/v1/arena.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\x1a\x18\x63kptd/wire/v1/save.proto\"\xd0\x02\n\x0c\x41renaRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12*\n\x05hello\x18\x02 \x01(\x0b\x32\x19.ckptd.wire.v1.ArenaHelloH\x00\x12(\n\x04open\x18\x03 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaOpenH\x00\x12*\n\x05\x62\x65gin\x18\x04 \x01(\x0b\x32\x19.ckptd.wire.v1.ArenaBeginH\x00\x12(\n\x04seal\x18\x05 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaSealH\x00\x12(\n\x04sums\x18\x06 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaSumsH\x00\x12(\n\x04\x64rop\x18\x07 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaDropH\x00\x12(\n\x04hold\x18\x08 \x01(\x0b\x32\x18.ckptd.wire.v1.ArenaHoldH\x00\x42\x06\n\x04kind\"\xaa\x01\n\nArenaReply\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\x0c\x12*\n\x06\x61renas\x18\x03 \x03(\x0b\x32\x1a.ckptd.wire.v1.ArenaMemory\x12%\n\x04runs\x18\x04 \x03(\x0b\x32\x17.ckptd.wire.v1.ArenaRun\x12*\n\x04save\x18\x05 \x01(\x0b\x32\x1c.ckptd.wire.v1.ArenaHeldSave\"<\n\nArenaHello\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"m\n\tArenaOpen\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x13\n\x0bincarnation\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\r\n\x05\x63ount\x18\x06 \x01(\r\"=\n\x0b\x41renaMemory\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06in_use\x18\x03 \x01(\x08\"\xaf\x01\n\nArenaBegin\x12.\n\x07\x64\x65\x63lare\x18\x01 \x01(\x0b\x32\x1d.ckptd.wire.v1.DeclareRequest\x12\r\n\x05\x61rena\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0f\n\x07offsets\x18\x04 \x01(\x0c\x12-\n\x08manifest\x18\x05 \x03(\x0b\x32\x1b.ckptd.wire.v1.ManifestPart\x12\x0e\n\x06staged\x18\x06 \x01(\x08\"B\n\tArenaSeal\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x0bsums_follow\x18\x02 \x01(\x08\x12\x0c\n\x04\x63rcs\x18\x03 \x01(\x0c\"-\n\tArenaSums\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63rcs\x18\x02 \x01(\x0c\"/\n\tArenaDrop\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"%\n\tArenaHold\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"6\n\rArenaHeldSave\x12\x0f\n\x07save_id\x18\x01 \x01(\t\x12\x14\n\x0cindex_crc32c\x18\x02 \x01(\x07\"\x80\x01\n\x08\x41renaRun\x12\x11\n\tshard_key\x18\x01 \x01(\t\x12\x14\n\x0cshard_offset\x18\x02 \x01(\x03\x12\r\n\x05\x61rena\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x14\n\x0c\x61rena_offset\x18\x05 \x01(\x03\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,24 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ARENAREQUEST']._serialized_start=99
   _globals['_ARENAREQUEST']._serialized_end=435
-  _globals['_ARENAREPLY']._serialized_start=437
-  _globals['_ARENAREPLY']._serialized_end=563
-  _globals['_ARENAHELLO']._serialized_start=565
-  _globals['_ARENAHELLO']._serialized_end=625
-  _globals['_ARENAOPEN']._serialized_start=627
-  _globals['_ARENAOPEN']._serialized_end=736
-  _globals['_ARENAMEMORY']._serialized_start=738
-  _globals['_ARENAMEMORY']._serialized_end=799
-  _globals['_ARENABEGIN']._serialized_start=802
-  _globals['_ARENABEGIN']._serialized_end=977
-  _globals['_ARENASEAL']._serialized_start=979
-  _globals['_ARENASEAL']._serialized_end=1045
-  _globals['_ARENASUMS']._serialized_start=1047
-  _globals['_ARENASUMS']._serialized_end=1092
-  _globals['_ARENADROP']._serialized_start=1094
-  _globals['_ARENADROP']._serialized_end=1141
-  _globals['_ARENAHOLD']._serialized_start=1143
-  _globals['_ARENAHOLD']._serialized_end=1180
-  _globals['_ARENARUN']._serialized_start=1183
-  _globals['_ARENARUN']._serialized_end=1311
+  _globals['_ARENAREPLY']._serialized_start=438
+  _globals['_ARENAREPLY']._serialized_end=608
+  _globals['_ARENAHELLO']._serialized_start=610
+  _globals['_ARENAHELLO']._serialized_end=670
+  _globals['_ARENAOPEN']._serialized_start=672
+  _globals['_ARENAOPEN']._serialized_end=781
+  _globals['_ARENAMEMORY']._serialized_start=783
+  _globals['_ARENAMEMORY']._serialized_end=844
+  _globals['_ARENABEGIN']._serialized_start=847
+  _globals['_ARENABEGIN']._serialized_end=1022
+  _globals['_ARENASEAL']._serialized_start=1024
+  _globals['_ARENASEAL']._serialized_end=1090
+  _globals['_ARENASUMS']._serialized_start=1092
+  _globals['_ARENASUMS']._serialized_end=1137
+  _globals['_ARENADROP']._serialized_start=1139
+  _globals['_ARENADROP']._serialized_end=1186
+  _globals['_ARENAHOLD']._serialized_start=1188
+  _globals['_ARENAHOLD']._serialized_end=1225
+  _globals['_ARENAHELDSAVE']._serialized_start=1227
+  _globals['_ARENAHELDSAVE']._serialized_end=1281
+  _globals['_ARENARUN']._serialized_start=1284
+  _globals['_ARENARUN']._serialized_end=1412
 # @@protoc_insertion_point(module_scope)

@@ -29,16 +29,18 @@ class ArenaRequest(_message.Message):
     def __init__(self, number: _Optional[int] = ..., hello: _Optional[_Union[ArenaHello, _Mapping]] = ..., open: _Optional[_Union[ArenaOpen, _Mapping]] = ..., begin: _Optional[_Union[ArenaBegin, _Mapping]] = ..., seal: _Optional[_Union[ArenaSeal, _Mapping]] = ..., sums: _Optional[_Union[ArenaSums, _Mapping]] = ..., drop: _Optional[_Union[ArenaDrop, _Mapping]] = ..., hold: _Optional[_Union[ArenaHold, _Mapping]] = ...) -> None: ...
 
 class ArenaReply(_message.Message):
-    __slots__ = ("number", "error", "arenas", "runs")
+    __slots__ = ("number", "error", "arenas", "runs", "save")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     ARENAS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
     number: int
     error: bytes
     arenas: _containers.RepeatedCompositeFieldContainer[ArenaMemory]
     runs: _containers.RepeatedCompositeFieldContainer[ArenaRun]
-    def __init__(self, number: _Optional[int] = ..., error: _Optional[bytes] = ..., arenas: _Optional[_Iterable[_Union[ArenaMemory, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[ArenaRun, _Mapping]]] = ...) -> None: ...
+    save: ArenaHeldSave
+    def __init__(self, number: _Optional[int] = ..., error: _Optional[bytes] = ..., arenas: _Optional[_Iterable[_Union[ArenaMemory, _Mapping]]] = ..., runs: _Optional[_Iterable[_Union[ArenaRun, _Mapping]]] = ..., save: _Optional[_Union[ArenaHeldSave, _Mapping]] = ...) -> None: ...
 
 class ArenaHello(_message.Message):
     __slots__ = ("peer", "key")
@@ -123,6 +125,14 @@ class ArenaHold(_message.Message):
     run: str
     key: str
     def __init__(self, run: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class ArenaHeldSave(_message.Message):
+    __slots__ = ("save_id", "index_crc32c")
+    SAVE_ID_FIELD_NUMBER: _ClassVar[int]
+    INDEX_CRC32C_FIELD_NUMBER: _ClassVar[int]
+    save_id: str
+    index_crc32c: int
+    def __init__(self, save_id: _Optional[str] = ..., index_crc32c: _Optional[int] = ...) -> None: ...
 
 class ArenaRun(_message.Message):
     __slots__ = ("shard_key", "shard_offset", "arena", "generation", "arena_offset", "size_bytes")

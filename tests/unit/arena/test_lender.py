@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptd.arena.lender import Lender, Place
-from ckptd.engine.capture import Stretch
+from ckptd.engine.capture import Holding, Stretch
 from ckptd.errors import ConflictError, InvalidRequestError, SessionAbortedError, StorageFullError
 
 MB = 1 << 20
@@ -136,14 +136,46 @@ def test_a_saved_checkpoint_is_held_until_its_memory_is_filled_anew(lender):
     one, two = lender.lend(HERE, "a", MB, 2)
     capture = begin(lender, HERE, "a", one)
     stretch = Stretch("r/m-1.data-00000-of-00001", 0, 0, 100)
-    capture.saved("r/m-1", [stretch])
+    capture.saved(Holding("save 1", 77, [stretch]))
     capture.ended()
-    (held,) = lender.held("r", "r/m-1")
-    assert (held.arena, held.generation, held.stretch) == (one, 1, stretch)
+    saved = lender.held("r", "save 1")
+    (held,) = saved.stretches
+    assert (saved.index_crc32c, held.arena, held.generation, held.stretch) == (77, one, 1, stretch)
     begin(lender, HERE, "a", two).ended()
-    assert lender.held("r", "r/m-1")
+    assert lender.held("r", "save 1")
     begin(lender, HERE, "a", one).ended()
-    assert not lender.held("r", "r/m-1")
+    assert not lender.held("r", "save 1")
+
+
+def test_what_is_saved_no_more_is_offered_no_more_and_readers_that_know_of_it_see_so(lender):
+    arenas = lender.lend(HERE, "a", MB, 2)
+    (other,) = lender.lend(THERE, "b", MB, 1)
+    for number, (place, owner, arena) in enumerate(
+        [(HERE, "a", arenas[0]), (HERE, "a", arenas[1]), (THERE, "b", other)]
+    ):
+        capture = begin(lender, place, owner, arena)
+        capture.saved(Holding(f"save {number % 2}", 0, [Stretch("shard", 0, 0, 100)]))
+        capture.ended()
+    assert len(lender.held("r", "save 0").stretches) == 2
+    lender.keep_only("another run", [])
+    lender.keep_only("r", ["save 1"])
+    assert lender.held("r", "save 0") is None
+    assert lender.held("r", "save 1")
+    assert [arena.segment.holds(1) for arena in (arenas[0], other, arenas[1])] == [False, False, True]
+    begin(lender, THERE, "b", other).ended()
+    assert other.segment.holds(2), "the next save is another one"
+
+
+def test_of_a_save_of_two_ranks_one_part_stays_when_the_other_is_overwritten(lender):
+    (one,), (two,) = lender.lend(HERE, "a", MB, 1), lender.lend(THERE, "b", MB, 1)
+    for place, owner, arena in ((HERE, "a", one), (THERE, "b", two)):
+        capture = begin(lender, place, owner, arena)
+        capture.saved(Holding("save", 0, [Stretch("shard", 0, 0, 100)]))
+        capture.ended()
+    begin(lender, HERE, "a", one)
+    assert [each.arena for each in lender.held("r", "save").stretches] == [two]
+    lender.keep_only("r", [])
+    assert not two.segment.holds(1)
 
 
 def test_the_one_whose_content_is_oldest_comes_first(lender, clock):
@@ -151,7 +183,7 @@ def test_the_one_whose_content_is_oldest_comes_first(lender, clock):
     for now_s, arena in enumerate((two, one), start=1):
         clock.now_s = now_s
         capture = begin(lender, HERE, "a", arena)
-        capture.saved("r/m", [])
+        capture.saved(Holding("save", 0, []))
         capture.ended()
     assert ids(lender.lend(HERE, "a", MB, 2)) == [two.id, one.id]
 

@@ -273,6 +273,16 @@ def test_what_is_overwritten_while_it_is_restored_is_read_from_the_store(daemon,
     del room
 
 
+def test_memory_that_holds_other_bytes_than_were_saved_is_passed_by(daemon, connect):
+    ckpt = connect()
+    ckpt.save(1, ARRAYS).result(BOUND_S)
+    for room in lent(ckpt)._all.values():
+        room.data[:] = 0xEE
+    with connect_reader(daemon) as other:
+        same(other.restore(1), ARRAYS)
+        same({"large": other.reader(1)["large"]}, {"large": ARRAYS["large"]})
+
+
 def test_bytes_that_are_staged_are_not_copied(daemon, connect, monkeypatch):
     ckpt = connect()
     copied = []

@@ -16,6 +16,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
+from ckptd.storage.local import LocalStore
 
 BOUND_S = 30.0
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -232,6 +233,30 @@ def test_watching_tells_the_newest_and_then_each_newer_one(address):
         reader.close()
         assert ended.wait(BOUND_S)
         thread.join(BOUND_S)
+
+
+def test_boxes_of_a_step_that_is_saved_anew_while_they_are_read_are_all_of_one_save(tmp_path, monkeypatch):
+    """Nothing sums a box: its index is compared once more when all of them have been read."""
+    root = str(tmp_path / "root")
+    old, new = ({name: np.full(1000, value) for name in "abcd"} for value in (1.0, 2.0))
+    with open_run(root) as ckpt:
+        ckpt.save(5, old).result(BOUND_S)
+        read_into = LocalStore.read_into
+        num_reads = 0
+
+        def interrupted(store, key, offset, *into):
+            nonlocal num_reads
+            num_reads += 1
+            read_into(store, key, offset, *into)
+            if num_reads == 1:
+                ckpt.delete(5, for_good=True, even_latest=True)
+                ckpt.save(5, new).result(BOUND_S)
+
+        monkeypatch.setattr(LocalStore, "read_into", interrupted)
+        with open_run(root) as reader:
+            boxes = reader.restore(5, slices=dict.fromkeys("abcd", ([10], [20])))
+    assert num_reads > 1
+    assert {name: set(box.tolist()) for name, box in boxes.items()} == {name: {2.0} for name in "abcd"}
 
 
 def test_a_checkpoint_that_is_deleted_while_it_is_read_gives_way_to_the_newer_one(tmp_path, monkeypatch):
