@@ -155,8 +155,8 @@ def _wall_clock() -> Finding:
 
 def _addresses() -> Iterator[Finding]:
     """Say where a daemon would listen by default."""
-    from ckptd.daemon import places
     from ckptd.storage.findings import Finding, Outcome
+    from ckptd.wire import places
     from ckptd.wire.addresses import DEFAULT
 
     try:

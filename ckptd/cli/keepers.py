@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from ckptd.cli import places
+from ckptd.cli import daemons, places
 from ckptd.engine import ownership
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -40,8 +40,8 @@ class Reach:
     """
 
     address: str | None = None
-    token: str | None = None
-    ca: bytes | None = None
+    token_file: str | None = None
+    ca: str | None = None
     timeout_s: float = 10.0
     takes_over: bool = False
 
@@ -74,24 +74,25 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
         takes_over: bool,
         **others: Any,
     ) -> T:
-        token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
-        how = Reach(address, token, Path(ca).read_bytes() if ca else None, timeout_s, takes_over)
+        how = Reach(address, token_file, ca, timeout_s, takes_over)
         return command(*arguments, how=how, **others)
 
-    existing = click.Path(exists=True, dir_okay=False)
     for option in (
         click.option(
             "--timeout-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="How long to wait."
         ),
-        click.option("--ca", metavar="FILE", type=existing, help="The daemon's authority, PEM."),
-        click.option("--token-file", metavar="FILE", type=existing, help="The daemon's token."),
+        daemons.identity_options,
         click.option(
             "--take-over",
             "takes_over",
             is_flag=True,
             help="In a bucket: take the run from an owner on another host, though he may live.",
         ),
-        click.option("--address", metavar="ADDR", help="The daemon to ask. Default: the one that holds the lock."),
+        click.option(
+            "--address",
+            metavar="ADDR",
+            help="The daemon to ask. Default: the one that holds the lock, or CKPTD_ADDRESS.",
+        ),
     ):
         with_how = option(with_how)
     return with_how
@@ -112,14 +113,15 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
             try:
                 stack.enter_context(ownership.owned(store, holder, takes_over=how.takes_over))
             except ConflictError as error:
-                address = address_of(error)
+                address = _holder(error)
         yield _Here(store) if address is None else stack.enter_context(_asking(store, address, how))
 
 
 def place(text: str, how: Reach) -> tuple[Store, str]:
     """Return the store and the key of the checkpoint that a person named.
 
-    With an address given, a relative path that does not exist here counts from the daemon's root.
+    With an address given, or one in the environment, a relative path that does not exist here counts from the daemon's
+    root.
     """
     return places.checkpoint(_below_root(text, how))
 
@@ -141,10 +143,22 @@ def directory(text: str, how: Reach) -> Store:
 
 
 def _below_root(text: str, how: Reach) -> str:
-    if how.address is None or text.startswith("/") or is_url(text) or Path(text).parent.exists():
+    address = how.address or daemons.from_environment()
+    if address is None or text.startswith("/") or is_url(text) or Path(text).parent.exists():
         return text
-    with _channel(how.address, how) as stub:
+    with _channel(address, how) as stub:
         return os.path.join(_status(stub, how).root, text)  # noqa: PTH118 (the root may be a URL)
+
+
+def _holder(error: ConflictError) -> str:
+    """Return the address of the daemon that holds a lock: as its line tells it, else as the environment does."""
+    try:
+        return address_of(error)
+    except ConflictError:
+        known = daemons.from_environment()
+        if known is None or _DAEMON_LINE.fullmatch(str(error.actual)) is None:
+            raise
+        return known
 
 
 def address_of(error: ConflictError) -> str:
@@ -246,11 +260,8 @@ class _Stub:
 
 @contextmanager
 def _channel(address: str, how: Reach) -> Iterator[_Stub]:
-    from ckptd.wire import addresses
-    from ckptd.wire.channels import open_channel
-
-    where = addresses.parse(address)
-    with open_channel(where, token=how.token, ca=how.ca) as channel:
+    where = daemons.where(address)
+    with daemons.channel(where, how.token_file, how.ca, timeout_s=how.timeout_s) as channel:
         yield _Stub(channel, str(where))
 
 

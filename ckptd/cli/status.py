@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import daemons, output
 
 
 @click.command("status")
 @click.argument("address", metavar="[ADDR]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("--token-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's token.")
-@click.option("--ca", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's authority, PEM.")
+@daemons.identity_options
 @click.option("--timeout-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="How long to wait.")
 def command(address: str | None, as_json: bool, token_file: str | None, ca: str | None, timeout_s: float) -> None:
-    """Show a daemon's runs and the saves under way. ADDR: host:port or unix:///path; by default the local one."""
+    """Show a daemon's runs and the saves under way. ADDR: host:port or unix:///path.
+
+    Without ADDR it is CKPTD_ADDRESS, or else the daemon of this host.
+    """
     reply = ask(address, token_file=token_file, ca=ca, timeout_s=timeout_s)
     if as_json:
         output.emit_json(describe(reply))
@@ -31,14 +31,11 @@ def ask(address: str | None, *, token_file: str | None = None, ca: str | None = 
     """Return the daemon's `StatusReply`. Raises `UnavailableError` when none answers."""
     import grpc
 
-    from ckptd.daemon import places
-    from ckptd.wire import addresses, methods, status, versions
-    from ckptd.wire.channels import open_channel
+    from ckptd.wire import methods, status, versions
     from ckptd.wire.v1 import admin_pb2
 
-    where = addresses.parse(address) if address else places.daemon_address(os.environ)
-    token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
-    with open_channel(where, token=token, ca=Path(ca).read_bytes() if ca else None) as channel:
+    where = daemons.where(address)
+    with daemons.channel(where, token_file, ca, timeout_s=timeout_s) as channel:
         try:
             request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
             reply = methods.Stub(channel, methods.ADMIN).Status(request, timeout=timeout_s)

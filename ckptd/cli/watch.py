@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import daemons, output
 from ckptd.cli.running import Command, Terminated, terminating
 from ckptd.errors import InvalidRequestError, UnavailableError
 
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; what CMD prints goes to stderr.")
 @click.option("--poll", "poll_s", metavar="S", type=click.FloatRange(min=0.01), help="Look at DIR every S s instead.")
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of DIR's state file.")
-@click.option("--token-file", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's token.")
-@click.option("--ca", metavar="FILE", type=click.Path(exists=True, dir_okay=False), help="The daemon's authority, PEM.")
+@daemons.identity_options
 def command(
     place: str | None,
     run: str | None,
@@ -55,7 +53,7 @@ def command(
     from ckptd.client.following import follow
 
     place, run = _meant(place, run)
-    token = Path(token_file).read_text().strip() if token_file else os.environ.get("CKPTD_TOKEN") or None
+    token = daemons.token_of(token_file)
     news = follow(place, run, timeout_s=timeout_s, latest_filename=latest_filename, poll_s=poll_s, token=token, ca=ca)
     missing = _missing_directory(place)
     if missing is not None:
@@ -85,14 +83,14 @@ def command(
 
 
 def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
-    """Return what is to be watched; without a place it is the local daemon."""
+    """Return what is to be watched; without a place it is the environment's, or the daemon of this host."""
     if place is not None:
         return place, run
     if run is None:
         raise InvalidRequestError("say what to watch: a directory, or a daemon's run with --run RUN")
-    from ckptd.daemon import places
+    from ckptd.client.environment import given_address
 
-    return str(places.daemon_address(os.environ)), run
+    return given_address(None) or str(daemons.where(None)), run
 
 
 def _missing_directory(place: str) -> str | None:

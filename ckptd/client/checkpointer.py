@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ckptd.client import options
-from ckptd.client.direct import DirectTransport
+from ckptd.client import environment, options, process_rank
+from ckptd.client.direct import DirectTransport, direct_mode_is_for_one
 from ckptd.client.files import files_of, read_state
 from ckptd.client.finding import as_text
 from ckptd.client.launching import Launcher
@@ -48,8 +48,8 @@ class Checkpointer:
 
     def __init__(
         self,
-        address: str | os.PathLike[str],
-        run: str,
+        address: str | os.PathLike[str] | None = None,
+        run: str | None = None,
         *,
         rank: int | None = None,
         world_size: int | None = None,
@@ -69,10 +69,13 @@ class Checkpointer:
 
         Args:
             address: a daemon's (``grpc://host:port``, ``grpcs://host:port``, ``unix:///path``, ``host:port``), or the
-                path or URL of a store for direct mode, which is for one rank.
+                path or URL of a store for direct mode, which is for one rank. None is the environment's
+                ``CKPTD_ADDRESS``, or else a daemon of this host, at the user's own socket or at
+                ``/run/ckptd/ckptd.sock``.
             run: the run's directory below the daemon's root or below the store: ``runs/mnist``.
-            rank: of this process; default: the environment's RANK, else 0.
-            world_size: number of processes that save together; default: the environment's WORLD_SIZE, else 1.
+            rank: of this process; default: what the environment's ``RANK`` says, or what launched it (Open MPI, PMI,
+                SLURM's ``srun``), else 0.
+            world_size: number of processes that save together; default: ``WORLD_SIZE`` or the launcher's, else 1.
             name: base name of the checkpoints.
             max_to_keep: how many of the newest are kept; None or 0 keeps all.
             keep_checkpoint_every_n_hours: beyond that, one per so many hours stays for good; None: none.
@@ -83,16 +86,17 @@ class Checkpointer:
             save_relative_paths: the state file names checkpoints relative to itself; otherwise by their full paths.
             write_meta_graph: save `meta_graph` with "each" checkpoint that brings one, or only with the "first".
             timeout_s: the bound of every wait, and of a whole save from its first declaration.
-            token: shown to the daemon.
-            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+            token: shown to the daemon; default: the environment's ``CKPTD_TOKEN``.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
+                environment's ``CKPTD_CA``.
 
         Raises:
             InvalidRequestError: for anything above that can't be right.
         """
-        rank = options.from_environment("RANK", 0) if rank is None else rank
-        world_size = options.from_environment("WORLD_SIZE", 1) if world_size is None else world_size
-        if not 0 <= rank < world_size:
-            raise InvalidRequestError("rank out of range", expected=f"0 to {world_size - 1}", actual=rank)
+        if run is None:
+            raise InvalidRequestError("a run is wanted, the directory below the root: run='runs/mnist'")
+        place = process_rank.place(rank, world_size, os.environ)
+        rank, world_size = place.rank, place.world_size
         if not timeout_s > 0:
             raise InvalidRequestError("timeout_s is a number of seconds above zero", actual=timeout_s)
         if write_meta_graph not in ("each", "first"):
@@ -111,14 +115,22 @@ class Checkpointer:
             retention=retention,
             save_relative_paths=save_relative_paths,
         )
-        address = as_text(address)
+        address = environment.address_or_local(address)
         member = this_member(rank, world_size)
         self._transport: Transport
         if addresses.is_daemon(address):
             self._transport = RemoteTransport(
-                address, run, member, self._options, timeout_s=timeout_s, token=token, ca=options.read_ca(ca)
+                address,
+                run,
+                member,
+                self._options,
+                timeout_s=timeout_s,
+                token=environment.given_token(token),
+                ca=environment.given_ca(ca, address),
             )
         else:
+            if world_size > 1:
+                raise direct_mode_is_for_one(address, member, place.source)
             self._transport = DirectTransport(address, run, member, self._options)
         self._lock = threading.Lock()
         self._under_way = UnderWay(timeout_s)

@@ -59,10 +59,7 @@ class DirectTransport:
 
     def __init__(self, url: str, run: str, member: Member, options: RunOptions) -> None:
         if member.world_size != 1:
-            raise InvalidRequestError(
-                f"direct mode is for one process, and this is {member}: several ranks need a daemon. "
-                f"Start one with `ckptd serve --root {url}` and pass its address, grpc://127.0.0.1:7070"
-            )
+            raise direct_mode_is_for_one(url, member)
         self._store = open_store(url)
         self._run = run
         self._member = member
@@ -287,6 +284,16 @@ class DirectTransport:
 
     def _located(self, checkpoint: Checkpoint) -> Located:
         return Located(checkpoint, f"{self._run}/{checkpoint.prefix.rpartition('/')[2]}")
+
+
+def direct_mode_is_for_one(url: str, member: Member, source: str = "") -> InvalidRequestError:
+    """Return the error for several ranks without a daemon; `source`: what told that there are several."""
+    told = f" {source}" if source else ""
+    return InvalidRequestError(
+        f"direct mode is for one process, and this is {member}{told}: several ranks need a daemon. "
+        f"Start one with `ckptd serve --root {url}` and pass its address, grpc://127.0.0.1:7070; "
+        "or pass rank=0, world_size=1 if this process saves alone"
+    )
 
 
 def _await(future: Future[T], deadline: Deadline, what: str) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path as LocalPath
 
-from ckptd.client import options
+from ckptd.client import environment, options
 from ckptd.client.finding import Path, as_text
 from ckptd.client.remote import RemoteTransport, this_member
 from ckptd.client.watching import each
@@ -43,8 +43,9 @@ def follow(
         latest_filename: the state file's name; a daemon knows it.
         poll_s: look at a directory so often, and do not rely on the file system's events.
         patience_s: how long a daemon may be away.
-        token: shown to the daemon.
-        ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+        token: shown to the daemon; default: the environment's ``CKPTD_TOKEN``.
+        ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
+            environment's ``CKPTD_CA``.
 
     Raises:
         InvalidRequestError: for anything above that can't be right.
@@ -65,8 +66,8 @@ def follow(
             this_member(0, 1),
             RunOptions(),
             timeout_s=patience_s,
-            token=token,
-            ca=options.read_ca(ca),
+            token=environment.given_token(token),
+            ca=environment.given_ca(ca, place),
         )
         return _from_daemon(transport, timeout_s)
     store = open_store(place, confined=False)

@@ -10,17 +10,10 @@ import os
 import posixpath
 from dataclasses import dataclass
 
+from ckptd.client.environment import given_address
 from ckptd.client.finding import Path, as_text, join
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.locations import is_url
-
-ADDRESS_VARIABLE = "CKPTD_ADDRESS"
-"""Names a daemon, or a store, in the environment."""
-
-
-def given_address(address: Path | None) -> str:
-    """Return the address that is given, or else the environment's; empty when there is none."""
-    return os.environ.get(ADDRESS_VARIABLE, "").strip() if address is None else as_text(address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ckptd.daemon import logs, memory, places
+from ckptd.daemon import logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
 from ckptd.engine.coordinator import Coordinator
@@ -33,7 +33,7 @@ from ckptd.service.stream_processes import StreamOptions
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
 from ckptd.storage.priority import Priority
-from ckptd.wire import addresses, versions
+from ckptd.wire import addresses, places, versions
 
 TICK_S = 0.2
 

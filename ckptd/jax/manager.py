@@ -64,12 +64,12 @@ class CheckpointManager:
             item_names: taken for programs that were written for Orbax; the names come with what is saved.
             run: below the daemon's root, or below the directory; default: the directory's path.
             address: of a daemon; default: the environment's CKPTD_ADDRESS, else direct mode in the directory.
-            rank: of this process; default: that of `jax.distributed` if it is initialised, else the environment's RANK.
-            world_size: likewise, else WORLD_SIZE.
+            rank: of this process; default: that of `jax.distributed` if it is initialised, else as for `Checkpointer`.
+            world_size: likewise.
             name: base name of the checkpoints.
             timeout_s: the bound of every wait.
-            token: shown to the daemon.
-            ca: the authority that signed the daemon's certificate.
+            token: shown to the daemon; default: the environment's CKPTD_TOKEN.
+            ca: the authority that signed the daemon's certificate; default: the environment's CKPTD_CA.
             copy_in_background: `save` returns before JAX's arrays are copied, and holds them until they are. Memory
                 that is donated meanwhile is not used again, so for that long there is one more state. False: it
                 returns when they are copied.

@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
+from ckptd.client.environment import given_address
 from ckptd.client.finding import Path, as_text
-from ckptd.client.run_place import given_address
 from ckptd.client.saver_directory import SaverDirectory, Target
 from ckptd.engine.clock import SystemClock
 from ckptd.engine.restore import Bundle, Wanted

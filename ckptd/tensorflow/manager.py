@@ -83,11 +83,12 @@ class CheckpointManager:
             last_checkpoint_step: the step that was saved last, where `checkpoint_interval` counts from.
             address: a daemon's, or a store's; default: the environment's CKPTD_ADDRESS, else none: the engine works in
                 this process, and it has to be the only one that saves.
-            rank: of this process among those that save together; default: the environment's RANK, else 0.
-            world_size: how many these are; default: the environment's WORLD_SIZE, else 1.
+            rank: of this process among those that save together; default: as for `Checkpointer`, from the environment.
+            world_size: how many these are; likewise.
             timeout_s: the bound of every wait.
-            token: shown to the daemon.
-            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+            token: shown to the daemon; default: the environment's CKPTD_TOKEN.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
+                environment's CKPTD_CA.
 
         Raises:
             InvalidRequestError: in TensorFlow's words, where it has this case.

@@ -17,8 +17,8 @@ import tensorflow as tf
 from tensorflow.python.client.session import SessionInterface
 
 from ckptd.client.assigning import Assignable, restore_all
+from ckptd.client.environment import given_address
 from ckptd.client.finding import latest_checkpoint
-from ckptd.client.run_place import given_address
 from ckptd.client.saver_directory import SaverDirectory, Target
 from ckptd.client.state_functions import meta_graph_key
 from ckptd.engine.checkpoint import Checkpoint
@@ -101,8 +101,9 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             rank: of this process, if several save one checkpoint together at a daemon.
             world_size: how many do.
             timeout_s: the bound of every wait.
-            token: shown to the daemon.
-            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+            token: shown to the daemon; default: the environment's CKPTD_TOKEN.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
+                environment's CKPTD_CA.
             clock: the time that housekeeping goes by.
 
         Raises:

@@ -50,8 +50,9 @@ class CkptdStorageReader(StorageReader):
             step: of the checkpoint; None for the latest of the run, or where `dcp.load` is given a ``checkpoint_id``.
             name: base name of checkpoints whose ``checkpoint_id`` is only a step.
             timeout_s: the bound of every wait.
-            token: shown to the daemon.
-            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+            token: shown to the daemon; default: the environment's CKPTD_TOKEN.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
+                environment's CKPTD_CA.
 
         Raises:
             InvalidRequestError: for anything above that can't be right.

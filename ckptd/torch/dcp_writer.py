@@ -72,8 +72,9 @@ class CkptdStorageWriter(StorageWriter):
             max_to_keep: how many of the newest are kept; None keeps all, as DCP does.
             keep_checkpoint_every_n_hours: with `max_to_keep`, one per so many hours stays for good; None: none.
             timeout_s: the bound of every wait, and of a whole save.
-            token: shown to the daemon.
-            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it.
+            token: shown to the daemon; default: the environment's CKPTD_TOKEN.
+            ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
+                environment's CKPTD_CA.
 
         Raises:
             InvalidRequestError: for anything above that can't be right.

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.environment import given_address
 from ckptd.client.finding import Path, as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.rooms import RoomPool
-from ckptd.client.run_place import given_address
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run

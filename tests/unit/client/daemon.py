@@ -26,7 +26,7 @@ class Daemon:
         self.start()
 
     def start(self):
-        self.coordinator = Coordinator(open_store(str(self.root)), settings=self._settings)
+        self.coordinator = self.make_coordinator()
         self.coordinator.open()
         self._ready, self._failed = threading.Event(), None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -34,6 +34,9 @@ class Daemon:
         assert self._ready.wait(BOUND_S)
         if self._failed:
             raise self._failed
+
+    def make_coordinator(self):
+        return Coordinator(open_store(str(self.root)), settings=self._settings)
 
     def make_server(self, coordinator):
         return Server(coordinator, ServerOptions(listen=(self._listen,), arena=self._arena))

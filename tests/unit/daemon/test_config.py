@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ckptd.daemon import config, logs, places
+from ckptd.daemon import config, logs
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, StorageFullError
+from ckptd.wire import places
 
 
 def test_flags_win_over_the_environment_that_over_the_file_that_over_defaults(tmp_path):

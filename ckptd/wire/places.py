@@ -12,6 +12,8 @@ from ckptd.errors import NotPermittedError
 from ckptd.wire.addresses import DEFAULT, MAX_SOCKET_PATH, Address
 
 SOCKET_NAME = "ckptd.sock"
+SYSTEM_SOCKET = Address(path=f"/run/ckptd/{SOCKET_NAME}")
+"""Where a daemon of the whole host, or of a pod, listens."""
 
 
 def runtime_socket(environ: Mapping[str, str], *, create: bool = False) -> Address:
@@ -47,9 +49,16 @@ def default_addresses(environ: Mapping[str, str]) -> tuple[Address, ...]:
     return DEFAULT, runtime_socket(environ, create=True)
 
 
+def local_daemon(environ: Mapping[str, str]) -> Address:
+    """Return the socket of a daemon on this host: the user's, or the host's; the user's if neither is there."""
+    own = runtime_socket(environ)
+    found = (socket for socket in (own, SYSTEM_SOCKET) if Path(socket.path).is_socket())
+    return next(found, own)
+
+
 def daemon_address(environ: Mapping[str, str]) -> Address:
-    """Return where a daemon is probably found: the user's socket if there is one, else the default port."""
-    socket = runtime_socket(environ)
+    """Return where a command looks for a daemon: at `local_daemon`, or at the default port if no socket is there."""
+    socket = local_daemon(environ)
     return socket if Path(socket.path).is_socket() else DEFAULT
 
 
