@@ -26,6 +26,7 @@ from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.retention import RetentionPolicy, Rule
+from ckptd.engine.series import NamedStep, of_name
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format import names as naming
 from ckptd.format.state_file import CheckpointState
@@ -76,7 +77,8 @@ class Checkpointer:
             rank: of this process; default: what the environment's ``RANK`` says, or what launched it (Open MPI, PMI,
                 SLURM's ``srun``), else 0.
             world_size: number of processes that save together; default: ``WORLD_SIZE`` or the launcher's, else 1.
-            name: base name of the checkpoints.
+            name: base name of the checkpoints. A step belongs to its name: what takes a step, or looks for the latest,
+                means this one unless it is told another.
             max_to_keep: how many of the newest are kept; None or 0 keeps all.
             keep_checkpoint_every_n_hours: beyond that, one per so many hours stays for good; None: none.
             pad_step_number: write steps with eight digits.
@@ -254,6 +256,8 @@ class Checkpointer:
         names: Sequence[str] | Mapping[str, str] | None = None,
         slices: Mapping[str, tuple[Sequence[int], Sequence[int]]] | None = None,
         into: Mapping[str, Array] | None = None,
+        *,
+        name: str | None = None,
     ) -> dict[str, Array]:
         """Read a checkpoint, however many ranks wrote it and however it was sliced.
 
@@ -265,6 +269,7 @@ class Checkpointer:
             names: the tensors wanted, or a mapping of stored names to the names wanted here; None for all.
             slices: wanted name → (start, shape) of the box to read instead of the whole tensor.
             into: wanted name → array to fill; it is what is returned then. Shape and dtype have to agree.
+            name: of the checkpoint, if not this `Checkpointer`'s; ``"*"`` is any.
 
         Returns:
             Wanted name → array, owned by the caller; strings as object arrays of `bytes`.
@@ -278,13 +283,14 @@ class Checkpointer:
         self._under_way.raise_unseen()
         # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
         by_many = self.world_size > 1 and names is None and slices is None
-        return restore(self._transport, self.run, step, names, slices, into, by_many=by_many)
+        return restore(self._transport, self.run, self._name(name), step, names, slices, into, by_many=by_many)
 
-    def reader(self, which: int | str | Checkpoint | None = None) -> CheckpointReader:
+    def reader(self, which: int | str | Checkpoint | None = None, *, name: str | None = None) -> CheckpointReader:
         """Open a checkpoint to look into it and to read from it bit by bit, as `load_checkpoint` does of a path.
 
         Args:
             which: its step, its base name (``model.ckpt-1200``), or one of `checkpoints`; None for the latest.
+            name: what a step, and the latest, are of, as for `restore`.
 
         Raises:
             NotFoundError: no such checkpoint.
@@ -292,42 +298,48 @@ class Checkpointer:
         """
         self._check_open()
         self._under_way.raise_unseen()
-        return open_reader(self._transport, self.run, which, by_many=self.world_size > 1)
+        return open_reader(self._transport, self.run, self._name(name), which, by_many=self.world_size > 1)
 
-    def latest(self) -> Checkpoint | None:
-        """Return the newest complete checkpoint of the run, None if there is none yet."""
+    def latest(self, *, name: str | None = None) -> Checkpoint | None:
+        """Return the newest complete checkpoint, None if there is none yet.
+
+        Args:
+            name: of the checkpoint, if not this `Checkpointer`'s; ``"*"`` is any. The usual name, ``model.ckpt``, means
+                whatever is there in a run that holds nothing of that name.
+        """
         self._check_open()
         self._under_way.raise_unseen()
-        located = self._transport.latest()
+        located = self._transport.latest(self._name(name))
         return None if located is None else located.checkpoint
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoints of the run, oldest first."""
+    def checkpoints(self, *, name: str | None = None) -> list[Checkpoint]:
+        """Return the checkpoints of this `Checkpointer`'s name, or of `name` as for `latest`, oldest first."""
         self._check_open()
         self._under_way.raise_unseen()
-        return [located.checkpoint for located in self._transport.checkpoints()]
+        found = [located.checkpoint for located in self._transport.checkpoints()]
+        return of_name(found, self._name(name), checkpoint_of=lambda checkpoint: checkpoint)
 
-    def pin(self, step: int) -> Checkpoint:
-        """Keep this checkpoint whatever retention says. May be repeated."""
+    def pin(self, step: int, *, name: str | None = None) -> Checkpoint:
+        """Keep a step of this `Checkpointer`'s name, or of `name`, whatever retention says. May be repeated."""
         self._check_open()
-        return self._transport.set_pinned(step, True)
+        return self._transport.set_pinned(self._step(step, name), True)
 
-    def unpin(self, step: int) -> Checkpoint:
-        """Leave this checkpoint to retention again. May be repeated."""
+    def unpin(self, step: int, *, name: str | None = None) -> Checkpoint:
+        """Leave a checkpoint to retention again. May be repeated."""
         self._check_open()
-        return self._transport.set_pinned(step, False)
+        return self._transport.set_pinned(self._step(step, name), False)
 
-    def delete(self, step: int, *, for_good: bool = False, even_latest: bool = False) -> None:
+    def delete(self, step: int, *, for_good: bool = False, even_latest: bool = False, name: str | None = None) -> None:
         """Delete a checkpoint; it is durably gone on return.
 
         For a while (10 minutes, unless the daemon is set otherwise) `undelete` brings it back, so its space is free
         only after that; `for_good` frees it at once. The latest is refused, as readers would see time run backward;
-        with `even_latest` the one before becomes the latest.
+        with `even_latest` the one before becomes the latest. The step is of this `Checkpointer`'s name, or of `name`.
         """
         self._check_open()
-        self._transport.delete(step, for_good, even_latest)
+        self._transport.delete(self._step(step, name), for_good, even_latest)
 
-    def undelete(self, step: int) -> Checkpoint:
+    def undelete(self, step: int, *, name: str | None = None) -> Checkpoint:
         """Bring back what `delete` deleted lately; durable on return.
 
         It is listed again at its old place, or kept for good if its place in the list was taken since.
@@ -336,22 +348,24 @@ class Checkpointer:
             NotFoundError: nothing of this step was deleted lately, or the step was saved again.
         """
         self._check_open()
-        return self._transport.undelete(step)
+        return self._transport.undelete(self._step(step, name))
 
-    def meta_graph(self, step: int | None = None, *, suffix: str = "meta") -> bytes | None:
+    def meta_graph(self, step: int | None = None, *, suffix: str = "meta", name: str | None = None) -> bytes | None:
         """Return the bytes that `save` was given as `meta_graph`, None if the checkpoint has none.
 
         Args:
             step: of the checkpoint; None for the latest.
             suffix: what the file's name ends in.
+            name: of the checkpoint, as for `restore`.
 
         Raises:
             NotFoundError: no such checkpoint.
         """
         self._check_open()
-        return read_meta_graph(self._transport, self.run, step, naming.check_checkpoint_name(suffix))
+        suffix = naming.check_checkpoint_name(suffix)
+        return read_meta_graph(self._transport, self.run, self._name(name), step, suffix)
 
-    def files(self, step: int | None = None, *, copy_into: str | os.PathLike[str]) -> str:
+    def files(self, step: int | None = None, *, copy_into: str | os.PathLike[str], name: str | None = None) -> str:
         """Return the prefix by which other programs of this host, such as TensorFlow, open a checkpoint's files.
 
         Files that this host has not, in a bucket or on the host of a daemon, are copied into `copy_into` first.
@@ -359,13 +373,14 @@ class Checkpointer:
         Args:
             step: of the checkpoint; None for the latest.
             copy_into: a directory of the caller's, who deletes it.
+            name: of the checkpoint, as for `restore`.
 
         Raises:
             NotFoundError: no such checkpoint.
             CorruptionError: what was to be copied is damaged.
         """
         self._check_open()
-        located = locate(self._transport, self.run, step)
+        located = locate(self._transport, self.run, self._name(name), step)
         return files_of(self._transport.objects(located.key), located.key, as_text(copy_into))
 
     def state(self) -> CheckpointState | None:
@@ -381,21 +396,22 @@ class Checkpointer:
         key = name if step is None else naming.prefix_for(name, step, self._options.pad_step_number)
         return self._transport.objects(self.run).location(f"{self.run}/{key}")
 
-    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
-        """Yield the newest checkpoint, if there is one, then each newer one, until `close`.
+    def watch(self, timeout_s: float | None = None, *, name: str | None = None) -> Iterator[Checkpoint]:
+        """Yield the newest checkpoint of this name, if there is one, then each newer one, until `close`.
 
         Only ever goes forward, and tells nothing twice, also across restarts of a daemon. Whoever is slow misses some
         in between, and never the newest. A checkpoint that was told may be deleted by retention: pin it to keep it.
 
         Args:
             timeout_s: end when nothing newer comes for so long; None waits for ever.
+            name: of the checkpoints, as for `latest`.
 
         Raises:
             UnavailableError: while iterating, once the daemon or the store was away for too long.
             CorruptionError: while iterating, when the state file of a directory can't be read as one.
         """
         self._check_open()
-        return self._transport.watch(timeout_s)
+        return self._transport.watch(self._name(name), timeout_s)
 
     def close(self) -> None:
         """Wait for the saves under way, leave the run, free everything. May be repeated.
@@ -428,6 +444,14 @@ class Checkpointer:
             # The error that ended the program says more than the save that ended with it.
             if hasattr(error, "add_note"):
                 error.add_note(f"while closing the Checkpointer: {failure}")
+
+    def _name(self, name: str | None) -> str:
+        if name is None:
+            return self._options.name
+        return name if name == naming.ANY_NAME else naming.check_checkpoint_name(name)
+
+    def _step(self, step: int, name: str | None) -> NamedStep:
+        return NamedStep(self._name(name), options.check_step(step))
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -31,6 +31,7 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
+from ckptd.engine.series import NamedStep
 from ckptd.engine.settings import Settings
 from ckptd.errors import (
     CkptdError,
@@ -140,14 +141,14 @@ class DirectTransport:
 
     # Reading.
 
-    def latest(self) -> Located | None:
+    def latest(self, name: str) -> Located | None:
         """See `Transport.latest`. The first call brings the run in order, if nobody works on it."""
         self._recover()
         coordinator = self._coordinator
         if coordinator is not None:
-            checkpoint = coordinator.latest(self._run)
+            checkpoint = coordinator.latest(self._run, name)
         else:
-            checkpoint = survey.latest_checkpoint(self._store, self._run, self._options.latest_filename)
+            checkpoint = survey.latest_checkpoint(self._store, self._run, self._options.latest_filename, name)
         return None if checkpoint is None else self._located(checkpoint)
 
     def checkpoints(self) -> list[Located]:
@@ -160,21 +161,21 @@ class DirectTransport:
             found = survey.list_checkpoints(self._store, self._run)
         return [self._located(checkpoint) for checkpoint in found]
 
-    def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
+    def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `Transport.set_pinned`."""
-        return self._open().pin(self._run, step, pinned)
+        return self._open().pin(self._run, which, pinned)
 
-    def delete(self, step: int, for_good: bool, even_latest: bool) -> None:
+    def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
         """See `Transport.delete`."""
-        self._open().delete(self._run, step, for_good, even_latest)
+        self._open().delete(self._run, which, for_good, even_latest)
 
-    def undelete(self, step: int) -> Checkpoint:
+    def undelete(self, which: NamedStep) -> Checkpoint:
         """See `Transport.undelete`."""
-        return self._open().undelete(self._run, step)
+        return self._open().undelete(self._run, which)
 
-    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+    def watch(self, name: str, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """See `Transport.watch`. Reads the state file whenever its directory changes, and takes no lock."""
-        source = Follower(self._store, self._run, latest_filename=self._options.latest_filename)
+        source = Follower(self._store, self._run, latest_filename=self._options.latest_filename, name=name)
         with self._lock:
             self._watches.add(source)
         try:

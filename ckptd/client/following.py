@@ -13,7 +13,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names as naming
-from ckptd.format.names import STATE_KEY
+from ckptd.format.names import ANY_NAME, STATE_KEY
 from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import open_store
 from ckptd.watch.follower import Follower
@@ -79,7 +79,7 @@ def follow(
 
 def _from_daemon(transport: RemoteTransport, timeout_s: float | None) -> Generator[Checkpoint, None, None]:
     try:
-        yield from transport.watch(timeout_s)
+        yield from transport.watch(ANY_NAME, timeout_s)
     finally:
         transport.close()
 

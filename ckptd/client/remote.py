@@ -38,6 +38,7 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
+from ckptd.engine.series import NamedStep, name_of, of_name
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -45,6 +46,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
+from ckptd.format.names import ANY_NAME, prefix_for
 from ckptd.wire import addresses, convert, lanes, manifests, status, versions
 from ckptd.wire.channels import open_channel
 from ckptd.wire.chunks import CHUNK_BYTES
@@ -52,6 +54,7 @@ from ckptd.wire.methods import ADMIN, READ, SAVE, WATCH, Stub
 from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
 
 T = TypeVar("T")
+Naming = TypeVar("Naming", admin_pb2.PinRequest, admin_pb2.DeleteRequest, admin_pb2.UndeleteRequest)
 
 _AWAIT_S = 15.0  # one question lasts this long; the daemon allows 20
 _CALL_MARGIN_S = 10.0
@@ -229,13 +232,19 @@ class RemoteTransport:
 
     # Reading.
 
-    def latest(self) -> Located | None:
+    def latest(self, name: str) -> Located | None:
         """See `Transport.latest`."""
-        reply = self._ask(
-            lambda s: self._read.Latest(read_pb2.LatestRequest(peer=self._peer, run=self._run), timeout=s)
-        )
+        request = read_pb2.LatestRequest(peer=self._peer, run=self._run, name=name)
+        reply = self._ask(lambda s: self._read.Latest(request, timeout=s))
         self._learn_root(reply.root, reply.root_id, reply.arena)
-        return self._located(reply.checkpoint) if reply.HasField("checkpoint") else None
+        if not reply.HasField("checkpoint"):
+            return None
+        latest = self._located(reply.checkpoint)
+        if name in (ANY_NAME, name_of(latest.checkpoint)):
+            return latest
+        # Nothing is called so, or the daemon is an older one, which does not ask for names.
+        own = of_name(self.checkpoints(), name, checkpoint_of=lambda located: located.checkpoint)
+        return latest if latest in own else own[-1] if own else None
 
     def checkpoints(self) -> list[Located]:
         """See `Transport.checkpoints`."""
@@ -243,38 +252,47 @@ class RemoteTransport:
         self._learn_root(reply.root, reply.root_id, reply.arena)
         return [self._located(checkpoint) for checkpoint in reply.checkpoints]
 
-    def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
+    def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `Transport.set_pinned`."""
-        request = admin_pb2.PinRequest(peer=self._peer, run=self._run, step=step, pinned=pinned)
-        reply = self._ask(lambda s: self._admin.Pin(request, timeout=s))
+        request = admin_pb2.PinRequest(peer=self._peer, run=self._run, pinned=pinned)
+        reply = self._ask(lambda s: self._admin.Pin(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
-    def delete(self, step: int, for_good: bool, even_latest: bool) -> None:
+    def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
         """See `Transport.delete`."""
-        request = admin_pb2.DeleteRequest(
-            peer=self._peer, run=self._run, step=step, for_good=for_good, even_latest=even_latest
-        )
-        self._ask(lambda s: self._admin.Delete(request, timeout=s))
+        request = admin_pb2.DeleteRequest(peer=self._peer, run=self._run, for_good=for_good, even_latest=even_latest)
+        self._ask(lambda s: self._admin.Delete(self._naming(request, which), timeout=s))
 
-    def undelete(self, step: int) -> Checkpoint:
+    def undelete(self, which: NamedStep) -> Checkpoint:
         """See `Transport.undelete`."""
-        request = admin_pb2.UndeleteRequest(peer=self._peer, run=self._run, step=step)
-        reply = self._ask(lambda s: self._admin.Undelete(request, timeout=s))
+        request = admin_pb2.UndeleteRequest(peer=self._peer, run=self._run)
+        reply = self._ask(lambda s: self._admin.Undelete(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
+
+    def _naming(self, request: Naming, which: NamedStep) -> Naming:
+        """Return the request, naming a checkpoint also for an older daemon, to which a step alone is of any name."""
+        request.step, request.series = which.step, which.name
+        if which.name != ANY_NAME:
+            request.name = prefix_for(which.name, which.step, self._options.pad_step_number)
+        return request
 
     def objects(self, key: str) -> Objects:
         """See `Transport.objects`."""
         if self._objects is None:
-            self.latest()  # tells the root
+            self.latest(ANY_NAME)  # tells the root
         assert self._objects is not None
         assert self._arenas is not None
         return self._arenas.objects(key, self._objects)
 
-    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+    def watch(self, name: str, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for the transport's `timeout_s`."""
         self._open()
         source = DaemonWatch(
-            self._open_watch, address=str(self._address), timeout_s=self._timeout_s, contact=self._contact
+            partial(self._open_watch, name),
+            address=str(self._address),
+            timeout_s=self._timeout_s,
+            contact=self._contact,
+            name=name,
         )
         with self._lock:
             self._watches.add(source)
@@ -286,8 +304,10 @@ class RemoteTransport:
             with self._lock:
                 self._watches.discard(source)
 
-    def _open_watch(self, after_save_id: str) -> Any:
-        return self._watch.Watch(watch_pb2.WatchRequest(peer=self._peer, run=self._run, after_save_id=after_save_id))
+    def _open_watch(self, name: str, after_save_id: str) -> Any:
+        return self._watch.Watch(
+            watch_pb2.WatchRequest(peer=self._peer, run=self._run, after_save_id=after_save_id, name=name)
+        )
 
     # The connection.
 

@@ -14,8 +14,9 @@ from ckptd.client.transport import Located, Transport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.objects import Objects
 from ckptd.engine.restore import Bundle, Wanted
+from ckptd.engine.series import name_of, of_name
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
-from ckptd.format.names import meta_key
+from ckptd.format.names import ANY_NAME, meta_key
 from ckptd.format.slices import Box
 from ckptd.storage.local import LocalStore
 
@@ -28,6 +29,7 @@ _MAX_ATTEMPTS = 5
 def restore(
     transport: Transport,
     run: str,
+    name: str,
     step: int | None,
     names: Sequence[str] | Mapping[str, str] | None,
     slices: Boxes | None,
@@ -35,17 +37,17 @@ def restore(
     *,
     by_many: bool = False,
 ) -> dict[str, Array]:
-    """Read tensors of the checkpoint of `step`, or of the latest; see `Checkpointer.restore`.
+    """Read tensors of the checkpoint of a name's `step`, or of its latest; see `Checkpointer.restore`.
 
     A checkpoint may be deleted or replaced while it is read; then what took its place is read. `by_many` says that
     other processes of this host probably read the same bytes.
     """
-    located = locate(transport, run, step)
+    located = locate(transport, run, name, step)
     for _ in range(_MAX_ATTEMPTS):
         try:
             return _read(transport, located.key, names, slices, into, by_many)
         except (NotFoundError, CorruptionError):
-            now = locate(transport, run, step)
+            now = locate(transport, run, name, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
                 raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
@@ -58,7 +60,7 @@ def _objects(transport: Transport, key: str, by_many: bool) -> Objects:
 
 
 def open_reader(
-    transport: Transport, run: str, which: int | str | Checkpoint | None, *, by_many: bool
+    transport: Transport, run: str, name: str, which: int | str | Checkpoint | None, *, by_many: bool
 ) -> CheckpointReader:
     """Open the checkpoint of a step or a base name, the one given, or the latest; see `Checkpointer.reader`."""
     if isinstance(which, Checkpoint):
@@ -66,33 +68,52 @@ def open_reader(
     elif isinstance(which, str):
         located = _locate_named(transport, run, which)
     else:
-        located = locate(transport, run, which)
+        located = locate(transport, run, name, which)
     return CheckpointReader(Bundle.open(_objects(transport, located.key, by_many), located.key))
 
 
-def read_meta_graph(transport: Transport, run: str, step: int | None, suffix: str) -> bytes | None:
-    """Read the graph description beside the checkpoint of `step`, or of the latest; None if there is none."""
-    located = locate(transport, run, step)
+def read_meta_graph(transport: Transport, run: str, name: str, step: int | None, suffix: str) -> bytes | None:
+    """Read the graph description beside the checkpoint of a name's `step`, or its latest; None if there is none."""
+    located = locate(transport, run, name, step)
     try:
         return transport.objects(located.key).get(meta_key(located.key, suffix))
     except NotFoundError:
         return None
 
 
-def locate(transport: Transport, run: str, step: int | None) -> Located:
-    """Return the checkpoint of `step`, or the latest; `NotFoundError` when there is none."""
+def locate(transport: Transport, run: str, name: str, step: int | None) -> Located:
+    """Return the checkpoint of `step`, or the latest, that `name` means; `NotFoundError` when there is none."""
     if step is None:
-        latest = transport.latest()
+        latest = transport.latest(name)
         if latest is None:
-            raise NotFoundError(f"run {run!r} has no checkpoint yet")
+            raise NotFoundError(f"run {run!r} has no checkpoint yet{_of_others(transport.checkpoints(), name)}")
         return latest
-    found = transport.checkpoints()
-    for located in found:
-        if located.checkpoint.step == step:
-            return located
+    everything = transport.checkpoints()
+    found = of_name(everything, name, checkpoint_of=_checkpoint)
+    of_step = [located for located in found if located.checkpoint.step == step]
+    if of_step:
+        called = sorted({name_of(each.checkpoint) for each in of_step})
+        if name != ANY_NAME and len(called) > 1:
+            raise InvalidRequestError(f"step {step} is there under several names: {', '.join(called)}; pass name=")
+        return of_step[-1]
     steps = ", ".join(str(located.checkpoint.step) for located in found[-5:])
-    hint = f"the newest are {steps}" if found else "it has none yet"
-    raise NotFoundError(f"run {run!r} has no checkpoint of step {step}; {hint}")
+    hint = f"; the newest are {steps}" if found else _of_others(everything, name) or "; it has none yet"
+    others = sorted({name_of(each.checkpoint) for each in everything if each.checkpoint.step == step})
+    if found and others:
+        hint = f" of name {name!r}; there is one of {', '.join(others)}: pass name="
+    raise NotFoundError(f"run {run!r} has no checkpoint of step {step}{hint}")
+
+
+def _checkpoint(located: Located) -> Checkpoint:
+    return located.checkpoint
+
+
+def _of_others(found: Sequence[Located], name: str) -> str:
+    """Return what to append where nothing has this name, but others are there."""
+    if not found or of_name(found, name, checkpoint_of=_checkpoint):
+        return ""
+    called = ", ".join(sorted({name_of(each.checkpoint) for each in found})[:5])
+    return f" of name {name!r}; it has some of {called}: pass name="
 
 
 def _locate_prefix(transport: Transport, prefix: str) -> Located:

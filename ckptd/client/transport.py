@@ -23,6 +23,7 @@ from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
+from ckptd.engine.series import NamedStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +97,26 @@ class Transport(Protocol):
     def abort(self, save: SaveRef, reason: str) -> None:
         """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""
 
-    def latest(self) -> Located | None:
-        """Return the newest complete checkpoint of the run."""
+    def latest(self, name: str) -> Located | None:
+        """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`."""
 
     def checkpoints(self) -> list[Located]:
-        """Return all checkpoints of the run, oldest first."""
+        """Return all checkpoints of the run, of whatever name, oldest first."""
 
-    def set_pinned(self, step: int, pinned: bool) -> Checkpoint:
+    def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """Keep a checkpoint from retention, or no longer."""
 
-    def delete(self, step: int, for_good: bool, even_latest: bool) -> None:
+    def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
         """Remove a checkpoint; durable on return, and undone by `undelete` for a while unless it is for good."""
 
-    def undelete(self, step: int) -> Checkpoint:
+    def undelete(self, which: NamedStep) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately; durable on return."""
 
-    def watch(self, timeout_s: float | None = None) -> Iterator[Checkpoint]:
-        """Yield the newest checkpoint, then each newer one, until `close`, or until none came for `timeout_s`."""
+    def watch(self, name: str, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+        """Yield the newest checkpoint that `name` means, then each newer one.
+
+        Until `close`, or until none came for `timeout_s`.
+        """
 
     def objects(self, key: str) -> Objects:
         """Return what the bytes of the checkpoint with this prefix are read from."""

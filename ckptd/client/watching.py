@@ -16,7 +16,9 @@ import grpc
 from ckptd.client.contact import FirstContact
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, UnavailableError
+from ckptd.format.names import ANY_NAME, DEFAULT_NAME
 from ckptd.watch.news import News
 from ckptd.wire import addresses, convert, status
 
@@ -50,6 +52,7 @@ class DaemonWatch:
         address: str,
         timeout_s: float,
         contact: FirstContact | None = None,
+        name: str = ANY_NAME,
     ) -> None:
         """Describe it.
 
@@ -58,11 +61,13 @@ class DaemonWatch:
             address: of the daemon, for messages.
             timeout_s: how long the daemon may be away.
             contact: with the daemon; default: none yet.
+            name: of the checkpoints that are wanted, see `ckptd.engine.series`; an older daemon tells of all.
         """
         self._open_stream = open_stream
         self._address = address
         self._timeout_s = timeout_s
         self._contact = contact or FirstContact(addresses.parse(address))
+        self._name = name
         self._news = News()
         self._changed = threading.Condition()
         self._waiting: Checkpoint | None = None
@@ -159,6 +164,8 @@ class DaemonWatch:
         return UnavailableError(f"the daemon at {self._address} ended the connection"), has_told
 
     def _hear(self, checkpoint: Checkpoint) -> None:
+        if self._name not in (ANY_NAME, DEFAULT_NAME, name_of(checkpoint)):
+            return
         with self._changed:
             if self._news.accept(checkpoint):
                 self._waiting = checkpoint

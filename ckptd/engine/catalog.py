@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import prune, records, recovery, reserve, survey
+from ckptd.engine import prune, records, recovery, reserve, series, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.ledger import Ledger, sure_to_go
-from ckptd.engine.owned import Owned
+from ckptd.engine.owned import Owned, Which, in_words
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Fate, Outcome, Recovery
 from ckptd.engine.retention import Action, RetentionPolicy, Verdict
@@ -111,46 +111,48 @@ class Catalog(Owned):
         """Return the highest epoch that a save of the run began under, 0 if there is no trace of any."""
         return max((record.epoch for record in self._ledger.records.values()), default=0)
 
-    def latest(self) -> Checkpoint | None:
-        """Return the newest complete checkpoint of this store that the state file lists, None if there is none.
+    def latest(self, name: str = names.ANY_NAME) -> Checkpoint | None:
+        """Return the newest complete checkpoint that `name` means, None if there is none; see `series`."""
+        return series.latest_of(name, self.listed(), self.forgotten())
 
-        If there is a state file, but nothing that it lists is here, it is the newest that is kept for good.
+    def listed(self) -> list[Checkpoint]:
+        """Return the complete checkpoints of this store that the state file lists, oldest first, the latest last.
+
+        If there is a state file, but nothing that it lists is here, the newest that is kept for good stands for them.
         """
         here = self._ledger.listing.here
-        if here or self._ledger.state.data is None:
-            return here[-1].checkpoint if here else None
-        return next(reversed(self._kept()), None)
+        if not here and self._ledger.state.data is not None:
+            here = self._ledger.unlisted()[-1:]
+        return [entry.checkpoint for entry in here]
+
+    def forgotten(self) -> list[Checkpoint]:
+        """Return those that the state file listed once, oldest first: a Saver without limit lists the latest only."""
+        return [each.checkpoint for each in self._ledger.unlisted() if each.record and each.record.write_state]
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return all checkpoints, oldest first: those that left the list but are kept for good, then the listed."""
-        return [*self._kept(), *(entry.checkpoint for entry in self._ledger.listing.here)]
+        """Return all checkpoints, oldest first, those as well that left the list but are kept for good."""
+        ledger = self._ledger
+        return [entry.checkpoint for entry in ledger.listing.with_unlisted(ledger.unlisted())]
 
-    def _kept(self) -> list[Checkpoint]:
-        ledger, listed = self._ledger, self._ledger.listed()
-        return [
-            survey.checkpoint_of(self._store, record)
-            for record in sorted(ledger.records.values(), key=lambda record: record.sequence)
-            if record.published
-            and not record.dropped
-            and record.prefix_key not in listed
-            and record.latest_filename == ledger.latest_filename
-            and record.save_id not in ledger.hidden
-        ]
-
-    def find(self, which: int | str) -> Checkpoint:
+    def find(self, which: Which) -> Checkpoint:
         """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
 
         Raises:
             NotFoundError: when there is none.
+            InvalidRequestError: when there are several of the usual name's step, none of which has that name.
         """
-        for checkpoint in reversed(self.checkpoints()):
-            if isinstance(which, int):
-                if checkpoint.step == which:
-                    return checkpoint
-            elif which in (checkpoint.prefix, checkpoint.prefix.rpartition("/")[2]):
-                return checkpoint
-        what = f"step {which}" if isinstance(which, int) else repr(which)
-        raise NotFoundError(f"there is no checkpoint of {what} in this run", key=self._run or None)
+        found = self.checkpoints()
+        match which:
+            case str():
+                found = [each for each in found if which in (each.prefix, each.prefix.rpartition("/")[2])]
+            case int():
+                found = [each for each in found if each.step == which]
+            case series.NamedStep(name, step):
+                found = [each for each in series.of_name(found, name, checkpoint_of=lambda it: it) if each.step == step]
+                _check_one_name(which, found)
+        if found:
+            return found[-1]
+        raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._run or None)
 
     def exists(self, name: str, step: int | None) -> bool:
         """Say whether the step has an index, whoever wrote it: then saving it anew needs `overwrite`."""
@@ -428,3 +430,12 @@ class Catalog(Owned):
         except NotFoundError:
             return False
         return True
+
+
+def _check_one_name(which: series.NamedStep, found: Sequence[Checkpoint]) -> None:
+    """Refuse to guess: a program that names nothing may mean whatever is there, but not one of several."""
+    called = sorted({series.name_of(each) for each in found})
+    if which.name != names.ANY_NAME and len(called) > 1:
+        raise InvalidRequestError(
+            f"step {which.step} is there under several names: {', '.join(called)}; say which by name="
+        )

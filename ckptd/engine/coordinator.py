@@ -23,6 +23,7 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.listeners import Heard
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.owned import Which
 from ckptd.engine.readers import Readers
 from ckptd.engine.retention import Rule
 from ckptd.engine.run import Run
@@ -295,10 +296,10 @@ class Coordinator:
 
     # Checkpoints.
 
-    def latest(self, run: str) -> Checkpoint | None:
-        """Return the newest complete checkpoint of a run."""
+    def latest(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
+        """Return the newest complete checkpoint of a run that `name` means; see `series`."""
         found = self._run_if_there(run)
-        return found.latest() if found is not None else None
+        return found.latest(name) if found is not None else None
 
     def unattended(self, run: str) -> list[Future[Checkpoint]]:
         """Return the outcomes of saves of a run that go on by themselves, after a rank of theirs has gone.
@@ -320,15 +321,15 @@ class Coordinator:
         found = (checkpoint for checkpoint in reversed(self.checkpoints(run)) if checkpoint.prefix == prefix)
         return next((checkpoint.save_id for checkpoint in found), "")
 
-    def pin(self, run: str, which: int | str, pinned: bool = True) -> Checkpoint:
-        """Keep a checkpoint, named by its step or prefix, whatever retention says; with `pinned=False` no longer."""
+    def pin(self, run: str, which: Which, pinned: bool = True) -> Checkpoint:
+        """Keep a checkpoint whatever retention says; with `pinned=False` no longer."""
         return self._run(run).pin(which, pinned)
 
-    def delete(self, run: str, which: int | str, for_good: bool = False, even_latest: bool = False) -> None:
+    def delete(self, run: str, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
         """Delete a checkpoint; unless it is `for_good`, `undelete` can bring it back for `Settings.undo_s`."""
         self._run(run).delete(which, for_good, even_latest)
 
-    def undelete(self, run: str, which: int | str) -> Checkpoint:
+    def undelete(self, run: str, which: Which) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""
         return self._run(run).undelete(which)
 

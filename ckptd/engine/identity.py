@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckptd.format.names import prefix_for
+
 
 @dataclass(frozen=True, slots=True)
 class SaveRef:
@@ -95,3 +97,8 @@ class Declaration:
     pad_step_number: bool = False
     meta_suffix: str = "meta"
     write_state: bool = True
+
+    @property
+    def prefix(self) -> str:
+        """What the checkpoint's files will share, within the run: no two saves that are under way have the same."""
+        return self.name if self.save.step is None else prefix_for(self.name, self.save.step, self.pad_step_number)

@@ -262,6 +262,27 @@ class Ledger:
         checkpoint = survey.checkpoint_of(self._store, record)
         return Entry(record.prefix, record.prefix_key, checkpoint, record, at=record.saved_at)
 
+    def unlisted(self) -> list[Entry]:
+        """Return the checkpoints that the state file does not list, and that are kept for good, oldest first."""
+        listed = self.listed()
+        leaving = {
+            verdict.prefix
+            for publication in self._pending
+            for verdict in publication.verdicts
+            if verdict.action is Action.DROP
+        }
+        kept = [
+            record
+            for record in self.records.values()
+            if record.published
+            and not record.dropped
+            and record.prefix_key not in listed
+            and record.latest_filename == self.latest_filename
+            and record.save_id not in self.hidden
+            and self._store.location(record.prefix_key) not in leaving
+        ]
+        return [self.entry(record) for record in sorted(kept, key=lambda record: record.sequence)]
+
     def listed(self) -> set[str]:
         """Return the keys of all listed prefixes that lie in this store."""
         return {entry.prefix_key for entry in self.listing.entries if entry.prefix_key is not None}

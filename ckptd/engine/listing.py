@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ckptd.engine.checkpoint import Checkpoint
@@ -66,6 +66,15 @@ class Listing:
         while place and _is_newer(others[place - 1], entry):
             place -= 1
         return Listing((*others[:place], entry, *others[place:]))
+
+    def with_unlisted(self, unlisted: Sequence[Entry]) -> list[Entry]:
+        """Return those of this store and `unlisted` ones, which are oldest first, in the order of their age."""
+        found, rest = [], list(reversed(unlisted))
+        for entry in self.here:
+            while rest and _is_newer(entry, rest[-1]):
+                found.append(rest.pop())
+            found.append(entry)
+        return [*found, *reversed(rest)]
 
     def without(self, path: str) -> Listing:
         """Return the list without one entry."""

@@ -10,8 +10,18 @@ from ckptd.engine.clock import Clock
 from ckptd.engine.ledger import Ledger
 from ckptd.engine.records import Record
 from ckptd.engine.retention import RetentionPolicy
+from ckptd.engine.series import NamedStep
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
+from ckptd.format import names
 from ckptd.storage.base import Store
+
+Which = int | str | NamedStep
+"""Which checkpoint of a run: the newest of a step whatever its name, the one of a prefix, or the step of a name."""
+
+
+def in_words(which: Which) -> str:
+    """Name a checkpoint for people."""
+    return repr(which) if isinstance(which, str) else str(which) if isinstance(which, NamedStep) else f"step {which}"
 
 
 class Owned(ABC):
@@ -25,26 +35,26 @@ class Owned(ABC):
     _ledger: Ledger
 
     @abstractmethod
-    def latest(self) -> Checkpoint | None:
+    def latest(self, name: str = names.ANY_NAME) -> Checkpoint | None:
         """See `Catalog`."""
 
     @abstractmethod
-    def find(self, which: int | str) -> Checkpoint:
+    def find(self, which: Which) -> Checkpoint:
         """See `Catalog`."""
 
     @abstractmethod
     def _refresh(self, max_age_s: float) -> None:
         """Read the run anew if memory and store may differ; make sure that it is ours."""
 
-    def pin(self, which: int | str) -> Checkpoint:
+    def pin(self, which: Which) -> Checkpoint:
         """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
         return self._set_pinned(which, True)
 
-    def unpin(self, which: int | str) -> Checkpoint:
+    def unpin(self, which: Which) -> Checkpoint:
         """Let retention have a checkpoint again. One that was kept for good stays kept."""
         return self._set_pinned(which, False)
 
-    def _set_pinned(self, which: int | str, pinned: bool) -> Checkpoint:
+    def _set_pinned(self, which: Which, pinned: bool) -> Checkpoint:
         record = self._record_of(which)
         if record.pinned != pinned:
             # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
@@ -57,7 +67,7 @@ class Owned(ABC):
                 raise
         return self.find(which)
 
-    def delete(self, which: int | str, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
+    def delete(self, which: Which, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
         """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
 
         For `undo_s` it can be brought back by `undelete`, so its shards go only after that, unless it is `for_good`.
@@ -88,7 +98,7 @@ class Owned(ABC):
             raise
         return checkpoint
 
-    def undelete(self, which: int | str) -> Checkpoint:
+    def undelete(self, which: Which) -> Checkpoint:
         """Bring back what `delete` deleted lately, by its step or prefix. Durable on return.
 
         It is listed again at its old place if the list has room, and otherwise kept for good.
@@ -104,11 +114,11 @@ class Owned(ABC):
             for each in ledger.records.values()
             if each.dropped
             and ledger.is_undoable(each)
-            and which in (each.step, each.prefix, self._store.location(each.prefix_key))
+            and self._is_meant(each, which)
             and prune.is_aside(self._store, each)
         ]
         if not deleted:
-            raise NotFoundError(f"nothing that was deleted lately is {which!r}", key=self._run or None)
+            raise NotFoundError(f"nothing that was deleted lately is {in_words(which)}", key=self._run or None)
         record = max(deleted, key=lambda each: each.sequence)
         try:
             return survey.checkpoint_of(self._store, ledger.bring_back(record, self._policy))
@@ -116,7 +126,18 @@ class Owned(ABC):
             ledger.is_stale = True
             raise
 
-    def _record_of(self, which: int | str) -> Record:
+    def _is_meant(self, record: Record, which: Which) -> bool:
+        if not isinstance(which, NamedStep):
+            return which in (record.step, record.prefix, self._store.location(record.prefix_key))
+        if record.step != which.step:
+            return False
+        if which.name in (record.name, names.ANY_NAME):
+            return True
+        # As in `series.of_name`: where nothing has the usual name, it means whatever is there.
+        called = {each.name for each in self._ledger.records.values()}
+        return which.name == names.DEFAULT_NAME and which.name not in called
+
+    def _record_of(self, which: Which) -> Record:
         self._refresh(0.0)
         self._ledger.settle(None)
         checkpoint = self.find(which)

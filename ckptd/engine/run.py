@@ -20,10 +20,12 @@ from ckptd.engine.listeners import Heard, Listeners
 from ckptd.engine.log import logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
+from ckptd.engine.owned import Which
 from ckptd.engine.plan import PAGE_BYTES, plan
 from ckptd.engine.readers import Readers
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
+from ckptd.engine.series import NamedStep, latest_of, name_of
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import MAX_SHARDS, Settings
 from ckptd.engine.views import RunView, SaveView
@@ -36,6 +38,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
+from ckptd.format.names import ANY_NAME
 from ckptd.storage.base import Durability, Lock, Store
 
 _REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
@@ -95,7 +98,8 @@ class Run:
         self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
         self._confirm_at = 0.0  # boot clock
         self._draining = False
-        self._latest: Checkpoint | None = None
+        self._listed: tuple[Checkpoint, ...] = ()
+        self._forgotten: tuple[Checkpoint, ...] = ()
         self._checkpoints: tuple[Checkpoint, ...] = ()
 
     def open(self) -> None:
@@ -195,7 +199,7 @@ class Run:
                 )
             if declaration.pad_step_number != self.options.pad_step_number:
                 raise InvalidRequestError("pad_step_number belongs to the run, and this rank joined with another")
-            live = self._live_save_of(ref.step)
+            live = self._live_save_of(declaration.prefix)
             if live is not None:
                 return live.declare(declaration, manifest, capture)
             known = self._ended_save_of(declaration)
@@ -207,23 +211,23 @@ class Run:
         with self.catalog_lock:
             taken = not declaration.overwrite and self.catalog.exists(declaration.name, ref.step)
         with self.lock:
-            live = self._live_save_of(ref.step)
+            live = self._live_save_of(declaration.prefix)
             if live is None:
                 if taken:
                     raise ConflictError(f"{ref} is already saved; pass overwrite=True to replace it")
                 live = self._begin(declaration)
             return live.declare(declaration, manifest, capture)
 
-    def _live_save_of(self, step: int | None) -> Save | None:
-        """Return the save of a step that is under way; one that is being dropped is as good as ended."""
-        return next((save for save in self._live if save.ref.step == step and not save.session.is_over), None)
+    def _live_save_of(self, prefix: str) -> Save | None:
+        """Return the save of a checkpoint that is under way; one that is being dropped is as good as ended."""
+        return next((save for save in self._live if save.first.prefix == prefix and not save.session.is_over), None)
 
     def _ended_save_of(self, declaration: Declaration) -> Save | None:
         """Find the ended save that a declaration repeats, or that aborted before this rank was heard."""
         ref = declaration.save
         over = [save for save in self._live if save.session.is_over]
         for save in [*reversed(over), *reversed(self._ended.values())]:
-            if (save.first.save.step, save.first.save.epoch) != (ref.step, ref.epoch):
+            if (save.first.prefix, save.first.save.epoch) != (declaration.prefix, ref.epoch):
                 continue
             claim = save.claims.get(ref.rank)
             if claim is not None:
@@ -239,7 +243,8 @@ class Run:
             raise UnavailableError("the daemon is stopping: it begins no more saves")
         if len(self._live) >= self.settings.live_saves:
             raise UnavailableError(f"{len(self._live)} saves of {self.name} are under way; wait for one to end")
-        earlier = [save for save in [*self._ended.values(), *self._live] if save.ref.step == declaration.save.step]
+        known = [*self._ended.values(), *self._live]
+        earlier = [save for save in known if save.first.prefix == declaration.prefix]
         save = Save(
             run=self,
             first=declaration,
@@ -322,9 +327,9 @@ class Run:
 
     # Reading, and what operators ask.
 
-    def latest(self) -> Checkpoint | None:
-        """Return the newest complete checkpoint."""
-        return self._latest
+    def latest(self, name: str = ANY_NAME) -> Checkpoint | None:
+        """Return the newest complete checkpoint that `name` means; see `series`."""
+        return latest_of(name, self._listed, self._forgotten)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return all checkpoints, oldest first."""
@@ -332,7 +337,8 @@ class Run:
 
     def look(self) -> None:
         """Remember what the catalog holds, so that who asks never waits for the store; the catalog's lock is held."""
-        self._checkpoints, self._latest = tuple(self.catalog.checkpoints()), self.catalog.latest()
+        self._checkpoints = tuple(self.catalog.checkpoints())
+        self._listed, self._forgotten = tuple(self.catalog.listed()), tuple(self.catalog.forgotten())
         self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
         sweep_at = self.catalog.next_sweep_at()
         # What could not be swept, because it is being read perhaps, is not tried again with every tick.
@@ -342,16 +348,25 @@ class Run:
         """Return the prefixes of checkpoints that somebody reads through us."""
         return {self.store.location(prefix) for prefix in self._readers.in_use(self.clock.boot_s())}
 
-    def pin(self, which: int | str, pinned: bool) -> Checkpoint:
+    def _named(self, which: Which) -> Which:
+        """Read a step without a name, as older clients send it: of the run's name, if there is such a checkpoint."""
+        own = self.options.name
+        if isinstance(which, int) and any(each.step == which and name_of(each) == own for each in self._checkpoints):
+            return NamedStep(own, which)
+        return which
+
+    def pin(self, which: Which, pinned: bool) -> Checkpoint:
         """Keep a checkpoint whatever retention says, or no longer."""
+        which = self._named(which)
         with self.catalog_lock:
             try:
                 return self.catalog.pin(which) if pinned else self.catalog.unpin(which)
             finally:
                 self.look()
 
-    def delete(self, which: int | str, for_good: bool, even_latest: bool) -> None:
+    def delete(self, which: Which, for_good: bool, even_latest: bool) -> None:
         """Delete a checkpoint in a way that `undelete` can undo; or for good, if nobody is reading it."""
+        which = self._named(which)
         with self.catalog_lock:
             try:
                 prefix = self.catalog.find(which).prefix
@@ -363,7 +378,7 @@ class Run:
             finally:
                 self.look()
 
-    def undelete(self, which: int | str) -> Checkpoint:
+    def undelete(self, which: Which) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""
         with self.catalog_lock:
             try:
@@ -405,7 +420,7 @@ class Run:
             connected = tuple(self._membership.connected())
             epoch, world_size = self._membership.epoch, self._membership.world_size
         return RunView(
-            self.name, epoch, world_size, connected, saves, self._latest, len(self._checkpoints), self.last_error
+            self.name, epoch, world_size, connected, saves, self.latest(), len(self._checkpoints), self.last_error
         )
 
     # Time and the end.

@@ -6,11 +6,12 @@ was deleted meanwhile and is left out.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ckptd.engine import records
+from ckptd.engine import records, series
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.listed import find, listed_paths, resolve
 from ckptd.engine.log import warn_once
@@ -40,8 +41,12 @@ class Found:
     problem: str | None = None
 
 
-def latest_checkpoint(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> Checkpoint | None:
+def latest_checkpoint(
+    store: Store, directory: str, latest_filename: str = names.STATE_KEY, name: str = names.ANY_NAME
+) -> Checkpoint | None:
     """Return the checkpoint that the state file names; None if there is no state file, or nothing that it could mean.
+
+    With a `name`, it is the newest that this means; see `series`.
 
     If what it names is not there or not whole, the newest other one that it lists is meant, and at last the newest
     whole one in the directory; the log says what was passed by and why. If none is whole, it is the one that is named:
@@ -59,7 +64,10 @@ def latest_checkpoint(store: Store, directory: str, latest_filename: str = names
         except NotFoundError:
             return None
         passed: list[str] = []
-        named = _latest_listed(store, directory, listed_paths(data, state_key), passed)
+        paths = of_name(store, directory, listed_paths(data, state_key), latest_filename, name)
+        if not paths:
+            return None
+        named = _latest_listed(store, directory, paths, passed)
         # Where a save was published meanwhile, what the state file listed before may be gone by now.
         if not passed or data == before:
             break
@@ -69,7 +77,7 @@ def latest_checkpoint(store: Store, directory: str, latest_filename: str = names
             why = f"; passed by: {'; '.join(passed)}" if passed else ""
             warn_once(f"{store.location(state_key)}: the latest is {named.checkpoint.prefix}{how}{why}")
         return named.checkpoint
-    newest = newest_whole(store, directory, latest_filename)
+    newest = newest_whole(store, directory, latest_filename, name)
     if newest is not None:
         warn_once(
             f"{store.location(state_key)}: none that it lists is whole here, so the latest is {newest.prefix}, the "
@@ -111,9 +119,35 @@ def _latest_listed(store: Store, directory: str, paths: list[str], passed: list[
     return damaged
 
 
-def newest_whole(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> Checkpoint | None:
+def of_name(store: Store, directory: str, paths: list[str], latest_filename: str, name: str) -> list[str]:
+    """Return those of the `paths` that a state file lists that `name` means, the latest last.
+
+    A state file may list no more than the very latest: then the newest of a name that it has forgotten is returned.
+    """
+    if name == names.ANY_NAME:
+        return paths
+    own = [path for path in paths if names.base_name(path.replace("\\", "/")) == name]
+    if own:
+        return own
+    indices = [key for key in store.keys(directory) if key.endswith(names.INDEX_SUFFIX)]
+    if all(names.base_name(key.removesuffix(names.INDEX_SUFFIX)) != name for key in indices):
+        return paths if name == names.DEFAULT_NAME else []
+    ours = {record.save_id: record for record in records.load(store, directory).found}
+    forgotten = []
+    for each in survey(store, directory, None):
+        record = ours.get(each.checkpoint.save_id)
+        is_listable = record is None or (record.write_state and record.latest_filename == latest_filename)
+        if each.problem is None and series.name_of(each.checkpoint) == name and is_listable:
+            forgotten.append(each)
+    return [each.checkpoint.prefix.rpartition("/")[2] for each in by_age(forgotten, ours, None)[-1:]]
+
+
+def newest_whole(
+    store: Store, directory: str, latest_filename: str = names.STATE_KEY, name: str = names.ANY_NAME
+) -> Checkpoint | None:
     """Return the newest whole checkpoint in a directory, whatever the state file says; None if there is none."""
     found = [each for each in survey(store, directory, None) if each.problem is None]
+    found = series.of_name(found, name, checkpoint_of=lambda each: each.checkpoint)
     ours = {record.save_id: record for record in records.load(store, directory).found}
     oldest_first = by_age(found, ours, latest_filename) or by_age(found, ours, None)
     return oldest_first[-1].checkpoint if oldest_first else None
@@ -140,11 +174,18 @@ def by_age(found: Iterable[Found], ours: Mapping[str, Record], latest_filename: 
 
 
 def list_checkpoints(store: Store, directory: str) -> list[Checkpoint]:
-    """Return the complete checkpoints directly in `directory`, in the order of their steps, then of their names.
+    """Return the complete checkpoints directly in `directory`, oldest first.
 
-    Whoever wrote them, and whatever the state file says.
+    Whoever wrote them, and whatever the state file says; but not those that are about to be deleted.
     """
-    return [found.checkpoint for found in survey(store, directory, None) if found.problem is None]
+    ours = {record.save_id: record for record in records.load(store, directory).found}
+    found = [each.checkpoint for each in survey(store, directory, None) if each.problem is None]
+    of_ours = [each for each in found if each.save_id in ours and not ours[each.save_id].dropped]
+    # Ours are ordered by when they began, which no clock can disturb. What is not ours comes by its steps: a copy has
+    # the times of its copying.
+    of_ours.sort(key=lambda each: ours[each.save_id].sequence)
+    others = [each for each in found if each.save_id not in ours]
+    return list(heapq.merge(of_ours, others, key=lambda each: each.saved_at))
 
 
 def survey(store: Store, directory: str, latest_filename: str | None = names.STATE_KEY) -> list[Found]:

@@ -13,6 +13,12 @@ from ckptd.errors import InvalidRequestError
 STATE_KEY = "checkpoint"
 """The state file's usual name, inside a run's directory."""
 
+DEFAULT_NAME = "model.ckpt"
+"""What checkpoints are called unless somebody says otherwise."""
+
+ANY_NAME = "*"
+"""Stands for every name where one is wanted; no checkpoint can be called so."""
+
 INDEX_SUFFIX = ".index"
 MAX_NAME_BYTES = 1024
 MAX_COMPONENT_BYTES = 200  # a file name may have 255; suffixes such as .data-00000-of-00001 need room
@@ -58,6 +64,12 @@ def step_of(prefix: str) -> int | None:
         return None
     step = int(found[1])
     return step if step <= MAX_STEP else None
+
+
+def base_name(prefix: str) -> str:
+    """Return the name at the end of a prefix, without its step if it ends in one."""
+    base = prefix.rpartition("/")[2]
+    return base if step_of(base) is None else base.rpartition("-")[0]
 
 
 def parse_shard_key(key: str) -> tuple[str, int, int] | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckptd.arena.lender import Usage
+from ckptd.engine.owned import Which
 from ckptd.engine.views import RunView, SaveView
 from ckptd.errors import CkptdError
 from ckptd.service.arenas import ArenaServer
@@ -89,9 +90,10 @@ def _write_road(store: Store) -> str:
 _Naming = admin_pb2.PinRequest | admin_pb2.DeleteRequest | admin_pb2.UndeleteRequest
 
 
-def _named(request: _Naming) -> tuple[str, int | str]:
+def _named(request: _Naming) -> tuple[str, Which]:
     """Return the run, and which of its checkpoints is meant."""
-    return convert.run_from_wire(request.run), convert.checkpoint_from_choice(request.name, request.step)
+    which = convert.checkpoint_from_choice(request.name, request.step, request.series)
+    return convert.run_from_wire(request.run), which
 
 
 def _run_to_wire(view: RunView, usage: Usage) -> admin_pb2.RunStatus:

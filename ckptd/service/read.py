@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.format.names import ANY_NAME
 from ckptd.service.calls import Call
 from ckptd.service.flow import Flow
 from ckptd.service.pools import Pools
@@ -33,10 +34,11 @@ class ReadService:
         self._flow = flow
 
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
-        """Return the newest complete checkpoint of a run, if there is one."""
-        run = convert.run_from_wire(request.run)
+        """Return the newest complete checkpoint of a run and a name, if there is one."""
+        run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         await self._settle(run)
-        latest = await self._pools.control(self._coordinator.latest, run)
+        which = (run,) if name == ANY_NAME else (run, name)
+        latest = await self._pools.control(self._coordinator.latest, *which)
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
             root=self._host.root,

@@ -30,12 +30,12 @@ class WatchService:
 
     async def watch(self, request: watch_pb2.WatchRequest, call: Call) -> None:
         """Tell the newest checkpoint, then each newer one, until the peer goes or the daemon ends."""
-        run = convert.run_from_wire(request.run)
+        run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
         known = convert.text_from_wire(request.after_save_id)
         bell = self._bell = self._bell or _Bell(loop)
-        opened = self._pools.submit(self._hub.watch, run, lambda: bell.ring(news), after_save_id=known)
+        opened = self._pools.submit(self._hub.watch, run, lambda: bell.ring(news), after_save_id=known, name=name)
         ending = asyncio.ensure_future(self._ending.wait())
         ending.add_done_callback(lambda _: news.set())
         try:

@@ -21,7 +21,9 @@ from ckptd.client.options import check_step
 from ckptd.client.pending import PendingSave
 from ckptd.client.run_place import RunPlace
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.format.names import ANY_NAME
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow import restoring
 from ckptd.tensorflow.object_graph import arrays_of_checkpoint, check_eager
@@ -141,7 +143,7 @@ class CheckpointManager:
     @as_tensorflows()
     def latest_checkpoint(self) -> str | None:
         """The prefix of the newest complete checkpoint, whoever wrote it; None if there is none."""
-        latest = self._checkpointer.latest()
+        latest = self._checkpointer.latest(name=ANY_NAME)
         return None if latest is None else self._place.prefix(latest.prefix)
 
     @property
@@ -225,7 +227,7 @@ class CheckpointManager:
             return restoring.restore(self._checkpoint, save_path, options)
         return restoring.restore_copied(
             self._checkpoint,
-            lambda directory: self._checkpointer.files(found.step, copy_into=directory),
+            lambda directory: self._checkpointer.files(found.step, copy_into=directory, name=name_of(found)),
             found.size_bytes,
             options,
         )
@@ -291,9 +293,10 @@ class CheckpointManager:
     def _find(self, save_path: Path | None) -> Checkpoint | None:
         """Return the checkpoint of the run that has this prefix, or the newest."""
         if save_path is None:
-            return self._checkpointer.latest()
+            return self._checkpointer.latest(name=ANY_NAME)
         wanted = as_text(save_path)
-        found = [one for one in self._checkpointer.checkpoints() if self._place.prefix(one.prefix) == wanted]
+        everything = self._checkpointer.checkpoints(name=ANY_NAME)
+        found = [one for one in everything if self._place.prefix(one.prefix) == wanted]
         return found[-1] if found else None
 
 

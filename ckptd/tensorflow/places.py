@@ -23,8 +23,9 @@ from ckptd.client.state_functions import meta_graph_key
 from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.restore import Bundle
+from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
-from ckptd.format.names import step_of
+from ckptd.format.names import ANY_NAME, step_of
 from ckptd.storage.locations import split_prefix
 
 _STEP = re.compile(r"-\d+$", re.ASCII)
@@ -213,7 +214,7 @@ class BelowAnAddress:
         except InvalidRequestError:  # no run has such a name
             return None
         checkpointer.wait()
-        for checkpoint in checkpointer.checkpoints():
+        for checkpoint in checkpointer.checkpoints(name=ANY_NAME):
             if posixpath.basename(checkpoint.prefix) == name:
                 return checkpointer, checkpoint
         return None
@@ -221,7 +222,7 @@ class BelowAnAddress:
     def latest(self, directory: str, name: str) -> str | None:
         """Return the newest checkpoint of a directory, None if there is none; `name` is what the next are called."""
         run, name = run_of(f"{directory}/{name}")
-        latest = self._checkpointer(run, name, None).latest()
+        latest = self._checkpointer(run, name, None).latest(name=ANY_NAME)  # as the state file has it
         return None if latest is None else join(directory, posixpath.basename(latest.prefix))
 
     def directory(self) -> None:
@@ -236,7 +237,7 @@ class BelowAnAddress:
         run, name = run_of(self._last_path)
         above = os.path.dirname(self._last_path)  # noqa: PTH120 (kept as it was written)
         # Some stay for good, and one that has left may not have been deleted yet.
-        listed = self._checkpointer(run, name, None).checkpoints()[-max_to_keep:]
+        listed = self._checkpointer(run, name, None).checkpoints(name=ANY_NAME)[-max_to_keep:]
         return [join(above, posixpath.basename(each.prefix)) for each in listed]
 
     def wait(self) -> None:
@@ -277,7 +278,7 @@ def read_meta_graph(path: str, place: BelowAnAddress | None) -> bytes:
     base, dot, suffix = path.rpartition(".")
     if place is not None and dot and "://" not in path:
         found = place.find(base)
-        data = None if found is None else found[0].meta_graph(found[1].step, suffix=suffix)
+        data = None if found is None else found[0].meta_graph(found[1].step, suffix=suffix, name=name_of(found[1]))
         if data is not None:
             return data
     store, key = split_prefix(path)

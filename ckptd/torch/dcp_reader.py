@@ -18,6 +18,7 @@ from ckptd.client.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.reader import CheckpointReader, load_checkpoint
 from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.format.names import ANY_NAME
 from ckptd.torch.arrays import tensor_of
 from ckptd.torch.dcp_opened import Choice, Opened, destination, open_reader, read_values
 from ckptd.torch.dcp_place import Id, Place, as_text, is_id, is_step, origin
@@ -159,10 +160,14 @@ class CkptdStorageReader(StorageReader):
         if self._id is None:
             if address is None or run is None:
                 raise InvalidRequestError("what to load? Pass checkpoint_id=, or give the reader a run= or a path")
-            return self._at(address, run).reader(base)
+            return self._at(address, run).reader(base, name=ANY_NAME)  # the newest, whatever its id
         place = self._place()
         if place is not None and place.is_at_daemon:
-            return self._at(place.address, place.run).reader(base or (place.step if is_step(self._id) else place.base))
+            reading = self._at(place.address, place.run)
+            which = base or (place.step if is_step(self._id) else place.base)
+            if any(one.step == which for one in reading.checkpoints(name=place.name)):
+                return reading.reader(which, name=place.name)
+            return reading.reader(which, name=ANY_NAME)  # DCP's users name each checkpoint as they like
         path = as_text(self._id) if place is None else place.prefix
         if base is not None and self._opened is not None:
             path = f"{self._opened.reader.prefix.rpartition('/')[0]}/{base}"

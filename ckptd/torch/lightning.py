@@ -20,7 +20,9 @@ from ckptd.client.environment import given_address
 from ckptd.client.finding import Path, as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.rooms import RoomPool
+from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.format.names import ANY_NAME
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run
 from ckptd.torch.saving import save
@@ -162,9 +164,10 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         self._close(where)
         address, run = self._place(where)
         with Checkpointer(address, run, **self._options) as checkpointer:
-            for checkpoint in checkpointer.checkpoints():
+            for checkpoint in checkpointer.checkpoints(name=ANY_NAME):
                 if checkpoint.step is not None:  # as `save_checkpoint` gives one to each
-                    checkpointer.delete(checkpoint.step, for_good=True, even_latest=True)
+                    name = name_of(checkpoint)
+                    checkpointer.delete(checkpoint.step, for_good=True, even_latest=True, name=name)
         if not self._address and "://" not in where:
             # The marks of a run that has nothing any more; Lightning takes a directory for a checkpoint.
             shutil.rmtree(where, ignore_errors=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CorruptionError, UnavailableError
-from ckptd.format.names import STATE_KEY
+from ckptd.format.names import ANY_NAME, STATE_KEY
 from ckptd.storage.base import Store
 from ckptd.watch.hints import Hints, hints_for
 from ckptd.watch.look import Looker
@@ -32,6 +32,7 @@ class Follower:
         directory: str = "",
         *,
         latest_filename: str = STATE_KEY,
+        name: str = ANY_NAME,
         poll_s: float | None = None,
         hints: Hints | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -42,11 +43,12 @@ class Follower:
             store: where the directory is.
             directory: its key there, "" for the root.
             latest_filename: the state file's name.
+            name: follow only what this means, see `ckptd.engine.series`.
             poll_s: look so often, and do not rely on events; default: events where the file system has them.
             hints: say when to look; default: what fits the place.
             now: seconds on a clock that only runs forward.
         """
-        self._looker = Looker(store, directory, latest_filename)
+        self._looker = Looker(store, directory, latest_filename, name)
         self._hints = hints or hints_for(store, directory, poll_s)
         self._news = News()
         self._now = now

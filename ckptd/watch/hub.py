@@ -11,18 +11,24 @@ import threading
 from collections.abc import Callable
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.series import name_of
+from ckptd.format.names import ANY_NAME
 from ckptd.watch.news import is_same
 
 Heard = Callable[[Checkpoint], None]
 Subscribe = Callable[[str, Heard], Callable[[], None]]
-Latest = Callable[[str], Checkpoint | None]
+Latest = Callable[..., Checkpoint | None]
+"""Called with a run, and with a name where one is wanted."""
 
 
 class Watcher:
     """One mailbox. `take` and `close` belong to one owner; the rest may come from any thread."""
 
-    def __init__(self, wake: Callable[[], None], *, after_save_id: str = "") -> None:
+    def __init__(
+        self, wake: Callable[[], None], wants: Callable[[Checkpoint], bool], *, after_save_id: str = ""
+    ) -> None:
         self._wake = wake
+        self._wants = wants
         self._lock = threading.Lock()
         self._known_save_id = after_save_id
         self._waiting: Checkpoint | None = None
@@ -43,6 +49,8 @@ class Watcher:
 
     def _put(self, checkpoint: Checkpoint) -> None:
         """Take in what was just published."""
+        if not self._wants(checkpoint):
+            return
         with self._lock:
             self._heard = True
             is_news = self._accept(checkpoint)
@@ -75,20 +83,27 @@ class Hub:
         self._lock = threading.Lock()
         self._watchers: set[Watcher] = set()
 
-    def watch(self, run: str, wake: Callable[[], None], *, after_save_id: str = "") -> Watcher:
-        """Return a mailbox that starts with the latest checkpoint of `run`, if there is one that is news.
+    def watch(self, run: str, wake: Callable[[], None], *, after_save_id: str = "", name: str = ANY_NAME) -> Watcher:
+        """Return a mailbox that starts with the latest checkpoint of `run` that `name` means, if that is news.
 
         `wake` is called from any thread whenever there is something to take, and must not block. `after_save_id`: the
         save that the caller knows already. Blocks for a look at the store. Close the watcher when done.
         """
-        watcher = Watcher(wake, after_save_id=after_save_id)
+
+        def wants(checkpoint: Checkpoint) -> bool:
+            if name in (ANY_NAME, name_of(checkpoint)):
+                return True
+            latest = self._latest(run, name)  # quick: the engine remembers
+            return latest is not None and is_same(latest, checkpoint)
+
+        watcher = Watcher(wake, wants, after_save_id=after_save_id)
         # First listen, then look: a checkpoint published in between is heard, and then the look is ignored.
         unsubscribe = self._subscribe(run, watcher._put)
         with self._lock:
             self._watchers.add(watcher)
         watcher._leave = lambda: self._forget(watcher, unsubscribe)
         try:
-            latest = self._latest(run)
+            latest = self._latest(run) if name == ANY_NAME else self._latest(run, name)
         except BaseException:
             watcher.close()
             raise

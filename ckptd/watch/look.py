@@ -15,8 +15,12 @@ _MOST_ATTEMPTS = 5  # at an index that is replaced while it is being read
 class Looker:
     """Looks again and again, and costs next to nothing where nothing has changed since."""
 
-    def __init__(self, store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> None:
+    def __init__(
+        self, store: Store, directory: str, latest_filename: str = names.STATE_KEY, name: str = names.ANY_NAME
+    ) -> None:
         self._store = store
+        self._latest_filename = latest_filename
+        self._name = name
         self._directory = directory
         self._state_key = join(directory, latest_filename)
         self._seen: tuple[str, str] | None = None
@@ -40,9 +44,10 @@ class Looker:
         for _ in range(_MOST_ATTEMPTS):
             try:
                 paths = listed.listed_paths(self._store.get(self._state_key), self._state_key)
-                prefix = listed.resolve(self._store, self._directory, paths[-1])
+                paths = survey.of_name(self._store, self._directory, paths, self._latest_filename, self._name)
+                prefix = listed.resolve(self._store, self._directory, paths[-1]) if paths else None
                 if prefix is None:
-                    return None  # of another directory, whose files are not ours to judge
+                    return None  # of another name, or of another directory, whose files are not ours to judge
                 index = self._store.stat(names.index_key(prefix))
             except NotFoundError:
                 return None

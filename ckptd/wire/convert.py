@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.retention import Rule
+from ckptd.engine.series import NamedStep
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names
 from ckptd.storage.base import Durability
@@ -71,9 +72,16 @@ def step_from_wire(step: int) -> int:
     return _number("step", step, 0, names.MAX_STEP)
 
 
-def checkpoint_from_choice(name: str, step: int) -> int | str:
-    """Return which checkpoint of a run is meant: the one of this name, or, when that is empty, of this step."""
+def checkpoint_from_choice(name: str, step: int, series: str) -> int | str | NamedStep:
+    """Return which checkpoint of a run is meant: a step of a series, or the one of this name, or just a step."""
+    if series:
+        return NamedStep(series_from_wire(series), step_from_wire(step))
     return names.check_checkpoint_name(text_from_wire(name)) if name else step_from_wire(step)
+
+
+def series_from_wire(name: str) -> str:
+    """Check the base name of checkpoints; what is empty means any, as older clients know of none."""
+    return names.ANY_NAME if name in ("", names.ANY_NAME) else names.check_checkpoint_name(text_from_wire(name))
 
 
 def save_to_wire(save: SaveRef) -> common_pb2.SaveIdentity:

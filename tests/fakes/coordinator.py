@@ -148,7 +148,7 @@ class FakeCoordinator:
         for heard in list(self.listeners.get(run, ())):
             heard(checkpoint)
 
-    def latest(self, run):
+    def latest(self, run, name="*"):
         return self.newest.get(run)
 
     def unattended(self, run):

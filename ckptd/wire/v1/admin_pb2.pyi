@@ -89,18 +89,20 @@ class LiveSave(_message.Message):
     def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., roads: _Optional[_Iterable[_Union[_save_pb2.Road, str]]] = ...) -> None: ...
 
 class PinRequest(_message.Message):
-    __slots__ = ("peer", "run", "step", "pinned", "name")
+    __slots__ = ("peer", "run", "step", "pinned", "name", "series")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     step: int
     pinned: bool
     name: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., pinned: bool = ..., name: _Optional[str] = ...) -> None: ...
+    series: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., pinned: bool = ..., name: _Optional[str] = ..., series: _Optional[str] = ...) -> None: ...
 
 class PinReply(_message.Message):
     __slots__ = ("checkpoint",)
@@ -109,36 +111,40 @@ class PinReply(_message.Message):
     def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("peer", "run", "step", "for_good", "name", "even_latest")
+    __slots__ = ("peer", "run", "step", "for_good", "name", "even_latest", "series")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     FOR_GOOD_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     EVEN_LATEST_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     step: int
     for_good: bool
     name: str
     even_latest: bool
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., for_good: bool = ..., name: _Optional[str] = ..., even_latest: bool = ...) -> None: ...
+    series: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., for_good: bool = ..., name: _Optional[str] = ..., even_latest: bool = ..., series: _Optional[str] = ...) -> None: ...
 
 class DeleteReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class UndeleteRequest(_message.Message):
-    __slots__ = ("peer", "run", "step", "name")
+    __slots__ = ("peer", "run", "step", "name", "series")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     step: int
     name: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+    series: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., name: _Optional[str] = ..., series: _Optional[str] = ...) -> None: ...
 
 class UndeleteReply(_message.Message):
     __slots__ = ("checkpoint",)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ckptd.wire.v1 import common_pb2 as ckptd_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63kptd/wire/v1/read.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"?\n\rLatestRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\"\x87\x01\n\x0bLatestReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"=\n\x0bListRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\"\x86\x01\n\tListReply\x12.\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"[\n\x0bReadRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\"T\n\tReadReply\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0bobject_size\x18\x02 \x01(\x03\x12\x13\n\x0bmodified_at\x18\x03 \x01(\x01\x12\x0f\n\x07version\x18\x04 \x01(\t2\xcf\x01\n\x0bReadService\x12\x42\n\x06Latest\x12\x1c.ckptd.wire.v1.LatestRequest\x1a\x1a.ckptd.wire.v1.LatestReply\x12<\n\x04List\x12\x1a.ckptd.wire.v1.ListRequest\x1a\x18.ckptd.wire.v1.ListReply\x12>\n\x04Read\x12\x1a.ckptd.wire.v1.ReadRequest\x1a\x18.ckptd.wire.v1.ReadReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63kptd/wire/v1/read.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"M\n\rLatestRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x87\x01\n\x0bLatestReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"=\n\x0bListRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\"\x86\x01\n\tListReply\x12.\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0f\n\x07root_id\x18\x03 \x01(\t\x12*\n\x05\x61rena\x18\x04 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"[\n\x0bReadRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04size\x18\x04 \x01(\x03\"T\n\tReadReply\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0bobject_size\x18\x02 \x01(\x03\x12\x13\n\x0bmodified_at\x18\x03 \x01(\x01\x12\x0f\n\x07version\x18\x04 \x01(\t2\xcf\x01\n\x0bReadService\x12\x42\n\x06Latest\x12\x1c.ckptd.wire.v1.LatestRequest\x1a\x1a.ckptd.wire.v1.LatestReply\x12<\n\x04List\x12\x1a.ckptd.wire.v1.ListRequest\x1a\x18.ckptd.wire.v1.ListReply\x12>\n\x04Read\x12\x1a.ckptd.wire.v1.ReadRequest\x1a\x18.ckptd.wire.v1.ReadReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ckptd.wire.v1.read_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LATESTREQUEST']._serialized_start=71
-  _globals['_LATESTREQUEST']._serialized_end=134
-  _globals['_LATESTREPLY']._serialized_start=137
-  _globals['_LATESTREPLY']._serialized_end=272
-  _globals['_LISTREQUEST']._serialized_start=274
-  _globals['_LISTREQUEST']._serialized_end=335
-  _globals['_LISTREPLY']._serialized_start=338
-  _globals['_LISTREPLY']._serialized_end=472
-  _globals['_READREQUEST']._serialized_start=474
-  _globals['_READREQUEST']._serialized_end=565
-  _globals['_READREPLY']._serialized_start=567
-  _globals['_READREPLY']._serialized_end=651
-  _globals['_READSERVICE']._serialized_start=654
-  _globals['_READSERVICE']._serialized_end=861
+  _globals['_LATESTREQUEST']._serialized_end=148
+  _globals['_LATESTREPLY']._serialized_start=151
+  _globals['_LATESTREPLY']._serialized_end=286
+  _globals['_LISTREQUEST']._serialized_start=288
+  _globals['_LISTREQUEST']._serialized_end=349
+  _globals['_LISTREPLY']._serialized_start=352
+  _globals['_LISTREPLY']._serialized_end=486
+  _globals['_READREQUEST']._serialized_start=488
+  _globals['_READREQUEST']._serialized_end=579
+  _globals['_READREPLY']._serialized_start=581
+  _globals['_READREPLY']._serialized_end=665
+  _globals['_READSERVICE']._serialized_start=668
+  _globals['_READSERVICE']._serialized_end=875
 # @@protoc_insertion_point(module_scope)

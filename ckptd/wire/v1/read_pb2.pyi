@@ -8,12 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LatestRequest(_message.Message):
-    __slots__ = ("peer", "run")
+    __slots__ = ("peer", "run", "name")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ...) -> None: ...
+    name: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class LatestReply(_message.Message):
     __slots__ = ("checkpoint", "root", "root_id", "arena")

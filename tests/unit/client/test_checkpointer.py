@@ -128,13 +128,16 @@ def test_an_opened_checkpoint_fills_boxes_of_arrays_and_stays_the_same(address):
     with Checkpointer(address, "r") as ckpt:
         ckpt.save(1, {"w": W, "n": 5}).result(BOUND_S)
         ckpt.save(2, {"w": -W, "n": 6}, name="best").result(BOUND_S)
-        for which, sign, n in ((1, 1, 5), ("model.ckpt-1", 1, 5), (2, -1, 6), ("best-2", -1, 6), (None, -1, 6)):
-            reader = ckpt.reader(which)
+        wanted = [(1, None, 1, 5), ("model.ckpt-1", None, 1, 5), (None, None, 1, 5), (2, "best", -1, 6)]
+        for which, name, sign, n in [*wanted, ("best-2", None, -1, 6), (None, "best", -1, 6), (None, "*", -1, 6)]:
+            reader = ckpt.reader(which, name=name)
             part, column, count = np.zeros((2, 2), np.float32), np.zeros((3, 1), np.float32), np.zeros((), np.int64)
             reader.fill([("w", (1, 2), part), ("n", (), count), ("w", (0, 3), column)])
             assert np.array_equal(part, sign * W[1:, 2:])
             assert np.array_equal(column, sign * W[:, 3:])
             assert count == n
+        with pytest.raises(NotFoundError, match="step 2 of name 'model.ckpt'; there is one of best: pass name="):
+            ckpt.reader(2)
         with pytest.raises(NotFoundError, match="did you mean 'best-2'"):
             ckpt.reader("bets-2")
         with pytest.raises(NotFoundError, match="Key x not found"):
