@@ -27,6 +27,8 @@ class CkptdError(Exception):
 
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+    is_answer: bool = False
+    """Whether a daemon has answered with it: it has tried, and a client does not repeat the call by itself."""
 
     def __init__(
         self,

@@ -28,6 +28,9 @@ FIRST_CONFLICT_WAIT_S = 15.0
 _LONGEST_PAUSE_S = 0.5  # for a daemon that was away: a trainer stands still meanwhile
 _LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer
 _CONFLICT_NOTICE_S = (1.0, 10.0)  # after so long the user is told, and again so often
+_STORE_WAIT_S = 5.0
+"""How long a daemon that answers, but can't take us in because its store or its host fails, is asked again."""
+
 _LEAVE_TIMEOUT_S = 5.0
 _FOREVER_S = 10.0 * 365 * 24 * 3600
 
@@ -132,6 +135,7 @@ class Membership:
     def _run_forever(self) -> None:
         backoff, conflict = Backoff(_LONGEST_PAUSE_S), _Conflict()
         forever = Deadline(_FOREVER_S)
+        answer_deadline: Deadline | None = None
         while not self._is_closing.is_set():
             error = self._join_once()
             if self._is_closing.is_set():
@@ -139,13 +143,19 @@ class Membership:
             with self._changed:
                 if self._welcome is not None:
                     # The connection held for a while: begin again with short pauses, for the lease is running.
-                    backoff, conflict = Backoff(_LONGEST_PAUSE_S), _Conflict()
+                    backoff, conflict, answer_deadline = Backoff(_LONGEST_PAUSE_S), _Conflict(), None
                 self._welcome = None
                 self._last_error = error
                 is_conflict = isinstance(error, ConflictError) and not isinstance(error, VersionMismatchError)
                 if is_conflict:
                     conflict.go_on(error, self._latest.lease_s if self._latest else FIRST_CONFLICT_WAIT_S)
-                if conflict.is_over if is_conflict else not error.retryable:
+                    is_final = conflict.is_over
+                elif error.retryable and error.is_answer:
+                    answer_deadline = answer_deadline or Deadline(_STORE_WAIT_S)
+                    is_final = answer_deadline.has_passed
+                else:
+                    is_final = not error.retryable
+                if is_final:
                     self._fatal = error
                     self._changed.notify_all()
                     return

@@ -146,6 +146,8 @@ class RemoteTransport:
             try:
                 return self._declare_once(self._declaration(request, manifest, welcome.epoch), manifest, deadline)
             except UnavailableError as error:
+                if error.is_answer:
+                    raise
                 self._pause(error, deadline, backoff)
             except ConflictError:
                 # Our epoch may be the old one only because we have not noticed yet that the daemon was restarted.
@@ -171,12 +173,15 @@ class RemoteTransport:
         self, declaration: Declaration, manifest: Manifest, deadline: Deadline
     ) -> Assignment | Checkpoint:
         request = convert.declaration_to_wire(declaration)
+        request.hears_ends = True
         is_manifest_sent = False
         while True:
             replies = self._call(lambda: list(self._save.Declare(request, timeout=deadline.remaining_s)))
             kind = replies[0].WhichOneof("kind") if replies else None
             if kind == "already_saved":
                 return convert.checkpoint_from_wire(replies[0].already_saved)
+            if kind == "ended":
+                raise status.unpack(replies[0].ended)
             if kind != "need_manifest":
                 return lanes.assignment_from_wire(replies)
             if is_manifest_sent:
@@ -203,7 +208,7 @@ class RemoteTransport:
                     f"the outcome of {save} is not known after {deadline.timeout_s:g} s: it was {shown}; "
                     f"`ckptd status {self._address}` shows whom it waits for"
                 )
-            request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s)
+            request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True)
             try:
                 reply = self._call(partial(self._save.Await, request, timeout=wait_s + _CALL_MARGIN_S))
             except UnavailableError as error:
@@ -214,6 +219,8 @@ class RemoteTransport:
             phase = reply.phase
             if phase == save_pb2.SAVE_PHASE_PUBLISHED:
                 return convert.checkpoint_from_wire(reply.checkpoint)
+            if phase == save_pb2.SAVE_PHASE_ABORTED:
+                raise status.unpack(reply.error)
             if phase == save_pb2.SAVE_PHASE_UNKNOWN:
                 return self._find_saved(save)
 
@@ -366,6 +373,8 @@ class RemoteTransport:
             try:
                 return self._call(lambda: call(deadline.remaining_s))
             except UnavailableError as error:
+                if error.is_answer:
+                    raise
                 self._pause(error, deadline, backoff)
 
     def _call(self, call: Callable[[], T]) -> T:
@@ -375,7 +384,7 @@ class RemoteTransport:
         except grpc.RpcError as error:
             failure = status.from_wire(error, address=str(self._address))
             self._contact.failed(failure)
-            raise failure from error
+            raise failure from None
         except CkptdError as failure:
             self._contact.failed(failure)
             raise

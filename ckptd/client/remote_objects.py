@@ -117,7 +117,7 @@ class RemoteObjects:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise status.from_wire(error, address=self._address) from error
+            raise status.from_wire(error, address=self._address) from None
         finally:
             call.cancel()
 
@@ -169,8 +169,8 @@ class _Places:
 
 
 def _pause(error: UnavailableError, deadline: Deadline, backoff: Backoff) -> None:
-    """Wait before the next attempt; raise the error when there is no time for one."""
+    """Wait before the next attempt; raise the error when there is no time for one, or nobody will fare better."""
     pause_s = backoff.next_s(deadline)
-    if deadline.remaining_s <= pause_s:
+    if error.is_answer or deadline.remaining_s <= pause_s:
         raise error
     time.sleep(pause_s)

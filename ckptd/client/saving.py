@@ -71,7 +71,9 @@ def _settle(transport: Transport, save: SaveRef, error: CkptdError) -> Checkpoin
     """
     try:
         return transport.outcome(save, Deadline(_SETTLE_S))
-    except UnavailableError:
+    except UnavailableError as unknown:
+        if unknown.is_answer:
+            raise unknown from error
         transport.abort(save, f"rank {save.rank} could not send its part: {error}")
         raise error from error.__cause__
     except CkptdError as reason:

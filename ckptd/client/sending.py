@@ -51,13 +51,12 @@ def send_lane(
             return
         except grpc.RpcError as failure:
             error = attempt.failure or status.from_wire(failure, address=way.address)
-            error.__cause__ = failure
         except CkptdError as refused:
             error = refused
         if way.port and attempt.led_nowhere:
             ways.avoid(way, error)
             continue
-        if not error.retryable:
+        if not error.retryable or error.is_answer:
             raise error
         if attempt.received > received:
             received, backoff = attempt.received, Backoff()

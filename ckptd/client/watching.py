@@ -156,7 +156,6 @@ class DaemonWatch:
                     self._hear(convert.checkpoint_from_wire(event.checkpoint))
         except grpc.RpcError as failure:
             error = status.from_wire(failure, address=self._address)
-            error.__cause__ = failure
             self._contact.failed(error)
             return error, has_told
         finally:

@@ -25,6 +25,7 @@ from ckptd.engine.listeners import Heard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.owned import Which
 from ckptd.engine.readers import Readers
+from ckptd.engine.refusals import NotNowError
 from ckptd.engine.retention import Rule
 from ckptd.engine.run import Run
 from ckptd.engine.session import Phase
@@ -364,7 +365,7 @@ class Coordinator:
                 if known is not None:
                     return known
                 if self._closing:
-                    raise UnavailableError("the daemon is stopping")
+                    raise NotNowError("the daemon is stopping")
                 if len(self._runs) >= self.settings.open_runs:
                     raise UnavailableError(f"{len(self._runs)} runs are open: no more can be until the daemon restarts")
             run = self._open_run(name)

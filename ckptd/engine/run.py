@@ -23,6 +23,7 @@ from ckptd.engine.membership import Membership
 from ckptd.engine.owned import Which
 from ckptd.engine.plan import PAGE_BYTES, plan
 from ckptd.engine.readers import Readers
+from ckptd.engine.refusals import NotNowError
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
 from ckptd.engine.series import NamedStep, latest_of, name_of
@@ -36,7 +37,6 @@ from ckptd.errors import (
     CorruptionError,
     InvalidRequestError,
     NotFoundError,
-    UnavailableError,
 )
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.base import Durability, Lock, Store
@@ -240,9 +240,9 @@ class Run:
 
     def _begin(self, declaration: Declaration) -> Save:
         if self._draining:
-            raise UnavailableError("the daemon is stopping: it begins no more saves")
+            raise NotNowError("the daemon is stopping: it begins no more saves")
         if len(self._live) >= self.settings.live_saves:
-            raise UnavailableError(f"{len(self._live)} saves of {self.name} are under way; wait for one to end")
+            raise NotNowError(f"{len(self._live)} saves of {self.name} are under way; wait for one to end")
         known = [*self._ended.values(), *self._live]
         earlier = [save for save in known if save.first.prefix == declaration.prefix]
         save = Save(

@@ -386,6 +386,8 @@ class Save:
     def _end(self, result: Checkpoint | CkptdError) -> None:
         if isinstance(result, CkptdError):
             log_failed(self.ref, result)
+            # Before anybody hears of it: to clear the frame of a coroutine that is about to tell it on would end that.
+            forget_frames(result)
             self.outcome.set_exception(result)
         else:
             self.outcome.set_result(result)
@@ -394,8 +396,6 @@ class Save:
         # Ended saves are remembered for a while, and what they held may be large.
         self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
         self.first = replace(self.first, meta_graph=None)
-        if isinstance(result, CkptdError):
-            forget_frames(result)
         self.run.save_ended(self)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
@@ -76,12 +77,12 @@ class Call:
         return self.peer.startswith(_NETWORKS)
 
     async def read(self, *, stall_s: float) -> Any | None:
-        """Return the next request, None after the last; `UnavailableError` when none comes for `stall_s`."""
+        """Return the next request, None after the last; `NotNowError` when none comes for `stall_s`."""
         data = await self._within(stall_s, self._context.read(), "sent")
         return None if data is END_OF_REQUESTS else self._method.decode_request(data)
 
     async def write(self, message: Any, *, stall_s: float = 60.0) -> None:
-        """Send a reply, a message or its bytes; `UnavailableError` when the peer takes nothing for `stall_s`."""
+        """Send a reply, a message or its bytes; `NotNowError` when the peer takes nothing for `stall_s`."""
         await self._within(stall_s, self._context.write(self._method.encode_reply(message)), "took")
 
     def end(self, error: Exception) -> None:
@@ -129,9 +130,7 @@ class Call:
             return
         seconds, did = self._patience
         self.end(
-            UnavailableError(
-                f"the stream was ended because the peer {did} nothing for {seconds:g} s; it may be resumed"
-            )
+            NotNowError(f"the stream was ended because the peer {did} nothing for {seconds:g} s; it may be resumed")
         )
 
 
@@ -180,7 +179,8 @@ class Boundary:
             _report(method, context, started, "CANCELLED", logging.DEBUG)
             raise
         except CkptdError as e:
-            failed = status.to_wire(e)
+            is_answer = isinstance(e, UnavailableError) and not isinstance(e, NotNowError)
+            failed = status.to_wire(e, is_answer=is_answer)
             level = logging.WARNING if failed.code is grpc.StatusCode.INTERNAL else logging.INFO
             _report(method, context, started, failed.code.name, level, e)
         except Exception as e:
@@ -204,7 +204,7 @@ class Boundary:
         try:
             return await asyncio.wait_for(answer, self._limit_s)
         except asyncio.TimeoutError as e:
-            raise UnavailableError(f"the daemon is busy: {method.name} took longer than {self._limit_s:g} s") from e
+            raise NotNowError(f"the daemon is busy: {method.name} took longer than {self._limit_s:g} s") from e
 
 
 def host_of(peer: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from ckptd.errors import UnavailableError
+from ckptd.engine.refusals import NotNowError
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,7 @@ class Budget:
 
     @asynccontextmanager
     async def hold(self, peer: str, amount: int, *, patience_s: float) -> AsyncIterator[None]:
-        """Hold `amount` for the block; `UnavailableError` if it is not free within `patience_s`.
+        """Hold `amount` for the block; `NotNowError` if it is not free within `patience_s`.
 
         An amount above the limits is cut to them: it then has the budget for itself.
         """
@@ -80,7 +80,7 @@ class Budget:
             if has_it:
                 self.release(peer, amount)
             if isinstance(e, asyncio.TimeoutError):
-                raise UnavailableError(
+                raise NotNowError(
                     f"the daemon is busy: no room for more {self._what} within {patience_s:g} s",
                     expected=f"at most {self._total}, {self._per_peer} for one peer",
                 ) from e

@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.layout import Assignment, Road
+from ckptd.engine.refusals import NotNowError
 from ckptd.engine.session import Phase
 from ckptd.engine.shard import LaneWriter
-from ckptd.errors import InvalidRequestError, NotFoundError, UnavailableError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPermittedError,
+    SessionAbortedError,
+    UnavailableError,
+)
 from ckptd.service.calls import Call
 from ckptd.service.flow import Flow
 from ckptd.service.intake import Intake
 from ckptd.service.pools import Pools, settled, settled_within
 from ckptd.service.presence import Presences
 from ckptd.service.stream_processes import StreamProcesses
-from ckptd.wire import convert, lanes, methods
+from ckptd.wire import convert, lanes, methods, status
 from ckptd.wire.chunks import MAX_MESSAGE_BYTES, Chunk
 from ckptd.wire.manifests import ManifestParts
 from ckptd.wire.v1 import common_pb2, save_pb2
@@ -59,7 +68,7 @@ class SaveService:
         """Make the caller a member of a run for as long as the call lives."""
         run, member, options = convert.join_from_wire(request)
         if self._ending.is_set():
-            raise UnavailableError("the daemon is shutting down")
+            raise NotNowError("the daemon is shutting down")
         async with self.presences.arrive(run, member, options) as epoch:
             welcome = save_pb2.Welcome(
                 peer=self._host.peer,
@@ -72,7 +81,7 @@ class SaveService:
             )
             await call.write(save_pb2.JoinEvent(welcome=welcome))
             await self._ending.wait()
-            raise UnavailableError("the daemon is shutting down")
+            raise NotNowError("the daemon is shutting down")
 
     async def leave(self, request: save_pb2.LeaveRequest, call: Call) -> save_pb2.LeaveReply:
         """End a membership for good."""
@@ -97,7 +106,14 @@ class SaveService:
         if not await self._pools.control(self._coordinator.knows_manifest, declaration.manifest_digest):
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
-        declared = await settled(await self._pools.control(self._coordinator.declare, declaration))
+        try:
+            declared = await settled(await self._pools.control(self._coordinator.declare, declaration))
+        except CkptdError as error:
+            if not (request.hears_ends and _ends_a_save(error)):
+                _check_not_over(error)
+                raise
+            await call.write(save_pb2.DeclareReply(ended=status.pack(error)))
+            return
         if isinstance(declared, Checkpoint):
             saved = convert.checkpoint_to_wire(declared, declaration.save.run)
             await call.write(save_pb2.DeclareReply(already_saved=saved))
@@ -115,6 +131,13 @@ class SaveService:
 
     async def write(self, call: Call) -> None:
         """Take one lane, chunk by chunk; only a few are read before the first of them is written."""
+        try:
+            await self._take_lane(call)
+        except UnavailableError as error:
+            _check_not_over(error)
+            raise
+
+    async def _take_lane(self, call: Call) -> None:
         stall_s = self._flow.limits.stall_s
         async with self._flow.write_streams.hold(call.peer, 1, patience_s=stall_s):
             first = await call.read(stall_s=stall_s)
@@ -145,7 +168,7 @@ class SaveService:
         return save_pb2.WriteReply(received=lane.received, ended=ended)
 
     async def await_(self, request: save_pb2.AwaitRequest, call: Call) -> save_pb2.AwaitReply:
-        """Wait for a save's end, at most 20 s; an aborted save is answered by its error."""
+        """Wait for a save's end, at most 20 s. That it was aborted is an answer like any other."""
         save = convert.save_from_wire(request.save)
         wait_s = convert.seconds_from_wire("wait_s", request.wait_s or 0.001, most=MAX_WAIT_S)
         try:
@@ -157,7 +180,13 @@ class SaveService:
             # Between the two looks it may have ended, well or not; then the outcome says it.
             if phase not in (Phase.PUBLISHED, Phase.ABORTED):
                 return save_pb2.AwaitReply(phase=convert.phase_to_wire(phase))
-        checkpoint = convert.checkpoint_to_wire(await settled(outcome), save.run)
+        try:
+            checkpoint = convert.checkpoint_to_wire(await settled(outcome), save.run)
+        except CkptdError as error:
+            if not request.hears_ends:
+                _check_not_over(error)
+                raise
+            return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_ABORTED, error=status.pack(error))
         return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_PUBLISHED, checkpoint=checkpoint)
 
     async def abort(self, request: save_pb2.AbortRequest, call: Call) -> save_pb2.AbortReply:
@@ -165,6 +194,17 @@ class SaveService:
         save = convert.save_from_wire(request.save)
         await self._pools.control(self._coordinator.abort, save, convert.text_from_wire(request.reason))
         return save_pb2.AbortReply()
+
+
+def _ends_a_save(error: CkptdError) -> bool:
+    """Whether an error says how a save ended, and not that a request was refused."""
+    return not isinstance(error, NotNowError | InvalidRequestError | ConflictError | NotFoundError | NotPermittedError)
+
+
+def _check_not_over(error: CkptdError) -> None:
+    """Raise in its stead what no sender takes for a lost connection, if `error` says that a save is over."""
+    if isinstance(error, UnavailableError) and not isinstance(error, NotNowError):
+        raise SessionAbortedError(f"the save is over: {error}") from error
 
 
 def _encoded(reply: save_pb2.DeclareReply | None) -> bytes | None:

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import UnavailableError
+from ckptd.engine.refusals import NotNowError
 from ckptd.service.calls import Call
 from ckptd.service.pools import Pools, settled
 from ckptd.watch.hub import Hub, Watcher
@@ -45,7 +45,7 @@ class WatchService:
                 while (checkpoint := watcher.take()) is not None:
                     await call.write(self._encode(run, checkpoint), stall_s=_PATIENCE_S)
                 await news.wait()
-            raise UnavailableError("the daemon is shutting down")
+            raise NotNowError("the daemon is shutting down")
         finally:
             ending.cancel()
             # It may be opened only after the peer is gone.

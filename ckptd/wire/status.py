@@ -68,6 +68,7 @@ _MAX_DETAILS = 400
 _MAX_REASON = 1500
 _MAX_FIELD = 300
 _MAX_NOTES = 4
+_IS_ANSWER = "answer"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -80,19 +81,27 @@ class Status:
     metadata: tuple[tuple[str, bytes], ...]
 
 
-def to_wire(error: CkptdError, *, code: grpc.StatusCode | None = None) -> Status:
-    """Return the status that carries `error`; `code` overrides the table's: UNAUTHENTICATED has no class of its own."""
+def to_wire(error: CkptdError, *, code: grpc.StatusCode | None = None, is_answer: bool = False) -> Status:
+    """Return the status that carries `error`; `code` overrides the table's: UNAUTHENTICATED has no class of its own.
+
+    `is_answer` marks what must not be taken for a lost connection, although its status is UNAVAILABLE.
+    """
     kind = next(kind for kind, _ in _TABLE if isinstance(error, kind))
     code = code or dict(_TABLE)[kind]
     details = _printable(str(error), _MAX_DETAILS)
-    info = error_details_pb2.ErrorInfo(domain=DOMAIN, reason=kind.__name__, metadata=_fields(error))
+    metadata = _fields(error)
+    if is_answer:
+        metadata[_IS_ANSWER] = "true"
+    info = error_details_pb2.ErrorInfo(domain=DOMAIN, reason=kind.__name__, metadata=metadata)
     rich = status_pb2.Status(code=code.value[0], message=details)
     rich.details.add().Pack(info)
     return Status(code, details, ((DETAILS_KEY, rich.SerializeToString()),))
 
 
 def from_wire(error: grpc.RpcError, *, address: str = "") -> CkptdError:
-    """Return the error that a call's failure stands for; the caller raises it ``from`` the gRPC one.
+    """Return the error that a call's failure stands for; the caller raises it ``from None``.
+
+    It says all that there is to say: gRPC's own traceback is forty lines before the one that matters.
 
     `address`: whom the call was for, as a user would write it; texts of gRPC's own failures name it.
     """
@@ -117,7 +126,7 @@ def _fields(error: CkptdError) -> dict[str, str]:
 
 def pack(error: CkptdError) -> bytes:
     """Return an error as bytes, for messages that do not travel over gRPC."""
-    return to_wire(error).metadata[0][1]
+    return to_wire(error, is_answer=True).metadata[0][1]
 
 
 def unpack(packed: bytes) -> CkptdError:
@@ -156,6 +165,7 @@ def _rebuild(kind: type[CkptdError], metadata: dict[str, str]) -> CkptdError:
         expected=_tuples(fields.get("expected")),
         actual=_tuples(fields.get("actual")),
     )
+    rebuilt.is_answer = bool(fields.get(_IS_ANSWER))
     for note in fields.get("notes") or ():
         rebuilt.add_note(str(note))
     return rebuilt

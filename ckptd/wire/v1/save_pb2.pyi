@@ -23,6 +23,7 @@ class SavePhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SAVE_PHASE_SEALED: _ClassVar[SavePhase]
     SAVE_PHASE_COMMITTED: _ClassVar[SavePhase]
     SAVE_PHASE_PUBLISHED: _ClassVar[SavePhase]
+    SAVE_PHASE_ABORTED: _ClassVar[SavePhase]
 ROAD_UNSPECIFIED: Road
 ROAD_STREAM: Road
 ROAD_ARENA: Road
@@ -33,6 +34,7 @@ SAVE_PHASE_FILLING: SavePhase
 SAVE_PHASE_SEALED: SavePhase
 SAVE_PHASE_COMMITTED: SavePhase
 SAVE_PHASE_PUBLISHED: SavePhase
+SAVE_PHASE_ABORTED: SavePhase
 
 class JoinRequest(_message.Message):
     __slots__ = ("peer", "run", "rank", "world_size", "options")
@@ -127,7 +129,7 @@ class PutManifestReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DeclareRequest(_message.Message):
-    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted")
+    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +141,7 @@ class DeclareRequest(_message.Message):
     PAD_STEP_NUMBER_FIELD_NUMBER: _ClassVar[int]
     META_SUFFIX_FIELD_NUMBER: _ClassVar[int]
     UNLISTED_FIELD_NUMBER: _ClassVar[int]
+    HEARS_ENDS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     request_id: str
     world_size: int
@@ -150,23 +153,34 @@ class DeclareRequest(_message.Message):
     pad_step_number: bool
     meta_suffix: str
     unlisted: bool
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ...) -> None: ...
+    hears_ends: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ...) -> None: ...
 
 class DeclareReply(_message.Message):
-    __slots__ = ("need_manifest", "assignment", "lane", "already_saved")
+    __slots__ = ("need_manifest", "assignment", "lane", "already_saved", "ended", "waiting")
     NEED_MANIFEST_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     ALREADY_SAVED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     need_manifest: NeedManifest
     assignment: Assignment
     lane: LanePart
     already_saved: _common_pb2.Checkpoint
-    def __init__(self, need_manifest: _Optional[_Union[NeedManifest, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., lane: _Optional[_Union[LanePart, _Mapping]] = ..., already_saved: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+    ended: bytes
+    waiting: Waiting
+    def __init__(self, need_manifest: _Optional[_Union[NeedManifest, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., lane: _Optional[_Union[LanePart, _Mapping]] = ..., already_saved: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., ended: _Optional[bytes] = ..., waiting: _Optional[_Union[Waiting, _Mapping]] = ...) -> None: ...
 
 class NeedManifest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Waiting(_message.Message):
+    __slots__ = ("what",)
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    what: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, what: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("save", "key", "num_shards", "num_lanes", "stream_port")
@@ -255,20 +269,26 @@ class WriteReply(_message.Message):
     def __init__(self, received: _Optional[int] = ..., ended: bool = ..., moved_to: _Optional[str] = ...) -> None: ...
 
 class AwaitRequest(_message.Message):
-    __slots__ = ("save", "wait_s")
+    __slots__ = ("save", "wait_s", "hears_ends")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    HEARS_ENDS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     wait_s: float
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ...) -> None: ...
+    hears_ends: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ...) -> None: ...
 
 class AwaitReply(_message.Message):
-    __slots__ = ("phase", "checkpoint")
+    __slots__ = ("phase", "checkpoint", "error", "waiting_for")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     phase: SavePhase
     checkpoint: _common_pb2.Checkpoint
-    def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+    error: bytes
+    waiting_for: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("save", "reason")
