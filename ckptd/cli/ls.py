@@ -34,7 +34,13 @@ def command(directory: str, as_json: bool) -> None:
                 "directory": store.url,
                 "latest": next((each.checkpoint.prefix for each in found if each.is_latest), None),
                 "checkpoints": [
-                    {**asdict(each.checkpoint), "listed": each.is_listed, "problem": each.problem} for each in found
+                    {
+                        **asdict(each.checkpoint),
+                        "listed": each.is_listed,
+                        "problem": each.problem,
+                        "quarantined": each.is_quarantined,
+                    }
+                    for each in found
                 ],
             }
         )
@@ -67,5 +73,9 @@ def _marks(found: Found) -> Iterator[str]:
         yield "pinned"
     if not found.is_listed:
         yield "not in the state file"
-    if found.problem is not None:
+    if found.is_quarantined:
+        yield f"QUARANTINED: {(found.problem or '').partition(': ')[2]}"
+    elif found.problem is not None:
         yield f"INCOMPLETE: {found.problem}"
+    if found.checkpoint.verified_at is not None:
+        yield f"verified {output.moment(found.checkpoint.verified_at)}"

@@ -12,14 +12,16 @@ from typing import Any
 
 from ckptd.client import environment, options, process_rank
 from ckptd.client.direct import DirectTransport, direct_mode_is_for_one
+from ckptd.client.falling_back import Restored
 from ckptd.client.files import files_of, read_state
 from ckptd.client.finding import as_text
 from ckptd.client.launching import Launcher
+from ckptd.client.locating import locate
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
 from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
-from ckptd.client.restoring import Array, locate, open_reader, read_meta_graph, restore
+from ckptd.client.restoring import Array, open_reader, read_meta_graph, restore
 from ckptd.client.rooms import RoomPool
 from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.under_way import UnderWay
@@ -139,6 +141,7 @@ class Checkpointer:
         self._preparation = Preparation(self._transport)
         self._launcher = Launcher(self._transport, self._preparation, self._under_way)
         self._is_closed = False
+        self._restored = Restored()
         self._wants_meta_graph = True
         self._only_first_meta_graph = write_meta_graph == "first"
 
@@ -258,8 +261,13 @@ class Checkpointer:
         into: Mapping[str, Array] | None = None,
         *,
         name: str | None = None,
+        fallback: bool | str = True,
     ) -> dict[str, Array]:
         """Read a checkpoint, however many ranks wrote it and however it was sliced.
+
+        If the latest turns out to be damaged, the owner of the run reads those bytes again; damage that it confirms
+        puts the checkpoint in quarantine, and the newest that verifies is restored. Both steps and the reason are
+        printed on stderr, and `restored` tells which checkpoint it was.
 
         Bytes come straight from disk where this host sees the daemon's directory, else through the daemon; every
         stored piece that is read whole is verified.
@@ -270,6 +278,10 @@ class Checkpointer:
             slices: wanted name → (start, shape) of the box to read instead of the whole tensor.
             into: wanted name → array to fill; it is what is returned then. Shape and dtype have to agree.
             name: of the checkpoint, if not this `Checkpointer`'s; ``"*"`` is any.
+            fallback: whether to go back to an older checkpoint where the latest is damaged; never with a `step`, nor
+                once a part of the damaged one has been restored by another call. With several ranks the step of the
+                first rank's restore holds for all of this start: a rank that meets damage raises, and the restarted job
+                takes the older step. "together" waits for all ranks, for `timeout_s`, and agrees in one call.
 
         Returns:
             Wanted name → array, owned by the caller; strings as object arrays of `bytes`.
@@ -277,13 +289,32 @@ class Checkpointer:
         Raises:
             NotFoundError: no such checkpoint, or tensor, with the names that come near.
             InvalidRequestError: a box leaves its tensor, or an array of `into` does not fit; both shapes are told.
-            CorruptionError: the bytes are wrong.
+            CorruptionError: the bytes are wrong, and there is nothing to go back to. What `into` gave is as it was, or
+                a note of the error says that it is not.
         """
         self._check_open()
         self._under_way.raise_unseen()
+        if fallback not in (True, False, "together"):
+            raise InvalidRequestError("fallback", expected="True, False or 'together'", actual=repr(fallback))
         # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
         by_many = self.world_size > 1 and names is None and slices is None
-        return restore(self._transport, self.run, self._name(name), step, names, slices, into, by_many=by_many)
+        return restore(
+            self._transport,
+            self.run,
+            self._name(name),
+            step,
+            names,
+            slices,
+            into,
+            restored=self._restored,
+            falls_back=bool(fallback),
+            by_many=by_many,
+        )
+
+    @property
+    def restored(self) -> Checkpoint | None:
+        """The checkpoint that `restore` read last; None before the first."""
+        return self._restored.checkpoint
 
     def reader(self, which: int | str | Checkpoint | None = None, *, name: str | None = None) -> CheckpointReader:
         """Open a checkpoint to look into it and to read from it bit by bit, as `load_checkpoint` does of a path.

@@ -27,6 +27,7 @@ from ckptd.client.watching import each
 from ckptd.engine import survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.coordinator import Coordinator
+from ckptd.engine.damage import Suspicion, Verdict, look_again
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
@@ -141,7 +142,7 @@ class DirectTransport:
 
     # Reading.
 
-    def latest(self, name: str) -> Located | None:
+    def latest(self, name: str, restore_id: str = "") -> Located | None:
         """See `Transport.latest`. The first call brings the run in order, if nobody works on it."""
         self._recover()
         coordinator = self._coordinator
@@ -160,6 +161,27 @@ class DirectTransport:
         else:
             found = survey.list_checkpoints(self._store, self._run)
         return [self._located(checkpoint) for checkpoint in found]
+
+    def check_damage(self, located: Located, suspicion: Suspicion, restore_id: str) -> Verdict | None:
+        """See `Transport.check_damage`. Takes the run for that, unless somebody else works on it."""
+        save_id, by = located.checkpoint.save_id, self._holder
+        with self._lock:
+            coordinator, is_closed = self._coordinator, self._is_closed.is_set()
+        if coordinator is not None:
+            return coordinator.check_damage(self._run, located.key, save_id, suspicion, by)
+        if not is_closed:
+            owner = self._new_coordinator(takes_over=False)
+            try:
+                owner.open()
+                return owner.check_damage(self._run, located.key, save_id, suspicion, by)
+            except (ConflictError, NotPermittedError, StorageFullError):
+                pass  # somebody else works on it, or nothing can be noted there: then only this process passes it by
+            finally:
+                owner.close()
+        problem = look_again(self._store, located.key, suspicion)
+        if problem is None:
+            return Verdict(False, "read once more, these bytes are as they should be")
+        return Verdict(True, str(problem), is_listed_no_more=False)
 
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `Transport.set_pinned`."""
@@ -264,17 +286,20 @@ class DirectTransport:
             coordinator = self._new_coordinator(takes_over=False)
             try:
                 coordinator.open()
-                coordinator.latest(self._run)
+                coordinator.checkpoints(self._run)
             except (ConflictError, NotPermittedError, StorageFullError):
                 pass  # somebody works on it and keeps it in order; it is not ours to change; or the disk is full
             finally:
                 coordinator.close()
 
     def _new_coordinator(self, *, takes_over: bool) -> Coordinator:
-        holder = f"direct mode, pid {os.getpid()} on {self._member.host}"
         allow_unfenced = os.environ.get(_ALLOW_UNFENCED, "").lower() in ("1", "true", "yes")
         settings = Settings(shards=1, allow_unfenced=allow_unfenced)
-        return Coordinator(self._store, settings=settings, owns_root=False, takes_over=takes_over, holder=holder)
+        return Coordinator(self._store, settings=settings, owns_root=False, takes_over=takes_over, holder=self._holder)
+
+    @property
+    def _holder(self) -> str:
+        return f"direct mode, pid {os.getpid()} on {self._member.host}"
 
     def _tick(self, coordinator: Coordinator) -> None:
         try:

@@ -34,6 +34,7 @@ from ckptd.client.turns import Turn
 from ckptd.client.watching import DaemonWatch, each
 from ckptd.client.ways import Ways
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
@@ -239,7 +240,11 @@ class RemoteTransport:
 
     # Reading.
 
-    def latest(self, name: str) -> Located | None:
+    def check_damage(self, located: Located, suspicion: Suspicion, restore_id: str) -> Verdict | None:
+        """See `Transport.check_damage`."""
+        return None
+
+    def latest(self, name: str, restore_id: str = "") -> Located | None:
         """See `Transport.latest`."""
         request = read_pb2.LatestRequest(peer=self._peer, run=self._run, name=name)
         reply = self._ask(lambda s: self._read.Latest(request, timeout=s))

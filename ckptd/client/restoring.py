@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.client.falling_back import Restored, noted, restore_newest
 from ckptd.client.held_objects import HeldObjects
+from ckptd.client.locating import locate
 from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.transport import Located, Transport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.objects import Objects
 from ckptd.engine.restore import Bundle, Wanted
-from ckptd.engine.series import name_of, of_name
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
-from ckptd.format.names import ANY_NAME, meta_key
+from ckptd.format.names import meta_key
 from ckptd.format.slices import Box
 from ckptd.storage.local import LocalStore
 
@@ -35,23 +36,36 @@ def restore(
     slices: Boxes | None,
     into: Mapping[str, Array] | None,
     *,
+    restored: Restored,
+    falls_back: bool = True,
     by_many: bool = False,
 ) -> dict[str, Array]:
     """Read tensors of the checkpoint of a name's `step`, or of its latest; see `Checkpointer.restore`.
 
-    A checkpoint may be deleted or replaced while it is read; then what took its place is read. `by_many` says that
-    other processes of this host probably read the same bytes.
+    A checkpoint may be deleted or replaced while it is read; then what took its place is read. `restored` is told which
+    it was. `by_many` says that other processes of this host probably read the same bytes.
     """
+
+    def read(located: Located) -> dict[str, Array]:
+        return _read(transport, located.key, names, slices, into, by_many)
+
+    if step is None:
+        return restore_newest(transport, run, name, read, restored, falls_back=falls_back, writes_into=bool(into))
     located = locate(transport, run, name, step)
     for _ in range(_MAX_ATTEMPTS):
         try:
-            return _read(transport, located.key, names, slices, into, by_many)
-        except (NotFoundError, CorruptionError):
+            arrays = read(located)
+            break
+        except (NotFoundError, CorruptionError) as error:
             now = locate(transport, run, name, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
-                raise  # it is still the one that is meant, so this is about the checkpoint itself
+                # It is still the one that is meant, so this is about the checkpoint itself.
+                raise noted(error, bool(into)) from error.__cause__
             located = now
-    return _read(transport, located.key, names, slices, into, by_many)
+    else:
+        arrays = read(located)
+    restored.checkpoint = located.checkpoint
+    return arrays
 
 
 def _objects(transport: Transport, key: str, by_many: bool) -> Objects:
@@ -79,41 +93,6 @@ def read_meta_graph(transport: Transport, run: str, name: str, step: int | None,
         return transport.objects(located.key).get(meta_key(located.key, suffix))
     except NotFoundError:
         return None
-
-
-def locate(transport: Transport, run: str, name: str, step: int | None) -> Located:
-    """Return the checkpoint of `step`, or the latest, that `name` means; `NotFoundError` when there is none."""
-    if step is None:
-        latest = transport.latest(name)
-        if latest is None:
-            raise NotFoundError(f"run {run!r} has no checkpoint yet{_of_others(transport.checkpoints(), name)}")
-        return latest
-    everything = transport.checkpoints()
-    found = of_name(everything, name, checkpoint_of=_checkpoint)
-    of_step = [located for located in found if located.checkpoint.step == step]
-    if of_step:
-        called = sorted({name_of(each.checkpoint) for each in of_step})
-        if name != ANY_NAME and len(called) > 1:
-            raise InvalidRequestError(f"step {step} is there under several names: {', '.join(called)}; pass name=")
-        return of_step[-1]
-    steps = ", ".join(str(located.checkpoint.step) for located in found[-5:])
-    hint = f"; the newest are {steps}" if found else _of_others(everything, name) or "; it has none yet"
-    others = sorted({name_of(each.checkpoint) for each in everything if each.checkpoint.step == step})
-    if found and others:
-        hint = f" of name {name!r}; there is one of {', '.join(others)}: pass name="
-    raise NotFoundError(f"run {run!r} has no checkpoint of step {step}{hint}")
-
-
-def _checkpoint(located: Located) -> Checkpoint:
-    return located.checkpoint
-
-
-def _of_others(found: Sequence[Located], name: str) -> str:
-    """Return what to append where nothing has this name, but others are there."""
-    if not found or of_name(found, name, checkpoint_of=_checkpoint):
-        return ""
-    called = ", ".join(sorted({name_of(each.checkpoint) for each in found})[:5])
-    return f" of name {name!r}; it has some of {called}: pass name="
 
 
 def _locate_prefix(transport: Transport, prefix: str) -> Located:

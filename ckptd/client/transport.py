@@ -19,6 +19,7 @@ from ckptd.client.placement import Placement
 from ckptd.client.rooms import Room
 from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
@@ -97,8 +98,14 @@ class Transport(Protocol):
     def abort(self, save: SaveRef, reason: str) -> None:
         """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""
 
-    def latest(self, name: str) -> Located | None:
-        """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`."""
+    def latest(self, name: str, restore_id: str = "") -> Located | None:
+        """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`.
+
+        With the id of a call of `restore` it is the one that all ranks of this start restore.
+
+        Raises:
+            CorruptionError: when there are checkpoints, and all of them are in quarantine.
+        """
 
     def checkpoints(self) -> list[Located]:
         """Return all checkpoints of the run, of whatever name, oldest first."""
@@ -111,6 +118,13 @@ class Transport(Protocol):
 
     def undelete(self, which: NamedStep) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately; durable on return."""
+
+    def check_damage(self, located: Located, suspicion: Suspicion, restore_id: str) -> Verdict | None:
+        """Have the owner of the run read bytes again that looked wrong; None when there is nobody who can.
+
+        Raises:
+            UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
+        """
 
     def watch(self, name: str, timeout_s: float | None = None) -> Iterator[Checkpoint]:
         """Yield the newest checkpoint that `name` means, then each newer one.

@@ -137,26 +137,49 @@ class Catalog(Owned):
     def find(self, which: Which) -> Checkpoint:
         """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
 
+        One in quarantine is found too, if there is no other: to be deleted, or pinned.
+
         Raises:
             NotFoundError: when there is none.
             InvalidRequestError: when there are several of the usual name's step, none of which has that name.
         """
-        found = self.checkpoints()
-        match which:
-            case str():
-                found = [each for each in found if which in (each.prefix, each.prefix.rpartition("/")[2])]
-            case int():
-                found = [each for each in found if each.step == which]
-            case series.NamedStep(name, step):
-                found = [each for each in series.of_name(found, name, checkpoint_of=lambda it: it) if each.step == step]
-                _check_one_name(which, found)
-        if found:
-            return found[-1]
+        whole = self.checkpoints()
+        marked = [survey.checkpoint_of(self._store, record) for record in self._ledger.quarantined()]
+        for found in (whole, [*whole, *marked]):
+            match which:
+                case str():
+                    meant = [each for each in found if which in (each.prefix, each.prefix.rpartition("/")[2])]
+                case int():
+                    meant = [each for each in found if each.step == which]
+                case series.NamedStep(name, step):
+                    of_name = series.of_name(found, name, checkpoint_of=lambda it: it)
+                    meant = [each for each in of_name if each.step == step]
+                    _check_one_name(which, meant)
+            if meant:
+                return meant[-1]
         raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._run or None)
 
     def exists(self, name: str, step: int | None) -> bool:
         """Say whether the step has an index, whoever wrote it: then saving it anew needs `overwrite`."""
         return self._is_there(names.index_key(join(self._run, self._prefix(name, step))))
+
+    def record_of(self, save_id: str) -> Record | None:
+        """Return the record of a published save that is not being deleted, None if there is none."""
+        record = self._ledger.records.get(save_id)
+        return record if record is not None and record.published and not record.dropped else None
+
+    def recover_again(self) -> None:
+        """Read the run anew: somebody else has changed what lies there. Nothing that may have readers is deleted."""
+        self._recover(None)
+
+    def quarantined(self) -> list[Record]:
+        """Return the records of what is in quarantine, in the order in which the saves began."""
+        return self._ledger.quarantined()
+
+    def is_in_quarantine(self, name: str, step: int | None) -> bool:
+        """Say whether the step is taken only by a checkpoint in quarantine, which a new save may replace."""
+        prefix = self._prefix(name, step)
+        return any(record.prefix == prefix for record in self._ledger.quarantined())
 
     # A save
 

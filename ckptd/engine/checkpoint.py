@@ -21,6 +21,9 @@ class Checkpoint:
         pinned: retention never removes it while this holds.
         save_id: which save wrote it; empty when it was not ours.
         durability: what it survives.
+        verified_at: when all of it was last read and found as it should be, wall-clock seconds; None: not yet.
+        rolled_back: of one that is told to watchers once more: why the newer one that they were told is not to be
+            used; empty otherwise.
     """
 
     prefix: str
@@ -32,3 +35,5 @@ class Checkpoint:
     pinned: bool = False
     save_id: str = ""
     durability: Durability = Durability.LOCAL_DISK
+    verified_at: float | None = None
+    rolled_back: str = ""

@@ -16,15 +16,18 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from weakref import WeakValueDictionary
 
+from ckptd.engine import survey
 from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
+from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.listeners import Heard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.owned import Which
 from ckptd.engine.readers import Readers
+from ckptd.engine.records import Record
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.retention import Rule
 from ckptd.engine.run import Run
@@ -298,7 +301,23 @@ class Coordinator:
     # Checkpoints.
 
     def latest(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
-        """Return the newest complete checkpoint of a run that `name` means; see `series`."""
+        """Return the newest complete checkpoint of a run that `name` means; see `series`.
+
+        Raises:
+            CorruptionError: when all that it has are in quarantine.
+        """
+        found = self._run_if_there(run)
+        if found is None:
+            return None
+        latest = found.latest(name)
+        meant = [each for each in found.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
+        if latest is None and meant:
+            # "None yet" would let a trainer begin anew without a word.
+            raise survey.all_in_quarantine(meant[-1])
+        return latest
+
+    def latest_for_watchers(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
+        """Return the newest complete checkpoint of a run; None also when all it has are in quarantine."""
         found = self._run_if_there(run)
         return found.latest(name) if found is not None else None
 
@@ -321,6 +340,18 @@ class Coordinator:
         prefix = self.store.location(prefix_key)
         found = (checkpoint for checkpoint in reversed(self.checkpoints(run)) if checkpoint.prefix == prefix)
         return next((checkpoint.save_id for checkpoint in found), "")
+
+    def check_damage(self, run: str, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
+        """Read bytes again that looked wrong to a reader of the checkpoint `key`, see `Run.check_damage`."""
+        found = self._run_if_there(run)
+        if found is None:
+            raise NotFoundError("there is no such run", key=run)
+        return found.check_damage(key, save_id, suspicion, by)
+
+    def quarantined(self, run: str) -> list[Record]:
+        """Return the records of what is in quarantine in a run, in the order in which the saves began."""
+        found = self._run_if_there(run)
+        return found.quarantined() if found is not None else []
 
     def pin(self, run: str, which: Which, pinned: bool = True) -> Checkpoint:
         """Keep a checkpoint whatever retention says; with `pinned=False` no longer."""

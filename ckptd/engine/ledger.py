@@ -116,6 +116,41 @@ class Ledger:
             self.state.delete()
             self.listing, self.style = rest, Style()
 
+    def quarantined(self) -> list[Record]:
+        """Return the saves that are in quarantine, in the order in which they began."""
+        found = (each for each in self.records.values() if each.quarantine and each.published and not each.dropped)
+        return sorted(found, key=lambda record: record.sequence)
+
+    def put_in_quarantine(self, record: Record, reason: str, by: str) -> None:
+        """Mark a checkpoint as damaged, durably, and let the state file name the newest that is whole.
+
+        If no other is listed here, the state file stays as it is: a history must not become empty.
+        """
+        at = self._clock.wall_s()
+        self._on_step("quarantine.record")
+        marked = records.change(self._store, record, quarantine=reason, quarantined_at=at, quarantined_by=by)
+        self.records[marked.save_id] = marked
+        # Crash here: marked, and still named by the state file: `recovery` does what follows.
+        self._leave_quarantined_out(self.listing.without(marked.prefix))
+
+    def _leave_quarantined_out(self, rest: Listing) -> None:
+        if rest.here:
+            self._on_step("quarantine.state")
+            self._write_state(rest, self.style)
+        else:
+            self.listing = rest
+
+    def end_quarantine(self, record: Record, policy: RetentionPolicy) -> Record:
+        """Take the mark back, durably: list it again where it was, if there is room, else keep it for good."""
+        back = replace(record, quarantine="", quarantined_at=None, quarantined_by="", verified_at=self._clock.wall_s())
+        if not back.preserved and self.listing.has_room(policy):
+            self.remember(records.change(self._store, back))
+            # Crash here: whole, not listed: `recovery` keeps it for good.
+            self._write_state(self.listing.with_adopted(self.entry(back)), self.style)
+        else:
+            back = self.remember(records.change(self._store, replace(back, preserved=True)))
+        return back
+
     # Deleting in a way that can be undone
 
     def is_undoable(self, record: Record) -> bool:
@@ -276,6 +311,7 @@ class Ledger:
             for record in self.records.values()
             if record.published
             and not record.dropped
+            and not record.quarantine
             and record.prefix_key not in listed
             and record.latest_filename == self.latest_filename
             and record.save_id not in self.hidden
@@ -310,6 +346,8 @@ class Ledger:
         for prefix, problem in read.problems.items():
             outcomes.append(Outcome(store.location(prefix), Fate.LEAVE, f"listed, but not complete: {problem}"))
         self.hidden.update(record.save_id for record in loaded.found if record.prefix_key in read.problems)
+        if any(each.quarantine and each.prefix_key in listed for each in loaded.found) and self.listing.here:
+            self._leave_quarantined_out(self.listing)
         ours = [
             record
             for record in loaded.found

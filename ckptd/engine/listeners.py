@@ -36,8 +36,16 @@ class Listeners:
             if number <= self._num_told:
                 return
             self._num_told = number
-            for heard in list(self._listeners):
-                try:
-                    heard(checkpoint)
-                except Exception:
-                    logger.exception("a watcher of %s failed", self._run)
+            self._tell_all(checkpoint)
+
+    def tell_again(self, checkpoint: Checkpoint) -> None:
+        """Tell all that the newest one that they know is damaged, and which they were told before is to be used."""
+        with self._telling:
+            self._tell_all(checkpoint)
+
+    def _tell_all(self, checkpoint: Checkpoint) -> None:
+        for heard in list(self._listeners):
+            try:
+                heard(checkpoint)
+            except Exception:
+                logger.exception("a watcher of %s failed", self._run)

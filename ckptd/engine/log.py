@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.wording import describe_bytes, describe_seconds
 from ckptd.errors import CkptdError
+
+if TYPE_CHECKING:
+    from ckptd.engine.records import Record
 
 logger = logging.getLogger("ckptd.engine")
 
@@ -67,4 +71,21 @@ def log_failed(save: SaveRef, error: CkptdError) -> None:
         "reason": str(error),
     }
     text = str(error) if str(save) in str(error) else f"{save} was not saved: {error}"
+    logger.error("%s", text, extra={"ckptd": fields})
+
+
+def log_quarantined(prefix: str, record: Record, reason: str, by: str, latest: Checkpoint | None) -> None:
+    """Say that a checkpoint is damaged and out of the list, and which one is the latest now."""
+    now = "nothing is listed now" if latest is None else f"the latest is {latest.prefix}"
+    fields = {
+        "event": "quarantined",
+        "run": record.run,
+        "step": record.step,
+        "prefix": prefix,
+        "save_id": record.save_id,
+        "reason": reason,
+        "by": by,
+        "latest": None if latest is None else latest.prefix,
+    }
+    text = f"{prefix} is damaged and in quarantine, its files stay: {reason}; {now}. `ckptd repair` looks again"
     logger.error("%s", text, extra={"ckptd": fields})

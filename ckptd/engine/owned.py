@@ -126,6 +126,43 @@ class Owned(ABC):
             ledger.is_stale = True
             raise
 
+    def quarantine(self, save_id: str, reason: str, by: str) -> bool:
+        """Mark a checkpoint of ours as damaged: it leaves the list, and its files stay. Durable on return.
+
+        Returns False when there is no such checkpoint any more, or it is in quarantine already.
+        """
+        self._refresh(0.0)
+        self._ledger.settle(None)
+        record = self._ledger.records.get(save_id)
+        if record is None or not record.published or record.dropped or record.quarantine:
+            return False
+        try:
+            self._ledger.put_in_quarantine(record, reason, by)
+        except CkptdError:
+            self._ledger.is_stale = True
+            raise
+        return True
+
+    def note_verified(self, save_id: str) -> None:
+        """Note that all of a checkpoint of ours was read just now and is as it should be; unless it has gone."""
+        self._refresh(0.0)
+        record = self._ledger.records.get(save_id)
+        if record is not None and record.published and not record.dropped:
+            self._ledger.remember(records.change(self._store, record, verified_at=self._clock.wall_s()))
+
+    def lift_quarantine(self, save_id: str) -> Checkpoint:
+        """List a checkpoint again that was verified anew, or keep it for good where its place is taken. Durable."""
+        self._refresh(0.0)
+        self._ledger.settle(None)
+        record = self._ledger.records.get(save_id)
+        if record is None or not record.quarantine:
+            raise NotFoundError("no checkpoint of this save is in quarantine", key=self._run or None)
+        try:
+            return survey.checkpoint_of(self._store, self._ledger.end_quarantine(record, self._policy))
+        except CkptdError:
+            self._ledger.is_stale = True
+            raise
+
     def _is_meant(self, record: Record, which: Which) -> bool:
         if not isinstance(which, NamedStep):
             return which in (record.step, record.prefix, self._store.location(record.prefix_key))

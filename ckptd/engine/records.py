@@ -74,6 +74,10 @@ class Record:
         preserved: it left the state file's list, and is kept for good.
         pinned: retention never lets it go.
         released: it is pinned no longer, and retention had let others go in its place: its turn is the next save.
+        quarantine: why it is in quarantine, with the bytes that are damaged, in words; "" when it is not.
+        quarantined_at: wall clock, since when.
+        quarantined_by: who read the damaged bytes again.
+        verified_at: wall clock, when all of it was last read and found as it should be; None: not yet.
     """
 
     save_id: str
@@ -105,6 +109,10 @@ class Record:
     preserved: bool = False
     pinned: bool = False
     released: bool = False
+    quarantine: str = ""
+    quarantined_at: float | None = None
+    quarantined_by: str = ""
+    verified_at: float | None = None
 
     def __post_init__(self) -> None:
         if not _SAVE_ID.fullmatch(self.save_id):

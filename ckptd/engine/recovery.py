@@ -139,6 +139,8 @@ def _judge_published(facts: Facts) -> tuple[Fate, str]:
         return Fate.LEAVE, "another program has replaced its index"
     if facts.is_listed or record.preserved or record.pinned:
         return Fate.NOTHING, "it is published"
+    if record.quarantine:
+        return Fate.NOTHING, "it is in quarantine"
     if _index_is_foreign(facts):
         return Fate.LEAVE, "another program has replaced its index"
     if facts.horizon is None:

@@ -1,17 +1,21 @@
 """Writes a state file anew from what lies complete on disk, when it is lost, malformed, or names what is not there.
 
 Recovery never does this by itself: a history must not silently change. A person asks for it, and what the state file
-held before is kept beside the records.
+held before is kept beside the records. What is in quarantine is read again, all of it, and taken back if it is whole.
 """
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ckptd.engine import commit as durable
 from ckptd.engine import listed, records, reserve, survey
 from ckptd.engine.commit import SeenState
+from ckptd.engine.records import Record
 from ckptd.engine.survey import Found
+from ckptd.engine.verify import verify
 from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.format import names
 from ckptd.format.crc32c import crc32c
@@ -57,6 +61,7 @@ def repair(
     with store.lock(join(directory, f"{records.DIRECTORY}/lock"), holder="ckptd repair", takes_over=takes_over):
         key = join(directory, latest_filename)
         seen = durable.look(store, key)
+        lifted = _lift_quarantines(store, directory)
         found = {_key_of(store, directory, each): each for each in survey.survey(store, directory, None)}
         left_out = [(each.checkpoint.prefix, each.problem) for each in found.values() if each.problem is not None]
         old, reason = _parse(seen, key)
@@ -66,6 +71,11 @@ def repair(
             reason = reason or "it named no complete checkpoint"
         elif old is not None and new != old:
             reason = "it named checkpoints that are not complete, or by paths of another place"
+        if lifted and new is not None:
+            new = _with_lifted(new, lifted, {each.prefix: each for each in records.load(store, directory).found})
+            reason = (
+                reason or f"{', '.join(each.prefix for each in lifted)} verifies again and is in quarantine no more"
+            )
         if new is None:
             raise NotFoundError("there is no complete checkpoint here to make a state file from", key=directory or None)
         now_listed = tuple(_location(store, directory, path) for path in new.all_model_checkpoint_paths)
@@ -74,6 +84,40 @@ def repair(
         kept_at = _keep(store, directory, latest_filename, seen)
         durable.publish(store, key, new.encode(), seen)
         return Repaired(True, reason, now_listed, tuple(left_out), kept_at)
+
+
+def _lift_quarantines(store: Store, directory: str) -> list[Record]:
+    """Read what is in quarantine again; take the mark from what is whole, and return it, oldest first."""
+    lifted = []
+    for record in records.load(store, directory).found:
+        if record.quarantine and record.published and not record.dropped:
+            with suppress(NotFoundError):
+                if verify(store, record.prefix_key).ok:
+                    record = records.change(
+                        store, record, quarantine="", quarantined_at=None, quarantined_by="", verified_at=time.time()
+                    )
+                    lifted.append(record)
+    return lifted
+
+
+def _with_lifted(state: CheckpointState, lifted: list[Record], ours: dict[str, Record]) -> CheckpointState:
+    """Return the list with those that were in quarantine, each before the first that was saved after it."""
+    paths = list(state.all_model_checkpoint_paths) or [state.model_checkpoint_path]
+    times = dict(zip(state.all_model_checkpoint_paths, state.all_model_checkpoint_timestamps, strict=False))
+    for record in lifted:
+        if record.preserved or record.prefix in paths:
+            continue
+        later = (n for n, path in enumerate(paths) if path in ours and ours[path].sequence > record.sequence)
+        paths.insert(next(later, len(paths)), record.prefix)
+        times[record.prefix] = record.saved_at
+    return replace(
+        state,
+        model_checkpoint_path=paths[-1],
+        all_model_checkpoint_paths=tuple(paths),
+        all_model_checkpoint_timestamps=tuple(times.get(path, 0.0) for path in paths)
+        if state.all_model_checkpoint_timestamps
+        else (),
+    )
 
 
 def _parse(seen: SeenState, key: str) -> tuple[CheckpointState | None, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from ckptd.engine import reserve
 from ckptd.engine import session as machine
@@ -14,15 +16,17 @@ from ckptd.engine.capture import Capture
 from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
+from ckptd.engine.damage import Suspicion, Verdict, look_again
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment, Layout
 from ckptd.engine.listeners import Heard, Listeners
-from ckptd.engine.log import logger
+from ckptd.engine.log import log_quarantined, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
 from ckptd.engine.owned import Which
 from ckptd.engine.plan import PAGE_BYTES, plan
 from ckptd.engine.readers import Readers
+from ckptd.engine.records import Record
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
@@ -44,6 +48,8 @@ from ckptd.storage.base import Durability, Lock, Store
 _REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
 _REMEMBERED_LAYOUTS = 4
 _SWEEP_AGAIN_S = 5.0
+_SOUND_FOR_S = 60.0
+_SOUND = "the owner of the run reads these bytes as they should be"
 _CONFIRM_AGAIN_S = 2.0  # while saves are under way; well below what a commit wants
 
 
@@ -100,7 +106,10 @@ class Run:
         self._draining = False
         self._listed: tuple[Checkpoint, ...] = ()
         self._forgotten: tuple[Checkpoint, ...] = ()
+        self._checking = threading.Lock()  # one look at suspected bytes at a time
+        self._sound: dict[tuple[str, str, int | None], float] = {}  # what was found so, and until when that counts
         self._checkpoints: tuple[Checkpoint, ...] = ()
+        self._quarantined: tuple[Record, ...] = ()
 
     def open(self) -> None:
         """Bring the run's directory in order and load what it holds."""
@@ -209,7 +218,12 @@ class Run:
                 return known.outcome.result(timeout=0)
         # Only now look at the store, without holding up the others.
         with self.catalog_lock:
-            taken = not declaration.overwrite and self.catalog.exists(declaration.name, ref.step)
+            name, step = declaration.name, ref.step
+            taken = (
+                not declaration.overwrite
+                and self.catalog.exists(name, step)
+                and not self.catalog.is_in_quarantine(name, step)
+            )
         with self.lock:
             live = self._live_save_of(declaration.prefix)
             if live is None:
@@ -335,10 +349,15 @@ class Run:
         """Return all checkpoints, oldest first."""
         return list(self._checkpoints)
 
+    def quarantined(self) -> list[Record]:
+        """Return the records of what is in quarantine."""
+        return list(self._quarantined)
+
     def look(self) -> None:
         """Remember what the catalog holds, so that who asks never waits for the store; the catalog's lock is held."""
         self._checkpoints = tuple(self.catalog.checkpoints())
         self._listed, self._forgotten = tuple(self.catalog.listed()), tuple(self.catalog.forgotten())
+        self._quarantined = tuple(self.catalog.quarantined())
         self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
         sweep_at = self.catalog.next_sweep_at()
         # What could not be swept, because it is being read perhaps, is not tried again with every tick.
@@ -385,6 +404,53 @@ class Run:
                 return self.catalog.undelete(which)
             finally:
                 self.look()
+
+    def check_damage(self, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
+        """Read bytes again that looked wrong to a reader; only what is wrong here, too, goes into quarantine.
+
+        `key` is the checkpoint's prefix. One that is not ours has no `save_id`, and is only looked at.
+
+        Raises:
+            UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
+        """
+        with self._checking:
+            with self.catalog_lock:
+                record = self.catalog.record_of(save_id)
+            if save_id and (record is None or record.quarantine):
+                return Verdict(True, "it is there no more" if record is None else record.quarantine)
+            prefix = key if record is None else record.prefix_key
+            if prefix.rpartition("/")[0] != self.name:
+                raise InvalidRequestError("this is no checkpoint of the run", key=prefix)
+            known = (save_id or prefix, suspicion.key, suspicion.offset)
+            if self._sound.get(known, -math.inf) > self.clock.boot_s():
+                return Verdict(False, _SOUND)
+            try:
+                problem = look_again(self.store, prefix, suspicion)
+            except NotFoundError:
+                with self.catalog_lock:
+                    self.catalog.recover_again()
+                    self.look()
+                return Verdict(True, "it is there no more")
+            if problem is None:
+                # Who says the same again and again must not keep the store busy.
+                self._sound = {known: self.clock.boot_s() + _SOUND_FOR_S}
+                return Verdict(False, _SOUND)
+            if record is None:
+                return Verdict(True, str(problem), is_listed_no_more=False)
+            return self._put_in_quarantine(record, str(problem), by)
+
+    def _put_in_quarantine(self, record: Record, reason: str, by: str) -> Verdict:
+        with self.catalog_lock:
+            try:
+                is_new = self.catalog.quarantine(record.save_id, reason, by)
+            finally:
+                self.look()
+            latest = self.latest(record.name)
+        if is_new:
+            log_quarantined(self.store.location(record.prefix_key), record, reason, by, latest)
+            if latest is not None:
+                self._listeners.tell_again(replace(latest, rolled_back=f"{record.prefix}: {reason}"))
+        return Verdict(True, reason)
 
     def subscribe(self, heard: Heard) -> Callable[[], None]:
         """Call `heard` for each checkpoint from now on, in their order; return what ends that. It must not block."""

@@ -17,7 +17,7 @@ from ckptd.engine.listed import find, listed_paths, resolve
 from ckptd.engine.log import warn_once
 from ckptd.engine.prune import index_in_place
 from ckptd.engine.records import Record
-from ckptd.errors import NotFoundError
+from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import ObjectStat, Store
 from ckptd.storage.keys import join
@@ -40,6 +40,11 @@ class Found:
     is_latest: bool
     problem: str | None = None
 
+    @property
+    def is_quarantined(self) -> bool:
+        """Whether its owner has confirmed that it is damaged; `problem` then tells the reason."""
+        return (self.problem or "").startswith(QUARANTINED)
+
 
 def latest_checkpoint(
     store: Store, directory: str, latest_filename: str = names.STATE_KEY, name: str = names.ANY_NAME
@@ -53,7 +58,8 @@ def latest_checkpoint(
     restoring it tells what is wrong.
 
     Raises:
-        CorruptionError: for a state file that cannot be read as one.
+        CorruptionError: for a state file that cannot be read as one; when what it lists is in quarantine, and nothing
+            else is whole.
     """
     state_key = join(directory, latest_filename)
     data: bytes | None = None
@@ -84,6 +90,8 @@ def latest_checkpoint(
             f"newest whole one in the directory; passed by: {'; '.join(passed)}"
         )
         return newest
+    if named is not None and (named.problem or "").startswith(QUARANTINED):
+        raise CorruptionError(f"no checkpoint here is whole, and this one is {named.problem}", key=state_key)
     return None if named is None else named.checkpoint
 
 
@@ -245,6 +253,9 @@ def _is_whole(found: Found | None) -> bool:
 GONE = "its index is missing"
 """The problem of a checkpoint without an index: to a reader it is no checkpoint."""
 
+QUARANTINED = "in quarantine"
+"""Begins the problem of a checkpoint whose damage its owner has confirmed."""
+
 
 def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Checkpoint, str | None]:
     """Describe the checkpoint of an index in place, and say why it is not complete, if so.
@@ -276,8 +287,19 @@ def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Check
     if record is not None:
         if problem is None and size_bytes != record.size_bytes:
             problem = f"its shards hold {size_bytes} bytes, not {record.size_bytes}"
+        if record.quarantine:
+            problem = f"{QUARANTINED}: {record.quarantine}"
         return checkpoint_of(store, record, saved_at=index.modified_at), problem
     return replace(nothing, size_bytes=size_bytes, num_shards=num_shards), problem
+
+
+def all_in_quarantine(newest: Record) -> CorruptionError:
+    """Return the error of a run whose checkpoints are all in quarantine."""
+    return CorruptionError(
+        f"no checkpoint of this run is whole, and the newest is in quarantine: {newest.quarantine}. `ckptd repair` "
+        "looks again and takes back what is whole; `ckptd rm` removes it, after which training begins anew",
+        key=newest.prefix_key,
+    )
 
 
 def checkpoint_of(store: Store, record: Record, *, saved_at: float = 0.0) -> Checkpoint:
@@ -292,6 +314,7 @@ def checkpoint_of(store: Store, record: Record, *, saved_at: float = 0.0) -> Che
         pinned=record.pinned,
         save_id=record.save_id,
         durability=store.durability,
+        verified_at=record.verified_at,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
@@ -98,8 +98,12 @@ class _Check:
     problem: Problem | None = None
 
 
-def verify(objects: Objects, key: str, progress: Progress | None = None) -> Report:
-    """Check the checkpoint whose prefix is `key`, all of it. Damage is reported, not raised.
+def verify(
+    objects: Objects, key: str, progress: Progress | None = None, *, only: Container[str] | None = None
+) -> Report:
+    """Check the checkpoint whose prefix is `key`, all of it, or of its tensors those named in `only`.
+
+    Damage is reported, not raised. That every data file is there is checked in any case.
 
     Raises:
         NotFoundError: when there is no such checkpoint.
@@ -110,13 +114,16 @@ def verify(objects: Objects, key: str, progress: Progress | None = None) -> Repo
     except CorruptionError as error:
         problem = Problem(error.key or index_key(key), _reason(error), offset=error.offset)
         return Report(objects.location(key), False, 0, 0, 0, (problem,))
-    return _Verification(objects, bundle, progress).run()
+    return _Verification(objects, bundle, progress, only).run()
 
 
 class _Verification:
     """One run of `verify`."""
 
-    def __init__(self, objects: Objects, bundle: Bundle, progress: Progress | None) -> None:
+    def __init__(
+        self, objects: Objects, bundle: Bundle, progress: Progress | None, only: Container[str] | None
+    ) -> None:
+        self._only = only
         self._objects = objects
         self._bundle = bundle
         self._progress = progress
@@ -126,7 +133,8 @@ class _Verification:
         self._done_bytes = 0
 
     def run(self) -> Report:
-        names = self._bundle.names()
+        only = self._only
+        names = [name for name in self._bundle.names() if only is None or name in only]
         tensors = list(self._tensors(names))
         self._total_bytes = sum(piece.size for tensor in tensors for piece in tensor.pieces)
         work = (check for tensor in tensors for check in self._checks(tensor))

@@ -126,7 +126,7 @@ class Server:
         self._coordinator = coordinator
         self._arenas: ArenaServer | None = None
         self.streams: StreamProcesses | None = None
-        self.hub = Hub(coordinator.subscribe, coordinator.latest)
+        self.hub = Hub(coordinator.subscribe, coordinator.latest_for_watchers)
         self._admin = AdminService(coordinator, host, self._pools)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self._identity = None if options.token is None else Identity(options.token)

@@ -1,0 +1,158 @@
+"""What `Checkpointer.restore` does about damage: the owner of the run looks, and the newest that verifies is restored.
+
+A program restores in one piece or in several calls. All of them read one checkpoint: once something of it has been
+restored, damage is an error and no reason to go back, as what came first would be of another step.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ckptd.client.locating import locate
+from ckptd.client.transport import Located, Transport
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.damage import Suspicion, Verdict
+from ckptd.engine.series import of_name
+from ckptd.errors import CkptdError, CorruptionError, NotFoundError, NotPermittedError, UnavailableError
+from ckptd.format.names import index_key
+
+T = TypeVar("T")
+
+_MOST_ATTEMPTS = 1000  # each passes one by
+_REREADS = 1  # of what the owner reads as it should be: a bit of this host's memory may have been wrong for once
+
+
+@dataclass(slots=True)
+class Restored:
+    """What one `Checkpointer` has restored so far.
+
+    Attributes:
+        checkpoint: the last one, None before the first.
+        passed: those that were found damaged here and could not be put in quarantine, by key: why.
+    """
+
+    checkpoint: Checkpoint | None = None
+    passed: dict[str, str] = field(default_factory=dict)
+
+
+def restore_newest(
+    transport: Transport,
+    run: str,
+    name: str,
+    read: Callable[[Located], T],
+    restored: Restored,
+    *,
+    falls_back: bool,
+    writes_into: bool,
+) -> T:
+    """Return what `read` makes of the latest checkpoint, or, if that is damaged, of the newest that is not.
+
+    `writes_into` says that arrays of the caller's are filled.
+    """
+    restore_id = uuid.uuid4().hex
+    located = newest = _next(transport, run, name, restore_id, restored, [])
+    reasons: list[str] = []
+    rereads = 0
+    for _ in range(_MOST_ATTEMPTS):
+        try:
+            result = read(located)
+        except (CorruptionError, NotFoundError) as error:
+            now = _next(transport, run, name, restore_id, restored, reasons)
+            if not _is_same(now.checkpoint, located.checkpoint):
+                located = now  # it was deleted or replaced while it was read
+                continue
+            if isinstance(error, NotFoundError) and error.key != index_key(located.key):
+                raise  # no such tensor
+            verdict = _verdict(transport, located, error, restored, restore_id, falls_back, writes_into)
+            if verdict.is_confirmed:
+                reasons.append(f"{located.checkpoint.prefix}: {verdict.reason}")
+                if not verdict.is_listed_no_more:
+                    restored.passed[located.key] = verdict.reason
+            elif rereads == _REREADS:
+                error.add_note(f"{verdict.reason}: this host's memory is at fault, or its way to the bytes")
+                raise noted(error, writes_into) from error.__cause__
+            else:
+                rereads += 1
+            located = _next(transport, run, name, restore_id, restored, reasons)
+            continue
+        restored.checkpoint = located.checkpoint
+        if reasons:
+            sys.stderr.write(
+                f"ckptd: step {newest.checkpoint.step} of {run} is damaged, and step {located.checkpoint.step} is "
+                f"restored instead: {'; '.join(reasons)}\n"
+            )
+            sys.stderr.flush()
+        return result
+    raise UnavailableError(f"the checkpoints of run {run!r} are replaced faster than they can be read")
+
+
+def _verdict(
+    transport: Transport,
+    located: Located,
+    error: CkptdError,
+    restored: Restored,
+    restore_id: str,
+    falls_back: bool,
+    writes_into: bool,
+) -> Verdict:
+    """Return what the owner says; raise `error`, with what it means, where this process may not go back."""
+    if not falls_back:
+        raise noted(error, writes_into) from error.__cause__
+    try:
+        verdict = transport.check_damage(located, Suspicion.of(error), restore_id)
+    except (UnavailableError, NotPermittedError) as other:
+        error.add_note(f"whether it is damage could not be found out: {other}")
+        raise noted(error, writes_into) from error.__cause__
+    begun = restored.checkpoint
+    if verdict is None:
+        error.add_note("nobody could read it again: the daemon is older than this client, and does not know how to")
+    elif begun is not None and _is_same(begun, located.checkpoint):
+        error.add_note(
+            f"something of step {begun.step} has been restored before, and another step would not go with it: start "
+            "the program again, and it restores the newest checkpoint that verifies"
+        )
+    elif verdict.others:
+        error.add_note(
+            f"{verdict.others} restored this step already: start the job again, and all ranks restore the newest "
+            "checkpoint that verifies"
+        )
+    else:
+        return verdict
+    raise noted(error, writes_into) from error.__cause__
+
+
+def noted(error: CkptdError, writes_into: bool) -> CkptdError:
+    """Return the error, with a word about the caller's arrays if some may have been written to."""
+    if writes_into and isinstance(error, CorruptionError):
+        error.add_note("the arrays given by `into` may be partly overwritten")
+    return error
+
+
+def _next(
+    transport: Transport, run: str, name: str, restore_id: str, restored: Restored, reasons: list[str]
+) -> Located:
+    """Return the newest checkpoint that was not passed by; `CorruptionError` when it was the last."""
+    latest = transport.latest(name, restore_id)
+    if latest is None:
+        if reasons:
+            raise CorruptionError(f"no checkpoint of run {run!r} is whole: {'; '.join(reasons)}")
+        return locate(transport, run, name, None)  # says what is there instead
+    if latest.key not in restored.passed:
+        return latest
+    older = of_name(transport.checkpoints(), name, checkpoint_of=lambda located: located.checkpoint)
+    keys = [located.key for located in older]
+    if latest.key in keys:
+        older = older[: keys.index(latest.key)]
+    for located in reversed(older):
+        if located.key not in restored.passed:
+            return located
+    passed = "; ".join(f"{key}: {why}" for key, why in restored.passed.items())
+    raise CorruptionError(f"no checkpoint of run {run!r} is whole: {passed}")
+
+
+def _is_same(one: Checkpoint, other: Checkpoint) -> bool:
+    return (one.save_id, one.prefix) == (other.save_id, other.prefix)
