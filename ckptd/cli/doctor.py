@@ -83,7 +83,7 @@ def look(directory: str) -> Iterator[Finding]:
 
 
 def _look_at_directory(directory: str, root: Path) -> Iterator[Finding]:
-    from ckptd.engine.coordinator import LOCK_KEY
+    from ckptd.engine.root import LOCK_KEY
     from ckptd.storage import examine
     from ckptd.storage.findings import Finding, Outcome
 
@@ -102,7 +102,7 @@ def _look_at_directory(directory: str, root: Path) -> Iterator[Finding]:
 
 
 def _look_at_bucket(store: Store) -> Iterator[Finding]:
-    from ckptd.engine.coordinator import LOCK_KEY
+    from ckptd.engine.root import LOCK_KEY
     from ckptd.storage.findings import Finding, Outcome
     from ckptd.storage.objects import ObjectStore
     from ckptd.storage.probe import probe

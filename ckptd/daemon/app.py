@@ -133,6 +133,7 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
         listening = await server.start()
         coordinator.writers = tuple(listening)
         _announce(listening, coordinator, config)
+        coordinator.inspect()
     except BaseException:
         await server.stop()
         await loop.run_in_executor(None, coordinator.close)

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptd.engine import reserve
+from ckptd.engine.presence import NO_FILE, is_taken
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.format.state_file import MAX_SIZE_BYTES
 from ckptd.storage.base import Store
 
 OnStep = Callable[[str], None]
@@ -109,10 +111,16 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
 
 
 def look(store: Store, key: str) -> SeenState:
-    """Read the state file and its version."""
+    """Read the state file and its version.
+
+    Raises:
+        CorruptionError: when it is longer than any state file, or what lies there is no file.
+    """
     try:
         # The version first: if someone replaces the file in between, we hold an old version, and replacing fails.
         version = store.stat(key).version
-        return SeenState(store.get(key), version)
+        return SeenState(store.get(key, limit_bytes=MAX_SIZE_BYTES), version)
     except NotFoundError:
+        if is_taken(store, key):
+            raise CorruptionError(NO_FILE, key=key) from None
         return SeenState()

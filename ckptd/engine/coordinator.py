@@ -5,32 +5,33 @@ Thread-safe. No call blocks for longer than its own work on the store; what take
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
 import threading
-import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
-from ckptd.engine import survey
+from ckptd.engine import root, survey
 from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.inspection import Inspection
 from ckptd.engine.layout import Assignment
-from ckptd.engine.listeners import Heard
+from ckptd.engine.listeners import Heard, Listeners
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.owned import Which
 from ckptd.engine.readers import Readers
 from ckptd.engine.records import Record
-from ckptd.engine.refusals import NotNowError
 from ckptd.engine.retention import Rule
+from ckptd.engine.root import LOCK_KEY
 from ckptd.engine.run import Run
+from ckptd.engine.runs import Runs
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import Settings
 from ckptd.engine.shard import LaneWriter
@@ -42,16 +43,12 @@ from ckptd.errors import (
     InvalidRequestError,
     NotFoundError,
     NotPermittedError,
-    StorageFullError,
-    UnavailableError,
 )
 from ckptd.format import names
 from ckptd.storage.base import Lock, Store
 
 logger = logging.getLogger("ckptd.engine")
 
-LOCK_KEY = ".ckptd/lock"
-ID_KEY = ".ckptd/id"
 _REMEMBERED_MANIFESTS_BYTES = 256 << 20
 _CLEAN_UP_S = 10.0  # at the end, for removing what aborted saves wrote
 
@@ -94,8 +91,8 @@ class Coordinator:
         self._takes_over = takes_over
         self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
         self._lock = threading.Lock()
-        self._runs: dict[str, Run] = {}
-        self._gates: dict[str, threading.Lock] = {}  # of runs that are being opened
+        self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
+        self._inspection = Inspection(store, self._runs)
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
         self._manifests_bytes = 0
         self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
@@ -103,14 +100,13 @@ class Coordinator:
         self._root_lock: Lock | None = None
         self._workers = Workers(self.settings.threads)
         self._feeders = Workers(self.settings.feeders, "ckptd-feed", self.settings.priority)
-        self._closing = False
 
     # Life.
 
     def open(self) -> None:
-        """Take the root and, when it is ours alone, bring every run in it in order.
+        """Take the root; `ConflictError` names the daemon that holds it.
 
-        `ConflictError` names the daemon that holds it.
+        Runs are opened when they are needed; see also `inspect`.
         """
         self._workers.open()
         self._feeders.open()
@@ -128,13 +124,10 @@ class Coordinator:
             raise NotPermittedError(f"{self.store.url} can't be made or written to") from error
         try:
             self._check_promises()
-            self.root_id = self._read_or_make_id()
+            self.root_id = root.read_or_make_id(self.store)
         except BaseException:
             self._root_lock.release()
             raise
-        if self._owns_root:
-            for run in self._stored_runs():
-                self._run(run)
 
     def _check_promises(self) -> None:
         broken = self.store.broken_promises()
@@ -155,9 +148,8 @@ class Coordinator:
 
         Returns whether everything under way was published.
         """
-        with self._lock:
-            self._closing = True
-            runs = list(self._runs.values())
+        self._inspection.stop()
+        runs = self._runs.begin_no_more()
         for run in runs:
             run.drain()
         under_way = [save.outcome for run in runs for save in run.live_saves()]
@@ -167,16 +159,14 @@ class Coordinator:
         self._workers.settle(_CLEAN_UP_S)
         self._feeders.close()
         self._workers.close()
-        for run in runs:
-            run.close()
+        self._runs.close()
         if self._root_lock is not None:
             self._root_lock.release()
         return all(outcome.done() and outcome.exception() is None for outcome in under_way)
 
     def tick(self) -> None:
         """Apply deadlines; to be called several times a second."""
-        for run in self._open_runs():
-            run.tick()
+        self._runs.tick()
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until no work is left that needs nobody else, cleaning up included; return whether that came to pass."""
@@ -189,15 +179,21 @@ class Coordinator:
         names.check_checkpoint_name(options.name)
         names.check_checkpoint_name(options.latest_filename)
         Rule.named(options.retention)
-        return self._run(run).join(member, options)
+        with self._runs.use(run, create=True) as opened:
+            assert opened is not None, "joining makes a run"
+            return opened.join(member, options)
 
     def disconnect(self, run: str, member: Member, epoch: int) -> None:
         """Note that a member's connection broke: its lease begins."""
-        self._run(run).disconnect(member, epoch)
+        opened = self._runs.if_open(run)
+        if opened is not None:
+            opened.disconnect(member, epoch)
 
     def leave(self, run: str, member: Member, epoch: int) -> None:
         """Take a member's place back at once."""
-        self._run(run).leave(member, epoch)
+        opened = self._runs.if_open(run)
+        if opened is not None:
+            opened.leave(member, epoch)
 
     # Saving.
 
@@ -231,7 +227,8 @@ class Coordinator:
 
     def check_member(self, run: str, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place of the run."""
-        self._run(run).check_member(rank, incarnation, epoch)
+        with self._joined(run) as opened:
+            opened.check_member(rank, incarnation, epoch)
 
     def declare(self, declaration: Declaration, capture: Capture | None = None) -> Future[Assignment | Checkpoint]:
         """Take one rank's declaration of a save.
@@ -247,7 +244,8 @@ class Coordinator:
         manifest = self.manifest(declaration.manifest_digest)
         answer: Future[Assignment | Checkpoint] = Future()
         try:
-            result = self._run(declaration.save.run).declare(declaration, manifest, capture)
+            with self._joined(declaration.save.run) as run:
+                result = run.declare(declaration, manifest, capture)
         except CkptdError as error:
             answer.set_exception(error)
             return answer
@@ -258,45 +256,43 @@ class Coordinator:
 
     def lane(self, save: SaveRef, shard: int) -> LaneWriter:
         """Return where the bytes that `save.rank` owes `shard` go."""
-        run = self._run(save.run)
-        found = run.find(save)
-        with run.lock:
-            if found.session.phase is Phase.DECLARING:
-                raise ConflictError(f"{save} has no plan yet")
-            claim = found.claims.get(save.rank)
-            if claim is None or claim.incarnation != save.incarnation:
-                raise ConflictError(f"this process has not declared {save} as rank {save.rank}")
-            return found.lane(save.rank, shard)
+        with self._stored(save.run) as run:
+            found = run.find(save)
+            with run.lock:
+                if found.session.phase is Phase.DECLARING:
+                    raise ConflictError(f"{save} has no plan yet")
+                claim = found.claims.get(save.rank)
+                if claim is None or claim.incarnation != save.incarnation:
+                    raise ConflictError(f"this process has not declared {save} as rank {save.rank}")
+                return found.lane(save.rank, shard)
 
     def outcome(self, save: SaveRef) -> Future[Checkpoint]:
         """Return how a save ends, or ended; also one of an earlier life of the daemon, if it was published.
 
         `NotFoundError` when there is no trace of it: then it was not acknowledged and left nothing behind.
         """
-        run = self._run(save.run)
-        published = run.published_save(save.save_id)
-        if published is None:
-            return run.find(save).outcome
+        with self._stored(save.run) as run:
+            published = run.published_save(save.save_id)
+            if published is None:
+                return run.find(save).outcome
         answer: Future[Checkpoint] = Future()
         answer.set_result(published)
         return answer
 
     def phase(self, save: SaveRef) -> Phase | None:
         """Return how far a save has come; None when there is no trace of it."""
-        run = self._run(save.run)
-        if run.published_save(save.save_id) is not None:
-            return Phase.PUBLISHED
         try:
-            return run.find(save).session.phase
+            with self._stored(save.run) as run:
+                if run.published_save(save.save_id) is not None:
+                    return Phase.PUBLISHED
+                return run.find(save).session.phase
         except NotFoundError:
             return None
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """End a save, if it can still be ended."""
-        run = self._run(save.run)
-        found = run.find(save)
-        with run.lock:
-            found.fail(f"rank {save.rank} gave up: {reason}")
+        with self._stored(save.run) as run, run.lock:
+            run.find(save).fail(f"rank {save.rank} gave up: {reason}")
 
     # Checkpoints.
 
@@ -306,11 +302,11 @@ class Coordinator:
         Raises:
             CorruptionError: when all that it has are in quarantine.
         """
-        found = self._run_if_there(run)
-        if found is None:
-            return None
-        latest = found.latest(name)
-        meant = [each for each in found.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
+        with self._runs.use(run) as found:
+            if found is None:
+                return None
+            latest = found.latest(name)
+            meant = [each for each in found.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
         if latest is None and meant:
             # "None yet" would let a trainer begin anew without a word.
             raise survey.all_in_quarantine(meant[-1])
@@ -318,22 +314,21 @@ class Coordinator:
 
     def latest_for_watchers(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
         """Return the newest complete checkpoint of a run; None also when all it has are in quarantine."""
-        found = self._run_if_there(run)
-        return found.latest(name) if found is not None else None
+        with self._runs.use(run) as found:
+            return found.latest(name) if found is not None else None
 
     def unattended(self, run: str) -> list[Future[Checkpoint]]:
         """Return the outcomes of saves of a run that go on by themselves, after a rank of theirs has gone.
 
         Who restarts after a crash waits for them: what they save is what he wants to go on from.
         """
-        with self._lock:
-            found = self._runs.get(run)
+        found = self._runs.if_open(run)
         return found.unattended() if found is not None else []
 
     def checkpoints(self, run: str) -> list[Checkpoint]:
         """Return the checkpoints of a run, oldest first."""
-        found = self._run_if_there(run)
-        return found.checkpoints() if found is not None else []
+        with self._runs.use(run) as found:
+            return found.checkpoints() if found is not None else []
 
     def save_id_at(self, run: str, prefix_key: str) -> str:
         """Return the id of the save whose checkpoint has this prefix now; "" if there is none, or it is not ours."""
@@ -343,73 +338,87 @@ class Coordinator:
 
     def check_damage(self, run: str, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
         """Read bytes again that looked wrong to a reader of the checkpoint `key`, see `Run.check_damage`."""
-        found = self._run_if_there(run)
-        if found is None:
-            raise NotFoundError("there is no such run", key=run)
-        return found.check_damage(key, save_id, suspicion, by)
+        with self._stored(run) as found:
+            return found.check_damage(key, save_id, suspicion, by)
 
     def quarantined(self, run: str) -> list[Record]:
         """Return the records of what is in quarantine in a run, in the order in which the saves began."""
-        found = self._run_if_there(run)
-        return found.quarantined() if found is not None else []
+        with self._runs.use(run) as found:
+            return found.quarantined() if found is not None else []
 
     def pin(self, run: str, which: Which, pinned: bool = True) -> Checkpoint:
         """Keep a checkpoint whatever retention says; with `pinned=False` no longer."""
-        return self._run(run).pin(which, pinned)
+        with self._stored(run) as found:
+            return found.pin(which, pinned)
 
     def delete(self, run: str, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
         """Delete a checkpoint; unless it is `for_good`, `undelete` can bring it back for `Settings.undo_s`."""
-        self._run(run).delete(which, for_good, even_latest)
+        with self._stored(run) as found:
+            found.delete(which, for_good, even_latest)
 
     def undelete(self, run: str, which: Which) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""
-        return self._run(run).undelete(which)
+        with self._stored(run) as found:
+            return found.undelete(which)
 
     def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
-        """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that."""
-        return self._run(run).subscribe(heard)
+        """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that.
+
+        The run need not be there yet.
+        """
+        return self._runs.subscribe(run, heard)
 
     def note_read(self, key: str) -> None:
         """Note that an object is being read through us; retention spares its checkpoint for as long as that goes on."""
         self._readers.note(key, self.clock.boot_s())
 
     def runs(self) -> list[RunView]:
-        """Describe every open run, by name."""
-        return [run.view() for run in self._open_runs()]
+        """Describe every run that is open or quarantined, by name."""
+        views = [run.view() for run in self._runs.opened()]
+        views += [
+            RunView(each.run, 0, 0, (), (), None, 0, "", quarantined=each.reason) for each in self._runs.quarantined()
+        ]
+        return sorted(views, key=lambda view: view.run)
+
+    def when_open(self, run: str, *, create: bool = False) -> Future[None]:
+        """Return a future that is done when a call about a run need not wait for it to be opened. Never blocks."""
+        return self._runs.when_open(run, create=create)
+
+    def inspect(self) -> None:
+        """Begin to look at every stored run, in the background: what a crash left is completed or swept.
+
+        A daemon calls it once it listens. Whatever is asked of a run meanwhile opens that run first.
+        """
+        if self._owns_root:
+            self._inspection.start()
+
+    def is_inspected(self, timeout_s: float) -> bool:
+        """Wait until `inspect` has looked at every run, at most so long; return whether that came to pass."""
+        return self._inspection.wait(timeout_s)
 
     # Runs.
 
-    def _open_runs(self) -> list[Run]:
-        with self._lock:
-            return [self._runs[name] for name in sorted(self._runs)]
+    @contextmanager
+    def _stored(self, name: str) -> Iterator[Run]:
+        """Use a run of which something is stored; `NotFoundError` when there is none."""
+        with self._runs.use(name) as run:
+            if run is None:
+                raise NotFoundError("there is no such run", key=name)
+            yield run
 
-    def _run(self, name: str) -> Run:
-        names.check_run_name(name)
-        with self._lock:
-            known = self._runs.get(name)
-            if known is not None:
-                return known
-            gate = self._gates.setdefault(name, threading.Lock())
-        with gate:  # opening one run must not hold up the others
-            with self._lock:
-                known = self._runs.get(name)
-                if known is not None:
-                    return known
-                if self._closing:
-                    raise NotNowError("the daemon is stopping")
-                if len(self._runs) >= self.settings.open_runs:
-                    raise UnavailableError(f"{len(self._runs)} runs are open: no more can be until the daemon restarts")
-            run = self._open_run(name)
-            with self._lock:
-                self._runs[name] = run
-                self._gates.pop(name, None)
-            return run
+    @contextmanager
+    def _joined(self, name: str) -> Iterator[Run]:
+        """Use a run that the caller must have joined before."""
+        with self._runs.use(name) as run:
+            if run is None:
+                raise ConflictError(f"this process does not hold a place in {name}: it must join first")
+            yield run
 
-    def _open_run(self, name: str) -> Run:
+    def _build(self, name: str, listeners: Listeners) -> Run:
         owner = None
         if not self._owns_root:
             owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder, takes_over=self._takes_over)
-        run = Run(
+        return Run(
             name,
             self.store,
             settings=self.settings,
@@ -421,44 +430,5 @@ class Coordinator:
             owner=owner,
             holder=self._holder,
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
+            listeners=listeners,
         )
-        try:
-            run.open()
-        except BaseException:
-            run.close()
-            raise
-        return run
-
-    def _run_if_there(self, name: str) -> Run | None:
-        """Return the run if it is open or stored, so that asking for any name does not make runs."""
-        names.check_run_name(name)
-        with self._lock:
-            known = name in self._runs
-        if not known and next(iter(self.store.list(name)), None) is None:
-            return None
-        return self._run(name)
-
-    def _stored_runs(self) -> list[str]:
-        """Find the runs below the root by the records that saves leave."""
-        found = set()
-        for stat in self.store.list(""):
-            directory, marker, _ = stat.key.partition("/.ckptd/")
-            if marker:
-                found.add(directory)
-        return sorted(found)
-
-    def _read_or_make_id(self) -> str:
-        """Return the root's id, which is made with the first owner; on a full disk only for as long as we live."""
-        with contextlib.suppress(NotFoundError):
-            return self._read_id()
-        made = uuid.uuid4().hex
-        try:
-            self.store.put(ID_KEY, made.encode())
-        except ConflictError:  # another process was faster
-            return self._read_id()
-        except StorageFullError as error:
-            logger.warning("%s has no id yet, and cannot be given one: %s", self.store.url, error)
-        return made
-
-    def _read_id(self) -> str:
-        return self.store.get(ID_KEY, limit_bytes=64).decode("ascii", "replace")

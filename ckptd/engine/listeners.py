@@ -30,6 +30,11 @@ class Listeners:
 
         return remove
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody listens."""
+        return not self._listeners
+
     def tell(self, checkpoint: Checkpoint, number: int) -> None:
         """Tell all of publication `number`; one that was overtaken by a newer one's telling has nothing to say."""
         with self._telling:

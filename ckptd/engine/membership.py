@@ -70,6 +70,10 @@ class Membership:
         """Nobody holds a place: who joins next begins a new life of the job, in the same epoch or another."""
         return not self._places
 
+    def is_free(self, now: float) -> bool:
+        """Whether no place is held any more: all were given back, or lost for longer than the lease."""
+        return not any(self._holds(place, now) for place in self._places.values())
+
     def disconnect(self, member: Member, epoch: int, now: float) -> None:
         """Note that a member's connection broke; its lease begins. An old epoch's is of no interest."""
         place = self._place(member, epoch)

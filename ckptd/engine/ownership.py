@@ -16,9 +16,9 @@ from ckptd.engine import foreign, records, survey
 from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import SystemClock
-from ckptd.engine.coordinator import ID_KEY, LOCK_KEY
 from ckptd.engine.records import Record
 from ckptd.engine.retention import RetentionPolicy
+from ckptd.engine.root import ID_KEY, LOCK_KEY
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.base import Lock, Store
 from ckptd.storage.local import LocalStore

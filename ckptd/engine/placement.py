@@ -16,8 +16,8 @@ from types import TracebackType
 from ckptd.engine import commit as durable
 from ckptd.engine import records
 from ckptd.engine.commit import Files, OnStep, ignore_step
-from ckptd.engine.coordinator import LOCK_KEY
 from ckptd.engine.prune import index_in_place
+from ckptd.engine.root import LOCK_KEY
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.format.state_file import CheckpointState

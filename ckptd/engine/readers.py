@@ -34,6 +34,13 @@ class Readers:
             self._read_at = {prefix: at for prefix, at in self._read_at.items() if now - at < READING_S}
             return set(self._read_at)
 
+    def are_in(self, run: str, now: float) -> bool:
+        """Say whether some checkpoint directly in the directory `run` is being read."""
+        with self._lock:
+            return any(
+                now - at < READING_S and prefix.rpartition("/")[0] == run for prefix, at in self._read_at.items()
+            )
+
 
 def prefix_of(key: str) -> str | None:
     """Return the prefix of the checkpoint that the object belongs to; None for a state file and what is not ours."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
-from ckptd.engine import reserve
+from ckptd.engine import epochs, presence, records
 from ckptd.engine import session as machine
 from ckptd.engine.capture import Capture
 from ckptd.engine.catalog import Catalog
@@ -19,7 +19,7 @@ from ckptd.engine.clock import Clock
 from ckptd.engine.damage import Suspicion, Verdict, look_again
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment, Layout
-from ckptd.engine.listeners import Heard, Listeners
+from ckptd.engine.listeners import Listeners
 from ckptd.engine.log import log_quarantined, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.membership import Membership
@@ -38,12 +38,12 @@ from ckptd.engine.workers import Workers
 from ckptd.errors import (
     CkptdError,
     ConflictError,
-    CorruptionError,
     InvalidRequestError,
     NotFoundError,
 )
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.base import Durability, Lock, Store
+from ckptd.storage.keys import join
 
 _REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
 _REMEMBERED_LAYOUTS = 4
@@ -76,6 +76,7 @@ class Run:
         owner: Lock | None,
         holder: str,
         on_look: Callable[[frozenset[str]], None],
+        listeners: Listeners | None = None,
     ) -> None:
         self.name = name
         self.store = store
@@ -88,7 +89,6 @@ class Run:
         self.last_error = ""
         self._workers = workers
         self._feeders = feeders
-        self._epoch_key = f"{name}/.ckptd/epoch"
         self.writers = writers
         self._readers = readers
         self._owner = owner
@@ -99,7 +99,7 @@ class Run:
         self._live: list[Save] = []  # in the order in which they began
         self._ended: OrderedDict[str, Save] = OrderedDict()
         self._layouts: OrderedDict[tuple[bytes, ...], Layout] = OrderedDict()
-        self._listeners = Listeners(name)
+        self._listeners = listeners or Listeners(name)
         self._num_published = 0  # guarded by `lock`
         self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
         self._confirm_at = 0.0  # boot clock
@@ -108,25 +108,20 @@ class Run:
         self._forgotten: tuple[Checkpoint, ...] = ()
         self._checking = threading.Lock()  # one look at suspected bytes at a time
         self._sound: dict[tuple[str, str, int | None], float] = {}  # what was found so, and until when that counts
+        self._is_closed = False  # guarded by `catalog_lock`
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._quarantined: tuple[Record, ...] = ()
 
     def open(self) -> None:
         """Bring the run's directory in order and load what it holds."""
         with self.catalog_lock:
+            presence.check_directory(self.store, join(self.name, records.DIRECTORY))
             for outcome in self.catalog.recover().outcomes:
                 logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
-            self._membership.epoch = self._durable_epoch = max(self._stored_epoch(), self.catalog.highest_epoch())
+            self._membership.epoch = self._durable_epoch = max(
+                epochs.stored(self.store, self.name), self.catalog.highest_epoch()
+            )
             self.look()
-
-    def _stored_epoch(self) -> int:
-        try:
-            text = self.store.get(self._epoch_key, limit_bytes=64)
-        except NotFoundError:
-            return 0
-        if not text.isdigit():
-            raise CorruptionError("this is no epoch", key=self._epoch_key, actual=repr(text))
-        return int(text)
 
     # Members.
 
@@ -165,7 +160,7 @@ class Run:
             self._membership.check(member.rank, member.incarnation, epoch)
         if epoch > self._durable_epoch:
             # Durable before anybody hears of it: the next life of the daemon must not give it out again.
-            reserve.replace(self.store, self.name, self._epoch_key, str(epoch).encode())
+            epochs.store(self.store, self.name, epoch)
             self._durable_epoch = epoch
         self.catalog.configure(policy, options.latest_filename, options.pad_step_number, options.save_relative_paths)
         self.look()
@@ -333,8 +328,9 @@ class Run:
         """Delete what retention let go, and what was deleted long enough ago."""
         try:
             with self.catalog_lock:
-                self.catalog.retire(self.in_use())
-                self.look()
+                if not self._is_closed:
+                    self.catalog.retire(self.in_use())
+                    self.look()
         except CkptdError as error:
             # The save is done and told; what could not be removed is found again after the next one.
             logger.warning("retention of %s could not finish: %s", self.name, error)
@@ -452,10 +448,6 @@ class Run:
                 self._listeners.tell_again(replace(latest, rolled_back=f"{record.prefix}: {reason}"))
         return Verdict(True, reason)
 
-    def subscribe(self, heard: Heard) -> Callable[[], None]:
-        """Call `heard` for each checkpoint from now on, in their order; return what ends that. It must not block."""
-        return self._listeners.add(heard)
-
     def unattended(self) -> list[Future[Checkpoint]]:
         """Return the outcomes of saves that go on by themselves, after a rank of theirs has gone."""
         with self.lock:
@@ -509,7 +501,8 @@ class Run:
         """Make sure, ahead of the commits, that the run is still ours; what is under way ends if it is not."""
         try:
             with self.catalog_lock:
-                self.catalog.confirm(0.0)
+                if not self._is_closed:
+                    self.catalog.confirm(0.0)
         except ConflictError as error:
             self.last_error = str(error)
             self.abort_all(str(error))
@@ -532,8 +525,19 @@ class Run:
             for save in list(self._live):
                 save.fail(reason)
 
+    def is_at_rest(self) -> bool:
+        """Whether nobody needs the run open: no member, save, reader or watcher, and nothing to sweep in time."""
+        if self._sweep_at is not None or not self._listeners.is_empty:
+            return False
+        with self.lock:
+            if self._live or not self._membership.is_free(self.clock.boot_s()):
+                return False
+        return not self._readers.are_in(self.name, self.clock.boot_s())
+
     def close(self) -> None:
-        """Let go of the run."""
+        """Release the run; what was to be done about it later finds it closed."""
+        with self.catalog_lock:
+            self._is_closed = True
         if self._owner is not None:
             self._owner.release()
 

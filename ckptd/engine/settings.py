@@ -17,7 +17,8 @@ class Settings:
         stall_timeout_s: how long a rank that owes bytes may send none.
         lease_s: how long a lost connection may stay lost before its rank counts as gone.
         shards: data shards per save; None for one per rank, at most `MAX_SHARDS`.
-        open_runs: runs at once; a name that anybody may choose must not fill the memory.
+        open_runs: runs that may be open at once; there may be any number of others.
+        idle_s: a run that nobody needs for so long is closed.
         live_saves: saves of one run that may be under way at once.
         undo_s: how long a checkpoint that its owner deleted can be brought back; its space is free only then.
         allow_unfenced: go on in a store that cannot keep a second owner out.
@@ -32,6 +33,7 @@ class Settings:
     lease_s: float = 5.0
     shards: int | None = None
     open_runs: int = 4096
+    idle_s: float = 60.0
     live_saves: int = 16
     undo_s: float = 600.0
     allow_unfenced: bool = False

@@ -25,7 +25,11 @@ class SaveView:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """One run: its members, its saves under way (oldest first), and its checkpoints."""
+    """One run: its members, its saves under way (oldest first), and its checkpoints.
+
+    `quarantined` says why it cannot be opened, and what to do; "" for one that is open. `problems` are things about an
+    open run that a person should know, such as records that cannot be read.
+    """
 
     run: str
     epoch: int
@@ -35,3 +39,5 @@ class RunView:
     latest: Checkpoint | None
     num_checkpoints: int
     last_error: str
+    quarantined: str = ""
+    problems: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from ckptd.engine.views import RunView, SaveView
 from ckptd.errors import CkptdError
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
+from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
 from ckptd.storage.base import Store
@@ -30,6 +31,7 @@ class AdminService:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools
+        self._openings = Openings(coordinator, pools)
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
         self.draining = False
@@ -61,19 +63,19 @@ class AdminService:
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:
         """Keep a checkpoint whatever retention says, or no longer."""
         run, which = _named(request)
-        pinned = await self._pools.control(self._coordinator.pin, run, which, request.pinned)
+        pinned = await self._openings.control(run, self._coordinator.pin, run, which, request.pinned)
         return admin_pb2.PinReply(checkpoint=convert.checkpoint_to_wire(pinned, run))
 
     async def delete(self, request: admin_pb2.DeleteRequest, call: Call) -> admin_pb2.DeleteReply:
         """Delete one checkpoint."""
         run, which = _named(request)
-        await self._pools.control(self._coordinator.delete, run, which, request.for_good, request.even_latest)
+        await self._openings.control(run, self._coordinator.delete, run, which, request.for_good, request.even_latest)
         return admin_pb2.DeleteReply()
 
     async def undelete(self, request: admin_pb2.UndeleteRequest, call: Call) -> admin_pb2.UndeleteReply:
         """Bring back a checkpoint that was deleted lately."""
         run, which = _named(request)
-        back = await self._pools.control(self._coordinator.undelete, run, which)
+        back = await self._openings.control(run, self._coordinator.undelete, run, which)
         return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))
 
 

@@ -10,6 +10,7 @@ from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.service.calls import Call
 from ckptd.service.flow import Flow
+from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
 from ckptd.storage.base import ObjectStat
@@ -32,13 +33,14 @@ class ReadService:
         self._host = host
         self._pools = pools
         self._flow = flow
+        self._openings = Openings(coordinator, pools)
 
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
         """Return the newest complete checkpoint of a run and a name, if there is one."""
         run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         await self._settle(run)
         which = (run,) if name == ANY_NAME else (run, name)
-        latest = await self._pools.control(self._coordinator.latest, *which)
+        latest = await self._openings.control(run, self._coordinator.latest, *which)
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
             root=self._host.root,
@@ -50,7 +52,7 @@ class ReadService:
         """Return all checkpoints of a run, oldest first."""
         run = convert.run_from_wire(request.run)
         await self._settle(run)
-        checkpoints = await self._pools.control(self._coordinator.checkpoints, run)
+        checkpoints = await self._openings.control(run, self._coordinator.checkpoints, run)
         return read_pb2.ListReply(
             checkpoints=[convert.checkpoint_to_wire(checkpoint, run) for checkpoint in checkpoints],
             root=self._host.root,

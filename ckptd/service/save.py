@@ -23,6 +23,7 @@ from ckptd.errors import (
 from ckptd.service.calls import Call
 from ckptd.service.flow import Flow
 from ckptd.service.intake import Intake
+from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled, settled_within
 from ckptd.service.presence import Presences
 from ckptd.service.stream_processes import StreamProcesses
@@ -63,12 +64,14 @@ class SaveService:
         self._flow = flow
         self._ending = ending
         self.presences = Presences(coordinator, pools)
+        self._openings = Openings(coordinator, pools)
 
     async def join(self, request: save_pb2.JoinRequest, call: Call) -> None:
         """Make the caller a member of a run for as long as the call lives."""
         run, member, options = convert.join_from_wire(request)
         if self._ending.is_set():
             raise NotNowError("the daemon is shutting down")
+        await self._openings.ready(run, create=True)
         async with self.presences.arrive(run, member, options) as epoch:
             welcome = save_pb2.Welcome(
                 peer=self._host.peer,
@@ -172,7 +175,7 @@ class SaveService:
         save = convert.save_from_wire(request.save)
         wait_s = convert.seconds_from_wire("wait_s", request.wait_s or 0.001, most=MAX_WAIT_S)
         try:
-            outcome = await self._pools.control(self._coordinator.outcome, save)
+            outcome = await self._openings.control(save.run, self._coordinator.outcome, save)
         except NotFoundError:
             return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_UNKNOWN)
         if not await settled_within(outcome, wait_s):

@@ -24,6 +24,7 @@ from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
 from ckptd.service.flow import Flow, Limits
 from ckptd.service.interceptors import Identity
+from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
 from ckptd.service.save import Host, SaveService
@@ -140,7 +141,7 @@ class Server:
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
-            WatchService(self.hub, self._pools, self._ending),
+            WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._ending),
             self._admin,
         )
         boundary = Boundary(limit_s=options.limits.control_s)

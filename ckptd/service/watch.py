@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.refusals import NotNowError
 from ckptd.service.calls import Call
+from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled
 from ckptd.watch.hub import Hub, Watcher
 from ckptd.wire import convert
@@ -21,8 +22,9 @@ _PATIENCE_S = 3600.0
 class WatchService:
     """Behaviours of `WatchService`."""
 
-    def __init__(self, hub: Hub, pools: Pools, ending: asyncio.Event) -> None:
+    def __init__(self, hub: Hub, pools: Pools, openings: Openings, ending: asyncio.Event) -> None:
         self._hub = hub
+        self._openings = openings
         self._pools = pools
         self._ending = ending
         self._bell: _Bell | None = None
@@ -31,6 +33,7 @@ class WatchService:
     async def watch(self, request: watch_pb2.WatchRequest, call: Call) -> None:
         """Tell the newest checkpoint, then each newer one, until the peer goes or the daemon ends."""
         run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
+        await self._openings.ready(run)
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
         known = convert.text_from_wire(request.after_save_id)

@@ -352,6 +352,11 @@ class LocalStore:
             if entry.name.startswith(starts_with) and not entry.is_directory and not is_reserved(entry.name)
         )
 
+    def names(self, directory: str) -> dict[str, bool]:
+        """Return what lies directly in a directory, whatever it is, and whether it is a directory; links are none."""
+        with translated(directory), self._opened(check_directory(directory)) as opened:
+            return {entry.name: entry.is_directory for entry in self._disk.entries(opened)}
+
     def _stat_below(self, root: int, directory: str, name: str) -> ObjectStat | None:
         key = join(directory, name)
         try:

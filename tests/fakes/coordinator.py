@@ -148,6 +148,11 @@ class FakeCoordinator:
         for heard in list(self.listeners.get(run, ())):
             heard(checkpoint)
 
+    def when_open(self, run, create=False):
+        opened = Future()
+        opened.set_result(None)
+        return opened
+
     def latest(self, run, name="*"):
         return self.newest.get(run)
 

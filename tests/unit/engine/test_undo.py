@@ -121,6 +121,8 @@ def test_time_alone_sweeps_what_can_be_undone_no_longer() -> None:
     run.catalog.delete(1)
     coordinator = Coordinator(run.store, settings=Settings(undo_s=UNDO_S), clock=clock)
     coordinator.open()
+    coordinator.inspect()
+    assert coordinator.is_inspected(10.0)
     try:
         clock.advance(UNDO_S / 2)
         coordinator.tick()

@@ -11,10 +11,10 @@ def test_a_teller_that_was_overtaken_tells_nothing():
     coordinator.open()
     told = []
     coordinator.subscribe("runs/a", lambda found: told.append(found.step))
-    run = coordinator._run("runs/a")
-    run._tell(checkpoint(1), 1, True)
-    run._tell(checkpoint(3), 3, True)
-    run._tell(checkpoint(2), 2, True)
-    run._tell(checkpoint(4), 4, True)
+    with coordinator._runs.use("runs/a", create=True) as run:
+        run._tell(checkpoint(1), 1, True)
+        run._tell(checkpoint(3), 3, True)
+        run._tell(checkpoint(2), 2, True)
+        run._tell(checkpoint(4), 4, True)
     coordinator.close()
     assert told == [1, 3, 4]
