@@ -22,6 +22,7 @@ import click
 from ckptd.cli import daemons, places
 from ckptd.engine import ownership
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.repair import Repaired
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, step_of
 from ckptd.storage.base import Store
@@ -29,6 +30,7 @@ from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import is_url, open_store, split_prefix
 
 T = TypeVar("T")
+_REPAIR_S = 60.0  # every checkpoint is looked at
 _DAEMON_LINE = re.compile(r"ckptd serve, pid (?P<pid>\d+) on (?P<host>\S+), (?P<address>\S+)")
 
 
@@ -115,6 +117,29 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
             except ConflictError as error:
                 address = _holder(error)
         yield _Here(store) if address is None else stack.enter_context(_asking(store, address, how))
+
+
+def repaired_by_daemon(store: Store, address: str, how: Reach, latest_filename: str) -> Repaired:
+    """Let the daemon at `address` repair the run that is `store`'s root; afterwards it has the run open again.
+
+    Raises:
+        ConflictError: when processes have joined the run, or the daemon is too old to do it.
+        UnavailableError: when it does not answer, or saves of the run are under way.
+    """
+    from ckptd.wire.v1 import admin_pb2
+
+    with _channel(address, how) as stub:
+        run = _run_below(store, _status(stub, how).root, stub.address)
+        request = admin_pb2.RepairRequest(peer=_peer(), run=run, latest_filename=latest_filename)
+        reply = stub.call("Repair", request, max(how.timeout_s, _REPAIR_S))
+    return Repaired(
+        is_changed=reply.changed,
+        reason=reply.reason,
+        prefixes=tuple(reply.prefixes),
+        left_out=tuple((each.prefix, each.reason) for each in reply.left_out),
+        kept_at=reply.kept_at or None,
+        mended=tuple(reply.mended),
+    )
 
 
 def place(text: str, how: Reach) -> tuple[Store, str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptd.cli import output
+from ckptd.errors import CorruptionError
+from ckptd.format import names
 
 if TYPE_CHECKING:
     from ckptd.engine.survey import Found
@@ -18,21 +20,28 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(directory: str, as_json: bool) -> None:
+def command(directory: str, as_json: bool) -> int:
     """List the checkpoints in DIR by step, whoever wrote them.
 
-    The one that the state file names is marked as the latest: `ckptd latest` prints it.
+    The one that the state file names is marked as the latest: `ckptd latest` prints it. When damage keeps a daemon from
+    opening the run, that is said, nothing is marked as listed, and the exit code is 8.
     """
     from ckptd.cli import places
+    from ckptd.engine import diagnosis
     from ckptd.engine.survey import survey
 
     store = places.directory(directory)
-    found = survey(store, "")
+    quarantined = diagnosis.why_quarantined(store, "")
+    problems = diagnosis.damaged_records(store, "")
+    found = survey(store, "", names.STATE_KEY if quarantined is None else None)
+    code = 0 if quarantined is None else CorruptionError.exit_code
     if as_json:
         output.emit_json(
             {
                 "directory": store.url,
                 "latest": next((each.checkpoint.prefix for each in found if each.is_latest), None),
+                "quarantined": quarantined,
+                "problems": problems,
                 "checkpoints": [
                     {
                         **asdict(each.checkpoint),
@@ -44,10 +53,12 @@ def command(directory: str, as_json: bool) -> None:
                 ],
             }
         )
-        return
+        return code
+    for problem in filter(None, (quarantined, *problems)):
+        output.note(f"damaged: {problem}; `ckptd repair {directory}` mends it")
     if not found:
         output.note(f"there is no checkpoint in {directory}{places.below(store)}")
-        return
+        return code
     now = time.time()
     output.table(
         store.url,
@@ -64,6 +75,7 @@ def command(directory: str, as_json: bool) -> None:
             for each in found
         ],
     )
+    return code
 
 
 def _marks(found: Found) -> Iterator[str]:

@@ -1,51 +1,81 @@
-"""`ckptd repair`: write a lost or malformed state file anew."""
+"""`ckptd repair`: write a lost or malformed state file anew, and mend what else keeps a run from being opened."""
 
 from __future__ import annotations
 
 import os
 import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 
 from ckptd.cli import output
+from ckptd.cli.keepers import Reach, reach_options
+from ckptd.errors import ConflictError
+
+if TYPE_CHECKING:
+    from ckptd.engine.repair import Repaired
+    from ckptd.storage.base import Store
 
 
 @click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of the state file.")
-@click.option("--take-over", "takes_over", is_flag=True, help="In a bucket: go on though an owner may live elsewhere.")
+@reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(directory: str, latest_filename: str, takes_over: bool, as_json: bool) -> None:
+def command(directory: str, latest_filename: str, how: Reach, as_json: bool) -> None:
     """Make the state file of DIR name the complete checkpoints that are there, and only those.
 
-    Needed when it is lost, cannot be read, or names what is gone; where nothing is wrong, nothing is changed. The text
-    that is replaced is kept. Shards are looked for, not read: `ckptd verify` reads them.
+    Needed when it is lost, cannot be read, or names what is gone, and when a damaged epoch or record keeps the run from
+    being opened; where nothing is wrong, nothing is changed. What is replaced is kept under another name. Shards are
+    looked for, not read: `ckptd verify` reads them. A running daemon is asked to do it, and then serves the run again.
     """
-    from ckptd.cli import places
-    from ckptd.engine import ownership
-    from ckptd.engine.repair import repair
+    from ckptd.cli import keepers
 
-    store = places.directory(directory)
-    holder = f"ckptd repair, pid {os.getpid()} on {socket.gethostname()}"
-    with ownership.roots_kept(store, holder, takes_over=takes_over):
-        repaired = repair(store, "", latest_filename, takes_over=takes_over)
+    store = keepers.directory(directory, how)
+    repaired = _repaired(store, latest_filename, how)
     if as_json:
         output.emit_json(
             {
                 "directory": store.url,
                 "changed": repaired.is_changed,
                 "reason": repaired.reason or None,
-                "latest": repaired.prefixes[-1],
+                "latest": repaired.prefixes[-1] if repaired.prefixes else None,
                 "prefixes": repaired.prefixes,
                 "left_out": [{"prefix": prefix, "reason": reason} for prefix, reason in repaired.left_out],
                 "kept_at": repaired.kept_at,
+                "mended": repaired.mended,
             }
         )
         return
     for prefix, reason in repaired.left_out:
         output.note(f"left out: {prefix}: {reason}")
-    what = f"written anew, because {repaired.reason}" if repaired.is_changed else "as it should be: nothing was changed"
+    for what in repaired.mended:
+        output.say(f"mended: {what}")
+    if not repaired.prefixes:
+        output.say("there is no complete checkpoint here, and no state file now: the next save makes one")
+        return
+    what = f"written anew, because {repaired.reason}" if repaired.reason else "as it should be: it was not changed"
     output.say(f"{store.location(latest_filename)} is {what}")
     if repaired.kept_at is not None:
         output.say(f"what it said before is in {repaired.kept_at}")
     output.say(f"the latest of {len(repaired.prefixes)} is {repaired.prefixes[-1]}")
+
+
+def _repaired(store: Store, latest_filename: str, how: Reach) -> Repaired:
+    """Repair the directory that is `store`'s root, or let the daemon do it that owns it."""
+    from ckptd.cli import keepers
+    from ckptd.engine import ownership
+    from ckptd.engine.repair import repair
+
+    with ExitStack() as stack:
+        address = how.address
+        if address is None:
+            holder = f"ckptd repair, pid {os.getpid()} on {socket.gethostname()}"
+            try:
+                stack.enter_context(ownership.roots_kept(store, holder, takes_over=how.takes_over))
+            except ConflictError as error:
+                address = keepers.address_of(error)
+        if address is None:
+            return repair(store, "", latest_filename, takes_over=how.takes_over)
+        return keepers.repaired_by_daemon(store, address, how, latest_filename)

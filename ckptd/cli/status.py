@@ -28,7 +28,7 @@ def command(address: str | None, as_json: bool, token_file: str | None, ca: str 
 
 
 def ask(address: str | None, *, token_file: str | None = None, ca: str | None = None, timeout_s: float = 10.0) -> Any:
-    """Return the daemon's `StatusReply`. Raises `UnavailableError` when none answers."""
+    """Return the daemon's `StatusReply`, of all runs. Raises `UnavailableError` when none answers."""
     import grpc
 
     from ckptd.wire import methods, status, versions
@@ -38,7 +38,14 @@ def ask(address: str | None, *, token_file: str | None = None, ca: str | None = 
     with daemons.channel(where, token_file, ca, timeout_s=timeout_s) as channel:
         try:
             request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
-            reply = methods.Stub(channel, methods.ADMIN).Status(request, timeout=timeout_s)
+            stub = methods.Stub(channel, methods.ADMIN)
+            reply = stub.Status(request, timeout=timeout_s)
+            following = reply.next_after
+            while following:
+                request.after_run = following
+                page = stub.Status(request, timeout=timeout_s)
+                reply.runs.extend(page.runs)
+                following = page.next_after
         except grpc.RpcError as e:
             raise status.from_wire(e, address=str(where)) from e
     versions.check_peer(reply.peer, who="daemon")
@@ -75,6 +82,8 @@ def describe(reply: Any) -> dict[str, object]:
                 "num_checkpoints": run.num_checkpoints,
                 "latest": convert.checkpoint_from_wire(run.latest) if run.HasField("latest") else None,
                 "last_error": run.last_error or None,
+                "quarantined": run.quarantined or None,
+                "problems": list(run.problems),
                 "saves": [_describe_save(save) for save in run.saves],
             }
             for run in reply.runs
@@ -110,8 +119,13 @@ def _print(reply: Any) -> None:
     if reply.draining:
         output.say("it is shutting down: no new saves begin")
     if not reply.runs:
-        output.say("no runs yet")
+        output.say("no run is open: each is opened when it is needed")
         return
+    for run in reply.runs:
+        if run.quarantined:
+            output.say(f"QUARANTINED: {run.run}: {run.quarantined}")
+        for problem in run.problems:
+            output.say(f"WARNING: {run.run}: {problem}")
     output.table(
         "Runs",
         ("run", "ranks", "shared memory", "checkpoints", "latest", "published", "last error"),
@@ -123,7 +137,7 @@ def _print(reply: Any) -> None:
                 run.num_checkpoints,
                 _name(run.latest) if run.HasField("latest") else "–",
                 output.age(run.latest.saved_at, now) if run.HasField("latest") else "–",
-                run.last_error or "–",
+                "quarantined, see above" if run.quarantined else run.last_error or "–",
             )
             for run in reply.runs
         ],

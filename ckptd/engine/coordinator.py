@@ -28,6 +28,7 @@ from ckptd.engine.manifest import Manifest
 from ckptd.engine.owned import Which
 from ckptd.engine.readers import Readers
 from ckptd.engine.records import Record
+from ckptd.engine.repair import Repaired, repair
 from ckptd.engine.retention import Rule
 from ckptd.engine.root import LOCK_KEY
 from ckptd.engine.run import Run
@@ -373,16 +374,32 @@ class Coordinator:
         self._readers.note(key, self.clock.boot_s())
 
     def runs(self) -> list[RunView]:
-        """Describe every run that is open or quarantined, by name."""
-        views = [run.view() for run in self._runs.opened()]
-        views += [
-            RunView(each.run, 0, 0, (), (), None, 0, "", quarantined=each.reason) for each in self._runs.quarantined()
-        ]
-        return sorted(views, key=lambda view: view.run)
+        """Describe every run that is open, quarantined, or damaged in part, by name."""
+        views = {
+            name: RunView(name, 0, 0, (), (), None, 0, "", problems=problems)
+            for name, problems in self._runs.problems_at_rest().items()
+        }
+        for each in self._runs.quarantined():
+            views[each.run] = RunView(each.run, 0, 0, (), (), None, 0, "", quarantined=each.reason)
+        views.update((run.name, run.view()) for run in self._runs.opened())
+        return [views[name] for name in sorted(views)]
 
     def when_open(self, run: str, *, create: bool = False) -> Future[None]:
         """Return a future that is done when a call about a run need not wait for it to be opened. Never blocks."""
         return self._runs.when_open(run, create=create)
+
+    def repair(self, run: str, latest_filename: str) -> Repaired:
+        """Mend a run that nobody has joined, and open it again; see `ckptd.engine.repair`.
+
+        Raises:
+            UnavailableError: when calls about it are under way.
+            ConflictError: when processes have joined it.
+        """
+        names.check_checkpoint_name(latest_filename)
+        with self._runs.kept_closed(run):
+            repaired = repair(self.store, run, latest_filename)
+        with self._runs.use(run):  # what is still wrong with it is raised here
+            return repaired
 
     def inspect(self) -> None:
         """Begin to look at every stored run, in the background: what a crash left is completed or swept.

@@ -380,7 +380,9 @@ class Ledger:
         except StorageFullError as error:
             outcomes.append(self._postpone(self._pending[0].record, error))
         self.is_stale = self.unfinished is not None
-        return Recovery(tuple(outcomes), tuple(swept))
+        way_out = f"`ckptd repair {store.location(self._run) if self._run else store.url}` puts it aside"
+        problems = tuple(f"{error}; {way_out}" for error in loaded.unreadable)
+        return Recovery(tuple(outcomes), tuple(swept), problems)
 
     def _postpone(self, record: Record, error: StorageFullError) -> Outcome:
         subject = self._store.location(record.prefix_key)

@@ -19,6 +19,8 @@ from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 from ckptd.storage.local import LocalStore
 
+_LATEST_S = 253402300799.0  # the last second of the year 9999: a time after it is no time
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -47,6 +49,9 @@ def decode_state(data: bytes, key: str) -> CheckpointState:
     state = CheckpointState.decode(data, key)
     if not state.model_checkpoint_path:
         raise CorruptionError("this state file names no checkpoint", key=key)
+    for at in (*state.all_model_checkpoint_timestamps, state.last_preserved_timestamp):
+        if not abs(at) <= _LATEST_S:  # retention goes by it: no number that compares with nothing
+            raise CorruptionError("this state file has a time that no clock shows", key=key, actual=at)
     return state
 
 

@@ -11,6 +11,7 @@ so all shard keys of an attempt are new, and the number of shards that an index 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
 from ckptd.engine import reserve
+from ckptd.engine.presence import NO_FILE, is_taken
 from ckptd.engine.retention import RetentionPolicy, Rule
-from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.format import names
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
@@ -38,6 +40,23 @@ ASIDE_DIRECTORY = f"{DIRECTORY}/trash"
 
 _FORMAT = 1
 _MAX_RECORD_BYTES = 64 << 20
+_LATEST_S = 253402300799.0  # the last second of the year 9999, which no clock shows
+_RANGES: dict[str, tuple[float, float]] = {
+    "sequence": (0, 1 << 53),
+    "step": (0, names.MAX_STEP),
+    "num_shards": (1, 1 << 31),
+    "size_bytes": (0, (1 << 63) - 1),
+    "attempt": (0, (1 << 31) - 1),
+    "epoch": (0, (1 << 53) - 1),
+    "began_at": (-_LATEST_S, _LATEST_S),
+    "saved_at": (-_LATEST_S, _LATEST_S),
+    "deleted_at": (-_LATEST_S, _LATEST_S),
+    "duration_s": (-_LATEST_S, _LATEST_S),
+    "max_to_keep": (0, (1 << 63) - 1),
+    "index_crc32c": (0, (1 << 32) - 1),
+}
+"""What these fields may be, so that whoever is told of them can be: on the wire, and as a date."""
+
 _SAVE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
@@ -122,6 +141,10 @@ class Record:
                 raise InvalidRequestError(f"{what!r} is not the name of a file in the run's directory")
         if not self.shard_sizes or min(self.shard_sizes) < 0:
             raise InvalidRequestError("a checkpoint has one shard at least, and no shard a negative size")
+        for what, (least, most) in _RANGES.items():
+            value = getattr(self, what)
+            if value is not None and not least <= value <= most:
+                raise InvalidRequestError(f"{what} is out of range", expected=f"{least} to {most}", actual=value)
         _ = self.policy
 
     @property
@@ -217,8 +240,11 @@ def _checked(key: str, name: str, value: object) -> object:
     if kind == "tuple[int, ...]" and isinstance(value, list) and all(type(size) is int for size in value):
         return tuple(value)
     if kind == "float" and type(value) in (int, float):
-        return float(value)  # type: ignore[arg-type]
-    if type(value).__name__ == kind:
+        with suppress(OverflowError):  # an integer of a thousand digits
+            number = float(value)  # type: ignore[arg-type]
+            if not math.isnan(number):
+                return number
+    elif type(value).__name__ == kind:
         return value
     raise CorruptionError(f"field {name!r} of this record of a save should be {kind}", key=key, actual=repr(value)[:80])
 
@@ -234,14 +260,19 @@ class Records:
 def load(store: Store, run: str) -> Records:
     """Read all records of a run, in the order in which their saves began. Bad ones are errors in the result."""
 
-    def read(key: str) -> Record | CorruptionError:
+    def look(key: str) -> Record | CkptdError | None:
         try:
-            return Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key)
-        except CorruptionError as error:
+            return read(store, key)
+        except NotFoundError:
+            # What was deleted meanwhile is no record any more; a pipe or a broken link in its place is damage.
+            return CorruptionError(NO_FILE, key=key) if is_taken(store, key) else None
+        except (CorruptionError, NotPermittedError) as error:
             return error
 
     records = Records()
-    for found in together(store, read, _keys(store, run)):
+    for found in together(store, look, keys(store, run)):
+        if found is None:
+            continue
         if isinstance(found, Record):
             records.found.append(found)
         else:
@@ -250,22 +281,32 @@ def load(store: Store, run: str) -> Records:
     return records
 
 
+def read(store: Store, key: str) -> Record:
+    """Read the record at `key`.
+
+    Raises:
+        CorruptionError: when it is damaged.
+    """
+    return Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key)
+
+
 def of_prefix(store: Store, run: str, prefix: str) -> list[Record]:
     """Read the records of one checkpoint, `prefix` being its name in the run, in the order in which its saves began.
 
     Bad ones, and those that go meanwhile, are left out.
     """
     found = []
-    for key in _keys(store, run, prefix + "."):
+    for key in keys(store, run, prefix + "."):
         # A prefix may go on with a dot and more, so that others' records can look like ours: their text decides.
-        with suppress(CorruptionError, NotFoundError):
-            record = Record.decode(store.get(key, limit_bytes=_MAX_RECORD_BYTES), key)
+        with suppress(CorruptionError, NotFoundError, NotPermittedError):
+            record = read(store, key)
             if record.prefix == prefix:
                 found.append(record)
     return sorted(found, key=lambda record: (record.sequence, record.save_id))
 
 
-def _keys(store: Store, run: str, starts_with: str = "") -> Iterator[str]:
+def keys(store: Store, run: str, starts_with: str = "") -> Iterator[str]:
+    """Yield the keys of a run's records, whatever they hold."""
     return (key for key in store.keys(join(run, DIRECTORY), starts_with) if key.endswith(".json"))
 
 

@@ -79,6 +79,8 @@ class Recovery:
     outcomes: tuple[Outcome, ...]
     swept_objects: tuple[str, ...] = ()
     """Keys whose unfinished temporaries were removed."""
+    problems: tuple[str, ...] = ()
+    """What is damaged and does not keep the run from being used, and what to do about it, in words for people."""
 
     def subjects(self, fate: Fate) -> list[str]:
         """Return whom this happened to."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import listed, records, reserve, survey
+from ckptd.engine import listed, mending, records, reserve, survey
 from ckptd.engine.commit import SeenState
 from ckptd.engine.records import Record
 from ckptd.engine.survey import Found
@@ -34,6 +34,7 @@ class Repaired:
         prefixes: locations that the state file lists now, oldest first; the last is the latest.
         left_out: (location, why) of those that it listed before, or that have an index here, and that are not complete.
         kept_at: where the text that was replaced lies now; None if there was none.
+        mended: what else was damaged and put aside, in words for people.
     """
 
     is_changed: bool
@@ -41,6 +42,7 @@ class Repaired:
     prefixes: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     kept_at: str | None = None
+    mended: tuple[str, ...] = ()
 
 
 def repair(
@@ -52,14 +54,20 @@ def repair(
     complete, is built anew: from those that ckptd or another program saved here, not counting what left the list before
     and was kept for good. Shards are looked for, not read: `verify` reads them.
 
+    A damaged epoch and damaged records, which keep a run from being opened, are put aside.
+
     With `takes_over` an owner of whom nobody here can say whether he lives, as in a bucket, is taken over from.
 
     Raises:
         NotFoundError: when there is no complete checkpoint; nothing was changed.
         ConflictError: when somebody is working on the directory, or replaced the state file meanwhile.
     """
+    mended = mending.make_room_for_records(store, directory)
     with store.lock(join(directory, f"{records.DIRECTORY}/lock"), holder="ckptd repair", takes_over=takes_over):
         key = join(directory, latest_filename)
+        mended += mending.mend_records(store, directory)
+        mended += mending.put_away_unreadable(store, directory)
+        mended += mending.make_room_for_state(store, key)
         seen = durable.look(store, key)
         lifted = _lift_quarantines(store, directory)
         found = {_key_of(store, directory, each): each for each in survey.survey(store, directory, None)}
@@ -77,13 +85,17 @@ def repair(
                 reason or f"{', '.join(each.prefix for each in lifted)} verifies again and is in quarantine no more"
             )
         if new is None:
+            if seen.data is not None and old is None and not _was_ever_published(store, directory):
+                mended.append(mending.put_away(store, key, CorruptionError(reason, key=key)))
+            if mended:
+                return Repaired(True, reason, (), tuple(left_out), mended=tuple(mended))
             raise NotFoundError("there is no complete checkpoint here to make a state file from", key=directory or None)
         now_listed = tuple(_location(store, directory, path) for path in new.all_model_checkpoint_paths)
         if not reason:
-            return Repaired(False, "", now_listed, tuple(left_out))
+            return Repaired(bool(mended), "", now_listed, tuple(left_out), mended=tuple(mended))
         kept_at = _keep(store, directory, latest_filename, seen)
         durable.publish(store, key, new.encode(), seen)
-        return Repaired(True, reason, now_listed, tuple(left_out), kept_at)
+        return Repaired(True, reason, now_listed, tuple(left_out), kept_at, tuple(mended))
 
 
 def _lift_quarantines(store: Store, directory: str) -> list[Record]:
@@ -124,10 +136,9 @@ def _parse(seen: SeenState, key: str) -> tuple[CheckpointState | None, str]:
     if seen.data is None:
         return None, "there was none"
     try:
-        state = CheckpointState.decode(seen.data, key)
+        return listed.decode_state(seen.data, key), ""
     except CorruptionError as error:
         return None, error.reason
-    return (state, "") if state.model_checkpoint_path else (None, "it named no checkpoint")
 
 
 def _without_incomplete(
@@ -171,6 +182,11 @@ def _without_incomplete(
         all_model_checkpoint_paths=tuple(renamed.get(path, path) for path in staying),
         all_model_checkpoint_timestamps=tuple(times.get(path, 0.0) for path in staying) if times else (),
     )
+
+
+def _was_ever_published(store: Store, directory: str) -> bool:
+    """Whether a checkpoint was here: if none is whole any more, a person looks before the history is given up."""
+    return any(record.published for record in records.load(store, directory).found)
 
 
 def _is_complete(store: Store, prefix: str) -> bool:

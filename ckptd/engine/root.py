@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ckptd.errors import CkptdError, ConflictError, CorruptionError, NotFoundError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+    NotPermittedError,
+    StorageFullError,
+)
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 from ckptd.storage.local import LocalStore
@@ -28,20 +35,24 @@ def read_or_make_id(store: Store) -> str:
     A damaged one is replaced. Where none can be kept the word is new with every start: then clients do not recognize
     the root, and read through the daemon.
     """
-    try:
-        known = _read_id(store)
-        if known is None:
-            with suppress(ConflictError):  # another process was quicker
-                store.put(ID_KEY, uuid.uuid4().hex.encode())
-            known = _read_id(store)
-        if known is not None:
-            return known
-    except CkptdError as error:
-        _log.warning("%s: the id of the root is damaged, and replaced: %s", store.url, error)
     made = uuid.uuid4().hex
     try:
-        store.replace(ID_KEY, made.encode())
-    except CkptdError as error:
+        known = _read_id(store)
+    except (CorruptionError, NotPermittedError) as error:
+        _log.warning("%s: the id of the root is damaged, and replaced: %s", store.url, error)
+        known = _noted(store, made, store.replace)
+    return known or _noted(store, made, store.put)
+
+
+def _noted(store: Store, made: str, write: Callable[[str, bytes], object]) -> str:
+    """Note a new id, durably, if that can be; return the one that counts now."""
+    try:
+        write(ID_KEY, made.encode())
+    except (ConflictError, StorageFullError, NotPermittedError) as error:
+        with suppress(CorruptionError, NotPermittedError):
+            known = _read_id(store)  # another process may have been quicker
+            if known is not None:
+                return known
         _log.warning("%s: the root has no id that lasts, so clients read through the daemon: %s", store.url, error)
     return made
 

@@ -109,6 +109,7 @@ class Run:
         self._checking = threading.Lock()  # one look at suspected bytes at a time
         self._sound: dict[tuple[str, str, int | None], float] = {}  # what was found so, and until when that counts
         self._is_closed = False  # guarded by `catalog_lock`
+        self.problems: tuple[str, ...] = ()
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._quarantined: tuple[Record, ...] = ()
 
@@ -116,8 +117,12 @@ class Run:
         """Bring the run's directory in order and load what it holds."""
         with self.catalog_lock:
             presence.check_directory(self.store, join(self.name, records.DIRECTORY))
-            for outcome in self.catalog.recover().outcomes:
+            recovery = self.catalog.recover()
+            for outcome in recovery.outcomes:
                 logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
+            self.problems = recovery.problems
+            for problem in self.problems:
+                logger.warning("%s: %s", self.name, problem)
             self._membership.epoch = self._durable_epoch = max(
                 epochs.stored(self.store, self.name), self.catalog.highest_epoch()
             )
@@ -478,7 +483,15 @@ class Run:
             connected = tuple(self._membership.connected())
             epoch, world_size = self._membership.epoch, self._membership.world_size
         return RunView(
-            self.name, epoch, world_size, connected, saves, self.latest(), len(self._checkpoints), self.last_error
+            self.name,
+            epoch,
+            world_size,
+            connected,
+            saves,
+            self.latest(),
+            len(self._checkpoints),
+            self.last_error,
+            problems=self.problems,
         )
 
     # Time and the end.
@@ -525,13 +538,17 @@ class Run:
             for save in list(self._live):
                 save.fail(reason)
 
+    def is_joined(self) -> bool:
+        """Whether processes have joined, or saves are under way."""
+        with self.lock:
+            return bool(self._live) or not self._membership.is_free(self.clock.boot_s())
+
     def is_at_rest(self) -> bool:
         """Whether nobody needs the run open: no member, save, reader or watcher, and nothing to sweep in time."""
         if self._sweep_at is not None or not self._listeners.is_empty:
             return False
-        with self.lock:
-            if self._live or not self._membership.is_free(self.clock.boot_s()):
-                return False
+        if self.is_joined():
+            return False
         return not self._readers.are_in(self.name, self.clock.boot_s())
 
     def close(self) -> None:

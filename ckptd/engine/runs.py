@@ -22,7 +22,7 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.engine.run import Run
 from ckptd.engine.settings import Settings
 from ckptd.engine.workers import Workers
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format import names
 from ckptd.storage.base import Store
 
@@ -73,6 +73,7 @@ class Runs:
         self._lock = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._quarantined: dict[str, Quarantine] = {}
+        self._problems: dict[str, tuple[str, ...]] = {}  # of runs that were opened all the same
         self._listeners: dict[str, Listeners] = {}
         self._openers = Workers(_OPENERS, "ckptd-open")
         self._retry_at = 0.0
@@ -141,6 +142,16 @@ class Runs:
         with self._lock:
             return [self._quarantined[name] for name in sorted(self._quarantined)]
 
+    def problems_at_rest(self) -> dict[str, tuple[str, ...]]:
+        """Return what a person should know about runs that are not open now."""
+        with self._lock:
+            places = self._places
+            return {
+                name: problems
+                for name, problems in self._problems.items()
+                if name not in self._quarantined and (name not in places or places[name].run is None)
+            }
+
     def subscribe(self, name: str, heard: Heard) -> Callable[[], None]:
         """Call `heard` for each checkpoint of a run from now on; return what ends that. Opens no run."""
         names.check_run_name(name)
@@ -162,14 +173,17 @@ class Runs:
         """Keep a run closed while the block runs: whoever wants it waits. For what mends it from outside.
 
         Raises:
-            UnavailableError: when it is in use.
+            UnavailableError: when calls about it are under way.
+            ConflictError: when processes have joined it.
         """
         names.check_run_name(name)
         with self._lock:
             place = self._places.setdefault(name, _Place())
             run = place.run
-            if place.users or place.busy is not None or (run is not None and run.live_saves()):
-                raise NotNowError(f"run {name!r} is in use: wait until its saves under way have ended")
+            if place.users or place.busy is not None:
+                raise NotNowError(f"run {name!r} is in use at this moment; try again")
+            if run is not None and run.is_joined():
+                raise ConflictError("processes have joined this run: it can be mended when they have left", key=name)
             done: Future[None] = Future()
             place.run, place.busy = None, done
         try:
@@ -179,6 +193,7 @@ class Runs:
         finally:
             with self._lock:
                 self._quarantined.pop(name, None)
+                self._problems.pop(name, None)
                 place.busy = None
                 self._forget_if_unused(name, place)
             done.set_result(None)
@@ -249,6 +264,9 @@ class Runs:
         with self._lock:
             if not self._closing:
                 place.run, place.rests_since = run, None
+                self._problems.pop(name, None)
+                if run.problems and len(self._problems) < _MOST_QUARANTINED:
+                    self._problems[name] = run.problems
                 if self._quarantined.pop(name, None) is not None:
                     logger.info("%s is in order again, and no longer quarantined", name)
                 return run

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ckptd.arena.lender import Usage
 from ckptd.engine.owned import Which
-from ckptd.engine.views import RunView, SaveView
 from ckptd.errors import CkptdError
+from ckptd.format import names
+from ckptd.service import status_page
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
 from ckptd.service.opening import Openings
@@ -17,7 +18,7 @@ from ckptd.service.pools import Pools
 from ckptd.service.save import Host
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
-from ckptd.wire import convert, lanes
+from ckptd.wire import convert
 from ckptd.wire.v1 import admin_pb2
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ class AdminService:
         self.arenas: ArenaServer | None = None
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
-        """Describe every run that is open, with the saves under way and whom they wait for."""
-        runs = await self._pools.control(self._coordinator.runs)
+        """Describe the runs that are open or quarantined, with the saves under way and whom they wait for."""
+        views = await self._pools.control(self._coordinator.runs)
         free_bytes = await self._pools.control(self._coordinator.store.free_bytes)
         lender = None if self.arenas is None else self.arenas.lender
         usage = {} if lender is None else lender.usage()
+        page = status_page.fill(views, request.after_run, lambda view: usage.get(view.run, Usage()))
         road = await self._pools.control(_write_road, self._coordinator.store)
         return admin_pb2.StatusReply(
             peer=self._host.peer,
@@ -51,7 +53,8 @@ class AdminService:
             uptime_s=time.monotonic() - self._started,
             listening=self.listening,
             free_bytes=-1 if free_bytes is None else free_bytes,
-            runs=[_run_to_wire(run, usage.get(run.run, Usage())) for run in runs],
+            runs=page.runs,
+            next_after=page.next_after,
             draining=self.draining,
             warnings=self._coordinator.warnings,
             arena_bytes=0 if lender is None else lender.size_bytes,
@@ -78,6 +81,14 @@ class AdminService:
         back = await self._openings.control(run, self._coordinator.undelete, run, which)
         return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))
 
+    async def repair(self, request: admin_pb2.RepairRequest, call: Call) -> admin_pb2.RepairReply:
+        """Mend a run that cannot be opened, or whose state file names what is gone."""
+        run = convert.run_from_wire(request.run)
+        repaired = await self._pools.control(
+            self._coordinator.repair, run, convert.text_from_wire(request.latest_filename) or names.STATE_KEY
+        )
+        return convert.repaired_to_wire(repaired)
+
 
 def _write_road(store: Store) -> str:
     """Return how bulk data goes to the disk; empty where there is no disk, or nothing can be written to it now."""
@@ -96,31 +107,3 @@ def _named(request: _Naming) -> tuple[str, Which]:
     """Return the run, and which of its checkpoints is meant."""
     which = convert.checkpoint_from_choice(request.name, request.step, request.series)
     return convert.run_from_wire(request.run), which
-
-
-def _run_to_wire(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
-    return admin_pb2.RunStatus(
-        run=view.run,
-        epoch=view.epoch,
-        world_size=view.world_size,
-        connected_ranks=view.connected_ranks,
-        saves=[_save_to_wire(save) for save in view.saves],
-        latest=None if view.latest is None else convert.checkpoint_to_wire(view.latest, view.run),
-        num_checkpoints=view.num_checkpoints,
-        last_error=view.last_error,
-        arena_ranks=sorted(usage.ranks),
-        num_arenas=usage.num_arenas,
-        arena_bytes=usage.size_bytes,
-    )
-
-
-def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
-    return admin_pb2.LiveSave(
-        save=convert.save_to_wire(view.save),
-        phase=view.phase.value,
-        size_bytes=view.size_bytes,
-        received_bytes=view.received_bytes,
-        age_s=view.age_s,
-        waiting_for=view.waiting_for,
-        roads=sorted(lanes.ROADS[road] for road in view.roads),
-    )

@@ -286,7 +286,13 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
         (methods.WATCH, {"Watch": watch.watch}),
         (
             methods.ADMIN,
-            {"Status": admin.status, "Pin": admin.pin, "Delete": admin.delete, "Undelete": admin.undelete},
+            {
+                "Status": admin.status,
+                "Pin": admin.pin,
+                "Delete": admin.delete,
+                "Undelete": admin.undelete,
+                "Repair": admin.repair,
+            },
         ),
     )
     return {method.path: answers[name] for service, answers in table for name, method in service.items()}

@@ -155,6 +155,9 @@ class Disk(Protocol):
     def status_at(self, root: int, path: str, *, confined: bool) -> FileStatus:
         """Describe what lies at a path, without the right to read it."""
 
+    def is_plain_file(self, directory: int, name: str) -> bool:
+        """Say whether a name in a directory is a file, and no link to one."""
+
     def try_lock(self, file: int, *, shared: bool) -> bool:
         """Take an advisory lock on an open file without waiting; it lasts until `unlock` or the process's end."""
 
@@ -372,6 +375,10 @@ class SystemDisk(DirectCalls):
             return self.status(file)
         finally:
             os.close(file)
+
+    def is_plain_file(self, directory: int, name: str) -> bool:
+        """See `Disk`."""
+        return stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
     def unlock(self, file: int) -> None:
         """See `Disk`."""

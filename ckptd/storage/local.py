@@ -357,6 +357,24 @@ class LocalStore:
         with translated(directory), self._opened(check_directory(directory)) as opened:
             return {entry.name: entry.is_directory for entry in self._disk.entries(opened)}
 
+    def is_file(self, name: str) -> bool:
+        """Whether a path below the root is a file, and no link to one; also of the store's own names."""
+        *parents, last = name.split("/")
+        with translated(name), self._opened(parents) as opened:
+            return self._disk.is_plain_file(opened, last)
+
+    def put_away(self, name: str) -> str:
+        """Rename whatever lies at a path below the root, object or not, within its directory; return its path now.
+
+        Durable on return.
+        """
+        *parents, last = name.split("/")
+        away = f"{last}.before-{secrets.token_hex(4)}"
+        with translated(name), self._opened(parents) as opened:
+            self._disk.rename_new(opened, last, away)
+            self._disk.sync_directory(opened)
+        return "/".join([*parents, away])
+
     def _stat_below(self, root: int, directory: str, name: str) -> ObjectStat | None:
         key = join(directory, name)
         try:

@@ -17,14 +17,16 @@ from ckptd.engine.series import NamedStep
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names
 from ckptd.storage.base import Durability
-from ckptd.wire.v1 import common_pb2, save_pb2
+from ckptd.wire.v1 import admin_pb2, common_pb2, save_pb2
 
 if TYPE_CHECKING:
+    from ckptd.engine.repair import Repaired
     from ckptd.engine.session import Phase
 
 MAX_WORLD_SIZE = 1 << 16
 MAX_EPOCH = 1 << 53
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
+_MOST_REPAIRED = 500  # of each kind in one answer
 MAX_META_GRAPH_BYTES = 3 << 20  # it travels in one message
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{0,127}", re.ASCII)
@@ -238,6 +240,20 @@ def checkpoint_from_wire(message: common_pb2.Checkpoint) -> Checkpoint:
         pinned=message.pinned,
         save_id=message.save_id,
         durability=durability_from_wire(message.durability),
+    )
+
+
+def repaired_to_wire(repaired: Repaired) -> admin_pb2.RepairReply:
+    """Return the message that says what a repair did; of very many checkpoints it names the newest."""
+    left_out = [admin_pb2.LeftOut(prefix=prefix, reason=reason) for prefix, reason in repaired.left_out]
+    return admin_pb2.RepairReply(
+        changed=repaired.is_changed,
+        reason=repaired.reason,
+        prefixes=repaired.prefixes[-_MOST_REPAIRED:],
+        left_out=left_out[-_MOST_REPAIRED:],
+        kept_at=repaired.kept_at or "",
+        num_prefixes=len(repaired.prefixes),
+        mended=repaired.mended[:_MOST_REPAIRED],
     )
 
 

@@ -455,6 +455,11 @@ class SimulatedDisk:
             self._alive()
             return status_of(self._find(self._directory(root), path))
 
+    def is_plain_file(self, directory: int, name: str) -> bool:
+        with self._guard:
+            self._alive()
+            return status_of(self._find(self._directory(directory), name)).is_file
+
     def try_lock(self, file: int, *, shared: bool) -> bool:
         with self._guard:
             self._alive()

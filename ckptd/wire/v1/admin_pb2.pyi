@@ -9,13 +9,15 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StatusRequest(_message.Message):
-    __slots__ = ("peer",)
+    __slots__ = ("peer", "after_run")
     PEER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_RUN_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
+    after_run: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_road", "stream_ports")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_road", "stream_ports", "next_after")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +31,7 @@ class StatusReply(_message.Message):
     ARENA_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     WRITE_ROAD_FIELD_NUMBER: _ClassVar[int]
     STREAM_PORTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     root: str
     durability: _common_pb2.Durability
@@ -42,10 +45,11 @@ class StatusReply(_message.Message):
     arena_limit_bytes: int
     write_road: str
     stream_ports: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_road: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ...) -> None: ...
+    next_after: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_road: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error", "arena_ranks", "num_arenas", "arena_bytes")
+    __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error", "arena_ranks", "num_arenas", "arena_bytes", "quarantined", "problems")
     RUN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +61,8 @@ class RunStatus(_message.Message):
     ARENA_RANKS_FIELD_NUMBER: _ClassVar[int]
     NUM_ARENAS_FIELD_NUMBER: _ClassVar[int]
     ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     run: str
     epoch: int
     world_size: int
@@ -68,7 +74,9 @@ class RunStatus(_message.Message):
     arena_ranks: _containers.RepeatedScalarFieldContainer[int]
     num_arenas: int
     arena_bytes: int
-    def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., world_size: _Optional[int] = ..., connected_ranks: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[LiveSave, _Mapping]]] = ..., latest: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., num_checkpoints: _Optional[int] = ..., last_error: _Optional[str] = ..., arena_ranks: _Optional[_Iterable[int]] = ..., num_arenas: _Optional[int] = ..., arena_bytes: _Optional[int] = ...) -> None: ...
+    quarantined: str
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., world_size: _Optional[int] = ..., connected_ranks: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[LiveSave, _Mapping]]] = ..., latest: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., num_checkpoints: _Optional[int] = ..., last_error: _Optional[str] = ..., arena_ranks: _Optional[_Iterable[int]] = ..., num_arenas: _Optional[int] = ..., arena_bytes: _Optional[int] = ..., quarantined: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LiveSave(_message.Message):
     __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "roads")
@@ -151,3 +159,39 @@ class UndeleteReply(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     checkpoint: _common_pb2.Checkpoint
     def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+
+class RepairRequest(_message.Message):
+    __slots__ = ("peer", "run", "latest_filename")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    LATEST_FILENAME_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    latest_filename: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., latest_filename: _Optional[str] = ...) -> None: ...
+
+class RepairReply(_message.Message):
+    __slots__ = ("changed", "reason", "prefixes", "left_out", "kept_at", "num_prefixes", "mended")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_AT_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    MENDED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    reason: str
+    prefixes: _containers.RepeatedScalarFieldContainer[str]
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    kept_at: str
+    num_prefixes: int
+    mended: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, changed: bool = ..., reason: _Optional[str] = ..., prefixes: _Optional[_Iterable[str]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ..., kept_at: _Optional[str] = ..., num_prefixes: _Optional[int] = ..., mended: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LeftOut(_message.Message):
+    __slots__ = ("prefix", "reason")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    reason: str
+    def __init__(self, prefix: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
