@@ -164,14 +164,16 @@ def test_a_restarted_daemon_is_found_again(daemon):
 def test_a_save_that_the_daemon_lost_in_a_restart_is_made_anew_from_the_snapshots(daemon, monkeypatch):
     from ckptd.client import saving
 
-    real, restarted = saving._send_all, threading.Event()
+    real, restarted, restarting = saving._send_all, threading.Event(), threading.Lock()
 
     def send(transport, save, sources, deadline):
         # Rank 1 sends nothing before the restart, so that the save can't be complete by then.
-        if save.rank == 1 and not restarted.is_set():
-            daemon.stop()
-            daemon.start()
-            restarted.set()
+        if save.rank == 1:
+            with restarting:  # both of its saves may come here, and one restart is meant
+                if not restarted.is_set():
+                    daemon.stop()
+                    daemon.start()
+                    restarted.set()
         real(transport, save, sources, deadline)
 
     monkeypatch.setattr(saving, "_send_all", send)
