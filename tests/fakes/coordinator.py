@@ -156,6 +156,8 @@ class FakeCoordinator:
     def latest(self, run, name="*"):
         return self.newest.get(run)
 
+    latest_for_watchers = latest
+
     def unattended(self, run):
         return []
 
