@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -171,7 +172,8 @@ class Coordinator:
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until no work is left that needs nobody else, cleaning up included; return whether that came to pass."""
-        return self._workers.settle(timeout_s)
+        give_up_at = time.monotonic() + timeout_s
+        return self._workers.settle(timeout_s) and self._runs.settle(max(0.0, give_up_at - time.monotonic()))
 
     # Members.
 

@@ -368,6 +368,10 @@ class Runs:
             self._closing = True
         return self.opened()
 
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until no run is being opened or closed, at most so long; return whether that came to pass."""
+        return self._openers.settle(timeout_s)
+
     def close(self) -> None:
         """Close every run. After `begin_no_more`, when nothing uses them any more."""
         for run in self.opened():
