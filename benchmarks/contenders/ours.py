@@ -47,10 +47,10 @@ class Ckptd(Contender):
     def save(self, step: int) -> Times:
         return self._save(step, self.arrays)
 
-    def _save(self, step: int, arrays: dict[str, np.ndarray]) -> Times:
+    def _save(self, step: int, arrays: dict[str, np.ndarray], *, immutable: bool = False) -> Times:
         named = self._named(arrays)
         began = time.monotonic()
-        pending = self._checkpointer.save(step, named)
+        pending = self._checkpointer.save(step, named, immutable=immutable)
         returned = time.monotonic()
         pending.result(_TIMEOUT_S)
         return Times(began, returned, time.monotonic())
@@ -80,7 +80,7 @@ class CkptdStaging(Ckptd):
     """The arrays are made in the daemon's memory, so that `save` has nothing to copy."""
 
     name = "ckptd staging"
-    about = "the same, with arrays made where they are saved from: Checkpointer.staging"
+    about = "the same, with arrays made where they are saved from, and left alone: Checkpointer.staging, immutable=True"
     measures = ("save",)
 
     def before_save(self, step: int) -> None:
@@ -90,7 +90,7 @@ class CkptdStaging(Ckptd):
             np.copyto(self._staged[name], array)  # what the framework would compute right there
 
     def save(self, step: int) -> Times:
-        return self._save(step, self._staged)
+        return self._save(step, self._staged, immutable=True)
 
 
 class CkptdStream(Ckptd):

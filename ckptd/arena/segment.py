@@ -51,12 +51,15 @@ class Segment:
     Attributes:
         descriptor: of the memory, to be passed on.
         size_bytes: of the data.
+        identity: of the memory, the same wherever in this process it is mapped.
         data: the data, as bytes that may be written.
     """
 
     def __init__(self, descriptor: int, total_bytes: int, *, writable: bool = True) -> None:
         self.descriptor = descriptor
         self.size_bytes = total_bytes - HEADER_BYTES
+        stat = os.fstat(descriptor)
+        self.identity = (stat.st_dev, stat.st_ino)
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         mapping = mmap.mmap(descriptor, total_bytes, mmap.MAP_SHARED, access)
         with contextlib.suppress(OSError, AttributeError):  # a wish: the system may have none for shared memory

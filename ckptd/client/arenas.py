@@ -172,6 +172,10 @@ class ArenaLink:
             answer.set_result(Answer(reply, descriptors))
 
 
+_SHOWN: set[tuple[int, int]] = set()
+"""Arenas of which this process has given arrays away, by whatever `Checkpointer`: the mappings of all reach them."""
+
+
 class ArenaRoom:
     """An arena, as a room to capture into; see `rooms.Room`."""
 
@@ -189,6 +193,16 @@ class ArenaRoom:
     @captured.setter
     def captured(self, size_bytes: int) -> None:
         self.segment.captured = size_bytes
+
+    @property
+    def is_shown(self) -> bool:
+        """See `Room`."""
+        return self.segment.identity in _SHOWN
+
+    @is_shown.setter
+    def is_shown(self, is_shown: bool) -> None:
+        if is_shown:
+            _SHOWN.add(self.segment.identity)
 
     @property
     def link(self) -> ArenaLink:
@@ -294,7 +308,7 @@ class ArenaHandover:
             arena=room.number,
             generation=room.segment.generation,
             offsets=np.ascontiguousarray(placement.offsets, "<i8").tobytes(),
-            staged=placement.is_staged,
+            staged=room.is_shown,
             manifest=() if is_known else manifests.manifest_parts(manifest),
         )
         try:
@@ -303,11 +317,15 @@ class ArenaHandover:
             return None
         return cls(room.link, declaration, begun)
 
-    def seal(self) -> None:
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
         """See `Handover`."""
-        seal = arena_pb2.ArenaSeal(request_id=self._request_id, sums_follow=True)
+        seal = arena_pb2.ArenaSeal(request_id=self._request_id, sums_follow=sums is None)
+        if sums is not None:
+            seal.crcs = np.ascontiguousarray(sums, "<u4").tobytes()
         with contextlib.suppress(CkptdError):  # the daemon is gone: its successor is sent the bytes
             self._link.send(arena_pb2.ArenaRequest(seal=seal))
+        if sums is not None:
+            self._is_over.set()
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
         """See `Handover`."""

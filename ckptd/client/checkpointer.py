@@ -208,9 +208,13 @@ class Checkpointer:
     def staging(self, name: str, shape: Sequence[int], dtype: Any) -> Array:
         """Return an array to produce the bytes of the next save in: `save` does not copy what lies there.
 
-        It belongs to the caller until the save that it is given to; then its bytes must not be changed before that
-        save has ended, and `staging` gives another array for the save after it. Asking again before the save gives
-        the same array. What is changed too late is noticed, and aborts that save.
+        It belongs to the caller until the save that it is given to; then its bytes must not be changed any more, and
+        `staging` gives another array for the save after it. Asking again before the save gives the same array.
+
+        `save` sums what lies there before it returns, which takes about half as long as a copy. What is changed later
+        is never saved: the bytes have been written already, or the change aborts that save, or a later one that uses
+        this memory again, with `CorruptionError`. With `immutable` it is the caller's promise, and `save` returns at
+        once.
 
         Args:
             name: of the tensor; any that is unique among those asked for.

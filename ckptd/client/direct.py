@@ -95,7 +95,7 @@ class DirectTransport:
         self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
     ) -> LocalCapture:
         """See `Transport.begin`. The engine hears of it with the declaration."""
-        return LocalCapture(room, placement.offsets, is_staged=placement.is_staged)
+        return LocalCapture(room, placement.offsets, is_staged=room.is_shown)
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None

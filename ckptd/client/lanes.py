@@ -14,7 +14,8 @@ from itertools import accumulate
 import numpy as np
 
 from ckptd.client.snapshot import Snapshot
-from ckptd.engine.layout import Lane
+from ckptd.engine.feeding import first_sums
+from ckptd.engine.layout import Column, Lane
 from ckptd.format import crc32c
 
 CRCS_PER_PART = 100_000
@@ -41,6 +42,7 @@ class LaneSource:
         self.lane = lane
         self.size_bytes = int(lane.size_bytes)
         self._snapshot = snapshot
+        self._captured = _captured_crcs(lane, snapshot)
         self._chunk_bytes = chunk_bytes
         self._items: list[int] = lane.items.tolist()
         self._offsets: list[int] = lane.item_offsets.tolist()
@@ -63,9 +65,10 @@ class LaneSource:
 
         There is at least one, also for a lane without segments.
         """
-        for segment, size in enumerate(self._sizes):
-            self._sum_up_to(segment, size)
-        packed = np.array(self._crcs, "<u4").tobytes()
+        if self._captured is None:
+            for segment, size in enumerate(self._sizes):
+                self._sum_up_to(segment, size)
+        packed = np.array(self._crcs if self._captured is None else self._captured, "<u4").tobytes()
         count = len(self._crcs)
         for first in range(0, max(count, 1), CRCS_PER_PART):
             yield first, packed[4 * first : 4 * (first + CRCS_PER_PART)], first + CRCS_PER_PART >= count
@@ -83,6 +86,8 @@ class LaneSource:
                 continue
             run_crc = 0
             for view in self._snapshot.views(self._items[segment], self._offsets[segment] + start, length):
+                if self._captured is not None:
+                    view = memoryview(bytes(view))  # so that what is summed is what is sent
                 run_crc = crc32c.extend(run_crc, view)
                 views.append(view)
             if self._summed[segment] == start:
@@ -102,3 +107,11 @@ class LaneSource:
         for view in self._snapshot.views(self._items[segment], self._offsets[segment] + start, size - start):
             crc = crc32c.extend(crc, view)
         self._crcs[segment], self._summed[segment] = crc, size
+
+
+def _captured_crcs(lane: Lane, snapshot: Snapshot) -> Column | None:
+    """Return the checksum that each segment had when it was captured, where that was taken; None where not."""
+    if snapshot.sums is None:
+        return None
+    rows = first_sums(snapshot.manifest)[lane.items] + (lane.item_offsets > 0)
+    return snapshot.sums[rows].astype(np.int64)

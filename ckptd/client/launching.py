@@ -82,7 +82,8 @@ class Launcher:
             for room in prepared.outgrown:
                 room.give_back()
         if handover is not None:
-            handover.seal()
+            handover.seal(snapshot.sums)
+        if handover is not None and snapshot.sums is None:
             pause_s = time.monotonic() - began if takes_long(snapshot.manifest) else 0.0
             arguments = (snapshot, handover, pause_s)
             threading.Thread(target=_sum_behind, args=arguments, name="ckptd-sums", daemon=True).start()

@@ -29,8 +29,10 @@ class LocalCapture:
 
     # Who captures.
 
-    def seal(self) -> None:
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
         """See `Handover`."""
+        if sums is not None:
+            self.give_sums(sums)
         self._is_sealed = True
         self._is_settled.set()
 

@@ -24,10 +24,13 @@ class Room(Protocol):
     Attributes:
         data: the memory; it begins at a page.
         captured: how many bytes, from its start, are in place. Only ever goes up during one capture.
+        is_shown: arrays in it were given to a caller once, by `staging`. It can reach them still, and may go on to
+            change them by mistake, during this save or a later one that is captured here.
     """
 
     data: NDArray[np.uint8]
     captured: int
+    is_shown: bool
 
     def give_back(self) -> None:
         """Hand it over for another save; nobody may touch it any more."""
@@ -40,6 +43,7 @@ class PrivateRoom:
         # At a page, so that a disk can be written from it without another copy.
         self.data: NDArray[np.uint8] = empty_at(size_bytes, 0)
         self.captured = 0
+        self.is_shown = False
         self._pool = pool
 
     def give_back(self) -> None:

@@ -13,7 +13,7 @@ from ckptd.client.capturing import capture
 from ckptd.client.inventory import Inventory
 from ckptd.client.placement import Placement, place
 from ckptd.client.rooms import Room, RoomPool
-from ckptd.client.summing import Sums, sum_parts
+from ckptd.client.summing import NUM_SUMMERS, Sums, sum_parts
 from ckptd.engine.layout import Lane
 from ckptd.errors import SessionAbortedError, UnavailableError
 
@@ -29,6 +29,7 @@ class Snapshot:
         offsets: per item, where its stored form begins in `memory`.
         memory: where it lies.
         lanes: how it is laid out in the shards, once that is known.
+        sums: of what was captured, as `sum` gives them, where the caller can reach the memory later; else None.
     """
 
     def __init__(self, inventory: Inventory, placement: Placement, room: Room) -> None:
@@ -37,6 +38,7 @@ class Snapshot:
         self.offsets = placement.offsets
         self.memory = memoryview(cast("Buffer", room.data))
         self.lanes: Sequence[Lane] = ()
+        self.sums: Sums | None = None
         self._inventory: Inventory | None = inventory
         self._placement = placement
         self._room: Room | None = room
@@ -66,6 +68,8 @@ class Snapshot:
         assert self._room is not None
         try:
             capture(self._inventory, self._placement, self._room)
+            if self._room.is_shown:  # from here on the caller might change it, and nothing else would tell
+                self.sums = sum_parts(self.manifest, self.offsets, self.memory, NUM_SUMMERS)
             self._is_captured = True
         finally:
             self._inventory = None  # the arrays are the caller's again

@@ -34,6 +34,7 @@ class Stage:
 
     def __init__(self, room: Room, before: Stage | None = None) -> None:
         self.room = room
+        room.is_shown = True
         self.used_bytes = 0
         self._arrays: dict[str, Array] = {}
         self.outgrown: list[Room] = [] if before is None else [*before.outgrown, before.room]

@@ -55,8 +55,11 @@ class Located:
 class Handover(Protocol):
     """A save that the engine follows while it is captured. No method waits or raises."""
 
-    def seal(self) -> None:
-        """Say that all bytes are in place. From here on the engine needs nobody else; the checksums are to follow."""
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
+        """Say that all bytes are in place. From here on the engine needs nobody else.
+
+        Without `sums`, which are as for `give_sums`, the checksums are to follow.
+        """
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
         """Hand the checksums over: one per part and, of strings, two, of the lengths and of the payload."""

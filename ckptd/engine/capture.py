@@ -50,7 +50,8 @@ class Capture(Protocol):
     Attributes:
         memory: where it is captured.
         offsets: per part of the rank's manifest, where its stored form begins in there.
-        is_staged: some of it was made in place. Whoever did can reach it still, and may go on to change it by mistake.
+        is_staged: training can reach it, as it has produced bytes there, and may change it by mistake at any time. Its
+            sums are there as soon as it is sealed.
     """
 
     memory: NDArray[np.uint8]

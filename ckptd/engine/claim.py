@@ -50,8 +50,11 @@ class Claim:
             submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins), standstill)
 
     def keep_in_memory(self, save_id: str, index_crc32c: int, shard_keys: Sequence[str]) -> None:
-        """Tell the memory what it holds, now that it is saved: a restart right after this reads it from there."""
-        if self.capture is not None:
+        """Tell the memory what it holds, now that it is saved: a restart right after this reads it from there.
+
+        Not memory that training can reach: what it changes there later nobody would notice in a box of a tensor.
+        """
+        if self.capture is not None and not self.capture.is_staged:
             held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
             self.capture.saved(Holding(save_id, index_crc32c, held))
 

@@ -9,8 +9,9 @@ While ranks capture, nothing is summed and one lane at a time writes (see `stand
 moment are left alone altogether, as following them would gain less than it takes from the copies. Training goes on
 after that, and sums have time until the disk is done: the rank's own come first, and few cores sum at once.
 
-What was staged is different in one way. Training can reach it, and might change it by mistake as soon as its rank has
-sealed it: between a block's way to the disk and its sum there must be no waiting then.
+What was staged is different. Training can reach it, and might change it by mistake at any moment, and back again. So
+its rank has taken its sums before training went on, and here each block is copied to private memory first: what is
+summed is what is written.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ckptd.engine.manifest import STRING, Manifest
 from ckptd.engine.shard import LaneWriter
 from ckptd.engine.standstill import Standstill, wait_sealed, wait_summed
 from ckptd.errors import CkptdError
+from ckptd.storage.direct import UNIT_BYTES, address_of, empty_at
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -116,7 +118,7 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         lane.check_open()
 
     # Nobody waits for the sums of a long capture before its last block is written.
-    has_time = len(capture.memory) >= LONG_BYTES and not capture.is_staged
+    has_time = len(capture.memory) >= LONG_BYTES
 
     def sum_block(position: int, data: memoryview) -> None:
         standstill.wait(check)
@@ -132,6 +134,9 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         if len(capture.memory) <= _SHORT_BYTES or capture.is_staged:
             wait_sealed(capture, check)
             standstill.wait(check)
+        if capture.is_staged:
+            _feed_copies(lane, runs, memory, summing)
+            runs = ()
         try:
             for run in runs:
                 for at, size in run.blocks():
@@ -158,3 +163,25 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         bug = CkptdError(f"a bug in ckptd ended the writing of a lane: {failure!r}")
         bug.__cause__ = failure
         lane.fail(bug)
+
+
+def _feed_copies(lane: LaneWriter, runs: Sequence[Run], memory: memoryview, summing: threads.Pool) -> None:
+    """Write and sum copies of the blocks; while one is written the next is copied and summed."""
+    copies = [empty_at(BLOCK_BYTES + UNIT_BYTES) for _ in range(2)]
+
+    def prepare(number: int, position: int, data: memoryview) -> tuple[int, memoryview]:
+        phase = address_of(data) % UNIT_BYTES  # so that a disk can be written from it as well as from the original
+        copy = copies[number % 2][phase : phase + len(data)]
+        np.copyto(copy, np.frombuffer(data, np.uint8))
+        lane.sum(position, copy.data)
+        return position, copy.data
+
+    blocks = ((run.lane_offset + at, run.memory_offset + at, size) for run in runs for at, size in run.blocks())
+    upcoming: Future[tuple[int, memoryview]] | None = None
+    for number, (position, begin, size) in enumerate(blocks):
+        prepared = None if upcoming is None else upcoming.result()
+        upcoming = summing.call(partial(prepare, number, position, memory[begin : begin + size]))
+        if prepared is not None:
+            lane.take(*prepared, may_borrow=False)
+    if upcoming is not None:
+        lane.take(*upcoming.result(), may_borrow=False)

@@ -139,12 +139,13 @@ class LaneWriter:
             self._on_end()
         return last
 
-    def take(self, position: int, data: memoryview) -> bool:
+    def take(self, position: int, data: memoryview, *, may_borrow: bool = True) -> bool:
         """Write the next bytes of the lane, which lie side by side in the shard, from memory that is shared with
         the rank.
 
         Returns whether they are still to be summed, by `sum`. It has to be done after they were copied: what the rank
-        changes meanwhile, it changes before the sum is taken. A writer that borrows them gets the sum along with them.
+        changes meanwhile, it changes before the sum is taken. A writer that borrows them gets the sum along with them;
+        unless it `may_borrow`, it copies them.
         """
         with self._lock:
             self.check_open()
@@ -153,7 +154,7 @@ class LaneWriter:
             begin = int(self._ends[segment - 1]) if segment else 0
             offset = int(self._offsets[segment]) + position - begin
             try:
-                if self._borrower is not None:
+                if self._borrower is not None and may_borrow:
                     self._borrower.borrow(offset, data, crc32c.joined(*self._sum(position, data)))
                 else:
                     self._writer.write(offset, data)
@@ -162,7 +163,7 @@ class LaneWriter:
                 raise
             self._received = position + len(data)
             self.progressed_at = self._now()
-            return self._borrower is None
+            return self._borrower is None or not may_borrow
 
     def sum(self, position: int, data: memoryview) -> None:
         """Sum the next bytes of the lane, by one thread at a time, in their order."""
@@ -242,7 +243,7 @@ class LaneWriter:
         layout, row = self._layout, int(self.segments[segment])
         name = layout.names[int(layout.entry_tensor[layout.segment_entry[row]])]
         error = CorruptionError(
-            f"tensor {name!r} of rank {self.rank} is not what was captured",
+            f"tensor {name!r} of rank {self.rank} is not what was captured: its memory was changed during the save",
             expected=f"crc32c {captured:08x}",
             actual=f"crc32c {int(self.crcs[segment]):08x}",
         )

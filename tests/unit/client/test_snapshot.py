@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptd.client import capturing
+from ckptd.client import capturing, summing
 from ckptd.client.inventory import Inventory
 from ckptd.client.placement import place
 from ckptd.client.rooms import RoomPool
@@ -298,3 +298,17 @@ def test_a_torch_tensor_of_bfloat16_keeps_its_bits(monkeypatch):
     assert dtypes.by_number(snapshot.manifest.dtypes[0]).name == "bfloat16"
     assert stored(snapshot, 0) == array.tobytes()
     assert stored(snapshot, 1) == FLOATS.tobytes()
+
+
+def test_many_threads_take_the_same_sums_as_one(monkeypatch):
+    monkeypatch.setattr(summing, "_PARALLEL_BYTES", 0)
+    monkeypatch.setattr(summing, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(summing, "_BUNCH_BYTES", 1000)
+    random = np.random.default_rng(0)
+    arrays = {f"w{size}": random.integers(0, 256, size, np.uint8) for size in (0, 1, 7, 999, 1000, 1001, 2000, 54321)}
+    snapshot = Snapshot.take(
+        {**arrays, "words": ["some", "strings", "x" * 3000], "none": np.zeros(0, object)}, RoomPool()
+    )
+    one, many = (summing.sum_parts(snapshot.manifest, snapshot.offsets, snapshot.memory, threads) for threads in (1, 3))
+    np.testing.assert_array_equal(one, many)
+    assert len(set(one.tolist())) > len(arrays)

@@ -142,3 +142,39 @@ def test_a_closed_lane_takes_nothing_and_says_why():
     sender.lane.close(SessionAbortedError("rank 3 is gone"))
     with pytest.raises(SessionAbortedError, match="rank 3 is gone"):
         sender.send(0, 5)
+
+
+class BorrowingWriter:
+    """A store's writer that would send bytes from where they lie."""
+
+    def __init__(self, key, size_bytes):
+        self.key, self.size_bytes = key, size_bytes
+        self.data = bytearray(size_bytes)
+        self.borrowed = []
+
+    def write(self, offset, data):
+        self.data[offset : offset + len(data)] = data
+
+    def borrow(self, offset, data, crc):
+        self.borrowed.append((offset, data, crc))
+
+    def finish(self):
+        raise NotImplementedError
+
+    def abort(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("may_borrow", [True, False])
+def test_memory_that_is_used_again_at_once_is_copied_by_writers_that_borrow(may_borrow):
+    layout = plan([Manifest.of([Part("t", 4, (40,), Box((0,), (40,)), 40)])], 1)
+    writer = BorrowingWriter("shard", layout.shard_sizes[0])
+    lane = LaneWriter(layout, 0, 0, writer, now=lambda: 0.0, on_end=lambda: None, on_failure=lambda _: None)
+    data = bytearray(range(40))
+    is_to_be_summed = lane.take(0, memoryview(data), may_borrow=may_borrow)
+    assert is_to_be_summed is not may_borrow
+    assert bool(writer.borrowed) is may_borrow
+    if is_to_be_summed:
+        lane.sum(0, memoryview(data))
+        assert writer.data[:40] == bytes(range(40))
+    lane.finish(np.array([crc32c(data)], np.uint32))
