@@ -279,7 +279,7 @@ class Catalog(Owned):
                 raise ConflictError("this key is taken, and not by a save of ours", key=key)
         self._on_step("begin.record")
         self._store.put(record.key, record.encode())
-        reserve.keep(self._store, self._run)
+        reserve.keep(self._store, self._run, parts=1)  # the others when nobody waits: `retire`
         self._ledger.records[record.save_id] = record
         self._ledger.live.add(record.save_id)
 
@@ -381,6 +381,7 @@ class Catalog(Owned):
             if ledger.is_stale or not ledger.state.confirm():
                 self._recover(in_use)
             verdicts = ledger.settle(in_use)
+            reserve.keep(self._store, self._run)
             if ledger.can_sweep_more():
                 self._recover(in_use)
             settled = {verdict.prefix for verdict in verdicts}

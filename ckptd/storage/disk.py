@@ -140,6 +140,9 @@ class Disk(Protocol):
     def rename_over(self, directory: int, old: str, new: str) -> None:
         """Rename within a directory, replacing `new` in one step."""
 
+    def move_over(self, directory: int, name: str, other_directory: int, other: str) -> None:
+        """Rename a file of one directory to a name in another that exists, replacing that in one step."""
+
     def link(self, directory: int, name: str, other_directory: int, other: str) -> None:
         """Give a file a second name, which must not exist; where the file system has none, EPERM or EOPNOTSUPP."""
 
@@ -342,6 +345,10 @@ class SystemDisk(DirectCalls):
     def rename_over(self, directory: int, old: str, new: str) -> None:
         """See `Disk`."""
         os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def move_over(self, directory: int, name: str, other_directory: int, other: str) -> None:
+        """See `Disk`."""
+        os.rename(name, other, src_dir_fd=directory, dst_dir_fd=other_directory)
 
     def link(self, directory: int, name: str, other_directory: int, other: str) -> None:
         """See `Disk`."""

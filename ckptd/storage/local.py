@@ -14,7 +14,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError, StorageFullError
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
@@ -131,57 +131,55 @@ class LocalStore:
 
         When syncing the directory fails, the new bytes are visible, but whether they survive is not known.
         """
-        return self._replace(self._written(key, data), if_version)
-
-    def _replace(self, writer: LocalWriter, if_version: str | None) -> ObjectStat:
-        key = writer.key
+        writer = self._written(key, data)
         with _ONE_REPLACE:
-            if if_version is not None:
-                try:
-                    found: str | None = self.stat(key).version
-                except NotFoundError:
-                    found = None
-                if found != if_version:
-                    writer.abort()
-                    raise ConflictError("changed since it was read", key=key, expected=if_version, actual=found)
+            try:
+                self._check_version(key, if_version)
+            except ConflictError:
+                writer.abort()
+                raise
             return writer.finish(replacing=True)
 
-    def replace_within(self, reserve: str, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
-        """See `SparingStore`. The reserve's file becomes the new object's, so that its blocks need not be found anew.
+    def _check_version(self, key: str, if_version: str | None) -> None:
+        if if_version is None:
+            return
+        try:
+            found: str | None = self.stat(key).version
+        except NotFoundError:
+            found = None
+        if found != if_version:
+            raise ConflictError("changed since it was read", key=key, expected=if_version, actual=found)
 
-        Its old name goes, durably, before a byte is written: at no moment do two objects share a file that changes.
+    def replace_within(self, reserve: str, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
+        """See `SparingStore`. The reserve's file, with its blocks, becomes the object's: no directory grows.
+
+        A file that has another name as well, by a backup perhaps, is no reserve: what changes in place is ours alone.
         """
         view = memoryview(data).cast("B")
         *parents, name = check_key(key)
         *reserve_parents, reserve_name = check_key(reserve)
-        with self._opened_file(reserve) as (_, status):
-            if status.num_links != 1 or status.size_bytes < len(view):
-                raise StorageFullError("the room set aside is too small for this", key=key, expected=len(view))
-        with translated(key), self._opened(reserve_parents) as source:
-            directory = self._open_to_write(tuple(parents))
-            file = None
-            try:
-                file = self._disk.open_lock_file(source, reserve_name)
-                if not self._disk.try_lock(file, shared=False):
-                    raise ConflictError("the room set aside is being used by another process", key=reserve)
-                temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
-                self._disk.link(source, reserve_name, directory, temporary)
-            except BaseException:
-                if file is not None:
-                    self._disk.close(file)
-                self._disk.close(directory)
-                raise
-            writer = LocalWriter(self._disk, key, len(view), directory, file, temporary, name, bulk=False)
-            try:
-                # Crash here: a temporary, which is swept. Without the reserve the next removal may find no room.
-                self._disk.unlink(source, reserve_name)
+        with ExitStack() as stack:
+            stack.enter_context(translated(key))
+            source = stack.enter_context(self._opened(reserve_parents))
+            directory = stack.enter_context(self._opened(parents))
+            with self._opened_file(reserve) as (_, found):  # finds out what is there; the next line would make a file
+                if found.num_links != 1 or found.size_bytes < len(view):
+                    raise StorageFullError("the room set aside is too small for this", key=key, expected=len(view))
+            file = self._disk.open_lock_file(source, reserve_name)
+            stack.callback(self._disk.close, file)
+            if not self._disk.try_lock(file, shared=False):
+                raise ConflictError("the room set aside is being used by another process", key=reserve)
+            # Crash here, or anywhere before the rename: a reserve that holds something. Nothing reads it.
+            self._disk.write(file, 0, view, bulk=False)
+            self._disk.truncate(file, len(view))
+            self._disk.sync(file)
+            with _ONE_REPLACE:
+                self._check_version(key, if_version)
+                self._disk.move_over(source, reserve_name, directory, name)
+                # Crash here: the object is the old or the new one. The reserve's name may still lead to the new one.
+                self._disk.sync_directory(directory)
                 self._disk.sync_directory(source)
-                writer.write(0, view)
-                self._disk.truncate(file, len(view))
-            except BaseException:
-                writer.abort()
-                raise
-        return self._replace(writer, if_version)
+                return stat_of(key, self._disk.status(file))
 
     def link(self, key: str, other: str) -> None:
         """See `SparingStore`."""

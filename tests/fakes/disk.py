@@ -415,6 +415,18 @@ class SimulatedDisk:
             node.changed_ns = self._now_ns()
         self._change(Change(directory, new, node, old))
 
+    def move_over(self, directory: int, name: str, other_directory: int, other: str) -> None:
+        with self._guard:
+            self._begin("move_over", other)
+            source, within = self._directory(directory), self._directory(other_directory)
+            node, replaced = self._find(source, name), within.entries[other]
+            assert isinstance(node, File)
+            assert isinstance(replaced, File)
+            replaced.num_links -= 1
+            node.changed_ns = self._now_ns()
+            self._change(Change(within, other, node))
+            self._change(Change(source, name, None))
+
     def link(self, directory: int, name: str, other_directory: int, other: str) -> None:
         with self._guard:
             self._begin("link", other)

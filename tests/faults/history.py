@@ -51,6 +51,7 @@ class History:
     under_way: dict[str, set[int]] = field(default_factory=dict)  # also failed: nobody knows what became of them
     deleted: set[str] = field(default_factory=set)
     pinned: set[str] = field(default_factory=set)
+    maybe_pinned: set[str] = field(default_factory=set)  # pinning failed: the disk may have it all the same
     failures: list[CkptdError] = field(default_factory=list)
 
     def facts(self) -> tuple[object, ...]:
@@ -89,7 +90,9 @@ class History:
     def check_nothing_left_over(self, files: Mapping[str, bytes]) -> None:
         """Raise `BrokenPromiseError` if there is a file that no checkpoint needs, and that nobody else brought."""
         whole = {path.removesuffix(".index") for path in files if path.endswith(".index") and "/.ckptd/" not in path}
-        ours = [path for path in whole if path + ".index" not in FOREIGN and path not in self.pinned]
+        ours = [
+            path for path in whole if path + ".index" not in FOREIGN and path not in self.pinned | self.maybe_pinned
+        ]
         if self.max_to_keep and len(ours) > self.max_to_keep:
             raise BrokenPromiseError(f"retention keeps {self.max_to_keep}, and there are {sorted(ours)} [{self}]")
         aside = {path.partition("/.ckptd/trash/")[2]: path for path in files if "/.ckptd/trash/" in path}
@@ -201,6 +204,7 @@ class Trainer:
         try:
             self.catalog.pin(step)
         except CkptdError as error:
+            self.history.maybe_pinned.add(f"{HERE}/m-{step}")
             self.failures(error)
         else:
             self.history.pinned.add(f"{HERE}/m-{step}")

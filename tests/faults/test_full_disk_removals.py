@@ -15,16 +15,20 @@ from tests.fakes.clock import HandClock
 from tests.fakes.disk import PowerCut, SimulatedDisk
 from tests.faults.history import HERE, ROOT, RUN, UNDO_S, History, Trainer, disk_with_foreign_files
 
-RESERVE = f"{HERE}/{reserve.KEY}"
+RESERVE = [f"{HERE}/{key}" for key in reserve.KEYS]
 
 
 def three_saves(disk: SimulatedDisk) -> tuple[Trainer, History]:
-    history = History(max_to_keep=0)
+    history = History(max_to_keep=5)
     trainer = Trainer(disk, history)
     for step in (1, 2, 3):
         trainer.save(step, meta=b"graph" if step == 2 else None)
     assert not history.failures
     return trainer, history
+
+
+def parts_in(disk: SimulatedDisk) -> int:
+    return sum(len(disk.content().get(path, b"")) == reserve.PART_BYTES for path in RESERVE)
 
 
 def full(disk: SimulatedDisk) -> SimulatedDisk:
@@ -59,20 +63,20 @@ def test_power_may_fail_at_any_operation_of_a_removal_on_a_full_disk(for_good: b
             later.save(9)
             assert not history.failures, history.failures
             history.check(after.content())
-            history.check_nothing_left_over({k: v for k, v in after.content().items() if k != RESERVE})
+            history.check_nothing_left_over({k: v for k, v in after.content().items() if k not in RESERVE})
     assert number > 10
 
 
 def test_removals_on_a_full_disk_leave_room_for_the_next_note_if_they_free_some() -> None:
     disk = disk_with_foreign_files()
     trainer, history = three_saves(disk)
-    assert len(disk.content()[RESERVE]) == reserve.SIZE_BYTES
+    assert parts_in(disk) == len(RESERVE)
     full(disk)
     trainer.delete(1)
-    assert RESERVE not in disk.content()  # used up, and this disk stays full
+    assert parts_in(disk) == len(RESERVE) - 2  # for the record and the state file, and this disk stays full
     disk.full_from = None
     trainer.delete(2)
-    assert len(disk.content()[RESERVE]) == reserve.SIZE_BYTES
+    assert parts_in(disk) == len(RESERVE)
     assert not history.failures
 
 
@@ -83,7 +87,7 @@ def test_a_run_that_a_crash_interrupted_opens_on_a_full_disk_without_a_reserve_a
     with pytest.raises(PowerCut):
         dying.save(4)
     store = LocalStore(ROOT, disk=disk)
-    store.delete([f"{RUN}/{reserve.KEY}"])
+    store.delete([f"{RUN}/{key}" for key in reserve.KEYS])
     full(disk)
     catalog = Catalog(store, RUN, clock=HandClock(2e9), undo_s=0.0)
     outcomes = catalog.recover().outcomes
@@ -106,11 +110,12 @@ def test_a_reserve_that_shares_its_file_with_another_name_is_not_written_into() 
     disk = disk_with_foreign_files()
     _, history = three_saves(disk)
     store = LocalStore(ROOT, disk=disk)
-    store.link(f"{RUN}/{reserve.KEY}", "a-backup-by-hard-links")
+    for number, key in enumerate(reserve.KEYS):
+        store.link(f"{RUN}/{key}", f"backup-by-hard-links-{number}")
     full(disk)
     with pytest.raises(StorageFullError):
         reserve.replace(store, RUN, f"{RUN}/checkpoint", b"new")
-    assert disk.content()[f"{ROOT}/a-backup-by-hard-links"] == bytes(reserve.SIZE_BYTES)
+    assert disk.content()[f"{ROOT}/backup-by-hard-links-0"] == bytes(reserve.PART_BYTES)
     history.check(disk.content())
 
 
