@@ -95,7 +95,8 @@ class ArenaLink:
             link = cls(connection)
             link._reader.start()
             try:
-                link.ask(arena_pb2.ArenaRequest(hello=arena_pb2.ArenaHello(peer=peer, key=address.key)))
+                hello = arena_pb2.ArenaRequest(hello=arena_pb2.ArenaHello(peer=peer, key=address.key))
+                link.ask(hello, timeout_s=_CONNECT_TIMEOUT_S)
                 return link
             except CkptdError as error:
                 link.close()
@@ -109,6 +110,8 @@ class ArenaLink:
 
     def send(self, request: arena_pb2.ArenaRequest) -> Future[Answer]:
         """Send a request, without waiting; the answer, or the error that it is, comes later.
+
+        A daemon that takes nothing, because it is stopped say, holds up nobody for longer than `frames.SEND_TIMEOUT_S`.
 
         Raises:
             UnavailableError: the connection is gone.
@@ -127,9 +130,17 @@ class ArenaLink:
             raise UnavailableError("the connection for shared memory is gone") from error
         return answer
 
-    def ask(self, request: arena_pb2.ArenaRequest) -> Answer:
-        """Send a request and wait for its answer; raise the error that it is."""
-        return settled(self.send(request), _ANSWER_TIMEOUT_S)
+    def ask(self, request: arena_pb2.ArenaRequest, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> Answer:
+        """Send a request and wait for its answer; raise the error that it is.
+
+        A connection on which no answer comes is given up: whoever asks next must not wait for as long again.
+        """
+        answer = self.send(request)
+        try:
+            return settled(answer, timeout_s)
+        finally:
+            if not answer.done():
+                self.close()
 
     def close(self) -> None:
         """End the connection; whoever waits hears of it. May be repeated."""

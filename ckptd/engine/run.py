@@ -101,6 +101,8 @@ class Run:
         self._layouts: OrderedDict[tuple[bytes, ...], Layout] = OrderedDict()
         self._listeners = listeners or Listeners(name)
         self._num_published = 0  # guarded by `lock`
+        self._num_begun = 0
+        self._declared: dict[int, int] = {}  # by rank: the number of the newest save that it has declared
         self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
         self._confirm_at = 0.0  # boot clock
         self._draining = False
@@ -210,7 +212,7 @@ class Run:
                 raise InvalidRequestError("pad_step_number belongs to the run, and this rank joined with another")
             live = self._live_save_of(declaration.prefix)
             if live is not None:
-                return live.declare(declaration, manifest, capture)
+                return self._declare(live, declaration, manifest, capture)
             known = self._ended_save_of(declaration)
             if known is not None:
                 if known.session.error is not None:
@@ -230,15 +232,26 @@ class Run:
                 if taken:
                     raise ConflictError(f"{ref} is already saved; pass overwrite=True to replace it")
                 live = self._begin(declaration)
-            return live.declare(declaration, manifest, capture)
+            return self._declare(live, declaration, manifest, capture)
+
+    def _declare(
+        self, save: Save, declaration: Declaration, manifest: Manifest, capture: Capture | None
+    ) -> Future[Assignment]:
+        planned = save.declare(declaration, manifest, capture)
+        rank = declaration.save.rank
+        self._declared[rank] = max(self._declared.get(rank, 0), save.number)
+        return planned
 
     def _live_save_of(self, prefix: str) -> Save | None:
         """Return the save of a checkpoint that is under way; one that is being dropped is as good as ended."""
         return next((save for save in self._live if save.first.prefix == prefix and not save.session.is_over), None)
 
     def _ended_save_of(self, declaration: Declaration) -> Save | None:
-        """Find the ended save that a declaration repeats, or that aborted before this rank was heard."""
-        ref = declaration.save
+        """Find the ended save that a declaration repeats, or that aborted while this rank was still on its way to it.
+
+        A rank that has declared a later save since, of any step, is not late for that one: what it declares now is new.
+        """
+        ref, now = declaration.save, self.clock.boot_s()
         over = [save for save in self._live if save.session.is_over]
         for save in [*reversed(over), *reversed(self._ended.values())]:
             if (save.first.prefix, save.first.save.epoch) != (declaration.prefix, ref.epoch):
@@ -249,7 +262,8 @@ class Run:
                     return save
             elif save.session.phase is Phase.ABORTED and ref.rank not in save.told:
                 save.told.add(ref.rank)
-                return save
+                if save.number > self._declared.get(ref.rank, 0) and now - save.began_at <= save.first.timeout_s:
+                    return save
         return None
 
     def _begin(self, declaration: Declaration) -> Save:
@@ -257,6 +271,7 @@ class Run:
             raise NotNowError("the daemon is stopping: it begins no more saves")
         if len(self._live) >= self.settings.live_saves:
             raise NotNowError(f"{len(self._live)} saves of {self.name} are under way; wait for one to end")
+        self._num_begun += 1
         known = [*self._ended.values(), *self._live]
         earlier = [save for save in known if save.first.prefix == declaration.prefix]
         save = Save(
@@ -264,6 +279,7 @@ class Run:
             first=declaration,
             save_id=uuid.uuid4().hex,
             attempt=max((save.attempt for save in earlier), default=0) + 1,
+            number=self._num_begun,
         )
         self._live.append(save)
         return save

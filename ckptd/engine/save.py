@@ -59,6 +59,7 @@ class Save:
     began_at: float = field(init=False)
     outcome: Future[Checkpoint] = field(init=False)
     claims: dict[int, Claim] = field(default_factory=dict)
+    number: int = 0  # among the saves of its run, in the order in which they began
     told: set[int] = field(default_factory=set)  # ranks that heard of the end without having declared
     layout: Layout | None = None
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)

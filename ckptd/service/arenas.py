@@ -182,6 +182,7 @@ class _Connection:
     place: Place | None = None
     _epoch: int = 0
     _incarnation: str = ""
+    _is_deaf: bool = False
     _begun: dict[str, _Begun] = field(default_factory=dict)
 
     def serve(self) -> None:
@@ -210,9 +211,13 @@ class _Connection:
                 reply, shared = arena_pb2.ArenaReply(error=status.pack(error)), []
             reply.number = request.number
             try:
-                frames.send_frame(self.socket, reply.SerializeToString(), shared)
+                if not self._is_deaf:
+                    frames.send_frame(self.socket, reply.SerializeToString(), shared)
             except OSError:
-                pass  # it is gone; what it has said before is still to be heard
+                # It is gone, or stopped and takes no answers. What it has said before is still to be heard.
+                self._is_deaf = True
+                with contextlib.suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_WR)
             finally:
                 if kind == "hold":
                     frames.close_all(shared)
@@ -338,7 +343,7 @@ class _Connection:
         for begun in self._begun.values():
             begun.capture.abandon(
                 SessionAbortedError(
-                    f"{begun.ref} was aborted: the process of {self._who()} ended while it was captured"
+                    f"{begun.ref} was aborted: the process of {self._who()} ended, or closed its connection, while it was captured"
                 )
             )
         self._begun.clear()

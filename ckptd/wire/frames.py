@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ckptd.errors import InvalidRequestError
 
@@ -19,22 +22,47 @@ MAX_FRAME_BYTES = 128 << 20
 MAX_DESCRIPTORS = 128
 """How many descriptors one message carries at most; the kernel allows 253."""
 
+SEND_TIMEOUT_S = 5.0
+"""How long the other end may take for a message, and for each `SEND_BYTES` of it as long again."""
+
+SEND_BYTES = 64 << 20
+
 _SIZE = struct.Struct("<I")
 
 
-def send_frame(connection: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+def send_frame(
+    connection: socket.socket, message: bytes, descriptors: Sequence[int] = (), *, timeout_s: float | None = None
+) -> None:
     """Send one message; the descriptors stay the sender's. Once this returns, the other end gets it whatever becomes
     of us.
 
     Raises:
+        TimeoutError: the other end does not take it, as a process that is stopped. A part of it may have been sent, so
+            that the connection is of no use any more.
         OSError: the connection is gone.
     """
-    head = _SIZE.pack(len(message)) + message
+    patience_s = SEND_TIMEOUT_S if timeout_s is None else timeout_s
+    until = time.monotonic() + patience_s * (1 + len(message) / SEND_BYTES)
+    head = memoryview(_SIZE.pack(len(message)) + message)
     if descriptors:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        sent = connection.sendmsg([head], ancillary)
-        head = head[sent:]
-    connection.sendall(head)
+        head = head[_sent(connection, until, partial(connection.sendmsg, [head], ancillary, socket.MSG_DONTWAIT)) :]
+    while len(head):
+        head = head[_sent(connection, until, partial(connection.send, head, socket.MSG_DONTWAIT)) :]
+
+
+def _sent(connection: socket.socket, until: float, send: Callable[[], int]) -> int:
+    """Send what there is room for, as soon as there is any; return how many bytes that was."""
+    while True:
+        try:
+            return send()
+        except BlockingIOError:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the other end does not take a message") from None
+            room = select.poll()
+            room.register(connection, select.POLLOUT)
+            room.poll(left_s * 1000)
 
 
 def receive_frame(connection: socket.socket) -> tuple[bytes, list[int]] | None:

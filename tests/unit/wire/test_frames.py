@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 
 import pytest
 
@@ -58,3 +59,21 @@ def test_a_message_that_is_too_large_is_refused_before_it_is_read(pair):
     pair[0].sendall(struct.pack("<I", frames.MAX_FRAME_BYTES + 1))
     with pytest.raises(InvalidRequestError, match="too large"):
         frames.receive_frame(pair[1])
+
+
+def test_a_message_that_nobody_takes_is_given_up_in_time():
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with one, other, pytest.raises(TimeoutError):
+        frames.send_frame(one, b"x" * (4 << 20), timeout_s=0.2)
+
+
+def test_a_message_that_is_taken_slowly_arrives_whole():
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with one, other:
+        other.settimeout(10)
+        got = []
+        reader = threading.Thread(target=lambda: got.append(frames.receive_frame(other)))
+        reader.start()
+        frames.send_frame(one, b"x" * (8 << 20))
+        reader.join(10)
+        assert got == [(b"x" * (8 << 20), [])]

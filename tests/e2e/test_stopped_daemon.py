@@ -1,0 +1,36 @@
+"""Beside a daemon that is stopped, as by SIGSTOP or a host that swaps, every wait of a trainer ends in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import ckptd
+from ckptd.errors import UnavailableError
+
+TENSORS = 30_000  # what is said about them fills a socket's buffer
+TIMEOUT_S = 3.0
+BOUND_S = 20.0
+
+
+def test_save_returns_in_time_beside_a_stopped_daemon(daemon, monkeypatch):
+    monkeypatch.setattr("ckptd.wire.frames.SEND_TIMEOUT_S", 1.0)
+    arrays = {f"w{number}": np.ones(4, np.float32) for number in range(TENSORS)}
+    with ckptd.Checkpointer(daemon.address, "r", rank=0, world_size=1, timeout_s=TIMEOUT_S) as checkpointer:
+        for step in range(2):
+            checkpointer.save(step, arrays).result(60)
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            pending = checkpointer.save(3, arrays)
+            assert time.monotonic() - began < BOUND_S
+            with pytest.raises(UnavailableError):
+                pending.result(BOUND_S)
+            assert pending.done()
+        finally:
+            os.kill(daemon.process.pid, signal.SIGCONT)
+        assert checkpointer.save(4, arrays).result(60).step == 4
