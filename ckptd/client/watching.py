@@ -151,9 +151,11 @@ class DaemonWatch:
         try:
             if not self._is_closed.is_set():  # else `close` may not have seen this call
                 for event in call:
-                    has_told = True
                     self._contact.made()
-                    self._hear(convert.checkpoint_from_wire(event.checkpoint))
+                    # The first event may be the newest that there was; each one after it was published later.
+                    is_next = has_told or event.published
+                    self._hear(convert.checkpoint_from_wire(event.checkpoint), is_next=is_next)
+                    has_told = True
         except grpc.RpcError as failure:
             error = status.from_wire(failure, address=self._address)
             self._contact.failed(error)
@@ -162,10 +164,10 @@ class DaemonWatch:
             call.cancel()
         return UnavailableError(f"the daemon at {self._address} ended the connection"), has_told
 
-    def _hear(self, checkpoint: Checkpoint) -> None:
+    def _hear(self, checkpoint: Checkpoint, *, is_next: bool) -> None:
         if self._name not in (ANY_NAME, DEFAULT_NAME, name_of(checkpoint)):
             return
         with self._changed:
-            if self._news.accept(checkpoint):
+            if self._news.accept(checkpoint, is_next=is_next):
                 self._waiting = checkpoint
                 self._changed.notify_all()

@@ -28,7 +28,7 @@ class WatchService:
         self._pools = pools
         self._ending = ending
         self._bell: _Bell | None = None
-        self._encoded: tuple[str, Checkpoint, bytes] | None = None
+        self._encoded: tuple[str, Checkpoint, bool, bytes] | None = None
 
     async def watch(self, request: watch_pb2.WatchRequest, call: Call) -> None:
         """Tell the newest checkpoint, then each newer one, until the peer goes or the daemon ends."""
@@ -46,7 +46,7 @@ class WatchService:
             while not self._ending.is_set():
                 news.clear()
                 while (checkpoint := watcher.take()) is not None:
-                    await call.write(self._encode(run, checkpoint), stall_s=_PATIENCE_S)
+                    await call.write(self._encode(run, checkpoint, watcher.has_heard), stall_s=_PATIENCE_S)
                 await news.wait()
             raise NotNowError("the daemon is shutting down")
         finally:
@@ -54,12 +54,14 @@ class WatchService:
             # It may be opened only after the peer is gone.
             opened.add_done_callback(_close)
 
-    def _encode(self, run: str, checkpoint: Checkpoint) -> bytes:
+    def _encode(self, run: str, checkpoint: Checkpoint, is_published: bool) -> bytes:
         """Return an event's bytes, which are the same for every watcher: a thousand of them cost one encoding."""
-        if self._encoded is None or self._encoded[0] != run or self._encoded[1] is not checkpoint:
-            event = watch_pb2.WatchEvent(checkpoint=convert.checkpoint_to_wire(checkpoint, run))
-            self._encoded = run, checkpoint, event.SerializeToString()
-        return self._encoded[2]
+        known = self._encoded
+        if known is None or known[1] is not checkpoint or (known[0], known[2]) != (run, is_published):
+            message = convert.checkpoint_to_wire(checkpoint, run)
+            event = watch_pb2.WatchEvent(checkpoint=message, published=is_published)
+            known = self._encoded = run, checkpoint, is_published, event.SerializeToString()
+        return known[3]
 
 
 class _Bell:

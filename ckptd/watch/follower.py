@@ -67,7 +67,7 @@ class Follower:
         while not self._is_closed.is_set():
             self._hints.arm()
             checkpoint = self._look()
-            if checkpoint is not None and self._news.accept(checkpoint):
+            if checkpoint is not None and self._news.accept(checkpoint, listed=self._looker.listed):
                 return checkpoint
             rest_s = None if end_s is None else end_s - self._now()
             if rest_s is not None and rest_s <= 0:

@@ -42,6 +42,11 @@ class Watcher:
             checkpoint, self._waiting = self._waiting, None
             return checkpoint
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether anything was published since it was made: what is taken then is no mere look at what there was."""
+        return self._heard
+
     def close(self) -> None:
         """Hear no more. Harmless when repeated."""
         leave, self._leave = self._leave, lambda: None

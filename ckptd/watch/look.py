@@ -24,6 +24,7 @@ class Looker:
         self._directory = directory
         self._state_key = join(directory, latest_filename)
         self._seen: tuple[str, str] | None = None
+        self.listed: tuple[str, ...] = ()  # base names of what the state file listed with the last that was returned
         self._settled: str | None = None  # the state file of this version has been dealt with
 
     def look(self) -> Checkpoint | None:
@@ -62,6 +63,7 @@ class Looker:
             if problem is not None:
                 return None
             self._seen, self._settled = seen, version
+            self.listed = tuple(path.replace("\\", "/").rpartition("/")[2] for path in paths)
             return checkpoint
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ckptd.engine.checkpoint import Checkpoint
 
 
@@ -14,19 +16,39 @@ class News:
 
     def __init__(self) -> None:
         self._last: Checkpoint | None = None
+        self._listed: frozenset[str] = frozenset()  # with the last
 
     @property
     def last_save_id(self) -> str:
         """The save that was taken in last; empty before the first, and when it was not ours."""
         return "" if self._last is None else self._last.save_id
 
-    def accept(self, checkpoint: Checkpoint) -> bool:
-        """Say whether `checkpoint` is newer than what is known; it is known then."""
+    def accept(self, checkpoint: Checkpoint, *, is_next: bool = False, listed: Sequence[str] = ()) -> bool:
+        """Say whether `checkpoint` is newer than what is known; it is known then.
+
+        No clock decides that where anything else can: clocks are set back, and steps are trained again.
+
+        Args:
+            checkpoint: the newest there is.
+            is_next: it was published after the last, on the word of who tells it.
+            listed: base names of the checkpoints that the state file lists with it, oldest first.
+        """
         last = self._last
-        if last is not None and (is_same(checkpoint, last) or _is_behind(checkpoint, last)):
-            return False
-        self._last = checkpoint
+        if last is not None:
+            if is_same(checkpoint, last):
+                return False
+            if not is_next and self._is_older(checkpoint, last, listed):
+                return False
+        self._last, self._listed = checkpoint, frozenset(listed)
         return True
+
+    def _is_older(self, checkpoint: Checkpoint, last: Checkpoint, listed: Sequence[str]) -> bool:
+        if _base(last) in listed[:-1]:
+            return False  # it was put behind the last
+        # A state file may list no more than the newest; one with more lists what was there.
+        if len(self._listed) > 1 and listed and _base(checkpoint) not in self._listed:
+            return False
+        return _is_behind(checkpoint, last)
 
 
 def is_same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -35,6 +57,10 @@ def is_same(one: Checkpoint, other: Checkpoint) -> bool:
     if one.save_id and other.save_id:
         return one.save_id == other.save_id
     return (one.prefix, one.saved_at) == (other.prefix, other.saved_at)
+
+
+def _base(checkpoint: Checkpoint) -> str:
+    return checkpoint.prefix.rpartition("/")[2]
 
 
 def _is_behind(one: Checkpoint, other: Checkpoint) -> bool:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ckptd.wire.v1 import common_pb2 as ckptd_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63kptd/wire/v1/watch.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"c\n\x0cWatchRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x15\n\rafter_save_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\";\n\nWatchEvent\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint2Q\n\x0cWatchService\x12\x41\n\x05Watch\x12\x1b.ckptd.wire.v1.WatchRequest\x1a\x19.ckptd.wire.v1.WatchEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63kptd/wire/v1/watch.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"c\n\x0cWatchRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x15\n\rafter_save_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\"N\n\nWatchEvent\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x11\n\tpublished\x18\x02 \x01(\x08\x32Q\n\x0cWatchService\x12\x41\n\x05Watch\x12\x1b.ckptd.wire.v1.WatchRequest\x1a\x19.ckptd.wire.v1.WatchEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_start=72
   _globals['_WATCHREQUEST']._serialized_end=171
   _globals['_WATCHEVENT']._serialized_start=173
-  _globals['_WATCHEVENT']._serialized_end=232
-  _globals['_WATCHSERVICE']._serialized_start=234
-  _globals['_WATCHSERVICE']._serialized_end=315
+  _globals['_WATCHEVENT']._serialized_end=251
+  _globals['_WATCHSERVICE']._serialized_start=253
+  _globals['_WATCHSERVICE']._serialized_end=334
 # @@protoc_insertion_point(module_scope)

@@ -10,7 +10,8 @@ import pytest
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.following import follow
 from ckptd.errors import InvalidRequestError, UnavailableError
-from tests.unit.client.daemon import BOUND_S, eventually
+from tests.fakes.clock import HandClock
+from tests.unit.client.daemon import BOUND_S, Daemon, eventually
 from tests.unit.client.relay import Relay
 
 A = np.arange(6.0)
@@ -158,3 +159,20 @@ def test_a_hundred_watchers_of_one_daemon_all_hear_in_order_and_end_at_the_newes
             listener.join()
             assert listener.error is None
             assert listener.steps == sorted(set(listener.steps))
+
+
+def test_a_watcher_hears_of_new_saves_after_the_clock_was_set_back(tmp_path):
+    clock = HandClock()
+    daemon = Daemon(tmp_path / "root", clock=clock)
+    try:
+        with Checkpointer(daemon.address, run=RUN, max_to_keep=None) as ckpt:
+            save(ckpt, 1000)
+            following = follow(daemon.address, run=RUN)
+            assert next(following).step == 1000
+            clock.jump(-3600.0)
+            for step in (500, 600):
+                save(ckpt, step)
+                assert next(following).step == step
+            following.close()
+    finally:
+        daemon.stop()

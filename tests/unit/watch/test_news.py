@@ -40,3 +40,26 @@ def test_checkpoints_that_others_wrote_have_no_id_and_are_told_all_the_same():
     assert news.accept(checkpoint(1, 10.0, ""))
     assert not news.accept(checkpoint(1, 10.0, ""))
     assert news.accept(checkpoint(2, 10.0, ""))
+
+
+def test_what_is_published_later_is_news_whatever_the_clock_says():
+    """Set back by an hour, and training rolled back as well."""
+    news = News()
+    assert news.accept(checkpoint(1000, 3600.0))
+    assert [news.accept(checkpoint(step, step / 10, f"again-{step}"), is_next=True) for step in (500, 600)] == [
+        True
+    ] * 2
+
+
+def test_what_was_not_listed_before_is_news_whatever_the_clock_says():
+    news = News()
+    assert news.accept(checkpoint(1000, 3600.0), listed=["m-900", "m-1000"])
+    assert news.accept(checkpoint(500, 50.0, "again"), listed=["m-900", "m-1000", "m-500"])
+    assert news.accept(checkpoint(900, 90.0, "again-900"), listed=["m-1000", "m-500", "m-900"])  # saved once more
+
+
+def test_what_was_listed_before_is_not_news_when_the_newest_is_deleted():
+    news = News()
+    assert news.accept(checkpoint(1000, 3600.0), listed=["m-900", "m-1000"])
+    assert not news.accept(checkpoint(900, 90.0), listed=["m-900"])
+    assert news.accept(checkpoint(950, 80.0), listed=["m-900", "m-950"])
