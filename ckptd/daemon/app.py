@@ -24,6 +24,7 @@ from pathlib import Path
 from ckptd.daemon import logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
+from ckptd.daemon.descriptors import raise_limit
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.settings import Settings
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
@@ -59,6 +60,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     logs.configure(config.log_format, config.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
     keep_freed_memory()
+    raise_limit()
     options = server_options(config, environ)
     check_exposure(options)
     options.priority.check()

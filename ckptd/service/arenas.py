@@ -343,7 +343,8 @@ class _Connection:
         for begun in self._begun.values():
             begun.capture.abandon(
                 SessionAbortedError(
-                    f"{begun.ref} was aborted: the process of {self._who()} ended, or closed its connection, while it was captured"
+                    f"{begun.ref} was aborted: the process of {self._who()} ended, or closed its connection, "
+                    "while it was captured"
                 )
             )
         self._begun.clear()

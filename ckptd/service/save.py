@@ -21,6 +21,7 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.service.calls import Call
+from ckptd.service.descriptors import Descriptors
 from ckptd.service.flow import Flow
 from ckptd.service.intake import Intake
 from ckptd.service.opening import Openings
@@ -63,6 +64,7 @@ class SaveService:
         self._pools = pools
         self._flow = flow
         self._ending = ending
+        self._descriptors = Descriptors()
         self.presences = Presences(coordinator, pools)
         self._openings = Openings(coordinator, pools)
 
@@ -72,6 +74,7 @@ class SaveService:
         if self._ending.is_set():
             raise NotNowError("the daemon is shutting down")
         await self._openings.ready(run, create=True)
+        self._descriptors.check()
         async with self.presences.arrive(run, member, options) as epoch:
             welcome = save_pb2.Welcome(
                 peer=self._host.peer,

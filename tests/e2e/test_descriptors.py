@@ -1,0 +1,57 @@
+"""A daemon raises its limit of open files as far as it may, and says what is short when that is too little."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import sys
+
+import numpy as np
+
+from ckptd.client.checkpointer import Checkpointer
+from ckptd.demo.processes import Daemon
+from ckptd.errors import UnavailableError
+
+LAUNCHER = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+sys.argv = ["ckptd", *sys.argv[3:]]
+from ckptd.cli.main import main
+main()
+"""
+
+
+def served(tmp_path, monkeypatch, soft, hard):
+    monkeypatch.setattr("ckptd.demo.processes._SERVE", [sys.executable, "-c", LAUNCHER, str(soft), str(hard), "serve"])
+    return Daemon(tmp_path / "root", tmp_path / "daemon.log", tmp_path / "daemon.json")
+
+
+def test_the_limit_is_raised_to_what_the_system_allows(tmp_path, monkeypatch):
+    daemon = served(tmp_path, monkeypatch, 200, 1000)
+    try:
+        daemon.wait_until_ready()
+        limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        assert limits == (1000, 1000)
+    finally:
+        daemon.stop()
+    assert "1000 open files are allowed" in (tmp_path / "daemon.log").read_text()
+
+
+def test_a_rank_for_which_there_are_no_descriptors_hears_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptd.client.membership._STORE_WAIT_S", 0.2)
+    daemon = served(tmp_path, monkeypatch, 120, 120)
+    try:
+        daemon.wait_until_ready()
+        with contextlib.ExitStack() as others:  # what other ranks would take
+            free = 120 - len(os.listdir(f"/proc/{daemon.pid}/fd"))
+            for _ in range(free - 12):
+                others.enter_context(socket.create_connection(daemon.port(), timeout=10))
+            host, port = daemon.port()
+            with Checkpointer(f"{host}:{port}", run="r", rank=0, world_size=1, timeout_s=20.0) as checkpointer:
+                failure = checkpointer.save(1, {"w": np.ones(3)}).exception(20.0)
+        assert isinstance(failure, UnavailableError)
+        assert "no descriptors left for another rank (120 allowed)" in str(failure)
+    finally:
+        daemon.stop()
