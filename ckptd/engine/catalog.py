@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import prune, records, recovery, reserve, series, survey
+from ckptd.engine import prune, records, recovery, reserve, rest, series, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
@@ -20,6 +20,7 @@ from ckptd.engine.ledger import Ledger, sure_to_go
 from ckptd.engine.owned import Owned, Which, in_words
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Fate, Outcome, Recovery
+from ckptd.engine.rest import RestNote
 from ckptd.engine.retention import Action, RetentionPolicy, Verdict
 from ckptd.engine.survey import latest_checkpoint, list_checkpoints
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
@@ -411,6 +412,18 @@ class Catalog(Owned):
         """
         return self._recover(())
 
+    def resume(self, note: RestNote) -> bool:
+        """Take the run over at rest, in place of `recover`; False when it is not as `note` says."""
+        if not self._ledger.resume(note):
+            return False
+        self._begin_anew()
+        return True
+
+    def keep_rest_note(self, epoch: int) -> bool:
+        """Note durably that the run is at rest, if it is; return whether that is noted now."""
+        note = self._ledger.rest_note(epoch)
+        return note is not None and rest.keep(self._store, self._run, self._ledger.state.version, note)
+
     def confirm(self, max_age_s: float = _CONFIRMED_FOR_S) -> None:
         """Make sure that the run is still ours, in a store where nothing keeps others out; elsewhere it is.
 
@@ -436,6 +449,10 @@ class Catalog(Owned):
 
     def _recover(self, in_use: Collection[str] | None) -> Recovery:
         done = self._ledger.recover(in_use)
+        self._begin_anew()
+        return done
+
+    def _begin_anew(self) -> None:
         if not self._is_policy_told:
             # A default must not decide about checkpoints whose trainer said otherwise, and has not come back yet.
             self._policy = self._ledger.last_policy()
@@ -443,7 +460,6 @@ class Catalog(Owned):
         with self._counting:
             sequences = (record.sequence for record in self._ledger.records.values())
             self._sequence = max(self._sequence, max(sequences, default=0))
-        return done
 
     def _prefix(self, name: str, step: int | None) -> str:
         return name if step is None else names.prefix_for(name, step, self._pad)

@@ -81,9 +81,10 @@ class Inspection:
             except Empty:
                 return
             try:
-                with self._runs.use(name):
-                    pass
-                self._runs.close_if_at_rest(name)
+                if not self._runs.is_noted_at_rest(name):
+                    with self._runs.use(name):
+                        pass
+                    self._runs.close_if_at_rest(name)
             except InvalidRequestError:
                 _log.info("%s is no name of a run, and is left alone", name)
             except CkptdError:

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 
 from ckptd.engine import prune, records, recovery, reserve, survey
 from ckptd.engine.clock import Clock
-from ckptd.engine.commit import OnStep
+from ckptd.engine.commit import OnStep, SeenState
+from ckptd.engine.fence import unsigned
 from ckptd.engine.listing import Entry, Listing, Style
-from ckptd.engine.reading import read_list
+from ckptd.engine.reading import list_of, read_list
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Facts, Fate, Outcome, Recovery
+from ckptd.engine.rest import RestNote
 from ckptd.engine.retention import Action, RetentionPolicy, Rule, Verdict
 from ckptd.engine.state import StateFile
 from ckptd.errors import CkptdError, NotFoundError, StorageFullError
@@ -389,6 +391,39 @@ class Ledger:
         _log.warning("%s: what a crash interrupted cannot be finished now: %s", subject, error)
         self.unfinished = self.unfinished or error
         return Outcome(subject, Fate.LEAVE, f"to be finished once there is room: {error.reason}")
+
+    def rest_note(self, epoch: int) -> RestNote | None:
+        """Return what to note of the run when it is at rest, None while anything is left to be done or in doubt."""
+        state, ours = self.state.data, self.records.values()
+        if self.is_stale or self.unfinished or self._pending or self.live or self.hidden or self._unswept or not state:
+            return None
+        if not all(
+            each.published
+            and not (each.dropped or each.quarantine)
+            and each.deleted_at is None
+            and each.latest_filename == self.latest_filename
+            for each in ours
+        ):
+            return None
+        read = list_of(self._store, self._run, self.state.key, state, ours)
+        if read is None or [each.path for each in read.listing.entries] != [each.path for each in self.listing.entries]:
+            return None
+        return RestNote({}, self.state.key, state, epoch, tuple(ours))
+
+    def resume(self, note: RestNote) -> bool:
+        """Take over a run that is at rest as `note` says; False when it turns out to be otherwise: then `recover`."""
+        self.is_stale = True
+        if note.state_key != self.state.key:
+            return False
+        state = self.state.read(SeenState(note.state, note.versions[note.state_key]))
+        read = list_of(self._store, self._run, self.state.key, note.state, note.records)
+        if read is None or state is None or unsigned(state) != unsigned(note.state):
+            return False
+        self.records = {record.save_id: record for record in note.records}
+        self.listing, self.style = read.listing, read.style
+        self.hidden, self._pending, self._unswept = set(), [], []
+        self.is_stale, self.unfinished = False, None
+        return True
 
     def can_sweep_more(self) -> bool:
         """Say whether some save that was never committed, and was not swept, may be by now."""

@@ -73,6 +73,29 @@ def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterab
     return found
 
 
+def list_of(store: Store, run: str, key: str, data: bytes, ours: Iterable[Record]) -> ReadList | None:
+    """Read a state file as `read_list` does of a run whose every object is known to be in place, without a look.
+
+    None when it lists what no record tells of.
+    """
+    state = listed.decode_state(data, key)
+    newest: dict[str, Record] = {}
+    for record in sorted(ours, key=lambda record: record.sequence):
+        newest[record.prefix_key] = record
+    times = dict(zip(state.all_model_checkpoint_paths, state.all_model_checkpoint_timestamps, strict=False))
+    found = ReadList(style=_style_of(state))
+    for path in listed.in_order(state):
+        prefix = listed.resolve(store, run, path)
+        if prefix is None or prefix not in newest:
+            return None
+        record = newest[prefix]
+        checkpoint = survey.checkpoint_of(store, record)
+        entry = Entry(record.prefix, prefix, checkpoint, record, at=times.get(path) or checkpoint.saved_at)
+        found.prefixes.add(prefix)
+        found.listing = found.listing.with_newest(entry)
+    return found
+
+
 def _take_what_is_there(store: Store, run: str, key: str, by_prefix: dict[str, list[Record]], found: ReadList) -> None:
     """List what is whole in the run's directory, as the state file lists nothing that is; it stays as it is for now."""
     ours = {record.save_id: record for attempts in by_prefix.values() for record in attempts}

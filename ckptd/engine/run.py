@@ -6,11 +6,11 @@ import math
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
-from ckptd.engine import epochs, presence, records
+from ckptd.engine import epochs, presence, records, rest
 from ckptd.engine import session as machine
 from ckptd.engine.capture import Capture
 from ckptd.engine.catalog import Catalog
@@ -50,6 +50,7 @@ _REMEMBERED_LAYOUTS = 4
 _SWEEP_AGAIN_S = 5.0
 _SOUND_FOR_S = 60.0
 _SOUND = "the owner of the run reads these bytes as they should be"
+_NOTE_REST_AFTER_S = 5.0  # without a change, a run in a bucket is noted to be at rest
 _CONFIRM_AGAIN_S = 2.0  # while saves are under way; well below what a commit wants
 
 
@@ -111,24 +112,35 @@ class Run:
         self._checking = threading.Lock()  # one look at suspected bytes at a time
         self._sound: dict[tuple[str, str, int | None], float] = {}  # what was found so, and until when that counts
         self._is_closed = False  # guarded by `catalog_lock`
+        self._is_rest_noted = owner is not None or store.has_locks  # nothing to note there
+        self._rests_since = 0.0  # boot clock, since when nothing has changed
         self.problems: tuple[str, ...] = ()
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._quarantined: tuple[Record, ...] = ()
 
-    def open(self) -> None:
-        """Bring the run's directory in order and load what it holds."""
+    def open(self, versions: Mapping[str, str] | None = None) -> None:
+        """Bring the run's directory in order and load what it holds.
+
+        `versions` are of all its objects, where they were looked at already; see `ckptd.engine.rest`.
+        """
         with self.catalog_lock:
-            presence.check_directory(self.store, join(self.name, records.DIRECTORY))
-            recovery = self.catalog.recover()
-            for outcome in recovery.outcomes:
-                logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
-            self.problems = recovery.problems
-            for problem in self.problems:
-                logger.warning("%s: %s", self.name, problem)
-            self._membership.epoch = self._durable_epoch = max(
-                epochs.stored(self.store, self.name), self.catalog.highest_epoch()
-            )
+            note = None if versions is None else rest.load(self.store, self.name, versions)
+            if note is not None and self.catalog.resume(note):
+                epoch = note.epoch
+            else:
+                self._recover()
+                epoch = epochs.stored(self.store, self.name)
+            self._membership.epoch = self._durable_epoch = max(epoch, self.catalog.highest_epoch())
             self.look()
+
+    def _recover(self) -> None:
+        presence.check_directory(self.store, join(self.name, records.DIRECTORY))
+        recovery = self.catalog.recover()
+        for outcome in recovery.outcomes:
+            logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
+        self.problems = recovery.problems
+        for problem in self.problems:
+            logger.warning("%s: %s", self.name, problem)
 
     # Members.
 
@@ -376,6 +388,8 @@ class Run:
         self._listed, self._forgotten = tuple(self.catalog.listed()), tuple(self.catalog.forgotten())
         self._quarantined = tuple(self.catalog.quarantined())
         self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
+        self._is_rest_noted = self._owner is not None or self.store.has_locks
+        self._rests_since = self.clock.boot_s()
         sweep_at = self.catalog.next_sweep_at()
         # What could not be swept, because it is being read perhaps, is not tried again with every tick.
         self._sweep_at = None if sweep_at is None else max(sweep_at, self.clock.wall_s() + _SWEEP_AGAIN_S)
@@ -521,10 +535,23 @@ class Run:
         if not self.store.has_locks and self._live and self.clock.boot_s() >= self._confirm_at:
             self._confirm_at = self.clock.boot_s() + _CONFIRM_AGAIN_S
             self.submit(self._confirm)
+        is_quiet = not self._live and self.clock.boot_s() - self._rests_since >= _NOTE_REST_AFTER_S
+        if is_quiet and not self._is_rest_noted:
+            self._rests_since = math.inf  # not again before something changes
+            self.submit(self._note_rest)
         with self.lock:
             lost = self._membership.lost(self.clock.boot_s())
             for save in list(self._live):
                 save.check_deadlines(lost)
+
+    def _note_rest(self) -> None:
+        """Note that the run is at rest, if it is; without the note the next start only takes longer."""
+        try:
+            with self.catalog_lock:
+                if not self._is_closed and not self._is_rest_noted:
+                    self._is_rest_noted = self.catalog.keep_rest_note(self._durable_epoch)
+        except CkptdError as error:
+            logger.debug("%s: it could not be noted that the run is at rest: %s", self.name, error)
 
     def _confirm(self) -> None:
         """Make sure, ahead of the commits, that the run is still ours; what is under way ends if it is not."""
@@ -569,6 +596,7 @@ class Run:
 
     def close(self) -> None:
         """Release the run; what was to be done about it later finds it closed."""
+        self._note_rest()
         with self.catalog_lock:
             self._is_closed = True
         if self._owner is not None:

@@ -14,6 +14,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ckptd.engine import rest
 from ckptd.engine.clock import Clock
 from ckptd.engine.listeners import Heard, Listeners
 from ckptd.engine.log import logger
@@ -70,6 +71,7 @@ class Runs:
         self._settings = settings
         self._clock = clock
         self._closes_at_rest = closes_at_rest
+        self._notes_rest = closes_at_rest and not store.has_locks
         self._lock = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._quarantined: dict[str, Quarantine] = {}
@@ -242,16 +244,16 @@ class Runs:
             raise NotNowError(f"{num_open} runs are in use at once, which is the most; try again")
 
     def _open(self, name: str, place: _Place, create: bool) -> Run | None:
-        is_stored = True
         try:
-            is_stored = create or self._is_stored(name)
-            if not is_stored:
+            # In a bucket one look serves for all.
+            versions = rest.versions_of(self._store, name) if self._notes_rest else None
+            if not create and not (self._is_stored(name) if versions is None else versions):
                 return None
             with self._lock:
                 listeners = self._listeners.setdefault(name, Listeners(name))
             run = self._build(name, listeners)
             try:
-                run.open()
+                run.open(versions)
             except BaseException:
                 run.close()
                 raise
@@ -328,6 +330,13 @@ class Runs:
                 self._retry_at = now + _AGAIN_S
         for name in quarantined:
             self.when_open(name)
+
+    def is_noted_at_rest(self, name: str) -> bool:
+        """Whether a note says that there is nothing to be done in a run that is not open now."""
+        if not self._notes_rest or self.if_open(name) is not None:
+            return False
+        names.check_run_name(name)
+        return rest.load(self._store, name, rest.versions_of(self._store, name)) is not None
 
     def close_if_at_rest(self, name: str) -> None:
         """Close a run that nobody needs at once, without waiting until it has rested a while."""

@@ -40,6 +40,11 @@ class StateFile:
         return self._seen.data
 
     @property
+    def version(self) -> str | None:
+        """Its version as last seen, None when there was none."""
+        return self._seen.version
+
+    @property
     def is_fenced(self) -> bool:
         """Whether somebody else has taken the run over. That is for good: only a new owner may try anew."""
         return self._fenced_by is not None
@@ -52,8 +57,10 @@ class StateFile:
         """
         return self._store.has_locks or self._seen.data is not None
 
-    def read(self) -> bytes | None:
+    def read(self, seen: SeenState | None = None) -> bytes | None:
         """Look anew, and, in a store without locks, take it over from whoever owned it before we came.
+
+        With `seen` the caller has looked already.
 
         Raises:
             ConflictError: when it was taken over from us.
@@ -64,7 +71,7 @@ class StateFile:
             return self._seen.data
         for _ in range(_MOST_ATTEMPTS):
             self._check_fence()
-            self._seen = durable.look(self._store, self.key)
+            self._seen, seen = seen or durable.look(self._store, self.key), None
             signature = signature_of(self._seen.data)
             if self._seen.data is not None and (signature is None or signature.owner != self._me.owner):
                 if signature is not None and self._is_mine:
