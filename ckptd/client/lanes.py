@@ -41,6 +41,7 @@ class LaneSource:
     def __init__(self, lane: Lane, snapshot: Snapshot, chunk_bytes: int) -> None:
         self.lane = lane
         self.size_bytes = int(lane.size_bytes)
+        self.arrived = 0  # bytes, as far as the other end has said
         self._snapshot = snapshot
         self._captured = _captured_crcs(lane, snapshot)
         self._chunk_bytes = chunk_bytes

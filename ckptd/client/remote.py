@@ -11,13 +11,14 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
+from ckptd.client import waits
 from ckptd.client.arenas import ArenaHandover, ArenaRoom
 from ckptd.client.capturing import takes_long
 from ckptd.client.contact import FirstContact
@@ -142,8 +143,11 @@ class RemoteTransport:
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))
         while True:
+            waits.waiting_for(f"the daemon at {self._address} to take this rank in")
             welcome = self._membership.welcome(joining)
+            waits.waiting_for("its turn: the save before it has not been planned")
             turn.await_earlier(welcome.epoch, deadline)
+            waits.waiting_for(f"the daemon at {self._address} to plan it, once every rank has declared its part")
             try:
                 return self._declare_once(self._declaration(request, manifest, welcome.epoch), manifest, deadline)
             except UnavailableError as error:
@@ -177,7 +181,7 @@ class RemoteTransport:
         request.hears_ends = True
         is_manifest_sent = False
         while True:
-            replies = self._call(lambda: list(self._save.Declare(request, timeout=deadline.remaining_s)))
+            replies = self._call(lambda: _declared(self._save.Declare(request, timeout=deadline.remaining_s)))
             kind = replies[0].WhichOneof("kind") if replies else None
             if kind == "already_saved":
                 return convert.checkpoint_from_wire(replies[0].already_saved)
@@ -200,6 +204,7 @@ class RemoteTransport:
         """See `Transport.outcome`. A lost answer is asked for again, also of a daemon that was restarted."""
         self._open()
         backoff = Backoff()
+        waits.waiting_for(f"the daemon at {self._address} to make it durable")
         phase = save_pb2.SAVE_PHASE_FILLING
         while True:
             wait_s = min(_AWAIT_S, deadline.remaining_s)
@@ -218,6 +223,8 @@ class RemoteTransport:
             except NotFoundError:
                 return self._find_saved(save)
             phase = reply.phase
+            if reply.waiting_for:
+                waits.waiting_for("; ".join(reply.waiting_for))
             if phase == save_pb2.SAVE_PHASE_PUBLISHED:
                 return convert.checkpoint_from_wire(reply.checkpoint)
             if phase == save_pb2.SAVE_PHASE_ABORTED:
@@ -410,6 +417,17 @@ class RemoteTransport:
 
     def _located(self, message: common_pb2.Checkpoint) -> Located:
         return Located(convert.checkpoint_from_wire(message), message.key)
+
+
+def _declared(replies: Iterable[Any]) -> list[Any]:
+    """Return what answers a declaration; what it waits for meanwhile is told."""
+    answers = []
+    for reply in replies:
+        if reply.WhichOneof("kind") != "waiting":
+            answers.append(reply)
+        elif reply.waiting.what:
+            waits.waiting_for("; ".join(reply.waiting.what))
+    return answers
 
 
 def this_member(rank: int, world_size: int) -> Member:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from ckptd.client import waits
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.lanes import LaneSource
 from ckptd.client.snapshot import Snapshot
@@ -14,6 +15,7 @@ from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment, Road
+from ckptd.engine.wording import describe_bytes
 from ckptd.errors import CkptdError, NotFoundError, UnavailableError
 
 NUM_STREAMS = 2
@@ -31,6 +33,14 @@ def carry_out(
     A daemon that was restarted in the middle knows nothing of the save. The snapshot is still here, so the save begins
     again, as a call that is repeated.
     """
+    what = "the save without a step" if request.step is None else f"the save of step {request.step}"
+    with waits.told(what):
+        return _carry_out(transport, request, snapshot, turn, handover)
+
+
+def _carry_out(
+    transport: Transport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
+) -> Checkpoint:
     deadline = Deadline(request.timeout_s + _GRACE_S)
     backoff = Backoff()
     while True:
@@ -55,12 +65,21 @@ def _finish(transport: Transport, planned: Assignment, snapshot: Snapshot, deadl
     lanes = [lane for lane in planned.lanes if lane.road is Road.STREAM]
     try:
         if lanes:
+            waits.waiting_for("its arrays to be copied")
             snapshot.wait(deadline.remaining_s)
         sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in lanes]
+        waits.waiting_for(lambda: _left(sources))
         _send_all(transport, planned.save, sources, deadline)
     except CkptdError as error:
         return _settle(transport, planned.save, error)
     return transport.outcome(planned.save, deadline)
+
+
+def _left(sources: Sequence[LaneSource]) -> str:
+    """Say how much is still to be sent."""
+    total = sum(source.size_bytes for source in sources)
+    left = total - sum(source.arrived for source in sources)
+    return f"the daemon to take {describe_bytes(left)} of {describe_bytes(total)}"
 
 
 def _settle(transport: Transport, save: SaveRef, error: CkptdError) -> Checkpoint:

@@ -114,7 +114,7 @@ class _Attempt:
                         key=self._source.lane.key,
                         actual=reply.moved_to,
                     )
-                self.received = max(self.received, reply.received)
+                self.received = self._source.arrived = max(self.received, reply.received)
                 self._has_reply = True
                 impatience.cancel()
                 self._is_answered.set()

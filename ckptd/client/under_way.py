@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from ckptd.client import waits
 from ckptd.client.deadline import Deadline
 from ckptd.client.pending import PendingSave
 from ckptd.errors import UnavailableError
@@ -44,7 +45,10 @@ class UnderWay:
                 under_way = [pending for pending in self._pending if not pending.done()]
             if len(under_way) < MAX_SNAPSHOTS:
                 return
-            if not under_way[0].wait(deadline.remaining_s):
+            with waits.told("save()"):
+                waits.waiting_for(f"{under_way[0]} to end, as {len(under_way)} saves are under way")
+                has_ended = under_way[0].wait(deadline.remaining_s)
+            if not has_ended:
                 raise UnavailableError(
                     f"{under_way[0]} has not ended within {self._timeout_s:g} s, and {len(under_way)} saves are under "
                     "way: another copy of the arrays would take too much memory"

@@ -292,6 +292,16 @@ class Coordinator:
         except NotFoundError:
             return None
 
+    def waiting_for(self, declaration: Declaration) -> list[str]:
+        """Say what the save waits for that a rank has declared, in words for people."""
+        run = self._runs.if_open(declaration.save.run)
+        return [] if run is None else run.waiting_for(declaration.prefix)
+
+    def waiting_for_end(self, save: SaveRef) -> list[str]:
+        """Say what a save waits for, in words for people; nothing when it is over, or there is no trace of it."""
+        run = self._runs.if_open(save.run)
+        return [] if run is None else run.waiting_for(save_id=save.save_id)
+
     def abort(self, save: SaveRef, reason: str) -> None:
         """End a save, if it can still be ended."""
         with self._stored(save.run) as run, run.lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from ckptd.engine.records import Record
 
 logger = logging.getLogger("ckptd.engine")
+
+_MOST_AWAITED = 8  # ranks in one line
 
 _MOST_REMEMBERED = 1000
 _warned: dict[str, None] = {}
@@ -58,6 +61,21 @@ def log_saved(
         "commit_s": round(published_s - (slowest_rank_s or 0.0), 6),
     }
     logger.info("%s", text, extra={"ckptd": fields})
+
+
+def log_waiting(save: SaveRef, age_s: float, waiting_for: Sequence[str]) -> None:
+    """Say what a save waits for, and since when it is under way."""
+    fields = {
+        "event": "waiting",
+        "run": save.run,
+        "step": save.step,
+        "save_id": save.save_id,
+        "age_s": round(age_s, 1),
+        "waiting_for": list(waiting_for[:_MOST_AWAITED]),
+    }
+    more = f"; and {len(waiting_for) - _MOST_AWAITED} more" if len(waiting_for) > _MOST_AWAITED else ""
+    text = "; ".join(waiting_for[:_MOST_AWAITED]) + more
+    logger.warning("%s waits, %s after it began: %s", save, describe_seconds(age_s), text, extra={"ckptd": fields})
 
 
 def log_failed(save: SaveRef, error: CkptdError) -> None:

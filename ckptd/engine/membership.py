@@ -95,6 +95,11 @@ class Membership:
             raise ConflictError(f"rank {rank} of epoch {epoch} is fenced off by epoch {self.epoch}{owner}")
         raise ConflictError(f"this process does not hold the place of rank {rank}: it must join first")
 
+    def member(self, rank: int) -> tuple[Member, bool] | None:
+        """Return who holds a rank's place, and whether its connection lives; None for nobody."""
+        place = self._places.get(rank)
+        return None if place is None else (place.member, place.lost_at is None)
+
     def connected(self) -> list[int]:
         """Return the ranks whose connection lives, ascending."""
         return sorted(rank for rank, place in self._places.items() if place.lost_at is None)

@@ -334,6 +334,29 @@ class Run:
                     self._layouts.popitem(last=False)
         return known
 
+    def whereabouts(self, save: Save) -> dict[int, str]:
+        """See `Surroundings`."""
+        found = {}
+        for rank in save.session.missing:
+            held = self._membership.member(rank)
+            if held is None:
+                found[rank] = "it has not joined the run"
+                continue
+            member, is_connected = held
+            where = f"pid {member.pid} on {member.host}" if member.pid else "it has joined the run"
+            others = [each.ref.step for each in self._live if rank in each.claims and not each.session.is_over]
+            waits = f", which waits with step {others[-1]}" if others else ""
+            found[rank] = where + ("" if is_connected else ", whose connection is lost") + waits
+        return found
+
+    def waiting_for(self, prefix: str | None = None, *, save_id: str = "") -> list[str]:
+        """Say what the save of a checkpoint, or of an id, waits for; nothing if it is not under way."""
+        with self.lock:
+            for save in self._live:
+                if not save.session.is_over and (save.first.prefix == prefix or save.save_id == save_id):
+                    return save.waiting_for()
+        return []
+
     def turn_wanted(self) -> None:
         """Let the save that began first commit, if it is ready; the lock is held."""
         if self._live and self._live[0].session.phase is Phase.SEALED:
@@ -543,6 +566,7 @@ class Run:
             lost = self._membership.lost(self.clock.boot_s())
             for save in list(self._live):
                 save.check_deadlines(lost)
+                save.remind()
 
     def _note_rest(self) -> None:
         """Note that the run is at rest, if it is; without the note the next start only takes longer."""

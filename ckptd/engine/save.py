@@ -22,7 +22,7 @@ from ckptd.engine.deadlines import Debt, waiting_for, why_over
 from ckptd.engine.feeding import first_sums
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment, Lane, Layout, Road
-from ckptd.engine.log import log_failed, log_saved, logger
+from ckptd.engine.log import log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.merge import merge
 from ckptd.engine.records import Record
@@ -57,6 +57,7 @@ class Save:
     attempt: int
     session: Session = field(init=False)
     began_at: float = field(init=False)
+    _reminded_at: float = field(init=False)
     outcome: Future[Checkpoint] = field(init=False)
     claims: dict[int, Claim] = field(default_factory=dict)
     number: int = 0  # among the saves of its run, in the order in which they began
@@ -73,7 +74,7 @@ class Save:
 
     def __post_init__(self) -> None:
         self.session = Session(self.first.world_size)
-        self.began_at = self.run.clock.boot_s()
+        self.began_at = self._reminded_at = self.run.clock.boot_s()
         self.outcome = _settled_by_engine()
 
     @property
@@ -136,7 +137,7 @@ class Save:
 
     def waiting_for(self) -> list[str]:
         """Say whom the save waits for, rank by rank."""
-        return waiting_for(self.session, self._debts())
+        return waiting_for(self.session, self._debts(), self.run.whereabouts(self))
 
     def _debts(self) -> dict[int, Debt]:
         now = self.run.clock.boot_s()
@@ -176,9 +177,17 @@ class Save:
             age_s=self.run.clock.boot_s() - self.began_at,
             timeout_s=self.first.timeout_s,
             settings=self.run.settings,
+            whereabouts=lambda: self.run.whereabouts(self),
         )
         if reason is not None:
             self.fail(reason)
+
+    def remind(self) -> None:
+        """Write a line once in a while that says what the save waits for. The run's lock is held."""
+        now = self.run.clock.boot_s()
+        if now - self._reminded_at >= self.run.settings.notice_s and not self.session.is_over:
+            self._reminded_at = now
+            log_waiting(self.ref, now - self.began_at, self.waiting_for())
 
     def fail(self, reason: str) -> None:
         """End the save, if it still can be ended."""

@@ -16,6 +16,7 @@ class Settings:
         declare_timeout_s: from the first rank's declaration to the last's.
         stall_timeout_s: how long a rank that owes bytes may send none.
         lease_s: how long a lost connection may stay lost before its rank counts as gone.
+        notice_s: how often a line in the log says what a save waits for.
         shards: data shards per save; None for one per rank, at most `MAX_SHARDS`.
         open_runs: runs that may be open at once; there may be any number of others.
         idle_s: a run that nobody needs for so long is closed.
@@ -31,6 +32,7 @@ class Settings:
     declare_timeout_s: float = 30.0
     stall_timeout_s: float = 30.0
     lease_s: float = 5.0
+    notice_s: float = 30.0
     shards: int | None = None
     open_runs: int = 4096
     idle_s: float = 60.0

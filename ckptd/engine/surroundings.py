@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from ckptd.engine.catalog import Catalog
@@ -41,6 +41,9 @@ class Surroundings(Protocol):
 
     def in_use(self) -> set[str]:
         """Return the prefixes of checkpoints that somebody reads."""
+
+    def whereabouts(self, save: Save) -> Mapping[int, str]:
+        """Say where the ranks are that a save still waits for; called with the lock held."""
 
     def look(self) -> None:
         """Show what the catalog holds now to who asks; called with the catalog's lock held."""

@@ -135,6 +135,7 @@ class Limits:
     manifest_bytes: int = 64 << 20
     read_streams: int = 64
     stall_s: float = 30.0  # a stream that moves nothing for so long is ended
+    notice_s: float = 30.0  # whoever waits is told for what so often
     control_s: float = 60.0  # an ordinary call that takes longer is answered "busy"
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 MAX_WAIT_S = 20.0
 """How long one Await stays open; callers ask again."""
 
+_MOST_AWAITED = 8  # ranks in one message
+
 # A lane's sender learns this often how far it got; a lost stream resumes from its own first reply.
 _CHUNKS_PER_REPLY = 16
 
@@ -113,7 +115,11 @@ class SaveService:
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
         try:
-            declared = await settled(await self._pools.control(self._coordinator.declare, declaration))
+            declaring = await self._pools.control(self._coordinator.declare, declaration)
+            while request.hears_ends and not await settled_within(declaring, self._flow.limits.notice_s):
+                what = await self._pools.control(self._coordinator.waiting_for, declaration)
+                await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=what[:_MOST_AWAITED])))
+            declared = await settled(declaring)
         except CkptdError as error:
             if not (request.hears_ends and _ends_a_save(error)):
                 _check_not_over(error)
@@ -185,7 +191,8 @@ class SaveService:
             phase = await self._pools.control(self._coordinator.phase, save)
             # Between the two looks it may have ended, well or not; then the outcome says it.
             if phase not in (Phase.PUBLISHED, Phase.ABORTED):
-                return save_pb2.AwaitReply(phase=convert.phase_to_wire(phase))
+                what = await self._pools.control(self._coordinator.waiting_for_end, save)
+                return save_pb2.AwaitReply(phase=convert.phase_to_wire(phase), waiting_for=what[:_MOST_AWAITED])
         try:
             checkpoint = convert.checkpoint_to_wire(await settled(outcome), save.run)
         except CkptdError as error:

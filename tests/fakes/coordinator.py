@@ -140,6 +140,12 @@ class FakeCoordinator:
     def phase(self, save):
         return self.phases.get(save.save_id)
 
+    def waiting_for(self, declaration):
+        return ["rank 1 of 2 to declare"]
+
+    def waiting_for_end(self, save):
+        return ["the store"]
+
     def abort(self, save, reason):
         self.aborted.append((save, reason))
 

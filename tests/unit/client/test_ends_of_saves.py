@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import time
 import traceback
 
@@ -38,8 +39,19 @@ class Failing(HookedStore):
     def __init__(self, inner, what="", error=None):
         super().__init__(inner, before=self._fail)
         self.what, self.error = what, error
+        self._hangs, self._released = None, threading.Event()
+
+    def hang(self, what):
+        self._hangs = what
+        self._released.clear()
+
+    def go_on(self):
+        self._hangs = None
+        self._released.set()
 
     def _fail(self, _, what):
+        if self._hangs is not None and what.startswith(self._hangs):
+            assert self._released.wait(60)
         if self.error is not None and what.startswith(self.what):
             raise copy.copy(self.error)
 

@@ -1,0 +1,58 @@
+"""Lines about what takes long: every half minute, what a save waits for.
+
+They are warnings of the logger ``ckptd.client``, which Python writes to stderr in a program that has set up no logging.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+NOTICE_S = 30.0
+
+_log = logging.getLogger("ckptd.client")
+_here = threading.local()
+
+
+class _Wait:
+    """What one thread waits for at this moment."""
+
+    def __init__(self, who: str) -> None:
+        self.what: Callable[[], str] = lambda: "its beginning"
+        self._who = who
+        self._began = time.monotonic()
+        self._is_over = threading.Event()
+
+    def run(self) -> None:
+        while not self._is_over.wait(NOTICE_S):
+            _log.warning(
+                "%s waits for %s, %.0f s after it began", self._who, self.what(), time.monotonic() - self._began
+            )
+
+    def end(self) -> None:
+        self._is_over.set()
+
+
+@contextmanager
+def told(who: str) -> Iterator[None]:
+    """Write a line every half minute, while this lasts, about what `who` waits for; `waiting_for` tells it."""
+    wait = _Wait(who)
+    with suppress(RuntimeError):  # no thread is to be had: then there are no lines
+        threading.Thread(target=wait.run, name="ckptd-waits", daemon=True).start()
+    before = getattr(_here, "wait", None)
+    _here.wait = wait
+    try:
+        yield
+    finally:
+        wait.end()
+        _here.wait = before
+
+
+def waiting_for(what: str | Callable[[], str]) -> None:
+    """Say what this thread waits for from now on, or how to find out."""
+    wait: _Wait | None = getattr(_here, "wait", None)
+    if wait is not None:
+        wait.what = what if callable(what) else lambda: what
