@@ -84,6 +84,16 @@ def describe(reply: Any) -> dict[str, object]:
                 "last_error": run.last_error or None,
                 "quarantined": run.quarantined or None,
                 "problems": list(run.problems),
+                "damaged": [
+                    {
+                        "name": each.name,
+                        "save_id": each.save_id,
+                        "reason": each.reason,
+                        "since": each.since,
+                        "by": each.by,
+                    }
+                    for each in run.damaged
+                ],
                 "saves": [_describe_save(save) for save in run.saves],
             }
             for run in reply.runs
@@ -142,6 +152,9 @@ def _print(reply: Any) -> None:
             for run in reply.runs
         ],
     )
+    for run in reply.runs:
+        for each in run.damaged:
+            output.say(f"QUARANTINED since {output.moment(each.since)}: {run.run}/{each.name}: {each.reason}")
     saves = [(run.run, save) for run in reply.runs for save in run.saves]
     if saves:
         output.table(

@@ -113,5 +113,6 @@ def _tell(checkpoint: Checkpoint, as_json: bool) -> None:
         step = "no step" if checkpoint.step is None else f"step {checkpoint.step}"
         output.say(
             f"{output.moment(checkpoint.saved_at)}  {step}  {output.size(checkpoint.size_bytes)}  {checkpoint.prefix}"
+            + (f"  (rolled back: {checkpoint.rolled_back})" if checkpoint.rolled_back else "")
         )
     sys.stdout.flush()

@@ -312,6 +312,7 @@ class Checkpointer:
             into,
             restored=self._restored,
             falls_back=bool(fallback),
+            together_s=self.timeout_s if fallback == "together" else None,
             by_many=by_many,
         )
 

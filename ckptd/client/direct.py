@@ -21,7 +21,7 @@ from ckptd.client.lanes import LaneSource
 from ckptd.client.local_capture import LocalCapture
 from ckptd.client.placement import Placement
 from ckptd.client.rooms import Room, RoomPool
-from ckptd.client.transport import Handover, Located, SaveRequest
+from ckptd.client.transport import Handover, Located, RestoreCall, SaveRequest
 from ckptd.client.turns import Turn
 from ckptd.client.watching import each
 from ckptd.engine import survey
@@ -34,6 +34,7 @@ from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
 from ckptd.engine.series import NamedStep
 from ckptd.engine.settings import Settings
+from ckptd.engine.starts import Agreement
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -142,7 +143,7 @@ class DirectTransport:
 
     # Reading.
 
-    def latest(self, name: str, restore_id: str = "") -> Located | None:
+    def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """See `Transport.latest`. The first call brings the run in order, if nobody works on it."""
         self._recover()
         coordinator = self._coordinator
@@ -162,7 +163,11 @@ class DirectTransport:
             found = survey.list_checkpoints(self._store, self._run)
         return [self._located(checkpoint) for checkpoint in found]
 
-    def check_damage(self, located: Located, suspicion: Suspicion, restore_id: str) -> Verdict | None:
+    def agree(self, name: str, located: Located, call: RestoreCall, is_whole: bool) -> tuple[Agreement, str]:
+        """See `Transport.agree`. There is one rank."""
+        return (Agreement.AGREED if is_whole else Agreement.GO_BACK), ""
+
+    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
         """See `Transport.check_damage`. Takes the run for that, unless somebody else works on it."""
         save_id, by = located.checkpoint.save_id, self._holder
         with self._lock:

@@ -7,22 +7,26 @@ restored, damage is an error and no reason to go back, as what came first would 
 from __future__ import annotations
 
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.locating import locate
-from ckptd.client.transport import Located, Transport
+from ckptd.client.transport import Located, RestoreCall, Transport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.series import of_name
+from ckptd.engine.starts import Agreement
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError, NotPermittedError, UnavailableError
 from ckptd.format.names import index_key
 
 T = TypeVar("T")
 
 _MOST_ATTEMPTS = 1000  # each passes one by
+_MOST_PAUSE_S = 0.5
 _REREADS = 1  # of what the owner reads as it should be: a bit of this host's memory may have been wrong for once
 
 
@@ -43,32 +47,40 @@ def restore_newest(
     transport: Transport,
     run: str,
     name: str,
-    read: Callable[[Located], T],
+    read: Callable[[Located, bool], T],
     restored: Restored,
     *,
     falls_back: bool,
     writes_into: bool,
+    together_s: float | None = None,
 ) -> T:
     """Return what `read` makes of the latest checkpoint, or, if that is damaged, of the newest that is not.
 
-    `writes_into` says that arrays of the caller's are filled.
+    `read` is told whether to go past this host's memory, `writes_into` says that arrays of the caller's are filled.
+    With `together_s` all ranks agree, each waiting that long for the others.
     """
-    restore_id = uuid.uuid4().hex
-    located = newest = _next(transport, run, name, restore_id, restored, [])
+    call = RestoreCall(uuid.uuid4().hex, together_s is not None)
+    located = newest = _next(transport, run, name, call, restored, [])
     reasons: list[str] = []
     rereads = 0
     for _ in range(_MOST_ATTEMPTS):
         try:
-            result = read(located)
+            result = read(located, rereads > 0)
+            if together_s is not None and not _all_have_it(transport, name, located, call, True, together_s):
+                reasons.append(f"{located.checkpoint.prefix}: another rank found it damaged")
+                located = _next(transport, run, name, call, restored, reasons)
+                continue
         except (CorruptionError, NotFoundError) as error:
-            now = _next(transport, run, name, restore_id, restored, reasons)
+            now = _next(transport, run, name, call, restored, reasons)
             if not _is_same(now.checkpoint, located.checkpoint):
                 located = now  # it was deleted or replaced while it was read
                 continue
             if isinstance(error, NotFoundError) and error.key != index_key(located.key):
                 raise  # no such tensor
-            verdict = _verdict(transport, located, error, restored, restore_id, falls_back, writes_into)
+            verdict = _verdict(transport, located, error, restored, call, falls_back, writes_into)
             if verdict.is_confirmed:
+                if together_s is not None:
+                    _all_have_it(transport, name, located, call, False, together_s)
                 reasons.append(f"{located.checkpoint.prefix}: {verdict.reason}")
                 if not verdict.is_listed_no_more:
                     restored.passed[located.key] = verdict.reason
@@ -77,7 +89,7 @@ def restore_newest(
                 raise noted(error, writes_into) from error.__cause__
             else:
                 rereads += 1
-            located = _next(transport, run, name, restore_id, restored, reasons)
+            located = _next(transport, run, name, call, restored, reasons)
             continue
         restored.checkpoint = located.checkpoint
         if reasons:
@@ -95,7 +107,7 @@ def _verdict(
     located: Located,
     error: CkptdError,
     restored: Restored,
-    restore_id: str,
+    call: RestoreCall,
     falls_back: bool,
     writes_into: bool,
 ) -> Verdict:
@@ -103,7 +115,7 @@ def _verdict(
     if not falls_back:
         raise noted(error, writes_into) from error.__cause__
     try:
-        verdict = transport.check_damage(located, Suspicion.of(error), restore_id)
+        verdict = transport.check_damage(located, Suspicion.of(error), call)
     except (UnavailableError, NotPermittedError) as other:
         error.add_note(f"whether it is damage could not be found out: {other}")
         raise noted(error, writes_into) from error.__cause__
@@ -115,7 +127,7 @@ def _verdict(
             f"something of step {begun.step} has been restored before, and another step would not go with it: start "
             "the program again, and it restores the newest checkpoint that verifies"
         )
-    elif verdict.others:
+    elif verdict.others and not call.is_together:
         error.add_note(
             f"{verdict.others} restored this step already: start the job again, and all ranks restore the newest "
             "checkpoint that verifies"
@@ -123,6 +135,23 @@ def _verdict(
     else:
         return verdict
     raise noted(error, writes_into) from error.__cause__
+
+
+def _all_have_it(
+    transport: Transport, name: str, located: Located, call: RestoreCall, is_whole: bool, timeout_s: float
+) -> bool:
+    """Say what was found here, and wait for the other ranks; return whether all of them found it as it should be."""
+    deadline, backoff = Deadline(timeout_s), Backoff()
+    while True:
+        agreement, missing = transport.agree(name, located, call, is_whole)
+        if agreement is not Agreement.WAITING:
+            return agreement is Agreement.AGREED
+        if deadline.has_passed:
+            raise UnavailableError(
+                f"{missing} did not restore step {located.checkpoint.step} within {timeout_s:g} s, and all ranks were "
+                "to restore it together"
+            )
+        time.sleep(min(backoff.next_s(deadline), _MOST_PAUSE_S, deadline.remaining_s))
 
 
 def noted(error: CkptdError, writes_into: bool) -> CkptdError:
@@ -133,10 +162,10 @@ def noted(error: CkptdError, writes_into: bool) -> CkptdError:
 
 
 def _next(
-    transport: Transport, run: str, name: str, restore_id: str, restored: Restored, reasons: list[str]
+    transport: Transport, run: str, name: str, call: RestoreCall, restored: Restored, reasons: list[str]
 ) -> Located:
     """Return the newest checkpoint that was not passed by; `CorruptionError` when it was the last."""
-    latest = transport.latest(name, restore_id)
+    latest = transport.latest(name, call)
     if latest is None:
         if reasons:
             raise CorruptionError(f"no checkpoint of run {run!r} is whole: {'; '.join(reasons)}")

@@ -30,7 +30,7 @@ from ckptd.client.placement import Placement
 from ckptd.client.remote_objects import objects_for
 from ckptd.client.rooms import Room, RoomPool
 from ckptd.client.sending import send_lane
-from ckptd.client.transport import Handover, Located, SaveRequest
+from ckptd.client.transport import Handover, Located, RestoreCall, SaveRequest
 from ckptd.client.turns import Turn
 from ckptd.client.watching import DaemonWatch, each
 from ckptd.client.ways import Ways
@@ -41,6 +41,7 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
 from ckptd.engine.series import NamedStep, name_of, of_name
+from ckptd.engine.starts import Agreement
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -61,6 +62,12 @@ Naming = TypeVar("Naming", admin_pb2.PinRequest, admin_pb2.DeleteRequest, admin_
 _AWAIT_S = 15.0  # one question lasts this long; the daemon allows 20
 _CALL_MARGIN_S = 10.0
 _ABORT_TIMEOUT_S = 5.0
+_MOST_REASON = 255
+_AGREEMENTS = {
+    read_pb2.AGREEMENT_WAITING: Agreement.WAITING,
+    read_pb2.AGREEMENT_AGREED: Agreement.AGREED,
+    read_pb2.AGREEMENT_GO_BACK: Agreement.GO_BACK,
+}
 _RENEWAL_WAIT_S = 0.2
 
 
@@ -247,13 +254,49 @@ class RemoteTransport:
 
     # Reading.
 
-    def check_damage(self, located: Located, suspicion: Suspicion, restore_id: str) -> Verdict | None:
+    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
         """See `Transport.check_damage`."""
-        return None
+        request = read_pb2.CheckDamageRequest(
+            peer=self._peer,
+            run=self._run,
+            key=located.key,
+            save_id=located.checkpoint.save_id,
+            object_key=suspicion.key,
+            offset=suspicion.offset,
+            reason=suspicion.reason[:_MOST_REASON],
+            restoring=self._restoring(call),
+        )
+        reply = self._ask(lambda s: _or_none(lambda: self._read.CheckDamage(request, timeout=s)))
+        if reply is None:
+            return None
+        return Verdict(reply.confirmed, reply.reason, is_listed_no_more=reply.listed_no_more, others=reply.others)
 
-    def latest(self, name: str, restore_id: str = "") -> Located | None:
+    def agree(self, name: str, located: Located, call: RestoreCall, is_whole: bool) -> tuple[Agreement, str]:
+        """See `Transport.agree`."""
+        if self._member.world_size == 1:
+            return (Agreement.AGREED if is_whole else Agreement.GO_BACK), ""
+        request = read_pb2.AgreeRequest(
+            peer=self._peer,
+            run=self._run,
+            name=name,
+            restoring=self._restoring(call),
+            prefix=located.checkpoint.prefix,
+            whole=is_whole,
+        )
+        reply = self._ask(lambda s: self._read.Agree(request, timeout=s))
+        return _AGREEMENTS.get(reply.agreement, Agreement.GO_BACK), reply.missing
+
+    def _restoring(self, call: RestoreCall | None) -> read_pb2.Restoring | None:
+        """Return which call of `restore` this is; a single rank has nobody to agree with."""
+        member = self._member
+        if call is None or member.world_size == 1:
+            return None
+        return read_pb2.Restoring(id=call.id, rank=member.rank, world_size=member.world_size, together=call.is_together)
+
+    def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """See `Transport.latest`."""
-        request = read_pb2.LatestRequest(peer=self._peer, run=self._run, name=name)
+        restoring = self._restoring(call)
+        request = read_pb2.LatestRequest(peer=self._peer, run=self._run, name=name, restoring=restoring)
         reply = self._ask(lambda s: self._read.Latest(request, timeout=s))
         self._learn_root(reply.root, reply.root_id, reply.arena)
         if not reply.HasField("checkpoint"):
@@ -428,6 +471,16 @@ def _declared(replies: Iterable[Any]) -> list[Any]:
         elif reply.waiting.what:
             waits.waiting_for("; ".join(reply.waiting.what))
     return answers
+
+
+def _or_none(call: Callable[[], Any]) -> Any | None:
+    """Return an answer, None from a daemon that does not know the question yet."""
+    try:
+        return call()
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+            return None
+        raise
 
 
 def this_member(rank: int, world_size: int) -> Member:

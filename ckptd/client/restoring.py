@@ -38,6 +38,7 @@ def restore(
     *,
     restored: Restored,
     falls_back: bool = True,
+    together_s: float | None = None,
     by_many: bool = False,
 ) -> dict[str, Array]:
     """Read tensors of the checkpoint of a name's `step`, or of its latest; see `Checkpointer.restore`.
@@ -46,11 +47,20 @@ def restore(
     it was. `by_many` says that other processes of this host probably read the same bytes.
     """
 
-    def read(located: Located) -> dict[str, Array]:
-        return _read(transport, located.key, names, slices, into, by_many)
+    def read(located: Located, is_afresh: bool = False) -> dict[str, Array]:
+        return _read(transport, located.key, names, slices, into, by_many, is_afresh)
 
     if step is None:
-        return restore_newest(transport, run, name, read, restored, falls_back=falls_back, writes_into=bool(into))
+        return restore_newest(
+            transport,
+            run,
+            name,
+            read,
+            restored,
+            falls_back=falls_back,
+            writes_into=bool(into),
+            together_s=together_s,
+        )
     located = locate(transport, run, name, step)
     for _ in range(_MAX_ATTEMPTS):
         try:
@@ -116,8 +126,11 @@ def _read(
     slices: Boxes | None,
     into: Mapping[str, Array] | None,
     by_many: bool,
+    is_afresh: bool,
 ) -> dict[str, Array]:
     objects = _objects(transport, key, by_many)
+    if is_afresh and isinstance(objects, HeldObjects):
+        objects = objects.beneath  # what memory holds may be what is wrong
     # Boxes are not summed: only the index tells whether they are still of the checkpoint that was opened.
     bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
     arrays = _read_bundle(bundle, names, slices, into)

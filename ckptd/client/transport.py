@@ -25,6 +25,7 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
 from ckptd.engine.series import NamedStep
+from ckptd.engine.starts import Agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,14 @@ class Located:
 
     checkpoint: Checkpoint
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreCall:
+    """One call of `restore`: its id, one for all its attempts, and whether all ranks agree before it returns."""
+
+    id: str
+    is_together: bool = False
 
 
 class Handover(Protocol):
@@ -101,10 +110,10 @@ class Transport(Protocol):
     def abort(self, save: SaveRef, reason: str) -> None:
         """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""
 
-    def latest(self, name: str, restore_id: str = "") -> Located | None:
+    def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`.
 
-        With the id of a call of `restore` it is the one that all ranks of this start restore.
+        For a call of `restore` it is the one that all ranks of this start restore.
 
         Raises:
             CorruptionError: when there are checkpoints, and all of them are in quarantine.
@@ -122,7 +131,13 @@ class Transport(Protocol):
     def undelete(self, which: NamedStep) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately; durable on return."""
 
-    def check_damage(self, located: Located, suspicion: Suspicion, restore_id: str) -> Verdict | None:
+    def agree(self, name: str, located: Located, call: RestoreCall, is_whole: bool) -> tuple[Agreement, str]:
+        """Say what was found in the checkpoint that all ranks restore together.
+
+        Returns what follows, and which ranks are missing; does not wait for them: to be repeated.
+        """
+
+    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
         """Have the owner of the run read bytes again that looked wrong; None when there is nobody who can.
 
         Raises:

@@ -37,6 +37,7 @@ from ckptd.engine.runs import Runs
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import Settings
 from ckptd.engine.shard import LaneWriter
+from ckptd.engine.starts import Agreement, Restoring, Starts
 from ckptd.engine.views import RunView
 from ckptd.engine.workers import Workers
 from ckptd.errors import (
@@ -52,6 +53,7 @@ from ckptd.storage.base import Lock, Store
 logger = logging.getLogger("ckptd.engine")
 
 _REMEMBERED_MANIFESTS_BYTES = 256 << 20
+_REMEMBERED_STARTS = 256
 _CLEAN_UP_S = 10.0  # at the end, for removing what aborted saves wrote
 
 
@@ -93,6 +95,7 @@ class Coordinator:
         self._takes_over = takes_over
         self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
         self._lock = threading.Lock()
+        self._starts: dict[str, Starts] = {}  # by run, the one that was used last at the end
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
         self._inspection = Inspection(store, self._runs)
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
@@ -309,8 +312,10 @@ class Coordinator:
 
     # Checkpoints.
 
-    def latest(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
+    def latest(self, run: str, name: str = names.ANY_NAME, restoring: Restoring | None = None) -> Checkpoint | None:
         """Return the newest complete checkpoint of a run that `name` means; see `series`.
+
+        To a rank of several that restores it, it is the one that all ranks of this start restore; see `starts`.
 
         Raises:
             CorruptionError: when all that it has are in quarantine.
@@ -318,17 +323,15 @@ class Coordinator:
         with self._runs.use(run) as found:
             if found is None:
                 return None
-            latest = found.latest(name)
+            if restoring is None:
+                latest = found.latest(name)
+            else:
+                latest = self._starts_of(run).choose(restoring, lambda: found.latest(name), found.is_there)
             meant = [each for each in found.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
         if latest is None and meant:
             # "None yet" would let a trainer begin anew without a word.
             raise survey.all_in_quarantine(meant[-1])
         return latest
-
-    def latest_for_watchers(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
-        """Return the newest complete checkpoint of a run; None also when all it has are in quarantine."""
-        with self._runs.use(run) as found:
-            return found.latest(name) if found is not None else None
 
     def unattended(self, run: str) -> list[Future[Checkpoint]]:
         """Return the outcomes of saves of a run that go on by themselves, after a rank of theirs has gone.
@@ -353,6 +356,29 @@ class Coordinator:
         """Read bytes again that looked wrong to a reader of the checkpoint `key`, see `Run.check_damage`."""
         with self._stored(run) as found:
             return found.check_damage(key, save_id, suspicion, by)
+
+    def go_back(self, run: str, restoring: Restoring) -> str:
+        """Let a rank restore an older checkpoint; return which others have the present one, see `Starts.go_back`."""
+        return "" if restoring.is_together else self._starts_of(run).go_back(restoring)
+
+    def _starts_of(self, run: str) -> Starts:
+        """Return the starts of a run that exists. They outlive its being open: ranks come minutes apart."""
+        with self._lock:
+            starts = self._starts.pop(run) if run in self._starts else Starts()
+            self._starts[run] = starts
+            while len(self._starts) > _REMEMBERED_STARTS:
+                del self._starts[next(iter(self._starts))]
+            return starts
+
+    def agree(self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool) -> tuple[Agreement, str]:
+        """Take what a rank that restores together with others has found; see `Starts.report`."""
+        with self._stored(run) as found:
+            return self._starts_of(run).report(restoring, prefix, is_whole, lambda: found.latest(name))
+
+    def quarantine_of(self, run: str, save_id: str) -> str:
+        """Return why the checkpoint of a save is in quarantine, in words; "" when it is not."""
+        found = (each for each in self.quarantined(run) if each.save_id == save_id)
+        return next((f"{each.prefix}: {each.quarantine}" for each in found), "")
 
     def quarantined(self, run: str) -> list[Record]:
         """Return the records of what is in quarantine in a run, in the order in which the saves began."""

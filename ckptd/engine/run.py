@@ -33,6 +33,7 @@ from ckptd.engine.save import Save
 from ckptd.engine.series import NamedStep, latest_of, name_of
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import MAX_SHARDS, Settings
+from ckptd.engine.starts import is_same_save
 from ckptd.engine.views import RunView, SaveView
 from ckptd.engine.workers import Workers
 from ckptd.errors import (
@@ -459,6 +460,10 @@ class Run:
             finally:
                 self.look()
 
+    def is_there(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a checkpoint is among those of the run, and the same save."""
+        return any(is_same_save(each, checkpoint) for each in self._checkpoints)
+
     def check_damage(self, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
         """Read bytes again that looked wrong to a reader; only what is wrong here, too, goes into quarantine.
 
@@ -545,6 +550,7 @@ class Run:
             len(self._checkpoints),
             self.last_error,
             problems=self.problems,
+            damaged=self._quarantined,
         )
 
     # Time and the end.

@@ -293,9 +293,13 @@ def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Check
     return replace(nothing, size_bytes=size_bytes, num_shards=num_shards), problem
 
 
+class AllInQuarantineError(CorruptionError):
+    """A run has checkpoints, and all of them are in quarantine."""
+
+
 def all_in_quarantine(newest: Record) -> CorruptionError:
     """Return the error of a run whose checkpoints are all in quarantine."""
-    return CorruptionError(
+    return AllInQuarantineError(
         f"no checkpoint of this run is whole, and the newest is in quarantine: {newest.quarantine}. `ckptd repair` "
         "looks again and takes back what is whole; `ckptd rm` removes it, after which training begins anew",
         key=newest.prefix_key,

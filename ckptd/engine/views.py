@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Road
+from ckptd.engine.records import Record
 from ckptd.engine.session import Phase
 
 
@@ -28,7 +29,8 @@ class RunView:
     """One run: its members, its saves under way (oldest first), and its checkpoints.
 
     `quarantined` says why it cannot be opened, and what to do; "" for one that is open. `problems` are things about an
-    open run that a person should know, such as records that cannot be read.
+    open run that a person should know, such as records that cannot be read. `damaged` are the records of checkpoints
+    that are in quarantine.
     """
 
     run: str
@@ -41,3 +43,4 @@ class RunView:
     last_error: str
     quarantined: str = ""
     problems: tuple[str, ...] = ()
+    damaged: tuple[Record, ...] = ()

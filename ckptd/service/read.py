@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ckptd.engine.damage import Suspicion, Verdict
+from ckptd.engine.starts import Agreement
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.service.calls import Call
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from ckptd.engine.coordinator import Coordinator
 
 _SETTLE_S = 30.0
+_AGREEMENTS = {
+    Agreement.WAITING: read_pb2.AGREEMENT_WAITING,
+    Agreement.AGREED: read_pb2.AGREEMENT_AGREED,
+    Agreement.GO_BACK: read_pb2.AGREEMENT_GO_BACK,
+}
 _MESSAGES_AT_ONCE = 2
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
@@ -34,13 +41,17 @@ class ReadService:
         self._pools = pools
         self._flow = flow
         self._openings = Openings(coordinator, pools)
+        self._checking = asyncio.Semaphore()
+        self._checks: dict[tuple[str, str, str, Suspicion], asyncio.Future[Verdict]] = {}
 
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
         """Return the newest complete checkpoint of a run and a name, if there is one."""
         run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         await self._settle(run)
-        which = (run,) if name == ANY_NAME else (run, name)
-        latest = await self._openings.control(run, self._coordinator.latest, *which)
+        restoring = convert.restoring_from_wire(request.restoring) if request.HasField("restoring") else None
+        which = (run,) if name == ANY_NAME and restoring is None else (run, name)
+        meant = which if restoring is None else (*which, restoring)
+        latest = await self._openings.control(run, self._coordinator.latest, *meant)
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
             root=self._host.root,
@@ -59,6 +70,45 @@ class ReadService:
             root_id=self._host.root_id,
             arena=self._host.arena,
         )
+
+    async def check_damage(self, request: read_pb2.CheckDamageRequest, call: Call) -> read_pb2.CheckDamageReply:
+        """Read bytes again that looked wrong to a reader.
+
+        That may take longer than a call may: a repeated one waits for the same reading, and so do other readers.
+        """
+        run, key = convert.run_from_wire(request.run), convert.key_from_wire(request.key)
+        restoring = convert.restoring_from_wire(request.restoring) if request.HasField("restoring") else None
+        offset = request.offset if request.HasField("offset") else None
+        save_id = convert.text_from_wire(request.save_id)
+        which = run, key, save_id, Suspicion(request.object_key, offset)
+        check = self._checks.get(which)
+        if check is None:
+            check = self._checks[which] = asyncio.ensure_future(self._check(*which))
+            check.add_done_callback(lambda _: self._checks.pop(which, None))
+        verdict = await asyncio.shield(check)
+        others = ""
+        if restoring is not None and verdict.is_confirmed:
+            others = await self._openings.control(run, self._coordinator.go_back, run, restoring)
+        return read_pb2.CheckDamageReply(
+            confirmed=verdict.is_confirmed,
+            reason=verdict.reason,
+            listed_no_more=verdict.is_listed_no_more,
+            others=others,
+        )
+
+    async def _check(self, run: str, key: str, save_id: str, suspicion: Suspicion) -> Verdict:
+        by = f"{self._host.peer.host}, pid {self._host.peer.pid}"
+        async with self._checking:  # one after the other: many readers see the same damage
+            return await self._pools.data(self._coordinator.check_damage, run, key, save_id, suspicion, by)
+
+    async def agree(self, request: read_pb2.AgreeRequest, call: Call) -> read_pb2.AgreeReply:
+        """Take what a rank found in the checkpoint that all ranks restore together."""
+        run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
+        restoring = convert.restoring_from_wire(request.restoring)
+        agreement, missing = await self._openings.control(
+            run, self._coordinator.agree, run, name, restoring, request.prefix, request.whole
+        )
+        return read_pb2.AgreeReply(agreement=_AGREEMENTS[agreement], missing=missing)
 
     async def _settle(self, run: str) -> None:
         """Wait a moment for saves whose processes have died, but whose bytes are all here."""

@@ -127,7 +127,9 @@ class Server:
         self._coordinator = coordinator
         self._arenas: ArenaServer | None = None
         self.streams: StreamProcesses | None = None
-        self.hub = Hub(coordinator.subscribe, coordinator.latest_for_watchers)
+        self.hub = Hub(
+            coordinator.subscribe, coordinator.latest, lambda run, save_id: coordinator.quarantine_of(run, save_id)
+        )
         self._admin = AdminService(coordinator, host, self._pools)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self._identity = None if options.token is None else Identity(options.token)
@@ -282,7 +284,16 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
                 "Abort": save.abort,
             },
         ),
-        (methods.READ, {"Latest": read.latest, "List": read.list, "Read": read.read}),
+        (
+            methods.READ,
+            {
+                "Latest": read.latest,
+                "List": read.list,
+                "Read": read.read,
+                "CheckDamage": read.check_damage,
+                "Agree": read.agree,
+            },
+        ),
         (methods.WATCH, {"Watch": watch.watch}),
         (
             methods.ADMIN,

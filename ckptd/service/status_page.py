@@ -77,6 +77,16 @@ def _run_to_wire(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
         arena_bytes=usage.size_bytes,
         quarantined=_cut(view.quarantined),
         problems=[_cut(problem) for problem in view.problems[:_MOST_TEXTS]],
+        damaged=[
+            admin_pb2.Damaged(
+                name=record.prefix,
+                save_id=record.save_id,
+                reason=_cut(record.quarantine),
+                since=record.quarantined_at or 0.0,
+                by=record.quarantined_by,
+            )
+            for record in view.damaged[-_MOST_TEXTS:]
+        ],
     )
 
 

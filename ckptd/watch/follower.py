@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CorruptionError, UnavailableError
@@ -67,6 +68,9 @@ class Follower:
         while not self._is_closed.is_set():
             self._hints.arm()
             checkpoint = self._look()
+            last = self._news.last
+            if checkpoint is not None and last is not None and (reason := self._looker.quarantine_of(last)):
+                checkpoint = replace(checkpoint, rolled_back=reason)
             if checkpoint is not None and self._news.accept(checkpoint, listed=self._looker.listed):
                 return checkpoint
             rest_s = None if end_s is None else end_s - self._now()

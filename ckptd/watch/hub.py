@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.series import name_of
+from ckptd.engine.survey import AllInQuarantineError
 from ckptd.format.names import ANY_NAME
 from ckptd.watch.news import is_same
 
@@ -82,7 +84,11 @@ class Watcher:
 class Hub:
     """Where watchers are made. Safe from any thread."""
 
-    def __init__(self, subscribe: Subscribe, latest: Latest) -> None:
+    def __init__(
+        self, subscribe: Subscribe, latest: Latest, quarantine_of: Callable[[str, str], str] = lambda run, save_id: ""
+    ) -> None:
+        """`quarantine_of` tells why the save of a run is in quarantine, "" when it is not."""
+        self._quarantine_of = quarantine_of
         self._subscribe = subscribe
         self._latest = latest
         self._lock = threading.Lock()
@@ -98,7 +104,10 @@ class Hub:
         def wants(checkpoint: Checkpoint) -> bool:
             if name in (ANY_NAME, name_of(checkpoint)):
                 return True
-            latest = self._latest(run, name)  # quick: the engine remembers
+            try:
+                latest = self._latest(run, name)  # quick: the engine remembers
+            except AllInQuarantineError:
+                return False
             return latest is not None and is_same(latest, checkpoint)
 
         watcher = Watcher(wake, wants, after_save_id=after_save_id)
@@ -109,11 +118,15 @@ class Hub:
         watcher._leave = lambda: self._forget(watcher, unsubscribe)
         try:
             latest = self._latest(run) if name == ANY_NAME else self._latest(run, name)
+        except AllInQuarantineError:
+            latest = None  # there is nothing to follow yet
         except BaseException:
             watcher.close()
             raise
         if latest is not None:
-            watcher._start_with(latest)
+            # Who was away while the newest one that it knows was found damaged would wait for a newer one.
+            reason = self._quarantine_of(run, after_save_id) if after_save_id else ""
+            watcher._start_with(replace(latest, rolled_back=reason) if reason else latest)
         return watcher
 
     @property

@@ -67,6 +67,18 @@ class Looker:
             return checkpoint
         return None
 
+    def quarantine_of(self, checkpoint: Checkpoint) -> str:
+        """Return why a checkpoint of ours, which was told, is in quarantine; "" when it is not."""
+        name = checkpoint.prefix.rpartition("/")[2]
+        if not checkpoint.save_id:
+            return ""
+        found = (
+            record.quarantine
+            for record in records.of_prefix(self._store, self._directory, name)
+            if record.save_id == checkpoint.save_id and record.quarantine
+        )
+        return next((f"{name}: {reason}" for reason in found), "")
+
     def _version_of(self, key: str) -> str | None:
         try:
             return self._store.stat(key).version

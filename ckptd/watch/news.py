@@ -19,6 +19,11 @@ class News:
         self._listed: frozenset[str] = frozenset()  # with the last
 
     @property
+    def last(self) -> Checkpoint | None:
+        """What was taken in last, None before the first."""
+        return self._last
+
+    @property
     def last_save_id(self) -> str:
         """The save that was taken in last; empty before the first, and when it was not ours."""
         return "" if self._last is None else self._last.save_id
@@ -37,7 +42,8 @@ class News:
         if last is not None:
             if is_same(checkpoint, last):
                 return False
-            if not is_next and self._is_older(checkpoint, last, listed):
+            # Told once more because the last is damaged, it takes its place.
+            if not is_next and not checkpoint.rolled_back and self._is_older(checkpoint, last, listed):
                 return False
         self._last, self._listed = checkpoint, frozenset(listed)
         return True

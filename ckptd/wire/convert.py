@@ -14,10 +14,11 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.retention import Rule
 from ckptd.engine.series import NamedStep
+from ckptd.engine.starts import Restoring
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names
 from ckptd.storage.base import Durability
-from ckptd.wire.v1 import admin_pb2, common_pb2, save_pb2
+from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2
 
 if TYPE_CHECKING:
     from ckptd.engine.repair import Repaired
@@ -225,6 +226,8 @@ def checkpoint_to_wire(checkpoint: Checkpoint, run: str) -> common_pb2.Checkpoin
         pinned=checkpoint.pinned,
         save_id=checkpoint.save_id,
         durability=durability_to_wire(checkpoint.durability),
+        verified_at=checkpoint.verified_at,
+        rolled_back=checkpoint.rolled_back,
     )
 
 
@@ -240,6 +243,8 @@ def checkpoint_from_wire(message: common_pb2.Checkpoint) -> Checkpoint:
         pinned=message.pinned,
         save_id=message.save_id,
         durability=durability_from_wire(message.durability),
+        verified_at=message.verified_at if message.HasField("verified_at") else None,
+        rolled_back=message.rolled_back,
     )
 
 
@@ -255,6 +260,13 @@ def repaired_to_wire(repaired: Repaired) -> admin_pb2.RepairReply:
         num_prefixes=len(repaired.prefixes),
         mended=repaired.mended[:_MOST_REPAIRED],
     )
+
+
+def restoring_from_wire(message: read_pb2.Restoring) -> Restoring:
+    """Check and read which call of `restore` this is."""
+    _number("world_size", message.world_size, 1, MAX_WORLD_SIZE)
+    _number("rank", message.rank, 0, message.world_size - 1)
+    return Restoring(_identifier("restoring", message.id), message.rank, message.world_size, message.together)
 
 
 def seconds_from_wire(what: str, value: float, *, most: float = MAX_TIMEOUT_S) -> float:

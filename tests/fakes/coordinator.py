@@ -159,6 +159,9 @@ class FakeCoordinator:
         opened.set_result(None)
         return opened
 
+    def quarantine_of(self, run, save_id):
+        return ""
+
     def latest(self, run, name="*"):
         return self.newest.get(run)
 

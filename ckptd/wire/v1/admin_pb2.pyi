@@ -49,7 +49,7 @@ class StatusReply(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_road: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error", "arena_ranks", "num_arenas", "arena_bytes", "quarantined", "problems")
+    __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error", "arena_ranks", "num_arenas", "arena_bytes", "quarantined", "problems", "damaged")
     RUN_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class RunStatus(_message.Message):
     ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUARANTINED_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
     run: str
     epoch: int
     world_size: int
@@ -76,7 +77,22 @@ class RunStatus(_message.Message):
     arena_bytes: int
     quarantined: str
     problems: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., world_size: _Optional[int] = ..., connected_ranks: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[LiveSave, _Mapping]]] = ..., latest: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., num_checkpoints: _Optional[int] = ..., last_error: _Optional[str] = ..., arena_ranks: _Optional[_Iterable[int]] = ..., num_arenas: _Optional[int] = ..., arena_bytes: _Optional[int] = ..., quarantined: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
+    damaged: _containers.RepeatedCompositeFieldContainer[Damaged]
+    def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., world_size: _Optional[int] = ..., connected_ranks: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[LiveSave, _Mapping]]] = ..., latest: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., num_checkpoints: _Optional[int] = ..., last_error: _Optional[str] = ..., arena_ranks: _Optional[_Iterable[int]] = ..., num_arenas: _Optional[int] = ..., arena_bytes: _Optional[int] = ..., quarantined: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ..., damaged: _Optional[_Iterable[_Union[Damaged, _Mapping]]] = ...) -> None: ...
+
+class Damaged(_message.Message):
+    __slots__ = ("name", "save_id", "reason", "since", "by")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SAVE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    save_id: str
+    reason: str
+    since: float
+    by: str
+    def __init__(self, name: _Optional[str] = ..., save_id: _Optional[str] = ..., reason: _Optional[str] = ..., since: _Optional[float] = ..., by: _Optional[str] = ...) -> None: ...
 
 class LiveSave(_message.Message):
     __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "roads")

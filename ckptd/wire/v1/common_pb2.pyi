@@ -73,7 +73,7 @@ class RunOptions(_message.Message):
     def __init__(self, name: _Optional[str] = ..., max_to_keep: _Optional[int] = ..., keep_checkpoint_every_n_hours: _Optional[float] = ..., pad_step_number: bool = ..., latest_filename: _Optional[str] = ..., retention: _Optional[str] = ..., absolute_paths: bool = ...) -> None: ...
 
 class Checkpoint(_message.Message):
-    __slots__ = ("run", "prefix", "key", "step", "size_bytes", "num_shards", "saved_at", "duration_s", "pinned", "save_id", "durability")
+    __slots__ = ("run", "prefix", "key", "step", "size_bytes", "num_shards", "saved_at", "duration_s", "pinned", "save_id", "durability", "verified_at", "rolled_back")
     RUN_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,8 @@ class Checkpoint(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     SAVE_ID_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_AT_FIELD_NUMBER: _ClassVar[int]
+    ROLLED_BACK_FIELD_NUMBER: _ClassVar[int]
     run: str
     prefix: str
     key: str
@@ -96,7 +98,9 @@ class Checkpoint(_message.Message):
     pinned: bool
     save_id: str
     durability: Durability
-    def __init__(self, run: _Optional[str] = ..., prefix: _Optional[str] = ..., key: _Optional[str] = ..., step: _Optional[int] = ..., size_bytes: _Optional[int] = ..., num_shards: _Optional[int] = ..., saved_at: _Optional[float] = ..., duration_s: _Optional[float] = ..., pinned: bool = ..., save_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+    verified_at: float
+    rolled_back: str
+    def __init__(self, run: _Optional[str] = ..., prefix: _Optional[str] = ..., key: _Optional[str] = ..., step: _Optional[int] = ..., size_bytes: _Optional[int] = ..., num_shards: _Optional[int] = ..., saved_at: _Optional[float] = ..., duration_s: _Optional[float] = ..., pinned: bool = ..., save_id: _Optional[str] = ..., durability: _Optional[_Union[Durability, str]] = ..., verified_at: _Optional[float] = ..., rolled_back: _Optional[str] = ...) -> None: ...
 
 class ArenaAddress(_message.Message):
     __slots__ = ("path", "key")

@@ -1,5 +1,6 @@
 from ckptd.wire.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -7,15 +8,96 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class LatestRequest(_message.Message):
-    __slots__ = ("peer", "run", "name")
+class Agreement(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AGREEMENT_UNSPECIFIED: _ClassVar[Agreement]
+    AGREEMENT_WAITING: _ClassVar[Agreement]
+    AGREEMENT_AGREED: _ClassVar[Agreement]
+    AGREEMENT_GO_BACK: _ClassVar[Agreement]
+AGREEMENT_UNSPECIFIED: Agreement
+AGREEMENT_WAITING: Agreement
+AGREEMENT_AGREED: Agreement
+AGREEMENT_GO_BACK: Agreement
+
+class Restoring(_message.Message):
+    __slots__ = ("id", "rank", "world_size", "together")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    rank: int
+    world_size: int
+    together: bool
+    def __init__(self, id: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., together: bool = ...) -> None: ...
+
+class CheckDamageRequest(_message.Message):
+    __slots__ = ("peer", "run", "key", "save_id", "object_key", "offset", "reason", "restoring")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SAVE_ID_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_KEY_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RESTORING_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    key: str
+    save_id: str
+    object_key: str
+    offset: int
+    reason: str
+    restoring: Restoring
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., key: _Optional[str] = ..., save_id: _Optional[str] = ..., object_key: _Optional[str] = ..., offset: _Optional[int] = ..., reason: _Optional[str] = ..., restoring: _Optional[_Union[Restoring, _Mapping]] = ...) -> None: ...
+
+class CheckDamageReply(_message.Message):
+    __slots__ = ("confirmed", "reason", "listed_no_more", "others")
+    CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LISTED_NO_MORE_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    confirmed: bool
+    reason: str
+    listed_no_more: bool
+    others: str
+    def __init__(self, confirmed: bool = ..., reason: _Optional[str] = ..., listed_no_more: bool = ..., others: _Optional[str] = ...) -> None: ...
+
+class AgreeRequest(_message.Message):
+    __slots__ = ("peer", "run", "name", "restoring", "prefix", "whole")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    RESTORING_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     name: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    restoring: Restoring
+    prefix: str
+    whole: bool
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., name: _Optional[str] = ..., restoring: _Optional[_Union[Restoring, _Mapping]] = ..., prefix: _Optional[str] = ..., whole: bool = ...) -> None: ...
+
+class AgreeReply(_message.Message):
+    __slots__ = ("agreement", "missing")
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    agreement: Agreement
+    missing: str
+    def __init__(self, agreement: _Optional[_Union[Agreement, str]] = ..., missing: _Optional[str] = ...) -> None: ...
+
+class LatestRequest(_message.Message):
+    __slots__ = ("peer", "run", "name", "restoring")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RESTORING_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    name: str
+    restoring: Restoring
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., name: _Optional[str] = ..., restoring: _Optional[_Union[Restoring, _Mapping]] = ...) -> None: ...
 
 class LatestReply(_message.Message):
     __slots__ = ("checkpoint", "root", "root_id", "arena")

@@ -1,0 +1,141 @@
+"""Which checkpoint the ranks of one start of a job restore: the one that its first rank was given.
+
+Ranks call `restore` one by one, each when it is ready, and must all end up with one step. The first call begins a
+start; a rank that calls a second time begins the next. Damage lets a rank go back alone only while no other has been
+given the step. Ranks that restore "together" report what they found, and go back together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.wording import describe_ranks
+from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
+
+Latest = Callable[[], Checkpoint | None]
+
+_REMEMBERED_CALLS = 1 << 16  # as many as a job may have ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """One call of `restore`, of one rank of several: its id is the same however often it is repeated."""
+
+    id: str
+    rank: int
+    world_size: int
+    is_together: bool = False
+
+
+class Agreement(Enum):
+    """What ranks that restore together are told after reporting."""
+
+    WAITING = "waiting"  # for other ranks
+    AGREED = "agreed"  # all have read it and found it as it should be
+    GO_BACK = "go back"  # another checkpoint is restored
+
+
+@dataclass(slots=True)
+class _Start:
+    """One start: who takes part by rank, what it restores, and who has found that to be as it should be."""
+
+    world_size: int
+    chosen: Checkpoint | None
+    calls: dict[int, str] = field(default_factory=dict)
+    reports: dict[int, bool] = field(default_factory=dict)
+
+
+class Starts:
+    """The starts of one run. Safe from any thread; nothing here waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current: _Start | None = None
+        self._by_call: OrderedDict[str, _Start] = OrderedDict()
+
+    def choose(self, call: Restoring, latest: Latest, is_there: Callable[[Checkpoint], bool]) -> Checkpoint | None:
+        """Return what the start restores that this call belongs to; `latest` tells what a new one does.
+
+        Raises:
+            CorruptionError: when other ranks restored a checkpoint that is not there any more.
+        """
+        with self._lock:
+            start = self._of(call, latest, is_there)
+            if start.chosen is not None and not call.is_together and not is_there(start.chosen):
+                others = _others(start, call)
+                if others:
+                    raise CorruptionError(
+                        f"{others} of this start restored a checkpoint that is in quarantine now, or deleted: start "
+                        "the job again, and all ranks restore the newest that verifies",
+                        key=start.chosen.prefix,
+                    )
+                start.chosen = None
+            if start.chosen is None:
+                start.chosen = latest()
+            return start.chosen
+
+    def go_back(self, call: Restoring) -> str:
+        """Let this rank's start go on to the next checkpoint, as the one that it was given is damaged.
+
+        Returns in words which other ranks were given it: then nothing has changed, and nobody may go back alone.
+        """
+        with self._lock:
+            start = self._by_call.get(call.id)
+            others = "" if start is None else _others(start, call)
+            if start is not None and not others:
+                start.chosen = None
+            return others
+
+    def report(self, call: Restoring, prefix: str, is_whole: bool, latest: Latest) -> tuple[Agreement, str]:
+        """Take what a rank found in the checkpoint at `prefix`; return what follows, and whom it waits for in words."""
+        with self._lock:
+            start = self._by_call.get(call.id)
+            if start is None:
+                raise ConflictError("this restore is not known: the daemon was restarted meanwhile; restore again")
+            if start.chosen is None or start.chosen.prefix != prefix:
+                return Agreement.GO_BACK, ""
+            start.reports[call.rank] = is_whole
+            missing = set(range(start.world_size)) - set(start.reports)
+            if missing:
+                return Agreement.WAITING, describe_ranks(missing, start.world_size)
+            if all(start.reports.values()):
+                return Agreement.AGREED, ""
+            start.chosen, start.reports = latest(), {}
+            if start.chosen is None or start.chosen.prefix == prefix:
+                start.chosen = None
+                raise CorruptionError("no checkpoint of this run is whole", key=prefix)
+            return Agreement.GO_BACK, ""
+
+    def _of(self, call: Restoring, latest: Latest, is_there: Callable[[Checkpoint], bool]) -> _Start:
+        known = self._by_call.get(call.id)
+        if known is not None:
+            return known
+        if not 0 <= call.rank < call.world_size:
+            raise InvalidRequestError("rank out of range", expected=f"0 to {call.world_size - 1}", actual=call.rank)
+        start = self._current
+        if start is not None and start.chosen is not None and is_there(start.chosen):
+            newest = latest()
+            if newest is not None and not is_same_save(newest, start.chosen):
+                start = None  # something newer was published, so that all ranks of that start had restored
+        if start is None or start.world_size != call.world_size or call.rank in start.calls:
+            start = self._current = _Start(call.world_size, latest())
+        start.calls[call.rank] = call.id
+        self._by_call[call.id] = start
+        while len(self._by_call) > _REMEMBERED_CALLS:
+            self._by_call.popitem(last=False)
+        return start
+
+
+def is_same_save(one: Checkpoint, other: Checkpoint) -> bool:
+    """Say whether both describe one save at one place."""
+    return (one.prefix, one.save_id) == (other.prefix, other.save_id)
+
+
+def _others(start: _Start, call: Restoring) -> str:
+    others = set(start.calls) - {call.rank}
+    return describe_ranks(others, start.world_size) if others else ""
