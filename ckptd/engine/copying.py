@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ckptd.engine import indexes
 from ckptd.engine.blocks import BLOCK_BYTES
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
@@ -82,7 +83,7 @@ def copy_checkpoint(
     clock = clock or SystemClock()
     began_at = time.monotonic()
     index_bytes = source.get(index_key(source_key))
-    bundle = Bundle(source, source_key, Index.decode(index_bytes, index_key(source_key)))
+    bundle = Bundle(source, source_key, indexes.decode(index_bytes, index_key(source_key)))
     pieces = _pieces(bundle)
     with Placement(store, key, overwrite=overwrite, on_step=on_step) as placement:
         as_it_is = num_shards is None

@@ -9,12 +9,11 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from ckptd.engine import listed, reserve, survey
+from ckptd.engine import indexes, listed, reserve, survey
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.records import DIRECTORY
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.format import names
-from ckptd.format.index import Index
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Store
 
@@ -57,7 +56,7 @@ def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnS
     if prefix in survey.records_by_prefix(store, directory):
         raise ConflictError(f"this is ckptd's own checkpoint, recorded in {DIRECTORY}", key=prefix)
     index_key = names.index_key(prefix)
-    num_shards = Index.decode(store.get(index_key), index_key).num_shards
+    num_shards = indexes.decode(store.get(index_key), index_key).num_shards
     changes = []
     for key, state in state_files(store, directory).items():
         is_latest = listed.resolve(store, directory, state.model_checkpoint_path) == prefix

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cached_property
 
-from ckptd.engine import reserve
+from ckptd.engine import indexes, reserve
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.records import Record
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.format.crc32c import crc32c
-from ckptd.format.index import Index
 from ckptd.storage.base import Store
 
 
@@ -138,7 +137,7 @@ class IndexInPlace:
     def num_shards(self) -> int | None:
         """How many shards it refers to, None if it cannot be decoded."""
         try:
-            return Index.decode(self._data, self._key).num_shards
+            return indexes.decode(self._data, self._key).num_shards
         except CorruptionError:
             return None
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.engine import indexes
 from ckptd.engine.blocks import blocks, widen
 from ckptd.engine.fetch import Fetch, PieceRead
 from ckptd.engine.log import logger
@@ -81,13 +82,13 @@ class Bundle:
             NotFoundError: when there is no index.
             CorruptionError: when it is damaged.
         """
-        return cls(objects, key, Index.decode(objects.get(index_key(key)), index_key(key)))
+        return cls(objects, key, indexes.decode(objects.get(index_key(key)), index_key(key)))
 
     @classmethod
     def open_guarded(cls, objects: Objects, key: str) -> Bundle:
         """Do as `open`, so that `check_unchanged` can tell later whether the checkpoint is still the same."""
         seen = SeenIndex(objects, index_key(key))
-        bundle = cls(objects, key, Index.decode(seen.data, index_key(key)), seen)
+        bundle = cls(objects, key, indexes.decode(seen.data, index_key(key)), seen)
         seen.data = b""
         return bundle
 

@@ -157,12 +157,13 @@ def _placed(name: str, value: object) -> Placed:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
         raise wrong from error
-    if prod(size for size in shape if size) > _MAX_INT64 or len(shape) > 254:
-        raise CorruptionError(f"the shape of tensor {name!r} is too large", offset=_SIZE_BYTES)
     dtype = dtypes.by_name(_NAMES[code]) if code in _NAMES else None
     if dtype is None and code not in _BITS_ELSEWHERE:
         raise CorruptionError(f"tensor {name!r} is of an unknown dtype {code!r}", offset=_SIZE_BYTES)
     bits = dtype.width * 8 if dtype is not None else _BITS_ELSEWHERE[code]
+    # Also of an empty tensor: numpy makes none whose other dimensions would be too many bytes.
+    if prod(size for size in shape if size) * max(bits, 8) // 8 > _MAX_INT64 or len(shape) > 254:
+        raise CorruptionError(f"the shape of tensor {name!r} is too large", offset=_SIZE_BYTES)
     if end < begin or (end - begin) * 8 != prod(shape) * bits:
         raise CorruptionError(
             f"tensor {name!r} does not have the size of its shape",
