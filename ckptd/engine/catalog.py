@@ -12,11 +12,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import prune, records, recovery, reserve, rest, series, survey
+from ckptd.engine import prune, recovery, reserve, rest, series, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
-from ckptd.engine.ledger import Ledger, sure_to_go
+from ckptd.engine.ledger import CONFIRMED_FOR_S, Ledger, sure_to_go
 from ckptd.engine.owned import Owned, Which, in_words
 from ckptd.engine.records import Record
 from ckptd.engine.recovery import Fate, Outcome, Recovery
@@ -32,8 +32,6 @@ from ckptd.storage.keys import join
 __all__ = ["Catalog", "latest_checkpoint", "list_checkpoints"]
 
 _log = logging.getLogger(__name__)
-
-_CONFIRMED_FOR_S = 5.0  # for so long after being confirmed as the owner a save may commit without asking again
 
 
 class Catalog(Owned):
@@ -197,9 +195,9 @@ class Catalog(Owned):
         """Return the shard count for an attempt at this step: `wanted`, or the next that nothing there uses yet."""
         if wanted < 1:
             raise InvalidRequestError("a checkpoint has one shard at least", actual=wanted)
-        self._refresh(_CONFIRMED_FOR_S)
+        self._refresh(CONFIRMED_FOR_S)
         prefix = join(self._run, self._prefix(name, step))
-        taken = {record.num_shards for record in self._ledger.records.values() if record.prefix_key == prefix}
+        taken = self._ledger.used_counts(prefix)
         for key in self._keys_of(self._prefix(name, step)):
             parsed = names.parse_shard_key(key)
             if parsed is not None and parsed[0] == prefix:
@@ -248,7 +246,7 @@ class Catalog(Owned):
         Raises:
             ConflictError: when one of the keys that it will use is taken.
         """
-        self._refresh(_CONFIRMED_FOR_S)
+        self._refresh(CONFIRMED_FOR_S)
         if record.run != self._run:
             raise InvalidRequestError("this record belongs to another run", key=record.key)
         if self._ledger.unfinished is not None:
@@ -312,7 +310,7 @@ class Catalog(Owned):
             raise ConflictError("this save has not begun, or is over", key=record.key)
         if (meta_graph is not None) != record.meta_graph:
             raise InvalidRequestError("a graph description comes exactly if the record says so", key=record.key)
-        self._refresh(_CONFIRMED_FOR_S)
+        self._refresh(CONFIRMED_FOR_S)
         ledger.settle(None)
         record = ledger.records[record.save_id]
         if record.latest_filename != ledger.latest_filename:
@@ -321,7 +319,7 @@ class Catalog(Owned):
         if pinned != record.pinned:
             # What this replaces was pinned, or unpinned, since the save began. The mark would go with its record.
             self._on_step("commit.pinned")
-            record = ledger.remember(records.change(self._store, record, pinned=pinned))
+            record = ledger.remember(ledger.note(record, pinned=pinned))
         # Where others cannot be kept out, only the very index that was there when the save began is replaced.
         overwrite = overwrite and (self._store.has_locks or record.index_version is not None)
         files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite, record.index_version)
@@ -351,21 +349,25 @@ class Catalog(Owned):
 
         The caller has aborted its writers. A save whose index is already in place goes forward instead: it is
         published. Safe to repeat; when the store fails, recovery does the rest at the next start.
+
+        Raises:
+            ConflictError: when another owner has taken the run over; nothing was removed.
         """
         ledger, subject = self._ledger, self._store.location(record.prefix_key)
         ledger.live.discard(record.save_id)
-        if ledger.is_stale:
-            outcomes = [outcome for outcome in self._recover(None).outcomes if outcome.subject == subject]
-            return outcomes[-1] if outcomes else Outcome(subject, Fate.NOTHING, "nothing of it is left")
-        known = ledger.records.get(record.save_id)
-        if known is None or known.published:
-            return Outcome(subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published")
-        self._store.sweep_unfinished(self._run)
-        attempts = [each for each in ledger.records.values() if each.prefix == known.prefix]
-        gathered = recovery.gather(self._store, attempts, ledger.listed(), ledger.is_undoable)
-        [facts] = [each for each in gathered if each.record == known]
-        fate, reason = recovery.judge(facts)
         try:
+            self.confirm(0.0)  # of another owner's run nothing is removed, also not what looks like ours
+            if ledger.is_stale:
+                outcomes = [outcome for outcome in self._recover(None).outcomes if outcome.subject == subject]
+                return outcomes[-1] if outcomes else Outcome(subject, Fate.NOTHING, "nothing of it is left")
+            known = ledger.records.get(record.save_id)
+            if known is None or known.published:
+                return Outcome(subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published")
+            ledger.sweep_uploads_of(known)
+            attempts = [each for each in ledger.records.values() if each.prefix == known.prefix]
+            gathered = recovery.gather(self._store, attempts, ledger.listed(), ledger.is_undoable)
+            [facts] = [each for each in gathered if each.record == known]
+            fate, reason = recovery.judge(facts)
             return ledger.carry_out(facts, fate, reason, None)
         except CkptdError:
             ledger.is_stale = True
@@ -424,7 +426,7 @@ class Catalog(Owned):
         note = self._ledger.rest_note(epoch)
         return note is not None and rest.keep(self._store, self._run, self._ledger.state.version, note)
 
-    def confirm(self, max_age_s: float = _CONFIRMED_FOR_S) -> None:
+    def confirm(self, max_age_s: float = CONFIRMED_FOR_S) -> None:
         """Make sure that the run is still ours, in a store where nothing keeps others out; elsewhere it is.
 
         Raises:

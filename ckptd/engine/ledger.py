@@ -24,12 +24,18 @@ from ckptd.engine.recovery import Facts, Fate, Outcome, Recovery
 from ckptd.engine.rest import RestNote
 from ckptd.engine.retention import Action, RetentionPolicy, Rule, Verdict
 from ckptd.engine.state import StateFile
-from ckptd.errors import CkptdError, NotFoundError, StorageFullError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, StorageFullError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 
 _log = logging.getLogger(__name__)
+
+CONFIRMED_FOR_S = 5.0
+"""For so long after the run was confirmed to be ours, something may be added to it without another look."""
+
+_REMOVING = ("drop.", "sweep.", "delete.index", "undelete.aside", "unlist.")
+"""How the names of steps begin that remove something: before each of them the owner looks whether it still is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +60,12 @@ class Ledger:
         self.live: set[str] = set()  # saves that are under way: nobody else may touch what is theirs
         self.is_stale = True  # memory and store may differ: `recover` before anything else
         self.unfinished: StorageFullError | None = None  # why `recover` could not note all that it found
-        self._unswept: list[Record] = []  # never committed, but somebody might still do so
+        self._unswept: list[Record] = []  # never committed, but a former owner might still do so
+        self._former: set[str] | None = None  # saves that former owners began and did not commit; None: not yet known
+        self._swept_counts: dict[str, set[int]] = {}  # of those that were swept, by prefix: the number of shards
         self._store = store
         self._run = run
-        self._on_step = on_step
+        self._tell_step = on_step
         self._clock = clock
         self._undo_s = undo_s
         self._holder = holder
@@ -68,7 +76,30 @@ class Ledger:
         """Take another state file, which `recover` reads."""
         self.latest_filename, self.is_stale = latest_filename, True
         key = join(self._run, latest_filename)
-        self.state = StateFile(self._store, key, holder=self._holder, clock=self._clock, on_step=self._on_step)
+        self.state = StateFile(self._store, key, holder=self._holder, clock=self._clock, on_step=self._tell_step)
+
+    # Changing nothing that is not ours any more
+
+    def confirm(self, max_age_s: float) -> None:
+        """Make sure that the run is ours, unless that was so not longer ago than this.
+
+        Raises:
+            ConflictError: when another owner has taken it over, or a person has changed the state file: then `recover`
+                comes first.
+        """
+        if not self.state.confirm(max_age_s):
+            self.is_stale = True
+            raise ConflictError("the state file was changed by someone else", key=self.state.key)
+
+    def _on_step(self, step: str) -> None:
+        """Do before each durable step what has to be done before it: what removes something makes sure of the run."""
+        self.confirm(0.0 if step.startswith(_REMOVING) else CONFIRMED_FOR_S)
+        self._tell_step(step)
+
+    def note(self, record: Record, **changes: object) -> Record:
+        """Note changes in a record of this run, durably; return the record as it is now."""
+        self.confirm(CONFIRMED_FOR_S)
+        return records.change(self._store, record, **changes)
 
     # Publishing, and what follows from it
 
@@ -84,7 +115,7 @@ class Ledger:
             # The rule has changed since the save began: what recovery may delete in its name must be less.
             self._on_step("publish.horizon")
             record = replace(record, next_keep_at=horizon)
-            records.change(self._store, record, published=False)
+            self.note(record, published=False)
         staying, decision = listing.reduced(policy, mark)
         preserved = decision.mark if policy.rule is Rule.MANAGER else None
         self._write_state(staying, Style(policy.rule, relative_paths, preserved), record.save_id)
@@ -130,7 +161,7 @@ class Ledger:
         """
         at = self._clock.wall_s()
         self._on_step("quarantine.record")
-        marked = records.change(self._store, record, quarantine=reason, quarantined_at=at, quarantined_by=by)
+        marked = self.note(record, quarantine=reason, quarantined_at=at, quarantined_by=by)
         self.records[marked.save_id] = marked
         # Crash here: marked, and still named by the state file: `recovery` does what follows.
         self._leave_quarantined_out(self.listing.without(marked.prefix))
@@ -146,11 +177,11 @@ class Ledger:
         """Take the mark back, durably: list it again where it was, if there is room, else keep it for good."""
         back = replace(record, quarantine="", quarantined_at=None, quarantined_by="", verified_at=self._clock.wall_s())
         if not back.preserved and self.listing.has_room(policy):
-            self.remember(records.change(self._store, back))
+            self.remember(self.note(back))
             # Crash here: whole, not listed: `recovery` keeps it for good.
             self._write_state(self.listing.with_adopted(self.entry(back)), self.style)
         else:
-            back = self.remember(records.change(self._store, replace(back, preserved=True)))
+            back = self.remember(self.note(replace(back, preserved=True)))
         return back
 
     # Deleting in a way that can be undone
@@ -179,7 +210,7 @@ class Ledger:
             back = replace(back, preserved=True)
         # Crash here: listed, and marked as deleted: `recovery` takes the mark back.
         self._on_step("undelete.record")
-        self.remember(records.change(self._store, back))
+        self.remember(self.note(back))
         self._drop_aside(record)
         return back
 
@@ -200,7 +231,7 @@ class Ledger:
             record = self._settle_others(publication, in_use, verdicts)
             # Crash here: listed, and not noted as published: `recovery` repeats what is above.
             self._on_step("settle.published")
-            self.remember(records.change(self._store, record))
+            self.remember(self.note(record))
             del self._pending[0]
         return verdicts
 
@@ -220,7 +251,7 @@ class Ledger:
                 )
             elif verdict.action is Action.PRESERVE:
                 self._on_step("settle.preserved")
-                self.remember(records.change(self._store, mine, preserved=True))
+                self.remember(self.note(mine, preserved=True))
                 verdicts.append(verdict)
             else:
                 if mine.saved_at > record.next_keep_at:
@@ -244,6 +275,8 @@ class Ledger:
             try:
                 self.drop(record)
             except CkptdError as error:
+                if self.state.is_fenced:
+                    raise
                 _log.warning("%s could not be deleted: %s", prefix, error)
                 later = f"it could not be deleted: {error}"
             else:
@@ -255,7 +288,7 @@ class Ledger:
         if record.dropped:
             return record
         self._on_step("settle.dropped")
-        return self.remember(records.change(self._store, record, dropped=True))
+        return self.remember(self.note(record, dropped=True))
 
     def drop(self, record: Record) -> None:
         """Delete what is left of a checkpoint that the state file no longer names, and forget it."""
@@ -338,9 +371,10 @@ class Ledger:
         self._pending = []
         store = self._store
         state = self.state.read()  # in a store without locks nobody else can publish from here on
-        swept = [*store.sweep_unfinished(self._run), *store.sweep_unfinished(join(self._run, records.DIRECTORY))]
         loaded = records.load(store, self._run)
         self.records = {record.save_id: record for record in loaded.found}
+        if self._former is None:
+            self._former = {record.save_id for record in loaded.found if not record.published}
         self.hidden = set()
         outcomes = [Outcome(store.location(error.key or ""), Fate.LEAVE, error.reason) for error in loaded.unreadable]
         read = read_list(store, self._run, self.state.key, state, loaded.found)
@@ -359,10 +393,16 @@ class Ledger:
         judged = [(facts, *recovery.judge(facts)) for facts in gathered]
         judged.sort(key=lambda each: (_ORDER.index(each[1]), each[0].record.sequence))
         self._unswept = []
-        for facts, fate, reason in judged:
+        for number, (facts, fate, _) in enumerate(judged):
             if fate is Fate.SWEEP and (doubt := self._why_not_swept(facts.record)):
-                fate, reason = Fate.LEAVE, doubt
+                judged[number] = (facts, Fate.LEAVE, doubt)
                 self._unswept.append(facts.record)
+        given_up = [key for facts, fate, _ in judged if fate is Fate.SWEEP for key in facts.record.shard_keys]
+        swept = [
+            *store.sweep_unfinished(self._run, given_up=given_up),
+            *store.sweep_unfinished(join(self._run, records.DIRECTORY)),
+        ]
+        for facts, fate, reason in judged:
             try:
                 if fate is Fate.ADOPT:
                     self.settle(in_use)  # room first, and who was listed before comes before
@@ -422,6 +462,7 @@ class Ledger:
         self.records = {record.save_id: record for record in note.records}
         self.listing, self.style = read.listing, read.style
         self.hidden, self._pending, self._unswept = set(), [], []
+        self._former = self._former or set()
         self.is_stale, self.unfinished = False, None
         return True
 
@@ -450,9 +491,9 @@ class Ledger:
         subject = store.location(record.prefix_key)
         match fate:
             case Fate.RESTORE:
-                self.remember(records.change(store, record, dropped=False, deleted_at=None))
+                self.remember(self.note(record, dropped=False, deleted_at=None))
             case Fate.PRESERVE:
-                self.remember(records.change(store, record, preserved=True))
+                self.remember(self.note(record, preserved=True))
             case Fate.DROP:
                 verdict = self.let_go(record, reason, in_use)
                 if verdict.action is Action.KEEP and in_use is not None:
@@ -480,6 +521,8 @@ class Ledger:
                 try:
                     self._sweep(record)
                 except CkptdError as error:
+                    if self.state.is_fenced:
+                        raise
                     _log.warning("%s could not be swept: %s", subject, error)
                     fate, reason = Fate.LEAVE, f"it could not be swept: {error}"
             case Fate.LEAVE:
@@ -496,6 +539,22 @@ class Ledger:
         ]
         prune.sweep(self._store, record, others=others, on_step=self._on_step)
         self.records.pop(record.save_id, None)
+        if not self._store.has_locks and record.save_id in (self._former or ()):
+            self._swept_counts.setdefault(record.prefix_key, set()).add(record.num_shards)
+
+    def used_counts(self, prefix_key: str) -> set[int]:
+        """Return the numbers of shards that no new attempt at a checkpoint may have: their keys belong to others.
+
+        In a store without locks that includes those of a former owner's attempt that was swept: its owner may wake up
+        and delete them once more, by a request that is on its way.
+        """
+        ours = {record.num_shards for record in self.records.values() if record.prefix_key == prefix_key}
+        return ours | self._swept_counts.get(prefix_key, set())
+
+    def sweep_uploads_of(self, record: Record) -> None:
+        """Abort what uploads of a save of ours are left that will not be committed."""
+        self.confirm(0.0)
+        self._store.sweep_unfinished(self._run, given_up=record.shard_keys)
 
     def _as_found(self, record: Record) -> Record:
         """Return the record as published, with what the index in place tells: its time, and its checksum."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from ckptd.engine import prune, records, survey
+from ckptd.engine import prune, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.ledger import Ledger
@@ -61,7 +61,7 @@ class Owned(ABC):
             listed = record.prefix_key in self._ledger.listed()
             released = not pinned and listed and not self._ledger.listing.has_room(self._policy)
             try:
-                self._ledger.remember(records.change(self._store, record, pinned=pinned, released=released))
+                self._ledger.remember(self._ledger.note(record, pinned=pinned, released=released))
             except CkptdError:
                 self._ledger.is_stale = True  # the store may have taken it all the same
                 raise
@@ -86,7 +86,7 @@ class Owned(ABC):
         deleted_at = None if for_good or self._undo_s <= 0 else self._clock.wall_s()
         try:
             # Crash after this mark: still listed, so `recovery` takes the mark back.
-            record = self._ledger.remember(records.change(self._store, record, dropped=True, deleted_at=deleted_at))
+            record = self._ledger.remember(self._ledger.note(record, dropped=True, deleted_at=deleted_at))
             if record.prefix_key in self._ledger.listed():
                 self._ledger.unlist(record)
             if deleted_at is None:
@@ -148,7 +148,7 @@ class Owned(ABC):
         self._refresh(0.0)
         record = self._ledger.records.get(save_id)
         if record is not None and record.published and not record.dropped:
-            self._ledger.remember(records.change(self._store, record, verified_at=self._clock.wall_s()))
+            self._ledger.remember(self._ledger.note(record, verified_at=self._clock.wall_s()))
 
     def lift_quarantine(self, save_id: str) -> Checkpoint:
         """List a checkpoint again that was verified anew, or keep it for good where its place is taken. Durable."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -139,6 +140,7 @@ def _catalog(store: Store, record: Record) -> Catalog:
         policy=keep_all,
         latest_filename=record.latest_filename,
         undo_s=math.inf,  # for how long a deletion can be undone is the owner's affair, too
+        holder=f"a ckptd command, pid {os.getpid()} on {socket.gethostname()}",
     )
     catalog.recover()
     return catalog

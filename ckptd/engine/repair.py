@@ -6,6 +6,8 @@ held before is kept beside the records. What is in quarantine is read again, all
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from dataclasses import dataclass, replace
 from ckptd.engine import commit as durable
 from ckptd.engine import listed, mending, records, reserve, survey
 from ckptd.engine.commit import SeenState
+from ckptd.engine.fence import signature_after
 from ckptd.engine.records import Record
 from ckptd.engine.survey import Found
 from ckptd.engine.verify import verify
@@ -94,7 +97,7 @@ def repair(
         if not reason:
             return Repaired(bool(mended), "", now_listed, tuple(left_out), mended=tuple(mended))
         kept_at = _keep(store, directory, latest_filename, seen)
-        durable.publish(store, key, new.encode(), seen)
+        durable.publish(store, key, new.encode() + _signature(store, seen), seen)
         return Repaired(True, reason, now_listed, tuple(left_out), kept_at, tuple(mended))
 
 
@@ -130,6 +133,14 @@ def _with_lifted(state: CheckpointState, lifted: list[Record], ours: dict[str, R
         if state.all_model_checkpoint_timestamps
         else (),
     )
+
+
+def _signature(store: Store, seen: SeenState) -> bytes:
+    """Return the line that keeps a former owner out, in a store without locks: it would go on with what it knew."""
+    if store.has_locks:
+        return b""
+    holder = f"ckptd repair, pid {os.getpid()} on {socket.gethostname()}"
+    return signature_after(seen.data, holder, time.time()).encode()
 
 
 def _parse(seen: SeenState, key: str) -> tuple[CheckpointState | None, str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 
 from ckptd.engine import commit as durable
-from ckptd.engine import listed
+from ckptd.engine import listed, records
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, SeenState
-from ckptd.engine.fence import Signature, signature_of, unsigned
+from ckptd.engine.fence import Fence, Signature, signature_of, unsigned
 from ckptd.errors import ConflictError, NotFoundError, UnavailableError
 from ckptd.storage.base import Store
+from ckptd.storage.keys import join
 
 _MOST_ATTEMPTS = 10  # at a state file that others take over again and again
 
@@ -33,6 +35,8 @@ class StateFile:
         self._is_mine = False
         self._confirmed_at = 0.0
         self._fenced_by: Signature | None = None
+        directory, _, name = key.rpartition("/")
+        self._fence = Fence(store, join(directory, f"{records.DIRECTORY}/{name}.fence"), on_step)
 
     @property
     def data(self) -> bytes | None:
@@ -46,19 +50,19 @@ class StateFile:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether somebody else has taken the run over. That is for good: only a new owner may try anew."""
+        """Whether another owner has taken the run over. That is for good: only a new owner may try anew."""
         return self._fenced_by is not None
 
     @property
     def keeps_others_out(self) -> bool:
-        """Whether nobody who owned the run before can publish any more.
+        """Whether no former owner of the run can publish any more, also not by a request that is on its way.
 
-        Without a state file there is nothing to take over: then somebody else may still be the first to publish.
+        Without a state file such a request could still be the first to publish.
         """
         return self._store.has_locks or self._seen.data is not None
 
     def read(self, seen: SeenState | None = None) -> bytes | None:
-        """Look anew, and, in a store without locks, take it over from whoever owned it before we came.
+        """Look anew, and, in a store without locks, take the run over from its former owner.
 
         With `seen` the caller has looked already.
 
@@ -72,21 +76,49 @@ class StateFile:
         for _ in range(_MOST_ATTEMPTS):
             self._check_fence()
             self._seen, seen = seen or durable.look(self._store, self.key), None
-            signature = signature_of(self._seen.data)
-            if self._seen.data is not None and (signature is None or signature.owner != self._me.owner):
-                if signature is not None and self._is_mine:
-                    self._fenced_by = signature
-                    continue
-                listed.decode_state(self._seen.data, self.key)
-                try:
-                    # Crash here: whoever owned it before still does.
-                    self._on_step("fence.state")
-                    self._put(unsigned(self._seen.data), "" if signature is None else signature.save)
-                except ConflictError:
-                    continue
-            self._is_mine, self._confirmed_at = True, self._clock.boot_s()
-            return self._seen.data
+            if self._take_fence() if self._seen.data is None else self._take_state(self._seen.data):
+                self._is_mine, self._confirmed_at = True, self._clock.boot_s()
+                return self._seen.data
         raise UnavailableError("others change the state file all the time", key=self.key)
+
+    def _take_state(self, state: bytes) -> bool:
+        """Let the state file name us, unless it does; False when it has to be read again."""
+        signature = signature_of(state)
+        if signature is not None and signature.owner == self._me.owner:
+            return True
+        if signature is not None and self._is_mine:
+            self._fenced_by = signature
+            return False
+        listed.decode_state(state, self.key)
+        self._begin_term(signature)
+        try:
+            # Crash here: its former owner still owns it.
+            self._on_step("fence.state")
+            self._put(unsigned(state), "" if signature is None else signature.save)
+        except ConflictError:
+            return False
+        return True
+
+    def _take_fence(self) -> bool:
+        """Let the fence name us, unless it does, where there is no state file; False when all has to be read again."""
+        signature = self._fence.look()
+        if signature is not None and signature.owner == self._me.owner:
+            return True
+        if signature is not None and self._is_mine and signature.term >= self._me.term:
+            self._fenced_by = signature
+            return False
+        self._begin_term(signature)
+        # Crash here: its former owner still owns it.
+        if not self._fence.write(self._me):
+            return False
+        self._seen = durable.look(self._store, self.key)
+        return self._seen.data is None  # else a former owner was about to publish: that state file is to be taken over
+
+    def _begin_term(self, former: Signature | None) -> None:
+        """Begin a term above those that we know of; above those that nobody knows of any more, by the clock."""
+        if not self._me.term:
+            term = max(int(self._clock.wall_s()), 1, 0 if former is None else former.term + 1)
+            self._me = replace(self._me, term=term)
 
     def write(self, state: bytes, save_id: str = "") -> None:
         """Let it say `state`; durable on return. `save_id` is the save that this publishes.
@@ -105,39 +137,70 @@ class StateFile:
     def _put(self, state: bytes, save_id: str) -> None:
         if not self._store.has_locks:
             self._num_writes += 1
-            state += Signature(self._me.owner, self._me.holder, self._num_writes, save_id).encode()
+            state += replace(self._me, write=self._num_writes, save=save_id).encode()
         self._seen = durable.publish(self._store, self.key, state, self._seen, self._on_step)
         self._confirmed_at = self._clock.boot_s()
 
     def delete(self) -> None:
-        """Delete it, durably: it lists nothing any more."""
+        """Delete it, durably: it lists nothing any more. In a store without locks the run stays ours.
+
+        Raises:
+            ConflictError: when it was changed by a person, or taken over by another owner.
+        """
         if not self.confirm():
             raise ConflictError("the state file was changed by someone else", key=self.key)
-        self._store.delete([self.key])
+        if self._store.has_locks:
+            self._store.delete([self.key])
+        elif self._seen.data is not None:
+            # Crash here: the state file is there, and is the fence.
+            former = self._fence.look()
+            if former is not None and former.term >= self._me.term:
+                self._me = replace(self._me, term=former.term + 1)
+            if not self._fence.write(self._me):
+                self._look_for_owner()
+                raise ConflictError("another owner changed the fence of this run", key=self._fence.key)
+            try:
+                self._store.delete([self.key], if_version=self._seen.version)
+            except ConflictError:
+                self._look_for_owner()
+                if durable.look(self._store, self.key).data is not None:
+                    raise
+                # The answer to the first request was lost, and the second found nothing to delete.
         self._seen = SeenState()
 
     def confirm(self, max_age_s: float = 0.0) -> bool:
         """Make sure that it is still ours, unless that was so not longer ago than this; False when it was changed.
 
+        With 0 it is looked at in any case.
+
         Raises:
             ConflictError: when another owner has taken it over.
         """
         self._check_fence()
-        if self._store.has_locks or self._clock.boot_s() - self._confirmed_at <= max_age_s:
+        if self._store.has_locks or (max_age_s and self._clock.boot_s() - self._confirmed_at <= max_age_s):
             return True
-        try:
-            version: str | None = self._store.stat(self.key).version
-        except NotFoundError:
-            version = None
-        if version != self._seen.version:
+        if not self._is_as_seen():
             self._look_for_owner()
             return False
         self._confirmed_at = self._clock.boot_s()
         return True
 
+    def _is_as_seen(self) -> bool:
+        try:
+            version: str | None = self._store.stat(self.key).version
+        except NotFoundError:
+            version = None
+        if version is not None or self._seen.version is not None:
+            return version == self._seen.version
+        signature = self._fence.look()
+        return signature is not None and signature.owner == self._me.owner
+
     def _look_for_owner(self) -> None:
-        signature = signature_of(durable.look(self._store, self.key).data)
-        if signature is not None and signature.owner != self._me.owner:
+        state = durable.look(self._store, self.key).data
+        signature = self._fence.look() if state is None else signature_of(state)
+        is_other = signature is not None and signature.owner != self._me.owner
+        # A fence of a lower term was left by an owner before us, and since then a person has deleted the state file.
+        if is_other and signature is not None and (state is not None or signature.term >= self._me.term):
             self._fenced_by = signature
         self._check_fence()
 

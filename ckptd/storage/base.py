@@ -16,7 +16,7 @@ Every method may be called from any thread, blocks, and raises only errors of `c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -192,13 +192,18 @@ class Store(Protocol):
     def keys(self, directory: str, starts_with: str = "") -> Sequence[str]:
         """Return the keys directly in `directory` whose last component starts so, in order; no object is looked at."""
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """Remove objects, in the given order; missing ones are fine. All are durably gone on return."""
+    def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
+        """Remove objects, in the given order; missing ones are fine. All are durably gone on return.
 
-    def sweep_unfinished(self, directory: str) -> Sequence[str]:
+        With `if_version`, nothing is removed unless the first still has that version (`ConflictError`), where the store
+        can make sure of that.
+        """
+
+    def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
         """Remove what writers that died left directly in `directory`; return the keys they were for.
 
-        What a living writer (of any process) still fills is left alone.
+        What a writer of any process may still fill is left alone, unless its key is in `given_up`: the caller owns
+        these keys, and has made sure that nobody fills them rightfully.
         """
 
     def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:

@@ -87,7 +87,9 @@ class Bucket(Protocol):
         """
 
     def delete(self, key: str, *, if_etag: str | None = None) -> None:
-        """Delete one object; a missing one is fine."""
+        """Delete one object; a missing one is fine. `ConflictError` when it is not what `if_etag` says, as far as the
+        bucket compares that.
+        """
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects, in no order; missing ones are fine."""

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError, StorageFullError
@@ -237,8 +237,16 @@ class LocalStore:
                 raise
             self._disk.close(file)
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """See `Store`. Each directory is synced once, at the end: for an order that survives power loss, call twice."""
+    def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
+        """See `Store`. Each directory is synced once, at the end: for an order that survives power loss, call twice.
+
+        Versions are compared before: other processes are kept out by `lock`.
+        """
+        if if_version is not None:
+            with suppress(NotFoundError):
+                found = self.stat(keys[0]).version
+                if found != if_version:
+                    raise ConflictError("changed since it was read", key=keys[0], expected=if_version, actual=found)
         touched: dict[tuple[str, ...], str] = {}
         for key in keys:
             *parents, name = check_key(key)
@@ -250,8 +258,8 @@ class LocalStore:
             with translated(key), suppress(FileNotFoundError), self._opened(parents_of) as directory:
                 self._disk.sync_directory(directory)
 
-    def sweep_unfinished(self, directory: str) -> Sequence[str]:
-        """See `Store`."""
+    def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
+        """See `Store`. Whether a writer lives, its lock says, so `given_up` tells nothing new."""
         swept = []
         parts = check_directory(directory)
         with translated(directory), suppress(FileNotFoundError), self._opened(parts) as opened:

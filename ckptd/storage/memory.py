@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -157,14 +157,19 @@ class MemoryStore:
         found = (stat.key for stat in self.list(directory, deep=False))
         return [key for key in found if key.rpartition("/")[2].startswith(starts_with)]
 
-    def delete(self, keys: Sequence[str]) -> None:
+    def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
         """See `Store`."""
-        for key in keys:
+        for number, key in enumerate(keys):
             check_key(key)
             with self._guard:
+                present = self._objects.get(key)
+                if number == 0 and if_version is not None and present is not None:
+                    found = present.stat.version
+                    if found != if_version:
+                        raise ConflictError("changed since it was read", key=key, expected=if_version, actual=found)
                 self._objects.pop(key, None)
 
-    def sweep_unfinished(self, directory: str) -> Sequence[str]:
+    def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
         """See `Store`. Writers die with their store here, so there is never anything to sweep."""
         check_directory(directory)
         return []

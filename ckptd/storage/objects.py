@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from ckptd.errors import (
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 _MARK = "ckptd-write"
 _SWEPT_BY_AGE_S = 3600.0  # an upload that no note tells of: its writer died between two requests, or is no ckptd
+_STRANGERS_SWEPT_BY_AGE_S = 86400.0  # one that a process began of which nobody here can say whether it lives
 _PARTS = Parts()  # of all stores of this process
 _LIVING: set[tuple[str, str]] = set()  # notes of uploads of this process that are under way
 _LIVING_LOCK = threading.Lock()
@@ -189,41 +190,52 @@ class ObjectStore:
 
     # Deleting
 
-    def delete(self, keys: Sequence[str]) -> None:
+    def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
         """See `Store`. Where the order does not matter, one request deletes many."""
         full_keys = [self._full(key) for key in keys]
-        if len(full_keys) == 1:
-            with named(keys[0]):
-                self.bucket.delete(full_keys[0])
-        elif full_keys:
+        if full_keys:
             # The first is what makes the others unreachable: it goes by itself, before them.
             with named(keys[0]):
-                self.bucket.delete(full_keys[0])
+                self.bucket.delete(full_keys[0], if_etag=if_version)
+        if len(full_keys) > 1:
             self.bucket.delete_many(full_keys[1:])
 
-    def sweep_unfinished(self, directory: str) -> Sequence[str]:
-        """See `Store`. Uploads of other hosts count as dead: only who owns the directory sweeps it.
+    def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
+        """See `Store`. Of a process of another host nobody here can say whether it lives: its uploads stay for a day.
 
         One whose object is in place, or which the server does not let go of now, stays for whoever sweeps later.
         """
         swept = []
-        noted = set()
-        for note_key, note in self._notes(directory, UNFINISHED_SUFFIX):
-            noted.add(note.upload_id)
-            if self._is_living(note_key) or (note.process != this_process() and note.process.is_alive()):
+        below = self._below(directory)
+        uploads = {each.upload_id: each for each in self.bucket.uploads(below) if "/" not in each.key[len(below) :]}
+        for note_key, written_at, note in self._notes(directory, UNFINISHED_SUFFIX):
+            noted = uploads.pop(note.upload_id, None)
+            began_at = written_at if noted is None else noted.began_at
+            if self._is_living(note_key) or not self._is_over(note, began_at, given_up):
                 continue
             if note.key:
                 if not self._sweep_upload(join(self.root, note.key), note.upload_id):
                     continue
                 swept.append(note.key)
             self.bucket.delete(note_key)
-        for upload in self.bucket.uploads(self._below(directory)):
-            is_here = "/" not in upload.key[len(self._below(directory)) :]
-            if not is_here or upload.upload_id in noted or self.bucket.now() - upload.began_at <= _SWEPT_BY_AGE_S:
-                continue
-            if self._sweep_upload(upload.key, upload.upload_id):
-                swept.append(upload.key[len(self.root) + 1 :] if self.root else upload.key)
+        for upload in uploads.values():
+            key = upload.key[len(self.root) + 1 :] if self.root else upload.key
+            is_over = key in given_up or self._is_old(upload.began_at, _SWEPT_BY_AGE_S)
+            if is_over and self._sweep_upload(upload.key, upload.upload_id):
+                swept.append(key)
         return swept
+
+    def _is_over(self, note: Note, began_at: float, given_up: Collection[str]) -> bool:
+        """Say whether nobody fills the upload of a note, which is none of this process that is under way."""
+        if not note.key:  # what a trial of the bucket left, or a damaged note
+            return self._is_old(began_at, _SWEPT_BY_AGE_S)
+        if note.key in given_up or note.process == this_process():
+            return True
+        lives = note.process.is_alive()
+        return self._is_old(began_at, _STRANGERS_SWEPT_BY_AGE_S) if lives is None else not lives
+
+    def _is_old(self, began_at: float, age_s: float) -> bool:
+        return self.bucket.now() - began_at > age_s
 
     def _sweep_upload(self, full_key: str, upload_id: str) -> bool:
         """Abort a dead writer's upload; return whether it is gone.
@@ -279,16 +291,17 @@ class ObjectStore:
         with _LIVING_LOCK:
             return (self.bucket.url, note_key) in _LIVING
 
-    def _notes(self, directory: str, suffix: str, starts_with: str = ".") -> Iterator[tuple[str, Note]]:
-        """Yield the store's own notes directly in a directory, with their keys in the bucket."""
+    def _notes(self, directory: str, suffix: str, starts_with: str = ".") -> Iterator[tuple[str, float, Note]]:
+        """Yield the store's own notes directly in a directory: key in the bucket, when it was written, content."""
         for head in self.bucket.list(self._below(directory) + starts_with, deep=False):
             if head.key.endswith(suffix):
                 try:
-                    yield head.key, Note.decode(self.bucket.get(head.key, limit_bytes=MAX_NOTE_BYTES)[0])
+                    data, _ = self.bucket.get(head.key, limit_bytes=MAX_NOTE_BYTES)
                 except NotFoundError:
                     continue
                 except CorruptionError:
-                    yield head.key, Note()
+                    data = b""
+                yield head.key, head.modified_at, Note.decode(data)
 
     # Locks
 
@@ -308,7 +321,7 @@ class ObjectStore:
         return lock
 
     def _check_holders(self, directory: str, name: str, shared: bool, takes_over: bool, own: str) -> None:
-        for note_key, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
+        for note_key, _, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
             if note_key == own or len(note_key) != len(own):
                 continue
             lives = note.process.is_alive() if note.process.pid else False  # a damaged note is nobody's
@@ -323,7 +336,7 @@ class ObjectStore:
     def holder_of(self, key: str) -> str | None:
         """Return the line of whoever holds a lock, or may, None when nobody does; nothing is changed."""
         directory, _, name = key.rpartition("/")
-        for _, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
+        for _, _, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
             if note.process.pid and note.process.is_alive() is not False:
                 return note.holder
         return None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 MAX_NOTE_BYTES = 64 << 10
+_HOSTS_OWN_PIDS = "pid:[4026531836]"  # in Linux a constant: PROC_PID_INIT_INO
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,17 @@ class Process:
 
 def this_process() -> Process:
     """Name this process."""
-    return Process(socket.gethostname(), _boot_id(), os.getpid(), _started(os.getpid()))
+    return Process(_host(), _boot_id(), os.getpid(), _started(os.getpid()))
+
+
+def _host() -> str:
+    """Return the host's name, and in a container also where its pids count: neighbours may share the host's name."""
+    name = socket.gethostname()
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return name
+    return name if namespace == _HOSTS_OWN_PIDS else f"{name} {namespace}"
 
 
 def _boot_id() -> str:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
-from ckptd.errors import ConflictError, CorruptionError, NotFoundError, UnavailableError
+from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.format.crc32c import crc32c, extend
 from ckptd.storage import s3_errors
 from ckptd.storage.base import Buffer
@@ -119,9 +119,13 @@ class S3Bucket:
             query["continuation-token"] = _text(root, "NextContinuationToken")
 
     def delete(self, key: str, *, if_etag: str | None = None) -> None:
-        """See `Bucket`."""
+        """See `Bucket`. A server that offers no condition here deletes without."""
         with suppress(NotFoundError):
-            self._requests.send("DELETE", key, headers={} if if_etag is None else {"If-Match": if_etag})
+            if if_etag is not None:
+                with suppress(InvalidRequestError):
+                    self._requests.send("DELETE", key, headers={"If-Match": if_etag})
+                    return
+            self._requests.send("DELETE", key)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """See `Bucket`."""

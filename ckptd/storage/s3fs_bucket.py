@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -126,8 +127,13 @@ class S3fsBucket:
             wanted["ContinuationToken"] = answer["NextContinuationToken"]
 
     def delete(self, key: str, *, if_etag: str | None = None) -> None:
-        """See `Bucket`."""
-        self._call("delete_object", key, **({} if if_etag is None else {"IfMatch": if_etag}))
+        """See `Bucket`. A server that offers no condition here deletes without."""
+        with suppress(NotFoundError):
+            if if_etag is not None:
+                with suppress(InvalidRequestError):
+                    self._call("delete_object", key, IfMatch=if_etag)
+                    return
+            self._call("delete_object", key)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """See `Bucket`."""

@@ -40,9 +40,9 @@ class FailingStore:
         self.count("replace")
         return self._inner.replace(key, data, if_version=if_version)
 
-    def delete(self, keys: Sequence[str]) -> None:
+    def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
         self.count("delete")
-        self._inner.delete(keys)
+        self._inner.delete(keys, if_version=if_version)
 
 
 class FailingWriter:

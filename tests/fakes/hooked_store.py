@@ -41,9 +41,12 @@ class HookedStore:
     def replace(self, key: str, data: bytes, *, if_version: str | None = None) -> Any:
         return self.operate(f"replace {key}", lambda: self._inner.replace(key, data, if_version=if_version))
 
-    def delete(self, keys: Sequence[str]) -> None:
-        for key in keys:  # a bucket deletes them one by one, so it may stop between any two
-            self.operate(f"delete {key}", lambda key=key: self._inner.delete([key]))
+    def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
+        for number, key in enumerate(keys):  # a bucket deletes them one by one, so it may stop between any two
+            version = None if number else if_version
+            self.operate(
+                f"delete {key}", lambda key=key, version=version: self._inner.delete([key], if_version=version)
+            )
 
 
 class HookedWriter:

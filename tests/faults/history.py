@@ -99,7 +99,7 @@ class History:
         aside = {f"{HERE}/{name.split('.')[0]}": path for name, path in aside.items()}
         for path in files.keys() - FOREIGN.keys() - set(aside.values()):
             name = path.removeprefix(HERE + "/")
-            if name == "checkpoint":
+            if name in ("checkpoint", ".ckptd/checkpoint.fence"):  # the fence outlives every checkpoint
                 continue
             if name.startswith(".ckptd/"):
                 prefix = HERE + "/" + name.removeprefix(".ckptd/").rpartition(".json")[0].rpartition(".")[0]

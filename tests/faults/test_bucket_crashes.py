@@ -5,17 +5,22 @@ What such a store has done is done, so a crash leaves what there was before an o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
+from ckptd.engine.fence import unsigned
+from ckptd.engine.records import Record
 from ckptd.engine.recovery import Fate
+from ckptd.engine.repair import repair
 from ckptd.errors import CkptdError, ConflictError, UnavailableError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
 from tests.fakes.disk import PowerCut
 from tests.fakes.hooked_store import HookedStore
-from tests.fakes.small_checkpoint import latest_in, listed_in, seed_of
+from tests.fakes.small_checkpoint import index_bytes, latest_in, listed_in, seed_of
 from tests.faults.history import FOREIGN, HERE, ROOT, STORIES, History, Trainer, an_overwrite, saves_with_retention
 
 Story = Callable[[Trainer], None]
@@ -201,10 +206,200 @@ def test_a_commit_is_two_requests_and_nothing_is_listed_or_read() -> None:
                 asked.append(name)
             return getattr(store, name)
 
-    from tests.fakes.small_checkpoint import index_bytes
-
     catalog = trainer.catalog
     for holder in (catalog, catalog._ledger, catalog._ledger.state):
         holder._store = Listening()  # type: ignore[assignment]
     catalog.commit(record, index_bytes(2, record.num_shards))
     assert asked == ["put", "replace"]
+
+
+# What outlives the checkpoints
+
+
+def sleeping_owner() -> tuple[MemoryStore, Trainer]:
+    """An owner that published once, and sleeps from then on."""
+    store = bucket()
+    trainer = Trainer(store, History(max_to_keep=0))
+    trainer.save(1)
+    trainer.clock.advance(60)
+    return store, trainer
+
+
+def is_fenced_off(trainer: Trainer) -> bool:
+    before = content(trainer.store)  # type: ignore[arg-type]
+    with pytest.raises(ConflictError, match="taken over"):
+        trainer.catalog.choose_num_shards("m", 90, 1)
+    assert content(trainer.store) == before  # type: ignore[arg-type]
+    return trainer.catalog.is_fenced
+
+
+def deletes_the_only_one(store: MemoryStore) -> None:
+    Trainer(store, History(max_to_keep=0)).catalog.delete("m-1", even_latest=True, for_good=True)
+
+
+def deletes_the_only_one_and_undoes_that(store: MemoryStore) -> None:
+    catalog = Trainer(store, History(max_to_keep=0)).catalog
+    catalog.delete("m-1", even_latest=True)
+    catalog.undelete("m-1")
+
+
+def takes_a_run_over_whose_state_file_a_person_deleted(store: MemoryStore) -> None:
+    store.delete(["run/checkpoint"])
+    Trainer(store, History(max_to_keep=0))
+
+
+def repairs_a_state_file_that_is_lost(store: MemoryStore) -> None:
+    store.delete(["run/checkpoint"])
+    repair(store, "run", takes_over=True)
+
+
+WAYS_TO_TAKE_OVER = [
+    deletes_the_only_one,
+    deletes_the_only_one_and_undoes_that,
+    takes_a_run_over_whose_state_file_a_person_deleted,
+    repairs_a_state_file_that_is_lost,
+]
+
+
+@pytest.mark.parametrize("way", WAYS_TO_TAKE_OVER)
+def test_whatever_the_new_owner_does_the_former_one_stays_fenced_off(way: Callable[[MemoryStore], None]) -> None:
+    store, former = sleeping_owner()
+    way(store)
+    assert is_fenced_off(former)
+    lawful = Trainer(store, History(max_to_keep=0))
+    lawful.save(3)
+    assert lawful.history.failures == []
+    check_latest(content(store), "m-3")
+
+
+def test_an_owner_that_has_published_nothing_is_fenced_off_too() -> None:
+    store = bucket()
+    former = Trainer(store, History())
+    former.clock.advance(60)
+    lawful = Trainer(store, History())
+    assert is_fenced_off(former)
+    lawful.save(1)
+    assert lawful.history.failures == []
+
+
+def test_of_three_owners_one_after_another_only_the_last_owns_a_run_without_checkpoints() -> None:
+    store, first = sleeping_owner()
+    second = Trainer(store, History(max_to_keep=0))
+    second.catalog.delete("m-1", even_latest=True, for_good=True)
+    second.clock.advance(60)
+    third = Trainer(store, History())
+    assert is_fenced_off(first)
+    assert is_fenced_off(second)
+    third.save(2)
+    third.catalog.delete("m-2", even_latest=True, for_good=True)
+    third.save(3)
+    assert third.history.failures == []
+
+
+def test_an_owner_whose_state_file_a_person_deletes_goes_on_whatever_fence_an_earlier_owner_left() -> None:
+    store = bucket()
+    earlier = Trainer(store, History())
+    earlier.save(1)
+    earlier.catalog.delete("m-1", even_latest=True, for_good=True)
+    earlier.save(2)
+    owner = Trainer(store, History(max_to_keep=0))
+    store.delete(["run/checkpoint"])
+    owner.clock.advance(60)
+    owner.save(3)
+    assert owner.history.failures == []
+    check_latest(content(store), "m-3")
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_deletion_of_the_only_checkpoint_may_stop_anywhere(number: int) -> None:
+    store, former = sleeping_owner()
+    hooked = HookedStore(store, before=stop_at(number, PowerCut()))
+    with suppress(PowerCut):
+        Trainer(hooked, History(max_to_keep=0)).catalog.delete("m-1", even_latest=True, for_good=True)
+    is_taken_over = number > 1  # the first operation is the taking over itself
+    if is_taken_over:
+        assert is_fenced_off(former)
+    last = Trainer(store, History(max_to_keep=0))
+    last.save(5)
+    assert last.history.failures == []
+    check_latest(content(store), "m-5")
+
+
+def test_a_root_of_an_older_version_is_taken_over_and_stays_readable_to_it() -> None:
+    """Its line in the state file has no term, and beside it lies no fence."""
+    store, former = sleeping_owner()
+    line = b'# ckptd {"holder": "old", "owner": "0f", "save": "s1", "write": 3}\n'
+    state = unsigned(store.get("run/checkpoint"))
+    store.replace("run/checkpoint", state + line)
+    store.delete(["run/.ckptd/checkpoint.fence"])
+    new = Trainer(store, History(max_to_keep=0))
+    new.save(2)
+    assert new.history.failures == []
+    assert is_fenced_off(former)
+    [signed] = [each for each in store.get("run/checkpoint").splitlines() if each.startswith(b"# ckptd ")]
+    told = json.loads(signed.removeprefix(b"# ckptd "))
+    assert {"holder", "owner", "save", "write"} <= told.keys()
+
+
+# What is removed
+
+
+class Halfway:
+    """Lets another owner take the run over, and begin the same step, before the first removal of a former one."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.other: Trainer | None = None
+        self.record: Record | None = None
+
+    def begin(self) -> None:
+        self.other = Trainer(self.store, History(max_to_keep=0))
+        self.record = self.other.begin(2, 2, False)
+        self.other.write_shards(self.record, 2)
+
+    def commit(self) -> None:
+        assert self.other is not None
+        assert self.record is not None
+        self.other.catalog.commit(self.record, index_bytes(2, self.record.num_shards))
+        check_latest(content(self.store), "m-2")
+
+
+def test_who_gives_a_save_up_just_when_it_is_taken_over_from_removes_nothing_of_the_new_owners() -> None:
+    """It has confirmed a moment ago that the run is its own, and does not sleep: only a look before removing helps."""
+    store = bucket()
+    former = Trainer(store, History(max_to_keep=0))
+    former.save(1)
+    record = former.begin(2, 2, False)
+    former.write_shards(record, 2)
+    former.catalog.confirm(0.0)
+    new = Halfway(store)
+    new.begin()
+    before = content(store)
+    with pytest.raises(ConflictError, match="taken over"):
+        former.catalog.abandon(record)
+    assert content(store) == before
+    new.commit()
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_also_a_removal_that_is_on_its_way_hits_nothing_of_the_new_owners(number: int) -> None:
+    """It sleeps between making sure that the run is its own and the very next request, which removes something."""
+    store, new = bucket(), None
+
+    def take_over(at: int, what: str) -> None:
+        nonlocal new
+        if at == operations_before + number and new is None:
+            new = Halfway(store)
+            new.begin()
+
+    hooked = HookedStore(store, before=take_over)
+    operations_before = 1 << 30
+    former = Trainer(hooked, History(max_to_keep=0))
+    former.save(1)
+    record = former.begin(2, 2, False)
+    former.write_shards(record, 2)
+    operations_before = len(hooked.operations)
+    with suppress(ConflictError):
+        former.catalog.abandon(record)
+    if new is not None:
+        new.commit()

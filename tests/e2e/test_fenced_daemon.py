@@ -1,0 +1,110 @@
+"""A daemon whose run another host has taken over, on a bucket of a real S3 server: it wakes up, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ckptd
+from ckptd.cli import main
+from ckptd.demo.processes import Daemon
+from ckptd.errors import CkptdError, ConflictError
+from tests.services.faults import Hold
+from tests.services.front import Front
+from tests.services.s3 import S3Service
+
+pytestmark = pytest.mark.every_server
+
+WAIT_S = 60.0
+ONE_PART = {"w": np.arange(600, dtype=np.float32)}
+MANY_PARTS = {"w": np.arange(10 << 20, dtype=np.float32)}
+SLOWLY = ("--write-bytes-per-s", "5000000")
+
+
+@contextmanager
+def running(s3_root: str, directory: Path, *options: str) -> Iterator[tuple[Daemon, str]]:
+    process = Daemon(s3_root, directory / "daemon.log", directory / "daemon.json", options)
+    try:
+        process.wait_until_ready()
+        host, port = process.port()
+        yield process, f"grpc://{host}:{port}"
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+        process.stop()
+
+
+@contextmanager
+def asleep(daemon: Daemon) -> Iterator[None]:
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+
+
+@contextmanager
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """What this process does meanwhile is done on another host, as far as anybody can see."""
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "another-host")
+        yield patch
+
+
+@pytest.mark.parametrize(
+    ("operation", "key"), [("CompleteMultipartUpload", ".data-"), ("PutObject", "2.index")], ids=["uploading", "sealed"]
+)
+def test_what_the_new_owner_writes_survives_the_old_ones_giving_up(
+    s3_service: S3Service, s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, key: str
+) -> None:
+    """Both save the same step; the old owner gives its save up while the new one's is not committed yet."""
+    with (
+        running(s3_root, tmp_path, *SLOWLY) as (daemon, address),
+        Front(s3_service.endpoint) as front,
+        ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as trainer,
+    ):
+        trainer.save(1, ONE_PART).result(timeout=WAIT_S)
+        lost = trainer.save(2, MANY_PARTS)
+        deadline = time.monotonic() + WAIT_S
+        while not s3_service.unfinished_uploads(s3_root.partition("ckptd-tests/")[2]):
+            assert time.monotonic() < deadline
+        held = Hold()
+        with asleep(daemon), elsewhere(monkeypatch) as patch:
+            patch.setenv("AWS_ENDPOINT_URL", front.endpoint)
+            other = ckptd.Checkpointer(s3_root, run="runs/a")
+            front.add(held, operation, key)
+            saved = other.save(2, MANY_PARTS)
+            held.wait_until_there()
+        with elsewhere(monkeypatch), other:
+            with pytest.raises(CkptdError, match="taken over"):
+                lost.result(timeout=WAIT_S)
+            held.release()
+            assert saved.result(timeout=WAIT_S).step == 2
+            assert other.latest().step == 2
+    found = ckptd.verify(f"{s3_root}/runs/a")
+    assert found.ok, found
+    assert s3_service.unfinished_uploads(s3_root.partition("ckptd-tests/")[2]) == []
+
+
+def test_the_fence_outlives_the_only_checkpoint(s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = f"{s3_root}/runs/a"
+    with (
+        running(s3_root, tmp_path) as (daemon, address),
+        ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as trainer,
+    ):
+        trainer.save(1, ONE_PART).result(timeout=WAIT_S)
+        with asleep(daemon), elsewhere(monkeypatch):
+            assert main.run(["rm", f"{run}/model.ckpt-1", "--for-good", "--even-latest", "--take-over"]) == 0
+            assert ckptd.latest_checkpoint(run) is None
+        with pytest.raises(ConflictError, match="taken over") as caught:
+            trainer.save(2, ONE_PART).result(timeout=WAIT_S)
+        assert "another-host" in str(caught.value)
+    with ckptd.Checkpointer(s3_root, run="runs/a") as lawful:
+        assert lawful.save(3, ONE_PART).result(timeout=WAIT_S).step == 3
+    assert ckptd.latest_checkpoint(run) == f"{run}/model.ckpt-3"
