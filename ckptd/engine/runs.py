@@ -30,7 +30,7 @@ from ckptd.storage.base import Store
 PATIENCE_S = 20.0
 """How long a call waits for a run that somebody else opens or closes."""
 
-_OPENERS = 8
+_OPENERS = 32
 _AGAIN_S = 30.0  # quarantined runs are tried so often without a call
 _MOST_QUARANTINED = 1024  # a peer may name what is no run: their memory is bounded
 
@@ -77,6 +77,7 @@ class Runs:
         self._quarantined: dict[str, Quarantine] = {}
         self._problems: dict[str, tuple[str, ...]] = {}  # of runs that were opened all the same
         self._listeners: dict[str, Listeners] = {}
+        self._opening: dict[tuple[str, bool], Future[None]] = {}  # what `when_open` has begun
         self._openers = Workers(_OPENERS, "ckptd-open")
         self._retry_at = 0.0
         self._closing = False
@@ -109,23 +110,29 @@ class Runs:
         Never blocks: the run is opened on a thread of its own.
         """
         ready: Future[None] = Future()
-
-        def open_it() -> None:
-            try:
-                with self.use(name, create=create):
-                    pass
-            except CkptdError:
-                pass  # the call itself meets it again, and says so
-            finally:
-                ready.set_result(None)
-
         with self._lock:
             place = self._places.get(name)
             if self._closing or (place is not None and place.run is not None):
                 ready.set_result(None)
                 return ready
-            self._openers.submit(open_it)
+            # However many call, one thread waits for the store.
+            known = self._opening.get((name, create))
+            if known is not None:
+                return known
+            self._opening[name, create] = ready
+            self._openers.submit(self._open_for, name, create, ready)
         return ready
+
+    def _open_for(self, name: str, create: bool, ready: Future[None]) -> None:
+        try:
+            with self.use(name, create=create):
+                pass
+        except CkptdError:
+            pass  # the call itself meets it again, and says so
+        finally:
+            with self._lock:
+                self._opening.pop((name, create), None)
+            ready.set_result(None)
 
     def opened(self) -> list[Run]:
         """Return the runs that are open, by name."""
