@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptd.client.saver import Saver
     from ckptd.client.slice import Slice
     from ckptd.client.state_functions import get_checkpoint_mtimes, remove_checkpoint, update_checkpoint_state
+    from ckptd.client.watch import Watch
     from ckptd.client.writing import save_checkpoint
     from ckptd.engine.checkpoint import Checkpoint
     from ckptd.engine.verify import Problem, Report
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from ckptd.format.saver_pb2 import SaverDef
     from ckptd.format.state_file import CheckpointState
     from ckptd.storage.base import Durability
+
+__version__ = "0.1.0"
+"""The version of this package, the same as in ``pyproject.toml``."""
 
 __all__ = [
     "Checkpoint",
@@ -60,6 +64,7 @@ __all__ = [
     "StorageFullError",
     "UnavailableError",
     "VersionMismatchError",
+    "Watch",
     "checkpoint_exists",
     "checkpoints_iterator",
     "follow",
@@ -88,6 +93,7 @@ _HOMES = {
     "Saver": "ckptd.client.saver",
     "SaverDef": "ckptd.format.saver_pb2",
     "Slice": "ckptd.client.slice",
+    "Watch": "ckptd.client.watch",
     "checkpoint_exists": "ckptd.client.finding",
     "checkpoints_iterator": "ckptd.client.finding",
     "follow": "ckptd.client.following",

@@ -12,7 +12,14 @@ from ckptd.errors import InvalidRequestError
 @click.command()
 @click.argument("prefix")
 @click.argument("file", metavar="FILE.safetensors|FILE.npz")
-@click.option("--only", "names", multiple=True, metavar="NAME", help="Only this tensor; may be repeated.")
+@click.option(
+    "--only",
+    "wanted",
+    multiple=True,
+    metavar="NAME",
+    help="Only this tensor, or all that match 'model/*'; may be repeated.",
+)
+@click.option("--strip-prefix", metavar="PREFIX", default="", help="Leave PREFIX away from the names in the file.")
 @click.option("--skip-unsupported", is_flag=True, help="Leave out tensors that the format has no dtype for.")
 @click.option("--metadata", multiple=True, metavar="KEY=TEXT", help="A text for the head of a safetensors file.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
@@ -21,7 +28,8 @@ from ckptd.errors import InvalidRequestError
 def command(
     prefix: str,
     file: str,
-    names: tuple[str, ...],
+    wanted: tuple[str, ...],
+    strip_prefix: str,
     skip_unsupported: bool,
     metadata: tuple[str, ...],
     force: bool,
@@ -38,11 +46,13 @@ def command(
     Examples:
       ckptd export runs/mnist/model.ckpt-1200 mnist.safetensors --metadata format=pt
       ckptd export runs/mnist mnist.npz --only w --only b
+      ckptd export runs/mnist mnist.safetensors --only 'model/*' --strip-prefix model/
     """
     from ckptd.cli import places
     from ckptd.client.reader import check_names
     from ckptd.interchange.bundle import BundleSource
     from ckptd.interchange.exporting import export, file_format
+    from ckptd.interchange.selecting import Stripped, is_pattern, matching
     from ckptd.storage.locations import split_prefix
     from ckptd.trees.outline import is_note
 
@@ -50,13 +60,23 @@ def command(
     kind = file_format(key)
     texts = dict(_pair(text) for text in metadata)
     objects, bundle = places.bundle(prefix)
-    check_names(bundle, names)
+    names = []
+    for each in wanted:
+        if is_pattern(each):
+            names += [
+                name for name in matching(bundle.names(), each, bundle.location) if name == each or not is_note(name)
+            ]
+        else:
+            check_names(bundle, [each])
+            names.append(each)
+    names = list(dict.fromkeys(names)) or [name for name in bundle.names() if not is_note(name)]
+    source = Stripped(BundleSource(objects, bundle), names, strip_prefix)
     with progress_bars.shown(f"exporting {bundle.key}", progress) as progressed:
         done = export(
-            BundleSource(objects, bundle),
+            source,
             store,
             key,
-            names=list(dict.fromkeys(names)) or [name for name in bundle.names() if not is_note(name)],
+            names=[name.removeprefix(strip_prefix) for name in names],
             skip_unsupported=skip_unsupported,
             metadata=texts,
             overwrite=force,
@@ -76,7 +96,7 @@ def command(
         return
     output.say(f"{done.file}: {len(done.exported)} tensors, {output.size(done.size_bytes)}")
     for name in done.skipped:
-        output.note(f"left out: {name} ({bundle.dtype(name).name}), which {kind} cannot hold")
+        output.note(f"left out: {name} ({source.facts(name).dtype_name}), which {kind} cannot hold")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +25,7 @@ from ckptd.client.restoring import Array, open_reader, read_meta_graph, restore
 from ckptd.client.rooms import RoomPool
 from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.under_way import UnderWay
+from ckptd.client.watch import Watch
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.retention import RetentionPolicy, Rule
@@ -432,7 +433,7 @@ class Checkpointer:
         key = name if step is None else naming.prefix_for(name, step, self._options.pad_step_number)
         return self._transport.objects(self.run).location(f"{self.run}/{key}")
 
-    def watch(self, timeout_s: float | None = None, *, name: str | None = None) -> Iterator[Checkpoint]:
+    def watch(self, timeout_s: float | None = None, *, name: str | None = None) -> Watch:
         """Yield the newest checkpoint of this name, if there is one, then each newer one, until `close`.
 
         Only ever goes forward, and tells nothing twice, also across restarts of a daemon. Whoever is slow misses some

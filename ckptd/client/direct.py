@@ -23,7 +23,7 @@ from ckptd.client.placement import Placement
 from ckptd.client.rooms import Room, RoomPool
 from ckptd.client.transport import Handover, Located, RestoreCall, SaveRequest
 from ckptd.client.turns import Turn
-from ckptd.client.watching import each
+from ckptd.client.watch import Source, Watch
 from ckptd.engine import survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.coordinator import Coordinator
@@ -200,14 +200,19 @@ class DirectTransport:
         """See `Transport.undelete`."""
         return self._open().undelete(self._run, which)
 
-    def watch(self, name: str, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+    def watch(self, name: str, timeout_s: float | None = None) -> Watch:
         """See `Transport.watch`. Reads the state file whenever its directory changes, and takes no lock."""
+        return Watch(self._watching(name), timeout_s)
+
+    @contextlib.contextmanager
+    def _watching(self, name: str) -> Iterator[Source]:
         source = Follower(self._store, self._run, latest_filename=self._options.latest_filename, name=name)
         with self._lock:
             self._watches.add(source)
         try:
-            if not self._is_closed.is_set():
-                yield from each(source, timeout_s)
+            if self._is_closed.is_set():
+                source.close()
+            yield source
         finally:
             source.close()
             with self._lock:
@@ -268,10 +273,15 @@ class DirectTransport:
             try:
                 coordinator.open()
                 return coordinator, coordinator.join(self._run, self._member, self._options)
-            except ConflictError:
+            except ConflictError as error:
                 coordinator.close()
                 if deadline.has_passed or self._is_closed.wait(_TICK_S):
-                    raise
+                    if error.actual != self._holder:
+                        raise
+                    raise ConflictError(
+                        f"another Checkpointer of this process has {self._run!r} open: close() it first, "
+                        "or use each in a `with` block"
+                    ) from None
             except BaseException:
                 coordinator.close()
                 raise
@@ -297,14 +307,15 @@ class DirectTransport:
             finally:
                 coordinator.close()
 
+    @property
+    def _holder(self) -> str:
+        """What the lock of the run says of its holder."""
+        return f"direct mode, pid {os.getpid()} on {self._member.host}"
+
     def _new_coordinator(self, *, takes_over: bool) -> Coordinator:
         allow_unfenced = os.environ.get(_ALLOW_UNFENCED, "").lower() in ("1", "true", "yes")
         settings = Settings(shards=1, allow_unfenced=allow_unfenced)
         return Coordinator(self._store, settings=settings, owns_root=False, takes_over=takes_over, holder=self._holder)
-
-    @property
-    def _holder(self) -> str:
-        return f"direct mode, pid {os.getpid()} on {self._member.host}"
 
     def _tick(self, coordinator: Coordinator) -> None:
         try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path as LocalPath
 
 from ckptd.client import environment, options
 from ckptd.client.finding import Path, as_text
 from ckptd.client.remote import RemoteTransport, this_member
-from ckptd.client.watching import each
-from ckptd.engine.checkpoint import Checkpoint
+from ckptd.client.watch import Source, Watch
 from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names as naming
@@ -30,7 +30,7 @@ def follow(
     patience_s: float = 600.0,
     token: str | None = None,
     ca: str | bytes | None = None,
-) -> Generator[Checkpoint, None, None]:
+) -> Watch:
     """Yield the newest checkpoint, if there is one, then each newer one once it is durable. `close` frees everything.
 
     Only ever goes forward, and tells nothing twice, also across restarts of the daemon. Whoever is slow misses some in
@@ -69,23 +69,26 @@ def follow(
             token=environment.given_token(token),
             ca=environment.given_ca(ca, place),
         )
-        return _from_daemon(transport, timeout_s)
+        return Watch(_from_daemon(transport), timeout_s)
     store = open_store(place, confined=False)
     if isinstance(store, LocalStore) and LocalPath(store.url).is_file():
         raise InvalidRequestError("this is a file; a directory is wanted", key=place)
     options.check_latest_filename(latest_filename)
-    return _from_directory(Follower(store, run or "", latest_filename=latest_filename, poll_s=poll_s), timeout_s)
+    return Watch(_from_directory(Follower(store, run or "", latest_filename=latest_filename, poll_s=poll_s)), timeout_s)
 
 
-def _from_daemon(transport: RemoteTransport, timeout_s: float | None) -> Generator[Checkpoint, None, None]:
+@contextlib.contextmanager
+def _from_daemon(transport: RemoteTransport) -> Iterator[Source]:
     try:
-        yield from transport.watch(ANY_NAME, timeout_s)
+        with transport.watching(ANY_NAME) as source:
+            yield source
     finally:
         transport.close()
 
 
-def _from_directory(follower: Follower, timeout_s: float | None) -> Generator[Checkpoint, None, None]:
+@contextlib.contextmanager
+def _from_directory(follower: Follower) -> Iterator[Source]:
     try:
-        yield from each(follower, timeout_s)
+        yield follower
     finally:
         follower.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, UnavailableError
@@ -68,6 +70,23 @@ class PendingSave:
                 self._callbacks.append(callback)
                 return
         callback(self)
+
+    def __await__(self) -> Generator[Any, None, Checkpoint]:
+        """Wait as `result` does, in a coroutine. If the task is cancelled meanwhile, the save goes on."""
+        return self._ended().__await__()
+
+    async def _ended(self) -> Checkpoint:
+        import asyncio  # a program that does not use it does not wait for it either
+
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(_: PendingSave) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(ended.set)
+
+        self.add_done_callback(tell)
+        await ended.wait()
+        return self.result(0)
 
     def __str__(self) -> str:
         return "the save without a step" if self.step is None else f"the save of step {self.step}"

@@ -32,7 +32,8 @@ from ckptd.client.rooms import Room, RoomPool
 from ckptd.client.sending import send_lane
 from ckptd.client.transport import Handover, Located, RestoreCall, SaveRequest
 from ckptd.client.turns import Turn
-from ckptd.client.watching import DaemonWatch, each
+from ckptd.client.watch import Source, Watch
+from ckptd.client.watching import DaemonWatch
 from ckptd.client.ways import Ways
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.damage import Suspicion, Verdict
@@ -346,8 +347,13 @@ class RemoteTransport:
         assert self._arenas is not None
         return self._arenas.objects(key, self._objects)
 
-    def watch(self, name: str, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+    def watch(self, name: str, timeout_s: float | None = None) -> Watch:
         """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for the transport's `timeout_s`."""
+        return Watch(self.watching(name), timeout_s)
+
+    @contextlib.contextmanager
+    def watching(self, name: str) -> Iterator[Source]:
+        """Open a watch, and free it in the end."""
         self._open()
         source = DaemonWatch(
             partial(self._open_watch, name),
@@ -359,8 +365,9 @@ class RemoteTransport:
         with self._lock:
             self._watches.add(source)
         try:
-            if not self._is_closed.is_set():
-                yield from each(source, timeout_s)
+            if self._is_closed.is_set():
+                source.close()
+            yield source
         finally:
             source.close()
             with self._lock:

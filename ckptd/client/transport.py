@@ -6,7 +6,6 @@ Both raise the same errors for the same reasons, and every wait ends at the dead
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from ckptd.client.lanes import LaneSource
 from ckptd.client.placement import Placement
 from ckptd.client.rooms import Room
 from ckptd.client.turns import Turn
+from ckptd.client.watch import Watch
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.identity import SaveRef
@@ -144,7 +144,7 @@ class Transport(Protocol):
             UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
         """
 
-    def watch(self, name: str, timeout_s: float | None = None) -> Iterator[Checkpoint]:
+    def watch(self, name: str, timeout_s: float | None = None) -> Watch:
         """Yield the newest checkpoint that `name` means, then each newer one.
 
         Until `close`, or until none came for `timeout_s`.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 
@@ -24,22 +24,6 @@ from ckptd.wire import addresses, convert, status
 
 _STEADY_S = 10.0  # a stream that lasted so long was no failed attempt
 _JOIN_S = 5.0
-
-
-class Source(Protocol):
-    """Where news of checkpoints comes from. `close` may come from any thread, the rest belongs to one."""
-
-    def next(self, timeout_s: float | None = None) -> Checkpoint | None:
-        """Wait for a checkpoint newer than the last, the newest there is. None after `timeout_s`, and once closed."""
-
-    def close(self) -> None:
-        """End a wait under way and every later one. Harmless when repeated."""
-
-
-def each(source: Source, timeout_s: float | None) -> Iterator[Checkpoint]:
-    """Yield what `source` tells until it is closed, or tells nothing for `timeout_s`."""
-    while (checkpoint := source.next(timeout_s)) is not None:
-        yield checkpoint
 
 
 class DaemonWatch:

@@ -131,6 +131,24 @@ def test_progress_is_lines_of_json_for_scripts(here, capsys):
     assert says(capsys, "cp", "m-1", "c-2", "--progress", "none")[1] == ""
 
 
+def test_export_takes_what_matches_and_leaves_a_prefix_away(here, capsys):
+    nested = {"model/w": W, "model/layer/b": np.zeros(4), "optimizer/w": W, "model/[x]": np.ones(1)}
+    ckptd.save_checkpoint("n-1", nested)
+    document = as_json(capsys, "export", "n-1", "m1.safetensors", "--only", "model/*", "--strip-prefix", "model/")
+    assert document["tensors"] == ["[x]", "layer/b", "w"]
+    says(capsys, "import", "m1.safetensors", "back-1")
+    assert np.array_equal(ckptd.load_variable("back-1", "w"), W)
+    assert as_json(capsys, "export", "n-1", "m2.npz", "--only", "model/[x]")["tensors"] == ["model/[x]"]
+    assert as_json(capsys, "export", "n-1", "m3.npz", "--only", "*/w")["tensors"] == ["model/w", "optimizer/w"]
+    for arguments, code, message in (
+        (["--only", "modle/*"], 3, "no tensor in"),
+        (["--only", "*/w", "--only", "model/w", "--strip-prefix", "model/w"], 2, "nothing would be left"),
+    ):
+        assert message in says(capsys, "export", "n-1", "m4.npz", *arguments, code=code)[1]
+    ckptd.save_checkpoint("n-2", {"w": W, "model/w": W})
+    assert "would both be called 'w'" in says(capsys, "export", "n-2", "m5.npz", "--strip-prefix", "model/", code=2)[1]
+
+
 def test_a_damaged_checkpoint_is_neither_copied_nor_exported(here, capsys):
     shard = here / "m-1.data-00000-of-00001"
     data = bytearray(shard.read_bytes())

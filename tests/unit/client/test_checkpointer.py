@@ -402,6 +402,17 @@ def test_readers_do_not_stand_in_the_way_of_the_one_who_saves(tmp_path, monkeypa
             reader.save(3, {"a": W}).result(BOUND_S)
 
 
+def test_a_second_one_of_the_same_process_is_refused_in_words_that_help(tmp_path):
+    """A cell of a notebook that is run twice."""
+    first = Checkpointer(str(tmp_path), "r")
+    first.save(1, {"a": W}).result()
+    with Checkpointer(str(tmp_path), "r") as second:
+        with pytest.raises(ConflictError, match="another Checkpointer of this process has 'r' open"):
+            second.save(2, {"a": W}).result()
+        first.close()
+        assert second.save(2, {"a": W}).result().step == 2
+
+
 def test_a_second_process_takes_over_after_the_first_has_closed(tmp_path):
     for step in (1, 2):
         with open_run(str(tmp_path)) as ckpt:
