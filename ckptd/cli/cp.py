@@ -49,6 +49,6 @@ def command(
         output.emit_json({"source": source.location(source_key), "checkpoint": copied, "published": publish})
         return
     shards = "1 shard" if copied.num_shards == 1 else f"{copied.num_shards} shards"
-    output.say(f"{copied.prefix}: {output.size(copied.size_bytes)} in {shards}, every checksum verified")
+    output.tell(f"{copied.prefix}: {output.size(copied.size_bytes)} in {shards}, every checksum verified")
     if publish:
-        output.say("the state file names it as the latest")
+        output.tell("the state file names it as the latest")

@@ -106,7 +106,7 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
             _show(outcome)
             if kept:
                 where = Path(outcome.checkpoints[-1].prefix).parent if outcome.checkpoints else directory
-                output.say(f"\nKept in {directory}. Look around: ckptd ls {where}")
+                output.tell(f"\nKept in {directory}. Look around: ckptd ls {where}")
     return 0 if outcome.held else _CLAIM_FAILED_EXIT_CODE
 
 
@@ -131,7 +131,7 @@ def _show(outcome: Outcome) -> None:
         ],
     )
     output.say()
-    output.say(
+    output.tell(
         f"A save stalled training for {output.duration(outcome.stall_s)} (median of {outcome.num_saves} saves, "
         f"slowest worker of each), a step takes {output.duration(outcome.step_s)}; "
         f"durable after {output.duration(outcome.durable_s)}."
@@ -141,7 +141,7 @@ def _show(outcome: Outcome) -> None:
     for claim in outcome.claims:
         mark, style = ("✓", "green") if claim.held else ("✗", "bold red")
         console.print(mark, style=style, end=" ")
-        console.print(f"{claim.text}: {claim.seen}", markup=False, soft_wrap=True)
+        output.tell(f"{claim.text}: {claim.seen}", begins_at=2)
     held = sum(claim.held for claim in outcome.claims)
     console.print()
     console.print(

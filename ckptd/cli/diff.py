@@ -51,11 +51,11 @@ def command(a: str, b: str, no_values: bool, exit_code: bool, progress: str, as_
 def _print(found: Difference) -> None:
     equal = f"{found.num_equal} equal"
     if found.is_equal:
-        output.say(f"no difference: {equal}")
+        output.tell(f"no difference: {equal}")
         return
     output.table("", ("", "tensor", "dtype", "shape", "different", "max diff", "mean diff"), list(_rows(found)))
     output.say()
-    output.say(f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, {equal}")
+    output.tell(f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, {equal}")
 
 
 def _rows(found: Difference) -> Iterator[tuple[str, ...]]:

@@ -51,7 +51,7 @@ def command(directory: str, as_json: bool) -> int:
         rows = [(each.name, each.outcome.value.upper(), each.detail) for each in findings]
         output.table(where, ("check", "result", "what was seen"), rows)
         output.say()
-        output.say(_conclusion(findings))
+        output.tell(_conclusion(findings))
     for finding in refused:
         output.note(f"refused, by {finding.name}: {finding.detail}")
     return refused[0].error.exit_code if refused and refused[0].error is not None else 0

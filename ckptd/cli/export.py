@@ -94,7 +94,7 @@ def command(
             }
         )
         return
-    output.say(f"{done.file}: {len(done.exported)} tensors, {output.size(done.size_bytes)}")
+    output.tell(f"{done.file}: {len(done.exported)} tensors, {output.size(done.size_bytes)}")
     for name in done.skipped:
         output.note(f"left out: {name} ({source.facts(name).dtype_name}), which {kind} cannot hold")
 

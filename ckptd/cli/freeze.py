@@ -65,7 +65,7 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
             }
         )
         return
-    output.say(f"{to.location(at)}: {', '.join(names)} of {key}, {output.size(len(frozen))}")
+    output.tell(f"{to.location(at)}: {', '.join(names)} of {key}, {output.size(len(frozen))}")
 
 
 @contextmanager

@@ -68,8 +68,8 @@ def command(
         return
     made = done.checkpoint
     shards = "1 shard" if made.num_shards == 1 else f"{made.num_shards} shards"
-    output.say(f"{made.prefix}: {len(done.imported)} tensors, {output.size(made.size_bytes)} in {shards}")
+    output.tell(f"{made.prefix}: {len(done.imported)} tensors, {output.size(made.size_bytes)} in {shards}")
     if publish:
-        output.say("the state file names it as the latest")
+        output.tell("the state file names it as the latest")
     for name in done.skipped:
         output.note(f"left out: {name} ({source.facts(name).dtype_name}), which a checkpoint cannot hold")

@@ -1,7 +1,7 @@
 """What commands say, and to whom: people get tables, programs get one JSON document, diagnostics go to stderr.
 
-stdout carries the answer and nothing else, so that it may be piped. A terminal gets rules and colours;
-a pipe gets aligned plain text that is never cut to a width. Numbers meant for people are formatted here.
+stdout carries the answer and nothing else, so that it may be piped. A terminal gets rules and colours, and lines of its
+width; a pipe gets aligned plain text that is never cut to a width. Numbers meant for people are formatted here.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
+from typing import TextIO
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from ckptd.cli import layout
 
 _PIPE_WIDTH = 100_000  # wide enough that rich never folds a line that another program will read
 _CELL_GAP = "  "
@@ -30,17 +31,15 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows on stdout. A column whose every cell is a number or a quantity is set flush right."""
+    """Print rows on stdout. A column whose every cell is a number or a quantity is set flush right.
+
+    In a terminal that is too narrow for the table, each row becomes a list; see `layout`.
+    """
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     right = [bool(cells) and all(_is_quantity(row[i]) for row in cells) for i in range(len(columns))]
     out = console()
     if out.is_terminal:
-        drawn = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
-        for name, flush_right in zip(columns, right, strict=True):
-            drawn.add_column(Text(name), justify="right" if flush_right else "left", overflow="fold")
-        for row in cells:
-            drawn.add_row(*(Text(cell) for cell in row))
-        out.print(drawn)
+        layout.draw(out, title, columns, cells, right)
         return
     for line in plain_table(columns, cells, right):
         print(line)  # noqa: T201
@@ -88,9 +87,30 @@ def say(text: str = "") -> None:
     print(printable(text, lines=True))  # noqa: T201
 
 
+def tell(text: str, *, begins_at: int = 0) -> None:
+    """Print sentences of the answer on stdout; a terminal gets them wrapped between words.
+
+    `begins_at`: columns of the first line that are printed already.
+    """
+    whole = _for_terminal(" " * begins_at + printable(text, lines=True), sys.stdout)
+    print(whole[begins_at:])  # noqa: T201
+
+
 def note(text: str) -> None:
-    """Print diagnostic lines on stderr."""
-    print(printable(text, lines=True), file=sys.stderr)  # noqa: T201
+    """Print diagnostic lines on stderr; a terminal gets them wrapped between words."""
+    print(_for_terminal(printable(text, lines=True), sys.stderr), file=sys.stderr)  # noqa: T201
+
+
+def width() -> int | None:
+    """Return the width of the terminal that stdout is, None if it is none."""
+    return console().width if sys.stdout.isatty() else None
+
+
+def _for_terminal(text: str, file: TextIO) -> str:
+    if not file.isatty():
+        return text
+    columns = Console(file=file).width
+    return "\n".join(layout.wrapped(line, columns, indent="  ") for line in text.split("\n"))
 
 
 def printable(text: str, *, lines: bool = False) -> str:

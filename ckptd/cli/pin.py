@@ -35,4 +35,4 @@ def set_pinned(
     if as_json:
         output.emit_json(checkpoint)
     else:
-        output.say(f"{checkpoint.prefix} is {'pinned' if pinned else 'no longer pinned'}")
+        output.tell(f"{checkpoint.prefix} is {'pinned' if pinned else 'no longer pinned'}")

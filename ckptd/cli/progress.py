@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 import click
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Column
 
 from ckptd.cli import output
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_WIDE = 80  # columns
 
 Progressed = Callable[[int, int], None]
 """Told the bytes done so far, and those there are."""
@@ -45,13 +48,19 @@ def shown(label: str, how: str = "auto") -> Iterator[Progressed]:
 
 @contextmanager
 def _bar(label: str) -> Iterator[Progressed]:
+    console = output.console(stderr=True)
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
+    # In a narrow terminal the speed and the time make room for the figures.
+    more = (TransferSpeedColumn(whole()), TimeRemainingColumn(table_column=whole()))
     bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=output.console(stderr=True),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(40 if console.width >= _WIDE else 10),
+        DownloadColumn(table_column=whole()),
+        *(more if console.width >= _WIDE else ()),
+        console=console,
         transient=True,
     )
     with bar:

@@ -79,7 +79,7 @@ def command(
         _show(store, verdicts, failures)
         output.say()
         done = "would be deleted" if dry_run else "deleted"
-        output.say(f"{len(going)} of {len(verdicts)} {done}, {output.size(freed_bytes)}")
+        output.tell(f"{len(going)} of {len(verdicts)} {done}, {output.size(freed_bytes)}")
     return next((error.exit_code for error in failures.values()), 0)
 
 

@@ -51,15 +51,15 @@ def command(directory: str, latest_filename: str, how: Reach, as_json: bool) -> 
     for prefix, reason in repaired.left_out:
         output.note(f"left out: {prefix}: {reason}")
     for what in repaired.mended:
-        output.say(f"mended: {what}")
+        output.tell(f"mended: {what}")
     if not repaired.prefixes:
-        output.say("there is no complete checkpoint here, and no state file now: the next save makes one")
+        output.tell("there is no complete checkpoint here, and no state file now: the next save makes one")
         return
     what = f"written anew, because {repaired.reason}" if repaired.reason else "as it should be: it was not changed"
-    output.say(f"{store.location(latest_filename)} is {what}")
+    output.tell(f"{store.location(latest_filename)} is {what}")
     if repaired.kept_at is not None:
-        output.say(f"what it said before is in {repaired.kept_at}")
-    output.say(f"the latest of {len(repaired.prefixes)} is {repaired.prefixes[-1]}")
+        output.tell(f"what it said before is in {repaired.kept_at}")
+    output.tell(f"the latest of {len(repaired.prefixes)} is {repaired.prefixes[-1]}")
 
 
 def _repaired(store: Store, latest_filename: str, how: Reach) -> Repaired:

@@ -45,6 +45,6 @@ def command(
     if as_json:
         output.emit_json(checkpoint)
     else:
-        output.say(f"deleted {store.location(key)}, {output.size(checkpoint.size_bytes)}")
+        output.tell(f"deleted {store.location(key)}, {output.size(checkpoint.size_bytes)}")
     if is_orphaned:
         output.note(f"careful: no checkpoint in {store.url} is the latest now: the state file listed no other one")

@@ -102,7 +102,9 @@ def command(
     total = sum(row.size_bytes for row in tensors)
     output.say()
     chosen = "" if len(tensors) == len(bundle.names()) else f" of {len(bundle.names())}"
-    output.say(f"{len(tensors)}{chosen} tensors, {output.size(total)} in {len(shards)} shard{'s' * (len(shards) != 1)}")
+    output.tell(
+        f"{len(tensors)}{chosen} tensors, {output.size(total)} in {len(shards)} shard{'s' * (len(shards) != 1)}"
+    )
     if looks is not None and plot:
         looks.print_histograms()
     if any(row.size_bytes is None for row in shards):
@@ -197,7 +199,7 @@ def _show_file(
         output.table("Metadata", ("metadata", "text"), sorted(source.metadata.items()))
     output.say()
     of_all = "" if len(chosen) == len(source.names()) else f" of {len(source.names())}"
-    output.say(f"{len(rows)}{of_all} tensors, {output.size(sum(size for _, size in rows))}")
+    output.tell(f"{len(rows)}{of_all} tensors, {output.size(sum(size for _, size in rows))}")
     if looks is not None and plot:
         looks.print_histograms()
 

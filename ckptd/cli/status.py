@@ -118,24 +118,24 @@ def _print(reply: Any) -> None:
     now = time.time()
     free = "" if reply.free_bytes < 0 else f", {output.size(reply.free_bytes)} free"
     peer = reply.peer
-    output.say(f"ckptd {peer.version}, pid {peer.pid} on {peer.host}, up {output.duration(reply.uptime_s)}")
-    output.say(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
+    output.tell(f"ckptd {peer.version}, pid {peer.pid} on {peer.host}, up {output.duration(reply.uptime_s)}")
+    output.tell(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
     if reply.stream_ports:
-        output.say(f"streams are taken at ports {', '.join(map(str, reply.stream_ports))} as well")
+        output.tell(f"streams are taken at ports {', '.join(map(str, reply.stream_ports))} as well")
     if reply.write_road:
-        output.say(f"bulk data goes to the disk {_road_in_words(reply.write_road)}")
+        output.tell(f"bulk data goes to the disk {_road_in_words(reply.write_road)}")
     for warning in reply.warnings:
-        output.say(f"WARNING: {warning}")
+        output.tell(f"WARNING: {warning}")
     if reply.draining:
-        output.say("it is shutting down: no new saves begin")
+        output.tell("it is shutting down: no new saves begin")
     if not reply.runs:
-        output.say("no run is open: each is opened when it is needed")
+        output.tell("no run is open: each is opened when it is needed")
         return
     for run in reply.runs:
         if run.quarantined:
-            output.say(f"QUARANTINED: {run.run}: {run.quarantined}")
+            output.tell(f"QUARANTINED: {run.run}: {run.quarantined}")
         for problem in run.problems:
-            output.say(f"WARNING: {run.run}: {problem}")
+            output.tell(f"WARNING: {run.run}: {problem}")
     output.table(
         "Runs",
         ("run", "ranks", "shared memory", "checkpoints", "latest", "published", "last error"),

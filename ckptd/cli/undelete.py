@@ -26,4 +26,4 @@ def command(prefix: str, how: Reach, as_json: bool) -> None:
     if as_json:
         output.emit_json(checkpoint)
     else:
-        output.say(f"{checkpoint.prefix} is back")
+        output.tell(f"{checkpoint.prefix} is back")

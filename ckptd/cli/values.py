@@ -13,6 +13,7 @@ from ckptd.engine.statistics import Histogram, Statistics, histogram, parts_of, 
 from ckptd.interchange.source import TensorSource
 
 _BAR = 50
+_SHORTEST_BAR = 8
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -114,22 +115,27 @@ class Looks:
             if found.histogram is None:
                 output.say("  no finite values")
                 continue
-            for line in bars(found.histogram):
+            for line in bars(found.histogram, output.width()):
                 output.say(line)
 
 
-def bars(drawn: Histogram) -> list[str]:
-    """Draw a histogram, a line per bin: where the bin begins and ends, a bar, and how many values are in it."""
+def bars(drawn: Histogram, columns: int | None = None) -> list[str]:
+    """Draw a histogram, a line per bin: where the bin begins and ends, a bar, and how many values are in it.
+
+    `columns` there are at most, if there is room for a bar at all.
+    """
     most = max(drawn.counts, default=0) or 1
     limits = [_number(edge) for edge in drawn.edges]
     width = max(map(len, limits))
+    around = len(f"  {'':{width}} … {'':{width}}    {most}")
+    longest = _BAR if columns is None else max(_SHORTEST_BAR, min(_BAR, columns - around))
     lines = []
     for n, count in enumerate(drawn.counts):
-        eighths = round(count * _BAR * 8 / most)
+        eighths = round(count * longest * 8 / most)
         if count and not eighths:
             eighths = 1  # one among millions is still there
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
-        lines.append(f"  {limits[n]:>{width}} … {limits[n + 1]:>{width}}  {bar:<{_BAR}}  {count}".rstrip())
+        lines.append(f"  {limits[n]:>{width}} … {limits[n + 1]:>{width}}  {bar:<{longest}}  {count}".rstrip())
     return lines
 
 

@@ -111,7 +111,7 @@ def _tell(checkpoint: Checkpoint, as_json: bool) -> None:
         output.say(json.dumps(output.jsonable(checkpoint), ensure_ascii=False, allow_nan=False))
     else:
         step = "no step" if checkpoint.step is None else f"step {checkpoint.step}"
-        output.say(
+        output.tell(
             f"{output.moment(checkpoint.saved_at)}  {step}  {output.size(checkpoint.size_bytes)}  {checkpoint.prefix}"
             + (f"  (rolled back: {checkpoint.rolled_back})" if checkpoint.rolled_back else "")
         )
