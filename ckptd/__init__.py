@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ckptd import version
+
 if TYPE_CHECKING:
     from ckptd.client.checkpointer import Checkpointer
     from ckptd.client.finding import checkpoint_exists, checkpoints_iterator, get_checkpoint_state, latest_checkpoint
@@ -38,8 +40,7 @@ if TYPE_CHECKING:
     from ckptd.format.state_file import CheckpointState
     from ckptd.storage.base import Durability
 
-__version__ = "0.1.0"
-"""The version of this package, the same as in ``pyproject.toml``."""
+__version__ = version.VERSION
 
 __all__ = [
     "Checkpoint",

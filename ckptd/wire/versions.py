@@ -12,12 +12,9 @@ import re
 import socket
 import uuid
 
-from ckptd import __version__
 from ckptd.errors import InvalidRequestError, VersionMismatchError
+from ckptd.version import VERSION as VERSION
 from ckptd.wire.v1 import common_pb2
-
-VERSION = __version__
-"""The version of this package, told to every peer."""
 
 CAPABILITIES: tuple[str, ...] = ("road-stream", "road-arena", "manifest-digest", "resume")
 """What this end offers: lanes over the Write stream or in shared memory, declaring by digest, resuming a broken

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import ckptd
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.wire import versions
 from ckptd.wire.v1 import common_pb2
@@ -12,6 +13,7 @@ from ckptd.wire.v1 import common_pb2
 def test_the_version_told_to_peers_is_the_package_s():
     pyproject = Path(versions.__file__).parents[2] / "pyproject.toml"
     assert f'\nversion = "{versions.VERSION}"\n' in pyproject.read_text()
+    assert ckptd.__version__ == versions.VERSION
 
 
 @pytest.mark.parametrize("theirs", ["0.4.0", "0.4.9", "0.3.2", "0.5.0", "0.4.0.dev1+g12", "0.4", "0.4.0rc1"])
