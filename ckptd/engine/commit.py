@@ -56,6 +56,8 @@ def commit(
     Raises:
         ConflictError: when an index is in place and `overwrite` is False; nothing was changed but the graph
             description, which recovery removes with the rest of the attempt.
+        CorruptionError: when what is read back is not what was written. A local store finds that out before an index is
+            in place.
     """
     if files.meta is not None:
         # Crash here: shards that no index refers to. `recovery` sweeps them.
@@ -75,6 +77,10 @@ def commit(
     else:
         store.put(files.index_key, files.index)
     # Crash here: a whole checkpoint that nobody points at. `recovery` adopts it.
+    if not store.verifies_writes and store.get(files.index_key) != files.index:
+        if not files.overwrite:
+            store.delete([files.index_key])  # nobody was told of it, and without it there is no checkpoint
+        raise CorruptionError("the index reads back other than it was written", key=files.index_key)
 
 
 def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnStep = ignore_step) -> SeenState:

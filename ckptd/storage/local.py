@@ -20,7 +20,7 @@ from ckptd.errors import ConflictError, CorruptionError, NotFoundError, StorageF
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.disk import Disk, FileStatus, SystemDisk, WriteRoad
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
-from ckptd.storage.local_reader import fill
+from ckptd.storage.local_reader import check_content, fill
 from ckptd.storage.local_writer import LocalLock, LocalWriter, stat_of
 from ckptd.storage.os_errors import from_os_error, translated
 
@@ -75,7 +75,7 @@ class LocalStore:
 
     @property
     def verifies_writes(self) -> bool:
-        """A disk compares nothing."""
+        """A disk compares nothing; what `put` and `replace` write is read back here before it gets its name."""
         return False
 
     def broken_promises(self) -> Sequence[str]:
@@ -124,7 +124,7 @@ class LocalStore:
 
     def put(self, key: str, data: Buffer) -> ObjectStat:
         """See `Store`."""
-        return self._written(key, data).finish()
+        return self._written(key, data).finish(expected=memoryview(data).cast("B"))
 
     def replace(self, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
         """See `Store`. Versions are compared within this process; other processes are kept out by `lock`.
@@ -138,7 +138,7 @@ class LocalStore:
             except ConflictError:
                 writer.abort()
                 raise
-            return writer.finish(replacing=True)
+            return writer.finish(replacing=True, expected=memoryview(data).cast("B"))
 
     def _check_version(self, key: str, if_version: str | None) -> None:
         if if_version is None:
@@ -173,6 +173,7 @@ class LocalStore:
             self._disk.write(file, 0, view, bulk=False)
             self._disk.truncate(file, len(view))
             self._disk.sync(file)
+            check_content(self._disk, file, view, key)
             with _ONE_REPLACE:
                 self._check_version(key, if_version)
                 self._disk.move_over(source, reserve_name, directory, name)

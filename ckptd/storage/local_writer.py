@@ -9,10 +9,11 @@ from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 
-from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
 from ckptd.storage.base import Buffer, ObjectStat
 from ckptd.storage.direct import DirectFile, write_bulk
 from ckptd.storage.disk import Disk, FileStatus
+from ckptd.storage.local_reader import check_content
 from ckptd.storage.os_errors import from_os_error, translated
 
 
@@ -93,15 +94,18 @@ class LocalWriter:
             if last_of_aborted:
                 self._close()
 
-    def finish(self, *, replacing: bool = False) -> ObjectStat:
-        """See `ObjectWriter`. With `replacing` an object that has the key is replaced in one step."""
+    def finish(self, *, replacing: bool = False, expected: memoryview | None = None) -> ObjectStat:
+        """See `ObjectWriter`. With `replacing` an object that has the key is replaced in one step.
+
+        With `expected`, the whole content, what was written is read back first; `CorruptionError` if it differs.
+        """
         with self._guard:
             if self._phase is not _Phase.OPEN or self._num_writing:
                 what = "still being written" if self._num_writing else self._phase.value
                 raise ConflictError(f"this writer is {what}", key=self.key)
             self._phase = _Phase.FINISHING
         try:
-            stat = self._make_durable(replacing)
+            stat = self._make_durable(replacing, expected)
         except OSError as error:
             ours = from_os_error(error, self.key)
             ours.add_note("nothing of this object is kept: a failed fsync may be answered with success when repeated")
@@ -109,13 +113,15 @@ class LocalWriter:
         self._phase = _Phase.FINISHED
         return stat
 
-    def _make_durable(self, replacing: bool) -> ObjectStat:
+    def _make_durable(self, replacing: bool, expected: memoryview | None) -> ObjectStat:
         disk = self._disk
         renamed = False
         try:
             # Crash before this, or in it: a temporary name without a lock, which is swept. One sync is for all bytes,
             # those that went around the page cache as well: it is the disk's own cache that holds them.
             disk.sync(self._file)
+            if expected is not None:
+                check_content(disk, self._file, expected, self.key)
             if replacing:
                 disk.rename_over(self._directory, self._temporary, self._name)
             else:
@@ -124,7 +130,7 @@ class LocalWriter:
             # Crash here: readers see the object, but after a power cut it may be there or not.
             disk.sync_directory(self._directory)
             return stat_of(self.key, disk.status(self._file))
-        except OSError:
+        except (OSError, CorruptionError):
             with suppress(OSError):
                 if not renamed:
                     disk.unlink(self._directory, self._temporary)
