@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ckptd.demo.processes import child_environment
+from ckptd.engine import reserve
 from ckptd.format import names
 
 WAIT_S = 60.0
@@ -75,7 +76,7 @@ def left_over(found: Iterable[str], kept: Mapping[str, int]) -> list[str]:
     `kept` are the prefixes of its checkpoints, with their numbers of shards. Each has one record.
     """
     of_the_run = {names.STATE_KEY, ".ckptd/epoch", ".ckptd/.lock.ckptd-lock"}  # a directory's lock is a file that stays
-    rest = set(found) - of_the_run
+    rest = set(found) - of_the_run - set(reserve.KEYS)
     for prefix, num_shards in kept.items():
         rest -= {names.index_key(prefix), *(names.shard_key(prefix, each, num_shards) for each in range(num_shards))}
         records = sorted(name for name in rest if name.startswith(f".ckptd/{prefix}.") and name.endswith(".json"))
