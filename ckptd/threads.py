@@ -25,6 +25,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger("ckptd")
 
+_IDLE = "ckptd-idle"
 _IDLE_S = 10.0  # after so long without work a thread ends
 
 
@@ -33,12 +34,14 @@ class _Thread:
 
     def __init__(self) -> None:
         self._has_work = threading.Event()
-        self._work: tuple[Callable[[], object], str] | None = None
-        threading.Thread(target=self._run, name="ckptd-idle", daemon=True).start()
+        self._work: Callable[[], object] | None = None
+        self._thread = threading.Thread(target=self._run, name=_IDLE, daemon=True)
+        self._thread.start()
 
     def do(self, work: Callable[[], object], name: str) -> None:
         """Do this next. Called by whatever took it from `_idle`, or made it."""
-        self._work = work, name
+        self._thread.name = name
+        self._work = work
         self._has_work.set()
 
     def _run(self) -> None:
@@ -51,11 +54,10 @@ class _Thread:
                 self._has_work.wait()  # taken just now: its work is on the way
             self._has_work.clear()
             assert self._work is not None
-            (work, name), self._work = self._work, None
-            threading.current_thread().name = name
+            work, self._work = self._work, None
             guarded(work)
             del work
-            threading.current_thread().name = "ckptd-idle"
+            self._thread.name = _IDLE
             with _lock:
                 _idle.append(self)
 

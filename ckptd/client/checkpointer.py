@@ -45,9 +45,10 @@ class Checkpointer:
     """Saves and restores the checkpoints of one run, as one rank of it. Any thread may use it.
 
     Nothing is opened before the first call that needs it: a program may create a `Checkpointer`, fork, and use it in
-    the child. Saves under way keep the interpreter from ending before they have.
+    the child. The program ends once its saves under way have, or their deadlines. A forked child owes nothing.
 
-    An error of a save that nobody has asked for, through its `PendingSave`, is raised by the next call.
+    An error of a save that nobody has asked for, through its `PendingSave`, is raised by the next call. If there is
+    none, the end of the program prints it to stderr, and the exit code is not 0.
     """
 
     def __init__(
@@ -138,11 +139,12 @@ class Checkpointer:
                 raise direct_mode_is_for_one(address, member, place.source)
             self._transport = DirectTransport(address, run, member, self._options)
         self._lock = threading.Lock()
-        self._under_way = UnderWay(timeout_s)
+        self._under_way = UnderWay(timeout_s, f"{run} at {address}")
         self._preparation = Preparation(self._transport)
         self._launcher = Launcher(self._transport, self._preparation, self._under_way)
         self._is_closed = False
         self._restored = Restored()
+        self._used_by: int | None = None  # the process that used it last
         self._wants_meta_graph = True
         self._only_first_meta_graph = write_meta_graph == "first"
 
@@ -456,6 +458,14 @@ class Checkpointer:
         Raises:
             CkptdError: what ended a save, if nobody has asked; everything is freed all the same.
         """
+        self._finish()
+        self._under_way.raise_unseen()
+
+    def _finish(self) -> None:
+        """Do what `close` does, but raise no error of a save."""
+        if self._used_by not in (None, os.getpid()):
+            self._is_closed = True  # a forked child: all of it is its parent's
+            return
         with self._lock:
             if self._is_closed:
                 return
@@ -465,7 +475,6 @@ class Checkpointer:
         finally:
             self._preparation.close()
             self._transport.close()
-        self._under_way.raise_unseen()
 
     def __enter__(self) -> Self:
         return self
@@ -473,14 +482,19 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        if error is None:
             self.close()
-        except CkptdError as failure:
-            if error is None:
-                raise
-            # The error that ended the program says more than the save that ended with it.
-            if hasattr(error, "add_note"):
-                error.add_note(f"while closing the Checkpointer: {failure}")
+            return
+        # The error that ends the block says more than the save that ended with it. What is only noted counts as seen by
+        # nobody: the error may be caught, or be a SystemExit, and then the end of the program tells of the save.
+        failure: CkptdError | None = None
+        try:
+            self._finish()
+            failure = self._under_way.unseen()
+        except CkptdError as late:
+            failure = late
+        if failure is not None and hasattr(error, "add_note"):
+            error.add_note(f"while closing the Checkpointer: {failure}")
 
     def _name(self, name: str | None) -> str:
         if name is None:
@@ -491,5 +505,6 @@ class Checkpointer:
         return NamedStep(self._name(name), options.check_step(step))
 
     def _check_open(self) -> None:
+        self._used_by = os.getpid()
         if self._is_closed:
             raise InvalidRequestError("the Checkpointer was closed")

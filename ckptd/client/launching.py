@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ckptd.client.capturing import takes_long
+from ckptd import threads
 from ckptd.client.pending import PendingSave
-from ckptd.client.preparing import Preparation, Prepared
-from ckptd.client.saving import carry_out
-from ckptd.client.snapshot import Snapshot
-from ckptd.client.transport import Handover, SaveRequest, Transport
+from ckptd.client.preparing import Preparation
+from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.turns import Turn
 from ckptd.client.under_way import UnderWay
-from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import CkptdError
+from ckptd.client.undertaking import Undertaking
+from ckptd.errors import UnavailableError
 
-_log = logging.getLogger(__name__)
+_NUM_RESERVED = 5
+"""Threads for what a save needs after its call has returned: to carry it out, to sum, and the engine of direct mode."""
 
 
 class Launcher:
@@ -35,90 +33,34 @@ class Launcher:
     def launch(self, request: SaveRequest, arrays: Mapping[str, Any], *, immutable: bool) -> PendingSave:
         """Begin a save; return once the arrays may be changed again, or, if they never change, at once.
 
+        Whatever ends this call, Ctrl-C too, ends the save: it gives its memory back, and the next one may begin.
+
         Raises:
             InvalidRequestError: naming the tensor that can't be saved.
-            UnavailableError: the memory for one more copy is not to be had.
+            UnavailableError: the memory for one more copy is not to be had, or no thread can be started.
         """
         prepared = self._preparation.prepare(arrays)
-        pending = PendingSave(request.step)
-        snapshot = Snapshot(prepared.inventory, prepared.placement, prepared.room)
         with self._lock:
             turn = self._last_turn = Turn(self._last_turn)
-            self._under_way.add(pending)
-        handover = self._transport.begin(request, snapshot.manifest, prepared.placement, prepared.room, turn)
-        # No daemon threads: the interpreter waits for them, so that a program's last save is not lost by its end.
-        name = f"ckptd-save-{request.step}"
-        threading.Thread(target=self._carry, args=(pending, request, snapshot, turn, handover), name=name).start()
-        if immutable:
-            arguments = (pending, prepared, snapshot, handover)
-            threading.Thread(target=self._capture_behind, args=arguments, name=f"{name}-capture").start()
-            return pending
+            save = Undertaking(self._transport, self._preparation, request, prepared, turn)
+            self._under_way.add(save.pending)
         try:
-            self._capture(prepared, snapshot, handover)
-        except BaseException:
-            self._under_way.forget(pending)
-            raise
-        return pending
-
-    def _capture_behind(
-        self, pending: PendingSave, prepared: Prepared, snapshot: Snapshot, handover: Handover | None
-    ) -> None:
-        """Copy the arrays and hand them over, in a thread of its own; the save fails if that does."""
-        try:
-            self._capture(prepared, snapshot, handover)
-        except Exception:  # this thread has no caller: the save fails, and the cause is told here
-            _log.exception("%s: the arrays could not be copied", pending)
-
-    def _capture(self, prepared: Prepared, snapshot: Snapshot, handover: Handover | None) -> None:
-        """Copy the arrays and hand them over."""
-        began = time.monotonic()
-        try:
-            snapshot.capture()
+            save.begin()
+            _start(save.carry, f"ckptd-save-{request.step}")
+            if immutable:
+                _start(save.capture_behind, f"ckptd-save-{request.step}-capture")
+            else:
+                save.capture()
+            with contextlib.suppress(RuntimeError):  # it may do without, and its thread will tell
+                threads.reserve(_NUM_RESERVED)
         except BaseException as error:
-            if handover is not None:
-                handover.drop(f"the arrays could not be copied: {error}")
+            save.give_up(error)
             raise
-        finally:
-            for room in prepared.outgrown:
-                room.give_back()
-        if handover is not None:
-            handover.seal(snapshot.sums)
-        if handover is not None and snapshot.sums is None:
-            pause_s = time.monotonic() - began if takes_long(snapshot.manifest) else 0.0
-            arguments = (snapshot, handover, pause_s)
-            threading.Thread(target=_sum_behind, args=arguments, name="ckptd-sums", daemon=True).start()
-
-    def _carry(
-        self, pending: PendingSave, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
-    ) -> None:
-        """Carry one save out, in a thread of its own."""
-        checkpoint: Checkpoint | None = None
-        error: CkptdError | None = None
-        try:
-            checkpoint = carry_out(self._transport, request, snapshot, turn, handover)
-        except CkptdError as failure:
-            error = failure
-        except Exception as failure:  # it has to reach the caller, who is in another thread
-            error = CkptdError(f"a bug in ckptd ended {pending}: {failure!r}")
-            error.__cause__ = failure
-        finally:
-            turn.ended()
-            self._preparation.learn(snapshot)
-            snapshot.release()
-        if checkpoint is not None:
-            pending.finish(checkpoint)
-        else:
-            pending.fail(error or CkptdError(f"{pending} was interrupted"))
+        return save.pending
 
 
-def _sum_behind(snapshot: Snapshot, handover: Handover, pause_s: float) -> None:
-    """Sum what was captured, and hand the sums over, while training goes on.
-
-    After a long copy there is a pause of the same length: other ranks on this host may not have come to the end of
-    theirs, and training stands still until the last of them has.
-    """
-    time.sleep(pause_s)
+def _start(work: Callable[[], None], name: str) -> None:
     try:
-        handover.give_sums(snapshot.sum())
-    except Exception as error:  # this thread has no caller
-        handover.drop(f"what was copied could not be summed: {error}")
+        threads.start(work, name)
+    except RuntimeError as error:  # a limit of the container or the user, or the interpreter ends
+        raise UnavailableError(f"the save can't begin, as no thread can be started: {error}") from error

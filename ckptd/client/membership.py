@@ -177,6 +177,8 @@ class Membership:
             return self._failed(status.from_wire(error, address=self._address))
         except CkptdError as error:
             return self._failed(error)
+        except RuntimeError as error:  # of gRPC's own
+            return self._failed(UnavailableError(f"no thread could be started: {error}"))
         return UnavailableError(f"the daemon at {self._address} ended the connection")
 
     def _failed(self, error: CkptdError) -> CkptdError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, UnavailableError
 
+_log = logging.getLogger("ckptd.client")
+
 
 class PendingSave:
     """One call of `Checkpointer.save`, from its snapshot to its end. Any thread may use it.
 
     An error that nobody has asked for, by `result` or `exception`, is raised at the next call of the `Checkpointer`.
+    If there is none, the program says so on stderr when it ends, and its exit code is not 0.
 
     Attributes:
         step: which step is saved.
@@ -26,6 +30,7 @@ class PendingSave:
         self._checkpoint: Checkpoint | None = None
         self._error: CkptdError | None = None
         self._is_looked_at = False
+        self._is_over = False
         self._callbacks: list[Callable[[PendingSave], object]] = []
 
     def done(self) -> bool:
@@ -64,12 +69,15 @@ class PendingSave:
             return self._checkpoint
 
     def add_done_callback(self, callback: Callable[[PendingSave], object]) -> None:
-        """Have `callback` called with this object at the end, by the thread that ends it; at once if it has ended."""
+        """Have `callback` called with this object at the end, by the thread that ends it; at once if it has ended.
+
+        What it raises goes to the log.
+        """
         with self._changed:
             if not self._has_ended:
                 self._callbacks.append(callback)
                 return
-        callback(self)
+        self._call(callback)
 
     def __await__(self) -> Generator[Any, None, Checkpoint]:
         """Wait as `result` does, in a coroutine. If the task is cancelled meanwhile, the save goes on."""
@@ -92,17 +100,34 @@ class PendingSave:
         return "the save without a step" if self.step is None else f"the save of step {self.step}"
 
     def finish(self, checkpoint: Checkpoint) -> None:
-        """End well. Called once, by the `Checkpointer`."""
+        """End well, unless it has ended. Called by the `Checkpointer`."""
         self._end(checkpoint, None)
 
-    def fail(self, error: CkptdError) -> None:
-        """End badly. Called once, by the `Checkpointer`."""
-        self._end(None, error)
+    def fail(self, error: CkptdError, *, is_known: bool = False) -> None:
+        """End badly, unless it has ended. Called by the `Checkpointer`; `is_known` if the caller is told otherwise."""
+        self._end(None, error, is_known=is_known)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end without asking how it was; return whether it has come."""
         with self._changed:
             return self._changed.wait_for(lambda: self._has_ended, timeout)
+
+    def wait_until_over(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended and every callback was called; return whether that came to pass."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_over, timeout)
+
+    @property
+    def unseen_error(self) -> CkptdError | None:
+        """The error, if it has one that nobody has looked at; this is not to look at it."""
+        with self._changed:
+            return None if self._is_looked_at else self._error
+
+    @property
+    def owes_nothing(self) -> bool:
+        """Whether it is over, and no error is left that nobody has looked at."""
+        with self._changed:
+            return self._is_over and (self._error is None or self._is_looked_at)
 
     def take_unseen_error(self) -> CkptdError | None:
         """Return the error if it has one that nobody has looked at; it counts as looked at from now on."""
@@ -116,10 +141,23 @@ class PendingSave:
     def _has_ended(self) -> bool:
         return self._checkpoint is not None or self._error is not None
 
-    def _end(self, checkpoint: Checkpoint | None, error: CkptdError | None) -> None:
+    def _end(self, checkpoint: Checkpoint | None, error: CkptdError | None, *, is_known: bool = False) -> None:
         with self._changed:
-            self._checkpoint, self._error = checkpoint, error
+            if self._has_ended:
+                return
+            self._checkpoint, self._error, self._is_looked_at = checkpoint, error, is_known
             callbacks, self._callbacks = self._callbacks, []
             self._changed.notify_all()
-        for callback in callbacks:
+        try:
+            for callback in callbacks:
+                self._call(callback)
+        finally:
+            with self._changed:
+                self._is_over = True
+                self._changed.notify_all()
+
+    def _call(self, callback: Callable[[PendingSave], object]) -> None:
+        try:
             callback(self)
+        except Exception:
+            _log.exception("a callback of %s has failed: %s", self, callback)

@@ -74,7 +74,12 @@ class Preparation:
             self._inventory = inventory.without_arrays()
         stage = self._staging.take(inventory.sources)
         if stage is not None:
-            return self._prepare_staged(inventory, stage)
+            try:
+                return self._prepare_staged(inventory, stage)
+            except BaseException:
+                for room in [*stage.outgrown, stage.room]:
+                    room.give_back()
+                raise
         placement = self._place(inventory.manifest)
         self._staging.expect(placement.size_bytes, inventory.manifest.num_parts)
         return Prepared(inventory, placement, self._rooms.room(placement.size_bytes))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from ckptd import threads
 from ckptd.client import waits
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.lanes import LaneSource
@@ -106,32 +107,20 @@ def _send_all(transport: Transport, save: SaveRef, sources: Sequence[LaneSource]
     float16, its parts are complete soon after each other that way; if each began elsewhere, a daemon that writes to
     a bucket would hold most of the checkpoint in parts that still want bytes.
     """
-    waiting = list(sources)
     stop = threading.Event()
-    lock = threading.Lock()
     errors: list[BaseException] = []
 
-    def work() -> None:
-        while not stop.is_set():
-            with lock:
-                if not waiting:
-                    return
-                source = waiting.pop(0)
-            try:
-                transport.send(save, source, deadline, stop)
-            except BaseException as error:  # raised again by the thread that waits for this one
-                with lock:
-                    errors.append(error)
-                stop.set()
+    def send(source: LaneSource) -> None:
+        try:
+            transport.send(save, source, deadline, stop)
+        except BaseException as error:
+            errors.append(error)
+            stop.set()
+            raise
 
-    helpers = [
-        threading.Thread(target=work, name=f"ckptd-lane-{number}")
-        for number in range(1, min(NUM_STREAMS, len(sources)))
-    ]
-    for helper in helpers:
-        helper.start()
-    work()
-    for helper in helpers:
-        helper.join()  # ends with the deadline, as every call that it makes does
-    if errors:
-        raise errors[0]
+    try:
+        # Ends with the deadline, as every call that is made here does.
+        threads.each(send, sources, NUM_STREAMS, "ckptd-lane")
+    except BaseException as error:
+        first = (errors or [error])[0]
+        raise first from first.__cause__

@@ -42,7 +42,10 @@ class Snapshot:
         self._inventory: Inventory | None = inventory
         self._placement = placement
         self._room: Room | None = room
+        self._lock = threading.Lock()
+        self._is_begun = False  # to be captured
         self._is_captured = False
+        self._failure: BaseException | None = None
         self._is_settled = threading.Event()
 
     @classmethod
@@ -64,6 +67,10 @@ class Snapshot:
 
     def capture(self) -> None:
         """Copy the arrays; on return the caller may change them. Called once."""
+        with self._lock:
+            if self._is_settled.is_set():
+                raise SessionAbortedError("the save was given up")
+            self._is_begun = True
         assert self._inventory is not None
         assert self._room is not None
         try:
@@ -71,9 +78,19 @@ class Snapshot:
             if self._room.is_shown:  # from here on the caller might change it, and nothing else would tell
                 self.sums = sum_parts(self.manifest, self.offsets, self.memory, NUM_SUMMERS)
             self._is_captured = True
+        except BaseException as error:
+            self._failure = error
+            raise
         finally:
             self._inventory = None  # the arrays are the caller's again
             self._is_settled.set()
+
+    def give_up(self, cause: BaseException) -> None:
+        """Say that the arrays will not be copied, unless they are, or are just being copied."""
+        with self._lock:
+            if not self._is_begun:
+                self._failure, self._inventory = cause, None
+                self._is_settled.set()
 
     def wait(self, timeout_s: float) -> None:
         """Wait until the arrays are copied.
@@ -85,7 +102,7 @@ class Snapshot:
         if not self._is_settled.wait(timeout_s):
             raise UnavailableError(f"the arrays were not copied within {timeout_s:g} s")
         if not self._is_captured:
-            raise SessionAbortedError("the arrays could not be copied")
+            raise SessionAbortedError(f"the arrays could not be copied: {self._failure}") from self._failure
 
     def sum(self) -> Sums:
         """Sum what was captured: CRC-32C per part and, of strings, two, of the lengths and of the payload.

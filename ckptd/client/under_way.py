@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
-from ckptd.client import waits
+from ckptd.client import ending, waits
 from ckptd.client.deadline import Deadline
 from ckptd.client.pending import PendingSave
-from ckptd.errors import UnavailableError
+from ckptd.errors import CkptdError, UnavailableError
 
 MAX_SNAPSHOTS = 2
 """Saves under way at once: each holds a copy of the arrays."""
@@ -16,22 +17,32 @@ _CLOSE_MARGIN_S = 20.0  # a save's own deadline comes first, and tells why
 
 
 class UnderWay:
-    """See the module. Any thread may use it; every wait ends after `timeout_s`, or a little more."""
+    """See the module. Any thread may use it; every wait ends after `timeout_s`, or a little more.
 
-    def __init__(self, timeout_s: float) -> None:
+    A forked child has no saves under way: those of its parent are the parent's.
+    """
+
+    def __init__(self, timeout_s: float, where: str) -> None:
+        """Have nothing under way yet; `where` is for messages, what they save to."""
         self._timeout_s = timeout_s
+        self._where = where
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._pending: list[PendingSave] = []
 
+    def _check_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()
+
     def add(self, pending: PendingSave) -> None:
-        """Take one in."""
+        """Take one in; the end of the program waits for it, too."""
+        self._check_fork()
+        ending.owe(pending, self._where, self._timeout_s)
         with self._lock:
             self._pending.append(pending)
-
-    def forget(self, pending: PendingSave) -> None:
-        """Forget one whose caller hears of its failure at once."""
-        with self._lock:
-            self._pending.remove(pending)
 
     def wait_for_room(self) -> None:
         """Wait until another may begin.
@@ -39,6 +50,7 @@ class UnderWay:
         Raises:
             UnavailableError: the oldest has not ended in time.
         """
+        self._check_fork()
         deadline = Deadline(self._timeout_s)
         while True:
             with self._lock:
@@ -60,14 +72,22 @@ class UnderWay:
         Raises:
             UnavailableError: one has not ended in time; it goes on.
         """
+        self._check_fork()
         with self._lock:
             pending = list(self._pending)
         for one in pending:
             if not one.wait(self._timeout_s + _CLOSE_MARGIN_S):
                 raise UnavailableError(f"{one} has not ended; it goes on")
 
+    def unseen(self) -> CkptdError | None:
+        """Return the first error that nobody has looked at; this is not to look at it."""
+        self._check_fork()
+        with self._lock:
+            return next((error for one in self._pending if (error := one.unseen_error) is not None), None)
+
     def raise_unseen(self) -> None:
         """Raise the first error that nobody has looked at; forget what is over."""
+        self._check_fork()
         with self._lock:
             for pending in self._pending:
                 error = pending.take_unseen_error()

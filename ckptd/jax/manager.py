@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -268,14 +269,15 @@ class CheckpointManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        if error is None:
             self.close()
-        except CkptdError as failure:
-            if error is None:
-                raise
-            # The error that ended the program says more than the save that ended with it.
-            if hasattr(error, "add_note"):
-                error.add_note(f"while closing the CheckpointManager: {failure}")
+            return
+        for one in self._under_way:
+            one.wait()
+        with contextlib.suppress(CkptdError):  # the error that ends the block says more
+            self._pin_kept()
+        self._under_way, self._to_pin = [], []
+        self.checkpointer.__exit__(kind, error, trace)
 
     def _known_latest(self) -> int | None:
         """Return the newest step there is or was begun, asking for it once."""

@@ -7,10 +7,11 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
+from ckptd import threads
 from ckptd.client.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.finding import check_format, checkpoint_exists, join
@@ -24,7 +25,7 @@ from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.restore import Bundle
 from ckptd.engine.series import name_of
-from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.format.names import ANY_NAME, step_of
 from ckptd.storage.locations import split_prefix
 
@@ -76,9 +77,9 @@ class BesideThePath:
     def __init__(self, directory: SaverDirectory, timeout_s: float) -> None:
         self._directory = directory
         self._preparation = Preparation(RoomPool(keep=2))
-        self._under_way = UnderWay(timeout_s)
-        # One thread, so that saves are published in their order. The interpreter waits for it when it ends.
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ckptd-saver")
+        self._under_way = UnderWay(timeout_s, "a Saver")
+        # One thread, so that saves are published in their order.
+        self._writer = threads.Pool(1, "ckptd-saver")
 
     def staging(self, target: Target) -> Staging:
         """See `Place`."""
@@ -103,7 +104,13 @@ class BesideThePath:
                 room.give_back()
         pending = PendingSave(step_of(target.prefix))
         self._under_way.add(pending)
-        self._writer.submit(self._carry_out, pending, target, content, snapshot, write_state)
+        try:
+            self._writer.submit(partial(self._carry_out, pending, target, content, snapshot, write_state))
+        except RuntimeError as error:
+            failure = UnavailableError(f"the save can't begin, as no thread can be started: {error}")
+            pending.fail(failure, is_known=True)
+            snapshot.release()
+            raise failure from error
         return pending
 
     def _carry_out(

@@ -295,7 +295,7 @@ def test_damage_is_not_mistaken_for_a_checkpoint_that_has_gone(address, place):
 
 
 def test_a_third_save_waits_for_the_first_and_not_for_ever(tmp_path, monkeypatch):
-    from ckptd.client import launching
+    from ckptd.client import undertaking
 
     free, begun = threading.Event(), threading.Semaphore(0)
 
@@ -304,8 +304,8 @@ def test_a_third_save_waits_for_the_first_and_not_for_ever(tmp_path, monkeypatch
         assert free.wait(BOUND_S)
         return real(*arguments)
 
-    real = launching.carry_out
-    monkeypatch.setattr(launching, "carry_out", slow)
+    real = undertaking.carry_out
+    monkeypatch.setattr(undertaking, "carry_out", slow)
     ckpt = open_run(str(tmp_path), timeout_s=0.2)
     pending = [ckpt.save(1, {"a": W}), ckpt.save(2, {"a": W})]
     with pytest.raises(UnavailableError, match=r"the save of step 1 has not ended within 0\.2 s"):
