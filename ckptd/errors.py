@@ -52,14 +52,14 @@ class CkptdError(Exception):
             text = f"{self.key}: {text}"
         if self.offset is not None:
             text += f" at byte {self.offset}"
-        facts = [
-            f"{what} {value}"
-            for what, value in (("expected", self.expected), ("found", self.actual))
-            if value is not None
-        ]
+        facts = self._facts()
         if facts:
             text += f" ({', '.join(facts)})"
         return text
+
+    def _facts(self) -> list[str]:
+        named = (("expected", self.expected), ("found", self.actual))
+        return [f"{what} {value}" for what, value in named if value is not None]
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.reason, self.key, self.offset, self.expected, self.actual)
@@ -113,9 +113,25 @@ class UnavailableError(CkptdError):
 
 
 class StorageFullError(CkptdError):
-    """The store has no room left; an operator must make some."""
+    """The store has no room left; an operator must make some. That of a save says how much it needs."""
 
     exit_code = 7
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """How much room the save needs in all; None where that is not known."""
+        return self.expected if isinstance(self.expected, int) else None
+
+    @property
+    def free_bytes(self) -> int | None:
+        """How much was free when the save had given back what it had taken; None where the store does not say."""
+        return self.actual if isinstance(self.actual, int) else None
+
+    def _facts(self) -> list[str]:
+        if self.needed_bytes is None:
+            return super()._facts()
+        needs = f"{readable_size(self.needed_bytes)} needed"
+        return [needs] if self.free_bytes is None else [needs, f"{readable_size(self.free_bytes)} free"]
 
 
 class CorruptionError(CkptdError):
@@ -128,3 +144,15 @@ class NotPermittedError(CkptdError):
     """The store or the daemon refuses this identity."""
 
     exit_code = 9
+
+
+def readable_size(size_bytes: int) -> str:
+    """Format bytes in decimal units, as disks and networks are sold: ``12.3 MB``."""
+    if abs(size_bytes) < 1000:
+        return f"{size_bytes} B"
+    amount = float(size_bytes)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        amount /= 1000
+        if abs(amount) < 999.95 or unit == "PB":
+            break
+    return f"{amount:.1f} {unit}"

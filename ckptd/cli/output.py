@@ -17,6 +17,7 @@ from typing import TextIO
 from rich.console import Console
 
 from ckptd.cli import layout
+from ckptd.errors import readable_size
 
 _PIPE_WIDTH = 100_000  # wide enough that rich never folds a line that another program will read
 _CELL_GAP = "  "
@@ -125,16 +126,7 @@ def printable(text: str, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
-def size(size_bytes: int) -> str:
-    """Format bytes in decimal units, as disks and networks are sold: ``12.3 MB``."""
-    if abs(size_bytes) < 1000:
-        return f"{size_bytes} B"
-    amount = float(size_bytes)
-    for unit in ("kB", "MB", "GB", "TB", "PB"):
-        amount /= 1000
-        if abs(amount) < 999.95 or unit == "PB":
-            break
-    return f"{amount:.1f} {unit}"
+size = readable_size
 
 
 def duration(seconds: float) -> str:

@@ -83,6 +83,11 @@ class Catalog(Owned):
         self._sequence = 0
         self._counting = threading.Lock()
 
+    @property
+    def max_to_keep(self) -> int | None:
+        """How many retention keeps; None or 0: all."""
+        return self._policy.max_to_keep
+
     def configure(
         self, policy: RetentionPolicy, latest_filename: str, pad_step_number: bool, relative_paths: bool = True
     ) -> None:

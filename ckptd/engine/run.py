@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
-from ckptd.engine import epochs, presence, records, rest
+from ckptd.engine import epochs, presence, records, rest, room
 from ckptd.engine import session as machine
 from ckptd.engine.capture import Capture
 from ckptd.engine.catalog import Catalog
@@ -116,6 +116,7 @@ class Run:
         self._is_rest_noted = owner is not None or store.has_locks  # nothing to note there
         self._rests_since = 0.0  # boot clock, since when nothing has changed
         self.problems: tuple[str, ...] = ()
+        self._shortage: str | None = None  # told once
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._quarantined: tuple[Record, ...] = ()
 
@@ -380,6 +381,20 @@ class Run:
         if is_listed:  # an unlisted one is not the latest, which watchers follow
             self._listeners.tell(checkpoint, number)
         self._retire()
+        self._look_for_room(checkpoint)
+
+    def _look_for_room(self, checkpoint: Checkpoint) -> None:
+        """Warn once where what retention keeps will not fit."""
+        if self._shortage is not None or self._is_closed:
+            return
+        try:
+            free_bytes = self.store.free_bytes()
+        except CkptdError:
+            return  # to look is no part of a save
+        kept, most = len(self._checkpoints), self.catalog.max_to_keep
+        self._shortage = room.shortage(checkpoint.size_bytes, kept, most, free_bytes)
+        if self._shortage is not None:
+            logger.warning("%s: %s", self.name, self._shortage)
 
     def _retire(self) -> None:
         """Delete what retention let go, and what was deleted long enough ago."""
@@ -549,7 +564,7 @@ class Run:
             self.latest(),
             len(self._checkpoints),
             self.last_error,
-            problems=self.problems,
+            problems=self.problems if self._shortage is None else (*self.problems, self._shortage),
             damaged=self._quarantined,
         )
 

@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from ckptd.engine import room
 from ckptd.engine import session as machine
 from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
@@ -391,6 +392,8 @@ class Save:
             logger.warning("could not clean up after %s: %s", self.ref, failure)
             error.add_note(f"what it had written could not be removed now: {failure}")
         finally:
+            if self._record is not None:
+                room.measure(error, self._record.size_bytes, self.run.store)
             with self.run.lock:
                 self._end(error)
 
