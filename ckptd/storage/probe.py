@@ -1,5 +1,8 @@
 """Does this bucket keep what a store promises? Every promise is tried out, on objects of our own, and cleaned up after.
 
+`ckptd doctor` shows what every check found, a daemon only makes those that it needs: both refuse the same buckets. What
+else cannot be tried out, for want of rights or because the server does not offer it, is a warning.
+
 A server says yes to a condition that it has never heard of, so an answer is believed only when the opposite was tried
 too. What matters most is `fences`: without it a second coordinator, or one that was thought dead, could overwrite what
 another has published.
@@ -58,7 +61,7 @@ def fences(bucket: Bucket, root: str) -> Sequence[str]:
     if known is None:
         trial = _Trial(bucket, root)
         try:
-            found = [check(trial) for name, check in _CHECKS if name in ("write", *_FENCES)]
+            found = [check(trial) for name, check in _CHECKS if name in _NEEDED]
         finally:
             trial.clean_up()
         known = (bucket.unfenced,) if bucket.unfenced else ()
@@ -95,10 +98,11 @@ class _Trial:
 def _carry_out(name: str, check: Callable[[_Trial], tuple[Outcome, str]], trial: _Trial) -> Finding:
     try:
         outcome, detail = check(trial)
-    except UnavailableError as error:
-        trial.forget()  # asking it to delete what it may not have would take as long again; the next start sweeps it
-        return Finding(name, Outcome.REFUSED, error.reason, error)
     except CkptdError as error:
+        if isinstance(error, UnavailableError):
+            trial.forget()  # to delete what it may not have would take as long again; a later start sweeps it
+        if name not in _NEEDED:
+            return Finding(name, Outcome.WARNING, f"nobody can tell: {error.reason}")
         return Finding(name, Outcome.REFUSED, error.reason, error)
     return Finding(name, outcome, detail, InvalidRequestError(detail) if outcome is Outcome.REFUSED else None)
 
@@ -214,7 +218,9 @@ def _clock(trial: _Trial) -> tuple[Outcome, str]:
     return (Outcome.WARNING if abs(skew_s) > _MAX_SKEW_S else Outcome.OK), text
 
 
-_FENCES = ("create", "replace", "replace missing")
+_NEEDED = ("write", "create", "replace", "replace missing")
+"""The checks that a daemon makes, too, and without which it refuses the bucket. The others may fail, and only warn."""
+
 _CHECKS: list[tuple[str, Callable[[_Trial], tuple[Outcome, str]]]] = [
     ("write", _write),
     ("create", _create),

@@ -17,6 +17,9 @@ from ckptd.storage.bucket import Bucket
 from ckptd.storage.s3 import S3Bucket
 from ckptd.storage.s3_requests import Patience, S3Options, S3Requests
 
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off", "", "none")
+
 CLIENT_VARIABLE = "CKPTD_S3_CLIENT"
 """Names who makes the requests: "ckptd", our own, or "s3fs"."""
 
@@ -31,7 +34,7 @@ def open_s3(name: str, patience_s: float | None = None) -> Bucket:
     if client == "s3fs":
         from ckptd.storage.s3fs_bucket import S3fsBucket
 
-        return S3fsBucket(name)
+        return S3fsBucket(name, anon=is_anonymous(conf.get("s3", {})))
     if client != "ckptd":
         raise InvalidRequestError(f"{CLIENT_VARIABLE} is ckptd or s3fs", actual=client)
     patience = Patience()
@@ -64,4 +67,17 @@ def options_of(configured: Mapping[str, Any]) -> S3Options:
             )
     if (found["key"] is None) != (found["secret"] is None):
         raise InvalidRequestError("fsspec's configuration for s3 has one of key and secret, and not the other")
-    return S3Options(**found)
+    return S3Options(**found, anon=is_anonymous(configured))
+
+
+def is_anonymous(configured: Mapping[str, Any]) -> bool:
+    """Say whether a public bucket is to be read without credentials: `anon`, as s3fs names it.
+
+    Raises:
+        InvalidRequestError: for a value that is neither true nor false.
+    """
+    value = configured.get("anon", False)
+    told = str(value).strip().lower()  # from the environment it comes as text
+    if told not in _TRUE + _FALSE:
+        raise InvalidRequestError("anon of fsspec's configuration for s3 is neither true nor false", actual=repr(value))
+    return told in _TRUE

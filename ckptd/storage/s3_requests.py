@@ -1,8 +1,9 @@
 """Signed requests to an S3 server: bytes go from memory to the socket and from the socket to memory without a copy.
 
 `botocore` finds region, endpoint and credentials as everywhere in that ecosystem (environment, profiles, roles, with
-their renewal) and signs; `urllib3` keeps the connections. What is repeated and how often is decided here: an answer
-that was lost is asked for again, so a request may be carried out twice, which the caller has to bear.
+their renewal) and signs, unless a public bucket is read without credentials; `urllib3` keeps the connections. What is
+repeated and how often is decided here: an answer that was lost is asked for again, so a request may be carried out
+twice, which the caller has to bear.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class S3Options:
     key: str | None = None
     secret: str | None = None
     token: str | None = None
+    anon: bool = False  # nobody: requests are not signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,8 @@ class S3Requests:
         if method in ("PUT", "POST"):
             sent = {"Content-Length": str(sum(memory.nbytes for memory in body)), **sent}
         request = AWSRequest(method=method, url=url, headers=sent)
-        _Unsigned(self._frozen(), "s3", self.region).add_auth(request)
+        if not self._options.anon:
+            _Unsigned(self._frozen(), "s3", self.region).add_auth(request)
         try:
             answer = self._pool.urlopen(
                 method,
@@ -235,7 +238,8 @@ class S3Requests:
                 self._credentials = credentials
             if credentials is None:
                 raise NotPermittedError(
-                    "there are no credentials for S3: set AWS_ACCESS_KEY_ID and its kin, or a profile"
+                    "there are no credentials for S3: set AWS_ACCESS_KEY_ID and its kin, or a profile; "
+                    "a public bucket is read without any by FSSPEC_S3_ANON=true"
                 )
             return credentials.get_frozen_credentials()
         except BotoCoreError as error:

@@ -39,9 +39,9 @@ _DEADLINE_S = 60.0  # for so long a request is made again
 class S3fsBucket:
     """See `ckptd.storage.bucket.Bucket`."""
 
-    def __init__(self, name: str) -> None:
-        """Nothing is sent yet."""
-        options = {**conf.get("s3", {}), "use_listings_cache": False, "skip_instance_cache": True}
+    def __init__(self, name: str, *, anon: bool = False) -> None:
+        """Nothing is sent yet. With `anon` requests are not signed."""
+        options = {**conf.get("s3", {}), "anon": anon, "use_listings_cache": False, "skip_instance_cache": True}
         try:
             self._files = S3FileSystem(**options)
         except (BotoCoreError, ValueError, TypeError) as error:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import uuid
+
 import pytest
 
 from ckptd.engine.coordinator import Coordinator
@@ -11,7 +16,7 @@ from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.locations import open_store
 from ckptd.storage.objects import ObjectStore
 from ckptd.storage.probe import fences, probe
-from tests.services.faults import ACCESS_DENIED
+from tests.services.faults import ACCESS_DENIED, Refuse
 from tests.services.front import Front
 from tests.services.lying import ALL_CONDITIONS, Lie, LyingStore
 from tests.services.s3 import S3Service
@@ -38,6 +43,37 @@ def test_a_server_that_keeps_every_promise_passes_and_nothing_is_left_behind(s3_
     assert list(fences(store.bucket, store.root)) == []
     assert list(store.bucket.list(store.root, deep=True)) == []
     assert list(store.bucket.uploads(store.root)) == []
+
+
+NOT_IMPLEMENTED = Refuse(501, "NotImplemented")
+UNTOLD = [
+    pytest.param(ACCESS_DENIED, "GetBucketVersioning GetBucketLifecycleConfiguration", {"versions", "lifecycle"}),
+    pytest.param(NOT_IMPLEMENTED, "GetBucketVersioning GetBucketLifecycleConfiguration", {"versions", "lifecycle"}),
+    pytest.param(NOT_IMPLEMENTED, "HeadBucket", {"clock"}),
+    pytest.param(NOT_IMPLEMENTED, "CompleteMultipartUpload", {"complete"}),
+]
+
+
+@pytest.mark.parametrize(("answer", "operations", "untold"), UNTOLD, ids=["denied", "not offered", "clock", "complete"])
+def test_what_cannot_be_tried_out_is_a_warning_and_daemon_and_doctor_take_the_bucket_alike(
+    s3_front: Front, s3_service: S3Service, answer: Refuse, operations: str, untold: set[str]
+) -> None:
+    s3_front.add(answer, operations, times=None)
+    root = f"s3://{s3_service.bucket}/{uuid.uuid4().hex}"
+    doubts = {name for name, finding in probed(bucket_store(root)).items() if finding.outcome is not Outcome.OK}
+    assert doubts == untold
+    doctor = subprocess.run(
+        [sys.executable, "-m", "ckptd", "doctor", root, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert doctor.returncode == 0, doctor.stderr
+    assert json.loads(doctor.stdout)["ok"]
+    coordinator = Coordinator(bucket_store(root))
+    coordinator.open()
+    coordinator.close()
 
 
 LIES = [
