@@ -26,6 +26,7 @@ from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
 from ckptd.daemon.descriptors import raise_limit
 from ckptd.engine.coordinator import Coordinator
+from ckptd.engine.scrub import Scrub
 from ckptd.engine.settings import Settings
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
@@ -140,11 +141,16 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
         await server.stop()
         await loop.run_in_executor(None, coordinator.close)
         raise
+    scrub = None
+    if config.scrub_bytes_per_s is not None:
+        scrub = Scrub(coordinator, config.scrub_bytes_per_s, config.scrub_every_s)
     caught = await signals.get()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, functools.partial(_end_now, config))
     _log.info("%s: waiting at most %g s for saves under way", caught.name, config.grace_s)
     await server.drain()
+    if scrub is not None:
+        await loop.run_in_executor(None, scrub.close)
     finished = await loop.run_in_executor(None, coordinator.close, config.grace_s)
     await server.stop()
     _forget(config)

@@ -103,6 +103,16 @@ class Config:
     stream_port: int = _setting(
         0, "integer", "Port of the first of them; the others have the next ones. 0: any that are free.", most=65535
     )
+    scrub_bytes_per_s: int | None = _setting(
+        None,
+        "integer",
+        "Read all checkpoints again in the background, so fast at most, to find damage early. [default: not at all]",
+        least=1_000_000,
+        optional=True,
+    )
+    scrub_every_s: float = _setting(
+        7 * 86400.0, "seconds", "How long after it was last verified a checkpoint is read again.", least=1.0
+    )
     write_bytes_per_s: int | None = _setting(
         None,
         "integer",

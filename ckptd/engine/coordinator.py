@@ -31,7 +31,7 @@ from ckptd.engine.readers import Readers
 from ckptd.engine.records import Record
 from ckptd.engine.repair import Repaired, repair
 from ckptd.engine.retention import Rule
-from ckptd.engine.root import LOCK_KEY
+from ckptd.engine.root import LOCK_KEY, stored_runs
 from ckptd.engine.run import Run
 from ckptd.engine.runs import Runs
 from ckptd.engine.session import Phase
@@ -374,6 +374,15 @@ class Coordinator:
         """Take what a rank that restores together with others has found; see `Starts.report`."""
         with self._stored(run) as found:
             return self._starts_of(run).report(restoring, prefix, is_whole, lambda: found.latest(name))
+
+    def note_verified(self, run: str, save_id: str) -> None:
+        """Note that all of a checkpoint was read just now and is as it should be."""
+        with self._stored(run) as found:
+            found.note_verified(save_id)
+
+    def stored_runs(self) -> Iterator[str]:
+        """Yield the names of the runs below the root, open or not."""
+        return iter(stored_runs(self.store))
 
     def quarantine_of(self, run: str, save_id: str) -> str:
         """Return why the checkpoint of a save is in quarantine, in words; "" when it is not."""

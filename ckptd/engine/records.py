@@ -97,6 +97,8 @@ class Record:
         quarantined_at: wall clock, since when.
         quarantined_by: who read the damaged bytes again.
         verified_at: wall clock, when all of it was last read and found as it should be; None: not yet.
+        verified_parts, verified_of, verified_since: which parts, of how many, have been read since when, while it is
+            verified part by part.
     """
 
     save_id: str
@@ -132,6 +134,9 @@ class Record:
     quarantined_at: float | None = None
     quarantined_by: str = ""
     verified_at: float | None = None
+    verified_parts: tuple[int, ...] = ()
+    verified_of: int = 0
+    verified_since: float | None = None
 
     def __post_init__(self) -> None:
         if not _SAVE_ID.fullmatch(self.save_id):

@@ -475,6 +475,14 @@ class Run:
             finally:
                 self.look()
 
+    def note_verified(self, save_id: str) -> None:
+        """Note that all of a checkpoint was read just now and is as it should be."""
+        with self.catalog_lock:
+            try:
+                self.catalog.note_verified(save_id)
+            finally:
+                self.look()
+
     def is_there(self, checkpoint: Checkpoint) -> bool:
         """Say whether a checkpoint is among those of the run, and the same save."""
         return any(is_same_save(each, checkpoint) for each in self._checkpoints)
