@@ -14,6 +14,7 @@ from ckptd.engine.objects import Objects
 from ckptd.engine.seen import SeenIndex
 from ckptd.format import crc32c
 from ckptd.storage.base import AccessPattern, ObjectStat
+from ckptd.storage.holds import Hold, hold
 from ckptd.storage.local import LocalStore
 from ckptd.wire.v1 import arena_pb2
 
@@ -158,6 +159,10 @@ class HeldObjects:
 
     def _is_held(self, key: str) -> bool:
         return self._index is not None and key in self._runs
+
+    def hold(self, key: str) -> Hold | None:
+        """See `HoldingObjects`."""
+        return hold(self._objects, key)
 
     def stat(self, key: str) -> ObjectStat:
         """Describe one object."""

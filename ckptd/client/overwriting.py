@@ -20,6 +20,7 @@ from ckptd.engine.plan import plan
 from ckptd.engine.prune import index_in_place
 from ckptd.format.names import index_key, shard_key
 from ckptd.storage.base import Store
+from ckptd.storage.holds import unread
 
 
 def write_over(
@@ -40,12 +41,16 @@ def write_over(
     meta_key = meta_graph_key(key, meta_graph_suffix)
     if index is not None and index.num_shards in (num_shards, None):
         passing = replace(layout, shard_sizes=(*layout.shard_sizes, 0))
-        _write(store, key, passing, snapshot, meta_key, meta_graph)
+        if not _write(store, key, passing, snapshot, meta_key, meta_graph):
+            return  # the old data has the names that the new one should have, and goes at the next save
     _write(store, key, layout, snapshot, meta_key, meta_graph)
 
 
-def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key: str, meta_graph: bytes | None) -> None:
-    """Put the checkpoint in place under this layout's shard count, which the index in place does not refer to."""
+def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key: str, meta_graph: bytes | None) -> bool:
+    """Put the checkpoint in place under this layout's shard count, which the index in place does not refer to.
+
+    Returns whether nothing else is left; what is being read of the old one stays.
+    """
     ours = [shard_key(key, shard, layout.num_shards) for shard in range(layout.num_shards)]
     in_place = shard_keys_in_place(store, key)
     left_over = [each for each in ours if each in in_place]
@@ -57,5 +62,9 @@ def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key:
     commit(store, Files(index_key(key), merge(layout, crcs), meta_key, meta_graph, overwrite=True))
     superseded = [each for each in in_place if each not in ours]
     if superseded:
-        # Crash here: the new checkpoint, and the data of the old one, that no index refers to.
-        store.delete(superseded)
+        with unread(store, superseded) as is_unread:
+            if not is_unread:
+                return False
+            # Crash here: the new checkpoint, and the data of the old one, that no index refers to.
+            store.delete(superseded)
+    return True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,11 @@ from ckptd.format import dtypes
 from ckptd.format.names import tensor_name
 from ckptd.format.slices import Box
 
+if sys.version_info >= (3, 11):
+    from typing import Self
+else:
+    from typing_extensions import Self
+
 _NUM_NEAR_MISSES = 3
 
 
@@ -30,7 +37,8 @@ class CheckpointReader(Mapping[str, Any]):
 
     Values come as TensorFlow gives them: a scalar as a numpy scalar, a scalar string as `bytes`, everything else as an
     array that the caller owns; strings as object arrays of `bytes`. Once opened, it reads the same checkpoint until
-    that is deleted. Any thread may use it.
+    that is deleted; on a local disk ckptd deletes none that is open, until `close` or until the reader is collected.
+    Any thread may use it, and a forked child reads on under its parent's hold.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -45,6 +53,18 @@ class CheckpointReader(Mapping[str, Any]):
     def bundle(self) -> Bundle:
         """What it reads from, for modules that check before they read."""
         return self._bundle
+
+    def close(self) -> None:
+        """Let the checkpoint be deleted; it can be read for as long as it is there. May be repeated."""
+        self._bundle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def get_tensor(self, name: str | bytes) -> Any:
         """Read a whole tensor, and verify it. The encoded key of a slice, as in `debug_string`, gives the slice.

@@ -133,9 +133,12 @@ def _read(
         objects = objects.beneath  # what memory holds may be what is wrong
     # Boxes are not summed: only the index tells whether they are still of the checkpoint that was opened.
     bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
-    arrays = _read_bundle(bundle, names, slices, into)
-    if slices:
-        bundle.check_unchanged()
+    try:
+        arrays = _read_bundle(bundle, names, slices, into)
+        if slices:
+            bundle.check_unchanged()
+    finally:
+        bundle.close()
     return arrays
 
 

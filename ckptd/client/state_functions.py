@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 
 from ckptd.client.finding import Path, as_text, find_stat, is_absolute, open_state
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.format.names import index_key, meta_key, parse_shard_key
 from ckptd.format.saver_pb2 import SaverDef
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Store
+from ckptd.storage.holds import unread
 from ckptd.storage.locations import split_prefix
 
 _OLD_VERSIONS = (SaverDef.LEGACY, SaverDef.V1)
@@ -113,14 +114,21 @@ def remove_checkpoint(
 
     Missing files are fine, and no character of the prefix is a wildcard. The index goes first, so a crash in between
     leaves files that nobody reads, and no damaged checkpoint.
+
+    Raises:
+        ConflictError: when ckptd reads it, here or in another process. Nothing was deleted.
     """
     store, key = split_prefix(as_text(checkpoint_prefix))
     if checkpoint_format_version in _OLD_VERSIONS:
         store.delete([key])
         store.delete([meta_graph_key(key, meta_graph_suffix)])
         return
-    store.delete([index_key(key)])
-    store.delete([*shard_keys_in_place(store, key), meta_graph_key(key, meta_graph_suffix)])
+    shards = shard_keys_in_place(store, key)
+    with unread(store, [index_key(key), *shards]) as is_unread:
+        if not is_unread:
+            raise ConflictError("it is being read, straight from the disk", key=store.location(key))
+        store.delete([index_key(key)])
+        store.delete([*shards, meta_graph_key(key, meta_graph_suffix)])
 
 
 def meta_graph_key(key: str, suffix: str) -> str:

@@ -27,6 +27,7 @@ from ckptd.format.index import HEADER_KEY, Index
 from ckptd.format.names import index_key, step_of
 from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.base import ObjectWriter, Store
+from ckptd.storage.holds import hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,9 @@ def copy_checkpoint(
         raise InvalidRequestError("a checkpoint cannot be copied onto itself", key=store.location(key))
     clock = clock or SystemClock()
     began_at = time.monotonic()
+    held = hold(source, index_key(source_key))
     index_bytes = source.get(index_key(source_key))
-    bundle = Bundle(source, source_key, indexes.decode(index_bytes, index_key(source_key)))
+    bundle = Bundle(source, source_key, indexes.decode(index_bytes, index_key(source_key))).holding(held)
     pieces = _pieces(bundle)
     with Placement(store, key, overwrite=overwrite, on_step=on_step) as placement:
         as_it_is = num_shards is None

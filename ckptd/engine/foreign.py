@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from ckptd.engine import indexes, listed, reserve, survey
+from ckptd.engine import indexes, listed, prune, reserve, survey
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.records import DIRECTORY
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
@@ -48,7 +48,8 @@ def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnS
     """Delete the checkpoint whose prefix is the key `prefix`, whoever wrote it. Durable on return, safe to repeat.
 
     Raises:
-        ConflictError: when a state file names it as the latest and `even_latest` is False, or a record says it is ours.
+        ConflictError: when a state file names it as the latest and `even_latest` is False, a record says it is ours, or
+            it is being read.
         CorruptionError: when its index cannot be decoded: then nobody knows which files are its own.
         NotFoundError: when there is no index.
     """
@@ -57,6 +58,11 @@ def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnS
         raise ConflictError(f"this is ckptd's own checkpoint, recorded in {DIRECTORY}", key=prefix)
     index_key = names.index_key(prefix)
     num_shards = indexes.decode(store.get(index_key), index_key).num_shards
+    with prune.unread(store, prefix, num_shards):
+        _delete(store, directory, prefix, num_shards, even_latest, on_step)
+
+
+def _delete(store: Store, directory: str, prefix: str, num_shards: int, even_latest: bool, on_step: OnStep) -> None:
     changes = []
     for key, state in state_files(store, directory).items():
         is_latest = listed.resolve(store, directory, state.model_checkpoint_path) == prefix
@@ -74,7 +80,7 @@ def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnS
             store.delete([key])
     # Crash here: a whole checkpoint that no state file names.
     on_step("foreign.index")
-    store.delete([index_key])
+    store.delete([names.index_key(prefix)])
     # Crash here: data files without an index. TensorFlow leaves such ones too; `ckptd verify` tells of none.
     on_step("foreign.shards")
     shards = [names.shard_key(prefix, shard, num_shards) for shard in range(num_shards)]

@@ -37,6 +37,8 @@ CONFIRMED_FOR_S = 5.0
 _REMOVING = ("drop.", "sweep.", "delete.index", "undelete.aside", "unlist.")
 """How the names of steps begin that remove something: before each of them the owner looks whether it still is one."""
 
+_LOOK_AGAIN_S = 30.0  # at what could not be deleted yet
+
 
 @dataclass(frozen=True, slots=True)
 class _Publication:
@@ -191,9 +193,13 @@ class Ledger:
         return record.deleted_at is not None and self._clock.wall_s() < record.deleted_at + self._undo_s
 
     def next_sweep_at(self) -> float | None:
-        """Return when the time to undo a deletion is next over; None when nothing was deleted in that way."""
-        over_at = (each.deleted_at + self._undo_s for each in self.records.values() if each.deleted_at is not None)
-        return min(over_at, default=None)
+        """Return when to sweep next: when the time to undo a deletion is over, or to look again whether one is read.
+
+        None when nothing waits to be deleted.
+        """
+        waiting = [each.deleted_at for each in self.records.values() if each.dropped and each.published]
+        again = self._clock.wall_s() + _LOOK_AGAIN_S
+        return min((again if at is None else at + self._undo_s for at in waiting), default=None)
 
     def set_aside(self, record: Record) -> None:
         """Take a checkpoint that the state file no longer names out of sight. Safe to repeat."""
@@ -274,6 +280,9 @@ class Ledger:
         elif in_use is not None:
             try:
                 self.drop(record)
+            except prune.BeingReadError:
+                _log.info("%s is being read: it is deleted when that has ended", prefix)
+                later = "it is being read; it goes at a later save"
             except CkptdError as error:
                 if self.state.is_fenced:
                     raise
@@ -290,14 +299,14 @@ class Ledger:
         self._on_step("settle.dropped")
         return self.remember(self.note(record, dropped=True))
 
-    def drop(self, record: Record) -> None:
-        """Delete what is left of a checkpoint that the state file no longer names, and forget it."""
+    def drop(self, record: Record, *, is_unread: bool = False) -> None:
+        """Delete what is left of a checkpoint that the state file no longer names, and forget it; see `prune.drop`."""
         others = [
             each
             for each in self.records.values()
             if each.prefix == record.prefix and each.sequence > record.sequence and not each.dropped
         ]
-        prune.drop(self._store, record, others=others, on_step=self._on_step)
+        prune.drop(self._store, record, others=others, on_step=self._on_step, is_unread=is_unread)
         self.records.pop(record.save_id, None)
         reserve.keep(self._store, self._run)
 

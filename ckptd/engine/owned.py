@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 
 from ckptd.engine import prune, survey
 from ckptd.engine.checkpoint import Checkpoint
@@ -60,11 +61,7 @@ class Owned(ABC):
             # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
             listed = record.prefix_key in self._ledger.listed()
             released = not pinned and listed and not self._ledger.listing.has_room(self._policy)
-            try:
-                self._ledger.remember(self._ledger.note(record, pinned=pinned, released=released))
-            except CkptdError:
-                self._ledger.is_stale = True  # the store may have taken it all the same
-                raise
+            self._ledger.remember(self._ledger.note(record, pinned=pinned, released=released))
         return self.find(which)
 
     def delete(self, which: Which, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
@@ -75,7 +72,7 @@ class Owned(ABC):
         the latest; if there is none, the state file goes.
 
         Raises:
-            ConflictError: when it is pinned, the latest, or not ours.
+            ConflictError: when it is pinned, the latest, not ours, or, for good, when it is being read.
         """
         record = self._record_of(which)
         checkpoint = self.find(which)
@@ -84,19 +81,25 @@ class Owned(ABC):
         if checkpoint == self.latest() and not even_latest:
             raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
         deleted_at = None if for_good or self._undo_s <= 0 else self._clock.wall_s()
+        with ExitStack() as stack:
+            if deleted_at is None:
+                stack.enter_context(prune.unread(self._store, record.prefix_key, record.num_shards))
+            self._delete(record, deleted_at)
+        return checkpoint
+
+    def _delete(self, record: Record, deleted_at: float | None) -> None:
         try:
             # Crash after this mark: still listed, so `recovery` takes the mark back.
             record = self._ledger.remember(self._ledger.note(record, dropped=True, deleted_at=deleted_at))
             if record.prefix_key in self._ledger.listed():
                 self._ledger.unlist(record)
             if deleted_at is None:
-                self._ledger.drop(record)
+                self._ledger.drop(record, is_unread=True)
             else:
                 self._ledger.set_aside(record)
         except CkptdError:
             self._ledger.is_stale = True
             raise
-        return checkpoint
 
     def undelete(self, which: Which) -> Checkpoint:
         """Bring back what `delete` deleted lately, by its step or prefix. Durable on return.

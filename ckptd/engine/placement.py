@@ -7,6 +7,7 @@ of their own: they get them by having another number of shards.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,13 +17,15 @@ from types import TracebackType
 from ckptd.engine import commit as durable
 from ckptd.engine import records
 from ckptd.engine.commit import Files, OnStep, ignore_step
-from ckptd.engine.prune import index_in_place
+from ckptd.engine.prune import BeingReadError, index_in_place, unread
 from ckptd.engine.root import LOCK_KEY
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import ObjectWriter, Store
 from ckptd.storage.keys import join
+
+_log = logging.getLogger(__name__)
 
 
 class Placement:
@@ -35,7 +38,7 @@ class Placement:
         """Look at what is there.
 
         Raises:
-            ConflictError: when there is a checkpoint and `overwrite` is False.
+            ConflictError: when there is a checkpoint and `overwrite` is False, or it is being read.
         """
         self._store = store
         self._key = key
@@ -44,6 +47,9 @@ class Placement:
         self._old = index_in_place(store, names.index_key(key))
         if self._old is not None and not overwrite:
             raise ConflictError("there is a checkpoint already", key=store.location(key))
+        if self._old is not None:
+            with unread(store, key, self._old.num_shards):
+                pass  # rather now than when all is written
         self._finished: list[str] = []
         self._num_shards = 0
 
@@ -117,7 +123,11 @@ class Placement:
         self._on_step("place.delete_old")
         count = self._old.num_shards or 0
         doomed = [] if meta is not None else [files.meta_key]
-        self._store.delete([*doomed, *(names.shard_key(self._key, shard, count) for shard in range(count))])
+        try:
+            with unread(self._store, self._key, count, is_in_place=False):
+                self._store.delete([*doomed, *(names.shard_key(self._key, shard, count) for shard in range(count))])
+        except BeingReadError:
+            _log.warning("the data of the checkpoint that was at %s is being read, and stays", self._key)
 
 
 def spread(sizes: Sequence[int], num_shards: int) -> list[list[int]]:

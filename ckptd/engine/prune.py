@@ -6,14 +6,17 @@ is no checkpoint any more, only files. The record is last, because it is the pro
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 
 from ckptd.engine import indexes, reserve
 from ckptd.engine.commit import OnStep, ignore_step
 from ckptd.engine.records import Record
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.format import names
 from ckptd.format.crc32c import crc32c
+from ckptd.storage import holds
 from ckptd.storage.base import Store
 
 
@@ -68,26 +71,62 @@ def is_aside(store: Store, record: Record) -> bool:
     return True
 
 
-def drop(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:
+class BeingReadError(ConflictError):
+    """A checkpoint is being read, and so it is not deleted now."""
+
+
+@contextmanager
+def unread(store: Store, prefix: str, num_shards: int | None, *, is_in_place: bool = True) -> Iterator[None]:
+    """Make sure that nobody reads the checkpoint `prefix`, nor begins to while the block runs.
+
+    Its data is looked at, which is its alone, and its index, unless another save's `is_in_place`.
+
+    Raises:
+        BeingReadError: when somebody does.
+    """
+    keys = [names.shard_key(prefix, 0, num_shards)] if num_shards else []
+    with holds.unread(store, [*keys, *([names.index_key(prefix)] if is_in_place else [])]) as is_unread:
+        if not is_unread:
+            raise BeingReadError(
+                "it is being read, straight from the disk; try again when that has ended", key=store.location(prefix)
+            )
+        yield
+
+
+def drop(
+    store: Store,
+    record: Record,
+    *,
+    others: Collection[Record] = (),
+    on_step: OnStep = ignore_step,
+    is_unread: bool = False,
+) -> None:
     """Delete what is left of a checkpoint of ours that the state file no longer names. Safe to repeat.
 
     The index of another attempt stays, one of `others`, and so does the graph description unless that one has none.
+    With `is_unread` the caller has made sure of that.
 
     Raises:
+        BeingReadError: when it is being read; nothing was deleted.
         ConflictError: when the index in place may be another program's; nothing was deleted.
     """
-    index = index_in_place(store, record.index_key)
-    if index is not None and _is_ours(index, record):
-        # Crash here: a whole checkpoint, marked to be dropped. `recovery` comes back to this.
-        on_step("drop.index")
-        store.delete([record.index_key])
-        index = None
-    if record.deleted_at is not None:
-        # Crash here: as `delete` left it. Without the copy the deletion is for good.
-        on_step("drop.aside")
-        store.delete([record.aside_key])
-    with_meta = index is None or _has_no_meta(index, others)
-    _delete_rest(store, record, with_meta=with_meta, what="drop", on_step=on_step)
+    with ExitStack() as stack:
+        if not is_unread:
+            stack.enter_context(unread(store, record.prefix_key, record.num_shards, is_in_place=False))
+        index = index_in_place(store, record.index_key)
+        if index is not None and _is_ours(index, record):
+            if not is_unread:
+                stack.enter_context(unread(store, record.prefix_key, None))
+            # Crash here: a whole checkpoint, marked to be dropped. `recovery` comes back to this.
+            on_step("drop.index")
+            store.delete([record.index_key])
+            index = None
+        if record.deleted_at is not None:
+            # Crash here: as `delete` left it. Without the copy the deletion is for good.
+            on_step("drop.aside")
+            store.delete([record.aside_key])
+        with_meta = index is None or _has_no_meta(index, others)
+        _delete_rest(store, record, with_meta=with_meta, what="drop", on_step=on_step)
 
 
 def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:

@@ -34,6 +34,7 @@ from ckptd.format.plain import plain_tensors
 from ckptd.format.slices import Box, TensorSlice
 from ckptd.format.stored import Piece, StoredTensor
 from ckptd.storage.direct import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
+from ckptd.storage.holds import Hold, hold
 
 Array = NDArray[Any]
 
@@ -60,7 +61,10 @@ class _Found:
 
 
 class Bundle:
-    """One stored checkpoint opened for reading. Any thread may use it; it holds no open files.
+    """One stored checkpoint opened for reading. Any thread may use it.
+
+    On a local disk it holds the checkpoint, see `ckptd.storage.holds`: until `close`, or until nobody refers to the
+    bundle any more, ckptd deletes nothing of it. That takes two descriptors.
 
     Attributes:
         key: the checkpoint's prefix below the objects' root.
@@ -72,6 +76,7 @@ class Bundle:
         self.index = index
         self._objects = objects
         self._seen = seen
+        self._holds: list[Hold] = []
         self._shard_sizes: dict[int, int] = {}
 
     @classmethod
@@ -82,15 +87,31 @@ class Bundle:
             NotFoundError: when there is no index.
             CorruptionError: when it is damaged.
         """
-        return cls(objects, key, indexes.decode(objects.get(index_key(key)), index_key(key)))
+        index = hold(objects, index_key(key))
+        return cls(objects, key, indexes.decode(objects.get(index_key(key)), index_key(key))).holding(index)
+
+    def holding(self, index: Hold | None) -> Bundle:
+        """Take over a hold on the index, and hold the data as well; return the bundle.
+
+        An index can be replaced, or be set aside, and its data is still read.
+        """
+        data = hold(self._objects, self.shard_key(0)) if self.index.num_shards else None
+        self._holds = [each for each in (index, data) if each is not None]
+        return self
+
+    def close(self) -> None:
+        """Let the checkpoint be deleted. It can still be read, for as long as it is there. May be repeated."""
+        for each in self._holds:
+            each.close()
 
     @classmethod
     def open_guarded(cls, objects: Objects, key: str) -> Bundle:
         """Do as `open`, so that `check_unchanged` can tell later whether the checkpoint is still the same."""
+        held = hold(objects, index_key(key))
         seen = SeenIndex(objects, index_key(key))
         bundle = cls(objects, key, indexes.decode(seen.data, index_key(key)), seen)
         seen.data = b""
-        return bundle
+        return bundle.holding(held)
 
     def check_unchanged(self) -> None:
         """Raise `NotFoundError` if the checkpoint has been deleted or replaced since `open_guarded`."""

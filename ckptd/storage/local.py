@@ -15,10 +15,13 @@ import secrets
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError, StorageFullError
+from ckptd.storage import local_holds
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.disk import Disk, FileStatus, SystemDisk, WriteRoad
+from ckptd.storage.holds import Hold
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
 from ckptd.storage.local_reader import check_content, fill
 from ckptd.storage.local_writer import LocalLock, LocalWriter, stat_of
@@ -390,7 +393,28 @@ class LocalStore:
             return None  # removed meanwhile, or a link that leads nowhere we may go
         return stat_of(key, status) if status.is_file else None
 
-    # Locks and room
+    # Holds, locks and room
+
+    def hold(self, key: str) -> Hold | None:
+        """See `HoldingObjects`."""
+        check_key(key)
+        return local_holds.hold(self._disk, partial(self._open_file, key))
+
+    @contextmanager
+    def unread(self, keys: Sequence[str]) -> Iterator[bool]:
+        """See `HoldingStore`."""
+        for key in keys:
+            check_key(key)
+        with ExitStack() as stack:
+            with translated(keys[0] if keys else ""):
+                is_unread = stack.enter_context(
+                    local_holds.unread(self._disk, (partial(self._open_file, key) for key in keys))
+                )
+            yield is_unread
+
+    def _open_file(self, key: str) -> int:
+        with self._opened_root() as root:
+            return self._disk.open_file(root, key, confined=self._confined)
 
     def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:
         """See `Store`. The lock file ``.NAME.ckptd-lock`` stays behind: removing it would let two hold the lock."""
@@ -469,8 +493,8 @@ class LocalStore:
     @contextmanager
     def _opened_file(self, key: str) -> Iterator[tuple[int, FileStatus]]:
         check_key(key)
-        with translated(key), self._opened_root() as root:
-            file = self._disk.open_file(root, key, confined=self._confined)
+        with translated(key):
+            file = self._open_file(key)
             try:
                 status = self._disk.status(file)
                 if not status.is_file:

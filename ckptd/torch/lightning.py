@@ -21,7 +21,7 @@ from ckptd.client.finding import Path, as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.rooms import RoomPool
 from ckptd.engine.series import name_of
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run
@@ -167,7 +167,11 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             for checkpoint in checkpointer.checkpoints(name=ANY_NAME):
                 if checkpoint.step is not None:  # as `save_checkpoint` gives one to each
                     name = name_of(checkpoint)
-                    checkpointer.delete(checkpoint.step, for_good=True, even_latest=True, name=name)
+                    try:
+                        checkpointer.delete(checkpoint.step, for_good=True, even_latest=True, name=name)
+                    except ConflictError as error:
+                        _log.warning("%s is kept: %s", where, error)
+                        return
         if not self._address and "://" not in where:
             # The marks of a run that has nothing any more; Lightning takes a directory for a checkpoint.
             shutil.rmtree(where, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""Keeping objects that are being read from being deleted, where a store can see its readers.
+
+Who reads straight from a local disk asks nobody, so whoever deletes could not know. A reader holds what it reads: a
+shared advisory lock on the opened file, which needs no more than the right to read, works on read-only mounts, takes no
+space and ends with the process. Whoever deletes looks for it. Neither ever waits for the other.
+
+Where locks do not reach, as in buckets, or on a file system that has none, a reader reads all the same, and nobody sees
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, runtime_checkable
+
+
+class Hold(Protocol):
+    """An object that is being read. Ends with `close`, with its last reference, or with the process."""
+
+    def close(self) -> None:
+        """Let it be deleted; harmless when repeated."""
+
+
+@runtime_checkable
+class HoldingObjects(Protocol):
+    """Objects that a reader can hold."""
+
+    def hold(self, key: str) -> Hold | None:
+        """Hold one object; None when it is not there, is just being deleted, or nothing can be held here."""
+
+
+@runtime_checkable
+class HoldingStore(HoldingObjects, Protocol):
+    """A store that sees who holds its objects, in any process of this host."""
+
+    def unread(self, keys: Sequence[str]) -> AbstractContextManager[bool]:
+        """Say whether nobody holds any of these objects; while the block runs, nobody begins to."""
+
+
+def hold(objects: object, key: str) -> Hold | None:
+    """Hold one object if that can be done where it lies."""
+    return objects.hold(key) if isinstance(objects, HoldingObjects) else None
+
+
+def unread(store: object, keys: Sequence[str]) -> AbstractContextManager[bool]:
+    """Say whether nobody is known to read any of these objects; while the block runs, nobody begins to hold them."""
+    return store.unread(keys) if isinstance(store, HoldingStore) else nullcontext(True)
