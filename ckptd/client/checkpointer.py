@@ -190,7 +190,7 @@ class Checkpointer:
         step = None if step is None else options.check_step(step)
         if meta_graph is not None and not isinstance(meta_graph, bytes):
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
-        suffix = naming.check_checkpoint_name(meta_graph_suffix)
+        suffix = naming.check_meta_suffix(meta_graph_suffix)
         name = None if name is None else naming.check_checkpoint_name(name)
         self._under_way.wait_for_room()
         request = SaveRequest(

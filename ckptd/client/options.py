@@ -23,4 +23,4 @@ def check_latest_filename(name: str) -> str:
     """Return the state file's name if it is one, and no path."""
     if "/" in name:
         raise InvalidRequestError("'latest_filename' must not contain path components", actual=name)
-    return naming.check_checkpoint_name(name)
+    return naming.check_state_name(name)

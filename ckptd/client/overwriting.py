@@ -18,7 +18,7 @@ from ckptd.engine.layout import Layout
 from ckptd.engine.merge import merge
 from ckptd.engine.plan import plan
 from ckptd.engine.prune import index_in_place
-from ckptd.format.names import index_key, shard_key
+from ckptd.format.names import check_meta_suffix, index_key, shard_key
 from ckptd.storage.base import Store
 from ckptd.storage.holds import unread
 
@@ -36,6 +36,7 @@ def write_over(
 
     Writing over one takes the bytes twice. The caller is the only one who writes this prefix.
     """
+    check_meta_suffix(meta_graph_suffix)
     layout = plan([snapshot.manifest], num_shards)
     index = index_in_place(store, index_key(key))
     meta_key = meta_graph_key(key, meta_graph_suffix)

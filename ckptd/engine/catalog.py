@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
@@ -271,21 +272,40 @@ class Catalog(Owned):
             raise ConflictError("a save with this id has begun before", key=record.key)
         for other in attempts:
             if other.dropped and not self._is_there(other.index_key):
-                self._ledger.drop(other)  # else what is left of it would pass for ours
+                with suppress(prune.BeingReadError):  # it goes later, as one that was overwritten
+                    self._ledger.drop(other)  # else what is left of it would pass for ours
         present = set(self._keys_of(record.prefix))
         if not self._store.has_locks and record.index_key in present:
             record = replace(record, index_version=self._store.stat(record.index_key).version)
-        wanted = record.shard_keys
-        if record.meta_graph and record.index_key not in present:
-            wanted = [*wanted, record.meta_key]
-        for key in wanted:
-            if key in present:
-                raise ConflictError("this key is taken, and not by a save of ours", key=key)
+        self._check_keys(record, present)
         self._on_step("begin.record")
         self._store.put(record.key, record.encode())
         reserve.keep(self._store, self._run, parts=1)  # the others when nobody waits: `retire`
         self._ledger.records[record.save_id] = record
         self._ledger.live.add(record.save_id)
+
+    def _check_keys(self, record: Record, present: Collection[str]) -> None:
+        """Refuse a save that would write over what is not its own; `present` are the keys that begin like its own."""
+        ledger = self._ledger
+        taken = {each.meta_key for each in ledger.records.values() if each.meta_graph and each.prefix != record.prefix}
+        taken |= {join(self._run, each.latest_filename) for each in ledger.records.values()}
+        taken |= {ledger.state.key, join(self._run, names.STATE_KEY), *set(present).intersection(record.shard_keys)}
+        wanted = [*record.shard_keys, record.index_key]
+        if record.meta_graph:
+            wanted.append(record.meta_key)
+            if record.meta_key in present and not self._owns_meta(record):
+                taken.add(record.meta_key)
+        for key in wanted:
+            if key in taken:
+                raise ConflictError("this key is taken, and not by a save of ours", key=key)
+
+    def _owns_meta(self, record: Record) -> bool:
+        """Say whether the graph description in place is of the checkpoint that a save replaces, or was left by it."""
+        attempts = (each for each in self._ledger.records.values() if each.prefix == record.prefix)
+        if any(each.meta_graph and each.meta_suffix == record.meta_suffix for each in attempts if each != record):
+            return True
+        # What another program wrote beside its checkpoint has the usual name.
+        return record.meta_suffix == "meta" and self._is_there(record.index_key)
 
     def commit(
         self,
@@ -328,6 +348,11 @@ class Catalog(Owned):
         # Where others cannot be kept out, only the very index that was there when the save began is replaced.
         overwrite = overwrite and (self._store.has_locks or record.index_version is not None)
         files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite, record.index_version)
+        if meta_graph is not None and overwrite:
+            is_there = self._is_there(record.meta_key)
+            if is_there and not self._owns_meta(record):
+                raise ConflictError("this key is taken since the save began, and not by ours", key=record.meta_key)
+            files = replace(files, is_meta_new=not is_there)
         done = replace(
             record,
             published=True,

@@ -26,6 +26,7 @@ from ckptd.engine.inspection import Inspection
 from ckptd.engine.layout import Assignment
 from ckptd.engine.listeners import Heard, Listeners
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.nesting import check_apart
 from ckptd.engine.owned import Which
 from ckptd.engine.readers import Readers
 from ckptd.engine.records import Record
@@ -182,9 +183,13 @@ class Coordinator:
 
     def join(self, run: str, member: Member, options: RunOptions) -> int:
         """Give a process its place in a run; return the epoch. `ConflictError` names the present holder."""
+        names.check_run_name(run)
         names.check_checkpoint_name(options.name)
-        names.check_checkpoint_name(options.latest_filename)
+        names.check_state_name(options.latest_filename)
         Rule.named(options.retention)
+        known = self._runs.if_open(run)
+        if known is None or not known.is_founded:
+            check_apart(self.store, run)
         with self._runs.use(run, create=True) as opened:
             assert opened is not None, "joining makes a run"
             return opened.join(member, options)
@@ -246,7 +251,7 @@ class Coordinator:
         declaration leaves the road as the first one chose it.
         """
         names.check_checkpoint_name(declaration.name)
-        names.check_checkpoint_name(declaration.meta_suffix)
+        names.check_meta_suffix(declaration.meta_suffix)
         manifest = self.manifest(declaration.manifest_digest)
         answer: Future[Assignment | Checkpoint] = Future()
         try:

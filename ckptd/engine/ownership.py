@@ -17,13 +17,12 @@ from ckptd.engine import foreign, records, survey
 from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import SystemClock
+from ckptd.engine.nesting import stores_above
 from ckptd.engine.records import Record
 from ckptd.engine.retention import RetentionPolicy
 from ckptd.engine.root import ID_KEY, LOCK_KEY
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.base import Lock, Store
-from ckptd.storage.local import LocalStore
-from ckptd.storage.locations import open_store
 
 
 @contextmanager
@@ -64,25 +63,12 @@ def unowned(store: Store, holder: str) -> Iterator[None]:
 
 def roots_above(store: Store) -> Iterator[Store]:
     """Yield the stores above one that a daemon or direct mode has used as its root, the nearest first."""
-    for above in _above(store):
+    for above in stores_above(store):
         try:
             above.stat(ID_KEY)
         except NotFoundError:
             continue
         yield above
-
-
-def _above(store: Store) -> Iterator[Store]:
-    if isinstance(store, LocalStore):
-        path = os.path.realpath(store.url)
-        while path != "/":
-            path = os.path.dirname(path)  # noqa: PTH120 (a Path would not survive every byte of a name)
-            yield LocalStore(path, confined=False)
-    elif not store.has_locks:
-        scheme, _, path = store.url.partition("://")
-        while "/" in path:
-            path = path.rpartition("/")[0]
-            yield open_store(f"{scheme}://{path}")
 
 
 def set_pinned(store: Store, key: str, pinned: bool) -> Checkpoint:

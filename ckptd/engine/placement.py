@@ -103,7 +103,7 @@ class Placement:
     def commit(self, index: bytes, meta: bytes | None = None) -> None:
         """Make it a checkpoint: complete and durable on return, in place of the old one."""
         files = Files(names.index_key(self._key), index, names.meta_key(self._key), meta, self._overwrite)
-        if meta is not None and not self._overwrite:
+        if meta is not None and self._old is None:
             # Put here and not by `commit`, so that we know whether it is ours to take away again.
             self._on_step("place.meta")
             self._store.put(files.meta_key, meta)

@@ -188,6 +188,11 @@ class Run:
         with self.lock:
             self.options, self._in_force = options, (epoch, options)
 
+    @property
+    def is_founded(self) -> bool:
+        """Whether it has had a member at some time: from then on it is there, for others as well."""
+        return self._durable_epoch > 0
+
     def check_member(self, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place in this epoch."""
         with self.lock:

@@ -107,6 +107,27 @@ def check_checkpoint_name(name: str) -> str:
     return name
 
 
+def check_meta_suffix(suffix: str) -> str:
+    """Return what the key of a graph description ends in, if no index or data file can be named so.
+
+    Raises:
+        InvalidRequestError: as `check_run_name`, and when one can.
+    """
+    check_checkpoint_name(suffix)
+    key = meta_key("m", suffix)
+    if key.endswith(INDEX_SUFFIX) or parse_shard_key(key) is not None:
+        raise InvalidRequestError(f"a graph description cannot end in .{suffix}: an index or a data file does")
+    return suffix
+
+
+def check_state_name(name: str) -> str:
+    """Return a state file's name, if it is one and no checkpoint's file can have it. Raises as `check_meta_suffix`."""
+    check_checkpoint_name(name)
+    if name.endswith(INDEX_SUFFIX) or parse_shard_key(name) is not None:
+        raise InvalidRequestError(f"a state file cannot be called {name!r}: an index or a data file is called so")
+    return name
+
+
 def _check_component(what: str, name: str, component: str) -> None:
     if not component or component.startswith("."):
         reason = "has an empty component" if not component else "has a component that starts with a dot"
