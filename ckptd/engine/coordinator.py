@@ -38,6 +38,7 @@ from ckptd.engine.runs import Runs
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import Settings
 from ckptd.engine.shard import LaneWriter
+from ckptd.engine.shares import Share, Shares
 from ckptd.engine.starts import Agreement, Restoring, Starts
 from ckptd.engine.views import RunView
 from ckptd.engine.workers import Workers
@@ -55,6 +56,7 @@ logger = logging.getLogger("ckptd.engine")
 
 _REMEMBERED_MANIFESTS_BYTES = 256 << 20
 _REMEMBERED_STARTS = 256
+_SHARES = 4  # runs that may each keep all threads of their share busy before one has to wait for another
 _CLEAN_UP_S = 10.0  # at the end, for removing what aborted saves wrote
 
 
@@ -104,8 +106,10 @@ class Coordinator:
         self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
         self._readers = Readers()
         self._root_lock: Lock | None = None
-        self._workers = Workers(self.settings.threads)
-        self._feeders = Workers(self.settings.feeders, "ckptd-feed", self.settings.priority)
+        self._workers = Workers(_SHARES * self.settings.threads)
+        self._feeders = Workers(_SHARES * self.settings.feeders, "ckptd-feed", self.settings.priority)
+        self._worker_shares = Shares(self._workers.submit, self.settings.threads)
+        self._feeder_shares = Shares(self._feeders.submit, self.settings.feeders)
 
     # Life.
 
@@ -492,8 +496,8 @@ class Coordinator:
             self.store,
             settings=self.settings,
             clock=self.clock,
-            workers=self._workers,
-            feeders=self._feeders,
+            workers=Share(self._worker_shares, name),
+            feeders=Share(self._feeder_shares, name),
             readers=self._readers,
             writers=lambda: self.writers,
             owner=owner,

@@ -21,10 +21,13 @@ class Debt:
     owed_bytes: int
     total_bytes: int
     idle_s: float
-    is_safe: bool = False  # all of it is captured: what is owed has only to be written
+    at_store_s: float | None = None  # for how long the store has not taken what it is given
 
     def __str__(self) -> str:
-        return f"{describe_bytes(self.owed_bytes)} of {describe_bytes(self.total_bytes)}"
+        owed = f"{describe_bytes(self.owed_bytes)} of {describe_bytes(self.total_bytes)}"
+        if self.at_store_s is None:
+            return owed
+        return f"{owed}, held up by the store, which has taken nothing for {describe_seconds(self.at_store_s)}"
 
 
 def waiting_for(session: Session, debts: Mapping[int, Debt], whereabouts: Mapping[int, str] = NOBODY) -> list[str]:

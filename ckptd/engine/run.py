@@ -33,9 +33,9 @@ from ckptd.engine.save import Save
 from ckptd.engine.series import NamedStep, latest_of, name_of
 from ckptd.engine.session import Phase
 from ckptd.engine.settings import MAX_SHARDS, Settings
+from ckptd.engine.shares import Share
 from ckptd.engine.starts import is_same_save
 from ckptd.engine.views import RunView, SaveView
-from ckptd.engine.workers import Workers
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -71,8 +71,8 @@ class Run:
         *,
         settings: Settings,
         clock: Clock,
-        workers: Workers,
-        feeders: Workers,
+        workers: Share,
+        feeders: Share,
         readers: Readers,
         writers: Callable[[], tuple[str, ...]],
         owner: Lock | None,

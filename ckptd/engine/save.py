@@ -44,6 +44,8 @@ from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import ObjectWriter
 from ckptd.storage.limited import limited
 
+_SLOW_S = 5.0  # for one block of bytes: then it is the store that is waited for, and no rank
+
 
 @dataclass(eq=False)
 class Save:
@@ -143,6 +145,9 @@ class Save:
     def _debts(self) -> dict[int, Debt]:
         now = self.run.clock.boot_s()
         debts = {}
+        # One that waits for the store is not slow, nor is whoever waits behind it for a thread.
+        began = [lane.at_store_since for lane in self.lanes.values()]
+        at_store_s = now - min((at for at in began if at is not None), default=now)
         lanes_of: dict[int, list[LaneWriter]] = {}
         for (rank, _), lane in self.lanes.items():
             lanes_of.setdefault(rank, []).append(lane)
@@ -151,8 +156,9 @@ class Save:
             total = sum(lane.size_bytes for lane in lanes)
             owed = total - sum(lane.received for lane in lanes)
             # Who has captured everything is not who is slow now: that is the store.
-            idle_s = 0.0 if self.claims[rank].is_safe else now - max(lane.progressed_at for lane in lanes)
-            debts[rank] = Debt(owed, total, idle_s)
+            is_held_up = self.claims[rank].is_safe or at_store_s > _SLOW_S
+            idle_s = 0.0 if is_held_up else now - max(lane.progressed_at for lane in lanes)
+            debts[rank] = Debt(owed, total, idle_s, at_store_s if at_store_s > _SLOW_S else None)
         return debts
 
     @property

@@ -24,8 +24,8 @@ class Settings:
         undo_s: how long a checkpoint that its owner deleted can be brought back; its space is free only then.
         allow_unfenced: go on in a store that cannot keep a second owner out.
         write_limit: of all writers together; None for as fast as the store can.
-        threads: threads that seal, commit and clean up.
-        feeders: threads that write lanes from captured memory.
+        threads: threads of one run that seal, commit and clean up; all runs together have four times as many.
+        feeders: threads of one run that write lanes from captured memory; the same.
         priority: of those threads.
     """
 

@@ -75,6 +75,7 @@ class LaneWriter:
         self._closed: CkptdError | None = None
         self.ended = False
         self.progressed_at = now()
+        self.at_store_since: float | None = None  # while the store takes bytes
 
     @property
     def received(self) -> int:
@@ -101,11 +102,14 @@ class LaneWriter:
                 )
             fresh = data[self._received - position :]
             if len(fresh):
+                self.at_store_since = self._now()
                 try:
                     self._store(fresh, crc if len(fresh) == len(data) else crc32c.crc32c(fresh))
                 except CkptdError as error:
                     self._on_failure(error)
                     raise
+                finally:
+                    self.at_store_since = None
                 self.progressed_at = self._now()
             return self._received
 
@@ -153,6 +157,7 @@ class LaneWriter:
             segment = int(np.searchsorted(self._ends, position, side="right"))
             begin = int(self._ends[segment - 1]) if segment else 0
             offset = int(self._offsets[segment]) + position - begin
+            self.at_store_since = self._now()
             try:
                 if self._borrower is not None and may_borrow:
                     self._borrower.borrow(offset, data, crc32c.joined(*self._sum(position, data)))
@@ -161,6 +166,8 @@ class LaneWriter:
             except CkptdError as error:
                 self._on_failure(error)
                 raise
+            finally:
+                self.at_store_since = None
             self._received = position + len(data)
             self.progressed_at = self._now()
             return self._borrower is None or not may_borrow

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ckptd.arena.lender import Usage
 from ckptd.engine.owned import Which
-from ckptd.errors import CkptdError
 from ckptd.format import names
 from ckptd.service import status_page
 from ckptd.service.arenas import ArenaServer
@@ -16,8 +15,7 @@ from ckptd.service.calls import Call
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
-from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.service.store_facts import StoreFacts
 from ckptd.wire import convert
 from ckptd.wire.v1 import admin_pb2
 
@@ -33,6 +31,7 @@ class AdminService:
         self._host = host
         self._pools = pools
         self._openings = Openings(coordinator, pools)
+        self._facts = StoreFacts(coordinator.store, pools)
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
         self.draining = False
@@ -40,26 +39,25 @@ class AdminService:
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
         """Describe the runs that are open or quarantined, with the saves under way and whom they wait for."""
-        views = await self._pools.control(self._coordinator.runs)
-        free_bytes = await self._pools.control(self._coordinator.store.free_bytes)
+        views = await self._pools.look(self._coordinator.runs)
+        facts, complaint = await self._facts.look()
         lender = None if self.arenas is None else self.arenas.lender
         usage = {} if lender is None else lender.usage()
         page = status_page.fill(views, request.after_run, lambda view: usage.get(view.run, Usage()))
-        road = await self._pools.control(_write_road, self._coordinator.store)
         return admin_pb2.StatusReply(
             peer=self._host.peer,
             root=self._host.root,
             durability=convert.durability_to_wire(self._coordinator.store.durability),
             uptime_s=time.monotonic() - self._started,
             listening=self.listening,
-            free_bytes=-1 if free_bytes is None else free_bytes,
+            free_bytes=-1 if facts.free_bytes is None else facts.free_bytes,
             runs=page.runs,
             next_after=page.next_after,
             draining=self.draining,
-            warnings=self._coordinator.warnings,
+            warnings=(*self._coordinator.warnings, *((complaint,) if complaint else ())),
             arena_bytes=0 if lender is None else lender.size_bytes,
             arena_limit_bytes=0 if lender is None else lender.limit_bytes,
-            write_road=road,
+            write_road=facts.write_road,
             stream_ports=() if self._host.streams is None else self._host.streams.ports,
         )
 
@@ -85,19 +83,9 @@ class AdminService:
         """Mend a run that cannot be opened, or whose state file names what is gone."""
         run = convert.run_from_wire(request.run)
         repaired = await self._pools.control(
-            self._coordinator.repair, run, convert.text_from_wire(request.latest_filename) or names.STATE_KEY
+            run, self._coordinator.repair, run, convert.text_from_wire(request.latest_filename) or names.STATE_KEY
         )
         return convert.repaired_to_wire(repaired)
-
-
-def _write_road(store: Store) -> str:
-    """Return how bulk data goes to the disk; empty where there is no disk, or nothing can be written to it now."""
-    if not isinstance(store, LocalStore):
-        return ""
-    try:
-        return store.write_road().value
-    except CkptdError:  # a full disk, say: that is when a status is wanted
-        return ""
 
 
 _Naming = admin_pb2.PinRequest | admin_pb2.DeleteRequest | admin_pb2.UndeleteRequest

@@ -147,4 +147,8 @@ class Flow:
         self.write_streams = Budget("Write streams", limits.write_streams, limits.write_streams_per_peer)
         self.chunk_bytes = Budget("bytes of chunks", limits.chunk_bytes, limits.chunk_bytes_per_peer)
         self.manifests = Budget("manifests", limits.manifests, limits.manifests)
+        # A run whose store hangs keeps what its streams hold: half of everything, and the others have the rest.
+        streams = limits.write_streams
+        self.streams_of_runs = Budget("Write streams of its run", streams, max(1, streams // 2))
+        self.bytes_of_runs = Budget("bytes of chunks of its run", limits.chunk_bytes, limits.chunk_bytes // 2)
         self.read_streams = Budget("Read streams", limits.read_streams, limits.read_streams)

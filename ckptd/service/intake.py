@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
 
+from ckptd.engine.refusals import NotNowError
 from ckptd.errors import InvalidRequestError
 from ckptd.service.calls import Call
 from ckptd.service.flow import Flow
@@ -23,6 +24,7 @@ from ckptd.wire.chunks import Chunk
 MAX_WAITING = 4
 """Chunks of one lane that may wait to be written; then no more is read until half of them are."""
 
+_STORE_PATIENCE_S = 120.0  # then the stream and its memory are others'; its save ends by its own deadline
 _CHUNKS_PER_TURN = 16  # then other lanes have the thread
 
 
@@ -41,10 +43,12 @@ class Intake:
     Its methods belong to the event loop. A chunk that can't be written ends the call with the reason.
     """
 
-    def __init__(self, lane: Lane, pools: Pools, flow: Flow, call: Call) -> None:
+    def __init__(self, lane: Lane, run: str, pools: Pools, flow: Flow, call: Call) -> None:
         self._lane = lane
+        self._save_run = run
         self._pools = pools
         self._bytes = flow.chunk_bytes
+        self._bytes_of_runs = flow.bytes_of_runs
         self._patience_s = flow.limits.stall_s
         self._call = call
         self._loop = asyncio.get_running_loop()
@@ -75,17 +79,22 @@ class Intake:
                 expected=f"{self._lane.size_bytes} bytes",
                 actual=f"{size} more",
             )
-        await self._bytes.acquire(self._call.peer, size, patience_s=self._patience_s)
+        await self._bytes_of_runs.acquire(self._save_run, size, patience_s=self._patience_s)
+        try:
+            await self._bytes.acquire(self._call.peer, size, patience_s=self._patience_s)
+        except BaseException:
+            self._bytes_of_runs.release(self._save_run, size)
+            raise
         with self._guard:
             if self._error is None:
                 self._queue.append(chunk)
                 begins, self._is_running = not self._is_running, True
             waiting = len(self._queue)
         if self._error is not None:
-            self._bytes.release(self._call.peer, size)
+            self._release(size)
             raise self._error
         if begins:
-            self._pools.hand_over(self._run)
+            self._pools.hand_over(self._save_run, self._run)
         if waiting >= MAX_WAITING:
             await self._wait(MAX_WAITING // 2)
 
@@ -100,7 +109,16 @@ class Intake:
             if len(self._queue) <= enough:
                 return
             self._waiter, self._enough = self._loop.create_future(), enough
-        await self._waiter
+        await asyncio.wait({self._waiter}, timeout=_STORE_PATIENCE_S)
+        if not self._waiter_is_told():
+            raise NotNowError(
+                f"the stream was ended because the store took nothing for {_STORE_PATIENCE_S:g} s; it may be resumed"
+            )
+
+    def _waiter_is_told(self) -> bool:
+        with self._guard:
+            waiter, self._waiter = self._waiter, None
+        return waiter is None or waiter.done()
 
     def _run(self) -> None:
         """Write what waits, for a while. On a thread of the pool."""
@@ -116,7 +134,7 @@ class Intake:
             except Exception as e:  # raised again by the call's task
                 error = e
             self._written(chunk, error)
-        self._pools.hand_over(self._run)
+        self._pools.hand_over(self._save_run, self._run)
 
     def _written(self, chunk: Chunk, error: Exception | None) -> None:
         dropped: list[Chunk] = []
@@ -140,7 +158,11 @@ class Intake:
 
     def _give_back(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
-            self._bytes.release(self._call.peer, len(chunk.data))
+            self._release(len(chunk.data))
+
+    def _release(self, size: int) -> None:
+        self._bytes.release(self._call.peer, size)
+        self._bytes_of_runs.release(self._save_run, size)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -40,4 +40,4 @@ class Openings:
     async def control(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a control call about `run` once that is open."""
         await self.ready(run)
-        return await self._pools.control(call, *args, **kwargs)
+        return await self._pools.control(run, call, *args, **kwargs)

@@ -1,7 +1,8 @@
 """Threads for the engine's blocking calls: few, and apart for control and for data.
 
 Bulk writes keep every data thread busy for as long as the disk likes; a declaration, a health check or an abort must
-not queue behind them.
+not queue behind them. Nor must one run's calls behind another's whose store hangs: each run has a share of the threads.
+And what is answered from memory has threads of its own, so that it is answered whatever the store does.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
+from ckptd.engine.shares import Shares
 from ckptd.storage.priority import Priority
 
 P = ParamSpec("P")
@@ -20,51 +23,100 @@ T = TypeVar("T")
 
 _log = logging.getLogger("ckptd.service")
 
+_LOOK_THREADS = 4
+_SHARES = 4  # runs that may each keep their whole share busy before one has to wait for another
+
 
 class Pools:
     """A pool for control calls and one for bulk data."""
 
     def __init__(self, *, control_threads: int, data_threads: int, priority: Priority) -> None:
         """Start no thread yet. `priority` is of the threads for data."""
-        self._control = ThreadPoolExecutor(control_threads, thread_name_prefix="ckptd-control")
-        self._data = ThreadPoolExecutor(data_threads, thread_name_prefix="ckptd-data", initializer=priority.apply)
+        self._look = ThreadPoolExecutor(_LOOK_THREADS, thread_name_prefix="ckptd-look")
+        self._control = ThreadPoolExecutor(_SHARES * control_threads, thread_name_prefix="ckptd-control")
+        self._data = ThreadPoolExecutor(
+            _SHARES * data_threads, thread_name_prefix="ckptd-data", initializer=priority.apply
+        )
+        self._control_shares = Shares(self._control.submit, max(1, control_threads // 2))
+        self._data_shares = Shares(self._data.submit, data_threads)
 
-    async def control(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call that is short; whoever waits may give up, the call itself is not interrupted."""
-        return await settled(self.submit(call, *args, **kwargs))
+    async def look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a call that is answered from memory: it never waits for the store."""
+        return await settled(self._started(self._look, call, *args, **kwargs))
+
+    async def control(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a call about `run` that is short; whoever waits may give up, the call itself is not interrupted."""
+        return await settled(self.submit(run, call, *args, **kwargs))
 
     async def data(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call that moves bytes."""
         return await settled(self._data.submit(call, *args, **kwargs))
 
-    def begin(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Begin a call that moves bytes, to be awaited later; whoever loses interest may cancel it."""
-        return _waiting(self._data.submit(call, *args, **kwargs))
+    def begin(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Begin a call that moves bytes of `run`, to be awaited later; whoever loses interest may cancel it."""
+        return _waiting(_shared(self._data_shares, run, partial(call, *args, **kwargs)))
 
-    def hand_over(self, work: Callable[[], None]) -> None:
-        """Run work that moves bytes; it sees to its own errors. What comes when the daemon ends is dropped."""
+    def hand_over(self, run: str, work: Callable[[], None]) -> None:
+        """Run work that moves bytes of `run`; it sees to its own errors. What comes when the daemon ends is dropped."""
         with suppress(RuntimeError):
-            self._data.submit(work)
+            self._data_shares.submit(run, work)
 
-    def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a control call whose outcome the caller sees to, even if the caller is cancelled meanwhile."""
-        try:
-            return self._control.submit(call, *args, **kwargs)
-        except RuntimeError:  # The pool is closed: the daemon ends, and this call would come too late.
-            late: Future[T] = Future()
-            late.cancel()
-            return late
+    def submit(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a control call about `run` whose outcome the caller sees to, even if that is cancelled meanwhile."""
+        return _shared(self._control_shares, run, partial(call, *args, **kwargs))
 
-    def start(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a control call that nobody needs to wait for; its failure is logged."""
-        started = self.submit(call, *args, **kwargs)
+    def start(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a control call about `run` that nobody needs to wait for; its failure is logged."""
+        started = self.submit(run, call, *args, **kwargs)
         started.add_done_callback(_log_failure)
         return started
 
+    def num_waiting(self, run: str) -> int:
+        """Say how many control calls about `run` wait for others of it to end."""
+        return self._control_shares.num_waiting(run)
+
+    def start_look(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start a call beside all runs' own; at most one at a time may be one that waits for the store."""
+        return self._started(self._look, call, *args, **kwargs)
+
+    @staticmethod
+    def _started(pool: ThreadPoolExecutor, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        try:
+            return pool.submit(call, *args, **kwargs)
+        except RuntimeError:  # The pool is closed: the daemon ends, and this call would come too late.
+            return _too_late()
+
     def close(self) -> None:
         """Take no more calls. Those that run are not waited for: the daemon is about to end."""
+        self._look.shutdown(wait=False, cancel_futures=True)
         self._control.shutdown(wait=False, cancel_futures=True)
         self._data.shutdown(wait=False, cancel_futures=True)
+
+
+def _shared(shares: Shares, run: str, call: Callable[[], T]) -> Future[T]:
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        if not answer.set_running_or_notify_cancel():
+            return
+        try:
+            result = call()
+        except BaseException as error:  # it is the caller's
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)
+
+    try:
+        shares.submit(run, work)
+    except RuntimeError:
+        return _too_late()
+    return answer
+
+
+def _too_late() -> Future[Any]:
+    late: Future[Any] = Future()
+    late.cancel()
+    return late
 
 
 async def settled(future: Future[T]) -> T:

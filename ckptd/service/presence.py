@@ -49,7 +49,7 @@ class Presences:
         joined: Future[int] | None = None
         try:
             async with presence.turn:
-                joined = self._pools.submit(self._coordinator.join, run, member, options)
+                joined = self._pools.submit(run, self._coordinator.join, run, member, options)
                 epoch = await settled(joined)
             yield epoch
         finally:
@@ -74,7 +74,7 @@ class Presences:
                 await asyncio.wait(
                     {
                         asyncio.wrap_future(
-                            self._pools.start(self._coordinator.disconnect, place[0], member, joined.result())
+                            self._pools.start(place[0], self._coordinator.disconnect, place[0], member, joined.result())
                         )
                     }
                 )

@@ -112,7 +112,7 @@ class ReadService:
 
     async def _settle(self, run: str) -> None:
         """Wait a moment for saves whose processes have died, but whose bytes are all here."""
-        unattended = await self._pools.control(self._coordinator.unattended, run)
+        unattended = await self._pools.look(self._coordinator.unattended, run)
         if unattended:
             await asyncio.wait({asyncio.wrap_future(each) for each in unattended}, timeout=_SETTLE_S)
 
@@ -122,7 +122,7 @@ class ReadService:
         stall_s = self._flow.limits.stall_s
         async with self._flow.read_streams.hold(call.peer, 1, patience_s=stall_s):
             self._coordinator.note_read(key)
-            stat = await self._pools.control(self._coordinator.store.stat, key)
+            stat = await self._pools.control(_run_of(key), self._coordinator.store.stat, key)
             blocks = _Blocks(self._coordinator, key, *_range(request, stat))
             described = read_pb2.ReadReply(
                 object_size=stat.size_bytes, modified_at=stat.modified_at, version=stat.version
@@ -134,7 +134,7 @@ class ReadService:
                     # The store is at work while the peer takes what it has brought.
                     messages, reads = self._ahead()
                     while not blocks.is_over and len(ahead) <= reads:
-                        ahead.append(self._pools.begin(blocks.read, blocks.next(messages)))
+                        ahead.append(self._pools.begin(_run_of(key), blocks.read, blocks.next(messages)))
                     for message in await ahead.popleft():
                         await call.write(message, stall_s=stall_s)
             finally:
@@ -172,6 +172,11 @@ class _Blocks:
         self._coordinator.note_read(self._key)
         store = self._coordinator.store
         return chunks.encode_blocks(len(span), lambda places: store.read_into(self._key, span.start, *places))
+
+
+def _run_of(key: str) -> str:
+    """Return whose share a read is of."""
+    return key.rpartition("/")[0]
 
 
 def _range(request: read_pb2.ReadRequest, stat: ObjectStat) -> tuple[int, int]:

@@ -94,7 +94,7 @@ class SaveService:
     async def leave(self, request: save_pb2.LeaveRequest, call: Call) -> save_pb2.LeaveReply:
         """End a membership for good."""
         run, member, epoch = convert.leave_from_wire(request)
-        await self._pools.control(self._coordinator.leave, run, member, epoch)
+        await self._pools.control(run, self._coordinator.leave, run, member, epoch)
         return save_pb2.LeaveReply()
 
     async def put_manifest(self, call: Call) -> save_pb2.PutManifestReply:
@@ -105,19 +105,24 @@ class SaveService:
             while (part := await call.read(stall_s=limits.stall_s)) is not None:
                 parts.add(part)
             manifest = await self._pools.data(parts.finish)
-            await self._pools.control(self._coordinator.add_manifest, manifest)
+            await self._pools.look(self._coordinator.add_manifest, manifest)
         return save_pb2.PutManifestReply()
 
     async def declare(self, request: save_pb2.DeclareRequest, call: Call) -> None:
         """Say what one rank brings; stays open until all ranks have said so, or can't any more."""
         declaration = convert.declaration_from_wire(request)
-        if not await self._pools.control(self._coordinator.knows_manifest, declaration.manifest_digest):
+        if not await self._pools.look(self._coordinator.knows_manifest, declaration.manifest_digest):
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
         try:
-            declaring = await self._pools.control(self._coordinator.declare, declaration)
+            run = declaration.save.run
+            asked = self._pools.submit(run, self._coordinator.declare, declaration)
+            while request.hears_ends and not await settled_within(asked, self._flow.limits.notice_s):
+                store = f"the store of {run}, for which {self._pools.num_waiting(run)} more calls wait"
+                await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=[store])))
+            declaring = await settled(asked)
             while request.hears_ends and not await settled_within(declaring, self._flow.limits.notice_s):
-                what = await self._pools.control(self._coordinator.waiting_for, declaration)
+                what = await self._pools.look(self._coordinator.waiting_for, declaration)
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=what[:_MOST_AWAITED])))
             declared = await settled(declaring)
         except CkptdError as error:
@@ -150,28 +155,35 @@ class SaveService:
             raise
 
     async def _take_lane(self, call: Call) -> None:
-        stall_s = self._flow.limits.stall_s
-        async with self._flow.write_streams.hold(call.peer, 1, patience_s=stall_s):
-            first = await call.read(stall_s=stall_s)
-            if not isinstance(first, save_pb2.WriteRequest) or first.WhichOneof("kind") != "open":
-                raise InvalidRequestError("a Write stream begins with `open`")
-            save = convert.save_from_wire(first.open.save)
-            lane = await self._pools.control(self._coordinator.lane, save, first.open.shard)
+        flow, stall_s = self._flow, self._flow.limits.stall_s
+        first = await call.read(stall_s=stall_s)
+        if not isinstance(first, save_pb2.WriteRequest) or first.WhichOneof("kind") != "open":
+            raise InvalidRequestError("a Write stream begins with `open`")
+        save = convert.save_from_wire(first.open.save)
+        # Its run's share comes first: a stream that waits for that holds nothing that other runs could use.
+        async with (
+            flow.streams_of_runs.hold(save.run, 1, patience_s=stall_s),
+            flow.write_streams.hold(call.peer, 1, patience_s=stall_s),
+        ):
+            lane = await self._pools.control(save.run, self._coordinator.lane, save, first.open.shard)
             await call.write(save_pb2.WriteReply(received=lane.received))
-            async with Intake(lane, self._pools, self._flow, call) as intake:
-                chunks = 0
-                while (message := await call.read(stall_s=stall_s)) is not None:
-                    if isinstance(message, Chunk):
-                        await intake.put(message)
-                        chunks += 1
-                        if chunks % _CHUNKS_PER_REPLY == 0:
-                            await call.write(save_pb2.WriteReply(received=lane.received))
-                    elif message.WhichOneof("kind") == "end":
-                        await intake.drained()
-                        await call.write(await self._end_lane(lane, message.end))
-                    else:
-                        raise InvalidRequestError("after `open`, a Write stream carries chunks and `end`")
+            async with Intake(lane, save.run, self._pools, flow, call) as intake:
+                await self._take_chunks(lane, intake, call)
+
+    async def _take_chunks(self, lane: LaneWriter, intake: Intake, call: Call) -> None:
+        chunks = 0
+        while (message := await call.read(stall_s=self._flow.limits.stall_s)) is not None:
+            if isinstance(message, Chunk):
+                await intake.put(message)
+                chunks += 1
+                if chunks % _CHUNKS_PER_REPLY == 0:
+                    await call.write(save_pb2.WriteReply(received=lane.received))
+            elif message.WhichOneof("kind") == "end":
                 await intake.drained()
+                await call.write(await self._end_lane(lane, message.end))
+            else:
+                raise InvalidRequestError("after `open`, a Write stream carries chunks and `end`")
+        await intake.drained()
 
     async def _end_lane(self, lane: LaneWriter, end: save_pb2.LaneEnd) -> save_pb2.WriteReply:
         if end.first_segment < 0 or len(end.crcs) % 4:
@@ -188,10 +200,10 @@ class SaveService:
         except NotFoundError:
             return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_UNKNOWN)
         if not await settled_within(outcome, wait_s):
-            phase = await self._pools.control(self._coordinator.phase, save)
+            phase = await self._pools.control(save.run, self._coordinator.phase, save)
             # Between the two looks it may have ended, well or not; then the outcome says it.
             if phase not in (Phase.PUBLISHED, Phase.ABORTED):
-                what = await self._pools.control(self._coordinator.waiting_for_end, save)
+                what = await self._pools.look(self._coordinator.waiting_for_end, save)
                 return save_pb2.AwaitReply(phase=convert.phase_to_wire(phase), waiting_for=what[:_MOST_AWAITED])
         try:
             checkpoint = convert.checkpoint_to_wire(await settled(outcome), save.run)
@@ -205,7 +217,8 @@ class SaveService:
     async def abort(self, request: save_pb2.AbortRequest, call: Call) -> save_pb2.AbortReply:
         """End a save that can't succeed any more."""
         save = convert.save_from_wire(request.save)
-        await self._pools.control(self._coordinator.abort, save, convert.text_from_wire(request.reason))
+        reason = convert.text_from_wire(request.reason)
+        await self._pools.control(save.run, self._coordinator.abort, save, reason)
         return save_pb2.AbortReply()
 
 

@@ -38,7 +38,7 @@ class WatchService:
         loop = asyncio.get_running_loop()
         known = convert.text_from_wire(request.after_save_id)
         bell = self._bell = self._bell or _Bell(loop)
-        opened = self._pools.submit(self._hub.watch, run, lambda: bell.ring(news), after_save_id=known, name=name)
+        opened = self._pools.submit(run, self._hub.watch, run, lambda: bell.ring(news), after_save_id=known, name=name)
         ending = asyncio.ensure_future(self._ending.wait())
         ending.add_done_callback(lambda _: news.set())
         try:

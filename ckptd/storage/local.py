@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import secrets
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -26,12 +25,12 @@ from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, 
 from ckptd.storage.local_reader import check_content, fill
 from ckptd.storage.local_writer import LocalLock, LocalWriter, stat_of
 from ckptd.storage.os_errors import from_os_error, translated
+from ckptd.storage.turns import turn_at
 
 _BULK_BYTES = 1 << 20  # from here on an object is data that nobody reads soon
 _ROAD_TRIAL = "road"  # never an object: its writer is aborted
 _MAX_HOLDER_BYTES = 1000
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
-_ONE_REPLACE = threading.Lock()  # comparing a version and renaming over it is one step within this process
 
 
 class LocalStore:
@@ -135,7 +134,7 @@ class LocalStore:
         When syncing the directory fails, the new bytes are visible, but whether they survive is not known.
         """
         writer = self._written(key, data)
-        with _ONE_REPLACE:
+        with turn_at(self.local_path(key)):
             try:
                 self._check_version(key, if_version)
             except ConflictError:
@@ -177,7 +176,7 @@ class LocalStore:
             self._disk.truncate(file, len(view))
             self._disk.sync(file)
             check_content(self._disk, file, view, key)
-            with _ONE_REPLACE:
+            with turn_at(self.local_path(key)):
                 self._check_version(key, if_version)
                 self._disk.move_over(source, reserve_name, directory, name)
                 # Crash here: the object is the old or the new one. The reserve's name may still lead to the new one.

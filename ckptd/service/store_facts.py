@@ -1,0 +1,63 @@
+"""What a status tells of the store: from memory where the store does not answer at once, with a word about that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from ckptd.engine.wording import describe_seconds
+from ckptd.errors import CkptdError
+from ckptd.service.pools import Pools, settled_within
+from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
+
+PATIENCE_S = 1.0
+"""How long a status waits for the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`free_bytes` is None where that has no meaning; `write_road` is empty where there is no disk."""
+
+    free_bytes: int | None = None
+    write_road: str = ""
+
+
+class StoreFacts:
+    """Asks the store, once at a time. Belongs to one event loop."""
+
+    def __init__(self, store: Store, pools: Pools, *, now: Callable[[], float] = time.monotonic) -> None:
+        """Ask nothing yet."""
+        self._store = store
+        self._pools = pools
+        self._now = now
+        self._known = Facts()
+        self._asking: Future[Facts] | None = None
+        self._asked_at = 0.0
+
+    async def look(self) -> tuple[Facts, str]:
+        """Return what the store says, or has said last; and, if it does not answer, a sentence about that."""
+        if self._asking is None:
+            self._asking, self._asked_at = self._pools.start_look(_ask, self._store), self._now()
+        if not await settled_within(self._asking, PATIENCE_S):
+            since = describe_seconds(self._now() - self._asked_at)
+            return self._known, f"{self._store.url} hangs: it has not answered for {since}"
+        asked, self._asking = self._asking, None
+        if not asked.cancelled() and asked.exception() is None:
+            self._known = asked.result()
+        return self._known, ""
+
+
+def _ask(store: Store) -> Facts:
+    try:
+        free_bytes = store.free_bytes()
+    except CkptdError:
+        free_bytes = None
+    if not isinstance(store, LocalStore):
+        return Facts(free_bytes)
+    try:
+        return Facts(free_bytes, store.write_road().value)
+    except CkptdError:  # a full disk, say: that is when a status is wanted
+        return Facts(free_bytes)

@@ -1,0 +1,33 @@
+"""Turns at a path: comparing a file's version and renaming over it is one step within this process.
+
+Each path has a lock of its own, so that a file that can't be replaced because its disk hangs holds up no other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakValueDictionary
+
+
+class _Turn:
+    """At one path, for as long as anybody has it or waits for it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+_turns: WeakValueDictionary[str, _Turn] = WeakValueDictionary()
+_guard = threading.Lock()
+
+
+@contextmanager
+def turn_at(path: str) -> Iterator[None]:
+    """Be the only one of this process at `path`."""
+    with _guard:
+        turn = _turns.get(path)
+        if turn is None:
+            turn = _turns[path] = _Turn()
+    with turn.lock:
+        yield

@@ -1,0 +1,92 @@
+"""A store that hangs for one run: the calls of other runs are answered, and so is a status."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from ckptd.client.checkpointer import Checkpointer
+from ckptd.storage.local import LocalStore
+from ckptd.wire import addresses, methods
+from ckptd.wire.channels import open_channel
+from ckptd.wire.v1 import admin_pb2
+from tests.unit.client.daemon import BOUND_S, Daemon, eventually
+from tests.unit.client.test_ends_of_saves import Failing
+
+ARRAYS = {"w": np.arange(1000, dtype=np.float32)}
+SOON_S = 10.0
+
+
+class Hanging(Failing):
+    """Also for what a status looks at."""
+
+    is_frozen = threading.Event()
+
+    def free_bytes(self):
+        if self.is_frozen.is_set():
+            assert self._released.wait(60)
+        return self._inner.free_bytes()
+
+
+@pytest.fixture
+def hanging(tmp_path, monkeypatch):
+    store = Hanging(LocalStore(str(tmp_path / "root")))
+    monkeypatch.setattr("tests.unit.client.daemon.open_store", lambda root: store)
+    daemon = Daemon(tmp_path / "root", threads=4)
+    daemon.store = store
+    yield daemon
+    store.is_frozen.clear()
+    store.go_on()
+    daemon.stop()
+
+
+def status_of(daemon):
+    with open_channel(addresses.parse(daemon.address)) as channel:
+        return methods.Stub(channel, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=SOON_S)
+
+
+def test_one_runs_hanging_store_stops_no_other_run(hanging):
+    stuck = [Checkpointer(hanging.address, run="stuck", rank=rank, world_size=24, timeout_s=60.0) for rank in range(24)]
+    parts = [{f"w{rank}": ARRAYS["w"]} for rank in range(24)]
+    with Checkpointer(hanging.address, run="other") as other:
+        other.save(1, ARRAYS).result()
+        for pending in [each.save(1, part) for each, part in zip(stuck, parts, strict=True)]:
+            pending.result(BOUND_S)
+        hanging.store.hang("finish stuck/model.ckpt-2.data")  # of 24 shards, which is more than there are threads
+        waiting = [each.save(2, part) for each, part in zip(stuck, parts, strict=True)]
+        eventually(lambda: any(run.run == "stuck" and run.saves for run in status_of(hanging).runs))
+        began = time.monotonic()
+        for step in (2, 3):
+            assert other.save(step, ARRAYS).result(SOON_S).step == step
+        assert other.latest().step == 3
+        assert time.monotonic() - began < SOON_S
+        hanging.store.go_on()
+        for pending in waiting:
+            pending.result(BOUND_S)
+    for each in stuck:
+        each.close()
+
+
+def test_a_status_is_answered_from_memory_and_names_the_store_that_hangs(hanging):
+    with Checkpointer(hanging.address, run="r") as checkpointer:
+        checkpointer.save(1, ARRAYS).result()
+        assert status_of(hanging).free_bytes > 0
+        hanging.store.hang("put r/model.ckpt-2.index")
+        hanging.store.is_frozen.set()
+        pending = checkpointer.save(2, ARRAYS)
+        eventually(
+            lambda: (
+                [what for run in status_of(hanging).runs for save in run.saves for what in save.waiting_for]
+                == ["the store, which puts the index in place"]
+            )
+        )
+        reply = status_of(hanging)
+        assert reply.free_bytes > 0
+        assert any("hangs: it has not answered for" in warning for warning in reply.warnings)
+        hanging.store.is_frozen.clear()
+        hanging.store.go_on()
+        pending.result(BOUND_S)
+        eventually(lambda: not status_of(hanging).warnings)
