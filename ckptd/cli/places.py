@@ -7,14 +7,15 @@ checkpoint. Readers follow symbolic links: whoever types a path may read through
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
 from ckptd.cli import output
-from ckptd.engine import survey
+from ckptd.engine import lookalikes, survey
 from ckptd.engine.restore import Bundle
-from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
@@ -92,8 +93,11 @@ def no_tensor(name: str, location: str, names: Sequence[str]) -> NotFoundError:
 
 def keys(store: Store) -> list[str]:
     """Return the keys of all checkpoints directly in a directory, by step and name; damaged ones are among them."""
-    stats = store.list("", deep=False)
-    found = [stat.key.removesuffix(INDEX_SUFFIX) for stat in stats if stat.key.endswith(INDEX_SUFFIX)]
+    listed: list[str | None] = []
+    with suppress(CorruptionError):  # the checkpoints are there all the same
+        listed = survey.listed_in(store, "")
+    stats = lookalikes.indices(store.list("", deep=False), listed)
+    found = [stat.key.removesuffix(INDEX_SUFFIX) for stat in stats]
     return sorted(found, key=_by_step)
 
 
@@ -102,7 +106,7 @@ def below(store: Store) -> str:
     found = {
         stat.key.rpartition("/")[0]
         for stat in islice(store.list(""), _MOST_LISTED)
-        if stat.key.endswith(INDEX_SUFFIX) and "/" in stat.key
+        if stat.key.endswith(INDEX_SUFFIX) and "/" in stat.key and not lookalikes.is_left_beside(stat.key)
     }
     if not found:
         return ""

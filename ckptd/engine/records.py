@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
 from ckptd.engine import reserve
+from ckptd.engine.lookalikes import is_left_beside
 from ckptd.engine.presence import NO_FILE, is_taken
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, NotPermittedError
@@ -312,7 +313,8 @@ def of_prefix(store: Store, run: str, prefix: str) -> list[Record]:
 
 def keys(store: Store, run: str, starts_with: str = "") -> Iterator[str]:
     """Yield the keys of a run's records, whatever they hold."""
-    return (key for key in store.keys(join(run, DIRECTORY), starts_with) if key.endswith(".json"))
+    found = store.keys(join(run, DIRECTORY), starts_with)
+    return (key for key in found if key.endswith(".json") and not is_left_beside(key))
 
 
 def change(store: Store, record: Record, **changes: object) -> Record:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ckptd.engine import records, series
+from ckptd.engine import lookalikes, records, series
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.listed import find, listed_paths, resolve
 from ckptd.engine.log import warn_once
@@ -137,7 +136,8 @@ def of_name(store: Store, directory: str, paths: list[str], latest_filename: str
     own = [path for path in paths if names.base_name(path.replace("\\", "/")) == name]
     if own:
         return own
-    indices = [key for key in store.keys(directory) if key.endswith(names.INDEX_SUFFIX)]
+    keys = store.keys(directory)
+    indices = [key for key in keys if key.endswith(names.INDEX_SUFFIX) and not lookalikes.is_left_beside(key)]
     if all(names.base_name(key.removesuffix(names.INDEX_SUFFIX)) != name for key in indices):
         return paths if name == names.DEFAULT_NAME else []
     ours = {record.save_id: record for record in records.load(store, directory).found}
@@ -204,11 +204,7 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
     Raises:
         CorruptionError: for a state file that cannot be read as one.
     """
-    listed: list[str | None] = []
-    if latest_filename is not None:
-        state_key = join(directory, latest_filename)
-        with suppress(NotFoundError):
-            listed = [resolve(store, directory, path) for path in listed_paths(store.get(state_key), state_key)]
+    listed = [] if latest_filename is None else listed_in(store, directory, latest_filename)
     ours = records_by_prefix(store, directory)
 
     def look(stat: ObjectStat) -> tuple[str, Found]:
@@ -216,7 +212,7 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
         checkpoint, problem = describe(store, stat, ours.get(prefix, []))
         return prefix, Found(checkpoint, prefix in listed, False, problem)
 
-    indices = (stat for stat in store.list(directory, deep=False) if stat.key.endswith(names.INDEX_SUFFIX))
+    indices = lookalikes.indices(store.list(directory, deep=False), listed)
     found = {prefix: each for prefix, each in together(store, look, indices) if each.problem != GONE}
     if listed:
         by_id = {record.save_id: record for attempts in ours.values() for record in attempts}
@@ -227,6 +223,20 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
         found.values(),
         key=lambda each: (each.checkpoint.step is None, each.checkpoint.step or 0, each.checkpoint.prefix),
     )
+
+
+def listed_in(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> list[str | None]:
+    """Return the keys of the prefixes that the state file lists, the latest last; None for one that lies elsewhere.
+
+    Raises:
+        CorruptionError: when it cannot be read as one.
+    """
+    state_key = join(directory, latest_filename)
+    try:
+        state = store.get(state_key)
+    except NotFoundError:
+        return []
+    return [resolve(store, directory, path) for path in listed_paths(state, state_key)]
 
 
 def _meant(
