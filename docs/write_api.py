@@ -1,16 +1,19 @@
 """Writes the reference of the Python interface from signatures and docstrings.
 
     python docs/write_api.py           prints it
-    python docs/write_api.py --write   puts it into docs/api.md
+    python docs/write_api.py --write   puts it into docs/api.md, and that of the frameworks' modules into
+                                       docs/frameworks.md, for which these have to be installed
 
-What `ckptd.__all__` names is described, with the public methods that each class defines itself. Docstrings are in
-Google's style; signatures are those of the source, whose annotations are text and read the same under every Python. A
-test compares the page with what this prints.
+What `ckptd.__all__` names is described, and what those of the modules do, with the public methods that each class
+defines itself. Docstrings are in Google's style; signatures are those of the source, whose annotations are text and
+read the same under every Python. A test compares the pages with what this prints.
 """
 
 from __future__ import annotations
 
 import enum
+import importlib
+import importlib.util
 import inspect
 import itertools
 import re
@@ -25,6 +28,9 @@ from google.protobuf.message import Message
 import ckptd
 
 PAGE = Path(__file__).with_name("api.md")
+FRAMEWORKS_PAGE = Path(__file__).with_name("frameworks.md")
+FRAMEWORKS = {"ckptd.torch": "torch.md", "ckptd.jax": "jax.md", "ckptd.tensorflow": "tensorflow.md"}
+"""Their modules, and the page that shows how each is used."""
 FIRST = ("Checkpointer", "PendingSave", "Checkpoint", "Slice")
 """What most programs begin with; the rest follows by its name."""
 NOT_FOR_CALLERS = {
@@ -45,6 +51,13 @@ _HEAD = """\
 Everything here is found in the package itself: `import ckptd`. A path may be a text or a `pathlib.Path`, and also the
 URL of a store. Arrays come out as numpy arrays; what may go in, `Checkpointer.save` tells.
 """
+_FRAMEWORKS_HEAD = """\
+# Python reference: frameworks
+
+<!-- written by docs/write_api.py; change the docstrings instead -->
+
+What `ckptd.torch`, `ckptd.jax` and `ckptd.tensorflow` bring for one framework each; [api.md](api.md) has the rest.
+"""
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):\s*")
 _ITEM = re.compile(r"(\S[^:\n]*): ")
 
@@ -64,8 +77,24 @@ def page() -> str:
     return _linked(text)
 
 
+def frameworks_page() -> str:
+    """Return the whole page of the frameworks' modules, which it imports."""
+    parts = [_FRAMEWORKS_HEAD]
+    for name, guide in FRAMEWORKS.items():
+        module = importlib.import_module(name)
+        found = {f"{name}.{one}": getattr(module, one) for one in sorted(module.__all__)}
+        words = " ".join(inspect.cleandoc(module.__doc__ or "").split("\n\n")[0].split())
+        parts.append(f"## {name}\n\n{_filled(words)}\n\n[{guide}]({guide}) shows how it is used.\n")
+        parts += _described(found)
+    return _linked("\n".join(parts))
+
+
 def _group(title: str, group: dict[str, Any]) -> Iterator[str]:
     yield f"## {title}\n"
+    yield from _described(group)
+
+
+def _described(group: dict[str, Any]) -> Iterator[str]:
     for name, value in group.items():
         yield f"### {name}\n"
         if isinstance(value, type) and issubclass(value, BaseException):
@@ -216,9 +245,11 @@ def _linked(text: str) -> str:
 
 
 def main() -> None:
-    """Print the page, or write it."""
+    """Print the page, or write both."""
     if sys.argv[1:] == ["--write"]:
         PAGE.write_text(page(), encoding="utf-8")
+        if all(importlib.util.find_spec(name.rpartition(".")[2]) for name in FRAMEWORKS):
+            FRAMEWORKS_PAGE.write_text(frameworks_page(), encoding="utf-8")
     else:
         sys.stdout.write(page())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
@@ -35,6 +36,17 @@ def test_the_reference_of_the_python_interface_has_every_name():
 
     text = (DOCS / "api.md").read_text("utf-8")
     assert [name for name in ckptd.__all__ if f"\n### {name}\n" not in text] == []
+
+
+def test_the_reference_of_the_frameworks_modules_is_what_its_program_writes_and_has_every_name():
+    for framework in ("torch", "jax", "tensorflow", "keras", "transformers", "lightning"):
+        pytest.importorskip(framework)
+    written = runpy.run_path(str(DOCS / "write_api.py"))
+    text = (DOCS / "frameworks.md").read_text("utf-8")
+    assert text == written["frameworks_page"](), "python docs/write_api.py --write"
+    for module in written["FRAMEWORKS"]:
+        names = importlib.import_module(module).__all__
+        assert [name for name in names if f"\n### {module}.{name}\n" not in text] == []
 
 
 def test_every_page_is_in_the_sites_navigation_and_on_the_first_page():
