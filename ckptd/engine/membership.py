@@ -33,7 +33,7 @@ class Membership:
         """Give the member its place; return the epoch.
 
         Raises:
-            ConflictError: another process holds the place; it is named.
+            ConflictError: another process holds the place, or its lease still runs; it is named.
             InvalidRequestError: another rank of the job was given other options; both are named.
         """
         options = options or RunOptions()
@@ -136,7 +136,9 @@ def _check_agreed(member: Member, options: RunOptions, others: list[_Place]) -> 
         for field_ in fields(options):
             mine, theirs = getattr(options, field_.name), getattr(other.options, field_.name)
             if mine != theirs:
-                raise InvalidRequestError(
+                # Whose connection is lost may be of a job that has ended: that is known when its lease is over.
+                kind = InvalidRequestError if other.lost_at is None else ConflictError
+                raise kind(
                     f"{member} was given another {field_.name} than {other.member}: "
                     "start all ranks of a run with the same options",
                     expected=repr(theirs),

@@ -87,6 +87,15 @@ def test_ranks_that_were_given_different_options_are_refused_whoever_comes_first
     assert places.join(member(1 - first), 0.0, options[1 - first]) == 1
 
 
+def test_options_of_a_rank_that_is_lost_count_as_long_as_its_lease():
+    places = joined()
+    places.leave(member(0), 1)
+    places.disconnect(member(1), 1, now=1.0)
+    with pytest.raises(ConflictError, match="another max_to_keep than rank 1"):
+        places.join(member(0, "b"), 2.0, RunOptions(max_to_keep=3))
+    assert places.join(member(0, "b"), 7.0, RunOptions(max_to_keep=3)) == 2
+
+
 def test_a_new_job_may_have_other_options():
     places = joined()
     for rank in (0, 1):
