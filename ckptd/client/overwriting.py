@@ -40,17 +40,26 @@ def write_over(
     layout = plan([snapshot.manifest], num_shards)
     index = index_in_place(store, index_key(key))
     meta_key = meta_graph_key(key, meta_graph_suffix)
-    if index is not None and index.num_shards in (num_shards, None):
+    if (index is not None and index.num_shards in (num_shards, None)) or _is_read(store, key, layout):
         passing = replace(layout, shard_sizes=(*layout.shard_sizes, 0))
-        if not _write(store, key, passing, snapshot, meta_key, meta_graph):
-            return  # the old data has the names that the new one should have, and goes at the next save
+        while (index is not None and index.num_shards == passing.num_shards) or _is_read(store, key, passing):
+            passing = replace(passing, shard_sizes=(*passing.shard_sizes, 0))
+        _write(store, key, passing, snapshot, meta_key, meta_graph)
+        if _is_read(store, key, layout):
+            return  # the old data has the names that the new one should have: that is for the next save
     _write(store, key, layout, snapshot, meta_key, meta_graph)
 
 
-def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key: str, meta_graph: bytes | None) -> bool:
+def _is_read(store: Store, key: str, layout: Layout) -> bool:
+    """Say whether somebody reads data that is in place under this layout's names."""
+    with unread(store, [shard_key(key, 0, layout.num_shards)]) as is_unread:
+        return not is_unread
+
+
+def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key: str, meta_graph: bytes | None) -> None:
     """Put the checkpoint in place under this layout's shard count, which the index in place does not refer to.
 
-    Returns whether nothing else is left; what is being read of the old one stays.
+    What is being read of the old one stays.
     """
     ours = [shard_key(key, shard, layout.num_shards) for shard in range(layout.num_shards)]
     in_place = shard_keys_in_place(store, key)
@@ -64,8 +73,6 @@ def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key:
     superseded = [each for each in in_place if each not in ours]
     if superseded:
         with unread(store, superseded) as is_unread:
-            if not is_unread:
-                return False
-            # Crash here: the new checkpoint, and the data of the old one, that no index refers to.
-            store.delete(superseded)
-    return True
+            if is_unread:
+                # Crash here: the new checkpoint, and the data of the old one, that no index refers to.
+                store.delete(superseded)

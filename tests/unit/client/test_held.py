@@ -224,3 +224,24 @@ def test_whoever_may_only_read_can_hold(tmp_path):
     with ckptd.load_checkpoint(prefix), pytest.raises(ConflictError, match="being read"):
         ckptd.remove_checkpoint(prefix)
     ckptd.remove_checkpoint(prefix)
+
+
+def test_a_saver_leaves_the_data_that_it_writes_over_to_who_reads_it(tmp_path):
+    value = [1.0]
+    saver = ckptd.Saver({"w": (lambda: np.full(1000, value[0]), lambda array: None)}, max_to_keep=1)
+    prefix = tmp_path / "m"
+    saver.save(prefix)
+    with ckptd.load_checkpoint(prefix) as reader:
+        for number in (2.0, 3.0, 4.0):
+            value[0] = number
+            saver.save(prefix)
+            assert (reader.get_tensor("w")[0], ckptd.load_variable(prefix, "w")[0]) == (1, number)
+    value[0] = 5.0
+    saver.save(prefix)
+    assert sorted(path.name for path in tmp_path.glob("m.*")) == ["m.data-00000-of-00001", "m.index"]
+    assert ckptd.load_variable(prefix, "w")[0] == 5
+    with ckptd.load_checkpoint(prefix):
+        saver.save(tmp_path / "n")
+        assert ckptd.checkpoint_exists(prefix)
+    saver.save(tmp_path / "o")
+    assert not ckptd.checkpoint_exists(prefix)
