@@ -281,7 +281,8 @@ class Ledger:
             try:
                 self.drop(record)
             except prune.BeingReadError:
-                _log.info("%s is being read: it is deleted when that has ended", prefix)
+                if not record.dropped:  # else it was told when its turn came
+                    _log.info("%s is being read: it is deleted when that has ended", prefix)
                 later = "it is being read; it goes at a later save"
             except CkptdError as error:
                 if self.state.is_fenced:

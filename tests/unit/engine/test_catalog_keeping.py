@@ -62,6 +62,19 @@ def test_until_a_trainer_has_come_back_its_own_rule_decides_and_not_the_default(
     assert later.steps() == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_is_being_read_is_looked_at_again_without_another_save(run: Run) -> None:
+    run.save(1, 2)
+    assert run.catalog.next_sweep_at() is None
+    run.commit(run.begin(3))
+    [verdict] = run.catalog.retire({"memory://m/run/m-1"})
+    assert (verdict.action, verdict.prefix) == (Action.KEEP, "memory://m/run/m-1")
+    again_at = run.catalog.next_sweep_at()
+    assert again_at is not None
+    assert 0 < again_at - run.clock.wall_s() <= 60
+    assert [verdict.action for verdict in run.catalog.retire()] == [Action.DROP]
+    assert (run.catalog.next_sweep_at(), run.steps()) == (None, [2, 3])
+
+
 def test_deleting_takes_it_from_the_state_file_and_then_its_files(run: Run) -> None:
     run.save(1, 2)
     assert run.catalog.delete(1).step == 1
