@@ -45,6 +45,7 @@ _log = logging.getLogger("ckptd.service")
 
 _MAX_CONNECTIONS = 512
 _TICK_S = 30.0
+_ACCEPT_PAUSE_S = 1.0
 _KEY_BYTES = 16
 _PEERCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
@@ -61,6 +62,7 @@ class ArenaServer:
         self._path = path
         self._mode = mode
         self._listener: socket.socket | None = None
+        self._is_stopping = threading.Event()
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
 
@@ -111,6 +113,7 @@ class ArenaServer:
 
     def stop(self) -> None:
         """Hear no more, and give all memory back. May be repeated."""
+        self._is_stopping.set()
         listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -124,14 +127,22 @@ class ArenaServer:
         self.lender.close()
 
     def _accept(self, listener: socket.socket) -> None:
+        said = ""
         while True:
             try:
                 accepted, _ = listener.accept()
             except TimeoutError:
                 self.lender.tick()
                 continue
-            except OSError:
-                return  # stopped
+            except OSError as error:
+                if self._is_stopping.is_set():
+                    return
+                # No descriptors are left, say: workers send their bytes until there are.
+                if said != str(error):
+                    said = str(error)
+                    _log.warning("workers that come now are lent no memory: %s", error)
+                self._is_stopping.wait(_ACCEPT_PAUSE_S)
+                continue
             accepted.setblocking(True)
             with self._lock:
                 has_room = len(self._connections) < _MAX_CONNECTIONS
@@ -141,7 +152,13 @@ class ArenaServer:
             if not has_room:
                 accepted.close()
                 continue
-            threading.Thread(target=self._serve, args=(connection,), name="ckptd-arena", daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(connection,), name="ckptd-arena", daemon=True).start()
+            except RuntimeError as error:  # no thread is to be had
+                _log.warning("a worker is lent no memory: %s", error)
+                with self._lock:
+                    self._connections.discard(connection)
+                accepted.close()
 
     def _serve(self, connection: _Connection) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,6 +42,8 @@ def from_os_error(error: OSError, key: str) -> CkptdError:
     """Return our error for `error`, which happened at `key`. What we don't know counts as passing trouble."""
     kind, reason = _KINDS.get(error.errno or 0, (UnavailableError, "the file system failed"))
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    if error.errno == errno.EMFILE:
+        reason += f" ({resource.getrlimit(resource.RLIMIT_NOFILE)[0]} are allowed: `ulimit -n`)"
     ours = kind(reason, key=key)
     ours.add_note(f"the operating system said {name}: {os.strerror(error.errno or 0)}")
     return ours

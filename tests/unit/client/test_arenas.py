@@ -437,3 +437,25 @@ def test_the_status_tells_who_shares_memory(daemon, connect):
     assert usage.num_arenas == 2
     ckpt.close()
     eventually(lambda: not daemon.server._arenas.lender.usage()["r"].ranks, "the end of the connection")
+
+
+def test_memory_is_lent_again_after_the_daemon_was_short_of_descriptors(daemon, connect, monkeypatch):
+    listener = daemon.server._arenas._listener
+    left = [3]
+
+    class Short:
+        def accept(self):
+            if left[0]:
+                left[0] -= 1
+                raise OSError(24, "Too many open files")
+            return listener.accept()
+
+    monkeypatch.setattr("ckptd.service.arenas._ACCEPT_PAUSE_S", 0.01)
+    accepting = threading.Thread(target=daemon.server._arenas._accept, args=(Short(),), daemon=True)
+    accepting.start()
+    eventually(lambda: left[0] == 0)
+    connect().save(1, ARRAYS).result(BOUND_S)
+    assert accepting.is_alive()
+    daemon.stop()
+    accepting.join(BOUND_S)
+    assert not accepting.is_alive()
