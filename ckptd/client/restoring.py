@@ -12,6 +12,7 @@ from ckptd.client.falling_back import Restored, noted, restore_newest
 from ckptd.client.held_objects import HeldObjects
 from ckptd.client.locating import locate
 from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
+from ckptd.client.reporting import open_reporting
 from ckptd.client.transport import Located, Transport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.objects import Objects
@@ -93,7 +94,7 @@ def open_reader(
         located = _locate_named(transport, run, which)
     else:
         located = locate(transport, run, name, which)
-    return CheckpointReader(Bundle.open(_objects(transport, located.key, by_many), located.key))
+    return CheckpointReader(open_reporting(transport, located, name, _objects(transport, located.key, by_many)))
 
 
 def read_meta_graph(transport: Transport, run: str, name: str, step: int | None, suffix: str) -> bytes | None:

@@ -236,3 +236,28 @@ def test_who_follows_the_directory_hears_that_the_newest_is_not_to_be_used(root)
     assert told.step == 2
     assert "model.ckpt-3" in told.rolled_back
     news.close()
+
+
+def test_a_reader_raises_and_the_next_start_goes_on_from_what_is_whole(root):
+    flip(shard(root, 3))
+    with ckptd.Checkpointer(root, "a") as checkpointer, pytest.raises(CorruptionError) as caught:
+        checkpointer.reader()["w"]
+    assert any("in quarantine now" in note for note in caught.value.__notes__)
+    with ckptd.Checkpointer(root, "a") as checkpointer:
+        assert set(checkpointer.reader()["w"]) == {2}
+
+
+def test_an_adapter_goes_on_from_what_is_whole(tmp_path):
+    import torch
+
+    import ckptd.torch
+
+    for step in (1, 2):
+        ckptd.torch.save({"w": torch.full((1000,), float(step))}, tmp_path / "t", step).result()
+    ckptd.torch.close_all()
+    flip(next((tmp_path / "t").glob("*-2.data-*")))
+    with ckptd.Checkpointer(tmp_path, "t") as checkpointer, pytest.raises(CorruptionError):
+        ckptd.torch.load(checkpointer)
+    with ckptd.Checkpointer(tmp_path, "t") as checkpointer:
+        assert ckptd.torch.load(checkpointer)["w"][0] == 1
+    assert ckptd.torch.load(tmp_path / "t")["w"][0] == 1
