@@ -17,6 +17,7 @@ from ckptd.engine import prune, recovery, reserve, rest, series, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, ignore_step
+from ckptd.engine.fence import Life
 from ckptd.engine.ledger import CONFIRMED_FOR_S, Ledger, sure_to_go
 from ckptd.engine.owned import Owned, Which, in_words
 from ckptd.engine.records import Record
@@ -52,6 +53,7 @@ class Catalog(Owned):
         relative_paths: whether the state file names checkpoints relative to itself, or by their locations.
         undo_s: for how long a deletion by its owner can be undone; 0 deletes at once.
         holder: who owns it, in words for whoever is kept out.
+        life: of the daemon that opens the run, perhaps not for the first time.
         on_step: called before each durable step with its name; for tests.
     """
 
@@ -67,6 +69,7 @@ class Catalog(Owned):
         relative_paths: bool = True,
         undo_s: float = 0.0,
         holder: str = "ckptd",
+        life: Life | None = None,
         on_step: OnStep = ignore_step,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
@@ -80,7 +83,7 @@ class Catalog(Owned):
         self._relative = relative_paths
         self._undo_s = undo_s
         self._mark = clock.wall_s() + self._policy.interval_s
-        self._ledger = Ledger(store, run, latest_filename, on_step, clock, undo_s, holder)
+        self._ledger = Ledger(store, run, latest_filename, on_step, clock, undo_s, holder, life)
         self._sequence = 0
         self._counting = threading.Lock()
 

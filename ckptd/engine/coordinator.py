@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from ckptd.engine.capture import Capture
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.damage import Suspicion, Verdict
+from ckptd.engine.fence import Life
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.inspection import Inspection
 from ckptd.engine.layout import Assignment
@@ -106,6 +108,7 @@ class Coordinator:
         self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
         self._readers = Readers()
         self._root_lock: Lock | None = None
+        self._life: Life | None = None  # of a daemon whose store has no locks
         self._workers = Workers(_SHARES * self.settings.threads)
         self._feeders = Workers(_SHARES * self.settings.feeders, "ckptd-feed", self.settings.priority)
         self._worker_shares = Shares(self._workers.submit, self.settings.threads)
@@ -132,6 +135,8 @@ class Coordinator:
             if not self.store.has_locks:
                 raise  # nobody can make a bucket but its owner
             raise NotPermittedError(f"{self.store.url} can't be made or written to") from error
+        if self._owns_root and self._root_lock.taken_at is not None:
+            self._life = Life(secrets.token_hex(8), self._root_lock.taken_at)
         try:
             self._check_promises()
             self.root_id = root.read_or_make_id(self.store)
@@ -502,6 +507,7 @@ class Coordinator:
             writers=lambda: self.writers,
             owner=owner,
             holder=self._holder,
+            life=self._life,
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
         )

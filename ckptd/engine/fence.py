@@ -34,6 +34,7 @@ class Signature:
         write: the number of the writing; with `owner` there is none like it.
         save: the save that it publishes, "" for other changes.
         term: higher than that of every owner before, as far as this owner could see; 0 from an older version.
+        since: when the owner's daemon took its root, by the store's clock; 0 of who is no daemon.
     """
 
     owner: str
@@ -41,6 +42,7 @@ class Signature:
     write: int = 0
     save: str = ""
     term: int = 0
+    since: float = 0.0
 
     def encode(self) -> bytes:
         """Return the comment line."""
@@ -50,8 +52,31 @@ class Signature:
             "save": self.save,
             "term": self.term,
             "write": self.write,
+            **({"since": self.since} if self.since else {}),
         }
         return _BEGINNING + json.dumps(fields, sort_keys=True).encode("ascii") + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One life of a daemon, which opens its runs again and again, each time as an owner of its own.
+
+    Attributes:
+        id: how the words of all its owners begin.
+        began_at: when it took its root, by the store's own clock. What has been signed since then, but for an earlier
+            daemon's last words, was taken over from it, also a run that it has not opened yet.
+    """
+
+    id: str
+    began_at: float
+
+    def is_of(self, signature: Signature) -> bool:
+        """Whether an owner of this life has signed."""
+        return signature.owner.startswith(self.id)
+
+    def follows(self, signature: Signature) -> bool:
+        """Whether a daemon has signed that took the root before: it may finish what it has begun, however late."""
+        return 0 < signature.since <= self.began_at
 
 
 def signature_of(state: bytes | None) -> Signature | None:
@@ -81,7 +106,12 @@ def _decoded(line: bytes) -> Signature | None:
     try:
         fields = json.loads(line[len(_BEGINNING) :])
         found = Signature(
-            fields["owner"], fields["holder"], fields["write"], fields["save"], int(fields.get("term", 0))
+            fields["owner"],
+            fields["holder"],
+            fields["write"],
+            fields["save"],
+            int(fields.get("term", 0)),
+            float(fields.get("since", 0.0)),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None

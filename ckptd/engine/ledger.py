@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ckptd.engine import prune, records, recovery, reserve, survey
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, SeenState
-from ckptd.engine.fence import unsigned
+from ckptd.engine.fence import Life, unsigned
 from ckptd.engine.listing import Entry, Listing, Style
 from ckptd.engine.reading import list_of, read_list
 from ckptd.engine.records import Record
@@ -52,7 +52,15 @@ class Ledger:
     """The records and the list of one run and one state file. Not thread-safe: it has one owner, its catalog."""
 
     def __init__(
-        self, store: Store, run: str, latest_filename: str, on_step: OnStep, clock: Clock, undo_s: float, holder: str
+        self,
+        store: Store,
+        run: str,
+        latest_filename: str,
+        on_step: OnStep,
+        clock: Clock,
+        undo_s: float,
+        holder: str,
+        life: Life | None = None,
     ) -> None:
         """Know nothing yet: `recover` reads. `holder` names the owner to whoever is kept out."""
         self.listing = Listing()
@@ -70,7 +78,7 @@ class Ledger:
         self._tell_step = on_step
         self._clock = clock
         self._undo_s = undo_s
-        self._holder = holder
+        self._holder, self._life = holder, life
         self.use(latest_filename)
         self._pending: list[_Publication] = []
 
@@ -78,7 +86,9 @@ class Ledger:
         """Take another state file, which `recover` reads."""
         self.latest_filename, self.is_stale = latest_filename, True
         key = join(self._run, latest_filename)
-        self.state = StateFile(self._store, key, holder=self._holder, clock=self._clock, on_step=self._tell_step)
+        self.state = StateFile(
+            self._store, key, holder=self._holder, clock=self._clock, on_step=self._tell_step, life=self._life
+        )
 
     # Changing nothing that is not ours any more
 

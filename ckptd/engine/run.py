@@ -17,6 +17,7 @@ from ckptd.engine.catalog import Catalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.damage import Suspicion, Verdict, look_again
+from ckptd.engine.fence import Life
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment, Layout
 from ckptd.engine.listeners import Listeners
@@ -77,6 +78,7 @@ class Run:
         writers: Callable[[], tuple[str, ...]],
         owner: Lock | None,
         holder: str,
+        life: Life | None = None,
         on_look: Callable[[frozenset[str]], None],
         listeners: Listeners | None = None,
     ) -> None:
@@ -87,7 +89,7 @@ class Run:
         self.lock = threading.RLock()
         self.catalog_lock = threading.Lock()
         self.options = RunOptions()
-        self.catalog = Catalog(store, name, clock=clock, undo_s=settings.undo_s, holder=holder)
+        self.catalog = Catalog(store, name, clock=clock, undo_s=settings.undo_s, holder=holder, life=life)
         self.last_error = ""
         self._workers = workers
         self._feeders = feeders

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 
 from ckptd.engine import commit as durable
 from ckptd.engine import listed, records
 from ckptd.engine.clock import Clock
 from ckptd.engine.commit import OnStep, SeenState
-from ckptd.engine.fence import Fence, Signature, signature_of, unsigned
+from ckptd.engine.fence import Fence, Life, Signature, signature_of, unsigned
 from ckptd.errors import ConflictError, NotFoundError, UnavailableError
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 
+_GRAIN_S = 5.0  # a store's clock shows whole seconds, and what a request returns may be off by two
 _MOST_ATTEMPTS = 10  # at a state file that others take over again and again
 
 
@@ -23,14 +25,20 @@ class StateFile:
     In a store with locks it is just a file: the lock keeps others out.
     """
 
-    def __init__(self, store: Store, key: str, *, holder: str, clock: Clock, on_step: OnStep) -> None:
-        """Know nothing yet: `read` looks."""
+    def __init__(
+        self, store: Store, key: str, *, holder: str, clock: Clock, on_step: OnStep, life: Life | None = None
+    ) -> None:
+        """Know nothing yet: `read` looks. With `life`, what was taken over from that daemon is not taken back."""
         self.key = key
         self._store = store
         self._clock = clock
         self._on_step = on_step
         self._seen = SeenState()
-        self._me = Signature(secrets.token_hex(16), holder)
+        word = secrets.token_hex(16)
+        self._me = Signature(word, holder)
+        if life is not None:
+            self._me = Signature(life.id + word[len(life.id) :], holder, since=life.began_at)
+        self._life = life
         self._num_writes = 0
         self._is_mine = False
         self._confirmed_at = 0.0
@@ -90,6 +98,7 @@ class StateFile:
             self._fenced_by = signature
             return False
         listed.decode_state(state, self.key)
+        self._check_life(self.key, signature)
         self._begin_term(signature)
         try:
             # Crash here: its former owner still owns it.
@@ -107,12 +116,22 @@ class StateFile:
         if signature is not None and self._is_mine and signature.term >= self._me.term:
             self._fenced_by = signature
             return False
+        self._check_life(self._fence.key, signature)
         self._begin_term(signature)
         # Crash here: its former owner still owns it.
         if not self._fence.write(self._me):
             return False
         self._seen = durable.look(self._store, self.key)
         return self._seen.data is None  # else a former owner was about to publish: that state file is to be taken over
+
+    def _check_life(self, key: str, signature: Signature | None) -> None:
+        """Raise `ConflictError` when another owner has signed what lies at `key` since this life began."""
+        if self._life is None or signature is None or self._life.is_of(signature) or self._life.follows(signature):
+            return
+        with suppress(NotFoundError):
+            if self._store.stat(key).modified_at > self._life.began_at + _GRAIN_S:
+                self._fenced_by = signature
+        self._check_fence()
 
     def _begin_term(self, former: Signature | None) -> None:
         """Begin a term above those that we know of; above those that nobody knows of any more, by the clock."""

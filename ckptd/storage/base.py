@@ -97,7 +97,12 @@ class SparingStore(Protocol):
 
 
 class Lock(Protocol):
-    """A held lock, for the life of this process at most. Release by `release` or by leaving the context."""
+    """A held lock, for the life of this process at most. Release by `release` or by leaving the context.
+
+    `taken_at` is when it was taken, by the clock that `ObjectStat.modified_at` goes by; None where locks are real.
+    """
+
+    taken_at: float | None
 
     def release(self) -> None:
         """Let go; harmless when repeated."""

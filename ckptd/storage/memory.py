@@ -183,6 +183,8 @@ class MemoryStore:
             if holders and not (shared and holders[0].shared):
                 raise ConflictError("held by someone else", key=key, actual=holders[0].holder)
             holders.append(lock)
+        if not self.has_locks:
+            lock.taken_at = self._wall_s()
         return lock
 
     def unlock(self, lock: _MemoryLock) -> None:
@@ -234,6 +236,7 @@ class _MemoryLock:
         self.key = key
         self.holder = holder
         self.shared = shared
+        self.taken_at: float | None = None
         self._store = store
 
     def release(self) -> None:

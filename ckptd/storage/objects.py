@@ -311,7 +311,8 @@ class ObjectStore:
         directory, _, name = key.rpartition("/")
         lock = _NotedLock(self, f"{self._below(directory)}.{name}.{secrets.token_hex(16)}{LOCK_SUFFIX}")
         self._check_holders(directory, name, shared, takes_over, lock.note_key)
-        self.bucket.put(lock.note_key, Note(holder=holder, process=this_process(), shared=shared).encode())
+        put = self.bucket.put(lock.note_key, Note(holder=holder, process=this_process(), shared=shared).encode())
+        lock.taken_at = put.modified_at
         try:
             # Two who came at once see each other now; then neither gets it.
             self._check_holders(directory, name, shared, takes_over, lock.note_key)
@@ -356,6 +357,7 @@ class ObjectStore:
 class _NotedLock:
     def __init__(self, store: ObjectStore, note_key: str) -> None:
         self.note_key = note_key
+        self.taken_at: float | None = None
         self._store = store
         self._lock = threading.Lock()
         self._is_held = True

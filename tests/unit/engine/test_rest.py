@@ -7,7 +7,7 @@ import pytest
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.rest import RestNote
-from ckptd.errors import CkptdError, CorruptionError
+from ckptd.errors import CkptdError, ConflictError, CorruptionError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
 from tests.fakes.job import WAIT_S, Rank, save_all
@@ -153,7 +153,7 @@ class OfAnotherHost(Counting):
     """A store in which a lock keeps nobody out."""
 
     def lock(self, key, **how):
-        return MemoryStore("elsewhere").lock(key, **how)
+        return MemoryStore("elsewhere", has_locks=False, wall_s=self._inner._wall_s).lock(key, **how)
 
 
 def test_a_former_owner_notes_nothing(store):
@@ -164,3 +164,61 @@ def test_a_former_owner_notes_nothing(store):
     former.close()
     assert store.get(NOTE) == before
     new.close()
+
+
+@pytest.fixture
+def two_daemons():
+    """A store of another host, its clock, a daemon that has saved and closed its run, and one that comes later."""
+    clock = HandClock()
+    store = OfAnotherHost(MemoryStore(has_locks=False, verifies_writes=True, wall_s=clock.wall_s))
+    former = Coordinator(store, clock=clock)
+    former.open()
+    rank = Rank(former, 0, 1).join()
+    save_all([rank], 1)
+    former.leave("runs/r", rank.member, rank.epoch)
+    for _ in range(3):
+        clock.advance(61)
+        former.tick()
+    assert former.settle(WAIT_S)
+    assert former.runs() == []
+    new = Coordinator(store, clock=clock)
+    new.open()
+    clock.advance(60)
+    yield former, new
+    new.close()
+    former.close()
+
+
+def test_a_run_that_was_closed_is_opened_again_by_its_daemon(two_daemons):
+    former, _ = two_daemons
+    assert former.latest("runs/r").step == 1
+
+
+def test_a_run_that_was_taken_over_while_it_was_closed_is_not_taken_back(two_daemons):
+    former, new = two_daemons
+    rank = Rank(new, 0, 1, life="b").join()
+    for _ in range(2):
+        with pytest.raises(ConflictError, match="taken over by another owner"):
+            former.latest("runs/r")
+    save_all([rank], 2)
+    assert new.latest("runs/r").step == 2
+    with pytest.raises(ConflictError, match="taken over by another owner"):
+        Rank(former, 0, 1, life="c").join()
+
+
+def test_a_run_that_a_daemon_never_opened_and_another_took_over_is_not_taken_back(two_daemons):
+    former, new = two_daemons
+    rank = Rank(new, 0, 1, run="runs/new").join()
+    save_all([rank], 1)
+    with pytest.raises(ConflictError, match="taken over by another owner"):
+        former.latest("runs/new")
+    save_all([rank], 2)
+
+
+def test_what_an_earlier_daemon_finishes_late_is_taken_over(two_daemons):
+    former, new = two_daemons
+    rank = Rank(former, 0, 1, life="b").join()
+    save_all([rank], 2)
+    assert new.latest("runs/r").step == 2
+    with pytest.raises(CkptdError, match="taken over by another owner"):
+        save_all([rank], 3)
