@@ -80,7 +80,7 @@ def _print_list(out: Console, columns: Sequence[str], rows: Cells) -> None:
         if number:
             out.print()
         head, fields = _split(columns, row)
-        out.print(Text(head, style="bold"), soft_wrap=True)
+        out.print(Text(wrapped(head, out.width, indent=_INDENT), style="bold"), soft_wrap=True)
         for line in _fields(fields, out.width):
             out.print(Text(line), soft_wrap=True)
 

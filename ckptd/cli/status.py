@@ -154,7 +154,7 @@ def _print(reply: Any) -> None:
     )
     for run in reply.runs:
         for each in run.damaged:
-            output.say(f"QUARANTINED since {output.moment(each.since)}: {run.run}/{each.name}: {each.reason}")
+            output.tell(f"QUARANTINED since {output.moment(each.since)}: {run.run}/{each.name}: {each.reason}")
     saves = [(run.run, save) for run in reply.runs for save in run.saves]
     if saves:
         output.table(

@@ -87,8 +87,14 @@ class FirstContact:
             self._is_made = True
             self._is_over.set()
 
-    def failed(self, error: CkptdError) -> None:
-        """An attempt has failed: `error` is what the user is told, if the contact was not made before."""
+    def failed(self, error: CkptdError, *, of_call: bool = False) -> None:
+        """An attempt has failed: `error` is what the user is told, unless the daemon has answered with it.
+
+        `of_call`: a call ended with it, and not what comes before one.
+        """
+        if error.is_answer or (of_call and not isinstance(error, UnavailableError)):
+            self.made()
+            return
         self._error = error
         if isinstance(error, UnavailableError):
             self._is_trusted = not self.address.secure  # its next life may have another certificate

@@ -174,15 +174,15 @@ class Membership:
                 if event.HasField("welcome"):
                     self._take(event.welcome)
         except grpc.RpcError as error:
-            return self._failed(status.from_wire(error, address=self._address))
+            return self._failed(status.from_wire(error, address=self._address), of_call=True)
         except CkptdError as error:
             return self._failed(error)
         except RuntimeError as error:  # of gRPC's own
             return self._failed(UnavailableError(f"no thread could be started: {error}"))
         return UnavailableError(f"the daemon at {self._address} ended the connection")
 
-    def _failed(self, error: CkptdError) -> CkptdError:
-        self._contact.failed(error)
+    def _failed(self, error: CkptdError, *, of_call: bool = False) -> CkptdError:
+        self._contact.failed(error, of_call=of_call)
         return error
 
     def _take(self, message: save_pb2.Welcome) -> None:

@@ -445,7 +445,7 @@ class RemoteTransport:
             answer = call()
         except grpc.RpcError as error:
             failure = status.from_wire(error, address=str(self._address))
-            self._contact.failed(failure)
+            self._contact.failed(failure, of_call=True)
             raise failure from None
         except CkptdError as failure:
             self._contact.failed(failure)

@@ -142,7 +142,7 @@ class DaemonWatch:
                     has_told = True
         except grpc.RpcError as failure:
             error = status.from_wire(failure, address=self._address)
-            self._contact.failed(error)
+            self._contact.failed(error, of_call=True)
             return error, has_told
         finally:
             call.cancel()

@@ -38,7 +38,7 @@ def check(address: Address, ca: bytes | None, *, timeout_s: float) -> None:
     try:
         with (
             socket.create_connection((address.host, address.port), timeout_s) as plain,
-            context.wrap_socket(plain, server_hostname=address.host),
+            context.wrap_socket(plain, server_hostname=address.host.partition("%")[0]),
         ):
             return
     except ssl.SSLCertVerificationError as error:
@@ -53,6 +53,8 @@ def check(address: Address, ca: bytes | None, *, timeout_s: float) -> None:
                 "with --tls-cert and --tls-key"
             ) from None
         raise UnavailableError(f"no secure connection to {address}: {error.reason or error}") from error
+    except UnicodeError as error:
+        raise InvalidRequestError(f"{address.host!r} is no name of a host: {error}") from error
     except OSError as error:
         raise UnavailableError(
             f"no daemon answers at {address}: {_reason(error)}; start one with `ckptd serve --root DIR`"

@@ -22,6 +22,7 @@ from ckptd.engine.coordinator import Coordinator
 from ckptd.errors import (
     ConflictError,
     InvalidRequestError,
+    NotFoundError,
     NotPermittedError,
     UnavailableError,
     VersionMismatchError,
@@ -91,6 +92,22 @@ def test_a_daemon_that_was_there_is_waited_for_longer(tmp_path, monkeypatch):
         assert ckpt.latest() is None
         daemon.stop()
         back = threading.Timer(1.0, daemon.start)  # longer than a first contact is tried
+        back.start()
+        try:
+            assert ckpt.latest() is None
+        finally:
+            back.join(BOUND_S)
+            daemon.stop()
+
+
+def test_an_error_of_the_daemon_is_a_contact_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(contacts, "FIRST_CONTACT_S", 0.3)
+    daemon = Daemon(tmp_path / "root")
+    with ckptd.Checkpointer(daemon.address, "r", timeout_s=BOUND_S) as ckpt:
+        with pytest.raises(NotFoundError):
+            ckpt.pin(7)
+        daemon.stop()
+        back = threading.Timer(1.0, daemon.start)
         back.start()
         try:
             assert ckpt.latest() is None
