@@ -123,6 +123,8 @@ class Coordinator:
         """
         self._workers.open()
         self._feeders.open()
+        if self._owns_root:
+            self._runs.start()
         try:
             self._root_lock = self.store.lock(
                 LOCK_KEY, holder=self._holder, shared=not self._owns_root, takes_over=self._takes_over

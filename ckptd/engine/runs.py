@@ -82,6 +82,10 @@ class Runs:
         self._retry_at = 0.0
         self._closing = False
 
+    def start(self) -> None:
+        """Start a thread that stays, so that no run waits for want of one; `UnavailableError` if that cannot be."""
+        self._openers.open()
+
     # Using
 
     @contextmanager
@@ -391,7 +395,10 @@ class Runs:
     def close(self) -> None:
         """Close every run. After `begin_no_more`, when nothing uses them any more."""
         for run in self.opened():
-            self._openers.submit(run.close)
+            if self._notes_rest:
+                self._openers.submit(run.close)  # each takes the time of two journeys
+            else:
+                run.close()  # at the end of a program no thread can be started any more
         self._openers.close()
 
 
