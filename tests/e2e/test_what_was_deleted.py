@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.errors import NotFoundError
+from ckptd.errors import ConflictError, NotFoundError
 
 TIMEOUT_S = 60.0
 NAMES = [f"t{number:02d}" for number in range(12)]
@@ -89,6 +89,9 @@ def test_a_reader_that_was_offered_memory_never_sees_what_took_the_checkpoints_p
         job.save(5, 1000)
         reader = job.ranks[0].reader(5)
         np.testing.assert_array_equal(reader.get_slice("t03", *BOX), np.full(1000, 1003, np.float32))
+        with pytest.raises(ConflictError, match="read"):
+            job.delete(5)
+        reader.close()  # it still reads what is there, and holds nothing
         job.delete(5)
         job.save(5, 5000)
         with pytest.raises(NotFoundError, match="deleted or replaced"):
