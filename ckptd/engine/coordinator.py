@@ -105,6 +105,7 @@ class Coordinator:
         self._inspection = Inspection(store, self._runs)
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
         self._manifests_bytes = 0
+        self._founding = threading.Lock()
         self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
         self._readers = Readers()
         self._root_lock: Lock | None = None
@@ -203,7 +204,11 @@ class Coordinator:
             check_apart(self.store, run)
         with self._runs.use(run, create=True) as opened:
             assert opened is not None, "joining makes a run"
-            return opened.join(member, options)
+            if opened.is_founded or not self.store.has_locks:
+                return opened.join(member, options)
+            with self._founding:  # of two that begin at once, one inside of the other, the second finds the first
+                check_apart(self.store, run)
+                return opened.join(member, options)
 
     def disconnect(self, run: str, member: Member, epoch: int) -> None:
         """Note that a member's connection broke: its lease begins."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -103,6 +106,22 @@ def test_a_run_inside_another_is_refused_in_both_orders(address, inner):
     with opened(address, "two/job") as ckpt:
         save(ckpt, 7)
         assert [one.step for one in ckpt.checkpoints()] == [1, 7]
+
+
+def test_of_two_runs_that_begin_at_once_one_inside_of_the_other_one_is_refused(tmp_path):
+    daemon = Daemon(tmp_path / "root", lease_s=1.0)
+    checkpointers = [opened(daemon.address, "job" + "/in" * depth) for depth in range(6)]
+    try:
+        with ThreadPoolExecutor(len(checkpointers)) as pool:
+            saves = [pool.submit(save, ckpt, 1) for ckpt in checkpointers]
+            outcomes = [each.exception(BOUND_S) for each in saves]
+        assert outcomes.count(None) == 1
+        assert {type(outcome) for outcome in outcomes if outcome is not None} == {InvalidRequestError}
+    finally:
+        for ckpt in checkpointers:
+            with contextlib.suppress(InvalidRequestError):
+                ckpt.close()
+        daemon.stop()
 
 
 def test_a_run_inside_another_is_refused_from_another_root_too(tmp_path):
