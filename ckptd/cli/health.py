@@ -6,6 +6,8 @@ An engine's own gRPC probe speaks neither TLS nor tokens, and reaches no Unix so
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ckptd.cli import daemons, output
@@ -15,21 +17,39 @@ from ckptd.errors import UnavailableError
 @click.command("health")
 @click.argument("address", metavar="[ADDR]", required=False)
 @daemons.identity_options
+@click.option("--run", metavar="RUN", help="Ask about this run: in a bucket another owner may have taken it over.")
 @click.option("--timeout-s", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="How long to wait.")
-def command(address: str | None, token_file: str | None, ca: str | None, timeout_s: float) -> None:
-    """Exit with 0 if a daemon takes saves, with 6 if none answers or it is shutting down. ADDR: as for status."""
+def command(address: str | None, run: str | None, token_file: str | None, ca: str | None, timeout_s: float) -> None:
+    """Exit with 0 if a daemon takes saves, with 6 if it takes none or does not answer. ADDR: as for status."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from ckptd.wire import status
+    from ckptd.wire import methods, status
 
     where = daemons.where(address)
     with daemons.channel(where, token_file, ca, timeout_s=timeout_s) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
         try:
-            reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            if run is not None and reply.status == health_pb2.HealthCheckResponse.SERVING:
+                reply = (
+                    _of_run(stub, health_pb2.HealthCheckRequest(service=methods.RUN_HEALTH + run), timeout_s) or reply
+                )
         except grpc.RpcError as e:
             raise status.from_wire(e, address=str(where)) from e
     answer = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
         raise UnavailableError(f"the daemon at {where} takes no new saves: it says {answer}")
     output.say(answer)
+
+
+def _of_run(stub: Any, request: Any, timeout_s: float) -> Any:
+    """Return the answer about one run, None where there is nothing to be said of it."""
+    import grpc
+
+    try:
+        return stub.Check(request, timeout=timeout_s)
+    except grpc.RpcError as e:
+        if e.code() is grpc.StatusCode.NOT_FOUND:
+            return None
+        raise

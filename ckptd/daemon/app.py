@@ -28,7 +28,7 @@ from ckptd.daemon.descriptors import raise_limit
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.scrub import Scrub
 from ckptd.engine.settings import Settings
-from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
 from ckptd.service.server import ArenaOptions, Server, ServerOptions, Tls, check_exposure
 from ckptd.service.stream_processes import StreamOptions
@@ -38,6 +38,8 @@ from ckptd.storage.priority import Priority
 from ckptd.wire import addresses, places, versions
 
 TICK_S = 0.2
+_LOOK_AT_OWNERSHIP_S = 0.5
+_TAKEN_OVER = "all runs in use were taken over by another owner"
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """How much garbage in cycles may wait for its collector.
@@ -76,6 +78,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
             lease_s=config.lease_s,
             shards=config.shards,
             allow_unfenced=config.allow_unfenced,
+            takes_back=config.when_taken_over == "take-back",
             priority=options.priority,
             write_limit=None if config.write_bytes_per_s is None else RateLimit(config.write_bytes_per_s),
         ),
@@ -126,11 +129,11 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
 
 async def _serve(coordinator: Coordinator, options: ServerOptions, config: Config) -> int:
     _forget(config)  # one that a killed daemon left must not be taken for ours
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    endings: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     # From here on a signal ends us in order, also one that comes before we are ready.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+        loop.add_signal_handler(number, endings.put_nowait, number.name)
     server = Server(coordinator, options)
     try:
         listening = await server.start()
@@ -144,10 +147,12 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     scrub = None
     if config.scrub_bytes_per_s is not None:
         scrub = Scrub(coordinator, config.scrub_bytes_per_s, config.scrub_every_s)
-    caught = await signals.get()
+    watching = asyncio.create_task(_watch_ownership(coordinator, server, endings, config))
+    reason = await endings.get()
+    watching.cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, functools.partial(_end_now, config))
-    _log.info("%s: waiting at most %g s for saves under way", caught.name, config.grace_s)
+    _log.info("%s: waiting at most %g s for saves under way", reason, config.grace_s)
     await server.drain()
     if scrub is not None:
         await loop.run_in_executor(None, scrub.close)
@@ -155,7 +160,22 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     await server.stop()
     _forget(config)
     _log.info("stopped; %s", "nothing was lost" if finished else "saves under way were aborted")
+    if reason == _TAKEN_OVER:
+        return ConflictError.exit_code
     return 0 if finished else SessionAbortedError.exit_code
+
+
+async def _watch_ownership(
+    coordinator: Coordinator, server: Server, endings: asyncio.Queue[str], config: Config
+) -> None:
+    """Let health tell which runs another owner has taken over; end when these are all, if that is wanted."""
+    while not coordinator.store.has_locks:
+        runs, is_all = coordinator.taken_over()
+        await server.tell_taken_over(runs, is_all)
+        if is_all and config.when_taken_over == "end":
+            endings.put_nowait(_TAKEN_OVER)
+            return
+        await asyncio.sleep(_LOOK_AT_OWNERSHIP_S)
 
 
 def _end_now(config: Config) -> None:

@@ -82,6 +82,13 @@ class Config:
     allow_unfenced: bool = _setting(
         False, "flag", "Go on in a bucket that ignores conditions, where nothing keeps a second daemon out."
     )
+    when_taken_over: str = _setting(
+        "stay",
+        "text",
+        "In a bucket, when another owner has taken runs over: stay, and say NOT_SERVING; end, once all runs in use are "
+        "gone, with exit code 4; or take-back, at once and then at most once a minute.",
+        choices=("stay", "end", "take-back"),
+    )
     arena_bytes: int | None = _setting(
         None,
         "integer",

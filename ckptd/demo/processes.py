@@ -106,6 +106,10 @@ class Daemon:
         assert isinstance(reply, admin_pb2.StatusReply)
         return reply
 
+    def exit_code(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self._process.poll()
+
     def stop(self) -> int:
         """Ask it to finish and leave, and return its exit code; kill it if it does not."""
         if self._channel is not None:

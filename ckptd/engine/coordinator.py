@@ -186,6 +186,12 @@ class Coordinator:
         """Apply deadlines; to be called several times a second."""
         self._runs.tick()
 
+    def taken_over(self) -> tuple[list[str], bool]:
+        """Return the runs that another owner has taken over from us, and whether these are all that are open."""
+        opened = self._runs.opened()
+        lost = [run.name for run in opened if run.is_taken_over]
+        return lost, bool(lost) and len(lost) == len(opened)
+
     def settle(self, timeout_s: float) -> bool:
         """Wait until no work is left that needs nobody else, cleaning up included; return whether that came to pass."""
         give_up_at = time.monotonic() + timeout_s

@@ -85,6 +85,12 @@ class Membership:
         if self._place(member, epoch) is not None:
             del self._places[member.rank]
 
+    def catch_up(self, epoch: int) -> None:
+        """Take up the epoch that the run has reached elsewhere: if it is a higher one, nobody here holds a place."""
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self._places.clear()
+
     def check(self, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place in this epoch."""
         place = self._places.get(rank)

@@ -54,6 +54,8 @@ _SOUND_FOR_S = 60.0
 _SOUND = "the owner of the run reads these bytes as they should be"
 _NOTE_REST_AFTER_S = 5.0  # without a change, a run in a bucket is noted to be at rest
 _CONFIRM_AGAIN_S = 2.0  # while saves are under way; well below what a commit wants
+_CONFIRM_IDLE_S = 10.0  # while none is: so that health tells before a save fails
+_TAKE_BACK_AGAIN_S = 60.0  # two owners that both want a run would let no save of either come to its end
 
 
 class Run:
@@ -89,7 +91,8 @@ class Run:
         self.lock = threading.RLock()
         self.catalog_lock = threading.Lock()
         self.options = RunOptions()
-        self.catalog = Catalog(store, name, clock=clock, undo_s=settings.undo_s, holder=holder, life=life)
+        self._holder, self._life = holder, life
+        self.catalog = self._new_catalog()
         self.last_error = ""
         self._workers = workers
         self._feeders = feeders
@@ -108,7 +111,8 @@ class Run:
         self._num_begun = 0
         self._declared: dict[int, int] = {}  # by rank: the number of the newest save that it has declared
         self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
-        self._confirm_at = 0.0  # boot clock
+        self._confirmed_at = clock.boot_s()  # when somebody last looked whether the run is ours
+        self._take_back_at = 0.0  # boot clock
         self._draining = False
         self._listed: tuple[Checkpoint, ...] = ()
         self._forgotten: tuple[Checkpoint, ...] = ()
@@ -136,6 +140,16 @@ class Run:
                 epoch = epochs.stored(self.store, self.name)
             self._membership.epoch = self._durable_epoch = max(epoch, self.catalog.highest_epoch())
             self.look()
+
+    def _new_catalog(self) -> Catalog:
+        return Catalog(
+            self.store,
+            self.name,
+            clock=self.clock,
+            undo_s=self.settings.undo_s,
+            holder=self._holder,
+            life=self._life,
+        )
 
     def _recover(self) -> None:
         presence.check_directory(self.store, join(self.name, records.DIRECTORY))
@@ -591,9 +605,8 @@ class Run:
         if sweep_at is not None and self.clock.wall_s() >= sweep_at:
             self._sweep_at = self.clock.wall_s() + _SWEEP_AGAIN_S  # unless the sweep finds otherwise
             self.submit(self._retire)
-        if not self.store.has_locks and self._live and self.clock.boot_s() >= self._confirm_at:
-            self._confirm_at = self.clock.boot_s() + _CONFIRM_AGAIN_S
-            self.submit(self._confirm)
+        if not self.store.has_locks:
+            self._look_after_ownership(self.clock.boot_s())
         is_quiet = not self._live and self.clock.boot_s() - self._rests_since >= _NOTE_REST_AFTER_S
         if is_quiet and not self._is_rest_noted:
             self._rests_since = math.inf  # not again before something changes
@@ -612,6 +625,50 @@ class Run:
                     self._is_rest_noted = self.catalog.keep_rest_note(self._durable_epoch)
         except CkptdError as error:
             logger.debug("%s: it could not be noted that the run is at rest: %s", self.name, error)
+
+    def _look_after_ownership(self, now: float) -> None:
+        if self.is_taken_over:
+            if self.settings.takes_back and not self._live and now >= self._take_back_at:
+                self._take_back_at = now + _TAKE_BACK_AGAIN_S
+                self.submit(self._take_back)
+        elif now >= self._confirmed_at + (_CONFIRM_AGAIN_S if self._live else _CONFIRM_IDLE_S):
+            self._confirmed_at = now
+            self.submit(self._confirm)
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another owner has taken the run over: then every save of it fails."""
+        return self.catalog.is_fenced
+
+    def _take_back(self) -> None:
+        """Own the run again, as a daemon that is started anew does: what the other owner has saved is part of it."""
+        try:
+            with self.catalog_lock:
+                if self._is_closed or not self.is_taken_over:
+                    return
+                self.catalog = self._new_catalog()
+                self._recover()
+                with self.lock:
+                    options, was_in_force = self.options, self._in_force is not None
+                if was_in_force:
+                    self.catalog.configure(
+                        _policy(options),
+                        options.latest_filename,
+                        options.pad_step_number,
+                        options.save_relative_paths,
+                    )
+                    self.catalog.confirm(0.0)
+                epoch = max(epochs.stored(self.store, self.name), self.catalog.highest_epoch(), self._durable_epoch)
+                with self.lock:
+                    # Processes that joined the other owner are newer than ours: these are fenced off.
+                    self._membership.catch_up(epoch)
+                    self._durable_epoch = max(epoch, self._durable_epoch)
+                    self.last_error = ""
+                self.look()
+        except CkptdError as error:
+            logger.warning("%s could not be taken back now: %s", self.name, error)
+        else:
+            logger.warning("%s is ours again: it was taken back from another owner", self.name)
 
     def _confirm(self) -> None:
         """Make sure, ahead of the commits, that the run is still ours; what is under way ends if it is not."""
@@ -650,6 +707,8 @@ class Run:
         """Whether nobody needs the run open: no member, save, reader or watcher, and nothing to sweep in time."""
         if self._sweep_at is not None or not self._listeners.is_empty:
             return False
+        if self.is_taken_over:
+            return False  # opening it again would take it back, which is not for us to decide
         if self.is_joined():
             return False
         return not self._readers.are_in(self.name, self.clock.boot_s())

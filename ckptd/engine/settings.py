@@ -23,6 +23,7 @@ class Settings:
         live_saves: saves of one run that may be under way at once.
         undo_s: how long a checkpoint that its owner deleted can be brought back; its space is free only then.
         allow_unfenced: go on in a store that cannot keep a second owner out.
+        takes_back: in a store without locks, take a run back after another owner has taken it over.
         write_limit: of all writers together; None for as fast as the store can.
         threads: threads of one run that seal, commit and clean up; all runs together have four times as many.
         feeders: threads of one run that write lanes from captured memory; the same.
@@ -39,6 +40,7 @@ class Settings:
     live_saves: int = 16
     undo_s: float = 600.0
     allow_unfenced: bool = False
+    takes_back: bool = False
     write_limit: RateLimit | None = None
     threads: int = 16
     feeders: int = 32

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,8 @@ class Server:
             coordinator.subscribe, coordinator.latest, lambda run, save_id: coordinator.quarantine_of(run, save_id)
         )
         self._admin = AdminService(coordinator, host, self._pools)
+        self._taken_over: set[str] = set()
+        self._serves_nothing = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self._identity = None if options.token is None else Identity(options.token)
         self._server = aio.server(
@@ -267,6 +269,22 @@ class Server:
     async def _set_health(self, state: Any) -> None:
         for service in ("", *methods.SERVICES):
             await self._health.set(service, state)
+
+    async def tell_taken_over(self, runs: Collection[str], is_all: bool) -> None:
+        """Let health say which runs another owner has taken over: every save of them fails.
+
+        Each has a name of its own there, see `methods.RUN_HEALTH`. Of the daemon as a whole it says so when these are
+        all that it serves.
+        """
+        if self._admin.draining or (self._taken_over == set(runs) and self._serves_nothing == is_all):
+            return
+        states = health_pb2.HealthCheckResponse
+        for run in self._taken_over - set(runs):
+            await self._health.set(methods.RUN_HEALTH + run, states.SERVING)
+        for run in set(runs):
+            await self._health.set(methods.RUN_HEALTH + run, states.NOT_SERVING)
+        self._taken_over, self._serves_nothing = set(runs), is_all
+        await self._set_health(states.NOT_SERVING if is_all else states.SERVING)
 
 
 def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin: AdminService) -> dict[str, Behaviour]:

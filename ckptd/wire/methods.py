@@ -95,6 +95,8 @@ ADMIN = _methods(_service(admin_pb2, "AdminService"))
 
 ALL: tuple[Method, ...] = tuple(method for service in (SAVE, READ, WATCH, ADMIN) for method in service.values())
 SERVICES: tuple[str, ...] = tuple(dict.fromkeys(method.service for method in ALL))
+RUN_HEALTH = "run/"
+"""Begins the name that gRPC's health service knows a run by, once another owner has taken it over."""
 
 
 class Stub:

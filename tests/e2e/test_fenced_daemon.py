@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,8 @@ def running(s3_root: str, directory: Path, *options: str) -> Iterator[tuple[Daem
         host, port = process.port()
         yield process, f"grpc://{host}:{port}"
     finally:
-        os.kill(process.pid, signal.SIGCONT)
+        if process.exit_code() is None:
+            os.kill(process.pid, signal.SIGCONT)
         process.stop()
 
 
@@ -108,3 +109,71 @@ def test_the_fence_outlives_the_only_checkpoint(s3_root: str, tmp_path: Path, mo
     with ckptd.Checkpointer(s3_root, run="runs/a") as lawful:
         assert lawful.save(3, ONE_PART).result(timeout=WAIT_S).step == 3
     assert ckptd.latest_checkpoint(run) == f"{run}/model.ckpt-3"
+
+
+def becomes(says: Callable[[], object], wanted: object) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while (found := says()) != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
+def take_over(s3_root: str, monkeypatch: pytest.MonkeyPatch, step: int, run: str = "runs/a") -> None:
+    with elsewhere(monkeypatch), ckptd.Checkpointer(s3_root, run=run) as other:
+        other.save(step, ONE_PART).result(timeout=WAIT_S)
+
+
+def test_a_daemon_whose_runs_were_taken_over_says_that_it_does_not_serve(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It notices by itself, while nothing is saved."""
+    with (
+        running(s3_root, tmp_path) as (_, address),
+        ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as trainer,
+        ckptd.Checkpointer(address, run="runs/b", timeout_s=WAIT_S) as neighbour,
+    ):
+        trainer.save(1, ONE_PART).result(timeout=WAIT_S)
+        neighbour.save(1, ONE_PART).result(timeout=WAIT_S)
+        assert main.run(["health", address, "--run", "runs/a"]) == 0
+        take_over(s3_root, monkeypatch, 2)
+        becomes(lambda: main.run(["health", address, "--run", "runs/a"]), 6)
+        assert main.run(["health", address, "--run", "runs/b"]) == 0
+        assert main.run(["health", address]) == 0  # the neighbour's saves go on
+        neighbour.save(2, ONE_PART).result(timeout=WAIT_S)
+        take_over(s3_root, monkeypatch, 3, run="runs/b")
+        becomes(lambda: main.run(["health", address]), 6)
+        with pytest.raises(ConflictError, match="taken over"):
+            trainer.save(3, ONE_PART).result(timeout=WAIT_S)
+
+
+def test_a_daemon_ends_when_all_its_runs_were_taken_over_if_that_is_wanted(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        running(s3_root, tmp_path, "--when-taken-over", "end") as (daemon, address),
+        ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as trainer,
+    ):
+        trainer.save(1, ONE_PART).result(timeout=WAIT_S)
+        take_over(s3_root, monkeypatch, 2)
+        becomes(daemon.exit_code, 4)
+        assert "taken over" in (tmp_path / "daemon.log").read_text()
+    assert ckptd.latest_checkpoint(f"{s3_root}/runs/a") == f"{s3_root}/runs/a/model.ckpt-2"
+
+
+def test_a_daemon_takes_its_runs_back_if_that_is_wanted(
+    s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other owner has saved is part of the run from then on, and that owner is fenced off."""
+    with running(s3_root, tmp_path, "--when-taken-over", "take-back") as (_, address):
+        with ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as trainer:
+            trainer.save(1, ONE_PART).result(timeout=WAIT_S)
+            with elsewhere(monkeypatch):
+                other = ckptd.Checkpointer(s3_root, run="runs/a")
+                other.save(2, ONE_PART).result(timeout=WAIT_S)
+            becomes(lambda: trainer.latest().step, 2)
+            becomes(lambda: main.run(["health", address]), 0)
+        with ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as restarted:
+            assert restarted.save(3, ONE_PART).result(timeout=WAIT_S).step == 3
+        with elsewhere(monkeypatch), other, pytest.raises(ConflictError, match="taken over"):
+            other.save(4, ONE_PART).result(timeout=WAIT_S)
+    assert ckptd.latest_checkpoint(f"{s3_root}/runs/a") == f"{s3_root}/runs/a/model.ckpt-3"
