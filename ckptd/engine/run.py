@@ -42,6 +42,8 @@ from ckptd.errors import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
+    NotPermittedError,
+    StorageFullError,
 )
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.base import Durability, Lock, Store
@@ -540,7 +542,11 @@ class Run:
                 return Verdict(False, _SOUND)
             if record is None:
                 return Verdict(True, str(problem), is_listed_no_more=False)
-            return self._put_in_quarantine(record, str(problem), by)
+            try:
+                return self._put_in_quarantine(record, str(problem), by)
+            except (StorageFullError, NotPermittedError) as error:
+                logger.error("%s is damaged: %s; that could not be noted: %s", prefix, problem, error)
+                return Verdict(True, str(problem), is_listed_no_more=False)
 
     def _put_in_quarantine(self, record: Record, reason: str, by: str) -> Verdict:
         with self.catalog_lock:

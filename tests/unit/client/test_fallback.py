@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.errors import CorruptionError, NotFoundError, UnavailableError
+from ckptd.engine import records as engine_records
+from ckptd.errors import CorruptionError, NotFoundError, StorageFullError, UnavailableError
 from ckptd.storage.local import LocalStore
 
 
@@ -261,3 +262,19 @@ def test_an_adapter_goes_on_from_what_is_whole(tmp_path):
     with ckptd.Checkpointer(tmp_path, "t") as checkpointer:
         assert ckptd.torch.load(checkpointer)["w"][0] == 1
     assert ckptd.torch.load(tmp_path / "t")["w"][0] == 1
+
+
+def test_where_nothing_can_be_noted_the_older_one_is_restored_all_the_same(root, monkeypatch, capfd):
+    flip(shard(root, 3))
+
+    def full(store, record, **changes):
+        raise StorageFullError("the disk is full", key=record.key)
+
+    with ckptd.Checkpointer(root, "a") as checkpointer:
+        checkpointer.pin(1)
+        monkeypatch.setattr(engine_records, "change", full)
+        assert set(checkpointer.restore()["w"]) == {2}
+        assert set(checkpointer.restore(names=["v"])["v"]) == {-2}
+        monkeypatch.undo()
+    assert "step 2 is restored instead" in capfd.readouterr().err
+    assert marks(root) == {}
