@@ -21,10 +21,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ckptd.daemon import logs, memory
+from ckptd.daemon import descriptors, logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
-from ckptd.daemon.descriptors import raise_limit
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.scrub import Scrub
 from ckptd.engine.settings import Settings
@@ -63,7 +62,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     logs.configure(config.log_format, config.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
     keep_freed_memory()
-    raise_limit()
+    allowed = descriptors.raise_limit()
     options = server_options(config, environ)
     check_exposure(options)
     options.priority.check()
@@ -86,7 +85,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     )
     coordinator.open()
     with Ticker(coordinator):
-        return asyncio.run(_serve(coordinator, options, config))
+        return asyncio.run(_serve(coordinator, options, config, allowed))
 
 
 def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
@@ -127,7 +126,7 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
     )
 
 
-async def _serve(coordinator: Coordinator, options: ServerOptions, config: Config) -> int:
+async def _serve(coordinator: Coordinator, options: ServerOptions, config: Config, open_files: int) -> int:
     _forget(config)  # one that a killed daemon left must not be taken for ours
     endings: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -139,6 +138,7 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
         listening = await server.start()
         coordinator.writers = tuple(listening)
         _announce(listening, coordinator, config)
+        descriptors.tell(open_files)
         coordinator.inspect()
     except BaseException:
         await server.stop()

@@ -12,7 +12,7 @@ _FEW = 4096
 
 
 def raise_limit() -> int:
-    """Raise the process's limit to what the system allows it; return it, and say in the log what it is."""
+    """Raise the process's limit to what the system allows it, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -21,10 +21,13 @@ def raise_limit() -> int:
             soft = wanted
         except (OSError, ValueError) as error:
             _log.warning("the limit of open files stays at %d: %s", soft, error)
-    allowed = _MOST if soft == resource.RLIM_INFINITY else soft
-    level = logging.INFO if allowed >= _FEW else logging.WARNING
-    advice = (
-        "" if allowed >= _FEW else "; each rank takes some: raise the hard limit (LimitNOFILE=, ulimits, ulimit -Hn)"
-    )
-    _log.log(level, "%d open files are allowed%s", allowed, advice)
-    return allowed
+    return _MOST if soft == resource.RLIM_INFINITY else soft
+
+
+def tell(allowed: int) -> None:
+    """Say in the log how many open files are allowed; loudly if a large job needs more."""
+    if allowed >= _FEW:
+        _log.info("%d open files are allowed", allowed)
+        return
+    advice = "each rank takes some: raise the hard limit (LimitNOFILE=, ulimits, ulimit -Hn)"
+    _log.warning("%d open files are allowed; %s", allowed, advice)
