@@ -151,4 +151,6 @@ class Flow:
         streams = limits.write_streams
         self.streams_of_runs = Budget("Write streams of its run", streams, max(1, streams // 2))
         self.bytes_of_runs = Budget("bytes of chunks of its run", limits.chunk_bytes, limits.chunk_bytes // 2)
+        reads = limits.read_streams
+        self.reads_of_runs = Budget("Read streams of its run", reads, max(1, reads * 3 // 4))
         self.read_streams = Budget("Read streams", limits.read_streams, limits.read_streams)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.service.flow import Limits
 from ckptd.storage.local import LocalStore
 from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
-from ckptd.wire.v1 import admin_pb2
+from ckptd.wire.v1 import admin_pb2, read_pb2
 from tests.unit.client.daemon import BOUND_S, Daemon, eventually
 from tests.unit.client.test_ends_of_saves import Failing
 
@@ -24,6 +25,10 @@ class Hanging(Failing):
     """Also for what a status looks at."""
 
     is_frozen = threading.Event()
+
+    def read_into(self, key, offset, *into):
+        self._fail(0, f"read {key}")
+        return self._inner.read_into(key, offset, *into)
 
     def free_bytes(self):
         if self.is_frozen.is_set():
@@ -90,3 +95,21 @@ def test_a_status_is_answered_from_memory_and_names_the_store_that_hangs(hanging
         hanging.store.go_on()
         pending.result(BOUND_S)
         eventually(lambda: not status_of(hanging).warnings)
+
+
+def test_readers_of_a_run_that_hangs_leave_streams_to_other_runs(hanging):
+    for run in ("stuck", "other"):
+        with Checkpointer(hanging.address, run=run) as checkpointer:
+            checkpointer.save(1, ARRAYS).result()
+    hanging.store.hang("read stuck/")
+    with open_channel(addresses.parse(hanging.address)) as channel:
+        stub = methods.Stub(channel, methods.READ)
+        stuck = read_pb2.ReadRequest(key="stuck/model.ckpt-1.index", size=-1)
+        calls = [stub.Read(stuck, timeout=BOUND_S) for _ in range(Limits().read_streams + 8)]
+        for call in calls[: Limits().read_streams // 2]:
+            next(call)  # it has begun
+        other = read_pb2.ReadRequest(key="other/model.ckpt-1.index", size=-1)
+        assert len(list(stub.Read(other, timeout=SOON_S))) >= 2
+        for call in calls:
+            call.cancel()
+    hanging.store.go_on()
