@@ -279,7 +279,7 @@ class DirectTransport:
                     if error.actual != self._holder:
                         raise
                     raise ConflictError(
-                        f"another Checkpointer of this process has {self._run!r} open: close() it first, "
+                        f"{self._run!r} is held by another Checkpointer of this process: close() it first, "
                         "or use each in a `with` block"
                     ) from None
             except BaseException:

@@ -409,7 +409,7 @@ def test_a_second_one_of_the_same_process_is_refused_in_words_that_help(tmp_path
     first = Checkpointer(str(tmp_path), "r")
     first.save(1, {"a": W}).result()
     with Checkpointer(str(tmp_path), "r") as second:
-        with pytest.raises(ConflictError, match="another Checkpointer of this process has 'r' open"):
+        with pytest.raises(ConflictError, match="'r' is held by another Checkpointer of this process: close"):
             second.save(2, {"a": W}).result()
         first.close()
         assert second.save(2, {"a": W}).result().step == 2
