@@ -75,7 +75,8 @@ def left_over(found: Iterable[str], kept: Mapping[str, int]) -> list[str]:
 
     `kept` are the prefixes of its checkpoints, with their numbers of shards. Each has one record.
     """
-    of_the_run = {names.STATE_KEY, ".ckptd/epoch", ".ckptd/.lock.ckptd-lock"}  # a directory's lock is a file that stays
+    # A directory's lock is a file that stays; in a bucket the note of a run at rest does.
+    of_the_run = {names.STATE_KEY, ".ckptd/epoch", ".ckptd/.lock.ckptd-lock", ".ckptd/at-rest"}
     rest = set(found) - of_the_run - set(reserve.KEYS)
     for prefix, num_shards in kept.items():
         rest -= {names.index_key(prefix), *(names.shard_key(prefix, each, num_shards) for each in range(num_shards))}
