@@ -128,6 +128,9 @@ class ArenaLink:
         except OSError as error:
             self.close()
             raise UnavailableError("the connection for shared memory is gone") from error
+        except BaseException:  # Ctrl-C: half of it may be sent, and nothing can follow that
+            self.close()
+            raise
         return answer
 
     def ask(self, request: arena_pb2.ArenaRequest, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> Answer:
@@ -348,11 +351,14 @@ class ArenaHandover:
 
     def drop(self, reason: str) -> None:
         """Say that it will not be finished."""
-        with contextlib.suppress(CkptdError):
-            self._link.send(
-                arena_pb2.ArenaRequest(drop=arena_pb2.ArenaDrop(request_id=self._request_id, reason=reason))
-            )
+        self.drop_unseen(self._link, self._request_id, reason)
         self._is_over.set()
+
+    @staticmethod
+    def drop_unseen(link: ArenaLink, request_id: str, reason: str) -> None:
+        """Say that a save will not be finished, if the daemon has heard of it."""
+        with contextlib.suppress(CkptdError):
+            link.send(arena_pb2.ArenaRequest(drop=arena_pb2.ArenaDrop(request_id=request_id, reason=reason)))
 
     def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
         """Wait until the daemon has said whether it takes the bytes from memory; if so, until all is handed over.

@@ -86,6 +86,8 @@ class DirectTransport:
 
     def room(self, size_bytes: int) -> Room:
         """See `Transport.room`."""
+        if self._coordinator is not None:
+            self._check_fork()
         return self._pool.take(size_bytes)
 
     def prepare(self, size_bytes: int) -> None:
@@ -97,6 +99,9 @@ class DirectTransport:
     ) -> LocalCapture:
         """See `Transport.begin`. The engine hears of it with the declaration."""
         return LocalCapture(room, placement.offsets, is_staged=room.is_shown)
+
+    def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
+        """See `Transport.drop`. The engine has not heard of it."""
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
@@ -248,11 +253,7 @@ class DirectTransport:
             if self._is_closed.is_set():
                 raise InvalidRequestError("the Checkpointer was closed")
             if self._coordinator is not None:
-                if self._pid != os.getpid():
-                    raise ConflictError(
-                        "this Checkpointer was used before the process forked, and the run belongs to the parent: "
-                        "make a new one in the child after the parent has closed its own"
-                    )
+                self._check_fork()
                 return self._coordinator
             coordinator, self._epoch = self._take_run()
             try:
@@ -264,6 +265,13 @@ class DirectTransport:
             self._coordinator = coordinator
             self._is_recovered = True
             return coordinator
+
+    def _check_fork(self) -> None:
+        if self._pid != os.getpid():
+            raise ConflictError(
+                "this Checkpointer was used before the process forked, and the run belongs to the parent: "
+                "make a new one in the child after the parent has closed its own"
+            )
 
     def _take_run(self) -> tuple[Coordinator, int]:
         """Open an engine and join the run, waiting a moment for a reader that brings it in order."""

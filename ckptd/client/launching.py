@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptd import threads
 from ckptd.client.pending import PendingSave
-from ckptd.client.preparing import Preparation
+from ckptd.client.preparing import Preparation, Prepared
 from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.turns import Turn
 from ckptd.client.under_way import UnderWay
@@ -39,12 +39,15 @@ class Launcher:
             InvalidRequestError: naming the tensor that can't be saved.
             UnavailableError: the memory for one more copy is not to be had, or no thread can be started.
         """
-        prepared = self._preparation.prepare(arrays)
-        with self._lock:
-            turn = self._last_turn = Turn(self._last_turn)
-            save = Undertaking(self._transport, self._preparation, request, prepared, turn)
-            self._under_way.add(save.pending)
+        prepared: Prepared | None = None
+        save: Undertaking | None = None
         try:
+            prepared = self._preparation.prepare(arrays)
+            with self._lock:
+                turn = Turn(self._last_turn)
+                save = Undertaking(self._transport, self._preparation, request, prepared, turn)
+                self._last_turn = turn
+                self._under_way.add(save.pending)
             save.begin()
             _start(save.carry, f"ckptd-save-{request.step}")
             if immutable:
@@ -54,7 +57,10 @@ class Launcher:
             with contextlib.suppress(RuntimeError):  # it may do without, and its thread will tell
                 threads.reserve(_NUM_RESERVED)
         except BaseException as error:
-            save.give_up(error)
+            if save is not None:
+                save.give_up(error)
+            elif prepared is not None:
+                prepared.give_back()
             raise
         return save.pending
 

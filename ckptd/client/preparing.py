@@ -29,6 +29,11 @@ class Prepared:
     room: Room
     outgrown: Sequence[Room] = ()
 
+    def give_back(self) -> None:
+        """Give all memory back; nothing was begun."""
+        for room in [*self.outgrown, self.room]:
+            room.give_back()
+
 
 class Rooms(Protocol):
     """Where memory for saves comes from: a transport, or private memory."""

@@ -139,6 +139,11 @@ class RemoteTransport:
         declaration = self._declaration(request, manifest, room.epoch)
         return ArenaHandover.begin(room, declaration, placement, manifest)
 
+    def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
+        """See `Transport.drop`."""
+        if isinstance(room, ArenaRoom):
+            ArenaHandover.drop_unseen(room.link, request.request_id, reason)
+
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:

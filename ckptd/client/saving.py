@@ -72,6 +72,9 @@ def _finish(transport: Transport, planned: Assignment, snapshot: Snapshot, deadl
         waits.waiting_for(lambda: _left(sources))
         _send_all(transport, planned.save, sources, deadline)
     except CkptdError as error:
+        if snapshot.has_failed:
+            transport.abort(planned.save, f"rank {planned.save.rank} gave it up: {error}")
+            raise
         return _settle(transport, planned.save, error)
     return transport.outcome(planned.save, deadline)
 

@@ -92,6 +92,11 @@ class Snapshot:
                 self._failure, self._inventory = cause, None
                 self._is_settled.set()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the arrays could not be copied, or never will be."""
+        return self._is_settled.is_set() and not self._is_captured
+
     def wait(self, timeout_s: float) -> None:
         """Wait until the arrays are copied.
 

@@ -93,6 +93,9 @@ class Transport(Protocol):
     ) -> Handover | None:
         """Let the engine follow the capture that begins now; None where it can't, and bytes are sent. Never waits."""
 
+    def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
+        """Have the engine forget a save into `room` that may have begun, as `begin` did not return. Never raises."""
+
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:

@@ -22,19 +22,20 @@ class Turn:
         self._changed = threading.Condition()
         self._epoch = -1
         self._begun_over: object = None
+        self._is_given_up = self._is_skipped = False
         self._has_ended = False
 
     def await_earlier(self, epoch: int, deadline: Deadline) -> None:
         """Wait until this save may be declared under `epoch`; `UnavailableError` at the deadline."""
-        before = self._before
-        if before is None:
-            return
-        if not before._await_planned(epoch, deadline.remaining_s):
-            raise UnavailableError(
-                f"the save could not begin within {deadline.timeout_s:g} s: the one before it has not been planned"
-            )
-        if before._has_ended:
-            self._before = None  # a chain of all saves ever made would fill the memory
+        while (before := self._before) is not None:
+            if not before._await_planned(epoch, deadline.remaining_s):
+                raise UnavailableError(
+                    f"the save could not begin within {deadline.timeout_s:g} s: the one before it has not been planned"
+                )
+            if not before._has_ended:
+                return
+            # A chain of all saves ever made would fill the memory.
+            self._before = before._before if before._is_skipped else None
 
     def may_begin(self, epoch: int, connection: object) -> bool:
         """Whether this save may be begun now over `connection`, which keeps the order of what it is told.
@@ -42,9 +43,11 @@ class Turn:
         Notes that it is, if so.
         """
         before = self._before
+        while before is not None and before._is_skipped:
+            before = before._before
         if before is not None:
             with before._changed:
-                if not (before._has_ended or before._epoch >= epoch or before._begun_over is connection):
+                if not (before._lets_go_on(epoch) or before._begun_over is connection):
                     return False
         self._begun_over = connection
         return True
@@ -55,12 +58,20 @@ class Turn:
             self._epoch = epoch
             self._changed.notify_all()
 
-    def ended(self) -> None:
-        """Say that this save is over, well or badly."""
+    def give_up(self) -> None:
+        """Say that this save will fail: the next, which may be of the same step, waits until the engine knows it."""
         with self._changed:
-            self._has_ended = True
+            self._is_given_up = True
+
+    def ended(self, *, is_skipped: bool = False) -> None:
+        """Say that this save is over, well or badly; `is_skipped` if it took no turn: others wait for those before."""
+        with self._changed:
+            self._has_ended, self._is_skipped = True, is_skipped
             self._changed.notify_all()
 
     def _await_planned(self, epoch: int, timeout_s: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._has_ended or self._epoch >= epoch, timeout_s)
+            return self._changed.wait_for(lambda: self._lets_go_on(epoch), timeout_s)
+
+    def _lets_go_on(self, epoch: int) -> bool:
+        return self._has_ended or (self._epoch >= epoch and not self._is_given_up)

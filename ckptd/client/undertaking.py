@@ -93,6 +93,7 @@ class Undertaking:
         """
         with self._lock:
             self._is_given_up, is_carried = True, self._is_carried
+        self._turn.give_up()
         if isinstance(cause, CkptdError):
             error = cause
         else:
@@ -101,12 +102,14 @@ class Undertaking:
             error.__cause__ = cause
         if self._handover is not None:
             self._handover.drop(str(error))
+        elif self._prepared is not None:
+            self._transport.drop(self._request, self._prepared.room, str(error))
         self._snapshot.give_up(error)
         try:
             self.pending.fail(error, is_known=is_known)
         finally:
             if not is_carried:
-                self._clean_up()
+                self._clean_up(is_skipped=True)
 
     # The thread.
 
@@ -133,11 +136,11 @@ class Undertaking:
             else:
                 self.pending.fail(error or CkptdError(f"{self.pending} was interrupted"))
 
-    def _clean_up(self) -> None:
+    def _clean_up(self, *, is_skipped: bool = False) -> None:
         with ExitStack() as each:  # each of them, whatever becomes of the others; the last one first
             each.callback(self._snapshot.release)
             each.callback(self._preparation.learn, self._snapshot)
-            each.callback(self._turn.ended)
+            each.callback(self._turn.ended, is_skipped=is_skipped)
 
 
 def _sum_behind(snapshot: Snapshot, handover: Handover, pause_s: float) -> None:

@@ -337,6 +337,11 @@ class Coordinator:
         with self._stored(save.run) as run, run.lock:
             run.find(save).fail(f"rank {save.rank} gave up: {reason}")
 
+    def withdraw(self, save: SaveRef, request_id: str, reason: str) -> None:
+        """End the save that `save.rank` declared by this request, if it can still be ended: the rank gave it up."""
+        with self._stored(save.run) as run:
+            run.withdraw(save, request_id, reason)
+
     # Checkpoints.
 
     def latest(self, run: str, name: str = names.ANY_NAME, restoring: Restoring | None = None) -> Checkpoint | None:

@@ -279,6 +279,14 @@ class Run:
         self._declared[rank] = max(self._declared.get(rank, 0), save.number)
         return planned
 
+    def withdraw(self, ref: SaveRef, request_id: str, reason: str) -> None:
+        """End the save that a rank declared by this request; see `Coordinator.withdraw`."""
+        with self.lock:
+            for save in list(self._live):
+                claim = save.claims.get(ref.rank)
+                if claim is not None and (claim.request_id, claim.incarnation) == (request_id, ref.incarnation):
+                    save.fail(f"rank {ref.rank} gave up: {reason}")
+
     def _live_save_of(self, prefix: str) -> Save | None:
         """Return the save of a checkpoint that is under way; one that is being dropped is as good as ended."""
         return next((save for save in self._live if save.first.prefix == prefix and not save.session.is_over), None)

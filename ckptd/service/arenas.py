@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 from ckptd.arena.capture import SharedCapture
 from ckptd.arena.lender import Arena, Lender, Place
 from ckptd.engine.feeding import first_sums
+from ckptd.engine.identity import SaveRef
 from ckptd.engine.manifest import Manifest
 from ckptd.errors import (
     CkptdError,
@@ -187,7 +188,7 @@ class _Begun:
     """A capture under way."""
 
     capture: SharedCapture
-    ref: str
+    save: SaveRef
 
 
 @dataclass(eq=False)
@@ -258,8 +259,12 @@ class _Connection:
                 self._begun.pop(request.sums.request_id)
             case "drop":
                 begun = self._of(request.drop.request_id)
-                begun.capture.abandon(SessionAbortedError(f"{begun.ref} was given up: {request.drop.reason[:1000]}"))
+                reason = request.drop.reason[:1000]
+                begun.capture.abandon(SessionAbortedError(f"{begun.save} was given up: {reason}"))
                 self._begun.pop(request.drop.request_id)
+                if not begun.capture.is_sealed:
+                    # Other ranks need not declare it first, and this one may declare it anew right after this.
+                    self.server.coordinator.withdraw(begun.save, request.drop.request_id, reason)
             case "hold":
                 return self._hold(request.hold)
             case _:
@@ -307,7 +312,7 @@ class _Connection:
         except CkptdError:
             capture.ended()
             raise
-        self._begun[declaration.request_id] = _Begun(capture, str(save))
+        self._begun[declaration.request_id] = _Begun(capture, save)
 
     def _manifest(self, request: arena_pb2.ArenaBegin, digest: bytes) -> Manifest:
         coordinator = self.server.coordinator
@@ -360,7 +365,7 @@ class _Connection:
         for begun in self._begun.values():
             begun.capture.abandon(
                 SessionAbortedError(
-                    f"{begun.ref} was aborted: the process of {self._who()} ended, or closed its connection, "
+                    f"{begun.save} was aborted: the process of {self._who()} ended, or closed its connection, "
                     "while it was captured"
                 )
             )
