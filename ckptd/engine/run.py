@@ -660,6 +660,10 @@ class Run:
             with self.catalog_lock:
                 if self._is_closed or not self.is_taken_over:
                     return
+                if self._life is not None:
+                    # What the other owner has signed until now no longer means that the run was taken over from us.
+                    signed_at = max((stat.modified_at for stat in self.store.list(self.name)), default=0.0)
+                    self._life = replace(self._life, began_at=max(self._life.began_at, signed_at))
                 self.catalog = self._new_catalog()
                 self._recover()
                 with self.lock:

@@ -23,6 +23,7 @@ from tests.services.s3 import S3Service
 pytestmark = pytest.mark.every_server
 
 WAIT_S = 60.0
+LONG_AFTER_ITS_START_S = 7.0  # what is signed within five seconds may be a former daemon's last words
 ONE_PART = {"w": np.arange(600, dtype=np.float32)}
 MANY_PARTS = {"w": np.arange(10 << 20, dtype=np.float32)}
 SLOWLY = ("--write-bytes-per-s", "5000000")
@@ -167,6 +168,9 @@ def test_a_daemon_takes_its_runs_back_if_that_is_wanted(
     with running(s3_root, tmp_path, "--when-taken-over", "take-back") as (_, address):
         with ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as trainer:
             trainer.save(1, ONE_PART).result(timeout=WAIT_S)
+            began_at = time.monotonic()
+            while time.monotonic() < began_at + LONG_AFTER_ITS_START_S:
+                trainer.save(1, ONE_PART, overwrite=True).result(timeout=WAIT_S)
             with elsewhere(monkeypatch):
                 other = ckptd.Checkpointer(s3_root, run="runs/a")
                 other.save(2, ONE_PART).result(timeout=WAIT_S)
