@@ -345,6 +345,9 @@ class Checkpointer:
         Args:
             name: of the checkpoint, if not this `Checkpointer`'s; ``"*"`` is any. The usual name, ``model.ckpt``, means
                 whatever is there in a run that holds nothing of that name.
+
+        Raises:
+            CorruptionError: there are some, and all of them are damaged and in quarantine.
         """
         self._check_open()
         self._under_way.raise_unseen()

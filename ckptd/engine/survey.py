@@ -90,7 +90,10 @@ def latest_checkpoint(
         )
         return newest
     if named is not None and (named.problem or "").startswith(QUARANTINED):
-        raise CorruptionError(f"no checkpoint here is whole, and this one is {named.problem}", key=state_key)
+        raise CorruptionError(
+            f"no checkpoint here is whole, and the one that is named is {named.problem}. {_AFTER_QUARANTINE}",
+            key=state_key,
+        )
     return None if named is None else named.checkpoint
 
 
@@ -263,6 +266,10 @@ def _is_whole(found: Found | None) -> bool:
 GONE = "its index is missing"
 """The problem of a checkpoint without an index: to a reader it is no checkpoint."""
 
+_AFTER_QUARANTINE = (
+    "`ckptd repair` looks again and takes back what is whole; `ckptd rm` removes it, after which training begins anew"
+)
+
 QUARANTINED = "in quarantine"
 """Begins the problem of a checkpoint whose damage its owner has confirmed."""
 
@@ -310,8 +317,7 @@ class AllInQuarantineError(CorruptionError):
 def all_in_quarantine(newest: Record) -> CorruptionError:
     """Return the error of a run whose checkpoints are all in quarantine."""
     return AllInQuarantineError(
-        f"no checkpoint of this run is whole, and the newest is in quarantine: {newest.quarantine}. `ckptd repair` "
-        "looks again and takes back what is whole; `ckptd rm` removes it, after which training begins anew",
+        f"no checkpoint of it is whole, and the newest is in quarantine: {newest.quarantine}. {_AFTER_QUARANTINE}",
         key=newest.prefix_key,
     )
 
