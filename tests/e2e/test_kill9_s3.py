@@ -25,6 +25,7 @@ from tests.e2e.crew import Crew
 from tests.e2e.killing import Daemon, fresh_seed, left_over, pause
 from tests.e2e.saving_worker import value_of
 from tests.services.s3 import S3Service
+from tests.services.seaweed import SeaweedFS
 
 CAMPAIGN_ROUNDS = 100
 RUN, RANKS, MAX_TO_KEEP = "runs/r", 2, 3
@@ -251,7 +252,9 @@ def kill_again_and_again(
 
 
 def test_whoever_is_killed_at_any_moment_nothing_acknowledged_is_lost(s3_service, s3_root, tmp_path, monkeypatch):
-    kill_again_and_again(s3_service, s3_root, tmp_path, KINDS, len(KINDS), 1, monkeypatch)
+    # SeaweedFS is one process, so that most kinds are the same there, and takes long to come up again.
+    kinds = KINDS[::3] if isinstance(s3_service.server, SeaweedFS) else KINDS
+    kill_again_and_again(s3_service, s3_root, tmp_path, kinds, len(kinds), 1, monkeypatch)
 
 
 @pytest.mark.campaign
