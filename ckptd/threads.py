@@ -237,6 +237,7 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
     errors: dict[int, BaseException] = {}
     changed = threading.Condition()
     position = helpers = 0
+    is_over = False
 
     def work() -> None:
         nonlocal position
@@ -253,6 +254,10 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
 
     def help_out() -> None:
         nonlocal helpers
+        with changed:
+            if is_over:
+                return  # a late one: nobody waits for it
+            helpers += 1
         try:
             work()
         finally:
@@ -261,19 +266,16 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
                 changed.notify_all()
 
     def begin() -> None:
-        nonlocal helpers
         for _ in range(min(threads, len(todo)) - 1):
-            with changed:
-                helpers += 1
             try:
                 start(help_out, name)
             except RuntimeError:  # then there are fewer
-                with changed:
-                    helpers -= 1
                 return
 
     def wait() -> None:
+        nonlocal is_over
         with changed:
+            is_over = True
             changed.wait_for(lambda: not helpers)
 
     try:
