@@ -93,17 +93,3 @@ def test_ctrl_c_at_any_moment_leaves_the_next_save_in_peace(ckpt):
     began = time.monotonic()
     ckpt.close()
     assert time.monotonic() - began < SOON_S
-
-
-def test_a_rank_that_gave_up_may_save_that_step_again_with_the_others(daemon, monkeypatch):
-    ranks = [ckptd.Checkpointer(daemon.address, "r", rank=rank, world_size=2, timeout_s=TIMEOUT_S) for rank in range(2)]
-    with ranks[0], ranks[1]:
-        # Both share memory with the daemon from here on.
-        assert [one.result(TIMEOUT_S).step for one in [rank.save(1, ARRAYS) for rank in ranks]] == [1, 1]
-        began = time.monotonic()
-        with monkeypatch.context() as patched:
-            patched.setattr(capturing, "_copy", fail(KeyboardInterrupt()))
-            with pytest.raises(KeyboardInterrupt):
-                ranks[0].save(2, ARRAYS)
-        assert [one.result(SOON_S).step for one in [rank.save(2, ARRAYS) for rank in ranks]] == [2, 2]
-        assert time.monotonic() - began < SOON_S
