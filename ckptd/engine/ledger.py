@@ -422,6 +422,8 @@ class Ledger:
             *store.sweep_unfinished(self._run, given_up=given_up),
             *store.sweep_unfinished(join(self._run, records.DIRECTORY)),
         ]
+        if store.has_locks:  # elsewhere small objects are never unfinished, and each look is a request
+            swept += store.sweep_unfinished(join(self._run, records.ASIDE_DIRECTORY))
         for facts, fate, reason in judged:
             try:
                 if fate is Fate.ADOPT:

@@ -106,6 +106,15 @@ def die_before_publishing(step: str) -> None:
         raise PowerCut
 
 
+def test_what_a_crash_left_of_a_reserve_that_was_being_made_is_swept() -> None:
+    disk = disk_with_foreign_files()
+    three_saves(disk)
+    unfinished = f"{HERE}/.ckptd/trash/.reserve-2.{'0' * 32}.ckptd-tmp"
+    disk.add_file(unfinished, b"")
+    Trainer(disk, History(max_to_keep=5))
+    assert unfinished not in disk.content()
+
+
 def test_a_reserve_that_shares_its_file_with_another_name_is_not_written_into() -> None:
     disk = disk_with_foreign_files()
     _, history = three_saves(disk)
