@@ -46,7 +46,7 @@ from tests.services.front import Front
 from tests.services.s3 import S3Service
 
 BIG = 2 * PART_BYTES + 5  # in three parts
-HASTY = Patience(connect_s=2.0, progress_s=0.5, deadline_s=3.0)
+HASTY = Patience(connect_s=2.0, progress_s=1.0, deadline_s=8.0)
 
 
 pytestmark = pytest.mark.every_server
