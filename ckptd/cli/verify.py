@@ -14,6 +14,7 @@ from ckptd.errors import CorruptionError, NotFoundError
 
 if TYPE_CHECKING:
     from ckptd.engine.verified import Subset
+    from ckptd.engine.verify import Report
     from ckptd.storage.base import Store
 
 
@@ -44,15 +45,25 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
         store, key = places.checkpoint(place)
         keys = [key]
 
-    reports = []
+    reports: list[Report] = []
+    gone: list[str] = []
     why_not_noted = ""
     for number, key in enumerate(keys, 1):
         label = key if len(keys) == 1 else f"{key} ({number} of {len(keys)})"
         with progress_bars.shown(label, progress) as progressed:
             save_id = _save_id(store, key)
-            reports.append(verify(store, key, progressed, only=part.tensors(store, key)))
-        if reports[-1].ok:
+            try:
+                report = verify(store, key, progressed, only=part.tensors(store, key))
+            except NotFoundError:
+                if len(keys) == 1 or _is_there(store, key):
+                    raise
+                gone.append(key)  # a trainer saves and deletes meanwhile
+                continue
+        reports.append(report)
+        if report.ok:
             why_not_noted = _note(store, key, save_id, part) or why_not_noted
+    if not reports:
+        raise NotFoundError(f"all checkpoints of {place!r} were deleted while they were to be read: try again")
     damaged = [report for report in reports if not report.ok]
     if as_json:
         output.emit_json({"ok": not damaged, "reports": reports})
@@ -73,6 +84,8 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
                 for report in reports
             ],
         )
+    if gone:
+        output.note(f"not verified, as it was deleted meanwhile: {', '.join(gone)}")
     for report in reports:
         for problem in report.problems:
             output.note(f"{'damage' if problem.is_fatal else 'harmless'}: {problem}")
@@ -83,6 +96,16 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
     if not as_json:
         output.note(f"{len(damaged)} of {len(reports)} damaged")
     return CorruptionError.exit_code
+
+
+def _is_there(store: Store, key: str) -> bool:
+    from ckptd.format.names import index_key
+
+    try:
+        store.stat(index_key(key))
+    except NotFoundError:
+        return False
+    return True
 
 
 def _save_id(store: Store, key: str) -> str:

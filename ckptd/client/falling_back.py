@@ -51,13 +51,12 @@ def restore_newest(
     restored: Restored,
     *,
     falls_back: bool,
-    writes_into: bool,
     together_s: float | None = None,
 ) -> T:
     """Return what `read` makes of the latest checkpoint, or, if that is damaged, of the newest that is not.
 
-    `read` is told whether to go past this host's memory, `writes_into` says that arrays of the caller's are filled.
-    With `together_s` all ranks agree, each waiting that long for the others.
+    `read` is told whether to go past this host's memory. With `together_s` all ranks agree, each waiting that long for
+    the others.
     """
     call = RestoreCall(uuid.uuid4().hex, together_s is not None)
     located = newest = _next(transport, run, name, call, restored, [])
@@ -77,7 +76,7 @@ def restore_newest(
                 continue
             if isinstance(error, NotFoundError) and error.key != index_key(located.key):
                 raise  # no such tensor
-            verdict = _verdict(transport, located, error, restored, call, falls_back, writes_into)
+            verdict = _verdict(transport, located, error, restored, call, falls_back)
             if verdict.is_confirmed:
                 if together_s is not None:
                     _all_have_it(transport, name, located, call, False, together_s)
@@ -86,7 +85,7 @@ def restore_newest(
                     restored.passed[located.key] = verdict.reason
             elif rereads == _REREADS:
                 error.add_note(f"{verdict.reason}: this host's memory is at fault, or its way to the bytes")
-                raise noted(error, writes_into) from error.__cause__
+                raise
             else:
                 rereads += 1
             located = _next(transport, run, name, call, restored, reasons)
@@ -109,16 +108,15 @@ def _verdict(
     restored: Restored,
     call: RestoreCall,
     falls_back: bool,
-    writes_into: bool,
 ) -> Verdict:
     """Return what the owner says; raise `error`, with what it means, where this process may not go back."""
     if not falls_back:
-        raise noted(error, writes_into) from error.__cause__
+        raise error from error.__cause__
     try:
         verdict = transport.check_damage(located, Suspicion.of(error), call)
     except (UnavailableError, NotPermittedError) as other:
         error.add_note(f"whether it is damage could not be found out: {other}")
-        raise noted(error, writes_into) from error.__cause__
+        raise error from error.__cause__
     begun = restored.checkpoint
     if verdict is None:
         error.add_note("nobody could read it again: the daemon is older than this client, and does not know how to")
@@ -134,7 +132,7 @@ def _verdict(
         )
     else:
         return verdict
-    raise noted(error, writes_into) from error.__cause__
+    raise error from error.__cause__
 
 
 def _all_have_it(
@@ -152,13 +150,6 @@ def _all_have_it(
                 "to restore it together"
             )
         time.sleep(min(backoff.next_s(deadline), _MOST_PAUSE_S, deadline.remaining_s))
-
-
-def noted(error: CkptdError, writes_into: bool) -> CkptdError:
-    """Return the error, with a word about the caller's arrays if some may have been written to."""
-    if writes_into and isinstance(error, CorruptionError):
-        error.add_note("the arrays given by `into` may be partly overwritten")
-    return error
 
 
 def _next(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
-from ckptd.engine import listed, survey
+from ckptd.engine import listed, presence, survey
 from ckptd.engine.log import warn_once
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
 from ckptd.format.names import STATE_KEY, index_key
@@ -40,14 +40,13 @@ def get_checkpoint_state(directory: Path, latest_filename: str | None = None) ->
     """Return what the state file of a directory says, None if there is none; relative paths become usable ones.
 
     Raises:
-        CorruptionError: when the file can't be parsed.
+        CorruptionError: when the file can't be parsed, or what lies there is no file.
         InvalidRequestError: when it names no checkpoint, which is never written, or `latest_filename` is a path.
     """
     directory = as_text(directory)
     store, key = open_state(directory, latest_filename)
-    try:
-        data = store.get(key, limit_bytes=_STATE_LIMIT_BYTES)
-    except NotFoundError:
+    data = presence.read_if_there(store, key, limit_bytes=_STATE_LIMIT_BYTES)
+    if data is None:
         return None
     state = CheckpointState.decode(data, store.location(key))
     if not state.model_checkpoint_path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.client.falling_back import Restored, noted, restore_newest
+from ckptd.client.falling_back import Restored, restore_newest
 from ckptd.client.held_objects import HeldObjects
 from ckptd.client.locating import locate
 from ckptd.client.reader import CheckpointReader, check_names, did_you_mean
@@ -17,7 +17,7 @@ from ckptd.client.transport import Located, Transport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.objects import Objects
 from ckptd.engine.restore import Bundle, Wanted
-from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import meta_key
 from ckptd.format.slices import Box
 from ckptd.storage.local import LocalStore
@@ -48,30 +48,45 @@ def restore(
     it was. `by_many` says that other processes of this host probably read the same bytes.
     """
 
+    reads = 0
+
     def read(located: Located, is_afresh: bool = False) -> dict[str, Array]:
+        nonlocal reads
+        reads += 1
         return _read(transport, located.key, names, slices, into, by_many, is_afresh)
 
-    if step is None:
-        return restore_newest(
-            transport,
-            run,
-            name,
-            read,
-            restored,
-            falls_back=falls_back,
-            writes_into=bool(into),
-            together_s=together_s,
-        )
+    try:
+        if step is not None:
+            return _read_step(transport, run, name, step, read, restored)
+        return restore_newest(transport, run, name, read, restored, falls_back=falls_back, together_s=together_s)
+    except CkptdError as error:
+        # A wrong request is refused before the first byte moves, and the first read looks for every name.
+        if (
+            into
+            and reads > (1 if isinstance(error, NotFoundError) else 0)
+            and not isinstance(error, InvalidRequestError)
+        ):
+            error.add_note("the arrays given by `into` may be partly overwritten")
+        raise
+
+
+def _read_step(
+    transport: Transport,
+    run: str,
+    name: str,
+    step: int,
+    read: Callable[[Located], dict[str, Array]],
+    restored: Restored,
+) -> dict[str, Array]:
     located = locate(transport, run, name, step)
     for _ in range(_MAX_ATTEMPTS):
         try:
             arrays = read(located)
             break
-        except (NotFoundError, CorruptionError) as error:
+        except (NotFoundError, CorruptionError):
             now = locate(transport, run, name, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
-                # It is still the one that is meant, so this is about the checkpoint itself.
-                raise noted(error, bool(into)) from error.__cause__
+                raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
     else:
         arrays = read(located)

@@ -11,6 +11,7 @@ import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import compress
 
 from ckptd.engine import commit as durable
 from ckptd.engine import listed, mending, records, reserve, survey
@@ -211,6 +212,14 @@ def _from_disk(directory: str, latest_filename: str, found: dict[str, Found], st
     ours = {record.save_id: record for record in records.load(store, directory).found}
     whole = [each for each in found.values() if each.problem is None]
     usable = survey.by_age(whole, ours, latest_filename)
+    if not usable:
+        # A run that was opened without its state file notes of all that it holds that it left the list, and is kept
+        # for good. Some were before: those that are listed go in their turn, so it is the newest only.
+        listed_once = (
+            record is None or (record.write_state and record.latest_filename == latest_filename)
+            for record in (ours.get(each.checkpoint.save_id) for each in whole)
+        )
+        usable = survey.by_age(compress(whole, listed_once), ours, None)[-1:]
     if not usable:
         return None
     paths = tuple(each.checkpoint.prefix.rpartition("/")[2] for each in usable)

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ckptd.engine import lookalikes, records, series
+from ckptd.engine import lookalikes, presence, records, series
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.listed import find, listed_paths, resolve
 from ckptd.engine.log import warn_once
@@ -50,23 +50,24 @@ def latest_checkpoint(
 ) -> Checkpoint | None:
     """Return the checkpoint that the state file names; None if there is no state file, or nothing that it could mean.
 
-    With a `name`, it is the newest that this means; see `series`.
+    With a `name`, it is the newest that this means; see `series`. Where a state file is missing that was there once,
+    the log says so: somebody may have lost it, or have removed it to begin anew.
 
     If what it names is not there or not whole, the newest other one that it lists is meant, and at last the newest
     whole one in the directory; the log says what was passed by and why. If none is whole, it is the one that is named:
     restoring it tells what is wrong.
 
     Raises:
-        CorruptionError: for a state file that cannot be read as one; when what it lists is in quarantine, and nothing
-            else is whole.
+        CorruptionError: for a state file that cannot be read as one, or in whose place something else lies; when what
+            it lists is in quarantine, and nothing else is whole.
     """
     state_key = join(directory, latest_filename)
     data: bytes | None = None
     while True:
         before = data
-        try:
-            data = store.get(state_key)
-        except NotFoundError:
+        data = presence.read_if_there(store, state_key)
+        if data is None:
+            _warn_of_lost_state(store, directory, latest_filename, name)
             return None
         passed: list[str] = []
         paths = of_name(store, directory, listed_paths(data, state_key), latest_filename, name)
@@ -95,6 +96,27 @@ def latest_checkpoint(
             key=state_key,
         )
     return None if named is None else named.checkpoint
+
+
+def _warn_of_lost_state(store: Store, directory: str, latest_filename: str, name: str) -> None:
+    """Say which checkpoint a state file that is missing has named, if there is one, and how to get it back."""
+    ours = {
+        record.save_id: record
+        for record in records.load(store, directory).found
+        if record.published and record.write_state and record.latest_filename == latest_filename
+    }
+    if not ours:
+        return
+    whole = [
+        each for each in survey(store, directory, None) if each.problem is None and each.checkpoint.save_id in ours
+    ]
+    oldest_first = by_age(series.of_name(whole, name, checkpoint_of=lambda each: each.checkpoint), ours, None)
+    if oldest_first:
+        warn_once(
+            f"{store.location(join(directory, latest_filename))}: this state file is missing, so nothing here is the "
+            f"latest. The newest whole checkpoint is {oldest_first[-1].checkpoint.prefix}; "
+            f"`ckptd repair {store.location(directory)}` makes a state file that names it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +257,8 @@ def listed_in(store: Store, directory: str, latest_filename: str = names.STATE_K
         CorruptionError: when it cannot be read as one.
     """
     state_key = join(directory, latest_filename)
-    try:
-        state = store.get(state_key)
-    except NotFoundError:
+    state = presence.read_if_there(store, state_key)
+    if state is None:
         return []
     return [resolve(store, directory, path) for path in listed_paths(state, state_key)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptd.engine import listed, records, survey
+from ckptd.engine import listed, presence, records, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import NotFoundError
 from ckptd.format import names
@@ -34,7 +34,8 @@ class Looker:
         was durable before it was named.
 
         Raises:
-            CorruptionError: for a state file that cannot be read as one; it may be half written, by somebody else.
+            CorruptionError: for a state file that cannot be read as one; it may be half written, by somebody else;
+                or when what lies there is no file.
         """
         version = None
         if not self._store.has_locks:
@@ -43,8 +44,11 @@ class Looker:
             if version == self._settled:
                 return None
         for _ in range(_MOST_ATTEMPTS):
+            data = presence.read_if_there(self._store, self._state_key)
+            if data is None:
+                return None
             try:
-                paths = listed.listed_paths(self._store.get(self._state_key), self._state_key)
+                paths = listed.listed_paths(data, self._state_key)
                 paths = survey.of_name(self._store, self._directory, paths, self._latest_filename, self._name)
                 prefix = listed.resolve(self._store, self._directory, paths[-1]) if paths else None
                 if prefix is None:

@@ -11,6 +11,7 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
+from ckptd.engine import verify
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -121,6 +122,24 @@ def test_verify_reads_a_prefix_or_a_whole_directory(run_dir, capsys):
     out, err = ckptd_says(capsys, "verify", run_dir)
     assert out.count("every checksum verifies") == 3
     assert err == ""
+
+
+def test_verify_of_a_directory_passes_by_what_is_deleted_while_it_reads(tmp_path, capsys, monkeypatch):
+    with ckptd.Checkpointer(str(tmp_path), run="run", rank=0, world_size=1) as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step, {"w": W + step}).result(timeout=60)
+        plain = verify.verify
+
+        def verify_slowly(store, key, *arguments, **options):
+            report = plain(store, key, *arguments, **options)
+            if key == "model.ckpt-1":
+                checkpointer.delete(2, for_good=True)
+            return report
+
+        monkeypatch.setattr(verify, "verify", verify_slowly)
+        out, err = ckptd_says(capsys, "verify", tmp_path / "run")
+    assert out.count("every checksum verifies") == 2
+    assert err == "not verified, as it was deleted meanwhile: model.ckpt-2\n"
 
 
 @pytest.fixture

@@ -40,6 +40,17 @@ def test_a_lost_one_is_written_from_what_is_there(run_dir, capsys):
     assert (run_dir / "checkpoint").read_bytes() == before
 
 
+def test_one_that_was_lost_before_the_run_was_opened_is_written_again_too(run_dir, capsys):
+    (run_dir / "checkpoint").unlink()
+    with ckptd.Checkpointer(str(run_dir.parent), run="run", rank=0, world_size=1) as checkpointer:
+        assert checkpointer.latest() is None  # and recovery noted of all of them that they are kept
+    assert repair(capsys, run_dir)["latest"] == str(run_dir / "model.ckpt-30")
+    with ckptd.Checkpointer(str(run_dir.parent), run="run", rank=0, world_size=1) as checkpointer:
+        assert checkpointer.latest().step == 30
+        checkpointer.save(40, {"w": np.arange(3.0)}).result(timeout=60)
+        assert [each.step for each in checkpointer.checkpoints()] == [10, 20, 30, 40]
+
+
 def test_a_malformed_one_is_refused_by_others_and_kept_beside(run_dir, capsys):
     (run_dir / "checkpoint").write_text("rubbish {")
     assert main.run(["latest", str(run_dir)]) == 8

@@ -194,6 +194,19 @@ def test_when_none_is_whole_that_is_an_error_and_no_beginning_anew(root):
     assert (root / "a/checkpoint").exists()
 
 
+@pytest.mark.parametrize("arguments", [{}, {"step": 3}, {"fallback": False}, {"fallback": "together"}], ids=str)
+def test_an_error_says_that_arrays_may_be_overwritten_however_it_ends(root, arguments):
+    for step in (1, 2, 3):
+        flip(shard(root, step))
+    into = {"w": np.zeros(1000, np.int64)}
+    with (
+        ckptd.Checkpointer(root, "a") as checkpointer,
+        pytest.raises(CorruptionError) as told,
+    ):
+        checkpointer.restore(names=["w"], into=into, **arguments)
+    assert told.value.__notes__.count("the arrays given by `into` may be partly overwritten") == 1
+
+
 def test_a_missing_tensor_is_no_damage(root):
     with ckptd.Checkpointer(root, "a") as checkpointer, pytest.raises(NotFoundError):
         checkpointer.restore(names=["absent"])

@@ -1,6 +1,7 @@
 """A directory of checkpoints that came from elsewhere: what its state file means is found, and the log says how."""
 
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import ckptd
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.settings import Settings
+from ckptd.errors import CorruptionError
 from ckptd.storage.local import LocalStore
 
 
@@ -103,7 +105,22 @@ def test_without_anything_of_that_name_the_plain_function_says_none_as_tensorflo
     assert "model.ckpt-3" in caplog.text
 
 
-def test_a_person_can_still_begin_anew_by_removing_the_state_file(run):
+def test_a_person_can_still_begin_anew_by_removing_the_state_file_and_who_lost_it_is_told(run, caplog):
     (run / "checkpoint").unlink()
     with ckptd.Checkpointer(run.parent.parent, "runs/a") as checkpointer:
         assert checkpointer.latest() is None
+    assert "this state file is missing" in caplog.text
+    assert f"The newest whole checkpoint is {run}/model.ckpt-3; `ckptd repair {run}`" in caplog.text
+
+
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo], ids=["directory", "pipe"])
+def test_what_lies_in_the_state_files_place_is_damage_for_every_reader_and_no_beginning(run, put):
+    (run / "checkpoint").unlink()
+    put(run / "checkpoint")
+    with ckptd.Checkpointer(run.parent.parent, "runs/a") as checkpointer:
+        for look in (checkpointer.latest, checkpointer.restore):
+            with pytest.raises(CorruptionError, match="no file that can be read"):
+                look()
+    for function in (ckptd.latest_checkpoint, ckptd.get_checkpoint_state, ckptd.load_checkpoint):
+        with pytest.raises(CorruptionError, match="no file that can be read"):
+            function(run)
