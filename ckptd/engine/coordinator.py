@@ -358,7 +358,7 @@ class Coordinator:
             if restoring is None:
                 latest = found.latest(name)
             else:
-                latest = self._starts_of(run).choose(restoring, lambda: found.latest(name), found.is_there)
+                latest = self._starts_of(run).choose(restoring, name, lambda: found.latest(name), found.is_there)
             meant = [each for each in found.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
         if latest is None and meant:
             # "None yet" would let a trainer begin anew without a word.

@@ -53,6 +53,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "saved_at": (-_LATEST_S, _LATEST_S),
     "deleted_at": (-_LATEST_S, _LATEST_S),
     "duration_s": (-_LATEST_S, _LATEST_S),
+    "quarantined_at": (-_LATEST_S, _LATEST_S),
+    "verified_at": (-_LATEST_S, _LATEST_S),
+    "verified_since": (-_LATEST_S, _LATEST_S),
+    "verified_of": (0, (1 << 31) - 1),
     "max_to_keep": (0, (1 << 63) - 1),
     "index_crc32c": (0, (1 << 32) - 1),
 }

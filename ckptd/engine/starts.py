@@ -1,7 +1,8 @@
 """Which checkpoint the ranks of one start of a job restore: the one that its first rank was given.
 
 Ranks call `restore` one by one, each when it is ready, and must all end up with one step. The first call begins a
-start; a rank that calls a second time begins the next. Damage lets a rank go back alone only while no other has been
+start; a rank that calls a second time begins the next. Each name of a run has its starts: a rank that restores two
+names is in both. Damage lets a rank go back alone only while no other has been
 given the step. Ranks that restore "together" report what they found, and go back together.
 """
 
@@ -20,6 +21,7 @@ from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
 Latest = Callable[[], Checkpoint | None]
 
 _REMEMBERED_CALLS = 1 << 16  # as many as a job may have ranks
+_REMEMBERED_NAMES = 256  # clients may make up any
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,19 @@ class Starts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._current: _Start | None = None
+        self._current: OrderedDict[str, _Start] = OrderedDict()  # by name, the one that was used last at the end
         self._by_call: OrderedDict[str, _Start] = OrderedDict()
 
-    def choose(self, call: Restoring, latest: Latest, is_there: Callable[[Checkpoint], bool]) -> Checkpoint | None:
-        """Return what the start restores that this call belongs to; `latest` tells what a new one does.
+    def choose(
+        self, call: Restoring, name: str, latest: Latest, is_there: Callable[[Checkpoint], bool]
+    ) -> Checkpoint | None:
+        """Return what the start restores that this call belongs to; `latest` tells what a new one of `name` does.
 
         Raises:
             CorruptionError: when other ranks restored a checkpoint that is not there any more.
         """
         with self._lock:
-            start = self._of(call, latest, is_there)
+            start = self._of(call, name, latest, is_there)
             if start.chosen is not None and not call.is_together and not is_there(start.chosen):
                 others = _others(start, call)
                 if others:
@@ -111,19 +115,23 @@ class Starts:
                 raise CorruptionError("no checkpoint of this run is whole", key=prefix)
             return Agreement.GO_BACK, ""
 
-    def _of(self, call: Restoring, latest: Latest, is_there: Callable[[Checkpoint], bool]) -> _Start:
+    def _of(self, call: Restoring, name: str, latest: Latest, is_there: Callable[[Checkpoint], bool]) -> _Start:
         known = self._by_call.get(call.id)
         if known is not None:
             return known
         if not 0 <= call.rank < call.world_size:
             raise InvalidRequestError("rank out of range", expected=f"0 to {call.world_size - 1}", actual=call.rank)
-        start = self._current
+        start = self._current.get(name)
         if start is not None and start.chosen is not None and is_there(start.chosen):
             newest = latest()
             if newest is not None and not is_same_save(newest, start.chosen):
                 start = None  # something newer was published, so that all ranks of that start had restored
         if start is None or start.world_size != call.world_size or call.rank in start.calls:
-            start = self._current = _Start(call.world_size, latest())
+            start = _Start(call.world_size, latest())
+        self._current[name] = start
+        self._current.move_to_end(name)
+        while len(self._current) > _REMEMBERED_NAMES:
+            self._current.popitem(last=False)
         start.calls[call.rank] = call.id
         self._by_call[call.id] = start
         while len(self._by_call) > _REMEMBERED_CALLS:

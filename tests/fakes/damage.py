@@ -101,6 +101,8 @@ SERVED: dict[str, Damage] = {
     "record-deep": _text("record", b"[" * 200_000),
     "record-nan": _record(saved_at=float("nan")),
     "record-1e99": _record(saved_at=1e99),
+    "record-quarantined-1e99": _record(quarantine="w is damaged", quarantined_at=1e99),
+    "record-verified-inf": _record(verified_at=float("inf")),
     "record-step": _record(step=1 << 70),
     "record-epoch": _record(epoch=1 << 70),
     "record-sizes": _record(shard_sizes=[1 << 70]),

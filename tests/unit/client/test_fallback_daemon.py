@@ -114,6 +114,22 @@ def test_once_another_rank_has_restored_the_step_damage_ends_the_job_and_its_res
     assert [set(restarted[rank].restore()["w"]) for rank in range(2)] == [{2}, {2}]
 
 
+def test_what_ranks_restore_of_another_name_between_lets_none_of_them_go_back_alone(daemon, connect, tmp_path):
+    with connect() as checkpointer:
+        checkpointer.save(3, {"w": np.full(1000, 30)}, name="best").result()
+    damage(tmp_path, 3)
+    first, second = connect(0, 2), connect(1, 2)
+    assert set(first.restore(names=["v"])["v"]) == {-3}  # does not meet the damage
+    assert set(first.restore(name="best")["w"]) == {30}
+    with pytest.raises(CorruptionError) as told:
+        second.restore(names=["w"])
+    assert any("rank 0 of 2 restored this step already" in note for note in told.value.__notes__)
+    first, second = connect(0, 2), connect(1, 2)  # the job is started again
+    for rank in (second, first):
+        assert set(rank.restore(names=["w"])["w"]) == {2}
+        assert set(rank.restore(name="best")["w"]) == {30}
+
+
 def test_the_first_rank_goes_back_alone_and_the_others_follow(daemon, connect, tmp_path):
     damage(tmp_path, 3)
     ranks = [connect(rank, 3) for rank in range(3)]
