@@ -40,6 +40,8 @@ def check_apart(store: Store, run: str) -> None:
     for stat in store.list(run):
         if stat.key.endswith("/" + EPOCH_NAME):
             inner = stat.key.removesuffix("/" + EPOCH_NAME)
+            if inner == run:
+                return  # another of its processes has joined it since: then it is one
             raise InvalidRequestError(
                 f"{store.location(run)} cannot be a run: run {store.location(inner)} lies inside of it; choose a name "
                 "beside that one"
