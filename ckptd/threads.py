@@ -288,8 +288,9 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
             wait()
             break
         except BaseException as error:
+            is_second = any(isinstance(each, KeyboardInterrupt) for each in errors.values())
             errors.setdefault(len(todo), error)
-            if not insists:
+            if is_second and not insists:
                 break
     if errors:
         raise errors[min(errors)]

@@ -43,6 +43,75 @@ def test_each_raises_the_first_error_once_nobody_works_any_more():
     assert others_end.is_set()
 
 
+class Interrupted(threading.Condition):
+    """One whose waits are ended by Ctrl-C, as often as it says; the wait after those is announced."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.is_awaited = threading.Event()
+
+    def wait_for(self, predicate, timeout=None):  # type: ignore[no-untyped-def]
+        if self.times:
+            self.times -= 1
+            raise KeyboardInterrupt
+        self.is_awaited.set()
+        return super().wait_for(predicate, timeout)
+
+
+@pytest.mark.parametrize("is_begun", [False, True], ids=["before", "after"])
+def test_ctrl_c_as_a_helper_is_started_waits_for_none_that_has_not_begun(
+    monkeypatch: pytest.MonkeyPatch, is_begun: bool
+):
+    helpers: list[Callable[[], object]] = []
+    done: list[int] = []
+    ended: list[BaseException] = []
+
+    def interrupted(help_out: Callable[[], object], name: str) -> None:
+        if is_begun:
+            helpers.append(help_out)
+        raise KeyboardInterrupt
+
+    def call() -> None:
+        try:
+            threads.each(done.append, range(100), 4, "test")
+        except KeyboardInterrupt as error:
+            ended.append(error)
+
+    monkeypatch.setattr(threads, "start", interrupted)
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    caller.join(BOUND_S)
+    assert ended
+    assert len(helpers) == is_begun
+    for help_out in helpers:  # its thread runs only now
+        help_out()
+    assert not done
+
+
+@pytest.mark.parametrize(("times", "insists", "is_waited_for"), [(1, False, True), (2, False, False), (2, True, True)])
+def test_a_second_ctrl_c_does_not_wait_for_helpers_unless_told_to(
+    monkeypatch: pytest.MonkeyPatch, times: int, insists: bool, is_waited_for: bool
+):
+    condition, changed = threading.Condition, Interrupted(times)
+    both_work, ended = threading.Barrier(2), threading.Event()
+
+    def do(number: int) -> None:
+        both_work.wait(BOUND_S)
+        if threading.current_thread() is not threading.main_thread():
+            changed.is_awaited.wait(BOUND_S)
+            ended.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Condition", lambda *lock: condition(*lock) if lock else changed)
+        with pytest.raises(KeyboardInterrupt):
+            threads.each(do, range(2), 2, "test", insists=insists)
+    assert ended.is_set() == is_waited_for
+    assert not changed.times
+    changed.is_awaited.set()
+    assert ended.wait(BOUND_S)
+
+
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
