@@ -59,6 +59,7 @@ class DirectTransport:
     """The engine in this process, over the store at `url`."""
 
     chunk_bytes = _CHUNK_BYTES
+    world_size = 1
 
     def __init__(self, url: str, run: str, member: Member, options: RunOptions) -> None:
         if member.world_size != 1:
@@ -102,6 +103,9 @@ class DirectTransport:
 
     def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
         """See `Transport.drop`. The engine has not heard of it."""
+
+    def withdraw(self, request: SaveRequest, reason: str) -> None:
+        """See `Transport.withdraw`. There are no other ranks."""
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None

@@ -10,6 +10,7 @@ from typing import Any
 from ckptd import threads
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation, Prepared
+from ckptd.client.snapshot import why
 from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.turns import Turn
 from ckptd.client.under_way import UnderWay
@@ -59,8 +60,10 @@ class Launcher:
         except BaseException as error:
             if save is not None:
                 save.give_up(error)
-            elif prepared is not None:
-                prepared.give_back()
+            else:
+                if prepared is not None:
+                    prepared.give_back()
+                self._transport.withdraw(request, why(error))
             raise
         return save.pending
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -48,6 +48,7 @@ from ckptd.errors import (
     ConflictError,
     InvalidRequestError,
     NotFoundError,
+    SessionAbortedError,
     UnavailableError,
 )
 from ckptd.format.names import ANY_NAME, prefix_for
@@ -63,6 +64,7 @@ Naming = TypeVar("Naming", admin_pb2.PinRequest, admin_pb2.DeleteRequest, admin_
 _AWAIT_S = 15.0  # one question lasts this long; the daemon allows 20
 _CALL_MARGIN_S = 10.0
 _ABORT_TIMEOUT_S = 5.0
+_WITHDRAW_TIMEOUT_S = 2.0  # the caller waits for it, and wants to raise its error
 _MOST_REASON = 255
 _AGREEMENTS = {
     read_pb2.AGREEMENT_WAITING: Agreement.WAITING,
@@ -91,6 +93,7 @@ class RemoteTransport:
         self._address = addresses.parse(address)
         self._run = run
         self._member = member
+        self.world_size = member.world_size
         self._options = options
         self._timeout_s = timeout_s
         self._token = token
@@ -136,13 +139,38 @@ class RemoteTransport:
         """See `Transport.begin`."""
         if not isinstance(room, ArenaRoom) or not turn.may_begin(room.epoch, room.link):
             return None
-        declaration = self._declaration(request, manifest, room.epoch)
+        declaration = self._declaration(request, manifest.digest, room.epoch)
         return ArenaHandover.begin(room, declaration, placement, manifest)
 
     def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
         """See `Transport.drop`."""
         if isinstance(room, ArenaRoom):
             ArenaHandover.drop_unseen(room.link, request.request_id, reason)
+
+    def withdraw(self, request: SaveRequest, reason: str) -> None:
+        """See `Transport.withdraw`. A daemon that has not answered yet knows of no save."""
+        membership = self._membership
+        if membership is None or self.world_size == 1 or not self._contact.is_made or self._pid != os.getpid():
+            return
+        with contextlib.suppress(CkptdError):
+            epoch = membership.welcome(Deadline(0.0)).epoch
+            self._withdraw(self._declaration(request, b"", epoch), reason, _WITHDRAW_TIMEOUT_S)
+
+    def _withdraw(self, declaration: Declaration, reason: str, timeout_s: float) -> None:
+        """Take a declaration back, arrived or not; return if the daemon can't, as it is an older one.
+
+        Raises:
+            SessionAbortedError: it counts no more.
+        """
+        request = save_pb2.AbortRequest(
+            save=convert.save_to_wire(declaration.save),
+            reason=reason[:_MOST_REASON],
+            request_id=declaration.request_id,
+            checkpoint_name=declaration.name,
+        )
+        with contextlib.suppress(NotFoundError):
+            if self._call(lambda: self._save.Abort(request, timeout=timeout_s)).withdrawn:
+                raise SessionAbortedError(f"{declaration.save} was given up: {reason}")
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
@@ -162,7 +190,14 @@ class RemoteTransport:
             turn.await_earlier(welcome.epoch, deadline)
             waits.waiting_for(f"the daemon at {self._address} to plan it, once every rank has declared its part")
             try:
-                return self._declare_once(self._declaration(request, manifest, welcome.epoch), manifest, deadline)
+                declaration = self._declaration(request, manifest.digest, welcome.epoch)
+                answer = self._declare_once(declaration, manifest, deadline, turn)
+                if answer is None:
+                    self._withdraw(declaration, turn.given_up or "", _ABORT_TIMEOUT_S)
+                    # An older daemon can only end what it has planned.
+                    answer = self._declare_once(declaration, manifest, deadline, Turn())
+                assert answer is not None  # this turn is not given up
+                return answer
             except UnavailableError as error:
                 if error.is_answer:
                     raise
@@ -172,12 +207,12 @@ class RemoteTransport:
                 if deadline.has_passed or not self._membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):
                     raise
 
-    def _declaration(self, request: SaveRequest, manifest: Manifest, epoch: int) -> Declaration:
+    def _declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
         return Declaration(
             save=SaveRef(self._run, epoch, request.step, rank=self._member.rank, incarnation=self._member.incarnation),
             request_id=request.request_id,
             world_size=self._member.world_size,
-            manifest_digest=manifest.digest,
+            manifest_digest=digest,
             meta_graph=request.meta_graph,
             overwrite=request.overwrite,
             timeout_s=request.timeout_s,
@@ -188,13 +223,18 @@ class RemoteTransport:
         )
 
     def _declare_once(
-        self, declaration: Declaration, manifest: Manifest, deadline: Deadline
-    ) -> Assignment | Checkpoint:
+        self, declaration: Declaration, manifest: Manifest, deadline: Deadline, turn: Turn
+    ) -> Assignment | Checkpoint | None:
+        """Declare a save; None if its caller has given it up, before or meanwhile."""
         request = convert.declaration_to_wire(declaration)
         request.hears_ends = True
         is_manifest_sent = False
         while True:
-            replies = self._call(lambda: _declared(self._save.Declare(request, timeout=deadline.remaining_s)))
+            if turn.given_up is not None:
+                return None
+            replies = self._call(lambda: _declared(self._save.Declare(request, timeout=deadline.remaining_s), turn))
+            if replies is None:
+                return None
             kind = replies[0].WhichOneof("kind") if replies else None
             if kind == "already_saved":
                 return convert.checkpoint_from_wire(replies[0].already_saved)
@@ -474,14 +514,20 @@ class RemoteTransport:
         return Located(convert.checkpoint_from_wire(message), message.key)
 
 
-def _declared(replies: Iterable[Any]) -> list[Any]:
-    """Return what answers a declaration; what it waits for meanwhile is told."""
+def _declared(call: Any, turn: Turn) -> list[Any] | None:
+    """Return what answers a declaration, None if it is given up; what it waits for meanwhile is told."""
     answers = []
-    for reply in replies:
-        if reply.WhichOneof("kind") != "waiting":
-            answers.append(reply)
-        elif reply.waiting.what:
-            waits.waiting_for("; ".join(reply.waiting.what))
+    try:
+        with turn.cancelling(call.cancel):
+            for reply in call:
+                if reply.WhichOneof("kind") != "waiting":
+                    answers.append(reply)
+                elif reply.waiting.what:
+                    waits.waiting_for("; ".join(reply.waiting.what))
+    except grpc.RpcError:
+        if turn.given_up is None:
+            raise
+        return None
     return answers
 
 

@@ -73,7 +73,7 @@ def _finish(transport: Transport, planned: Assignment, snapshot: Snapshot, deadl
         _send_all(transport, planned.save, sources, deadline)
     except CkptdError as error:
         if snapshot.has_failed:
-            transport.abort(planned.save, f"rank {planned.save.rank} gave it up: {error}")
+            transport.abort(planned.save, str(error))
             raise
         return _settle(transport, planned.save, error)
     return transport.outcome(planned.save, deadline)

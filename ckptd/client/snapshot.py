@@ -15,7 +15,7 @@ from ckptd.client.placement import Placement, place
 from ckptd.client.rooms import Room, RoomPool
 from ckptd.client.summing import NUM_SUMMERS, Sums, sum_parts
 from ckptd.engine.layout import Lane
-from ckptd.errors import SessionAbortedError, UnavailableError
+from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -107,7 +107,7 @@ class Snapshot:
         if not self._is_settled.wait(timeout_s):
             raise UnavailableError(f"the arrays were not copied within {timeout_s:g} s")
         if not self._is_captured:
-            raise SessionAbortedError(f"the arrays could not be copied: {self._failure}") from self._failure
+            raise SessionAbortedError(f"the arrays could not be copied: {why(self._failure)}") from self._failure
 
     def sum(self) -> Sums:
         """Sum what was captured: CRC-32C per part and, of strings, two, of the lengths and of the payload.
@@ -135,3 +135,10 @@ class Snapshot:
         room, self._room = self._room, None
         if room is not None:
             room.give_back()
+
+
+def why(cause: BaseException | None) -> str:
+    """Say what ended the caller's part of a save."""
+    if isinstance(cause, KeyboardInterrupt):
+        return "Ctrl-C"
+    return str(cause) if isinstance(cause, CkptdError) else f"{type(cause).__name__}: {cause}"

@@ -81,6 +81,7 @@ class Transport(Protocol):
     """The road to the engine. Methods may be called from any thread, several at a time."""
 
     chunk_bytes: int
+    world_size: int
 
     def room(self, size_bytes: int) -> Room:
         """Return memory to capture a save into: shared with the engine where it can be."""
@@ -95,6 +96,9 @@ class Transport(Protocol):
 
     def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
         """Have the engine forget a save into `room` that may have begun, as `begin` did not return. Never raises."""
+
+    def withdraw(self, request: SaveRequest, reason: str) -> None:
+        """Tell other ranks that this one gives a save up that nothing carries out. Waits a moment. Never raises."""
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None

@@ -8,21 +8,29 @@ under the epoch that holds now, or has ended.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ckptd.client.deadline import Deadline
 from ckptd.errors import UnavailableError
 
 
 class Turn:
-    """One save's place in the order. Any thread may use it."""
+    """One save's place in the order. Any thread may use it.
+
+    Attributes:
+        given_up: why the save's caller has given it up; None if it has not.
+    """
 
     def __init__(self, before: Turn | None = None) -> None:
         """Stand behind `before`."""
+        self.given_up: str | None = None
         self._before = before
         self._changed = threading.Condition()
         self._epoch = -1
         self._begun_over: object = None
-        self._is_given_up = self._is_skipped = False
+        self._cancel: Callable[[], object] | None = None
+        self._is_skipped = False
         self._has_ended = False
 
     def await_earlier(self, epoch: int, deadline: Deadline) -> None:
@@ -58,10 +66,25 @@ class Turn:
             self._epoch = epoch
             self._changed.notify_all()
 
-    def give_up(self) -> None:
+    def give_up(self, reason: str) -> None:
         """Say that this save will fail: the next, which may be of the same step, waits until the engine knows it."""
         with self._changed:
-            self._is_given_up = True
+            self.given_up, cancel = reason, self._cancel
+        if cancel is not None:
+            cancel()
+
+    @contextmanager
+    def cancelling(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """Within this block, `cancel` is called once the save is given up, or if it was before."""
+        with self._changed:
+            self._cancel, is_given_up = cancel, self.given_up is not None
+        if is_given_up:
+            cancel()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._cancel = None
 
     def ended(self, *, is_skipped: bool = False) -> None:
         """Say that this save is over, well or badly; `is_skipped` if it took no turn: others wait for those before."""
@@ -69,9 +92,14 @@ class Turn:
             self._has_ended, self._is_skipped = True, is_skipped
             self._changed.notify_all()
 
+    def await_end(self, timeout_s: float) -> None:
+        """Wait until this save is over, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_ended, timeout_s)
+
     def _await_planned(self, epoch: int, timeout_s: float) -> bool:
         with self._changed:
             return self._changed.wait_for(lambda: self._lets_go_on(epoch), timeout_s)
 
     def _lets_go_on(self, epoch: int) -> bool:
-        return self._has_ended or (self._epoch >= epoch and not self._is_given_up)
+        return self._has_ended or (self._epoch >= epoch and self.given_up is None)

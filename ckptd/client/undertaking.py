@@ -18,13 +18,15 @@ from ckptd.client.capturing import takes_long
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation, Prepared
 from ckptd.client.saving import carry_out
-from ckptd.client.snapshot import Snapshot
+from ckptd.client.snapshot import Snapshot, why
 from ckptd.client.transport import Handover, SaveRequest, Transport
 from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, SessionAbortedError
 
 _log = logging.getLogger(__name__)
+
+_TOLD_S = 2.0  # how long an error of the caller's part waits at most until the daemon knows of it
 
 
 class Undertaking:
@@ -91,22 +93,26 @@ class Undertaking:
 
         Called by the thread that does the caller's part, or that could not start one for it.
         """
-        with self._lock:
-            self._is_given_up, is_carried = True, self._is_carried
-        self._turn.give_up()
         if isinstance(cause, CkptdError):
             error = cause
         else:
-            what = "Ctrl-C" if isinstance(cause, KeyboardInterrupt) else f"{type(cause).__name__}: {cause}"
-            error = SessionAbortedError(f"{self.pending} was given up, as its arrays could not be copied: {what}")
+            error = SessionAbortedError(f"{self.pending} was given up, as its arrays could not be copied: {why(cause)}")
             error.__cause__ = cause
+        with self._lock:
+            self._is_given_up, is_carried = True, self._is_carried
+        self._turn.give_up(why(cause))
         if self._handover is not None:
-            self._handover.drop(str(error))
+            self._handover.drop(why(cause))
         elif self._prepared is not None:
-            self._transport.drop(self._request, self._prepared.room, str(error))
+            self._transport.drop(self._request, self._prepared.room, why(cause))
         self._snapshot.give_up(error)
         try:
             self.pending.fail(error, is_known=is_known)
+            if not is_carried:
+                self._transport.withdraw(self._request, why(cause))
+            elif self._transport.world_size > 1:
+                # What other ranks do because of the error comes after it, for the daemon as well.
+                self._turn.await_end(_TOLD_S)
         finally:
             if not is_carried:
                 self._clean_up(is_skipped=True)

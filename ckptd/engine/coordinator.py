@@ -337,10 +337,15 @@ class Coordinator:
         with self._stored(save.run) as run, run.lock:
             run.find(save).fail(f"rank {save.rank} gave up: {reason}")
 
-    def withdraw(self, save: SaveRef, request_id: str, reason: str) -> None:
-        """End the save that `save.rank` declared by this request, if it can still be ended: the rank gave it up."""
+    def withdraw(self, save: SaveRef, request_id: str, reason: str, name: str) -> None:
+        """Take back what `save.rank` declared by this request, or was about to: it gave its save of `name` up.
+
+        The save of ranks that have declared it ends, if it can still be ended. If there are none, those that come
+        wait a moment for the rank to declare it anew; see `withdrawals`. May be repeated.
+        """
+        names.check_checkpoint_name(name)
         with self._stored(save.run) as run:
-            run.withdraw(save, request_id, reason)
+            run.withdraw(save, request_id, reason, name)
 
     # Checkpoints.
 

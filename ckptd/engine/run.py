@@ -37,15 +37,17 @@ from ckptd.engine.settings import MAX_SHARDS, Settings
 from ckptd.engine.shares import Share
 from ckptd.engine.starts import is_same_save
 from ckptd.engine.views import RunView, SaveView
+from ckptd.engine.withdrawals import Withdrawals
 from ckptd.errors import (
     CkptdError,
     ConflictError,
     InvalidRequestError,
     NotFoundError,
     NotPermittedError,
+    SessionAbortedError,
     StorageFullError,
 )
-from ckptd.format.names import ANY_NAME
+from ckptd.format.names import ANY_NAME, prefix_for
 from ckptd.storage.base import Durability, Lock, Store
 from ckptd.storage.keys import join
 
@@ -111,6 +113,7 @@ class Run:
         self._listeners = listeners or Listeners(name)
         self._num_published = 0  # guarded by `lock`
         self._num_begun = 0
+        self._withdrawals = Withdrawals()  # guarded by `lock`
         self._declared: dict[int, int] = {}  # by rank: the number of the newest save that it has declared
         self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
         self._confirmed_at = clock.boot_s()  # when somebody last looked whether the run is ours
@@ -247,6 +250,7 @@ class Run:
                 )
             if declaration.pad_step_number != self.options.pad_step_number:
                 raise InvalidRequestError("pad_step_number belongs to the run, and this rank joined with another")
+            self._check_not_withdrawn(declaration)
             live = self._live_save_of(declaration.prefix)
             if live is not None:
                 return self._declare(live, declaration, manifest, capture)
@@ -264,6 +268,7 @@ class Run:
                 and not self.catalog.is_in_quarantine(name, step)
             )
         with self.lock:
+            self._check_not_withdrawn(declaration)
             live = self._live_save_of(declaration.prefix)
             if live is None:
                 if taken:
@@ -277,15 +282,36 @@ class Run:
         planned = save.declare(declaration, manifest, capture)
         rank = declaration.save.rank
         self._declared[rank] = max(self._declared.get(rank, 0), save.number)
+        self._withdrawals.declared(declaration.save.epoch, declaration.prefix, rank)
         return planned
 
-    def withdraw(self, ref: SaveRef, request_id: str, reason: str) -> None:
-        """End the save that a rank declared by this request; see `Coordinator.withdraw`."""
+    def _check_not_withdrawn(self, declaration: Declaration) -> None:
+        reason = self._withdrawals.reason(declaration.request_id)
+        if reason is not None:
+            raise SessionAbortedError(f"rank {declaration.save.rank} gave {declaration.save} up: {reason}")
+
+    def withdraw(self, ref: SaveRef, request_id: str, reason: str, name: str) -> None:
+        """Take a rank's declaration back; see `Coordinator.withdraw`."""
         with self.lock:
-            for save in list(self._live):
-                claim = save.claims.get(ref.rank)
-                if claim is not None and (claim.request_id, claim.incarnation) == (request_id, ref.incarnation):
-                    save.fail(f"rank {ref.rank} gave up: {reason}")
+            declared = next((save for save in self._live if save.is_declared_by(ref, request_id)), None)
+            if declared is None:
+                self._membership.check(ref.rank, ref.incarnation, ref.epoch)
+            if not self._withdrawals.add(request_id, reason):
+                return
+            prefix = name if ref.step is None else prefix_for(name, ref.step, self.options.pad_step_number)
+            live = self._live_save_of(prefix)
+            if declared is not None:
+                declared.is_withdrawn = len(declared.claims) == 1
+                declared.fail(f"rank {ref.rank} gave up: {reason}")
+            elif live is not None and ref.rank not in live.claims:
+                self._end_without(live, {ref.rank: reason})
+            if declared.is_withdrawn if declared is not None else live is None:
+                self._withdrawals.expect(ref.epoch, prefix, ref.rank, reason, self.clock.boot_s())
+
+    def _end_without(self, save: Save, reasons: Mapping[int, str]) -> None:
+        """End a save that ranks will not declare, as they gave it up; they themselves need not hear of it."""
+        save.told.update(dict.fromkeys(reasons, ""))
+        save.fail("; ".join(f"rank {rank} gave up: {reason}" for rank, reason in sorted(reasons.items())))
 
     def _live_save_of(self, prefix: str) -> Save | None:
         """Return the save of a checkpoint that is under way; one that is being dropped is as good as ended."""
@@ -305,8 +331,9 @@ class Run:
             if claim is not None:
                 if claim.request_id == declaration.request_id:
                     return save
-            elif save.session.phase is Phase.ABORTED and ref.rank not in save.told:
-                save.told.add(ref.rank)
+            elif save.session.phase is Phase.ABORTED and not save.is_withdrawn:
+                if save.told.setdefault(ref.rank, declaration.request_id) != declaration.request_id:
+                    continue
                 if save.number > self._declared.get(ref.rank, 0) and now - save.began_at <= save.first.timeout_s:
                     return save
         return None
@@ -628,8 +655,17 @@ class Run:
         with self.lock:
             lost = self._membership.lost(self.clock.boot_s())
             for save in list(self._live):
+                self._check_withdrawals(save)
                 save.check_deadlines(lost)
                 save.remind()
+
+    def _check_withdrawals(self, save: Save) -> None:
+        """End a save that waits for a rank that has given it up, and does not begin it again."""
+        if save.session.phase is Phase.DECLARING:
+            first, missing, now = save.first, save.session.missing, self.clock.boot_s()
+            missed = self._withdrawals.missed(first.save.epoch, first.prefix, missing, save.began_at, now)
+            if missed:
+                self._end_without(save, missed)
 
     def _note_rest(self) -> None:
         """Note that the run is at rest, if it is; without the note the next start only takes longer."""

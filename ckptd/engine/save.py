@@ -64,7 +64,8 @@ class Save:
     outcome: Future[Checkpoint] = field(init=False)
     claims: dict[int, Claim] = field(default_factory=dict)
     number: int = 0  # among the saves of its run, in the order in which they began
-    told: set[int] = field(default_factory=set)  # ranks that heard of the end without having declared
+    told: dict[int, str] = field(default_factory=dict)  # ranks that heard of the end undeclared, by which request
+    is_withdrawn: bool = False  # by the only rank that had declared: the others do not hear of its end
     layout: Layout | None = None
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
     _plan_id: str = ""
@@ -128,6 +129,11 @@ class Save:
             self._meta_graph, self._meta_suffix = declaration.meta_graph, declaration.meta_suffix
         self.handle(machine.Declared(rank))
         return planned
+
+    def is_declared_by(self, ref: SaveRef, request_id: str) -> bool:
+        """Whether this process has declared its part of it by this request."""
+        claim = self.claims.get(ref.rank)
+        return claim is not None and (claim.request_id, claim.incarnation) == (request_id, ref.incarnation)
 
     def lane(self, rank: int, shard: int) -> LaneWriter:
         """Return where a lane's bytes go."""

@@ -189,6 +189,7 @@ class _Begun:
 
     capture: SharedCapture
     save: SaveRef
+    name: str
 
 
 @dataclass(eq=False)
@@ -264,7 +265,7 @@ class _Connection:
                 self._begun.pop(request.drop.request_id)
                 if not begun.capture.is_sealed:
                     # Other ranks need not declare it first, and this one may declare it anew right after this.
-                    self.server.coordinator.withdraw(begun.save, request.drop.request_id, reason)
+                    self.server.coordinator.withdraw(begun.save, request.drop.request_id, reason, begun.name)
             case "hold":
                 return self._hold(request.hold)
             case _:
@@ -312,7 +313,7 @@ class _Connection:
         except CkptdError:
             capture.ended()
             raise
-        self._begun[declaration.request_id] = _Begun(capture, save)
+        self._begun[declaration.request_id] = _Begun(capture, save, declaration.name)
 
     def _manifest(self, request: arena_pb2.ArenaBegin, digest: bytes) -> Manifest:
         coordinator = self.server.coordinator

@@ -215,11 +215,16 @@ class SaveService:
         return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_PUBLISHED, checkpoint=checkpoint)
 
     async def abort(self, request: save_pb2.AbortRequest, call: Call) -> save_pb2.AbortReply:
-        """End a save that can't succeed any more."""
+        """End a save that can't succeed any more, or take back a declaration."""
         save = convert.save_from_wire(request.save)
         reason = convert.text_from_wire(request.reason)
-        await self._pools.control(save.run, self._coordinator.abort, save, reason)
-        return save_pb2.AbortReply()
+        if not request.request_id:
+            await self._pools.control(save.run, self._coordinator.abort, save, reason)
+            return save_pb2.AbortReply()
+        request_id = convert.request_id_from_wire(request.request_id)
+        name = request.checkpoint_name
+        await self._pools.control(save.run, self._coordinator.withdraw, save, request_id, reason, name)
+        return save_pb2.AbortReply(withdrawn=True)
 
 
 def _ends_a_save(error: CkptdError) -> bool:

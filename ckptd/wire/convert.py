@@ -303,6 +303,11 @@ def _identifier(what: str, value: str, *, empty: bool = False) -> str:
     return value
 
 
+def request_id_from_wire(value: str) -> str:
+    """Check the id of a declaration."""
+    return _identifier("request_id", value)
+
+
 def text_from_wire(value: str) -> str:
     """Keep what a line of a log can show of a text that is only for people."""
     return "".join(letter for letter in value[:255] if letter.isprintable())

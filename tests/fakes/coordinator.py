@@ -70,6 +70,7 @@ class FakeCoordinator:
         self.phases = {}
         self.lanes = {}
         self.aborted = []
+        self.withdrawn = []
         self.listeners = {}
         self.newest = {}
         self.pinned = []
@@ -148,6 +149,9 @@ class FakeCoordinator:
 
     def abort(self, save, reason):
         self.aborted.append((save, reason))
+
+    def withdraw(self, save, request_id, reason, name):
+        self.withdrawn.append((save, request_id, reason, name))
 
     def publish(self, run, checkpoint):
         self.newest[run] = checkpoint

@@ -291,13 +291,19 @@ class AwaitReply(_message.Message):
     def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
-    __slots__ = ("save", "reason")
+    __slots__ = ("save", "reason", "request_id", "checkpoint_name")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_NAME_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     reason: str
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    request_id: str
+    checkpoint_name: str
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ..., checkpoint_name: _Optional[str] = ...) -> None: ...
 
 class AbortReply(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("withdrawn",)
+    WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
+    withdrawn: bool
+    def __init__(self, withdrawn: bool = ...) -> None: ...

@@ -14,10 +14,18 @@ import ckptd
 from ckptd import threads
 from ckptd.client import capturing, ending
 from ckptd.client.preparing import Preparation
+from tests.unit.client.daemon import Daemon
 
 TIMEOUT_S = 30.0
 SOON_S = 10.0  # of a machine under load; without the fix it is `TIMEOUT_S` and more
 ARRAYS = {"w": np.arange(100_000.0), "b": np.arange(7)}
+
+
+@pytest.fixture
+def daemon(tmp_path) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path / "root", arena_bytes=256 << 20, lease_s=1.0, declare_timeout_s=10.0)
+    yield daemon
+    daemon.stop()
 
 
 @pytest.fixture(params=["shared memory", "stream", "direct"])
@@ -27,6 +35,8 @@ def ckpt(request, daemon, tmp_path, monkeypatch) -> Iterator[ckptd.Checkpointer]
     where = tmp_path / "direct" if request.param == "direct" else daemon.address
     with ckptd.Checkpointer(where, run="r", rank=0, world_size=1, timeout_s=TIMEOUT_S) as opened:
         opened.save(1, ARRAYS).result(TIMEOUT_S)
+        if request.param == "shared memory":
+            assert opened._transport._arenas._rooms is not None
         yield opened
 
 

@@ -196,6 +196,15 @@ def test_an_abort_gives_its_reason_in_one_line(served):
     assert served.coordinator.aborted == [(save, "nomore")]
 
 
+def test_a_declaration_is_taken_back_by_its_request(served):
+    request = save_pb2.AbortRequest(
+        save=convert.save_to_wire(SAVE), reason="Ctrl-C", request_id="req", checkpoint_name="model.ckpt"
+    )
+    assert served.stub().Abort(request, timeout=WAIT_S).withdrawn
+    assert served.coordinator.withdrawn == [(SAVE, "req", "Ctrl-C", "model.ckpt")]
+    assert not served.coordinator.aborted
+
+
 def test_a_run_outside_of_the_root_is_refused_everywhere(served):
     identity = convert.save_to_wire(SAVE)
     identity.run = "../other"
