@@ -37,6 +37,8 @@ from ckptd.storage.priority import Priority
 from ckptd.wire import addresses, places, versions
 
 TICK_S = 0.2
+LEAVE_S = 15.0
+"""At the end, how long after the grace time the store may take to remove what aborted saves have written."""
 _LOOK_AT_OWNERSHIP_S = 0.5
 _TAKEN_OVER = "all runs in use were taken over by another owner"
 
@@ -153,16 +155,20 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, functools.partial(_end_now, config))
     _log.info("%s: waiting at most %g s for saves under way", reason, config.grace_s)
+    leaving = _leave_after(config.grace_s + LEAVE_S, config, SessionAbortedError.exit_code)
     await server.drain()
     if scrub is not None:
         await loop.run_in_executor(None, scrub.close)
     finished = await loop.run_in_executor(None, coordinator.close, config.grace_s)
+    leaving.cancel()
+    code = 0 if finished else SessionAbortedError.exit_code
+    if reason == _TAKEN_OVER:
+        code = ConflictError.exit_code
+    _leave_after(LEAVE_S, config, code)  # a call that nobody waits for any more may still be at the store
     await server.stop()
     _forget(config)
     _log.info("stopped; %s", "nothing was lost" if finished else "saves under way were aborted")
-    if reason == _TAKEN_OVER:
-        return ConflictError.exit_code
-    return 0 if finished else SessionAbortedError.exit_code
+    return code
 
 
 async def _watch_ownership(
@@ -180,9 +186,26 @@ async def _watch_ownership(
 
 def _end_now(config: Config) -> None:
     _log.warning("second signal: ending at once")
+    _end_as_a_crash_does(config)
+
+
+def _leave_after(seconds: float, config: Config, exit_code: int) -> threading.Timer:
+    """End the process then, if it is still there: a store that hangs keeps its threads, and so the interpreter."""
+
+    def leave() -> None:
+        _log.warning("the store does not answer; ending without it: the next start removes what is left")
+        _end_as_a_crash_does(config, exit_code)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _end_as_a_crash_does(config: Config, exit_code: int = SessionAbortedError.exit_code) -> None:
     _forget(config)
     logging.shutdown()
-    os._exit(SessionAbortedError.exit_code)
+    os._exit(exit_code)
 
 
 def _announce(listening: Sequence[str], coordinator: Coordinator, config: Config) -> None:

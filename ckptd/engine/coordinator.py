@@ -100,6 +100,8 @@ class Coordinator:
         self._takes_over = takes_over
         self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
         self._lock = threading.Lock()
+        self._ticking = threading.Lock()
+        self._is_closed = False  # from then on no worker takes what a tick would begin
         self._starts: dict[str, Starts] = {}  # by run, the one that was used last at the end
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
         self._inspection = Inspection(store, self._runs)
@@ -175,6 +177,8 @@ class Coordinator:
         for run in runs:
             run.abort_all("the daemon is stopping")
         self._workers.settle(_CLEAN_UP_S)
+        with self._ticking:
+            self._is_closed = True
         self._feeders.close()
         self._workers.close()
         self._runs.close()
@@ -183,8 +187,10 @@ class Coordinator:
         return all(outcome.done() and outcome.exception() is None for outcome in under_way)
 
     def tick(self) -> None:
-        """Apply deadlines; to be called several times a second."""
-        self._runs.tick()
+        """Apply deadlines; to be called several times a second. At the end there is nothing left to apply them to."""
+        with self._ticking:
+            if not self._is_closed:
+                self._runs.tick()
 
     def taken_over(self) -> tuple[list[str], bool]:
         """Return the runs that another owner has taken over from us, and whether these are all that are open."""

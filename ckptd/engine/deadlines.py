@@ -86,9 +86,9 @@ def why_over(
             return f"{gone}, before the save was planned"
         if rank in debts:
             return f"{gone}; it still owed {debts[rank]}"
-    if session.phase is Phase.DECLARING:
+    if session.phase is Phase.DECLARING and session.missing:
         limit = min(settings.declare_timeout_s, timeout_s)
-        if not session.missing or age_s < limit:
+        if age_s < limit:
             return None
         who = describe_ranks(session.missing, session.world_size)
         verb, whose = ("has", "its") if len(session.missing) == 1 else ("have", "their")

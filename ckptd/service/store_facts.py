@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from ckptd.engine.root import ID_KEY
 from ckptd.engine.wording import describe_seconds
-from ckptd.errors import CkptdError
+from ckptd.errors import CkptdError, UnavailableError
 from ckptd.service.pools import Pools, settled_within
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
@@ -35,19 +36,29 @@ class StoreFacts:
         self._now = now
         self._known = Facts()
         self._asking: Future[Facts] | None = None
-        self._asked_at = 0.0
+        self._silent_since: float | None = None
 
     async def look(self) -> tuple[Facts, str]:
         """Return what the store says, or has said last; and, if it does not answer, a sentence about that."""
         if self._asking is None:
-            self._asking, self._asked_at = self._pools.start_look(_ask, self._store), self._now()
+            self._asking = self._pools.start_look(_ask, self._store)
+        if self._silent_since is None:
+            self._silent_since = self._now()
         if not await settled_within(self._asking, PATIENCE_S):
-            since = describe_seconds(self._now() - self._asked_at)
-            return self._known, f"{self._store.url} hangs: it has not answered for {since}"
+            return self._known, self._silence()
         asked, self._asking = self._asking, None
-        if not asked.cancelled() and asked.exception() is None:
+        error = None if asked.cancelled() else asked.exception()
+        if isinstance(error, UnavailableError):
+            return self._known, f"{self._silence()}: {error}"
+        self._silent_since = None
+        if not asked.cancelled() and error is None:
             self._known = asked.result()
         return self._known, ""
+
+    def _silence(self) -> str:
+        assert self._silent_since is not None
+        since = describe_seconds(self._now() - self._silent_since)
+        return f"{self._store.url} hangs: it has not answered for {since}"
 
 
 def _ask(store: Store) -> Facts:
@@ -56,6 +67,12 @@ def _ask(store: Store) -> Facts:
     except CkptdError:
         free_bytes = None
     if not isinstance(store, LocalStore):
+        try:
+            store.stat(ID_KEY)  # a bucket has no free space that would have to be asked for
+        except UnavailableError:
+            raise
+        except CkptdError:
+            pass  # it has answered
         return Facts(free_bytes)
     try:
         return Facts(free_bytes, store.write_road().value)

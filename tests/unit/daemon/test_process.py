@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -183,6 +185,32 @@ def test_a_second_signal_ends_at_once(serve):
     daemon.process.send_signal(signal.SIGINT)
     assert daemon.wait() == 5
     assert "second signal" in daemon.log.read_text()
+
+
+def test_sigterm_ends_a_daemon_whose_store_answers_no_more(tmp_path):
+    program = """
+import threading
+from ckptd.cli.main import main
+from ckptd.daemon import app
+from ckptd.engine.runs import Runs
+
+app.LEAVE_S = 0.5
+Runs.close = lambda self: threading.Event().wait()  # as the last requests of all runs do
+main()
+"""
+    root = tmp_path / "root"
+    flags = ["--root", str(root), "--listen", f"unix://{root}.sock", "--grace-s", "0.5"]
+    daemon = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in daemon.stderr:
+            if "listening on" in line:
+                break
+        daemon.send_signal(signal.SIGTERM)
+        told = daemon.communicate(timeout=WAIT_S)[1]
+    finally:
+        daemon.kill()
+    assert daemon.returncode == SessionAbortedError.exit_code
+    assert "the store does not answer; ending without it" in told
 
 
 def test_a_root_has_one_daemon_and_the_second_is_told_which(serve):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -9,8 +10,13 @@ import numpy as np
 import pytest
 
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.errors import CkptdError, NotFoundError, UnavailableError
 from ckptd.service.flow import Limits
+from ckptd.service.pools import Pools
+from ckptd.service.store_facts import StoreFacts
 from ckptd.storage.local import LocalStore
+from ckptd.storage.memory import MemoryStore
+from ckptd.storage.priority import Priority
 from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, read_pb2
@@ -95,6 +101,38 @@ def test_a_status_is_answered_from_memory_and_names_the_store_that_hangs(hanging
         hanging.store.go_on()
         pending.result(BOUND_S)
         eventually(lambda: not status_of(hanging).warnings)
+
+
+def test_a_save_whose_record_the_store_does_not_take_ends_at_its_timeout(hanging):
+    with Checkpointer(hanging.address, run="r", timeout_s=3.0) as checkpointer:
+        checkpointer.save(1, ARRAYS).result(BOUND_S)
+        hanging.store.hang("put r/.ckptd/model.ckpt-2.")
+        pending = checkpointer.save(2, ARRAYS)
+        with pytest.raises(UnavailableError):
+            pending.result(BOUND_S)
+        hanging.store.go_on()
+        eventually(
+            lambda: "it waited for the store, which notes what is planned" in status_of(hanging).runs[0].last_error
+        )
+        assert [each.step for each in checkpointer.checkpoints()] == [1]
+        assert checkpointer.save(2, ARRAYS).result(BOUND_S).step == 2
+
+
+def test_a_status_names_a_bucket_that_does_not_answer(tmp_path):
+    store, pools, time_s = MemoryStore(), Pools(control_threads=2, data_threads=2, priority=Priority()), [100.0]
+    error: list[CkptdError] = [UnavailableError("nothing came for a while")]
+
+    def stat(key):
+        raise error[0]
+
+    store.stat = stat
+    facts = StoreFacts(store, pools, now=lambda: time_s[0])
+    assert asyncio.run(facts.look())[1] == f"{store.url} hangs: it has not answered for 0 s: nothing came for a while"
+    time_s[0] += 65.0
+    assert "it has not answered for 65 s" in asyncio.run(facts.look())[1]
+    error[0] = NotFoundError("there is no such object")
+    assert asyncio.run(facts.look())[1] == ""
+    pools.close()
 
 
 def test_readers_of_a_run_that_hangs_leave_streams_to_other_runs(hanging):
