@@ -276,6 +276,10 @@ class Ledger:
         for other in list(self.records.values()):
             if other.prefix == record.prefix and other.sequence < record.sequence and other.published:
                 verdicts.append(self.let_go(other, f"save {record.save_id} replaced it", in_use))
+                left = self.records.get(other.save_id)
+                if left is not None and left.deleted_at is not None:
+                    # It is being read, and goes later. Saving the step again has given up the undo all the same.
+                    self.remember(self.note(left, deleted_at=None))
         return record
 
     def let_go(self, record: Record, reason: str, in_use: Collection[str] | None) -> Verdict:

@@ -108,3 +108,19 @@ def test_what_is_undeleted_is_what_was_saved(daemon):
             job.ranks[1].restore(4)
         job.ranks[0].undelete(4)
         job.check(4, 100)
+
+
+def test_saving_a_step_again_gives_up_the_undo_of_one_that_is_still_being_read(tmp_path):
+    with ckptd.Checkpointer(tmp_path, "a") as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, {"w": np.full(9, step)}).result(TIMEOUT_S)
+        with ckptd.load_checkpoint(tmp_path / "a/model.ckpt-2") as reader:
+            checkpointer.delete(2, even_latest=True)
+            checkpointer.save(2, {"w": np.full(9, 22)}).result(TIMEOUT_S)
+            with pytest.raises(NotFoundError, match="nothing that was deleted lately"):
+                checkpointer.undelete(2)
+            checkpointer.delete(2, even_latest=True, for_good=True)
+            assert set(reader["w"]) == {2}
+        with pytest.raises(NotFoundError, match="nothing that was deleted lately"):
+            checkpointer.undelete(2)
+        assert checkpointer.latest().step == 1
