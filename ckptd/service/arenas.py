@@ -35,6 +35,7 @@ from ckptd.errors import (
     SessionAbortedError,
     UnavailableError,
 )
+from ckptd.service.sockets import may_be_in_use
 from ckptd.wire import convert, frames, status, versions
 from ckptd.wire.manifests import ManifestParts
 from ckptd.wire.v1 import arena_pb2, common_pb2
@@ -103,14 +104,9 @@ class ArenaServer:
             return
         if not self._path.is_socket():
             raise ConflictError(f"there is something else at {self._path}: it is no socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(str(self._path))
-            except OSError:
-                self._path.unlink()
-                return
-        raise ConflictError(f"another daemon listens on {self._path}; pass another --arena-socket")
+        if may_be_in_use(self._path):
+            raise ConflictError(f"another daemon listens on {self._path}; pass another --arena-socket")
+        self._path.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Hear no more, and give all memory back. May be repeated."""

@@ -28,6 +28,7 @@ from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
 from ckptd.service.save import Host, SaveService
+from ckptd.service.sockets import may_be_in_use
 from ckptd.service.stream_processes import StreamOptions, StreamProcesses
 from ckptd.service.watch import WatchService
 from ckptd.storage.priority import Priority
@@ -350,16 +351,16 @@ def _check_socket_is_free(address: Address) -> None:
         raise ConflictError(f"there is something else at {path}: it is no socket")
     if not path.parent.is_dir():
         raise InvalidRequestError(f"the directory of {address} does not exist")
-    if path.exists() and _answers(address):
+    if path.exists() and may_be_in_use(path):
         raise ConflictError(f"another daemon listens on {address}; pass another --listen")
 
 
 def _answers(address: Address) -> bool:
-    family = socket.AF_UNIX if address.is_unix else socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
-            probe.connect(address.path if address.is_unix else (address.host, address.port))
+            probe.connect((address.host, address.port))
         except OSError:
             return False
     return True

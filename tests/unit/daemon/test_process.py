@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import trustme
 
-from ckptd.errors import SessionAbortedError, UnavailableError
+from ckptd.errors import ConflictError, SessionAbortedError, UnavailableError
 from ckptd.format.index import Index
 from ckptd.wire import convert, methods, versions
 from ckptd.wire.chunks import CHUNK_BYTES
@@ -211,6 +213,29 @@ main()
         daemon.kill()
     assert daemon.returncode == SessionAbortedError.exit_code
     assert "the store does not answer; ending without it" in told
+
+
+def test_the_socket_of_a_daemon_that_is_stopped_and_overrun_is_not_taken(serve, tmp_path):
+    listen = f"unix://{tmp_path}/d.sock"
+    first = serve("--listen", listen).ready()
+    waiting = []
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        for path in (tmp_path / "d.sock", tmp_path / "d.sock.arena"):
+            with contextlib.suppress(BlockingIOError):  # no more may wait
+                while True:
+                    one = socket.socket(socket.AF_UNIX)
+                    waiting.append(one)
+                    one.setblocking(False)
+                    one.connect(str(path))
+        second = serve("--listen", listen, root="other", name="second")
+        assert second.wait() == ConflictError.exit_code
+        assert f"another daemon listens on {listen}" in second.log.read_text()
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+        for one in waiting:
+            one.close()
+    assert health_of(first.channel()) == 1  # SERVING
 
 
 def test_a_root_has_one_daemon_and_the_second_is_told_which(serve):
