@@ -5,6 +5,7 @@ Names are loaded when they are first used: `import ckptd` costs nothing, and too
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # later it can't be: once the main thread has ended, it refuses  # noqa: F401
 import importlib
 from typing import TYPE_CHECKING, Any
 

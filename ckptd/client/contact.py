@@ -68,7 +68,11 @@ class FirstContact:
             self._tried_until = max(self._tried_until, now + bounded.remaining_s)
             if self._watcher is None and not self._is_over.is_set():
                 self._watcher = threading.Thread(target=self._watch, name="ckptd-contact", daemon=True)
-                self._watcher.start()
+                try:
+                    self._watcher.start()
+                except RuntimeError as error:
+                    self._watcher = None
+                    raise UnavailableError(f"no thread could be started: {error}") from error
         return bounded
 
     def check(self) -> None:

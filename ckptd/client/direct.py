@@ -262,8 +262,10 @@ class DirectTransport:
             coordinator, self._epoch = self._take_run()
             try:
                 threads.start(partial(self._tick, coordinator), "ckptd-tick")
-            except RuntimeError as error:
+            except BaseException as error:  # Ctrl-C, too: the next call opens the run anew
                 coordinator.close()
+                if not isinstance(error, RuntimeError):
+                    raise
                 raise UnavailableError(f"no thread could be started: {error}") from error
             self._pid = os.getpid()
             self._coordinator = coordinator

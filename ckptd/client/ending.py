@@ -79,6 +79,12 @@ class _Ending:
             if multiprocessing.parent_process() is not None:
                 _before_a_worker_ends()
 
+    def settle_if_late(self) -> None:
+        """Wait for everything that is owed if it is the end of the program that saves: nothing may come after it."""
+        main = threading.main_thread()
+        if threading.current_thread() is main and not main.is_alive():
+            self.last_call()
+
     def settle(self) -> None:
         """Wait for everything that is owed, and tell what is lost. May be repeated."""
         try:
@@ -103,7 +109,7 @@ class _Ending:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
             os._exit(1 if has_failed else EXIT_CODE)
-        if self.has_lost and not has_failed:
+        if self.has_lost and not has_failed and not isinstance(sys.stdout, _FailingAtTheEnd):
             sys.stdout = _FailingAtTheEnd(sys.stdout)
 
     def _rest(self) -> list[_Owed]:
@@ -202,6 +208,11 @@ def owe(pending: PendingSave, where: str, timeout_s: float) -> None:
     _ending.owe(pending, where, timeout_s)
 
 
+def settle_if_late() -> None:
+    """Wait for the saves here and now if the main thread has ended, and this is what it calls at the end."""
+    _ending.settle_if_late()
+
+
 def forget() -> None:
     """Let this process owe nothing: it is a forked child, or what has failed was meant to."""
     global _ending
@@ -220,5 +231,5 @@ def _last_call() -> None:
 
 
 os.register_at_fork(after_in_child=forget)
-with contextlib.suppress(AttributeError):  # not part of the documented interface
+with contextlib.suppress(AttributeError, RuntimeError):  # it is no documented interface; or the main thread has ended
     threading._register_atexit(_main_thread_has_ended)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckptd import threads
+from ckptd.client import ending
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation, Prepared
 from ckptd.client.snapshot import why
@@ -65,6 +66,7 @@ class Launcher:
                     prepared.give_back()
                 self._transport.withdraw(request, why(error))
             raise
+        ending.settle_if_late()
         return save.pending
 
 

@@ -93,7 +93,11 @@ class Membership:
         with self._changed:
             if self._thread is None and not self._is_closing.is_set():
                 self._thread = threading.Thread(target=self._run_forever, name="ckptd-member", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as cause:
+                    self._thread = None
+                    raise UnavailableError(f"no thread could be started: {cause}") from cause
             while not (self._welcome or self._fatal or self._is_closing.is_set() or deadline.has_passed):
                 self._changed.wait(deadline.remaining_s)
             if self._fatal is not None:

@@ -457,9 +457,9 @@ class RemoteTransport:
                         "make a new one in the child"
                     )
                 return
-            self._pid = os.getpid()
-            if self._member.pid != self._pid:  # made before a fork: every child lives a life of its own
-                self._member = replace(self._member, incarnation=versions.new_incarnation(), pid=self._pid)
+            pid = os.getpid()
+            if self._member.pid != pid:  # made before a fork: every child lives a life of its own
+                self._member = replace(self._member, incarnation=versions.new_incarnation(), pid=pid)
             self._peer = versions.this_peer(self._member.incarnation)
             connect = partial(open_channel, token=self._token, ca=self._ca)
             self._channel = connect(self._address)
@@ -471,6 +471,7 @@ class RemoteTransport:
                 self._save, str(self._address), self._run, self._member, self._options, self._peer, self._contact
             )
             self._arenas = HostMemory(self._address, self._run, self._peer, is_wanted=self._shares_memory)
+            self._pid = pid  # at last: what ends this half way, Ctrl-C too, leaves it to the next call
 
     def _ask(self, call: Callable[[float], T]) -> T:
         """Make a short call, again while the daemon is away, within `timeout_s`."""

@@ -117,6 +117,77 @@ def test_saves_of_threads_that_outlive_the_main_thread_are_durable(tmp_path: Pat
     assert (ended.code, steps_in(tmp_path)) == (0, [1, 2, 3]), ended.stderr
 
 
+@pytest.mark.parametrize("where", ["direct", "daemon"])
+def test_what_a_function_saves_that_was_given_to_atexit_before_is_durable(daemon, tmp_path: Path, where: str):
+    ended = run(
+        """
+        import atexit
+        def at_the_end():
+            ckpt.save(2, arrays(2, 4 << 20))
+            ckpt.save(3, arrays(3, 4 << 20), immutable=True)
+        atexit.register(at_the_end)
+        ckpt = checkpointer()
+        ckpt.save(1, arrays(1))
+        """,
+        daemon.address if where == "daemon" else str(tmp_path),
+    )
+    assert (ended.code, steps_in(daemon.root if where == "daemon" else tmp_path)) == (0, [1, 2, 3]), ended.stderr
+
+
+def test_the_first_save_may_be_that_of_a_function_given_to_atexit(tmp_path: Path):
+    ended = run(
+        """
+        import atexit
+        ckpt = checkpointer()
+        atexit.register(lambda: ckpt.save(1, arrays(1, 4 << 20)))
+        """,
+        str(tmp_path),
+    )
+    refused = "no thread can be started" in ended.stderr  # by CPython 3.12.0 and 3.12.1
+    assert (ended.code, steps_in(tmp_path)) == (0, [] if refused else [1]), ended.stderr
+
+
+def test_a_thread_that_outlives_the_main_thread_may_be_the_first_to_use_ckptd(tmp_path: Path):
+    ended = run(
+        """
+        def train():
+            threading.main_thread().join()
+            checkpointer().save(1, arrays(1))
+        threading.Thread(target=train).start()
+        """,
+        str(tmp_path),
+    )
+    refused = "no thread can be started" in ended.stderr  # by CPython 3.12.0 and 3.12.1
+    assert (ended.code, steps_in(tmp_path)) == (0, [] if refused else [1]), ended.stderr
+
+
+def test_ctrl_c_while_the_first_save_connects_costs_that_save_alone(daemon):
+    ended = run(
+        """
+        from ckptd.client import remote
+        connect = remote.open_channel
+        def interrupted(*arguments, **named):
+            remote.open_channel = connect
+            raise KeyboardInterrupt
+        remote.open_channel = interrupted
+        ckpt = checkpointer()
+        try:
+            ckpt.save(1, arrays(1))
+        except KeyboardInterrupt:
+            print("interrupted")
+        ckpt.save(2, arrays(2)).result()
+        """,
+        daemon.address,
+    )
+    assert (ended.code, ended.stdout, steps_in(daemon.root)) == (0, "interrupted\n", [2]), ended.stderr
+
+
+def test_a_save_that_fails_at_the_very_end_is_told_and_the_exit_code_is_not_0():
+    ended = run("import atexit\natexit.register(lambda: checkpointer(1.0).save(7, arrays(7)))", "/proc/nowhere")
+    assert ended.code == 120
+    assert [line for line in ended.stderr.splitlines() if line.startswith("ckptd: the save of step 7")]
+
+
 def test_callbacks_are_called_before_the_program_ends_and_may_save(tmp_path: Path):
     ended = run(
         """
