@@ -65,7 +65,8 @@ def restore_all(bundle: Bundle, variables: Sequence[Assignable], *, reshape: boo
     work = _check(bundle, variables, keys, reshape)
     batches = [[one] for one in work] if sequentially else [work]
     for batch in batches:
-        arrays = iter(bundle.read_many(Wanted(one.key, place.box) for one in batch for place in one.places))
+        wanted = (Wanted(one.key, place.box) for one in batch for place in one.places)
+        arrays = iter(bundle.read_many(wanted, thorough=True))
         got = [[next(arrays) for _ in one.places] for one in batch]
         for one, values in zip(batch, got, strict=True):
             one.variable.assign(_reshaped(values, one.shape))

@@ -277,7 +277,7 @@ class Checkpointer:
         printed on stderr, and `restored` tells which checkpoint it was.
 
         Bytes come straight from disk where this host sees the daemon's directory, else through the daemon; every
-        stored piece that is read whole is verified.
+        stored piece that is read whole is verified. One of which at least a quarter is wanted is read whole.
 
         Args:
             step: which one; None for the latest.

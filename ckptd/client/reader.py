@@ -104,8 +104,11 @@ class CheckpointReader(Mapping[str, Any]):
         check_names(self._bundle, (name for name, _, _ in boxes))
         self._bundle.read_many(
             # Whole tensors are read as such: short ones have a faster road then.
-            Wanted(name, None if self._bundle.shape(name) == array.shape else Box(tuple(start), array.shape), array)
-            for name, start, array in boxes
+            (
+                Wanted(name, None if self._bundle.shape(name) == array.shape else Box(tuple(start), array.shape), array)
+                for name, start, array in boxes
+            ),
+            thorough=True,
         )
 
     def get_many(self, wanted: Iterable[str | tuple[str, Sequence[int], Sequence[int]]]) -> list[NDArray[Any]]:
@@ -124,7 +127,7 @@ class CheckpointReader(Mapping[str, Any]):
             Wanted(one) if isinstance(one, str) else Wanted(one[0], Box(tuple(one[1]), tuple(one[2]))) for one in wanted
         ]
         check_names(self._bundle, (one.name for one in asked))
-        return self._bundle.read_many(asked)
+        return self._bundle.read_many(asked, thorough=True)
 
     def has_tensor(self, name: str | bytes) -> bool:
         """Say whether there is an entry of this name; as with TensorFlow, also for the keys of slices and ``""``."""

@@ -23,10 +23,10 @@ class ReportingBundle(Bundle):
     _located: Located
     _name: str
 
-    def read_many(self, wanted: Iterable[Wanted]) -> list[Array]:
+    def read_many(self, wanted: Iterable[Wanted], *, thorough: bool = False) -> list[Array]:
         """See `Bundle`."""
         try:
-            return super().read_many(wanted)
+            return super().read_many(wanted, thorough=thorough)
         except CorruptionError as error:
             report(error, self._transport, self._located, self._name)
             raise

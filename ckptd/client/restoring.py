@@ -147,7 +147,7 @@ def _read(
     objects = _objects(transport, key, by_many)
     if is_afresh and isinstance(objects, HeldObjects):
         objects = objects.beneath  # what memory holds may be what is wrong
-    # Boxes are not summed: only the index tells whether they are still of the checkpoint that was opened.
+    # Not every box is summed: only the index tells whether they are still of the checkpoint that was opened.
     bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
     try:
         arrays = _read_bundle(bundle, names, slices, into)
@@ -174,7 +174,7 @@ def _read_bundle(
     arrays = {name: _array(name, given) for name, given in (into or {}).items()}
     wanted = [Wanted(stored, boxes.get(name), arrays.get(name)) for name, stored in wanted_names.items()]
     try:
-        return dict(zip(wanted_names, bundle.read_many(wanted), strict=True))
+        return dict(zip(wanted_names, bundle.read_many(wanted, thorough=True), strict=True))
     except NotFoundError:
         check_names(bundle, wanted_names.values())  # says what comes near
         raise

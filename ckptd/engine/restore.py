@@ -2,7 +2,8 @@
 
 Any box of any tensor can be read, however it was sliced when it was saved and whatever its dtype. Only the bytes that a
 box needs are read where that is cheaper (see `blocks`). A stored piece that is read whole is checked against its
-checksum; of a piece that is read in part nothing can be checked, because the checksum covers all of it.
+checksum; of a piece that is read in part nothing can be checked, because the checksum covers all of it. So a restore
+reads pieces whole of which it wants a good part, see `MOST_TO_CHECK`.
 
 Nothing is believed before it is checked: where a piece lies is compared with the size of its data file before memory is
 taken for it, so an index of 100 bytes cannot ask for 8 TiB.
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine import indexes
-from ckptd.engine.blocks import blocks, widen
+from ckptd.engine.blocks import SHORT_BYTES, blocks, widen
 from ckptd.engine.fetch import Fetch, PieceRead
 from ckptd.engine.log import logger
 from ckptd.engine.objects import LayeredObjects, Objects
@@ -37,6 +38,10 @@ from ckptd.storage.direct import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
 from ckptd.storage.holds import Hold, hold
 
 Array = NDArray[Any]
+
+MOST_TO_CHECK = 4
+"""A restore reads a piece whole, so that it can be checked, where it is at most so many times as large as what is wanted
+of it, or short."""
 
 _MOST_AXES = 32  # every numpy holds so many
 _MANY = 64  # so many tensors are looked up together
@@ -148,14 +153,15 @@ class Bundle:
         """
         return self.read_many([Wanted(name, box, into)])[0]
 
-    def read_many(self, wanted: Iterable[Wanted]) -> list[Array]:
+    def read_many(self, wanted: Iterable[Wanted], *, thorough: bool = False) -> list[Array]:
         """Read several boxes at once, in order; several threads share the work. See `read`.
 
-        Where a copy in memory turns out to be wrong, everything is read again from what it was made of.
+        Where a copy in memory turns out to be wrong, everything is read again from what it was made of. `thorough`
+        reads a piece whole of which a good part is wanted, to check it.
         """
         asked = list(wanted)
         try:
-            return self._read_many(asked)
+            return self._read_many(asked, thorough)
         except CorruptionError as error:
             if not isinstance(self._objects, LayeredObjects):
                 raise
@@ -163,9 +169,9 @@ class Bundle:
                 "%s is read again from where it is stored, as its copy in memory is wrong: %s", self.key, error
             )
             self._objects = self._objects.beneath
-        return self._read_many(asked)
+        return self._read_many(asked, thorough)
 
-    def _read_many(self, asked: Sequence[Wanted]) -> list[Array]:
+    def _read_many(self, asked: Sequence[Wanted], thorough: bool) -> list[Array]:
         small = self._find_small(asked) if len(asked) >= _MANY else None
         arrays = {} if small is None else small.arrays
         found = {at: self._find(one) for at, one in enumerate(asked) if at not in arrays}
@@ -173,7 +179,7 @@ class Bundle:
             small.carry_out()
         if found:
             fetch = Fetch(self._objects, self.shard_key, self.index.big_endian)
-            fetch.carry_out(read for one in found.values() for read in self._plan(one))
+            fetch.carry_out(read for one in found.values() for read in self._plan(one, thorough))
         return [arrays[at] if at in arrays else found[at].out for at in range(len(asked))]
 
     def shard_size(self, shard: int) -> int:
@@ -287,7 +293,7 @@ class Bundle:
             )
         return pieces
 
-    def _plan(self, found: _Found) -> Iterator[PieceRead]:
+    def _plan(self, found: _Found, thorough: bool) -> Iterator[PieceRead]:
         tensor, box, out = found.tensor, found.box, found.out
         width = tensor.dtype.width
         for piece in found.pieces:
@@ -298,6 +304,8 @@ class Bundle:
             assert common is not None  # `_pieces` took only those that have elements of the box
             start = tuple(n - base for n, base in zip(common.start, piece.box.start, strict=True))
             covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.access.gap_bytes)
+            if thorough and piece.size <= max(MOST_TO_CHECK * common.num_elements * width, SHORT_BYTES):
+                covering = Box.whole(piece.box.shape)
             cut = list(blocks(piece.box.shape, covering, width))
             yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
 

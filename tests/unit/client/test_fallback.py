@@ -291,3 +291,19 @@ def test_where_nothing_can_be_noted_the_older_one_is_restored_all_the_same(root,
         monkeypatch.undo()
     assert "step 2 is restored instead" in capfd.readouterr().err
     assert marks(root) == {}
+
+
+def test_a_part_of_a_tensor_is_checked_where_a_good_part_of_it_is_wanted(root):
+    with ckptd.Checkpointer(root, "b") as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, {"w": np.full(1 << 20, step)}).result()
+        flip(root / "b" / "model.ckpt-2.data-00000-of-00001")
+        a_quarter = {"w": ((0,), (1 << 18,))}
+        assert set(checkpointer.restore(slices=a_quarter)["w"]) == {1}
+        assert checkpointer.restored.step == 1
+
+
+def test_a_part_that_a_reader_fills_arrays_with_is_checked(root):
+    flip(shard(root, 3))
+    with ckptd.load_checkpoint(root / "a") as reader, pytest.raises(CorruptionError, match="checksum"):
+        reader.fill([("w", (0,), np.empty(500, np.int64))])
