@@ -4,6 +4,11 @@ Ranks call `restore` one by one, each when it is ready, and must all end up with
 start; a rank that calls a second time begins the next. Each name of a run has its starts: a rank that restores two
 names is in both. Damage lets a rank go back alone only while no other has been
 given the step. Ranks that restore "together" report what they found, and go back together.
+
+A job may be restarted before all of its ranks have called. Then the first calls of some ranks fall into the start that
+the job before has begun, and nothing tells them apart from its calls. So whoever was given the same step in the start
+before counts as one that has it. And ranks that restore together keep their start until it has agreed: a second call
+takes the place of the first, and a report counts once it was repeated after the last rank's, which the dead cannot do.
 """
 
 from __future__ import annotations
@@ -44,12 +49,44 @@ class Agreement(Enum):
 
 @dataclass(slots=True)
 class _Start:
-    """One start: who takes part by rank, what it restores, and who has found that to be as it should be."""
+    """One start: who takes part by rank, what it restores, and who has found that to be as it should be.
+
+    Attributes:
+        before: ranks that were given the same in the start before, perhaps by the job that is starting.
+        reports: by rank what it has found, and the number of its last report.
+        num_reports: so many there were.
+        complete_at: the number of the report with which all ranks had reported; None: some have not.
+        has_agreed: all ranks that restore together have found it as it should be.
+    """
 
     world_size: int
     chosen: Checkpoint | None
+    before: frozenset[int] = frozenset()
     calls: dict[int, str] = field(default_factory=dict)
-    reports: dict[int, bool] = field(default_factory=dict)
+    reports: dict[int, tuple[bool, int]] = field(default_factory=dict)
+    num_reports: int = 0
+    complete_at: int | None = None
+    has_agreed: bool = False
+
+    def forget(self, rank: int) -> None:
+        """Forget what a rank has reported."""
+        self.reports.pop(rank, None)
+        self.complete_at = None
+
+    def choose(self, chosen: Checkpoint | None) -> None:
+        """Restore another checkpoint, of which nobody has reported anything."""
+        self.chosen, self.reports, self.complete_at = chosen, {}, None
+
+    def take(self, rank: int, is_whole: bool) -> set[int]:
+        """Take a report; return the ranks that have not reported, or not again since all had."""
+        self.num_reports += 1
+        self.reports[rank] = (is_whole, self.num_reports)
+        missing = set(range(self.world_size)) - set(self.reports)
+        if missing or not all(was_whole for was_whole, _ in self.reports.values()):
+            return missing
+        if self.complete_at is None:
+            self.complete_at = self.num_reports
+        return {rank for rank, (_, number) in self.reports.items() if number < self.complete_at}
 
 
 class Starts:
@@ -101,15 +138,19 @@ class Starts:
             start = self._by_call.get(call.id)
             if start is None:
                 raise ConflictError("this restore is not known: the daemon was restarted meanwhile; restore again")
+            if start.calls.get(call.rank) != call.id:
+                raise ConflictError(f"rank {call.rank} of {call.world_size} has called restore again since")
             if start.chosen is None or start.chosen.prefix != prefix:
                 return Agreement.GO_BACK, ""
-            start.reports[call.rank] = is_whole
-            missing = set(range(start.world_size)) - set(start.reports)
+            if start.has_agreed:
+                return Agreement.AGREED, ""
+            missing = start.take(call.rank, is_whole)
             if missing:
                 return Agreement.WAITING, describe_ranks(missing, start.world_size)
-            if all(start.reports.values()):
+            if all(was_whole for was_whole, _ in start.reports.values()):
+                start.has_agreed = True
                 return Agreement.AGREED, ""
-            start.chosen, start.reports = latest(), {}
+            start.choose(latest())
             if start.chosen is None or start.chosen.prefix == prefix:
                 start.chosen = None
                 raise CorruptionError("no checkpoint of this run is whole", key=prefix)
@@ -126,8 +167,14 @@ class Starts:
             newest = latest()
             if newest is not None and not is_same_save(newest, start.chosen):
                 start = None  # something newer was published, so that all ranks of that start had restored
-        if start is None or start.world_size != call.world_size or call.rank in start.calls:
+        if start is None or start.world_size != call.world_size:
             start = _Start(call.world_size, latest())
+        elif call.rank in start.calls and call.is_together and not start.has_agreed:
+            start.forget(call.rank)  # others may wait for this rank here
+            if start.chosen is not None and not is_there(start.chosen):
+                start.choose(None)
+        elif call.rank in start.calls:
+            start = _after(start, latest())
         self._current[name] = start
         self._current.move_to_end(name)
         while len(self._current) > _REMEMBERED_NAMES:
@@ -145,5 +192,10 @@ def is_same_save(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 def _others(start: _Start, call: Restoring) -> str:
-    others = set(start.calls) - {call.rank}
+    others = start.before.union(start.calls) - {call.rank}
     return describe_ranks(others, start.world_size) if others else ""
+
+
+def _after(start: _Start, chosen: Checkpoint | None) -> _Start:
+    is_same = chosen is not None and start.chosen is not None and is_same_save(chosen, start.chosen)
+    return _Start(start.world_size, chosen, start.before.union(start.calls) if is_same else frozenset())

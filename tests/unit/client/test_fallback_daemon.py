@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ckptd
+from ckptd.client.deadline import Deadline
 from ckptd.errors import CorruptionError, UnavailableError
 from ckptd.wire import methods
 from tests.unit.client.daemon import BOUND_S, Daemon
@@ -148,6 +149,38 @@ def test_ranks_that_restore_together_agree_in_one_call(daemon, connect, tmp_path
     assert set(found[0]["v"]) == set(found[1]["v"]) == {-2}
     assert set(found[2]["w"]) == {2}
     assert {each.restored.step for each in ranks} == {2}
+
+
+def test_a_job_that_is_started_again_before_all_ranks_came_restores_one_step(daemon, connect, tmp_path):
+    connect(0, 2).restore(names=["v"])  # of a job whose rank 1 never comes
+    again = [connect(rank, 2) for rank in range(2)]
+    assert set(again[1].restore(names=["v"])["v"]) == {-3}  # comes first, and looks like a rank of that job
+    damage(tmp_path, 3)
+    with pytest.raises(CorruptionError) as caught:
+        again[0].restore()
+    assert "rank 1 of 2 restored this step already" in " ".join(caught.value.__notes__)
+    assert [set(connect(rank, 2).restore()["w"]) for rank in range(2)] == [{2}, {2}]
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_ranks_that_were_to_restore_together_do_so_when_started_again(daemon, connect, tmp_path, is_damaged):
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(connect(rank, 3, timeout_s=1.0).restore, fallback="together") for rank in (0, 2)]
+        for call in calls:
+            with pytest.raises(UnavailableError, match="rank 1 of 3 did not restore"):
+                call.result(BOUND_S)
+        if is_damaged:
+            damage(tmp_path, 3)
+        again, found = [connect(rank, 3) for rank in range(3)], np.zeros(3, np.int64)
+        calls = [pool.submit(again[1].restore, names=["v"], into={"v": found}, fallback="together")]
+        deadline = Deadline(BOUND_S)
+        while not found.any():  # it has begun, before the others
+            assert not deadline.has_passed
+            threading.Event().wait(0.01)
+        calls += [pool.submit(again[rank].restore, fallback="together") for rank in (0, 2)]
+        for call in calls:
+            call.result(BOUND_S)
+    assert {each.restored.step for each in again} == {2 if is_damaged else 3}
 
 
 def test_together_says_who_is_missing(connect):
