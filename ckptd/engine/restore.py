@@ -40,8 +40,7 @@ from ckptd.storage.holds import Hold, hold
 Array = NDArray[Any]
 
 MOST_TO_CHECK = 4
-"""A restore reads a piece whole, so that it can be checked, where it is at most so many times as large as what is wanted
-of it, or short."""
+"""A restore reads a piece whole, to check it, where it is at most so many times as large as the part wanted, or short."""
 
 _MOST_AXES = 32  # every numpy holds so many
 _MANY = 64  # so many tensors are looked up together
