@@ -40,7 +40,7 @@ from ckptd.storage.holds import Hold, hold
 Array = NDArray[Any]
 
 MOST_TO_CHECK = 4
-"""A restore reads a piece whole, to check it, where it is short, or at most so many times as large as what is wanted."""
+"""A restore reads a piece whole, to check it, if it is short or at most so many times as large as what is wanted."""
 
 _MOST_AXES = 32  # every numpy holds so many
 _MANY = 64  # so many tensors are looked up together
