@@ -34,6 +34,11 @@ class Quarantine:
     @property
     def reason(self) -> str:
         """What is wrong, and the way out, in words for people."""
+        if isinstance(self.cause, _DAMAGE) and f"{self.run}/".startswith(f"{self.cause.key}/"):
+            return (
+                f"{self.cause}; the run is quarantined until this is put right by hand: `ckptd repair` mends only what "
+                "lies in a run's directory"
+            )
         if isinstance(self.cause, _DAMAGE):
             return f"{self.cause}; the run is quarantined until `ckptd repair {self.location}` has mended it"
         return f"{self.cause}; the run cannot be opened, and is tried again"

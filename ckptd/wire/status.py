@@ -200,6 +200,8 @@ def _unreachable(details: str, address: str) -> str:
     if "connection refused" in lowered or "no such file or directory" in lowered:
         why = "connection refused" if "refused" in lowered else "there is no such socket"
         return f"no daemon answers at {address}: {why}; start one with `ckptd serve --root DIR`"
+    if "failed to connect" in lowered and "permission denied" in lowered:
+        return f"access to {address} is denied: a daemon's socket lets in its own user only, or whom --socket-mode says"
     if "ssl" in lowered or "handshake" in lowered or "certificate" in lowered or "wrong_version_number" in lowered:
         return (
             f"no secure connection to {address}: {_last_cause(details)}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 
@@ -12,7 +13,7 @@ import pytest
 import ckptd
 from ckptd.cli import main
 from ckptd.demo.processes import Daemon
-from ckptd.errors import CorruptionError, NotPermittedError
+from ckptd.errors import CkptdError, CorruptionError, NotPermittedError
 from tests.fakes import damage, schemas
 
 WITHIN_S = 30.0
@@ -124,3 +125,17 @@ def test_ls_shows_what_is_there_and_what_is_damaged(tmp_path, name, capsys):
     assert "ckptd repair" in capsys.readouterr().err
     assert main.run(["repair", str(tmp_path / "run")]) == 0
     assert main.run(["ls", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_what_lies_in_the_place_of_a_run_is_not_said_to_be_mended_by_repair(served, what, tmp_path):
+    root, address, _ = served
+    run = f"in-place-{what}"
+    if what == "link":
+        (root / run).symlink_to(tmp_path)
+    else:
+        os.mkfifo(root / run)
+    with trainer(address, run) as checkpointer, pytest.raises(CkptdError) as raised:
+        checkpointer.latest()
+        checkpointer.save(1, {"w": np.arange(3.0)}).result(60)
+    assert "quarantined until this is put right by hand" in str(raised.value)

@@ -119,6 +119,12 @@ def test_an_endless_error_fits_in_a_header():
             errors.UnavailableError,
             "there is no such socket",
         ),
+        (
+            "UNAVAILABLE",
+            "failed to connect to all addresses; last error: UNKNOWN: unix:/x.sock: connect: Permission denied (13)",
+            errors.UnavailableError,
+            "access to 127.0.0.1:7070 is denied: a daemon's socket lets in its own user only",
+        ),
         ("UNAVAILABLE", "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", errors.UnavailableError, "`ca`"),
         (
             "UNAVAILABLE",
