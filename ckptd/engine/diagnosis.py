@@ -17,6 +17,7 @@ def why_quarantined(store: Store, directory: str, latest_filename: str = names.S
     """Say why a daemon cannot open the run in `directory`, as far as its small files tell; None when it can."""
     looks: tuple[Callable[[], object], ...] = (
         lambda: presence.check_directory(store, join(directory, records.DIRECTORY)),
+        lambda: presence.check_directory(store, join(directory, records.ASIDE_DIRECTORY)),
         lambda: epochs.stored(store, directory),
         lambda: _check_state(store, join(directory, latest_filename)),
     )

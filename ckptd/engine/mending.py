@@ -22,9 +22,10 @@ _EPOCHS_AHEAD = 1000  # more than a run goes through while nobody looks: what wa
 
 
 def make_room_for_records(store: Store, directory: str) -> list[str]:
-    """Put aside what lies where the directory of records and its lock should; say what was done."""
+    """Put aside what lies in the place of the directories for records and deleted indexes, or of the lock; say so."""
     return [
         *_checked(store, join(directory, records.DIRECTORY), presence.check_directory),
+        *_checked(store, join(directory, records.ASIDE_DIRECTORY), presence.check_directory),
         *_checked(store, join(directory, f"{records.DIRECTORY}/.lock.ckptd-lock"), _check_lock),
     ]
 

@@ -157,7 +157,8 @@ class Run:
         )
 
     def _recover(self) -> None:
-        presence.check_directory(self.store, join(self.name, records.DIRECTORY))
+        for each in (records.DIRECTORY, records.ASIDE_DIRECTORY):
+            presence.check_directory(self.store, join(self.name, each))
         recovery = self.catalog.recover()
         for outcome in recovery.outcomes:
             logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)

@@ -30,6 +30,7 @@ from ckptd.storage.turns import turn_at
 _BULK_BYTES = 1 << 20  # from here on an object is data that nobody reads soon
 _ROAD_TRIAL = "road"  # never an object: its writer is aborted
 _MAX_HOLDER_BYTES = 1000
+_NOBODYS = frozenset((errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM))
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
 
 
@@ -279,6 +280,10 @@ class LocalStore:
             file = self._disk.open_file(directory, temporary, confined=True)
         except FileNotFoundError:
             return False  # finished or swept by someone else in this moment
+        except OSError as error:
+            if error.errno in _NOBODYS:
+                return False  # a link, or another user's: no writer of ours left it
+            raise
         try:
             if not self._disk.try_lock(file, shared=False):
                 return False

@@ -80,6 +80,20 @@ def test_the_sound_run_saves_beside_them(served):
         assert checkpointer.latest().step == 3
 
 
+def test_what_only_has_the_name_of_an_unfinished_object_is_left_alone(tmp_path):
+    with ckptd.Checkpointer(tmp_path, run="run") as checkpointer:
+        checkpointer.save(1, {"w": np.arange(3.0)}).result(WITHIN_S)
+    unfinished = {kind: tmp_path / f"run/.{kind}.{'a' * 32}.ckptd-tmp" for kind in ("link", "loop", "directory")}
+    unfinished["link"].symlink_to("/etc/passwd")
+    unfinished["loop"].symlink_to(unfinished["loop"].name)
+    unfinished["directory"].mkdir()
+    with ckptd.Checkpointer(tmp_path, run="run") as checkpointer:
+        assert checkpointer.restore()["w"].tolist() == [0, 1, 2]
+        checkpointer.save(2, {"w": np.arange(3.0)}).result(WITHIN_S)
+    assert unfinished["link"].is_symlink()
+    assert unfinished["directory"].is_dir()
+
+
 @pytest.mark.parametrize("name", damage.OPENING)
 def test_a_run_that_cannot_be_opened_is_refused_repaired_and_taken_back(served, name, capsys):
     root, address, _ = served

@@ -88,6 +88,7 @@ OPENING: dict[str, Damage] = {
     "epoch-directory": _directory(".ckptd/epoch"),
     "epoch-loop": _loop(".ckptd/epoch"),
     "records-are-a-file": lambda run: _removed(run, ".ckptd").write_bytes(b"x") and None,
+    "aside-is-a-file": lambda run: _removed(run, ".ckptd/trash").write_bytes(b"x") and None,
     "records-outside": _link(".ckptd", "/etc"),
     "records-pipe": _pipe(".ckptd"),
     "index-outside": _link("model.ckpt-2.index", "/etc/passwd"),
