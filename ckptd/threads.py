@@ -87,6 +87,11 @@ def start(work: Callable[[], object], name: str) -> None:
     (thread or _Thread()).do(work, name)
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error, of ours or of another library, says that Python can start no thread, for whatever reason."""
+    return isinstance(error, RuntimeError) and "new thread" in str(error)
+
+
 def reserve(count: int) -> None:
     """Have so many idle threads at hand.
 

@@ -194,8 +194,15 @@ def _before_a_worker_ends() -> None:
 
     def settle() -> None:
         _ending.settle()
-        if _ending.has_lost:
+        if not _ending.has_lost:
+            return
+        if sys.version_info < (3, 13):
             raise SystemExit(EXIT_CODE)
+        # Since 3.13 this is the last of what `atexit` calls, and the code is chosen by then.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(EXIT_CODE)
 
     util.Finalize(None, settle, exitpriority=-1000)
 

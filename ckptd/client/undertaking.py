@@ -22,7 +22,7 @@ from ckptd.client.snapshot import Snapshot, why
 from ckptd.client.transport import Handover, SaveRequest, Transport
 from ckptd.client.turns import Turn
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import CkptdError, SessionAbortedError
+from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,10 @@ class Undertaking:
         except CkptdError as failure:
             error = failure
         except BaseException as failure:  # it has to reach the caller, which is another thread
-            error = CkptdError(f"a bug in ckptd ended {self.pending}: {failure!r}")
+            if threads.is_refusal(failure):  # gRPC, say, while CPython 3.12.0 or 3.12.1 ends
+                error = UnavailableError(f"no thread could be started: {failure}")
+            else:
+                error = CkptdError(f"a bug in ckptd ended {self.pending}: {failure!r}")
             error.__cause__ = failure
         try:
             self._clean_up()

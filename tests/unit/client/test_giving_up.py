@@ -53,7 +53,7 @@ CAUSES = [KeyboardInterrupt(), MemoryError(), RuntimeError("of an array")]
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: type(cause).__name__)
 @pytest.mark.parametrize("place", ["preparing", "beginning", "copying"])
 def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseException, place: str):
-    began = time.monotonic()
+    began, of_others = time.monotonic(), set(ending._ending._rest())
     with monkeypatch.context() as patched:
         match place:
             case "preparing":
@@ -68,7 +68,7 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
     assert ckpt.save(2, ARRAYS).result(SOON_S).step == 2
     ckpt.close()
     assert time.monotonic() - began < SOON_S
-    assert not ending._ending._rest()
+    assert of_others.issuperset(ending._ending._rest())
 
 
 def test_a_thread_that_cannot_be_started_ends_the_save_alone(ckpt, monkeypatch):
@@ -84,6 +84,7 @@ def test_a_thread_that_cannot_be_started_ends_the_save_alone(ckpt, monkeypatch):
     assert time.monotonic() - began < SOON_S
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python drops one in a weakref callback
 def test_ctrl_c_at_any_moment_leaves_the_next_save_in_peace(ckpt):
     big = {"w": np.ones(8 << 20, np.float32)}
     previous = signal.signal(signal.SIGALRM, lambda *_: signal.default_int_handler(signal.SIGINT, None))
