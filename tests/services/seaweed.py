@@ -102,10 +102,16 @@ class SeaweedFS:
             time.sleep(0.05)
 
     def _is_up(self) -> bool:
+        """Say whether the gateway answers, and the server that holds the data has told the master that it is there."""
         if not answers(self._ports["s3"]):
             return False
-        with suppress(OSError), urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=2) as answer:
-            return answer.status == 200
+        master = f"http://127.0.0.1:{self._ports['master']}/dir/status"
+        with (
+            suppress(OSError),
+            urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=2),
+            urllib.request.urlopen(master, timeout=2) as answer,
+        ):
+            return bool(json.load(answer)["Topology"].get("DataCenters"))
         return False
 
     def stop(self) -> None:
