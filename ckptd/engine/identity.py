@@ -48,7 +48,8 @@ class Member:
 
     def __str__(self) -> str:
         where = f" (pid {self.pid} on {self.host})" if self.pid else ""
-        return f"rank {self.rank} of {self.world_size}{where}"
+        of = f" of {self.world_size}" if self.world_size else ""  # who leaves does not say of how many
+        return f"rank {self.rank}{of}{where}"
 
 
 @dataclass(frozen=True, slots=True)
