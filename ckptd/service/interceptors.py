@@ -40,8 +40,9 @@ class Identity(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only
         if shown is not None and hmac.compare_digest(_bytes(shown), self._expected):
             return None
         _log.info("%s refused: %s token", method, "no" if shown is None else "a wrong")
-        what = "shows no token; pass the daemon's" if shown is None else "shows a token that is not the daemon's"
-        return status.to_wire(NotPermittedError(f"the call {what}"), code=grpc.StatusCode.UNAUTHENTICATED)
+        what = "shows no token" if shown is None else "shows a token that is not the daemon's"
+        remedy = "pass the daemon's: token=, CKPTD_TOKEN, or --token-file of a command"
+        return status.to_wire(NotPermittedError(f"the call {what}; {remedy}"), code=grpc.StatusCode.UNAUTHENTICATED)
 
 
 def _bytes(value: str | bytes) -> bytes:
