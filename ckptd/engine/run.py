@@ -29,6 +29,7 @@ from ckptd.engine.plan import PAGE_BYTES, plan
 from ckptd.engine.readers import Readers
 from ckptd.engine.records import Record
 from ckptd.engine.refusals import NotNowError
+from ckptd.engine.remembered import remembered
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
 from ckptd.engine.series import NamedStep, latest_of, name_of
@@ -258,7 +259,7 @@ class Run:
             known = self._ended_save_of(declaration)
             if known is not None:
                 if known.session.error is not None:
-                    raise known.session.error
+                    raise remembered(known.session.error)  # its own frames are cleared once it is dropped
                 return known.outcome.result(timeout=0)
         # Only now look at the store, without holding up the others.
         with self.catalog_lock:

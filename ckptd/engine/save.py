@@ -138,7 +138,7 @@ class Save:
     def lane(self, rank: int, shard: int) -> LaneWriter:
         """Return where a lane's bytes go."""
         if self.session.error is not None:
-            raise self.session.error
+            raise remembered(self.session.error)
         lane = self.lanes.get((rank, shard))
         if lane is None:
             raise NotFoundError(f"rank {rank} owes shard {shard} of {self.ref} nothing")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.save import Save
 from ckptd.engine.settings import Settings
 from ckptd.engine.withdrawals import GRACE_S
 from ckptd.errors import SessionAbortedError
@@ -62,6 +65,21 @@ def test_nobody_is_late_for_a_save_whose_own_time_is_long_over(job):
     abort_for_want_of_rank_1(job, 5)
     job[1].advance(3600.0)
     assert not job[2][1].declare(5).done()
+
+
+def test_an_error_that_is_told_while_its_save_is_dropped_keeps_its_frames(job, monkeypatch):
+    # A coroutine of the daemon may be among them, and clearing its frame would end it in the middle of its answer.
+    may_drop, drop = threading.Event(), Save._drop
+    monkeypatch.setattr(Save, "_drop", lambda save, error: (may_drop.wait(WAIT_S), drop(save, error)))
+    coordinator, clock, ranks = job
+    waiting = ranks[0].declare(5)
+    clock.advance(31.0)
+    coordinator.tick()
+    told = ranks[1].declare(5).exception(WAIT_S)
+    may_drop.set()
+    ended = waiting.exception(WAIT_S)
+    assert str(told) == str(ended)
+    assert told is not ended
 
 
 def take_back(job, step, number, reason="Ctrl-C"):
