@@ -39,6 +39,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
+from ckptd.engine.log import warn_once
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
 from ckptd.engine.series import NamedStep, name_of, of_name
@@ -348,6 +349,8 @@ class RemoteTransport:
         if not reply.HasField("checkpoint"):
             return None
         latest = self._located(reply.checkpoint)
+        if reply.passed_by:
+            warn_once(f"{self._run}: the latest is {latest.checkpoint.prefix}; passed by: {'; '.join(reply.passed_by)}")
         if name in (ANY_NAME, name_of(latest.checkpoint)):
             return latest
         # Nothing is called so, or the daemon is an older one, which does not ask for names.

@@ -355,6 +355,11 @@ class Coordinator:
 
     # Checkpoints.
 
+    def passed_by(self, run: str) -> tuple[str, ...]:
+        """Return what the run's state file lists as newer than its latest, and that is not whole, with the reasons."""
+        with self._runs.use(run) as found:
+            return () if found is None else found.passed_by
+
     def latest(self, run: str, name: str = names.ANY_NAME, restoring: Restoring | None = None) -> Checkpoint | None:
         """Return the newest complete checkpoint of a run that `name` means; see `series`.
 

@@ -450,7 +450,7 @@ class Ledger:
         self.is_stale = self.unfinished is not None
         way_out = f"`ckptd repair {store.location(self._run) if self._run else store.url}` puts it aside"
         problems = tuple(f"{error}; {way_out}" for error in loaded.unreadable)
-        return Recovery(tuple(outcomes), tuple(swept), problems)
+        return Recovery(tuple(outcomes), tuple(swept), problems, tuple(read.passed_by))
 
     def _postpone(self, record: Record, error: StorageFullError) -> Outcome:
         subject = self._store.location(record.prefix_key)

@@ -30,12 +30,14 @@ class ReadList:
         prefixes: the keys of all that lie in this store.
         problems: of those of them that are not complete: why. TensorFlow lets these count, and so may delete the last
             that is whole; we do not.
+        passed_by: the newest of these, which stand behind all that are complete, in words for people.
     """
 
     listing: Listing = field(default_factory=Listing)
     style: Style = field(default_factory=Style)
     prefixes: set[str] = field(default_factory=set)
     problems: dict[str, str] = field(default_factory=dict)
+    passed_by: list[str] = field(default_factory=list)
 
 
 def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterable[Record]) -> ReadList:
@@ -68,6 +70,9 @@ def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterab
         if entry.prefix_key not in found.problems:
             # One by one, as two paths may mean the same checkpoint: the later counts.
             found.listing = found.listing.with_newest(entry)
+            found.passed_by.clear()
+        else:
+            found.passed_by.append(f"{store.location(entry.prefix_key)}: {found.problems[entry.prefix_key]}")
     if not found.listing.here:
         _take_what_is_there(store, run, key, by_prefix, found)
     return found

@@ -81,6 +81,8 @@ class Recovery:
     """Keys whose unfinished temporaries were removed."""
     problems: tuple[str, ...] = ()
     """What is damaged and does not keep the run from being used, and what to do about it, in words for people."""
+    passed_by: tuple[str, ...] = ()
+    """What the state file lists as newer than the latest, and that is not complete, with the reasons."""
 
     def subjects(self, fate: Fate) -> list[str]:
         """Return whom this happened to."""

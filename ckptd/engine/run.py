@@ -128,6 +128,7 @@ class Run:
         self._is_rest_noted = owner is not None or store.has_locks  # nothing to note there
         self._rests_since = 0.0  # boot clock, since when nothing has changed
         self.problems: tuple[str, ...] = ()
+        self.passed_by: tuple[str, ...] = ()  # listed as newer than the latest, and not whole; until the next save
         self._shortage: str | None = None  # told once
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._quarantined: tuple[Record, ...] = ()
@@ -163,8 +164,8 @@ class Run:
         recovery = self.catalog.recover()
         for outcome in recovery.outcomes:
             logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
-        self.problems = recovery.problems
-        for problem in self.problems:
+        self.problems, self.passed_by = recovery.problems, recovery.passed_by
+        for problem in (*self.problems, *self._passed_by_in_words()):
             logger.warning("%s: %s", self.name, problem)
 
     # Members.
@@ -432,6 +433,8 @@ class Run:
             self._ended.popitem(last=False)
         if save.session.phase is Phase.PUBLISHED:
             self._num_published += 1
+            if save.first.write_state:
+                self.passed_by = ()
             self.submit(self._tell, save.outcome.result(timeout=0), self._num_published, save.first.write_state)
         elif save.session.error is not None:
             self.last_error = str(save.session.error)
@@ -636,9 +639,14 @@ class Run:
             self.latest(),
             len(self._checkpoints),
             self.last_error,
-            problems=self.problems if self._shortage is None else (*self.problems, self._shortage),
+            problems=(*self.problems, *self._passed_by_in_words(), *([self._shortage] if self._shortage else [])),
             damaged=self._quarantined,
         )
+
+    def _passed_by_in_words(self) -> list[str]:
+        return [
+            f"{each}; the state file lists it as newer than the latest, and it is passed by" for each in self.passed_by
+        ]
 
     # Time and the end.
 

@@ -29,6 +29,8 @@ _AGREEMENTS = {
     Agreement.GO_BACK: read_pb2.AGREEMENT_GO_BACK,
 }
 _MESSAGES_AT_ONCE = 2
+_MOST_PASSED_BY = 8  # checkpoints, in one answer
+_MOST_REASON = 500  # characters
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
 
@@ -52,11 +54,13 @@ class ReadService:
         which = (run,) if name == ANY_NAME and restoring is None else (run, name)
         meant = which if restoring is None else (*which, restoring)
         latest = await self._openings.control(run, self._coordinator.latest, *meant)
+        passed_by = await self._openings.control(run, self._coordinator.passed_by, run)
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
             root=self._host.root,
             root_id=self._host.root_id,
             arena=self._host.arena,
+            passed_by=[each[:_MOST_REASON] for each in passed_by[-_MOST_PASSED_BY:]],
         )
 
     async def list(self, request: read_pb2.ListRequest, call: Call) -> read_pb2.ListReply:

@@ -171,6 +171,9 @@ class FakeCoordinator:
 
     latest_for_watchers = latest
 
+    def passed_by(self, run):
+        return ()
+
     def unattended(self, run):
         return []
 

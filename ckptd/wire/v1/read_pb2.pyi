@@ -100,16 +100,18 @@ class LatestRequest(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., name: _Optional[str] = ..., restoring: _Optional[_Union[Restoring, _Mapping]] = ...) -> None: ...
 
 class LatestReply(_message.Message):
-    __slots__ = ("checkpoint", "root", "root_id", "arena")
+    __slots__ = ("checkpoint", "root", "root_id", "arena", "passed_by")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     ROOT_ID_FIELD_NUMBER: _ClassVar[int]
     ARENA_FIELD_NUMBER: _ClassVar[int]
+    PASSED_BY_FIELD_NUMBER: _ClassVar[int]
     checkpoint: _common_pb2.Checkpoint
     root: str
     root_id: str
     arena: _common_pb2.ArenaAddress
-    def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., arena: _Optional[_Union[_common_pb2.ArenaAddress, _Mapping]] = ...) -> None: ...
+    passed_by: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., root: _Optional[str] = ..., root_id: _Optional[str] = ..., arena: _Optional[_Union[_common_pb2.ArenaAddress, _Mapping]] = ..., passed_by: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("peer", "run")
