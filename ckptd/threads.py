@@ -231,6 +231,10 @@ class Pool:
                 self._changed.notify_all()
 
 
+new_lock = threading.Lock
+"""Makes the locks of `each`; for tests."""
+
+
 def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, insists: bool = False) -> list[R]:
     """Return what `do` returns for each item, in their order, of up to so many threads; the caller's is one of them.
 
@@ -240,14 +244,16 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
     todo = list(items)
     results: dict[int, R] = {}
     errors: dict[int, BaseException] = {}
-    changed = threading.Condition()
+    # Entered by itself and not by the condition: that is Python's code, in which a Ctrl-C would leave it locked.
+    lock = new_lock()
+    changed = threading.Condition(lock)
     position = helpers = 0
     is_over = False
 
     def work() -> None:
         nonlocal position
         while True:
-            with changed:
+            with lock:
                 if errors or position == len(todo):
                     return
                 number = position
@@ -259,14 +265,14 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
 
     def help_out() -> None:
         nonlocal helpers
-        with changed:
+        with lock:
             if is_over:
                 return  # a late one: nobody waits for it
             helpers += 1
         try:
             work()
         finally:
-            with changed:
+            with lock:
                 helpers -= 1
                 changed.notify_all()
 
@@ -279,7 +285,7 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
 
     def wait() -> None:
         nonlocal is_over
-        with changed:
+        with lock:
             is_over = True
             changed.wait_for(lambda: not helpers)
 

@@ -46,8 +46,8 @@ def test_each_raises_the_first_error_once_nobody_works_any_more():
 class Interrupted(threading.Condition):
     """One whose waits are ended by Ctrl-C, as often as it says; the wait after those is announced."""
 
-    def __init__(self, times: int) -> None:
-        super().__init__()
+    def __init__(self, times: int, lock: threading.Lock) -> None:
+        super().__init__(lock)
         self.times = times
         self.is_awaited = threading.Event()
 
@@ -93,7 +93,8 @@ def test_ctrl_c_as_a_helper_is_started_waits_for_none_that_has_not_begun(
 def test_a_second_ctrl_c_does_not_wait_for_helpers_unless_told_to(
     monkeypatch: pytest.MonkeyPatch, times: int, insists: bool, is_waited_for: bool
 ):
-    condition, changed = threading.Condition, Interrupted(times)
+    lock, condition = threading.Lock(), threading.Condition
+    changed = Interrupted(times, lock)
     both_work, ended = threading.Barrier(2), threading.Event()
 
     def do(number: int) -> None:
@@ -103,7 +104,8 @@ def test_a_second_ctrl_c_does_not_wait_for_helpers_unless_told_to(
             ended.set()
 
     with monkeypatch.context() as patched:
-        patched.setattr(threading, "Condition", lambda *lock: condition(*lock) if lock else changed)
+        patched.setattr(threads, "new_lock", lambda: lock)
+        patched.setattr(threading, "Condition", lambda it=None: changed if it is lock else condition(it))
         with pytest.raises(KeyboardInterrupt):
             threads.each(do, range(2), 2, "test", insists=insists)
     assert ended.is_set() == is_waited_for
