@@ -248,7 +248,6 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
     lock = new_lock()
     changed = threading.Condition(lock)
     position = helpers = 0
-    is_over = False
 
     def work() -> None:
         nonlocal position
@@ -263,15 +262,19 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
             except BaseException as error:
                 errors[number] = error
 
+    job = [work]  # nothing once it is over: a late helper must keep nothing alive that the caller has let go
+
     def help_out() -> None:
         nonlocal helpers
         with lock:
-            if is_over:
+            if not job:
                 return  # a late one: nobody waits for it
             helpers += 1
+            own = job[0]
         try:
-            work()
+            own()
         finally:
+            del own
             with lock:
                 helpers -= 1
                 changed.notify_all()
@@ -284,9 +287,8 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
                 return
 
     def wait() -> None:
-        nonlocal is_over
         with lock:
-            is_over = True
+            job.clear()
             changed.wait_for(lambda: not helpers)
 
     try:

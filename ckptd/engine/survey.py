@@ -115,7 +115,7 @@ def _warn_of_lost_state(store: Store, directory: str, latest_filename: str, name
         warn_once(
             f"{store.location(join(directory, latest_filename))}: this state file is missing, so nothing here is the "
             f"latest. The newest whole checkpoint is {oldest_first[-1].checkpoint.prefix}; "
-            f"`ckptd repair {store.location(directory)}` makes a state file that names it"
+            f"`ckptd repair {store.location(directory) if directory else store.url}` makes a state file that names it"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -87,6 +88,20 @@ def test_ctrl_c_as_a_helper_is_started_waits_for_none_that_has_not_begun(
     for help_out in helpers:  # its thread runs only now
         help_out()
     assert not done
+
+
+def test_a_helper_that_has_not_begun_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch):
+    class Held:
+        """What a reader holds: a lock, say."""
+
+    helpers: list[Callable[[], object]] = []
+    monkeypatch.setattr(threads, "start", lambda work, name: helpers.append(work))
+    held = Held()
+    is_held = weakref.ref(held)
+    threads.each(lambda number, it=held: None, range(3), 2, "test")
+    del held
+    assert helpers
+    assert is_held() is None
 
 
 @pytest.mark.parametrize(("times", "insists", "is_waited_for"), [(1, False, True), (2, False, False), (2, True, True)])

@@ -94,6 +94,7 @@ def test_what_a_server_ignores_is_found_out(
     lie: Lie,
     found: dict[str, Outcome],
 ) -> None:
+    monkeypatch.setattr("ckptd.storage.probe._KNOWN", {})  # a store before this one may have had the same port
     with LyingStore(s3_service, [lie]) as liar:
         monkeypatch.setenv("AWS_ENDPOINT_URL", liar.endpoint)
         store = bucket_store(s3_root)
