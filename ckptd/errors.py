@@ -110,6 +110,8 @@ class UnavailableError(CkptdError):
 
     exit_code = 6
     retryable = True
+    may_have_arrived: bool = True
+    """Whether the other side may have taken the call: then what was asked for may be done, now or later."""
 
 
 class StorageFullError(CkptdError):

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from ckptd.client.deadline import Deadline
-from ckptd.errors import CkptdError, UnavailableError
+from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.wire import tls
 from ckptd.wire.addresses import Address
 
@@ -76,11 +78,16 @@ class FirstContact:
         return bounded
 
     def check(self) -> None:
-        """Look at the daemon's certificate before gRPC connects, if it uses TLS and has not been looked at.
+        """Look, before gRPC connects, at what it would only call unavailable.
+
+        That is a certificate, if the daemon uses TLS and it has not been looked at, and a socket without access.
 
         Raises:
+            NotPermittedError: this user may not use the socket.
             CkptdError: see `tls.check`.
         """
+        if self.address.is_unix and not self._is_made:
+            _check_access(self.address)
         if not self._is_trusted:
             tls.check(self.address, self._ca, timeout_s=_MOST_HANDSHAKE_S)
             self._is_trusted = True
@@ -109,7 +116,9 @@ class FirstContact:
         """Return `error` as it is raised after `deadline`; without any contact it says for how long it was tried."""
         if self._is_made or not isinstance(error, UnavailableError):
             return error
-        return UnavailableError(f"{error.reason} (tried for {_seconds(deadline.timeout_s)})")
+        never = UnavailableError(f"{error.reason} (tried for {_seconds(deadline.timeout_s)})")
+        never.may_have_arrived = False
+        return never
 
     def close(self) -> None:
         """Say nothing more."""
@@ -129,7 +138,8 @@ class FirstContact:
                     is_first = self._next_notice_s == _FIRST_NOTICE_S
                     self._next_notice_s *= 3
                     tried_s = time.monotonic() - self._tried_since
-                trying = f"trying for {_seconds(left_s + tried_s if is_first else left_s)}{'' if is_first else ' more'}"
+                most_s = min(FIRST_CONTACT_S, left_s + tried_s)
+                trying = f"trying for {_seconds(most_s)}" if is_first else f"trying for {_seconds(left_s)} more"
                 _tell(str(self.address), trying, self._error)
 
     @contextlib.contextmanager
@@ -163,6 +173,21 @@ class _UntilContact(Deadline):
         """Seconds left; 0.0 when it has passed."""
         left_s = self._whole.remaining_s
         return left_s if self._contact.is_made else min(left_s, super().remaining_s)
+
+
+def _check_access(address: Address) -> None:
+    try:
+        Path(address.path).stat()
+        is_open = os.access(address.path, os.W_OK, effective_ids=True)
+    except PermissionError:
+        is_open = False
+    except OSError:  # not there yet, perhaps: gRPC tells
+        return
+    if not is_open:
+        raise NotPermittedError(
+            f"this user may not use the socket {address.path}: it needs write permission for the socket, and the right "
+            "to pass through each directory above it"
+        )
 
 
 _told_lock = threading.Lock()

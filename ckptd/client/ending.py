@@ -98,7 +98,9 @@ class _Ending:
             lost = one.pending.take_unseen_error()
             if lost is not None:
                 self.has_lost = True
-                _say(f"{one} is lost: {_in_full(lost)}")
+                # What did not answer may have the whole of it, and commit it yet.
+                is_open = isinstance(lost, UnavailableError) and lost.may_have_arrived and not lost.is_answer
+                _say(f"{one} {'may be' if is_open else 'is'} lost: {_in_full(lost)}")
 
     def last_call(self) -> None:
         """Settle, and see to the exit code."""

@@ -58,10 +58,15 @@ class Claim:
             held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
             self.capture.saved(Holding(save_id, index_crc32c, held))
 
+    def refuse(self, error: CkptdError) -> None:
+        """Answer the declaration with an error, if it has not been answered."""
+        if self.planned is not None and not self.planned.done():
+            self.planned.set_exception(error)
+
     def end(self, error: CkptdError | None) -> None:
         """Note that the save is over: forget everything that is large, as ended saves are remembered for a while."""
-        if error is not None and self.planned is not None and not self.planned.done():
-            self.planned.set_exception(error)
+        if error is not None:
+            self.refuse(error)
         if self.capture is not None:
             self.capture.ended()
         self.capture = self.sum_begins = self.manifest = self.planned = None

@@ -39,6 +39,8 @@ class Quarantine:
                 f"{self.cause}; the run is quarantined until this is put right by hand: `ckptd repair` mends only what "
                 "lies in a run's directory"
             )
+        if isinstance(self.cause.__cause__, PermissionError):
+            return f"{self.cause}; the run is quarantined until the daemon's user may read and write {self.location}"
         if isinstance(self.cause, _DAMAGE):
             return f"{self.cause}; the run is quarantined until `ckptd repair {self.location}` has mended it"
         return f"{self.cause}; the run cannot be opened, and is tried again"

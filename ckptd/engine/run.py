@@ -667,6 +667,7 @@ class Run:
             for save in list(self._live):
                 self._check_withdrawals(save)
                 save.check_deadlines(lost)
+                save.answer_if_removal_is_slow()
                 save.remind()
 
     def _check_withdrawals(self, save: Save) -> None:

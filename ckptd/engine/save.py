@@ -44,6 +44,7 @@ from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import ObjectWriter
 from ckptd.storage.limited import limited
 
+_SLOW_REMOVAL_S = 2.0  # of what a failed save wrote: less than the grace that a client gives to our word for its end
 _SLOW_S = 5.0  # for one block of bytes: then it is the store that is waited for, and no rank
 
 
@@ -61,6 +62,7 @@ class Save:
     session: Session = field(init=False)
     began_at: float = field(init=False)
     _reminded_at: float = field(init=False)
+    _failed_at: float | None = None  # when it began to remove what it had written
     outcome: Future[Checkpoint] = field(init=False)
     claims: dict[int, Claim] = field(default_factory=dict)
     number: int = 0  # among the saves of its run, in the order in which they began
@@ -202,6 +204,20 @@ class Save:
             self._reminded_at = now
             log_waiting(self.ref, now - self.began_at, self.waiting_for())
 
+    def answer_if_removal_is_slow(self) -> None:
+        """Tell the ranks that the save has failed if removing what it wrote takes long. The run's lock is held.
+
+        A store that hangs is the most likely reason for both, and a rank waits no longer than its timeout.
+        """
+        error = self.session.error
+        if error is None or self._failed_at is None or self.outcome.done():
+            return
+        if self.run.clock.boot_s() - self._failed_at >= _SLOW_REMOVAL_S:
+            error.add_note("what it had written is not removed yet, as the store does not answer; that goes on")
+            self._tell_failed(error)
+            for claim in self.claims.values():
+                claim.refuse(error)
+
     def fail(self, reason: str) -> None:
         """End the save, if it still can be ended."""
         self.handle(machine.Failed(SessionAbortedError(f"{self.ref} was aborted: {reason}")))
@@ -230,6 +246,7 @@ class Save:
                 case machine.Announce():
                     pass  # `_commit` goes on to tell everybody, as it knows the checkpoint.
                 case machine.Drop(error):
+                    self._failed_at = self.run.clock.boot_s()
                     self._begin(self._drop, error)
 
     def _begin(
@@ -411,10 +428,8 @@ class Save:
 
     def _end(self, result: Checkpoint | CkptdError) -> None:
         if isinstance(result, CkptdError):
-            log_failed(self.ref, result)
-            # Before anybody hears of it: to clear the frame of a coroutine that is about to tell it on would end that.
-            forget_frames(result)
-            self.outcome.set_exception(result)
+            if not self.outcome.done():
+                self._tell_failed(result)
         else:
             self.outcome.set_result(result)
         for claim in self.claims.values():
@@ -423,6 +438,12 @@ class Save:
         self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
         self.first = replace(self.first, meta_graph=None)
         self.run.save_ended(self)
+
+    def _tell_failed(self, error: CkptdError) -> None:
+        log_failed(self.ref, error)
+        # Before anybody hears of it: to clear the frame of a coroutine that is about to tell it on would end that.
+        forget_frames(error)
+        self.outcome.set_exception(error)
 
 
 def _shared_by_all(declaration: Declaration) -> str:

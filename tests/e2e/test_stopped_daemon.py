@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -34,3 +36,20 @@ def test_save_returns_in_time_beside_a_stopped_daemon(daemon, monkeypatch):
         finally:
             os.kill(daemon.process.pid, signal.SIGCONT)
         assert checkpointer.save(4, arrays).result(60).step == 4
+
+
+def test_a_save_that_a_stopped_daemon_may_still_commit_is_not_said_to_be_lost_for_certain(daemon):
+    program = (
+        "import os, signal, ckptd, numpy as np\n"
+        f"c = ckptd.Checkpointer({daemon.address!r}, 'r', timeout_s=2.0)\n"
+        "c.save(1, {'w': np.ones(3)}).result()\n"
+        f"os.kill({daemon.process.pid}, signal.SIGSTOP)\n"
+        "c.save(2, {'w': np.ones(3)})\n"
+    )
+    try:
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        os.kill(daemon.process.pid, signal.SIGCONT)
+    assert ended.returncode == 120, ended.stderr
+    assert "ckptd: the save of step 2 of r at " in ended.stderr
+    assert " may be lost: UnavailableError: " in ended.stderr

@@ -244,6 +244,28 @@ def test_a_run_in_use_is_tried_with_pauses_and_told_once_in_a_while(tmp_path, mo
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("closed", ["socket", "directory"])
+def test_a_socket_without_access_is_told_at_once(tmp_path, closed):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    path = directory / "ckptd.sock"
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(path))
+        (path if closed == "socket" else directory).chmod(0)
+        program = (
+            "import os, ckptd\n"
+            f"c = ckptd.Checkpointer('unix://{path}', 'r')\n"
+            "if os.getuid() == 0: os.setegid(65534), os.seteuid(65534)\n"
+            "try: c.latest()\n"
+            "except ckptd.NotPermittedError as error: print(error)\n"
+        )
+        began = time.monotonic()
+        told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        assert time.monotonic() - began < BOUND_S
+        directory.chmod(0o700)
+    assert told.stdout.startswith(f"this user may not use the socket {path}"), told
+
+
 def test_contact_is_looked_for_in_a_thread_that_ends(nobody):
     with contextlib.suppress(UnavailableError), ckptd.Checkpointer(nobody, "r", timeout_s=0.2) as ckpt:
         ckpt.latest()

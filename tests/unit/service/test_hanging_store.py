@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.errors import CkptdError, NotFoundError, UnavailableError
+from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.service.flow import Limits
 from ckptd.service.pools import Pools
 from ckptd.service.store_facts import StoreFacts
@@ -108,8 +108,9 @@ def test_a_save_whose_record_the_store_does_not_take_ends_at_its_timeout(hanging
         checkpointer.save(1, ARRAYS).result(BOUND_S)
         hanging.store.hang("put r/.ckptd/model.ckpt-2.")
         pending = checkpointer.save(2, ARRAYS)
-        with pytest.raises(UnavailableError):
+        with pytest.raises(SessionAbortedError, match="it waited for the store, which notes what is planned") as told:
             pending.result(BOUND_S)
+        assert any("not removed yet, as the store does not answer" in note for note in told.value.__notes__)
         hanging.store.go_on()
         eventually(
             lambda: "it waited for the store, which notes what is planned" in status_of(hanging).runs[0].last_error
