@@ -191,7 +191,6 @@ class Checkpointer:
         if meta_graph is not None and not isinstance(meta_graph, bytes):
             raise InvalidRequestError("meta_graph is the bytes of a file", actual=type(meta_graph).__name__)
         suffix = naming.check_meta_suffix(meta_graph_suffix)
-        name = None if name is None else naming.check_checkpoint_name(name)
         self._under_way.wait_for_room()
         request = SaveRequest(
             step,
@@ -201,7 +200,7 @@ class Checkpointer:
             self.timeout_s,
             suffix,
             write_state=write_state,
-            name=name,
+            name=self._options.name if name is None else naming.check_checkpoint_name(name),
         )
         pending = self._launcher.launch(request, arrays, immutable=immutable)
         if request.meta_graph is not None:
@@ -260,6 +259,23 @@ class Checkpointer:
         self._under_way.wait_for_all()
         self._under_way.raise_unseen()
 
+    def settle(self, step: int | None = None, *, name: str | None = None) -> None:
+        """Wait until the saves that this process has begun in this run are over: `latest` and `checkpoints` do not.
+
+        Over means that a save has ended, and that what `max_to_keep` deletes because of it is gone from lists and from
+        the disk or bucket. An older daemon does not tell that: then only the end is waited for. A failure of a save is
+        raised by the next call, as ever.
+
+        Args:
+            step: wait only for the saves of this step; None waits for all.
+            name: wait only for the saves of this name.
+
+        Raises:
+            UnavailableError: that has not come to pass within `timeout_s`; it goes on.
+        """
+        self._check_open()
+        self._under_way.settle(step, None if name == naming.ANY_NAME else name)
+
     def restore(
         self,
         step: int | None = None,
@@ -271,6 +287,8 @@ class Checkpointer:
         fallback: bool | str = True,
     ) -> dict[str, Array]:
         """Read a checkpoint, however many ranks wrote it and however it was sliced.
+
+        Saves of it that this process has begun are waited for, within `timeout_s`, so the latest is the one begun last.
 
         If the latest turns out to be damaged, the owner of the run reads those bytes again; damage that it confirms
         puts the checkpoint in quarantine, and the newest that verifies is restored. Both steps and the reason are
@@ -300,6 +318,7 @@ class Checkpointer:
                 a note of the error says that it is not.
         """
         self._check_open()
+        self._under_way.await_ends(step)
         self._under_way.raise_unseen()
         if fallback not in (True, False, "together"):
             raise InvalidRequestError("fallback", expected="True, False or 'together'", actual=repr(fallback))
@@ -336,6 +355,7 @@ class Checkpointer:
             CorruptionError: its index is damaged.
         """
         self._check_open()
+        self._under_way.await_ends(which if isinstance(which, int) else None)
         self._under_way.raise_unseen()
         return open_reader(self._transport, self.run, self._name(name), which, by_many=self.world_size > 1)
 

@@ -60,6 +60,7 @@ class DirectTransport:
 
     chunk_bytes = _CHUNK_BYTES
     world_size = 1
+    retains_here = True
 
     def __init__(self, url: str, run: str, member: Member, options: RunOptions) -> None:
         if member.world_size != 1:
@@ -144,6 +145,14 @@ class DirectTransport:
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """See `Transport.outcome`."""
         return _await(self._open().outcome(save), deadline, f"the outcome of {save} is not known")
+
+    def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
+        """See `Transport.await_retention`."""
+        with self._lock:
+            coordinator = self._coordinator
+        if coordinator is not None:  # closing it waits for that, too
+            save = SaveRef(self._run, self._epoch, checkpoint.step, checkpoint.save_id)
+            _await(coordinator.retired(save), deadline, "what retention deletes is not gone")
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `Transport.abort`."""

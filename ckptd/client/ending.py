@@ -126,7 +126,10 @@ class _Ending:
             one = under_way[0]
             if one.deadline.has_passed:
                 if one.pending.done():
-                    _say(f"a callback of {one} has not returned, and the program ends without it")
+                    _say(
+                        f"a callback of {one} has not returned, or what max_to_keep deletes is not gone, and the "
+                        "program ends without it"
+                    )
                     with self._lock:
                         self._owed.remove(one)
                 else:

@@ -6,12 +6,24 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Protocol
 
+from ckptd.client.deadline import Deadline
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, UnavailableError
 
+_RETENTION_S = 600.0  # at most, in the thread of a save that has ended; the end of the program has a bound of its own
+
 _log = logging.getLogger("ckptd.client")
+
+
+class Aftermath(Protocol):
+    """What follows from a save that has ended well: retention, which deletes others."""
+
+    retains_here: bool
+
+    def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
+        """Wait until it is over; `UnavailableError` at the deadline."""
 
 
 class PendingSave:
@@ -24,8 +36,10 @@ class PendingSave:
         step: which step is saved.
     """
 
-    def __init__(self, step: int | None) -> None:
+    def __init__(self, step: int | None, name: str | None = None, aftermath: Aftermath | None = None) -> None:
         self.step = step
+        self._name = name
+        self._aftermath = aftermath
         self._changed = threading.Condition()
         self._checkpoint: Checkpoint | None = None
         self._error: CkptdError | None = None
@@ -112,8 +126,27 @@ class PendingSave:
         with self._changed:
             return self._changed.wait_for(lambda: self._has_ended, timeout)
 
+    def is_of(self, step: int | None, name: str | None) -> bool:
+        """Say whether it saves this step and this name; None is any."""
+        return step in (None, self.step) and (name is None or self._name in (None, name))
+
+    def await_aftermath(self, deadline: Deadline) -> None:
+        """Wait until what retention deletes because of it is gone; it has ended before.
+
+        Raises:
+            UnavailableError: not until the deadline.
+        """
+        checkpoint, aftermath = self.checkpoint, self._aftermath
+        if checkpoint is not None and aftermath is not None:
+            aftermath.await_retention(checkpoint, deadline)
+            self._aftermath = None
+
     def wait_until_over(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended and every callback was called; return whether that came to pass."""
+        """Wait until nothing of it is left for this process to do; return whether that came to pass.
+
+        It has ended, every callback was called, and what retention deletes because of it is gone, if this process does
+        that itself.
+        """
         with self._changed:
             return self._changed.wait_for(lambda: self._is_over, timeout)
 
@@ -151,6 +184,9 @@ class PendingSave:
         try:
             for callback in callbacks:
                 self._call(callback)
+            if self._aftermath is not None and self._aftermath.retains_here:
+                with contextlib.suppress(CkptdError):  # what is left is deleted by who opens the run next
+                    self.await_aftermath(Deadline(_RETENTION_S))
         finally:
             with self._changed:
                 self._is_over = True

@@ -79,6 +79,7 @@ class RemoteTransport:
     """Talks to one daemon about one run, as one rank."""
 
     chunk_bytes = CHUNK_BYTES
+    retains_here = False
 
     def __init__(
         self,
@@ -292,6 +293,26 @@ class RemoteTransport:
             if located.checkpoint.save_id and located.checkpoint.save_id == save.save_id:
                 return located.checkpoint
         raise NotFoundError(f"the daemon was restarted before {save} was complete; it kept nothing of it")
+
+    def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
+        """See `Transport.await_retention`."""
+        self._open()
+        rank, incarnation = self._member.rank, self._member.incarnation
+        save = SaveRef(self._run, 0, checkpoint.step, checkpoint.save_id, rank=rank, incarnation=incarnation)
+        backoff = Backoff()
+        while True:
+            deadline.check(f"what retention of {self._run} deletes is not gone")
+            wait_s = min(_AWAIT_S, deadline.remaining_s)
+            request = save_pb2.AwaitRequest(
+                save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True, until_retired=True
+            )
+            try:
+                if not self._call(partial(self._save.Await, request, timeout=wait_s + _CALL_MARGIN_S)).retiring:
+                    return
+            except UnavailableError as error:
+                self._pause(error, deadline, backoff)
+            except NotFoundError:
+                return  # also the run is gone
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `Transport.abort`."""

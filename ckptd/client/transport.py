@@ -82,6 +82,8 @@ class Transport(Protocol):
 
     chunk_bytes: int
     world_size: int
+    retains_here: bool
+    """Whether this process does what retention says, and ends only when that is over."""
 
     def room(self, size_bytes: int) -> Room:
         """Return memory to capture a save into: shared with the engine where it can be."""
@@ -113,6 +115,15 @@ class Transport(Protocol):
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """Wait until the save is published; raise what ended it, `NotFoundError` when there is no trace of it."""
+
+    def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
+        """Wait until what retention deletes because of a published save is gone, as far as it can be deleted now.
+
+        Returns at once where nobody can say: beside an older daemon.
+
+        Raises:
+            UnavailableError: not until the deadline.
+        """
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""

@@ -32,6 +32,7 @@ class UnderWay:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._pending: list[PendingSave] = []
+        self._last_saved: PendingSave | None = None  # of those forgotten; what it means for others may not be over
 
     def _check_fork(self) -> None:
         if self._pid != os.getpid():
@@ -79,6 +80,35 @@ class UnderWay:
             if not one.wait(self._timeout_s + _CLOSE_MARGIN_S):
                 raise UnavailableError(f"{one} has not ended; it goes on")
 
+    def await_ends(self, step: int | None = None, name: str | None = None, deadline: Deadline | None = None) -> None:
+        """Wait until those of a step and a name have ended, well or badly; None is any.
+
+        Raises:
+            UnavailableError: one has not ended in time; it goes on.
+        """
+        self._check_fork()
+        deadline = deadline or Deadline(self._timeout_s + _CLOSE_MARGIN_S)
+        with self._lock:
+            meant = [one for one in self._pending if one.is_of(step, name)]
+        for one in meant:
+            if not one.wait(deadline.remaining_s):
+                raise UnavailableError(f"{one} has not ended within {deadline.timeout_s:g} s; it goes on")
+
+    def settle(self, step: int | None, name: str | None) -> None:
+        """Wait until those of a step and a name have ended, and until what retention deletes because of it is gone.
+
+        Raises:
+            UnavailableError: that has not come to pass in time; it goes on.
+        """
+        deadline = Deadline(self._timeout_s + _CLOSE_MARGIN_S)
+        self.await_ends(step, name, deadline)
+        with self._lock:
+            ended = [
+                one for one in [self._last_saved, *self._pending] if one is not None and one.checkpoint is not None
+            ]
+        if ended:  # what the last of them deletes includes what those before it did
+            ended[-1].await_aftermath(deadline)
+
     def unseen(self) -> CkptdError | None:
         """Return the first error that nobody has looked at; this is not to look at it."""
         self._check_fork()
@@ -94,4 +124,7 @@ class UnderWay:
                 if error is not None:
                     error.add_note(f"this is about {pending}, which nobody waited for")
                     raise error
-            self._pending = [pending for pending in self._pending if not pending.done()]
+            for pending in [pending for pending in self._pending if pending.done()]:
+                self._pending.remove(pending)
+                if pending.checkpoint is not None:
+                    self._last_saved = pending

@@ -40,7 +40,7 @@ class Undertaking:
         self, transport: Transport, preparation: Preparation, request: SaveRequest, prepared: Prepared, turn: Turn
     ) -> None:
         """Begin nothing yet."""
-        self.pending = PendingSave(request.step)
+        self.pending = PendingSave(request.step, request.name, transport)
         self._transport = transport
         self._preparation = preparation
         self._request = request

@@ -318,6 +318,20 @@ class Coordinator:
         answer.set_result(published)
         return answer
 
+    def retired(self, save: SaveRef) -> Future[None]:
+        """Return a future that is done once a save is over, and with it what retention does because of it.
+
+        Of a save of an earlier life, or one that ended long ago, it is done: opening the run brings retention to its
+        end.
+        """
+        try:
+            with self._stored(save.run) as run:
+                return run.find(save).retired
+        except NotFoundError:
+            answer: Future[None] = Future()
+            answer.set_result(None)
+            return answer
+
     def phase(self, save: SaveRef) -> Phase | None:
         """Return how far a save has come; None when there is no trace of it."""
         try:

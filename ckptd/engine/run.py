@@ -435,15 +435,27 @@ class Run:
             self._num_published += 1
             if save.first.write_state:
                 self.passed_by = ()
-            self.submit(self._tell, save.outcome.result(timeout=0), self._num_published, save.first.write_state)
-        elif save.session.error is not None:
-            self.last_error = str(save.session.error)
+            self._begin_to_tell(save, self._num_published)
+        else:
+            save.retired.set_result(None)
+            if save.session.error is not None:
+                self.last_error = str(save.session.error)
         self.turn_wanted()
 
-    def _tell(self, checkpoint: Checkpoint, number: int, is_listed: bool) -> None:
-        if is_listed:  # an unlisted one is not the latest, which watchers follow
-            self._listeners.tell(checkpoint, number)
-        self._retire()
+    def _begin_to_tell(self, save: Save, number: int) -> None:
+        try:
+            self.submit(self._tell, save.outcome.result(timeout=0), number, save.first.write_state, save.retired)
+        except BaseException:
+            save.retired.set_result(None)  # the engine was closed: who opens the run next does the rest
+            raise
+
+    def _tell(self, checkpoint: Checkpoint, number: int, is_listed: bool, retired: Future[None]) -> None:
+        try:
+            if is_listed:  # an unlisted one is not the latest, which watchers follow
+                self._listeners.tell(checkpoint, number)
+            self._retire()
+        finally:
+            retired.set_result(None)
         self._look_for_room(checkpoint)
 
     def _look_for_room(self, checkpoint: Checkpoint) -> None:

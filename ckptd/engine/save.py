@@ -64,6 +64,7 @@ class Save:
     _reminded_at: float = field(init=False)
     _failed_at: float | None = None  # when it began to remove what it had written
     outcome: Future[Checkpoint] = field(init=False)
+    retired: Future[None] = field(init=False)  # once it is over, and so is what retention does because of it
     claims: dict[int, Claim] = field(default_factory=dict)
     number: int = 0  # among the saves of its run, in the order in which they began
     told: dict[int, str] = field(default_factory=dict)  # ranks that heard of the end undeclared, by which request
@@ -81,7 +82,7 @@ class Save:
     def __post_init__(self) -> None:
         self.session = Session(self.first.world_size)
         self.began_at = self._reminded_at = self.run.clock.boot_s()
-        self.outcome = _settled_by_engine()
+        self.outcome, self.retired = _settled_by_engine(), _settled_by_engine()
 
     @property
     def ref(self) -> SaveRef:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -195,6 +196,7 @@ class SaveService:
         """Wait for a save's end, at most 20 s. That it was aborted is an answer like any other."""
         save = convert.save_from_wire(request.save)
         wait_s = convert.seconds_from_wire("wait_s", request.wait_s or 0.001, most=MAX_WAIT_S)
+        give_up_at = time.monotonic() + wait_s
         try:
             outcome = await self._openings.control(save.run, self._coordinator.outcome, save)
         except NotFoundError:
@@ -212,7 +214,11 @@ class SaveService:
                 _check_not_over(error)
                 raise
             return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_ABORTED, error=status.pack(error))
-        return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_PUBLISHED, checkpoint=checkpoint)
+        retiring = False
+        if request.until_retired:
+            retired = await self._pools.control(save.run, self._coordinator.retired, save)
+            retiring = not await settled_within(retired, max(0.0, give_up_at - time.monotonic()))
+        return save_pb2.AwaitReply(phase=save_pb2.SAVE_PHASE_PUBLISHED, checkpoint=checkpoint, retiring=retiring)
 
     async def abort(self, request: save_pb2.AbortRequest, call: Call) -> save_pb2.AbortReply:
         """End a save that can't succeed any more, or take back a declaration."""

@@ -269,26 +269,30 @@ class WriteReply(_message.Message):
     def __init__(self, received: _Optional[int] = ..., ended: bool = ..., moved_to: _Optional[str] = ...) -> None: ...
 
 class AwaitRequest(_message.Message):
-    __slots__ = ("save", "wait_s", "hears_ends")
+    __slots__ = ("save", "wait_s", "hears_ends", "until_retired")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     WAIT_S_FIELD_NUMBER: _ClassVar[int]
     HEARS_ENDS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_RETIRED_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     wait_s: float
     hears_ends: bool
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ...) -> None: ...
+    until_retired: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., wait_s: _Optional[float] = ..., hears_ends: bool = ..., until_retired: bool = ...) -> None: ...
 
 class AwaitReply(_message.Message):
-    __slots__ = ("phase", "checkpoint", "error", "waiting_for")
+    __slots__ = ("phase", "checkpoint", "error", "waiting_for", "retiring")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    RETIRING_FIELD_NUMBER: _ClassVar[int]
     phase: SavePhase
     checkpoint: _common_pb2.Checkpoint
     error: bytes
     waiting_for: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ..., waiting_for: _Optional[_Iterable[str]] = ...) -> None: ...
+    retiring: bool
+    def __init__(self, phase: _Optional[_Union[SavePhase, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ..., waiting_for: _Optional[_Iterable[str]] = ..., retiring: bool = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("save", "reason", "request_id", "checkpoint_name")

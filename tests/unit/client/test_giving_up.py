@@ -65,8 +65,10 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
         for _ in range(3):  # more than may be under way at once
             with pytest.raises(type(cause)):
                 ckpt.save(2, ARRAYS)
-    assert ckpt.save(2, ARRAYS).result(SOON_S).step == 2
+    pending = ckpt.save(2, ARRAYS)
+    assert pending.result(SOON_S).step == 2
     ckpt.close()
+    assert pending.wait_until_over(SOON_S)
     assert time.monotonic() - began < SOON_S
     assert of_others.issuperset(ending._ending._rest())
 
