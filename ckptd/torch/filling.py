@@ -11,7 +11,7 @@ import torch
 from ckptd.client.reader import CheckpointReader, did_you_mean
 from ckptd.errors import InvalidRequestError
 from ckptd.torch.arrays import Array, fill, memory_of, numpy_dtype_of, tensor_of, torch_dtype_of
-from ckptd.torch.sharding import local_parts
+from ckptd.torch.sharding import full_shape, local_parts
 from ckptd.torch.stateful import is_stateful, template_of
 from ckptd.trees.flatten import leaves_of, rebuild
 from ckptd.trees.outline import Leaf, describe
@@ -132,15 +132,18 @@ class Filling:
             self._missing(name)
             return
         try:
-            here = value.dtype if isinstance(value, np.ndarray) else numpy_dtype_of(name, value.dtype)
-            if tuple(value.shape) != tuple(self._shapes[name]) or here != self._dtypes[name]:
+            parts = [] if isinstance(value, np.ndarray) else local_parts(name, value)
+            shape = tuple(value.shape) if isinstance(value, np.ndarray) else full_shape(name, value)
+            # A tensor that brings its own items only stands for its parts, in dtype, too.
+            dtype = parts[0].local.dtype if parts else value.dtype
+            here = dtype if isinstance(dtype, np.dtype) else numpy_dtype_of(name, dtype)
+            if shape != tuple(self._shapes[name]) or here != self._dtypes[name]:
                 found = f"{self._dtypes[name]} {self._shapes[name]}"
-                self._problems.append(f"{name} is stored as {found}, and here it is {here} {list(value.shape)}")
+                self._problems.append(f"{name} is stored as {found}, and here it is {here} {list(shape)}")
                 return
             if isinstance(value, np.ndarray):
                 self._boxes.append((name, (0,) * value.ndim, value))
-                return
-            for part in local_parts(name, value):
+            for part in parts:
                 self._place_part(name, part.start, part.local)
         except InvalidRequestError as error:
             self._problems.append(str(error))

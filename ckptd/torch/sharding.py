@@ -1,14 +1,24 @@
-"""Where the elements of a `DTensor` lie: the boxes of the whole tensor that this rank holds, and its memory for each.
+"""Where the elements of a sharded tensor lie: the boxes of the whole that this rank holds, and its memory for each.
 
-A rank's part is a product of intervals, one list of them per dimension. `Shard` cuts a dimension in equal pieces, the
-last ones shorter or empty, as ``torch.chunk`` does; where several mesh dimensions cut the same one, each cuts what the
-one before left. `_StridedShard`, by which FSDP2 says that tensor parallelism cut first, first cuts in `split_factor`
-pieces, and takes its share of each: the only case of more than one interval.
+Three kinds of tensors are more than what a process sees of them:
+
+- a `DTensor`;
+- a plain tensor that says so itself, in the attributes that torch 2.14 calls `CheckpointableTensor`: `global_shape`,
+  and of each of its shards `global_offsets`, `local_offsets` and `local_sizes`;
+- a tensor that brings its own items for `torch.distributed.checkpoint`, as Megatron-Core's and TorchRec's do: nothing
+  else can be asked of it.
+
+Of a `DTensor`, a rank's part is a product of intervals, one list of them per dimension. `Shard` cuts a dimension in
+equal pieces, the last ones shorter or empty, as ``torch.chunk`` does; where several mesh dimensions cut the same one,
+each cuts what the one before left. `_StridedShard`, by which FSDP2 says that tensor parallelism cut first, first cuts
+in `split_factor` pieces, and takes its share of each: the only case of more than one interval.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +35,9 @@ if TYPE_CHECKING:
 
 _Interval = tuple[int, int]
 """First position and the first after it, in the whole tensor."""
+
+_SHAPE, *_SHARDS = DECLARED = ("global_shape", "global_offsets", "local_offsets", "local_sizes")
+"""The attributes by which a plain tensor says that it is a shard of a larger one, or several."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +60,19 @@ def is_dtensor(value: Any) -> bool:
     return module is not None and isinstance(value, module.DTensor)
 
 
+def full_shape(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the shape of the whole tensor, of which this rank may hold a part.
+
+    Raises:
+        InvalidRequestError: naming the tensor, as `local_parts`.
+    """
+    if has_own_items(tensor):
+        return _itemized(name, tensor)[0]
+    if not is_dtensor(tensor) and is_declared(tensor):
+        return _sizes(name, getattr(tensor, _SHAPE))
+    return tuple(tensor.shape)
+
+
 def local_parts(name: str, tensor: torch.Tensor) -> list[Part]:
     """Return the boxes that this rank holds; of an ordinary tensor, all of it. None of them is empty unless all are.
 
@@ -54,29 +80,15 @@ def local_parts(name: str, tensor: torch.Tensor) -> list[Part]:
 
     Raises:
         InvalidRequestError: naming the tensor, whose ranks hold addends of it (`Partial`), or which has a placement
-            that is not known here.
+            that is not known here, or says what can't be of its shards.
     """
-    if not is_dtensor(tensor):
-        return [Part((0,) * tensor.dim(), tensor)]
-    sharded: DTensor = tensor  # type: ignore[assignment]  # as `is_dtensor` says
-    if not sharded.numel():
-        return [Part((0,) * sharded.dim(), _local_of(sharded).new_empty(sharded.shape))]
-    mesh = sharded.device_mesh
-    coordinate = mesh.get_coordinate()
-    if coordinate is None:
-        return []
-    cuts = [[(0, size)] for size in sharded.shape]
-    for size, index, placement in zip(mesh.shape, coordinate, sharded.placements, strict=True):
-        if placement.is_replicate():
-            continue
-        dim = getattr(placement, "dim", None)
-        if placement.is_partial() or not isinstance(dim, int):
-            raise InvalidRequestError(
-                f"tensor {name!r}: each rank holds an addend of it or the like; redistribute it first",
-                actual=str(placement),
-            )
-        cuts[dim] = _share(cuts[dim], size, index, getattr(placement, "split_factor", 1))
-    return list(_boxes(_local_of(sharded), cuts))
+    if has_own_items(tensor):
+        return _not_empty(*_itemized(name, tensor))
+    if is_dtensor(tensor):
+        return _parts_of_dtensor(name, tensor)  # type: ignore[arg-type]  # as `is_dtensor` says
+    if is_declared(tensor):
+        return _not_empty(_sizes(name, getattr(tensor, _SHAPE)), _declared(name, tensor))
+    return [Part((0,) * tensor.dim(), tensor)]
 
 
 def parts_of(name: str, tensor: torch.Tensor) -> Array | list[Slice]:
@@ -89,18 +101,118 @@ def parts_of(name: str, tensor: torch.Tensor) -> Array | list[Slice]:
         InvalidRequestError: as `local_parts` and `array_of`.
     """
     parts = local_parts(name, tensor)
-    shape = tuple(tensor.shape)
+    shape = full_shape(name, tensor)
     if len(parts) == 1 and parts[0].shape == shape:
         return array_of(name, parts[0].local)
     return [Slice(array_of(name, part.local), shape, part.start) for part in parts]
 
 
+def is_declared(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor says that it is a shard, or several."""
+    return all(hasattr(tensor, attribute) for attribute in DECLARED)
+
+
+def has_own_items(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor, or what a `DTensor` has of it here, brings its own items for DCP."""
+    local = getattr(tensor, "_local_tensor", None) if is_dtensor(tensor) else tensor
+    return hasattr(local, "__create_write_items__")
+
+
+def _itemized(name: str, tensor: torch.Tensor) -> tuple[tuple[int, ...], list[Part]]:
+    """Return the shape and the boxes of a tensor that brings its own items."""
+    if is_dtensor(tensor) and tensor.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]
+        return tuple(tensor.shape), []
+    shape, parts = tuple(tensor.shape), []
+    for item in tensor.__create_write_items__(name, tensor):  # type: ignore[attr-defined]
+        if item.tensor_data is None:
+            raise InvalidRequestError(f"tensor {name!r}: one of its own items is no part of a tensor")
+        shape, chunk = tuple(item.tensor_data.size), item.tensor_data.chunk
+        local = finished(tensor.__get_tensor_shard__(item.index))  # type: ignore[attr-defined]
+        if tuple(local.shape) != tuple(chunk.sizes):
+            raise InvalidRequestError(
+                f"tensor {name!r}: one of its shards is not what its item says",
+                expected=list(chunk.sizes),
+                actual=list(local.shape),
+            )
+        parts.append(Part(tuple(chunk.offsets), local.detach()))
+    return shape, parts
+
+
+def _declared(name: str, tensor: torch.Tensor) -> list[Part]:
+    """Return the boxes of a tensor that says which shards it is."""
+    shape = _sizes(name, getattr(tensor, _SHAPE))
+    described = [getattr(tensor, attribute) for attribute in _SHARDS]
+    if len({len(one) for one in described}) != 1:
+        raise InvalidRequestError(
+            f"tensor {name!r} says how many shards it is in three ways",
+            actual={attribute: len(one) for attribute, one in zip(_SHARDS, described, strict=True)},
+        )
+    parts = []
+    for shard in zip(*described, strict=True):
+        start, at, sizes = (_sizes(name, one) for one in shard)
+        if not _is_inside(start, sizes, shape) or not _is_inside(at, sizes, tuple(tensor.shape)):
+            raise InvalidRequestError(
+                f"tensor {name!r} says of a shard of sizes {list(sizes)} that it begins at {list(start)} of "
+                f"{list(shape)}, and at {list(at)} of what is here, which is {list(tensor.shape)}"
+            )
+        box = tuple(slice(begin, begin + size) for begin, size in zip(at, sizes, strict=True))
+        parts.append(Part(start, tensor.detach()[box]))
+    return parts
+
+
+def _sizes(name: str, given: Any) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(one) for one in given)
+    except TypeError as error:
+        raise InvalidRequestError(
+            f"tensor {name!r} says that it is a shard, in no whole numbers", actual=given
+        ) from error
+
+
+def _is_inside(start: tuple[int, ...], sizes: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    return len(start) == len(sizes) == len(whole) and all(
+        at >= 0 and size >= 0 and at + size <= full for at, size, full in zip(start, sizes, whole, strict=True)
+    )
+
+
+def _not_empty(shape: tuple[int, ...], parts: list[Part]) -> list[Part]:
+    """Leave out parts without elements; of a tensor that has none, its ranks bring one whole."""
+    if math.prod(shape):
+        return [part for part in parts if part.local.numel()]
+    return [Part((0,) * len(shape), part.local.new_empty(shape)) for part in parts[:1]]
+
+
+def _parts_of_dtensor(name: str, tensor: DTensor) -> list[Part]:
+    if not tensor.numel():
+        return [Part((0,) * tensor.dim(), _local_of(tensor).new_empty(tensor.shape))]
+    mesh = tensor.device_mesh
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:
+        return []
+    cuts = [[(0, size)] for size in tensor.shape]
+    for size, index, placement in zip(mesh.shape, coordinate, tensor.placements, strict=True):
+        if placement.is_replicate():
+            continue
+        dim = getattr(placement, "dim", None)
+        if placement.is_partial() or not isinstance(dim, int):
+            raise InvalidRequestError(
+                f"tensor {name!r}: each rank holds an addend of it or the like; redistribute it first",
+                actual=str(placement),
+            )
+        cuts[dim] = _share(cuts[dim], size, index, getattr(placement, "split_factor", 1))
+    return list(_boxes(_local_of(tensor), cuts))
+
+
+def finished(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor once the collective that fills it, if there is one under way, is over."""
+    wait = getattr(tensor, "wait", None)
+    done: torch.Tensor = tensor if wait is None else wait()
+    return done
+
+
 def _local_of(tensor: DTensor) -> torch.Tensor:
     with torch.no_grad():
-        local = tensor.to_local()
-    wait = getattr(local, "wait", None)  # a collective that is still under way
-    finished: torch.Tensor = local if wait is None else wait()
-    return finished
+        return finished(tensor.to_local())
 
 
 def _share(held: list[_Interval], num_shares: int, index: int, split_factor: int) -> list[_Interval]:
