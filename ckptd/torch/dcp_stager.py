@@ -6,109 +6,148 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import staging
 from torch.distributed.tensor import DTensor
 
 from ckptd.client.arrays import Array
 from ckptd.errors import InvalidRequestError
 from ckptd.torch.arrays import numpy_dtype_of
 from ckptd.torch.dcp_session import Session
+from ckptd.torch.dcp_shards import StagedShards, items_of
+from ckptd.torch.sharding import finished, has_own_items, is_declared
+from ckptd.trees.outline import is_plain
 
 _ALIGN_BYTES = 64
-_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer, DTensor)
+_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
-def _stage_privately(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Copy the state into memory of this process, as `dcp.async_save` does by itself."""
-    stager: Any
-    if hasattr(staging, "DefaultStager"):
-        stager = staging.DefaultStager(staging.StagingOptions(False, False, False, False))
-    else:  # PyTorch before 2.8
-        stager = staging.BlockingAsyncStager()
-    staged: dict[str, Any] = stager.stage(state_dict)
-    return staged
+@dataclass(frozen=True)
+class _Source:
+    """One tensor of the state.
+
+    Attributes:
+        locals: what this process holds of it, in the host's memory or a device's.
+        rebuilt: their copies → what stands for the tensor in the staged state.
+    """
+
+    locals: list[torch.Tensor]
+    rebuilt: Callable[[list[torch.Tensor]], Any]
 
 
 def stage(state_dict: dict[str, Any], session: Session | None) -> dict[str, Any]:
     """Copy the state into memory of `session`, or privately where there is none or it can't be copied there."""
-    tensors, sizes = _measure(state_dict)
-    block = session.stage(sum(sizes.values())) if session is not None and sizes else None
-    if session is None or block is None:
-        return _stage_privately(state_dict)
-    staged: dict[int, torch.Tensor] = {}
+    sources = dict(_sources(state_dict))
+    sizes = _sizes_bytes(sources)
+    block = session.stage(sum(map(sum, sizes.values()))) if session is not None and sizes else None
     views: list[Array] = []
     at = 0
+    staged: dict[int, Any] = {}
     with torch.no_grad():
-        for key, local in tensors.items():
-            # torch keeps the very array that it was given until the last view of the memory is gone.
-            views.append(block[at : at + local.numel() * local.element_size()])
-            at += sizes[key]
-            staged[key] = torch.from_numpy(views[-1]).view(local.dtype).view(local.shape)
-            staged[key].copy_(local)
-    session.watch(views)
+        for key, source in sources.items():
+            copies = []
+            for number, local in enumerate(source.locals):
+                if block is None:
+                    copies.append(_private_copy(local))
+                    continue
+                # torch keeps the very array that it was given until the last view of the memory is gone.
+                views.append(block[at : at + local.numel() * local.element_size()])
+                at += sizes[key][number]
+                copies.append(torch.from_numpy(views[-1]).view(local.dtype).view(local.shape).copy_(local))
+            staged[key] = source.rebuilt(copies)
+    if session is not None and block is not None:
+        session.watch(views)
     rebuilt: dict[str, Any] = _rebuild(state_dict, staged)
     return rebuilt
 
 
 def prepare(state_dict: dict[str, Any], session: Session) -> None:
     """Have memory made ready that states of this size are staged in."""
-    _, sizes = _measure(state_dict)
+    sizes = _sizes_bytes(dict(_sources(state_dict)))
     if sizes:
-        session.prepare(sum(sizes.values()))
+        session.prepare(sum(map(sum, sizes.values())))
 
 
-def _measure(state_dict: dict[str, Any]) -> tuple[dict[int, torch.Tensor], dict[int, int]]:
-    """Return the host's part of every tensor, and how much room it takes; nothing if one can't be staged by us."""
-    tensors: dict[int, torch.Tensor] = {}
-    if not _collect(state_dict, tensors):
-        return {}, {}
+def _sizes_bytes(sources: Mapping[int, _Source]) -> dict[int, list[int]]:
+    """Return how much room each tensor's parts take; nothing if one of them can't be staged in a session's memory."""
     try:
-        return tensors, {key: _size_bytes(local) for key, local in tensors.items()}
+        return {key: [_size_bytes(local) for local in source.locals] for key, source in sources.items()}
     except InvalidRequestError:  # the save will tell which tensor can't be stored
-        return {}, {}
-
-
-def _collect(value: Any, tensors: dict[int, torch.Tensor]) -> bool:
-    """Note the host's part of every tensor, by the identity of the tensor; False if there is one of another kind."""
-    if isinstance(value, torch.Tensor):
-        if type(value) not in _PLAIN:
-            return False
-        tensors[id(value)] = _local(value)
-        return type(tensors[id(value)]) in _PLAIN and not isinstance(tensors[id(value)], DTensor)
-    if isinstance(value, Mapping):
-        return all(_collect(one, tensors) for one in value.values())
-    if isinstance(value, (list, tuple)):
-        return all(_collect(one, tensors) for one in value)
-    return not hasattr(value, "local_shards")  # a ShardedTensor is no tensor in Python's eyes
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    if not isinstance(tensor, DTensor):
-        return tensor.detach()
-    local = tensor.to_local().detach()
-    wait = getattr(local, "wait", None)  # of a collective that is still under way
-    return local if wait is None else wait()
+        return {}
 
 
 def _size_bytes(tensor: torch.Tensor) -> int:
-    if tensor.is_meta or tensor.layout != torch.strided:
+    if type(tensor) not in _PLAIN or tensor.is_meta or tensor.layout != torch.strided:
         raise InvalidRequestError("a tensor without elements of its own")
     size = tensor.numel() * numpy_dtype_of("", tensor.dtype).itemsize
     return max(-(-size // _ALIGN_BYTES), 1) * _ALIGN_BYTES
 
 
-def _rebuild(value: Any, staged: Mapping[int, torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        local = staged[id(value)]
-        if not isinstance(value, DTensor):
-            return local
-        return DTensor.from_local(
-            local, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
+def _private_copy(tensor: torch.Tensor) -> torch.Tensor:
+    if type(tensor) in _PLAIN and not tensor.is_meta and tensor.layout == torch.strided:
+        return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    # What this is only the planner knows, and the save refuses it if it can't be stored.
+    return tensor.clone() if tensor.device.type in ("cpu", "meta") else tensor.cpu()
+
+
+def _sources(value: Any) -> Iterator[tuple[int, _Source]]:
+    """Yield every tensor of the state, by its identity."""
+    if _is_tensor(value):
+        yield id(value), _source(value)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _sources(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _sources(one)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) or hasattr(value, "local_shards")  # a ShardedTensor is none in Python's eyes
+
+
+def _source(tensor: Any) -> _Source:
+    if has_own_items(tensor) or is_declared(tensor) or hasattr(tensor, "local_shards"):
+        # What a plain tensor says of itself would be lost on the way to another process; its items are not.
+        shards = items_of(tensor)
+        return _Source(
+            [finished(local).detach() for _, local in shards],
+            lambda copies: _with_attributes(tensor, StagedShards([item for item, _ in shards], copies)),
         )
+    if isinstance(tensor, DTensor):
+        return _Source(
+            [finished(tensor.to_local()).detach()],
+            lambda copies: _with_attributes(tensor, _distributed(tensor, copies[0])),
+        )
+    return _Source([tensor.detach()], lambda copies: _with_attributes(tensor, copies[0]))
+
+
+def _distributed(tensor: DTensor, local: torch.Tensor) -> DTensor:
+    return DTensor.from_local(
+        local, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
+    )
+
+
+def _with_attributes(tensor: torch.Tensor, staged: torch.Tensor) -> torch.Tensor:
+    """Give a copy the plain attributes of its original, which a planner may ask for."""
+    for name, value in getattr(tensor, "__dict__", {}).items():
+        if _is_plain(value):
+            setattr(staged, name, copy.deepcopy(value))
+    return staged
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value)) and all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else is_plain(value)
+
+
+def _rebuild(value: Any, staged: Mapping[int, Any]) -> Any:
+    if _is_tensor(value):
+        return staged[id(value)]
     if isinstance(value, Mapping):
         return {key: _rebuild(one, staged) for key, one in value.items()}
     if type(value) in (list, tuple):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 
 import pytest
 
@@ -8,6 +9,9 @@ torch = pytest.importorskip("torch")
 
 from ckptd.torch.dcp_session import Membership, Session  # noqa: E402
 from ckptd.torch.dcp_stager import prepare, stage  # noqa: E402
+from ckptd.torch.sharding import parts_of  # noqa: E402
+from tests.unit.torch.shards import OwnItems, declared  # noqa: E402
+from tests.unit.torch.versions import has  # noqa: E402
 
 DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex64]
 
@@ -83,3 +87,33 @@ def test_without_a_session_state_is_copied_all_the_same():
     staged = stage(original, None)
     original["turned"].zero_()
     assert torch.equal(staged["turned"], state()["turned"])
+
+
+def shards_of(tensor):
+    return [(one.start, one.full_shape, one.part.copy()) for one in parts_of("w", tensor)]
+
+
+@pytest.mark.parametrize("privately", [False, True])
+@pytest.mark.parametrize("kind", ["own", "declared"] if has(2, 14) else ["own"])
+def test_what_a_tensor_says_of_its_shards_is_staged_with_it(session, kind, privately):
+    local = torch.arange(9.0, dtype=torch.float16).reshape(3, 3)
+    boxes = [((0, 0), (0, 0), (1, 3)), ((3, 0), (2, 0), (1, 3))]
+    own = OwnItems((4, 3), [((0, 0), local[:1]), ((3, 0), local[2:])])
+    original = own if kind == "own" else declared(local, (4, 3), *boxes)
+    original.notes = {"of its owner": [1]}
+    expected = shards_of(original)
+    staged = stage({"w": original}, None if privately else session)["w"]
+    assert session.has_staged is not privately
+    original.notes["of its owner"].append(2)
+    local.zero_()
+    assert staged.notes == {"of its owner": [1]}
+    for one, other in zip(shards_of(pickle.loads(pickle.dumps(staged))), expected, strict=True):
+        assert one[:2] == other[:2]
+        assert one[2].dtype == other[2].dtype
+        assert (one[2] == other[2]).all()
+
+
+def test_attributes_that_are_no_plain_values_are_not_copied():
+    tensor = torch.ones(2)
+    tensor.gradient, tensor.module, tensor.tag = torch.ones(1 << 20), torch.nn.Linear(1, 1), "mine"
+    assert vars(stage({"w": tensor}, None)["w"]) == {"tag": "mine"}
