@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ckptd.torch.arrays import array_of, memory_of, tensor_of
     from ckptd.torch.dcp_reader import CkptdStorageReader
     from ckptd.torch.dcp_writer import CkptdStorageWriter
+    from ckptd.torch.differences import Loaded, Mismatch
     from ckptd.torch.lightning import CkptdCheckpointIO
     from ckptd.torch.loading import load
     from ckptd.torch.places import close_all
@@ -24,6 +25,8 @@ __all__ = [
     "CkptdCheckpointIO",
     "CkptdStorageReader",
     "CkptdStorageWriter",
+    "Loaded",
+    "Mismatch",
     "array_of",
     "close_all",
     "load",
@@ -40,6 +43,8 @@ _HOMES = {
     "CkptdCheckpointIO": "ckptd.torch.lightning",
     "CkptdStorageReader": "ckptd.torch.dcp_reader",
     "CkptdStorageWriter": "ckptd.torch.dcp_writer",
+    "Loaded": "ckptd.torch.differences",
+    "Mismatch": "ckptd.torch.differences",
     "array_of": "ckptd.torch.arrays",
     "close_all": "ckptd.torch.places",
     "load": "ckptd.torch.loading",

@@ -8,55 +8,67 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptd.client.reader import CheckpointReader, did_you_mean
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.torch import materializing
 from ckptd.torch.arrays import Array, fill, memory_of, numpy_dtype_of, tensor_of, torch_dtype_of
+from ckptd.torch.casting import Cast, converted, needed_cast
+from ckptd.torch.differences import Differences, Loaded, Mismatch
+from ckptd.torch.optimizers import fitting
 from ckptd.torch.sharding import full_shape, local_parts
 from ckptd.torch.stateful import is_stateful, template_of
+from ckptd.torch.stored import Stored
 from ckptd.trees.flatten import leaves_of, rebuild
 from ckptd.trees.outline import Leaf, describe
 
 _NOTHING = object()
 """Stands for "not stored", as None may be stored."""
 
-_MOST_TOLD = 10
-
 
 class Filling:
     """One load into existing state: what is to be read where, and what is to be done with it afterwards."""
 
-    def __init__(self, reader: CheckpointReader, tree: Any, device: torch.device | str | None, *, strict: bool) -> None:
-        self._reader = reader
-        self._tree = tree
+    def __init__(
+        self, stored: Stored, device: torch.device | str | None, *, strict: bool, cast: Cast | None = None
+    ) -> None:
+        self._stored = stored
         self._device = device
         self._strict = strict
-        self._shapes = reader.get_variable_to_shape_map()
-        self._dtypes = reader.get_variable_to_dtype_map()
+        self._cast = cast
+        self._shapes = stored.shapes
+        self._dtypes = stored.dtypes
         self._boxes: list[tuple[str, tuple[int, ...], Array]] = []
+        self._other_dtypes: list[tuple[str, tuple[int, ...], Array]] = []  # boxes of tensors that are converted
+        self._conversions: list[Callable[[], object]] = []
         self._whole: dict[str, None] = {}  # tensors to read as they are; a dict keeps their order
         self._afterwards: list[Callable[[], object]] = []
         self._arrays: dict[str, Array] = {}
-        self._problems: list[str] = []
+        self._differences = Differences(stored)
+        self._materialized = materializing.Materialized(device)
+        self._taken: set[str] = set()  # names that have a place here
+        self._objects: list[str] = []  # names of objects that took their state
+        self._num_wanted = 0
 
-    def load(self, state: Any) -> Any:
+    def load(self, state: Any) -> Loaded:
         """Fill `state` and return it; raises as `loading.load`."""
-        place = self._place(state, _NOTHING if self._tree is None else self._tree, ())
-        if self._problems:
-            told = self._problems[:_MOST_TOLD]
-            more = len(self._problems) - len(told)
-            raise InvalidRequestError(
-                f"{self._reader.prefix} does not fit: " + "; ".join(told) + (f"; and {more} more" if more else "")
-            )
-        self._arrays = self._reader.get_tensors(self._whole)
-        self._reader.fill(self._boxes)
+        place = self._place(state, _NOTHING if self._stored.tree is None else self._stored.tree, ())
+        self._note_unplaced()
+        found = len(self._taken) + len(self._whole)
+        self._differences.check(strict=self._strict, found=found, wanted=self._num_wanted)
+        self._arrays = self._stored.read(self._whole)
+        self._stored.fill(self._other_dtypes)
+        for convert in self._conversions:  # before anything that the program has is changed
+            convert()
+        self._stored.fill(self._boxes)
         for finish in self._afterwards:
             finish()
-        return place()
+        return self._differences.loaded(place())
 
     def _place(self, value: Any, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
         """Note what is to be read for `value`; return what gives the loaded value once all is read."""
         if is_stateful(value):
             return self._place_stateful(value, stored, path)
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            return self._place_meta(describe(path), value, stored)
         if isinstance(value, (torch.Tensor, np.ndarray)):
             self._place_array(describe(path), value, stored)
             return lambda: value
@@ -67,21 +79,35 @@ class Filling:
         return self._place_anything(value, stored, path)
 
     def _place_stateful(self, value: Any, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
+        name = describe(path)
+        if isinstance(value, torch.optim.Optimizer) and isinstance(stored, dict):
+            fits = fitting(value, stored, self._stored, name, self._cast, self._differences)
+            if fits is None:
+                return lambda: value
+            stored = fits
+        self._objects.append(name)
         outline = stored if isinstance(stored, dict) else None
-        template = template_of(value, outline, lambda name: tuple(self._shapes.get(name, ())), describe(path))
+        on_meta = materializing.is_on_meta(value)
+        template = (
+            materializing.own_tensors(value)
+            if on_meta
+            else template_of(value, outline, lambda one: self._shapes.get(one, ()), name)
+        )
         loaded = self._place(template, stored, path)
 
         def give() -> Any:
-            value.load_state_dict(loaded())
+            if on_meta:
+                materializing.assign(value, loaded())
+            else:
+                value.load_state_dict(loaded())
             return value
 
         return give
 
     def _place_dict(self, value: dict[Any, Any], stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
         known = stored if isinstance(stored, dict) else {}
-        if self._strict and path and isinstance(stored, dict):
-            for key in known.keys() - value.keys():
-                self._problems.append(f"{describe((*path, key))} is stored, and has no place here")
+        if path and isinstance(stored, dict):
+            self._differences.unexpected += [describe((*path, key)) for key in known if key not in value]
         places = {key: self._place(one, known.get(key, _NOTHING), (*path, key)) for key, one in value.items()}
 
         def give() -> Any:
@@ -97,7 +123,8 @@ class Filling:
         known: Iterable[Any] = stored if isinstance(stored, (list, tuple)) else [_NOTHING] * len(value)
         known = list(known)
         if len(known) != len(value):
-            self._problems.append(f"{describe(path)} has {len(known)} parts where it is stored, and {len(value)} here")
+            parts = Mismatch(describe(path), f"{len(known)} parts", f"{len(value)}")
+            self._differences.mismatched.append(parts)
             return lambda: value
         places = [self._place(one, known[at], (*path, at)) for at, one in enumerate(value)]
 
@@ -117,47 +144,92 @@ class Filling:
             if name in self._shapes:  # written without an outline
                 self._whole[name] = None
                 return lambda: self._as_here(self._arrays[name], value)
-            if self._strict:
-                self._missing(name)
+            if name:
+                self._differences.missing.append(name)
             return lambda: value
         missing = [name for name, _ in leaves_of(stored, path) if name not in self._shapes]
         if missing:
-            self._missing(missing[0])
-            return lambda: value
+            raise CorruptionError("the outline names a tensor that is not there", key=missing[0])
         self._whole.update((name, None) for name, _ in leaves_of(stored, path))
         return lambda: rebuild(stored, self._arrays.__getitem__, self._new, path)
 
-    def _place_array(self, name: str, value: torch.Tensor | Array, stored: Any) -> None:
+    def _place_meta(self, name: str, value: torch.Tensor, stored: Any) -> Callable[[], Any]:
+        """Have a tensor made where there is none yet; one that is there under several names, once."""
+        is_new = not self._materialized.has(value)
+        new = self._materialized.of(value)
+        if is_new:
+            fits = self._place_array(name, new, stored)
+        else:  # tied to one that was filled
+            fits = True
+            self._taken.add(name)
+        return lambda: new if fits else value
+
+    def _place_array(self, name: str, value: torch.Tensor | Array, stored: Any) -> bool:
+        """Note what is to be read into `value`; tell whether it is stored and fits."""
+        self._num_wanted += 1
         if name not in self._shapes or not (stored is _NOTHING or isinstance(stored, Leaf)):
-            self._missing(name)
-            return
+            self._differences.missing.append(name)
+            return False
         try:
             parts = [] if isinstance(value, np.ndarray) else local_parts(name, value)
             shape = tuple(value.shape) if isinstance(value, np.ndarray) else full_shape(name, value)
             # A tensor that brings its own items only stands for its parts, in dtype, too.
             dtype = parts[0].local.dtype if parts else value.dtype
             here = dtype if isinstance(dtype, np.dtype) else numpy_dtype_of(name, dtype)
-            if shape != tuple(self._shapes[name]) or here != self._dtypes[name]:
-                found = f"{self._dtypes[name]} {self._shapes[name]}"
-                self._problems.append(f"{name} is stored as {found}, and here it is {here} {list(shape)}")
-                return
+            if not self._fits(name, here, shape):
+                return False
             if isinstance(value, np.ndarray):
-                self._boxes.append((name, (0,) * value.ndim, value))
+                self._read_into(name, (0,) * value.ndim, value, here)
             for part in parts:
-                self._place_part(name, part.start, part.local)
+                self._place_part(name, part.start, part.local, here)
         except InvalidRequestError as error:
-            self._problems.append(str(error))
+            self._differences.refused.append(str(error))
+            return False
+        self._taken.add(name)
+        return True
 
-    def _place_part(self, name: str, start: tuple[int, ...], local: torch.Tensor) -> None:
+    def _fits(self, name: str, here: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+        there = self._dtypes[name]
+        if shape != self._shapes[name]:
+            told = Mismatch(name, f"{there} {list(self._shapes[name])}", f"{here} {list(shape)}")
+            self._differences.mismatched.append(told)
+            return False
+        if here == there:
+            return True
+        cast = needed_cast(there, here)
+        if cast is not None and self._cast in (cast, "any"):
+            return True
+        way = f"; cast={cast!r} converts it" if cast else ""
+        told = Mismatch(name, f"{there} {list(shape)}", f"{here} {list(shape)}{way}")
+        self._differences.refused.append(str(told))
+        return False
+
+    def _place_part(self, name: str, start: tuple[int, ...], local: torch.Tensor, here: np.dtype[Any]) -> None:
         memory = memory_of(name, local)
         if memory is None:  # not the host's
-            memory = np.empty(tuple(local.shape), numpy_dtype_of(name, local.dtype))
+            memory = np.empty(tuple(local.shape), here)
             array = memory
             self._afterwards.append(lambda: fill(name, local, array))
-        self._boxes.append((name, start, memory))
+        self._read_into(name, start, memory, here)
 
-    def _missing(self, name: str) -> None:
-        self._problems.append(f"{name} is not stored{did_you_mean(name, self._shapes)}")
+    def _read_into(self, name: str, start: tuple[int, ...], memory: Array, here: np.dtype[Any]) -> None:
+        if self._dtypes[name] == here:
+            self._boxes.append((name, start, memory))
+            return
+        read = np.empty(memory.shape, self._dtypes[name])
+        new: list[Array] = []
+        self._other_dtypes.append((name, start, read))
+        self._conversions.append(lambda: new.append(converted(name, read, here)))
+        self._afterwards.insert(0, lambda: np.copyto(memory, new.pop()))
+
+    def _note_unplaced(self) -> None:
+        """List what lies below an object that took its state, and was not placed in it."""
+        known = {*self._taken, *self._whole}
+        told = self._differences.unexpected
+        for name in self._shapes:
+            below = any(not one or name.startswith(f"{one}/") for one in self._objects)
+            if below and name not in known and not any(name == one or name.startswith(f"{one}/") for one in told):
+                self._differences.unplaced.append(name)
 
     def _new(self, array: Array) -> Any:
         if torch_dtype_of(array.dtype) is None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
-from ckptd.client.reader import CheckpointReader
+from ckptd.errors import InvalidRequestError
 from ckptd.torch.arrays import Array, tensor_of, torch_dtype_of
+from ckptd.torch.casting import Cast, check_cast
+from ckptd.torch.differences import Loaded
 from ckptd.torch.filling import Filling
 from ckptd.torch.places import Place, open_checkpoint
-from ckptd.trees.flatten import leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME, is_note
+from ckptd.torch.renaming import Rename
+from ckptd.torch.stored import Stored
+from ckptd.trees.flatten import rebuild
 
 _log = logging.getLogger("ckptd.torch")
 
@@ -25,6 +28,8 @@ def load(
     into: Any = None,
     device: torch.device | str | None = None,
     strict: bool = True,
+    cast: Cast | None = None,
+    rename: Rename | None = None,
     **options: Any,
 ) -> Any:
     """Load nested state that `save` stored, or any checkpoint that ckptd reads.
@@ -35,41 +40,49 @@ def load(
         into: nested state to load into, with the tensors that a program has already: they are filled in place, by each
             rank with the boxes that it holds, however they were sharded when they were saved. Objects with
             ``load_state_dict()`` take over what is stored for them. Other values are replaced in their dicts and lists,
-            and an empty dict or None takes everything that is stored there.
+            and an empty dict or None takes everything that is stored there. Modules on the meta device get tensors
+            that are filled; tied ones stay tied.
         device: where new tensors go; the host's memory if None.
-        strict: what is stored within a dict of `into`, and has no place there, is refused. At its top it never is:
-            ``into={"model": model}`` loads the model alone.
+        strict: what is missing, has another shape, or is stored within a dict of `into` and has no place there, is
+            refused. At its top the last never is: ``into={"model": model}`` loads the model alone. With False,
+            all that fits is loaded, and the rest is listed in what is returned.
+        cast: which other dtypes of `into` are filled, too: None for none, ``"widen"`` for those that hold every value
+            of the stored one, ``"any"`` for narrower floats as well. No finite value becomes infinite, and no integer
+            another one: that is refused.
+        rename: what stored names are called in `into` or in what is returned: a dict of beginnings of keys, at any
+            depth, and what takes their place, such as ``{"module.": "", "_orig_mod.": ""}``, one after the other; a
+            list of such pairs; or a function of the whole name, such as ``model/module.weight``.
         options: for a path, as in `save`.
 
     Returns:
         `into`, filled. Without it, what was saved: dicts, lists and tuples with torch tensors, numpy arrays, and
-        numbers and strings as they were; from another's checkpoint, tensors by their names.
+        numbers and strings as they were; from another's checkpoint, tensors by their names. With ``strict=False``,
+        a `Loaded`: that, and the lists of what was not loaded.
 
     Raises:
         NotFoundError: there is no such checkpoint.
-        InvalidRequestError: naming every tensor of `into` that is missing, or has another shape or dtype. Nothing is
-            changed then.
+        InvalidRequestError: naming every tensor of `into` that is missing, or has another shape or dtype; also with
+            ``strict=False`` when none of them fits, as under a wrong prefix. Nothing is changed then.
         CorruptionError: the bytes are wrong; what is in `into` may be partly filled.
     """
     began_at = time.perf_counter()
-    reader = open_checkpoint(where, step, options)
-    tree = read_outline(reader[OUTLINE_NAME]) if OUTLINE_NAME in reader else None
-    filling = None if into is None else Filling(reader, tree, device, strict=strict)
-    state = _load_all(reader, tree, device) if filling is None else filling.load(into)
-    _log.info("%s: loaded in %.3f s", reader.prefix, time.perf_counter() - began_at)
-    return state
+    check_cast(cast)
+    if into is None and cast is not None:
+        raise InvalidRequestError("cast converts to the dtypes of `into`, which is not given")
+    stored = Stored(open_checkpoint(where, step, options), rename)
+    if into is None:
+        loaded = Loaded(_load_all(stored, device), [], [], [])
+    else:
+        loaded = Filling(stored, device, strict=strict, cast=cast).load(into)
+    _log.info("%s: loaded in %.3f s", stored.prefix, time.perf_counter() - began_at)
+    return loaded.state if strict else loaded
 
 
-def _load_all(reader: CheckpointReader, tree: Any, device: torch.device | str | None) -> Any:
-    names = (
-        [name for name in reader if not is_note(name)]
-        if tree is None
-        else [name for name, _ in leaves_of(tree) if name in reader]
-    )
-    arrays = reader.get_tensors(names)
-    if tree is None:
+def _load_all(stored: Stored, device: torch.device | str | None) -> Any:
+    arrays = stored.read(stored.names())
+    if stored.tree is None:
         return {name: new_value(array, device) for name, array in arrays.items()}
-    return rebuild(tree, arrays.__getitem__, lambda array: new_value(array, device))
+    return rebuild(stored.tree, arrays.__getitem__, lambda array: new_value(array, device))
 
 
 def new_value(array: Array, device: torch.device | str | None) -> Any:

@@ -92,6 +92,20 @@ def load_fsdp(rank, world_size, address):
     return loaded, moments.placements == (Shard(0),), sum(array.nbytes for _, _, array in boxes)
 
 
+def load_options(rank, world_size, address):
+    """Load into a sharded model on the meta device, and in another dtype under other names; return both whole."""
+    with torch.device("meta"):
+        empty, _ = make_training(seed=1)
+    wide, _ = make_training(seed=1)
+    wide.to(torch.float64).append(torch.nn.Linear(3, 2))
+    with ckptd.Checkpointer(address, "runs/fsdp", rank=rank, world_size=world_size) as checkpointer:
+        load(checkpointer, into={"model": empty})
+        rename = {"model/": "net/"}
+        loaded = load(checkpointer, into={"net": wide}, strict=False, cast="widen", rename=rename)
+    sharded = all(isinstance(one, DTensor) and not one.is_meta for one in empty.parameters())
+    return whole({"model": empty.state_dict()}), whole({"model": wide.state_dict()}), loaded.missing_keys, sharded
+
+
 def check_parts(rank, world_size):
     """Compare the parts of every layout with the elements that torch gave this rank; return what they cover."""
     covered = {}

@@ -55,6 +55,17 @@ def test_fsdp_state_of_four_ranks_is_loaded_by_fewer_bitwise_the_same(ranks, dae
     assert sum(read for _, _, read in answers) == sum(saved[name].nbytes for name in sharded)
 
 
+def test_options_of_a_load_hold_for_sharded_models(ranks, daemon, fsdp):
+    saved = {name: array for name, array in fsdp[1].items() if name.startswith("model/")}
+    for empty, wide, missing, is_sharded in ranks.each(3, jobs.load_options, daemon.address):
+        assert is_sharded
+        assert missing == ["net/3.weight", "net/3.bias"]
+        for name, array in saved.items():
+            assert np.array_equal(empty[name], array), name
+            assert wide[name].dtype == np.float64
+            assert np.array_equal(wide[name], array), name
+
+
 def test_fsdp_state_is_loaded_whole_by_one_process_and_was_written_once(daemon, fsdp):
     size_bytes, saved = fsdp
     prefix = str(daemon.root / "runs/fsdp/model.ckpt-1")

@@ -1,0 +1,116 @@
+"""Conversions of dtypes on load: which ones a program may ask for, and the check that no value is ruined by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from ckptd.errors import InvalidRequestError
+from ckptd.torch.arrays import Array
+
+Cast = Literal["widen", "any"]
+"""`widen`: only to dtypes that hold every value of the stored one. `any`: floats are rounded, too."""
+
+
+def check_cast(cast: Any) -> None:
+    """Raise `InvalidRequestError` for anything but None and the two that `Cast` has."""
+    if cast is not None and cast not in ("widen", "any"):
+        raise InvalidRequestError("cast is None, 'widen' or 'any'", actual=repr(cast))
+
+
+def needed_cast(stored: np.dtype[Any], here: np.dtype[Any]) -> Cast | None:
+    """Return the least of `Cast` that converts so; None when nothing does: texts, float to int, complex to real."""
+    kinds = _kind(stored), _kind(here)
+    if None in kinds or _RANK[kinds[0]] > _RANK[kinds[1]]:
+        return None
+    return "widen" if _holds_all(stored, here) else "any"
+
+
+def converted(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array in another dtype, rounded to the nearest value where it is a float.
+
+    Raises:
+        InvalidRequestError: naming the tensor, when a finite value would become infinite or none, an infinite one
+            none, or an integer another one.
+    """
+    if "V" in (array.dtype.kind, dtype.kind):  # numpy's extensions convert by way of what numpy itself has
+        array = array.astype(np.complex128 if array.dtype.kind == "c" else _native(array.dtype), copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        new: Array = array.astype(dtype)
+        if _kind(array.dtype) in ("float", "complex"):
+            ruined = (np.isnan(array) != np.isnan(new)) | (np.isinf(array) != np.isinf(new))
+        else:
+            ruined = new.astype(array.dtype) != array
+    if ruined.any():
+        raise InvalidRequestError(
+            f"tensor {name!r} can't become {dtype}: it holds {array[ruined].flat[0]}, which has no place there"
+        )
+    return new
+
+
+# Their packages have no annotations.
+_finfo: Callable[[np.dtype[Any]], Any] = ml_dtypes.finfo
+_iinfo: Callable[[np.dtype[Any]], Any] = ml_dtypes.iinfo
+
+_RANK: dict[str | None, int] = {"bool": 0, "int": 1, "float": 2, "complex": 3}
+
+
+def _kind(dtype: np.dtype[Any]) -> str | None:
+    if dtype.kind in "biufc":
+        return {"b": "bool", "i": "int", "u": "int", "f": "float", "c": "complex"}[dtype.kind]
+    try:
+        _finfo(dtype)
+    except ValueError:
+        pass
+    else:
+        return "float"
+    try:
+        _iinfo(dtype)
+    except ValueError:
+        return None
+    return "int"
+
+
+def _native(dtype: np.dtype[Any]) -> Any:
+    """Return a dtype of numpy's own that holds every value of `dtype`."""
+    if dtype.kind != "V":
+        return dtype
+    return np.float64 if _kind(dtype) == "float" else np.int64
+
+
+def _holds_all(stored: np.dtype[Any], here: np.dtype[Any]) -> bool:
+    kinds = _kind(stored), _kind(here)
+    if kinds[0] == "bool":
+        return True
+    if kinds[0] == "int":
+        if kinds[1] != "int":
+            digits = _finfo(_real(here)).nmant + 1
+            low, high = _range(stored)
+            return max(-low, high) <= 1 << digits and float(_finfo(_real(here)).max) >= high
+        (low, high), (lowest, highest) = _range(stored), _range(here)
+        return lowest <= low and high <= highest
+    before, after = _finfo(_real(stored)), _finfo(_real(here))
+    return bool(
+        _specials(before.dtype) <= _specials(after.dtype)
+        and after.nmant >= before.nmant
+        and float(after.max) >= float(before.max)
+        and float(after.min) <= float(before.min)
+        and float(after.smallest_subnormal) <= float(before.smallest_subnormal)
+    )
+
+
+def _specials(dtype: np.dtype[Any]) -> set[str]:
+    """Return which of "inf" and "nan" there are in a dtype; several of the 8-bit ones have no infinity."""
+    return {text for text in ("inf", "nan") if str(abs(float(np.array(float(text)).astype(dtype)))) == text}
+
+
+def _range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    limits = _iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(f"f{dtype.itemsize // 2}") if dtype.kind == "c" else dtype

@@ -1,0 +1,56 @@
+"""Modules on the meta device: they get tensors that have elements, filled from a checkpoint, in place of those without.
+
+A module's tensors are made once each, so that tied weights stay tied.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import torch
+
+_log = logging.getLogger("ckptd.torch")
+
+
+def is_on_meta(stateful: Any) -> bool:
+    """Tell whether an object is a module of which a tensor has no elements yet."""
+    return isinstance(stateful, torch.nn.Module) and any(
+        tensor.is_meta for tensor in itertools.chain(stateful.parameters(), stateful.buffers())
+    )
+
+
+def own_tensors(module: torch.nn.Module) -> dict[str, Any]:
+    """Return a module's state with the very parameters and buffers that it has, by which tied ones are known."""
+    state: dict[str, Any] = module.state_dict(keep_vars=True)
+    return state
+
+
+def assign(module: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Have a module take over the tensors of `state`; those that are its own already stay the same objects."""
+    module.load_state_dict(state, assign=True)
+    left = [name for name, buffer in module.named_buffers() if buffer.is_meta and name not in state]
+    if left:
+        _log.warning("buffers that no state_dict() holds are still on the meta device, compute them: %s", left)
+
+
+class Materialized:
+    """What was made for tensors on the meta device, once for each."""
+
+    def __init__(self, device: torch.device | str | None) -> None:
+        self._device = device or "cpu"
+        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # with what it is for, whose id it keeps taken
+
+    def has(self, tensor: torch.Tensor) -> bool:
+        """Tell whether `of` was called for this tensor before."""
+        return id(tensor) in self._made
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor like this one, with memory that is still to be filled; a parameter for a parameter."""
+        if id(tensor) not in self._made:
+            new = torch.empty_like(tensor.detach(), device=self._device)
+            if isinstance(tensor, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
+            self._made[id(tensor)] = (tensor, new)
+        return self._made[id(tensor)][1]

@@ -1,0 +1,150 @@
+"""Stored names → the names that a program has for the same tensors: prefixes of wrappers taken off, parts moved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ckptd.errors import InvalidRequestError
+from ckptd.trees.flatten import leaves_of
+from ckptd.trees.outline import describe
+
+Rename = Mapping[str, str] | Iterable[tuple[str, str]] | Callable[[str], str]
+"""What `load` takes: beginnings of keys and what is put in their place, or a function of the whole name."""
+
+
+def renamer(rename: Rename | None) -> Callable[[str], str]:
+    """Return the function of a stored name that `rename` means; for None, one that changes nothing.
+
+    Raises:
+        InvalidRequestError: it is nothing of the kind, or has an empty beginning, which every key has.
+    """
+    if rename is None:
+        return lambda name: name
+    if callable(rename):
+        return lambda name: _checked(name, rename(name))
+    if isinstance(rename, (str, bytes)) or not isinstance(rename, Iterable):
+        raise _not_a_rename(rename)
+    given = list(rename.items() if isinstance(rename, Mapping) else rename)
+    pairs: list[tuple[re.Pattern[str], str]] = []
+    for pair in given:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(one, str) for one in pair)):
+            raise _not_a_rename(pair)
+        old, new = pair
+        if not old:
+            raise InvalidRequestError(
+                "rename: every key begins with an empty text; pass a function to put something in front", actual=pair
+            )
+        pairs.append((re.compile(rf"(?:^|(?<=/)){re.escape(old)}"), new))
+
+    def apply(name: str) -> str:
+        renamed = name
+        for pattern, new in pairs:
+            renamed = pattern.sub(lambda _, new=new: new, renamed)  # type: ignore[misc]  # bound now, not later
+        return _checked(name, renamed)
+
+    return apply
+
+
+def renamed_names(names: Iterable[str], rename: Callable[[str], str]) -> dict[str, str]:
+    """Return new name → stored name.
+
+    Raises:
+        InvalidRequestError: two would have the same name.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        _note(found, rename(name), name)
+    return found
+
+
+def renamed_tree(tree: Any, rename: Callable[[str], str]) -> tuple[Any, dict[str, str]]:
+    """Return an outline's tree with what its dicts hold under new names, and new name → stored name of its leaves.
+
+    Raises:
+        InvalidRequestError: two parts would have the same name, or a part would leave the list that it is in.
+    """
+    names: dict[str, str] = {}
+    return _renamed(tree, (), "", rename, names), names
+
+
+def _renamed(node: Any, path: tuple[Any, ...], name: str, rename: Callable[[str], str], names: dict[str, str]) -> Any:
+    """Return a part that is stored at `path` and is called `name` now."""
+    if type(node) in (list, tuple):
+        join = f"{name}/" if path else ""
+        return type(node)(_renamed(one, (*path, at), f"{join}{at}", rename, names) for at, one in enumerate(node))
+    if type(node) is not dict:
+        stored = describe(path)
+        for leaf, _ in leaves_of(node, path):
+            _note(names, name + leaf[len(stored) :], leaf)
+        return node
+    found: dict[Any, Any] = {}
+    for keys, value in _parts(node, ()):
+        stored = describe((*path, *keys))
+        new = rename(stored)
+        inside = f"{name}/" if path else ""
+        if not new.startswith(inside) or new == inside:
+            raise InvalidRequestError(f"rename: {stored!r} lies in a list and can't leave it", actual=new)
+        _insert(found, _keys(new[len(inside) :], keys), _renamed(value, (*path, *keys), new, rename, names), new)
+    return found
+
+
+def _parts(node: dict[Any, Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield all below a dict that is no dict itself, or an empty one, with its keys from here."""
+    for key, value in node.items():
+        if type(value) is dict and value:
+            yield from _parts(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _keys(name: str, old: tuple[Any, ...]) -> list[Any]:
+    """Return the keys that a new name stands for; those that it shares with the old path stay as they are.
+
+    So numbers stay numbers, and keys with a ``/`` in them stay whole.
+    """
+    front: list[Any] = []
+    back: list[Any] = []
+    rest, keys = name, list(old)
+    while keys and rest.startswith(f"{keys[0]}/"):
+        rest = rest[len(f"{keys[0]}/") :]
+        front.append(keys.pop(0))
+    while keys and rest.endswith(f"/{keys[-1]}"):
+        rest = rest[: -len(f"/{keys[-1]}")]
+        back.insert(0, keys.pop())
+    if len(keys) == 1 and (rest == str(keys[0]) or "/" in str(keys[0])):
+        return [*front, keys[0] if rest == str(keys[0]) else rest, *back]
+    middle = [keys[0], *rest.split("/")[1:]] if keys and rest == str(keys[0]) else rest.split("/")
+    return [*front, *middle, *back]
+
+
+def _insert(tree: dict[Any, Any], keys: list[Any], value: Any, name: str) -> None:
+    *above, last = keys
+    for key in above:
+        tree = tree.setdefault(key, {})
+        if type(tree) is not dict:
+            raise InvalidRequestError(f"rename: something else has a name that {name!r} would lie below")
+    if last in tree:
+        raise InvalidRequestError(f"rename: two parts of what is stored would both be called {name!r}")
+    tree[last] = value
+
+
+def _note(names: dict[str, str], new: str, stored: str) -> None:
+    if new in names:
+        raise InvalidRequestError(f"rename: {names[new]!r} and {stored!r} would both be called {new!r}")
+    names[new] = stored
+
+
+def _checked(name: str, new: Any) -> str:
+    if not isinstance(new, str) or not new:
+        raise InvalidRequestError(f"rename: {name!r} needs a name that is a text and not empty", actual=repr(new))
+    return new
+
+
+def _not_a_rename(given: Any) -> InvalidRequestError:
+    return InvalidRequestError(
+        "rename is a dict of beginnings of keys and what takes their place, such as {'module.': ''}, a list of such "
+        "pairs, or a function of a name",
+        actual=repr(given),
+    )
