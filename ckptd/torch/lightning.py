@@ -2,27 +2,34 @@
 
 Each path that Lightning names becomes a run with one checkpoint: without a daemon the directory of that path. What is
 saved again there replaces it, and what Lightning removes goes once everything that was saved before is durable:
-`ModelCheckpoint` removes the old one right after it has asked for the new one, which is still under way then.
+`ModelCheckpoint` removes the old one right after it has begun the new one, which is still under way then.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import io
 import logging
-import shutil
+import pickle
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.environment import given_address
-from ckptd.client.finding import Path, as_text
+from ckptd.client.finding import Path as AnyPath
+from ckptd.client.finding import as_text
 from ckptd.client.pending import PendingSave
 from ckptd.client.rooms import RoomPool
 from ckptd.engine.series import name_of
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import ANY_NAME
+from ckptd.torch import lightning_paths as paths
+from ckptd.torch.lightning_values import plain
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run
 from ckptd.torch.saving import save
@@ -31,9 +38,12 @@ _log = logging.getLogger("ckptd.torch")
 
 try:
     _io: Any = importlib.import_module("lightning.fabric.plugins.io.checkpoint_io")
+    _cloud_io: Any = importlib.import_module("lightning.fabric.utilities.cloud_io")
 except ImportError:  # it is installed under its older name
     _io = importlib.import_module("lightning_fabric.plugins.io.checkpoint_io")
+    _cloud_io = importlib.import_module("lightning_fabric.utilities.cloud_io")
 
+_CALLBACKS = ("lightning.pytorch.callbacks.checkpoint", "pytorch_lightning.callbacks.checkpoint")
 _MOST_UNDER_WAY = 2  # each holds a copy of the state
 
 
@@ -43,77 +53,154 @@ class _Open:
 
     checkpointer: Checkpointer
     pending: PendingSave
+    is_new: bool  # nothing was there before
+
+
+class MissingCheckpointError(NotFoundError, FileNotFoundError):
+    """Nothing was saved at a path. Lightning's users catch `FileNotFoundError`."""
 
 
 class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's types are not looked at
-    """Saves and loads what Lightning's trainer asks for; saving returns once training may go on.
+    """Saves and loads Lightning's checkpoints; what `ModelCheckpoint` saves lets training go on meanwhile.
 
-    A save that failed raises at the next one, or at the end of ``fit``. Nothing is pickled: what has no other form,
-    such as an object among the hyperparameters, is refused by its name.
+    Every other call, such as ``trainer.save_checkpoint(path)``, returns when the checkpoint is durable. A save of
+    `ModelCheckpoint` that failed raises at the next one, or at the end of ``fit``. Nothing is pickled: what has no
+    other form, such as an object among the hyperparameters, is refused by its name.
     """
 
     def __init__(self, address: str | None = None, run: str = "lightning", **options: Any) -> None:
         """Say where checkpoints go.
 
         Args:
-            address: a daemon's; None asks ``CKPTD_ADDRESS``. Without one, they go to the paths that Lightning names.
-            run: with a daemon, the directory below its root: a path's last part is a run in there.
+            address: a daemon's; None means ``CKPTD_ADDRESS``. Without one, they go to the paths that Lightning names.
+            run: with a daemon, the directory below its root: a path's last part is a run in there. At the path itself
+                lies a small file that points to it, which Lightning lists, links and removes.
             options: of each `ckptd.Checkpointer` that is made.
         """
         self._address = given_address(address)
         self._run = run
-        self._options = {"max_to_keep": 1, **options, "rank": 0, "world_size": 1}  # Lightning asks one rank only
+        self._options = {"max_to_keep": 1, **options, "rank": 0, "world_size": 1}  # Lightning calls one rank only
+        self._begin()
+
+    def _begin(self) -> None:
         self._rooms = RoomPool()
         self._open: dict[str, _Open] = {}
         self._removals: dict[str, list[PendingSave]] = {}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any = None) -> None:
-        """Begin to save; return once `checkpoint` may be changed.
+    def __getstate__(self) -> dict[str, Any]:
+        """Return where checkpoints go: a copy, in a process that Lightning spawns say, has nothing under way."""
+        return {"_address": self._address, "_run": self._run, "_options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: AnyPath, storage_options: Any = None) -> None:
+        """Begin to save; return once `checkpoint` may be changed, or, unless a callback has called, once it is durable.
 
         Raises:
             InvalidRequestError: naming what can't be stored without pickle; or for `storage_options`, of which there
                 are none.
+            CkptdError: what ended this save, or one before.
         """
         if storage_options is not None:
             raise InvalidRequestError("there are no storage options; `CkptdCheckpointIO` takes a Checkpointer's")
-        where = as_text(path).rstrip("/")
+        where = paths.place_of(path)
         self._removals.pop(where, None)
         self._settle(but=where, may_be_under_way=_MOST_UNDER_WAY - 1)
+        state = plain(checkpoint)
         known = self._open.pop(where, None)
-        address, run = self._place(where)
-        checkpointer = known.checkpointer if known else Checkpointer(address, run, **self._options)
+        file_system = _cloud_io.get_filesystem(where)
+        is_new = known.is_new and known.pending.checkpoint is None if known else not paths.is_there(where, file_system)
+        paths.occupy(where, self._run_of(where) if self._address else None, file_system)
+        checkpointer = known.checkpointer if known else Checkpointer(*self._place(where), **self._options)
         if known is None:
             checkpointer.share_rooms(self._rooms)  # fresh memory for every path would be slow to fill
         try:
-            pending = save(checkpoint, checkpointer, int(checkpoint.get("global_step", 0)), overwrite=True)
+            pending = save(state, checkpointer, int(checkpoint.get("global_step", 0)), overwrite=True)
         except BaseException:
-            checkpointer.close()
+            try:
+                checkpointer.close()
+            finally:
+                if is_new:
+                    paths.clear(where, file_system)
             raise
-        self._open[where] = _Open(checkpointer, pending)
+        self._open[where] = _Open(checkpointer, pending, is_new)
+        if not _is_called_by_a_callback():
+            self._close(where)
 
-    def load_checkpoint(self, path: Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: AnyPath, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Return what was saved at a path; a save to it that is under way is waited for.
 
         Args:
-            path: of the checkpoint.
+            path: of the checkpoint. A file that Lightning itself has written is read, too, as long as it holds nothing
+                but tensors and plain values.
             map_location: a device for the tensors; other kinds, such as functions, leave them in the host's memory.
             weights_only: means nothing: there is never anything but tensors and plain values.
 
         Raises:
-            NotFoundError: nothing was saved there.
+            MissingCheckpointError: nothing was saved there.
+            InvalidRequestError: a file of Lightning's own holds objects that only unpickling would bring back.
         """
-        where = as_text(path).rstrip("/")
+        where = paths.target_of(path)
         self._close(where)
+        if paths.is_foreign_file(where):
+            return _load_lightning_file(where, map_location)
         device = map_location if isinstance(map_location, (str, torch.device)) else None
-        address, run = self._place(where)
-        with Checkpointer(address, run, **self._options) as checkpointer:
-            state: dict[str, Any] = load(checkpointer, device=device)
+        try:
+            with Checkpointer(*self._place(where), **self._options) as checkpointer:
+                state: dict[str, Any] = load(checkpointer, device=device)
+        except NotFoundError as error:
+            if error.key is not None:  # of a checkpoint that is there
+                raise
+            raise MissingCheckpointError(_what_is_missing(as_text(path), where, error)) from None
         return state
 
-    def remove_checkpoint(self, path: Path) -> None:
-        """Remove what was saved at a path, once all saves that are under way now are durable. May be repeated."""
-        # Also those that have ended: a save that failed makes room for nothing.
-        self._removals[as_text(path).rstrip("/")] = [one.pending for one in self._open.values()]
+    def load_from_checkpoint(
+        self,
+        module_class: Any,
+        path: AnyPath,
+        map_location: Any = None,
+        hparams_file: AnyPath | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return a module or data module from a checkpoint, as ``module_class.load_from_checkpoint(path)`` does.
+
+        Lightning's own method opens the path as a file, and does not call this plugin.
+
+        Args:
+            module_class: a `LightningModule` or `LightningDataModule`.
+            path: as in `load_checkpoint`.
+            map_location: as there.
+            hparams_file: as Lightning takes it.
+            strict: as Lightning takes it.
+            kwargs: take the place of the hyperparameters that were saved.
+
+        Raises:
+            MissingCheckpointError: nothing was saved there.
+        """
+        content = io.BytesIO()
+        torch.save(self.load_checkpoint(path, map_location), content)
+        content.seek(0)
+        call = module_class.load_from_checkpoint
+        if "weights_only" in inspect.signature(call).parameters:  # since Lightning 2.6
+            kwargs["weights_only"] = False  # we have just written it
+        return call(content, map_location=map_location, hparams_file=hparams_file, strict=strict, **kwargs)
+
+    def remove_checkpoint(self, path: AnyPath) -> None:
+        """Remove what was saved at a path, once all saves that are under way now are durable. May be repeated.
+
+        Of a link only the link is removed.
+        """
+        where = paths.place_of(path)
+        if paths.is_link(where):
+            Path(where).unlink(missing_ok=True)
+        else:
+            # Also those that have ended: a save that failed makes room for nothing.
+            self._removals[where] = [one.pending for one in self._open.values()]
         self._settle()
 
     def teardown(self) -> None:
@@ -127,9 +214,23 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         finally:
             self._rooms.clear()
 
+    def _run_of(self, where: str) -> str:
+        name = where.rpartition("/")[2]
+        # No run's name begins with a dot; that of a file which Lightning's launchers pass between processes does.
+        return f"{self._run}/{'hidden' if name.startswith('.') else ''}{name}"
+
     def _place(self, where: str) -> tuple[str, str]:
+        pointed = paths.read_pointer(where)
         if self._address:
-            return self._address, f"{self._run}/{where.rpartition('/')[2]}"
+            return self._address, pointed or self._run_of(where)
+        if pointed:
+            raise InvalidRequestError(
+                f"a daemon has this checkpoint, in its run {pointed!r}, and no daemon is named: "
+                "CkptdCheckpointIO(address), or CKPTD_ADDRESS in the environment",
+                key=where,
+            )
+        if where.rpartition("/")[2].startswith("."):
+            return where, "checkpoint"
         return address_and_run(where, "")
 
     def _settle(self, but: str = "", may_be_under_way: int = _MOST_UNDER_WAY) -> None:
@@ -157,13 +258,20 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
     def _close(self, where: str) -> None:
         known = self._open.pop(where, None)
-        if known is not None:
+        if known is None:
+            return
+        try:
             known.checkpointer.close()
+        finally:
+            if known.is_new and known.pending.done() and known.pending.checkpoint is None:
+                paths.clear(where, _cloud_io.get_filesystem(where))
 
     def _remove(self, where: str) -> None:
         self._close(where)
-        address, run = self._place(where)
-        with Checkpointer(address, run, **self._options) as checkpointer:
+        if paths.is_foreign_file(where):
+            Path(where).unlink(missing_ok=True)
+            return
+        with Checkpointer(*self._place(where), **self._options) as checkpointer:
             for checkpoint in checkpointer.checkpoints(name=ANY_NAME):
                 if checkpoint.step is not None:  # as `save_checkpoint` gives one to each
                     name = name_of(checkpoint)
@@ -172,6 +280,46 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
                     except ConflictError as error:
                         _log.warning("%s is kept: %s", where, error)
                         return
-        if not self._address and "://" not in where:
-            # The marks of a run that has nothing any more; Lightning takes a directory for a checkpoint.
-            shutil.rmtree(where, ignore_errors=True)
+        paths.clear(where, _cloud_io.get_filesystem(where))
+
+
+def _is_called_by_a_callback() -> bool:
+    """Tell whether a callback for checkpoints, such as `ModelCheckpoint`, is among the callers of the caller.
+
+    Lightning's interface does not tell a call by the trainer's own rhythm, which need not wait, from one that a program
+    makes, and that program goes on to use the file.
+    """
+    kinds = tuple(sys.modules[name].Checkpoint for name in _CALLBACKS if name in sys.modules)
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), kinds):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _load_lightning_file(where: str, map_location: Any) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(where, map_location=map_location or "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InvalidRequestError(
+            "this file is no checkpoint of ckptd; as one of Lightning's own it holds objects that only unpickling "
+            f"brings back, which ckptd never does ({str(error).splitlines()[0]}): load it with `torch.load(path, "
+            "weights_only=False)`, take them out, and `torch.save` the rest",
+            key=where,
+        ) from error
+    if not isinstance(state, dict):
+        raise InvalidRequestError("this file holds no checkpoint of Lightning", key=where, actual=type(state).__name__)
+    return state
+
+
+def _what_is_missing(path: str, where: str, error: NotFoundError) -> str:
+    aside = Path(where + paths.ASIDE_SUFFIX)
+    if paths.is_local(where) and aside.exists():
+        return f"Checkpoint file not found: {path}: no save to it became durable; what lay there before is {aside}"
+    if paths.is_local(where) and Path(where).exists():
+        return (
+            f"Checkpoint file not found: {path}: a save to it began and never became durable; remove {where} to start "
+            "without it"
+        )
+    return f"Checkpoint file not found: {path} ({error.reason})"

@@ -13,7 +13,7 @@ pytest.importorskip("lightning")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 import ckptd  # noqa: E402
 from ckptd.client import rooms  # noqa: E402
@@ -40,6 +40,13 @@ class Fitting(pl.LightningModule):
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+
+class ByCallback(Checkpoint):
+    """Calls as `ModelCheckpoint` does: what it saves goes on in the background."""
+
+    def save(self, plugin, state, path):
+        plugin.save_checkpoint(state, path)
 
 
 def fit(directory, plugin, epochs, ckpt_path=None, **saving):
@@ -106,7 +113,7 @@ def test_nothing_is_removed_before_what_takes_its_place_is_durable(tmp_path, mon
     plugin.teardown()
     go_on, outcome = threading.Event(), DirectTransport.outcome
     monkeypatch.setattr(DirectTransport, "outcome", lambda *arguments: (go_on.wait(30), outcome(*arguments))[1])
-    plugin.save_checkpoint({"w": torch.ones(2), "global_step": 2}, tmp_path / "two.ckpt")
+    ByCallback().save(plugin, {"w": torch.ones(2), "global_step": 2}, tmp_path / "two.ckpt")
     plugin.remove_checkpoint(tmp_path / "one.ckpt")
     assert load(tmp_path / "one.ckpt")["global_step"] == 1
     go_on.set()
@@ -138,7 +145,7 @@ def test_when_a_save_fails_it_is_told_and_the_one_before_is_kept(tmp_path, monke
         raise ckptd.StorageFullError("no room")
 
     monkeypatch.setattr(DirectTransport, "declare", fail)
-    plugin.save_checkpoint({"w": torch.ones(2), "global_step": 2}, tmp_path / "two.ckpt")
+    ByCallback().save(plugin, {"w": torch.ones(2), "global_step": 2}, tmp_path / "two.ckpt")
     with pytest.raises(ckptd.StorageFullError):  # whenever it turns out
         plugin.remove_checkpoint(tmp_path / "one.ckpt")
         plugin.teardown()

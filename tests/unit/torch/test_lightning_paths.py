@@ -1,0 +1,252 @@
+"""What Lightning sees at the paths that it names, beside its own files: taken names, links, the last, spawned copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.demos.boring_classes import BoringModel
+    from omegaconf import OmegaConf
+
+import ckptd  # noqa: E402
+from ckptd.client.direct import DirectTransport  # noqa: E402
+from ckptd.torch import CkptdCheckpointIO, lightning_paths, load  # noqa: E402
+from tests.unit.client.daemon import Daemon  # noqa: E402
+from tests.unit.torch.test_lightning import ByCallback  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+STATE = {"w": torch.ones(2), "global_step": 1}
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    running = Daemon(tmp_path / "root")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=["stock", "direct", "daemon"])
+def plugins(request):
+    """Three ways to keep checkpoints, which Lightning's own callbacks must not be able to tell apart."""
+    if request.param == "daemon":
+        return [CkptdCheckpointIO(request.getfixturevalue("daemon").address, run="runs/fit")]
+    return [CkptdCheckpointIO()] if request.param == "direct" else []
+
+
+def trainer(directory, plugins, epochs, callbacks, **options):
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_train_batches=2,
+        limit_val_batches=1,
+        default_root_dir=directory,
+        plugins=plugins,
+        callbacks=callbacks,
+        **options,
+    )
+
+
+def listing(directory):
+    return sorted(path.name for path in directory.iterdir() if path.suffix == ".ckpt")
+
+
+def epoch_at(plugins, path):
+    if plugins:
+        return plugins[0].load_checkpoint(path)["epoch"]
+    return torch.load(path, weights_only=False)["epoch"]
+
+
+class LastByEpoch(ModelCheckpoint):
+    CHECKPOINT_NAME_LAST = "last-{epoch}"
+
+
+def test_a_link_that_is_removed_leaves_the_checkpoint_that_it_names(tmp_path, plugins):
+    saving = LastByEpoch(tmp_path / "ck", filename="{epoch}", save_top_k=-1, save_last="link")
+    trainer(tmp_path, plugins, 3, [saving]).fit(BoringModel())
+    assert listing(tmp_path / "ck") == ["epoch=0.ckpt", "epoch=1.ckpt", "epoch=2.ckpt", "last-epoch=2.ckpt"]
+    assert (tmp_path / "ck/last-epoch=2.ckpt").is_symlink()
+    for name, epoch in (("epoch=0", 0), ("epoch=1", 1), ("epoch=2", 2), ("last-epoch=2", 2)):
+        assert epoch_at(plugins, tmp_path / "ck" / f"{name}.ckpt") == epoch
+
+
+def test_a_name_that_is_being_saved_is_taken(tmp_path, plugins):
+    saving = ModelCheckpoint(tmp_path / "ck", filename="best", save_top_k=-1, monitor="epoch")
+    trainer(tmp_path, plugins, 4, [saving]).fit(BoringModel())
+    assert listing(tmp_path / "ck") == ["best-v1.ckpt", "best-v2.ckpt", "best-v3.ckpt", "best.ckpt"]
+    assert [epoch_at(plugins, path) for path in sorted(saving.best_k_models, key=saving.best_k_models.get)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+@pytest.mark.parametrize("save_last", [True, "link"])
+def test_the_last_is_found_and_continued(tmp_path, plugins, save_last):
+    for epochs in (2, 3):
+        trained = []
+
+        class Seen(pl.Callback):
+            def on_train_epoch_start(self, trainer, _, trained=trained):
+                trained.append(trainer.current_epoch)
+
+        saving = ModelCheckpoint(tmp_path / "ck", filename="{epoch}", save_top_k=-1, save_last=save_last)
+        trainer(tmp_path, plugins, epochs, [saving, Seen()]).fit(BoringModel(), ckpt_path="last")
+        assert trained == ([0, 1] if epochs == 2 else [2])
+    assert listing(tmp_path / "ck") == ["epoch=0.ckpt", "epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"]
+
+
+def test_what_a_program_saves_itself_is_durable_when_the_call_returns(tmp_path, plugins):
+    with_model = trainer(tmp_path, plugins, 1, [], enable_checkpointing=False)
+    with_model.fit(BoringModel())
+    with_model.save_checkpoint(tmp_path / "ck/final.ckpt")
+    assert (tmp_path / "ck/final.ckpt").exists()
+    if plugins and not plugins[0]._address:
+        assert ckptd.verify(tmp_path / "ck/final.ckpt").ok
+    assert epoch_at(plugins, tmp_path / "ck/final.ckpt") == 1
+
+
+def test_the_plugin_can_be_copied_pickled_and_spawned(tmp_path, plugins):
+    spawned = trainer(tmp_path, plugins, 1, [], strategy="ddp_spawn", devices=2, enable_checkpointing=False)
+    for each in plugins:
+        again = pickle.loads(pickle.dumps(copy.deepcopy(each)))
+        again.save_checkpoint(STATE, tmp_path / "ck/copied.ckpt")
+        assert each.load_checkpoint(tmp_path / "ck/copied.ckpt")["global_step"] == 1
+    model = BoringModel()
+    before = model.layer.weight.detach().clone()
+    spawned.fit(model)
+    assert not torch.equal(model.layer.weight, before)  # it came back through a checkpoint
+
+
+class Configured(BoringModel):
+    def __init__(self, config):
+        super().__init__()
+        self.save_hyperparameters(config)
+
+
+def test_omegaconf_containers_are_stored_as_plain_ones(tmp_path, plugins):
+    config = OmegaConf.create({"rate": 0.1, "layers": [1, 2], "again": "${rate}"})
+    saving = ModelCheckpoint(tmp_path / "ck", filename="a")
+    trainer(tmp_path, plugins, 1, [saving]).fit(Configured(config))
+    if plugins:
+        stored = plugins[0].load_checkpoint(tmp_path / "ck/a.ckpt")["hyper_parameters"]
+        assert stored == {"rate": 0.1, "layers": [1, 2], "again": 0.1}
+        assert (type(stored), type(stored["layers"])) == (dict, list)
+
+
+def test_one_that_cannot_be_resolved_is_refused_by_name(tmp_path):
+    state = {**STATE, "hyper_parameters": {"inner": OmegaConf.create({"a": "${nowhere}"})}}
+    with pytest.raises(ckptd.InvalidRequestError, match="hyper_parameters/inner"):
+        CkptdCheckpointIO().save_checkpoint(state, tmp_path / "a.ckpt")
+    assert not (tmp_path / "a.ckpt").exists()
+
+
+class Sized(BoringModel):
+    def __init__(self, width=3):
+        super().__init__()
+        self.save_hyperparameters()
+        self.more = torch.nn.Linear(width, 1)
+
+
+def test_a_module_is_made_from_a_checkpoint_with_its_hyperparameters(tmp_path, daemon):
+    for plugin in (CkptdCheckpointIO(), CkptdCheckpointIO(daemon.address)):
+        fitted = trainer(tmp_path, [plugin], 1, [], enable_checkpointing=False)
+        fitted.fit(Sized(width=5))
+        fitted.save_checkpoint(tmp_path / "ck/sized.ckpt")
+        again = plugin.load_from_checkpoint(Sized, tmp_path / "ck/sized.ckpt")
+        assert again.hparams.width == 5
+        assert torch.equal(again.more.weight, fitted.lightning_module.more.weight)
+
+
+def test_a_checkpoint_of_lightnings_own_is_continued_and_not_lost_when_its_path_is_saved_to(tmp_path):
+    saving = ModelCheckpoint(tmp_path / "ck", filename="{epoch}", save_top_k=-1, save_last=True)
+    trainer(tmp_path, [], 2, [saving]).fit(BoringModel())
+    saving = ModelCheckpoint(tmp_path / "ck", filename="{epoch}", save_top_k=-1, save_last=True)
+    resumed = trainer(tmp_path, [CkptdCheckpointIO()], 3, [saving])
+    resumed.fit(BoringModel(), ckpt_path="last")
+    assert resumed.current_epoch == 3
+    assert load(tmp_path / "ck/last.ckpt")["epoch"] == 2
+    aside = tmp_path / "ck" / ("last.ckpt" + lightning_paths.ASIDE_SUFFIX)
+    assert torch.load(aside, weights_only=False)["epoch"] == 1
+
+
+def test_a_file_that_needs_unpickling_is_refused(tmp_path):
+    torch.save({"callback": ByCallback()}, tmp_path / "a.ckpt")
+    with pytest.raises(ckptd.InvalidRequestError, match=r"a\.ckpt: .*unpickling"):
+        CkptdCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_what_is_not_there_is_told_as_lightning_tells_it(tmp_path, daemon):
+    for plugin in (CkptdCheckpointIO(), CkptdCheckpointIO(daemon.address)):
+        with pytest.raises(FileNotFoundError, match="Checkpoint file not found") as told:
+            plugin.load_checkpoint(tmp_path / "nowhere.ckpt")
+        assert isinstance(told.value, ckptd.NotFoundError)
+        assert not (tmp_path / "nowhere.ckpt").exists()
+
+
+def test_a_daemons_checkpoint_without_its_daemon_says_what_is_missing(tmp_path, daemon):
+    CkptdCheckpointIO(daemon.address, run="runs/fit").save_checkpoint(STATE, tmp_path / "a.ckpt")
+    with pytest.raises(ckptd.InvalidRequestError, match="'runs/fit/a.ckpt', and no daemon is named"):
+        CkptdCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_removing_takes_no_file_that_is_not_ours(tmp_path, daemon):
+    for plugin in (CkptdCheckpointIO(), CkptdCheckpointIO(daemon.address)):
+        plugin.save_checkpoint(STATE, tmp_path / "a.ckpt")
+        if (tmp_path / "a.ckpt").is_dir():
+            (tmp_path / "a.ckpt/notes.txt").write_text("mine")
+        plugin.remove_checkpoint(tmp_path / "a.ckpt")
+        plugin.remove_checkpoint(tmp_path / "a.ckpt")
+        if plugin._address:
+            assert not (tmp_path / "a.ckpt").exists()
+        else:
+            assert [path.name for path in (tmp_path / "a.ckpt").iterdir()] == ["notes.txt"]
+            (tmp_path / "a.ckpt/notes.txt").unlink()
+            (tmp_path / "a.ckpt").rmdir()
+        with pytest.raises(FileNotFoundError):
+            plugin.load_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_first_save_that_fails_leaves_nothing_that_lightning_would_take_for_a_checkpoint(tmp_path, monkeypatch):
+    plugin = CkptdCheckpointIO()
+
+    def fail(*_):
+        raise ckptd.StorageFullError("no room")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(DirectTransport, "declare", fail)
+        ByCallback().save(plugin, STATE, tmp_path / "a.ckpt")
+        with pytest.raises(ckptd.StorageFullError):
+            plugin.teardown()
+        with pytest.raises(ckptd.StorageFullError):
+            plugin.save_checkpoint(STATE, tmp_path / "b.ckpt")
+    assert listing(tmp_path) == []
+    plugin.save_checkpoint(STATE, tmp_path / "a.ckpt")
+    with monkeypatch.context() as failing:
+        failing.setattr(DirectTransport, "declare", fail)
+        with pytest.raises(ckptd.StorageFullError):
+            plugin.save_checkpoint(STATE, tmp_path / "a.ckpt")
+    assert plugin.load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 1  # the one before is still there
+
+
+def test_a_path_is_the_same_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plugin = CkptdCheckpointIO()
+    ByCallback().save(plugin, STATE, "a.ckpt")
+    ByCallback().save(plugin, {**STATE, "global_step": 2}, tmp_path / "a.ckpt/")
+    assert plugin.load_checkpoint("./a.ckpt")["global_step"] == 2
+    plugin.teardown()
