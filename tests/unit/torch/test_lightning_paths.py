@@ -1,4 +1,4 @@
-"""What Lightning sees at the paths that it names, beside its own files: taken names, links, the last, spawned copies."""
+"""What Lightning sees at the paths that it names, as beside its own files: taken names, links, the last, copies."""
 
 from __future__ import annotations
 
