@@ -38,11 +38,13 @@ def template_of(stateful: Any, stored: Any, shape_of: Callable[[str], tuple[int,
         name: of the object, within the state.
     """
     state = stateful.state_dict()
-    if not isinstance(stateful, torch.optim.Optimizer) or state.get("state") or not isinstance(stored, dict):
+    if not isinstance(stateful, torch.optim.Optimizer) or not isinstance(stored, dict):
         return state
+    if state.get("state") != {} or not isinstance(stored.get("state"), dict):
+        return state  # steps were made, or it is flat, as TorchTitan's: its keys are names of parameters and moments
     parameters = [one for group in stateful.param_groups for one in group["params"]]
     rooms: dict[Any, Any] = {}
-    for index, moments in (stored.get("state") or {}).items():
+    for index, moments in stored["state"].items():
         if not isinstance(moments, dict) or not isinstance(index, int) or index >= len(parameters):
             return state  # an optimizer with a layout of its own: it takes what is stored as it is
         parameter = parameters[index].detach()

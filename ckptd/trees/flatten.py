@@ -111,7 +111,8 @@ def rebuild(
     if tree.kind not in _PYTHON:
         raise CorruptionError("the outline has a kind that is not known here", key=name, actual=tree.kind)
     try:
-        return _PYTHON[tree.kind](np.asarray(array).item())
+        # numpy's own arrays of bytes end at the last byte that is not NUL: a string stays out of them.
+        return _PYTHON[tree.kind](array if isinstance(array, bytes) else np.asarray(array).item())
     except (ValueError, TypeError, AttributeError) as error:
         raise CorruptionError(f"no {tree.kind} can be made of this tensor", key=name) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import inspect
 import io
 
 import numpy as np
@@ -22,6 +23,10 @@ from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
 
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter, close_all  # noqa: E402
 from ckptd.torch import save as save_natively  # noqa: E402
+
+UNCOORDINATED = "use_collectives" in inspect.signature(dcp.save).parameters
+CAN_BE_ALONE = "no_dist" in inspect.signature(dcp.save).parameters
+CACHES_PLANS = "enable_plan_caching" in inspect.signature(DefaultSavePlanner).parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is:UserWarning")
 
@@ -95,6 +100,20 @@ def test_nested_state_with_values_of_every_kind_comes_back_as_it_was(at):
     assert same(load(blank(nested()), at), nested())
 
 
+def test_strings_that_end_in_nul_come_back_as_from_dcps_own_storage(at, tmp_path):
+    inner = io.BytesIO()
+    torch.save([1.0, 2.0], inner)  # ends in NULs
+    state = {"bytes": b"abc\0\0", "text": "abc\0\0", "nul": b"\0", "listed": [b"a\0", "b\0"], "stream": inner}
+    save(state, at)
+    dcp.save(state, checkpoint_id=tmp_path / "stock")
+    ours, stock = load(dict.fromkeys(state), at), dict.fromkeys(state)
+    dcp.load(stock, checkpoint_id=tmp_path / "stock")
+    assert same(ours, stock)
+    assert same(ours, state)
+    assert torch.load(ours["stream"]) == [1.0, 2.0]  # ours is at its beginning, DCP's where it was left
+    assert stock["stream"].tell() == len(inner.getvalue())
+
+
 def test_state_is_stored_under_its_qualified_names_for_every_reader(at):
     save(nested(), at)
     reader = ckptd.load_checkpoint(at)
@@ -115,7 +134,7 @@ def test_state_that_is_not_flattened_has_its_top_level_names_only(at):
 def test_whatever_a_checkpoint_holds_can_be_asked_for_by_its_keys_alone(at):
     save(nested(), at)
     reader = CkptdStorageReader(at)
-    assert same(_load_state_dict_from_keys(storage_reader=reader), nested())
+    assert same(_load_state_dict_from_keys(None, storage_reader=reader), nested())
     assert _load_state_dict_from_keys({"model.layer"}, storage_reader=reader).keys() == {"model"}
 
 
@@ -313,7 +332,10 @@ def save_replicated(address, run, options):
     return size
 
 
-@pytest.mark.parametrize("options", [{}, {"dedup_save_to_lowest_rank": True}, {"enable_plan_caching": True}], ids=str)
+PLANNERS = [{}, {"dedup_save_to_lowest_rank": True}, *([{"enable_plan_caching": True}] if CACHES_PLANS else [])]
+
+
+@pytest.mark.parametrize("options", PLANNERS, ids=str)
 def test_replicated_tensors_are_stored_once_and_values_of_every_rank_are_kept(daemon, pool, run, options):
     sizes = pool.run(save_replicated, 3, daemon.address, run, options)
     assert max(sizes) < 2 * 4000
@@ -330,17 +352,28 @@ def test_ranks_that_have_nothing_to_store_take_part(daemon, pool, run):
 
 
 def save_uncoordinated(address, run):
-    mesh = init_device_mesh("cpu", (2,))
-    state = {"w": distribute_tensor(torch.arange(6.0), mesh, [Shard(0)]), f"n{dist.get_rank()}": [dist.get_rank()]}
+    mesh, rank = init_device_mesh("cpu", (2,)), dist.get_rank()
+    state = {"w": distribute_tensor(torch.arange(10.0), mesh, [Shard(0)]), f"n{rank}": [rank], "step": 7}
     dcp.save(state, storage_writer=CkptdStorageWriter(address, run=run, step=1), use_collectives=False)
-    loaded = {"w": torch.zeros(6), "n0": None, "n1": None}
+    loaded = {"w": torch.zeros(10), "n0": None, "n1": None}
     dcp.load(loaded, storage_reader=CkptdStorageReader(address, run=run))
-    assert torch.equal(loaded["w"], torch.arange(6.0))
+    assert torch.equal(loaded["w"], torch.arange(10.0))
     assert (loaded["n0"], loaded["n1"]) == ([0], [1])
 
 
-def test_ranks_may_save_without_collectives(daemon, pool, run):
+def load_resharded(address, run):
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    state = {"w": distribute_tensor(torch.zeros(10), mesh, [Shard(0)]), "step": 0}
+    dcp.load(state, storage_reader=CkptdStorageReader(address, run=run))
+    assert torch.equal(state["w"].full_tensor(), torch.arange(10.0))
+    assert state["step"] == 7
+
+
+@pytest.mark.skipif(not UNCOORDINATED, reason="this torch knows no use_collectives")
+def test_what_was_saved_without_collectives_is_resharded_as_any_other(daemon, pool, run):
     pool.run(save_uncoordinated, 2, daemon.address, run)
+    for world_size in (3, 1):
+        pool.run(load_resharded, world_size, daemon.address, run)
 
 
 def fail_on_one_rank(address, run):
@@ -369,5 +402,6 @@ def save_alone(address, run):
     assert torch.equal(state["w"], torch.ones(3))
 
 
+@pytest.mark.skipif(not CAN_BE_ALONE, reason="this torch has no public no_dist")
 def test_one_rank_saves_and_loads_without_the_others(daemon, pool, run):
     pool.run(save_alone, 2, daemon.address, run)

@@ -12,9 +12,10 @@ torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor, zeros  # noqa: E402
+from torch.distributed.tensor import Replicate, Shard, zeros  # noqa: E402
 
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter  # noqa: E402
+from tests.unit.torch.versions import distributed as sharded  # noqa: E402
 
 ON_A_LINE = [[Shard(0)], [Shard(1)], [Replicate()]]
 ON_A_GRID = [[first, second] for first in (Replicate(), Shard(0), Shard(1)) for second in (Replicate(), Shard(0))]
@@ -27,10 +28,6 @@ def whole(name):
     shape = SHAPES[name]
     numbers = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
     return numbers.to(DTYPES.get(name, torch.float32))
-
-
-def sharded(tensor, mesh, placements):
-    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)  # every rank has it all: nothing to send
 
 
 def fits(name, placements):

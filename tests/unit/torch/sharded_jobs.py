@@ -15,6 +15,7 @@ import ckptd
 from ckptd.torch import close_all, load, save
 from ckptd.torch.sharding import local_parts
 from ckptd.trees.flatten import flatten
+from tests.unit.torch import versions
 
 FULL = torch.arange(7 * 10, dtype=torch.float32).reshape(7, 10)
 
@@ -29,11 +30,15 @@ LAYOUTS = {
     "strided alone": ((4,), [_StridedShard(0, split_factor=3)]),
 }
 """The shape of a mesh of four ranks, and placements on it; seven rows and ten columns never divide evenly."""
+if not versions.has(2, 7):  # there torch itself strides only over what divides evenly
+    LAYOUTS = {
+        name: layout for name, layout in LAYOUTS.items() if "right to left" not in name and "strided" not in name
+    }
 
 
 def distributed(full, layout):
     shape, placements = LAYOUTS[layout]
-    return distribute_tensor(full, init_device_mesh("cpu", shape), placements, src_data_rank=None)
+    return versions.distributed(full, init_device_mesh("cpu", shape), placements)
 
 
 def make_training(seed):
@@ -129,7 +134,7 @@ def save_layouts(rank, world_size, address):
 
 
 def _on_two_ranks():
-    return distribute_tensor(FULL, DeviceMesh("cpu", [1, 3]), [Shard(0)], src_data_rank=None)
+    return versions.distributed(FULL, DeviceMesh("cpu", [1, 3]), [Shard(0)])
 
 
 def load_layouts(rank, world_size, address, shift):

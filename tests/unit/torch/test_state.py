@@ -223,3 +223,69 @@ def test_each_save_says_in_the_log_how_long_training_stood_still(tmp_path, caplo
         close_all()
     assert "the save of step 7: training stood still for" in caplog.text
     assert "model.ckpt-7 is durable after" in caplog.text
+
+
+class Container(torch.optim.Optimizer):
+    """Optimizers of several parts of a model behind one flat state dict, as TorchTitan's `OptimizersContainer`."""
+
+    def __init__(self, model):
+        self.model = model
+        self.optimizers = [torch.optim.AdamW(part.parameters(), lr=0.01) for part in model]
+        super().__init__(list(model.parameters()), {})
+
+    def step(self, closure=None):
+        for one in self.optimizers:
+            one.step()
+
+    def state_dict(self):
+        flat = {}
+        for number, one in enumerate(self.optimizers):
+            for name, parameter in self.model[number].named_parameters():
+                moments = one.state.get(parameter) or {"exp_avg": torch.zeros_like(parameter)}
+                flat |= {f"state.{number}.{name}.{key}": value for key, value in moments.items()}
+            flat[f"param_groups.{number}.lr"] = one.param_groups[0]["lr"]
+        return flat
+
+    def load_state_dict(self, state):
+        for number, one in enumerate(self.optimizers):
+            for name, parameter in self.model[number].named_parameters():
+                prefix = f"state.{number}.{name}."
+                one.state[parameter] = {
+                    key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+                }
+            one.param_groups[0]["lr"] = state[f"param_groups.{number}.lr"]
+
+
+def test_an_optimizer_whose_state_is_flat_is_loaded(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        return Container(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)))
+
+    def step(optimizer):
+        optimizer.model(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+
+    before = make()
+    step(before)
+    save({"optimizer": before, "model": before.model}, tmp_path / "run", 1).result()
+    after = make()
+    step(after)  # moments of its own, which are filled
+    load(tmp_path / "run", into={"optimizer": after, "model": after.model})
+    assert after.state_dict().keys() == before.state_dict().keys()
+    for one, other in zip(before.state_dict().values(), after.state_dict().values(), strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+def test_an_optimizer_without_moments_and_without_groups_takes_what_is_stored(tmp_path):
+    class Bare(torch.optim.SGD):
+        def state_dict(self):
+            return {"lr": self.param_groups[0]["lr"]}
+
+        def load_state_dict(self, state):
+            self.param_groups[0]["lr"] = state["lr"]
+
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    save({"optimizer": Bare(parameters, lr=0.5)}, tmp_path / "run", 1).result()
+    bare = Bare(parameters, lr=0.1)
+    load(tmp_path / "run", into={"optimizer": bare})
+    assert bare.param_groups[0]["lr"] == 0.5
