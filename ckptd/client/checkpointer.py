@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ckptd.client import environment, options, process_rank
+from ckptd.client import dropping, environment, options, process_rank
 from ckptd.client.direct import DirectTransport, direct_mode_is_for_one
 from ckptd.client.falling_back import Restored
 from ckptd.client.files import files_of, read_state
@@ -46,6 +46,9 @@ class Checkpointer:
 
     Nothing is opened before the first call that needs it: a program may create a `Checkpointer`, fork, and use it in
     the child. The program ends once its saves under way have, or their deadlines. A forked child owes nothing.
+
+    Several of one process may save into one run, as the same rank and with the same options, except `name`. The run is
+    left when the last of them is closed, or was collected and its saves have ended.
 
     An error of a save that nobody has asked for, through its `PendingSave`, is raised by the next call. If there is
     none, the end of the program prints it to stderr, and the exit code is not 0.
@@ -137,11 +140,12 @@ class Checkpointer:
         else:
             if world_size > 1:
                 raise direct_mode_is_for_one(address, member, place.source)
-            self._transport = DirectTransport(address, run, member, self._options)
+            self._transport = DirectTransport(address, run, member, self._options, timeout_s=timeout_s)
         self._lock = threading.Lock()
-        self._under_way = UnderWay(timeout_s, f"{run} at {address}")
+        self._under_way = UnderWay(timeout_s, f"{run} at {address}", self._transport.place)
         self._preparation = Preparation(self._transport)
         self._launcher = Launcher(self._transport, self._preparation, self._under_way)
+        self._keep = dropping.follow(self, self._transport, self._under_way.wait_for_all)
         self._is_closed = False
         self._restored = Restored()
         self._used_by: int | None = None  # the process that used it last
@@ -493,6 +497,7 @@ class Checkpointer:
             if self._is_closed:
                 return
             self._is_closed = True
+        self._keep()
         try:
             self._under_way.wait_for_all()
         finally:

@@ -1,7 +1,8 @@
 """Direct mode: the same engine, in this process, over a store that it opens itself.
 
 One rank only: several need somebody who sees all of them, and that is the daemon. Reading takes no lock, so that any
-number of readers can follow a run; the first save takes the run and keeps it until `close`.
+number of readers can follow a run; the first save takes the run for this process, which keeps it until the last
+`Checkpointer` that saves into it has closed, see `engines`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from ckptd import threads
 from ckptd.client.deadline import Deadline
+from ckptd.client.engines import ENGINES, Engine, holder, new_coordinator
 from ckptd.client.lanes import LaneSource
 from ckptd.client.local_capture import LocalCapture
 from ckptd.client.placement import Placement
 from ckptd.client.rooms import Room, RoomPool
+from ckptd.client.sharing import Hold
 from ckptd.client.transport import Handover, Located, RestoreCall, SaveRequest
 from ckptd.client.turns import Turn
 from ckptd.client.watch import Source, Watch
@@ -33,7 +36,6 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
 from ckptd.engine.series import NamedStep
-from ckptd.engine.settings import Settings
 from ckptd.engine.starts import Agreement
 from ckptd.errors import (
     CkptdError,
@@ -44,15 +46,15 @@ from ckptd.errors import (
     StorageFullError,
     UnavailableError,
 )
+from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import open_store
 from ckptd.watch.follower import Follower
 
 T = TypeVar("T")
 
-_ALLOW_UNFENCED = "CKPTD_ALLOW_UNFENCED"  # the daemon's setting of that name
-_TICK_S = 0.2
+_DEFAULT_TIMEOUT_S = 600.0
 _CHUNK_BYTES = 4 << 20  # no message limits it; larger ones would no longer fit a processor's cache
-_LOCK_WAIT_S = 2.0  # a reader that brings the run in order holds it for a moment
 
 
 class DirectTransport:
@@ -62,21 +64,22 @@ class DirectTransport:
     world_size = 1
     retains_here = True
 
-    def __init__(self, url: str, run: str, member: Member, options: RunOptions) -> None:
+    def __init__(
+        self, url: str, run: str, member: Member, options: RunOptions, *, timeout_s: float = _DEFAULT_TIMEOUT_S
+    ) -> None:
         if member.world_size != 1:
             raise direct_mode_is_for_one(url, member)
         self._store = open_store(url)
         self._run = run
         self._member = member
         self._options = options
+        self.place = place_of(self._store, run)
         self._lock = threading.Lock()
-        self._coordinator: Coordinator | None = None
-        self._epoch = 0
-        self._has_ticked = threading.Event()  # for the last time
+        self._timeout_s = timeout_s
+        self._hold: Hold[Engine] | None = None
         self._is_recovered = False
         self._watches: set[Follower] = set()
         self._is_closed = threading.Event()
-        self._pid: int | None = None
         self._pool = RoomPool()
         self._owns_pool = True
 
@@ -88,8 +91,7 @@ class DirectTransport:
 
     def room(self, size_bytes: int) -> Room:
         """See `Transport.room`."""
-        if self._coordinator is not None:
-            self._check_fork()
+        self._held().join(self._run, self._options, self._timeout_s)
         return self._pool.take(size_bytes)
 
     def prepare(self, size_bytes: int) -> None:
@@ -112,11 +114,12 @@ class DirectTransport:
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Takes the run, if that has not happened yet."""
-        coordinator = self._open()
-        turn.await_earlier(self._epoch, deadline)
+        coordinator = self._open(to_save=True)
+        engine = self._held().common
+        turn.await_earlier(engine.epoch, deadline)
         coordinator.add_manifest(manifest)
         declaration = Declaration(
-            save=SaveRef(self._run, self._epoch, request.step, incarnation=self._member.incarnation),
+            save=SaveRef(self._run, engine.epoch, request.step, incarnation=engine.member.incarnation),
             request_id=request.request_id,
             world_size=1,
             manifest_digest=manifest.digest,
@@ -129,7 +132,8 @@ class DirectTransport:
             write_state=request.write_state,
         )
         assert handover is None or isinstance(handover, LocalCapture)
-        return _await(coordinator.declare(declaration, handover), deadline, "the save could not be planned")
+        answer = _await(coordinator.declare(declaration, handover), deadline, "the save could not be planned")
+        return self._own(answer) if isinstance(answer, Checkpoint) else answer
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """See `Transport.send`."""
@@ -144,14 +148,13 @@ class DirectTransport:
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """See `Transport.outcome`."""
-        return _await(self._open().outcome(save), deadline, f"the outcome of {save} is not known")
+        return self._own(_await(self._open().outcome(save), deadline, f"the outcome of {save} is not known"))
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """See `Transport.await_retention`."""
-        with self._lock:
-            coordinator = self._coordinator
+        coordinator = self._coordinator
         if coordinator is not None:  # closing it waits for that, too
-            save = SaveRef(self._run, self._epoch, checkpoint.step, checkpoint.save_id)
+            save = SaveRef(self._run, 0, checkpoint.step, checkpoint.save_id)
             _await(coordinator.retired(save), deadline, "what retention deletes is not gone")
 
     def abort(self, save: SaveRef, reason: str) -> None:
@@ -187,13 +190,12 @@ class DirectTransport:
 
     def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
         """See `Transport.check_damage`. Takes the run for that, unless somebody else works on it."""
-        save_id, by = located.checkpoint.save_id, self._holder
-        with self._lock:
-            coordinator, is_closed = self._coordinator, self._is_closed.is_set()
+        save_id, by = located.checkpoint.save_id, holder(self._member)
+        coordinator, is_closed = self._coordinator, self._is_closed.is_set()
         if coordinator is not None:
             return coordinator.check_damage(self._run, located.key, save_id, suspicion, by)
         if not is_closed:
-            owner = self._new_coordinator(takes_over=False)
+            owner = new_coordinator(self._store, self._member, takes_over=False)
             try:
                 owner.open()
                 return owner.check_damage(self._run, located.key, save_id, suspicion, by)
@@ -208,7 +210,7 @@ class DirectTransport:
 
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `Transport.set_pinned`."""
-        return self._open().pin(self._run, which, pinned)
+        return self._own(self._open().pin(self._run, which, pinned))
 
     def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
         """See `Transport.delete`."""
@@ -216,7 +218,7 @@ class DirectTransport:
 
     def undelete(self, which: NamedStep) -> Checkpoint:
         """See `Transport.undelete`."""
-        return self._open().undelete(self._run, which)
+        return self._own(self._open().undelete(self._run, which))
 
     def watch(self, name: str, timeout_s: float | None = None) -> Watch:
         """See `Transport.watch`. Reads the state file whenever its directory changes, and takes no lock."""
@@ -248,66 +250,52 @@ class DirectTransport:
         if self._owns_pool:
             self._pool.clear()
         with self._lock:
-            coordinator, self._coordinator = self._coordinator, None
             watches = set(self._watches)
         for source in watches:
             source.close()
-        if coordinator is None or self._pid != os.getpid():
-            return
-        try:
-            coordinator.leave(self._run, self._member, self._epoch)
-        finally:
-            coordinator.close()
-        self._has_ticked.wait(10 * _TICK_S)
+        self.let_go(is_dropped=False)
 
-    def _open(self) -> Coordinator:
-        """Return the engine, after taking the run on the first call."""
+    def mark_dropped(self) -> None:
+        """See `Droppable`."""
+        if self._hold is not None:
+            self._hold.is_dropped = True
+
+    def let_go(self, *, is_dropped: bool = True) -> None:
+        """See `Droppable`. What reads and watches needs the store only."""
+        with self._lock:
+            hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.release(is_dropped=is_dropped)
+
+    def _held(self) -> Hold[Engine]:
+        """Return this transport's part in the engine, which may not have been opened yet."""
         with self._lock:
             if self._is_closed.is_set():
                 raise InvalidRequestError("the Checkpointer was closed")
-            if self._coordinator is not None:
-                self._check_fork()
-                return self._coordinator
-            coordinator, self._epoch = self._take_run()
-            try:
-                threads.start(partial(self._tick, coordinator), "ckptd-tick")
-            except BaseException as error:  # Ctrl-C, too: the next call opens the run anew
-                coordinator.close()
-                if not isinstance(error, RuntimeError):
-                    raise
-                raise UnavailableError(f"no thread could be started: {error}") from error
-            self._pid = os.getpid()
-            self._coordinator = coordinator
-            self._is_recovered = True
-            return coordinator
+            if self._hold is None:
+                key = os.path.realpath(self._store.url) if isinstance(self._store, LocalStore) else self._store.url
+                self._hold = ENGINES.hold((key, self._run), partial(Engine, self._store, self._run, self._member))
+            elif self._hold.is_inherited:
+                raise ConflictError(
+                    "this Checkpointer was used before the process forked, and the run belongs to the parent: "
+                    "make a new one in the child after the parent has closed its own"
+                )
+            return self._hold
 
-    def _check_fork(self) -> None:
-        if self._pid != os.getpid():
-            raise ConflictError(
-                "this Checkpointer was used before the process forked, and the run belongs to the parent: "
-                "make a new one in the child after the parent has closed its own"
-            )
+    @property
+    def _coordinator(self) -> Coordinator | None:
+        """The engine, if this transport has it open."""
+        hold = self._hold
+        return None if hold is None else hold.common.if_open
 
-    def _take_run(self) -> tuple[Coordinator, int]:
-        """Open an engine and join the run, waiting a moment for a reader that brings it in order."""
-        deadline = Deadline(_LOCK_WAIT_S)
-        while True:
-            coordinator = self._new_coordinator(takes_over=True)
-            try:
-                coordinator.open()
-                return coordinator, coordinator.join(self._run, self._member, self._options)
-            except ConflictError as error:
-                coordinator.close()
-                if deadline.has_passed or self._is_closed.wait(_TICK_S):
-                    if error.actual != self._holder:
-                        raise
-                    raise ConflictError(
-                        f"{self._run!r} is held by another Checkpointer of this process: close() it first, "
-                        "or use each in a `with` block"
-                    ) from None
-            except BaseException:
-                coordinator.close()
-                raise
+    def _open(self, *, to_save: bool = False) -> Coordinator:
+        """Return the engine, after taking the run on the first call."""
+        hold = self._held()
+        if to_save:
+            hold.join(self._run, self._options, self._timeout_s)
+        coordinator = hold.common.open(self._options, to_save=to_save)
+        self._is_recovered = True
+        return coordinator
 
     def _recover(self) -> None:
         """Let what a crash left be completed or swept, once, before this process decides where to go on from.
@@ -321,7 +309,7 @@ class DirectTransport:
             self._is_recovered = True
             if next(iter(self._store.list(self._run)), None) is None:
                 return  # nothing there yet, and reading makes nothing
-            coordinator = self._new_coordinator(takes_over=False)
+            coordinator = new_coordinator(self._store, self._member, takes_over=False)
             try:
                 coordinator.open()
                 coordinator.checkpoints(self._run)
@@ -330,25 +318,20 @@ class DirectTransport:
             finally:
                 coordinator.close()
 
-    @property
-    def _holder(self) -> str:
-        """What the lock of the run says of its holder."""
-        return f"direct mode, pid {os.getpid()} on {self._member.host}"
-
-    def _new_coordinator(self, *, takes_over: bool) -> Coordinator:
-        allow_unfenced = os.environ.get(_ALLOW_UNFENCED, "").lower() in ("1", "true", "yes")
-        settings = Settings(shards=1, allow_unfenced=allow_unfenced)
-        return Coordinator(self._store, settings=settings, owns_root=False, takes_over=takes_over, holder=self._holder)
-
-    def _tick(self, coordinator: Coordinator) -> None:
-        try:
-            while not self._is_closed.wait(_TICK_S):
-                coordinator.tick()
-        finally:
-            self._has_ticked.set()
-
     def _located(self, checkpoint: Checkpoint) -> Located:
-        return Located(checkpoint, f"{self._run}/{checkpoint.prefix.rpartition('/')[2]}")
+        own = self._own(checkpoint)
+        return Located(own, f"{self._run}/{own.prefix.rpartition('/')[2]}")
+
+    def _own(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with its prefix as this transport writes the root: another may go by a link."""
+        prefix = self._store.location(f"{self._run}/{checkpoint.prefix.rpartition('/')[2]}")
+        return checkpoint if checkpoint.prefix == prefix else replace(checkpoint, prefix=prefix)
+
+
+def place_of(store: Store, key: str) -> str:
+    """Return what names a directory of a store in `own_saves`."""
+    location = store.location(key) if key else store.url
+    return os.path.realpath(location) if isinstance(store, LocalStore) else location
 
 
 def direct_mode_is_for_one(url: str, member: Member, source: str = "") -> InvalidRequestError:

@@ -18,7 +18,7 @@ import grpc
 from ckptd.client.contact import FirstContact
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.identity import Member, RunOptions
-from ckptd.errors import CkptdError, ConflictError, UnavailableError, VersionMismatchError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError, VersionMismatchError
 from ckptd.wire import addresses, convert, status, versions
 from ckptd.wire.v1 import common_pb2, save_pb2
 
@@ -80,7 +80,13 @@ class Membership:
         self._welcome: Welcome | None = None
         self._latest: Welcome | None = None  # also while the connection is broken: its lease may still hold
         self._fatal: CkptdError | None = None
+        self._is_refused = False
         self._last_error: CkptdError | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the daemon has refused us the place for good: another one has it, or the job has other options."""
+        return self._is_refused
 
     def welcome(self, deadline: Deadline) -> Welcome:
         """Wait until this process is a member, and return what the daemon said.
@@ -161,6 +167,7 @@ class Membership:
                     is_final = not error.retryable
                 if is_final:
                     self._fatal = error
+                    self._is_refused = isinstance(error, ConflictError | InvalidRequestError)
                     self._changed.notify_all()
                     return
             pauses = conflict.backoff if is_conflict else backoff
@@ -196,6 +203,7 @@ class Membership:
         welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id, arena)
         with self._changed:
             self._welcome = self._latest = welcome
+            self._is_refused = False
             self._changed.notify_all()
 
 

@@ -141,6 +141,12 @@ class PendingSave:
             aftermath.await_retention(checkpoint, deadline)
             self._aftermath = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has ended, and what retention deletes because of it is known to be gone."""
+        with self._changed:
+            return self._error is not None or (self._checkpoint is not None and self._aftermath is None)
+
     def wait_until_over(self, timeout: float | None = None) -> bool:
         """Wait until nothing of it is left for this process to do; return whether that came to pass.
 

@@ -21,20 +21,20 @@ import grpc
 from ckptd.client import waits
 from ckptd.client.arenas import ArenaHandover, ArenaRoom
 from ckptd.client.capturing import takes_long
-from ckptd.client.contact import FirstContact
 from ckptd.client.deadline import Backoff, Deadline
-from ckptd.client.host_memory import HostMemory, is_wanted
+from ckptd.client.host_memory import is_wanted
 from ckptd.client.lanes import LaneSource
 from ckptd.client.membership import Membership
 from ckptd.client.placement import Placement
 from ckptd.client.remote_objects import objects_for
 from ckptd.client.rooms import Room, RoomPool
+from ckptd.client.seats import SEATS, Seat
 from ckptd.client.sending import send_lane
+from ckptd.client.sharing import Hold
 from ckptd.client.transport import Handover, Located, RestoreCall, SaveRequest
 from ckptd.client.turns import Turn
 from ckptd.client.watch import Source, Watch
 from ckptd.client.watching import DaemonWatch
-from ckptd.client.ways import Ways
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.damage import Suspicion, Verdict
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
@@ -54,9 +54,7 @@ from ckptd.errors import (
 )
 from ckptd.format.names import ANY_NAME, prefix_for
 from ckptd.wire import addresses, convert, lanes, manifests, status, versions
-from ckptd.wire.channels import open_channel
 from ckptd.wire.chunks import CHUNK_BYTES
-from ckptd.wire.methods import ADMIN, READ, SAVE, WATCH, Stub
 from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
 
 T = TypeVar("T")
@@ -100,40 +98,26 @@ class RemoteTransport:
         self._timeout_s = timeout_s
         self._token = token
         self._ca = ca
-        self._contact = FirstContact(self._address, ca)
-        self._peer = versions.this_peer(member.incarnation)
+        self.place = f"{self._address}/{run}, {member.rank} of {member.world_size}"
+        self._shares_memory = is_wanted()
         self._lock = threading.Lock()
-        self._pid: int | None = None
-        self._channel: grpc.Channel | None = None
-        self._ways: Ways | None = None
-        self._save: Any = None
-        self._read: Any = None
-        self._admin: Any = None
-        self._watch: Any = None
-        self._membership: Membership | None = None
+        self._hold: Hold[Seat] | None = None
         self._objects: Objects | None = None
         self._watches: set[DaemonWatch] = set()
         self._pool = RoomPool()
-        self._shares_memory = is_wanted()
-        self._arenas: HostMemory | None = None
         self._is_closed = threading.Event()
-        self._line = threading.Semaphore()  # of lanes: their bytes go one after the other
 
     # Saving.
 
     def room(self, size_bytes: int) -> Room:
         """See `Transport.room`. The first time it waits a moment for the daemon."""
-        self._open()
-        assert self._membership is not None  # made by `_open`
-        assert self._arenas is not None
-        return self._arenas.room(size_bytes, self._membership, self._member) or self._pool.take(size_bytes)
+        seat, membership = self._joined()
+        return seat.arenas.room(size_bytes, membership, seat.member) or self._pool.take(size_bytes)
 
     def prepare(self, size_bytes: int) -> None:
         """See `Transport.prepare`."""
-        self._open()
-        assert self._membership is not None  # made by `_open`
-        assert self._arenas is not None
-        self._arenas.prepare(size_bytes, self._membership, self._member)
+        seat, membership = self._joined()
+        seat.arenas.prepare(size_bytes, membership, seat.member)
 
     def begin(
         self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
@@ -151,8 +135,11 @@ class RemoteTransport:
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
         """See `Transport.withdraw`. A daemon that has not answered yet knows of no save."""
-        membership = self._membership
-        if membership is None or self.world_size == 1 or not self._contact.is_made or self._pid != os.getpid():
+        hold = self._hold
+        if hold is None or hold.is_inherited or self.world_size == 1 or not hold.common.contact.is_made:
+            return
+        membership = hold.common.if_member
+        if membership is None:
             return
         with contextlib.suppress(CkptdError):
             epoch = membership.welcome(Deadline(0.0)).epoch
@@ -171,15 +158,14 @@ class RemoteTransport:
             checkpoint_name=declaration.name,
         )
         with contextlib.suppress(NotFoundError):
-            if self._call(lambda: self._save.Abort(request, timeout=timeout_s)).withdrawn:
+            if self._call(lambda seat: seat.save.Abort(request, timeout=timeout_s)).withdrawn:
                 raise SessionAbortedError(f"{declaration.save} was given up: {reason}")
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Joins the run first, if that has not happened yet."""
-        self._open()
-        assert self._membership is not None  # made by `_open`
+        _, membership = self._joined()
         if isinstance(handover, ArenaHandover):
             handover.wait(deadline, until_summed=takes_long(manifest))
         backoff = Backoff()
@@ -187,7 +173,7 @@ class RemoteTransport:
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))
         while True:
             waits.waiting_for(f"the daemon at {self._address} to take this rank in")
-            welcome = self._membership.welcome(joining)
+            welcome = membership.welcome(joining)
             waits.waiting_for("its turn: the save before it has not been planned")
             turn.await_earlier(welcome.epoch, deadline)
             waits.waiting_for(f"the daemon at {self._address} to plan it, once every rank has declared its part")
@@ -206,14 +192,15 @@ class RemoteTransport:
                 self._pause(error, deadline, backoff)
             except ConflictError:
                 # Our epoch may be the old one only because we have not noticed yet that the daemon was restarted.
-                if deadline.has_passed or not self._membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):
+                if deadline.has_passed or not membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):
                     raise
 
     def _declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
+        member = self._open().member
         return Declaration(
-            save=SaveRef(self._run, epoch, request.step, rank=self._member.rank, incarnation=self._member.incarnation),
+            save=SaveRef(self._run, epoch, request.step, rank=member.rank, incarnation=member.incarnation),
             request_id=request.request_id,
-            world_size=self._member.world_size,
+            world_size=member.world_size,
             manifest_digest=digest,
             meta_graph=request.meta_graph,
             overwrite=request.overwrite,
@@ -234,7 +221,7 @@ class RemoteTransport:
         while True:
             if turn.given_up is not None:
                 return None
-            replies = self._call(lambda: _declared(self._save.Declare(request, timeout=deadline.remaining_s), turn))
+            replies = self._call(lambda seat: _declared(seat.save.Declare(request, timeout=deadline.remaining_s), turn))
             if replies is None:
                 return None
             kind = replies[0].WhichOneof("kind") if replies else None
@@ -246,18 +233,18 @@ class RemoteTransport:
                 return lanes.assignment_from_wire(replies)
             if is_manifest_sent:
                 raise UnavailableError(f"the daemon at {self._address} does not keep the manifest it was sent")
-            self._call(lambda: self._save.PutManifest(manifests.manifest_parts(manifest), timeout=deadline.remaining_s))
+            self._call(
+                lambda seat: seat.save.PutManifest(manifests.manifest_parts(manifest), timeout=deadline.remaining_s)
+            )
             is_manifest_sent = True
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """See `Transport.send`."""
-        self._open()
-        assert self._ways is not None  # made by `_open`
-        send_lane(self._ways, save, source, deadline, stop, self._line)
+        seat = self._open()
+        send_lane(seat.ways, save, source, deadline, stop, seat.line)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """See `Transport.outcome`. A lost answer is asked for again, also of a daemon that was restarted."""
-        self._open()
         backoff = Backoff()
         waits.waiting_for(f"the daemon at {self._address} to make it durable")
         phase = save_pb2.SAVE_PHASE_FILLING
@@ -271,7 +258,7 @@ class RemoteTransport:
                 )
             request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True)
             try:
-                reply = self._call(partial(self._save.Await, request, timeout=wait_s + _CALL_MARGIN_S))
+                reply = self._await(request)
             except UnavailableError as error:
                 self._pause(error, deadline, backoff)
                 continue
@@ -296,9 +283,9 @@ class RemoteTransport:
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """See `Transport.await_retention`."""
-        self._open()
-        rank, incarnation = self._member.rank, self._member.incarnation
-        save = SaveRef(self._run, 0, checkpoint.step, checkpoint.save_id, rank=rank, incarnation=incarnation)
+        member = self._open().member
+        save = SaveRef(self._run, 0, checkpoint.step, checkpoint.save_id, rank=member.rank)
+        save = replace(save, incarnation=member.incarnation)
         backoff = Backoff()
         while True:
             deadline.check(f"what retention of {self._run} deletes is not gone")
@@ -307,25 +294,31 @@ class RemoteTransport:
                 save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True, until_retired=True
             )
             try:
-                if not self._call(partial(self._save.Await, request, timeout=wait_s + _CALL_MARGIN_S)).retiring:
+                if not self._await(request).retiring:
                     return
             except UnavailableError as error:
                 self._pause(error, deadline, backoff)
             except NotFoundError:
                 return  # also the run is gone
 
+    def _await(self, request: save_pb2.AwaitRequest) -> save_pb2.AwaitReply:
+        reply: save_pb2.AwaitReply = self._call(
+            lambda seat: seat.save.Await(request, timeout=request.wait_s + _CALL_MARGIN_S)
+        )
+        return reply
+
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `Transport.abort`."""
         request = save_pb2.AbortRequest(save=convert.save_to_wire(save), reason=reason[:1000])
         with contextlib.suppress(CkptdError):  # then the save's own deadline ends it
-            self._call(lambda: self._save.Abort(request, timeout=_ABORT_TIMEOUT_S))
+            self._call(lambda seat: seat.save.Abort(request, timeout=_ABORT_TIMEOUT_S))
 
     # Reading.
 
     def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
         """See `Transport.check_damage`."""
         request = read_pb2.CheckDamageRequest(
-            peer=self._peer,
+            peer=self._open().peer,
             run=self._run,
             key=located.key,
             save_id=located.checkpoint.save_id,
@@ -334,7 +327,7 @@ class RemoteTransport:
             reason=suspicion.reason[:_MOST_REASON],
             restoring=self._restoring(call),
         )
-        reply = self._ask(lambda s: _or_none(lambda: self._read.CheckDamage(request, timeout=s)))
+        reply = self._ask(lambda seat, s: _or_none(lambda: seat.read.CheckDamage(request, timeout=s)))
         if reply is None:
             return None
         return Verdict(reply.confirmed, reply.reason, is_listed_no_more=reply.listed_no_more, others=reply.others)
@@ -344,14 +337,14 @@ class RemoteTransport:
         if self._member.world_size == 1:
             return (Agreement.AGREED if is_whole else Agreement.GO_BACK), ""
         request = read_pb2.AgreeRequest(
-            peer=self._peer,
+            peer=self._open().peer,
             run=self._run,
             name=name,
             restoring=self._restoring(call),
             prefix=located.checkpoint.prefix,
             whole=is_whole,
         )
-        reply = self._ask(lambda s: self._read.Agree(request, timeout=s))
+        reply = self._ask(lambda seat, s: seat.read.Agree(request, timeout=s))
         return _AGREEMENTS.get(reply.agreement, Agreement.GO_BACK), reply.missing
 
     def _restoring(self, call: RestoreCall | None) -> read_pb2.Restoring | None:
@@ -364,8 +357,8 @@ class RemoteTransport:
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """See `Transport.latest`."""
         restoring = self._restoring(call)
-        request = read_pb2.LatestRequest(peer=self._peer, run=self._run, name=name, restoring=restoring)
-        reply = self._ask(lambda s: self._read.Latest(request, timeout=s))
+        request = read_pb2.LatestRequest(peer=self._open().peer, run=self._run, name=name, restoring=restoring)
+        reply = self._ask(lambda seat, s: seat.read.Latest(request, timeout=s))
         self._learn_root(reply.root, reply.root_id, reply.arena)
         if not reply.HasField("checkpoint"):
             return None
@@ -380,25 +373,29 @@ class RemoteTransport:
 
     def checkpoints(self) -> list[Located]:
         """See `Transport.checkpoints`."""
-        reply = self._ask(lambda s: self._read.List(read_pb2.ListRequest(peer=self._peer, run=self._run), timeout=s))
+        reply = self._ask(
+            lambda seat, s: seat.read.List(read_pb2.ListRequest(peer=self._open().peer, run=self._run), timeout=s)
+        )
         self._learn_root(reply.root, reply.root_id, reply.arena)
         return [self._located(checkpoint) for checkpoint in reply.checkpoints]
 
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `Transport.set_pinned`."""
-        request = admin_pb2.PinRequest(peer=self._peer, run=self._run, pinned=pinned)
-        reply = self._ask(lambda s: self._admin.Pin(self._naming(request, which), timeout=s))
+        request = admin_pb2.PinRequest(peer=self._open().peer, run=self._run, pinned=pinned)
+        reply = self._ask(lambda seat, s: seat.admin.Pin(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
     def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
         """See `Transport.delete`."""
-        request = admin_pb2.DeleteRequest(peer=self._peer, run=self._run, for_good=for_good, even_latest=even_latest)
-        self._ask(lambda s: self._admin.Delete(self._naming(request, which), timeout=s))
+        request = admin_pb2.DeleteRequest(
+            peer=self._open().peer, run=self._run, for_good=for_good, even_latest=even_latest
+        )
+        self._ask(lambda seat, s: seat.admin.Delete(self._naming(request, which), timeout=s))
 
     def undelete(self, which: NamedStep) -> Checkpoint:
         """See `Transport.undelete`."""
-        request = admin_pb2.UndeleteRequest(peer=self._peer, run=self._run)
-        reply = self._ask(lambda s: self._admin.Undelete(self._naming(request, which), timeout=s))
+        request = admin_pb2.UndeleteRequest(peer=self._open().peer, run=self._run)
+        reply = self._ask(lambda seat, s: seat.admin.Undelete(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
     def _naming(self, request: Naming, which: NamedStep) -> Naming:
@@ -413,8 +410,7 @@ class RemoteTransport:
         if self._objects is None:
             self.latest(ANY_NAME)  # tells the root
         assert self._objects is not None
-        assert self._arenas is not None
-        return self._arenas.objects(key, self._objects)
+        return self._open().arenas.objects(key, self._objects)
 
     def watch(self, name: str, timeout_s: float | None = None) -> Watch:
         """See `Transport.watch`. Raises `UnavailableError` once the daemon was away for the transport's `timeout_s`."""
@@ -423,12 +419,12 @@ class RemoteTransport:
     @contextlib.contextmanager
     def watching(self, name: str) -> Iterator[Source]:
         """Open a watch, and free it in the end."""
-        self._open()
+        seat = self._open()
         source = DaemonWatch(
-            partial(self._open_watch, name),
+            partial(self._open_watch, seat, name),
             address=str(self._address),
             timeout_s=self._timeout_s,
-            contact=self._contact,
+            contact=seat.contact,
             name=name,
         )
         with self._lock:
@@ -442,9 +438,9 @@ class RemoteTransport:
             with self._lock:
                 self._watches.discard(source)
 
-    def _open_watch(self, name: str, after_save_id: str) -> Any:
-        return self._watch.Watch(
-            watch_pb2.WatchRequest(peer=self._peer, run=self._run, after_save_id=after_save_id, name=name)
+    def _open_watch(self, seat: Seat, name: str, after_save_id: str) -> Any:
+        return seat.watch.Watch(
+            watch_pb2.WatchRequest(peer=seat.peer, run=self._run, after_save_id=after_save_id, name=name)
         )
 
     # The connection.
@@ -452,88 +448,100 @@ class RemoteTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         self._is_closed.set()
-        self._contact.close()
         self._pool.clear()
         with self._lock:
-            membership, channel, watches = self._membership, self._channel, set(self._watches)
-            arenas, ways = self._arenas, self._ways
-        if self._pid not in (None, os.getpid()):
+            watches = set(self._watches)
+        if self._hold is None or self._hold.is_inherited:
             return  # a forked child must not touch its parent's connections
         for source in watches:
             source.close()
-        if arenas is not None:
-            arenas.close()
-        if membership is not None:
-            membership.close()
-        if ways is not None:
-            ways.close()
-        if channel is not None:
-            channel.close()
+        self.let_go(is_dropped=False)
 
-    def _open(self) -> None:
+    def mark_dropped(self) -> None:
+        """See `Droppable`."""
+        if self._hold is not None:
+            self._hold.is_dropped = True
+
+    def let_go(self, *, is_dropped: bool = True) -> None:
+        """See `Droppable`."""
+        hold = self._hold
+        if hold is not None:
+            hold.release(is_dropped=is_dropped)
+
+    def _open(self) -> Seat:
+        """Return this process's seat at the daemon."""
         with self._lock:
             if self._is_closed.is_set():
                 raise InvalidRequestError("the Checkpointer was closed")
-            if self._pid is not None:
-                if self._pid != os.getpid():
+            if self._hold is not None:
+                if self._hold.is_inherited:
                     raise ConflictError(
                         "this Checkpointer was used before the process forked, and gRPC does not survive that: "
                         "make a new one in the child"
                     )
-                return
-            pid = os.getpid()
-            if self._member.pid != pid:  # made before a fork: every child lives a life of its own
-                self._member = replace(self._member, incarnation=versions.new_incarnation(), pid=pid)
-            self._peer = versions.this_peer(self._member.incarnation)
-            connect = partial(open_channel, token=self._token, ca=self._ca)
-            self._channel = connect(self._address)
-            self._contact.over(self._channel)
-            self._save, self._read = Stub(self._channel, SAVE), Stub(self._channel, READ)
-            self._ways = Ways(self._save, self._address, connect)
-            self._admin, self._watch = Stub(self._channel, ADMIN), Stub(self._channel, WATCH)
-            self._membership = Membership(
-                self._save, str(self._address), self._run, self._member, self._options, self._peer, self._contact
+                return self._hold.common
+            if self._member.pid != os.getpid():  # made before a fork: every child lives a life of its own
+                self._member = replace(self._member, incarnation=versions.new_incarnation(), pid=os.getpid())
+            key = (str(self._address), self._run, self._member.rank, self.world_size, self._token, self._ca)
+            make = partial(
+                Seat,
+                self._address,
+                self._run,
+                self._member,
+                token=self._token,
+                ca=self._ca,
+                shares_memory=self._shares_memory,
             )
-            self._arenas = HostMemory(self._address, self._run, self._peer, is_wanted=self._shares_memory)
-            self._pid = pid  # at last: what ends this half way, Ctrl-C too, leaves it to the next call
+            self._hold = SEATS.hold(key, make)
+            return self._hold.common
 
-    def _ask(self, call: Callable[[float], T]) -> T:
+    def _joined(self) -> tuple[Seat, Membership]:
+        """Return the seat, and the membership of the run that belongs to it; it may still be waited for."""
+        seat = self._open()
+        assert self._hold is not None  # made by `_open`
+        self._hold.join(self._run, self._options, self._timeout_s)
+        return seat, seat.membership(self._options)
+
+    def _ask(self, call: Callable[[Seat, float], T]) -> T:
         """Make a short call, again while the daemon is away, within `timeout_s`."""
-        self._open()
-        deadline, backoff = self._contact.bounded(Deadline(self._timeout_s)), Backoff()
+        contact = self._open().contact
+        deadline, backoff = contact.bounded(Deadline(self._timeout_s)), Backoff()
         while True:
             try:
-                return self._call(lambda: call(deadline.remaining_s))
+                return self._call(lambda seat: call(seat, deadline.remaining_s))
             except UnavailableError as error:
                 if error.is_answer:
                     raise
                 self._pause(error, deadline, backoff)
 
-    def _call(self, call: Callable[[], T]) -> T:
+    def _call(self, call: Callable[[Seat], T]) -> T:
+        seat = self._open()
+        contact = seat.contact
         try:
-            self._contact.check()
-            answer = call()
+            contact.check()
+            answer = call(seat)
         except grpc.RpcError as error:
             failure = status.from_wire(error, address=str(self._address))
-            self._contact.failed(failure, of_call=True)
+            contact.failed(failure, of_call=True)
             raise failure from None
         except CkptdError as failure:
-            self._contact.failed(failure)
+            contact.failed(failure)
             raise
-        self._contact.made()
+        contact.made()
         return answer
 
     def _pause(self, error: CkptdError, deadline: Deadline, backoff: Backoff) -> None:
         """Wait before the next attempt; raise the error when there is no time for one."""
         pause_s = backoff.next_s(deadline)
         if deadline.remaining_s <= pause_s or self._is_closed.wait(pause_s):
-            raise self._contact.given_up(error, deadline) from None
+            assert self._hold is not None  # something was called
+            raise self._hold.common.contact.given_up(error, deadline) from None
 
     def _learn_root(self, root: str, root_id: str, arena: common_pb2.ArenaAddress) -> None:
-        assert self._arenas is not None  # made by `_open`
-        self._arenas.learn(arena)
+        seat = self._open()
+        seat.arenas.learn(arena)
         if self._objects is None:
-            self._objects = objects_for(self._read, str(self._address), self._peer, root, root_id, self._timeout_s)
+            self._objects = objects_for(seat.read, str(self._address), seat.peer, root, root_id, self._timeout_s)
 
     def _located(self, message: common_pb2.Checkpoint) -> Located:
         return Located(convert.checkpoint_from_wire(message), message.key)

@@ -82,6 +82,8 @@ class Transport(Protocol):
 
     chunk_bytes: int
     world_size: int
+    place: str
+    """What it saves to, the same for all who save there as this rank; see `own_saves`."""
     retains_here: bool
     """Whether this process does what retention says, and ends only when that is over."""
 
@@ -170,6 +172,12 @@ class Transport(Protocol):
 
     def objects(self, key: str) -> Objects:
         """Return what the bytes of the checkpoint with this prefix are read from."""
+
+    def mark_dropped(self) -> None:
+        """See `dropping.Droppable`."""
+
+    def let_go(self) -> None:
+        """See `dropping.Droppable`."""
 
     def close(self) -> None:
         """Leave the run and free everything. Harmless when repeated."""

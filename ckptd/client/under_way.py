@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from ckptd.client import ending, waits
+from ckptd.client import ending, own_saves, waits
 from ckptd.client.deadline import Deadline
 from ckptd.client.pending import PendingSave
 from ckptd.errors import CkptdError, UnavailableError
@@ -22,17 +22,23 @@ class UnderWay:
     A forked child has no saves under way: those of its parent are the parent's.
     """
 
-    def __init__(self, timeout_s: float, where: str) -> None:
-        """Have nothing under way yet; `where` is for messages, what they save to."""
+    def __init__(self, timeout_s: float, where: str, place: str = "") -> None:
+        """Have nothing under way yet.
+
+        Args:
+            timeout_s: see the class.
+            where: what they save to, for messages.
+            place: the same for `own_saves`. With it, what is asked is about all of this process who save there.
+        """
         self._timeout_s = timeout_s
         self._where = where
+        self._place = place
         self._begin()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._pending: list[PendingSave] = []
-        self._last_saved: PendingSave | None = None  # of those forgotten; what it means for others may not be over
 
     def _check_fork(self) -> None:
         if self._pid != os.getpid():
@@ -42,6 +48,8 @@ class UnderWay:
         """Take one in; the end of the program waits for it, too."""
         self._check_fork()
         ending.owe(pending, self._where, self._timeout_s)
+        if self._place:
+            own_saves.add(self._place, pending)
         with self._lock:
             self._pending.append(pending)
 
@@ -88,11 +96,15 @@ class UnderWay:
         """
         self._check_fork()
         deadline = deadline or Deadline(self._timeout_s + _CLOSE_MARGIN_S)
-        with self._lock:
-            meant = [one for one in self._pending if one.is_of(step, name)]
-        for one in meant:
-            if not one.wait(deadline.remaining_s):
+        for one in self._of_place():
+            if one.is_of(step, name) and not one.wait(deadline.remaining_s):
                 raise UnavailableError(f"{one} has not ended within {deadline.timeout_s:g} s; it goes on")
+
+    def _of_place(self) -> list[PendingSave]:
+        if self._place:
+            return own_saves.of(self._place)
+        with self._lock:
+            return list(self._pending)
 
     def settle(self, step: int | None, name: str | None) -> None:
         """Wait until those of a step and a name have ended, and until what retention deletes because of it is gone.
@@ -102,12 +114,8 @@ class UnderWay:
         """
         deadline = Deadline(self._timeout_s + _CLOSE_MARGIN_S)
         self.await_ends(step, name, deadline)
-        with self._lock:
-            ended = [
-                one for one in [self._last_saved, *self._pending] if one is not None and one.checkpoint is not None
-            ]
-        if ended:  # what the last of them deletes includes what those before it did
-            ended[-1].await_aftermath(deadline)
+        for one in self._of_place():
+            one.await_aftermath(deadline)
 
     def unseen(self) -> CkptdError | None:
         """Return the first error that nobody has looked at; this is not to look at it."""
@@ -124,7 +132,4 @@ class UnderWay:
                 if error is not None:
                     error.add_note(f"this is about {pending}, which nobody waited for")
                     raise error
-            for pending in [pending for pending in self._pending if pending.done()]:
-                self._pending.remove(pending)
-                if pending.checkpoint is not None:
-                    self._last_saved = pending
+            self._pending = [pending for pending in self._pending if not pending.done()]

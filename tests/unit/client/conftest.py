@@ -2,7 +2,20 @@ from __future__ import annotations
 
 import pytest
 
+from ckptd.client.engines import ENGINES
+from ckptd.client.seats import SEATS
 from tests.unit.client.daemon import Daemon
+
+
+@pytest.fixture
+def another_process():
+    """Return what makes the next `Checkpointer` share nothing with those that are there, as in another process."""
+
+    def begin():
+        ENGINES.forget()
+        SEATS.forget()
+
+    return begin
 
 
 @pytest.fixture

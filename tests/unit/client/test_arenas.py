@@ -75,7 +75,7 @@ def same(restored, arrays):
 
 
 def lent(ckpt):
-    return ckpt._transport._arenas._rooms
+    return ckpt._transport._open().arenas._rooms
 
 
 def test_nothing_is_sent_and_the_checkpoint_is_whole(daemon, connect, monkeypatch):
@@ -154,7 +154,7 @@ def test_too_little_memory_means_sending(tmp_path):
     try:
         with ckptd.Checkpointer(daemon.address, run="r", rank=0, world_size=1, timeout_s=BOUND_S) as ckpt:
             ckpt.save(1, ARRAYS).result(BOUND_S)
-            assert "--arena-bytes" in ckpt._transport._arenas.why_not
+            assert "--arena-bytes" in ckpt._transport._open().arenas.why_not
         assert ckptd.verify(daemon.root / "r").ok
     finally:
         daemon.stop()

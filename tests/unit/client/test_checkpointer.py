@@ -393,26 +393,27 @@ def test_reading_changes_nothing(tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_readers_do_not_stand_in_the_way_of_the_one_who_saves(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.client.direct._LOCK_WAIT_S", 0.3)
+def test_readers_do_not_stand_in_the_way_of_the_one_who_saves(tmp_path, monkeypatch, another_process):
+    monkeypatch.setattr("ckptd.client.engines._LOCK_WAIT_S", 0.3)
     with open_run(str(tmp_path)) as reader, open_run(str(tmp_path)) as writer:
         assert reader.latest() is None
         writer.save(1, {"a": W}).result(BOUND_S)
         assert (reader.restore()["a"] == W).all()
         writer.save(2, {"a": W}).result(BOUND_S)
+        another_process()
         with pytest.raises(ConflictError):
             reader.save(3, {"a": W}).result(BOUND_S)
 
 
-def test_a_second_one_of_the_same_process_is_refused_in_words_that_help(tmp_path):
-    """A cell of a notebook that is run twice."""
-    first = Checkpointer(str(tmp_path), "r")
-    first.save(1, {"a": W}).result()
-    with Checkpointer(str(tmp_path), "r") as second:
-        with pytest.raises(ConflictError, match="'r' is held by another Checkpointer of this process: close"):
-            second.save(2, {"a": W}).result()
+def test_one_that_names_the_directory_otherwise_is_refused_in_words_that_help(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptd.client.engines._LOCK_WAIT_S", 0.3)
+    first = Checkpointer(str(tmp_path), "a/r")
+    first.save(1, {"a": W}).result(BOUND_S)
+    with Checkpointer(str(tmp_path / "a"), "r") as second:
+        with pytest.raises(ConflictError, match="another Checkpointer of this process, which names it by another root"):
+            second.save(2, {"a": W}).result(BOUND_S)
         first.close()
-        assert second.save(2, {"a": W}).result().step == 2
+        assert second.save(2, {"a": W}).result(BOUND_S).step == 2
 
 
 def test_a_second_process_takes_over_after_the_first_has_closed(tmp_path):

@@ -228,12 +228,13 @@ def test_an_older_peer_reads_a_version_mismatch_as_a_conflict():
         assert type(status.unpack(packed)) is ConflictError
 
 
-def test_a_run_in_use_is_tried_with_pauses_and_told_once_in_a_while(tmp_path, monkeypatch, caplog):
+def test_a_run_in_use_is_tried_with_pauses_and_told_once_in_a_while(tmp_path, monkeypatch, caplog, another_process):
     monkeypatch.setattr(membership, "FIRST_CONFLICT_WAIT_S", 3.0)
     daemon = Daemon(tmp_path / "root")
     try:
         with ckptd.Checkpointer(daemon.address, "r") as holder, caplog.at_level(logging.INFO):
             holder.save(1, {"w": np.ones(3)}).result()
+            another_process()
             with ckptd.Checkpointer(daemon.address, "r") as second, pytest.raises(ConflictError, match="in use"):
                 second.save(2, {"w": np.ones(3)}).result()
     finally:

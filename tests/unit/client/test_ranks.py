@@ -202,10 +202,11 @@ def test_a_published_save_is_found_after_its_answer_was_lost(daemon, monkeypatch
         assert ckpt.save(1, {"a": FULL}).result(BOUND_S).step == 1
 
 
-def test_a_second_trainer_is_refused_while_the_first_lives(daemon, monkeypatch):
+def test_a_second_trainer_is_refused_while_the_first_lives(daemon, monkeypatch, another_process):
     monkeypatch.setattr(membership, "FIRST_CONFLICT_WAIT_S", 0.3)
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as first:
         first.save(1, {"a": FULL}).result(BOUND_S)
+        another_process()
         with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as second:
             with pytest.raises(ConflictError, match="rank 0"):
                 second.save(2, {"a": FULL}).result(BOUND_S)
@@ -270,10 +271,10 @@ def test_a_watch_survives_a_restart_and_never_goes_back(daemon):
 def test_a_forked_child_is_told_to_make_its_own(daemon):
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         ckpt.latest()
-        ckpt._transport._pid -= 1
+        ckpt._transport._hold._pid -= 1
         with pytest.raises(ConflictError, match="forked.*make a new one in the child"):
             ckpt.latest()
-        ckpt._transport._pid += 1
+        ckpt._transport._hold._pid += 1
         assert ckpt.latest() is None
 
 

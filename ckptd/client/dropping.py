@@ -1,0 +1,100 @@
+"""`Checkpointer`s that were collected and not closed: each leaves its run once its saves have ended.
+
+The collector calls at any moment, in any thread, with whatever lock that holds. So nothing is done there but to note
+it, in a queue that needs no lock of Python's; a thread that waits there does the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from ckptd import threads
+from ckptd.errors import CkptdError
+
+_log = logging.getLogger("ckptd.client")
+
+
+class Droppable(Protocol):
+    """What is left of a `Checkpointer`."""
+
+    def mark_dropped(self) -> None:
+        """Note that it was dropped. Called by the collector: takes no lock."""
+
+    def let_go(self) -> None:
+        """Leave the run. What still reads through it may go on."""
+
+
+class _Dropped:
+    """The thread of this process, and what it is told by."""
+
+    def __init__(self) -> None:
+        self.queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_begun = False
+
+    def begin(self) -> None:
+        if self._is_begun:
+            return
+        with self._lock:
+            if not self._is_begun:
+                with contextlib.suppress(RuntimeError):  # no thread is to be had now: the next call tries again
+                    threading.Thread(target=_serve, args=(self.queue,), name="ckptd-dropped", daemon=True).start()
+                    self._is_begun = True
+
+
+def _serve(dropped: queue.SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        work = dropped.get()
+        try:
+            threads.start(work, "ckptd-drop")  # one that waits for its saves holds up no other
+        except RuntimeError:
+            threads.guarded(work)
+        del work
+
+
+_dropped = _Dropped()
+
+
+def _forget() -> None:
+    global _dropped
+    _dropped = _Dropped()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def begin() -> None:
+    """Be ready: called by whatever makes something that is to be left one day."""
+    _dropped.begin()
+
+
+def follow(owner: object, what: Droppable, wait: Callable[[], None]) -> Callable[[], object]:
+    """Have `what` dropped once `owner` was collected and `wait` has returned; return what takes that back.
+
+    Neither may refer to the owner. At the end of the program nothing is dropped: that is `ending`'s.
+    """
+    finalizer = weakref.finalize(owner, _note, what, wait)
+    finalizer.atexit = False
+    return finalizer.detach
+
+
+def _note(what: Droppable, wait: Callable[[], None]) -> None:
+    what.mark_dropped()
+    _dropped.queue.put(partial(_drop, what, wait))
+
+
+def _drop(what: Droppable, wait: Callable[[], None]) -> None:
+    try:
+        wait()
+    except CkptdError as error:  # the end of the program tells of the save
+        _log.debug("a Checkpointer that was dropped leaves its run: %s", error)
+    finally:
+        what.let_go()

@@ -1,0 +1,52 @@
+"""The saves that this process has begun and that are not over, by the place that they go to, whoever began them.
+
+A question about what a job has begun is answered when that has ended: after `save(2)` the latest is 2, whether the same
+`Checkpointer` is asked, another one, or a plain function that takes a path.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from ckptd.client.pending import PendingSave
+
+
+class _OwnSaves:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.by_place: dict[str, list[PendingSave]] = {}
+
+
+_own = _OwnSaves()
+
+
+def _forget() -> None:
+    global _own
+    _own = _OwnSaves()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def add(place: str, pending: PendingSave) -> None:
+    """Take one in that has begun, in the order in which they begin."""
+    with _own.lock:
+        for each in list(_own.by_place):
+            rest = _left(_own.by_place.pop(each))
+            if rest:
+                _own.by_place[each] = rest
+        _own.by_place.setdefault(place, []).append(pending)
+
+
+def of(place: str) -> list[PendingSave]:
+    """Return those that go to a place and are not over: that have not ended, or whose retention may not be over."""
+    with _own.lock:
+        return _left(_own.by_place.get(place, []))
+
+
+def _left(saves: list[PendingSave]) -> list[PendingSave]:
+    left = [one for one in saves if not one.is_settled]
+    ended = [one for one in left if one.done()]
+    # What the last one deletes includes what those before it do.
+    return [one for one in left if one not in ended[:-1]]
