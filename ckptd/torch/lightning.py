@@ -7,11 +7,13 @@ saved again there replaces it, and what Lightning removes goes once everything t
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import io
 import logging
 import pickle
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,9 @@ from ckptd.client.pending import PendingSave
 from ckptd.client.rooms import RoomPool
 from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
-from ckptd.format.names import ANY_NAME
+from ckptd.format.names import ANY_NAME, check_run_name
 from ckptd.torch import lightning_paths as paths
-from ckptd.torch.lightning_values import plain
+from ckptd.torch.lightning_values import plain, with_containers, without_note
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run
 from ckptd.torch.saving import save
@@ -44,6 +46,7 @@ except ImportError:  # it is installed under its older name
     _cloud_io = importlib.import_module("lightning_fabric.utilities.cloud_io")
 
 _CALLBACKS = ("lightning.pytorch.callbacks.checkpoint", "pytorch_lightning.callbacks.checkpoint")
+_NOT_IN_RUN_NAMES = re.compile(r"[^\w.+=@,-]")
 _MOST_UNDER_WAY = 2  # each holds a copy of the state
 
 
@@ -73,8 +76,9 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
         Args:
             address: a daemon's; None means ``CKPTD_ADDRESS``. Without one, they go to the paths that Lightning names.
-            run: with a daemon, the directory below its root: a path's last part is a run in there. At the path itself
-                lies a small file that points to it, which Lightning lists, links and removes.
+            run: with a daemon, the directory below its root: a path's last part is a run in there, with ``@`` and a
+                sum of the path where another path has that run. At the path itself lies a small file that points to
+                the run, which Lightning lists, links and removes.
             options: of each `ckptd.Checkpointer` that is made.
         """
         self._address = given_address(address)
@@ -86,6 +90,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         self._rooms = RoomPool()
         self._open: dict[str, _Open] = {}
         self._removals: dict[str, list[PendingSave]] = {}
+        self._runs: dict[str, str] = {}  # with a daemon, those that this process has saved to
 
     def __getstate__(self) -> dict[str, Any]:
         """Return where checkpoints go: a copy, in a process that Lightning spawns say, has nothing under way."""
@@ -112,8 +117,10 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         known = self._open.pop(where, None)
         file_system = _cloud_io.get_filesystem(where)
         is_new = known.is_new and known.pending.checkpoint is None if known else not paths.is_there(where, file_system)
-        paths.occupy(where, self._run_of(where) if self._address else None, file_system)
-        checkpointer = known.checkpointer if known else Checkpointer(*self._place(where), **self._options)
+        run = self._run_to_save(where) if self._address else None
+        paths.occupy(where, run, file_system)
+        place = (self._address, run) if run else self._place(where)
+        checkpointer = known.checkpointer if known else Checkpointer(*place, **self._options)
         if known is None:
             checkpointer.share_rooms(self._rooms)  # fresh memory for every path would be slow to fill
         try:
@@ -144,19 +151,54 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             MissingCheckpointError: nothing was saved there.
             InvalidRequestError: a file of Lightning's own holds objects that only unpickling would bring back.
         """
+        return without_note(self._load(path, map_location))
+
+    def _load(self, path: AnyPath, map_location: Any) -> dict[str, Any]:
         where = paths.target_of(path)
         self._close(where)
         if paths.is_foreign_file(where):
             return _load_lightning_file(where, map_location)
         device = map_location if isinstance(map_location, (str, torch.device)) else None
         try:
-            with Checkpointer(*self._place(where), **self._options) as checkpointer:
-                state: dict[str, Any] = load(checkpointer, device=device)
+            return self._load_at(self._place(where, is_bare="/" not in as_text(path)), device)
         except NotFoundError as error:
             if error.key is not None:  # of a checkpoint that is there
                 raise
-            raise MissingCheckpointError(_what_is_missing(as_text(path), where, error)) from None
+            beside = self._newest_beside(where) if paths.leads_to_the_newest(path) else None
+            if beside is None:
+                missing = MissingCheckpointError(_what_is_missing(as_text(path), where, error))
+                self._tell_of_the_run(where, missing)
+                raise missing from None
+        _log.warning("%s: its save never became durable; %s is loaded, the newest that did", as_text(path), beside)
+        return self._load_at(self._place(beside), device)
+
+    def _load_at(self, place: tuple[str, str], device: torch.device | str | None) -> dict[str, Any]:
+        with Checkpointer(*place, **self._options) as checkpointer:
+            state: dict[str, Any] = load(checkpointer, device=device)
         return state
+
+    def _tell_of_the_run(self, where: str, missing: MissingCheckpointError) -> None:
+        run = self._run_of(where)
+        if self._address and not paths.read_pointer(where) and self._holds(run):
+            missing.add_note(
+                f"the daemon has a checkpoint in its run {run!r}, and no pointer at {where} says that it belongs to "
+                f"this path: if it is the one, load it by its name alone, {where.rpartition('/')[2]!r}"
+            )
+
+    def _newest_beside(self, where: str) -> str | None:
+        """Return the newest whole checkpoint in the directory of a place where one was begun; None if there is none."""
+        if not Path(where).exists():  # nothing was begun: the path is a wrong one
+            return None
+        steps = {}
+        for one in paths.siblings_of(where):
+            if (Path(one).is_dir() or paths.read_pointer(one)) and (step := self._step_at(one)) is not None:
+                steps[one] = step, Path(one).stat().st_mtime
+        return max(steps, key=steps.__getitem__, default=None)
+
+    def _step_at(self, where: str) -> int | None:
+        with Checkpointer(*self._place(where), **self._options) as checkpointer:
+            latest = checkpointer.latest()
+        return None if latest is None else latest.step
 
     def load_from_checkpoint(
         self,
@@ -183,7 +225,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             MissingCheckpointError: nothing was saved there.
         """
         content = io.BytesIO()
-        torch.save(self.load_checkpoint(path, map_location), content)
+        torch.save(with_containers(self._load(path, map_location)), content)
         content.seek(0)
         call = module_class.load_from_checkpoint
         if "weights_only" in inspect.signature(call).parameters:  # since Lightning 2.6
@@ -214,22 +256,42 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         finally:
             self._rooms.clear()
 
-    def _run_of(self, where: str) -> str:
+    def _run_of(self, where: str, *, alone: bool = False) -> str:
+        """Return the run of a path that has no pointer; with `alone` one that no other path has."""
         name = where.rpartition("/")[2]
-        # No run's name begins with a dot; that of a file which Lightning's launchers pass between processes does.
-        return f"{self._run}/{'hidden' if name.startswith('.') else ''}{name}"
+        if not _can_name_a_run(name):  # that of a file which Lightning's launchers pass between processes begins so: .
+            name, alone = f"x{_NOT_IN_RUN_NAMES.sub('_', name)}", True
+        own = f"@{hashlib.sha256(where.encode()).hexdigest()[:12]}" if alone else ""
+        return f"{self._run}/{name}{own}"
 
-    def _place(self, where: str) -> tuple[str, str]:
+    def _run_to_save(self, where: str) -> str:
+        """Return the run that a path has or gets. What another path has there would be replaced, and is left alone."""
+        run = paths.read_pointer(where) or self._runs.get(where)
+        if run is None:
+            run = self._run_of(where)
+            others = {taken for place, taken in self._runs.items() if place != where}
+            if run in others or not paths.is_local(where) or self._holds(run):
+                run = self._run_of(where, alone=True)
+        self._runs[where] = run
+        return run
+
+    def _holds(self, run: str) -> bool:
+        with Checkpointer(self._address, run, **self._options) as checkpointer:
+            return bool(checkpointer.checkpoints(name=ANY_NAME))
+
+    def _place(self, where: str, *, is_bare: bool = False) -> tuple[str, str]:
+        """Return address and run of a path; one that `is_bare`, a name without a directory, may mean a run itself."""
         pointed = paths.read_pointer(where)
         if self._address:
-            return self._address, pointed or self._run_of(where)
+            # Without a pointer the run of that name may be another path's.
+            return self._address, pointed or self._runs.get(where) or self._run_of(where, alone=not is_bare)
         if pointed:
             raise InvalidRequestError(
                 f"a daemon has this checkpoint, in its run {pointed!r}, and no daemon is named: "
                 "CkptdCheckpointIO(address), or CKPTD_ADDRESS in the environment",
                 key=where,
             )
-        if where.rpartition("/")[2].startswith("."):
+        if paths.is_local(where) and not _can_name_a_run(where.rpartition("/")[2]):
             return where, "checkpoint"
         return address_and_run(where, "")
 
@@ -271,6 +333,9 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         if paths.is_foreign_file(where):
             Path(where).unlink(missing_ok=True)
             return
+        if self._address and paths.read_pointer(where) is None and where not in self._runs:
+            _log.warning("%s: no pointer to a daemon's run is there, so nothing is removed", where)
+            return  # the run of that name may be another path's
         with Checkpointer(*self._place(where), **self._options) as checkpointer:
             for checkpoint in checkpointer.checkpoints(name=ANY_NAME):
                 if checkpoint.step is not None:  # as `save_checkpoint` gives one to each
@@ -280,7 +345,16 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
                     except ConflictError as error:
                         _log.warning("%s is kept: %s", where, error)
                         return
+        self._runs.pop(where, None)
         paths.clear(where, _cloud_io.get_filesystem(where))
+
+
+def _can_name_a_run(name: str) -> bool:
+    try:
+        check_run_name(name)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 def _is_called_by_a_callback() -> bool:

@@ -38,7 +38,7 @@ def is_local(where: str) -> bool:
 
 def place_of(path: AnyPath) -> str:
     """Return the one text by which a path is known here, however it is written."""
-    text = as_text(path)
+    text = as_text(path).removeprefix("file://")
     return os.path.abspath(text) if is_local(text) else text.rstrip("/")  # noqa: PTH100 (text, as it came)
 
 
@@ -61,6 +61,22 @@ def is_there(where: str, file_system: Any) -> bool:
 def is_foreign_file(where: str) -> bool:
     """Tell whether a file lies there that is no pointer: one of Lightning's own checkpoints, say."""
     return is_local(where) and Path(where).is_file() and read_pointer(where) is None
+
+
+def leads_to_the_newest(path: AnyPath) -> bool:
+    """Tell whether this names no certain checkpoint, but the last one: by a link, or by Lightning's name for it."""
+    where = place_of(path)
+    return is_local(where) and (Path(where).is_symlink() or Path(where).name.startswith("last"))
+
+
+def siblings_of(where: str) -> list[str]:
+    """Return the other places beside this one whose names end alike; no links."""
+    path = Path(where)
+    if not is_local(where) or not path.parent.is_dir():
+        return []
+    return [
+        str(one) for one in path.parent.iterdir() if one.suffix == path.suffix and one != path and not one.is_symlink()
+    ]
 
 
 def occupy(where: str, run: str | None, file_system: Any) -> None:

@@ -1,49 +1,86 @@
-"""What Lightning puts into a checkpoint that is stored in another form: OmegaConf's containers become plain ones."""
+"""What Lightning puts into a checkpoint that is stored in another form: OmegaConf's containers become plain ones.
+
+A note beside them says which they were, so that a module that is made from the checkpoint gets containers again.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ckptd.errors import InvalidRequestError
 from ckptd.trees.outline import describe
 
+_NOTE = "ckptd.omegaconf"
+_KINDS = ("DictConfig", "ListConfig")
+
 
 def plain(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return a checkpoint whose OmegaConf containers are dicts and lists, interpolations resolved.
-
-    Beside such hyperparameters Lightning notes their type, to make them again; plain ones need none, and it is dropped.
 
     Raises:
         InvalidRequestError: naming a container that cannot be resolved.
     """
     if "omegaconf" not in sys.modules:
         return dict(checkpoint)
-    return {
-        key: _plain(value, (key,))
-        for key, value in checkpoint.items()
-        if not (isinstance(value, type) and _is_omegaconf(value))
-    }
+    containers: list[list[Any]] = []
+    types = {}
+    state = {}
+    for key, value in checkpoint.items():
+        # Beside such hyperparameters Lightning keeps their type, to make them again.
+        if isinstance(value, type) and value.__name__ in _KINDS and _is_omegaconf(value):
+            types[key] = value.__name__
+        else:
+            state[key] = _plain(value, (key,), containers)
+    if containers:
+        state[_NOTE] = {"containers": containers, "types": types}
+    return state
+
+
+def without_note(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored checkpoint as plain values."""
+    return {key: value for key, value in state.items() if key != _NOTE}
+
+
+def with_containers(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored checkpoint in which what was a container of OmegaConf is one again."""
+    note = state.get(_NOTE)
+    if note is None:
+        return state
+    import omegaconf
+
+    again = without_note(state)
+    for path in note["containers"]:
+        holder: Any = again
+        for part in path[:-1]:
+            holder = holder[part]
+        if isinstance(holder, tuple):
+            continue  # stays plain
+        holder[path[-1]] = omegaconf.OmegaConf.create(holder[path[-1]])
+    # Only these two names are looked up: nothing that a file says is imported.
+    return again | {key: getattr(omegaconf, kind) for key, kind in note["types"].items() if kind in _KINDS}
 
 
 def _is_omegaconf(kind: type) -> bool:
     return any(base.__module__.partition(".")[0] == "omegaconf" for base in kind.__mro__)
 
 
-def _plain(value: Any, path: tuple[Any, ...]) -> Any:
+def _plain(value: Any, path: tuple[Any, ...], containers: list[list[Any]]) -> Any:
     if _is_omegaconf(type(value)):
         from omegaconf import OmegaConf
 
         try:
-            return OmegaConf.to_container(value, resolve=True)
+            values = cast("dict[Any, Any] | list[Any]", OmegaConf.to_container(value, resolve=True))
         except Exception as error:
             raise InvalidRequestError(
                 f"this {type(value).__name__} cannot be stored as plain values: {error}", key=describe(path)
             ) from error
+        containers.append(list(path))
+        return values
     # Only what holds such a container is made anew: state dicts stay as they are.
     if type(value) is dict:
-        return {key: _plain(one, (*path, key)) for key, one in value.items()}
+        return {key: _plain(one, (*path, key), containers) for key, one in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_plain(one, (*path, at)) for at, one in enumerate(value))
+        return type(value)(_plain(one, (*path, at), containers) for at, one in enumerate(value))
     return value

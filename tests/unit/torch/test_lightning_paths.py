@@ -138,6 +138,27 @@ class Configured(BoringModel):
         self.save_hyperparameters(config)
 
 
+class Nested(BoringModel):
+    def __init__(self, config):
+        super().__init__()
+        self.save_hyperparameters()
+        self.rate = config.rate
+
+
+@pytest.mark.parametrize("kind", [Configured, Nested])
+def test_a_module_that_is_made_again_gets_the_containers_it_had(tmp_path, plugins, kind):
+    fitted = trainer(tmp_path, plugins, 1, [], enable_checkpointing=False)
+    fitted.fit(kind(OmegaConf.create({"rate": 0.1, "layers": [1, {"width": 2}]})))
+    fitted.save_checkpoint(tmp_path / "ck/a.ckpt")
+    if plugins:
+        again = plugins[0].load_from_checkpoint(kind, tmp_path / "ck/a.ckpt").hparams
+    else:
+        again = kind.load_from_checkpoint(tmp_path / "ck/a.ckpt", weights_only=False).hparams
+    assert type(again) is type(fitted.lightning_module.hparams)
+    assert again == fitted.lightning_module.hparams
+    assert (again if kind is Configured else again.config).layers[1].width == 2
+
+
 def test_omegaconf_containers_are_stored_as_plain_ones(tmp_path, plugins):
     config = OmegaConf.create({"rate": 0.1, "layers": [1, 2], "again": "${rate}"})
     saving = ModelCheckpoint(tmp_path / "ck", filename="a")
@@ -250,3 +271,60 @@ def test_a_path_is_the_same_however_it_is_written(tmp_path, monkeypatch):
     ByCallback().save(plugin, {**STATE, "global_step": 2}, tmp_path / "a.ckpt/")
     assert plugin.load_checkpoint("./a.ckpt")["global_step"] == 2
     plugin.teardown()
+
+
+def test_paths_that_end_alike_are_two_checkpoints_of_a_daemon(tmp_path, daemon):
+    for started in range(2):  # the second time as another process, which knows the pointers only
+        plugin = CkptdCheckpointIO(daemon.address, run="runs/fit")
+        for number in (1, 2):
+            ByCallback().save(
+                plugin, {**STATE, "number": number + 2 * started}, tmp_path / f"version_{number}" / "last.ckpt"
+            )
+        plugin.teardown()
+        for number in (1, 2):
+            found = plugin.load_checkpoint(tmp_path / f"version_{number}" / "last.ckpt")
+            assert found["number"] == number + 2 * started
+    CkptdCheckpointIO(daemon.address, run="runs/fit").save_checkpoint(STATE, tmp_path / "version_3/last.ckpt")
+    plugin.remove_checkpoint(tmp_path / "version_4/last.ckpt")  # was never saved
+    plugin.remove_checkpoint(tmp_path / "version_2/last.ckpt")
+    plugin.teardown()
+    assert plugin.load_checkpoint(tmp_path / "version_1/last.ckpt")["number"] == 3
+    assert plugin.load_checkpoint(tmp_path / "version_3/last.ckpt")["global_step"] == 1
+    with pytest.raises(FileNotFoundError) as told:
+        plugin.load_checkpoint(tmp_path / "version_2/last.ckpt")  # not another path's
+    assert "load it by its name alone, 'last.ckpt'" in str(told.value.__notes__)
+    assert plugin.load_checkpoint("last.ckpt")["number"] == 3
+
+
+@pytest.mark.parametrize("name", ["epoch=1 loss={x}.ckpt", "12:30:45.ckpt", "a b", "#1 (copy).ckpt", ".hidden.ckpt"])
+def test_any_name_that_a_file_may_have(tmp_path, plugins, name):
+    for plugin in plugins:
+        where = tmp_path / "a dir [x]: 1" / name
+        plugin.save_checkpoint(STATE, f"file://{where}")
+        assert where.exists()
+        plugin.save_checkpoint({**STATE, "global_step": 2}, where)
+        assert plugin.load_checkpoint(where)["global_step"] == 2
+        plugin.remove_checkpoint(where)
+        plugin.teardown()
+        assert not where.exists()
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_the_last_is_the_newest_whole_one_after_a_save_of_it_was_killed(tmp_path, plugins, link, caplog):
+    for plugin in plugins:
+        for step in (1, 2):
+            plugin.save_checkpoint({**STATE, "global_step": step}, tmp_path / f"{step}.ckpt")
+        lightning_paths.occupy(  # as a process that was killed leaves it
+            str(tmp_path / ("3.ckpt" if link else "last.ckpt")), "runs/fit/3.ckpt" if plugin._address else None, None
+        )
+        if link:
+            (tmp_path / "last.ckpt").symlink_to("3.ckpt")
+            with pytest.raises(FileNotFoundError, match="never became durable"):
+                plugin.load_checkpoint(tmp_path / "3.ckpt")  # this one and no other is meant
+        assert plugin.load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2
+        assert "2.ckpt is loaded" in caplog.text
+        for step in (1, 2):
+            plugin.remove_checkpoint(tmp_path / f"{step}.ckpt")
+        plugin.teardown()
+        with pytest.raises(FileNotFoundError, match="never became durable"):
+            plugin.load_checkpoint(tmp_path / "last.ckpt")
