@@ -321,8 +321,7 @@ class Checkpointer:
             CorruptionError: the bytes are wrong, and there is nothing to go back to. What `into` gave is as it was, or
                 a note of the error says that it is not.
         """
-        self._check_open()
-        self._under_way.await_ends(step)
+        self._await_own(step)
         self._under_way.raise_unseen()
         if fallback not in (True, False, "together"):
             raise InvalidRequestError("fallback", expected="True, False or 'together'", actual=repr(fallback))
@@ -358,8 +357,7 @@ class Checkpointer:
             NotFoundError: no such checkpoint.
             CorruptionError: its index is damaged.
         """
-        self._check_open()
-        self._under_way.await_ends(which if isinstance(which, int) else None)
+        self._await_own(which if isinstance(which, int) else None)
         self._under_way.raise_unseen()
         return open_reader(self._transport, self.run, self._name(name), which, by_many=self.world_size > 1)
 
@@ -387,12 +385,10 @@ class Checkpointer:
 
     def pin(self, step: int, *, name: str | None = None) -> Checkpoint:
         """Keep a step of this `Checkpointer`'s name, or of `name`, whatever retention says. May be repeated."""
-        self._check_open()
         return self._transport.set_pinned(self._step(step, name), True)
 
     def unpin(self, step: int, *, name: str | None = None) -> Checkpoint:
         """Leave a checkpoint to retention again. May be repeated."""
-        self._check_open()
         return self._transport.set_pinned(self._step(step, name), False)
 
     def delete(self, step: int, *, for_good: bool = False, even_latest: bool = False, name: str | None = None) -> None:
@@ -402,7 +398,6 @@ class Checkpointer:
         only after that; `for_good` frees it at once. The latest is refused, as readers would see time run backward;
         with `even_latest` the one before becomes the latest. The step is of this `Checkpointer`'s name, or of `name`.
         """
-        self._check_open()
         self._transport.delete(self._step(step, name), for_good, even_latest)
 
     def undelete(self, step: int, *, name: str | None = None) -> Checkpoint:
@@ -413,7 +408,6 @@ class Checkpointer:
         Raises:
             NotFoundError: nothing of this step was deleted lately, or the step was saved again.
         """
-        self._check_open()
         return self._transport.undelete(self._step(step, name))
 
     def meta_graph(self, step: int | None = None, *, suffix: str = "meta", name: str | None = None) -> bytes | None:
@@ -427,8 +421,8 @@ class Checkpointer:
         Raises:
             NotFoundError: no such checkpoint.
         """
-        self._check_open()
         suffix = naming.check_checkpoint_name(suffix)
+        self._await_own(step)
         return read_meta_graph(self._transport, self.run, self._name(name), step, suffix)
 
     def files(self, step: int | None = None, *, copy_into: str | os.PathLike[str], name: str | None = None) -> str:
@@ -445,7 +439,7 @@ class Checkpointer:
             NotFoundError: no such checkpoint.
             CorruptionError: what was to be copied is damaged.
         """
-        self._check_open()
+        self._await_own(step)
         located = locate(self._transport, self.run, self._name(name), step)
         return files_of(self._transport.objects(located.key), located.key, as_text(copy_into))
 
@@ -530,7 +524,14 @@ class Checkpointer:
         return name if name == naming.ANY_NAME else naming.check_checkpoint_name(name)
 
     def _step(self, step: int, name: str | None) -> NamedStep:
-        return NamedStep(self._name(name), options.check_step(step))
+        """Return what a step means, once the saves of it that this process has begun have ended."""
+        named = NamedStep(self._name(name), options.check_step(step))
+        self._await_own(named.step)
+        return named
+
+    def _await_own(self, step: int | None) -> None:
+        self._check_open()
+        self._under_way.await_ends(step)
 
     def _check_open(self) -> None:
         self._used_by = os.getpid()

@@ -21,6 +21,7 @@ from ckptd.client.deadline import Deadline
 from ckptd.client.engines import ENGINES, Engine, holder, new_coordinator
 from ckptd.client.lanes import LaneSource
 from ckptd.client.local_capture import LocalCapture
+from ckptd.client.own_saves import place_of
 from ckptd.client.placement import Placement
 from ckptd.client.rooms import Room, RoomPool
 from ckptd.client.sharing import Hold
@@ -46,7 +47,6 @@ from ckptd.errors import (
     StorageFullError,
     UnavailableError,
 )
-from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import open_store
 from ckptd.watch.follower import Follower
@@ -326,12 +326,6 @@ class DirectTransport:
         """Return a checkpoint with its prefix as this transport writes the root: another may go by a link."""
         prefix = self._store.location(f"{self._run}/{checkpoint.prefix.rpartition('/')[2]}")
         return checkpoint if checkpoint.prefix == prefix else replace(checkpoint, prefix=prefix)
-
-
-def place_of(store: Store, key: str) -> str:
-    """Return what names a directory of a store in `own_saves`."""
-    location = store.location(key) if key else store.url
-    return os.path.realpath(location) if isinstance(store, LocalStore) else location
 
 
 def direct_mode_is_for_one(url: str, member: Member, source: str = "") -> InvalidRequestError:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
+from ckptd.client import own_saves
 from ckptd.engine import listed, presence, survey
 from ckptd.engine.log import warn_once
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
-from ckptd.format.names import STATE_KEY, index_key
+from ckptd.format.names import STATE_KEY, index_key, step_of
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import ObjectStat, Store
 from ckptd.storage.locations import open_store, split_prefix
@@ -63,16 +64,21 @@ def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> st
 
     In a directory that was moved, this is the checkpoint of that name beside the state file, which TensorFlow does not
     find. Where nothing of that name is there it is None, as with TensorFlow; the log then tells of what is whole there,
-    and `Checkpointer.latest` takes it.
+    and `Checkpointer.latest` takes it. What this process itself saves there is waited for.
 
     Raises as `get_checkpoint_state`.
     """
+    own_saves.await_beside(*open_state(as_text(directory), latest_filename))
+    return _latest(directory, latest_filename)
+
+
+def _latest(directory: Path, latest_filename: str | None = None) -> str | None:
     state = get_checkpoint_state(directory, latest_filename)
     if state is None:
         return None
     unreachable: CkptdError | None = None
     try:
-        if checkpoint_exists(state.model_checkpoint_path):
+        if find_stat(state.model_checkpoint_path) is not None:
             return state.model_checkpoint_path
     except CkptdError as error:  # the directory came from a bucket, perhaps, that is out of reach here
         unreachable = error
@@ -81,7 +87,7 @@ def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> st
     with suppress(NotFoundError):  # deleted meanwhile
         path = listed.listed_paths(store.get(key), key)[-1]
         sighting = listed.find(store, "", path)
-        if sighting.key is not None and checkpoint_exists(join(directory, sighting.key)):
+        if sighting.key is not None and find_stat(join(directory, sighting.key)) is not None:
             warn_once(f"{store.location(key)}: it names {path}, which is found {sighting.how}")
             return join(directory, sighting.key)
     if unreachable is not None:
@@ -98,8 +104,9 @@ def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> st
 def checkpoint_exists(prefix: Path) -> bool:
     """Say whether there is a checkpoint of this prefix: its index or, of the old format, a file of just this name.
 
-    The name is taken as it is: no character is a wildcard.
+    The name is taken as it is: no character is a wildcard. If this process saves it just now, that is waited for.
     """
+    own_saves.await_beside(*split_prefix(as_text(prefix)), step_of(as_text(prefix)))
     return find_stat(prefix) is not None
 
 
@@ -172,6 +179,8 @@ def resolve(prefix_or_directory: Path) -> tuple[Store, str]:
     prefix_or_directory = as_text(prefix_or_directory)
     if not prefix_or_directory.endswith("/"):
         store, key = _split(prefix_or_directory)
+        if key:
+            own_saves.await_beside(store, key, step_of(key))
         if key and _has_index(store, key):
             return store, key
     directory = open_store(prefix_or_directory, confined=False)
@@ -216,7 +225,7 @@ def _wait_for_newer(
 ) -> str | None:
     deadline = None if timeout is None else now() + timeout
     while True:
-        latest = latest_checkpoint(directory)
+        latest = _latest(directory)
         if latest is not None and latest != known:
             return latest
         if deadline is not None and now() + POLL_S > deadline:

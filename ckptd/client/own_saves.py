@@ -9,7 +9,13 @@ from __future__ import annotations
 import os
 import threading
 
+from ckptd.client.deadline import Deadline
 from ckptd.client.pending import PendingSave
+from ckptd.errors import UnavailableError
+from ckptd.storage.base import Store
+from ckptd.storage.local import LocalStore
+
+_PATIENCE_S = 600.0  # a save has a deadline of its own
 
 
 class _OwnSaves:
@@ -43,6 +49,26 @@ def of(place: str) -> list[PendingSave]:
     """Return those that go to a place and are not over: that have not ended, or whose retention may not be over."""
     with _own.lock:
         return _left(_own.by_place.get(place, []))
+
+
+def place_of(store: Store, key: str) -> str:
+    """Return what names a directory of a store here, however its path is written."""
+    location = store.location(key) if key else store.url
+    return os.path.realpath(location) if isinstance(store, LocalStore) else location
+
+
+def await_beside(store: Store, key: str, step: int | None = None) -> None:
+    """Wait until what this process saves into the directory of an object has ended, well or badly; None is any step.
+
+    Raises:
+        UnavailableError: a save has not ended in time; it goes on.
+    """
+    if not _own.by_place:
+        return
+    deadline = Deadline(_PATIENCE_S)
+    for one in of(place_of(store, key.rpartition("/")[0])):
+        if one.is_of(step, None) and not one.wait(deadline.remaining_s):
+            raise UnavailableError(f"{one} has not ended within {deadline.timeout_s:g} s; it goes on")
 
 
 def _left(saves: list[PendingSave]) -> list[PendingSave]:

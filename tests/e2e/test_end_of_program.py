@@ -164,12 +164,12 @@ def test_a_thread_that_outlives_the_main_thread_may_be_the_first_to_use_ckptd(tm
 def test_ctrl_c_while_the_first_save_connects_costs_that_save_alone(daemon):
     ended = run(
         """
-        from ckptd.client import remote
-        connect = remote.open_channel
+        from ckptd.client import seats
+        connect = seats.open_channel
         def interrupted(*arguments, **named):
-            remote.open_channel = connect
+            seats.open_channel = connect
             raise KeyboardInterrupt
-        remote.open_channel = interrupted
+        seats.open_channel = interrupted
         ckpt = checkpointer()
         try:
             ckpt.save(1, arrays(1))

@@ -230,3 +230,43 @@ def test_after_the_end_of_the_process_no_more_than_max_to_keep_is_there(tmp_path
     root = tmp_path / "root"
     subprocess.run([sys.executable, "-c", SCRIPT, str(root)], check=True, timeout=60, env=dict(os.environ))
     assert indexes(root) == ["model.ckpt-4.index", "model.ckpt-5.index"]
+
+
+@pytest.mark.parametrize("ask", ["pin", "delete", "meta_graph", "files"])
+def test_what_names_a_step_under_way_waits_for_it(place, gate, ask, tmp_path):
+    address, root = place
+    with ckptd.Checkpointer(address, "r") as checkpointer:
+        held = gate(Run, "declare")
+        checkpointer.save(1, tree(1), meta_graph=b"graph")
+        assert held.reached.wait(BOUND_S)
+        soon(held)
+        match ask:
+            case "pin":
+                assert checkpointer.pin(1).pinned
+            case "delete":
+                checkpointer.delete(1, even_latest=True)
+                assert indexes(root) == []
+            case "meta_graph":
+                assert checkpointer.meta_graph(1) == b"graph"
+            case "files":
+                assert checkpointer.files(1, copy_into=tmp_path / "copy").endswith("model.ckpt-1")
+
+
+PLAIN = {
+    "latest_checkpoint": lambda directory: ckptd.latest_checkpoint(directory) == f"{directory}/model.ckpt-1",
+    "checkpoint_exists": lambda directory: ckptd.checkpoint_exists(f"{directory}/model.ckpt-1"),
+    "of a directory": lambda directory: ckptd.load_checkpoint(directory)["w"][0] == 1,
+    "of a prefix": lambda directory: ckptd.load_checkpoint(f"{directory}/model.ckpt-1")["w"][0] == 1,
+}
+
+
+@pytest.mark.parametrize("ask", PLAIN)
+def test_plain_functions_wait_for_what_this_process_saves_there(tmp_path, gate, ask):
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    with ckptd.Checkpointer(str(tmp_path / "root"), "r") as checkpointer:
+        held = gate(Run, "declare")
+        checkpointer.save(1, tree(1))
+        assert held.reached.wait(BOUND_S)
+        assert not ckptd.checkpoint_exists(str(tmp_path / "root/other/model.ckpt-1"))  # of another directory
+        soon(held)
+        assert PLAIN[ask](str(tmp_path / "link/r"))
