@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -59,7 +60,7 @@ def open_reader(reader: CheckpointReader) -> Opened:
         CorruptionError: notes or outline are damaged, or name a tensor that is not there.
     """
     names = list(reader)
-    note = decode_notes(reader[name] for name in names if name.startswith(NOTE))
+    note = decode_notes({name: reader[name] for name in names if name.startswith(NOTE)})
     if not note.save_id and OUTLINE_NAME in reader:
         note = note_of_outline(read_outline(reader[OUTLINE_NAME]))
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
@@ -114,7 +115,8 @@ def destination(opened: Opened, item: ReadItem, target: torch.Tensor) -> tuple[s
 
 def read_values(opened: Opened, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
     """Hand a planner what is no tensor, in torch's form, which is made here and now and not read as such."""
-    wanted = {item.storage_index.fqn for item in items}
+    own = opened.note.own_of(dist.get_rank() if dist.is_available() and dist.is_initialized() else 0)
+    wanted = {item.storage_index.fqn for item in items} - own.keys()
     known = wanted & opened.note.values.keys()
     leaves = [leaf for name in known for leaf in opened.note.leaves(name) if leaf in opened.reader]
     arrays = opened.reader.get_tensors([*leaves, *(wanted - known)])  # at once: each may be a request
@@ -129,6 +131,7 @@ def read_values(opened: Opened, items: Sequence[ReadItem], planner: LoadPlanner)
             planner.load_bytes(item, io.BytesIO(values[name]))
             continue
         data = io.BytesIO()
-        torch.save(decode_value(opened.note, name, values.__getitem__) if name in known else values[name], data)
+        value = decode_value(opened.note, name, values.__getitem__) if name in known else values.get(name)
+        torch.save(own.get(name, value), data)
         data.seek(0)
         planner.load_bytes(item, data)

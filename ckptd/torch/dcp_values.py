@@ -8,7 +8,7 @@ holds two outlines (see `ckptd.trees.outline`): what the planner has to know aga
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.torch.arrays import tensor_of
 from ckptd.trees.flatten import flatten, leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline
+from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline, is_plain
 
 NOTE = "_CKPTD_DCP/"
 """What the names of the notes begin with; the rank follows."""
@@ -38,6 +38,7 @@ class Note:
         streams: names of values that were `io.BytesIO`.
         paths: name → path in the outline, of values that are not at its top.
         stored: name → name of the tensor, of tensors that are stored under another one.
+        own: rank → name → value, where ranks saved without asking each other: their values may differ.
     """
 
     save_id: str = ""
@@ -47,6 +48,11 @@ class Note:
     streams: frozenset[str] = frozenset()
     paths: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def own_of(self, rank: int) -> Mapping[str, Any]:
+        """Return the values that are this rank's own; those of the lowest for a rank that did not save."""
+        return self.own.get(rank) or self.own.get(min(self.own, default=rank), {})
 
     @property
     def hidden(self) -> set[str]:
@@ -62,7 +68,9 @@ class Note:
         return self.paths.get(name, (name,))
 
 
-def encode_values(rank: int, values: Mapping[str, Any], opaque: Mapping[str, bytes], planner: Note) -> dict[str, Any]:
+def encode_values(
+    rank: int, values: Mapping[str, Any], opaque: Mapping[str, bytes], planner: Note, *, keep_own: bool = False
+) -> dict[str, Any]:
     """Return the tensors for one rank's values, its note among them.
 
     Args:
@@ -70,6 +78,7 @@ def encode_values(rank: int, values: Mapping[str, Any], opaque: Mapping[str, byt
         values: name → value that is no tensor; whatever `ckptd.trees` holds.
         opaque: name → bytes that nobody here can look into.
         planner: whose `save_id` and `planner_data` count.
+        keep_own: note the values themselves, too: another rank may store others under the same names.
 
     Raises:
         InvalidRequestError: naming what has no form without pickle.
@@ -84,6 +93,8 @@ def encode_values(rank: int, values: Mapping[str, Any], opaque: Mapping[str, byt
         "opaque": sorted(opaque),
         "streams": sorted(streams),
     }
+    if keep_own:
+        head["own"] = {name: value for name, value in values.items() if _is_plain(value)}
     try:
         encoded_head = encode_outline(head)
     except InvalidRequestError as error:
@@ -93,8 +104,8 @@ def encode_values(rank: int, values: Mapping[str, Any], opaque: Mapping[str, byt
     return {**arrays, **opaque, f"{NOTE}{rank}": note}
 
 
-def decode_notes(notes: Iterable[Any]) -> Note:
-    """Return what the notes of all ranks say together.
+def decode_notes(notes: Mapping[str, Any]) -> Note:
+    """Return what the notes of all ranks, by their names, say together.
 
     Raises:
         CorruptionError: one of them is none.
@@ -103,7 +114,8 @@ def decode_notes(notes: Iterable[Any]) -> Note:
     values: dict[str, Any] = {}
     opaque: set[str] = set()
     streams: set[str] = set()
-    for note in notes:
+    own: dict[int, Mapping[str, Any]] = {}
+    for name, note in notes.items():
         parts = np.asarray(note, object)
         if parts.shape != (2,):
             raise CorruptionError("a note of two strings", key=NOTE, actual=f"shape {list(parts.shape)}")
@@ -116,9 +128,12 @@ def decode_notes(notes: Iterable[Any]) -> Note:
         values.update(tree)
         opaque.update(map(str, head.get("opaque") or ()))
         streams.update(map(str, head.get("streams") or ()))
+        rank = name.removeprefix(NOTE)
+        if isinstance(head.get("own"), dict) and rank.isdecimal():
+            own[int(rank)] = head["own"]
         save_id = save_id or str(head.get("save_id") or "")
         planner_data = _merged(planner_data, head.get("planner_data"))
-    return Note(save_id, planner_data, values, frozenset(opaque), frozenset(streams))
+    return Note(save_id, planner_data, values, frozenset(opaque), frozenset(streams), own=own)
 
 
 def note_of_outline(tree: Any) -> Note:
@@ -175,6 +190,13 @@ def decode_value(note: Note, name: str, read: Callable[[str], Any]) -> Any:
     """
     value = rebuild(note.values[name], read, tensor_of, note.path(name))
     return io.BytesIO(value) if name in note.streams else value
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether the head of a note holds such a value itself."""
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else is_plain(value)
 
 
 def _merged(known: Any, more: Any) -> Any:

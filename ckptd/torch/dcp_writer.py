@@ -264,7 +264,8 @@ class CkptdStorageWriter(StorageWriter):
             planner_data = metadata.planner_data if isinstance(metadata, Metadata) else self._planner_data
             note = Note(self._save_id, planner_data) if keeps_note else Note()
             rank = _rank() if self._rank is None else self._rank
-            collected.add(encode_values(rank, collected.values, collected.opaque, note))
+            keep_own = not self._use_collectives  # no planner has chosen one rank's values
+            collected.add(encode_values(rank, collected.values, collected.opaque, note, keep_own=keep_own))
         return collected
 
 

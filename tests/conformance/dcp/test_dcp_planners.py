@@ -23,6 +23,7 @@ from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
 
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter, close_all  # noqa: E402
 from ckptd.torch import save as save_natively  # noqa: E402
+from tests.unit.torch.versions import has  # noqa: E402
 
 UNCOORDINATED = "use_collectives" in inspect.signature(dcp.save).parameters
 CAN_BE_ALONE = "no_dist" in inspect.signature(dcp.save).parameters
@@ -134,7 +135,8 @@ def test_state_that_is_not_flattened_has_its_top_level_names_only(at):
 def test_whatever_a_checkpoint_holds_can_be_asked_for_by_its_keys_alone(at):
     save(nested(), at)
     reader = CkptdStorageReader(at)
-    assert same(_load_state_dict_from_keys(None, storage_reader=reader), nested())
+    if has(2, 7):  # before, no keys meant nothing
+        assert same(_load_state_dict_from_keys(None, storage_reader=reader), nested())
     assert _load_state_dict_from_keys({"model.layer"}, storage_reader=reader).keys() == {"model"}
 
 
@@ -359,6 +361,47 @@ def save_uncoordinated(address, run):
     dcp.load(loaded, storage_reader=CkptdStorageReader(address, run=run))
     assert torch.equal(loaded["w"], torch.arange(10.0))
     assert (loaded["n0"], loaded["n1"]) == ([0], [1])
+
+
+def differing(rank):
+    return {"n": rank, "text": f"of {rank}", "listed": [rank, None], "same": 7}
+
+
+def save_what_differs(address, run, directory):
+    """Save values that differ, with collectives and without, with ours and with DCP's; return what each loads."""
+    found = {}
+    for way in ("together", "uncoordinated"):
+        options = {} if way == "together" else {"use_collectives": False}
+        theirs = dcp.FileSystemWriter(f"{directory}/{way}"), dcp.FileSystemReader(f"{directory}/{way}")
+        ours = (
+            CkptdStorageWriter(address, run=f"{run}/{way}", step=1),
+            CkptdStorageReader(address, run=f"{run}/{way}"),
+        )
+        for writer, reader in (theirs, ours):
+            dcp.save(differing(dist.get_rank()), storage_writer=writer, **options)
+            dist.barrier()
+            loaded = dict.fromkeys(differing(0))
+            dcp.load(loaded, storage_reader=reader)
+            found.setdefault(way, []).append(loaded)
+    return found
+
+
+def load_what_differs(address, run):
+    loaded = dict.fromkeys(differing(0))
+    dcp.load(loaded, storage_reader=CkptdStorageReader(address, run=f"{run}/uncoordinated"))
+    return loaded
+
+
+@pytest.mark.skipif(not UNCOORDINATED, reason="this torch knows no use_collectives")
+def test_values_that_differ_between_ranks_are_one_ranks_or_each_ranks_as_in_dcps_own_storage(
+    daemon, pool, run, tmp_path
+):
+    for rank, found in enumerate(pool.run(save_what_differs, 2, daemon.address, run, str(tmp_path))):
+        for theirs, ours in found.values():
+            assert same(theirs, ours)
+        assert same(found["uncoordinated"][1], differing(rank))
+    # A rank that did not save gets the lowest one's.
+    assert [one["n"] for one in pool.run(load_what_differs, 3, daemon.address, run)] == [0, 1, 0]
 
 
 def load_resharded(address, run):

@@ -19,7 +19,7 @@ from tests.unit.torch.versions import has  # noqa: E402
 FULL = torch.arange(24.0, dtype=torch.float16).reshape(8, 3)
 
 KINDS = ["own", "declared"] if has(2, 14) else ["own"]
-WAYS = ["save", "thread", "process"] if has(2, 7) else ["save", "thread"]
+WAYS = ["save", "thread", "process"]
 
 
 def part(kind, full=FULL):
@@ -75,6 +75,7 @@ def load_parts(kind, address, run, directory):
     return found
 
 
+@pytest.mark.skipif(not has(2, 7), reason="this torch saves in no process, and its gloo may hang as a group ends")
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_are_stored_and_filled_as_dcp_itself_does(daemon, pool, run, tmp_path, kind, how):

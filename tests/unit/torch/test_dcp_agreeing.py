@@ -94,4 +94,4 @@ def test_a_damaged_note_is_corruption(tmp_path, note):
     with pytest.raises(CorruptionError):
         CkptdStorageReader(tmp_path / "bad-1").read_metadata()
     with pytest.raises(CorruptionError):
-        decode_notes([note])
+        decode_notes({f"{NOTE}0": note})
