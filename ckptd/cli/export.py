@@ -50,11 +50,11 @@ def command(
     """
     from ckptd.cli import places
     from ckptd.client.reader import check_names
+    from ckptd.format.names import is_note
     from ckptd.interchange.bundle import BundleSource
     from ckptd.interchange.exporting import export, file_format
     from ckptd.interchange.selecting import Stripped, is_pattern, matching
     from ckptd.storage.locations import split_prefix
-    from ckptd.trees.outline import is_note
 
     store, key = split_prefix(file)
     kind = file_format(key)

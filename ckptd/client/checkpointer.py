@@ -106,7 +106,7 @@ class Checkpointer:
             raise InvalidRequestError("a run is wanted, the directory below the root: run='runs/mnist'")
         place = process_rank.place(rank, world_size, os.environ)
         rank, world_size = place.rank, place.world_size
-        if not timeout_s > 0:
+        if not (isinstance(timeout_s, (int, float)) and timeout_s > 0):
             raise InvalidRequestError("timeout_s is a number of seconds above zero", actual=timeout_s)
         if write_meta_graph not in ("each", "first"):
             raise InvalidRequestError("write_meta_graph", expected="each or first", actual=repr(write_meta_graph))

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ckptd.client import own_saves
+from ckptd.client.wrong_paths import way_in_directory, way_to_prefix
 from ckptd.engine import listed, presence, survey
 from ckptd.engine.log import warn_once
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
@@ -185,14 +186,17 @@ def resolve(prefix_or_directory: Path) -> tuple[Store, str]:
             return store, key
     directory = open_store(prefix_or_directory, confined=False)
     if next(iter(directory.list("")), None) is None:
-        error = NotFoundError(
-            "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for " + prefix_or_directory
+        raise NotFoundError(
+            "Unsuccessful TensorSliceReader constructor: Failed to find any matching files for "
+            + prefix_or_directory
+            + way_to_prefix(prefix_or_directory)
         )
-        _hint(error, prefix_or_directory)
-        raise error
     latest = latest_checkpoint(prefix_or_directory)
     if latest is None:
-        raise NotFoundError(f"Couldn't find 'checkpoint' file or checkpoints in given directory {prefix_or_directory}")
+        raise NotFoundError(
+            f"Couldn't find 'checkpoint' file or checkpoints in given directory {prefix_or_directory}"
+            + way_in_directory(directory, prefix_or_directory)
+        )
     store, key = split_prefix(latest)
     check_format(store, key)
     return store, key
@@ -210,14 +214,6 @@ def _split(path: str) -> tuple[Store, str]:
         return split_prefix(path)
     except InvalidRequestError:
         return open_store(path, confined=False), ""
-
-
-def _hint(error: NotFoundError, path: str) -> None:
-    for suffix in (".index", ".meta"):
-        if path.endswith(suffix):
-            error.add_note(f"a checkpoint is opened by its prefix: {path.removesuffix(suffix)}")
-    if ".data-" in path:
-        error.add_note(f"a checkpoint is opened by its prefix: {path[: path.rindex('.data-')]}")
 
 
 def _wait_for_newer(

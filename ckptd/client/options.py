@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from ckptd.errors import InvalidRequestError
@@ -11,12 +12,14 @@ from ckptd.format import names as naming
 def check_step(step: Any) -> int:
     """Return a step; numpy's whole numbers are steps too."""
     try:
-        number = step.__index__() if not isinstance(step, bool) else -1
-    except AttributeError:
+        number = operator.index(step) if not isinstance(step, bool) else -1
+    except (TypeError, ValueError, RuntimeError):  # what arrays of several frameworks raise
         number = -1
     if not 0 <= number <= naming.MAX_STEP:
-        raise InvalidRequestError("a step is a whole number from 0 on", actual=repr(step))
-    return int(number)
+        looks_whole = isinstance(step, float) or getattr(step, "size", None) == 1 or hasattr(step, "item")
+        way = "; int(step) makes one of it" if looks_whole else ""
+        raise InvalidRequestError(f"a step is a whole number from 0 on{way}", actual=repr(step))
+    return number
 
 
 def check_latest_filename(name: str) -> str:

@@ -200,7 +200,7 @@ def list_variables(prefix_or_directory: finding.Path) -> list[tuple[str, list[in
 
 def load_variable(prefix_or_directory: finding.Path, name: str) -> Any:
     """Read one tensor; a trailing ``:0`` of the name is dropped. Raises as `load_checkpoint` and `get_tensor`."""
-    return load_checkpoint(prefix_or_directory).get_tensor(name.removesuffix(":0"))
+    return load_checkpoint(prefix_or_directory).get_tensor(_text(name).removesuffix(":0"))
 
 
 def verify(prefix_or_directory: finding.Path, progress: Progress | None = None) -> Report:

@@ -29,6 +29,7 @@ from ckptd.engine.small import MOST_BYTES as SMALL_BYTES
 from ckptd.engine.small import SmallReads
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.dtypes import DType
+from ckptd.format.foreign_files import HEAD_BYTES, hint
 from ckptd.format.index import Index
 from ckptd.format.names import index_key, shard_key
 from ckptd.format.plain import plain_tensors
@@ -210,8 +211,10 @@ class Bundle:
         size = self.shard_size(piece.shard_id)
         # A piece without bytes may lie anywhere, TensorFlow does not look either.
         if piece.size and piece.offset + piece.size > size:
+            head = bytearray(min(size, HEAD_BYTES))
+            self._objects.read_into(self.shard_key(piece.shard_id), 0, memoryview(head))
             raise CorruptionError(
-                f"tensor {tensor.name!r} reaches beyond the end of its data file",
+                f"tensor {tensor.name!r} reaches beyond the end of its data file{hint(bytes(head))}",
                 key=self.shard_key(piece.shard_id),
                 offset=piece.offset,
                 expected=f"{piece.size} bytes",

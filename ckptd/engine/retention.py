@@ -53,9 +53,13 @@ class RetentionPolicy:
     rule: Rule = Rule.SAVER
 
     def __post_init__(self) -> None:
+        if self.max_to_keep is not None and not isinstance(self.max_to_keep, int):
+            raise InvalidRequestError("max_to_keep is a whole number or None", actual=repr(self.max_to_keep))
         if self.max_to_keep is not None and self.max_to_keep < 0:
             raise InvalidRequestError("max_to_keep must not be negative", actual=self.max_to_keep)
         hours = self.keep_checkpoint_every_n_hours
+        if hours is not None and not isinstance(hours, (int, float)):
+            raise InvalidRequestError("keep_checkpoint_every_n_hours is a number or None", actual=repr(hours))
         if hours is not None and not hours > 0:
             raise InvalidRequestError("keep_checkpoint_every_n_hours must be above 0", actual=hours)
 

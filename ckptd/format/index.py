@@ -17,6 +17,7 @@ from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFo
 from ckptd.format import columns, slices, table
 from ckptd.format.bundle_pb2 import BundleHeaderProto
 from ckptd.format.entry import Entry
+from ckptd.format.foreign_files import HEAD_BYTES, hint
 from ckptd.format.names import tensor_key, tensor_name
 from ckptd.format.slice_list import slice_columns
 from ckptd.format.slices import Box
@@ -91,6 +92,7 @@ class Index:
             return cls(entries, _check_header(entries), key)
         except CorruptionError as error:
             error.key = key or None
+            error.reason += hint(data[:HEAD_BYTES])
             raise
 
     def names(self) -> list[str]:

@@ -27,6 +27,7 @@ MAX_STEP = (1 << 63) - 1
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-(?P<shard>\d{5,10})-of-(?P<count>\d{5,10})", re.DOTALL | re.ASCII)
 _STEP = re.compile(r"-(\d+)$", re.ASCII)
 # Letters and digits of every script are welcome; of the rest only what no shell, glob or URL gives a meaning.
+_NOTES = "_CKPTD_"
 _COMPONENT = re.compile(r"[\w][\w.+=@,-]*")
 
 
@@ -90,6 +91,14 @@ def check_run_name(name: str) -> str:
         InvalidRequestError: for an empty name or component, ``.``, ``..``, a leading dot (``.ckptd`` is ours), a
             leading or trailing slash, control, glob or shell characters, backslashes, or too many bytes.
     """
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"a run is named by a str, not by {name!r}")
+    if name.startswith("/") or "://" in name:
+        parent, _, last = name.rstrip("/").rpartition("/")
+        raise InvalidRequestError(
+            f"run name {name!r} is a whole path or a URL: a run is named as it lies below the address, which comes "
+            f"first, as in Checkpointer({parent or '/'!r}, {last!r})"
+        )
     if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise InvalidRequestError(f"run name is longer than {MAX_NAME_BYTES} bytes")
     for component in name.split("/"):
@@ -103,6 +112,10 @@ def check_checkpoint_name(name: str) -> str:
     Raises:
         InvalidRequestError: as `check_run_name`.
     """
+    if not isinstance(name, str):
+        raise InvalidRequestError(f"a checkpoint's name is a str, not {name!r}")
+    if "/" in name:
+        raise InvalidRequestError(f"checkpoint name {name!r} has a slash: directories belong to the run's name")
     _check_component("checkpoint", name, name)
     return name
 
@@ -130,7 +143,9 @@ def check_state_name(name: str) -> str:
 
 def _check_component(what: str, name: str, component: str) -> None:
     if not component or component.startswith("."):
-        reason = "has an empty component" if not component else "has a component that starts with a dot"
+        reason = (
+            "has an empty component: a slash too many" if not component else "has a component that starts with a dot"
+        )
         raise InvalidRequestError(f"{what} name {name!r} {reason}")
     if not _COMPONENT.fullmatch(component):
         raise InvalidRequestError(
@@ -138,6 +153,11 @@ def _check_component(what: str, name: str, component: str) -> None:
         )
     if len(component.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
         raise InvalidRequestError(f"{what} name has a component longer than {MAX_COMPONENT_BYTES} bytes")
+
+
+def is_note(name: str) -> bool:
+    """Tell whether a tensor is no state, but a note of ckptd's own on how state is to be read."""
+    return name.startswith(_NOTES)
 
 
 def tensor_key(name: str) -> bytes:

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format import bundle_pb2
+from ckptd.format.foreign_files import HEAD_BYTES, hint
 from ckptd.format.names import STATE_KEY
 
 if sys.version_info >= (3, 11):
@@ -106,7 +107,9 @@ class CheckpointState:
         except text_format.ParseError as error:
             line = error.GetLine()
             where = f" in line {line}" if line is not None else ""
-            raise CorruptionError(f"state file cannot be parsed{where}: {error}", key=key) from error
+            raise CorruptionError(
+                f"state file cannot be parsed{where}: {error}{hint(data[:HEAD_BYTES])}", key=key
+            ) from error
         except (ValueError, RecursionError) as error:  # numbers of absurd length, groups of absurd depth
             raise CorruptionError("state file cannot be parsed", key=key) from error
         return cls(

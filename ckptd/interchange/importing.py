@@ -14,7 +14,7 @@ from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c
 from ckptd.format.entry import Entry
 from ckptd.format.index import encode_index
-from ckptd.format.names import step_of, tensor_key
+from ckptd.format.names import is_note, step_of, tensor_key
 from ckptd.interchange.flow import Flow
 from ckptd.interchange.source import Array, TensorFacts, TensorSource, unsupported
 from ckptd.storage.base import ObjectWriter, Store
@@ -43,7 +43,8 @@ def import_checkpoint(
     """Write all tensors of `source` as the checkpoint `key`, in at most so many shards; durable on return.
 
     Raises:
-        InvalidRequestError: naming the first tensor whose dtype we do not have; or there is no tensor at all.
+        InvalidRequestError: naming the first tensor whose dtype we do not have, or that has the name of one of our
+            notes; or there is no tensor at all.
         ConflictError: when there is a checkpoint and `overwrite` is False.
         CorruptionError: when the source is damaged. Nothing was put in place.
     """
@@ -54,7 +55,12 @@ def import_checkpoint(
     taken, skipped = [], []
     for name in source.names():
         facts = source.facts(name)
-        if facts.dtype is not None and facts.dtype.width:
+        if is_note(name) and not skip_unsupported:
+            raise InvalidRequestError(
+                f"tensor {name!r} has a name that ckptd keeps for its own notes; rename it in the file, or leave it "
+                "out with --skip-unsupported"
+            )
+        if facts.dtype is not None and facts.dtype.width and not is_note(name):
             tensor_key(name)
             taken.append(facts)
         elif skip_unsupported:

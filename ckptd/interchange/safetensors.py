@@ -19,6 +19,7 @@ import numpy as np
 from ckptd.engine.objects import Objects
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
+from ckptd.format.foreign_files import HEAD_BYTES, hint
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts, unsupported
 
 SUFFIX = ".safetensors"
@@ -118,7 +119,8 @@ def _decode_header(data: bytes, data_bytes: int) -> tuple[dict[str, Placed], dic
         raise CorruptionError("the header of this safetensors file is not JSON", offset=_SIZE_BYTES) from error
     if not isinstance(header, dict):
         raise CorruptionError("the header of this safetensors file is no JSON object", offset=_SIZE_BYTES)
-    metadata = header.pop(_METADATA, {})
+    metadata = header.pop(_METADATA, None)
+    metadata = {} if metadata is None else metadata  # null is none, as the reference implementation has it
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CorruptionError(f"{_METADATA} of this safetensors file holds more than texts", offset=_SIZE_BYTES)
     placed = [_placed(name, value) for name, value in header.items()]
@@ -198,11 +200,13 @@ class SafetensorsSource:
         size = objects.stat(key).size_bytes
         if size < _SIZE_BYTES:
             raise CorruptionError("too short for a safetensors file", key=location, actual=size)
-        start = bytearray(_SIZE_BYTES)
-        objects.read_into(key, 0, memoryview(start))
-        length = int.from_bytes(start, "little")
+        head = bytearray(min(size, HEAD_BYTES))
+        objects.read_into(key, 0, memoryview(head))
+        length = int.from_bytes(head[:_SIZE_BYTES], "little")
         if length > MAX_HEADER_BYTES or length > size - _SIZE_BYTES:
-            raise CorruptionError("this is no safetensors file: its header would not fit", key=location, actual=length)
+            raise CorruptionError(
+                f"this is no safetensors file: its header would not fit{hint(bytes(head))}", key=location, actual=length
+            )
         header = bytearray(length)
         objects.read_into(key, _SIZE_BYTES, memoryview(header))
         self._base = _SIZE_BYTES + length

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from ckptd.client.finding import Path
 from ckptd.client.reader import CheckpointReader, did_you_mean, load_checkpoint
 from ckptd.errors import CorruptionError, NotFoundError
+from ckptd.format.names import is_note
 from ckptd.jax import random_keys
 from ckptd.jax.nodes import name_of
 from ckptd.jax.targets import Stored, Target, check, to_jax
 from ckptd.trees import outline
 from ckptd.trees.flatten import leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME, Leaf, is_note
+from ckptd.trees.outline import OUTLINE_NAME, Leaf
 
 Array = NDArray[Any]
 

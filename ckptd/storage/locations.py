@@ -44,6 +44,11 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
         name = rest.strip("/")
         with _MEMORY_GUARD:
             return _MEMORY.setdefault(name, MemoryStore(name))
+    if scheme in ("http", "https"):
+        raise InvalidRequestError(
+            f"{url!r} is no store, and no address of a daemon, which is grpc://HOST:PORT or grpcs://HOST:PORT; "
+            "download a checkpoint before it is opened, or open the bucket that it lies in: s3://BUCKET/PATH"
+        )
     name, _, root = rest.partition("/")
     if not name:
         raise InvalidRequestError(f"{url!r} names no bucket; {scheme}://BUCKET/PATH is wanted")

@@ -25,10 +25,11 @@ from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem
 from ckptd.client.arrays import Array
 from ckptd.client.reader import CheckpointReader
 from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.format.names import is_note
 from ckptd.torch.arrays import memory_of, numpy_dtype_of, torch_dtype_of
 from ckptd.torch.dcp_values import NOTE, Note, decode_notes, decode_value, note_of_outline
 from ckptd.trees.flatten import read_outline
-from ckptd.trees.outline import OUTLINE_NAME, is_note
+from ckptd.trees.outline import OUTLINE_NAME
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ckptd.client.reader import CheckpointReader
+from ckptd.format.names import is_note
 from ckptd.torch.arrays import Array
 from ckptd.torch.renaming import Rename, renamed_names, renamed_tree, renamer
 from ckptd.trees.flatten import leaves_of, read_outline
-from ckptd.trees.outline import OUTLINE_NAME, is_note
+from ckptd.trees.outline import OUTLINE_NAME
 
 
 class Stored:

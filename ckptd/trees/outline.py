@@ -29,8 +29,6 @@ from ckptd.errors import CorruptionError, InvalidRequestError
 OUTLINE_NAME = "_CKPTD_OUTLINE"
 """The tensor that holds the outline, a string scalar."""
 
-_NOTES = "_CKPTD_"
-
 _VERSION = 1
 MAX_DEPTH = 200  # Python's own recursion ends at 1000 frames; nobody nests state so deeply
 
@@ -67,11 +65,6 @@ def decode_outline(data: bytes) -> Any:
         return _decode(document["state"], 0)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptionError(f"not an outline: {error}", key=OUTLINE_NAME) from error
-
-
-def is_note(name: str) -> bool:
-    """Tell whether a tensor is no state, but a note of ckptd's own on how state is to be read."""
-    return name.startswith(_NOTES)
 
 
 def is_plain(value: Any) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.interchange.exporting import export
+from ckptd.interchange.importing import import_checkpoint
 from ckptd.interchange.safetensors import SafetensorsSource, decode_header
 from ckptd.storage.local import LocalStore
 from ckptd.storage.memory import MemoryStore
@@ -175,3 +176,74 @@ def test_a_damaged_checkpoint_gives_no_file(tmp_path):
         with pytest.raises(CkptdError, match="checksum of tensor 'w'"):
             export(source, LocalStore(str(tmp_path)), key)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".data-00000-of-00001", ".index"]
+
+
+def test_metadata_that_is_null_is_none_for_both():
+    data = file_of({"__metadata__": None, **one()}, b"ab")
+    assert safetensors.deserialize(data)[0][0] == "t"
+    source = source_of(data)
+    assert source.names() == ["t"]
+    assert source.metadata == {}
+
+
+def tensor(**changes):
+    return {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}}
+
+
+OTHER = {"b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}
+ODD_FILES = {
+    "only metadata": file_of({"__metadata__": {"a": "b"}}),
+    "metadata of numbers": file_of({"__metadata__": {"a": 1}, **tensor()}, b"1234"),
+    "metadata of null": file_of({"__metadata__": {"a": None}, **tensor()}, b"1234"),
+    "metadata as list": file_of({"__metadata__": [], **tensor()}, b"1234"),
+    "nothing": file_of({}),
+    "zero length": b"",
+    "no header": file_of(b""),
+    "field twice": file_of(b'{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"1234"),
+    "field of later": file_of(tensor(later=1), b"1234"),
+    "overlap": file_of({**tensor(), "b": {"dtype": "F32", "shape": [1], "data_offsets": [2, 6]}}, b"123456"),
+    "same bytes": file_of({**tensor(), "b": tensor()["a"]}, b"1234"),
+    "gap": file_of({**tensor(), "b": {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}}, b"123456789012"),
+    "more": file_of(tensor(), b"12345"),
+    "less": file_of(tensor(), b"123"),
+    "empty tensor": file_of(tensor(shape=[0, 3], data_offsets=[0, 0])),
+    "empty between": file_of({**tensor(), **OTHER, "e": {"dtype": "U8", "shape": [0], "data_offsets": [4, 4]}}, b"12345678"),
+    "scalar": file_of(tensor(shape=[]), b"1234"),
+    "names": file_of({"a/b": tensor()["a"], "": OTHER["b"]}, b"12345678"),
+    "tab at the end": file_of(json.dumps(tensor()).encode() + b"\t", b"1234"),
+    "NUL at the end": file_of(json.dumps(tensor()).encode() + b"\0", b"1234"),
+    "byte order mark": file_of(b"\xef\xbb\xbf" + json.dumps(tensor()).encode(), b"1234"),
+    "float offset": file_of(tensor(data_offsets=[0, 4.0]), b"1234"),
+    "negative": file_of(tensor(shape=[-1]), b"1234"),
+    "unknown dtype": file_of(tensor(dtype="F99"), b"1234"),
+    "half a byte": file_of(tensor(dtype="F4", shape=[7]), b"1234"),
+    **{code: file_of(tensor(dtype=code, shape=[1], data_offsets=[0, size]), bytes(size)) for code, size in
+       {"U16": 2, "U32": 4, "U64": 8, "BF16": 2, "C64": 8, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "C128": 16}.items()},
+    "page": b"<!DOCTYPE html><html></html>",
+}
+
+
+@pytest.mark.parametrize("odd", ODD_FILES)
+def test_an_odd_file_is_taken_or_refused_as_by_the_reference_implementation(odd):
+    try:
+        theirs = {name: facts["shape"] for name, facts in safetensors.deserialize(ODD_FILES[odd])}
+    except safetensors.SafetensorError:
+        with pytest.raises(CorruptionError):
+            source_of(ODD_FILES[odd])
+        return
+    source = source_of(ODD_FILES[odd])
+    assert {name: list(source.facts(name).shape) for name in source.names()} == theirs
+
+
+def test_a_file_that_is_another_one_is_told_what_it_is():
+    with pytest.raises(CorruptionError, match="it is a pointer of Git LFS; `git lfs pull`"):
+        source_of(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+
+
+def test_the_name_of_a_note_is_refused_at_import_or_left_out():
+    source = source_of(file_of({"_CKPTD_OUTLINE": tensor()["a"], **OTHER}, b"12345678"))
+    store = MemoryStore("root")
+    with pytest.raises(InvalidRequestError, match="'_CKPTD_OUTLINE' has a name that ckptd keeps for its own notes"):
+        import_checkpoint(source, store, "m-1")
+    done = import_checkpoint(source, store, "m-1", skip_unsupported=True)
+    assert (done.imported, done.skipped) == (("b",), ("_CKPTD_OUTLINE",))
