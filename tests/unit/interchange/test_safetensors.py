@@ -207,7 +207,9 @@ ODD_FILES = {
     "more": file_of(tensor(), b"12345"),
     "less": file_of(tensor(), b"123"),
     "empty tensor": file_of(tensor(shape=[0, 3], data_offsets=[0, 0])),
-    "empty between": file_of({**tensor(), **OTHER, "e": {"dtype": "U8", "shape": [0], "data_offsets": [4, 4]}}, b"12345678"),
+    "empty between": file_of(
+        {**tensor(), **OTHER, "e": {"dtype": "U8", "shape": [0], "data_offsets": [4, 4]}}, b"12345678"
+    ),
     "scalar": file_of(tensor(shape=[]), b"1234"),
     "names": file_of({"a/b": tensor()["a"], "": OTHER["b"]}, b"12345678"),
     "tab at the end": file_of(json.dumps(tensor()).encode() + b"\t", b"1234"),
@@ -217,8 +219,19 @@ ODD_FILES = {
     "negative": file_of(tensor(shape=[-1]), b"1234"),
     "unknown dtype": file_of(tensor(dtype="F99"), b"1234"),
     "half a byte": file_of(tensor(dtype="F4", shape=[7]), b"1234"),
-    **{code: file_of(tensor(dtype=code, shape=[1], data_offsets=[0, size]), bytes(size)) for code, size in
-       {"U16": 2, "U32": 4, "U64": 8, "BF16": 2, "C64": 8, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "C128": 16}.items()},
+    **{
+        code: file_of(tensor(dtype=code, shape=[1], data_offsets=[0, size]), bytes(size))
+        for code, size in {
+            "U16": 2,
+            "U32": 4,
+            "U64": 8,
+            "BF16": 2,
+            "C64": 8,
+            "F8_E8M0": 1,
+            "F8_E4M3FNUZ": 1,
+            "C128": 16,
+        }.items()
+    },
     "page": b"<!DOCTYPE html><html></html>",
 }
 
