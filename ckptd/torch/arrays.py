@@ -48,6 +48,17 @@ _NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 } | {torch_dtype: np.dtype(one) for torch_dtype, (_, _, one) in _BORROWED.items()}
 _TORCH_DTYPES = {array_dtype: torch_dtype for torch_dtype, array_dtype in _NUMPY_DTYPES.items()}
 
+_BITS: dict[torch.dtype, torch.dtype] = {
+    getattr(torch, name): integers
+    for name, integers in (
+        ("float8_e8m0fnu", torch.uint8),
+        ("float4_e2m1fn_x2", torch.uint8),
+        ("complex32", torch.int32),
+    )
+    if hasattr(torch, name)
+}
+"""dtypes that no number of the format stands for, as TensorFlow has none, and integers that have the same bits."""
+
 
 def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
     """Return what numpy calls a torch dtype.
@@ -58,7 +69,9 @@ def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
     try:
         return _NUMPY_DTYPES[dtype]
     except KeyError:
-        raise InvalidRequestError(f"tensor {name!r}: elements of {dtype} can't be stored") from None
+        bits = _BITS.get(dtype)
+        way = f"; store x.view({bits}), and give what is loaded .view({dtype})" if bits else ""
+        raise InvalidRequestError(f"tensor {name!r}: elements of {dtype} can't be stored{way}") from None
 
 
 def torch_dtype_of(dtype: np.dtype[Any]) -> torch.dtype | None:

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from ckptd.errors import InvalidRequestError  # noqa: E402
 from ckptd.torch import array_of, memory_of, tensor_of  # noqa: E402
 from ckptd.torch.arrays import _NUMPY_DTYPES as NUMPY_DTYPES  # noqa: E402
-from ckptd.torch.arrays import fill  # noqa: E402
+from ckptd.torch.arrays import fill, numpy_dtype_of  # noqa: E402
 
 LAYOUTS = {
     "whole": lambda tensor: tensor,
@@ -81,3 +81,34 @@ def test_strings_are_no_tensors():
 def test_filling_with_what_does_not_fit_tells_both():
     with pytest.raises(InvalidRequestError, match=r"float64 \[2\].*torch.float32 \[3\]"):
         fill("w", torch.zeros(3), np.zeros(2))
+
+
+EVERY = sorted({str(one) for one in vars(torch).values() if isinstance(one, torch.dtype)})
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_dtype_of_this_torch_comes_back_exactly_or_is_refused_by_name(name):
+    dtype = getattr(torch, name.removeprefix("torch."))
+    if dtype in NUMPY_DTYPES:
+        tensor = torch.zeros(2, 4, dtype=torch.int64).view(dtype)
+        back = tensor_of(array_of("x", tensor))
+        assert back.dtype == dtype
+        assert torch.equal(back.view(torch.uint8), tensor.view(torch.uint8))
+        return
+    with pytest.raises(InvalidRequestError, match=f"'x': elements of {name} can't be stored"):
+        numpy_dtype_of("x", dtype)
+
+
+@pytest.mark.parametrize("name", ["float8_e8m0fnu", "float4_e2m1fn_x2", "complex32"])
+def test_a_dtype_that_the_format_lacks_can_be_stored_as_its_bits_as_the_error_says(name):
+    dtype = getattr(torch, name, None)
+    if dtype is None:  # an older torch
+        assert f"torch.{name}" not in EVERY
+        return
+    bits = torch.uint8 if dtype.itemsize == 1 else torch.int32
+    with pytest.raises(InvalidRequestError, match=rf"store x.view\({bits}\), .* .view\(torch.{name}\)"):
+        numpy_dtype_of("x", dtype)
+    tensor = torch.arange(8, dtype=bits).view(dtype)
+    back = tensor_of(array_of("x", tensor.view(bits))).view(dtype)
+    assert back.dtype == dtype
+    assert torch.equal(back.view(bits), tensor.view(bits))
