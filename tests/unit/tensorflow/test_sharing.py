@@ -1,0 +1,36 @@
+"""Savers of one process share a run below an address, as they share a directory without one."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+
+import ckptd.tensorflow  # noqa: E402
+
+v1 = tf.compat.v1
+
+
+def saved(address, value, step, **options):
+    """Save from a graph of its own; return the Saver."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.get_variable("w", initializer=value)
+        session.run(v1.global_variables_initializer())
+        saver = ckptd.tensorflow.Saver(address=address, timeout_s=30, **options)
+        saver.save(session, "run/model.ckpt", global_step=step)
+    return saver
+
+
+def test_a_second_saver_saves_beside_the_first_and_after_one_that_was_dropped(tmp_path):
+    address = str(tmp_path)
+    first = saved(address, 1.0, 1)
+    second = saved(address, 2.0, 2)
+    assert first.last_checkpoints == second.last_checkpoints == ["run/model.ckpt-1", "run/model.ckpt-2"]
+    del first, second
+    gc.collect()
+    third = saved(address, 3.0, 3, max_to_keep=1)
+    assert third.last_checkpoints == ["run/model.ckpt-3"]
+    assert ckptd.load_variable(f"{address}/run", "w") == 3.0
+    third.close()
