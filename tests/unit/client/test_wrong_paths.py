@@ -114,3 +114,17 @@ def test_a_step_that_is_nearly_one_is_told_how_to_become_one(tmp_path, step):
 def test_a_name_that_is_none_is_refused_in_words(prefix):
     with pytest.raises(ckptd.InvalidRequestError, match="the name of a tensor is a str, not 3"):
         ckptd.load_variable(prefix, 3)
+
+
+@pytest.mark.parametrize("name", ["lr:0.1-3", "my run-3", "a[1]-3", "a(1)-3", "w*-3", "w?-3", "{x}-3"])
+def test_no_character_of_a_path_has_a_meaning_of_its_own(tmp_path, name):
+    for other in ("lr", "a1-3", "wx-3"):
+        ckptd.save_checkpoint(tmp_path / other, {"w": np.zeros(2)})
+    assert not ckptd.checkpoint_exists(tmp_path / name)
+    ckptd.save_checkpoint(tmp_path / name, {"w": np.ones(2)})
+    ckptd.update_checkpoint_state(tmp_path, str(tmp_path / name))
+    assert ckptd.latest_checkpoint(tmp_path) == str(tmp_path / name)
+    assert ckptd.load_checkpoint(tmp_path / name)["w"].sum() == 2
+    ckptd.remove_checkpoint(tmp_path / name)
+    assert not ckptd.checkpoint_exists(tmp_path / name)
+    assert ckptd.checkpoint_exists(tmp_path / "wx-3")
