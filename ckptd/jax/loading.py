@@ -119,9 +119,9 @@ def _with_keys(tree: Any, wrap: Callable[[Any, Any, str], Any], path: tuple[Any,
     """Return the tree with what stands for random keys turned into them."""
     if random_keys.is_stored_key(tree):
         return wrap(tree[random_keys.NUMBERS], tree[random_keys.IMPL], outline.describe(path))
-    if isinstance(tree, dict):
+    if type(tree) is dict:
         return {key: _with_keys(value, wrap, (*path, key)) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
+    if type(tree) in (list, tuple):
         return type(tree)(_with_keys(value, wrap, (*path, number)) for number, value in enumerate(tree))
     return tree
 

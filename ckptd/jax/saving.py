@@ -54,7 +54,7 @@ def held_arrays(tree: Any) -> dict[str, Any]:
 
 
 def _arrays(tree: Any, take: Callable[[str, Any], Any]) -> dict[str, Any]:
-    leaves = flatten(to_containers(tree, _leaf), lambda value: isinstance(value, (_Held, Slice)))
+    leaves = flatten(to_containers(tree, _leaf), lambda value: isinstance(value, (_Held, Slice)), stores_kinds=False)
     waiting = [leaf.value for leaf in leaves.values() if isinstance(leaf, _Held)]
     for array in waiting:
         shards.send_ahead(array)

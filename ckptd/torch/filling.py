@@ -17,7 +17,8 @@ from ckptd.torch.optimizers import fitting
 from ckptd.torch.sharding import full_shape, local_parts
 from ckptd.torch.stateful import is_stateful, template_of
 from ckptd.torch.stored import Stored
-from ckptd.trees.flatten import leaves_of, rebuild
+from ckptd.trees.flatten import check_classes, leaves_of, rebuild
+from ckptd.trees.kinds import Classes
 from ckptd.trees.outline import Leaf, describe
 
 _NOTHING = object()
@@ -28,12 +29,19 @@ class Filling:
     """One load into existing state: what is to be read where, and what is to be done with it afterwards."""
 
     def __init__(
-        self, stored: Stored, device: torch.device | str | None, *, strict: bool, cast: Cast | None = None
+        self,
+        stored: Stored,
+        device: torch.device | str | None,
+        *,
+        strict: bool,
+        cast: Cast | None = None,
+        classes: Classes,
     ) -> None:
         self._stored = stored
         self._device = device
         self._strict = strict
         self._cast = cast
+        self._classes = classes
         self._shapes = stored.shapes
         self._dtypes = stored.dtypes
         self._boxes: list[tuple[str, tuple[int, ...], Array]] = []
@@ -131,7 +139,7 @@ class Filling:
         def give() -> Any:
             parts = [place() for place in places]
             if isinstance(value, tuple):
-                return tuple(parts)
+                return tuple(parts) if type(value) is tuple else tuple.__new__(type(value), parts)
             value[:] = parts
             return value
 
@@ -151,7 +159,9 @@ class Filling:
         if missing:
             raise CorruptionError("the outline names a tensor that is not there", key=missing[0])
         self._whole.update((name, None) for name, _ in leaves_of(stored, path))
-        return lambda: rebuild(stored, self._arrays.__getitem__, self._new, path)
+        classes = self._classes.more(type(value))
+        check_classes(stored, classes, path)
+        return lambda: rebuild(stored, self._arrays.__getitem__, self._new, path, classes)
 
     def _place_meta(self, name: str, value: torch.Tensor, stored: Any) -> Callable[[], Any]:
         """Have a tensor made where there is none yet; one that is there under several names, once."""

@@ -15,6 +15,7 @@ import logging
 import pickle
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,25 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
     other form, such as an object among the hyperparameters, is refused by its name.
     """
 
-    def __init__(self, address: str | None = None, run: str = "lightning", **options: Any) -> None:
+    def __init__(
+        self, address: str | None = None, run: str = "lightning", *, classes: Iterable[type] = (), **options: Any
+    ) -> None:
         """Say where checkpoints go.
 
         Args:
             address: a daemon's; None means ``CKPTD_ADDRESS``. Without one, they go to the paths that Lightning names.
+<<<<<<< HEAD
             run: with a daemon, the directory below its root: a path's last part is a run in there, with ``@`` and a
                 sum of the path where another path has that run. At the path itself lies a small file that points to
                 the run, which Lightning lists, links and removes.
+=======
+            run: with a daemon, the directory below its root: a path's last part is a run in there. At the path itself
+                lies a small file that points to it, which Lightning lists, links and removes.
+            classes: of enums and dataclasses among hyperparameters and states, as `ckptd.torch.load` takes them.
+>>>>>>> 69e2ef0 (Values come back as they were: kinds noted beside plain forms in the outline)
             options: of each `ckptd.Checkpointer` that is made.
         """
+        self._classes = list(classes)
         self._address = given_address(address)
         self._run = run
         self._options = {"max_to_keep": 1, **options, "rank": 0, "world_size": 1}  # Lightning calls one rank only
@@ -94,7 +104,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
     def __getstate__(self) -> dict[str, Any]:
         """Return where checkpoints go: a copy, in a process that Lightning spawns say, has nothing under way."""
-        return {"_address": self._address, "_run": self._run, "_options": self._options}
+        return {name: getattr(self, name) for name in ("_address", "_run", "_classes", "_options")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -160,7 +170,12 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             return _load_lightning_file(where, map_location)
         device = map_location if isinstance(map_location, (str, torch.device)) else None
         try:
+<<<<<<< HEAD
             return self._load_at(self._place(where, is_bare="/" not in as_text(path)), device)
+=======
+            with Checkpointer(*self._place(where), **self._options) as checkpointer:
+                state: dict[str, Any] = load(checkpointer, device=device, classes=self._classes)
+>>>>>>> 69e2ef0 (Values come back as they were: kinds noted beside plain forms in the outline)
         except NotFoundError as error:
             if error.key is not None:  # of a checkpoint that is there
                 raise

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from ckptd.errors import InvalidRequestError
+from ckptd.torch import kinds as _kinds  # registered  # noqa: F401
 from ckptd.torch.arrays import Array, tensor_of, torch_dtype_of
 from ckptd.torch.casting import Cast, check_cast
 from ckptd.torch.differences import Loaded
@@ -16,7 +18,8 @@ from ckptd.torch.filling import Filling
 from ckptd.torch.places import Place, open_checkpoint
 from ckptd.torch.renaming import Rename
 from ckptd.torch.stored import Stored
-from ckptd.trees.flatten import rebuild
+from ckptd.trees.flatten import check_classes, rebuild
+from ckptd.trees.kinds import Classes
 
 _log = logging.getLogger("ckptd.torch")
 
@@ -30,6 +33,7 @@ def load(
     strict: bool = True,
     cast: Cast | None = None,
     rename: Rename | None = None,
+    classes: Iterable[type] = (),
     **options: Any,
 ) -> Any:
     """Load nested state that `save` stored, or any checkpoint that ckptd reads.
@@ -52,6 +56,8 @@ def load(
         rename: what stored names are called in `into` or in what is returned: a dict of beginnings of keys, at any
             depth, and what takes their place, such as ``{"module.": "", "_orig_mod.": ""}``, one after the other; a
             list of such pairs; or a function of the whole name, such as ``model/module.weight``.
+        classes: of the enums, dataclasses and named tuples that are stored. Nothing is imported by its name, so they
+            are needed; but not for values that `into` holds already.
         options: for a path, as in `save`.
 
     Returns:
@@ -62,27 +68,30 @@ def load(
     Raises:
         NotFoundError: there is no such checkpoint.
         InvalidRequestError: naming every tensor of `into` that is missing, or has another shape or dtype; also with
-            ``strict=False`` when none of them fits, as under a wrong prefix. Nothing is changed then.
+            ``strict=False`` when none of them fits, as under a wrong prefix; or a class that is wanted. Nothing is
+            changed then.
         CorruptionError: the bytes are wrong; what is in `into` may be partly filled.
     """
     began_at = time.perf_counter()
     check_cast(cast)
     if into is None and cast is not None:
         raise InvalidRequestError("cast converts to the dtypes of `into`, which is not given")
+    known = Classes(classes)
     stored = Stored(open_checkpoint(where, step, options), rename)
     if into is None:
-        loaded = Loaded(_load_all(stored, device), [], [], [])
+        loaded = Loaded(_load_all(stored, device, known), [], [], [])
     else:
-        loaded = Filling(stored, device, strict=strict, cast=cast).load(into)
+        loaded = Filling(stored, device, strict=strict, cast=cast, classes=known).load(into)
     _log.info("%s: loaded in %.3f s", stored.prefix, time.perf_counter() - began_at)
     return loaded.state if strict else loaded
 
 
-def _load_all(stored: Stored, device: torch.device | str | None) -> Any:
+def _load_all(stored: Stored, device: torch.device | str | None, classes: Classes) -> Any:
+    check_classes(stored.tree, classes)
     arrays = stored.read(stored.names())
     if stored.tree is None:
         return {name: new_value(array, device) for name, array in arrays.items()}
-    return rebuild(stored.tree, arrays.__getitem__, lambda array: new_value(array, device))
+    return rebuild(stored.tree, arrays.__getitem__, lambda array: new_value(array, device), classes=classes)
 
 
 def new_value(array: Array, device: torch.device | str | None) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ckptd.errors import InvalidRequestError
 from ckptd.trees.flatten import leaves_of
-from ckptd.trees.outline import describe
+from ckptd.trees.outline import describe, of_kind, typed_of
 
 Rename = Mapping[str, str] | Iterable[tuple[str, str]] | Callable[[str], str]
 """What `load` takes: beginnings of keys and what is put in their place, or a function of the whole name."""
@@ -74,7 +74,7 @@ def _renamed(node: Any, path: tuple[Any, ...], name: str, rename: Callable[[str]
     if type(node) in (list, tuple):
         join = f"{name}/" if path else ""
         return type(node)(_renamed(one, (*path, at), f"{join}{at}", rename, names) for at, one in enumerate(node))
-    if type(node) is not dict:
+    if not _is_open(node):
         stored = describe(path)
         for leaf, _ in leaves_of(node, path):
             _note(names, name + leaf[len(stored) :], leaf)
@@ -87,13 +87,20 @@ def _renamed(node: Any, path: tuple[Any, ...], name: str, rename: Callable[[str]
         if not new.startswith(inside) or new == inside:
             raise InvalidRequestError(f"rename: {stored!r} lies in a list and can't leave it", actual=new)
         _insert(found, _keys(new[len(inside) :], keys), _renamed(value, (*path, *keys), new, rename, names), new)
-    return found
+    typed = typed_of(node)
+    return found if typed is None else of_kind(found, typed)
+
+
+def _is_open(node: Any) -> bool:
+    """Tell whether a part is a dict as any other, and no plain form of something to which its keys belong."""
+    typed = typed_of(node)
+    return isinstance(node, dict) and (type(node) is dict or (typed is not None and typed.kind == "OrderedDict"))
 
 
 def _parts(node: dict[Any, Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Yield all below a dict that is no dict itself, or an empty one, with its keys from here."""
     for key, value in node.items():
-        if type(value) is dict and value:
+        if _is_open(value) and value:
             yield from _parts(value, (*path, key))
         else:
             yield (*path, key), value

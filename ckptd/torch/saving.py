@@ -11,9 +11,10 @@ import torch
 from ckptd.client.pending import PendingSave
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
+from ckptd.torch import kinds as _kinds  # registered  # noqa: F401
 from ckptd.torch.places import Place, checkpointer_at
 from ckptd.torch.sharding import parts_of
-from ckptd.torch.stateful import taken
+from ckptd.torch.stateful import unwrapped
 from ckptd.trees.flatten import flatten
 
 _log = logging.getLogger("ckptd.torch")
@@ -35,8 +36,10 @@ def save(
     with state of the same keys. Nothing is pickled.
 
     Args:
-        state: nested dicts, lists and tuples of tensors, numpy arrays, `ckptd.Slice`s, numbers, strings, None, and of
-            objects with ``state_dict()``, which are asked for it.
+        state: nested dicts, lists and tuples of tensors, numpy arrays, `ckptd.Slice`s, numbers, strings, None, of
+            objects with ``state_dict()``, in whose place that is stored, and of what else has a form without pickle:
+            ``OrderedDict``, ``Counter``, ``defaultdict``, ``deque``, sets, paths, dates and times, ranges, dtypes,
+            devices, sizes; enums, dataclasses and named tuples, whose classes `load` wants to be given.
         where: a `ckptd.Checkpointer`; or a path, which means a run: of the daemon that ``CKPTD_ADDRESS`` names in the
             environment, else this directory, which is for one process. The run is held until the program ends.
         step: of training; None for the only checkpoint without one.
@@ -67,7 +70,7 @@ def named_parts(state: Any) -> dict[str, Any]:
         InvalidRequestError: as `save`.
     """
     try:
-        flat = flatten(taken(state), _is_leaf)
+        flat = flatten(state, _is_leaf, unwrap=unwrapped, stores_classes=True)
     except RecursionError as error:
         raise InvalidRequestError("the state contains itself") from error
     leaves = {name: parts_of(name, leaf) if isinstance(leaf, torch.Tensor) else leaf for name, leaf in flat.items()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ckptd.trees.outline import Leaf, is_plain
+from ckptd.trees.outline import Leaf
 
 
 def is_stateful(value: Any) -> bool:
@@ -15,15 +15,11 @@ def is_stateful(value: Any) -> bool:
     return callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))
 
 
-def taken(state: Any) -> Any:
-    """Return nested state with the ``state_dict()`` of every stateful object in place of the object."""
-    if is_stateful(state):
-        return taken(state.state_dict())
-    if isinstance(state, Mapping):
-        return {key: taken(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)) and not all(is_plain(one) for one in state):
-        return [taken(one) for one in state] if isinstance(state, list) else tuple(taken(one) for one in state)
-    return state
+def unwrapped(value: Any) -> Any:
+    """Return the ``state_dict()`` of a stateful object, and anything else as it is."""
+    while is_stateful(value):
+        value = value.state_dict()
+    return value
 
 
 def template_of(stateful: Any, stored: Any, shape_of: Callable[[str], tuple[int, ...]], name: str) -> Any:

@@ -13,27 +13,51 @@ from typing import Any
 import numpy as np
 
 from ckptd.errors import CorruptionError, InvalidRequestError
-from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline, is_plain
+from ckptd.trees import kinds
+from ckptd.trees.kinds import Classes, Typed, is_plain
+from ckptd.trees.outline import (
+    OUTLINE_NAME,
+    DictOfKind,
+    Leaf,
+    PlainOfKind,
+    decode_outline,
+    describe,
+    encode_outline,
+    is_key,
+    of_kind,
+    typed_of,
+)
 
 _INT64 = range(-(1 << 63), 1 << 63)
 
 
-def flatten(state: Any, is_array: Callable[[Any], bool]) -> dict[str, Any]:
+def flatten(
+    state: Any,
+    is_array: Callable[[Any], bool],
+    *,
+    unwrap: Callable[[Any], Any] = lambda value: value,
+    stores_kinds: bool = True,
+    stores_classes: bool = False,
+) -> dict[str, Any]:
     """Return name → leaf for nested dicts, lists and tuples, the outline among them as `OUTLINE_NAME`.
 
     Args:
         state: a dict, list or tuple; nothing in it is changed or copied.
         is_array: says what is a leaf as it is: the framework's arrays, `Slice`s, lists of them. numpy's arrays and
             scalars always are.
+        unwrap: value → what is stored in its place, such as the ``state_dict()`` of an object; itself for most.
+        stores_kinds: take what `kinds` lists; otherwise it is refused, as what is loaded would be the plain form.
+        stores_classes: take enums, dataclasses and named tuples, whose classes have to be passed when they are loaded.
 
     Raises:
         InvalidRequestError: naming the path of what has no form without pickle, or the name that two leaves would
             share, as ``{"a/b": x, "a": {"b": y}}`` would.
     """
+    state = unwrap(state)
     if not isinstance(state, (Mapping, list, tuple)):
         raise InvalidRequestError("state to save is a dict, a list or a tuple", actual=type(state).__name__)
     leaves: dict[str, Any] = {}
-    tree = _Walk(leaves, is_array).visit(state, ())
+    tree = _Walk(leaves, is_array, unwrap, stores_kinds, stores_classes).visit(state, ())
     if OUTLINE_NAME in leaves:
         raise InvalidRequestError("this name is the outline's", key=OUTLINE_NAME)
     return {**leaves, OUTLINE_NAME: encode_outline(tree)}
@@ -79,8 +103,32 @@ def leaves_of(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, Leaf
         yield from leaves_of(value, (*path, key))
 
 
+_NO_CLASSES = Classes()
+
+
+def check_classes(tree: Any, classes: Classes, path: tuple[Any, ...] = ()) -> None:
+    """Look whether `rebuild` will find every class that it wants, before anything is read or changed.
+
+    Raises:
+        InvalidRequestError: it will not.
+    """
+    typed = typed_of(tree)
+    if typed is not None:
+        kinds.check_class(typed, classes, describe(path))
+    if isinstance(tree, dict):
+        for key, each in getattr(tree, "keys_typed", {}).items():
+            kinds.check_class(each, classes, describe((*path, key)))
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    for key, value in children:
+        check_classes(value, classes, (*path, key))
+
+
 def rebuild(
-    tree: Any, read: Callable[[str], Any], to_framework: Callable[[Any], Any], path: tuple[Any, ...] = ()
+    tree: Any,
+    read: Callable[[str], Any],
+    to_framework: Callable[[Any], Any],
+    path: tuple[Any, ...] = (),
+    classes: Classes = _NO_CLASSES,
 ) -> Any:
     """Return an outline's tree with every leaf replaced by its value.
 
@@ -89,16 +137,38 @@ def rebuild(
         read: name → numpy array; a KeyError says that it is not there.
         to_framework: turns the numpy array of an "array" leaf into the framework's own.
         path: to this tree, within the whole.
+        classes: of enums, dataclasses and named tuples.
 
     Raises:
         CorruptionError: a tensor is missing, or is nothing that its kind can be made of.
+        InvalidRequestError: a class is wanted that is not among `classes`, or has changed.
     """
+
+    def below(value: Any, key: Any) -> Any:
+        return rebuild(value, read, to_framework, (*path, key), classes)
+
     if isinstance(tree, dict):
-        return {key: rebuild(value, read, to_framework, (*path, key)) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(rebuild(value, read, to_framework, (*path, at)) for at, value in enumerate(tree))
-    if not isinstance(tree, Leaf):
-        return tree
+        typed_keys = getattr(tree, "keys_typed", {})
+        form: Any = {
+            kinds.make(key, typed_keys[key], classes, describe((*path, key))) if key in typed_keys else key: below(
+                value, key
+            )
+            for key, value in tree.items()
+        }
+    elif isinstance(tree, (list, tuple)):
+        parts = [below(value, at) for at, value in enumerate(tree)]
+        form = parts if isinstance(tree, list) else tuple(parts)
+    elif isinstance(tree, Leaf):
+        form = _leaf_value(tree, path, read, to_framework)
+    else:
+        form = tree.form if isinstance(tree, PlainOfKind) else tree
+    typed = typed_of(tree)
+    return form if typed is None else kinds.make(form, typed, classes, describe(path))
+
+
+def _leaf_value(
+    tree: Leaf, path: tuple[Any, ...], read: Callable[[str], Any], to_framework: Callable[[Any], Any]
+) -> Any:
     name = describe(path)
     try:
         array = read(name)
@@ -129,44 +199,132 @@ _PYTHON: dict[str, Callable[[Any], Any]] = {
 class _Walk:
     """One walk through nested state, which notes the leaves on its way."""
 
-    def __init__(self, leaves: dict[str, Any], is_array: Callable[[Any], bool]) -> None:
+    def __init__(
+        self,
+        leaves: dict[str, Any],
+        is_array: Callable[[Any], bool],
+        unwrap: Callable[[Any], Any],
+        stores_kinds: bool,
+        stores_classes: bool,
+    ) -> None:
         self._leaves = leaves
         self._is_array = is_array
+        self._unwrap = unwrap
+        self._stores_kinds = stores_kinds
+        self._stores_classes = stores_classes
         self._inside: set[int] = set()  # the containers that lead here, by identity
 
     def visit(self, value: Any, path: tuple[Any, ...]) -> Any:
         """Return the outline's tree for `value`."""
         if self._is_array(value):
             return self._note(path, value, "array")
+        value = self._unwrap(value)
         if isinstance(value, (np.ndarray, np.generic)):
             return self._note(path, value, "numpy")
-        if not isinstance(value, (Mapping, list, tuple)):
-            return self._plain(value, path)
+        if is_plain(value):
+            return self._plain(value, path, None)
         if id(value) in self._inside:
             raise InvalidRequestError("the state contains itself", key=describe(path))
         self._inside.add(id(value))
         try:
-            if isinstance(value, Mapping):
-                return {key: self.visit(one, (*path, key)) for key, one in value.items()}
-            if all(is_plain(one) for one in value):
-                return list(value) if isinstance(value, list) else tuple(value)
-            visited = [self.visit(one, (*path, at)) for at, one in enumerate(value)]
-            return visited if isinstance(value, list) else tuple(visited)
+            if type(value) in (dict, list, tuple):
+                return self._container(value, path)
+            form, typed = self._taken(value, path)
+            if isinstance(form, (dict, list, tuple)):
+                return of_kind(self._container(form, path), typed)
+            return self._plain(form, path, typed)
         finally:
             self._inside.discard(id(value))
 
-    def _plain(self, value: Any, path: tuple[Any, ...]) -> Any:
-        kind = type(value).__name__
-        # Subclasses, such as an IntEnum, are stored as what they extend; a tensor's name can't be empty.
-        if kind not in _PYTHON or not path or not describe(path) or (kind == "int" and value not in _INT64):
-            return value
-        return self._note(path, np.asarray(value) if kind in ("int", "float", "bool") else value, kind)
+    def _container(self, value: Any, path: tuple[Any, ...]) -> Any:
+        if isinstance(value, dict):
+            return self._dict(value, path)
+        if all(self._is_scalar(one) for one in value):
+            visited = [self._in_line(one, (*path, at)) for at, one in enumerate(value)]
+        else:
+            visited = [self.visit(one, (*path, at)) for at, one in enumerate(value)]
+        return visited if isinstance(value, list) else tuple(visited)
 
-    def _note(self, path: tuple[Any, ...], value: Any, kind: str) -> Leaf:
+    def _dict(self, value: dict[Any, Any], path: tuple[Any, ...]) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        typed_keys: dict[Any, Typed] = {}
+        for key, one in value.items():
+            form, typed = (key, None) if is_key(key) else self._key(key, path)
+            if form in found:
+                raise InvalidRequestError(
+                    f"two keys would be stored as {form!r}", key=describe(path) or None, actual=repr(key)
+                )
+            found[form] = self.visit(one, (*path, form))
+            if typed is not None:
+                typed_keys[form] = typed
+        return DictOfKind(found, None, typed_keys) if typed_keys else found
+
+    def _key(self, key: Any, path: tuple[Any, ...]) -> tuple[Any, Typed]:
+        if not is_plain(key) and kinds.is_scalar(key):
+            form, typed = self._taken(key, (*path, key))
+            if is_key(form):
+                return form, typed
+        raise InvalidRequestError(
+            f"a key of type {type(key).__name__} can't be saved; keys are strings, numbers, booleans and None",
+            key=describe(path) or None,
+            actual=repr(key)[:200],
+        )
+
+    def _taken(self, value: Any, path: tuple[Any, ...]) -> tuple[Any, Typed]:
+        try:
+            taken = kinds.take(value, with_classes=self._stores_classes) if self._stores_kinds else None
+        except ValueError as error:
+            raise InvalidRequestError(
+                f"this {type(value).__name__} can't be saved: {error}", key=describe(path) or None
+            ) from error
+        if taken is None:
+            raise InvalidRequestError(_refusal(value), key=describe(path) or None)
+        return taken
+
+    def _is_scalar(self, value: Any) -> bool:
+        return kinds.is_scalar(value) and not isinstance(value, np.generic) and not self._is_array(value)
+
+    def _in_line(self, value: Any, path: tuple[Any, ...]) -> Any:
+        if is_plain(value):
+            return value
+        form, typed = self._taken(value, path)
+        return PlainOfKind(form, typed)
+
+    def _plain(self, value: Any, path: tuple[Any, ...], typed: Typed | None) -> Any:
+        kind = type(value).__name__
+        in_line = value if typed is None else PlainOfKind(value, typed)
+        # A tensor's name can't be empty; what has no UTF-8 is for JSON alone.
+        if kind not in _PYTHON or not path or not describe(path) or (kind == "int" and value not in _INT64):
+            return in_line
+        if kind == "str" and not _has_utf8(value):
+            return in_line
+        return self._note(path, np.asarray(value) if kind in ("int", "float", "bool") else value, kind, typed)
+
+    def _note(self, path: tuple[Any, ...], value: Any, kind: str, typed: Typed | None = None) -> Leaf:
         name = describe(path)
         if not name:
             raise InvalidRequestError("an array below an empty key has no name")
         if name in self._leaves:
             raise InvalidRequestError("two parts of the state would have this name", key=name)
         self._leaves[name] = value
-        return Leaf(kind)
+        return Leaf(kind, typed)
+
+
+def _has_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refusal(value: Any) -> str:
+    """Say why a value can't be saved, and what to do."""
+    kind = type(value)
+    of = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    for base in (bool, int, float, complex, str, bytes, dict, list, tuple, set, frozenset):
+        if issubclass(kind, base):
+            return f"{of} can't be saved without pickle, as it is more than a {base.__name__}: save {base.__name__}(…)"
+    if isinstance(value, Mapping):
+        return f"{of} can't be saved without pickle, as it is no dict: save dict(…)"
+    return f"{of} can't be saved without pickle: save what it is made of, or give it state_dict() and load_state_dict()"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import enum
 from collections import OrderedDict
 from typing import Any
 
@@ -110,13 +109,6 @@ def test_state_that_contains_itself_is_refused():
     state["a"]["b"] = [state]
     with pytest.raises(InvalidRequestError, match="a/b/0: the state contains itself"):
         flatten(state, is_parameter)
-
-
-def test_an_enum_of_numbers_is_stored_as_its_number():
-    class Mode(enum.IntEnum):
-        FAST = 2
-
-    assert there_and_back({"mode": Mode.FAST}) == {"mode": 2}
 
 
 def test_a_checkpoint_without_an_outline_is_a_flat_dict():

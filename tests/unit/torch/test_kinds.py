@@ -1,0 +1,107 @@
+"""Values of Python and of torch that are no tensors: saved with a real checkpoint, and loaded as they were."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from ckptd.errors import InvalidRequestError  # noqa: E402
+from ckptd.torch import close_all, load, save  # noqa: E402
+
+
+class Schedule(str, enum.Enum):
+    COSINE = "cosine"
+
+
+@dataclass
+class Config:
+    rate: float
+    weights: torch.Tensor
+
+
+@pytest.fixture
+def run(tmp_path):
+    yield tmp_path / "run"
+    close_all()
+
+
+def test_what_torch_keeps_beside_tensors_comes_back(run):
+    state = {
+        "dtype": torch.bfloat16,
+        "dtypes": [torch.float32, None],
+        "device": torch.device("cuda", 1),
+        "size": torch.Size([2, 3]),
+        "layout": torch.strided,
+        "format": torch.channels_last,
+        "version": torch.__version__,
+        "where": Path("/data"),
+    }
+    save(state, run, 1).result()
+    found = load(run)
+    assert found == state
+    assert [type(value) for value in found.values()] == [type(value) for value in state.values()]
+
+
+def test_a_scheduler_with_a_counter_goes_on_as_it_would_have(run):
+    def new():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 2, 4])
+
+    optimizer, scheduler = new()
+    for _ in range(3):
+        optimizer.step()
+        scheduler.step()
+    save({"scheduler": scheduler, "optimizer": optimizer}, run, 1).result()
+    assert type(load(run)["scheduler"]["milestones"]) is Counter
+    other, resumed = new()
+    load(run, into={"scheduler": resumed, "optimizer": other})
+    for _ in range(3):
+        for each in (optimizer, scheduler, other, resumed):
+            each.step()
+        assert scheduler.get_last_lr() == resumed.get_last_lr()
+
+
+def test_a_module_alone_is_an_ordered_dict_that_a_module_takes(run):
+    module = torch.nn.Linear(2, 2)
+    save({"module": module}, run, 1).result()
+    found = load(run)["module"]
+    assert type(found) is OrderedDict
+    torch.nn.Linear(2, 2).load_state_dict(found)
+    renamed = load(run, rename={"module/": "net/"})["net"]
+    assert [*renamed] == ["weight", "bias"]
+
+
+def test_enums_and_dataclasses_come_back_with_their_classes(run):
+    state = {"kind": Schedule.COSINE, "kinds": [Schedule.COSINE], "config": Config(0.5, torch.arange(3))}
+    save(state, run, 1).result()
+    with pytest.raises(InvalidRequestError, match=r"kind: .*classes=\[Schedule\]"):
+        load(run)
+    found = load(run, classes=[Schedule, Config])
+    assert found["kind"] is Schedule.COSINE
+    assert found["kinds"] == [Schedule.COSINE]
+    assert (type(found["config"]), found["config"].rate) == (Config, 0.5)
+    assert torch.equal(found["config"].weights, torch.arange(3))
+
+
+def test_what_is_replaced_tells_its_class_and_a_missing_one_changes_nothing(run):
+    save({"w": torch.ones(2), "kind": Schedule.COSINE, "config": Config(0.5, torch.ones(1))}, run, 1).result()
+    into = {"w": torch.zeros(2), "kind": None}
+    with pytest.raises(InvalidRequestError, match="kind"):
+        load(run, into=into)
+    assert into["w"].tolist() == [0, 0]
+    into = {"w": torch.zeros(2), "kind": Schedule.COSINE, "config": Config(0.0, torch.zeros(1))}
+    found = load(run, into=into)
+    assert found["kind"] is Schedule.COSINE
+    assert found["config"].rate == 0.5
+
+
+def test_nothing_is_written_of_what_is_refused(run):
+    with pytest.raises(InvalidRequestError, match="a/0: "):
+        save({"w": torch.ones(2), "a": [object()]}, run, 1)
+    assert not list(run.glob("*.index"))
