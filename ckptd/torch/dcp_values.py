@@ -18,7 +18,8 @@ import torch
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.torch.arrays import tensor_of
 from ckptd.trees.flatten import flatten, leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline, is_plain
+from ckptd.trees.kinds import is_plain
+from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline
 
 NOTE = "_CKPTD_DCP/"
 """What the names of the notes begin with; the rank follows."""

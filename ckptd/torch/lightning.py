@@ -79,15 +79,9 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
         Args:
             address: a daemon's; None means ``CKPTD_ADDRESS``. Without one, they go to the paths that Lightning names.
-<<<<<<< HEAD
             run: with a daemon, the directory below its root: a path's last part is a run in there, with ``@`` and a
                 sum of the path where another path has that run. At the path itself lies a small file that points to
                 the run, which Lightning lists, links and removes.
-=======
-            run: with a daemon, the directory below its root: a path's last part is a run in there. At the path itself
-                lies a small file that points to it, which Lightning lists, links and removes.
-            classes: of enums and dataclasses among hyperparameters and states, as `ckptd.torch.load` takes them.
->>>>>>> 69e2ef0 (Values come back as they were: kinds noted beside plain forms in the outline)
             options: of each `ckptd.Checkpointer` that is made.
         """
         self._classes = list(classes)
@@ -170,12 +164,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             return _load_lightning_file(where, map_location)
         device = map_location if isinstance(map_location, (str, torch.device)) else None
         try:
-<<<<<<< HEAD
             return self._load_at(self._place(where, is_bare="/" not in as_text(path)), device)
-=======
-            with Checkpointer(*self._place(where), **self._options) as checkpointer:
-                state: dict[str, Any] = load(checkpointer, device=device, classes=self._classes)
->>>>>>> 69e2ef0 (Values come back as they were: kinds noted beside plain forms in the outline)
         except NotFoundError as error:
             if error.key is not None:  # of a checkpoint that is there
                 raise
@@ -189,7 +178,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
     def _load_at(self, place: tuple[str, str], device: torch.device | str | None) -> dict[str, Any]:
         with Checkpointer(*place, **self._options) as checkpointer:
-            state: dict[str, Any] = load(checkpointer, device=device)
+            state: dict[str, Any] = load(checkpointer, device=device, classes=self._classes)
         return state
 
     def _tell_of_the_run(self, where: str, missing: MissingCheckpointError) -> None:

@@ -59,10 +59,6 @@ class DictOfKind(dict[Any, Any]):
         self.typed = typed
         self.keys_typed = keys
 
-    def of(self, items: Any) -> DictOfKind:
-        """Return one of the same kind with other values."""
-        return DictOfKind(items, self.typed, self.keys_typed)
-
 
 class ListOfKind(list[Any]):
     """The plain form of a value of another kind."""
@@ -137,17 +133,6 @@ def decode_outline(data: bytes) -> Any:
         return _decode(document["state"], (), kinds)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptionError(f"not an outline: {error}", key=OUTLINE_NAME) from error
-
-
-<<<<<<< HEAD
-def is_plain(value: Any) -> bool:
-    """Tell whether the outline holds this value itself."""
-    return value is None or isinstance(value, (bool, int, float, complex, str, bytes))
-=======
-def is_note(name: str) -> bool:
-    """Tell whether a tensor is no state, but a note of ckptd's own on how state is to be read."""
-    return name.startswith(_NOTES)
->>>>>>> 69e2ef0 (Values come back as they were: kinds noted beside plain forms in the outline)
 
 
 def describe(path: tuple[Any, ...]) -> str:
