@@ -10,6 +10,10 @@ from tests.unit.client.daemon import Daemon
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory):
+    from tests.unit.torch.versions import has
+
+    if not has(2, 7):
+        pytest.skip("gloo of this torch may hang as a group ends")
     pool = Pool(4, tmp_path_factory.mktemp("meetings"))
     yield pool
     pool.close()

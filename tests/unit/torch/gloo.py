@@ -15,6 +15,12 @@ class Ranks:
     """The processes. A context manager: all of them have ended afterwards."""
 
     def __init__(self, count=4):
+        import pytest
+
+        from tests.unit.torch.versions import has
+
+        if not has(2, 7):
+            pytest.skip("gloo of this torch may hang as a group ends")
         context = multiprocessing.get_context("spawn")
         self._meeting_points = tempfile.TemporaryDirectory(prefix="ckptd-gloo-")
         self._met = 0
