@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -16,12 +17,11 @@ from ckptd.client.falling_back import Restored
 from ckptd.client.files import files_of, read_state
 from ckptd.client.finding import as_text
 from ckptd.client.launching import Launcher
-from ckptd.client.locating import locate
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
 from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
-from ckptd.client.restoring import Array, open_reader, read_meta_graph, restore
+from ckptd.client.restoring import Array, locate_any, open_reader, read_meta_graph, restore
 from ckptd.client.rooms import RoomPool
 from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.under_way import UnderWay
@@ -123,6 +123,7 @@ class Checkpointer:
             latest_filename=options.check_latest_filename(latest_filename),
             retention=retention,
             save_relative_paths=save_relative_paths,
+            hours_since=time.time() if retention == "manager" else None,
         )
         address = environment.address_or_local(address)
         member = this_member(rank, world_size)
@@ -410,11 +411,13 @@ class Checkpointer:
         """
         return self._transport.undelete(self._step(step, name))
 
-    def meta_graph(self, step: int | None = None, *, suffix: str = "meta", name: str | None = None) -> bytes | None:
+    def meta_graph(
+        self, step: int | str | Checkpoint | None = None, *, suffix: str = "meta", name: str | None = None
+    ) -> bytes | None:
         """Return the bytes that `save` was given as `meta_graph`, None if the checkpoint has none.
 
         Args:
-            step: of the checkpoint; None for the latest.
+            step: of the checkpoint; None for the latest; also a base name or a `Checkpoint`, as for `reader`.
             suffix: what the file's name ends in.
             name: of the checkpoint, as for `restore`.
 
@@ -425,13 +428,15 @@ class Checkpointer:
         self._await_own(step)
         return read_meta_graph(self._transport, self.run, self._name(name), step, suffix)
 
-    def files(self, step: int | None = None, *, copy_into: str | os.PathLike[str], name: str | None = None) -> str:
+    def files(
+        self, step: int | str | Checkpoint | None = None, *, copy_into: str | os.PathLike[str], name: str | None = None
+    ) -> str:
         """Return the prefix by which other programs of this host, such as TensorFlow, open a checkpoint's files.
 
         Files that this host has not, in a bucket or on the host of a daemon, are copied into `copy_into` first.
 
         Args:
-            step: of the checkpoint; None for the latest.
+            step: of the checkpoint; None for the latest; also a base name or a `Checkpoint`, as for `reader`.
             copy_into: a directory of the caller's, who deletes it.
             name: of the checkpoint, as for `restore`.
 
@@ -440,7 +445,7 @@ class Checkpointer:
             CorruptionError: what was to be copied is damaged.
         """
         self._await_own(step)
-        located = locate(self._transport, self.run, self._name(name), step)
+        located = locate_any(self._transport, self.run, self._name(name), step)
         return files_of(self._transport.objects(located.key), located.key, as_text(copy_into))
 
     def state(self) -> CheckpointState | None:
@@ -529,9 +534,9 @@ class Checkpointer:
         self._await_own(named.step)
         return named
 
-    def _await_own(self, step: int | None) -> None:
+    def _await_own(self, which: int | str | Checkpoint | None) -> None:
         self._check_open()
-        self._under_way.await_ends(step)
+        self._under_way.await_ends(which if isinstance(which, int) else None)
 
     def _check_open(self) -> None:
         self._used_by = os.getpid()

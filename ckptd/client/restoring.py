@@ -103,18 +103,24 @@ def open_reader(
     transport: Transport, run: str, name: str, which: int | str | Checkpoint | None, *, by_many: bool
 ) -> CheckpointReader:
     """Open the checkpoint of a step or a base name, the one given, or the latest; see `Checkpointer.reader`."""
-    if isinstance(which, Checkpoint):
-        located = _locate_prefix(transport, which.prefix)
-    elif isinstance(which, str):
-        located = _locate_named(transport, run, which)
-    else:
-        located = locate(transport, run, name, which)
+    located = locate_any(transport, run, name, which)
     return CheckpointReader(open_reporting(transport, located, name, _objects(transport, located.key, by_many)))
 
 
-def read_meta_graph(transport: Transport, run: str, name: str, step: int | None, suffix: str) -> bytes | None:
-    """Read the graph description beside the checkpoint of a name's `step`, or its latest; None if there is none."""
-    located = locate(transport, run, name, step)
+def locate_any(transport: Transport, run: str, name: str, which: int | str | Checkpoint | None) -> Located:
+    """Return the checkpoint of a step or a base name, the one given, or the latest."""
+    if isinstance(which, Checkpoint):
+        return _locate_prefix(transport, which.prefix)
+    if isinstance(which, str):
+        return _locate_named(transport, run, which)
+    return locate(transport, run, name, which)
+
+
+def read_meta_graph(
+    transport: Transport, run: str, name: str, which: int | str | Checkpoint | None, suffix: str
+) -> bytes | None:
+    """Read the graph description beside a checkpoint, see `locate_any`; None if there is none."""
+    located = locate_any(transport, run, name, which)
     try:
         return transport.objects(located.key).get(meta_key(located.key, suffix))
     except NotFoundError:

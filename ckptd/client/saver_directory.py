@@ -11,11 +11,19 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ckptd.client.finding import Path, as_text
+from ckptd.client.finding import Path as AnyPath
+from ckptd.client.finding import as_text
 from ckptd.client.overwriting import write_over
 from ckptd.client.snapshot import Snapshot
-from ckptd.client.state_functions import get_checkpoint_mtimes, remove_checkpoint, state_of, write_state
+from ckptd.client.state_functions import (
+    check_state_path,
+    get_checkpoint_mtimes,
+    remove_checkpoint,
+    state_of,
+    write_state,
+)
 from ckptd.engine import ownership
 from ckptd.engine.clock import Clock
 from ckptd.engine.housekeeping import SaverHousekeeping
@@ -47,7 +55,7 @@ class Target:
     @classmethod
     def of(
         cls,
-        save_path: Path,
+        save_path: AnyPath,
         step: int | None,
         latest_filename: str | None,
         meta_graph_suffix: str,
@@ -73,10 +81,20 @@ class Target:
         return split_prefix(self.prefix)
 
     def check_directory(self) -> None:
-        """Refuse a directory whose parent is missing, in TensorFlow's words; one missing directory will be created."""
+        """Refuse a directory whose parent is missing, in TensorFlow's words; one missing directory will be created.
+
+        A file in the place of either is no directory.
+        """
         store, _ = self.place
-        if isinstance(store, LocalStore) and not os.path.isdir(os.path.dirname(store.url)):  # noqa: PTH112, PTH120
+        if not isinstance(store, LocalStore):
+            return
+        directory = Path(store.url)
+        if not directory.parent.is_dir() or (directory.exists() and not directory.is_dir()):
             raise InvalidRequestError(f"Parent directory of {self.save_path} doesn't exist, can't save.")
+
+    def check_state_file(self) -> None:
+        """Refuse a checkpoint that the state file would have the place of, before anything is written."""
+        check_state_path(os.path.dirname(self.save_path), self.latest_filename, self.prefix)  # noqa: PTH120
 
 
 class SaverDirectory:
@@ -107,7 +125,7 @@ class SaverDirectory:
         _check_list(paths_with_time)
         self._kept.last = [(as_text(path), float(at)) for path, at in paths_with_time]
 
-    def recover(self, paths: Sequence[Path]) -> None:
+    def recover(self, paths: Sequence[AnyPath]) -> None:
         """Take over the list of an earlier process; those that are there no more are left out."""
         found = []
         for path in map(as_text, paths):

@@ -114,7 +114,11 @@ class Hold(Generic[C]):
                 continue
             for each in fields(options):
                 # The name belongs to each checkpoint.
-                if each.name != "name" and getattr(options, each.name) != getattr(other._options, each.name):
+                if (
+                    each.compare
+                    and each.name != "name"
+                    and getattr(options, each.name) != getattr(other._options, each.name)
+                ):
                     return other, each.name
         return None
 

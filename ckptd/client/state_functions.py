@@ -61,14 +61,19 @@ def update_checkpoint_state(
 
 def write_state(save_dir: str, latest_filename: str | None, path: str, state: CheckpointState) -> None:
     """Write a state file, whose latest checkpoint is `path` as seen from the working directory."""
+    check_state_path(save_dir, latest_filename, path)
     store, key = open_state(save_dir, latest_filename)
-    data = state.encode()
+    store.replace(key, state.encode())
+
+
+def check_state_path(save_dir: str, latest_filename: str | None, path: str) -> None:
+    """Refuse a checkpoint that has the place of the state file itself, in TensorFlow's words."""
+    store, key = open_state(save_dir, latest_filename)
     at, name = split_prefix(path)
     if at.location(name) == store.location(key):
         raise InvalidRequestError(
             f"Save path '{path}' conflicts with path used for checkpoint state.  Please use a different save path."
         )
-    store.replace(key, data)
 
 
 def state_of(

@@ -78,6 +78,7 @@ class Catalog(Owned):
         self._clock = clock
         self._policy = policy or RetentionPolicy()
         self._is_policy_told = policy is not None
+        self._hours_since: float | None = None
         self._pad = pad_step_number
         self._on_step = on_step
         self._relative = relative_paths
@@ -93,11 +94,18 @@ class Catalog(Owned):
         return self._policy.max_to_keep
 
     def configure(
-        self, policy: RetentionPolicy, latest_filename: str, pad_step_number: bool, relative_paths: bool = True
+        self,
+        policy: RetentionPolicy,
+        latest_filename: str,
+        pad_step_number: bool,
+        relative_paths: bool = True,
+        *,
+        hours_since: float | None = None,
     ) -> None:
         """Take over what a trainer asks for; as with a new Saver or manager, the retention rule begins anew.
 
         With another state file the run is read anew before the next call; saves under way then fail to commit.
+        `hours_since` is when a manager was made, None for now.
         """
         ledger = self._ledger
         if latest_filename != ledger.latest_filename:
@@ -106,11 +114,12 @@ class Catalog(Owned):
         self._policy, self._pad, self._relative = policy, pad_step_number, relative_paths
         self._is_policy_told = True
         self._mark = self._clock.wall_s() + policy.interval_s
+        self._hours_since = hours_since
         if not ledger.is_stale:
             self._take_over()
 
     def _take_over(self) -> None:
-        mark = self._ledger.take_over(self._policy)
+        mark = self._ledger.take_over(self._policy, self._hours_since)
         self._mark = self._mark if mark is None else mark
 
     # Looking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckptd.format.names import prefix_for
 
@@ -57,7 +57,8 @@ class RunOptions:
     """How a run names and keeps its checkpoints; all ranks of a job are given the same.
 
     `retention` is "saver" or "manager", see `engine.retention`; with `save_relative_paths` off the state file names
-    checkpoints by their locations.
+    checkpoints by their locations. `hours_since` is when a manager was made, wall clock: in a run that has no state
+    file yet its hours count from there; None is when it joins.
     """
 
     name: str = "model.ckpt"
@@ -67,6 +68,7 @@ class RunOptions:
     latest_filename: str = "checkpoint"
     retention: str = "saver"
     save_relative_paths: bool = True
+    hours_since: float | None = field(default=None, compare=False)  # of each process its own
 
 
 @dataclass(frozen=True, slots=True)

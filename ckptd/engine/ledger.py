@@ -146,9 +146,11 @@ class Ledger:
         self._pending.append(_Publication(record, ()))
         return record
 
-    def take_over(self, policy: RetentionPolicy) -> float | None:
+    def take_over(self, policy: RetentionPolicy, made_at: float | None) -> float | None:
         """Let a new Saver or manager begin with the list as it is; return the mark that a manager begins with."""
-        self.listing, mark = self.listing.taken_over(policy, self.style, self._clock.wall_s())
+        now = self._clock.wall_s()
+        made_at = now if made_at is None else min(made_at, now)
+        self.listing, mark = self.listing.taken_over(policy, self.style, now, made_at)
         return mark
 
     def unlist(self, record: Record) -> None:

@@ -108,10 +108,13 @@ class Listing:
         counted = sum(entry.is_managed and not entry.checkpoint.pinned for entry in self.entries)
         return not policy.max_to_keep or counted < policy.max_to_keep
 
-    def taken_over(self, policy: RetentionPolicy, style: Style, now: float) -> tuple[Listing, float | None]:
+    def taken_over(
+        self, policy: RetentionPolicy, style: Style, now: float, made_at: float
+    ) -> tuple[Listing, float | None]:
         """Return the list as a new Saver or manager has it that begins at `now`, and a manager's mark.
 
-        `style` is that of the state file that the list was read from.
+        `style` is that of the state file that the list was read from. Without one the hours of a manager count from
+        `made_at`.
         """
         if policy.rule is Rule.SAVER:
             # A Saver goes by the times of modification, in whole seconds.
@@ -121,7 +124,7 @@ class Listing:
         manager = ManagerHousekeeping.start(
             policy.max_to_keep,
             policy.keep_checkpoint_every_n_hours,
-            now,
+            now if style.preserved is not None else made_at,
             paths=[entry.path for entry in self.entries],
             timestamps=[entry.at for entry in self.entries] if style.rule is Rule.MANAGER else (),
             last_preserved=style.preserved,

@@ -139,7 +139,7 @@ def _occupied(member: Member, holder: Member) -> ConflictError:
 def _check_agreed(member: Member, options: RunOptions, others: list[_Place]) -> None:
     """Refuse options that differ from those of the other ranks: which of them counted would be chance."""
     for other in others:
-        for field_ in fields(options):
+        for field_ in (each for each in fields(options) if each.compare):
             mine, theirs = getattr(options, field_.name), getattr(other.options, field_.name)
             if mine != theirs:
                 # Whose connection is lost may be of a job that has ended: that is known when its lease is over.

@@ -207,7 +207,13 @@ class Run:
             # Durable before anybody hears of it: the next life of the daemon must not give it out again.
             epochs.store(self.store, self.name, epoch)
             self._durable_epoch = epoch
-        self.catalog.configure(policy, options.latest_filename, options.pad_step_number, options.save_relative_paths)
+        self.catalog.configure(
+            policy,
+            options.latest_filename,
+            options.pad_step_number,
+            options.save_relative_paths,
+            hours_since=options.hours_since,
+        )
         self.look()
         with self.lock:
             self.options, self._in_force = options, (epoch, options)

@@ -21,7 +21,6 @@ from ckptd.client.options import check_step
 from ckptd.client.pending import PendingSave
 from ckptd.client.run_place import RunPlace
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.locations import is_url
@@ -204,6 +203,7 @@ class CheckpointManager:
         callbacks = list(getattr(options, "experimental_write_callbacks", None) or ())
         if wait:
             pending.result()
+            self._checkpointer.settle(number)  # what is too many is gone, as with TensorFlow
             _call(callbacks, prefix)
         elif callbacks:
             pending.add_done_callback(lambda ended: _call_if_saved(ended, callbacks, prefix))
@@ -227,7 +227,7 @@ class CheckpointManager:
             return restoring.restore(self._checkpoint, save_path, options)
         return restoring.restore_copied(
             self._checkpoint,
-            lambda directory: self._checkpointer.files(found.step, copy_into=directory, name=name_of(found)),
+            lambda directory: self._checkpointer.files(found, copy_into=directory),
             found.size_bytes,
             options,
         )
@@ -235,6 +235,7 @@ class CheckpointManager:
     @as_tensorflows()
     def restore_or_initialize(self) -> str | None:
         """Restore the newest checkpoint and return its prefix; without one, call `init_fn` and return None."""
+        check_eager()
         self.sync()
         latest = self.latest_checkpoint
         if latest is None:

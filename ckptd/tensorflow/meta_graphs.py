@@ -40,11 +40,11 @@ def import_meta_graph(
         A Saver over the operations of the one that was saved with the graph; None if there are no variables.
 
     Raises:
-        NotFoundError: there is no such file.
-        CorruptionError: it holds no MetaGraphDef.
+        NotFoundError: there is no such file; also an OSError, as with TensorFlow.
+        CorruptionError: it holds no MetaGraphDef; likewise.
         InvalidRequestError: there is no graph to import into, as TensorFlow executes eagerly.
     """
-    with as_tensorflows():
+    with as_tensorflows(reads_graph=True):
         if tf.executing_eagerly():
             raise NotBuiltError(
                 "Exporting/importing meta graphs is not supported when eager execution is enabled. "

@@ -24,11 +24,11 @@ from ckptd.client.state_functions import meta_graph_key
 from ckptd.client.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.restore import Bundle
-from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.format.names import ANY_NAME, step_of
 from ckptd.storage.locations import split_prefix
 
+_GRAPH_ONLY = "_CKPTD_GRAPH_ONLY"
 _STEP = re.compile(r"-\d+$", re.ASCII)
 
 
@@ -64,6 +64,12 @@ class Place(Protocol):
     def paths(self) -> list[str]:
         """Return the prefixes that are listed, oldest first."""
 
+    def settle(self, target: Target) -> None:
+        """Wait until what a save that has ended lets go is gone."""
+
+    def save_description(self, target: Target, meta_graph: bytes) -> None:
+        """Save the description of a graph without variables, durably on return."""
+
     def wait(self) -> None:
         """Wait for the saves under way; raise the first error that nobody has asked for."""
 
@@ -91,6 +97,8 @@ class BesideThePath:
         """See `Place`."""
         self._under_way.raise_unseen()
         target.check_directory()
+        if write_state:
+            target.check_state_file()
         self._under_way.wait_for_room()
         prepared = self._preparation.prepare(content.arrays)
         snapshot = Snapshot(prepared.inventory, prepared.placement, prepared.room)
@@ -163,6 +171,14 @@ class BesideThePath:
         """See `Place`."""
         return self._directory.paths
 
+    def settle(self, target: Target) -> None:
+        """See `Place`: a save here ends with that."""
+
+    def save_description(self, target: Target, meta_graph: bytes) -> None:
+        """See `Place`: TensorFlow writes that file alone."""
+        store, key = target.place
+        store.replace(meta_graph_key(key, target.meta_graph_suffix), meta_graph)
+
     def wait(self) -> None:
         """See `Place`."""
         self._under_way.wait_for_all()
@@ -194,7 +210,7 @@ class BelowAnAddress:
         run, name = run_of(target.save_path)
         self._last_path = target.save_path
         return self._checkpointer(run, name, target.latest_filename).save(
-            step_of(target.prefix) if target.prefix != target.save_path else None,
+            _step_of(target),
             content.arrays,
             meta_graph=content.meta_graph,
             meta_graph_suffix=target.meta_graph_suffix,
@@ -247,6 +263,14 @@ class BelowAnAddress:
         listed = self._checkpointer(run, name, None).checkpoints(name=ANY_NAME)[-max_to_keep:]
         return [join(above, posixpath.basename(each.prefix)) for each in listed]
 
+    def settle(self, target: Target) -> None:
+        """See `Place`."""
+        self._checkpointer(*run_of(target.save_path), target.latest_filename).settle(_step_of(target))
+
+    def save_description(self, target: Target, meta_graph: bytes) -> None:
+        """See `Place`. It belongs to a checkpoint there: one that holds a note alone, and no state file names."""
+        self.save(target, Content({_GRAPH_ONLY: True}, meta_graph=meta_graph), write_state=False).result()
+
     def wait(self) -> None:
         """See `Place`."""
         for _, checkpointer in self._open.values():
@@ -271,6 +295,10 @@ class BelowAnAddress:
         return made
 
 
+def _step_of(target: Target) -> int | None:
+    return step_of(target.prefix) if target.prefix != target.save_path else None
+
+
 def open_at(path: str) -> Bundle:
     """Open the checkpoint of this prefix, in TensorFlow's words when there is none."""
     if not checkpoint_exists(path):
@@ -285,7 +313,7 @@ def read_meta_graph(path: str, place: BelowAnAddress | None) -> bytes:
     base, dot, suffix = path.rpartition(".")
     if place is not None and dot and "://" not in path:
         found = place.find(base)
-        data = None if found is None else found[0].meta_graph(found[1].step, suffix=suffix, name=name_of(found[1]))
+        data = None if found is None else found[0].meta_graph(found[1], suffix=suffix)
         if data is not None:
             return data
     store, key = split_prefix(path)

@@ -29,8 +29,16 @@ class MissingError(NotFoundError, _WithoutOperation, tf.errors.NotFoundError):  
     """There is no such checkpoint or tensor."""
 
 
+class MissingGraphError(MissingError, OSError):
+    """There is no such ``.meta`` file. For that alone TensorFlow raises an error of the operating system."""
+
+
 class DamagedError(CorruptionError, _WithoutOperation, tf.errors.DataLossError):  # type: ignore[misc]
     """The bytes are wrong."""
+
+
+class DamagedGraphError(DamagedError, OSError):
+    """The ``.meta`` file holds no graph."""
 
 
 class NotBuiltError(InvalidRequestError, RuntimeError):
@@ -46,16 +54,25 @@ _FAMILIES: dict[type[CkptdError], type[CkptdError]] = {
     NotFoundError: MissingError,
     CorruptionError: DamagedError,
 }
-_RENAMED = (*_FAMILIES.values(), NotBuiltError, NoSessionError)
+_GRAPHS: dict[type[CkptdError], type[CkptdError]] = {
+    **_FAMILIES,
+    NotFoundError: MissingGraphError,
+    CorruptionError: DamagedGraphError,
+}
+_RENAMED = (*_FAMILIES.values(), MissingGraphError, DamagedGraphError, NotBuiltError, NoSessionError)
 
 
 @contextmanager
-def as_tensorflows() -> Iterator[None]:
-    """Raise what the block raises as TensorFlow's programs expect it; fields, notes and cause stay."""
+def as_tensorflows(*, reads_graph: bool = False) -> Iterator[None]:
+    """Raise what the block raises as TensorFlow's programs expect it; fields, notes and cause stay.
+
+    `reads_graph`: the block reads a ``.meta`` file, whose errors are of another family.
+    """
+    families = _GRAPHS if reads_graph else _FAMILIES
     try:
         yield
     except CkptdError as error:
-        family = next((ours for kind, ours in _FAMILIES.items() if isinstance(error, kind)), None)
+        family = next((ours for kind, ours in families.items() if isinstance(error, kind)), None)
         if family is None or isinstance(error, _RENAMED):
             raise
         renamed = family(error.reason, key=error.key, offset=error.offset, expected=error.expected, actual=error.actual)

@@ -20,7 +20,6 @@ from ckptd.client.assigning import Assignable, restore_all
 from ckptd.client.environment import given_address
 from ckptd.client.finding import latest_checkpoint
 from ckptd.client.saver_directory import SaverDirectory, Target
-from ckptd.client.state_functions import meta_graph_key
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.errors import InvalidRequestError
@@ -208,7 +207,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             described = in_graph and write_meta_graph
             meta_graph = meta_graph_of(self, sess.graph, strip_default_attrs=strip_default_attrs) if described else None
             if self._is_empty:
-                self._save_description(target, meta_graph)
+                if meta_graph is not None:
+                    self._place.save_description(target, meta_graph)
                 return None
             debug_info = debug_info_of(self, sess.graph) if described and save_debug_info else None
             content = self._content(target, sess if in_graph else None, meta_graph, debug_info)
@@ -217,7 +217,9 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 self.saver_def = self._eager_definition(target.prefix)
             waited_s = time.monotonic() - began_at
             if wait:
-                _report(pending.result(), target.prefix, time.monotonic() - began_at)
+                done = pending.result()
+                self._place.settle(target)  # what is too many is gone, as with TensorFlow
+                _report(done, target.prefix, time.monotonic() - began_at)
             else:
                 pending.add_done_callback(lambda ended: _report(ended.checkpoint, target.prefix, waited_s))
         return target.prefix
@@ -361,11 +363,6 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             staging = self._place.staging(target)
         saves = self._saves[1]
         return Content(dict(sorted(saves.fetch(sess, staging).items())), saves.num_shards, meta_graph, debug_info)
-
-    def _save_description(self, target: Target, meta_graph: bytes | None) -> None:
-        if meta_graph is not None and not self._address:
-            store, key = target.place
-            store.replace(meta_graph_key(key, target.meta_graph_suffix), meta_graph)
 
     def _eager_definition(self, path: str) -> Any:
         """Return what TensorFlow's Saver leaves in `saver_def` when there is no graph."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from typing import TYPE_CHECKING, cast
 
 from ckptd.engine.checkpoint import Checkpoint
@@ -146,6 +147,7 @@ def options_to_wire(options: RunOptions) -> common_pb2.RunOptions:
         latest_filename=options.latest_filename,
         retention=options.retention,
         absolute_paths=not options.save_relative_paths,
+        hours_age_s=0.0 if options.hours_since is None else max(0.0, time.time() - options.hours_since),
     )
 
 
@@ -155,6 +157,9 @@ def options_from_wire(options: common_pb2.RunOptions) -> RunOptions:
     hours = options.keep_checkpoint_every_n_hours
     if not (math.isfinite(hours) and hours >= 0):
         raise InvalidRequestError("keep_checkpoint_every_n_hours is not a number of hours", actual=hours)
+    age_s = options.hours_age_s
+    if not (math.isfinite(age_s) and age_s >= 0):
+        raise InvalidRequestError("hours_age_s is not a number of seconds", actual=age_s)
     return RunOptions(
         name=names.check_checkpoint_name(options.name),
         max_to_keep=keep or None,
@@ -163,6 +168,7 @@ def options_from_wire(options: common_pb2.RunOptions) -> RunOptions:
         latest_filename=names.check_checkpoint_name(options.latest_filename),
         retention=Rule.named(options.retention or Rule.SAVER.value).value,
         save_relative_paths=not options.absolute_paths,
+        hours_since=time.time() - age_s if age_s else None,
     )
 
 

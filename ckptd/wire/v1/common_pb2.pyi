@@ -55,7 +55,7 @@ class SaveIdentity(_message.Message):
     def __init__(self, run: _Optional[str] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., save_id: _Optional[str] = ..., attempt: _Optional[int] = ..., plan_id: _Optional[str] = ..., rank: _Optional[int] = ..., incarnation: _Optional[str] = ...) -> None: ...
 
 class RunOptions(_message.Message):
-    __slots__ = ("name", "max_to_keep", "keep_checkpoint_every_n_hours", "pad_step_number", "latest_filename", "retention", "absolute_paths")
+    __slots__ = ("name", "max_to_keep", "keep_checkpoint_every_n_hours", "pad_step_number", "latest_filename", "retention", "absolute_paths", "hours_age_s")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MAX_TO_KEEP_FIELD_NUMBER: _ClassVar[int]
     KEEP_CHECKPOINT_EVERY_N_HOURS_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class RunOptions(_message.Message):
     LATEST_FILENAME_FIELD_NUMBER: _ClassVar[int]
     RETENTION_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_PATHS_FIELD_NUMBER: _ClassVar[int]
+    HOURS_AGE_S_FIELD_NUMBER: _ClassVar[int]
     name: str
     max_to_keep: int
     keep_checkpoint_every_n_hours: float
@@ -70,7 +71,8 @@ class RunOptions(_message.Message):
     latest_filename: str
     retention: str
     absolute_paths: bool
-    def __init__(self, name: _Optional[str] = ..., max_to_keep: _Optional[int] = ..., keep_checkpoint_every_n_hours: _Optional[float] = ..., pad_step_number: bool = ..., latest_filename: _Optional[str] = ..., retention: _Optional[str] = ..., absolute_paths: bool = ...) -> None: ...
+    hours_age_s: float
+    def __init__(self, name: _Optional[str] = ..., max_to_keep: _Optional[int] = ..., keep_checkpoint_every_n_hours: _Optional[float] = ..., pad_step_number: bool = ..., latest_filename: _Optional[str] = ..., retention: _Optional[str] = ..., absolute_paths: bool = ..., hours_age_s: _Optional[float] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
     __slots__ = ("run", "prefix", "key", "step", "size_bytes", "num_shards", "saved_at", "duration_s", "pinned", "save_id", "durability", "verified_at", "rolled_back")
