@@ -172,3 +172,35 @@ def test_a_manager_in_a_graph_is_refused_in_words(tmp_path):
         for call in (manager.save, manager.restore_or_initialize):
             with pytest.raises(InvalidRequestError, match="use the Saver"):
                 call()
+
+
+PLAIN = {
+    "no such checkpoint": (tf.errors.NotFoundError, NotFoundError, lambda of, at: of.load_checkpoint(f"{at}/absent")),
+    "no such variable": (tf.errors.NotFoundError, NotFoundError, lambda of, at: of.load_variable(f"{at}/m", "x")),
+    "no such tensor": (
+        tf.errors.NotFoundError,
+        NotFoundError,
+        lambda of, at: of.load_checkpoint(f"{at}/m").get_tensor("x"),
+    ),
+    "a damaged index": (tf.errors.OpError, CorruptionError, lambda of, at: of.load_checkpoint(f"{at}/damaged")),
+}
+
+
+@pytest.mark.parametrize(("theirs", "ours", "call"), PLAIN.values(), ids=PLAIN.keys())
+def test_plain_functions_raise_what_programs_catch_around_tensorflows(tmp_path, theirs, ours, call):
+    ckptd.save_checkpoint(tmp_path / "m", {"v": 1.0})
+    (tmp_path / "damaged.index").write_bytes(b"\0" * 100)
+    with pytest.raises(theirs):
+        call(tf.train, tmp_path)
+    with pytest.raises(theirs) as told:
+        call(ckptd.tensorflow, tmp_path)
+    assert isinstance(told.value, ours)
+
+
+def test_they_are_the_same_functions_otherwise(tmp_path):
+    ckptd.save_checkpoint(tmp_path / "m", {"v": 1.0})
+    ckptd.tensorflow.update_checkpoint_state(str(tmp_path), str(tmp_path / "m"))
+    assert ckptd.tensorflow.latest_checkpoint(tmp_path) == ckptd.latest_checkpoint(tmp_path)
+    assert ckptd.tensorflow.list_variables(tmp_path / "m") == [("v", [])]
+    assert ckptd.tensorflow.load_checkpoint(tmp_path / "m").get_tensor("v") == 1.0
+    assert next(ckptd.tensorflow.checkpoints_iterator(tmp_path)) == str(tmp_path / "m")
