@@ -48,7 +48,7 @@ _NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 } | {torch_dtype: np.dtype(one) for torch_dtype, (_, _, one) in _BORROWED.items()}
 _TORCH_DTYPES = {array_dtype: torch_dtype for torch_dtype, array_dtype in _NUMPY_DTYPES.items()}
 
-_BITS: dict[torch.dtype, torch.dtype] = {
+BITS: dict[torch.dtype, torch.dtype] = {
     getattr(torch, name): integers
     for name, integers in (
         ("float8_e8m0fnu", torch.uint8),
@@ -69,7 +69,7 @@ def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
     try:
         return _NUMPY_DTYPES[dtype]
     except KeyError:
-        bits = _BITS.get(dtype)
+        bits = BITS.get(dtype)
         way = f"; store x.view({bits}), and give what is loaded .view({dtype})" if bits else ""
         raise InvalidRequestError(f"tensor {name!r}: elements of {dtype} can't be stored{way}") from None
 

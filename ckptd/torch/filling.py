@@ -13,13 +13,14 @@ from ckptd.torch import materializing
 from ckptd.torch.arrays import Array, fill, memory_of, numpy_dtype_of, tensor_of, torch_dtype_of
 from ckptd.torch.casting import Cast, converted, needed_cast
 from ckptd.torch.differences import Differences, Loaded, Mismatch
+from ckptd.torch.kinds import bits_of
 from ckptd.torch.optimizers import fitting
 from ckptd.torch.sharding import full_shape, local_parts
 from ckptd.torch.stateful import is_stateful, template_of
 from ckptd.torch.stored import Stored
 from ckptd.trees.flatten import check_classes, leaves_of, rebuild
 from ckptd.trees.kinds import Classes
-from ckptd.trees.outline import Leaf, describe
+from ckptd.trees.outline import Leaf, describe, typed_of
 
 _NOTHING = object()
 """Stands for "not stored", as None may be stored."""
@@ -179,6 +180,13 @@ class Filling:
         self._num_wanted += 1
         if name not in self._shapes or not (stored is _NOTHING or isinstance(stored, Leaf)):
             self._differences.missing.append(name)
+            return False
+        typed = None
+        if isinstance(value, torch.Tensor) and stored is not _NOTHING:
+            value, typed = bits_of(value)
+        if stored is not _NOTHING and typed != typed_of(stored):
+            there = typed_of(stored) or self._dtypes[name]
+            self._differences.refused.append(f"{name} holds {there}, and here is {typed or value.dtype}")
             return False
         try:
             parts = [] if isinstance(value, np.ndarray) else local_parts(name, value)

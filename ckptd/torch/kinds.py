@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.torch_version import TorchVersion
 
-from ckptd.trees.kinds import Kind, register
+from ckptd.torch.arrays import BITS
+from ckptd.trees.kinds import Kind, Typed, register
 
 
 def _by_name(kind: type) -> Kind:
@@ -18,6 +19,32 @@ def _by_name(kind: type) -> Kind:
         return found
 
     return Kind(f"torch.{kind.__name__}", lambda value: (str(value), None), make, is_scalar=True)
+
+
+def has_bits(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is stored as integers of the same bits: no reader knows a number for its dtype."""
+    return tensor.dtype in BITS and not hasattr(tensor, "device_mesh")
+
+
+def bits_of(tensor: torch.Tensor) -> tuple[torch.Tensor, Typed | None]:
+    """Return what of a tensor is stored, over the same memory, and the kind that says what it was."""
+    if not has_bits(tensor):
+        return tensor, None
+    return tensor.detach().view(BITS[tensor.dtype]), Typed("torch.bits", str(tensor.dtype))
+
+
+def _take_bits(tensor: torch.Tensor) -> tuple[Any, Any]:
+    form, typed = bits_of(tensor)
+    if typed is None:
+        raise ValueError(f"elements of {tensor.dtype} have no form")
+    return form, typed.beside
+
+
+def _made_of_bits(form: Any, name: Any) -> torch.Tensor:
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    if dtype not in BITS or not isinstance(form, torch.Tensor):
+        raise ValueError(f"this torch has no dtype {name!r}")
+    return form.view(dtype)
 
 
 def register_all() -> None:
@@ -31,6 +58,7 @@ def register_all() -> None:
         "torch.TorchVersion", lambda value: (str(value), None), lambda form, _: TorchVersion(form), is_scalar=True
     )
     register(version, TorchVersion)
+    register(Kind("torch.bits", _take_bits, _made_of_bits), torch.Tensor, torch.nn.Parameter)
 
 
 register_all()

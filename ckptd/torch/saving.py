@@ -11,7 +11,7 @@ import torch
 from ckptd.client.pending import PendingSave
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
-from ckptd.torch import kinds as _kinds  # registered  # noqa: F401
+from ckptd.torch.kinds import has_bits
 from ckptd.torch.places import Place, checkpointer_at
 from ckptd.torch.sharding import parts_of
 from ckptd.torch.stateful import unwrapped
@@ -79,7 +79,9 @@ def named_parts(state: Any) -> dict[str, Any]:
 
 
 def _is_leaf(value: Any) -> bool:
-    return isinstance(value, (torch.Tensor, Slice)) or (
+    if isinstance(value, torch.Tensor):
+        return not has_bits(value)
+    return isinstance(value, Slice) or (
         isinstance(value, list) and bool(value) and all(isinstance(one, Slice) for one in value)
     )
 

@@ -230,6 +230,8 @@ class _Walk:
             if type(value) in (dict, list, tuple):
                 return self._container(value, path)
             form, typed = self._taken(value, path)
+            if self._is_array(form):
+                return self._note(path, form, "array", typed)
             if isinstance(form, (dict, list, tuple)):
                 return of_kind(self._container(form, path), typed)
             return self._plain(form, path, typed)

@@ -101,6 +101,30 @@ def test_what_is_replaced_tells_its_class_and_a_missing_one_changes_nothing(run)
     assert found["config"].rate == 0.5
 
 
+@pytest.mark.parametrize("name", ["float8_e8m0fnu", "float4_e2m1fn_x2", "complex32"])
+def test_a_dtype_that_no_other_reader_has_is_stored_by_its_bits(run, name):
+    dtype = getattr(torch, name, None)
+    if dtype is None:  # an older torch
+        assert name != "complex32"
+        return
+    bits = torch.int32 if name == "complex32" else torch.uint8
+    numbers = torch.arange(8, dtype=bits).reshape(2, 4)
+    state = {"x": numbers.view(dtype), "list": [torch.nn.Parameter(numbers.view(dtype), requires_grad=False)]}
+    save(state, run, 1).result()
+    found = load(run)
+    into = {"x": torch.zeros_like(numbers).view(dtype), "list": [torch.zeros_like(numbers).view(dtype)]}
+    assert load(run, into=into) is into
+    for each in (found, into):
+        for tensor in (each["x"], each["list"][0]):
+            assert tensor.dtype == dtype
+            assert torch.equal(tensor.view(bits), numbers)
+    with pytest.raises(InvalidRequestError, match=rf"x holds .*{name}"):
+        load(run, into={"x": torch.zeros_like(numbers)})
+    save({"x": numbers}, run, 2).result()
+    with pytest.raises(InvalidRequestError, match="x holds"):
+        load(run, into={"x": torch.zeros_like(numbers).view(dtype)})
+
+
 def test_nothing_is_written_of_what_is_refused(run):
     with pytest.raises(InvalidRequestError, match="a/0: "):
         save({"w": torch.ones(2), "a": [object()]}, run, 1)
