@@ -1,24 +1,37 @@
 """Orbax's words for what is saved and restored, recognised by what they offer: Orbax is never imported here.
 
 ``StandardSave(tree)`` and its kin have the tree as ``item``. ``Composite(state=…, meta=…)`` is a mapping of names to
-such, and here a tree with these names on top.
+such, and here a tree with these names on top. ``restore_args`` is a tree of what each leaf is to become.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+from jax import tree_util
+from jax.sharding import NamedSharding
+
 from ckptd.client.reader import CheckpointReader
 from ckptd.errors import InvalidRequestError
-from ckptd.jax.loading import load
+from ckptd.jax.loading import describe, load
+from ckptd.jax.nodes import name_of
+from ckptd.jax.targets import Target
+
+_STRUCT: Any = jax.ShapeDtypeStruct  # its constructor has no types
+
+_UNDERSTOOD = {"item", "save_args", "restore_args", "partial_restore"}
 
 
 def tree_of(args: Any) -> Any:
-    """Return the tree that is meant.
+    """Return the tree that is meant to be saved.
 
     Raises:
-        InvalidRequestError: it has no ``item``, as arguments for other things than trees and JSON.
+        InvalidRequestError: it has no ``item``, as arguments for other things than trees and JSON, or it asks for
+            something that has no counterpart here.
     """
     if isinstance(args, Mapping):
         return {name: tree_of(one) for name, one in args.items() if one is not None}
@@ -26,26 +39,104 @@ def tree_of(args: Any) -> Any:
         raise InvalidRequestError(
             "args has an `item`, like StandardSave, or is a mapping of names to such", actual=type(args).__name__
         )
+    _check_fields(args)
+    for name, one in _by_name(getattr(args, "save_args", None)).items():
+        if getattr(one, "dtype", None) is not None:
+            raise InvalidRequestError("save_args: cast the array before it is saved", key=name, actual=one.dtype)
     return args.item
 
 
 def load_args(reader: CheckpointReader, args: Any, *, partial: bool) -> Any:
     """Return what is meant of a checkpoint; of a mapping a mapping of its kind.
 
+    Arrays get the dtype and the sharding that ``restore_args`` has for them, else those of the item, as with Orbax.
+
     Raises:
-        InvalidRequestError: the target does not fit, or shardings stand where no target is.
+        InvalidRequestError: the target does not fit, or something is asked for that has no counterpart here.
     """
     if not isinstance(args, Mapping):
-        return load(reader, _target(args), partial=partial)
-    found = {
-        name: load(reader, None if one is None else _target(one), part=name, partial=partial)
-        for name, one in args.items()
-    }
+        return _load(reader, args, None, partial)
+    found = {name: _load(reader, one, name, partial) for name, one in args.items()}
     return found if type(args) is dict else type(args)(**found)
 
 
-def _target(args: Any) -> Any:
-    target = tree_of(args)
-    if target is None and getattr(args, "restore_args", None) is not None:
-        raise InvalidRequestError("shardings stand in the target: a tree of jax.ShapeDtypeStruct(…, sharding=…)")
-    return target
+def _load(reader: CheckpointReader, args: Any, part: str | None, partial: bool) -> Any:
+    if args is None:
+        return load(reader, None, part=part, partial=partial)
+    item = tree_of(args)
+    partial = partial or bool(getattr(args, "partial_restore", False))
+    leaf_args = _by_name(getattr(args, "restore_args", None))
+    if item is None and not leaf_args:
+        return load(reader, None, part=part, partial=partial)
+    there = _part_of(describe(reader), part)
+    stored = {name_of(path): leaf for path, leaf in tree_util.tree_flatten_with_path(there)[0]}
+    flat, structure = tree_util.tree_flatten_with_path(
+        there if item is None else item, is_leaf=lambda leaf: leaf is Ellipsis
+    )
+    names = [name_of(path) for path, _ in flat]
+    unknown = sorted(set(leaf_args) - set(names))
+    if unknown:
+        raise InvalidRequestError("restore_args names what is not in the item", key=unknown[0])
+    wanted = [
+        _wanted(name, leaf, leaf_args.get(name), stored.get(name)) for name, (_, leaf) in zip(names, flat, strict=True)
+    ]
+    target = tree_util.tree_unflatten(structure, [like for like, _ in wanted])
+    found = tree_util.tree_leaves(
+        load(reader, target, part=part, partial=partial), is_leaf=lambda leaf: leaf is Ellipsis
+    )
+    cast = [leaf if dtype is None else leaf.astype(dtype) for leaf, (_, dtype) in zip(found, wanted, strict=True)]
+    return tree_util.tree_unflatten(structure, cast)
+
+
+def _wanted(name: str, like: Any, args: Any, stored: Any) -> tuple[Any, Any]:
+    """Return the leaf of the target, in the stored dtype, and the dtype that what is loaded is cast to, or None."""
+    is_array = (
+        hasattr(like, "shape") and hasattr(like, "dtype") and isinstance(getattr(stored, "dtype", None), np.dtype)
+    )
+    if not is_array or Target(name, like).is_key:
+        return like, None
+    shape = getattr(args, "global_shape", None) or getattr(args, "shape", None)
+    if shape is not None and tuple(shape) != tuple(stored.shape):
+        raise InvalidRequestError(
+            "restore_args: arrays are neither cut nor filled up", key=name, expected=tuple(stored.shape), actual=shape
+        )
+    dtype = np.dtype(like.dtype if getattr(args, "dtype", None) is None else args.dtype)
+    if args is not None and args.dtype is None and getattr(args, "restore_type", None) is not None:
+        dtype = stored.dtype
+    if jax.dtypes.canonicalize_dtype(stored.dtype) != stored.dtype:
+        return like, None  # `load` tells that JAX would cut it
+    cast = None if dtype == stored.dtype else dtype
+    if isinstance(like, np.ndarray) or getattr(args, "restore_type", None) is np.ndarray:
+        return np.broadcast_to(np.zeros((), stored.dtype), like.shape), cast
+    sharding = _sharding(args) or Target(name, like).sharding
+    weak = {"weak_type": True} if getattr(like, "weak_type", False) and cast is None else {}
+    return _STRUCT(tuple(like.shape), stored.dtype, sharding=sharding, **weak), cast
+
+
+def _sharding(args: Any) -> Any:
+    if getattr(args, "sharding", None) is not None:
+        # Orbax's own description of one has a method that makes it.
+        made = getattr(args.sharding, "to_jax_sharding", None)
+        return args.sharding if made is None else made()
+    mesh, axes = getattr(args, "mesh", None), getattr(args, "mesh_axes", None)
+    return None if mesh is None or axes is None else NamedSharding(mesh, axes)
+
+
+def _by_name(args: Any) -> dict[str, Any]:
+    """Return name → what a tree of arguments has for a leaf."""
+    flat, _ = tree_util.tree_flatten_with_path(args, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
+    return {name_of(path): leaf for path, leaf in flat}
+
+
+def _part_of(tree: Any, part: str | None) -> Any:
+    return tree if part is None or not isinstance(tree, dict) else tree.get(part)
+
+
+def _check_fields(args: Any) -> None:
+    """Refuse what is set and would be ignored."""
+    for each in dataclasses.fields(args) if dataclasses.is_dataclass(args) else ():
+        value = getattr(args, each.name)
+        if each.name not in _UNDERSTOOD and value is not each.default and value != each.default:
+            raise InvalidRequestError(
+                f"{each.name} of {type(args).__name__} has no counterpart in ckptd", actual=repr(value)[:200]
+            )

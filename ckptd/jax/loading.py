@@ -17,6 +17,7 @@ from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.format.names import is_note
 from ckptd.jax import random_keys
 from ckptd.jax.nodes import name_of
+from ckptd.jax.refusals import as_orbaxs
 from ckptd.jax.targets import Stored, Target, check, to_jax
 from ckptd.trees import outline
 from ckptd.trees.flatten import leaves_of, read_outline, rebuild
@@ -30,6 +31,7 @@ _BATCH_BYTES = 1 << 30
 """What is read before it is handed to JAX, which may copy it: no more than this is in memory twice."""
 
 
+@as_orbaxs
 def load(source: CheckpointReader | Path, target: Any = None, *, part: str | None = None, partial: bool = False) -> Any:
     """Read a checkpoint that `to_arrays` described, or any other.
 
@@ -39,7 +41,8 @@ def load(source: CheckpointReader | Path, target: Any = None, *, part: str | Non
 
     Args:
         source: the prefix or directory of a checkpoint, or what `Checkpointer.reader` or `load_checkpoint` returned.
-        target: a pytree of any nodes, its leaves arrays or `jax.ShapeDtypeStruct`s, numpy arrays, numbers or strings.
+        target: a pytree of any nodes, its leaves arrays or `jax.ShapeDtypeStruct`s, numpy arrays, numbers or strings,
+            or ``...`` for what is not to be read, and is returned as ``...``.
             Of each leaf shape, dtype, and sharding if it has one, are what is returned; of a tensor just the boxes
             are read that this process's devices will hold, each once.
         part: what to read of the saved tree, by its path: ``"params"``; the target is for that part then.
@@ -54,14 +57,22 @@ def load(source: CheckpointReader | Path, target: Any = None, *, part: str | Non
     tree, path = _part(_outline(reader), part)
     if target is None:
         return _load_plain(reader, tree, path)
-    flat, structure = tree_util.tree_flatten_with_path(target)
-    targets = [Target(name_of(at, path), like) for at, like in flat]
+    flat, structure = tree_util.tree_flatten_with_path(target, is_leaf=_is_left_out)
     stored = _stored(reader, tree, path)
+    for name in (name_of(at, path) for at, like in flat if _is_left_out(like)):
+        stored = {one: there for one, there in stored.items() if one != name and not one.startswith(f"{name}/")}
+    targets = [Target(name_of(at, path), like) for at, like in flat if not _is_left_out(like)]
     check(targets, stored, reader.prefix, partial=partial)
-    leaves = [leaf for batch in _batches(targets, stored) for leaf in _load_batch(reader, batch, stored)]
-    return tree_util.tree_unflatten(structure, leaves)
+    loaded = (leaf for batch in _batches(targets, stored) for leaf in _load_batch(reader, batch, stored))
+    return tree_util.tree_unflatten(structure, [like if _is_left_out(like) else next(loaded) for _, like in flat])
 
 
+def _is_left_out(like: Any) -> bool:
+    """Tell whether a leaf of a target stands for what is not to be read, as with Orbax."""
+    return like is Ellipsis
+
+
+@as_orbaxs
 def describe(source: CheckpointReader | Path) -> Any:
     """Return what `load` would without a target, with a `jax.ShapeDtypeStruct` for each of JAX's arrays, unread.
 

@@ -14,11 +14,12 @@ from jax.experimental import multihost_utils
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.pending import PendingSave
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.jax import places
 from ckptd.jax.items import load_args, tree_of
 from ckptd.jax.loading import describe, load
 from ckptd.jax.options import CheckpointManagerOptions
+from ckptd.jax.refusals import as_orbaxs
 from ckptd.jax.saving import held_arrays, to_arrays
 
 if sys.version_info >= (3, 11):
@@ -40,6 +41,7 @@ class CheckpointManager:
         options: when it saves, what it keeps.
     """
 
+    @as_orbaxs
     def __init__(
         self,
         directory: str | os.PathLike[str],
@@ -98,10 +100,12 @@ class CheckpointManager:
         )
         self._latest: int | None = None
         self._has_looked = False
+        self._told_of: int | None = None
         self._copies_in_background = copy_in_background
         self._under_way: list[PendingSave] = []
         self._to_pin: list[PendingSave] = []
 
+    @as_orbaxs
     def save(
         self,
         step: int,
@@ -132,6 +136,7 @@ class CheckpointManager:
             raise InvalidRequestError("what is saved is given once, as such or in `args`")
         tree = items if args is None else tree_of(args)
         if self.options.read_only or not (force or overwrite or self.should_save(step)):
+            self._tell_if_behind(step)
             return False
         began = time.monotonic()
         self.check_for_errors()
@@ -152,6 +157,7 @@ class CheckpointManager:
             pending.result()
         return True
 
+    @as_orbaxs
     def restore(
         self,
         step: int | None = None,
@@ -185,14 +191,17 @@ class CheckpointManager:
             raise InvalidRequestError("a target is given once, as such or in `args`")
         return load_args(reader, args, partial=partial)
 
+    @as_orbaxs
     def item_metadata(self, step: int | None = None) -> Any:
         """Return the pytree of a checkpoint, with `jax.ShapeDtypeStruct`s for its arrays: a target; see `describe`."""
         return describe(self.checkpointer.reader(step))
 
+    @as_orbaxs
     def prepare(self, items: Any) -> None:
         """Make the first save as fast as the next ones; `items` is what will be saved. May be left out."""
         self.checkpointer.prepare(to_arrays(items))
 
+    @as_orbaxs
     def should_save(self, step: int) -> bool:
         """Say whether this step's turn has come: the first one, those that the interval divides, and on preemption."""
         latest = self._known_latest()
@@ -208,13 +217,17 @@ class CheckpointManager:
         except RuntimeError:  # JAX watches for it only in a distributed job
             return False
 
+    @as_orbaxs
     def latest_step(self) -> int | None:
-        """Return the newest step that is durable, None if there is none."""
+        """Return the newest step, None if there is none; waits for the saves under way."""
+        self.checkpointer.settle()
         checkpoint = self.checkpointer.latest()
         return None if checkpoint is None else checkpoint.step
 
+    @as_orbaxs
     def all_steps(self) -> list[int]:
-        """Return the steps that are durable, in ascending order."""
+        """Return the steps that are there, in ascending order; waits for the saves under way, and for retention."""
+        self.checkpointer.settle()
         return sorted(one.step for one in self.checkpointer.checkpoints() if one.step is not None)
 
     def reload(self) -> None:
@@ -225,13 +238,18 @@ class CheckpointManager:
         """Say whether a save is under way."""
         return any(not pending.done() for pending in self._under_way)
 
+    @as_orbaxs
     def wait_until_finished(self) -> None:
         """Wait until everything is durable; raise what ended a save that nobody has asked for."""
+        has_saved = bool(self._under_way)
         for one in self._under_way:
             one.wait()
         self._pin_kept()
         self.check_for_errors()
+        if has_saved:
+            self.checkpointer.settle()  # and retention
 
+    @as_orbaxs
     def check_for_errors(self) -> None:
         """Raise what ended a save, if nobody has asked."""
         ended = [pending for pending in self._under_way if pending.done()]
@@ -240,6 +258,7 @@ class CheckpointManager:
             if (error := one.take_unseen_error()) is not None:
                 raise error
 
+    @as_orbaxs
     def delete(self, step: int) -> None:
         """Delete a checkpoint; durable on return of rank 0's call, the others do nothing.
 
@@ -255,6 +274,33 @@ class CheckpointManager:
             self.checkpointer.delete(step)
         self.reload()
 
+    @as_orbaxs
+    def roll_back(self, step: int) -> list[int]:
+        """Delete every step that is newer than this one, after a job has gone back to it; return them.
+
+        Until then `save` passes over the steps up to the newest that is there, as Orbax does. For rank 0, and durable
+        when its call returns; the others do nothing.
+
+        Raises:
+            NotFoundError: the step is not there, and nothing is deleted.
+            InvalidRequestError: the manager is read only.
+        """
+        if self.options.read_only:
+            raise InvalidRequestError("this manager is read only")
+        steps = self.all_steps()
+        if step not in steps:
+            raise NotFoundError(f"step {step} is not there to roll back to", actual=steps[-5:])
+        abandoned = [one for one in steps if one > step]
+        if self.checkpointer.rank == 0:
+            self._to_pin = [pending for pending in self._to_pin if pending.step not in abandoned]
+            for one in reversed(abandoned):
+                if self.options.keeps(one):
+                    self.checkpointer.unpin(one)
+                self.checkpointer.delete(one, even_latest=True)
+        self.reload()
+        return abandoned
+
+    @as_orbaxs
     def close(self) -> None:
         """Wait for the saves under way and free everything. May be repeated."""
         try:
@@ -278,6 +324,19 @@ class CheckpointManager:
             self._pin_kept()
         self._under_way, self._to_pin = [], []
         self.checkpointer.__exit__(kind, error, trace)
+
+    def _tell_if_behind(self, step: int) -> None:
+        """Say, once for each newest step, that a step is passed over because newer ones are there."""
+        latest = self._known_latest()
+        is_behind = latest is not None and step < latest and not self.options.read_only
+        if is_behind and latest != self._told_of and self.options.wants(step, step - 1):
+            self._told_of = latest
+            _LOG.warning(
+                "step %d is not saved, nor are others up to %d, as newer ones are there: after a rollback call "
+                "roll_back(step) with the step that the job went back to, or save(…, overwrite=True)",
+                step,
+                latest,
+            )
 
     def _known_latest(self) -> int | None:
         """Return the newest step there is or was begun, asking for it once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Container
 from dataclasses import dataclass, fields
@@ -19,6 +20,26 @@ _WITHOUT_COUNTERPART = (
     "todelete_subdir",
 )
 """What would silently do something else than asked for, if it is set."""
+
+
+_WITHOUT_MEANING = (
+    "async_options",
+    "atomicity_options",
+    "best_mode",
+    "cleanup_tmp_directories",
+    "create",
+    "enable_background_delete",
+    "enable_per_process_directory_creation",
+    "enable_should_save_is_saving_in_progress_check",
+    "keep_checkpoints_without_metrics",
+    "lightweight_initialize",
+    "num_deletion_threads",
+    "prevent_write_metrics",
+    "save_root_metadata",
+    "single_host_load_and_broadcast",
+    "temporary_path_class",
+)
+"""How Orbax goes about it, which changes nothing in what is there in the end."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,15 @@ class CheckpointManagerOptions:
         for name in _WITHOUT_COUNTERPART:
             if getattr(options, name, None) is not None:
                 raise InvalidRequestError(f"the option {name!r} has no counterpart in ckptd")
+        if dataclasses.is_dataclass(options) and not isinstance(options, cls):
+            kind: Any = type(options)
+            usual = kind()  # Orbax makes its options of options when it is made
+            for each in fields(options):
+                value = getattr(options, each.name)
+                if each.name not in (*known, *_WITHOUT_MEANING) and value != getattr(usual, each.name):
+                    raise InvalidRequestError(
+                        f"the option {each.name!r} has no counterpart in ckptd", actual=repr(value)[:200]
+                    )
         given = {name: getattr(options, name) for name in known if hasattr(options, name)}
         return cls(**{**given, **changes})
 
