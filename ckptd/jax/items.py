@@ -7,6 +7,7 @@ such, and here a tree with these names on top. ``restore_args`` is a tree of wha
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,10 @@ from jax import tree_util
 from jax.sharding import NamedSharding
 
 from ckptd.client.reader import CheckpointReader
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.jax.loading import describe, load
 from ckptd.jax.nodes import name_of
+from ckptd.jax.refusals import MissingItemError
 from ckptd.jax.targets import Target
 
 _STRUCT: Any = jax.ShapeDtypeStruct  # its constructor has no types
@@ -53,17 +55,30 @@ def load_args(reader: CheckpointReader, args: Any, *, partial: bool) -> Any:
 
     Raises:
         InvalidRequestError: the target does not fit, or something is asked for that has no counterpart here.
+        MissingItemError: a name of the mapping is not in the checkpoint.
     """
     if not isinstance(args, Mapping):
         return _load(reader, args, None, partial)
-    found = {name: _load(reader, one, name, partial) for name, one in args.items()}
+    found = {}
+    for name, one in args.items():
+        try:
+            found[name] = _load(reader, one, name, partial)
+        except NotFoundError as error:
+            raise MissingItemError(f"{reader.prefix}: {error.reason}") from error
     return found if type(args) is dict else type(args)(**found)
+
+
+def as_composite(tree: Any) -> Any:
+    """Return a tree of items as Orbax's manager with ``item_names`` returns it, where the program has Orbax."""
+    orbax: Any = sys.modules.get("orbax.checkpoint")
+    return tree if orbax is None or type(tree) is not dict else orbax.args.Composite(**tree)
 
 
 def _load(reader: CheckpointReader, args: Any, part: str | None, partial: bool) -> Any:
     if args is None:
         return load(reader, None, part=part, partial=partial)
-    item = tree_of(args)
+    has_item = isinstance(args, Mapping) or hasattr(args, "item") or not hasattr(args, "restore_args")
+    item = tree_of(args) if has_item else None  # that of a random key has none
     partial = partial or bool(getattr(args, "partial_restore", False))
     leaf_args = _by_name(getattr(args, "restore_args", None))
     if item is None and not leaf_args:

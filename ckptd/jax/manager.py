@@ -8,15 +8,17 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from jax.experimental import multihost_utils
 
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.options import check_step
 from ckptd.client.pending import PendingSave
+from ckptd.client.reader import CheckpointReader
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.jax import places
-from ckptd.jax.items import load_args, tree_of
+from ckptd.jax.items import as_composite, load_args, tree_of
 from ckptd.jax.loading import describe, load
 from ckptd.jax.options import CheckpointManagerOptions
 from ckptd.jax.refusals import as_orbaxs
@@ -29,6 +31,13 @@ else:
 
 _LOG = logging.getLogger(__name__.rpartition(".")[0])  # ckptd.jax
 _MAX_UNDER_WAY = 2  # saves of a `Checkpointer`
+
+_ABSENT = {
+    "directory": "checkpoints are files named after their step; `checkpointer.checkpoints()` has their prefixes",
+    "metadata": "`item_metadata(step)` has shapes and dtypes; what else describes a step is saved in the tree",
+    "metrics": "they are saved in the tree",
+}
+"""What Orbax's manager has and this one has not, and what to do instead."""
 
 
 class CheckpointManager:
@@ -64,7 +73,8 @@ class CheckpointManager:
         Args:
             directory: where the checkpoints lie, a path or a store's URL; or the address of a daemon.
             options: `CheckpointManagerOptions`, ours or Orbax's.
-            item_names: taken for programs that were written for Orbax; the names come with what is saved.
+            item_names: with these, `restore` without a target and `item_metadata` return Orbax's ``Composite``, as
+                Orbax does; the names themselves come with what is saved.
             run: below the daemon's root, or below the directory; default: the directory's path.
             address: of a daemon; default: the environment's CKPTD_ADDRESS, else direct mode in the directory.
             rank: of this process; default: that of `jax.distributed` if it is initialised, else as for `Checkpointer`.
@@ -101,6 +111,7 @@ class CheckpointManager:
         self._latest: int | None = None
         self._has_looked = False
         self._told_of: int | None = None
+        self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background
         self._under_way: list[PendingSave] = []
         self._to_pin: list[PendingSave] = []
@@ -114,6 +125,8 @@ class CheckpointManager:
         args: Any = None,
         force: bool = False,
         overwrite: bool = False,
+        metrics: Any = None,
+        custom_metadata: Any = None,
     ) -> bool:
         """Save a pytree, if this step's turn has come; return once its arrays may be donated and others changed.
 
@@ -123,6 +136,8 @@ class CheckpointManager:
             args: the same in Orbax's words: whatever has it as ``item``, or a mapping of names to such.
             force: save although `should_save` says no.
             overwrite: replace a checkpoint of this step.
+            metrics: refused: they belong in the tree.
+            custom_metadata: likewise.
 
         Returns:
             Whether it is being saved.
@@ -134,6 +149,10 @@ class CheckpointManager:
         """
         if items is not None and args is not None:
             raise InvalidRequestError("what is saved is given once, as such or in `args`")
+        for name, given in (("metrics", metrics), ("custom_metadata", custom_metadata)):
+            if given is not None:
+                raise InvalidRequestError(f"{name}= has no counterpart in ckptd: save it in the tree")
+        step = check_step(step)
         tree = items if args is None else tree_of(args)
         if self.options.read_only or not (force or overwrite or self.should_save(step)):
             self._tell_if_behind(step)
@@ -184,9 +203,10 @@ class CheckpointManager:
         if items is not None and target is not None:
             raise InvalidRequestError("`items` and `target` are two names for one thing")
         wanted = target if items is None else items
-        reader = self.checkpointer.reader(step)
+        reader = self._reader(step)
         if args is None:
-            return load(reader, wanted, partial=partial)
+            found = load(reader, wanted, partial=partial)
+            return as_composite(found) if wanted is None and self._has_items else found
         if wanted is not None:
             raise InvalidRequestError("a target is given once, as such or in `args`")
         return load_args(reader, args, partial=partial)
@@ -194,7 +214,8 @@ class CheckpointManager:
     @as_orbaxs
     def item_metadata(self, step: int | None = None) -> Any:
         """Return the pytree of a checkpoint, with `jax.ShapeDtypeStruct`s for its arrays: a target; see `describe`."""
-        return describe(self.checkpointer.reader(step))
+        found = describe(self._reader(step))
+        return as_composite(found) if self._has_items else found
 
     @as_orbaxs
     def prepare(self, items: Any) -> None:
@@ -204,6 +225,7 @@ class CheckpointManager:
     @as_orbaxs
     def should_save(self, step: int) -> bool:
         """Say whether this step's turn has come: the first one, those that the interval divides, and on preemption."""
+        step = check_step(step)
         latest = self._known_latest()
         if self.options.wants(step, latest):
             return True
@@ -224,9 +246,19 @@ class CheckpointManager:
         checkpoint = self.checkpointer.latest()
         return None if checkpoint is None else checkpoint.step
 
+    def best_step(self) -> int | None:
+        """Return the latest step, which is the best one where nothing says what is better, as with Orbax."""
+        return self.latest_step()
+
     @as_orbaxs
-    def all_steps(self) -> list[int]:
-        """Return the steps that are there, in ascending order; waits for the saves under way, and for retention."""
+    def all_steps(self, read: bool = False) -> list[int]:
+        """Return the steps that are there, in ascending order; waits for the saves under way, and for retention.
+
+        Args:
+            read: call `reload` besides. The steps themselves are always looked up.
+        """
+        if read:
+            self.reload()
         self.checkpointer.settle()
         return sorted(one.step for one in self.checkpointer.checkpoints() if one.step is not None)
 
@@ -267,6 +299,7 @@ class CheckpointManager:
         """
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")
+        step = check_step(step)
         if self.checkpointer.rank == 0:
             self._to_pin = [pending for pending in self._to_pin if pending.step != step]
             if self.options.keeps(step):
@@ -287,6 +320,7 @@ class CheckpointManager:
         """
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")
+        step = check_step(step)
         steps = self.all_steps()
         if step not in steps:
             raise NotFoundError(f"step {step} is not there to roll back to", actual=steps[-5:])
@@ -324,6 +358,14 @@ class CheckpointManager:
             self._pin_kept()
         self._under_way, self._to_pin = [], []
         self.checkpointer.__exit__(kind, error, trace)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        way = _ABSENT.get(name)
+        text = f"{type(self).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(text if way is None else f"{text}: {way}", name=name, obj=self)
+
+    def _reader(self, step: int | None) -> CheckpointReader:
+        return self.checkpointer.reader(None if step is None else check_step(step))
 
     def _tell_if_behind(self, step: int) -> None:
         """Say, once for each newest step, that a step is passed over because newer ones are there."""

@@ -20,6 +20,10 @@ class MissingError(NotFoundError, FileNotFoundError):
     """There is no such checkpoint."""
 
 
+class MissingItemError(MissingError, KeyError):
+    """The checkpoint has no item of this name."""
+
+
 class ExistsError(ConflictError, ValueError):
     """The step is saved already, or the request does not fit what is there otherwise."""
 

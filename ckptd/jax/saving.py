@@ -54,7 +54,12 @@ def held_arrays(tree: Any) -> dict[str, Any]:
 
 
 def _arrays(tree: Any, take: Callable[[str, Any], Any]) -> dict[str, Any]:
-    leaves = flatten(to_containers(tree, _leaf), lambda value: isinstance(value, (_Held, Slice)), stores_kinds=False)
+    nested = to_containers(tree, _leaf)
+    if isinstance(nested, _Held):
+        raise InvalidRequestError(
+            "what is saved is a tree whose leaves have names, {'w': array}, or Composite(w=…)", actual="an array"
+        )
+    leaves = flatten(nested, lambda value: isinstance(value, (_Held, Slice)), stores_kinds=False)
     waiting = [leaf.value for leaf in leaves.values() if isinstance(leaf, _Held)]
     for array in waiting:
         shards.send_ahead(array)
@@ -91,6 +96,7 @@ def _pieces(name: str, array: jax.Array) -> Any:
         dtypes.of_array_dtype(np.dtype(array.dtype))
         return shards.pieces(array)
     except InvalidRequestError as error:
-        raise InvalidRequestError(error.reason, key=name) from error
+        way = f"; save jax.lax.bitcast_convert_type(x, jnp.uint{8 * array.dtype.itemsize}) and convert it back"
+        raise InvalidRequestError(f"{error.reason}{way}", key=name) from error
     except RuntimeError as error:
         raise InvalidRequestError(f"the array can't be read: {error}", key=name) from error

@@ -191,3 +191,60 @@ def test_a_step_behind_the_newest_is_passed_over_with_a_word_and_a_rollback_take
         assert manager.latest_step() == 20
         assert manager.save(30, tree(-30))
         assert float(manager.restore()["w"][0, 0]) == -30
+
+
+STEPS = (None, 3.0, jnp.float32(3), np.float64(3.5), "3", -1, True)
+
+
+@pytest.mark.parametrize("step", STEPS, ids=repr)
+def test_a_step_that_is_no_whole_number_is_refused_wherever_it_is_given(tmp_path, step):
+    with ckptd.jax.CheckpointManager(tmp_path / "run") as manager:
+        manager.save(3, tree(3))
+        calls = [manager.should_save, manager.delete, manager.roll_back, lambda step: manager.save(step, tree(1))]
+        if step is not None:  # the latest
+            calls += [manager.restore, manager.item_metadata]
+        for call in calls:
+            with pytest.raises(ValueError, match="a step is a whole number from 0 on"):
+                call(step)
+        assert manager.all_steps(read=True) == [3]
+
+
+@each_manager
+def test_items_come_back_as_a_composite(tmp_path, manager_of):
+    items = ocp.args.Composite(
+        state=args(1),
+        meta=ocp.args.JsonSave({"a": [1, None]}),
+        key=ocp.args.JaxRandomKeySave(jax.random.key(3)),
+        one=ocp.args.ArraySave(jnp.arange(3)),
+    )
+    with manager_of(tmp_path / "run", item_names=("state", "meta", "key", "one")) as manager:
+        manager.save(1, args=items)
+        manager.wait_until_finished()
+        found = manager.restore(1)
+        assert type(found) is ocp.args.Composite
+        assert found.meta == {"a": [1, None]}
+        assert found.state["w"].tolist() == tree(1)["w"].tolist()
+        assert manager.item_metadata(1).state["w"].shape == (8, 2)
+        asked = ocp.args.Composite(key=ocp.args.JaxRandomKeyRestore(), one=ocp.args.ArrayRestore())
+        some = manager.restore(1, args=asked)
+        assert some.key == jax.random.key(3)
+        assert some.one.tolist() == [0, 1, 2]
+        assert manager.best_step() == 1
+        with pytest.raises(KeyError, match="other"):
+            manager.restore(1, args=ocp.args.Composite(other=ocp.args.StandardRestore()))
+
+
+def test_what_the_manager_has_not_is_refused_with_a_way_on(tmp_path):
+    with ckptd.jax.CheckpointManager(tmp_path / "run") as manager:
+        for name in ("metrics", "custom_metadata"):
+            with pytest.raises(InvalidRequestError, match=f"{name}= .* in the tree"):
+                manager.save(1, tree(1), **{name: {"loss": 1.0}})
+        with pytest.raises(AttributeError, match="item_metadata"):
+            manager.metadata(1)
+        with pytest.raises(AttributeError, match="'nothing'$"):
+            _ = manager.nothing
+        with pytest.raises(InvalidRequestError, match="leaves have names"):
+            manager.save(1, args=ocp.args.ArraySave(jnp.ones(3)))
+        with pytest.raises(InvalidRequestError, match=r"a: .*float8_e8m0fnu.*uint8\) and convert it back"):
+            manager.save(1, {"a": jnp.ones(3, jnp.float8_e8m0fnu)})
+        assert manager.all_steps() == []
