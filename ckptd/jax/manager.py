@@ -16,7 +16,7 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
 from ckptd.client.pending import PendingSave
 from ckptd.client.reader import CheckpointReader
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.jax import places
 from ckptd.jax.items import as_composite, load_args, tree_of
 from ckptd.jax.loading import describe, load
@@ -31,6 +31,7 @@ else:
 
 _LOG = logging.getLogger(__name__.rpartition(".")[0])  # ckptd.jax
 _MAX_UNDER_WAY = 2  # saves of a `Checkpointer`
+_LOOK_S = 0.1  # between two looks for what another process deletes
 
 _ABSENT = {
     "directory": "checkpoints are files named after their step; `checkpointer.checkpoints()` has their prefixes",
@@ -311,16 +312,18 @@ class CheckpointManager:
     def roll_back(self, step: int) -> list[int]:
         """Delete every step that is newer than this one, after a job has gone back to it; return them.
 
-        Until then `save` passes over the steps up to the newest that is there, as Orbax does. For rank 0, and durable
-        when its call returns; the others do nothing.
+        Until then `save` passes over the steps up to the newest that is there, as Orbax does. Every process calls it:
+        rank 0 deletes, durably, and the others wait until that is done, so that all of them save the next step.
 
         Raises:
             NotFoundError: the step is not there, and nothing is deleted.
             InvalidRequestError: the manager is read only.
+            UnavailableError: rank 0 has not deleted them within `timeout_s`.
         """
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")
         step = check_step(step)
+        self._known_latest()  # pins what a killed process left to pin
         steps = self.all_steps()
         if step not in steps:
             raise NotFoundError(f"step {step} is not there to roll back to", actual=steps[-5:])
@@ -331,8 +334,20 @@ class CheckpointManager:
                 if self.options.keeps(one):
                     self.checkpointer.unpin(one)
                 self.checkpointer.delete(one, even_latest=True)
-        self.reload()
+        else:
+            self._await_deleted(set(abandoned))
+        self._latest, self._has_looked = step, True  # the same on every process, whatever it saw of the deletion
         return abandoned
+
+    def _await_deleted(self, steps: set[int]) -> None:
+        """Wait until another process has deleted these steps."""
+        ends = time.monotonic() + self.checkpointer.timeout_s
+        while left := steps.intersection(self.all_steps()):
+            if time.monotonic() > ends:
+                raise UnavailableError(
+                    "rank 0 has not deleted the abandoned steps: does it call roll_back too?", actual=left
+                )
+            time.sleep(_LOOK_S)
 
     @as_orbaxs
     def close(self) -> None:

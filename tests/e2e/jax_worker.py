@@ -56,6 +56,13 @@ def main(address: str, meeting: str, rank: int, world_size: int) -> None:
             assert (jax.random.key_data(shard.data) == jax.random.key_data(keys[shard.index[:1]])).all()
         assert got["step"] == 5
         assert got["local"].tolist() == [0, 1, 2]
+        for step in (6, 7):
+            assert manager.save(step, tree)
+        assert set(manager.roll_back(5)) <= {6, 7}  # what is left of them when this process looks
+        assert manager.latest_step() == 5
+        assert not manager.should_save(5)
+        assert manager.save(6, tree)  # together, or it would never end
+        assert manager.latest_step() == 6
     jax.distributed.shutdown()
     print("done", flush=True)
 
