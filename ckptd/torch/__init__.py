@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ckptd.torch.adapters import Adapters
     from ckptd.torch.arrays import array_of, memory_of, tensor_of
     from ckptd.torch.dcp_reader import CkptdStorageReader
     from ckptd.torch.dcp_writer import CkptdStorageWriter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ckptd.torch.transformers import CkptdCallback
 
 __all__ = [
+    "Adapters",
     "CkptdCallback",
     "CkptdCheckpointIO",
     "CkptdStorageReader",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Adapters": "ckptd.torch.adapters",
     "CkptdCallback": "ckptd.torch.transformers",
     "CkptdCheckpointIO": "ckptd.torch.lightning",
     "CkptdStorageReader": "ckptd.torch.dcp_reader",
