@@ -1,4 +1,4 @@
-"""What callers may write for a Saver's arguments."""
+"""What callers may write for the arguments of a Saver and a manager."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from ckptd.client.finding import as_text
+from ckptd.errors import InvalidRequestError
 
 SaverDef = tf.compat.v1.train.SaverDef
 
@@ -32,3 +33,26 @@ def tensorflows_saver_def(saver_def: Any) -> Any:
         return saver_def
     data = saver_def if isinstance(saver_def, bytes) else saver_def.SerializeToString()
     return SaverDef.FromString(data)
+
+
+def check_options(options: Any) -> None:
+    """Refuse what a save would ignore: this process or the daemon writes, and decides into how many files.
+
+    Raises:
+        InvalidRequestError: naming the option.
+    """
+    if options is None:
+        return
+    if not isinstance(options, tf.train.CheckpointOptions):
+        raise InvalidRequestError(f"options are a tf.train.CheckpointOptions, not a {type(options).__name__}")
+    if options.experimental_sharding_callback is not None:
+        raise InvalidRequestError("experimental_sharding_callback is not taken: leave it out; there is one data file")
+    if options.experimental_io_device is not None:
+        device = tf.DeviceSpec.from_string(options.experimental_io_device)
+        is_here = device.job in (None, "localhost") and device.task in (None, 0)
+        if not is_here or device.device_type not in (None, "CPU"):
+            raise InvalidRequestError(
+                "experimental_io_device is this host only; for another one give the address of a daemon there",
+                expected="/job:localhost",
+                actual=options.experimental_io_device,
+            )

@@ -12,12 +12,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from ckptd.client.environment import given_address
 from ckptd.client.finding import as_text
+from ckptd.tensorflow.refusals import RefusedError
 from ckptd.tensorflow.saver import Saver, adopted
 
 _SAVERS = tf.compat.v1.GraphKeys.SAVERS
 
 DEFAULT_SAVE_SECS = 600
+_HOUSEKEEPING: dict[str, Any] = {"max_to_keep": 5, "keep_checkpoint_every_n_hours": 10000.0}
 
 
 class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: ignore[misc]
@@ -92,10 +95,17 @@ class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: igno
         self._using: tuple[Any, _Waiting] | None = None
 
     def begin(self) -> None:
-        """Give the graph a Saver if it has none; it is built when all hooks have begun."""
+        """Give the graph a Saver if it has none; it is built when all hooks have begun.
+
+        Raises:
+            InvalidRequestError: there is one, and it keeps other checkpoints, or elsewhere, than the hook was told.
+        """
         super().begin()
-        has_own = self._saver is not None or (self._scaffold is not None and self._scaffold.saver is not None)
-        if not has_own and not tf.compat.v1.get_collection(_SAVERS):
+        own = self._saver if self._saver is not None or self._scaffold is None else self._scaffold.saver
+        found = tf.compat.v1.get_collection(_SAVERS) if own is None else [own]
+        for one in found:
+            self._check_against(one)
+        if not found:
             tf.compat.v1.add_to_collection(
                 _SAVERS,
                 Saver(
@@ -123,6 +133,27 @@ class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: igno
         saver = self._get_saver()
         if saver is not None:
             saver.close()
+
+    def _check_against(self, saver: Any) -> None:
+        """Refuse arguments for a Saver that is not made here, if it differs: they would be ignored."""
+        definition = saver.saver_def
+        has = {
+            name: getattr(saver, f"_{name}") if definition is None else getattr(definition, name)
+            for name in self._housekeeping
+        }
+        for name, wanted in self._housekeeping.items():
+            if wanted != _HOUSEKEEPING[name] and (wanted or 0) != (has[name] or 0):
+                raise RefusedError(
+                    f"{name} is for a Saver that the hook makes; there is one, so give it to that",
+                    expected=has[name],
+                    actual=wanted,
+                )
+        if self._address is not None and isinstance(saver, Saver) and given_address(self._address) != saver.address:
+            raise RefusedError(
+                "address is for a Saver that the hook makes or takes over; there is one of ckptd's, so give it to that",
+                expected=saver.address,
+                actual=self._address,
+            )
 
     def _get_saver(self) -> Any:
         """Return our Saver for the one that TensorFlow's rules find."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
+from ckptd.client.environment import given_address
 from ckptd.client.finding import Path, as_text
-from ckptd.tensorflow.keras_weights import arrays_of_model, begin_to_save, place_of_files
+from ckptd.tensorflow.keras_weights import arrays_of_model, begin_to_save, check_options, place_of_files
 from ckptd.tensorflow.places import Place
 from ckptd.tensorflow.refusals import as_tensorflows
 from ckptd.tensorflow.reporting import report
@@ -58,7 +59,10 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
 
         Raises:
             ValueError: Keras's own, for its arguments.
+            InvalidRequestError: one of `options` is not taken.
         """
+        with as_tensorflows():
+            check_options(given_address(address), options)
         super().__init__(
             # Keras wants a suffix that says which of its own formats is meant.
             filepath="model.weights.h5" if save_weights_only else "model.keras",

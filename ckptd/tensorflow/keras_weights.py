@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import keras
 
+from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.environment import given_address
 from ckptd.client.finding import Path, as_text
 from ckptd.client.saver_directory import SaverDirectory, Target
@@ -28,9 +30,25 @@ _log = logging.getLogger("ckptd.tensorflow")
 MODEL_NAME = "_CKPTD_KERAS_MODEL"
 """The tensor with the model's description, beside the weights."""
 
+_OF_A_RUN = frozenset(inspect.signature(Checkpointer).parameters) - {"address", "run", "root"}
+_WITHOUT_AN_ADDRESS: dict[str, tuple[Any, ...] | None] = {
+    "timeout_s": None,
+    "token": None,
+    "ca": None,
+    "rank": (None, 0),
+    "world_size": (None, 1),
+}
+"""What a program may leave in place when it takes the address away, and with which values; None: any."""
+
 
 def save_weights(
-    model: Any, filepath: Path, overwrite: bool = True, *, address: Path | None = None, **options: Any
+    model: Any,
+    filepath: Path,
+    overwrite: bool = True,
+    max_shard_size: float | None = None,
+    *,
+    address: Path | None = None,
+    **options: Any,
 ) -> None:
     """Save a model's weights, and its optimizer if it has one, as ``save_weights`` of Keras 2 did; durable on return.
 
@@ -42,14 +60,20 @@ def save_weights(
         filepath: the prefix of the checkpoint, just as it is given; a path or URL, or the run and the name below
             `address`.
         overwrite: replace a checkpoint of this prefix.
+        max_shard_size: of Keras's own formats; only None is taken.
         address: a daemon's or a store's; default: the environment's CKPTD_ADDRESS, else none.
         options: of `Checkpointer`, for an address: `rank`, `world_size`, `token`, ….
 
     Raises:
         ConflictError: there is one already, and `overwrite` is False.
-        InvalidRequestError: the model has no weights yet, or the prefix is none.
+        InvalidRequestError: the model has no weights yet, the prefix is none, or an argument is not taken.
     """
     with as_tensorflows():
+        if max_shard_size is not None:
+            raise InvalidRequestError(
+                "save_weights takes no max_shard_size: a reader loads parts of one file, however large it is",
+                actual=max_shard_size,
+            )
         place = place_of_files(address, options)
         try:
             path = as_text(filepath)
@@ -60,18 +84,28 @@ def save_weights(
             place.close()
 
 
-def load_weights(model: Any, filepath: Path, *, address: Path | None = None, **options: Any) -> None:
+def load_weights(
+    model: Any, filepath: Path, skip_mismatch: bool = False, *, address: Path | None = None, **options: Any
+) -> None:
     """Load a model's weights by the names of Keras 2: what that wrote, what `save_weights` or `ModelCheckpoint` wrote.
 
     A model inside of a `tf.train.Checkpoint` is found too. All weights are assigned, or none if one is missing or has
-    another shape. A compiled model gets its optimizer back if that is there and fits; the log says when it is not.
+    another shape, so `skip_mismatch` is refused. A compiled model gets its optimizer back if that is there and fits;
+    the log says when it is not.
 
     Raises:
         NotFoundError: no such checkpoint, or a weight is not in it.
-        InvalidRequestError: the shape of a weight differs; the weight and both shapes are named.
+        InvalidRequestError: the shape of a weight differs; the weight and both shapes are named. Or an argument is
+            not taken.
         CorruptionError: the bytes are wrong.
     """
     with as_tensorflows():
+        if skip_mismatch:
+            raise InvalidRequestError(
+                "load_weights takes no skip_mismatch: it assigns all weights or none; read single ones with "
+                "ckptd.load_variable",
+                actual=skip_mismatch,
+            )
         objects = objects_of(model)
         place = place_of_files(address, options)
         try:
@@ -96,12 +130,27 @@ def load_weights(model: Any, filepath: Path, *, address: Path | None = None, **o
 
 
 def load_model(
-    filepath: Path, custom_objects: Mapping[str, Any] | None = None, *, address: Path | None = None, **options: Any
+    filepath: Path,
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    safe_mode: bool = True,
+    *,
+    address: Path | None = None,
+    **options: Any,
 ) -> Any:
     """Build the model that `ModelCheckpoint` saved without `save_weights_only`, compiled as it was, and load it.
 
+    Args:
+        filepath: the prefix of the checkpoint.
+        custom_objects: classes and functions that the model names.
+        compile: False leaves the model without its optimizer and losses.
+        safe_mode: refuse to run code that the checkpoint brings, such as that of a lambda.
+        address: a daemon's or a store's; default: the environment's CKPTD_ADDRESS, else none.
+        options: of `Checkpointer`, for an address: `rank`, `world_size`, `token`, ….
+
     Raises:
         NotFoundError: no such checkpoint, or it has weights only.
+        ValueError: Keras's own, for code in `safe_mode`.
     """
     with as_tensorflows():
         place = place_of_files(address, options)
@@ -112,7 +161,11 @@ def load_model(
             description = json.loads(bundle.read(MODEL_NAME).item())
         finally:
             place.close()
-        model = keras.saving.deserialize_keras_object(description, custom_objects=dict(custom_objects or {}))
+        if not compile:
+            description.pop("compile_config", None)
+        model = keras.saving.deserialize_keras_object(
+            description, custom_objects=dict(custom_objects or {}), safe_mode=safe_mode
+        )
         load_weights(model, filepath, address=address, **options)
         return model
 
@@ -132,10 +185,27 @@ def arrays_of_model(model: Any, *, with_model: bool = False) -> dict[str, Any]:
 def place_of_files(address: Path | None, options: Mapping[str, Any]) -> Place:
     """Return where files of just the given names go; nothing of theirs is ever deleted."""
     given = given_address(address)
+    check_options(given, options)
     if given:
         return BelowAnAddress(given, {"max_to_keep": None, **options})
     timeout_s = options.get("timeout_s", 600.0)
     return BesideThePath(SaverDirectory(0, 10000.0, SystemClock(), save_relative_paths=True), timeout_s)
+
+
+def check_options(address: str, options: Mapping[str, Any]) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        InvalidRequestError: nobody takes such an argument, or it means nothing without an address.
+    """
+    for name, value in options.items():
+        if name not in _OF_A_RUN:
+            raise InvalidRequestError(f"there is no argument {name!r} here: leave it out", actual=value)
+        if address:
+            continue
+        allowed = _WITHOUT_AN_ADDRESS.get(name, ())
+        if allowed is not None and value not in allowed:
+            raise InvalidRequestError(f"{name!r} means something below an address only: give one", actual=value)
 
 
 def begin_to_save(place: Place, path: str, arrays: Mapping[str, Any]) -> Any:

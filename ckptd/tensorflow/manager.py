@@ -25,6 +25,7 @@ from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow import restoring
+from ckptd.tensorflow.arguments import check_options
 from ckptd.tensorflow.object_graph import arrays_of_checkpoint, check_eager
 from ckptd.tensorflow.refusals import as_tensorflows
 from ckptd.tensorflow.reporting import log, report
@@ -177,7 +178,8 @@ class CheckpointManager:
             checkpoint_number: another number than `save_counter`, which is counted up all the same.
             check_interval: with a `checkpoint_interval`, save only if it has passed; else unless this step was saved.
             options: a `tf.train.CheckpointOptions`. With ``experimental_enable_async_checkpoint`` nobody waits, and
-                ``experimental_write_callbacks`` are called at the end. Devices and sharding have no meaning here.
+                ``experimental_write_callbacks`` are called at the end. An ``experimental_io_device`` of another host
+                and an ``experimental_sharding_callback`` are refused.
             wait: return when the checkpoint is durable; otherwise as soon as the variables may be changed again. An
                 error is raised by the next call then. Default: as `options` say, else True.
 
@@ -190,6 +192,7 @@ class CheckpointManager:
         """
         began_at = time.monotonic()
         check_eager()
+        check_options(options)
         if not self._is_due(check_interval):
             return None
         counter = self._checkpoint.save_counter

@@ -67,7 +67,7 @@ class Place(Protocol):
     def settle(self, target: Target) -> None:
         """Wait until what a save that has ended lets go is gone."""
 
-    def save_description(self, target: Target, meta_graph: bytes) -> None:
+    def save_description(self, target: Target, meta_graph: bytes, debug_info: bytes | None) -> None:
         """Save the description of a graph without variables, durably on return."""
 
     def wait(self) -> None:
@@ -174,10 +174,12 @@ class BesideThePath:
     def settle(self, target: Target) -> None:
         """See `Place`: a save here ends with that."""
 
-    def save_description(self, target: Target, meta_graph: bytes) -> None:
+    def save_description(self, target: Target, meta_graph: bytes, debug_info: bytes | None) -> None:
         """See `Place`: TensorFlow writes that file alone."""
         store, key = target.place
         store.replace(meta_graph_key(key, target.meta_graph_suffix), meta_graph)
+        if debug_info is not None:
+            store.replace(meta_graph_key(key, "debug"), debug_info)
 
     def wait(self) -> None:
         """See `Place`."""
@@ -267,9 +269,10 @@ class BelowAnAddress:
         """See `Place`."""
         self._checkpointer(*run_of(target.save_path), target.latest_filename).settle(_step_of(target))
 
-    def save_description(self, target: Target, meta_graph: bytes) -> None:
+    def save_description(self, target: Target, meta_graph: bytes, debug_info: bytes | None) -> None:
         """See `Place`. It belongs to a checkpoint there: one that holds a note alone, and no state file names."""
-        self.save(target, Content({_GRAPH_ONLY: True}, meta_graph=meta_graph), write_state=False).result()
+        content = Content({_GRAPH_ONLY: True}, meta_graph=meta_graph, debug_info=debug_info)
+        self.save(target, content, write_state=False).result()
 
     def wait(self) -> None:
         """See `Place`."""

@@ -21,6 +21,7 @@ from ckptd.storage.locations import is_url
 from ckptd.tensorflow.refusals import as_tensorflows
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 (a directory of our own is made in it)
+_WILDCARDS = "*?[\\"
 _ROOM_FACTOR = 2
 """Shared memory belongs to everybody: so many times what is wanted has to be free there."""
 
@@ -35,12 +36,26 @@ def restore(checkpoint: Any, save_path: finding.Path | None, options: Any = None
     Raises:
         NotFoundError, CorruptionError: of a bucket. For files, TensorFlow's own errors.
     """
-    if save_path is None or not is_url(finding.as_text(save_path)):
+    if save_path is not None and not is_url(finding.as_text(save_path)):
+        path = finding.as_text(save_path)
+        if not any(sign in path for sign in _WILDCARDS) or not finding.checkpoint_exists(path):
+            return checkpoint.restore(save_path, options=options)
+        return restore_copied(checkpoint, lambda directory: _linked(path, directory), 0, options)
+    if save_path is None:
         return checkpoint.restore(save_path, options=options)
     store, key = finding.resolve(save_path)
     bundle = Bundle.open(store, key)
     size = sum(bundle.shard_size(shard) for shard in range(bundle.index.num_shards))
     return restore_copied(checkpoint, lambda directory: files.files_of(store, key, directory), size, options)
+
+
+def _linked(path: str, directory: str) -> str:
+    """Link the files of a checkpoint under a plain name, as TensorFlow takes their own for a pattern."""
+    at = Path(os.path.abspath(path))  # noqa: PTH100 (links on the way stay)
+    for one in at.parent.iterdir():
+        if one.name.startswith((f"{at.name}.index", f"{at.name}.data-")):
+            Path(directory, f"checkpoint{one.name[len(at.name) :]}").symlink_to(one)
+    return f"{directory}/checkpoint"
 
 
 def restore_copied(checkpoint: Any, bring: Callable[[str], str], size_bytes: int, options: Any = None) -> Any:

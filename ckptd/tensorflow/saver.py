@@ -107,12 +107,19 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
 
         Raises:
             ValueError, TypeError, RuntimeError: TensorFlow's own.
-            InvalidRequestError: for another `write_version`.
+            InvalidRequestError: for another `write_version`; for several ranks without an address.
         """
         with as_tensorflows():
             if write_version != SaverDef.V2:
                 raise InvalidRequestError("only checkpoints of version V2 (2) are written", actual=write_version)
         self._address = given_address(address)
+        if not self._address and (rank, world_size) != (0, 1):
+            with as_tensorflows():
+                raise InvalidRequestError(
+                    "several ranks save one checkpoint through a daemon only: give its address",
+                    expected="rank 0 of 1",
+                    actual=f"rank {rank} of {world_size}",
+                )
         self._remote_options = {
             "rank": rank,
             "world_size": world_size,
@@ -206,11 +213,11 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 raise NoSessionError(f"'sess' must be a Session; {sess}")
             described = in_graph and write_meta_graph
             meta_graph = meta_graph_of(self, sess.graph, strip_default_attrs=strip_default_attrs) if described else None
+            debug_info = debug_info_of(self, sess.graph) if described and save_debug_info else None
             if self._is_empty:
                 if meta_graph is not None:
-                    self._place.save_description(target, meta_graph)
+                    self._place.save_description(target, meta_graph, debug_info)
                 return None
-            debug_info = debug_info_of(self, sess.graph) if described and save_debug_info else None
             content = self._content(target, sess if in_graph else None, meta_graph, debug_info)
             pending = self._place.save(target, content, write_state=write_state)
             if not in_graph:
@@ -284,24 +291,22 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
         """Set the list, of checkpoints of unknown age: they count as new, so housekeeping keeps them for good.
 
-        With an address this and the next two do nothing: the list is kept there, and is known after a restart.
+        Raises:
+            InvalidRequestError: there is an address: the list is kept there, and is known after a restart.
         """
         with as_tensorflows():
-            directory = self._place.directory()
-            if directory is not None:
-                directory.set_paths(last_checkpoints)
+            self._list_here().set_paths(last_checkpoints)
 
     def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
-        """Set the list: (prefix, when it was saved) each, oldest first."""
+        """Set the list: (prefix, when it was saved) each, oldest first; see `set_last_checkpoints`."""
         with as_tensorflows():
-            directory = self._place.directory()
-            if directory is not None:
-                directory.set_paths_with_time(last_checkpoints_with_time)
+            self._list_here().set_paths_with_time(last_checkpoints_with_time)
 
     def recover_last_checkpoints(self, checkpoint_paths: Sequence[Any]) -> None:
         """Take over the list of an earlier process, usually `all_model_checkpoint_paths` of the state file.
 
-        Those that are there no more are left out; the age of the others is that of their files.
+        Those that are there no more are left out; the age of the others is that of their files. With an address that
+        is so already, as the list is kept there.
         """
         with as_tensorflows():
             directory = self._place.directory()
@@ -320,6 +325,15 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             if isinstance(place, BelowAnAddress):
                 return place.latest(path_text(directory), name)
             return latest_checkpoint(path_text(directory))
+
+    def _list_here(self) -> SaverDirectory:
+        directory = self._place.directory()
+        if directory is None:
+            raise InvalidRequestError(
+                "below an address the list of checkpoints is kept there: it is known after a restart, and not set",
+                key=self._address,
+            )
+        return directory
 
     @property
     def _place(self) -> Place:
@@ -379,7 +393,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
 def adopted(theirs: Any, **options: Any) -> Saver:
     """Return a Saver that uses the operations of another one, which is built, and takes over its list."""
     saver = Saver(saver_def=theirs.as_saver_def(), **options)
-    saver.set_last_checkpoints_with_time([(path, float(at)) for path, at in theirs._last_checkpoints])
+    if not saver.address:
+        saver.set_last_checkpoints_with_time([(path, float(at)) for path, at in theirs._last_checkpoints])
     return saver
 
 
