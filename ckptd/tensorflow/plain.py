@@ -5,6 +5,7 @@ A program that called ``tf.train.load_checkpoint`` catches ``tf.errors.NotFoundE
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -16,12 +17,22 @@ from ckptd.tensorflow.refusals import as_tensorflows
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_OURS = {
+    "checkpoint_dir": "directory",
+    "checkpoint_prefix": "prefix",
+    "ckpt_dir_or_file": "prefix_or_directory",
+}
+"""What TensorFlow calls an argument that `ckptd` calls otherwise; either may be written."""
+
 
 def _as_tensorflows(call: Callable[P, R]) -> Callable[P, R]:
+    names = inspect.signature(call).parameters
+
     @wraps(call)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        ours: Any = {name if name in names else _OURS.get(name, name): value for name, value in kwargs.items()}
         with as_tensorflows():
-            return call(*args, **kwargs)
+            return call(*args, **ours)
 
     return called
 
@@ -54,7 +65,7 @@ def load_checkpoint(prefix_or_directory: Any) -> CheckpointReader:
 def checkpoints_iterator(*args: Any, **kwargs: Any) -> Iterator[str]:
     """See `ckptd.checkpoints_iterator`."""
     with as_tensorflows():
-        yield from ckptd.checkpoints_iterator(*args, **kwargs)
+        yield from ckptd.checkpoints_iterator(*args, **{_OURS.get(name, name): each for name, each in kwargs.items()})
 
 
 checkpoint_exists = _as_tensorflows(ckptd.checkpoint_exists)
