@@ -109,6 +109,12 @@ def _wanted(name: str, like: Any, args: Any, stored: Any) -> tuple[Any, Any]:
         hasattr(like, "shape") and hasattr(like, "dtype") and isinstance(getattr(stored, "dtype", None), np.dtype)
     )
     if not is_array or Target(name, like).is_key:
+        if any(
+            getattr(args, each, None) is not None for each in ("dtype", "sharding", "mesh", "global_shape", "shape")
+        ):
+            raise InvalidRequestError(
+                "restore_args are for arrays; here a target with its sharding says it", key=name, actual=str(args)[:200]
+            )
         return like, None
     shape = getattr(args, "global_shape", None) or getattr(args, "shape", None)
     if shape is not None and tuple(shape) != tuple(stored.shape):
@@ -118,11 +124,11 @@ def _wanted(name: str, like: Any, args: Any, stored: Any) -> tuple[Any, Any]:
     dtype = np.dtype(like.dtype if getattr(args, "dtype", None) is None else args.dtype)
     if args is not None and args.dtype is None and getattr(args, "restore_type", None) is not None:
         dtype = stored.dtype
-    if jax.dtypes.canonicalize_dtype(stored.dtype) != stored.dtype:
-        return like, None  # `load` tells that JAX would cut it
     cast = None if dtype == stored.dtype else dtype
     if isinstance(like, np.ndarray) or getattr(args, "restore_type", None) is np.ndarray:
         return np.broadcast_to(np.zeros((), stored.dtype), like.shape), cast
+    if jax.dtypes.canonicalize_dtype(stored.dtype) != stored.dtype:
+        return _STRUCT(tuple(like.shape), stored.dtype), None  # `load` tells that JAX would cut it
     sharding = _sharding(args) or Target(name, like).sharding
     weak = {"weak_type": True} if getattr(like, "weak_type", False) and cast is None else {}
     return _STRUCT(tuple(like.shape), stored.dtype, sharding=sharding, **weak), cast

@@ -385,8 +385,10 @@ class CheckpointManager:
     def _tell_if_behind(self, step: int) -> None:
         """Say, once for each newest step, that a step is passed over because newer ones are there."""
         latest = self._known_latest()
-        is_behind = latest is not None and step < latest and not self.options.read_only
-        if is_behind and latest != self._told_of and self.options.wants(step, step - 1):
+        if latest is None or step >= latest or latest == self._told_of or self.options.read_only:
+            return
+        # A function that decides has been called with the newest step; with an invented one it is not.
+        if self.options.should_save_fn is not None or self.options.wants(step, step - 1):
             self._told_of = latest
             _LOG.warning(
                 "step %d is not saved, nor are others up to %d, as newer ones are there: after a rollback call "

@@ -43,8 +43,8 @@ def as_orbaxs(call: Callable[P, R]) -> Callable[P, R]:
         try:
             return call(*args, **kwargs)
         except CkptdError as error:
-            family = _FAMILIES.get(type(error))
-            if family is None:
+            family = next((ours for kind, ours in _FAMILIES.items() if isinstance(error, kind)), None)
+            if family is None or isinstance(error, (ValueError, FileNotFoundError)):
                 raise
             renamed = family(
                 error.reason, key=error.key, offset=error.offset, expected=error.expected, actual=error.actual

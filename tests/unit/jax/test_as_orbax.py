@@ -248,3 +248,22 @@ def test_what_the_manager_has_not_is_refused_with_a_way_on(tmp_path):
         with pytest.raises(InvalidRequestError, match=r"a: .*float8_e8m0fnu.*uint8\) and convert it back"):
             manager.save(1, {"a": jnp.ones(3, jnp.float8_e8m0fnu)})
         assert manager.all_steps() == []
+
+
+def test_arguments_for_what_is_no_array_are_refused(tmp_path):
+    with ckptd.jax.CheckpointManager(tmp_path / "run") as manager:
+        manager.save(1, {"key": jax.random.key(0), "n": 3})
+        item = {"key": jax.random.key(1), "n": 0}
+        for name in item:
+            wanted = ocp.args.PyTreeRestore(item, restore_args={name: ocp.ArrayRestoreArgs(sharding=rows())})
+            with pytest.raises(InvalidRequestError, match=name):
+                manager.restore(1, args=wanted)
+
+
+def test_what_jax_would_cut_is_restored_to_numpy(tmp_path):
+    with ckptd.jax.CheckpointManager(tmp_path / "run") as manager:
+        manager.save(1, {"w": np.arange(3, dtype=np.int64) + 2**40})
+        wanted = ocp.args.PyTreeRestore(restore_args={"w": ocp.RestoreArgs(restore_type=np.ndarray)})
+        found = manager.restore(1, args=wanted)["w"]
+        assert found.dtype == np.int64
+        assert found.tolist() == [2**40, 2**40 + 1, 2**40 + 2]
