@@ -184,6 +184,7 @@ def resolve(prefix_or_directory: Path) -> tuple[Store, str]:
             own_saves.await_beside(store, key, step_of(key))
         if key and _has_index(store, key):
             return store, key
+    own_saves.await_beside(*open_state(prefix_or_directory, None))  # its first save may be under way
     directory = open_store(prefix_or_directory, confined=False)
     if next(iter(directory.list("")), None) is None:
         raise NotFoundError(

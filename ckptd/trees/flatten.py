@@ -220,7 +220,7 @@ class _Walk:
             return self._note(path, value, "array")
         value = self._unwrap(value)
         if isinstance(value, (np.ndarray, np.generic)):
-            return self._note(path, value, "numpy")
+            return self._note(path, value, "numpy", kinds.of_numpy(value) if self._stores_kinds else None)
         if is_plain(value):
             return self._plain(value, path, None)
         if id(value) in self._inside:

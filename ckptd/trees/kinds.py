@@ -12,6 +12,7 @@
 | ``timedelta`` | list of days, seconds, microseconds | |
 | ``int`` of very many digits | string, hexadecimal | |
 | ``numpy.dtype`` | its name | |
+| numpy's scalars, its arrays of text | array of its own, of strings | the dtype of text |
 | ``enum`` | the member's value if that is plain, else its name | class and name of the member |
 | ``dataclass``, ``namedtuple`` | dict of its fields; tuple | class |
 
@@ -188,6 +189,29 @@ def check_class(typed: Typed, classes: Classes, path: str) -> None:
         classes.find(str(typed.beside[0]), path)
     elif typed.kind == "dataclass":
         classes.find(str(typed.beside), path)
+
+
+def of_numpy(value: Any) -> Typed | None:
+    """Return what is noted beside numpy's values that a reader would give back as something else."""
+    is_text = value.dtype.kind == "U"
+    if isinstance(value, np.generic):
+        return Typed("numpy.scalar", value.dtype.str if is_text else None)
+    return Typed("numpy.text", value.dtype.str) if is_text else None
+
+
+def _made_numpy_text(form: Any, dtype: Any) -> Any:
+    kind = np.dtype(dtype)
+    if kind.kind != "U":
+        raise ValueError(f"{kind} is no dtype of text")
+    flat = [one.decode() if isinstance(one, bytes) else one for one in np.asarray(form, object).ravel()]
+    return np.array(flat, kind).reshape(np.shape(form))
+
+
+def _made_numpy_scalar(form: Any, dtype: Any) -> Any:
+    array = np.asarray(form) if dtype is None else _made_numpy_text(form, dtype)
+    if array.shape != ():
+        raise ValueError(f"shape {list(array.shape)}")
+    return array[()]
 
 
 def register(kind: Kind, *types: type) -> None:
@@ -372,4 +396,6 @@ register(
     datetime.timedelta,
 )
 register(Kind("int", lambda value: (hex(value), None), lambda form, _: int(form, 16), is_scalar=True))
+register(Kind("numpy.text", lambda value: (value, None), _made_numpy_text))
+register(Kind("numpy.scalar", lambda value: (value, None), _made_numpy_scalar))
 register(Kind("numpy.dtype", _dtype_name, lambda form, _: np.dtype(form), is_scalar=True))

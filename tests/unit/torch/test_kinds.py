@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -129,3 +130,20 @@ def test_nothing_is_written_of_what_is_refused(run):
     with pytest.raises(InvalidRequestError, match="a/0: "):
         save({"w": torch.ones(2), "a": [object()]}, run, 1)
     assert not list(run.glob("*.index"))
+
+
+@pytest.mark.parametrize("step", [1, None])
+def test_the_first_save_into_a_directory_is_waited_for_by_a_load_right_after_it(tmp_path, step):
+    save({"w": torch.ones(1000)}, tmp_path / "new/run", step)
+    assert load(tmp_path / "new/run")["w"].sum() == 1000
+    close_all()
+
+
+def test_numpys_scalars_and_texts_are_what_they_were(run):
+    state = {"scalar": np.float64(1.5), "flag": np.bool_(True), "text": np.str_("x"), "texts": np.array(["a", "bc"])}
+    save(state, run, 1).result()
+    found = load(run)
+    assert [type(value) for value in found.values()] == [type(value) for value in state.values()]
+    assert found["texts"].dtype == state["texts"].dtype
+    assert found["texts"].tolist() == ["a", "bc"]
+    assert (found["scalar"], found["flag"], found["text"]) == (1.5, True, "x")

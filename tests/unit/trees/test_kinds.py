@@ -196,6 +196,7 @@ TAKEN = {
     "a large number": 10**5000,
     "complex": 1 + 2j,
     "a dtype": np.dtype("float32"),
+    "numpy's scalars": {"a": np.float64(-0.0), "b": np.bool_(True), "c": np.int8(3)},
     "a dataclass": Config(0.5, "b", [1]),
     "a named tuple": Pair(np.arange(2), {"a": Level.LOW}),
     "text without UTF-8": "\ud800",
