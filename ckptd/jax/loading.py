@@ -20,8 +20,9 @@ from ckptd.jax.nodes import name_of
 from ckptd.jax.refusals import as_orbaxs
 from ckptd.jax.targets import Stored, Target, check, to_jax
 from ckptd.trees import outline
-from ckptd.trees.flatten import leaves_of, read_outline, rebuild
-from ckptd.trees.outline import OUTLINE_NAME, Leaf
+from ckptd.trees.flatten import leaves_of, rebuild
+from ckptd.trees.merging import merged_outline
+from ckptd.trees.outline import Leaf
 
 Array = NDArray[Any]
 
@@ -103,8 +104,9 @@ def describe(source: CheckpointReader | Path) -> Any:
 
 def _outline(reader: CheckpointReader) -> Any:
     """Return how it nests; of what others wrote, a flat dict."""
-    if OUTLINE_NAME in reader:
-        return read_outline(reader[OUTLINE_NAME])
+    tree = merged_outline(reader, reader).tree
+    if tree is not None:
+        return tree
     return {name: Leaf("array") for name in reader if not is_note(name)}
 
 

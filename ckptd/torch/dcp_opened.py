@@ -28,8 +28,7 @@ from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import is_note
 from ckptd.torch.arrays import memory_of, numpy_dtype_of, torch_dtype_of
 from ckptd.torch.dcp_values import NOTE, Note, decode_notes, decode_value, note_of_outline
-from ckptd.trees.flatten import read_outline
-from ckptd.trees.outline import OUTLINE_NAME
+from ckptd.trees.merging import merged_outline
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,9 @@ def open_reader(reader: CheckpointReader) -> Opened:
     """
     names = list(reader)
     note = decode_notes({name: reader[name] for name in names if name.startswith(NOTE)})
-    if not note.save_id and OUTLINE_NAME in reader:
-        note = note_of_outline(read_outline(reader[OUTLINE_NAME]))
+    tree = None if note.save_id else merged_outline(reader, names).tree
+    if tree is not None:
+        note = note_of_outline(tree)
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     held: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
     hidden = note.hidden

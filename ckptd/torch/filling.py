@@ -116,7 +116,12 @@ class Filling:
     def _place_dict(self, value: dict[Any, Any], stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
         known = stored if isinstance(stored, dict) else {}
         if path and isinstance(stored, dict):
-            self._differences.unexpected += [describe((*path, key)) for key in known if key not in value]
+            for key, node in known.items():
+                if key not in value:
+                    # What only some ranks saved is for them: this one need have no place for it.
+                    is_own = self._stored.is_of_some_ranks(node, (*path, key))
+                    told = self._differences.unplaced if is_own else self._differences.unexpected
+                    told.append(describe((*path, key)))
         places = {key: self._place(one, known.get(key, _NOTHING), (*path, key)) for key, one in value.items()}
 
         def give() -> Any:
@@ -243,7 +248,7 @@ class Filling:
     def _note_unplaced(self) -> None:
         """List what lies below an object that took its state, and was not placed in it."""
         known = {*self._taken, *self._whole}
-        told = self._differences.unexpected
+        told = [*self._differences.unexpected, *self._differences.unplaced]
         for name in self._shapes:
             below = any(not one or name.startswith(f"{one}/") for one in self._objects)
             if below and name not in known and not any(name == one or name.startswith(f"{one}/") for one in told):

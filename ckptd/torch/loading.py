@@ -48,8 +48,9 @@ def load(
             that are filled; tied ones stay tied.
         device: where new tensors go; the host's memory if None.
         strict: what is missing, has another shape, or is stored within a dict of `into` and has no place there, is
-            refused. At its top the last never is: ``into={"model": model}`` loads the model alone. With False,
-            all that fits is loaded, and the rest is listed in what is returned.
+            refused, unless only some of the ranks that saved had it. At its top the last never is:
+            ``into={"model": model}`` loads the model alone. With False, all that fits is loaded, and the rest is
+            listed in what is returned; of what ranks saved differently under one name, that of the first.
         cast: which other dtypes of `into` are filled, too: None for none, ``"widen"`` for those that hold every value
             of the stored one, ``"any"`` for narrower floats as well. No finite value becomes infinite, and no integer
             another one: that is refused.
@@ -67,7 +68,8 @@ def load(
 
     Raises:
         NotFoundError: there is no such checkpoint.
-        InvalidRequestError: naming every tensor of `into` that is missing, or has another shape or dtype; also with
+        InvalidRequestError: ranks saved under one name what can't both be loaded, such as lists of different lengths;
+            or naming every tensor of `into` that is missing, or has another shape or dtype; also with
             ``strict=False`` when none of them fits, as under a wrong prefix; or a class that is wanted. Nothing is
             changed then.
         CorruptionError: the bytes are wrong; what is in `into` may be partly filled.
@@ -78,6 +80,7 @@ def load(
         raise InvalidRequestError("cast converts to the dtypes of `into`, which is not given")
     known = Classes(classes)
     stored = Stored(open_checkpoint(where, step, options), rename)
+    stored.check_conflicts(into, strict=strict)
     if into is None:
         loaded = Loaded(_load_all(stored, device, known), [], [], [])
     else:

@@ -12,10 +12,12 @@ from ckptd.client.pending import PendingSave
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
 from ckptd.torch.kinds import has_bits
-from ckptd.torch.places import Place, checkpointer_at
+from ckptd.torch.places import Place, checkpointer_at, membership
 from ckptd.torch.sharding import parts_of
 from ckptd.torch.stateful import unwrapped
 from ckptd.trees.flatten import flatten
+from ckptd.trees.merging import outline_name
+from ckptd.trees.outline import OUTLINE_NAME
 
 _log = logging.getLogger("ckptd.torch")
 
@@ -33,7 +35,8 @@ def save(
 
     Each tensor gets the path to it as its name, such as ``model/layer.weight``; Python's numbers and strings too. A
     `DTensor` is stored as the parts that its ranks hold, once each, whatever the placements are. Every rank calls this
-    with state of the same keys. Nothing is pickled.
+    with state of its own; `load` gives what any of them has. What several have under one name is the same on all of
+    them: one rank's is stored, and nobody compares the values. Nothing is pickled.
 
     Args:
         state: nested dicts, lists and tuples of tensors, numpy arrays, `ckptd.Slice`s, numbers, strings, None, of
@@ -56,15 +59,19 @@ def save(
     """
     began_at = time.perf_counter()
     checkpointer = checkpointer_at(where, options)
-    pending = checkpointer.save(step, named_parts(state), overwrite=overwrite, meta_graph=meta_graph)
+    pending = checkpointer.save(step, named_parts(state, checkpointer.rank), overwrite=overwrite, meta_graph=meta_graph)
     stalled_s = time.perf_counter() - began_at
     _log.info("%s: training stood still for %.3f s", pending, stalled_s)
     pending.add_done_callback(lambda ended: _tell(ended, began_at))
     return pending
 
 
-def named_parts(state: Any) -> dict[str, Any]:
+def named_parts(state: Any, rank: int | None = None) -> dict[str, Any]:
     """Return what `Checkpointer.save` takes for nested state: views of its tensors and slices, and its outline.
+
+    Args:
+        state: as in `save`.
+        rank: that saves it; None for that of ``torch.distributed``, or 0 where that is not used.
 
     Raises:
         InvalidRequestError: as `save`.
@@ -73,9 +80,11 @@ def named_parts(state: Any) -> dict[str, Any]:
         flat = flatten(state, _is_leaf, unwrap=unwrapped, stores_classes=True)
     except RecursionError as error:
         raise InvalidRequestError("the state contains itself") from error
+    outline = flat.pop(OUTLINE_NAME)
     leaves = {name: parts_of(name, leaf) if isinstance(leaf, torch.Tensor) else leaf for name, leaf in flat.items()}
     # Of a tensor whose mesh does not have this rank there is nothing to bring.
-    return {name: leaf for name, leaf in leaves.items() if not (isinstance(leaf, list) and not leaf)}
+    held = {name: leaf for name, leaf in leaves.items() if not (isinstance(leaf, list) and not leaf)}
+    return {**held, outline_name(outline, membership().get("rank", 0) if rank is None else rank): outline}
 
 
 def _is_leaf(value: Any) -> bool:

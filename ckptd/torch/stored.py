@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ckptd.client.reader import CheckpointReader
+from ckptd.errors import InvalidRequestError
 from ckptd.format.names import is_note
 from ckptd.torch.arrays import Array
 from ckptd.torch.renaming import Rename, renamed_names, renamed_tree, renamer
-from ckptd.trees.flatten import leaves_of, read_outline
-from ckptd.trees.outline import OUTLINE_NAME
+from ckptd.trees.flatten import leaves_of
+from ckptd.trees.merging import merged_outline, told
+
+_log = logging.getLogger("ckptd.torch")
 
 
 class Stored:
@@ -17,7 +22,7 @@ class Stored:
 
     Attributes:
         prefix: of the checkpoint.
-        tree: its outline; None when it has none, as others write checkpoints.
+        tree: its outline, those of all ranks in one; None when it has none, as others write checkpoints.
         shapes: of the tensors.
         dtypes: of the tensors, as numpy calls them.
     """
@@ -25,7 +30,12 @@ class Stored:
     def __init__(self, reader: CheckpointReader, rename: Rename | None = None) -> None:
         self._reader = reader
         self.prefix = reader.prefix
-        self.tree = read_outline(reader[OUTLINE_NAME]) if OUTLINE_NAME in reader else None
+        outline = merged_outline(reader, reader)
+        self.tree = outline.tree
+        self._conflicts = outline.conflicts
+        self._partial = outline.partial
+        self._partial_names = self._names_below_partial()
+        self._is_renamed = rename is not None
         self._names = {name: name for name in reader if not is_note(name)}
         if rename is not None:
             self._rename(rename)
@@ -42,6 +52,42 @@ class Stored:
         else:
             self.tree, self._names = renamed_tree(self.tree, called)
 
+    def is_of_some_ranks(self, node: Any, path: tuple[Any, ...]) -> bool:
+        """Tell whether only some of the ranks that saved had this part of the tree."""
+        if not self._partial:
+            return False
+        names = [name for name, _ in leaves_of(node, path)]
+        return path in self._partial or (bool(names) and all(map(self.is_name_of_some_ranks, names)))
+
+    def is_name_of_some_ranks(self, name: str) -> bool:
+        """Tell whether only some of the ranks that saved had this tensor."""
+        return self._names.get(name) in self._partial_names
+
+    def _names_below_partial(self) -> set[str]:
+        found: set[str] = set()
+        for path in self._partial:
+            node = self.tree
+            for key in path:
+                node = node[key]
+            found.update(name for name, _ in leaves_of(node, path))
+        return found
+
+    def check_conflicts(self, into: Any, *, strict: bool) -> None:
+        """Look whether ranks stored what can't both be loaded, in what `into` asks for; None asks for all.
+
+        Raises:
+            InvalidRequestError: they did; without `strict` that is logged only, and the first rank's is loaded.
+        """
+        wanted = {path: what for path, what in self._conflicts.items() if self._is_renamed or _asks_for(into, path)}
+        if not wanted:
+            return
+        if strict:
+            raise InvalidRequestError(
+                f"ranks saved different things under one name: {told(wanted)}. Save such values under keys of each "
+                "rank's own. Load without these keys through `into`, or with strict=False the first rank's"
+            )
+        _log.warning("%s: ranks saved different things, the first is loaded: %s", self.prefix, told(wanted))
+
     def names(self) -> list[str]:
         """Return the names of all tensors that belong to the state, in its order."""
         if self.tree is None:
@@ -56,3 +102,14 @@ class Stored:
     def fill(self, boxes: Iterable[tuple[str, Sequence[int], Array]]) -> None:
         """Read boxes of tensors into arrays, as `CheckpointReader.fill`."""
         self._reader.fill((self._names[name], start, array) for name, start, array in boxes)
+
+
+def _asks_for(into: Any, path: tuple[Any, ...]) -> bool:
+    """Tell whether nested state that is to be filled has a place for a path."""
+    for key in path:
+        if not isinstance(into, dict) or not into:
+            return True  # it takes all that is there
+        if key not in into:
+            return False
+        into = into[key]
+    return True

@@ -58,8 +58,9 @@ def flatten(
         raise InvalidRequestError("state to save is a dict, a list or a tuple", actual=type(state).__name__)
     leaves: dict[str, Any] = {}
     tree = _Walk(leaves, is_array, unwrap, stores_kinds, stores_classes).visit(state, ())
-    if OUTLINE_NAME in leaves:
-        raise InvalidRequestError("this name is the outline's", key=OUTLINE_NAME)
+    for name in leaves:
+        if name == OUTLINE_NAME or name.startswith(f"{OUTLINE_NAME}/"):
+            raise InvalidRequestError("this name is the outline's", key=name)
     return {**leaves, OUTLINE_NAME: encode_outline(tree)}
 
 
