@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.pending import PendingSave
-from ckptd.errors import NotFoundError
+from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.torch.loading import load
 from ckptd.torch.places import Place, checkpointer_at, membership
 from ckptd.torch.randomness import random_state, set_random_state
@@ -88,13 +88,17 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             return None
         self._resumed_step = step if latest is None or step is not None else latest.step
         # Weights and the trainer's state now; the rest is read when it is set, and not held until then.
-        saved = load(checkpointer, self._resumed_step, into={"model": {}, "trainer": None, "best_pinned": None})
+        saved = load(checkpointer, self._resumed_step, into={"model": {}, "trainer": None})
         weights = {name: tensor.contiguous() for name, tensor in saved.pop("model").items()}
         self._directory = tempfile.TemporaryDirectory(prefix="ckptd-resume-")
         directory = Path(self._directory.name)
         save_file(weights, directory / _WEIGHTS, metadata={"format": "pt"})
         (directory / _TRAINER_STATE).write_text(saved["trainer"], encoding="utf-8")
-        self._best_pinned = saved.get("best_pinned")
+        try:
+            noted = load(checkpointer, self._resumed_step, into={"best_pinned": None})
+        except InvalidRequestError:  # saved by a version that did not pin the best step
+            noted = {}
+        self._best_pinned = noted.get("best_pinned")
         self._resumed = {}
         return str(directory)
 

@@ -168,3 +168,18 @@ def test_only_the_model_is_saved_where_that_is_wanted(tmp_path):
     resumed = make(tmp_path, again, save_only_model=True, max_steps=6)
     resumed.train(resume_from_checkpoint=again.resume())
     assert resumed.state.global_step == 6
+
+
+def test_a_run_that_an_older_version_saved_is_resumed(tmp_path):
+    """What it saved has no note of which step was pinned as the best one."""
+    make(tmp_path, CkptdCallback(tmp_path / "run", max_to_keep=None), max_steps=4).train()
+    saved = load(tmp_path / "run", 4)
+    del saved["best_pinned"]
+    close_all()
+    ckptd.torch.save(saved, tmp_path / "run", 4, overwrite=True).result()
+    close_all()
+    again = CkptdCallback(tmp_path / "run", max_to_keep=None)
+    resumed = make(tmp_path, again, max_steps=6)
+    resumed.train(resume_from_checkpoint=again.resume())
+    assert resumed.state.global_step == 6
+    assert steps_of_ours(tmp_path) == [2, 4, 6]
