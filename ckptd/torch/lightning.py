@@ -168,10 +168,16 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         except NotFoundError as error:
             if error.key is not None:  # of a checkpoint that is there
                 raise
-            beside = self._newest_beside(where) if paths.leads_to_the_newest(path) else None
+            is_last = paths.leads_to_the_newest(path)
+            beside = self._newest_beside(where) if is_last else None
             if beside is None:
                 missing = MissingCheckpointError(_what_is_missing(as_text(path), where, error))
                 self._tell_of_the_run(where, missing)
+                if is_last and paths.forget_begun(place_of_last := paths.place_of(path), where):
+                    missing.add_note(
+                        f"no checkpoint in its directory ever became durable; what was begun there is removed, so that "
+                        f"the next start begins without {place_of_last}"
+                    )
                 raise missing from None
         _log.warning("%s: its save never became durable; %s is loaded, the newest that did", as_text(path), beside)
         return self._load_at(self._place(beside), device)

@@ -136,6 +136,27 @@ def read_pointer(where: str) -> str | None:
     return run
 
 
+def forget_begun(*places: str) -> bool:
+    """Remove places, and those beside them, at which a save was begun and nothing whole is; tell whether any was there.
+
+    A program that is started again after it was killed in its first save would find them for ever.
+    """
+    begun = [one for where in places if is_local(where) for one in (where, *siblings_of(where))]
+    found = False
+    for where in dict.fromkeys(begun):
+        path = Path(where)
+        is_begun = path.is_dir() or (path.is_file() and read_pointer(where) is not None)
+        if path.is_symlink():
+            continue
+        if is_begun and not any(path.glob("**/*.index")):
+            clear(where, None)
+            found = found or not path.exists()
+    for where in dict.fromkeys(begun):
+        if Path(where).is_symlink() and not Path(where).exists():
+            Path(where).unlink(missing_ok=True)
+    return found
+
+
 def clear(where: str, file_system: Any) -> None:
     """Remove what `occupy` left, and the marks of a run that holds nothing. What others put there stays."""
     if not is_local(where):

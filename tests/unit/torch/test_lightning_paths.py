@@ -328,3 +328,29 @@ def test_the_last_is_the_newest_whole_one_after_a_save_of_it_was_killed(tmp_path
         plugin.teardown()
         with pytest.raises(FileNotFoundError, match="never became durable"):
             plugin.load_checkpoint(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("save_last", [True, "link"])
+def test_a_program_that_was_killed_in_its_very_first_save_starts_anew_at_the_second_try(tmp_path, daemon, save_last):
+    for number, plugin in enumerate((CkptdCheckpointIO(), CkptdCheckpointIO(daemon.address, run="runs/fit"))):
+        directory = tmp_path / f"ck{number}"
+        begun = directory / "epoch=0.ckpt"
+        run = "runs/fit/epoch=0.ckpt" if number else None
+        lightning_paths.occupy(str(begun), run, None)  # what a kill leaves of the first save
+        if run is None:
+            (begun / ".ckptd").mkdir()
+        if save_last == "link":
+            (directory / "last.ckpt").symlink_to("epoch=0.ckpt")
+        else:
+            lightning_paths.occupy(str(directory / "last.ckpt"), run and "runs/fit/last.ckpt", None)
+
+        def start(plugin=plugin, directory=directory):
+            saving = ModelCheckpoint(directory, filename="{epoch}", save_top_k=-1, save_last=save_last)
+            trainer(tmp_path, [plugin], 1, [saving]).fit(BoringModel(), ckpt_path="last")
+
+        with pytest.raises(FileNotFoundError) as told:
+            start()
+        assert any("the next start begins without" in note for note in told.value.__notes__)
+        assert listing(directory) == []
+        start()
+        assert listing(directory) == ["epoch=0.ckpt", "last.ckpt"]
