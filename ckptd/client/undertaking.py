@@ -51,6 +51,7 @@ class Undertaking:
         self._lock = threading.Lock()
         self._is_carried = False
         self._is_given_up = False
+        self._end_is_known = False
 
     # The caller.
 
@@ -100,6 +101,7 @@ class Undertaking:
             error.__cause__ = cause
         with self._lock:
             self._is_given_up, is_carried = True, self._is_carried
+            self._end_is_known = is_known  # whichever thread comes to end it first
         self._turn.give_up(why(cause))
         if self._handover is not None:
             self._handover.drop(why(cause))
@@ -143,7 +145,9 @@ class Undertaking:
             if checkpoint is not None:
                 self.pending.finish(checkpoint)
             else:
-                self.pending.fail(error or CkptdError(f"{self.pending} was interrupted"))
+                with self._lock:
+                    is_known = self._end_is_known
+                self.pending.fail(error or CkptdError(f"{self.pending} was interrupted"), is_known=is_known)
 
     def _clean_up(self, *, is_skipped: bool = False) -> None:
         with ExitStack() as each:  # each of them, whatever becomes of the others; the last one first
