@@ -79,12 +79,13 @@ def load(
     if into is None and cast is not None:
         raise InvalidRequestError("cast converts to the dtypes of `into`, which is not given")
     known = Classes(classes)
-    stored = Stored(open_checkpoint(where, step, options), rename)
-    stored.check_conflicts(into, strict=strict)
-    if into is None:
-        loaded = Loaded(_load_all(stored, device, known), [], [], [])
-    else:
-        loaded = Filling(stored, device, strict=strict, cast=cast, classes=known).load(into)
+    with open_checkpoint(where, step, options) as reader:  # what is read, nobody deletes
+        stored = Stored(reader, rename)
+        stored.check_conflicts(into, strict=strict)
+        if into is None:
+            loaded = Loaded(_load_all(stored, device, known), [], [], [])
+        else:
+            loaded = Filling(stored, device, strict=strict, cast=cast, classes=known).load(into)
     _log.info("%s: loaded in %.3f s", stored.prefix, time.perf_counter() - began_at)
     return loaded.state if strict else loaded
 

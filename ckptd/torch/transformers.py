@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.pending import PendingSave
-from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.torch.loading import load
 from ckptd.torch.places import Place, checkpointer_at, membership
 from ckptd.torch.randomness import random_state, set_random_state
@@ -111,8 +111,8 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         if self._resumed is None:
             self._best_pinned = None
             return
-        outline = self._checkpointer().reader(self._resumed_step)
-        names = {name.partition("/")[0] for name in outline}
+        with self._checkpointer().reader(self._resumed_step) as stored_names:
+            names = {name.partition("/")[0] for name in stored_names}
         parts = {**kwargs, "scaler": _scaler()}
         for name in ("optimizer", "lr_scheduler", "scaler"):
             if name in names and parts.get(name) is not None:
@@ -239,7 +239,10 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         excess = len(steps) - max(limit, len(protected))
         others = [step for step, one in sorted(steps.items()) if step not in protected and not one.pinned]
         for step in others[: max(excess, 0)]:
-            checkpointer.delete(step, for_good=True, even_latest=True)
+            try:
+                checkpointer.delete(step, for_good=True, even_latest=True)
+            except ConflictError as error:  # somebody reads it: it goes with the next save
+                _log.warning("save_total_limit: step %d is kept for now: %s", step, error)
 
     def _set_random_state(self) -> None:
         resumed, self._resumed = self._resumed, None
