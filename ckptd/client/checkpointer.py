@@ -279,7 +279,8 @@ class Checkpointer:
             UnavailableError: that has not come to pass within `timeout_s`; it goes on.
         """
         self._check_open()
-        self._under_way.settle(step, None if name == naming.ANY_NAME else name)
+        step = None if step is None else options.check_step(step)
+        self._under_way.settle(step, None if name in (None, naming.ANY_NAME) else self._name(name))
 
     def restore(
         self,

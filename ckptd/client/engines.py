@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from functools import partial
 
@@ -124,7 +125,16 @@ class Engine:
 
 def holder(member: Member) -> str:
     """Return what the lock of a run says of its holder."""
-    return f"direct mode, pid {os.getpid()} on {member.host}"
+    return _holder_on(member.host)
+
+
+def holder_here() -> str:
+    """Return the same if it is this process."""
+    return _holder_on(socket.gethostname())
+
+
+def _holder_on(host: str) -> str:
+    return f"direct mode, pid {os.getpid()} on {host}"
 
 
 def new_coordinator(store: Store, member: Member, *, takes_over: bool) -> Coordinator:

@@ -41,11 +41,17 @@ def as_text(path: Path) -> str:
 def get_checkpoint_state(directory: Path, latest_filename: str | None = None) -> CheckpointState | None:
     """Return what the state file of a directory says, None if there is none; relative paths become usable ones.
 
+    What this process itself saves there is waited for.
+
     Raises:
         CorruptionError: when the file can't be parsed, or what lies there is no file.
         InvalidRequestError: when it names no checkpoint, which is never written, or `latest_filename` is a path.
     """
-    directory = as_text(directory)
+    own_saves.await_beside(*open_state(as_text(directory), latest_filename))
+    return _state_of(as_text(directory), latest_filename)
+
+
+def _state_of(directory: str, latest_filename: str | None) -> CheckpointState | None:
     store, key = open_state(directory, latest_filename)
     data = presence.read_if_there(store, key, limit_bytes=_STATE_LIMIT_BYTES)
     if data is None:
@@ -74,7 +80,7 @@ def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> st
 
 
 def _latest(directory: Path, latest_filename: str | None = None) -> str | None:
-    state = get_checkpoint_state(directory, latest_filename)
+    state = _state_of(as_text(directory), latest_filename)
     if state is None:
         return None
     unreachable: CkptdError | None = None
@@ -107,7 +113,7 @@ def checkpoint_exists(prefix: Path) -> bool:
 
     The name is taken as it is: no character is a wildcard. If this process saves it just now, that is waited for.
     """
-    own_saves.await_beside(*split_prefix(as_text(prefix)), step_of(as_text(prefix)))
+    own_saves.await_prefix(as_text(prefix))
     return find_stat(prefix) is not None
 
 

@@ -12,8 +12,10 @@ import threading
 from ckptd.client.deadline import Deadline
 from ckptd.client.pending import PendingSave
 from ckptd.errors import UnavailableError
+from ckptd.format.names import step_of
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
+from ckptd.storage.locations import split_prefix
 
 _PATIENCE_S = 600.0  # a save has a deadline of its own
 
@@ -57,6 +59,11 @@ def place_of(store: Store, key: str) -> str:
     return os.path.realpath(location) if isinstance(store, LocalStore) else location
 
 
+def directory_of(store: Store, key: str) -> str:
+    """Return what names the directory of an object here."""
+    return place_of(store, key.rpartition("/")[0])
+
+
 def await_beside(store: Store, key: str, step: int | None = None) -> None:
     """Wait until what this process saves into the directory of an object has ended, well or badly; None is any step.
 
@@ -66,9 +73,14 @@ def await_beside(store: Store, key: str, step: int | None = None) -> None:
     if not _own.by_place:
         return
     deadline = Deadline(_PATIENCE_S)
-    for one in of(place_of(store, key.rpartition("/")[0])):
+    for one in of(directory_of(store, key)):
         if one.is_of(step, None) and not one.wait(deadline.remaining_s):
             raise UnavailableError(f"{one} has not ended within {deadline.timeout_s:g} s; it goes on")
+
+
+def await_prefix(prefix: str) -> None:
+    """Wait until what this process saves under a checkpoint's prefix has ended; raises as `await_beside`."""
+    await_beside(*split_prefix(prefix), step_of(prefix))
 
 
 def _left(saves: list[PendingSave]) -> list[PendingSave]:

@@ -9,26 +9,29 @@ import copy
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptd.client.engines import holder_here
 from ckptd.client.finding import Path as AnyPath
 from ckptd.client.finding import as_text
 from ckptd.client.overwriting import write_over
 from ckptd.client.snapshot import Snapshot
 from ckptd.client.state_functions import (
     check_state_path,
+    delete_files,
     get_checkpoint_mtimes,
-    remove_checkpoint,
     state_of,
     write_state,
 )
 from ckptd.engine import ownership
 from ckptd.engine.clock import Clock
 from ckptd.engine.housekeeping import SaverHousekeeping
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format.names import STATE_KEY, prefix_for
+from ckptd.format.saver_pb2 import SaverDef
 from ckptd.storage.base import Store
 from ckptd.storage.local import LocalStore
 from ckptd.storage.locations import split_prefix
@@ -158,7 +161,7 @@ class SaverDirectory:
         """
         store, key = target.place
         who = f"{holder}, pid {os.getpid()} on {socket.gethostname()}"
-        with ownership.unowned(store, who):
+        with _unowned(store, who):
             write_over(store, key, snapshot, meta_graph, target.meta_graph_suffix, num_shards=num_shards)
             if write_state:
                 self._publish(target)
@@ -187,10 +190,28 @@ class SaverDirectory:
         self._undeleted = []
         for path, suffix_then in doomed:
             try:
-                remove_checkpoint(path, meta_graph_suffix=suffix_then)
+                delete_files(path, SaverDef.V2, suffix_then)
             except CkptdError as error:
                 _log.warning("Ignoring: %s could not be deleted: %s", path, error)
                 self._undeleted.append((path, suffix_then))
+
+
+@contextmanager
+def _unowned(store: Store, who: str) -> Iterator[None]:
+    """Do what `ownership.unowned` does; say so if it is this process itself that has the directory."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(ownership.unowned(store, who))
+        except ConflictError as error:
+            if error.actual != holder_here():
+                raise
+            raise ConflictError(
+                f"a Checkpointer of this process saves into {store.url}, and keeps the list of what is there; a Saver "
+                "keeps a list of its own, and would delete by that. Save through the Checkpointer, close() it first, "
+                "or give the Saver another directory",
+                actual=error.actual,
+            ) from None
+        yield
 
 
 def _location(path: str) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
+from ckptd.client import own_saves
 from ckptd.client.finding import Path, as_text, find_stat, is_absolute, open_state
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.format.names import index_key, meta_key, parse_shard_key
@@ -49,6 +50,7 @@ def update_checkpoint_state(
             would have the state file's own name.
     """
     save_dir, path = as_text(save_dir), as_text(model_checkpoint_path)
+    own_saves.await_beside(*open_state(save_dir, latest_filename))  # it would write its own over this
     state = state_of(
         save_dir,
         path,
@@ -106,8 +108,11 @@ def state_of(
 def get_checkpoint_mtimes(checkpoint_prefixes: Sequence[Path]) -> list[float]:
     """Return when checkpoints were last written, in whole seconds since 1970; those that are missing are left out.
 
-    The time is that of the index or, of the old format, of the file.
+    The time is that of the index or, of the old format, of the file. Those that this process saves just now are waited
+    for.
     """
+    for prefix in checkpoint_prefixes:
+        own_saves.await_prefix(as_text(prefix))
     stats = map(find_stat, checkpoint_prefixes)
     return [float(int(stat.modified_at)) for stat in stats if stat is not None]
 
@@ -118,13 +123,19 @@ def remove_checkpoint(
     """Delete the files of a checkpoint: index, data files and graph description. The state file is not touched.
 
     Missing files are fine, and no character of the prefix is a wildcard. The index goes first, so a crash in between
-    leaves files that nobody reads, and no damaged checkpoint.
+    leaves files that nobody reads, and no damaged checkpoint. If this process saves it just now, that is waited for.
 
     Raises:
         ConflictError: when ckptd reads it, here or in another process. Nothing was deleted.
     """
-    store, key = split_prefix(as_text(checkpoint_prefix))
-    if checkpoint_format_version in _OLD_VERSIONS:
+    own_saves.await_prefix(as_text(checkpoint_prefix))
+    delete_files(as_text(checkpoint_prefix), checkpoint_format_version, meta_graph_suffix)
+
+
+def delete_files(prefix: str, format_version: int, meta_graph_suffix: str) -> None:
+    """Do what `remove_checkpoint` does, also in the thread of a save that is not over."""
+    store, key = split_prefix(prefix)
+    if format_version in _OLD_VERSIONS:
         store.delete([key])
         store.delete([meta_graph_key(key, meta_graph_suffix)])
         return

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ckptd import threads
+from ckptd.client import own_saves
 from ckptd.client.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.finding import check_format, checkpoint_exists, join
@@ -112,6 +113,7 @@ class BesideThePath:
                 room.give_back()
         pending = PendingSave(step_of(target.prefix))
         self._under_way.add(pending)
+        own_saves.add(own_saves.directory_of(*target.place), pending)
         try:
             self._writer.submit(partial(self._carry_out, pending, target, content, snapshot, write_state))
         except RuntimeError as error:

@@ -127,6 +127,18 @@ def test_once_settled_what_retention_deletes_is_gone(place, gate):
         checkpointer.settle()  # nothing is left
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"step": "3"}, "step"), ({"step": 3.0}, "step"), ({"step": -1}, "step"), ({"name": "a/b"}, "name")],
+)
+def test_what_is_no_step_and_no_name_is_refused_and_not_waited_for(tmp_path, wrong, told):
+    with (
+        ckptd.Checkpointer(tmp_path / "root", "r") as checkpointer,
+        pytest.raises(ckptd.InvalidRequestError, match=told),
+    ):
+        checkpointer.settle(**wrong)
+
+
 def test_what_ended_and_was_forgotten_is_settled_too(place, gate):
     address, root = place
     with ckptd.Checkpointer(address, "r", max_to_keep=1) as checkpointer:
@@ -257,6 +269,19 @@ PLAIN = {
     "checkpoint_exists": lambda directory: ckptd.checkpoint_exists(f"{directory}/model.ckpt-1"),
     "of a directory": lambda directory: ckptd.load_checkpoint(directory)["w"][0] == 1,
     "of a prefix": lambda directory: ckptd.load_checkpoint(f"{directory}/model.ckpt-1")["w"][0] == 1,
+    "state": lambda directory: ckptd.get_checkpoint_state(directory).model_checkpoint_path.endswith("model.ckpt-1"),
+    "mtimes": lambda directory: len(ckptd.get_checkpoint_mtimes([f"{directory}/model.ckpt-1"])) == 1,
+    "remove": lambda directory: (
+        not (
+            ckptd.remove_checkpoint(f"{directory}/model.ckpt-1") or ckptd.checkpoint_exists(f"{directory}/model.ckpt-1")
+        )
+    ),
+    "update": lambda directory: (
+        not (
+            ckptd.update_checkpoint_state(directory, f"{directory}/other-7")
+            or ckptd.get_checkpoint_state(directory).model_checkpoint_path != f"{directory}/other-7"
+        )
+    ),
 }
 
 

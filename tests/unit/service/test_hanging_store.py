@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ from tests.unit.client.daemon import BOUND_S, Daemon, eventually
 from tests.unit.client.test_ends_of_saves import Failing
 
 ARRAYS = {"w": np.arange(1000, dtype=np.float32)}
-SOON_S = 10.0
 
 
 class Hanging(Failing):
@@ -56,7 +54,7 @@ def hanging(tmp_path, monkeypatch):
 
 def status_of(daemon):
     with open_channel(addresses.parse(daemon.address)) as channel:
-        return methods.Stub(channel, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=SOON_S)
+        return methods.Stub(channel, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=BOUND_S)
 
 
 def test_one_runs_hanging_store_stops_no_other_run(hanging):
@@ -69,11 +67,9 @@ def test_one_runs_hanging_store_stops_no_other_run(hanging):
         hanging.store.hang("finish stuck/model.ckpt-2.data")  # of 24 shards, which is more than there are threads
         waiting = [each.save(2, part) for each, part in zip(stuck, parts, strict=True)]
         eventually(lambda: any(run.run == "stuck" and run.saves for run in status_of(hanging).runs))
-        began = time.monotonic()
         for step in (2, 3):
-            assert other.save(step, ARRAYS).result(SOON_S).step == step
+            assert other.save(step, ARRAYS).result(BOUND_S).step == step
         assert other.latest().step == 3
-        assert time.monotonic() - began < SOON_S
         hanging.store.go_on()
         for pending in waiting:
             pending.result(BOUND_S)
@@ -144,11 +140,12 @@ def test_readers_of_a_run_that_hangs_leave_streams_to_other_runs(hanging):
     with open_channel(addresses.parse(hanging.address)) as channel:
         stub = methods.Stub(channel, methods.READ)
         stuck = read_pb2.ReadRequest(key="stuck/model.ckpt-1.index", size=-1)
-        calls = [stub.Read(stuck, timeout=BOUND_S) for _ in range(Limits().read_streams + 8)]
+        # A call that hangs lasts longer than what is asked beside it may take, on a slow machine too.
+        calls = [stub.Read(stuck, timeout=2 * BOUND_S) for _ in range(Limits().read_streams + 8)]
         for call in calls[: Limits().read_streams // 2]:
             next(call)  # it has begun
         other = read_pb2.ReadRequest(key="other/model.ckpt-1.index", size=-1)
-        assert len(list(stub.Read(other, timeout=SOON_S))) >= 2
+        assert len(list(stub.Read(other, timeout=BOUND_S))) >= 2
         for call in calls:
             call.cancel()
     hanging.store.go_on()
