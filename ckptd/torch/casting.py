@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,15 +41,44 @@ def converted(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
         array = array.astype(np.complex128 if array.dtype.kind == "c" else _native(array.dtype), copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         new: Array = array.astype(dtype)
-        if _kind(array.dtype) in ("float", "complex"):
-            ruined = (np.isnan(array) != np.isnan(new)) | (np.isinf(array) != np.isinf(new))
-        else:
-            ruined = new.astype(array.dtype) != array
+    of_floats = _kind(array.dtype) in ("float", "complex")
+    ruined = _ruined_floats(array, new) if of_floats else _other_integers(array, new)
     if ruined.any():
         raise InvalidRequestError(
             f"tensor {name!r} can't become {dtype}: it holds {array[ruined].flat[0]}, which has no place there"
         )
     return new
+
+
+def _ruined_floats(array: Array, new: Array) -> Array:
+    """Tell where a part of a number became infinite, or none, or is so no more."""
+    ruined = np.zeros(array.shape, bool)
+    parts = ((array.real, new.real), (array.imag, new.imag)) if array.dtype.kind == "c" else ((array, new),)
+    for before, after in parts:
+        ruined |= (np.isnan(before) != np.isnan(after)) | (np.isinf(before) != np.isinf(after))
+    return ruined
+
+
+_EXACT = 1 << 53
+"""Up to here float64 has every integer."""
+
+
+def _other_integers(array: Array, new: Array) -> Array:
+    """Tell where an integer is another one now. Converting back would not: one that wrapped around wraps back."""
+    if array.dtype.kind == "b":  # every dtype has 0 and 1
+        return np.zeros(array.shape, bool)
+    if _kind(new.dtype) == "int":
+        (low, high), (lowest, highest) = _range(array.dtype), _range(new.dtype)
+        # A limit that the stored dtype can't hold is compared as the last one that it can.
+        return (array < max(low, lowest)) | (array > min(high, highest))
+    real = (new.real if new.dtype.kind == "c" else new).astype(np.float64)
+    other: Array = array.astype(np.float64) != real
+    low, high = _range(array.dtype)
+    large = (array > min(high, _EXACT)) | (array < max(low, -_EXACT))
+    if large.any():
+        pairs = zip(array[large].tolist(), real[large].tolist(), strict=True)
+        other[large] = [not math.isfinite(after) or before != int(after) for before, after in pairs]
+    return other
 
 
 # Their packages have no annotations.

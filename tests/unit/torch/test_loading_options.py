@@ -177,6 +177,41 @@ def test_a_conversion_that_would_ruin_a_value_is_refused_and_nothing_is_changed(
     assert small["n"].tolist() == [300]
 
 
+INTEGERS = [torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64]
+FLOATS = [torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
+
+
+@pytest.mark.parametrize("before", INTEGERS)
+def test_an_integer_stays_what_it_is_or_is_refused_in_every_dtype(before):
+    limits = torch.iinfo(before)
+    mine = numpy_dtype_of("x", before)
+    for after, value in itertools.product(
+        INTEGERS + FLOATS, (0, limits.min, limits.max, limits.max - 1, limits.max // 2 + 1)
+    ):
+        dtype = numpy_dtype_of("x", after)
+        with np.errstate(over="ignore"):
+            exact = np.array(value, object) == _as_python(np.array([value], mine).astype(dtype))
+        if after in INTEGERS:
+            exact = torch.iinfo(after).min <= value <= torch.iinfo(after).max
+        if exact:
+            assert _as_python(converted("x", np.array([value], mine), dtype)) == value
+        else:
+            with pytest.raises(ckptd.InvalidRequestError, match=f"it holds {value}, which has no place there"):
+                converted("x", np.array([value], mine), dtype)
+
+
+def _as_python(array):
+    if array.dtype.kind in "iu":
+        return array.item()
+    value = array.astype(np.complex128).item().real
+    return int(value) if np.isfinite(value) else value
+
+
+def test_each_part_of_a_complex_number_stays_finite():
+    with pytest.raises(ckptd.InvalidRequestError, match="no place there"):
+        converted("x", np.array([complex(1e300, np.inf)]), np.dtype(np.complex64))
+
+
 def test_what_can_never_be_converted_says_no_way(tmp_path):
     save({"x": torch.ones(2), "c": torch.ones(1, dtype=torch.complex64)}, tmp_path / "run", 1).result()
     for into in ({"x": torch.zeros(2, dtype=torch.int64)}, {"c": torch.zeros(1)}):
