@@ -265,7 +265,7 @@ def _server_of_the_tests() -> Iterator[str]:
 
     data = Path(tempfile.mkdtemp(prefix="ckptd-s3-"))
     try:
-        service = s3.start(data)
+        service = s3.start("ceph", data)
         try:
             os.environ.update(service.environment())
             yield service.bucket

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from ckptd.demo.processes import Daemon, child_environment
 from ckptd.wire import methods
 from ckptd.wire.v1 import admin_pb2
+from tests.fakes.waiting import eventually
 
 IDLE_WITHIN_S = 60.0
 
@@ -25,12 +25,14 @@ class RunningDaemon:
 
     def wait_until_idle(self) -> None:
         """Wait until no save is under way: what the dead had handed over whole is committed, the rest is undone."""
-        bound = time.monotonic() + IDLE_WITHIN_S
         with grpc.insecure_channel(self.address.removeprefix("grpc://")) as channel:
             admin = methods.Stub(channel, methods.ADMIN)
-            while any(run.saves for run in admin.Status(admin_pb2.StatusRequest(), timeout=IDLE_WITHIN_S).runs):
-                assert time.monotonic() < bound, "a save of the dead is still under way"
-                time.sleep(0.1)
+            request = admin_pb2.StatusRequest()
+            eventually(
+                lambda: not any(run.saves for run in admin.Status(request, timeout=IDLE_WITHIN_S).runs),
+                "the end of the dead's saves",
+                within_s=IDLE_WITHIN_S,
+            )
 
 
 @pytest.fixture

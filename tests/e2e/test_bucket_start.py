@@ -12,6 +12,7 @@ import pytest
 
 import ckptd
 from ckptd.demo.processes import Daemon
+from tests.fakes.waiting import eventually
 from tests.services.faults import Delay
 from tests.services.front import Front
 from tests.services.s3 import S3Service
@@ -53,10 +54,7 @@ class Place:
                 checkpointer.save(step, {"w": np.full(100, step, np.int32)}).result(WITHIN_S)
 
     def wait_until_inspected(self) -> None:
-        bound = time.monotonic() + WITHIN_S
-        while "looked at" not in self.log.read_text():
-            assert time.monotonic() < bound, self.log.read_text()
-            time.sleep(0.05)
+        eventually(lambda: "looked at" in self.log.read_text(), self.log.read_text)
 
     def requests_by_run(self) -> Counter[str]:
         """Count the requests since the last `forget` for each run, those for a listing of it among them."""

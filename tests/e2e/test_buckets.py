@@ -19,6 +19,7 @@ from ckptd.cli import main
 from ckptd.demo.processes import Daemon, child_environment
 from ckptd.errors import ConflictError
 from tests.fakes import schemas
+from tests.fakes.waiting import eventually
 from tests.services.exchanges import Exchange
 from tests.services.front import Front
 from tests.services.lying import ALL_CONDITIONS, LyingStore
@@ -215,9 +216,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
             [*serve, "--allow-unfenced", "--ready-file", str(ready)], env=environment, stderr=subprocess.DEVNULL
         ) as process:
             try:
-                deadline = time.monotonic() + 60
-                while not ready.exists() and time.monotonic() < deadline and process.poll() is None:
-                    time.sleep(0.05)
+                eventually(lambda: ready.exists() or process.poll() is not None, "the daemon")
                 address = json.loads(ready.read_text())["listening"][0]
                 status = subprocess.run(
                     [sys.executable, "-m", "ckptd", "status", address],

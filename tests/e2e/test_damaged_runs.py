@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from ckptd.cli import main
 from ckptd.demo.processes import Daemon
 from ckptd.errors import CkptdError, CorruptionError, NotPermittedError
 from tests.fakes import damage, schemas
+from tests.fakes.waiting import eventually
 
 WITHIN_S = 30.0
 
@@ -49,10 +49,11 @@ def status(address, capsys):
 
 
 def wait_for_status(address, capsys, condition):
-    bound = time.monotonic() + WITHIN_S
-    while not condition(runs := status(address, capsys)):
-        assert time.monotonic() < bound, runs
-    return runs
+    def found():
+        runs = status(address, capsys)
+        return runs if condition(runs) else None
+
+    return eventually(found, lambda: status(address, capsys), within_s=WITHIN_S)
 
 
 def trainer(address, run):

@@ -194,7 +194,11 @@ def test_callbacks_are_called_before_the_program_ends_and_may_save(tmp_path: Pat
         ckpt = checkpointer()
         pending = ckpt.save(1, arrays(1))
         pending.add_done_callback(lambda ended: 1 / 0)
-        pending.add_done_callback(lambda ended: (time.sleep(0.2), ckpt.save(2, arrays(2)), print("called")))
+        def save_again(ended):
+            threading.main_thread().join(0.2)  # so long would its end take
+            ckpt.save(2, arrays(2))
+            print("called")
+        pending.add_done_callback(save_again)
         """,
         str(tmp_path),
     )

@@ -16,6 +16,7 @@ import ckptd
 from ckptd.cli import main
 from ckptd.demo.processes import Daemon
 from ckptd.errors import CkptdError, ConflictError
+from tests.fakes.waiting import eventually
 from tests.services.faults import Hold
 from tests.services.front import Front
 from tests.services.s3 import S3Service
@@ -113,10 +114,7 @@ def test_the_fence_outlives_the_only_checkpoint(s3_root: str, tmp_path: Path, mo
 
 
 def becomes(says: Callable[[], object], wanted: object) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while (found := says()) != wanted:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
+    eventually(lambda: says() == wanted, says)
 
 
 def take_over(s3_root: str, monkeypatch: pytest.MonkeyPatch, step: int, run: str = "runs/a") -> None:

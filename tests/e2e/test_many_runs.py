@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes import schemas
+from tests.fakes.waiting import eventually
 
 MANY = 4100
 WITHIN_S = 60.0
@@ -35,10 +35,7 @@ def test_more_runs_than_may_be_open_and_a_status_longer_than_a_message(tmp_path,
         with ckptd.Checkpointer(f"grpc://{host}:{port}", "honest", rank=0, world_size=1) as checkpointer:
             checkpointer.save(1, {"w": np.ones(3)}).result(WITHIN_S)
             assert len(os.listdir(f"/proc/{process.pid}/fd")) < 200
-        bound = time.monotonic() + WITHIN_S
-        while "looked at" not in (tmp_path / "log").read_text():
-            assert time.monotonic() < bound
-            time.sleep(0.2)
+        eventually(lambda: "looked at" in (tmp_path / "log").read_text(), (tmp_path / "log").read_text)
         assert main.run(["status", f"{host}:{port}", "--json"]) == 0
         document = schemas.check("status", json.loads(capsys.readouterr().out))
         assert sum(run["quarantined"] is not None for run in document["runs"]) == 1024

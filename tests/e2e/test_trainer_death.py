@@ -18,7 +18,7 @@ COUNT = 3_000_000
 WRITE_BYTES_PER_S = 6_000_000  # a save takes seconds: there is time to kill whoever has begun it
 
 TRAINER = """
-import sys, time
+import sys, threading
 import numpy as np, ckptd
 from ckptd.client import capturing
 address, rank, world_size, dies = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -28,7 +28,7 @@ arrays = {{"w": ckptd.Slice(part, (world_size * {count},), (rank * {count},)), "
 if dies == 'copying':
     def stuck(source, to):
         print("copying", flush=True)
-        time.sleep(600)
+        threading.Event().wait(600)
     capturing._copy = stuck
 pending = ckpt.save(7, arrays)
 print("returned", ckpt._transport._open().arenas.why_not, flush=True)
@@ -37,7 +37,7 @@ try:
     print("saved", flush=True)
 except ckptd.CkptdError as error:
     print(type(error).__name__, str(error).replace(chr(10), " "), flush=True)
-time.sleep(600)
+threading.Event().wait(600)
 """
 
 

@@ -13,12 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.fakes.waiting import eventually
 from tests.services.server import CannotRunError, answers, end, free_ports
 
 SUITE = "forky"  # the Debian release with Ceph 20.2: checksums by part, conditions also on completing an upload
@@ -268,10 +268,12 @@ rgw gc processor period = 5
         end(self._processes.pop(name, None), how)
 
     def _await(self, what: str, has_come: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _START_S
-        while not has_come():
-            dead = [name for name, process in self._processes.items() if process.poll() is not None]
-            if dead or time.monotonic() > deadline:
-                logs = "\n".join(path.read_text("utf-8", "replace")[-1000:] for path in self._data.glob("log/*.out"))
-                raise CannotRunError(f"{what} did not come up{f', {dead[0]} ended' if dead else ''}:\n{logs}")
-            time.sleep(0.05)
+        def dead() -> list[str]:
+            return [name for name, process in self._processes.items() if process.poll() is not None]
+
+        with suppress(AssertionError):
+            eventually(lambda: has_come() or dead(), what, within_s=_START_S)
+        if not has_come():
+            logs = "\n".join(path.read_text("utf-8", "replace")[-1000:] for path in self._data.glob("log/*.out"))
+            ended = "".join(f", {name} ended" for name in dead()[:1])
+            raise CannotRunError(f"{what} did not come up{ended}:\n{logs}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import get_session
 
+from tests.fakes.waiting import eventually
 from tests.services import ceph, seaweed
 from tests.services.ceph import Ceph
 from tests.services.seaweed import SeaweedFS
@@ -22,6 +23,10 @@ ENDPOINT_VARIABLE = "CKPTD_TEST_S3_ENDPOINT"
 REGION = "us-east-1"
 SERVERS = ("ceph", "seaweedfs")
 """The servers that we can run ourselves. The first is the one that a test gets that does not say otherwise."""
+
+# One session, which parses botocore's descriptions once; any thread may use a client, but one at a time make them.
+_SESSION = get_session()
+_MAKING_CLIENTS = threading.Lock()
 
 
 @dataclass
@@ -49,32 +54,32 @@ class S3Service:
 
     def client(self, attempts: int = 2) -> Any:
         """Return a client that is not ours: tests look with it at what is really there."""
-        return get_session().create_client(
-            "s3",
-            region_name=REGION,
-            endpoint_url=self.endpoint,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": attempts}),
-        )
+        with _MAKING_CLIENTS:
+            return _SESSION.create_client(
+                "s3",
+                region_name=REGION,
+                endpoint_url=self.endpoint,
+                aws_access_key_id=self.access_key,
+                aws_secret_access_key=self.secret_key,
+                config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": attempts}),
+            )
 
     def make_bucket(self, timeout_s: float = 60.0) -> None:
         """Make the bucket; a server that has just come up may need a moment."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+        failures: list[Exception] = []
+
+        def is_made() -> bool:
             try:
                 self.client().create_bucket(Bucket=self.bucket)
             except ClientError as error:
-                if error.response["Error"]["Code"] in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                    return
-                if time.monotonic() > deadline:
-                    raise
-            except BotoCoreError:
-                if time.monotonic() > deadline:
-                    raise
-            else:
-                return
-            time.sleep(0.2)
+                failures.append(error)
+                return error.response["Error"]["Code"] in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
+            except BotoCoreError as error:
+                failures.append(error)
+                return False
+            return True
+
+        eventually(is_made, lambda: failures[-1], within_s=timeout_s)
 
     def warm_up(self) -> None:
         """Let it do once what takes it long the first time."""

@@ -11,11 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+from tests.fakes.waiting import eventually
 from tests.services.server import CannotRunError, answers, end, free_ports
 
 _START_S = 60.0
@@ -94,12 +94,12 @@ class SeaweedFS:
         ]
 
     def _await(self) -> None:
-        deadline = time.monotonic() + _START_S
-        while not self._is_up():
-            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                told = (self._data / "log/weed.out").read_text("utf-8", "replace")[-2000:]
-                raise CannotRunError(f"SeaweedFS did not come up:\n{told}")
-            time.sleep(0.05)
+        process = self._process
+        with suppress(AssertionError):
+            eventually(lambda: self._is_up() or process is None or process.poll() is not None, within_s=_START_S)
+        if not self._is_up():
+            told = (self._data / "log/weed.out").read_text("utf-8", "replace")[-2000:]
+            raise CannotRunError(f"SeaweedFS did not come up:\n{told}")
 
     def _is_up(self) -> bool:
         """Say whether the gateway answers, and the server that holds the data has told the master that it is there."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.settings import Settings
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.wire import addresses
+from tests.fakes.waiting import eventually as eventually  # for who imports it from here
 
 BOUND_S = 30.0
 
@@ -69,12 +69,3 @@ class Daemon:
             self._thread.join(BOUND_S)
             assert not self._thread.is_alive()
             self.coordinator.close()
-
-
-def eventually(condition, what="the condition"):
-    """Wait for something that another thread brings about."""
-    deadline = time.monotonic() + BOUND_S
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about"
-        tick.wait(0.01)

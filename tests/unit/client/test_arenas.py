@@ -6,7 +6,6 @@ import gc
 import os
 import socket
 import threading
-import time
 import weakref
 
 import numpy as np
@@ -21,7 +20,8 @@ from ckptd.engine import feeding, standstill
 from ckptd.engine.shard import LaneWriter
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.storage.local import LocalStore
-from tests.unit.client.daemon import BOUND_S, Daemon, eventually
+from tests.fakes.waiting import eventually, never
+from tests.unit.client.daemon import BOUND_S, Daemon
 
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
@@ -353,7 +353,7 @@ def test_the_daemon_sums_a_long_capture_after_its_rank_has(daemon, connect, monk
     ckpt = connect()
     pending = ckpt.save(1, ARRAYS)
     eventually(lambda: list((daemon.root / "r").rglob("*.data-*")))
-    time.sleep(0.1)
+    never(lambda: order, "a sum before the rank's")
     summing.set()
     pending.result(BOUND_S)
     assert order[0] == "rank"

@@ -17,6 +17,7 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.storage.local import LocalStore
+from tests.fakes.waiting import eventually
 
 BOUND_S = 30.0
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -208,18 +209,12 @@ def test_retention_pins_and_deletes(address):
         assert ckpt.pin(1).pinned
         for step in (2, 3, 4):
             ckpt.save(step, {"a": W}).result(BOUND_S)
-        until(lambda: [checkpoint.step for checkpoint in ckpt.checkpoints()] == [1, 3, 4])
+        eventually(lambda: [checkpoint.step for checkpoint in ckpt.checkpoints()] == [1, 3, 4])
         assert not ckpt.unpin(1).pinned
         ckpt.delete(3)
         assert 3 not in [checkpoint.step for checkpoint in ckpt.checkpoints()]
         with pytest.raises(NotFoundError):
             ckpt.pin(3)
-
-
-def until(condition):
-    from tests.unit.client.daemon import eventually
-
-    eventually(condition)
 
 
 def test_watching_tells_the_newest_and_then_each_newer_one(address):
@@ -277,7 +272,7 @@ def test_a_checkpoint_that_is_deleted_while_it_is_read_gives_way_to_the_newer_on
                 opened.append(key)
                 if len(opened) == 1:
                     ckpt.save(2, {"a": np.full(3, 2.0)}).result(BOUND_S)
-                    until(lambda: not (tmp_path / "runs/a/model.ckpt-1.index").exists())
+                    eventually(lambda: not (tmp_path / "runs/a/model.ckpt-1.index").exists())
                 return restoring_bundle.open(objects, key)
 
         restoring_bundle = restoring.Bundle

@@ -29,6 +29,7 @@ from ckptd.errors import (
 )
 from ckptd.service.server import Server, ServerOptions, Tls
 from ckptd.wire import status, versions
+from tests.fakes.waiting import eventually
 from tests.unit.client.daemon import Daemon
 
 BOUND_S = 30.0
@@ -272,7 +273,4 @@ def test_a_socket_without_access_is_told_at_once(tmp_path, closed):
 def test_contact_is_looked_for_in_a_thread_that_ends(nobody):
     with contextlib.suppress(UnavailableError), ckptd.Checkpointer(nobody, "r", timeout_s=0.2) as ckpt:
         ckpt.latest()
-    ended = time.monotonic() + BOUND_S
-    while any(thread.name == "ckptd-contact" for thread in threading.enumerate()):
-        assert time.monotonic() < ended
-        threading.Event().wait(0.05)
+    eventually(lambda: not any(thread.name == "ckptd-contact" for thread in threading.enumerate()), threading.enumerate)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.client.deadline import Deadline
 from ckptd.errors import CorruptionError, UnavailableError
 from ckptd.wire import methods
+from tests.fakes.waiting import eventually
 from tests.unit.client.daemon import BOUND_S, Daemon
 from tests.unit.client.test_fallback import flip, marks
 
@@ -173,10 +173,7 @@ def test_ranks_that_were_to_restore_together_do_so_when_started_again(daemon, co
             damage(tmp_path, 3)
         again, found = [connect(rank, 3) for rank in range(3)], np.zeros(3, np.int64)
         calls = [pool.submit(again[1].restore, names=["v"], into={"v": found}, fallback="together")]
-        deadline = Deadline(BOUND_S)
-        while not found.any():  # it has begun, before the others
-            assert not deadline.has_passed
-            threading.Event().wait(0.01)
+        eventually(found.any, "the first rank's beginning")
         calls += [pool.submit(again[rank].restore, fallback="together") for rank in (0, 2)]
         for call in calls:
             call.result(BOUND_S)

@@ -18,7 +18,8 @@ from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.layout import Road
 from ckptd.service.save import SaveService
 from ckptd.wire.v1 import save_pb2
-from tests.unit.client.daemon import Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import Daemon
 
 TIMEOUT_S = 60.0
 SOON_S = 20.0  # of a machine under load; without the fix it is `TIMEOUT_S` and more

@@ -15,7 +15,8 @@ import ckptd
 from ckptd import Checkpointer
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.local import LocalStore
-from tests.unit.client.daemon import Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import Daemon
 
 BOUND_S = 30.0
 W = {f"w{number}": np.full(1000, float(number)) for number in range(3)}

@@ -12,7 +12,8 @@ from ckptd import Checkpointer
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, StorageFullError, UnavailableError
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.local import LocalStore
-from tests.unit.client.daemon import Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import Daemon
 
 BOUND_S = 30.0
 W = {"w": np.arange(12.0)}

@@ -7,7 +7,8 @@ import pytest
 
 from ckptd import Checkpointer
 from ckptd.errors import InvalidRequestError, NotFoundError
-from tests.unit.client.daemon import Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import Daemon
 
 BOUND_S = 30.0
 

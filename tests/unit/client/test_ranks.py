@@ -13,7 +13,8 @@ import ckptd
 from ckptd import Checkpointer, Slice
 from ckptd.client import membership
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
-from tests.unit.client.daemon import Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import Daemon
 from tests.unit.client.relay import Relay
 
 BOUND_S = 30.0

@@ -12,7 +12,8 @@ import pytest
 import ckptd
 from ckptd.errors import StorageFullError
 from ckptd.storage.disk import SystemDisk
-from tests.unit.client.daemon import Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import Daemon
 
 MB = 1_000_000
 

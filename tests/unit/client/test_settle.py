@@ -222,14 +222,14 @@ def test_an_older_daemon_is_asked_and_says_nothing_of_retention(daemon, monkeypa
 
 
 SCRIPT = """
-import sys, threading, time
+import sys, threading
 import numpy as np
 import ckptd
 from ckptd.engine.run import Run
 
 real = Run._retire
 def slow(self):
-    time.sleep(0.2)  # longer than the interpreter needs to end
+    threading.main_thread().join(0.2)  # longer than the interpreter needs to end
     real(self)
 Run._retire = slow
 checkpointer = ckptd.Checkpointer(sys.argv[1], "r", max_to_keep=2)

@@ -17,7 +17,8 @@ from ckptd.client.direct import DirectTransport
 from ckptd.client.remote import RemoteTransport
 from ckptd.engine.save import Save
 from ckptd.errors import ConflictError, InvalidRequestError
-from tests.unit.client.daemon import BOUND_S, Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import BOUND_S, Daemon
 
 
 def tree(value):

@@ -15,7 +15,8 @@ from ckptd.errors import CkptdError
 from ckptd.service import flow
 from ckptd.service.server import Server, ServerOptions
 from ckptd.storage.local import LocalStore
-from tests.unit.client.daemon import BOUND_S, Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import BOUND_S, Daemon
 from tests.unit.client.test_ends_of_saves import Failing
 
 ARRAYS = {"w": np.arange(1000, dtype=np.float32)}

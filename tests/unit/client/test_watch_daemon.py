@@ -11,7 +11,8 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.following import follow
 from ckptd.errors import InvalidRequestError, UnavailableError
 from tests.fakes.clock import HandClock
-from tests.unit.client.daemon import BOUND_S, Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import BOUND_S, Daemon
 from tests.unit.client.relay import Relay
 
 A = np.arange(6.0)

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 
 from ckptd.wire import addresses
 from ckptd.wire.channels import open_channel
+from tests.fakes.waiting import eventually
 
 START_S = 60
 
@@ -34,12 +33,8 @@ class Process:
             )
 
     def ready(self):
-        deadline = time.monotonic() + START_S
-        pause = threading.Event()
-        while not self.ready_file.exists():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            pause.wait(0.02)
+        eventually(lambda: self.ready_file.exists() or self.process.poll() is not None, self.log.read_text)
+        assert self.ready_file.exists(), self.log.read_text()
         self.listening = json.loads(self.ready_file.read_text())["listening"]
         return self
 
@@ -52,11 +47,7 @@ class Process:
         return self.process.wait(START_S)
 
     def wait_for_log(self, text):
-        deadline = time.monotonic() + START_S
-        pause = threading.Event()
-        while text not in self.log.read_text():
-            assert time.monotonic() < deadline, self.log.read_text()
-            pause.wait(0.02)
+        eventually(lambda: text in self.log.read_text(), self.log.read_text)
 
     def end(self):
         for channel in self._channels:

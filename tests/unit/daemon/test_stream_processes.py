@@ -17,8 +17,8 @@ from ckptd import Checkpointer
 from ckptd.wire import addresses, methods, status
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, save_pb2
+from tests.fakes.waiting import eventually
 from tests.fakes.worker import WAIT_S, Worker
-from tests.unit.client.daemon import eventually
 
 STATE = {"w": np.arange(6_000_000, dtype=np.float32), "b": np.ones(3)}  # 24 MB: a dozen chunks
 
@@ -31,6 +31,12 @@ def _from_another_host(monkeypatch):
 def ports_of(daemon, **credentials):
     stub = methods.Stub(daemon.channel(**credentials), methods.ADMIN)
     return list(stub.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).stream_ports)
+
+
+def received_bytes(daemon):
+    """Return how much of the one save under way has come."""
+    (run,) = methods.Stub(daemon.channel(), methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S).runs
+    return sum(save.received_bytes for save in run.saves)
 
 
 def processes_of(daemon):
@@ -87,7 +93,7 @@ def test_one_that_is_killed_costs_no_save_and_comes_back(serve, caplog):
         (before,) = processes_of(daemon)
         pending = ckpt.save(2, STATE)
         eventually(lambda: has_caller(port), "the stream")
-        time.sleep(0.3)  # a quarter of it is written
+        eventually(lambda: received_bytes(daemon) > STATE["w"].nbytes // 8, "an eighth of it")
         os.kill(before, signal.SIGKILL)
         assert pending.result(WAIT_S).step == 2
         assert_restored(ckpt, 2)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.scrub import Scrub
 from ckptd.engine.settings import Settings
 from ckptd.storage.locations import open_store
+from tests.fakes.waiting import eventually
 
 BOUND_S = 30.0
 
@@ -28,15 +28,6 @@ def root(tmp_path):
 def records(root):
     found = (json.loads(path.read_text()) for path in (root / "runs/a/.ckptd").glob("*.json"))
     return {each["step"]: each for each in found}
-
-
-def eventually(condition):
-    pause = threading.Event()
-    for _ in range(int(BOUND_S / 0.02)):
-        if condition():
-            return
-        pause.wait(0.02)
-    raise AssertionError("it did not come about")
 
 
 def flip(path, at=100):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from ckptd.engine.capture import LONG_BYTES
 from ckptd.engine.standstill import Standstill
 from ckptd.errors import CkptdError, SessionAbortedError
+from tests.fakes.waiting import eventually, never
 
 BOUND_S = 10.0
 A_MOMENT_S = 0.1
@@ -90,14 +90,11 @@ def test_one_works_at_a_time_until_it_is_over_and_then_all_do() -> None:
             go_on.wait(BOUND_S)
 
     def await_workers(count: int) -> None:
-        bound = time.monotonic() + BOUND_S
-        while len(at_work) < count and time.monotonic() < bound:
-            time.sleep(0.01)
+        eventually(lambda: len(at_work) >= count, lambda: at_work, within_s=BOUND_S)
 
     workers = [begin(lambda number=number: work(number)) for number in range(3)]
     await_workers(1)
-    time.sleep(A_MOMENT_S)
-    assert len(at_work) == 1
+    never(lambda: len(at_work) > 1, "a second one at work", within_s=A_MOMENT_S)
     capture.sealed.set()  # whoever waits for a turn needs none any more, though the first has not ended
     await_workers(3)
     assert sorted(at_work) == [0, 1, 2]

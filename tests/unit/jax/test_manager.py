@@ -15,7 +15,8 @@ import ckptd
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.jax import CheckpointManager, CheckpointManagerOptions
 from ckptd.jax.places import place
-from tests.unit.client.daemon import Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import Daemon
 
 
 def tree(number):

@@ -19,7 +19,8 @@ from ckptd.storage.priority import Priority
 from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, read_pb2
-from tests.unit.client.daemon import BOUND_S, Daemon, eventually
+from tests.fakes.waiting import eventually
+from tests.unit.client.daemon import BOUND_S, Daemon
 from tests.unit.client.test_ends_of_saves import Failing
 
 ARRAYS = {"w": np.arange(1000, dtype=np.float32)}

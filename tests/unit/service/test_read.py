@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -10,6 +8,7 @@ from ckptd.wire import convert, methods
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2, watch_pb2
 from tests.fakes.coordinator import checkpoint
+from tests.fakes.waiting import eventually, never
 from tests.unit.service.conftest import serving
 from tests.unit.service.test_save import SAVE
 from tests.unit.service.test_server import WAIT_S, caught
@@ -62,9 +61,8 @@ def test_of_what_nobody_takes_little_is_read_ahead(served, long):
     replies = read(served)
     next(replies)  # the description
     noted = served.coordinator.read_keys
-    until(lambda: len(noted) > 1)
-    threading.Event().wait(0.5)
-    assert len(noted) <= 10  # of 22: one for the call, and one for each read
+    eventually(lambda: len(noted) > 1)
+    never(lambda: len(noted) > 10, "reading far ahead", within_s=0.5)  # of 22: one for the call, one for each read
     replies.cancel()
 
 
@@ -101,16 +99,6 @@ def test_latest_and_list_name_the_root(served):
     assert listed == latest
 
 
-def until(is_so):
-    """Wait, at most so long, for something that nobody announces."""
-    pause = threading.Event()
-    for _ in range(WAIT_S * 100):
-        if is_so():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not come about")
-
-
 def watch(served, **fields):
     return served.stub(methods.WATCH).Watch(watch_pb2.WatchRequest(run="runs/a", **fields), timeout=WAIT_S)
 
@@ -130,7 +118,7 @@ def test_a_watcher_that_comes_back_is_not_told_what_it_knows(served):
     events = watch(served, after_save_id="s1")
     other = watch(served)
     next(other)
-    until(lambda: len(served.coordinator.listeners["runs/a"]) == 2)
+    eventually(lambda: len(served.coordinator.listeners["runs/a"]) == 2)
     served.coordinator.publish("runs/a", checkpoint(2))
     assert next(events).checkpoint.step == 2
     events.cancel()
@@ -145,7 +133,7 @@ def test_watchers_that_go_are_forgotten_and_the_rest_is_told_of_the_end():
         next(goes)
         assert served.server.hub.num_watchers == 2
         goes.cancel()
-        until(lambda: served.server.hub.num_watchers == 1)
+        eventually(lambda: served.server.hub.num_watchers == 1)
         assert len(served.coordinator.listeners["runs/a"]) == 1
         served.stop()
         assert isinstance(caught(lambda: next(stays)), UnavailableError)
