@@ -8,6 +8,7 @@ twice, which the caller has to bear.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,8 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
-from botocore.session import get_session
+from botocore.loaders import Loader, create_loader
+from botocore.session import Session, get_session
 
 from ckptd.errors import (
     CkptdError,
@@ -103,9 +105,7 @@ class S3Requests:
         self._patience = patience or Patience()
         self._lock = threading.Lock()
         try:
-            session = get_session()
-            if options.profile is not None:
-                session.set_config_variable("profile", options.profile)
+            session = _session_of(options)
             client = session.create_client(
                 "s3",
                 region_name=options.region or session.get_config_variable("region") or "us-east-1",
@@ -250,10 +250,25 @@ class S3Requests:
         if self._options.key is not None:
             return
         with self._lock:
-            session = get_session()
-            if self._options.profile is not None:
-                session.set_config_variable("profile", self._options.profile)
-            self._session, self._credentials = session, None
+            self._session, self._credentials = _session_of(self._options), None
+
+
+def _session_of(options: S3Options) -> Session:
+    """Return a session that reads the environment and the files of AWS anew."""
+    session = get_session()
+    if options.profile is not None:
+        session.set_config_variable("profile", options.profile)
+    session.register_component("data_loader", _models(session.get_config_variable("data_path")))
+    return session
+
+
+@functools.cache
+def _models(data_path: str | None) -> Loader:
+    """Return what reads botocore's descriptions of services and regions.
+
+    It keeps them: 2 MB of JSON, which each session would parse again for itself and take most of its time for.
+    """
+    return create_loader(data_path)
 
 
 class _ExpiredError(Exception):

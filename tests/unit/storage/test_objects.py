@@ -129,6 +129,16 @@ def test_the_lock_of_a_process_that_is_dead_keeps_nobody_out(s3_root: str) -> No
     open_store(s3_root).lock("lock", holder="me", takes_over=False).release()
 
 
+def test_only_the_first_bucket_that_is_opened_has_botocores_descriptions_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    open_store("s3://one")
+    monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", lambda *_: pytest.fail("parsed again"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
+    assert open_store("s3://two").url == "s3://two"
+
+
 def test_the_parts_of_a_huge_object_are_large_enough() -> None:
     assert part_size(0) == part_size(10_000 * PART_BYTES) == PART_BYTES
     for size_bytes in (10_000 * PART_BYTES + 1, 5 << 40):
