@@ -22,6 +22,7 @@ from ckptd.format import object_graph as graphs
 from ckptd.format.saver_pb2 import TrackableObjectGraph
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow.keras_objects import Objects, objects_of, optimizer_objects_of, trackable_of, variables_of
+from ckptd.tensorflow.keras_state import load_assets, load_own_variables, state_of
 from ckptd.tensorflow.object_graph import arrays_of_object
 from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, Content, Place
 from ckptd.tensorflow.refusals import as_tensorflows
@@ -111,7 +112,11 @@ def load_weights(
         try:
             bundle = place.open(as_text(filepath))
             graph = _graph(bundle)
-            node, keys = _find(graph, objects, bundle)
+            try:
+                node, keys = _find(graph, objects, bundle)
+            except NotFoundError:  # an earlier ckptd called weights without a name otherwise
+                objects = objects_of(model, auto_names=True)
+                node, keys = _find(graph, objects, bundle)
             wanted = [(path, variable, keys[id(variable)]) for path, variable in variables_of(objects)]
             for path, variable, key in wanted:
                 if tuple(bundle.shape(key)) != tuple(variable.shape):
@@ -122,10 +127,11 @@ def load_weights(
                     )
             wanted += _optimizer(model, graph, node, bundle)
             arrays = bundle.read_many([Wanted(key, None, None) for _, _, key in wanted])
+            for (_, variable, _), array in zip(wanted, arrays, strict=True):
+                variable.assign(array)
+            load_own_variables(model, bundle)
         finally:
             place.close()
-        for (_, variable, _), array in zip(wanted, arrays, strict=True):
-            variable.assign(array)
         _log.info("loaded %d weights of %s from %s", len(arrays), model.name, bundle.location)
 
 
@@ -159,14 +165,15 @@ def load_model(
             if MODEL_NAME not in bundle.index:
                 raise NotFoundError("there are weights only; build the model and use load_weights", key=bundle.location)
             description = json.loads(bundle.read(MODEL_NAME).item())
+            if not compile:
+                description.pop("compile_config", None)
+            model = keras.saving.deserialize_keras_object(
+                description, custom_objects=dict(custom_objects or {}), safe_mode=safe_mode
+            )
+            load_weights(model, filepath, address=address, **options)
+            load_assets(model, bundle)
         finally:
             place.close()
-        if not compile:
-            description.pop("compile_config", None)
-        model = keras.saving.deserialize_keras_object(
-            description, custom_objects=dict(custom_objects or {}), safe_mode=safe_mode
-        )
-        load_weights(model, filepath, address=address, **options)
         return model
 
 
@@ -177,6 +184,7 @@ def arrays_of_model(model: Any, *, with_model: bool = False) -> dict[str, Any]:
     if optimizer is not None:
         objects["optimizer"] = optimizer
     arrays = arrays_of_object(trackable_of(objects))
+    arrays.update(state_of(model))
     if with_model:
         arrays[MODEL_NAME] = model.to_json()
     return arrays
