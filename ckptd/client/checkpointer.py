@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +21,7 @@ from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation
 from ckptd.client.reader import CheckpointReader
 from ckptd.client.remote import RemoteTransport, this_member
+from ckptd.client.replicas import check_policy
 from ckptd.client.restoring import Array, locate_any, open_reader, read_meta_graph, restore
 from ckptd.client.rooms import RoomPool
 from ckptd.client.transport import SaveRequest, Transport
@@ -69,6 +70,7 @@ class Checkpointer:
         retention: str = "saver",
         save_relative_paths: bool = True,
         write_meta_graph: str = "each",
+        replicas: str = "warn",
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
@@ -94,6 +96,9 @@ class Checkpointer:
                 "manager", that of ``tf.train.CheckpointManager``, which also writes times into the state file.
             save_relative_paths: the state file names checkpoints relative to itself; otherwise by their full paths.
             write_meta_graph: save `meta_graph` with "each" checkpoint that brings one, or only with the "first".
+            replicas: what to do when ranks have other values under one name, of which one is stored, as far as they are
+                compared (64 KiB each): "warn", and store the lowest rank's; "refuse" the save; store the "first"
+                that comes, and compare nothing.
             timeout_s: the bound of every wait, and of a whole save from its first declaration.
             token: shown to the daemon; default: the environment's ``CKPTD_TOKEN``.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
@@ -152,6 +157,7 @@ class Checkpointer:
         self._used_by: int | None = None  # the process that used it last
         self._wants_meta_graph = True
         self._only_first_meta_graph = write_meta_graph == "first"
+        self._replicas = check_policy(replicas)
 
     def save(
         self,
@@ -164,6 +170,7 @@ class Checkpointer:
         overwrite: bool = False,
         immutable: bool = False,
         name: str | None = None,
+        may_differ: Collection[str] = (),
     ) -> PendingSave:
         """Begin to save `arrays` as checkpoint `step`; return once they may be changed again.
 
@@ -182,6 +189,7 @@ class Checkpointer:
             immutable: the arrays never change, as those of JAX: return before they are copied. What changes all the
                 same is saved as it was or as it is, and a trainer that dies before they are copied loses this save.
             name: base name of this checkpoint, if it is to have another than the run's others.
+            may_differ: names whose values need not be the same on all ranks: any one of them will do.
 
         Returns:
             The save under way; its `result` is durable.
@@ -207,7 +215,9 @@ class Checkpointer:
             write_state=write_state,
             name=self._options.name if name is None else naming.check_checkpoint_name(name),
         )
-        pending = self._launcher.launch(request, arrays, immutable=immutable)
+        pending = self._launcher.launch(
+            request, arrays, immutable=immutable, replicas=self._replicas, may_differ=may_differ
+        )
         if request.meta_graph is not None:
             self._wants_meta_graph = not self._only_first_meta_graph
         return pending

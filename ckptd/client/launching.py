@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ckptd import threads
 from ckptd.client import ending
 from ckptd.client.pending import PendingSave
 from ckptd.client.preparing import Preparation, Prepared
+from ckptd.client.replicas import compared
 from ckptd.client.snapshot import why
 from ckptd.client.transport import SaveRequest, Transport
 from ckptd.client.turns import Turn
@@ -32,8 +34,18 @@ class Launcher:
         self._lock = threading.Lock()
         self._last_turn: Turn | None = None
 
-    def launch(self, request: SaveRequest, arrays: Mapping[str, Any], *, immutable: bool) -> PendingSave:
+    def launch(
+        self,
+        request: SaveRequest,
+        arrays: Mapping[str, Any],
+        *,
+        immutable: bool,
+        replicas: str = "warn",
+        may_differ: Collection[str] = (),
+    ) -> PendingSave:
         """Begin a save; return once the arrays may be changed again, or, if they never change, at once.
+
+        With several ranks, what is to be done about values that differ between them is one of `replicas.POLICIES`.
 
         Whatever ends this call, Ctrl-C too, ends the save: it gives its memory back, and the next one may begin.
 
@@ -45,6 +57,9 @@ class Launcher:
         save: Undertaking | None = None
         try:
             prepared = self._preparation.prepare(arrays)
+            if self._transport.world_size > 1 and replicas != "first":
+                digests = compared(prepared.inventory, may_differ)
+                request = replace(request, compared=digests, refuses_differences=replicas == "refuse")
             with self._lock:
                 turn = Turn(self._last_turn)
                 save = Undertaking(self._transport, self._preparation, request, prepared, turn)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from ckptd.client import waits
+from ckptd.client import replicas, waits
 from ckptd.client.arenas import ArenaHandover, ArenaRoom
 from ckptd.client.capturing import takes_long
 from ckptd.client.deadline import Backoff, Deadline
@@ -209,6 +209,8 @@ class RemoteTransport:
             pad_step_number=self._options.pad_step_number,
             meta_suffix=request.meta_suffix,
             write_state=request.write_state,
+            compared=request.compared,
+            refuses_differences=request.refuses_differences,
         )
 
     def _declare_once(
@@ -225,6 +227,8 @@ class RemoteTransport:
             if replies is None:
                 return None
             kind = replies[0].WhichOneof("kind") if replies else None
+            if replies:
+                replicas.tell(str(self._address), self._run, convert.differences_from_wire(replies[0].differences))
             if kind == "already_saved":
                 return convert.checkpoint_from_wire(replies[0].already_saved)
             if kind == "ended":

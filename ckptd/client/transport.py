@@ -24,6 +24,7 @@ from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
+from ckptd.engine.replicas import Compared
 from ckptd.engine.series import NamedStep
 from ckptd.engine.starts import Agreement
 
@@ -32,7 +33,8 @@ from ckptd.engine.starts import Agreement
 class SaveRequest:
     """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one.
 
-    `name` is the checkpoint's base name if that is not the run's.
+    `name` is the checkpoint's base name if that is not the run's. `compared` are digests of what other ranks may hold
+    as well.
     """
 
     step: int | None
@@ -43,6 +45,8 @@ class SaveRequest:
     meta_suffix: str = "meta"
     write_state: bool = True
     name: str | None = None
+    compared: Compared | None = None
+    refuses_differences: bool = False
 
 
 @dataclass(frozen=True, slots=True)

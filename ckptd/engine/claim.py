@@ -10,6 +10,7 @@ from ckptd.engine.capture import Capture, Holding
 from ckptd.engine.feeding import Run, feed, runs_of, stretches_of, sum_rows
 from ckptd.engine.layout import Assignment, Column, Layout, Road
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.replicas import Compared
 from ckptd.engine.shard import LaneWriter
 from ckptd.engine.standstill import Standstill
 from ckptd.errors import CkptdError
@@ -27,6 +28,8 @@ class Claim:
     done_at: float | None = None  # when its last lane ended
     capture: Capture | None = None  # where its bytes lie
     sum_begins: Column | None = None  # per part, the first of its checksums in the capture
+    compared: Compared | None = None  # until it is planned
+    refuses_differences: bool = False
     _fed: dict[int, list[Run]] = field(default_factory=dict)  # per shard
 
     @property
@@ -69,5 +72,5 @@ class Claim:
             self.refuse(error)
         if self.capture is not None:
             self.capture.ended()
-        self.capture = self.sum_begins = self.manifest = self.planned = None
+        self.capture = self.sum_begins = self.manifest = self.planned = self.compared = None
         self._fed = {}

@@ -33,6 +33,7 @@ from ckptd.engine.owned import Which
 from ckptd.engine.readers import Readers
 from ckptd.engine.records import Record
 from ckptd.engine.repair import Repaired, repair
+from ckptd.engine.replicas import Difference
 from ckptd.engine.retention import Rule
 from ckptd.engine.root import LOCK_KEY, stored_runs
 from ckptd.engine.run import Run
@@ -292,6 +293,11 @@ class Coordinator:
             answer.set_result(result)
             return answer
         return result  # type: ignore[return-value]  # Future is invariant, but only we set it
+
+    def differences(self, declaration: Declaration) -> tuple[Difference, ...]:
+        """Return what ranks of a save hold other values of, once it is planned; see `replicas`."""
+        run = self._runs.if_open(declaration.save.run)
+        return () if run is None else run.differences(declaration)
 
     def lane(self, save: SaveRef, shard: int) -> LaneWriter:
         """Return where the bytes that `save.rank` owes `shard` go."""

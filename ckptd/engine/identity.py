@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ckptd.engine.replicas import Compared
 from ckptd.format.names import prefix_for
 
 
@@ -87,6 +88,8 @@ class Declaration:
         timeout_s: for the whole save, from its first declaration.
         name: base name of the checkpoint.
         pad_step_number: write the step with eight digits.
+        compared: digests of what other ranks may hold as well; None for none.
+        refuses_differences: end the save if ranks hold other values of it.
     """
 
     save: SaveRef
@@ -100,6 +103,8 @@ class Declaration:
     pad_step_number: bool = False
     meta_suffix: str = "meta"
     write_state: bool = True
+    compared: Compared | None = None
+    refuses_differences: bool = False
 
     @property
     def prefix(self) -> str:

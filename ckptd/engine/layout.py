@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.replicas import Replicas
 
 Column = NDArray[np.int64]
 
@@ -55,6 +56,7 @@ class Layout:
             stored form, how many bytes, and to which byte of the shard.
         segment_is_lengths: the segment holds lengths of strings.
         literals: what the daemon writes by itself.
+        replicas: what several ranks hold.
     """
 
     names: tuple[str, ...]
@@ -75,6 +77,7 @@ class Layout:
     segment_offset: Column
     segment_is_lengths: NDArray[np.bool_]
     literals: tuple[Literal, ...]
+    replicas: Replicas
 
     @property
     def num_shards(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.replicas import Difference, told
 from ckptd.engine.wording import describe_bytes, describe_seconds
 from ckptd.errors import CkptdError
 
@@ -76,6 +77,12 @@ def log_waiting(save: SaveRef, age_s: float, waiting_for: Sequence[str]) -> None
     more = f"; and {len(waiting_for) - _MOST_AWAITED} more" if len(waiting_for) > _MOST_AWAITED else ""
     text = "; ".join(waiting_for[:_MOST_AWAITED]) + more
     logger.warning("%s waits, %s after it began: %s", save, describe_seconds(age_s), text, extra={"ckptd": fields})
+
+
+def log_differences(save: SaveRef, differences: Sequence[Difference]) -> None:
+    """Say that ranks hold other values of the same tensors, which the lowest rank's stand for now."""
+    fields = {"event": "ranks_differ", "run": save.run, "step": save.step, "tensors": [one.name for one in differences]}
+    logger.warning("%s stores the lowest rank's value: %s", save, told(differences), extra={"ckptd": fields})
 
 
 def log_failed(save: SaveRef, error: CkptdError) -> None:

@@ -1,7 +1,7 @@
 """Which part goes to which shard, decided before any byte moves. Pure.
 
 Refused here, so that no checkpoint is ever a mixture: ranks that disagree about a tensor's dtype or full shape,
-parts that overlap, and parts that leave a gap. The same box on several ranks is sent once, by whoever of them has
+parts that overlap, and parts that leave a gap. The same box on several ranks is sent once, by the one of them that has
 least to send.
 
 Entries are ordered by sender, then laid down one after another and cut into shards of about equal bytes, so that a
@@ -11,7 +11,7 @@ loop over tensors, and one over the boxes that several ranks hold, but none over
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ckptd.engine.layout import Column, Layout, Literal, SliceSet
 from ckptd.engine.manifest import STRING, VARIANT, Manifest, box_volumes
+from ckptd.engine.replicas import Replicas
 from ckptd.engine.tiling import Overlap, check_tiling
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c, dtypes
@@ -32,17 +33,20 @@ that begins at one. The format allows gaps."""
 _LONG_BYTES = 256 << 10  # fewer bytes of a sender are not worth a gap
 
 
-def plan(manifests: Sequence[Manifest], wanted_shards: int, align_bytes: int = 1) -> Layout:
+def plan(
+    manifests: Sequence[Manifest], wanted_shards: int, align_bytes: int = 1, from_lowest: Collection[str] = ()
+) -> Layout:
     """Lay out what the ranks bring, `manifests[rank]`, in at most `wanted_shards` shards.
 
-    A sender's bytes begin at a multiple of `align_bytes` in each shard, if they are many.
+    A sender's bytes begin at a multiple of `align_bytes` in each shard, if they are many. Of the tensors `from_lowest`
+    each box is sent by the lowest rank that holds it, however much that has to send.
 
     Raises `InvalidRequestError` naming the tensor, the ranks and both shapes where the parts do not make whole tensors.
     """
     parts = _gather(manifests)
-    units = _choose_units(parts)
+    units, replicas = _choose_units(parts, from_lowest)
     order, entry = _group_entries(parts, units)
-    return _lay_out(parts, units.take(order), entry, wanted_shards, align_bytes)
+    return _lay_out(parts, units.take(order), entry, replicas, wanted_shards, align_bytes)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -157,8 +161,8 @@ def _check_agreement(manifests: Sequence[Manifest], first: tuple[int, int], seco
     )
 
 
-def _choose_units(parts: _Parts) -> _Units:
-    """Find the distinct boxes of every tensor, checked to cover it once, and choose who sends each."""
+def _choose_units(parts: _Parts, from_lowest: Collection[str]) -> tuple[_Units, Replicas]:
+    """Find the distinct boxes of every tensor, checked to cover it once, and choose which rank sends each."""
     begins = np.searchsorted(parts.tensor, np.arange(len(parts.names) + 1))
     counts = np.diff(begins)
     if (counts == 0).any():
@@ -187,8 +191,8 @@ def _choose_units(parts: _Parts) -> _Units:
         tensors.append(np.full(len(begins_box), tensor, np.int64))
         is_slice.append(np.full(len(begins_box), not _is_joined(parts, tensor, group)))
     units = _Units(np.concatenate(rows), np.concatenate(tensors), np.concatenate(is_slice))
-    _choose_senders(parts, units.row, shared)
-    return units.take(np.argsort(units.tensor, kind="stable"))
+    _choose_senders(parts, units.row, shared, from_lowest)
+    return units.take(np.argsort(units.tensor, kind="stable")), _replicas(parts, shared)
 
 
 def _distinct_boxes(parts: _Parts, tensor: int, group: Column) -> tuple[Column, Column]:
@@ -234,8 +238,8 @@ def _is_joined(parts: _Parts, tensor: int, group: Column) -> bool:
     return bool((shapes[:, 1:] == parts.full_shapes[tensor][1:]).all())
 
 
-def _choose_senders(parts: _Parts, rows: Column, shared: Mapping[int, Column]) -> None:
-    """Set, for each box that several ranks hold, the row of the one with least to send.
+def _choose_senders(parts: _Parts, rows: Column, shared: Mapping[int, Column], from_lowest: Collection[str]) -> None:
+    """Set, for each box that several ranks hold, the row of the one with least to send, or of the lowest.
 
     The largest box first, as that evens out best. `rows` is per unit and changed in place.
     """
@@ -244,8 +248,15 @@ def _choose_senders(parts: _Parts, rows: Column, shared: Mapping[int, Column]) -
     np.add.at(load, parts.rank[alone], parts.size[alone])
     for unit in sorted(shared, key=lambda unit: (-int(parts.size[rows[unit]]), unit)):
         candidates = shared[unit]
-        rows[unit] = candidates[load[parts.rank[candidates]].argmin()]
+        is_fixed = parts.names[int(parts.tensor[candidates[0]])] in from_lowest
+        rows[unit] = candidates[0 if is_fixed else load[parts.rank[candidates]].argmin()]
         load[parts.rank[rows[unit]]] += parts.size[rows[unit]]
+
+
+def _replicas(parts: _Parts, shared: Mapping[int, Column]) -> Replicas:
+    rows = np.concatenate([np.zeros(0, np.int64), *shared.values()])
+    box = np.repeat(np.arange(len(shared)), np.array([len(each) for each in shared.values()], np.int64))
+    return Replicas(box, parts.tensor[rows], parts.rank[rows], parts.item[rows], parts.size[rows])
 
 
 def _group_entries(parts: _Parts, units: _Units) -> tuple[Column, Column]:
@@ -302,7 +313,9 @@ def _pieces(parts: _Parts, units: _Units, entry: Column) -> tuple[_Pieces, dict[
     return _Pieces(of_entry, row, item_offset, size, is_lengths.astype(bool)), lengths_crcs
 
 
-def _lay_out(parts: _Parts, units: _Units, entry: Column, wanted_shards: int, align_bytes: int) -> Layout:
+def _lay_out(
+    parts: _Parts, units: _Units, entry: Column, replicas: Replicas, wanted_shards: int, align_bytes: int
+) -> Layout:
     pieces, lengths_crcs = _pieces(parts, units, entry)
     first_piece = np.flatnonzero(np.diff(pieces.entry, prepend=-1))
     entry_size = np.add.reduceat(pieces.size, first_piece)
@@ -340,6 +353,7 @@ def _lay_out(parts: _Parts, units: _Units, entry: Column, wanted_shards: int, al
         segment_offset=offset[moved],
         segment_is_lengths=pieces.is_lengths[moved],
         literals=literals,
+        replicas=replicas,
     )
 
 

@@ -30,6 +30,7 @@ from ckptd.engine.readers import Readers
 from ckptd.engine.records import Record
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.remembered import remembered
+from ckptd.engine.replicas import Difference
 from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.save import Save
 from ckptd.engine.series import NamedStep, latest_of, name_of
@@ -110,7 +111,7 @@ class Run:
         self._in_force: tuple[int, RunOptions] | None = None  # what the catalog follows, durably; guarded by `lock`
         self._live: list[Save] = []  # in the order in which they began
         self._ended: OrderedDict[str, Save] = OrderedDict()
-        self._layouts: OrderedDict[tuple[bytes, ...], Layout] = OrderedDict()
+        self._layouts: OrderedDict[tuple[tuple[bytes, ...], frozenset[str]], Layout] = OrderedDict()
         self._listeners = listeners or Listeners(name)
         self._num_published = 0  # guarded by `lock`
         self._num_begun = 0
@@ -365,6 +366,14 @@ class Run:
         self._live.append(save)
         return save
 
+    def differences(self, declaration: Declaration) -> tuple[Difference, ...]:
+        """Return what a save that was declared so has stored, or stores, although ranks have other values of it."""
+        with self.lock:
+            for save in (*reversed(self._live), *reversed(self._ended.values())):
+                if save.is_declared_by(declaration.save, declaration.request_id):
+                    return save.differences
+        return ()
+
     def find(self, ref: SaveRef) -> Save:
         """Return the save of that id, under way or ended; `NotFoundError` when there is no trace of it."""
         with self.lock:
@@ -389,14 +398,15 @@ class Run:
         """Run what takes a lane from captured memory."""
         self._feeders.submit(work, *arguments)
 
-    def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
-        """Plan, or return the plan of an equal save."""
-        key = tuple(manifest.digest for manifest in manifests)
+    def layout_for(self, manifests: tuple[Manifest, ...], from_lowest: frozenset[str] = frozenset()) -> Layout:
+        """See `Surroundings`."""
+        key = tuple(manifest.digest for manifest in manifests), from_lowest
         with self.lock:
             known = self._layouts.get(key)
         if known is None:
             align_bytes = PAGE_BYTES if self.store.durability is Durability.LOCAL_DISK else 1
-            known = plan(manifests, self.settings.shards or min(len(manifests), MAX_SHARDS), align_bytes)
+            num_shards = self.settings.shards or min(len(manifests), MAX_SHARDS)
+            known = plan(manifests, num_shards, align_bytes, from_lowest)
             with self.lock:
                 self._layouts[key] = known
                 while len(self._layouts) > _REMEMBERED_LAYOUTS:

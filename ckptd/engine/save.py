@@ -7,7 +7,7 @@ shard while it is sealed. Work that touches the store is handed to the run's thr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,11 +23,12 @@ from ckptd.engine.deadlines import Debt, waiting_for, why_over
 from ckptd.engine.feeding import first_sums
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment, Lane, Layout, Road
-from ckptd.engine.log import log_failed, log_saved, log_waiting, logger
+from ckptd.engine.log import log_differences, log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.merge import merge
 from ckptd.engine.records import Record
 from ckptd.engine.remembered import forget_frames, remembered
+from ckptd.engine.replicas import Difference, differences, refusal
 from ckptd.engine.session import Event, Session
 from ckptd.engine.shard import LaneWriter
 from ckptd.engine.standstill import Standstill
@@ -70,6 +71,7 @@ class Save:
     told: dict[int, str] = field(default_factory=dict)  # ranks that heard of the end undeclared, by which request
     is_withdrawn: bool = False  # by the only rank that had declared: the others do not hear of its end
     layout: Layout | None = None
+    differences: tuple[Difference, ...] = ()  # of what several ranks hold: the lowest one's is stored
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
     _plan_id: str = ""
     _meta_graph: bytes | None = None
@@ -126,6 +128,8 @@ class Save:
             planned,
             capture=capture,
             sum_begins=None if capture is None else first_sums(manifest),
+            compared=declaration.compared,
+            refuses_differences=declaration.refuses_differences,
         )
         self.claims[rank] = claim
         if declaration.meta_graph is not None:
@@ -273,9 +277,9 @@ class Save:
             if self.session.is_over:
                 return
             claims = [self.claims[rank] for rank in range(self.session.world_size)]
-            layout = self.run.layout_for(tuple(claim.manifest for claim in claims if claim.manifest is not None))
+            layout = self._layout_of(claims)
             for claim in claims:
-                claim.manifest = None  # of many ranks they add up
+                claim.manifest = claim.compared = None  # of many ranks they add up
             first, step = self.first, self.first.save.step
             with self.run.catalog_lock:
                 num_shards = self.run.catalog.choose_num_shards(first.name, step, layout.num_shards)
@@ -320,6 +324,19 @@ class Save:
                     claim.planned.set_result(self._assignment(rank))
                 lanes = [self.lanes[rank, shard] for shard in self.layout.shards_of.get(rank, ())]
                 claim.feed(self.layout, lanes, standstill, self.run.submit_feed)
+
+    def _layout_of(self, claims: Sequence[Claim]) -> Layout:
+        """Lay out what the ranks bring, after a look whether what several of them hold is the same on all."""
+        manifests = tuple(claim.manifest for claim in claims if claim.manifest is not None)
+        layout = self.run.layout_for(manifests)
+        compared = {rank: claim.compared for rank, claim in enumerate(claims) if claim.compared is not None}
+        self.differences = differences(layout, compared)
+        if not self.differences:
+            return layout
+        if any(claim.refuses_differences for claim in claims):
+            raise refusal(self.differences)
+        log_differences(self.ref, self.differences)
+        return self.run.layout_for(manifests, frozenset(each.name for each in self.differences))
 
     def _assignment(self, rank: int) -> Assignment:
         assert self.layout is not None

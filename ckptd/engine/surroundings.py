@@ -36,8 +36,8 @@ class Surroundings(Protocol):
     def submit_feed(self, work: Callable[..., None], *arguments: object) -> None:
         """Run what takes a lane from captured memory, beside all else: it waits for ranks."""
 
-    def layout_for(self, manifests: tuple[Manifest, ...]) -> Layout:
-        """Plan, or return the plan of an equal save."""
+    def layout_for(self, manifests: tuple[Manifest, ...], from_lowest: frozenset[str] = frozenset()) -> Layout:
+        """Plan, or return the plan of an equal save. Of tensors `from_lowest` the lowest rank's bytes are stored."""
 
     def in_use(self) -> set[str]:
         """Return the prefixes of checkpoints that somebody reads."""

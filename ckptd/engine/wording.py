@@ -15,8 +15,8 @@ def describe_bytes(size: int) -> str:
     return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
-def describe_ranks(ranks: Iterable[int], world_size: int) -> str:
-    """Return ranks as ranges: ``rank 3 of 4``, ``ranks 0-2 and 7 of 8``."""
+def describe_ranks(ranks: Iterable[int], world_size: int | None = None) -> str:
+    """Return ranks as ranges: ``rank 3 of 4``, ``ranks 0-2 and 7 of 8``, or without their number."""
     ordered = sorted(ranks)
     ranges: list[list[int]] = []
     for rank in ordered:
@@ -26,7 +26,8 @@ def describe_ranks(ranks: Iterable[int], world_size: int) -> str:
             ranges.append([rank, rank])
     texts = [str(low) if low == high else f"{low}-{high}" for low, high in ranges]
     listed = ", ".join(texts[:-1]) + (" and " if len(texts) > 1 else "") + texts[-1] if texts else "none"
-    return f"rank{'s' if len(ordered) != 1 else ''} {listed} of {world_size}"
+    of = "" if world_size is None else f" of {world_size}"
+    return f"rank{'s' if len(ordered) != 1 else ''} {listed}{of}"
 
 
 def describe_seconds(seconds: float) -> str:

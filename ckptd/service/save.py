@@ -132,12 +132,16 @@ class SaveService:
                 raise
             await call.write(save_pb2.DeclareReply(ended=status.pack(error)))
             return
+        differences = []
+        if declaration.save.rank == 0:  # one of them is enough
+            found = await self._pools.look(self._coordinator.differences, declaration)
+            differences = convert.differences_to_wire(found)
         if isinstance(declared, Checkpoint):
             saved = convert.checkpoint_to_wire(declared, declaration.save.run)
-            await call.write(save_pb2.DeclareReply(already_saved=saved))
+            await call.write(save_pb2.DeclareReply(already_saved=saved, differences=differences))
             return
         # An assignment may have a million rows: encoding them is no work for the event loop.
-        replies = lanes.assignment_to_wire(declared, self._stream_port(declared, call))
+        replies = lanes.assignment_to_wire(declared, self._stream_port(declared, call), differences)
         while (reply := await self._pools.data(lambda: _encoded(next(replies, None)))) is not None:
             await call.write(reply)
 

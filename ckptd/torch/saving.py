@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -29,14 +30,16 @@ def save(
     *,
     overwrite: bool = False,
     meta_graph: bytes | None = None,
+    may_differ: Collection[str] = (),
     **options: Any,
 ) -> PendingSave:
     """Begin to save nested state; return once it may be changed again, which training does.
 
     Each tensor gets the path to it as its name, such as ``model/layer.weight``; Python's numbers and strings too. A
     `DTensor` is stored as the parts that its ranks hold, once each, whatever the placements are. Every rank calls this
-    with state of its own; `load` gives what any of them has. What several have under one name is the same on all of
-    them: one rank's is stored, and nobody compares the values. Nothing is pickled.
+    with state of its own; `load` gives what any of them has. What several have under one name has to be the same on all
+    of them, as one rank's is stored: small values are compared, see `replicas` of `ckptd.Checkpointer`. Nothing is
+    pickled.
 
     Args:
         state: nested dicts, lists and tuples of tensors, numpy arrays, `ckptd.Slice`s, numbers, strings, None, of
@@ -48,6 +51,7 @@ def save(
         step: of training; None for the only checkpoint without one.
         overwrite: replace a checkpoint of this step.
         meta_graph: bytes for a ``.meta`` file beside it.
+        may_differ: names, such as ``"loss"``, whose values need not be the same on all ranks: any one of them will do.
         options: for a path, those of the `ckptd.Checkpointer` that is made for it: `max_to_keep` and so on. Rank and
             world size are those of ``torch.distributed``, if it is initialised.
 
@@ -59,7 +63,8 @@ def save(
     """
     began_at = time.perf_counter()
     checkpointer = checkpointer_at(where, options)
-    pending = checkpointer.save(step, named_parts(state, checkpointer.rank), overwrite=overwrite, meta_graph=meta_graph)
+    parts = named_parts(state, checkpointer.rank)
+    pending = checkpointer.save(step, parts, overwrite=overwrite, meta_graph=meta_graph, may_differ=may_differ)
     stalled_s = time.perf_counter() - began_at
     _log.info("%s: training stood still for %.3f s", pending, stalled_s)
     pending.add_done_callback(lambda ended: _tell(ended, began_at))

@@ -9,10 +9,14 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.replicas import MOST_PARTS, Compared, Difference
 from ckptd.engine.retention import Rule
 from ckptd.engine.series import NamedStep
 from ckptd.engine.starts import Restoring
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from ckptd.engine.session import Phase
 
 MAX_WORLD_SIZE = 1 << 16
+_MAX_ROWS = 1 << 31
 MAX_EPOCH = 1 << 53
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 _MOST_REPAIRED = 500  # of each kind in one answer
@@ -174,6 +179,7 @@ def options_from_wire(options: common_pb2.RunOptions) -> RunOptions:
 
 def declaration_to_wire(declaration: Declaration) -> save_pb2.DeclareRequest:
     """Return the request that declares a rank's part of a save."""
+    compared = declaration.compared
     return save_pb2.DeclareRequest(
         save=save_to_wire(declaration.save),
         request_id=declaration.request_id,
@@ -186,6 +192,9 @@ def declaration_to_wire(declaration: Declaration) -> save_pb2.DeclareRequest:
         pad_step_number=declaration.pad_step_number,
         meta_suffix=declaration.meta_suffix,
         unlisted=not declaration.write_state,
+        compared_parts=b"" if compared is None else np.ascontiguousarray(compared.rows, "<i8").tobytes(),
+        compared_digests=b"" if compared is None else np.ascontiguousarray(compared.digests, "<u8").tobytes(),
+        refuses_differences=declaration.refuses_differences,
     )
 
 
@@ -215,7 +224,36 @@ def declaration_from_wire(request: save_pb2.DeclareRequest) -> Declaration:
         pad_step_number=request.pad_step_number,
         meta_suffix=names.check_checkpoint_name(request.meta_suffix or "meta"),
         write_state=not request.unlisted,
+        compared=_compared(request) if request.compared_parts else None,
+        refuses_differences=request.refuses_differences,
     )
+
+
+def _compared(request: save_pb2.DeclareRequest) -> Compared:
+    if len(request.compared_parts) > MOST_PARTS * 8:
+        raise InvalidRequestError(
+            "too many parts to compare", expected=MOST_PARTS, actual=len(request.compared_parts) // 8
+        )
+    if len(request.compared_parts) % 8 or len(request.compared_parts) != len(request.compared_digests):
+        raise InvalidRequestError(
+            "compared parts and their digests are numbers of 8 bytes, one each",
+            expected=len(request.compared_parts),
+            actual=len(request.compared_digests),
+        )
+    rows = np.frombuffer(request.compared_parts, "<i8").astype(np.int64)
+    if rows[0] < 0 or rows[-1] >= _MAX_ROWS or (np.diff(rows) <= 0).any():
+        raise InvalidRequestError("the parts that are compared are not rows of a manifest in their order")
+    return Compared(rows, np.frombuffer(request.compared_digests, "<u8").astype(np.uint64))
+
+
+def differences_to_wire(differences: Sequence[Difference]) -> list[save_pb2.Difference]:
+    """Return the messages that say what differs between ranks."""
+    return [save_pb2.Difference(name=names.tensor_key(each.name), what=each.what) for each in differences]
+
+
+def differences_from_wire(messages: Iterable[save_pb2.Difference]) -> tuple[Difference, ...]:
+    """Read what differs between ranks."""
+    return tuple(Difference(names.tensor_name(each.name), each.what) for each in messages)
 
 
 def checkpoint_to_wire(checkpoint: Checkpoint, run: str) -> common_pb2.Checkpoint:

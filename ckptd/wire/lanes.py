@@ -18,19 +18,22 @@ ROADS = {Road.STREAM: save_pb2.ROAD_STREAM, Road.ARENA: save_pb2.ROAD_ARENA}
 """How lanes travel, as messages say it."""
 
 
-def assignment_to_wire(assignment: Assignment, stream_port: int = 0) -> Iterator[save_pb2.DeclareReply]:
+def assignment_to_wire(
+    assignment: Assignment, stream_port: int = 0, differences: Iterable[save_pb2.Difference] = ()
+) -> Iterator[save_pb2.DeclareReply]:
     """Yield the replies that tell a rank its assignment, in order.
 
     `stream_port`: of a stream process that takes its lanes as well; 0 for none.
     """
     yield save_pb2.DeclareReply(
+        differences=differences,
         assignment=save_pb2.Assignment(
             save=convert.save_to_wire(assignment.save),
             key=assignment.key,
             num_shards=assignment.num_shards,
             num_lanes=len(assignment.lanes),
             stream_port=stream_port,
-        )
+        ),
     )
     for lane in assignment.lanes:
         for start in range(0, max(len(lane.items), 1), ROWS_PER_PART):

@@ -129,7 +129,7 @@ class PutManifestReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DeclareRequest(_message.Message):
-    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends")
+    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends", "compared_parts", "compared_digests", "refuses_differences")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,9 @@ class DeclareRequest(_message.Message):
     META_SUFFIX_FIELD_NUMBER: _ClassVar[int]
     UNLISTED_FIELD_NUMBER: _ClassVar[int]
     HEARS_ENDS_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_PARTS_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    REFUSES_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     request_id: str
     world_size: int
@@ -154,23 +157,36 @@ class DeclareRequest(_message.Message):
     meta_suffix: str
     unlisted: bool
     hears_ends: bool
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ...) -> None: ...
+    compared_parts: bytes
+    compared_digests: bytes
+    refuses_differences: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ...) -> None: ...
 
 class DeclareReply(_message.Message):
-    __slots__ = ("need_manifest", "assignment", "lane", "already_saved", "ended", "waiting")
+    __slots__ = ("need_manifest", "assignment", "lane", "already_saved", "ended", "waiting", "differences")
     NEED_MANIFEST_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     ALREADY_SAVED_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     need_manifest: NeedManifest
     assignment: Assignment
     lane: LanePart
     already_saved: _common_pb2.Checkpoint
     ended: bytes
     waiting: Waiting
-    def __init__(self, need_manifest: _Optional[_Union[NeedManifest, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., lane: _Optional[_Union[LanePart, _Mapping]] = ..., already_saved: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., ended: _Optional[bytes] = ..., waiting: _Optional[_Union[Waiting, _Mapping]] = ...) -> None: ...
+    differences: _containers.RepeatedCompositeFieldContainer[Difference]
+    def __init__(self, need_manifest: _Optional[_Union[NeedManifest, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., lane: _Optional[_Union[LanePart, _Mapping]] = ..., already_saved: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., ended: _Optional[bytes] = ..., waiting: _Optional[_Union[Waiting, _Mapping]] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("name", "what")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    name: bytes
+    what: str
+    def __init__(self, name: _Optional[bytes] = ..., what: _Optional[str] = ...) -> None: ...
 
 class NeedManifest(_message.Message):
     __slots__ = ()
