@@ -75,6 +75,7 @@ class FakeCoordinator:
         self.newest = {}
         self.pinned = []
         self.grace_s = None
+        self.differing = ()
 
     def _tell(self, what, member):
         with self.changed:
@@ -115,6 +116,9 @@ class FakeCoordinator:
             self.told.append(("declare", declaration.save.rank))
             self.changed.notify_all()
         return future
+
+    def differences(self, declaration):
+        return self.differing
 
     def plan(self, save, lane_sizes=(10,)):
         save = replace(save, save_id="s1", attempt=1, plan_id="p1")

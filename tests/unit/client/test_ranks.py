@@ -13,6 +13,7 @@ import ckptd
 from ckptd import Checkpointer, Slice
 from ckptd.client import membership
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
+from ckptd.wire import convert
 from tests.fakes.waiting import eventually
 from tests.unit.client.daemon import Daemon
 from tests.unit.client.relay import Relay
@@ -331,3 +332,34 @@ def test_lanes_of_a_rank_are_sent_one_after_the_other(tmp_path, monkeypatch):
     assert sorted(order) == [0] * 24 + [1] * 24
     # Some chunks of the first may still be on their way when the second begins.
     assert len(set(order[:8])) == 1
+
+
+@pytest.mark.parametrize("older", ["client", "daemon"])
+def test_beside_an_older_peer_nothing_is_compared_and_nothing_fails(daemon, monkeypatch, older):
+    to_wire, from_wire = convert.declaration_to_wire, convert.declaration_from_wire
+
+    def without(message):
+        for field in ("compared_parts", "compared_digests", "refuses_differences"):
+            message.ClearField(field)
+        return message
+
+    if older == "client":  # rank 1 is one
+        monkeypatch.setattr(
+            convert, "declaration_to_wire", lambda d: without(to_wire(d)) if d.save.rank == 1 else to_wire(d)
+        )
+    else:
+        monkeypatch.setattr(convert, "declaration_from_wire", lambda request: from_wire(without(request)))
+    two = ranks(daemon.address, 2, replicas="refuse")
+    saved = [one.save(1, {"n": rank}) for rank, one in enumerate(two)]
+    assert saved[0].result(BOUND_S) == saved[1].result(BOUND_S)
+    monkeypatch.undo()
+    saved = [one.save(2, {"n": rank}) for rank, one in enumerate(two)]
+    for one in saved:
+        with pytest.raises(InvalidRequestError, match="'n' is 0 on rank 0, 1 on rank 1"):
+            one.result(BOUND_S)
+    close(two)
+
+
+def test_what_is_done_about_differences_is_one_of_three(daemon):
+    with pytest.raises(InvalidRequestError, match="warn or refuse or first"):
+        Checkpointer(daemon.address, "runs/a", replicas="all")

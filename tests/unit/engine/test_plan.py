@@ -51,6 +51,18 @@ def test_what_several_ranks_hold_is_sent_once_by_the_one_with_least_to_send():
     assert sent_by(plan(manifests, 2)) == {(0, 0): 32, (1, 0): 16, (1, 1): 20}
 
 
+def test_the_lowest_rank_that_holds_it_sends_what_is_wanted_from_there():
+    manifests = [
+        Manifest.of([whole("a", (100,))]),
+        Manifest.of([part("w", (4,), (0,), (2,)), whole("b", (5,))]),
+        Manifest.of([part("w", (4,), (2,), (2,)), whole("b", (5,))]),
+        Manifest.of([part("w", (4,), (2,), (2,)), whole("b", (5,)), whole("a", (100,))]),
+    ]
+    assert (3, 2) not in sent_by(plan(manifests, 2, from_lowest={"a", "b", "w"}))
+    assert sent_by(plan(manifests, 2, from_lowest={"a", "b", "w"})) == {(0, 0): 400, (1, 0): 8, (1, 1): 20, (2, 0): 8}
+    assert (1, 1) not in sent_by(plan(manifests, 2))
+
+
 def test_replicas_of_many_tensors_spread_over_the_ranks():
     manifests = [Manifest.of([whole(f"t{i}", (100,)) for i in range(8)])] * 4
     layout = plan(manifests, 4)

@@ -7,6 +7,7 @@ import pytest
 
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.manifest import Manifest, Part
+from ckptd.engine.replicas import Difference
 from ckptd.engine.session import Phase
 from ckptd.errors import ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
 from ckptd.format import dtypes
@@ -157,6 +158,24 @@ def test_a_save_that_was_published_already_is_the_answer_to_its_repetition(serve
     (reply,) = served.stub().Declare(declare_request(), timeout=WAIT_S)
     assert convert.checkpoint_from_wire(reply.already_saved) == checkpoint(1)
     assert reply.already_saved.key == "runs/a/m-1"
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_rank_0_hears_what_differs_also_of_a_save_that_is_over(served, is_saved):
+    served.coordinator.add_manifest(MANIFEST)
+    served.coordinator.differing = (Difference("w\udcff", "3 on rank 0, 4 on rank 1"),)
+    if is_saved:
+        served.coordinator.declare(convert.declaration_from_wire(declare_request())).set_result(checkpoint(1))
+    else:
+        served.coordinator.plan(SAVE)
+    first, *others = served.stub().Declare(declare_request(), timeout=WAIT_S)
+    assert convert.differences_from_wire(first.differences) == served.coordinator.differing
+    assert not any(each.differences for each in others)
+    served.coordinator.declared = {1: next(iter(served.coordinator.declared.values()))}
+    request = declare_request()
+    request.save.rank = 1
+    first, *others = served.stub().Declare(request, timeout=WAIT_S)
+    assert not first.differences
 
 
 def test_a_declaration_fails_as_its_save_does(served):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.replicas import MOST_PARTS, Compared
 from ckptd.engine.session import Phase
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.base import Durability
@@ -121,6 +124,24 @@ DECLARATION = Declaration(SAVES[0], "req-1", 4, b"d" * 32, b"graph", True, 30.0,
 @pytest.mark.parametrize("declaration", [DECLARATION, Declaration(SAVES[1], "req", 1, bytes(32))])
 def test_a_declaration_and_its_message_are_one_thing(declaration):
     assert convert.declaration_from_wire(convert.declaration_to_wire(declaration)) == declaration
+
+
+def test_digests_and_their_message_are_one_thing():
+    rows, digests = np.array([0, 2, 9]), np.array([1, (1 << 64) - 1, 0], np.uint64)
+    message = convert.declaration_to_wire(replace(DECLARATION, compared=Compared(rows, digests)))
+    declared = convert.declaration_from_wire(save_pb2.DeclareRequest.FromString(message.SerializeToString()))
+    assert (declared.compared.rows.tolist(), declared.compared.digests.tolist()) == ([0, 2, 9], digests.tolist())
+
+
+@pytest.mark.parametrize(
+    "rows", [[-1, 0], [0, 0], [1, 0], [0, 1 << 40], [0], [0, 1, 2], range(MOST_PARTS + 1)], ids=lambda rows: len(rows)
+)
+def test_digests_of_what_is_no_row_are_refused(rows):
+    message = convert.declaration_to_wire(DECLARATION)
+    message.compared_parts = np.array(rows, "<i8").tobytes()
+    message.compared_digests = bytes(16 if len(rows) < 4 else 8 * len(rows))
+    with pytest.raises(InvalidRequestError):
+        convert.declaration_from_wire(message)
 
 
 @pytest.mark.parametrize(
