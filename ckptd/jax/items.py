@@ -11,19 +11,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
 from jax import tree_util
-from jax.sharding import NamedSharding
 
 from ckptd.client.reader import CheckpointReader
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.jax.loading import describe, load
 from ckptd.jax.nodes import name_of
 from ckptd.jax.refusals import MissingItemError
-from ckptd.jax.targets import Target
-
-_STRUCT: Any = jax.ShapeDtypeStruct  # its constructor has no types
+from ckptd.jax.wishes import wish_of
 
 _UNDERSTOOD = {"item", "save_args", "restore_args", "partial_restore"}
 
@@ -35,6 +30,8 @@ def tree_of(args: Any) -> Any:
         InvalidRequestError: it has no ``item``, as arguments for other things than trees and JSON, or it asks for
             something that has no counterpart here.
     """
+    if isinstance(args, type):
+        raise InvalidRequestError(f"args is a class: call it, {args.__name__}(tree)")
     if isinstance(args, Mapping):
         return {name: tree_of(one) for name, one in args.items() if one is not None}
     if not hasattr(args, "item"):
@@ -77,6 +74,8 @@ def as_composite(tree: Any) -> Any:
 def _load(reader: CheckpointReader, args: Any, part: str | None, partial: bool) -> Any:
     if args is None:
         return load(reader, None, part=part, partial=partial)
+    if isinstance(args, type):
+        raise InvalidRequestError(f"args is a class: call it, {args.__name__}(target)")
     has_item = isinstance(args, Mapping) or hasattr(args, "item") or not hasattr(args, "restore_args")
     item = tree_of(args) if has_item else None  # that of a random key has none
     partial = partial or bool(getattr(args, "partial_restore", False))
@@ -93,54 +92,14 @@ def _load(reader: CheckpointReader, args: Any, part: str | None, partial: bool) 
     if unknown:
         raise InvalidRequestError("restore_args names what is not in the item", key=unknown[0])
     wanted = [
-        _wanted(name, leaf, leaf_args.get(name), stored.get(name)) for name, (_, leaf) in zip(names, flat, strict=True)
+        wish_of(name, leaf, leaf_args.get(name), stored.get(name)) for name, (_, leaf) in zip(names, flat, strict=True)
     ]
-    target = tree_util.tree_unflatten(structure, [like for like, _ in wanted])
+    target = tree_util.tree_unflatten(structure, [wish.target for wish in wanted])
     found = tree_util.tree_leaves(
         load(reader, target, part=part, partial=partial), is_leaf=lambda leaf: leaf is Ellipsis
     )
-    cast = [leaf if dtype is None else leaf.astype(dtype) for leaf, (_, dtype) in zip(found, wanted, strict=True)]
-    return tree_util.tree_unflatten(structure, cast)
-
-
-def _wanted(name: str, like: Any, args: Any, stored: Any) -> tuple[Any, Any]:
-    """Return the leaf of the target, in the stored dtype, and the dtype that what is loaded is cast to, or None."""
-    is_array = (
-        hasattr(like, "shape") and hasattr(like, "dtype") and isinstance(getattr(stored, "dtype", None), np.dtype)
-    )
-    if not is_array or Target(name, like).is_key:
-        if any(
-            getattr(args, each, None) is not None for each in ("dtype", "sharding", "mesh", "global_shape", "shape")
-        ):
-            raise InvalidRequestError(
-                "restore_args are for arrays; here a target with its sharding says it", key=name, actual=str(args)[:200]
-            )
-        return like, None
-    shape = getattr(args, "global_shape", None) or getattr(args, "shape", None)
-    if shape is not None and tuple(shape) != tuple(stored.shape):
-        raise InvalidRequestError(
-            "restore_args: arrays are neither cut nor filled up", key=name, expected=tuple(stored.shape), actual=shape
-        )
-    dtype = np.dtype(like.dtype if getattr(args, "dtype", None) is None else args.dtype)
-    if args is not None and args.dtype is None and getattr(args, "restore_type", None) is not None:
-        dtype = stored.dtype
-    cast = None if dtype == stored.dtype else dtype
-    if isinstance(like, np.ndarray) or getattr(args, "restore_type", None) is np.ndarray:
-        return np.broadcast_to(np.zeros((), stored.dtype), like.shape), cast
-    if jax.dtypes.canonicalize_dtype(stored.dtype) != stored.dtype:
-        return _STRUCT(tuple(like.shape), stored.dtype), None  # `load` tells that JAX would cut it
-    sharding = _sharding(args) or Target(name, like).sharding
-    weak = {"weak_type": True} if getattr(like, "weak_type", False) and cast is None else {}
-    return _STRUCT(tuple(like.shape), stored.dtype, sharding=sharding, **weak), cast
-
-
-def _sharding(args: Any) -> Any:
-    if getattr(args, "sharding", None) is not None:
-        # Orbax's own description of one has a method that makes it.
-        made = getattr(args.sharding, "to_jax_sharding", None)
-        return args.sharding if made is None else made()
-    mesh, axes = getattr(args, "mesh", None), getattr(args, "mesh_axes", None)
-    return None if mesh is None or axes is None else NamedSharding(mesh, axes)
+    finished = [wish.finish(leaf) for leaf, wish in zip(found, wanted, strict=True)]
+    return tree_util.tree_unflatten(structure, finished)
 
 
 def _by_name(args: Any) -> dict[str, Any]:

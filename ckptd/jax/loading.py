@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -59,10 +59,11 @@ def load(source: CheckpointReader | Path, target: Any = None, *, part: str | Non
     if target is None:
         return _load_plain(reader, tree, path)
     flat, structure = tree_util.tree_flatten_with_path(target, is_leaf=_is_left_out)
-    stored = _stored(reader, tree, path)
-    for name in (name_of(at, path) for at, like in flat if _is_left_out(like)):
+    names = [name_of(at, path) for at, _ in flat]
+    stored = _stored(reader, tree, path, set(names))
+    for name in (name for name, (_, like) in zip(names, flat, strict=True) if _is_left_out(like)):
         stored = {one: there for one, there in stored.items() if one != name and not one.startswith(f"{name}/")}
-    targets = [Target(name_of(at, path), like) for at, like in flat if not _is_left_out(like)]
+    targets = [Target(name, like) for name, (_, like) in zip(names, flat, strict=True) if not _is_left_out(like)]
     check(targets, stored, reader.prefix, partial=partial)
     loaded = (leaf for batch in _batches(targets, stored) for leaf in _load_batch(reader, batch, stored))
     return tree_util.tree_unflatten(structure, [like if _is_left_out(like) else next(loaded) for _, like in flat])
@@ -86,7 +87,7 @@ def describe(source: CheckpointReader | Path) -> Any:
     reader = source if isinstance(source, CheckpointReader) else load_checkpoint(source)
     tree = _outline(reader)
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    plain = [name for name, leaf in leaves_of(tree) if leaf.kind not in ("array", "numpy") and name in shapes]
+    plain = [name for name, leaf in leaves_of(tree) if _is_small(leaf) and name in shapes]
     values = reader.get_tensors(plain)
 
     def stand_in(name: str) -> Array:
@@ -100,6 +101,11 @@ def describe(source: CheckpointReader | Path) -> Any:
         return jax.eval_shape(lambda given: random_keys.wrap(given, impl, name), numbers)
 
     return _with_keys(rebuild(tree, stand_in, to_struct), to_key_struct)
+
+
+def _is_small(leaf: Leaf) -> bool:
+    """Tell whether a description has the value of a leaf itself."""
+    return leaf.kind not in ("array", "numpy") or (leaf.typed is not None and leaf.typed.kind == "numpy.scalar")
 
 
 def _outline(reader: CheckpointReader) -> Any:
@@ -139,32 +145,41 @@ def _with_keys(tree: Any, wrap: Callable[[Any, Any, str], Any], path: tuple[Any,
     return tree
 
 
-def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...]) -> dict[str, Stored]:
-    """Return name → what is there: tensors, and the plain values of the outline."""
+def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...], whole: Set[str]) -> dict[str, Stored]:
+    """Return name → what is there: tensors, and the plain values of the outline.
+
+    Args:
+        reader: has the tensors.
+        tree: of the outline.
+        path: to it.
+        whole: the names at which a container of another kind, such as a set, is one leaf.
+    """
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     found: dict[str, Stored] = {}
-    for name, leaf in _places(tree, path):
-        if not isinstance(leaf, Leaf):
-            found[name] = Stored(type(leaf).__name__, value=leaf)
+    for at, node in _places(tree, path, whole):
+        name = outline.describe(at)
+        if not isinstance(node, Leaf):
+            found[name] = Stored.of(node, at)
         elif name in shapes:
-            found[name] = Stored(leaf.kind, tuple(shapes[name]), dtypes[name])
+            found[name] = Stored.of(node, at, tuple(shapes[name]), dtypes[name])
         else:
             raise CorruptionError("the outline names a tensor that is not there", key=name)
     return found
 
 
-def _places(tree: Any, path: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield (name, leaf or plain value) of an outline's tree; None is no leaf in JAX."""
-    if isinstance(tree, dict):
+def _places(tree: Any, path: tuple[Any, ...], whole: Set[str]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield (path, node) for what is a leaf in an outline's tree; None is none in JAX."""
+    is_leaf = outline.typed_of(tree) is not None and outline.describe(path) in whole
+    if isinstance(tree, dict) and not is_leaf:
         children: Iterator[tuple[Any, Any]] = iter(tree.items())
-    elif isinstance(tree, (list, tuple)):
+    elif isinstance(tree, (list, tuple)) and not is_leaf:
         children = iter(enumerate(tree))
     else:
         if tree is not None:
-            yield outline.describe(path), tree
+            yield path, tree
         return
     for key, child in children:
-        yield from _places(child, (*path, key))
+        yield from _places(child, (*path, key), whole)
 
 
 def _batches(targets: Sequence[Target], stored: Mapping[str, Stored]) -> Iterator[list[Target]]:

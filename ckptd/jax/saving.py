@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,16 +13,11 @@ from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.jax import random_keys, shards
+from ckptd.jax.kinds import Held
 from ckptd.jax.nodes import Path, to_containers
+from ckptd.trees import bits
 from ckptd.trees.flatten import flatten
 from ckptd.trees.outline import describe
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A leaf that is a JAX array, in the tree of containers."""
-
-    value: jax.Array
 
 
 def to_arrays(tree: Any) -> dict[str, Any]:
@@ -55,18 +49,15 @@ def held_arrays(tree: Any) -> dict[str, Any]:
 
 def _arrays(tree: Any, take: Callable[[str, Any], Any]) -> dict[str, Any]:
     nested = to_containers(tree, _leaf)
-    if isinstance(nested, _Held):
+    if isinstance(nested, Held):
         raise InvalidRequestError(
             "what is saved is a tree whose leaves have names, {'w': array}, or Composite(w=…)", actual="an array"
         )
-    leaves = flatten(nested, lambda value: isinstance(value, (_Held, Slice)), stores_kinds=False)
-    waiting = [leaf.value for leaf in leaves.values() if isinstance(leaf, _Held)]
+    leaves = flatten(nested, lambda value: isinstance(value, Slice) or (isinstance(value, Held) and value.is_storable))
+    waiting = [leaf.value for leaf in leaves.values() if isinstance(leaf, Held)]
     for array in waiting:
         shards.send_ahead(array)
-    found = {
-        name: _pieces(name, leaf.value) if isinstance(leaf, _Held) else take(name, leaf)
-        for name, leaf in leaves.items()
-    }
+    found = {name: _pieces(name, leaf) if isinstance(leaf, Held) else take(name, leaf) for name, leaf in leaves.items()}
     return {name: value for name, value in found.items() if not isinstance(value, list) or value}
 
 
@@ -86,13 +77,16 @@ def _leaf(path: Path, value: Any) -> Any:
     if value.is_deleted():
         raise InvalidRequestError("the array was deleted, as JAX does with donated ones", key=name)
     if random_keys.is_key(value):
-        numbers = _Held(jax.random.key_data(value))
+        numbers = Held(jax.random.key_data(value))
         return {random_keys.NUMBERS: numbers, random_keys.IMPL: random_keys.impl_of(value, name)}
-    return _Held(value)
+    return Held(value)
 
 
-def _pieces(name: str, array: jax.Array) -> Any:
+def _pieces(name: str, held: Held) -> Any:
+    array = held.value
     try:
+        if held.as_integers:
+            return shards.pieces(array, bits.integers)
         dtypes.of_array_dtype(np.dtype(array.dtype))
         return shards.pieces(array)
     except InvalidRequestError as error:

@@ -6,7 +6,7 @@ for each process, every box that its devices hold of the new sharding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,24 +21,28 @@ Bounds = tuple[tuple[int, ...], tuple[int, ...]]
 """Start and shape of a box."""
 
 
-def pieces(array: jax.Array) -> Array | list[Slice]:
+def pieces(array: jax.Array, view: Callable[[Array], Array] = np.asarray) -> Array | list[Slice]:
     """Return what this process saves of an array: all of it, or slices; views of it, where the host can see its memory.
 
     No slices at all: other processes save it.
+
+    Args:
+        array: in JAX's memory.
+        view: what is saved of each part, over the same memory.
 
     Raises:
         RuntimeError: the array was deleted, as donated ones are.
     """
     if len(array.sharding.device_set) == 1 and array.is_fully_addressable:
-        return np.asarray(array)
+        return view(np.asarray(array))
     found = []
     for shard in array.addressable_shards:
         if shard.replica_id == 0:
             start, shape = bounds(shard.index, array.shape)
             found.append((start, shape, shard.data))
     if len(found) == 1 and found[0][1] == array.shape:
-        return np.asarray(found[0][2])
-    return [Slice(np.asarray(data), array.shape, start) for start, _, data in found]
+        return view(np.asarray(found[0][2]))
+    return [Slice(view(np.asarray(data)), array.shape, start) for start, _, data in found]
 
 
 def send_ahead(array: jax.Array) -> None:

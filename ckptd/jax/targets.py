@@ -16,6 +16,9 @@ from ckptd.client.reader import did_you_mean
 from ckptd.errors import InvalidRequestError
 from ckptd.jax import random_keys, shards
 from ckptd.jax.shards import Bounds
+from ckptd.trees import bits, kinds, numpy_kinds
+from ckptd.trees.flatten import leaves_of, rebuild
+from ckptd.trees.outline import Leaf, typed_of
 
 Array = NDArray[Any]
 Wanted = str | tuple[str, Sequence[int], Sequence[int]]
@@ -26,18 +29,53 @@ _PLAIN = (bool, int, float, complex, str, bytes)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a checkpoint has under one name: a tensor's shape and dtype, or a plain value of the outline.
+    """What a checkpoint has under one name: a tensor's shape and dtype, a plain value, or a value of another kind.
 
-    `value` counts where `dtype` is None; `kind` is Python's or the outline's word for it.
+    Attributes:
+        kind: Python's or the outline's word for it.
+        shape: of a tensor.
+        dtype: of a tensor, as it was saved; None for everything else.
+        value: a plain value that the outline holds.
+        node: of an outline, for what is of another kind: its value is rebuilt of the tensors below it.
+        path: to the node.
+        is_integers: the tensor holds integers of the bits of `dtype`.
     """
 
     kind: str
     shape: tuple[int, ...] = ()
     dtype: np.dtype[Any] | None = None
     value: Any = None
+    node: Any = None
+    path: tuple[Any, ...] = ()
+    is_integers: bool = False
+
+    @staticmethod
+    def of(node: Any, path: tuple[Any, ...], shape: tuple[int, ...] = (), dtype: Any = None) -> Stored:
+        """Return what an outline has at a path; shape and dtype are those of its tensor, if it is one."""
+        typed = typed_of(node)
+        if typed is None:
+            return (
+                Stored(node.kind, shape, dtype) if isinstance(node, Leaf) else Stored(type(node).__name__, value=node)
+            )
+        was = bits.dtype_of(typed)
+        if was is not None:
+            return Stored(typed.kind, shape, was, is_integers=True)
+        text = numpy_kinds.dtype_of(typed)
+        if text is not None:
+            return Stored(typed.kind, shape, text, node=node, path=path)
+        if typed.kind == "numpy.scalar" or typed.kind.endswith(".bits"):  # of a type that only another framework has
+            return Stored(typed.kind, shape, dtype)
+        return Stored(typed.kind, node=node, path=path)
+
+    @property
+    def tensors(self) -> list[str]:
+        """The tensors that a value of another kind is made of."""
+        return [name for name, _ in leaves_of(self.node, self.path)]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.value!r}" if self.dtype is None else _described(self.dtype, self.shape)
+        if self.dtype is not None:
+            return _described(self.dtype, self.shape)
+        return self.kind if self.node is not None else f"{self.kind} {self.value!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +91,11 @@ class Target:
         return isinstance(self.like, _PLAIN) and not isinstance(self.like, np.generic)
 
     @property
+    def is_array(self) -> bool:
+        """Whether it is an array, or describes one."""
+        return not isinstance(self.like, type) and hasattr(self.like, "shape") and hasattr(self.like, "dtype")
+
+    @property
     def is_numpy(self) -> bool:
         """Whether it is to be in numpy's hands."""
         return isinstance(self.like, (np.ndarray, np.generic))
@@ -60,7 +103,7 @@ class Target:
     @property
     def is_key(self) -> bool:
         """Whether it is of typed random keys."""
-        return not self.is_plain and not self.is_numpy and random_keys.is_key(self.like)
+        return self.is_array and not self.is_numpy and random_keys.is_key(self.like)
 
     @property
     def sharding(self) -> Sharding | None:
@@ -79,16 +122,22 @@ class Target:
         return (self.name,)
 
     def __str__(self) -> str:
-        return type(self.like).__name__ if self.is_plain else _described(self.like.dtype, self.like.shape)
+        return _described(self.like.dtype, self.like.shape) if self.is_array else type(self.like).__name__
 
     def misfit(self, stored: Mapping[str, Stored]) -> str | None:
         """Return in what the checkpoint does not fit, None if it does."""
-        if not (self.is_plain or (hasattr(self.like, "shape") and hasattr(self.like, "dtype"))):
-            return f"{self.name}: a target's leaves are arrays or describe them, and not a {type(self.like).__name__}"
+        kind = None if self.is_plain or self.is_array else kinds.name_of(self.like)
+        if not (self.is_plain or self.is_array or kind):
+            return (
+                f"{self.name}: a target's leaves are arrays or describe them, or values like those that were saved, "
+                f"and not a {type(self.like).__name__}"
+            )
         for name in self.names:
             if name not in stored:
                 return f"{name}: not in the checkpoint{did_you_mean(name, stored)}"
         there = stored[self.names[0]]
+        if kind is not None:
+            return None if there.kind == kind else f"{self.name}: stored {there}, target {kind}"
         if self.is_plain:
             return None if _is_castable(there, self.like) else f"{self.name}: stored {there}, target {self}"
         if self.is_key:
@@ -110,12 +159,19 @@ class Target:
         if self._is_spread:
             name, shape = self.name, stored[self.name].shape
             return [name if box[1] == shape else (name, *box) for box in self._boxes()]
+        if (there := stored[self.names[0]]).node is not None:
+            return [*there.tensors]
         return [name for name in self.names if stored[name].dtype is not None]
 
     def made_of(self, arrays: Sequence[Array], stored: Mapping[str, Stored]) -> Any:
         """Return the leaf, from the arrays of what is `wanted`."""
+        if stored[self.names[0]].is_integers:
+            arrays = [array.view(self.like.dtype) for array in arrays]
         if self._is_spread:
             return self._spread(dict(zip(self._boxes(), arrays, strict=True)))
+        if (there := stored[self.names[0]]).node is not None:
+            values = dict(zip(there.tensors, arrays, strict=True))
+            return rebuild(there.node, values.__getitem__, to_jax, there.path)
         read = iter(arrays)
         first, *more = [stored[name].value if stored[name].dtype is None else next(read) for name in self.names]
         if self.is_plain:
@@ -201,7 +257,7 @@ def _misfits(targets: Sequence[Target], stored: Mapping[str, Stored], partial: b
 
 
 def _is_castable(there: Stored, like: Any) -> bool:
-    if there.shape:
+    if there.shape or there.node is not None:
         return False
     if there.dtype is None:
         return isinstance(there.value, type(like)) or (type(like) is float and type(there.value) is int)

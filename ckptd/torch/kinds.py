@@ -8,6 +8,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 from ckptd.torch.arrays import BITS
+from ckptd.trees import bits
 from ckptd.trees.kinds import Kind, Typed, register
 
 
@@ -40,10 +41,10 @@ def _take_bits(tensor: torch.Tensor) -> tuple[Any, Any]:
     return form, typed.beside
 
 
-def _made_of_bits(form: Any, name: Any) -> torch.Tensor:
-    dtype = getattr(torch, str(name).removeprefix("torch."), None)
-    if dtype not in BITS or not isinstance(form, torch.Tensor):
-        raise ValueError(f"this torch has no dtype {name!r}")
+def _made_of_bits(form: torch.Tensor, name: str) -> torch.Tensor:
+    dtype = getattr(torch, name, None)
+    if dtype not in BITS:
+        raise bits.refusal(name, "this torch")
     return form.view(dtype)
 
 
@@ -58,7 +59,8 @@ def register_all() -> None:
         "torch.TorchVersion", lambda value: (str(value), None), lambda form, _: TorchVersion(form), is_scalar=True
     )
     register(version, TorchVersion)
-    register(Kind("torch.bits", _take_bits, _made_of_bits), torch.Tensor, torch.nn.Parameter)
+    register(Kind("torch.bits", _take_bits, bits.make), torch.Tensor, torch.nn.Parameter)
+    bits.register_maker(torch.Tensor, _made_of_bits)
 
 
 register_all()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ckptd.errors import CorruptionError, InvalidRequestError
-from ckptd.trees import kinds
+from ckptd.trees import kinds, numpy_kinds
 from ckptd.trees.kinds import Classes, Typed, is_plain
 from ckptd.trees.outline import (
     OUTLINE_NAME,
@@ -36,7 +36,6 @@ def flatten(
     is_array: Callable[[Any], bool],
     *,
     unwrap: Callable[[Any], Any] = lambda value: value,
-    stores_kinds: bool = True,
     stores_classes: bool = False,
 ) -> dict[str, Any]:
     """Return name → leaf for nested dicts, lists and tuples, the outline among them as `OUTLINE_NAME`.
@@ -46,7 +45,6 @@ def flatten(
         is_array: says what is a leaf as it is: the framework's arrays, `Slice`s, lists of them. numpy's arrays and
             scalars always are.
         unwrap: value → what is stored in its place, such as the ``state_dict()`` of an object; itself for most.
-        stores_kinds: take what `kinds` lists; otherwise it is refused, as what is loaded would be the plain form.
         stores_classes: take enums, dataclasses and named tuples, whose classes have to be passed when they are loaded.
 
     Raises:
@@ -57,7 +55,7 @@ def flatten(
     if not isinstance(state, (Mapping, list, tuple)):
         raise InvalidRequestError("state to save is a dict, a list or a tuple", actual=type(state).__name__)
     leaves: dict[str, Any] = {}
-    tree = _Walk(leaves, is_array, unwrap, stores_kinds, stores_classes).visit(state, ())
+    tree = _Walk(leaves, is_array, unwrap, stores_classes).visit(state, ())
     for name in leaves:
         if name == OUTLINE_NAME or name.startswith(f"{OUTLINE_NAME}/"):
             raise InvalidRequestError("this name is the outline's", key=name)
@@ -205,13 +203,11 @@ class _Walk:
         leaves: dict[str, Any],
         is_array: Callable[[Any], bool],
         unwrap: Callable[[Any], Any],
-        stores_kinds: bool,
         stores_classes: bool,
     ) -> None:
         self._leaves = leaves
         self._is_array = is_array
         self._unwrap = unwrap
-        self._stores_kinds = stores_kinds
         self._stores_classes = stores_classes
         self._inside: set[int] = set()  # the containers that lead here, by identity
 
@@ -221,7 +217,8 @@ class _Walk:
             return self._note(path, value, "array")
         value = self._unwrap(value)
         if isinstance(value, (np.ndarray, np.generic)):
-            return self._note(path, value, "numpy", kinds.of_numpy(value) if self._stores_kinds else None)
+            stored, typed = numpy_kinds.taken(value)
+            return self._note(path, stored, "numpy", typed)
         if is_plain(value):
             return self._plain(value, path, None)
         if id(value) in self._inside:
@@ -275,7 +272,7 @@ class _Walk:
 
     def _taken(self, value: Any, path: tuple[Any, ...]) -> tuple[Any, Typed]:
         try:
-            taken = kinds.take(value, with_classes=self._stores_classes) if self._stores_kinds else None
+            taken = kinds.take(value, with_classes=self._stores_classes)
         except ValueError as error:
             raise InvalidRequestError(
                 f"this {type(value).__name__} can't be saved: {error}", key=describe(path) or None

@@ -12,7 +12,7 @@
 | ``timedelta`` | list of days, seconds, microseconds | |
 | ``int`` of very many digits | string, hexadecimal | |
 | ``numpy.dtype`` | its name | |
-| numpy's scalars, its arrays of text | array of its own, of strings | the dtype of text |
+| numpy's scalars, its arrays of text and of elements that the format lacks | see `numpy_kinds` | |
 | ``enum`` | the member's value if that is plain, else its name | class and name of the member |
 | ``dataclass``, ``namedtuple`` | dict of its fields; tuple | class |
 
@@ -134,6 +134,12 @@ def is_scalar(value: Any) -> bool:
     return kind is not None and kind.is_scalar
 
 
+def name_of(value: Any) -> str | None:
+    """Return the name of a value's kind, None if it is none that is stored without its class."""
+    kind = _kind_of(value)
+    return None if kind is None else kind.name
+
+
 def take(value: Any, *, with_classes: bool) -> tuple[Any, Typed] | None:
     """Return the plain form of a value and its kind; None if it has none.
 
@@ -191,29 +197,6 @@ def check_class(typed: Typed, classes: Classes, path: str) -> None:
         classes.find(str(typed.beside), path)
 
 
-def of_numpy(value: Any) -> Typed | None:
-    """Return what is noted beside numpy's values that a reader would give back as something else."""
-    is_text = value.dtype.kind == "U"
-    if isinstance(value, np.generic):
-        return Typed("numpy.scalar", value.dtype.str if is_text else None)
-    return Typed("numpy.text", value.dtype.str) if is_text else None
-
-
-def _made_numpy_text(form: Any, dtype: Any) -> Any:
-    kind = np.dtype(dtype)
-    if kind.kind != "U":
-        raise ValueError(f"{kind} is no dtype of text")
-    flat = [one.decode() if isinstance(one, bytes) else one for one in np.asarray(form, object).ravel()]
-    return np.array(flat, kind).reshape(np.shape(form))
-
-
-def _made_numpy_scalar(form: Any, dtype: Any) -> Any:
-    array = np.asarray(form) if dtype is None else _made_numpy_text(form, dtype)
-    if array.shape != ():
-        raise ValueError(f"shape {list(array.shape)}")
-    return array[()]
-
-
 def register(kind: Kind, *types: type) -> None:
     """Store values of exactly these types so. The name begins with the framework's: ``torch.dtype``."""
     _BY_NAME[kind.name] = kind
@@ -268,16 +251,6 @@ def _moment(value: datetime.datetime | datetime.time) -> tuple[str, int]:
     if zone is not None and zone.tzname(None) != datetime.timezone(zone.utcoffset(None)).tzname(None):
         raise ValueError("a time zone with a name of its own has no form: convert it with astimezone(timezone.utc)")
     return value.isoformat(), value.fold
-
-
-def _dtype_name(value: np.dtype[Any]) -> tuple[str, None]:
-    for name in (value.str, value.name):
-        try:
-            if value.fields is None and np.dtype(name) == value:
-                return name, None
-        except TypeError:
-            continue
-    raise ValueError("this dtype has no name")
 
 
 def _enum_number(value: enum.Enum) -> int | None:
@@ -396,6 +369,3 @@ register(
     datetime.timedelta,
 )
 register(Kind("int", lambda value: (hex(value), None), lambda form, _: int(form, 16), is_scalar=True))
-register(Kind("numpy.text", lambda value: (value, None), _made_numpy_text))
-register(Kind("numpy.scalar", lambda value: (value, None), _made_numpy_scalar))
-register(Kind("numpy.dtype", _dtype_name, lambda form, _: np.dtype(form), is_scalar=True))

@@ -245,15 +245,13 @@ def test_what_the_manager_has_not_is_refused_with_a_way_on(tmp_path):
             _ = manager.nothing
         with pytest.raises(InvalidRequestError, match="leaves have names"):
             manager.save(1, args=ocp.args.ArraySave(jnp.ones(3)))
-        with pytest.raises(InvalidRequestError, match=r"a: .*float8_e8m0fnu.*uint8\) and convert it back"):
-            manager.save(1, {"a": jnp.ones(3, jnp.float8_e8m0fnu)})
         assert manager.all_steps() == []
 
 
 def test_arguments_for_what_is_no_array_are_refused(tmp_path):
     with ckptd.jax.CheckpointManager(tmp_path / "run") as manager:
-        manager.save(1, {"key": jax.random.key(0), "n": 3})
-        item = {"key": jax.random.key(1), "n": 0}
+        manager.save(1, {"key": jax.random.key(0), "text": "x"})
+        item = {"key": jax.random.key(1), "text": ""}
         for name in item:
             wanted = ocp.args.PyTreeRestore(item, restore_args={name: ocp.ArrayRestoreArgs(sharding=rows())})
             with pytest.raises(InvalidRequestError, match=name):
