@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from ckptd.storage.mounts import mount_of
+from ckptd.storage.local.mounts import mount_of
 
 _TELLING = (
     "ckptd",

@@ -33,12 +33,12 @@ import numpy as np
 from measuring import markdown
 from simulated_workers import COLUMNS, SLICE_BYTES, manifest_of
 
-from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.lanes.merge import merge
+from ckptd.engine.lanes.plan import plan
 from ckptd.engine.layout import Layout
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.merge import merge
-from ckptd.engine.plan import plan
+from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import MAX_SHARDS
 from ckptd.format import crc32c
 from ckptd.format.names import index_key, shard_key

@@ -116,7 +116,7 @@ def serve_daemon(store: MemoryStore, orders: Any, stream_processes: int = 0) -> 
     """What `ckptd serve` does, over a store that no URL names."""
     from ckptd.daemon.allocator import keep_freed_memory
     from ckptd.daemon.app import STREAM_PROCESS, Ticker
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
     from ckptd.service.server import Server, ServerOptions
     from ckptd.service.stream_processes import StreamOptions
     from ckptd.wire import addresses

@@ -13,18 +13,23 @@ from ckptd import version
 
 if TYPE_CHECKING:
     from ckptd.client.checkpointer import Checkpointer
-    from ckptd.client.finding import checkpoint_exists, checkpoints_iterator, get_checkpoint_state, latest_checkpoint
     from ckptd.client.following import follow
-    from ckptd.client.pending import PendingSave
+    from ckptd.client.paths.latest import (
+        checkpoint_exists,
+        checkpoints_iterator,
+        get_checkpoint_state,
+        latest_checkpoint,
+    )
+    from ckptd.client.paths.state_functions import get_checkpoint_mtimes, remove_checkpoint, update_checkpoint_state
+    from ckptd.client.paths.writing import save_checkpoint
     from ckptd.client.policy import SavePolicy
-    from ckptd.client.reader import CheckpointReader, list_variables, load_checkpoint, load_variable, verify
-    from ckptd.client.saver import Saver
+    from ckptd.client.restoring.reader import CheckpointReader, list_variables, load_checkpoint, load_variable, verify
+    from ckptd.client.saver.saver import Saver
+    from ckptd.client.saving.pending import PendingSave
     from ckptd.client.slice import Slice
-    from ckptd.client.state_functions import get_checkpoint_mtimes, remove_checkpoint, update_checkpoint_state
     from ckptd.client.watch import Watch
-    from ckptd.client.writing import save_checkpoint
     from ckptd.engine.checkpoint import Checkpoint
-    from ckptd.engine.verify import Problem, Report
+    from ckptd.engine.reading.verify import Problem, Report
     from ckptd.errors import (
         CkptdError,
         ConflictError,
@@ -84,31 +89,31 @@ __all__ = [
 
 _HOMES = {
     "Checkpoint": "ckptd.engine.checkpoint",
-    "CheckpointReader": "ckptd.client.reader",
+    "CheckpointReader": "ckptd.client.restoring.reader",
     "CheckpointState": "ckptd.format.state_file",
     "Checkpointer": "ckptd.client.checkpointer",
     "Durability": "ckptd.storage.base",
-    "PendingSave": "ckptd.client.pending",
-    "Problem": "ckptd.engine.verify",
-    "Report": "ckptd.engine.verify",
+    "PendingSave": "ckptd.client.saving.pending",
+    "Problem": "ckptd.engine.reading.verify",
+    "Report": "ckptd.engine.reading.verify",
     "SavePolicy": "ckptd.client.policy",
-    "Saver": "ckptd.client.saver",
+    "Saver": "ckptd.client.saver.saver",
     "SaverDef": "ckptd.format.saver_pb2",
     "Slice": "ckptd.client.slice",
     "Watch": "ckptd.client.watch",
-    "checkpoint_exists": "ckptd.client.finding",
-    "checkpoints_iterator": "ckptd.client.finding",
+    "checkpoint_exists": "ckptd.client.paths.latest",
+    "checkpoints_iterator": "ckptd.client.paths.latest",
     "follow": "ckptd.client.following",
-    "get_checkpoint_mtimes": "ckptd.client.state_functions",
-    "get_checkpoint_state": "ckptd.client.finding",
-    "latest_checkpoint": "ckptd.client.finding",
-    "list_variables": "ckptd.client.reader",
-    "load_checkpoint": "ckptd.client.reader",
-    "load_variable": "ckptd.client.reader",
-    "remove_checkpoint": "ckptd.client.state_functions",
-    "save_checkpoint": "ckptd.client.writing",
-    "update_checkpoint_state": "ckptd.client.state_functions",
-    "verify": "ckptd.client.reader",
+    "get_checkpoint_mtimes": "ckptd.client.paths.state_functions",
+    "get_checkpoint_state": "ckptd.client.paths.latest",
+    "latest_checkpoint": "ckptd.client.paths.latest",
+    "list_variables": "ckptd.client.restoring.reader",
+    "load_checkpoint": "ckptd.client.restoring.reader",
+    "load_variable": "ckptd.client.restoring.reader",
+    "remove_checkpoint": "ckptd.client.paths.state_functions",
+    "save_checkpoint": "ckptd.client.paths.writing",
+    "update_checkpoint_state": "ckptd.client.paths.state_functions",
+    "verify": "ckptd.client.restoring.reader",
 } | {name: "ckptd.errors" for name in __all__ if name.endswith("Error")}
 
 

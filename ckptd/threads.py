@@ -6,8 +6,8 @@ end, so nothing that a save needs may run in an executor. CPython 3.12.0 and 3.1
 elsewhere the limit of a container may be reached. So threads that have nothing to do are kept for a while, a save
 reserves some before it returns to its caller, and what its caller can do is done there when there is no thread for it.
 
-All of them are daemon threads: the end of the program waits for the saves (`ckptd.client.ending`), not for threads.
-A forked child has none of them.
+All of them are daemon threads: the end of the program waits for the saves (`ckptd.client.saving.end_of_process`), not
+for threads. A forked child has none of them.
 """
 
 from __future__ import annotations

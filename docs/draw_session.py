@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ckptd.engine import session as machine
-from ckptd.engine.session import Session, step
+from ckptd.engine.saves import session as machine
+from ckptd.engine.saves.session import Session, step
 from ckptd.errors import ConflictError, SessionAbortedError
 
 PAGE = Path(__file__).with_name("session.md")

@@ -173,7 +173,7 @@ def _parameter(one: inspect.Parameter) -> str:
 
 def _annotation(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    return text.removeprefix("finding.")
+    return text.removeprefix("latest.")
 
 
 def _default(value: Any) -> str:

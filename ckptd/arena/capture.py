@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.arena.segment import Segment
-from ckptd.engine.capture import Holding
+from ckptd.engine.lanes.capture import Holding
 from ckptd.engine.layout import Column
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from ckptd.arena.capture import SharedCapture
 from ckptd.arena.segment import Segment
-from ckptd.engine.capture import Holding, Stretch
+from ckptd.engine.lanes.capture import Holding, Stretch
 from ckptd.engine.layout import Column
 from ckptd.errors import ConflictError, InvalidRequestError, StorageFullError
 

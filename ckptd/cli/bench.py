@@ -28,8 +28,8 @@ def command(directory: str | None, size_mb: int, as_json: bool) -> None:
     source.
     """
     from ckptd.cli import measuring, places
+    from ckptd.storage.local.mounts import mount_of
     from ckptd.storage.locations import is_url
-    from ckptd.storage.mounts import mount_of
 
     with ExitStack() as stack:
         if directory is not None:

@@ -12,7 +12,7 @@ from ckptd.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from ckptd.cli.sources import FileSource
-    from ckptd.engine.restore import Array, Bundle
+    from ckptd.engine.reading.bundle import Array, Bundle
     from ckptd.format.slices import Box
 
 

@@ -30,7 +30,7 @@ def command(
       ckptd cp model.ckpt-1200 one --num-shards 1
     """
     from ckptd.cli import places, sources
-    from ckptd.engine.copying import copy_checkpoint
+    from ckptd.engine.offline.copying import copy_checkpoint
 
     source, source_key = places.checkpoint(prefix)
     store, key = sources.destination(dest, source_key)

@@ -44,7 +44,7 @@ def where(address: str | None) -> Address:
     Raises:
         InvalidRequestError: it is none, or names a store.
     """
-    from ckptd.client.environment import ADDRESS_VARIABLE, given_address
+    from ckptd.client.paths.environment import ADDRESS_VARIABLE, given_address
     from ckptd.wire import addresses, places
 
     given = given_address(address)
@@ -60,7 +60,7 @@ def where(address: str | None) -> Address:
 
 def from_environment() -> str | None:
     """Return the address of the daemon that ``CKPTD_ADDRESS`` names, None if it names none, or a store."""
-    from ckptd.client.environment import given_address
+    from ckptd.client.paths.environment import given_address
     from ckptd.wire import addresses
 
     given = given_address(None)
@@ -69,7 +69,7 @@ def from_environment() -> str | None:
 
 def token_of(token_file: str | None) -> str | None:
     """Return the token that a file holds, or else the environment's."""
-    from ckptd.client.environment import given_token
+    from ckptd.client.paths.environment import given_token
 
     return given_token(Path(token_file).read_text().strip() if token_file else None)
 
@@ -81,7 +81,7 @@ def channel(address: Address, token_file: str | None, ca: str | None, *, timeout
     Raises:
         CkptdError: see `tls.check`.
     """
-    from ckptd.client.environment import given_ca
+    from ckptd.client.paths.environment import given_ca
     from ckptd.wire import tls
     from ckptd.wire.channels import open_channel
 

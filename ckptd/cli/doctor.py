@@ -68,7 +68,7 @@ def _conclusion(findings: list[Finding]) -> str:
 
 def look(directory: str) -> Iterator[Finding]:
     """Make every check; yield what each found."""
-    from ckptd.storage.local import LocalStore
+    from ckptd.storage.local.local_store import LocalStore
     from ckptd.storage.locations import open_store
 
     store = open_store(directory, confined=False, patience_s=_PATIENCE_S)
@@ -83,9 +83,9 @@ def look(directory: str) -> Iterator[Finding]:
 
 
 def _look_at_directory(directory: str, root: Path) -> Iterator[Finding]:
-    from ckptd.engine.root import LOCK_KEY
-    from ckptd.storage import examine
+    from ckptd.engine.catalog.root import LOCK_KEY
     from ckptd.storage.findings import Finding, Outcome
+    from ckptd.storage.local import examine
 
     if root.exists() and not root.is_dir():
         raise InvalidRequestError("this is a file; a directory is wanted", key=directory)
@@ -102,10 +102,10 @@ def _look_at_directory(directory: str, root: Path) -> Iterator[Finding]:
 
 
 def _look_at_bucket(store: Store) -> Iterator[Finding]:
-    from ckptd.engine.root import LOCK_KEY
+    from ckptd.engine.catalog.root import LOCK_KEY
+    from ckptd.storage.bucket.object_store import ObjectStore
+    from ckptd.storage.bucket.probe import probe
     from ckptd.storage.findings import Finding, Outcome
-    from ckptd.storage.objects import ObjectStore
-    from ckptd.storage.probe import probe
 
     if not isinstance(store, ObjectStore):
         raise InvalidRequestError(f"{store.url} lives in a process's memory, and there is nothing to examine")

@@ -49,7 +49,7 @@ def command(
       ckptd export runs/mnist mnist.safetensors --only 'model/*' --strip-prefix model/
     """
     from ckptd.cli import places
-    from ckptd.client.reader import check_names
+    from ckptd.client.restoring.reader import check_names
     from ckptd.format.names import is_note
     from ckptd.interchange.bundle import BundleSource
     from ckptd.interchange.exporting import export, file_format

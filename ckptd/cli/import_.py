@@ -37,7 +37,7 @@ def command(
       ckptd import weights.npz /tmp/weights --num-shards 4
     """
     from ckptd.cli import sources
-    from ckptd.engine.placement import announce
+    from ckptd.engine.offline.placing import announce
     from ckptd.interchange.importing import import_checkpoint
 
     source = sources.file(file)

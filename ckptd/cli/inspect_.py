@@ -18,7 +18,7 @@ from ckptd.cli import output
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from ckptd.engine.restore import Bundle
+    from ckptd.engine.reading.bundle import Bundle
     from ckptd.storage.base import Store
 
 _FLAGS = ("--all_tensors", "--all-tensors", "--all_tensor_names", "--all-tensor-names")
@@ -69,7 +69,7 @@ def command(
     import numpy as np
 
     from ckptd.cli import places
-    from ckptd.engine.restore import Bundle
+    from ckptd.engine.reading.bundle import Bundle
     from ckptd.format.names import index_key
     from ckptd.storage.locations import split_prefix
 
@@ -106,7 +106,7 @@ def lines(
     bundle: Bundle, tensor_name: str, all_tensors: bool, all_tensor_names: bool, exclude: re.Pattern[str] | None
 ) -> Iterator[str]:
     """Yield the lines of the answer, without their ends."""
-    from ckptd.client.reader import CheckpointReader
+    from ckptd.client.restoring.reader import CheckpointReader
 
     reader = CheckpointReader(bundle)
     if all_tensors or all_tensor_names:

@@ -20,13 +20,13 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from ckptd.cli import daemons, places
-from ckptd.engine import ownership
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.repair import Repaired
+from ckptd.engine.offline import ownership
+from ckptd.engine.offline.repair import Repaired
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, step_of
 from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import is_url, open_store, split_prefix
 
 T = TypeVar("T")

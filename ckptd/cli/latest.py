@@ -18,7 +18,7 @@ def command(directory: str, latest_filename: str, as_json: bool) -> None:
     Use it in scripts: ckptd show $(ckptd latest DIR)
     """
     from ckptd.cli import places
-    from ckptd.engine import survey
+    from ckptd.engine.catalog import survey
 
     store = places.directory(directory)
     found = survey.latest_checkpoint(store, "", latest_filename)

@@ -14,7 +14,7 @@ from ckptd.errors import CorruptionError
 from ckptd.format import names
 
 if TYPE_CHECKING:
-    from ckptd.engine.survey import Found
+    from ckptd.engine.catalog.survey import Found
 
 
 @click.command()
@@ -27,8 +27,8 @@ def command(directory: str, as_json: bool) -> int:
     opening the run, that is said, nothing is marked as listed, and the exit code is 8.
     """
     from ckptd.cli import places
-    from ckptd.engine import diagnosis
-    from ckptd.engine.survey import survey
+    from ckptd.engine.catalog.survey import survey
+    from ckptd.engine.offline import diagnosis
 
     store = places.directory(directory)
     quarantined = diagnosis.why_quarantined(store, "")

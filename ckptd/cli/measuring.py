@@ -16,7 +16,7 @@ import numpy as np
 from ckptd.cli.bounds import Bound, Limits, bound_of, processor_s
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.demo.processes import Daemon
-from ckptd.storage import device
+from ckptd.storage.local import device
 
 _NUM_TENSORS = 8
 _TIMEOUT_S = 600.0

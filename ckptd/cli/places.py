@@ -13,12 +13,12 @@ from itertools import islice
 from pathlib import Path
 
 from ckptd.cli import output
-from ckptd.engine import lookalikes, survey
-from ckptd.engine.restore import Bundle
+from ckptd.engine.catalog import lookalikes, survey
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
 from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import open_store, split_prefix
 
 _MOST_LISTED = 20_000

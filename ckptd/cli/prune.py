@@ -13,8 +13,8 @@ from ckptd.errors import CkptdError
 
 if TYPE_CHECKING:
     from ckptd.cli.keepers import Keeper
-    from ckptd.engine.survey import Found
-    from ckptd.engine.upkeep import Rule, Verdict
+    from ckptd.engine.catalog.survey import Found
+    from ckptd.engine.offline.prune_rule import Rule, Verdict
     from ckptd.storage.base import Store
 
 
@@ -51,7 +51,7 @@ def command(
     ckptd did not write. Superseded means: older than the newest N by step and by time.
     """
     from ckptd.cli import keepers
-    from ckptd.engine.upkeep import Action, Rule
+    from ckptd.engine.offline.prune_rule import Action, Rule
 
     store = keepers.directory(directory, how)
     rule = Rule(keep, keep_every_hours, keep_every_steps, foreign)
@@ -88,24 +88,24 @@ def judge(store: Store, rule: Rule, latest_filename: str, progress: str | None) 
 
     `progress` says how to show how far verifying is; None verifies nothing.
     """
-    from ckptd.engine import foreign, upkeep
-    from ckptd.engine.survey import survey
-    from ckptd.engine.verify import verify as read_back
+    from ckptd.engine.catalog.survey import survey
+    from ckptd.engine.offline import foreign, prune_rule
+    from ckptd.engine.reading.verify import verify as read_back
 
     def is_sound(found: Found) -> bool:
         assert progress is not None  # else nobody asks
-        name = upkeep.name_of(found)
+        name = prune_rule.name_of(found)
         with progress_bars.shown(f"verifying {name}", progress) as progressed:
             return read_back(store, name, progressed).ok
 
     found = survey(store, "", latest_filename)
     named = foreign.named_as_latest(store, "")
-    return upkeep.judge(found, rule, named, is_sound if progress is not None else None)
+    return prune_rule.judge(found, rule, named, is_sound if progress is not None else None)
 
 
 def _carry_out(verdicts: list[Verdict], keeper: Keeper, foreign: bool) -> dict[str, CkptdError]:
     """Delete what is to go, the oldest first; return what could not be deleted, by name."""
-    from ckptd.engine.upkeep import Action
+    from ckptd.engine.offline.prune_rule import Action
 
     failures: dict[str, CkptdError] = {}
     for verdict in verdicts:
@@ -118,7 +118,7 @@ def _carry_out(verdicts: list[Verdict], keeper: Keeper, foreign: bool) -> dict[s
 
 
 def _describe(verdict: Verdict, failure: CkptdError | None) -> dict[str, object]:
-    from ckptd.engine.upkeep import is_ours
+    from ckptd.engine.offline.prune_rule import is_ours
 
     checkpoint = verdict.found.checkpoint
     return {

@@ -14,7 +14,7 @@ from ckptd.cli.keepers import Reach, reach_options
 from ckptd.errors import ConflictError
 
 if TYPE_CHECKING:
-    from ckptd.engine.repair import Repaired
+    from ckptd.engine.offline.repair import Repaired
     from ckptd.storage.base import Store
 
 
@@ -65,8 +65,8 @@ def command(directory: str, latest_filename: str, how: Reach, as_json: bool) -> 
 def _repaired(store: Store, latest_filename: str, how: Reach) -> Repaired:
     """Repair the directory that is `store`'s root, or let the daemon do it that owns it."""
     from ckptd.cli import keepers
-    from ckptd.engine import ownership
-    from ckptd.engine.repair import repair
+    from ckptd.engine.offline import ownership
+    from ckptd.engine.offline.repair import repair
 
     with ExitStack() as stack:
         address = how.address

@@ -32,7 +32,7 @@ def command(
     is asked to do it.
     """
     from ckptd.cli import keepers, places
-    from ckptd.engine.survey import describe, latest_checkpoint, list_checkpoints, records_by_prefix
+    from ckptd.engine.catalog.survey import describe, latest_checkpoint, list_checkpoints, records_by_prefix
     from ckptd.format.names import index_key
 
     if places.is_directory(prefix):

@@ -14,7 +14,7 @@ from ckptd.errors import InvalidRequestError, NotFoundError
 if TYPE_CHECKING:
     from ckptd.cli.sources import FileSource
     from ckptd.cli.values import Looks
-    from ckptd.engine.restore import Bundle
+    from ckptd.engine.reading.bundle import Bundle
     from ckptd.storage.base import Store
 
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from ckptd.cli import places
-from ckptd.engine import ownership
+from ckptd.engine.offline import ownership
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key
 from ckptd.interchange import npz, safetensors

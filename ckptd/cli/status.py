@@ -194,7 +194,7 @@ def _memory(run: Any) -> str:
 
 
 def _road_in_words(road: str) -> str:
-    from ckptd.storage.disk import WriteRoad
+    from ckptd.storage.local.disk import WriteRoad
 
     return WriteRoad(road).in_words if road in {each.value for each in WriteRoad} else road
 

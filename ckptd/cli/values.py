@@ -8,8 +8,8 @@ from functools import partial
 
 from ckptd.cli import output
 from ckptd.cli import progress as progress_bars
-from ckptd.engine.restore import Array, Bundle
-from ckptd.engine.statistics import Histogram, Statistics, histogram, parts_of, statistics
+from ckptd.engine.reading.bundle import Array, Bundle
+from ckptd.engine.reading.statistics import Histogram, Statistics, histogram, parts_of, statistics
 from ckptd.interchange.source import TensorSource
 
 _BAR = 50

@@ -13,8 +13,8 @@ from ckptd.cli import progress as progress_bars
 from ckptd.errors import CorruptionError, NotFoundError
 
 if TYPE_CHECKING:
-    from ckptd.engine.verified import Subset
-    from ckptd.engine.verify import Report
+    from ckptd.engine.offline.verified import Subset
+    from ckptd.engine.reading.verify import Report
     from ckptd.storage.base import Store
 
 
@@ -32,8 +32,8 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
     Exit code 8 if anything is wrong that a reader would notice, with what and where it is.
     """
     from ckptd.cli import places
-    from ckptd.engine.verified import Subset
-    from ckptd.engine.verify import verify
+    from ckptd.engine.offline.verified import Subset
+    from ckptd.engine.reading.verify import verify
 
     part = Subset() if subset is None else Subset.parse(subset)
     if places.is_directory(place):
@@ -110,7 +110,7 @@ def _is_there(store: Store, key: str) -> bool:
 
 def _save_id(store: Store, key: str) -> str:
     """Return which save of ours the checkpoint is of, "" if of none: it may be replaced while it is read."""
-    from ckptd.engine.survey import describe, records_by_prefix
+    from ckptd.engine.catalog.survey import describe, records_by_prefix
     from ckptd.format.names import index_key
 
     directory = key.rpartition("/")[0]
@@ -123,7 +123,7 @@ def _save_id(store: Store, key: str) -> str:
 
 def _note(store: Store, key: str, save_id: str, part: Subset) -> str:
     """Note that a part was verified; return why that could not be, in words, "" when it was."""
-    from ckptd.engine.verified import note_verified
+    from ckptd.engine.offline.verified import note_verified
 
     if not save_id or "/" in key:
         return ""

@@ -88,14 +88,14 @@ def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
         return place, run
     if run is None:
         raise InvalidRequestError("say what to watch: a directory, or a daemon's run with --run RUN")
-    from ckptd.client.environment import given_address
+    from ckptd.client.paths.environment import given_address
 
     return given_address(None) or str(daemons.where(None)), run
 
 
 def _missing_directory(place: str) -> str | None:
     """Return the path of a directory that is to be watched and not there: it may be misspelt."""
-    from ckptd.storage.local import LocalStore
+    from ckptd.storage.local.local_store import LocalStore
     from ckptd.storage.locations import open_store
     from ckptd.wire import addresses
 

@@ -11,25 +11,27 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ckptd.client import dropping, environment, options, process_rank
-from ckptd.client.direct import DirectTransport, direct_mode_is_for_one
-from ckptd.client.falling_back import Restored
-from ckptd.client.files import files_of, read_state
-from ckptd.client.finding import as_text
-from ckptd.client.launching import Launcher
-from ckptd.client.pending import PendingSave
-from ckptd.client.preparing import Preparation
-from ckptd.client.reader import CheckpointReader
-from ckptd.client.remote import RemoteTransport, this_member
+from ckptd.client import options, process_rank
+from ckptd.client.capture.buffers import RoomPool
+from ckptd.client.capture.preparing import Preparation
+from ckptd.client.daemon.remote_transport import RemoteTransport, this_member
+from ckptd.client.direct.direct_transport import DirectTransport, direct_mode_is_for_one
+from ckptd.client.paths import environment
+from ckptd.client.paths.files import files_of, read_state
+from ckptd.client.paths.latest import as_text
 from ckptd.client.replicas import check_policy
-from ckptd.client.restoring import Array, locate_any, open_reader, read_meta_graph, restore
-from ckptd.client.rooms import RoomPool
-from ckptd.client.transport import SaveRequest, Transport
-from ckptd.client.under_way import UnderWay
+from ckptd.client.restoring.falling_back import Restored
+from ckptd.client.restoring.reader import CheckpointReader
+from ckptd.client.restoring.restoring import Array, locate_any, open_reader, read_meta_graph, restore
+from ckptd.client.saving import dropping
+from ckptd.client.saving.launching import Launcher
+from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.transport import SaveRequest, Transport
+from ckptd.client.saving.under_way import UnderWay
 from ckptd.client.watch import Watch
+from ckptd.engine.catalog.retention import RetentionPolicy, Rule
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
-from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.engine.series import NamedStep, of_name
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format import names as naming

@@ -6,15 +6,16 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path as LocalPath
 
-from ckptd.client import environment, options
-from ckptd.client.finding import Path, as_text
-from ckptd.client.remote import RemoteTransport, this_member
+from ckptd.client import options
+from ckptd.client.daemon.remote_transport import RemoteTransport, this_member
+from ckptd.client.paths import environment
+from ckptd.client.paths.latest import Path, as_text
 from ckptd.client.watch import Source, Watch
 from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names as naming
 from ckptd.format.names import ANY_NAME, STATE_KEY
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import open_store
 from ckptd.watch.follower import Follower
 from ckptd.wire import addresses

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ckptd.client.inventory import EncodedStrings, Inventory, Source
+from ckptd.client.capture.inventory import EncodedStrings, Inventory, Source
 from ckptd.engine.manifest import STRING, VARIANT
 from ckptd.engine.replicas import MOST_PARTS, VALUE_BYTES, Compared, Difference, told
 from ckptd.errors import InvalidRequestError

@@ -24,8 +24,9 @@ from pathlib import Path
 from ckptd.daemon import descriptors, logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
-from ckptd.engine.coordinator import Coordinator
-from ckptd.engine.scrub import Scrub
+from ckptd.engine.priority import Priority
+from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
@@ -33,7 +34,6 @@ from ckptd.service.server import ArenaOptions, Server, ServerOptions, Tls, check
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
-from ckptd.storage.priority import Priority
 from ckptd.wire import addresses, places, versions
 
 TICK_S = 0.2

@@ -15,8 +15,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ckptd.engine.priority import IO_CLASSES
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
-from ckptd.storage.priority import IO_CLASSES
 
 if sys.version_info >= (3, 11):
     import tomllib

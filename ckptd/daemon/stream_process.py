@@ -24,7 +24,7 @@ import grpc
 from google.rpc import status_pb2
 
 from ckptd.daemon.allocator import keep_freed_memory
-from ckptd.storage.priority import Priority
+from ckptd.engine.priority import Priority
 from ckptd.wire import channels, frames, methods, proxied, status
 from ckptd.wire.addresses import Address
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.replicas import Difference, told
 from ckptd.engine.wording import describe_bytes, describe_seconds
 from ckptd.errors import CkptdError
-
-if TYPE_CHECKING:
-    from ckptd.engine.records import Record
 
 logger = logging.getLogger("ckptd.engine")
 
@@ -99,15 +95,15 @@ def log_failed(save: SaveRef, error: CkptdError) -> None:
     logger.error("%s", text, extra={"ckptd": fields})
 
 
-def log_quarantined(prefix: str, record: Record, reason: str, by: str, latest: Checkpoint | None) -> None:
+def log_quarantined(prefix: str, save: SaveRef, reason: str, by: str, latest: Checkpoint | None) -> None:
     """Say that a checkpoint is damaged and out of the list, and which one is the latest now."""
     now = "nothing is listed now" if latest is None else f"the latest is {latest.prefix}"
     fields = {
         "event": "quarantined",
-        "run": record.run,
-        "step": record.step,
+        "run": save.run,
+        "step": save.step,
         "prefix": prefix,
-        "save_id": record.save_id,
+        "save_id": save.save_id,
         "reason": reason,
         "by": by,
         "latest": None if latest is None else latest.prefix,

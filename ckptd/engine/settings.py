@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ckptd.engine.priority import Priority
 from ckptd.storage.limited import RateLimit
-from ckptd.storage.priority import Priority
 
 
 @dataclass(frozen=True, slots=True)

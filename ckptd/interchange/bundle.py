@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ckptd.engine.blocks import blocks
 from ckptd.engine.objects import Objects
-from ckptd.engine.restore import Bundle
+from ckptd.engine.reading.blocks import blocks
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError
 from ckptd.format import crc32c
 from ckptd.format.slices import Box

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptd.engine.verify import Progress
+from ckptd.engine.reading.verify import Progress
 from ckptd.errors import CorruptionError
 from ckptd.interchange.source import Array, TensorFacts, TensorSource
 

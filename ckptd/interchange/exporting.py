@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from ckptd.engine.verify import Progress
+from ckptd.engine.reading.verify import Progress
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.interchange import npy, npz, safetensors
 from ckptd.interchange.flow import Flow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ckptd.engine.verify import Progress
+from ckptd.engine.reading.verify import Progress
 from ckptd.errors import CorruptionError
 from ckptd.interchange.source import Array, TensorFacts, TensorSource
 from ckptd.storage.base import ObjectWriter

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
-from ckptd.engine.placement import Placement, spread
-from ckptd.engine.verify import Progress
+from ckptd.engine.offline.placing import Placement, spread
+from ckptd.engine.reading.verify import Progress
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c
 from ckptd.format.entry import Entry

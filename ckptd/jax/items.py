@@ -13,7 +13,7 @@ from typing import Any
 
 from jax import tree_util
 
-from ckptd.client.reader import CheckpointReader
+from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.jax.loading import describe, load
 from ckptd.jax.nodes import name_of

@@ -11,8 +11,8 @@ import numpy as np
 from jax import tree_util
 from numpy.typing import NDArray
 
-from ckptd.client.finding import Path
-from ckptd.client.reader import CheckpointReader, did_you_mean, load_checkpoint
+from ckptd.client.paths.latest import Path
+from ckptd.client.restoring.reader import CheckpointReader, did_you_mean, load_checkpoint
 from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.format.names import is_note
 from ckptd.jax import random_keys

@@ -14,8 +14,8 @@ from jax.experimental import multihost_utils
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
-from ckptd.client.pending import PendingSave
-from ckptd.client.reader import CheckpointReader
+from ckptd.client.restoring.reader import CheckpointReader
+from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.jax import places
 from ckptd.jax.items import as_composite, load_args, tree_of

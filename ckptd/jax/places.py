@@ -6,9 +6,9 @@ import os
 
 import jax
 
-from ckptd.client.environment import given_address
-from ckptd.client.finding import as_text
-from ckptd.client.run_place import RunPlace
+from ckptd.client.paths.environment import given_address
+from ckptd.client.paths.latest import as_text
+from ckptd.client.paths.run_place import RunPlace
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import addresses
 

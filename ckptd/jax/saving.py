@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ckptd.client.arrays import to_array
+from ckptd.client.capture.arrays import to_array
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Sharding
 from numpy.typing import NDArray
 
-from ckptd.client.reader import did_you_mean
+from ckptd.client.restoring.reader import did_you_mean
 from ckptd.errors import InvalidRequestError
 from ckptd.jax import random_keys, shards
 from ckptd.jax.shards import Bounds

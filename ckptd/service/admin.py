@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckptd.arena.lender import Usage
-from ckptd.engine.owned import Which
+from ckptd.engine.catalog.edits import Which
 from ckptd.format import names
 from ckptd.service import status_page
 from ckptd.service.arenas import ArenaServer
@@ -20,7 +20,7 @@ from ckptd.wire import convert
 from ckptd.wire.v1 import admin_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
 
 
 class AdminService:

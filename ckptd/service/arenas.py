@@ -23,8 +23,8 @@ from google.protobuf.message import DecodeError
 
 from ckptd.arena.capture import SharedCapture
 from ckptd.arena.lender import Arena, Lender, Place
-from ckptd.engine.feeding import first_sums
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.lanes.feeding import first_sums
 from ckptd.engine.manifest import Manifest
 from ckptd.errors import (
     CkptdError,
@@ -41,7 +41,7 @@ from ckptd.wire.manifests import ManifestParts
 from ckptd.wire.v1 import arena_pb2, common_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
 
 _log = logging.getLogger("ckptd.service")
 

@@ -9,7 +9,7 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.service.pools import Pools, settled_within
 
 if TYPE_CHECKING:
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from ckptd.engine.shares import Shares
-from ckptd.storage.priority import Priority
+from ckptd.engine.priority import Priority
+from ckptd.engine.saves.shares import Shares
 
 P = ParamSpec("P")
 T = TypeVar("T")

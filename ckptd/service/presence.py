@@ -18,7 +18,7 @@ from ckptd.engine.identity import Member, RunOptions
 from ckptd.service.pools import Pools, settled
 
 if TYPE_CHECKING:
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
 
 _Place = tuple[str, int, str]
 

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ckptd.engine.damage import Suspicion, Verdict
-from ckptd.engine.starts import Agreement
+from ckptd.engine.reading.damage import Suspicion, Verdict
+from ckptd.engine.saves.starts import Agreement
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.service.calls import Call
@@ -20,7 +20,7 @@ from ckptd.wire import chunks, convert
 from ckptd.wire.v1 import read_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
 
 _SETTLE_S = 30.0
 _AGREEMENTS = {

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment, Road
 from ckptd.engine.refusals import NotNowError
-from ckptd.engine.session import Phase
-from ckptd.engine.shard import LaneWriter
+from ckptd.engine.saves.session import Phase
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -35,7 +35,7 @@ from ckptd.wire.manifests import ManifestParts
 from ckptd.wire.v1 import common_pb2, save_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
 
 MAX_WAIT_S = 20.0
 """How long one Await stays open; callers ask again."""

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ckptd.arena.lender import Lender
 from ckptd.arena.segment import is_supported
+from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.service.admin import AdminService
 from ckptd.service.arenas import ArenaServer
@@ -31,13 +32,12 @@ from ckptd.service.save import Host, SaveService
 from ckptd.service.sockets import may_be_in_use
 from ckptd.service.stream_processes import StreamOptions, StreamProcesses
 from ckptd.service.watch import WatchService
-from ckptd.storage.priority import Priority
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, proxied, versions
 from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
 
 if TYPE_CHECKING:
-    from ckptd.engine.coordinator import Coordinator
+    from ckptd.engine.saves.coordinator import Coordinator
 
 _log = logging.getLogger("ckptd.service")
 

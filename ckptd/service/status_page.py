@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckptd.arena.lender import Usage
-from ckptd.engine.views import RunView, SaveView
+from ckptd.engine.saves.views import RunView, SaveView
 from ckptd.wire import convert, lanes
 from ckptd.wire.v1 import admin_pb2
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from ckptd.engine.root import ID_KEY
+from ckptd.engine.catalog.root import ID_KEY
 from ckptd.engine.wording import describe_seconds
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.service.pools import Pools, settled_within
 from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 
 PATIENCE_S = 1.0
 """How long a status waits for the store."""

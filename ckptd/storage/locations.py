@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from ckptd.storage.bucket import Bucket
+    from ckptd.storage.bucket.bucket import Bucket
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")  # one slash will do: "s3:/bucket" is a typing error, no path
 _S3_SCHEMES = ("s3", "s3a")
@@ -85,18 +85,18 @@ def is_url(text: str) -> bool:
 
 def _in_bucket(scheme: str, name: str, root: str, patience_s: float | None) -> Store:
     # Whoever stays on this host need not load what talks to buckets.
-    from ckptd.storage.objects import ObjectStore
+    from ckptd.storage.bucket.object_store import ObjectStore
 
     parts = [part for part in root.split("/") if part]
     if any(part in (os.curdir, os.pardir) for part in parts):
         raise InvalidRequestError(f"a path in a bucket has no '.' or '..': {root!r}")
     bucket: Bucket
     if scheme in _S3_SCHEMES:
-        from ckptd.storage.s3_options import open_s3
+        from ckptd.storage.bucket.s3_options import open_s3
 
         bucket = open_s3(name, patience_s)
     else:
-        from ckptd.storage.fsspec_bucket import open_fsspec
+        from ckptd.storage.bucket.fsspec_bucket import open_fsspec
 
         bucket = open_fsspec(scheme, name)
     return ObjectStore(bucket, "/".join(parts))

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
-from ckptd.storage.bucket import scatter
+from ckptd.storage.bucket.bucket import scatter
 from ckptd.storage.keys import check_directory, check_key
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ckptd.client.finding import as_text
+from ckptd.client.paths.latest import as_text
 from ckptd.errors import InvalidRequestError
 
 SaverDef = tf.compat.v1.train.SaverDef

@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.training.saving import saveable_object_util
 
-from ckptd.client.arrays import Array
+from ckptd.client.capture.arrays import Array
+from ckptd.client.saver.variables import Place
 from ckptd.client.slice import Slice
-from ckptd.client.variables import Place
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.format.slices import parse_spec

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from ckptd.client.assigning import restore_all
-from ckptd.client.finding import Path, as_text, resolve
-from ckptd.client.reader import did_you_mean
-from ckptd.client.state_functions import meta_graph_key
-from ckptd.engine.restore import Bundle
+from ckptd.client.paths.latest import Path, as_text, resolve
+from ckptd.client.paths.state_functions import meta_graph_key
+from ckptd.client.restoring.reader import did_you_mean
+from ckptd.client.saver.assigning import restore_all
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.storage.locations import split_prefix
 from ckptd.tensorflow.graph import GraphRestores

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ckptd.client.arrays import Array
+from ckptd.client.capture.arrays import Array
+from ckptd.client.saver.variables import Place
 from ckptd.client.slice import Slice
-from ckptd.client.variables import Place
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.format.names import tensor_name

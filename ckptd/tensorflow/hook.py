@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptd.client.environment import given_address
-from ckptd.client.finding import as_text
+from ckptd.client.paths.environment import given_address
+from ckptd.client.paths.latest import as_text
 from ckptd.tensorflow.refusals import RefusedError
 from ckptd.tensorflow.saver import Saver, adopted
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from ckptd.client.environment import given_address
-from ckptd.client.finding import Path, as_text
+from ckptd.client.paths.environment import given_address
+from ckptd.client.paths.latest import Path, as_text
 from ckptd.tensorflow.keras_weights import arrays_of_model, begin_to_save, check_options, place_of_files
 from ckptd.tensorflow.places import Place
 from ckptd.tensorflow.refusals import as_tensorflows

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ckptd.engine.restore import Bundle
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError
 from ckptd.tensorflow.keras_objects import layers_of
 

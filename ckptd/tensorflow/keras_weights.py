@@ -12,11 +12,11 @@ from typing import Any
 import keras
 
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.environment import given_address
-from ckptd.client.finding import Path, as_text
-from ckptd.client.saver_directory import SaverDirectory, Target
+from ckptd.client.paths.environment import given_address
+from ckptd.client.paths.latest import Path, as_text
+from ckptd.client.saver.saver_directory import SaverDirectory, Target
 from ckptd.engine.clock import SystemClock
-from ckptd.engine.restore import Bundle, Wanted
+from ckptd.engine.reading.bundle import Bundle, Wanted
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format import object_graph as graphs
 from ckptd.format.saver_pb2 import TrackableObjectGraph

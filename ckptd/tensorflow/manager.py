@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any
 
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.finding import Path, as_text, join
 from ckptd.client.options import check_step
-from ckptd.client.pending import PendingSave
-from ckptd.client.run_place import RunPlace
+from ckptd.client.paths.latest import Path, as_text, join
+from ckptd.client.paths.run_place import RunPlace
+from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format.names import ANY_NAME

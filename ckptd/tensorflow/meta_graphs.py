@@ -9,7 +9,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
-from ckptd.client.environment import given_address
+from ckptd.client.paths.environment import given_address
 from ckptd.errors import CorruptionError
 from ckptd.tensorflow.places import BelowAnAddress, read_meta_graph
 from ckptd.tensorflow.refusals import NotBuiltError, as_tensorflows

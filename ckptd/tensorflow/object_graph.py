@@ -17,7 +17,7 @@ from tensorflow.python.checkpoint import graph_view, save_util
 from tensorflow.python.ops import resource_variable_ops
 from tensorflow.python.training.saving import saveable_object
 
-from ckptd.client.arrays import Array, Variants
+from ckptd.client.capture.arrays import Array, Variants
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
 from ckptd.format.coding import decode_varint64

@@ -12,19 +12,19 @@ from functools import partial
 from typing import Any, Protocol
 
 from ckptd import threads
-from ckptd.client import own_saves
-from ckptd.client.arrays import Array
+from ckptd.client.capture.arrays import Array
+from ckptd.client.capture.buffers import RoomPool
+from ckptd.client.capture.preparing import Preparation
+from ckptd.client.capture.snapshot import Snapshot
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.finding import check_format, checkpoint_exists, join
-from ckptd.client.pending import PendingSave
-from ckptd.client.preparing import Preparation
-from ckptd.client.rooms import RoomPool
-from ckptd.client.saver_directory import SaverDirectory, Target
-from ckptd.client.snapshot import Snapshot
-from ckptd.client.state_functions import meta_graph_key
-from ckptd.client.under_way import UnderWay
+from ckptd.client.paths.latest import check_format, checkpoint_exists, join
+from ckptd.client.paths.state_functions import meta_graph_key
+from ckptd.client.saver.saver_directory import SaverDirectory, Target
+from ckptd.client.saving import own_saves
+from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.restore import Bundle
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.format.names import ANY_NAME, step_of
 from ckptd.storage.locations import split_prefix

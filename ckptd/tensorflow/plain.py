@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import ckptd
-from ckptd.client.reader import CheckpointReader as PlainReader
+from ckptd.client.restoring.reader import CheckpointReader as PlainReader
 from ckptd.tensorflow.refusals import as_tensorflows
 
 P = ParamSpec("P")

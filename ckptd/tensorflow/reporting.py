@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from ckptd.client.pending import PendingSave
+from ckptd.client.saving.pending import PendingSave
 
 log = logging.getLogger("ckptd.tensorflow")
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ckptd.client import files, finding
-from ckptd.engine.restore import Bundle
+from ckptd.client.paths import files, latest
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow.refusals import as_tensorflows
 
@@ -27,7 +27,7 @@ _ROOM_FACTOR = 2
 
 
 @as_tensorflows()
-def restore(checkpoint: Any, save_path: finding.Path | None, options: Any = None) -> Any:
+def restore(checkpoint: Any, save_path: latest.Path | None, options: Any = None) -> Any:
     """Restore a `tf.train.Checkpoint` from a prefix, which may be the URL of one in a bucket.
 
     Returns:
@@ -36,14 +36,14 @@ def restore(checkpoint: Any, save_path: finding.Path | None, options: Any = None
     Raises:
         NotFoundError, CorruptionError: of a bucket. For files, TensorFlow's own errors.
     """
-    if save_path is not None and not is_url(finding.as_text(save_path)):
-        path = finding.as_text(save_path)
-        if not any(sign in path for sign in _WILDCARDS) or not finding.checkpoint_exists(path):
+    if save_path is not None and not is_url(latest.as_text(save_path)):
+        path = latest.as_text(save_path)
+        if not any(sign in path for sign in _WILDCARDS) or not latest.checkpoint_exists(path):
             return checkpoint.restore(save_path, options=options)
         return restore_copied(checkpoint, lambda directory: _linked(path, directory), 0, options)
     if save_path is None:
         return checkpoint.restore(save_path, options=options)
-    store, key = finding.resolve(save_path)
+    store, key = latest.resolve(save_path)
     bundle = Bundle.open(store, key)
     size = sum(bundle.shard_size(shard) for shard in range(bundle.index.num_shards))
     return restore_copied(checkpoint, lambda directory: files.files_of(store, key, directory), size, options)

@@ -16,10 +16,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.client.session import SessionInterface
 
-from ckptd.client.assigning import Assignable, restore_all
-from ckptd.client.environment import given_address
-from ckptd.client.finding import latest_checkpoint
-from ckptd.client.saver_directory import SaverDirectory, Target
+from ckptd.client.paths.environment import given_address
+from ckptd.client.paths.latest import latest_checkpoint
+from ckptd.client.saver.assigning import Assignable, restore_all
+from ckptd.client.saver.saver_directory import SaverDirectory, Target
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.errors import InvalidRequestError

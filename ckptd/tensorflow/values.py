@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ckptd.client.arrays import Array
+from ckptd.client.capture.arrays import Array
 from ckptd.errors import InvalidRequestError
 
 

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadPlanner, ReadItem
 
-from ckptd.client.arrays import Array
-from ckptd.client.reader import CheckpointReader
+from ckptd.client.capture.arrays import Array
+from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import is_note
 from ckptd.torch.arrays import memory_of, numpy_dtype_of, torch_dtype_of

@@ -17,7 +17,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from ckptd.client.environment import ADDRESS_VARIABLE, given_address
+from ckptd.client.paths.environment import ADDRESS_VARIABLE, given_address
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names as naming
 from ckptd.storage.locations import is_url

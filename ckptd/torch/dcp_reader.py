@@ -14,9 +14,9 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
-from ckptd.client.arrays import Array
+from ckptd.client.capture.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.reader import CheckpointReader, load_checkpoint
+from ckptd.client.restoring.reader import CheckpointReader, load_checkpoint
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.torch.arrays import tensor_of

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ckptd.client.arrays import Array
+from ckptd.client.capture.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.pending import PendingSave
+from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import CkptdError, ConflictError
 from ckptd.torch.dcp_place import Place
 

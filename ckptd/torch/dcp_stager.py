@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from ckptd.client.arrays import Array
+from ckptd.client.capture.arrays import Array
 from ckptd.errors import InvalidRequestError
 from ckptd.torch.arrays import numpy_dtype_of
 from ckptd.torch.dcp_session import Session

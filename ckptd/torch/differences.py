@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ckptd.client.reader import did_you_mean
+from ckptd.client.restoring.reader import did_you_mean
 from ckptd.errors import InvalidRequestError
 from ckptd.torch.stored import Stored
 

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
+from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.environment import given_address
-from ckptd.client.finding import Path as AnyPath
-from ckptd.client.finding import as_text
-from ckptd.client.pending import PendingSave
-from ckptd.client.rooms import RoomPool
+from ckptd.client.paths.environment import given_address
+from ckptd.client.paths.latest import Path as AnyPath
+from ckptd.client.paths.latest import as_text
+from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import ANY_NAME, check_run_name

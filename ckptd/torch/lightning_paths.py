@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ckptd.client.finding import Path as AnyPath
-from ckptd.client.finding import as_text
+from ckptd.client.paths.latest import Path as AnyPath
+from ckptd.client.paths.latest import as_text
 from ckptd.errors import CorruptionError
 
 ASIDE_SUFFIX = ".before-ckptd"

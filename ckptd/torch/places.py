@@ -15,10 +15,10 @@ from typing import Any
 import torch.distributed
 
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.environment import ADDRESS_VARIABLE, given_address
-from ckptd.client.finding import as_text, is_absolute
-from ckptd.client.reader import CheckpointReader, load_checkpoint
-from ckptd.client.run_place import RunPlace
+from ckptd.client.paths.environment import ADDRESS_VARIABLE, given_address
+from ckptd.client.paths.latest import as_text, is_absolute
+from ckptd.client.paths.run_place import RunPlace
+from ckptd.client.restoring.reader import CheckpointReader, load_checkpoint
 from ckptd.errors import InvalidRequestError
 
 Place = str | os.PathLike[str] | Checkpointer

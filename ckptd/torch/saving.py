@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ckptd.client.pending import PendingSave
+from ckptd.client.saving.pending import PendingSave
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
 from ckptd.torch.kinds import has_bits

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ckptd.client.reader import CheckpointReader
+from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import InvalidRequestError
 from ckptd.format.names import is_note
 from ckptd.torch.arrays import Array

@@ -26,7 +26,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.pending import PendingSave
+from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.torch.loading import load
 from ckptd.torch.places import Place, checkpointer_at, membership

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
 from ckptd.watch.directory import DirectoryHints
 from ckptd.watch.mounts import is_remote

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from ckptd.engine.catalog.survey import AllInQuarantineError
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.series import name_of
-from ckptd.engine.survey import AllInQuarantineError
 from ckptd.format.names import ANY_NAME
 from ckptd.watch.news import is_same
 

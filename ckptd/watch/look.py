@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptd.engine import listed, presence, records, survey
+from ckptd.engine.catalog import listed, presence, records, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import NotFoundError
 from ckptd.format import names

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ckptd.engine.catalog.retention import Rule
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.replicas import MOST_PARTS, Compared, Difference
-from ckptd.engine.retention import Rule
+from ckptd.engine.saves.starts import Restoring
 from ckptd.engine.series import NamedStep
-from ckptd.engine.starts import Restoring
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names
 from ckptd.storage.base import Durability
 from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.repair import Repaired
-    from ckptd.engine.session import Phase
+    from ckptd.engine.offline.repair import Repaired
+    from ckptd.engine.saves.session import Phase
 
 MAX_WORLD_SIZE = 1 << 16
 _MAX_ROWS = 1 << 31

@@ -16,10 +16,10 @@ import numpy as np
 
 import ckptd
 from ckptd.demo.processes import Daemon
-from ckptd.engine.catalog import Catalog
+from ckptd.engine.catalog.catalog import Catalog
+from ckptd.engine.catalog.retention import RetentionPolicy
 from ckptd.engine.clock import SystemClock
-from ckptd.engine.retention import RetentionPolicy
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 
 
 class Dies(BaseException):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ckptd.engine.catalog import Catalog
-from ckptd.engine.records import Record
-from ckptd.engine.retention import RetentionPolicy, Rule
-from ckptd.storage.local import LocalStore
+from ckptd.engine.catalog.catalog import Catalog
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import RetentionPolicy, Rule
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.clock import HandClock
 from tests.fakes.small_checkpoint import index_bytes, shard_bytes
 

@@ -12,7 +12,7 @@ import ckptd
 from ckptd import Checkpointer, Slice
 from ckptd.format import dtypes
 from tests.conformance.bundle_files import sample
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ckptd.engine.copying import copy_checkpoint
+from ckptd.engine.offline.copying import copy_checkpoint
 from ckptd.format.bundle_merge import merge_bundles
 from ckptd.interchange.importing import import_checkpoint
 from ckptd.interchange.npz import NpzSource
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.conformance.bundle_files import FIXTURES, BundleWriter, halves
 from tests.conformance.test_merge import assert_equal_files, carry_out, opened
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckptd.engine.retention import Rule
+from ckptd.engine.catalog.retention import Rule
 from tests.conformance.retention_replay import Replay, as_one_shard, files_in
 
 NAME = "m"

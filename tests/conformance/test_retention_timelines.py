@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ckptd.engine.retention import Rule
+from ckptd.engine.catalog.retention import Rule
 from tests.conformance.bundle_files import FIXTURES
 from tests.conformance.retention_replay import Replay, as_one_shard
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.client.state_functions import state_of
+from ckptd.client.paths.state_functions import state_of
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from tests.conformance.bundle_files import FIXTURES, BundleReader
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ckptd.demo.processes import child_environment
-from ckptd.engine import reserve
+from ckptd.engine.catalog import reserve
 from ckptd.format import names
 
 WAIT_S = 60.0

@@ -11,7 +11,7 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
-from ckptd.engine import verify
+from ckptd.engine.reading import verify
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 

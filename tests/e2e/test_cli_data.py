@@ -11,8 +11,8 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
-from ckptd.engine.coordinator import Coordinator
-from ckptd.storage.local import LocalStore
+from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.storage.local.local_store import LocalStore
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 ARRAYS = {"w": W, "b": np.zeros(4), "brain": np.array([1.5], ml_dtypes.bfloat16), "step": np.array(3)}

@@ -9,7 +9,7 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes import schemas
 
 

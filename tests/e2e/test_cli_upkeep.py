@@ -210,7 +210,7 @@ def test_a_daemon_that_works_there_is_asked(daemon, capsys, monkeypatch):
     ],
 )
 def test_a_holder_that_cannot_be_reached_is_named_with_what_to_do(line, hint, run_dir, capsys):
-    from ckptd.storage.local import LocalStore
+    from ckptd.storage.local.local_store import LocalStore
 
     line = line.format(host=socket.gethostname())
     with LocalStore(str(run_dir.parent.parent)).lock(".ckptd/lock", holder=line):

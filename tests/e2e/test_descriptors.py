@@ -40,7 +40,7 @@ def test_the_limit_is_raised_to_what_the_system_allows(tmp_path, monkeypatch):
 
 
 def test_a_rank_for_which_there_are_no_descriptors_hears_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.client.membership._STORE_WAIT_S", 0.2)
+    monkeypatch.setattr("ckptd.client.daemon.join_call._STORE_WAIT_S", 0.2)
     daemon = served(tmp_path, monkeypatch, 120, 120)
     try:
         daemon.wait_until_ready()

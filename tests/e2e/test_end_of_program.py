@@ -164,7 +164,7 @@ def test_a_thread_that_outlives_the_main_thread_may_be_the_first_to_use_ckptd(tm
 def test_ctrl_c_while_the_first_save_connects_costs_that_save_alone(daemon):
     ended = run(
         """
-        from ckptd.client import seats
+        from ckptd.client.daemon import seats
         connect = seats.open_channel
         def interrupted(*arguments, **named):
             seats.open_channel = connect
@@ -309,7 +309,7 @@ with checkpointer() as ckpt:
 """
 GATE = """
 import contextlib
-from ckptd.client import capturing
+from ckptd.client.capture import capturing
 
 @contextlib.contextmanager
 def gate_of(ckpt):

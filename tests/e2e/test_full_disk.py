@@ -14,7 +14,7 @@ import pytest
 import ckptd
 from ckptd.cli import main
 from ckptd.demo.processes import Daemon
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 
 SIZE_BYTES = 1 << 20
 DISKS = ["tmpfs", "ext4"]

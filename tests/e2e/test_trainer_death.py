@@ -20,7 +20,7 @@ WRITE_BYTES_PER_S = 6_000_000  # a save takes seconds: there is time to kill who
 TRAINER = """
 import sys, threading
 import numpy as np, ckptd
-from ckptd.client import capturing
+from ckptd.client.capture import capturing
 address, rank, world_size, dies = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 ckpt = ckptd.Checkpointer(address, "r", rank=rank, world_size=world_size, timeout_s=60)
 part = np.full({count}, rank + 1, np.float32)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ckptd.engine.catalog import Catalog
+from ckptd.engine.catalog.catalog import Catalog
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.recovery import Recovery
+from ckptd.engine.catalog.retention import RetentionPolicy, Rule
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.records import Record
-from ckptd.engine.recovery import Recovery
-from ckptd.engine.retention import RetentionPolicy, Rule
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock
 from tests.fakes.small_checkpoint import index_bytes, shard_bytes

@@ -14,9 +14,9 @@ import numpy as np
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.layout import Assignment, Lane, Road
-from ckptd.engine.session import Phase
+from ckptd.engine.saves.session import Phase
+from ckptd.engine.saves.views import RunView, SaveView
 from ckptd.engine.settings import Settings
-from ckptd.engine.views import RunView, SaveView
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.memory import MemoryStore

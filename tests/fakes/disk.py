@@ -16,8 +16,8 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 
-from ckptd.storage.direct import UNIT_BYTES, DirectFile, address_of
-from ckptd.storage.disk import DirectoryEntry, FileStatus, WriteRoad
+from ckptd.storage.local.around_cache import UNIT_BYTES, DirectFile, address_of
+from ckptd.storage.local.disk import DirectoryEntry, FileStatus, WriteRoad
 from tests.fakes.disk_nodes import Change, Crash, Directory, File, Unsynced, after_crash, status_of, walk
 
 
@@ -32,7 +32,7 @@ SPENDING = ("create", "make_directory", "reserve", "write", "write_direct", "loc
 
 
 class SimulatedDisk:
-    """A `ckptd.storage.disk.Disk` in memory. Every operation that changes something has a number, from 1 on."""
+    """A `ckptd.storage.local.disk.Disk` in memory. Every operation that changes something has a number, from 1 on."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ckptd.storage.disk import FileStatus
+from ckptd.storage.local.disk import FileStatus
 
 
 class Unsynced(Enum):

@@ -7,10 +7,10 @@ from concurrent.futures import Future
 import numpy as np
 
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment, Lane
 from ckptd.engine.manifest import Manifest, Part
+from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.format.crc32c import crc32c
 from ckptd.format.slices import Box
 

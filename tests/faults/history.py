@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ckptd.engine.catalog import Catalog
-from ckptd.engine.records import Record
-from ckptd.engine.retention import RetentionPolicy
+from ckptd.engine.catalog.catalog import Catalog
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import RetentionPolicy
 from ckptd.errors import CkptdError, NotFoundError
 from ckptd.storage.base import Store
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.clock import HandClock
 from tests.fakes.disk import SimulatedDisk
 from tests.fakes.small_checkpoint import index_bytes, latest_in, listed_in, seed_of, shard_bytes

@@ -11,10 +11,10 @@ from contextlib import suppress
 
 import pytest
 
-from ckptd.engine.fence import unsigned
-from ckptd.engine.records import Record
-from ckptd.engine.recovery import Fate
-from ckptd.engine.repair import repair
+from ckptd.engine.catalog.fence import unsigned
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.recovery import Fate
+from ckptd.engine.offline.repair import repair
 from ckptd.errors import CkptdError, ConflictError, UnavailableError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.clock import HandClock

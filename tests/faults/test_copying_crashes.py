@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from ckptd.engine.copying import copy_checkpoint
-from ckptd.engine.restore import Bundle
-from ckptd.engine.verify import verify
-from ckptd.storage.local import LocalStore
+from ckptd.engine.offline.copying import copy_checkpoint
+from ckptd.engine.reading.bundle import Bundle
+from ckptd.engine.reading.verify import verify
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.disk import PowerCut, SimulatedDisk
 from tests.fakes.small_checkpoint import index_bytes, latest_in, seed_of, shard_bytes

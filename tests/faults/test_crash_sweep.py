@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from ckptd.engine import catalog, ledger, prune, records
-from ckptd.engine import commit as durable
-from ckptd.engine.catalog import Catalog
-from ckptd.engine.ledger import Ledger
-from ckptd.engine.listing import Listing
-from ckptd.engine.records import Record
-from ckptd.engine.retention import Action
+from ckptd.engine.catalog import catalog, deleting, ledger, records
+from ckptd.engine.catalog import commit as durable
+from ckptd.engine.catalog.catalog import Catalog
+from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.listing import Listing
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import Action
 from tests.fakes.disk import PowerCut, SimulatedDisk
 from tests.fakes.disk_nodes import Crash
 from tests.faults.history import (
@@ -185,7 +185,7 @@ def test_the_sweep_finds_retention_before_publishing(monkeypatch: pytest.MonkeyP
         for prefix in decision.prefixes(Action.DROP):
             mine = self._published_at(prefix)
             if mine is not None:
-                prune.drop(self._store, mine)
+                deleting.drop(self._store, mine)
         return publish(self, record, listing, policy, *rest)
 
     monkeypatch.setattr(Ledger, "publish", delete_first)
@@ -214,13 +214,13 @@ def test_the_sweep_finds_a_recovery_that_forgets_that_there_was_no_limit(monkeyp
 
 
 def test_the_sweep_finds_a_record_deleted_before_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    delete_rest = prune._delete_rest
+    delete_rest = deleting._delete_rest
 
     def record_first(store: Any, record: Record, **options: Any) -> None:
         store.delete([record.key])
         delete_rest(store, record, **options)
 
-    monkeypatch.setattr(prune, "_delete_rest", record_first)
+    monkeypatch.setattr(deleting, "_delete_rest", record_first)
     with pytest.raises(BrokenPromiseError):
         sweep(saves_with_retention)
 
@@ -241,7 +241,7 @@ def test_the_sweep_finds_an_overwrite_in_place(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_sweep_finds_an_undoing_that_lists_before_the_index_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    bring_back = prune.bring_back
+    bring_back = deleting.bring_back
 
     def list_first(self: Ledger, record: Record, policy: Any) -> Record:
         back = replace(record, dropped=False, deleted_at=None)

@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import RunOptions
-from ckptd.engine.restore import Bundle
+from ckptd.engine.reading.bundle import Bundle
+from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import CkptdError, NotPermittedError, StorageFullError, UnavailableError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.failing_store import FailingStore

@@ -7,10 +7,10 @@ import itertools
 
 import pytest
 
-from ckptd.engine import reserve
-from ckptd.engine.catalog import Catalog
+from ckptd.engine.catalog import reserve
+from ckptd.engine.catalog.catalog import Catalog
 from ckptd.errors import StorageFullError
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.clock import HandClock
 from tests.fakes.disk import PowerCut, SimulatedDisk
 from tests.faults.history import HERE, ROOT, RUN, UNDO_S, History, Trainer, disk_with_foreign_files

@@ -17,11 +17,11 @@ import pytest
 
 import ckptd
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError, NotPermittedError, UnavailableError
+from ckptd.storage.bucket.multipart import PART_BYTES, abort_upload
+from ckptd.storage.bucket.object_store import ObjectStore
+from ckptd.storage.bucket.s3 import S3Bucket
+from ckptd.storage.bucket.s3_requests import Patience, S3Options, S3Requests
 from ckptd.storage.locations import open_store
-from ckptd.storage.multipart import PART_BYTES, abort_upload
-from ckptd.storage.objects import ObjectStore
-from ckptd.storage.s3 import S3Bucket
-from ckptd.storage.s3_requests import Patience, S3Options, S3Requests
 from tests.services.faults import (
     ACCESS_DENIED,
     CLOCK_SKEWED,
@@ -295,7 +295,7 @@ def test_17_retention_that_may_not_delete_never_fails_a_save(url: str, s3_front:
 def test_7_and_22_of_two_coordinators_the_second_wins_and_the_first_is_told(
     s3_service: S3Service, s3_root: str
 ) -> None:
-    from ckptd.engine.catalog import Catalog
+    from ckptd.engine.catalog.catalog import Catalog
     from ckptd.engine.clock import SystemClock
     from tests.fakes.small_checkpoint import index_bytes, shard_bytes
 

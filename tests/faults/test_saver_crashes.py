@@ -10,7 +10,7 @@ import pytest
 
 import ckptd
 from ckptd.storage import locations
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.disk import PowerCut, SimulatedDisk
 
 HERE = "/ckpts"

@@ -27,12 +27,12 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.identity import RunOptions
-from ckptd.engine.restore import Bundle
+from ckptd.engine.reading.bundle import Bundle
+from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import CkptdError
 from ckptd.format import names
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.clock import HandClock
 from tests.fakes.job import WAIT_S, Rank, tensor_of
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from tests.conformance.dcp.pool import Pool
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 
 @pytest.fixture(scope="session")

@@ -202,7 +202,7 @@ def test_async_save_in_direct_mode_copies_the_state_once(tmp_path, monkeypatch):
 
 def _placed_by(writer, step, staged, monkeypatch):
     """Save; return where the bytes of each tensor were in the memory that the shards were written from."""
-    from ckptd.client.snapshot import Snapshot
+    from ckptd.client.capture.snapshot import Snapshot
 
     places = {}
     capture = Snapshot.capture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptd.arena.lender import Lender, Place
-from ckptd.engine.capture import Holding, Stretch
+from ckptd.engine.lanes.capture import Holding, Stretch
 from ckptd.errors import ConflictError, InvalidRequestError, SessionAbortedError, StorageFullError
 
 MB = 1 << 20

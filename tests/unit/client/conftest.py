@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from ckptd.client.engines import ENGINES
-from ckptd.client.seats import SEATS
-from tests.unit.client.daemon import Daemon
+from ckptd.client.daemon.seats import SEATS
+from ckptd.client.direct.engines import ENGINES
+from tests.unit.client.served import Daemon
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.waiting import eventually
 
 BOUND_S = 30.0
@@ -30,11 +30,11 @@ def place(request, tmp_path, monkeypatch):
     if request.param == "direct":
         yield str(root), root
         return
-    from tests.unit.client.daemon import Daemon
+    from tests.unit.client.served import Daemon
 
     if request.param == "through the daemon":
         # A client that does not see the daemon's directory.
-        from ckptd.client import remote_objects
+        from ckptd.client.daemon import remote_objects
 
         monkeypatch.setattr(remote_objects, "open_store", lambda url, **_: (_ for _ in ()).throw(NotFoundError(url)))
     listen = "127.0.0.1:0" if request.param != "unix" else f"unix://{tmp_path}/s"
@@ -235,7 +235,7 @@ def test_watching_tells_the_newest_and_then_each_newer_one(address):
 
 def test_boxes_of_a_step_that_is_saved_anew_while_they_are_read_are_all_of_one_save(tmp_path, monkeypatch):
     """Nothing sums a box: its index is compared once more when all of them are read: locks do not reach everywhere."""
-    monkeypatch.setattr("ckptd.engine.restore.hold", lambda objects, key: None)
+    monkeypatch.setattr("ckptd.engine.reading.bundle.hold", lambda objects, key: None)
     root = str(tmp_path / "root")
     old, new = ({name: np.full(1000, value) for name in "abcd"} for value in (1.0, 2.0))
     with open_run(root) as ckpt:
@@ -260,7 +260,7 @@ def test_boxes_of_a_step_that_is_saved_anew_while_they_are_read_are_all_of_one_s
 
 
 def test_a_checkpoint_that_is_deleted_while_it_is_read_gives_way_to_the_newer_one(tmp_path, monkeypatch):
-    from ckptd.client import restoring
+    from ckptd.client.restoring import restoring
 
     with open_run(str(tmp_path), max_to_keep=1) as ckpt:
         ckpt.save(1, {"a": np.full(3, 1.0)}).result(BOUND_S)
@@ -292,7 +292,7 @@ def test_damage_is_not_mistaken_for_a_checkpoint_that_has_gone(address, place):
 
 
 def test_a_third_save_waits_for_the_first_and_not_for_ever(tmp_path, monkeypatch):
-    from ckptd.client import undertaking
+    from ckptd.client.saving import undertaking
 
     free, begun = threading.Event(), threading.Semaphore(0)
 
@@ -389,7 +389,7 @@ def test_reading_changes_nothing(tmp_path):
 
 
 def test_readers_do_not_stand_in_the_way_of_the_one_who_saves(tmp_path, monkeypatch, another_process):
-    monkeypatch.setattr("ckptd.client.engines._LOCK_WAIT_S", 0.3)
+    monkeypatch.setattr("ckptd.client.direct.engines._LOCK_WAIT_S", 0.3)
     with open_run(str(tmp_path)) as reader, open_run(str(tmp_path)) as writer:
         assert reader.latest() is None
         writer.save(1, {"a": W}).result(BOUND_S)
@@ -401,7 +401,7 @@ def test_readers_do_not_stand_in_the_way_of_the_one_who_saves(tmp_path, monkeypa
 
 
 def test_one_that_names_the_directory_otherwise_is_refused_in_words_that_help(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.client.engines._LOCK_WAIT_S", 0.3)
+    monkeypatch.setattr("ckptd.client.direct.engines._LOCK_WAIT_S", 0.3)
     first = Checkpointer(str(tmp_path), "a/r")
     first.save(1, {"a": W}).result(BOUND_S)
     with Checkpointer(str(tmp_path / "a"), "r") as second:

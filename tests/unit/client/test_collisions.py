@@ -11,7 +11,7 @@ import pytest
 import ckptd
 from ckptd import Checkpointer
 from ckptd.errors import ConflictError, InvalidRequestError
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 BOUND_S = 30.0
 W = {"w": np.arange(12.0)}
@@ -151,7 +151,7 @@ def test_a_copy_never_writes_over_a_file_that_is_no_checkpoints(tmp_path):
     with opened(str(tmp_path)) as ckpt:
         save(ckpt, 1, meta_graph=b"graph")
     (tmp_path / "copy.meta").write_text("keep me")
-    from ckptd.engine.copying import copy_checkpoint
+    from ckptd.engine.offline.copying import copy_checkpoint
     from ckptd.storage.locations import open_store
 
     store = open_store(str(tmp_path))

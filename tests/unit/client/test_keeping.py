@@ -11,9 +11,9 @@ import pytest
 from ckptd import Checkpointer
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, StorageFullError, UnavailableError
 from ckptd.format.state_file import CheckpointState
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.waiting import eventually
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 BOUND_S = 30.0
 W = {"w": np.arange(12.0)}

@@ -8,7 +8,7 @@ import pytest
 from ckptd import Checkpointer
 from ckptd.errors import InvalidRequestError, NotFoundError
 from tests.fakes.waiting import eventually
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 BOUND_S = 30.0
 

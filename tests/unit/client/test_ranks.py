@@ -11,12 +11,12 @@ import pytest
 
 import ckptd
 from ckptd import Checkpointer, Slice
-from ckptd.client import membership
+from ckptd.client.daemon import join_call
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
 from ckptd.wire import convert
 from tests.fakes.waiting import eventually
-from tests.unit.client.daemon import Daemon
 from tests.unit.client.relay import Relay
+from tests.unit.client.served import Daemon
 
 BOUND_S = 30.0
 FULL = np.arange(400 * 6, dtype=np.float32).reshape(400, 6)
@@ -164,9 +164,9 @@ def test_a_restarted_daemon_is_found_again(daemon):
 
 
 def test_a_save_that_the_daemon_lost_in_a_restart_is_made_anew_from_the_snapshots(daemon, monkeypatch):
-    from ckptd.client import saving
+    from ckptd.client.saving import carrying_out
 
-    real, restarted, restarting = saving._send_all, threading.Event(), threading.Lock()
+    real, restarted, restarting = carrying_out._send_all, threading.Event(), threading.Lock()
 
     def send(transport, save, sources, deadline):
         # Rank 1 sends nothing before the restart, so that the save can't be complete by then.
@@ -178,7 +178,7 @@ def test_a_save_that_the_daemon_lost_in_a_restart_is_made_anew_from_the_snapshot
                     restarted.set()
         real(transport, save, sources, deadline)
 
-    monkeypatch.setattr(saving, "_send_all", send)
+    monkeypatch.setattr(carrying_out, "_send_all", send)
     two = ranks(daemon.address, 2)
     pending = [ckpt.save(step, state(rank, 2)) for step in (1, 2) for rank, ckpt in enumerate(two)]
     assert [one.result(BOUND_S).step for one in pending] == [1, 1, 2, 2]
@@ -189,7 +189,7 @@ def test_a_save_that_the_daemon_lost_in_a_restart_is_made_anew_from_the_snapshot
 
 
 def test_a_published_save_is_found_after_its_answer_was_lost(daemon, monkeypatch):
-    from ckptd.client.remote import RemoteTransport
+    from ckptd.client.daemon.remote_transport import RemoteTransport
 
     real = RemoteTransport.outcome
 
@@ -205,7 +205,7 @@ def test_a_published_save_is_found_after_its_answer_was_lost(daemon, monkeypatch
 
 
 def test_a_second_trainer_is_refused_while_the_first_lives(daemon, monkeypatch, another_process):
-    monkeypatch.setattr(membership, "FIRST_CONFLICT_WAIT_S", 0.3)
+    monkeypatch.setattr(join_call, "FIRST_CONFLICT_WAIT_S", 0.3)
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as first:
         first.save(1, {"a": FULL}).result(BOUND_S)
         another_process()
@@ -294,25 +294,25 @@ def test_a_checkpointer_may_be_made_before_a_fork_and_used_in_every_child(daemon
 
 
 def test_a_lane_that_is_given_up_ends_its_stream_and_the_save(daemon, monkeypatch):
-    from ckptd.client import remote
+    from ckptd.client.daemon import remote_transport
 
-    real = remote.send_lane
+    real = remote_transport.send_lane
 
     def given_up(ways, save, source, deadline, stop, line):
         stop.set()
         real(ways, save, source, deadline, stop, line)
 
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
-        monkeypatch.setattr(remote, "send_lane", given_up)
+        monkeypatch.setattr(remote_transport, "send_lane", given_up)
         with pytest.raises(SessionAbortedError, match="given up"):
             ckpt.save(1, {"a": FULL}).result(BOUND_S)
-        monkeypatch.setattr(remote, "send_lane", real)
+        monkeypatch.setattr(remote_transport, "send_lane", real)
         assert ckpt.save(1, {"a": FULL}).result(BOUND_S).step == 1
 
 
 def test_lanes_of_a_rank_are_sent_one_after_the_other(tmp_path, monkeypatch):
     """The next is opened when all but the last chunks of one are sent: two would only share the connection."""
-    from ckptd.engine.shard import LaneWriter
+    from ckptd.engine.lanes.lane_writer import LaneWriter
     from ckptd.wire.chunks import CHUNK_BYTES
 
     order = []

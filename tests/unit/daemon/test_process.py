@@ -194,7 +194,7 @@ def test_sigterm_ends_a_daemon_whose_store_answers_no_more(tmp_path):
 import threading
 from ckptd.cli.main import main
 from ckptd.daemon import app
-from ckptd.engine.runs import Runs
+from ckptd.engine.saves.runs import Runs
 
 app.LEAVE_S = 0.5
 Runs.close = lambda self: threading.Event().wait()  # as the last requests of all runs do

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ckptd.engine.coordinator import Coordinator
 from ckptd.engine.manifest import Manifest, Part
+from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import InvalidRequestError
 from ckptd.format.slices import Box
 from ckptd.storage.memory import MemoryStore
@@ -108,7 +108,7 @@ def test_what_is_remembered_of_many_ranks_is_their_columns_and_one_schema(monkey
     manifests = [of(rank) for rank in range(num_ranks)]
     needed = manifests[0].memory_bytes + sum(one.with_schema_of(manifests[0]).memory_bytes for one in manifests[1:])
     assert needed < sum(one.memory_bytes for one in manifests) / 2
-    monkeypatch.setattr("ckptd.engine.coordinator._REMEMBERED_MANIFESTS_BYTES", needed)
+    monkeypatch.setattr("ckptd.engine.saves.coordinator._REMEMBERED_MANIFESTS_BYTES", needed)
     coordinator = Coordinator(MemoryStore("m"))
     for manifest in manifests:
         coordinator.add_manifest(manifest)

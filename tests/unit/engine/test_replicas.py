@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ckptd.engine.lanes.plan import plan
 from ckptd.engine.manifest import Manifest, Part
-from ckptd.engine.plan import plan
 from ckptd.engine.replicas import Compared, differences, refusal, told
 from ckptd.format import dtypes
 from ckptd.format.slices import Box

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 
 import ckptd
-from ckptd.engine.restore import Bundle
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.interchange.bundle import BundleSource
 from ckptd.interchange.source import TensorSource
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 
 NUMPY_KINDS = {
     "bool": np.array([True, False, True]),

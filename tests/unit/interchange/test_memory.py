@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.engine.copying import copy_checkpoint
+from ckptd.engine.offline.copying import copy_checkpoint
 from ckptd.interchange.comparing import compare
 from ckptd.interchange.exporting import export
 from ckptd.interchange.importing import import_checkpoint
 from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.safetensors import SafetensorsSource
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from tests.unit.interchange.containers import opened
 
 SET_BYTES = 160 << 20

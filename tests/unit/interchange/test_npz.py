@@ -18,7 +18,7 @@ from ckptd.interchange.exporting import export
 from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.source import TensorFacts
 from ckptd.interchange.zip_layout import ZipLayout
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
 from tests.unit.interchange.containers import NARROW_KINDS, NUMPY_KINDS, arrays_of, assert_same, checkpoint
 

@@ -15,7 +15,7 @@ from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequ
 from ckptd.interchange.exporting import export
 from ckptd.interchange.importing import import_checkpoint
 from ckptd.interchange.safetensors import SafetensorsSource, decode_header
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
 from tests.unit.interchange.containers import (
     NARROW_KINDS,

@@ -16,7 +16,7 @@ from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.jax import CheckpointManager, CheckpointManagerOptions
 from ckptd.jax.places import place
 from tests.fakes.waiting import eventually
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 
 def tree(number):

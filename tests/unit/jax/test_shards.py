@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import ckptd
-from ckptd.client.reader import CheckpointReader
+from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import InvalidRequestError
 from ckptd.jax import load, to_arrays
 

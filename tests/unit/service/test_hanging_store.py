@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.service.flow import Limits
 from ckptd.service.pools import Pools
 from ckptd.service.store_facts import StoreFacts
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
-from ckptd.storage.priority import Priority
 from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, read_pb2
 from tests.fakes.waiting import eventually
-from tests.unit.client.daemon import BOUND_S, Daemon
-from tests.unit.client.test_ends_of_saves import Failing
+from tests.unit.client.saving.test_ends_of_saves import Failing
+from tests.unit.client.served import BOUND_S, Daemon
 
 ARRAYS = {"w": np.arange(1000, dtype=np.float32)}
 
@@ -44,7 +44,7 @@ class Hanging(Failing):
 @pytest.fixture
 def hanging(tmp_path, monkeypatch):
     store = Hanging(LocalStore(str(tmp_path / "root")))
-    monkeypatch.setattr("tests.unit.client.daemon.open_store", lambda root: store)
+    monkeypatch.setattr("tests.unit.client.served.open_store", lambda root: store)
     daemon = Daemon(tmp_path / "root", threads=4)
     daemon.store = store
     yield daemon

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from ckptd.engine.priority import Priority
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.crc32c import crc32c
 from ckptd.service.flow import Flow, Limits
 from ckptd.service.intake import MAX_WAITING, Intake
 from ckptd.service.pools import Pools
-from ckptd.storage.priority import Priority
 from ckptd.wire.chunks import Chunk
 from tests.fakes.coordinator import FakeLane
 

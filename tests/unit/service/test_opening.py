@@ -5,12 +5,12 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from ckptd.engine.coordinator import Coordinator
+from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import UnavailableError
 from ckptd.service import opening
 from ckptd.wire import methods, status
 from ckptd.wire.v1 import read_pb2
-from tests.unit.engine.test_runs import SlowRun
+from tests.unit.engine.saves.test_runs import SlowRun
 from tests.unit.service.conftest import serving
 
 WAIT_S = 20.0

@@ -8,7 +8,7 @@ import pytest
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.engine.replicas import Difference
-from ckptd.engine.session import Phase
+from ckptd.engine.saves.session import Phase
 from ckptd.errors import ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
 from ckptd.format import dtypes
 from ckptd.format.slices import Box

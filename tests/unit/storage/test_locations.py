@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ckptd.errors import InvalidRequestError
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import open_store, split_prefix
 
 

@@ -10,8 +10,8 @@ import pytest
 
 import ckptd
 from ckptd.errors import CorruptionError
-from ckptd.storage.disk import SystemDisk
-from ckptd.storage.local import LocalStore
+from ckptd.storage.local.disk import SystemDisk
+from ckptd.storage.local.local_store import LocalStore
 
 BOUND_S = 30.0
 
@@ -64,7 +64,7 @@ def test_what_is_not_on_the_disk_is_not_acknowledged(tmp_path, size, has_direct,
 @pytest.mark.parametrize("lost", ["model.ckpt-2.index", ".checkpoint.", ".json"])
 def test_a_save_whose_index_is_not_on_the_disk_fails_and_the_latest_stays(tmp_path, lost, monkeypatch):
     disk = LyingDisk("nothing")
-    monkeypatch.setattr("ckptd.storage.local.SystemDisk", lambda: disk)
+    monkeypatch.setattr("ckptd.storage.local.local_store.SystemDisk", lambda: disk)
     arrays = {"w": np.arange(1000.0)}
     with ckptd.Checkpointer(str(tmp_path / "root"), "r", rank=0, world_size=1, timeout_s=BOUND_S) as ckpt:
         ckpt.save(1, arrays).result(BOUND_S)

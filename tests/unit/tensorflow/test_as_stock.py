@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import ckptd.tensorflow
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 v1 = tf.compat.v1
 MANAGERS = {"stock": tf.train.CheckpointManager, "ours": ckptd.tensorflow.CheckpointManager}

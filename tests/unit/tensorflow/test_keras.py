@@ -14,7 +14,7 @@ import tensorflow as tf
 import ckptd
 from ckptd.tensorflow import ModelCheckpoint, load_model, load_weights, save_weights
 from ckptd.tensorflow.keras_objects import objects_of, trackable_of, variables_of
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 X = np.random.default_rng(0).standard_normal((32, 4), np.float32)
 Y = X @ np.ones((4, 2), np.float32)

@@ -13,11 +13,11 @@ import pytest
 import tensorflow as tf
 
 import ckptd
-from ckptd.client.engines import ENGINES
-from ckptd.client.run_place import RunPlace
+from ckptd.client.direct.engines import ENGINES
+from ckptd.client.paths.run_place import RunPlace
 from ckptd.tensorflow import CheckpointManager, restore
 from ckptd.tensorflow.object_graph import arrays_of_checkpoint
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 ASYNC = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=True)
 

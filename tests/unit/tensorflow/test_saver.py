@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import ckptd
 from ckptd.tensorflow import Saver, import_meta_graph
-from tests.unit.client.daemon import Daemon
+from tests.unit.client.served import Daemon
 
 v1 = tf.compat.v1
 
@@ -293,13 +293,13 @@ class TestWhileTrainingGoesOn:
         initialize(session)
         saver = Saver(max_to_keep=None)
         may_write = threading.Event()
-        write = ckptd.client.saver_directory.write_over
+        write = ckptd.client.saver.saver_directory.write_over
 
         def slow(*args, **kwargs):
             assert may_write.wait(BOUND_S)
             write(*args, **kwargs)
 
-        monkeypatch.setattr("ckptd.client.saver_directory.write_over", slow)
+        monkeypatch.setattr("ckptd.client.saver.saver_directory.write_over", slow)
         prefixes = []
         for number in range(2):
             prefixes.append(saver.save(session, tmp_path / "m", number, wait=False))
@@ -328,9 +328,9 @@ class TestWhileTrainingGoesOn:
     def test_large_tensors_are_copied_once_and_saved_as_they_were(self, tmp_path, session, monkeypatch, place):
         """From the second save on they are staged; parts of one variable, and shapes that change, too."""
         staged = []
-        stage = ckptd.client.staging.Staging.array
+        stage = ckptd.client.capture.staging.Staging.array
         monkeypatch.setattr(
-            ckptd.client.staging.Staging,
+            ckptd.client.capture.staging.Staging,
             "array",
             lambda self, name, *rest: staged.append(name) or stage(self, name, *rest),
         )

@@ -16,10 +16,10 @@ with warnings.catch_warnings():
     from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 import ckptd  # noqa: E402
-from ckptd.client import rooms  # noqa: E402
-from ckptd.client.direct import DirectTransport  # noqa: E402
+from ckptd.client.capture import buffers  # noqa: E402
+from ckptd.client.direct.direct_transport import DirectTransport  # noqa: E402
 from ckptd.torch import CkptdCheckpointIO, load  # noqa: E402
-from tests.unit.client.daemon import Daemon  # noqa: E402
+from tests.unit.client.served import Daemon  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -124,9 +124,9 @@ def test_nothing_is_removed_before_what_takes_its_place_is_durable(tmp_path, mon
 
 def test_every_path_is_captured_into_the_same_memory(tmp_path, monkeypatch):
     fresh = []
-    make = rooms.PrivateRoom.__init__
+    make = buffers.PrivateRoom.__init__
     monkeypatch.setattr(
-        rooms.PrivateRoom, "__init__", lambda self, *arguments: (fresh.append(1), make(self, *arguments))[1]
+        buffers.PrivateRoom, "__init__", lambda self, *arguments: (fresh.append(1), make(self, *arguments))[1]
     )
     plugin = CkptdCheckpointIO()
     for step in range(1, 5):

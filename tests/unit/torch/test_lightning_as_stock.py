@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     from lightning.pytorch.loggers import CSVLogger
 
 from ckptd.torch import CkptdCheckpointIO  # noqa: E402
-from tests.unit.client.daemon import Daemon  # noqa: E402
+from tests.unit.client.served import Daemon  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

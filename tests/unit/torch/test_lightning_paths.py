@@ -22,9 +22,9 @@ with warnings.catch_warnings():
     from omegaconf import OmegaConf
 
 import ckptd  # noqa: E402
-from ckptd.client.direct import DirectTransport  # noqa: E402
+from ckptd.client.direct.direct_transport import DirectTransport  # noqa: E402
 from ckptd.torch import CkptdCheckpointIO, lightning_paths, load  # noqa: E402
-from tests.unit.client.daemon import Daemon  # noqa: E402
+from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch.test_lightning import ByCallback  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import ckptd  # noqa: E402
 from ckptd.torch import load  # noqa: E402
-from tests.unit.client.daemon import Daemon  # noqa: E402
+from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch import sharded_jobs as jobs  # noqa: E402
 from tests.unit.torch.gloo import Ranks  # noqa: E402
 from tests.unit.torch.versions import has  # noqa: E402

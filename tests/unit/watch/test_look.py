@@ -88,7 +88,7 @@ def test_a_state_file_that_is_none_is_an_error_and_one_that_leads_elsewhere_is_n
 
 
 def test_records_of_longer_names_are_not_taken_for_those_of_a_prefix(tmp_path):
-    from ckptd.engine import records
+    from ckptd.engine.catalog import records
 
     with (
         ckptd.Checkpointer(tmp_path, run="r", name="m") as one,

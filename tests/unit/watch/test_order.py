@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from ckptd.engine.coordinator import Coordinator
+from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.coordinator import checkpoint
 

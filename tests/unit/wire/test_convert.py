@@ -9,7 +9,7 @@ import pytest
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.replicas import MOST_PARTS, Compared
-from ckptd.engine.session import Phase
+from ckptd.engine.saves.session import Phase
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.base import Durability
 from ckptd.wire import convert, versions

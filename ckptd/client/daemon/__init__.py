@@ -1,0 +1,1 @@
+"""The transport to a daemon: connection, streams, shared memory."""

@@ -1,0 +1,176 @@
+"""The objects of a daemon's store: through the wire, or straight from disk where this host has them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+
+from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, Place
+from ckptd.client.deadline import Backoff, Deadline
+from ckptd.engine.objects import Objects
+from ckptd.errors import CkptdError, CorruptionError, UnavailableError
+from ckptd.format import crc32c
+from ckptd.storage.base import AccessPattern, ObjectStat
+from ckptd.storage.locations import open_store
+from ckptd.wire import status
+from ckptd.wire.v1 import common_pb2, read_pb2
+
+ROOT_ID_KEY = ".ckptd/id"
+_ROOT_ID_LIMIT_BYTES = 4096
+_LONG_BYTES = 8 << 20
+_REQUEST_BYTES = 64 << 20  # what cannot go straight to its place is held in memory until all of it is here
+_TRIAL_S = 3.0  # a bucket may be reachable for the daemon alone
+
+
+class RemoteObjects:
+    """Reads objects through the daemon's ReadService. Any thread may use it; each call is bounded by `timeout_s`."""
+
+    def __init__(self, stub: Any, address: str, peer: common_pb2.Peer, root: str, timeout_s: float) -> None:
+        self._stub = stub
+        self._address = address
+        self._peer = peer
+        self._root = root
+        self._timeout_s = timeout_s
+        self._line = threading.Semaphore()
+
+    @property
+    def access(self) -> AccessPattern:
+        """Long requests, as a call of its own for each block costs as much as the block; they take turns.
+
+        The daemon takes longer to answer than to send a gap, so of what lies apart several are asked for at once.
+        """
+        return AccessPattern(num_readers=4, gap_bytes=256 << 10, request_bytes=_REQUEST_BYTES)
+
+    def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
+        """Return a whole object; `CorruptionError` when it is larger than `limit_bytes`."""
+        size = self.stat(key).size_bytes
+        if size > limit_bytes:
+            raise CorruptionError("object is too large", key=key, expected=f"at most {limit_bytes} bytes", actual=size)
+        data = bytearray(size)
+        self.read_into(key, 0, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, key: str, offset: int, *into: memoryview) -> None:
+        """Fill `into`, one after another, from byte `offset` on; a broken stream goes on where it stopped."""
+        self.read_summed(key, offset, *into)
+
+    def read_summed(self, key: str, offset: int, *into: memoryview) -> list[int]:
+        """See `SummingObjects`; what arrives is summed when it is put in its place."""
+        places, turn = _Places(into), Place(self._line)
+        if places.size_bytes > _LONG_BYTES:
+            turn.take(Deadline(self._timeout_s))  # late is better than never: it goes on without
+        try:
+            self._fill(key, offset, places, turn)
+        finally:
+            turn.give_up()
+        return places.sums
+
+    def _fill(self, key: str, offset: int, places: _Places, turn: Place) -> None:
+        size, done = places.size_bytes, 0
+        deadline, backoff = Deadline(self._timeout_s), Backoff()
+        while done < size:
+            try:
+                for block in self._blocks(key, offset + done, size - done, deadline):
+                    if len(block) > size - done:
+                        raise CorruptionError("the daemon sent more than was asked for", key=key, offset=offset + done)
+                    done += len(block)
+                    places.put(block)
+                    if size - done <= OVERLAP_BYTES:
+                        turn.give_up()  # the next is opened while the rest of this one is under way
+                if done < size:
+                    raise CorruptionError(
+                        "object ends early", key=key, offset=offset, expected=f"{size} bytes", actual=done
+                    )
+            except UnavailableError as error:
+                _pause(error, deadline, backoff)
+
+    def stat(self, key: str) -> ObjectStat:
+        """Describe one object; `NotFoundError` if there is none."""
+        deadline, backoff = Deadline(self._timeout_s), Backoff()
+        while True:
+            try:
+                for reply in self._replies(key, 0, 0, deadline):
+                    if isinstance(reply, read_pb2.ReadReply):
+                        return ObjectStat(key, reply.object_size, reply.modified_at, reply.version)
+                raise CorruptionError("the daemon did not describe the object", key=key)
+            except UnavailableError as error:
+                _pause(error, deadline, backoff)
+
+    def location(self, key: str) -> str:
+        """Return where the daemon keeps it."""
+        return f"{self._root}/{key}" if self._root else key
+
+    def _blocks(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[memoryview]:
+        for reply in self._replies(key, offset, size, deadline):
+            data = memoryview(reply.data) if isinstance(reply, read_pb2.ReadReply) else reply
+            if len(data):
+                yield data
+
+    def _replies(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[Any]:
+        request = read_pb2.ReadRequest(peer=self._peer, key=key, offset=offset, size=size)
+        call = self._stub.Read(request, timeout=max(deadline.remaining_s, 0.001))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise status.from_wire(error, address=self._address) from None
+        finally:
+            call.cancel()
+
+
+def objects_for(stub: Any, address: str, peer: common_pb2.Peer, root: str, root_id: str, timeout_s: float) -> Objects:
+    """Return the objects below a daemon's root: the directory itself where this host sees it, else the daemon's.
+
+    A path may mean another directory here than on the daemon's host, so the daemon tells what its own contains.
+    """
+    if root and root_id:
+        try:
+            trial = open_store(root, patience_s=_TRIAL_S)
+            if (
+                trial.get(ROOT_ID_KEY, limit_bytes=_ROOT_ID_LIMIT_BYTES).decode("utf-8", "replace").strip()
+                == root_id.strip()
+            ):
+                return open_store(root)
+        except CkptdError:
+            pass  # not here, or not ours to read
+    return RemoteObjects(stub, address, peer, root, timeout_s)
+
+
+class _Places:
+    """Memory that is filled from its beginning to its end.
+
+    Attributes:
+        size_bytes: of all of it.
+        sums: the CRC-32C of what has been put into each part.
+    """
+
+    def __init__(self, parts: Sequence[memoryview]) -> None:
+        self._parts = [part.cast("B") for part in parts]
+        self._part = self._filled = 0
+        self.size_bytes = sum(map(len, self._parts))
+        self.sums = [0] * len(parts)
+
+    def put(self, block: memoryview) -> None:
+        """Copy a block to where the last one ended."""
+        while len(block):
+            part = self._parts[self._part][self._filled :]
+            count = min(len(block), len(part))
+            # numpy lets go of the interpreter's lock meanwhile: gRPC's thread puts the next block together.
+            np.copyto(np.frombuffer(part, np.uint8, count), np.frombuffer(block, np.uint8, count))
+            self.sums[self._part] = crc32c.extend(self.sums[self._part], block[:count])
+            block = block[count:]
+            self._filled += count
+            if count == len(part):
+                self._part, self._filled = self._part + 1, 0
+
+
+def _pause(error: UnavailableError, deadline: Deadline, backoff: Backoff) -> None:
+    """Wait before the next attempt; raise the error when there is no time for one, or nobody will fare better."""
+    pause_s = backoff.next_s(deadline)
+    if error.is_answer or deadline.remaining_s <= pause_s:
+        raise error
+    time.sleep(pause_s)

@@ -1,0 +1,1 @@
+"""The transport of direct mode: the engine runs in this process."""

@@ -1,0 +1,224 @@
+"""What `Checkpointer.restore` asks for, checked against what is stored, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.client.daemon.held_objects import HeldObjects
+from ckptd.client.restoring.falling_back import Restored, restore_newest
+from ckptd.client.restoring.locating import locate
+from ckptd.client.restoring.reader import CheckpointReader, check_names, did_you_mean
+from ckptd.client.restoring.reporting import open_reporting
+from ckptd.client.saving.transport import Located, Transport
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.objects import Objects
+from ckptd.engine.reading.bundle import Bundle, Wanted
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.format.names import meta_key
+from ckptd.format.slices import Box
+from ckptd.storage.local.local_store import LocalStore
+
+Array = NDArray[Any]
+Boxes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
+
+_MAX_ATTEMPTS = 5
+
+
+def restore(
+    transport: Transport,
+    run: str,
+    name: str,
+    step: int | None,
+    names: Sequence[str] | Mapping[str, str] | None,
+    slices: Boxes | None,
+    into: Mapping[str, Array] | None,
+    *,
+    restored: Restored,
+    falls_back: bool = True,
+    together_s: float | None = None,
+    by_many: bool = False,
+) -> dict[str, Array]:
+    """Read tensors of the checkpoint of a name's `step`, or of its latest; see `Checkpointer.restore`.
+
+    A checkpoint may be deleted or replaced while it is read; then what took its place is read. `restored` is told which
+    it was. `by_many` says that other processes of this host probably read the same bytes.
+    """
+
+    reads = 0
+
+    def read(located: Located, is_afresh: bool = False) -> dict[str, Array]:
+        nonlocal reads
+        reads += 1
+        return _read(transport, located.key, names, slices, into, by_many, is_afresh)
+
+    try:
+        if step is not None:
+            return _read_step(transport, run, name, step, read, restored)
+        return restore_newest(transport, run, name, read, restored, falls_back=falls_back, together_s=together_s)
+    except CkptdError as error:
+        # A wrong request is refused before the first byte moves, and the first read looks for every name.
+        if (
+            into
+            and reads > (1 if isinstance(error, NotFoundError) else 0)
+            and not isinstance(error, InvalidRequestError)
+        ):
+            error.add_note("the arrays given by `into` may be partly overwritten")
+        raise
+
+
+def _read_step(
+    transport: Transport,
+    run: str,
+    name: str,
+    step: int,
+    read: Callable[[Located], dict[str, Array]],
+    restored: Restored,
+) -> dict[str, Array]:
+    located = locate(transport, run, name, step)
+    for _ in range(_MAX_ATTEMPTS):
+        try:
+            arrays = read(located)
+            break
+        except (NotFoundError, CorruptionError):
+            now = locate(transport, run, name, step)
+            if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
+                raise  # it is still the one that is meant, so this is about the checkpoint itself
+            located = now
+    else:
+        arrays = read(located)
+    restored.checkpoint = located.checkpoint
+    return arrays
+
+
+def _objects(transport: Transport, key: str, by_many: bool) -> Objects:
+    objects = transport.objects(key)
+    return objects.read_by_many() if by_many and isinstance(objects, LocalStore | HeldObjects) else objects
+
+
+def open_reader(
+    transport: Transport, run: str, name: str, which: int | str | Checkpoint | None, *, by_many: bool
+) -> CheckpointReader:
+    """Open the checkpoint of a step or a base name, the one given, or the latest; see `Checkpointer.reader`."""
+    located = locate_any(transport, run, name, which)
+    return CheckpointReader(open_reporting(transport, located, name, _objects(transport, located.key, by_many)))
+
+
+def locate_any(transport: Transport, run: str, name: str, which: int | str | Checkpoint | None) -> Located:
+    """Return the checkpoint of a step or a base name, the one given, or the latest."""
+    if isinstance(which, Checkpoint):
+        return _locate_prefix(transport, which.prefix)
+    if isinstance(which, str):
+        return _locate_named(transport, run, which)
+    return locate(transport, run, name, which)
+
+
+def read_meta_graph(
+    transport: Transport, run: str, name: str, which: int | str | Checkpoint | None, suffix: str
+) -> bytes | None:
+    """Read the graph description beside a checkpoint, see `locate_any`; None if there is none."""
+    located = locate_any(transport, run, name, which)
+    try:
+        return transport.objects(located.key).get(meta_key(located.key, suffix))
+    except NotFoundError:
+        return None
+
+
+def _locate_prefix(transport: Transport, prefix: str) -> Located:
+    for located in transport.checkpoints():
+        if located.checkpoint.prefix == prefix:
+            return located
+    raise NotFoundError("this checkpoint is there no more", key=prefix)
+
+
+def _locate_named(transport: Transport, run: str, base: str) -> Located:
+    found = {located.key.rpartition("/")[2]: located for located in transport.checkpoints()}
+    if base not in found:
+        raise NotFoundError(f"run {run!r} has no checkpoint {base!r}{did_you_mean(base, found)}")
+    return found[base]
+
+
+def _read(
+    transport: Transport,
+    key: str,
+    names: Sequence[str] | Mapping[str, str] | None,
+    slices: Boxes | None,
+    into: Mapping[str, Array] | None,
+    by_many: bool,
+    is_afresh: bool,
+) -> dict[str, Array]:
+    objects = _objects(transport, key, by_many)
+    if is_afresh and isinstance(objects, HeldObjects):
+        objects = objects.beneath  # what memory holds may be what is wrong
+    # Not every box is summed: only the index tells whether they are still of the checkpoint that was opened.
+    bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
+    try:
+        arrays = _read_bundle(bundle, names, slices, into)
+        if slices:
+            bundle.check_unchanged()
+    finally:
+        bundle.close()
+    return arrays
+
+
+def _read_bundle(
+    bundle: Bundle,
+    names: Sequence[str] | Mapping[str, str] | None,
+    slices: Boxes | None,
+    into: Mapping[str, Array] | None,
+) -> dict[str, Array]:
+    wanted_names = _wanted_names(bundle, names)
+    # Looking each one up twice would take as long as all else for ten thousands of them. The index finds slices by
+    # their keys, too, which are no names.
+    check_names(bundle, (name for name in wanted_names.values() if not isinstance(name, str) or name[:1] in ("", "\0")))
+    for what, given in (("slices", slices), ("into", into)):
+        _check_known(what, given or {}, wanted_names)
+    boxes = {name: _box(name, given) for name, given in (slices or {}).items()}
+    arrays = {name: _array(name, given) for name, given in (into or {}).items()}
+    wanted = [Wanted(stored, boxes.get(name), arrays.get(name)) for name, stored in wanted_names.items()]
+    try:
+        return dict(zip(wanted_names, bundle.read_many(wanted, thorough=True), strict=True))
+    except NotFoundError:
+        check_names(bundle, wanted_names.values())  # says what comes near
+        raise
+
+
+def _wanted_names(bundle: Bundle, names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Return wanted name → stored name."""
+    if names is None:
+        return {name: name for name in bundle.names()}
+    if isinstance(names, (str, bytes)):
+        raise InvalidRequestError("names is a list of names, or a mapping of stored names to wanted ones", actual=names)
+    if not isinstance(names, Mapping):
+        return {name: name for name in names}
+    wanted: dict[str, str] = {}
+    for stored, name in names.items():
+        if name in wanted:
+            raise InvalidRequestError(f"two stored tensors, {wanted[name]!r} and {stored!r}, are to be named {name!r}")
+        wanted[name] = stored
+    return wanted
+
+
+def _check_known(what: str, given: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+    for name in given:
+        if name not in wanted:
+            raise InvalidRequestError(f"{what} names {name!r}, which is not restored{did_you_mean(name, wanted)}")
+
+
+def _box(name: str, given: tuple[Sequence[int], Sequence[int]] | None) -> Box | None:
+    if given is None:
+        return None
+    try:
+        start, shape = given
+        return Box(tuple(int(n) for n in start), tuple(int(n) for n in shape))
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"slices[{name!r}] is a pair (start, shape)", actual=repr(given)) from error
+
+
+def _array(name: str, given: Any) -> Array | None:
+    if given is not None and not isinstance(given, np.ndarray):
+        raise InvalidRequestError(f"into[{name!r}] is a numpy array", actual=type(given).__name__)
+    return given

@@ -1,0 +1,1 @@
+"""`Saver`, with the behaviour of `tf.train.Saver`."""

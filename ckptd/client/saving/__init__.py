@@ -1,0 +1,1 @@
+"""One save from `save` to its end, whichever transport carries it."""

@@ -1,0 +1,92 @@
+"""A save from the call to its threads: one carries it out, and the arrays are copied in the caller's or in another."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ckptd import threads
+from ckptd.client.capture.preparing import Preparation, Prepared
+from ckptd.client.capture.snapshot import why
+from ckptd.client.replicas import compared
+from ckptd.client.saving import end_of_process
+from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.save_order import Turn
+from ckptd.client.saving.transport import SaveRequest, Transport
+from ckptd.client.saving.under_way import UnderWay
+from ckptd.client.saving.undertaking import Undertaking
+from ckptd.errors import UnavailableError
+
+_NUM_RESERVED = 5
+"""Threads for what a save needs after its call has returned: to carry it out, to sum, and the engine of direct mode."""
+
+
+class Launcher:
+    """Launches the saves of one `Checkpointer`. Any thread may use it."""
+
+    def __init__(self, transport: Transport, preparation: Preparation, under_way: UnderWay) -> None:
+        self._transport = transport
+        self._preparation = preparation
+        self._under_way = under_way
+        self._lock = threading.Lock()
+        self._last_turn: Turn | None = None
+
+    def launch(
+        self,
+        request: SaveRequest,
+        arrays: Mapping[str, Any],
+        *,
+        immutable: bool,
+        replicas: str = "warn",
+        may_differ: Collection[str] = (),
+    ) -> PendingSave:
+        """Begin a save; return once the arrays may be changed again, or, if they never change, at once.
+
+        With several ranks, what is to be done about values that differ between them is one of `replicas.POLICIES`.
+
+        Whatever ends this call, Ctrl-C too, ends the save: it gives its memory back, and the next one may begin.
+
+        Raises:
+            InvalidRequestError: naming the tensor that can't be saved.
+            UnavailableError: the memory for one more copy is not to be had, or no thread can be started.
+        """
+        prepared: Prepared | None = None
+        save: Undertaking | None = None
+        try:
+            prepared = self._preparation.prepare(arrays)
+            if self._transport.world_size > 1 and replicas != "first":
+                digests = compared(prepared.inventory, may_differ)
+                request = replace(request, compared=digests, refuses_differences=replicas == "refuse")
+            with self._lock:
+                turn = Turn(self._last_turn)
+                save = Undertaking(self._transport, self._preparation, request, prepared, turn)
+                self._last_turn = turn
+                self._under_way.add(save.pending)
+            save.begin()
+            _start(save.carry, f"ckptd-save-{request.step}")
+            if immutable:
+                _start(save.capture_behind, f"ckptd-save-{request.step}-capture")
+            else:
+                save.capture()
+            with contextlib.suppress(RuntimeError):  # it may do without, and its thread will tell
+                threads.reserve(_NUM_RESERVED)
+        except BaseException as error:
+            if save is not None:
+                save.give_up(error)
+            else:
+                if prepared is not None:
+                    prepared.give_back()
+                self._transport.withdraw(request, why(error))
+            raise
+        end_of_process.settle_if_late()
+        return save.pending
+
+
+def _start(work: Callable[[], None], name: str) -> None:
+    try:
+        threads.start(work, name)
+    except RuntimeError as error:  # a limit of the container or the user, or the interpreter ends
+        raise UnavailableError(f"the save can't begin, as no thread can be started: {error}") from error

@@ -1,0 +1,187 @@
+"""What the client needs done, whoever does it: a daemon over gRPC (`remote`), or this process (`direct`).
+
+Both raise the same errors for the same reasons, and every wait ends at the deadline that is passed in.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.client.capture.buffers import Room
+from ckptd.client.capture.memory_layout import Placement
+from ckptd.client.deadline import Deadline
+from ckptd.client.saving.lane_source import LaneSource
+from ckptd.client.saving.save_order import Turn
+from ckptd.client.watch import Watch
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import SaveRef
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.objects import Objects
+from ckptd.engine.reading.damage import Suspicion, Verdict
+from ckptd.engine.replicas import Compared
+from ckptd.engine.saves.starts import Agreement
+from ckptd.engine.series import NamedStep
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRequest:
+    """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one.
+
+    `name` is the checkpoint's base name if that is not the run's. `compared` are digests of what other ranks may hold
+    as well.
+    """
+
+    step: int | None
+    request_id: str
+    meta_graph: bytes | None
+    overwrite: bool
+    timeout_s: float
+    meta_suffix: str = "meta"
+    write_state: bool = True
+    name: str | None = None
+    compared: Compared | None = None
+    refuses_differences: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A checkpoint, and its key below the root of the transport's objects."""
+
+    checkpoint: Checkpoint
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreCall:
+    """One call of `restore`: its id, one for all its attempts, and whether all ranks agree before it returns."""
+
+    id: str
+    is_together: bool = False
+
+
+class Handover(Protocol):
+    """A save that the engine follows while it is captured. No method waits or raises."""
+
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
+        """Say that all bytes are in place. From here on the engine needs nobody else.
+
+        Without `sums`, which are as for `give_sums`, the checksums are to follow.
+        """
+
+    def give_sums(self, sums: NDArray[np.uint32]) -> None:
+        """Hand the checksums over: one per part and, of strings, two, of the lengths and of the payload."""
+
+    def drop(self, reason: str) -> None:
+        """Say that the capture will not be finished."""
+
+
+class Transport(Protocol):
+    """The road to the engine. Methods may be called from any thread, several at a time."""
+
+    chunk_bytes: int
+    world_size: int
+    place: str
+    """What it saves to, the same for all who save there as this rank; see `own_saves`."""
+    retains_here: bool
+    """Whether this process does what retention says, and ends only when that is over."""
+
+    def room(self, size_bytes: int) -> Room:
+        """Return memory to capture a save into: shared with the engine where it can be."""
+
+    def prepare(self, size_bytes: int) -> None:
+        """Have rooms for saves of this size made ready, in the background."""
+
+    def begin(
+        self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
+    ) -> Handover | None:
+        """Let the engine follow the capture that begins now; None where it can't, and bytes are sent. Never waits."""
+
+    def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
+        """Have the engine forget a save into `room` that may have begun, as `begin` did not return. Never raises."""
+
+    def withdraw(self, request: SaveRequest, reason: str) -> None:
+        """Tell other ranks that this one gives a save up that nothing carries out. Waits a moment. Never raises."""
+
+    def declare(
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
+    ) -> Assignment | Checkpoint:
+        """Say what this rank brings; return what it owes, once every rank has, or what is saved already.
+
+        Waits for `turn` first, so that saves are declared in their order.
+        """
+
+    def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
+        """Hand over one lane; return when all of it has arrived and agrees with its checksums. `stop` gives it up."""
+
+    def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
+        """Wait until the save is published; raise what ended it, `NotFoundError` when there is no trace of it."""
+
+    def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
+        """Wait until what retention deletes because of a published save is gone, as far as it can be deleted now.
+
+        Returns at once where nobody can say: beside an older daemon.
+
+        Raises:
+            UnavailableError: not until the deadline.
+        """
+
+    def abort(self, save: SaveRef, reason: str) -> None:
+        """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""
+
+    def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
+        """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`.
+
+        For a call of `restore` it is the one that all ranks of this start restore.
+
+        Raises:
+            CorruptionError: when there are checkpoints, and all of them are in quarantine.
+        """
+
+    def checkpoints(self) -> list[Located]:
+        """Return all checkpoints of the run, of whatever name, oldest first."""
+
+    def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
+        """Keep a checkpoint from retention, or no longer."""
+
+    def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
+        """Remove a checkpoint; durable on return, and undone by `undelete` for a while unless it is for good."""
+
+    def undelete(self, which: NamedStep) -> Checkpoint:
+        """Bring a checkpoint back that was deleted lately; durable on return."""
+
+    def agree(self, name: str, located: Located, call: RestoreCall, is_whole: bool) -> tuple[Agreement, str]:
+        """Say what was found in the checkpoint that all ranks restore together.
+
+        Returns what follows, and which ranks are missing; does not wait for them: to be repeated.
+        """
+
+    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
+        """Have the owner of the run read bytes again that looked wrong; None when there is nobody who can.
+
+        Raises:
+            UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
+        """
+
+    def watch(self, name: str, timeout_s: float | None = None) -> Watch:
+        """Yield the newest checkpoint that `name` means, then each newer one.
+
+        Until `close`, or until none came for `timeout_s`.
+        """
+
+    def objects(self, key: str) -> Objects:
+        """Return what the bytes of the checkpoint with this prefix are read from."""
+
+    def mark_dropped(self) -> None:
+        """See `dropping.Droppable`."""
+
+    def let_go(self) -> None:
+        """See `dropping.Droppable`."""
+
+    def close(self) -> None:
+        """Leave the run and free everything. Harmless when repeated."""

@@ -1,0 +1,526 @@
+"""One run's checkpoints: which there are, which is latest; how a save gets in, and how one gets out.
+
+A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows lies in a `Ledger`; `commit` and
+`prune` do the durable work.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from ckptd.engine import series
+from ckptd.engine.catalog import commit as durable
+from ckptd.engine.catalog import deleting, recovery, reserve, rest, survey
+from ckptd.engine.catalog.commit import OnStep, ignore_step
+from ckptd.engine.catalog.edits import Owned, Which, in_words
+from ckptd.engine.catalog.fence import Life
+from ckptd.engine.catalog.ledger import CONFIRMED_FOR_S, Ledger, sure_to_go
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.recovery import Fate, Outcome, Recovery
+from ckptd.engine.catalog.rest import RestNote
+from ckptd.engine.catalog.retention import Action, RetentionPolicy, Verdict
+from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
+from ckptd.format import names
+from ckptd.format.crc32c import crc32c
+from ckptd.storage.base import Store
+from ckptd.storage.keys import join
+
+__all__ = ["Catalog", "latest_checkpoint", "list_checkpoints"]
+
+_log = logging.getLogger(__name__)
+
+
+class Catalog(Owned):
+    """The checkpoints of one run that one state file publishes.
+
+    It has one owner: no method may run while another does, and no other catalog may write to the run. Call `recover`
+    first. Whoever saves calls `choose_num_shards`, `draft`, `begin`, then writes the shards, then `commit`,
+    tells whoever waits, and then `retire`; or `abandon` at any time before.
+
+    Args:
+        store: where the run lives.
+        run: the run's directory in the store, "" for the root.
+        clock: wall time is for the retention rule and for people.
+        policy: what retention keeps, and by which rule. None: as the last save noted it, until `configure`.
+        latest_filename: the state file's name.
+        pad_step_number: whether steps in prefixes have eight digits.
+        relative_paths: whether the state file names checkpoints relative to itself, or by their locations.
+        undo_s: for how long a deletion by its owner can be undone; 0 deletes at once.
+        holder: who owns it, in words for whoever is kept out.
+        life: of the daemon that opens the run, perhaps not for the first time.
+        on_step: called before each durable step with its name; for tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        *,
+        clock: Clock,
+        policy: RetentionPolicy | None = None,
+        latest_filename: str = names.STATE_KEY,
+        pad_step_number: bool = False,
+        relative_paths: bool = True,
+        undo_s: float = 0.0,
+        holder: str = "ckptd",
+        life: Life | None = None,
+        on_step: OnStep = ignore_step,
+    ) -> None:
+        """Start the retention rule's clock; nothing is read yet."""
+        self._store = store
+        self._run = run
+        self._clock = clock
+        self._policy = policy or RetentionPolicy()
+        self._is_policy_told = policy is not None
+        self._hours_since: float | None = None
+        self._pad = pad_step_number
+        self._on_step = on_step
+        self._relative = relative_paths
+        self._undo_s = undo_s
+        self._mark = clock.wall_s() + self._policy.interval_s
+        self._ledger = Ledger(store, run, latest_filename, on_step, clock, undo_s, holder, life)
+        self._sequence = 0
+        self._counting = threading.Lock()
+
+    @property
+    def max_to_keep(self) -> int | None:
+        """How many retention keeps; None or 0: all."""
+        return self._policy.max_to_keep
+
+    def configure(
+        self,
+        policy: RetentionPolicy,
+        latest_filename: str,
+        pad_step_number: bool,
+        relative_paths: bool = True,
+        *,
+        hours_since: float | None = None,
+    ) -> None:
+        """Take over what a trainer asks for; as with a new Saver or manager, the retention rule begins anew.
+
+        With another state file the run is read anew before the next call; saves under way then fail to commit.
+        `hours_since` is when a manager was made, None for now.
+        """
+        ledger = self._ledger
+        if latest_filename != ledger.latest_filename:
+            ledger.settle(None)
+            ledger.use(latest_filename)
+        self._policy, self._pad, self._relative = policy, pad_step_number, relative_paths
+        self._is_policy_told = True
+        self._mark = self._clock.wall_s() + policy.interval_s
+        self._hours_since = hours_since
+        if not ledger.is_stale:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        mark = self._ledger.take_over(self._policy, self._hours_since)
+        self._mark = self._mark if mark is None else mark
+
+    # Looking
+
+    def highest_epoch(self) -> int:
+        """Return the highest epoch that a save of the run began under, 0 if there is no trace of any."""
+        return max((record.epoch for record in self._ledger.records.values()), default=0)
+
+    def latest(self, name: str = names.ANY_NAME) -> Checkpoint | None:
+        """Return the newest complete checkpoint that `name` means, None if there is none; see `series`."""
+        return series.latest_of(name, self.listed(), self.forgotten())
+
+    def listed(self) -> list[Checkpoint]:
+        """Return the complete checkpoints of this store that the state file lists, oldest first, the latest last.
+
+        If there is a state file, but nothing that it lists is here, the newest that is kept for good stands for them.
+        """
+        here = self._ledger.listing.here
+        if not here and self._ledger.state.data is not None:
+            here = self._ledger.unlisted()[-1:]
+        return [entry.checkpoint for entry in here]
+
+    def forgotten(self) -> list[Checkpoint]:
+        """Return those that the state file listed once, oldest first: a Saver without limit lists the latest only."""
+        return [each.checkpoint for each in self._ledger.unlisted() if each.record and each.record.write_state]
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return all checkpoints, oldest first, those as well that left the list but are kept for good."""
+        ledger = self._ledger
+        return [entry.checkpoint for entry in ledger.listing.with_unlisted(ledger.unlisted())]
+
+    def find(self, which: Which) -> Checkpoint:
+        """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
+
+        One in quarantine is found too, if there is no other: to be deleted, or pinned.
+
+        Raises:
+            NotFoundError: when there is none.
+            InvalidRequestError: when there are several of the usual name's step, none of which has that name.
+        """
+        whole = self.checkpoints()
+        marked = [survey.checkpoint_of(self._store, record) for record in self._ledger.quarantined()]
+        for found in (whole, [*whole, *marked]):
+            match which:
+                case str():
+                    meant = [each for each in found if which in (each.prefix, each.prefix.rpartition("/")[2])]
+                case int():
+                    meant = [each for each in found if each.step == which]
+                case series.NamedStep(name, step):
+                    of_name = series.of_name(found, name, checkpoint_of=lambda it: it)
+                    meant = [each for each in of_name if each.step == step]
+                    _check_one_name(which, meant)
+            if meant:
+                return meant[-1]
+        raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._run or None)
+
+    def exists(self, name: str, step: int | None) -> bool:
+        """Say whether the step has an index, whoever wrote it: then saving it anew needs `overwrite`."""
+        return self._is_there(names.index_key(join(self._run, self._prefix(name, step))))
+
+    def record_of(self, save_id: str) -> Record | None:
+        """Return the record of a published save that is not being deleted, None if there is none."""
+        record = self._ledger.records.get(save_id)
+        return record if record is not None and record.published and not record.dropped else None
+
+    def recover_again(self) -> None:
+        """Read the run anew: somebody else has changed what lies there. Nothing that may have readers is deleted."""
+        self._recover(None)
+
+    def quarantined(self) -> list[Record]:
+        """Return the records of what is in quarantine, in the order in which the saves began."""
+        return self._ledger.quarantined()
+
+    def is_in_quarantine(self, name: str, step: int | None) -> bool:
+        """Say whether the step is taken only by a checkpoint in quarantine, which a new save may replace."""
+        prefix = self._prefix(name, step)
+        return any(record.prefix == prefix for record in self._ledger.quarantined())
+
+    # A save
+
+    def next_sequence(self) -> int:
+        """Return the number of the save that begins next; it grows, also across restarts, while any save is left.
+
+        May be called from any thread, after `recover`.
+        """
+        with self._counting:
+            self._sequence += 1
+            return self._sequence
+
+    def choose_num_shards(self, name: str, step: int | None, wanted: int) -> int:
+        """Return the shard count for an attempt at this step: `wanted`, or the next that nothing there uses yet."""
+        if wanted < 1:
+            raise InvalidRequestError("a checkpoint has one shard at least", actual=wanted)
+        self._refresh(CONFIRMED_FOR_S)
+        prefix = join(self._run, self._prefix(name, step))
+        taken = self._ledger.used_counts(prefix)
+        for key in self._keys_of(self._prefix(name, step)):
+            parsed = names.parse_shard_key(key)
+            if parsed is not None and parsed[0] == prefix:
+                taken.add(parsed[2])
+        index = deleting.index_in_place(self._store, names.index_key(prefix))
+        if index is not None and index.num_shards is not None:
+            taken.add(index.num_shards)
+        return next(count for count in range(wanted, wanted + len(taken) + 1) if count not in taken)
+
+    def draft(
+        self,
+        name: str,
+        step: int | None,
+        *,
+        save_id: str,
+        shard_sizes: Sequence[int],
+        attempt: int = 1,
+        epoch: int = 0,
+        meta_graph: bool = False,
+        meta_suffix: str = "meta",
+        write_state: bool = True,
+    ) -> Record:
+        """Return the record of a save that is to begin now. Nothing is written yet."""
+        return Record(
+            save_id=save_id,
+            sequence=self.next_sequence(),
+            run=self._run,
+            name=name,
+            step=step,
+            prefix=self._prefix(name, step),
+            shard_sizes=tuple(shard_sizes),
+            began_at=self._clock.wall_s(),
+            attempt=attempt,
+            epoch=epoch,
+            meta_graph=meta_graph,
+            meta_suffix=meta_suffix,
+            write_state=write_state,
+        )
+
+    def begin(self, record: Record) -> None:
+        """Note durably that a save begins; only then may its shards be created.
+
+        What only the catalog knows it adds to the record: the state file's name, the retention rule, and that the step
+        is pinned.
+
+        Raises:
+            ConflictError: when one of the keys that it will use is taken.
+        """
+        self._refresh(CONFIRMED_FOR_S)
+        if record.run != self._run:
+            raise InvalidRequestError("this record belongs to another run", key=record.key)
+        if self._ledger.unfinished is not None:
+            raise self._ledger.unfinished
+        attempts = [each for each in self._ledger.records.values() if each.prefix == record.prefix]
+        record = replace(
+            record,
+            latest_filename=self._ledger.latest_filename,
+            next_keep_at=sure_to_go(self._policy, self._mark) if record.write_state else 0.0,
+            retention=self._policy.rule.value,
+            max_to_keep=self._policy.max_to_keep,
+            keep_hours=self._policy.keep_checkpoint_every_n_hours,
+            relative_paths=self._relative,
+            pinned=self._ledger.is_pinned(record.prefix),
+        )
+        if record.save_id in self._ledger.records:
+            raise ConflictError("a save with this id has begun before", key=record.key)
+        for other in attempts:
+            if other.dropped and not self._is_there(other.index_key):
+                with suppress(deleting.BeingReadError):  # it goes later, as one that was overwritten
+                    self._ledger.drop(other)  # else what is left of it would pass for ours
+        present = set(self._keys_of(record.prefix))
+        if not self._store.has_locks and record.index_key in present:
+            record = replace(record, index_version=self._store.stat(record.index_key).version)
+        self._check_keys(record, present)
+        self._on_step("begin.record")
+        self._store.put(record.key, record.encode())
+        reserve.keep(self._store, self._run, parts=1)  # the others when nobody waits: `retire`
+        self._ledger.records[record.save_id] = record
+        self._ledger.live.add(record.save_id)
+
+    def _check_keys(self, record: Record, present: Collection[str]) -> None:
+        """Refuse a save that would write over what is not its own; `present` are the keys that begin like its own."""
+        ledger = self._ledger
+        taken = {each.meta_key for each in ledger.records.values() if each.meta_graph and each.prefix != record.prefix}
+        taken |= {join(self._run, each.latest_filename) for each in ledger.records.values()}
+        taken |= {ledger.state.key, join(self._run, names.STATE_KEY), *set(present).intersection(record.shard_keys)}
+        wanted = [*record.shard_keys, record.index_key]
+        if record.meta_graph:
+            wanted.append(record.meta_key)
+            if record.meta_key in present and not self._owns_meta(record):
+                taken.add(record.meta_key)
+        for key in wanted:
+            if key in taken:
+                raise ConflictError("this key is taken, and not by a save of ours", key=key)
+
+    def _owns_meta(self, record: Record) -> bool:
+        """Say whether the graph description in place is of the checkpoint that a save replaces, or was left by it."""
+        attempts = (each for each in self._ledger.records.values() if each.prefix == record.prefix)
+        if any(each.meta_graph and each.meta_suffix == record.meta_suffix for each in attempts if each != record):
+            return True
+        # What another program wrote beside its checkpoint has the usual name.
+        return record.meta_suffix == "meta" and self._is_there(record.index_key)
+
+    def commit(
+        self,
+        record: Record,
+        index: bytes,
+        meta_graph: bytes | None = None,
+        *,
+        overwrite: bool = False,
+        duration_s: float = 0.0,
+    ) -> Checkpoint:
+        """Make a save real and publish it. On return it survives a power cut: acknowledge it, then `retire`.
+
+        Args:
+            record: what `begin` was given; all its shards are finished.
+            index: the whole index; it refers to `record.num_shards` shards.
+            meta_graph: the graph description, if the record promised one.
+            overwrite: replace a checkpoint of the same step.
+            duration_s: how long the save took until now.
+
+        Raises:
+            ConflictError: when the step has an index and `overwrite` is False.
+            CkptdError: when the store fails. The save may be real all the same: `abandon` looks, and either removes it
+                or carries it forward.
+        """
+        ledger = self._ledger
+        if record.save_id not in ledger.live:
+            raise ConflictError("this save has not begun, or is over", key=record.key)
+        if (meta_graph is not None) != record.meta_graph:
+            raise InvalidRequestError("a graph description comes exactly if the record says so", key=record.key)
+        self._refresh(CONFIRMED_FOR_S)
+        ledger.settle(None)
+        record = ledger.records[record.save_id]
+        if record.latest_filename != ledger.latest_filename:
+            raise ConflictError("the run was given another state file meanwhile", key=record.key)
+        pinned = ledger.is_pinned(record.prefix)
+        if pinned != record.pinned:
+            # What this replaces was pinned, or unpinned, since the save began. The mark would go with its record.
+            self._on_step("commit.pinned")
+            record = ledger.remember(ledger.note(record, pinned=pinned))
+        # Where others cannot be kept out, only the very index that was there when the save began is replaced.
+        overwrite = overwrite and (self._store.has_locks or record.index_version is not None)
+        files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite, record.index_version)
+        if meta_graph is not None and overwrite:
+            is_there = self._is_there(record.meta_key)
+            if is_there and not self._owns_meta(record):
+                raise ConflictError("this key is taken since the save began, and not by ours", key=record.meta_key)
+            files = replace(files, is_meta_new=not is_there)
+        done = replace(
+            record,
+            published=True,
+            saved_at=self._clock.wall_s(),
+            duration_s=duration_s,
+            index_crc32c=crc32c(index),
+        )
+        try:
+            durable.commit(self._store, files, self._on_step, confirm=self.confirm)
+            if done.write_state:
+                listing = ledger.listing.with_newest(ledger.entry(done))
+                self._mark = ledger.publish(done, listing, self._policy, self._mark, self._relative)
+            else:
+                done = ledger.keep_unlisted(done)
+        except CkptdError:
+            ledger.is_stale = True
+            raise
+        finally:
+            ledger.live.discard(record.save_id)  # also when it failed: from here on it is recovery's
+        return survey.checkpoint_of(self._store, done)
+
+    def abandon(self, record: Record) -> Outcome:
+        """End a save that will not be committed: its shards, temporaries and record are deleted.
+
+        The caller has aborted its writers. A save whose index is already in place goes forward instead: it is
+        published. Safe to repeat; when the store fails, recovery does the rest at the next start.
+
+        Raises:
+            ConflictError: when another owner has taken the run over; nothing was removed.
+        """
+        ledger, subject = self._ledger, self._store.location(record.prefix_key)
+        ledger.live.discard(record.save_id)
+        try:
+            self.confirm(0.0)  # of another owner's run nothing is removed, also not what looks like ours
+            if ledger.is_stale:
+                outcomes = [outcome for outcome in self._recover(None).outcomes if outcome.subject == subject]
+                return outcomes[-1] if outcomes else Outcome(subject, Fate.NOTHING, "nothing of it is left")
+            known = ledger.records.get(record.save_id)
+            if known is None or known.published:
+                return Outcome(subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published")
+            ledger.sweep_uploads_of(known)
+            attempts = [each for each in ledger.records.values() if each.prefix == known.prefix]
+            gathered = recovery.gather(self._store, attempts, ledger.listed(), ledger.is_undoable)
+            [facts] = [each for each in gathered if each.record == known]
+            fate, reason = recovery.judge(facts)
+            return ledger.carry_out(facts, fate, reason, None)
+        except CkptdError:
+            ledger.is_stale = True
+            raise
+
+    def retire(self, in_use: Collection[str] = ()) -> list[Verdict]:
+        """Delete what retention let go, and note what else the last publication meant for others.
+
+        Never raises `CkptdError`: what is being read (`in_use`, as `Checkpoint.prefix`) and what could not be deleted
+        is in the result as kept, with the reason, and is tried again next time.
+        """
+        ledger = self._ledger
+        try:
+            if ledger.is_stale or not ledger.state.confirm():
+                self._recover(in_use)
+            verdicts = ledger.settle(in_use)
+            reserve.keep(self._store, self._run)
+            if ledger.can_sweep_more():
+                self._recover(in_use)
+            settled = {verdict.prefix for verdict in verdicts}
+            for record in [each for each in ledger.records.values() if each.dropped and each.published]:
+                if ledger.is_undoable(record):
+                    continue
+                if self._store.location(record.prefix_key) not in settled:
+                    verdicts.append(ledger.let_go(record, "it was let go earlier", in_use))
+        except CkptdError as error:
+            _log.warning("retention must wait: %s", error)
+            return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]
+        return verdicts
+
+    def next_sweep_at(self) -> float | None:
+        """Return when the time to undo a deletion is next over, by wall clock; `retire` then frees its space."""
+        return self._ledger.next_sweep_at()
+
+    # Recovery
+
+    def recover(self) -> Recovery:
+        """Read the run anew and bring to an end whatever a crash interrupted. Safe to repeat, and to crash in.
+
+        Living saves of this catalog are left alone. Nobody else may be reading what retention let go.
+
+        Raises:
+            CorruptionError: for a state file that cannot be read as one: its history must not silently become empty.
+        """
+        return self._recover(())
+
+    def resume(self, note: RestNote) -> bool:
+        """Take the run over at rest, in place of `recover`; False when it is not as `note` says."""
+        if not self._ledger.resume(note):
+            return False
+        self._begin_anew()
+        return True
+
+    def keep_rest_note(self, epoch: int) -> bool:
+        """Note durably that the run is at rest, if it is; return whether that is noted now."""
+        note = self._ledger.rest_note(epoch)
+        return note is not None and rest.keep(self._store, self._run, self._ledger.state.version, note)
+
+    def confirm(self, max_age_s: float = CONFIRMED_FOR_S) -> None:
+        """Make sure that the run is still ours, in a store where nothing keeps others out; elsewhere it is.
+
+        Raises:
+            ConflictError: when another owner has taken it over.
+        """
+        if not self._ledger.state.confirm(max_age_s):
+            self._ledger.is_stale = True  # a person has edited the state file
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another owner has taken the run over; then nothing can be changed by this one any more."""
+        return self._ledger.state.is_fenced
+
+    def _refresh(self, max_age_s: float) -> None:
+        self.confirm(max_age_s)
+        if self._ledger.is_stale:
+            self._recover(None)
+
+    def _keys_of(self, prefix: str) -> Sequence[str]:
+        """Return the keys of all files that may be of the checkpoint `prefix`, and of others that begin so."""
+        return self._store.keys(self._run, prefix + ".")
+
+    def _recover(self, in_use: Collection[str] | None) -> Recovery:
+        done = self._ledger.recover(in_use)
+        self._begin_anew()
+        return done
+
+    def _begin_anew(self) -> None:
+        if not self._is_policy_told:
+            # A default must not decide about checkpoints whose trainer said otherwise, and has not come back yet.
+            self._policy = self._ledger.last_policy()
+        self._take_over()
+        with self._counting:
+            sequences = (record.sequence for record in self._ledger.records.values())
+            self._sequence = max(self._sequence, max(sequences, default=0))
+
+    def _prefix(self, name: str, step: int | None) -> str:
+        return name if step is None else names.prefix_for(name, step, self._pad)
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self._store.stat(key)
+        except NotFoundError:
+            return False
+        return True
+
+
+def _check_one_name(which: series.NamedStep, found: Sequence[Checkpoint]) -> None:
+    """Refuse to guess: a program that names nothing may mean whatever is there, but not one of several."""
+    called = sorted({series.name_of(each) for each in found})
+    if which.name != names.ANY_NAME and len(called) > 1:
+        raise InvalidRequestError(
+            f"step {which.step} is there under several names: {', '.join(called)}; say which by name="
+        )

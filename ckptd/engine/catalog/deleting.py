@@ -1,0 +1,214 @@
+"""Deleting what was let go, so that a crash at any point leaves a whole checkpoint, or rubbish that a record names.
+
+The state file goes first (`commit.publish` has named another by then, durably), then the index: from that moment there
+is no checkpoint any more, only files. The record is last, because it is the proof that the files are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+
+from ckptd.engine.catalog import reserve
+from ckptd.engine.catalog.commit import OnStep, ignore_step
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.reading import indexes
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError
+from ckptd.format import names
+from ckptd.format.crc32c import crc32c
+from ckptd.storage import holds
+from ckptd.storage.base import Store
+
+
+def set_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
+    """Take a checkpoint of ours away so that it can be brought back: only its index moves. Safe to repeat.
+
+    Without an index nobody sees a checkpoint, and its shards have names that no other save ever uses. So nothing large
+    is copied, and it works the same on a disk and in a bucket.
+
+    Raises:
+        ConflictError: when the index in place may be another program's; nothing was changed.
+    """
+    try:
+        data = store.get(record.index_key)
+    except NotFoundError:
+        return
+    if not _is_ours(IndexInPlace(data, record.index_key), record):
+        return
+    # Crash here: a whole checkpoint, marked as deleted. `recovery` comes back to this.
+    on_step("delete.aside")
+    reserve.copy(store, record.index_key, data, record.aside_key)
+    # Crash here: the same, and a copy of its index.
+    on_step("delete.index")
+    store.delete([record.index_key])
+
+
+def bring_back(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
+    """Put the index of one that was set aside in place again. The copy stays until the record says that it is back.
+
+    Raises:
+        NotFoundError: when there is no such copy.
+        ConflictError: when there is an index in place already that is another one.
+    """
+    data = store.get(record.aside_key)
+    # Crash here: as it was deleted; the undoing was never acknowledged.
+    on_step("undelete.index")
+    try:
+        store.put(record.index_key, data)
+    except ConflictError:
+        if store.get(record.index_key) != data:
+            raise
+
+
+def is_aside(store: Store, record: Record) -> bool:
+    """Say whether the copy is there that `bring_back` needs."""
+    if record.deleted_at is None:
+        return False
+    try:
+        store.stat(record.aside_key)
+    except NotFoundError:
+        return False
+    return True
+
+
+class BeingReadError(ConflictError):
+    """A checkpoint is being read, and so it is not deleted now."""
+
+
+@contextmanager
+def unread(store: Store, prefix: str, num_shards: int | None, *, is_in_place: bool = True) -> Iterator[None]:
+    """Make sure that nobody reads the checkpoint `prefix`, nor begins to while the block runs.
+
+    Its data is looked at, which is its alone, and its index, unless another save's `is_in_place`.
+
+    Raises:
+        BeingReadError: when somebody does.
+    """
+    keys = [names.shard_key(prefix, 0, num_shards)] if num_shards else []
+    with holds.unread(store, [*keys, *([names.index_key(prefix)] if is_in_place else [])]) as is_unread:
+        if not is_unread:
+            raise BeingReadError(
+                "it is being read, straight from the disk; try again when that has ended", key=store.location(prefix)
+            )
+        yield
+
+
+def drop(
+    store: Store,
+    record: Record,
+    *,
+    others: Collection[Record] = (),
+    on_step: OnStep = ignore_step,
+    is_unread: bool = False,
+) -> None:
+    """Delete what is left of a checkpoint of ours that the state file no longer names. Safe to repeat.
+
+    The index of another attempt stays, one of `others`, and so does the graph description unless that one has none.
+    With `is_unread` the caller has made sure of that.
+
+    Raises:
+        BeingReadError: when it is being read; nothing was deleted.
+        ConflictError: when the index in place may be another program's; nothing was deleted.
+    """
+    with ExitStack() as stack:
+        if not is_unread:
+            stack.enter_context(unread(store, record.prefix_key, record.num_shards, is_in_place=False))
+        index = index_in_place(store, record.index_key)
+        if index is not None and _is_ours(index, record):
+            if not is_unread:
+                stack.enter_context(unread(store, record.prefix_key, None))
+            # Crash here: a whole checkpoint, marked to be dropped. `recovery` comes back to this.
+            on_step("drop.index")
+            store.delete([record.index_key])
+            index = None
+        if record.deleted_at is not None:
+            # Crash here: as `delete` left it. Without the copy the deletion is for good.
+            on_step("drop.aside")
+            store.delete([record.aside_key])
+        with_meta = index is None or _has_no_meta(index, others)
+        _delete_rest(store, record, with_meta=with_meta, what="drop", on_step=on_step)
+
+
+def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:
+    """Delete what a save left that never got an index. Safe to repeat.
+
+    The graph description goes too, unless one of `others`, the records of the same prefix, may need it.
+
+    Raises:
+        ConflictError: when an index in place may refer to these shards; nothing was deleted.
+    """
+    index = index_in_place(store, record.index_key)
+    if index is None:
+        with_meta = not others
+    elif index.num_shards in (record.num_shards, None):
+        raise ConflictError("an index in place may refer to these shards", key=record.index_key)
+    else:
+        with_meta = _has_no_meta(index, others)
+    _delete_rest(store, record, with_meta=with_meta, what="sweep", on_step=on_step)
+
+
+def _has_no_meta(index: IndexInPlace, others: Collection[Record]) -> bool:
+    return any(index.refers_to_shards_of(other) and not other.meta_graph for other in others)
+
+
+def _delete_rest(store: Store, record: Record, *, with_meta: bool, what: str, on_step: OnStep) -> None:
+    # Crash here: shards that no index refers to, and the record that names them.
+    on_step(f"{what}.shards")
+    store.delete(record.shard_keys)
+    if record.meta_graph and with_meta:
+        on_step(f"{what}.meta")
+        store.delete([record.meta_key])
+    # Crash here: a record that names nothing.
+    on_step(f"{what}.record")
+    store.delete([record.key])
+
+
+class IndexInPlace:
+    """An index as found. Decoding a large one takes seconds, its checksum milliseconds: so that comes first."""
+
+    def __init__(self, data: bytes, key: str) -> None:
+        """Look at the bytes of the index at `key`."""
+        self.crc32c = crc32c(data)
+        self._data = data
+        self._key = key
+
+    @cached_property
+    def num_shards(self) -> int | None:
+        """How many shards it refers to, None if it cannot be decoded."""
+        try:
+            return indexes.decode(self._data, self._key).num_shards
+        except CorruptionError:
+            return None
+
+    def is_exactly(self, data: bytes) -> bool:
+        """Say whether it has these very bytes."""
+        return self._data == data
+
+    def is_as_written_by(self, record: Record) -> bool:
+        """Say whether it is, byte for byte, the one that this save noted."""
+        return record.index_crc32c is not None and self.crc32c == record.index_crc32c
+
+    def refers_to_shards_of(self, record: Record) -> bool:
+        """Say whether it refers to this save's shards: no other attempt has as many."""
+        return self.is_as_written_by(record) or self.num_shards == record.num_shards
+
+
+def index_in_place(store: Store, key: str) -> IndexInPlace | None:
+    """Read the index at `key`, None if there is none."""
+    try:
+        return IndexInPlace(store.get(key), key)
+    except NotFoundError:
+        return None
+
+
+def _is_ours(index: IndexInPlace, record: Record) -> bool:
+    if index.is_as_written_by(record):
+        return True
+    if index.num_shards is None:
+        raise ConflictError("the index in place cannot be decoded, so nobody knows whose it is", key=record.index_key)
+    if index.num_shards != record.num_shards:
+        return False
+    if record.index_crc32c is not None:
+        raise ConflictError("the index in place is not the one that this save wrote", key=record.index_key)
+    return True

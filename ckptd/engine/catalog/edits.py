@@ -1,0 +1,187 @@
+"""What the owner of a run asks of its catalog: to pin a checkpoint, to delete it, and to think again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+
+from ckptd.engine.catalog import deleting, survey
+from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import RetentionPolicy
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
+from ckptd.engine.series import NamedStep
+from ckptd.errors import CkptdError, ConflictError, NotFoundError
+from ckptd.format import names
+from ckptd.storage.base import Store
+
+Which = int | str | NamedStep
+"""Which checkpoint of a run: the newest of a step whatever its name, the one of a prefix, or the step of a name."""
+
+
+def in_words(which: Which) -> str:
+    """Name a checkpoint for people."""
+    return repr(which) if isinstance(which, str) else str(which) if isinstance(which, NamedStep) else f"step {which}"
+
+
+class Owned(ABC):
+    """The half of `Catalog` that changes single checkpoints; `Catalog` fills in what it needs."""
+
+    _store: Store
+    _run: str
+    _clock: Clock
+    _policy: RetentionPolicy
+    _undo_s: float
+    _ledger: Ledger
+
+    @abstractmethod
+    def latest(self, name: str = names.ANY_NAME) -> Checkpoint | None:
+        """See `Catalog`."""
+
+    @abstractmethod
+    def find(self, which: Which) -> Checkpoint:
+        """See `Catalog`."""
+
+    @abstractmethod
+    def _refresh(self, max_age_s: float) -> None:
+        """Read the run anew if memory and store may differ; make sure that it is ours."""
+
+    def pin(self, which: Which) -> Checkpoint:
+        """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
+        return self._set_pinned(which, True)
+
+    def unpin(self, which: Which) -> Checkpoint:
+        """Let retention have a checkpoint again. One that was kept for good stays kept."""
+        return self._set_pinned(which, False)
+
+    def _set_pinned(self, which: Which, pinned: bool) -> Checkpoint:
+        record = self._record_of(which)
+        if record.pinned != pinned:
+            # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
+            listed = record.prefix_key in self._ledger.listed()
+            released = not pinned and listed and not self._ledger.listing.has_room(self._policy)
+            self._ledger.remember(self._ledger.note(record, pinned=pinned, released=released))
+        return self.find(which)
+
+    def delete(self, which: Which, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
+        """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
+
+        For `undo_s` it can be brought back by `undelete`, so its shards go only after that, unless it is `for_good`.
+        The latest is refused unless `even_latest`: readers would see time run backward. With it the one before becomes
+        the latest; if there is none, the state file goes.
+
+        Raises:
+            ConflictError: when it is pinned, the latest, not ours, or, for good, when it is being read.
+        """
+        record = self._record_of(which)
+        checkpoint = self.find(which)
+        if record.pinned:
+            raise ConflictError("it is pinned: unpin it first", key=record.prefix_key)
+        if checkpoint == self.latest() and not even_latest:
+            raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
+        deleted_at = None if for_good or self._undo_s <= 0 else self._clock.wall_s()
+        with ExitStack() as stack:
+            if deleted_at is None:
+                stack.enter_context(deleting.unread(self._store, record.prefix_key, record.num_shards))
+            self._delete(record, deleted_at)
+        return checkpoint
+
+    def _delete(self, record: Record, deleted_at: float | None) -> None:
+        try:
+            # Crash after this mark: still listed, so `recovery` takes the mark back.
+            record = self._ledger.remember(self._ledger.note(record, dropped=True, deleted_at=deleted_at))
+            if record.prefix_key in self._ledger.listed():
+                self._ledger.unlist(record)
+            if deleted_at is None:
+                self._ledger.drop(record, is_unread=True)
+            else:
+                self._ledger.set_aside(record)
+        except CkptdError:
+            self._ledger.is_stale = True
+            raise
+
+    def undelete(self, which: Which) -> Checkpoint:
+        """Bring back what `delete` deleted lately, by its step or prefix. Durable on return.
+
+        It is listed again at its old place if the list has room, and otherwise kept for good.
+
+        Raises:
+            NotFoundError: when nothing of the kind was deleted, its time is over, or the step was saved again.
+        """
+        self._refresh(0.0)
+        ledger = self._ledger
+        ledger.settle(None)
+        deleted = [
+            each
+            for each in ledger.records.values()
+            if each.dropped
+            and ledger.is_undoable(each)
+            and self._is_meant(each, which)
+            and deleting.is_aside(self._store, each)
+        ]
+        if not deleted:
+            raise NotFoundError(f"nothing that was deleted lately is {in_words(which)}", key=self._run or None)
+        record = max(deleted, key=lambda each: each.sequence)
+        try:
+            return survey.checkpoint_of(self._store, ledger.bring_back(record, self._policy))
+        except CkptdError:
+            ledger.is_stale = True
+            raise
+
+    def quarantine(self, save_id: str, reason: str, by: str) -> bool:
+        """Mark a checkpoint of ours as damaged: it leaves the list, and its files stay. Durable on return.
+
+        Returns False when there is no such checkpoint any more, or it is in quarantine already.
+        """
+        self._refresh(0.0)
+        self._ledger.settle(None)
+        record = self._ledger.records.get(save_id)
+        if record is None or not record.published or record.dropped or record.quarantine:
+            return False
+        try:
+            self._ledger.put_in_quarantine(record, reason, by)
+        except CkptdError:
+            self._ledger.is_stale = True
+            raise
+        return True
+
+    def note_verified(self, save_id: str) -> None:
+        """Note that all of a checkpoint of ours was read just now and is as it should be; unless it has gone."""
+        self._refresh(0.0)
+        record = self._ledger.records.get(save_id)
+        if record is not None and record.published and not record.dropped:
+            self._ledger.remember(self._ledger.note(record, verified_at=self._clock.wall_s()))
+
+    def lift_quarantine(self, save_id: str) -> Checkpoint:
+        """List a checkpoint again that was verified anew, or keep it for good where its place is taken. Durable."""
+        self._refresh(0.0)
+        self._ledger.settle(None)
+        record = self._ledger.records.get(save_id)
+        if record is None or not record.quarantine:
+            raise NotFoundError("no checkpoint of this save is in quarantine", key=self._run or None)
+        try:
+            return survey.checkpoint_of(self._store, self._ledger.end_quarantine(record, self._policy))
+        except CkptdError:
+            self._ledger.is_stale = True
+            raise
+
+    def _is_meant(self, record: Record, which: Which) -> bool:
+        if not isinstance(which, NamedStep):
+            return which in (record.step, record.prefix, self._store.location(record.prefix_key))
+        if record.step != which.step:
+            return False
+        if which.name in (record.name, names.ANY_NAME):
+            return True
+        # As in `series.of_name`: where nothing has the usual name, it means whatever is there.
+        called = {each.name for each in self._ledger.records.values()}
+        return which.name == names.DEFAULT_NAME and which.name not in called
+
+    def _record_of(self, which: Which) -> Record:
+        self._refresh(0.0)
+        self._ledger.settle(None)
+        checkpoint = self.find(which)
+        record = self._ledger.records.get(checkpoint.save_id)
+        if record is None:
+            raise ConflictError("ckptd did not write this checkpoint and never deletes it", key=checkpoint.prefix)
+        return record

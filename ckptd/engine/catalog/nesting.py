@@ -1,0 +1,81 @@
+"""Runs lie beside each other, never one in another's directory: there, a run could be named like a file of the other.
+
+``team/job/checkpoint`` is a directory where the run ``team/job`` has its state file. So a new run is refused inside of
+another and around another, whichever comes first, and also when they were found from different roots. Runs that lie
+like that already, as earlier releases allowed, stay what they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ckptd.engine.catalog.records import DIRECTORY
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
+from ckptd.storage.base import Store
+from ckptd.storage.keys import join
+from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.locations import open_store
+
+EPOCH_NAME = f"{DIRECTORY}/epoch"
+"""Where a run notes its epoch, below its directory: what every run has from its first member on."""
+
+
+def check_apart(store: Store, run: str) -> None:
+    """Refuse a new run that would lie in the directory of another, or have another in its own.
+
+    Raises:
+        InvalidRequestError: naming both.
+    """
+    if _is_run(store, run):
+        return
+    above = run
+    while above:
+        above = above.rpartition("/")[0]
+        if _is_run(store, above):
+            raise _inside(store, run, store.location(above) if above else store.url)
+    for outer in stores_above(store):
+        if _is_run(outer, ""):
+            raise _inside(store, run, outer.url)
+    for stat in store.list(run):
+        if stat.key.endswith("/" + EPOCH_NAME):
+            inner = stat.key.removesuffix("/" + EPOCH_NAME)
+            if inner == run:
+                return  # another of its processes has joined it since: then it is one
+            raise InvalidRequestError(
+                f"{store.location(run)} cannot be a run: run {store.location(inner)} lies inside of it; choose a name "
+                "beside that one"
+            )
+
+
+def stores_above(store: Store) -> Iterator[Store]:
+    """Yield the directories above the root of a store, as stores, the nearest first."""
+    if isinstance(store, LocalStore):
+        path = os.path.realpath(store.url)
+        while path != "/":
+            path = os.path.dirname(path)  # noqa: PTH120 (a Path would not survive every byte of a name)
+            yield LocalStore(path, confined=False)
+    elif not store.has_locks:
+        scheme, _, path = store.url.partition("://")
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            yield open_store(f"{scheme}://{path}")
+
+
+def _is_run(store: Store, directory: str) -> bool:
+    try:
+        store.stat(join(directory, EPOCH_NAME))
+    except (
+        NotFoundError,
+        NotPermittedError,
+        ConflictError,
+    ):  # a file, or what we may not look at, is no run
+        return False
+    return True
+
+
+def _inside(store: Store, run: str, other: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{store.location(run)} cannot be a run: it lies inside of the run {other}, whose files could get its name; "
+        "choose a name beside that one"
+    )

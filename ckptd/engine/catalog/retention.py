@@ -1,0 +1,185 @@
+"""What to keep, and why. Pure: the list of checkpoints and the time come in, a verdict for each goes out.
+
+The rules are TensorFlow's, see `housekeeping`; a policy names one. What ckptd adds: pinned ones stay and do not count,
+and the newest always stays. Who leaves the list is one question, when files are deleted another: that waits for
+readers, and never happens to what is not ours; see `ledger`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ckptd.engine.catalog.tensorflow_rules import HOUR_S, Leaving, ManagerHousekeeping, SaverHousekeeping, as_float32
+from ckptd.errors import InvalidRequestError
+
+
+class Rule(Enum):
+    """Whose rule decides."""
+
+    SAVER = "saver"
+    MANAGER = "manager"
+
+    @classmethod
+    def named(cls, name: str) -> Rule:
+        """Return the rule of this name.
+
+        Raises:
+            InvalidRequestError: when there is none.
+        """
+        try:
+            return cls(name)
+        except ValueError as error:
+            raise InvalidRequestError(
+                "retention is one of two rules", expected="saver or manager", actual=name
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """How many checkpoints stay listed, and how often one is kept for good.
+
+    Attributes:
+        max_to_keep: how many the list may hold; 0 or None keeps all files. Saver then lists only the latest,
+            CheckpointManager all.
+        keep_checkpoint_every_n_hours: of those that leave the list, keep one for every so many hours; None keeps none.
+        rule: how both numbers are meant.
+    """
+
+    max_to_keep: int | None = 5
+    keep_checkpoint_every_n_hours: float | None = 10000.0
+    rule: Rule = Rule.SAVER
+
+    def __post_init__(self) -> None:
+        if self.max_to_keep is not None and not isinstance(self.max_to_keep, int):
+            raise InvalidRequestError("max_to_keep is a whole number or None", actual=repr(self.max_to_keep))
+        if self.max_to_keep is not None and self.max_to_keep < 0:
+            raise InvalidRequestError("max_to_keep must not be negative", actual=self.max_to_keep)
+        hours = self.keep_checkpoint_every_n_hours
+        if hours is not None and not isinstance(hours, (int, float)):
+            raise InvalidRequestError("keep_checkpoint_every_n_hours is a number or None", actual=repr(hours))
+        if hours is not None and not hours > 0:
+            raise InvalidRequestError("keep_checkpoint_every_n_hours must be above 0", actual=hours)
+
+    @property
+    def interval_s(self) -> float:
+        """The hours, in seconds, as the rule has them; endless without."""
+        hours = self.keep_checkpoint_every_n_hours
+        if hours is None:
+            return math.inf
+        return (as_float32(hours) if self.rule is Rule.SAVER else hours) * HOUR_S
+
+
+class Action(Enum):
+    """What becomes of a checkpoint."""
+
+    KEEP = "keep"  # stays in the list
+    PRESERVE = "preserve"  # leaves the list, its files stay for good
+    DROP = "drop"  # leaves the list, its files are deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A listed checkpoint, as far as retention looks at it.
+
+    Attributes:
+        prefix: names it.
+        saved_at: wall clock, as the rule recorded it.
+        pinned: it stays, whatever the rule says, and does not count.
+        is_released: it was pinned, and others have taken its place: it leaves now, besides the one that is too many.
+        is_managed: the rule has it in its own list; otherwise it only stands in the state file.
+    """
+
+    prefix: str
+    saved_at: float
+    pinned: bool = False
+    is_managed: bool = True
+    is_released: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of one checkpoint, and why, in words for people."""
+
+    prefix: str
+    action: Action
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict per candidate, in the candidates' order, and the rule's mark after it."""
+
+    verdicts: tuple[Verdict, ...]
+    mark: float
+
+    def prefixes(self, action: Action) -> list[str]:
+        """Return those that have this verdict, oldest first."""
+        return [verdict.prefix for verdict in self.verdicts if verdict.action is action]
+
+
+def decide(policy: RetentionPolicy, candidates: Sequence[Candidate], mark: float) -> Decision:
+    """Give every candidate its verdict, when the last of them has just been saved.
+
+    Args:
+        policy: the rule and its numbers.
+        candidates: the list, oldest first; the last is the latest and always stays. Pinned ones don't count.
+        mark: the rule's own time, wall clock: `next_keep` of a Saver, `preserved` of a manager.
+    """
+    if not candidates:
+        return Decision((), mark)
+    *older, newest = candidates
+    counted = [each for each in older if each.is_managed and not each.pinned]
+    leaving, mark = _leaving(policy, counted, newest, mark)
+    verdicts = []
+    for each in older:
+        if each.pinned:
+            verdicts.append(Verdict(each.prefix, Action.KEEP, "it is pinned"))
+        elif not each.is_managed:
+            verdicts.append(Verdict(each.prefix, Action.PRESERVE, _why_unmanaged(policy)))
+        elif each.prefix not in leaving:
+            verdicts.append(Verdict(each.prefix, Action.KEEP, _why_kept(policy, each, counted, newest)))
+        elif leaving[each.prefix].is_kept:
+            reason = f"one is kept for good every {policy.keep_checkpoint_every_n_hours:g} hours, and it was due"
+            verdicts.append(Verdict(each.prefix, Action.PRESERVE, reason))
+        else:
+            verdicts.append(Verdict(each.prefix, Action.DROP, f"older than the newest {policy.max_to_keep}"))
+    return Decision((*verdicts, Verdict(newest.prefix, Action.KEEP, "it is the latest")), mark)
+
+
+def _leaving(
+    policy: RetentionPolicy, counted: Sequence[Candidate], newest: Candidate, mark: float
+) -> tuple[dict[str, Leaving], float]:
+    """Let the rule record the newest; return who leaves, by prefix, and the mark. A pinned newest does not count."""
+    hours = policy.keep_checkpoint_every_n_hours
+    if policy.rule is Rule.SAVER:
+        saver = SaverHousekeeping(policy.max_to_keep, math.inf if hours is None else hours, 0.0)
+        saver.next_keep = mark
+        saver.last = [(each.prefix, each.saved_at) for each in counted if not each.is_released]
+        saver.doomed = [(each.prefix, each.saved_at) for each in counted if each.is_released and policy.max_to_keep]
+        if not newest.pinned:
+            saver.record(newest.prefix, newest.saved_at)
+        victims = iter(saver.next_victim, None)
+        return {victim.path: victim for victim in victims}, saver.next_keep
+    manager = ManagerHousekeeping(policy.max_to_keep, hours, mark)
+    manager.active = {each.prefix: each.saved_at for each in counted}
+    if not newest.pinned:
+        manager.record(newest.prefix, newest.saved_at)
+    return {each.path: each for each in manager.sweep()}, manager.preserved
+
+
+def _why_kept(policy: RetentionPolicy, each: Candidate, counted: Sequence[Candidate], newest: Candidate) -> str:
+    if not policy.max_to_keep:
+        return "max_to_keep is 0: nothing is ever deleted"
+    place = len(counted) - counted.index(each) + (not newest.pinned)
+    if place > policy.max_to_keep:
+        return "one at most leaves per save, as with Saver"
+    return f"one of the newest {policy.max_to_keep}"
+
+
+def _why_unmanaged(policy: RetentionPolicy) -> str:
+    if not policy.max_to_keep:
+        return "max_to_keep is 0: nothing is ever deleted"
+    return "CheckpointManager forgets those that are not newer than the one it kept last"

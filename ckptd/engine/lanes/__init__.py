@@ -1,0 +1,1 @@
+"""The way of the bytes: what goes into which shard, where, and with which sums."""

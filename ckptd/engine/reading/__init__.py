@@ -1,0 +1,1 @@
+"""Reading a stored checkpoint: its index, its bytes, their sums."""

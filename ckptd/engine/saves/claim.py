@@ -1,0 +1,76 @@
+"""One rank's part in a save: what it declared, and the memory that it captures into, if it need not send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from ckptd.engine.lanes.capture import Capture, Holding
+from ckptd.engine.lanes.feeding import Run, feed, runs_of, stretches_of, sum_rows
+from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.standstill import Standstill
+from ckptd.engine.layout import Assignment, Column, Layout, Road
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.replicas import Compared
+from ckptd.errors import CkptdError
+
+
+@dataclass(slots=True)
+class Claim:
+    """See the module. The run's lock guards it."""
+
+    request_id: str
+    incarnation: str
+    digest: bytes
+    manifest: Manifest | None  # until it is planned
+    planned: Future[Assignment] | None  # until the save is over
+    done_at: float | None = None  # when its last lane ended
+    capture: Capture | None = None  # where its bytes lie
+    sum_begins: Column | None = None  # per part, the first of its checksums in the capture
+    compared: Compared | None = None  # until it is planned
+    refuses_differences: bool = False
+    _fed: dict[int, list[Run]] = field(default_factory=dict)  # per shard
+
+    @property
+    def road(self) -> Road:
+        """How its bytes come."""
+        return Road.STREAM if self.capture is None else Road.ARENA
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the save can do without the rank from now on."""
+        return self.capture is not None and self.capture.is_sealed
+
+    def feed(
+        self, layout: Layout, lanes: Sequence[LaneWriter], standstill: Standstill, submit: Callable[..., None]
+    ) -> None:
+        """Begin to take the lanes of this rank from where it captures them, if it does; each by work for `submit`."""
+        if self.capture is None or self.sum_begins is None:
+            return
+        for lane in lanes:
+            runs = self._fed[lane.shard] = runs_of(layout, lane.segments, self.capture.offsets)
+            submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins), standstill)
+
+    def keep_in_memory(self, save_id: str, index_crc32c: int, shard_keys: Sequence[str]) -> None:
+        """Tell the memory what it holds, now that it is saved: a restart right after this reads it from there.
+
+        Not memory that training can reach: what it changes there later nobody would notice in a box of a tensor.
+        """
+        if self.capture is not None and not self.capture.is_staged:
+            held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
+            self.capture.saved(Holding(save_id, index_crc32c, held))
+
+    def refuse(self, error: CkptdError) -> None:
+        """Answer the declaration with an error, if it has not been answered."""
+        if self.planned is not None and not self.planned.done():
+            self.planned.set_exception(error)
+
+    def end(self, error: CkptdError | None) -> None:
+        """Note that the save is over: forget everything that is large, as ended saves are remembered for a while."""
+        if error is not None:
+            self.refuse(error)
+        if self.capture is not None:
+            self.capture.ended()
+        self.capture = self.sum_begins = self.manifest = self.planned = self.compared = None
+        self._fed = {}

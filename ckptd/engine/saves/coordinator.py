@@ -1,0 +1,567 @@
+"""The engine's front door: runs, their saves, their checkpoints. A daemon has one, direct mode has one.
+
+Thread-safe. No call blocks for longer than its own work on the store; what takes the work of others is a future.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from weakref import WeakValueDictionary
+
+from ckptd.engine.catalog import root, survey
+from ckptd.engine.catalog.edits import Which
+from ckptd.engine.catalog.fence import Life
+from ckptd.engine.catalog.nesting import check_apart
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import Rule
+from ckptd.engine.catalog.root import LOCK_KEY, stored_runs
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock, SystemClock
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.lanes.capture import Capture
+from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.offline.repair import Repaired, repair
+from ckptd.engine.reading.damage import Suspicion, Verdict
+from ckptd.engine.replicas import Difference
+from ckptd.engine.saves.inspection import Inspection
+from ckptd.engine.saves.listeners import Heard, Listeners
+from ckptd.engine.saves.readers import Readers
+from ckptd.engine.saves.run import Run
+from ckptd.engine.saves.runs import Runs
+from ckptd.engine.saves.session import Phase
+from ckptd.engine.saves.shares import Share, Shares
+from ckptd.engine.saves.starts import Agreement, Restoring, Starts
+from ckptd.engine.saves.views import RunView
+from ckptd.engine.saves.workers import Workers
+from ckptd.engine.settings import Settings
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPermittedError,
+)
+from ckptd.format import names
+from ckptd.storage.base import Lock, Store
+
+logger = logging.getLogger("ckptd.engine")
+
+_REMEMBERED_MANIFESTS_BYTES = 256 << 20
+_REMEMBERED_STARTS = 256
+_SHARES = 4  # runs that may each keep all threads of their share busy before one has to wait for another
+_CLEAN_UP_S = 10.0  # at the end, for removing what aborted saves wrote
+
+
+class Coordinator:
+    """See the module. Call `open` before anything else, and `close` at the end."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        owns_root: bool = True,
+        takes_over: bool = True,
+        holder: str | None = None,
+    ) -> None:
+        """Prepare a coordinator over `store`.
+
+        Args:
+            store: where checkpoints go.
+            settings: bounds; the defaults suit a daemon.
+            clock: both kinds of time.
+            owns_root: a daemon owns all runs below its root. Direct mode owns the runs that it opens, so that
+                several programs may work below one root.
+            takes_over: in a store without locks, whether to take the root or a run from somebody of whom nobody here
+                can say whether he lives.
+            holder: how to name us to whom we keep out.
+        """
+        self.store = store
+        self.settings = settings or Settings()
+        self.clock = clock or SystemClock()
+        self.root_id = ""
+        self.warnings: tuple[str, ...] = ()  # which promises the store does not keep
+        self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
+        """Called with a run and the ids of the saves that it has, whenever it has looked at its catalog. The catalog's
+        lock is held: no save can take the place of one that is gone before this returns, and it must not block."""
+        self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
+        self._owns_root = owns_root
+        self._takes_over = takes_over
+        self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
+        self._lock = threading.Lock()
+        self._ticking = threading.Lock()
+        self._is_closed = False  # from then on no worker takes what a tick would begin
+        self._starts: dict[str, Starts] = {}  # by run, the one that was used last at the end
+        self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
+        self._inspection = Inspection(store, self._runs)
+        self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
+        self._manifests_bytes = 0
+        self._founding = threading.Lock()
+        self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
+        self._readers = Readers()
+        self._root_lock: Lock | None = None
+        self._life: Life | None = None  # of a daemon whose store has no locks
+        self._workers = Workers(_SHARES * self.settings.threads)
+        self._feeders = Workers(_SHARES * self.settings.feeders, "ckptd-feed", self.settings.priority)
+        self._worker_shares = Shares(self._workers.submit, self.settings.threads)
+        self._feeder_shares = Shares(self._feeders.submit, self.settings.feeders)
+
+    # Life.
+
+    def open(self) -> None:
+        """Take the root; `ConflictError` names the daemon that holds it.
+
+        Runs are opened when they are needed; see also `inspect`.
+        """
+        self._workers.open()
+        self._feeders.open()
+        if self._owns_root:
+            self._runs.start()
+        try:
+            self._root_lock = self.store.lock(
+                LOCK_KEY, holder=self._holder, shared=not self._owns_root, takes_over=self._takes_over
+            )
+        except ConflictError as error:
+            raise ConflictError(
+                f"{self.store.url} is in use: a directory has one daemon", actual=error.actual
+            ) from error
+        except NotFoundError as error:
+            if not self.store.has_locks:
+                raise  # nobody can make a bucket but its owner
+            raise NotPermittedError(f"{self.store.url} can't be made or written to") from error
+        if self._owns_root and self._root_lock.taken_at is not None:
+            self._life = Life(secrets.token_hex(8), self._root_lock.taken_at)
+        try:
+            self._check_promises()
+            self.root_id = root.read_or_make_id(self.store)
+        except BaseException:
+            self._root_lock.release()
+            raise
+
+    def _check_promises(self) -> None:
+        broken = self.store.broken_promises()
+        if broken and not self.settings.allow_unfenced:
+            error = InvalidRequestError(
+                f"{self.store.url} cannot keep a second owner out, so checkpoints could be lost; "
+                "CKPTD_ALLOW_UNFENCED=1, or --allow-unfenced, goes on all the same"
+            )
+            for each in broken:
+                error.add_note(each)
+            raise error
+        self.warnings = tuple(f"unfenced: {each}" for each in broken)
+        for warning in self.warnings:
+            logger.warning("%s: %s", self.store.url, warning)
+
+    def close(self, grace_s: float = 0.0) -> bool:
+        """Begin nothing more, wait at most `grace_s` for what is under way, end the rest, and let the root go.
+
+        Returns whether everything under way was published.
+        """
+        self._inspection.stop()
+        runs = self._runs.begin_no_more()
+        for run in runs:
+            run.drain()
+        under_way = [save.outcome for run in runs for save in run.live_saves()]
+        wait(under_way, grace_s)
+        for run in runs:
+            run.abort_all("the daemon is stopping")
+        self._workers.settle(_CLEAN_UP_S)
+        with self._ticking:
+            self._is_closed = True
+        self._feeders.close()
+        self._workers.close()
+        self._runs.close()
+        if self._root_lock is not None:
+            self._root_lock.release()
+        return all(outcome.done() and outcome.exception() is None for outcome in under_way)
+
+    def tick(self) -> None:
+        """Apply deadlines; to be called several times a second. At the end there is nothing left to apply them to."""
+        with self._ticking:
+            if not self._is_closed:
+                self._runs.tick()
+
+    def taken_over(self) -> tuple[list[str], bool]:
+        """Return the runs that another owner has taken over from us, and whether these are all that are open."""
+        opened = self._runs.opened()
+        lost = [run.name for run in opened if run.is_taken_over]
+        return lost, bool(lost) and len(lost) == len(opened)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until no work is left that needs nobody else, cleaning up included; return whether that came to pass."""
+        give_up_at = time.monotonic() + timeout_s
+        return self._workers.settle(timeout_s) and self._runs.settle(max(0.0, give_up_at - time.monotonic()))
+
+    # Members.
+
+    def join(self, run: str, member: Member, options: RunOptions) -> int:
+        """Give a process its place in a run; return the epoch. `ConflictError` names the present holder."""
+        names.check_run_name(run)
+        names.check_checkpoint_name(options.name)
+        names.check_state_name(options.latest_filename)
+        Rule.named(options.retention)
+        known = self._runs.if_open(run)
+        if known is None or not known.is_founded:
+            check_apart(self.store, run)
+        with self._runs.use(run, create=True) as opened:
+            assert opened is not None, "joining makes a run"
+            if opened.is_founded or not self.store.has_locks:
+                return opened.join(member, options)
+            with self._founding:  # of two that begin at once, one inside of the other, the second finds the first
+                check_apart(self.store, run)
+                return opened.join(member, options)
+
+    def disconnect(self, run: str, member: Member, epoch: int) -> None:
+        """Note that a member's connection broke: its lease begins."""
+        opened = self._runs.if_open(run)
+        if opened is not None:
+            opened.disconnect(member, epoch)
+
+    def leave(self, run: str, member: Member, epoch: int) -> None:
+        """Take a member's place back at once."""
+        opened = self._runs.if_open(run)
+        if opened is not None:
+            opened.leave(member, epoch)
+
+    # Saving.
+
+    def knows_manifest(self, digest: bytes) -> bool:
+        """Whether a declaration may name this manifest by its digest alone."""
+        with self._lock:
+            return digest in self._manifests
+
+    def add_manifest(self, manifest: Manifest) -> None:
+        """Remember a manifest."""
+        digest = manifest.digest
+        with self._lock:
+            if digest not in self._manifests:
+                manifest = manifest.with_schema_of(self._schemas.setdefault(manifest.schema_hash, manifest))
+                self._manifests[digest] = manifest
+                self._manifests_bytes += manifest.memory_bytes
+            self._manifests.move_to_end(digest)
+            while self._manifests_bytes > _REMEMBERED_MANIFESTS_BYTES and len(self._manifests) > 1:
+                _, forgotten = self._manifests.popitem(last=False)
+                self._manifests_bytes -= forgotten.memory_bytes
+
+    def manifest(self, digest: bytes) -> Manifest:
+        """Return a manifest that is remembered; `NotFoundError` when it has to be sent whole."""
+        with self._lock:
+            manifest = self._manifests.get(digest)
+            if manifest is not None:
+                self._manifests.move_to_end(digest)
+        if manifest is None:
+            raise NotFoundError("the manifest has to be sent whole", key=digest.hex())
+        return manifest
+
+    def check_member(self, run: str, rank: int, incarnation: str, epoch: int) -> None:
+        """Raise `ConflictError` unless this process holds this place of the run."""
+        with self._joined(run) as opened:
+            opened.check_member(rank, incarnation, epoch)
+
+    def declare(self, declaration: Declaration, capture: Capture | None = None) -> Future[Assignment | Checkpoint]:
+        """Take one rank's declaration of a save.
+
+        The future gives the rank's assignment when every rank has declared, or at once the checkpoint if this
+        repeats a save that has been published. It fails as the save fails. May be repeated.
+
+        With `capture` the rank sends nothing: its bytes are taken from memory that it shares with us. A repeated
+        declaration leaves the road as the first one chose it.
+        """
+        names.check_checkpoint_name(declaration.name)
+        names.check_meta_suffix(declaration.meta_suffix)
+        manifest = self.manifest(declaration.manifest_digest)
+        answer: Future[Assignment | Checkpoint] = Future()
+        try:
+            with self._joined(declaration.save.run) as run:
+                result = run.declare(declaration, manifest, capture)
+        except CkptdError as error:
+            answer.set_exception(error)
+            return answer
+        if isinstance(result, Checkpoint):
+            answer.set_result(result)
+            return answer
+        return result  # type: ignore[return-value]  # Future is invariant, but only we set it
+
+    def differences(self, declaration: Declaration) -> tuple[Difference, ...]:
+        """Return what ranks of a save hold other values of, once it is planned; see `replicas`."""
+        run = self._runs.if_open(declaration.save.run)
+        return () if run is None else run.differences(declaration)
+
+    def lane(self, save: SaveRef, shard: int) -> LaneWriter:
+        """Return where the bytes that `save.rank` owes `shard` go."""
+        with self._stored(save.run) as run:
+            found = run.find(save)
+            with run.lock:
+                if found.session.phase is Phase.DECLARING:
+                    raise ConflictError(f"{save} has no plan yet")
+                claim = found.claims.get(save.rank)
+                if claim is None or claim.incarnation != save.incarnation:
+                    raise ConflictError(f"this process has not declared {save} as rank {save.rank}")
+                return found.lane(save.rank, shard)
+
+    def outcome(self, save: SaveRef) -> Future[Checkpoint]:
+        """Return how a save ends, or ended; also one of an earlier life of the daemon, if it was published.
+
+        `NotFoundError` when there is no trace of it: then it was not acknowledged and left nothing behind.
+        """
+        with self._stored(save.run) as run:
+            published = run.published_save(save.save_id)
+            if published is None:
+                return run.find(save).outcome
+        answer: Future[Checkpoint] = Future()
+        answer.set_result(published)
+        return answer
+
+    def retired(self, save: SaveRef) -> Future[None]:
+        """Return a future that is done once a save is over, and with it what retention does because of it.
+
+        Of a save of an earlier life, or one that ended long ago, it is done: opening the run brings retention to its
+        end.
+        """
+        try:
+            with self._stored(save.run) as run:
+                return run.find(save).retired
+        except NotFoundError:
+            answer: Future[None] = Future()
+            answer.set_result(None)
+            return answer
+
+    def phase(self, save: SaveRef) -> Phase | None:
+        """Return how far a save has come; None when there is no trace of it."""
+        try:
+            with self._stored(save.run) as run:
+                if run.published_save(save.save_id) is not None:
+                    return Phase.PUBLISHED
+                return run.find(save).session.phase
+        except NotFoundError:
+            return None
+
+    def waiting_for(self, declaration: Declaration) -> list[str]:
+        """Say what the save waits for that a rank has declared, in words for people."""
+        run = self._runs.if_open(declaration.save.run)
+        return [] if run is None else run.waiting_for(declaration.prefix)
+
+    def waiting_for_end(self, save: SaveRef) -> list[str]:
+        """Say what a save waits for, in words for people; nothing when it is over, or there is no trace of it."""
+        run = self._runs.if_open(save.run)
+        return [] if run is None else run.waiting_for(save_id=save.save_id)
+
+    def abort(self, save: SaveRef, reason: str) -> None:
+        """End a save, if it can still be ended."""
+        with self._stored(save.run) as run, run.lock:
+            run.find(save).fail(f"rank {save.rank} gave up: {reason}")
+
+    def withdraw(self, save: SaveRef, request_id: str, reason: str, name: str) -> None:
+        """Take back what `save.rank` declared by this request, or was about to: it gave its save of `name` up.
+
+        The save of ranks that have declared it ends, if it can still be ended. If there are none, those that come
+        wait a moment for the rank to declare it anew; see `withdrawals`. May be repeated.
+        """
+        names.check_checkpoint_name(name)
+        with self._stored(save.run) as run:
+            run.withdraw(save, request_id, reason, name)
+
+    # Checkpoints.
+
+    def passed_by(self, run: str) -> tuple[str, ...]:
+        """Return what the run's state file lists as newer than its latest, and that is not whole, with the reasons."""
+        with self._runs.use(run) as found:
+            return () if found is None else found.passed_by
+
+    def latest(self, run: str, name: str = names.ANY_NAME, restoring: Restoring | None = None) -> Checkpoint | None:
+        """Return the newest complete checkpoint of a run that `name` means; see `series`.
+
+        To a rank of several that restores it, it is the one that all ranks of this start restore; see `starts`.
+
+        Raises:
+            CorruptionError: when all that it has are in quarantine.
+        """
+        with self._runs.use(run) as found:
+            if found is None:
+                return None
+            if restoring is None:
+                latest = found.latest(name)
+            else:
+                latest = self._starts_of(run).choose(restoring, name, lambda: found.latest(name), found.is_there)
+            meant = [each for each in found.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
+        if latest is None and meant:
+            # "None yet" would let a trainer begin anew without a word.
+            raise survey.all_in_quarantine(meant[-1])
+        return latest
+
+    def unattended(self, run: str) -> list[Future[Checkpoint]]:
+        """Return the outcomes of saves of a run that go on by themselves, after a rank of theirs has gone.
+
+        Who restarts after a crash waits for them: what they save is what he wants to go on from.
+        """
+        found = self._runs.if_open(run)
+        return found.unattended() if found is not None else []
+
+    def checkpoints(self, run: str) -> list[Checkpoint]:
+        """Return the checkpoints of a run, oldest first."""
+        with self._runs.use(run) as found:
+            return found.checkpoints() if found is not None else []
+
+    def save_id_at(self, run: str, prefix_key: str) -> str:
+        """Return the id of the save whose checkpoint has this prefix now; "" if there is none, or it is not ours."""
+        prefix = self.store.location(prefix_key)
+        found = (checkpoint for checkpoint in reversed(self.checkpoints(run)) if checkpoint.prefix == prefix)
+        return next((checkpoint.save_id for checkpoint in found), "")
+
+    def check_damage(self, run: str, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
+        """Read bytes again that looked wrong to a reader of the checkpoint `key`, see `Run.check_damage`."""
+        with self._stored(run) as found:
+            return found.check_damage(key, save_id, suspicion, by)
+
+    def go_back(self, run: str, restoring: Restoring) -> str:
+        """Let a rank restore an older checkpoint; return which others have the present one, see `Starts.go_back`."""
+        return "" if restoring.is_together else self._starts_of(run).go_back(restoring)
+
+    def _starts_of(self, run: str) -> Starts:
+        """Return the starts of a run that exists. They outlive its being open: ranks come minutes apart."""
+        with self._lock:
+            starts = self._starts.pop(run) if run in self._starts else Starts()
+            self._starts[run] = starts
+            while len(self._starts) > _REMEMBERED_STARTS:
+                del self._starts[next(iter(self._starts))]
+            return starts
+
+    def agree(self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool) -> tuple[Agreement, str]:
+        """Take what a rank that restores together with others has found; see `Starts.report`."""
+        with self._stored(run) as found:
+            return self._starts_of(run).report(restoring, prefix, is_whole, lambda: found.latest(name))
+
+    def note_verified(self, run: str, save_id: str) -> None:
+        """Note that all of a checkpoint was read just now and is as it should be."""
+        with self._stored(run) as found:
+            found.note_verified(save_id)
+
+    def stored_runs(self) -> Iterator[str]:
+        """Yield the names of the runs below the root, open or not."""
+        return iter(stored_runs(self.store))
+
+    def quarantine_of(self, run: str, save_id: str) -> str:
+        """Return why the checkpoint of a save is in quarantine, in words; "" when it is not."""
+        found = (each for each in self.quarantined(run) if each.save_id == save_id)
+        return next((f"{each.prefix}: {each.quarantine}" for each in found), "")
+
+    def quarantined(self, run: str) -> list[Record]:
+        """Return the records of what is in quarantine in a run, in the order in which the saves began."""
+        with self._runs.use(run) as found:
+            return found.quarantined() if found is not None else []
+
+    def pin(self, run: str, which: Which, pinned: bool = True) -> Checkpoint:
+        """Keep a checkpoint whatever retention says; with `pinned=False` no longer."""
+        with self._stored(run) as found:
+            return found.pin(which, pinned)
+
+    def delete(self, run: str, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
+        """Delete a checkpoint; unless it is `for_good`, `undelete` can bring it back for `Settings.undo_s`."""
+        with self._stored(run) as found:
+            found.delete(which, for_good, even_latest)
+
+    def undelete(self, run: str, which: Which) -> Checkpoint:
+        """Bring a checkpoint back that was deleted lately."""
+        with self._stored(run) as found:
+            return found.undelete(which)
+
+    def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
+        """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that.
+
+        The run need not be there yet.
+        """
+        return self._runs.subscribe(run, heard)
+
+    def note_read(self, key: str) -> None:
+        """Note that an object is being read through us; retention spares its checkpoint for as long as that goes on."""
+        self._readers.note(key, self.clock.boot_s())
+
+    def runs(self) -> list[RunView]:
+        """Describe every run that is open, quarantined, or damaged in part, by name."""
+        views = {
+            name: RunView(name, 0, 0, (), (), None, 0, "", problems=problems)
+            for name, problems in self._runs.problems_at_rest().items()
+        }
+        for each in self._runs.quarantined():
+            views[each.run] = RunView(each.run, 0, 0, (), (), None, 0, "", quarantined=each.reason)
+        views.update((run.name, run.view()) for run in self._runs.opened())
+        return [views[name] for name in sorted(views)]
+
+    def when_open(self, run: str, *, create: bool = False) -> Future[None]:
+        """Return a future that is done when a call about a run need not wait for it to be opened. Never blocks."""
+        return self._runs.when_open(run, create=create)
+
+    def repair(self, run: str, latest_filename: str) -> Repaired:
+        """Mend a run that nobody has joined, and open it again; see `ckptd.engine.offline.repair`.
+
+        Raises:
+            UnavailableError: when calls about it are under way.
+            ConflictError: when processes have joined it.
+        """
+        names.check_checkpoint_name(latest_filename)
+        with self._runs.kept_closed(run):
+            repaired = repair(self.store, run, latest_filename)
+        with self._runs.use(run):  # what is still wrong with it is raised here
+            return repaired
+
+    def inspect(self) -> None:
+        """Begin to look at every stored run, in the background: what a crash left is completed or swept.
+
+        A daemon calls it once it listens. Whatever is asked of a run meanwhile opens that run first.
+        """
+        if self._owns_root:
+            self._inspection.start()
+
+    def is_inspected(self, timeout_s: float) -> bool:
+        """Wait until `inspect` has looked at every run, at most so long; return whether that came to pass."""
+        return self._inspection.wait(timeout_s)
+
+    # Runs.
+
+    @contextmanager
+    def _stored(self, name: str) -> Iterator[Run]:
+        """Use a run of which something is stored; `NotFoundError` when there is none."""
+        with self._runs.use(name) as run:
+            if run is None:
+                raise NotFoundError("there is no such run", key=name)
+            yield run
+
+    @contextmanager
+    def _joined(self, name: str) -> Iterator[Run]:
+        """Use a run that the caller must have joined before."""
+        with self._runs.use(name) as run:
+            if run is None:
+                raise ConflictError(f"this process does not hold a place in {name}: it must join first")
+            yield run
+
+    def _build(self, name: str, listeners: Listeners) -> Run:
+        owner = None
+        if not self._owns_root:
+            owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder, takes_over=self._takes_over)
+        return Run(
+            name,
+            self.store,
+            settings=self.settings,
+            clock=self.clock,
+            workers=Share(self._worker_shares, name),
+            feeders=Share(self._feeder_shares, name),
+            readers=self._readers,
+            writers=lambda: self.writers,
+            owner=owner,
+            holder=self._holder,
+            life=self._life,
+            on_look=lambda save_ids: self.on_catalog(name, save_ids),
+            listeners=listeners,
+        )

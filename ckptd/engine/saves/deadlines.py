@@ -1,0 +1,106 @@
+"""Why a save can't go on, in words that name the culprit. Pure; time is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ckptd.engine.saves.session import Phase, Session
+from ckptd.engine.settings import Settings
+from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
+
+NOBODY: Mapping[int, str] = MappingProxyType({})
+_MOST_ABSENT = 4  # of whom a line tells where they are
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """What one rank still owes, of how many bytes, and for how many seconds nothing came from it."""
+
+    owed_bytes: int
+    total_bytes: int
+    idle_s: float
+    at_store_s: float | None = None  # for how long the store has not taken what it is given
+
+    def __str__(self) -> str:
+        owed = f"{describe_bytes(self.owed_bytes)} of {describe_bytes(self.total_bytes)}"
+        if self.at_store_s is None:
+            return owed
+        return f"{owed}, held up by the store, which has taken nothing for {describe_seconds(self.at_store_s)}"
+
+
+def waiting_for(session: Session, debts: Mapping[int, Debt], whereabouts: Mapping[int, str] = NOBODY) -> list[str]:
+    """Say what a save waits for, rank by rank where it is ranks.
+
+    Args:
+        session: of the save.
+        debts: of the ranks whose lanes have not ended.
+        whereabouts: of the ranks that have not declared, as `describe_absent` takes them.
+    """
+    if session.phase is Phase.DECLARING and session.missing:
+        absent = describe_absent(session.missing, whereabouts)
+        return [
+            f"{describe_ranks(session.missing, session.world_size)} to declare" + (f" ({absent})" if absent else "")
+        ]
+    if debts:
+        return [f"rank {rank} of {session.world_size}: {debts[rank]}" for rank in sorted(debts)]
+    match session.phase:
+        case Phase.DECLARING:
+            return ["the store, which notes what is planned"]
+        case Phase.FILLING:
+            return ["the store, which makes the last bytes durable"]
+        case Phase.SEALED if not session.committing:
+            return ["its turn behind earlier saves of the run"]
+        case Phase.SEALED | Phase.COMMITTED:
+            return ["the store, which puts the index in place"]
+    return []
+
+
+def describe_absent(ranks: Iterable[int], whereabouts: Mapping[int, str]) -> str:
+    """Say where ranks are that something waits for: "rank 3: pid 4711 on host-a, which waits with step 7"."""
+    known = [f"rank {rank}: {whereabouts[rank]}" for rank in ranks if rank in whereabouts]
+    more = f"; and {len(known) - _MOST_ABSENT} more" if len(known) > _MOST_ABSENT else ""
+    return "; ".join(known[:_MOST_ABSENT]) + more
+
+
+def why_over(
+    session: Session,
+    debts: Mapping[int, Debt],
+    lost: Mapping[int, tuple[str, float]],
+    *,
+    age_s: float,
+    timeout_s: float,
+    settings: Settings,
+    whereabouts: Callable[[], Mapping[int, str]] = dict,
+) -> str | None:
+    """Return why a save has to end now, None if it may go on.
+
+    `lost` are ranks that are gone: who, and for how long. A rank that owes nothing any more may go: the save is safe.
+    """
+    if session.committing or session.phase not in (Phase.DECLARING, Phase.FILLING, Phase.SEALED):
+        return None
+    for rank, (who, seconds) in sorted(lost.items()):
+        gone = f"{who} is gone: its connection closed {describe_seconds(seconds)} ago"
+        if session.phase is Phase.DECLARING:
+            return f"{gone}, before the save was planned"
+        if rank in debts:
+            return f"{gone}; it still owed {debts[rank]}"
+    if session.phase is Phase.DECLARING and session.missing:
+        limit = min(settings.declare_timeout_s, timeout_s)
+        if age_s < limit:
+            return None
+        who = describe_ranks(session.missing, session.world_size)
+        verb, whose = ("has", "its") if len(session.missing) == 1 else ("have", "their")
+        absent = describe_absent(session.missing, whereabouts())
+        return f"{who} {verb} not declared {whose} tensors ({describe_seconds(limit)})" + (
+            f": {absent}" if absent else ""
+        )
+    stalled = {rank: debt for rank, debt in debts.items() if debt.idle_s >= settings.stall_timeout_s}
+    if stalled:
+        since = describe_seconds(settings.stall_timeout_s)
+        return f"nothing came for {since} from {', '.join(waiting_for(session, stalled))} still owed"
+    if age_s >= timeout_s:
+        whom = ", ".join(waiting_for(session, debts))
+        return f"it was not done within {describe_seconds(timeout_s)}; it waited for {whom}"
+    return None

@@ -1,0 +1,478 @@
+"""One save under way: feeds its session events and carries out the effects.
+
+All of it is guarded by its run's lock, except where bytes move: lanes have locks of their own, and so has each
+shard while it is sealed. Work that touches the store is handed to the run's threads and comes back as an event.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from ckptd.engine.catalog import free_space
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.lanes.capture import Capture
+from ckptd.engine.lanes.feeding import first_sums
+from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.merge import merge
+from ckptd.engine.lanes.standstill import Standstill
+from ckptd.engine.layout import Assignment, Lane, Layout, Road
+from ckptd.engine.log import log_differences, log_failed, log_saved, log_waiting, logger
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.replicas import Difference, differences, refusal
+from ckptd.engine.saves import session as machine
+from ckptd.engine.saves.claim import Claim
+from ckptd.engine.saves.deadlines import Debt, waiting_for, why_over
+from ckptd.engine.saves.remembered import forget_frames, remembered
+from ckptd.engine.saves.session import Event, Session
+from ckptd.engine.saves.surroundings import Surroundings
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    SessionAbortedError,
+    UnavailableError,
+)
+from ckptd.format.crc32c import crc32c
+from ckptd.storage.base import ObjectWriter
+from ckptd.storage.limited import limited
+
+_SLOW_REMOVAL_S = 2.0  # of what a failed save wrote: less than the grace that a client gives to our word for its end
+_SLOW_S = 5.0  # for one block of bytes: then it is the store that is waited for, and no rank
+
+
+@dataclass(eq=False)
+class Save:
+    """See the module. `began_at` is on the forward-only clock.
+
+    Futures are settled by the engine alone: nobody who loses patience can cancel them for the others.
+    """
+
+    run: Surroundings
+    first: Declaration
+    save_id: str
+    attempt: int
+    session: Session = field(init=False)
+    began_at: float = field(init=False)
+    _reminded_at: float = field(init=False)
+    _failed_at: float | None = None  # when it began to remove what it had written
+    outcome: Future[Checkpoint] = field(init=False)
+    retired: Future[None] = field(init=False)  # once it is over, and so is what retention does because of it
+    claims: dict[int, Claim] = field(default_factory=dict)
+    number: int = 0  # among the saves of its run, in the order in which they began
+    told: dict[int, str] = field(default_factory=dict)  # ranks that heard of the end undeclared, by which request
+    is_withdrawn: bool = False  # by the only rank that had declared: the others do not hear of its end
+    layout: Layout | None = None
+    differences: tuple[Difference, ...] = ()  # of what several ranks hold: the lowest one's is stored
+    lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
+    _plan_id: str = ""
+    _meta_graph: bytes | None = None
+    _meta_suffix: str = "meta"
+    _record: Record | None = None
+    _writers: list[ObjectWriter] = field(default_factory=list)
+    _shard_locks: list[threading.Lock] = field(default_factory=list)
+    _working: threading.Lock = field(default_factory=threading.Lock)  # one of plan, commit and drop at a time
+
+    def __post_init__(self) -> None:
+        self.session = Session(self.first.world_size)
+        self.began_at = self._reminded_at = self.run.clock.boot_s()
+        self.outcome, self.retired = _settled_by_engine(), _settled_by_engine()
+
+    @property
+    def ref(self) -> SaveRef:
+        """The save's identity, without a sender."""
+        save = self.first.save
+        return SaveRef(save.run, save.epoch, save.step, self.save_id, self.attempt, self._plan_id)
+
+    # What ranks ask. The run's lock is held.
+
+    def declare(
+        self, declaration: Declaration, manifest: Manifest, capture: Capture | None = None
+    ) -> Future[Assignment]:
+        """Take a rank's part; the answer comes when every rank has declared. A retry gets the same answer.
+
+        With `capture` the rank sends nothing: its bytes are taken from there.
+        """
+        rank = declaration.save.rank
+        claim = self.claims.get(rank)
+        if claim is not None:
+            if capture is not None:
+                capture.ended()  # the road is chosen already
+            if claim.request_id != declaration.request_id:
+                raise ConflictError(f"rank {rank} is already saving {self.ref}")
+            if claim.digest != manifest.digest:
+                raise ConflictError(f"rank {rank} repeated its declaration of {self.ref} with other tensors")
+            assert claim.planned is not None, "a save that is over takes no declarations"
+            return claim.planned
+        same, other = _shared_by_all(self.first), _shared_by_all(declaration)
+        if same != other:
+            raise InvalidRequestError(
+                f"rank {rank} disagrees with rank {self.first.save.rank} about {self.ref}",
+                expected=same,
+                actual=other,
+            )
+        planned: Future[Assignment] = _settled_by_engine()
+        claim = Claim(
+            declaration.request_id,
+            declaration.save.incarnation,
+            manifest.digest,
+            manifest,
+            planned,
+            capture=capture,
+            sum_begins=None if capture is None else first_sums(manifest),
+            compared=declaration.compared,
+            refuses_differences=declaration.refuses_differences,
+        )
+        self.claims[rank] = claim
+        if declaration.meta_graph is not None:
+            self._meta_graph, self._meta_suffix = declaration.meta_graph, declaration.meta_suffix
+        self.handle(machine.Declared(rank))
+        return planned
+
+    def is_declared_by(self, ref: SaveRef, request_id: str) -> bool:
+        """Whether this process has declared its part of it by this request."""
+        claim = self.claims.get(ref.rank)
+        return claim is not None and (claim.request_id, claim.incarnation) == (request_id, ref.incarnation)
+
+    def lane(self, rank: int, shard: int) -> LaneWriter:
+        """Return where a lane's bytes go."""
+        if self.session.error is not None:
+            raise remembered(self.session.error)
+        lane = self.lanes.get((rank, shard))
+        if lane is None:
+            raise NotFoundError(f"rank {rank} owes shard {shard} of {self.ref} nothing")
+        return lane
+
+    def waiting_for(self) -> list[str]:
+        """Say whom the save waits for, rank by rank."""
+        return waiting_for(self.session, self._debts(), self.run.whereabouts(self))
+
+    def _debts(self) -> dict[int, Debt]:
+        now = self.run.clock.boot_s()
+        debts = {}
+        # One that waits for the store is not slow, nor is whoever waits behind it for a thread.
+        began = [lane.at_store_since for lane in self.lanes.values()]
+        at_store_s = now - min((at for at in began if at is not None), default=now)
+        lanes_of: dict[int, list[LaneWriter]] = {}
+        for (rank, _), lane in self.lanes.items():
+            lanes_of.setdefault(rank, []).append(lane)
+        for rank in {rank for rank, _ in self.session.owed}:
+            lanes = lanes_of[rank]
+            total = sum(lane.size_bytes for lane in lanes)
+            owed = total - sum(lane.received for lane in lanes)
+            # Who has captured everything is not who is slow now: that is the store.
+            is_held_up = self.claims[rank].is_safe or at_store_s > _SLOW_S
+            idle_s = 0.0 if is_held_up else now - max(lane.progressed_at for lane in lanes)
+            debts[rank] = Debt(owed, total, idle_s, at_store_s if at_store_s > _SLOW_S else None)
+        return debts
+
+    @property
+    def roads(self) -> frozenset[Road]:
+        """How the bytes of those who have declared come here."""
+        return frozenset(claim.road for claim in self.claims.values())
+
+    @property
+    def needs_nobody(self) -> bool:
+        """Whether it goes on by itself: every rank has declared, and what is still owed lies in captured memory."""
+        if self.session.phase is machine.Phase.DECLARING:
+            owing = set(range(self.session.world_size))
+        else:
+            owing = {rank for rank, _ in self.session.owed}
+        return all(rank in self.claims and self.claims[rank].is_safe for rank in owing)
+
+    def check_deadlines(self, lost: Mapping[int, tuple[str, float]]) -> None:
+        """End the save if a rank is gone, late or stalled; `lost` is as `Membership.lost` gives it."""
+        reason = why_over(
+            self.session,
+            self._debts(),
+            {rank: who for rank, who in lost.items() if rank not in self.claims or not self.claims[rank].is_safe},
+            age_s=self.run.clock.boot_s() - self.began_at,
+            timeout_s=self.first.timeout_s,
+            settings=self.run.settings,
+            whereabouts=lambda: self.run.whereabouts(self),
+        )
+        if reason is not None:
+            self.fail(reason)
+
+    def remind(self) -> None:
+        """Write a line once in a while that says what the save waits for. The run's lock is held."""
+        now = self.run.clock.boot_s()
+        if now - self._reminded_at >= self.run.settings.notice_s and not self.session.is_over:
+            self._reminded_at = now
+            log_waiting(self.ref, now - self.began_at, self.waiting_for())
+
+    def answer_if_removal_is_slow(self) -> None:
+        """Tell the ranks that the save has failed if removing what it wrote takes long. The run's lock is held.
+
+        A store that hangs is the most likely reason for both, and a rank waits no longer than its timeout.
+        """
+        error = self.session.error
+        if error is None or self._failed_at is None or self.outcome.done():
+            return
+        if self.run.clock.boot_s() - self._failed_at >= _SLOW_REMOVAL_S:
+            error.add_note("what it had written is not removed yet, as the store does not answer; that goes on")
+            self._tell_failed(error)
+            for claim in self.claims.values():
+                claim.refuse(error)
+
+    def fail(self, reason: str) -> None:
+        """End the save, if it still can be ended."""
+        self.handle(machine.Failed(SessionAbortedError(f"{self.ref} was aborted: {reason}")))
+
+    # Events and effects.
+
+    def post(self, event: Event) -> None:
+        """Hand over an event from any thread. What comes too late for a save that is over is of no interest."""
+        with self.run.lock:
+            if not self.session.is_over:
+                self.handle(event)
+
+    def handle(self, event: Event) -> None:
+        """Apply an event and set its effects going. The run's lock is held."""
+        self.session, effects = machine.step(self.session, event)
+        for effect in effects:
+            match effect:
+                case machine.MakePlan():
+                    self._begin(self._plan)
+                case machine.Seal(shard):
+                    self._begin(self._seal, shard)
+                case machine.AwaitTurn():
+                    self.run.turn_wanted()
+                case machine.Commit():
+                    self._begin(self._commit, failed=machine.CommitFailed)
+                case machine.Announce():
+                    pass  # `_commit` goes on to tell everybody, as it knows the checkpoint.
+                case machine.Drop(error):
+                    self._failed_at = self.run.clock.boot_s()
+                    self._begin(self._drop, error)
+
+    def _begin(
+        self, work: Callable[..., None], *arguments: object, failed: Callable[[CkptdError], Event] = machine.Failed
+    ) -> None:
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except CkptdError as error:
+                error.add_note(f"while saving {self.ref}")
+                self.post(failed(error))
+            except Exception as error:
+                # A bug must end this save, or its ranks would wait until their deadline for a reason.
+                logger.exception("internal error while saving %s", self.ref)
+                failure = SessionAbortedError(f"{self.ref} was aborted by an internal error: {error!r}")
+                failure.__cause__ = error
+                self.post(failed(failure))
+
+        self.run.submit(guarded)
+
+    def _plan(self) -> None:
+        with self._working:
+            if self.session.is_over:
+                return
+            claims = [self.claims[rank] for rank in range(self.session.world_size)]
+            layout = self._layout_of(claims)
+            for claim in claims:
+                claim.manifest = claim.compared = None  # of many ranks they add up
+            first, step = self.first, self.first.save.step
+            with self.run.catalog_lock:
+                num_shards = self.run.catalog.choose_num_shards(first.name, step, layout.num_shards)
+                # A key that an earlier attempt left behind is never written again: there are empty shards instead.
+                sizes = [*layout.shard_sizes, *[0] * (num_shards - layout.num_shards)]
+                self._record = self.run.catalog.draft(
+                    first.name,
+                    step,
+                    save_id=self.save_id,
+                    shard_sizes=sizes,
+                    attempt=self.attempt,
+                    epoch=first.save.epoch,
+                    meta_graph=self._meta_graph is not None,
+                    meta_suffix=self._meta_suffix,
+                    write_state=first.write_state,
+                )
+                self.run.catalog.begin(self._record)
+            self._plan_id = f"{self.save_id}.{self.attempt}"
+            self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
+            for key, size in zip(self._record.shard_keys, sizes, strict=True):
+                self._writers.append(limited(self.run.store.create(key, size), self.run.settings.write_limit))
+                self._shard_locks.append(threading.Lock())
+            for literal in layout.literals:
+                self._writers[literal.shard].write(literal.offset, literal.data)
+        with self.run.lock:
+            if self.session.is_over:
+                return
+            for rank, shard in self.layout.lane_segments:
+                self.lanes[rank, shard] = LaneWriter(
+                    self.layout,
+                    rank,
+                    shard,
+                    self._writers[shard],
+                    now=self.run.clock.boot_s,
+                    on_end=partial(self._lane_ended, rank, shard),
+                    on_failure=lambda error: self.post(machine.Failed(remembered(error))),
+                )
+            self.handle(machine.Planned(num_shards, frozenset(self.lanes)))
+            standstill = Standstill([claim.capture for claim in claims if claim.capture is not None])
+            for rank, claim in self.claims.items():
+                if claim.planned is not None:
+                    claim.planned.set_result(self._assignment(rank))
+                lanes = [self.lanes[rank, shard] for shard in self.layout.shards_of.get(rank, ())]
+                claim.feed(self.layout, lanes, standstill, self.run.submit_feed)
+
+    def _layout_of(self, claims: Sequence[Claim]) -> Layout:
+        """Lay out what the ranks bring, after a look whether what several of them hold is the same on all."""
+        manifests = tuple(claim.manifest for claim in claims if claim.manifest is not None)
+        layout = self.run.layout_for(manifests)
+        compared = {rank: claim.compared for rank, claim in enumerate(claims) if claim.compared is not None}
+        self.differences = differences(layout, compared)
+        if not self.differences:
+            return layout
+        if any(claim.refuses_differences for claim in claims):
+            raise refusal(self.differences)
+        log_differences(self.ref, self.differences)
+        return self.run.layout_for(manifests, frozenset(each.name for each in self.differences))
+
+    def _assignment(self, rank: int) -> Assignment:
+        assert self.layout is not None
+        layout, lanes = self.layout, []
+        for shard in layout.shards_of.get(rank, ()):
+            rows = layout.lane_segments[rank, shard]
+            lanes.append(
+                Lane(
+                    shard=shard,
+                    key=self._writers[shard].key,
+                    writers=self.run.writers(),
+                    road=self.claims[rank].road,
+                    size_bytes=int(layout.segment_size[rows].sum()),
+                    items=layout.segment_item[rows],
+                    item_offsets=layout.segment_item_offset[rows],
+                    sizes=layout.segment_size[rows],
+                )
+            )
+        ref = replace(self.ref, rank=rank, incarnation=self.claims[rank].incarnation)
+        assert self._record is not None
+        return Assignment(ref, self._record.prefix_key, layout.num_shards, tuple(lanes))
+
+    def _lane_ended(self, rank: int, shard: int) -> None:
+        with self.run.lock:
+            self.claims[rank].done_at = self.run.clock.boot_s()
+        self.post(machine.LaneEnded(rank, shard))
+
+    def _seal(self, shard: int) -> None:
+        with self._shard_locks[shard]:
+            if self.session.is_over:
+                return
+            self._writers[shard].finish()
+        self.post(machine.ShardSealed(shard))
+
+    def _commit(self) -> None:
+        assert self.layout is not None
+        assert self._record is not None
+        catalog, record = self.run.catalog, self._record
+        with self._working:
+            crcs = np.zeros(len(self.layout.segment_size), np.uint32)
+            for lane in self.lanes.values():
+                crcs[lane.segments] = lane.crcs
+            index = merge(self.layout, crcs)
+            with self.run.catalog_lock:
+                try:
+                    checkpoint = catalog.commit(
+                        record,
+                        index,
+                        self._meta_graph,
+                        # One in quarantine makes room: its step is saved anew by a training that went back.
+                        overwrite=self.first.overwrite or catalog.is_in_quarantine(record.name, record.step),
+                        duration_s=self.run.clock.boot_s() - self.began_at,
+                    )
+                except CkptdError as error:
+                    checkpoint = self._after_failed_commit(record, error)
+                with self.run.lock:  # before anybody can delete it again
+                    for claim in self.claims.values():
+                        claim.keep_in_memory(self.save_id, crc32c(index), record.shard_keys)
+                self.run.look()
+        with self.run.lock:
+            self.handle(machine.Committed())
+            self.handle(machine.Published())
+            slowest = max(self.claims, key=lambda rank: self.claims[rank].done_at or 0.0)
+            done_at = self.claims[slowest].done_at
+            slowest_s = None if done_at is None else done_at - self.began_at
+            log_saved(self.ref, checkpoint, slowest, slowest_s, self.run.clock.boot_s() - self.began_at)
+            self._end(checkpoint)
+
+    def _after_failed_commit(self, record: Record, error: CkptdError) -> Checkpoint:
+        """Find out what a failed commit left; return the checkpoint if it is there all the same, else raise."""
+        try:
+            self.run.catalog.abandon(record)
+            published = next((one for one in self.run.catalog.checkpoints() if one.save_id == self.save_id), None)
+        except CkptdError as failure:
+            if self.run.catalog.is_fenced:
+                failure.add_note(f"whether {self.ref} counts is for that owner to say: it knows what was complete")
+                raise failure from error
+            raise UnavailableError(
+                f"nobody can say now whether {self.ref} was saved: committing it failed ({error}), and so did looking "
+                f"for what is there ({failure}); ask again later"
+            ) from error
+        if published is None:
+            raise error
+        logger.warning("%s was saved in spite of an error: %s", self.ref, error)
+        return published
+
+    def _drop(self, error: CkptdError) -> None:
+        try:
+            with self._working:
+                for lane in self.lanes.values():
+                    lane.close(error)
+                for lock, writer in zip(self._shard_locks, self._writers, strict=True):
+                    with lock:
+                        writer.abort()
+                if self._record is not None:
+                    with self.run.catalog_lock:
+                        self.run.catalog.abandon(self._record)
+                        self.run.look()  # what could not be undone has gone forward
+        except CkptdError as failure:
+            logger.warning("could not clean up after %s: %s", self.ref, failure)
+            error.add_note(f"what it had written could not be removed now: {failure}")
+        finally:
+            if self._record is not None:
+                free_space.measure(error, self._record.size_bytes, self.run.store)
+            with self.run.lock:
+                self._end(error)
+
+    def _end(self, result: Checkpoint | CkptdError) -> None:
+        if isinstance(result, CkptdError):
+            if not self.outcome.done():
+                self._tell_failed(result)
+        else:
+            self.outcome.set_result(result)
+        for claim in self.claims.values():
+            claim.end(result if isinstance(result, CkptdError) else None)
+        # Ended saves are remembered for a while, and what they held may be large.
+        self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
+        self.first = replace(self.first, meta_graph=None)
+        self.run.save_ended(self)
+
+    def _tell_failed(self, error: CkptdError) -> None:
+        log_failed(self.ref, error)
+        # Before anybody hears of it: to clear the frame of a coroutine that is about to tell it on would end that.
+        forget_frames(error)
+        self.outcome.set_exception(error)
+
+
+def _shared_by_all(declaration: Declaration) -> str:
+    """Return what all ranks of a save have to say alike, in words."""
+    return (
+        f"world size {declaration.world_size}, name {declaration.name}, padded step {declaration.pad_step_number}, "
+        f"overwrite {declaration.overwrite}" + ("" if declaration.write_state else ", not to be listed")
+    )
+
+
+def _settled_by_engine() -> Future:  # type: ignore[type-arg]
+    future: Future[object] = Future()
+    future.set_running_or_notify_cancel()
+    return future

@@ -1,0 +1,46 @@
+"""What operators see of runs and saves: values made for `ckptd status`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import SaveRef
+from ckptd.engine.layout import Road
+from ckptd.engine.saves.session import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class SaveView:
+    """One save under way. Sizes in bytes, `age_s` since its first declaration."""
+
+    save: SaveRef
+    phase: Phase
+    size_bytes: int
+    received_bytes: int
+    age_s: float
+    waiting_for: tuple[str, ...]
+    roads: frozenset[Road]
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """One run: its members, its saves under way (oldest first), and its checkpoints.
+
+    `quarantined` says why it cannot be opened, and what to do; "" for one that is open. `problems` are things about an
+    open run that a person should know, such as records that cannot be read. `damaged` are the records of checkpoints
+    that are in quarantine.
+    """
+
+    run: str
+    epoch: int
+    world_size: int
+    connected_ranks: tuple[int, ...]
+    saves: tuple[SaveView, ...]
+    latest: Checkpoint | None
+    num_checkpoints: int
+    last_error: str
+    quarantined: str = ""
+    problems: tuple[str, ...] = ()
+    damaged: tuple[Record, ...] = ()

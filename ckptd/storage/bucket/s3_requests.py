@@ -1,0 +1,330 @@
+"""Signed requests to an S3 server: bytes go from memory to the socket and from the socket to memory without a copy.
+
+`botocore` finds region, endpoint and credentials as everywhere in that ecosystem (environment, profiles, roles, with
+their renewal) and signs, unless a public bucket is read without credentials; `urllib3` keeps the connections. What is
+repeated and how often is decided here: an answer that was lost is asked for again, so a request may be carried out
+twice, which the caller has to bear.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+from botocore.loaders import Loader, create_loader
+from botocore.session import Session, get_session
+
+from ckptd.errors import (
+    CkptdError,
+    CorruptionError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPermittedError,
+    UnavailableError,
+)
+from ckptd.storage.bucket import s3_errors
+from ckptd.storage.bucket.retrying import Retries
+
+_PIECE_BYTES = 1 << 20  # sent at once; each has the progress timeout to itself
+_MOST_DAMAGED = 3  # times that bytes may arrive other than they were sent
+_MAX_ANSWER_BYTES = 64 << 20
+_REPEATED = (urllib3.exceptions.HTTPError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """What the environment leaves open, from fsspec's configuration of ``s3``; None leaves it to botocore."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    key: str | None = None
+    secret: str | None = None
+    token: str | None = None
+    anon: bool = False  # nobody: requests are not signed
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server is waited for, in seconds.
+
+    Attributes:
+        connect_s: for a connection.
+        progress_s: for so long a connection may move no byte at all; then the request is made anew.
+        deadline_s: for so long a request is repeated.
+    """
+
+    connect_s: float = 5.0
+    progress_s: float = 10.0
+    deadline_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a status below 300, headers, and the body unless it went into the caller's memory.
+
+    Where `num_attempts` is above 1, the server may have carried the request out more often than once.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    num_attempts: int = 1
+
+
+class _Unsigned(S3SigV4Auth):  # type: ignore[misc]
+    """Signs everything but the body, which has a checksum of its own: hashing it anew would take most of the time."""
+
+    def _should_sha256_sign_payload(self, request: Any) -> bool:
+        return False
+
+
+class S3Requests:
+    """Makes requests to one bucket. Any thread may use it."""
+
+    def __init__(
+        self, bucket: str, options: S3Options, *, patience: Patience | None = None, num_connections: int = 32
+    ) -> None:
+        """Find out where the bucket is and who we are; nothing is sent yet.
+
+        Raises:
+            InvalidRequestError: when the configuration makes no sense.
+        """
+        self._options = options
+        self._patience = patience or Patience()
+        self._lock = threading.Lock()
+        try:
+            session = _session_of(options)
+            client = session.create_client(
+                "s3",
+                region_name=options.region or session.get_config_variable("region") or "us-east-1",
+                endpoint_url=options.endpoint_url,
+                config=Config(signature_version="s3v4"),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise InvalidRequestError(f"the configuration of S3 makes no sense: {error}") from error
+        self._session = session
+        self._credentials = None if options.key is None else _given(session, options)
+        self.region = str(client.meta.region_name)
+        endpoint = str(client.meta.endpoint_url).rstrip("/")
+        is_amazon = endpoint.endswith(".amazonaws.com")
+        if is_amazon and "." not in bucket:
+            scheme, _, host = endpoint.partition("://")
+            self.base_url = f"{scheme}://{bucket}.{host}"
+        else:
+            self.base_url = f"{endpoint}/{quote(bucket, safe='')}"
+        timeout = urllib3.Timeout(connect=self._patience.connect_s, read=self._patience.progress_s)
+        common: dict[str, Any] = {
+            "maxsize": num_connections,
+            "retries": False,
+            "timeout": timeout,
+            "ca_certs": session.get_config_variable("ca_bundle") or None,
+        }
+        proxy = _proxy_for(self.base_url)
+        self._pool = urllib3.ProxyManager(proxy, **common) if proxy else urllib3.PoolManager(**common)
+        client.close()
+
+    def send(
+        self,
+        method: str,
+        key: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Sequence[memoryview] = (),
+        into: Sequence[memoryview] | None = None,
+    ) -> Answer:
+        """Make a request and repeat it while that may help.
+
+        Args:
+            method: of HTTP.
+            key: of the object, empty for the bucket.
+            query: parameters.
+            headers: besides those that sign.
+            body: what is sent, one memory after another.
+            into: where the answer's body goes, which has to fill all of it.
+
+        Raises:
+            CkptdError: what the server said, or `UnavailableError` when it says nothing that helps.
+        """
+        retries, is_renewed, num_damaged = Retries(self._patience.deadline_s), False, 0
+        for num_attempts in itertools.count(1):
+            try:
+                answer = self._once(method, key, query or {}, headers or {}, body, into)
+                return replace(answer, num_attempts=num_attempts)
+            except _ExpiredError as expired:
+                if is_renewed:
+                    raise expired.error from None
+                is_renewed = True
+                self._renew()
+            except CorruptionError:
+                num_damaged += 1
+                if not body or num_damaged == _MOST_DAMAGED:
+                    raise
+            except UnavailableError as error:
+                retries.pause(error)
+        raise AssertionError("the loop above has no end")
+
+    def _once(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: Sequence[memoryview],
+        into: Sequence[memoryview] | None,
+    ) -> Answer:
+        url = f"{self.base_url}/{quote(key.encode('utf-8', 'surrogateescape'), safe='/~')}"
+        if query:
+            url += "?" + urlencode(query, quote_via=quote)
+        sent = dict(headers)
+        if method in ("PUT", "POST"):
+            sent = {"Content-Length": str(sum(memory.nbytes for memory in body)), **sent}
+        request = AWSRequest(method=method, url=url, headers=sent)
+        if not self._options.anon:
+            _Unsigned(self._frozen(), "s3", self.region).add_auth(request)
+        try:
+            answer = self._pool.urlopen(
+                method,
+                url,
+                headers=dict(request.headers.items()),
+                body=_pieces(body) if body else None,
+                preload_content=False,
+                redirect=False,
+                decode_content=False,
+            )
+            try:
+                if answer.status < 300 and into is not None:
+                    _check_length(answer, sum(memory.nbytes for memory in into), key)
+                    for memory in into:
+                        _fill(answer, memory.cast("B"))
+                    data = b""
+                else:
+                    data = answer.read(_MAX_ANSWER_BYTES + 1, decode_content=False)
+                    if len(data) > _MAX_ANSWER_BYTES:
+                        raise UnavailableError("the server answers with more than it can mean", key=key or None)
+            except BaseException:
+                answer.close()
+                raise
+            answer.release_conn()
+        except _REPEATED as error:
+            raise UnavailableError(f"{self.base_url}: {_reason_of(error)}", key=key or None) from error
+        # What takes the server long may begin with a status of 200, to keep the connection alive, and end in an error.
+        code = s3_errors.code_of(data) if answer.status >= 300 or method != "GET" else ""
+        if answer.status < 300 and not code:
+            return Answer(answer.status, answer.headers, data)
+        failure = s3_errors.error_of(answer.status, data, key)
+        if code == "NoSuchBucket":
+            failure = NotFoundError(f"there is no bucket at {self.base_url}", key=key or None)
+        if code in s3_errors.EXPIRED:
+            raise _ExpiredError(failure)
+        raise failure
+
+    def _frozen(self) -> Any:
+        try:
+            with self._lock:
+                credentials = self._credentials or self._session.get_credentials()
+                self._credentials = credentials
+            if credentials is None:
+                raise NotPermittedError(
+                    "there are no credentials for S3: set AWS_ACCESS_KEY_ID and its kin, or a profile; "
+                    "a public bucket is read without any by FSSPEC_S3_ANON=true"
+                )
+            return credentials.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise NotPermittedError(f"the credentials for S3 cannot be had: {error}") from error
+
+    def _renew(self) -> None:
+        """Ask for credentials anew: what was read from the environment or a file may have been replaced there."""
+        if self._options.key is not None:
+            return
+        with self._lock:
+            self._session, self._credentials = _session_of(self._options), None
+
+
+def _session_of(options: S3Options) -> Session:
+    """Return a session that reads the environment and the files of AWS anew."""
+    session = get_session()
+    if options.profile is not None:
+        session.set_config_variable("profile", options.profile)
+    session.register_component("data_loader", _models(session.get_config_variable("data_path")))
+    return session
+
+
+@functools.cache
+def _models(data_path: str | None) -> Loader:
+    """Return what reads botocore's descriptions of services and regions.
+
+    It keeps them: 2 MB of JSON, which each session would parse again for itself and take most of its time for.
+    """
+    return create_loader(data_path)
+
+
+class _ExpiredError(Exception):
+    """The server wants fresh credentials; `error` is what to raise when there are none."""
+
+    def __init__(self, error: CkptdError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment wants for a URL, as every program of that ecosystem takes it."""
+    where = urlsplit(url)
+    host = where.hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127.") or proxy_bypass(host):
+        return None
+    return getproxies().get(where.scheme)
+
+
+def _reason_of(error: BaseException) -> str:
+    """Say what went wrong with a connection, without the names that every layer gives it."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return "nothing came for a while" if isinstance(error, urllib3.exceptions.TimeoutError) else str(error)
+
+
+def _given(session: Any, options: S3Options) -> Any:
+    session.set_credentials(options.key, options.secret, options.token)
+    return session.get_credentials()
+
+
+def _pieces(body: Sequence[memoryview]) -> Iterator[memoryview]:
+    for memory in body:
+        view = memory.cast("B")
+        for at in range(0, len(view), _PIECE_BYTES):
+            yield view[at : at + _PIECE_BYTES]
+
+
+def _check_length(answer: Any, wanted: int, key: str) -> None:
+    length = int(answer.headers.get("Content-Length", wanted))
+    if length < wanted:
+        raise CorruptionError("the object ends early", key=key, expected=wanted, actual=length)
+    if length > wanted:
+        raise InvalidRequestError("the server does not offer ranges", key=key, expected=wanted, actual=length)
+
+
+def _fill(answer: Any, into: memoryview) -> None:
+    """Read a body into memory; one that is cut short is a broken connection."""
+    done = 0
+    # urllib3's own `readinto` reads into memory of its own and copies: the response below it does not.
+    source = getattr(answer, "_fp", None) or answer
+    while done < len(into):
+        count = source.readinto(into[done:])
+        if not count:
+            raise urllib3.exceptions.IncompleteRead(done, len(into) - done)
+        done += count

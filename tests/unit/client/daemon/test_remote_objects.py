@@ -1,0 +1,165 @@
+"""Reading what a daemon keeps: straight from disk where that is the same disk, else through the daemon."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from ckptd import Checkpointer
+from ckptd.client.daemon import remote_objects
+from ckptd.client.daemon.remote_objects import RemoteObjects, objects_for
+from ckptd.client.daemon.stream_queue import OVERLAP_BYTES
+from ckptd.engine.objects import SummingObjects
+from ckptd.engine.reading.bundle import Bundle
+from ckptd.errors import CkptdError, CorruptionError, NotFoundError, UnavailableError
+from ckptd.format import crc32c
+from ckptd.storage.local.local_store import LocalStore
+from ckptd.wire.chunks import CHUNK_BYTES
+from tests.unit.client.relay import Relay
+
+BOUND_S = 30.0
+KEY = "runs/a/model.ckpt-1.data-00000-of-00001"
+ARRAY = np.random.default_rng(0).integers(0, 255, 20 * CHUNK_BYTES, dtype=np.uint8)
+
+
+@pytest.fixture
+def saved(daemon):
+    with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
+        ckpt.save(1, {"a": ARRAY}).result(BOUND_S)
+        assert isinstance(ckpt._transport.objects(""), LocalStore)
+    return daemon
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """This process does not see the daemon's directory."""
+
+    def refuse(url, **_):
+        raise NotFoundError(url)
+
+    monkeypatch.setattr(remote_objects, "open_store", refuse)
+
+
+@pytest.fixture
+def remote(saved, unseen):
+    ckpt = Checkpointer(saved.address, "runs/a", timeout_s=BOUND_S)
+    yield ckpt._transport.objects("")
+    ckpt.close()
+
+
+def test_the_directory_is_read_only_if_it_is_really_the_daemons(tmp_path):
+    (tmp_path / ".ckptd").mkdir()
+    (tmp_path / ".ckptd/id").write_text("this one")
+
+    def chosen(root, root_id):
+        return objects_for(None, "grpc://there:1", None, root, root_id, 1.0)
+
+    assert isinstance(chosen(str(tmp_path), "this one"), LocalStore)
+    for root, root_id in ((str(tmp_path), "another"), (str(tmp_path), ""), ("", "this one"), ("/absent", "this one")):
+        assert isinstance(chosen(root, root_id), RemoteObjects)
+    assert chosen("s3://bucket", "x").location("runs/a") == "s3://bucket/runs/a"
+
+
+def test_objects_are_described_and_read_in_any_part(remote):
+    assert isinstance(remote, RemoteObjects)
+    assert remote.stat(KEY).size_bytes == len(ARRAY)
+    part = bytearray(3 << 20)
+    remote.read_into(KEY, 12345, memoryview(part))
+    assert part == ARRAY[12345 : 12345 + len(part)].tobytes()
+    assert remote.get(KEY) == ARRAY.tobytes()
+    assert remote.location(KEY).endswith("/root/" + KEY)
+
+
+def test_what_is_read_is_summed_on_the_way_part_by_part(remote):
+    sizes = [5, 0, CHUNK_BYTES - 7, 3 * CHUNK_BYTES, 1]
+    parts = [np.zeros(size, np.uint8) for size in sizes]
+    assert isinstance(remote, SummingObjects)
+    sums = remote.read_summed(KEY, 77, *map(memoryview, parts))
+    at = 77
+    for part, crc in zip(parts, sums, strict=True):
+        assert (part == ARRAY[at : at + len(part)]).all()
+        assert crc == crc32c.crc32c(part.data)
+        at += len(part)
+
+
+def test_what_lies_side_by_side_is_asked_for_at_once(remote, monkeypatch):
+    asked = []
+    real = RemoteObjects._blocks
+
+    def noting(self, key, offset, size, deadline):
+        asked.append((key, offset, size))
+        return real(self, key, offset, size, deadline)
+
+    monkeypatch.setattr(RemoteObjects, "_blocks", noting)
+    assert (Bundle.open(remote, KEY.partition(".data")[0]).read("a") == ARRAY).all()
+    assert [(offset, size) for key, offset, size in asked if key == KEY] == [(0, len(ARRAY))]
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(12 << 20, 1), (1 << 20, 3)])
+def test_long_requests_take_turns_and_short_ones_do_not(remote, monkeypatch, size, at_once):
+    real, guard, meeting = RemoteObjects._blocks, threading.Lock(), threading.Barrier(3)
+    under_way, most = [], []
+
+    def noting(self, key, offset, size, deadline):
+        with guard:
+            under_way.append(offset)
+            most.append(len(under_way))
+        if at_once > 1:
+            meeting.wait(BOUND_S)  # breaks unless all are here together
+        left = size
+        for block in real(self, key, offset, size, deadline):
+            yield block
+            left -= len(block)
+            # With so little to go the next may begin, which it does once this block is in its place.
+            with guard:
+                if offset in under_way and left <= OVERLAP_BYTES + CHUNK_BYTES:
+                    under_way.remove(offset)
+
+    monkeypatch.setattr(RemoteObjects, "_blocks", noting)
+    parts = [np.zeros(size, np.uint8) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda n: remote.read_into(KEY, n * size, memoryview(parts[n])), range(3)))
+    assert (np.concatenate(parts) == ARRAY[: 3 * size]).all()
+    assert max(most) == at_once
+
+
+def test_what_is_not_there_or_too_short_or_too_large_is_said(remote):
+    with pytest.raises(NotFoundError):
+        remote.stat("runs/a/absent")
+    with pytest.raises(NotFoundError):
+        remote.get("runs/a/absent")
+    with pytest.raises(CorruptionError):
+        remote.read_into(KEY, len(ARRAY) - 10, memoryview(bytearray(11)))
+    with pytest.raises(CorruptionError, match="too large"):
+        remote.get(KEY, limit_bytes=100)
+    with pytest.raises(CkptdError):
+        remote.get("../secret")
+
+
+def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
+    relay = Relay(int(saved.address.rpartition(":")[2]))
+    real, cuts = RemoteObjects._blocks, []
+
+    def cutting(self, key, offset, size, deadline):
+        for block in real(self, key, offset, size, deadline):
+            yield block
+            if len(cuts) < 3:
+                cuts.append(offset)
+                relay.cut()
+
+    monkeypatch.setattr(RemoteObjects, "_blocks", cutting)
+    with Checkpointer(relay.address, "runs/a", timeout_s=BOUND_S) as ckpt:
+        assert (ckpt.restore()["a"] == ARRAY).all()
+    assert len(cuts) >= 3
+    relay.close()
+
+
+def test_a_daemon_that_stays_away_ends_the_reading(saved, unseen):
+    with Checkpointer(saved.address, "runs/a", timeout_s=0.5) as ckpt:
+        objects = ckpt._transport.objects("")
+        saved.stop()
+        with pytest.raises(UnavailableError, match="no daemon answers"):
+            objects.stat(KEY)

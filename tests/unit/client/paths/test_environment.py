@@ -1,0 +1,128 @@
+"""`CKPTD_ADDRESS`, `CKPTD_TOKEN` and `CKPTD_CA` hold for `Checkpointer` and for every command alike."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import closing
+
+import numpy as np
+import pytest
+import trustme
+
+import ckptd
+from ckptd.cli import main
+from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.service.server import Server, ServerOptions, Tls
+from ckptd.storage.locations import open_store
+from ckptd.wire import places
+from tests.unit.client.served import Daemon
+
+TOKEN = "s3same"
+W = {"w": np.arange(3.0)}
+
+
+class _Guarded(Daemon):
+    """A daemon that uses TLS and wants a token."""
+
+    def __init__(self, root):
+        self.authority = trustme.CA()
+        issued = self.authority.issue_cert("127.0.0.1")
+        chain = b"".join(one.bytes() for one in issued.cert_chain_pems)
+        self._tls = Tls(chain, issued.private_key_pem.bytes())
+        super().__init__(root, listen="grpcs://127.0.0.1:0")
+
+    def make_coordinator(self):
+        holder = f"ckptd serve, pid {os.getpid()} on {socket.gethostname()}, grpcs://127.0.0.1:0"
+        return Coordinator(open_store(str(self.root)), settings=self._settings, holder=holder)
+
+    def make_server(self, coordinator):
+        return Server(coordinator, ServerOptions(listen=(self._listen,), tls=self._tls, token=TOKEN))
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    daemon = _Guarded(tmp_path / "root")
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def environment(guarded, tmp_path, monkeypatch):
+    (tmp_path / "ca.pem").write_bytes(guarded.authority.cert_pem.bytes())
+    monkeypatch.setenv("CKPTD_ADDRESS", guarded.address)
+    monkeypatch.setenv("CKPTD_TOKEN", TOKEN)
+    monkeypatch.setenv("CKPTD_CA", str(tmp_path / "ca.pem"))
+
+
+@pytest.mark.usefixtures("environment")
+def test_programs_and_commands_find_the_daemon_and_show_it_the_token(guarded, tmp_path, capsys):
+    with ckptd.Checkpointer(run="runs/a") as ckpt:
+        assert ckpt.save(1, W).result().step == 1
+        with closing(ckptd.follow(guarded.address, "runs/a", timeout_s=10.0)) as news:
+            assert next(news).step == 1
+    run = tmp_path / "root" / "runs" / "a"
+    for arguments, expected in (
+        (["status"], "runs/a"),
+        (["health"], "SERVING"),
+        (["watch", "--run", "runs/a", "--once"], "model.ckpt-1"),
+        (["pin", "runs/a/model.ckpt-1"], "model.ckpt-1"),  # below the daemon's root
+        (["unpin", f"{run}/model.ckpt-1"], "model.ckpt-1"),
+    ):
+        assert main.run(arguments) == 0, (arguments, capsys.readouterr().err)
+        assert expected in capsys.readouterr().out, arguments
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_wrong_authority_or_token_is_told_at_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    with ckptd.Checkpointer(run="r") as ckpt, pytest.raises(NotPermittedError, match="not trusted"):
+        ckpt.latest()
+    for command in ("status", "health"):
+        assert main.run([command]) == NotPermittedError.exit_code
+        assert "not trusted" in capsys.readouterr().err
+    monkeypatch.setenv("CKPTD_CA", str(tmp_path / "nothing.pem"))
+    with pytest.raises(InvalidRequestError, match="CKPTD_CA"):
+        ckptd.Checkpointer(run="r")
+
+
+def test_the_authority_of_the_environment_does_not_stand_in_the_way_of_an_address_without_tls(tmp_path, monkeypatch):
+    monkeypatch.setenv("CKPTD_CA", str(tmp_path / "nothing.pem"))
+    daemon = Daemon(tmp_path / "root")
+    try:
+        with ckptd.Checkpointer(daemon.address, run="r") as ckpt:
+            assert ckpt.latest() is None
+    finally:
+        daemon.stop()
+
+
+def test_a_store_in_the_environment_is_no_daemon_for_a_command_that_wants_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CKPTD_ADDRESS", str(tmp_path))
+    with ckptd.Checkpointer(run="r") as ckpt:
+        ckpt.save(1, W).result()
+    assert main.run(["status"]) == InvalidRequestError.exit_code
+    assert "CKPTD_ADDRESS" in capsys.readouterr().err
+
+
+def test_without_an_address_it_is_the_user_s_socket_then_that_of_the_host(tmp_path, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    own, of_the_host = tmp_path / "own", tmp_path / "host.sock"
+    own.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
+    monkeypatch.setattr(places, "SYSTEM_SOCKET", places.Address(path=str(of_the_host)))
+    assert str(places.local_daemon({"XDG_RUNTIME_DIR": str(own)})) == f"unix://{own}/ckptd.sock"
+    with socket.socket(socket.AF_UNIX) as host:
+        host.bind(str(of_the_host))
+        assert str(places.local_daemon({"XDG_RUNTIME_DIR": str(own)})) == f"unix://{of_the_host}"
+        daemon = Daemon(tmp_path / "root", listen=f"unix://{own}/ckptd.sock")
+        try:
+            with ckptd.Checkpointer(run="r") as ckpt:
+                assert ckpt.save(1, W).result().step == 1
+        finally:
+            daemon.stop()
+
+
+def test_a_run_is_wanted(tmp_path):
+    with pytest.raises(InvalidRequestError, match="run='runs/mnist'"):
+        ckptd.Checkpointer(str(tmp_path))

@@ -1,0 +1,71 @@
+"""A real daemon inside of the test's process, which can be stopped, restarted and cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.settings import Settings
+from ckptd.service.server import ArenaOptions, Server, ServerOptions
+from ckptd.storage.locations import open_store
+from ckptd.wire import addresses
+from tests.fakes.waiting import eventually as eventually  # for who imports it from here
+
+BOUND_S = 30.0
+
+
+class Daemon:
+    """A coordinator over a directory, and a server in a loop of its own."""
+
+    def __init__(self, root, listen="127.0.0.1:0", arena_bytes=0, clock=None, **settings):
+        self.root = root
+        self._clock = clock
+        self._arena = ArenaOptions(arena_bytes, root.parent) if arena_bytes else None
+        self._settings = Settings(**settings)
+        self._listen = addresses.parse(listen)
+        self.start()
+
+    def start(self):
+        self.coordinator = self.make_coordinator()
+        self.coordinator.open()
+        self._ready, self._failed = threading.Event(), None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(BOUND_S)
+        if self._failed:
+            raise self._failed
+
+    def make_coordinator(self):
+        return Coordinator(open_store(str(self.root)), settings=self._settings, clock=self._clock)
+
+    def make_server(self, coordinator):
+        return Server(coordinator, ServerOptions(listen=(self._listen,), arena=self._arena))
+
+    async def _serve(self):
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = self.make_server(self.coordinator)
+        try:
+            self.address = (await server.start())[0]
+            self.server = server
+        except BaseException as error:
+            self._failed = error
+            return
+        finally:
+            self._ready.set()
+        # The next start is on the same port, as a restarted daemon is.
+        self._listen = addresses.parse(self.address)
+        while not self._stop.is_set():
+            self.coordinator.tick()
+            try:
+                await asyncio.wait_for(self._stop.wait(), 0.1)
+            except (TimeoutError, asyncio.TimeoutError):
+                continue
+        await server.stop()
+
+    def stop(self):
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(BOUND_S)
+            assert not self._thread.is_alive()
+            self.coordinator.close()
