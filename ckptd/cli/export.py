@@ -60,17 +60,22 @@ def command(
     kind = file_format(key)
     texts = dict(_pair(text) for text in metadata)
     objects, bundle = places.bundle(prefix)
+    inside = BundleSource(objects, bundle)
+
+    def is_ours(name: str) -> bool:
+        return is_note(name) and inside.facts(name).dtype_name == "string"  # another one is a program's own
+
     names = []
     for each in wanted:
         if is_pattern(each):
             names += [
-                name for name in matching(bundle.names(), each, bundle.location) if name == each or not is_note(name)
+                name for name in matching(bundle.names(), each, bundle.location) if name == each or not is_ours(name)
             ]
         else:
             check_names(bundle, [each])
             names.append(each)
-    names = list(dict.fromkeys(names)) or [name for name in bundle.names() if not is_note(name)]
-    source = Stripped(BundleSource(objects, bundle), names, strip_prefix)
+    names = list(dict.fromkeys(names)) or [name for name in bundle.names() if not is_ours(name)]
+    source = Stripped(inside, names, strip_prefix)
     with progress_bars.shown(f"exporting {bundle.key}", progress) as progressed:
         done = export(
             source,

@@ -154,5 +154,16 @@ def of_array_dtype(dtype: np.dtype[Any]) -> DType:
         if dtype[0].newbyteorder("<") == quantized.array:
             found = quantized
     if found is None:
-        raise InvalidRequestError(f"arrays of dtype {dtype} cannot be stored")
+        way = _WAYS.get(dtype.kind if dtype.names is None else "fields", "")
+        raise InvalidRequestError(f"arrays of dtype {dtype} cannot be stored{way}")
     return found
+
+
+_WAYS = {
+    "M": ": store x.view(numpy.int64), and the unit beside it",
+    "m": ": store x.view(numpy.int64), and the unit beside it",
+    "f": ": store x.astype(numpy.float64)",
+    "c": ": store x.astype(numpy.complex128)",
+    "fields": ": store each field as an array of its own",
+}
+"""What a program does with arrays that have no counterpart, by numpy's kinds; there is no one way for extensions."""

@@ -27,7 +27,7 @@ MAX_STEP = (1 << 63) - 1
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-(?P<shard>\d{5,10})-of-(?P<count>\d{5,10})", re.DOTALL | re.ASCII)
 _STEP = re.compile(r"-(\d+)$", re.ASCII)
 # Letters and digits of every script are welcome; of the rest only what no shell, glob or URL gives a meaning.
-_NOTES = "_CKPTD_"
+_NOTES = ("_CKPTD_OUTLINE", "_CKPTD_DCP", "_CKPTD_KERAS_MODEL", "_CKPTD_GRAPH_ONLY")  # and what lies below them
 _COMPONENT = re.compile(r"[\w][\w.+=@,-]*")
 
 
@@ -157,7 +157,7 @@ def _check_component(what: str, name: str, component: str) -> None:
 
 def is_note(name: str) -> bool:
     """Tell whether a tensor is no state, but a note of ckptd's own on how state is to be read."""
-    return name.startswith(_NOTES)
+    return name.startswith("_CKPTD_") and name.partition("/")[0] in _NOTES
 
 
 def tensor_key(name: str) -> bytes:

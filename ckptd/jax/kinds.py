@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ckptd.trees import bits
-from ckptd.trees.kinds import Kind, register
+from ckptd.trees.kind import Kind
+from ckptd.trees.kinds import register
 
 _STRUCT: Any = jax.ShapeDtypeStruct  # its constructor has no types
 

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.parameter import is_lazy
 
 from ckptd.errors import InvalidRequestError
 
@@ -60,6 +61,9 @@ BITS: dict[torch.dtype, torch.dtype] = {
 """dtypes that no number of the format stands for, as TensorFlow has none, and integers that have the same bits."""
 
 
+_QUANTIZED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
+
+
 def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
     """Return what numpy calls a torch dtype.
 
@@ -70,7 +74,12 @@ def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
         return _NUMPY_DTYPES[dtype]
     except KeyError:
         bits = BITS.get(dtype)
-        way = f"; store x.view({bits}), and give what is loaded .view({dtype})" if bits else ""
+        if bits:
+            way = f"; store x.view({bits}), and give what is loaded .view({dtype})"
+        elif dtype in _QUANTIZED:
+            way = "; store x.int_repr(), and its scale and zero point"
+        else:
+            way = "; store x.view(torch.uint8), and the dtype beside it"
         raise InvalidRequestError(f"tensor {name!r}: elements of {dtype} can't be stored{way}") from None
 
 
@@ -154,10 +163,21 @@ def _in_host_memory(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().resolve_conj().resolve_neg()
 
 
+def check_form(name: str, tensor: torch.Tensor) -> None:
+    """Raise `InvalidRequestError`, naming the tensor, if its elements do not lie in one box that can be asked for."""
+    if is_lazy(tensor):
+        raise InvalidRequestError(f"tensor {name!r} has no shape yet: run one batch through its module first")
+    if tensor.is_nested:
+        raise InvalidRequestError(f"tensor {name!r} is nested; store its parts, x.unbind()")
+    if tensor.layout in (torch.strided, torch.jagged):
+        return
+    way = "store its indices and values, or x.to_dense()" if "sparse" in str(tensor.layout) else "store x.to_dense()"
+    raise InvalidRequestError(f"tensor {name!r} has the layout {tensor.layout}; {way}")
+
+
 def _check(name: str, tensor: torch.Tensor) -> None:
+    check_form(name, tensor)
     numpy_dtype_of(name, tensor.dtype)
-    if tensor.layout != torch.strided:
-        raise InvalidRequestError(f"tensor {name!r} is sparse ({tensor.layout}); store its indices and values")
     if tensor.is_meta or hasattr(tensor, "fake_mode"):
         raise InvalidRequestError(f"tensor {name!r} is on the meta device: it has no elements to store or to fill")
     if hasattr(tensor, "device_mesh"):

@@ -19,7 +19,7 @@ from ckptd.torch.arrays import numpy_dtype_of
 from ckptd.torch.dcp_session import Session
 from ckptd.torch.dcp_shards import StagedShards, items_of
 from ckptd.torch.sharding import finished, has_own_items, is_declared
-from ckptd.trees.kinds import is_plain
+from ckptd.trees.kind import is_plain
 
 _ALIGN_BYTES = 64
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)

@@ -18,7 +18,7 @@ import torch
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.torch.arrays import tensor_of
 from ckptd.trees.flatten import flatten, leaves_of, read_outline, rebuild
-from ckptd.trees.kinds import is_plain
+from ckptd.trees.kind import is_plain
 from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline
 
 NOTE = "_CKPTD_DCP/"

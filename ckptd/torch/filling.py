@@ -18,8 +18,9 @@ from ckptd.torch.optimizers import fitting
 from ckptd.torch.sharding import full_shape, local_parts
 from ckptd.torch.stateful import is_stateful, template_of
 from ckptd.torch.stored import Stored
+from ckptd.trees import bits
+from ckptd.trees.class_kinds import Classes
 from ckptd.trees.flatten import check_classes, leaves_of, rebuild
-from ckptd.trees.kinds import Classes
 from ckptd.trees.outline import Leaf, describe, typed_of
 
 _NOTHING = object()
@@ -186,13 +187,13 @@ class Filling:
         if name not in self._shapes or not (stored is _NOTHING or isinstance(stored, Leaf)):
             self._differences.missing.append(name)
             return False
-        typed = None
         if isinstance(value, torch.Tensor) and stored is not _NOTHING:
-            value, typed = bits_of(value)
-        if stored is not _NOTHING and typed != typed_of(stored):
-            there = typed_of(stored) or self._dtypes[name]
-            self._differences.refused.append(f"{name} holds {there}, and here is {typed or value.dtype}")
-            return False
+            here_bits, there_bits = bits_of(value), bits.name_in(typed_of(stored))
+            if here_bits[1] != there_bits:
+                told = Mismatch(name, str(there_bits or self._dtypes[name]), f"{value.dtype}, and no cast converts it")
+                self._differences.refused.append(str(told))
+                return False
+            value = here_bits[0]
         try:
             parts = [] if isinstance(value, np.ndarray) else local_parts(name, value)
             shape = tuple(value.shape) if isinstance(value, np.ndarray) else full_shape(name, value)

@@ -1,15 +1,20 @@
-"""Values of PyTorch's own that are no tensors, and are stored by their names; see `ckptd.trees.kinds`."""
+"""Values of PyTorch's own that are stored by their names, and what is noted of tensors; see `ckptd.trees.kinds`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 from torch.torch_version import TorchVersion
 
+from ckptd.errors import InvalidRequestError
 from ckptd.torch.arrays import BITS
+from ckptd.torch.sharding import has_own_items, is_declared, is_dtensor
 from ckptd.trees import bits
-from ckptd.trees.kinds import Kind, Typed, register
+from ckptd.trees.class_kinds import class_name
+from ckptd.trees.kind import Kind, KindOfClass
+from ckptd.trees.kinds import register, register_of_class
 
 
 def _by_name(kind: type) -> Kind:
@@ -22,23 +27,50 @@ def _by_name(kind: type) -> Kind:
     return Kind(f"torch.{kind.__name__}", lambda value: (str(value), None), make, is_scalar=True)
 
 
-def has_bits(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is stored as integers of the same bits: no reader knows a number for its dtype."""
-    return tensor.dtype in BITS and not hasattr(tensor, "device_mesh")
+def is_more_than_elements(tensor: torch.Tensor) -> bool:
+    """Tell whether a note beside a tensor's elements says what it is: a parameter, say, or of a class of one's own.
+
+    What is a part of a larger tensor has none.
+    """
+    kind = type(tensor)
+    if kind is torch.Tensor and not tensor.requires_grad and tensor.dtype not in BITS:
+        return False
+    if is_lazy(tensor) or tensor.is_nested or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return False  # without elements of its own: what can't be stored is told by its name later
+    return not (is_dtensor(tensor) or is_declared(tensor) or has_own_items(tensor))
 
 
-def bits_of(tensor: torch.Tensor) -> tuple[torch.Tensor, Typed | None]:
-    """Return what of a tensor is stored, over the same memory, and the kind that says what it was."""
-    if not has_bits(tensor):
+def bits_of(tensor: torch.Tensor) -> tuple[torch.Tensor, str | None]:
+    """Return what of a tensor is stored, over the same memory, and the name of its dtype if these are its bits."""
+    if tensor.dtype not in BITS or hasattr(tensor, "device_mesh") or is_declared(tensor):
         return tensor, None
-    return tensor.detach().view(BITS[tensor.dtype]), Typed("torch.bits", str(tensor.dtype))
+    return tensor.detach().view(BITS[tensor.dtype]), str(tensor.dtype).removeprefix("torch.")
 
 
-def _take_bits(tensor: torch.Tensor) -> tuple[Any, Any]:
-    form, typed = bits_of(tensor)
-    if typed is None:
-        raise ValueError(f"elements of {tensor.dtype} have no form")
-    return form, typed.beside
+def _take_tensor(tensor: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
+    kind = type(tensor)
+    more = sorted(vars(tensor)) if kind not in (torch.Tensor, torch.nn.Parameter) else []
+    if more:
+        raise ValueError(
+            f"it has {', '.join(more)} beside its elements: save x.as_subclass(torch.Tensor), and them beside it"
+        )
+    form, of_bits = bits_of(tensor.detach().as_subclass(torch.Tensor))
+    name = None if kind is torch.Tensor else "Parameter" if kind is torch.nn.Parameter else class_name(kind)
+    return form, [name, tensor.requires_grad, of_bits]
+
+
+def _made_tensor(form: Any, beside: Any, kind: Any) -> Any:
+    name, requires_grad, of_bits = beside
+    tensor = form if of_bits is None else bits.make(form, of_bits)
+    if not isinstance(tensor, torch.Tensor):
+        return tensor  # another framework loads, and takes the elements
+    if name == "Parameter":
+        return torch.nn.Parameter(tensor, requires_grad)
+    if kind is not None:
+        if not issubclass(kind, torch.Tensor):
+            raise InvalidRequestError(f"this was a tensor, and {kind.__qualname__} is none")
+        tensor = tensor.as_subclass(kind)
+    return tensor.requires_grad_(requires_grad)
 
 
 def _made_of_bits(form: torch.Tensor, name: str) -> torch.Tensor:
@@ -46,6 +78,15 @@ def _made_of_bits(form: torch.Tensor, name: str) -> torch.Tensor:
     if dtype not in BITS:
         raise bits.refusal(name, "this torch")
     return form.view(dtype)
+
+
+_KIND_OF_TENSORS = KindOfClass(
+    bits.TENSOR,
+    lambda kind: issubclass(kind, torch.Tensor),
+    _take_tensor,
+    lambda beside: None if beside[0] in (None, "Parameter") else str(beside[0]),
+    _made_tensor,
+)
 
 
 def register_all() -> None:
@@ -59,7 +100,7 @@ def register_all() -> None:
         "torch.TorchVersion", lambda value: (str(value), None), lambda form, _: TorchVersion(form), is_scalar=True
     )
     register(version, TorchVersion)
-    register(Kind("torch.bits", _take_bits, bits.make), torch.Tensor, torch.nn.Parameter)
+    register_of_class(_KIND_OF_TENSORS)
     bits.register_maker(torch.Tensor, _made_of_bits)
 
 

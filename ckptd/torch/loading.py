@@ -18,8 +18,8 @@ from ckptd.torch.filling import Filling
 from ckptd.torch.places import Place, open_checkpoint
 from ckptd.torch.renaming import Rename
 from ckptd.torch.stored import Stored
+from ckptd.trees.class_kinds import Classes
 from ckptd.trees.flatten import check_classes, rebuild
-from ckptd.trees.kinds import Classes
 
 _log = logging.getLogger("ckptd.torch")
 

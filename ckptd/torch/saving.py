@@ -11,8 +11,7 @@ import torch
 
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.slice import Slice
-from ckptd.errors import InvalidRequestError
-from ckptd.torch.kinds import has_bits
+from ckptd.torch.kinds import is_more_than_elements
 from ckptd.torch.places import Place, checkpointer_at, membership
 from ckptd.torch.sharding import parts_of
 from ckptd.torch.stateful import unwrapped
@@ -81,10 +80,7 @@ def named_parts(state: Any, rank: int | None = None) -> dict[str, Any]:
     Raises:
         InvalidRequestError: as `save`.
     """
-    try:
-        flat = flatten(state, _is_leaf, unwrap=unwrapped, stores_classes=True)
-    except RecursionError as error:
-        raise InvalidRequestError("the state contains itself") from error
+    flat = flatten(state, _is_leaf, unwrap=unwrapped, stores_classes=True)
     outline = flat.pop(OUTLINE_NAME)
     leaves = {name: parts_of(name, leaf) if isinstance(leaf, torch.Tensor) else leaf for name, leaf in flat.items()}
     # Of a tensor whose mesh does not have this rank there is nothing to bring.
@@ -94,7 +90,7 @@ def named_parts(state: Any, rank: int | None = None) -> dict[str, Any]:
 
 def _is_leaf(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
-        return not has_bits(value)
+        return not is_more_than_elements(value)
     return isinstance(value, Slice) or (
         isinstance(value, list) and bool(value) and all(isinstance(one, Slice) for one in value)
     )

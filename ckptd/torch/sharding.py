@@ -28,7 +28,7 @@ import torch
 
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
-from ckptd.torch.arrays import Array, array_of
+from ckptd.torch.arrays import Array, array_of, check_form
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -86,6 +86,7 @@ def local_parts(name: str, tensor: torch.Tensor) -> list[Part]:
         return _not_empty(*_itemized(name, tensor))
     if is_dtensor(tensor):
         return _parts_of_dtensor(name, tensor)  # type: ignore[arg-type]  # as `is_dtensor` says
+    check_form(name, tensor)
     if is_declared(tensor):
         return _not_empty(_sizes(name, getattr(tensor, _SHAPE)), _declared(name, tensor))
     return [Part((0,) * tensor.dim(), tensor)]

@@ -14,7 +14,8 @@ import ml_dtypes
 import numpy as np
 
 from ckptd.errors import InvalidRequestError
-from ckptd.trees.kinds import Kind, Typed, register
+from ckptd.trees.kind import Kind, Typed
+from ckptd.trees.kinds import register
 
 _NAMES = (
     "float8_e8m0fnu",
@@ -27,6 +28,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(getattr(ml_dtypes, name)) for name in _NAMES if hasattr(ml_dtypes, name)
 }
 """numpy's dtypes that are stored so, by name. One element of each is one byte."""
+
+TENSOR = "torch.tensor"
+"""What torch notes of a tensor: its class, if it wants a gradient, and last the dtype whose bits these are, or None."""
 
 _SUFFIX = ".bits"
 _MAKERS: dict[type, Callable[[Any, str], Any]] = {}
@@ -44,9 +48,15 @@ def integers(array: Any) -> Any:
 
 def dtype_of(typed: Typed | None) -> np.dtype[Any] | None:
     """Return numpy's dtype of what is stored as integers; None for everything else, and where numpy has none."""
-    if typed is None or not typed.kind.endswith(_SUFFIX):
+    return DTYPES.get(name_in(typed) or "")
+
+
+def name_in(typed: Typed | None) -> str | None:
+    """Return the name, without that of a framework, of the dtype of what is stored as integers; None if it is not."""
+    if typed is None:
         return None
-    return DTYPES.get(_short(typed.beside))
+    noted = typed.beside[-1] if typed.kind == TENSOR else typed.beside if typed.kind.endswith(_SUFFIX) else None
+    return None if noted is None else _short(noted)
 
 
 def register_maker(form: type, make: Callable[[Any, str], Any]) -> None:
@@ -93,4 +103,6 @@ def _take(value: Any) -> tuple[Any, Any]:
 
 for _framework in ("numpy", "torch", "jax"):  # the latter two are registered again by those who have their arrays
     register(Kind(_framework + _SUFFIX, _take, make))
+# So do those who have no parameters, until torch registers it.
+register(Kind(TENSOR, _take, lambda form, noted: form if noted[-1] is None else make(form, noted[-1])))
 register_maker(np.ndarray, _made_by_numpy)

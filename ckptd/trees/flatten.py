@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.format.names import is_note
 from ckptd.trees import kinds, numpy_kinds
-from ckptd.trees.kinds import Classes, Typed, is_plain
+from ckptd.trees.class_kinds import Classes
+from ckptd.trees.kind import Typed, is_plain
 from ckptd.trees.outline import (
+    MAX_DEPTH,
     OUTLINE_NAME,
     DictOfKind,
     Leaf,
@@ -57,8 +60,8 @@ def flatten(
     leaves: dict[str, Any] = {}
     tree = _Walk(leaves, is_array, unwrap, stores_classes).visit(state, ())
     for name in leaves:
-        if name == OUTLINE_NAME or name.startswith(f"{OUTLINE_NAME}/"):
-            raise InvalidRequestError("this name is the outline's", key=name)
+        if is_note(name):
+            raise InvalidRequestError("ckptd keeps this name for its own notes: choose another key", key=name)
     return {**leaves, OUTLINE_NAME: encode_outline(tree)}
 
 
@@ -213,16 +216,20 @@ class _Walk:
 
     def visit(self, value: Any, path: tuple[Any, ...]) -> Any:
         """Return the outline's tree for `value`."""
+        if len(path) > MAX_DEPTH:
+            raise InvalidRequestError(
+                f"state nests deeper than {MAX_DEPTH} levels: save what lies deeper under keys of its own",
+                key=f"{describe(path[:5])}/…",
+            )
         if self._is_array(value):
             return self._note(path, value, "array")
         value = self._unwrap(value)
         if isinstance(value, (np.ndarray, np.generic)):
-            stored, typed = numpy_kinds.taken(value)
-            return self._note(path, stored, "numpy", typed)
+            return self._numpy(value, path)
         if is_plain(value):
             return self._plain(value, path, None)
         if id(value) in self._inside:
-            raise InvalidRequestError("the state contains itself", key=describe(path))
+            raise InvalidRequestError("the state contains itself: save what is in there once", key=describe(path))
         self._inside.add(id(value))
         try:
             if type(value) in (dict, list, tuple):
@@ -235,6 +242,13 @@ class _Walk:
             return self._plain(form, path, typed)
         finally:
             self._inside.discard(id(value))
+
+    def _numpy(self, value: Any, path: tuple[Any, ...]) -> Leaf:
+        try:
+            form, typed = numpy_kinds.taken(value)
+        except ValueError as error:
+            raise _refused(value, path, error) from error
+        return self._note(path, form, "numpy", typed)
 
     def _container(self, value: Any, path: tuple[Any, ...]) -> Any:
         if isinstance(value, dict):
@@ -265,7 +279,8 @@ class _Walk:
             if is_key(form):
                 return form, typed
         raise InvalidRequestError(
-            f"a key of type {type(key).__name__} can't be saved; keys are strings, numbers, booleans and None",
+            f"a key of type {type(key).__name__} can't be saved; keys are strings, numbers, booleans, None, enums, "
+            "paths and dates: make one of these of it",
             key=describe(path) or None,
             actual=repr(key)[:200],
         )
@@ -274,9 +289,7 @@ class _Walk:
         try:
             taken = kinds.take(value, with_classes=self._stores_classes)
         except ValueError as error:
-            raise InvalidRequestError(
-                f"this {type(value).__name__} can't be saved: {error}", key=describe(path) or None
-            ) from error
+            raise _refused(value, path, error) from error
         if taken is None:
             raise InvalidRequestError(_refusal(value), key=describe(path) or None)
         return taken
@@ -304,10 +317,19 @@ class _Walk:
         name = describe(path)
         if not name:
             raise InvalidRequestError("an array below an empty key has no name")
+        if not _has_utf8(name):
+            raise InvalidRequestError("a key without UTF-8 can't be part of a tensor's name", key=ascii(name))
         if name in self._leaves:
-            raise InvalidRequestError("two parts of the state would have this name", key=name)
+            raise InvalidRequestError(
+                "two parts of the state would have this name, as keys of other types or with / in them do: rename one",
+                key=name,
+            )
         self._leaves[name] = value
         return Leaf(kind, typed)
+
+
+def _refused(value: Any, path: tuple[Any, ...], why: ValueError) -> InvalidRequestError:
+    return InvalidRequestError(f"this {type(value).__name__} can't be saved: {why}", key=describe(path) or None)
 
 
 def _has_utf8(value: str) -> bool:

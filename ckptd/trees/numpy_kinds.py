@@ -2,7 +2,8 @@
 
 | value | plain form | noted |
 |---|---|---|
-| an array of str or bytes of fixed width | the same elements | dtype |
+| an array of str or bytes of fixed width, of str objects | the same elements | dtype |
+| an array of another order of bytes | the same elements | dtype |
 | an array of elements that the format lacks | integers of the same bits | dtype |
 | a scalar | an array without dimensions | its dtype, if it is one of the above |
 """
@@ -14,21 +15,46 @@ from typing import Any
 import numpy as np
 
 from ckptd.trees import bits
-from ckptd.trees.kinds import Kind, Typed, register
+from ckptd.trees.kind import Kind, Typed
+from ckptd.trees.kinds import register
 
 _TEXTS = {"U": "numpy.text", "S": "numpy.bytes"}
+_ORDERED = "numpy.array"
+_ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)  # the last is refused later, and told what to do
 
 
 def taken(value: Any) -> tuple[Any, Typed | None]:
-    """Return what is stored of numpy's array or scalar, and its kind if a reader needs to know that."""
-    form, noted = (value, None) if value.dtype.kind not in _TEXTS else (value, value.dtype.str)
+    """Return what is stored of numpy's array or scalar, and its kind if a reader needs to know that.
+
+    Raises:
+        ValueError: it would come back as something else.
+    """
+    kind = value.dtype.kind
+    if not isinstance(value, np.generic) and type(value) not in _ARRAYS:
+        raise ValueError("it is more than an array: save numpy.asarray(…) of it")
+    if kind == "O":
+        return value, _of_objects(value)
+    if kind in _TEXTS and isinstance(value, np.generic):
+        # An array would end its text at the last character that is not NUL.
+        return value.encode() if kind == "U" else bytes(value), Typed("numpy.scalar", value.dtype.str)  # type: ignore[attr-defined, call-overload]
+    form, noted = (value, None) if kind not in _TEXTS else (value, value.dtype.str)
     if bits.is_stored_so(value.dtype):
         form, noted = bits.integers(np.asarray(value)), value.dtype.name
     if isinstance(value, np.generic):
         return form, Typed("numpy.scalar", noted)
     if noted is None:
-        return form, None
+        return form, None if value.dtype.isnative else Typed(_ORDERED, value.dtype.str)
     return form, Typed(_TEXTS.get(value.dtype.kind, "numpy.bits"), noted)
+
+
+def _of_objects(value: Any) -> Typed | None:
+    """Return the note beside an array of objects, of which only text and bytes are stored."""
+    kinds = {type(one) for one in value.flat}
+    if kinds == {str}:
+        return Typed("numpy.text", value.dtype.str)
+    if str in kinds and kinds <= {str, bytes}:
+        raise ValueError("it holds str and bytes, which are stored alike: make them one of both")
+    return None  # of bytes; of anything else it is refused, with the place
 
 
 def dtype_of(typed: Typed | None) -> np.dtype[Any] | None:
@@ -40,10 +66,10 @@ def dtype_of(typed: Typed | None) -> np.dtype[Any] | None:
 
 def _made_text(form: Any, dtype: Any) -> Any:
     kind = np.dtype(dtype)
-    if kind.kind not in _TEXTS:
+    if kind.kind not in (*_TEXTS, "O"):
         raise ValueError(f"{kind} is no dtype of text")
-    flat = np.asarray(form, object).ravel()
-    elements = [one.decode() if kind.kind == "U" and isinstance(one, bytes) else one for one in flat]
+    flat = np.asarray(form, object).ravel().tolist()
+    elements = [one.decode() if kind.kind != "S" and isinstance(one, bytes) else one for one in flat]
     return np.array(elements, kind).reshape(np.shape(form))
 
 
@@ -53,7 +79,10 @@ def _made_scalar(form: Any, noted: Any) -> Any:
     elif noted in bits.DTYPES:
         array = bits.make(np.asarray(form), noted)
     else:
-        array = _made_text(form, noted)
+        data = form if isinstance(form, (bytes, str)) else np.asarray(form, object).item()
+        if np.dtype(noted).kind == "S":
+            return np.bytes_(data)
+        return np.str_(data.decode() if isinstance(data, bytes) else data)
     if array.shape != ():
         raise ValueError(f"shape {list(array.shape)}")
     return array[()]
@@ -71,5 +100,6 @@ def _dtype_name(value: np.dtype[Any]) -> tuple[str, None]:
 
 for _name in _TEXTS.values():
     register(Kind(_name, lambda value: (value, None), _made_text))
+register(Kind(_ORDERED, lambda value: (value, None), lambda form, dtype: np.asarray(form).astype(np.dtype(dtype))))
 register(Kind("numpy.scalar", lambda value: (value, None), _made_scalar))
 register(Kind("numpy.dtype", _dtype_name, lambda form, _: np.dtype(form), is_scalar=True))

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptd.errors import CorruptionError, InvalidRequestError
-from ckptd.trees.kinds import Typed, is_plain
+from ckptd.trees.kind import Typed, is_plain
 
 OUTLINE_NAME = "_CKPTD_OUTLINE"
 """The tensor that holds the outline, a string scalar."""

@@ -12,8 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from ckptd import load_checkpoint  # noqa: E402
 from ckptd.errors import InvalidRequestError  # noqa: E402
 from ckptd.torch import close_all, load, save  # noqa: E402
+from ckptd.trees.flatten import read_outline, rebuild  # noqa: E402
 
 
 class Schedule(str, enum.Enum):
@@ -119,10 +121,10 @@ def test_a_dtype_that_no_other_reader_has_is_stored_by_its_bits(run, name):
         for tensor in (each["x"], each["list"][0]):
             assert tensor.dtype == dtype
             assert torch.equal(tensor.view(bits), numbers)
-    with pytest.raises(InvalidRequestError, match=rf"x holds .*{name}"):
+    with pytest.raises(InvalidRequestError, match=rf"x is stored as {name}, and here it is"):
         load(run, into={"x": torch.zeros_like(numbers)})
     save({"x": numbers}, run, 2).result()
-    with pytest.raises(InvalidRequestError, match="x holds"):
+    with pytest.raises(InvalidRequestError, match=rf"x is stored as .*int.*, and here it is torch.{name}, and no cast"):
         load(run, into={"x": torch.zeros_like(numbers).view(dtype)})
 
 
@@ -147,3 +149,72 @@ def test_numpys_scalars_and_texts_are_what_they_were(run):
     assert found["texts"].dtype == state["texts"].dtype
     assert found["texts"].tolist() == ["a", "bc"]
     assert (found["scalar"], found["flag"], found["text"]) == (1.5, True, "x")
+
+
+class Mine(torch.Tensor):
+    pass
+
+
+def test_parameters_gradients_and_classes_of_tensors_come_back_as_torch_save_brings_them_back(run):
+    bits = torch.arange(4, dtype=torch.int32).view(torch.complex32)
+    state = {
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "frozen": torch.nn.Parameter(torch.ones(2, dtype=torch.int32), requires_grad=False),
+        "leaf": torch.ones(2, requires_grad=True),
+        "made": torch.ones(2, requires_grad=True) * 3,
+        "plain": torch.ones(2),
+        "mine": torch.ones(2).as_subclass(Mine),
+        "bits": torch.nn.Parameter(bits, requires_grad=False),
+        "all": dict(torch.nn.Linear(2, 2).named_parameters()),
+    }
+    save(state, run, 1).result()
+    torch.save(state, run / "stock.pt")
+    stock = torch.load(run / "stock.pt", weights_only=False)
+    found = load(run, classes=[Mine])
+    for mine, theirs in zip(_tensors(found), _tensors(stock), strict=True):
+        assert (type(mine), mine.requires_grad, mine.dtype) == (type(theirs), theirs.requires_grad, theirs.dtype)
+        assert mine.detach().view(torch.int32).equal(theirs.detach().view(torch.int32))
+    with pytest.raises(InvalidRequestError, match=r"mine: this is a Mine .*classes=\[Mine\]"):
+        load(run)
+    into = {"parameter": torch.zeros(2), "plain": torch.nn.Parameter(torch.zeros(2)), "mine": torch.zeros(2)}
+    load(run, into=into)
+    assert all(tensor.detach().equal(torch.ones(2)) for tensor in into.values())
+
+
+def _tensors(state):
+    for value in state.values():
+        yield from _tensors(value) if isinstance(value, dict) else [value]
+
+
+def test_a_framework_that_knows_no_parameters_takes_the_elements(run):
+    save({"w": torch.nn.Parameter(torch.ones(2)), "bits": torch.ones(2, dtype=torch.complex32)}, run, 1).result()
+    stored = load_checkpoint(run)
+    tree = read_outline(stored["_CKPTD_OUTLINE"])
+    assert rebuild(tree["w"], stored.__getitem__, lambda array: array, ("w",)).tolist() == [1, 1]
+    with pytest.raises(InvalidRequestError, match="bits: numpy has no elements of complex32"):
+        rebuild(tree["bits"], stored.__getitem__, lambda array: array, ("bits",))
+
+
+def _named(**attributes):
+    tensor = torch.ones(2).as_subclass(Mine)
+    tensor.__dict__.update(attributes)
+    return tensor
+
+
+@pytest.mark.filterwarnings("ignore:.*(nested|quantize|Quantize).*")
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), r"nested; store its parts, x.unbind\(\)"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), r"nested; store its parts"),
+        (lambda: torch.nn.LazyLinear(2), "'here/weight' has no shape yet: run one batch"),
+        (lambda: torch.eye(2).to_sparse(), r"x.to_dense\(\)"),
+        (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), r"store x.int_repr\(\)"),
+        (lambda: _named(scale=2), "it has scale beside its elements"),
+    ],
+)
+def test_a_tensor_that_would_not_come_back_is_refused_by_its_name(run, make, told):
+    with pytest.raises(InvalidRequestError, match=told) as refusal:
+        save({"here": make()}, run, 1)
+    assert "here" in str(refusal.value)
+    assert not list(run.glob("*.index"))

@@ -76,7 +76,7 @@ def test_nested_state_comes_back_as_it_was():
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
-KEYS = st.text(st.characters(exclude_characters="/"), min_size=1)
+KEYS = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1)
 STATES = st.dictionaries(
     KEYS, st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner) | st.tuples(inner, inner))
 )
@@ -94,7 +94,9 @@ def test_any_plain_state_comes_back(state):
         ({"a": {"fn": print}}, r"a/fn: builtin_function_or_method can't be saved without pickle"),
         ({"a/b": 1, "a": {"b": 2}}, r"a/b: two parts of the state would have this name"),
         ({"a": {(1, 2): 3}}, r"a: a key of type tuple can't be saved"),
-        ({OUTLINE_NAME: 1}, r"this name is the outline's"),
+        ({OUTLINE_NAME: 1}, r"keeps this name for its own notes"),
+        ({"_CKPTD_DCP": {"0": 1}}, r"_CKPTD_DCP/0: ckptd keeps this name"),
+        ({"\ud800": 1}, r"'\\ud800': a key without UTF-8"),
         ({"": np.zeros(1)}, r"no name"),
         (3, r"a dict, a list or a tuple"),
     ],

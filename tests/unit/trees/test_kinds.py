@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptd.errors import CorruptionError, InvalidRequestError
+from ckptd.trees.class_kinds import Classes
 from ckptd.trees.flatten import check_classes, flatten, read_outline, rebuild
-from ckptd.trees.kinds import Classes
 from ckptd.trees.outline import OUTLINE_NAME, decode_outline, encode_outline
 
 
@@ -200,6 +200,17 @@ TAKEN = {
     "a dataclass": Config(0.5, "b", [1]),
     "a named tuple": Pair(np.arange(2), {"a": Level.LOW}),
     "text without UTF-8": "\ud800",
+    "a time zone": datetime.timezone.utc,
+    "a time zone with an offset": datetime.timezone(datetime.timedelta(hours=-3, microseconds=1)),
+    "a time zone with a name": datetime.timezone(datetime.timedelta(hours=3), "MSK"),
+    "a bytearray": bytearray(b"a\0"),
+    "numpy's text that ends in NUL": np.str_("a\0"),
+    "numpy's bytes that end in NUL": np.bytes_(b"a\0"),
+    "an array of bytes": np.array([b"ab", b"c\0"]),
+    "an array of texts as objects": np.array(["a", "bc\0"], object),
+    "an array of bytes as objects": np.array([b"a\0"], object),
+    "an array of big-endian floats": np.arange(3, dtype=">f4"),
+    "an array of big-endian integers": np.array(5, ">i8"),
     "nested": {"a": [{"b": deque([OrderedDict(c=frozenset({1}))])}]},
 }
 
@@ -221,8 +232,37 @@ class Numbers(list):
     pass
 
 
+@dataclass
+class Both(dict):
+    a: int = 1
+
+
+class GrownPair(Pair):
+    pass
+
+
 grown = Config(1.0)
 grown.more = 3
+
+
+def _grown_pair():
+    pair = GrownPair(1, 2)
+    pair.more = 3
+    return pair
+
+
+def _shrunk():
+    config = Config(1.0)
+    del config.rate
+    return config
+
+
+def _nested(depth):
+    nested = []
+    for _ in range(depth):
+        nested = [nested]
+    return nested
+
 
 REFUSED = {
     "a kind of str": (Text("a"), r"Text can't be saved .*save str\("),
@@ -240,6 +280,13 @@ REFUSED = {
     "more than the fields": (grown, "more"),
     "a tuple as a key": ({(1, 2): 3}, "key of type tuple"),
     "numpy's number as a key": ({np.float64(1): 3}, "key of type float64"),
+    "a record array": (np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]), r"save numpy.asarray\("),
+    "a matrix": (np.asmatrix(np.ones((1, 2))), r"save numpy.asarray\("),
+    "an array of texts and bytes": (np.array(["a", b"a"], object), "stored alike"),
+    "a dataclass that is a dict": (Both(), "it is a dict, too"),
+    "a named tuple with more": (_grown_pair(), "it has more beside its fields"),
+    "a field that is not set": (_shrunk(), "it lacks its fields rate: set them"),
+    "too deep a list": (_nested(3000), "nests deeper than 200 levels"),
     "keys that become one": ({"a": 1, pathlib.Path("a"): 2}, "two keys"),
 }
 
