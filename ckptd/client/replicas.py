@@ -7,13 +7,26 @@ thousand numbers take about two milliseconds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ckptd.client.capture.inventory import EncodedStrings, Inventory, Source
+from ckptd.client.parts import NamedParts
+from ckptd.client.saving.transport import SaveRequest
 from ckptd.engine.manifest import STRING, VARIANT
-from ckptd.engine.replicas import MOST_PARTS, VALUE_BYTES, Compared, Difference, told
+from ckptd.engine.replicas import (
+    MOST_PARTS,
+    MOST_REMARKED_BYTES,
+    MOST_REMARKS,
+    VALUE_BYTES,
+    Compared,
+    Difference,
+    Remark,
+    told,
+)
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c
 
@@ -32,6 +45,39 @@ def check_policy(policy: str) -> str:
     if policy not in POLICIES:
         raise InvalidRequestError("replicas", expected=" or ".join(POLICIES), actual=repr(policy))
     return policy
+
+
+def with_digests(
+    request: SaveRequest, arrays: Mapping[str, Any], inventory: Inventory, policy: str, may_differ: Collection[str]
+) -> SaveRequest:
+    """Return the request of a save of several ranks with what the daemon compares.
+
+    Args:
+        request: of the save.
+        arrays: what is saved, maybe `NamedParts`.
+        inventory: of the arrays.
+        policy: what is done about values that differ, one of `POLICIES`.
+        may_differ: names whose values need not be the same.
+    """
+    if policy == "first":
+        return request
+    remarks: tuple[Remark, ...] = ()
+    if isinstance(arrays, NamedParts):
+        may_differ = {*may_differ, *arrays.may_differ}
+        remarks = _bounded(each for each in arrays.remarks() if each.name not in may_differ)
+    refuses = policy == "refuse"
+    return replace(request, compared=compared(inventory, may_differ), remarks=remarks, refuses_differences=refuses)
+
+
+def _bounded(remarks: Iterable[Remark]) -> tuple[Remark, ...]:
+    kept: list[Remark] = []
+    size_bytes = 0
+    for each in remarks:
+        size_bytes += len(each.name) + len(each.what)
+        if len(kept) == MOST_REMARKS or size_bytes > MOST_REMARKED_BYTES:
+            break
+        kept.append(each)
+    return tuple(kept)
 
 
 def compared(inventory: Inventory, may_differ: Collection[str] = ()) -> Compared | None:
@@ -64,13 +110,22 @@ def _digest(source: Source, *, is_value: bool) -> int:
 
 
 def tell(address: str, run: str, differences: Sequence[Difference]) -> None:
-    """Warn of values that differ between ranks, of each tensor of a run once."""
+    """Warn of values that differ between ranks, of each name in a run once."""
     new = [each for each in differences if (address, run, each.name) not in _told]
     _told.update((address, run, each.name) for each in new)
-    if new:
+    values = [each for each in new if not each.is_contradiction]
+    if values:
         _log.warning(
-            "%s: ranks have other values under one name, and the lowest rank's is stored for all: %s. Give each rank a "
-            "name of its own if the others matter; may_differ= says that they do not",
+            "%s: ranks have other values under one name, and one rank's is stored for all: %s. Give each rank a name "
+            "of its own if the others matter; may_differ= says that they do not",
             run,
-            told(new),
+            told(values),
+        )
+    contradictions = [each for each in new if each.is_contradiction]
+    if contradictions:
+        _log.warning(
+            "%s: ranks contradict each other, and a load of all of it will be refused: %s. Give each rank a name of "
+            "its own; without these names, or with strict=False, the checkpoint can be loaded",
+            run,
+            told(contradictions),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ckptd.engine.replicas import Compared
+from ckptd.engine.replicas import Compared, Remark
 from ckptd.format.names import prefix_for
 
 
@@ -89,7 +89,8 @@ class Declaration:
         name: base name of the checkpoint.
         pad_step_number: write the step with eight digits.
         compared: digests of what other ranks may hold as well; None for none.
-        refuses_differences: end the save if ranks hold other values of it.
+        remarks: what it has beside its tensors, to be compared as well.
+        refuses_differences: end the save if ranks differ in any of this.
     """
 
     save: SaveRef
@@ -104,6 +105,7 @@ class Declaration:
     meta_suffix: str = "meta"
     write_state: bool = True
     compared: Compared | None = None
+    remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
 
     @property

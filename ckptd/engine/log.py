@@ -76,9 +76,9 @@ def log_waiting(save: SaveRef, age_s: float, waiting_for: Sequence[str]) -> None
 
 
 def log_differences(save: SaveRef, differences: Sequence[Difference]) -> None:
-    """Say that ranks hold other values of the same tensors, which the lowest rank's stand for now."""
-    fields = {"event": "ranks_differ", "run": save.run, "step": save.step, "tensors": [one.name for one in differences]}
-    logger.warning("%s stores the lowest rank's value: %s", save, told(differences), extra={"ckptd": fields})
+    """Say that ranks have other values under one name."""
+    fields = {"event": "ranks_differ", "run": save.run, "step": save.step, "names": [one.name for one in differences]}
+    logger.warning("%s: ranks have other values under one name: %s", save, told(differences), extra={"ckptd": fields})
 
 
 def log_failed(save: SaveRef, error: CkptdError) -> None:

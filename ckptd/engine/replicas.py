@@ -7,7 +7,7 @@ about, as its caller has chosen, and what is stored then is the value of the low
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,10 @@ VALUE_BYTES = 8
 
 MOST_PARTS = 40_000
 """Of one rank: their digests travel in one message, beside a graph of 3 MiB."""
+
+MOST_REMARKS = 1_000
+MOST_REMARKED_BYTES = 256 << 10
+"""Of one rank, their names and words together."""
 
 _MOST_TOLD = 100
 _MOST_SHOWN = 5  # in one line
@@ -66,11 +70,32 @@ class Replicas:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """What one rank has under a name beside its tensors, to be compared with what others have there.
+
+    Attributes:
+        name: as a tensor would be called that lies there.
+        digest: of all that has to be the same.
+        what: in words for people.
+        is_outline: part of an outline, of which each rank stores its own: what differs can't be loaded in one.
+    """
+
+    name: str
+    digest: int
+    what: str
+    is_outline: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
-    """A tensor whose value differs between ranks: its name, and which ranks say what, in words for people."""
+    """What differs between ranks: its name, and which ranks say what, in words for people.
+
+    Of a contradiction each rank's own is stored, and they can't be loaded in one. Else one rank's stands for all.
+    """
 
     name: str
     what: str
+    is_contradiction: bool = False
 
     def __str__(self) -> str:
         return f"{self.name!r} is {self.what}"
@@ -105,6 +130,34 @@ def differences(layout: Layout, compared: Mapping[int, Compared]) -> tuple[Diffe
     return tuple(found.values())
 
 
+def remarked(remarks: Mapping[int, tuple[Remark, ...]], tensors: Collection[str]) -> tuple[Difference, ...]:
+    """Return what ranks remark differently; at most 100.
+
+    Args:
+        remarks: rank → its remarks.
+        tensors: names of all tensors: where an outline has something else, one rank contradicts another.
+    """
+    # Most ranks say the same; what they say is looked at once.
+    ranks_of: dict[tuple[Remark, ...], list[int]] = {}
+    for rank, said in remarks.items():
+        ranks_of.setdefault(said, []).append(rank)
+    heard: dict[str, dict[int, tuple[Remark, list[int]]]] = {}
+    for said, ranks in ranks_of.items():
+        for remark in said:
+            heard.setdefault(remark.name, {}).setdefault(remark.digest, (remark, []))[1].extend(ranks)
+    found: list[Difference] = []
+    for name, by_digest in heard.items():
+        told = [f"{remark.what} on {describe_ranks(ranks)}" for remark, ranks in by_digest.values()]
+        is_outline = any(remark.is_outline for remark, _ in by_digest.values())
+        if is_outline and name in tensors:
+            told.append("a tensor on another")
+        if len(told) > 1:
+            found.append(Difference(name, _few(told), is_outline))
+        if len(found) == _MOST_TOLD:
+            break
+    return tuple(found)
+
+
 def told(differences: Sequence[Difference]) -> str:
     """Return differences as text, the first few of many."""
     more = f"; and {len(differences) - _MOST_SHOWN} more" if len(differences) > _MOST_SHOWN else ""
@@ -112,11 +165,10 @@ def told(differences: Sequence[Difference]) -> str:
 
 
 def refusal(differences: Sequence[Difference]) -> InvalidRequestError:
-    """Return the error of a save that is not to store one rank's value for all."""
+    """Return the error of a save that is not to store what differs."""
     return InvalidRequestError(
-        f"ranks have other values under one name, and one value would be stored for all: {told(differences)}. Make "
-        "them equal before the save, or give each rank a name of its own; may_differ=, or replicas='warn', stores the "
-        "lowest rank's"
+        f"ranks have other values under one name: {told(differences)}. Make them equal before the save, or give each "
+        "rank a name of its own; may_differ=, or replicas='warn', saves all the same"
     )
 
 
@@ -144,7 +196,10 @@ def _told(digests: NDArray[np.uint64], ranks: NDArray[np.int64], number: int, si
         return (
             f"not the same on {describe_ranks(first)} as on {describe_ranks([r for _, each in others for r in each])}"
         )
-    told = [f"{_value(digest, number, size)} on {describe_ranks(each)}" for digest, each in who.items()]
+    return _few([f"{_value(digest, number, size)} on {describe_ranks(each)}" for digest, each in who.items()])
+
+
+def _few(told: Sequence[str]) -> str:
     return ", ".join(told[:_MOST_VALUES]) + (
         f", and {len(told) - _MOST_VALUES} more values" if told[_MOST_VALUES:] else ""
     )

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
+from ckptd.client.parts import NamedParts
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.slice import Slice
 from ckptd.torch.kinds import is_more_than_elements
 from ckptd.torch.places import Place, checkpointer_at, membership
 from ckptd.torch.sharding import parts_of
 from ckptd.torch.stateful import unwrapped
-from ckptd.trees.flatten import flatten
+from ckptd.trees.flatten import flatten_apart
 from ckptd.trees.merging import outline_name
-from ckptd.trees.outline import OUTLINE_NAME
+from ckptd.trees.outline import encode_outline
+from ckptd.trees.remarks import remarks_of
 
 _log = logging.getLogger("ckptd.torch")
 
@@ -80,12 +82,13 @@ def named_parts(state: Any, rank: int | None = None) -> dict[str, Any]:
     Raises:
         InvalidRequestError: as `save`.
     """
-    flat = flatten(state, _is_leaf, unwrap=unwrapped, stores_classes=True)
-    outline = flat.pop(OUTLINE_NAME)
+    flat, tree = flatten_apart(state, _is_leaf, unwrap=unwrapped, stores_classes=True)
+    outline = encode_outline(tree)
     leaves = {name: parts_of(name, leaf) if isinstance(leaf, torch.Tensor) else leaf for name, leaf in flat.items()}
     # Of a tensor whose mesh does not have this rank there is nothing to bring.
     held = {name: leaf for name, leaf in leaves.items() if not (isinstance(leaf, list) and not leaf)}
-    return {**held, outline_name(outline, membership().get("rank", 0) if rank is None else rank): outline}
+    rank = membership().get("rank", 0) if rank is None else rank
+    return NamedParts({**held, outline_name(outline, rank): outline}, lambda: remarks_of(tree))
 
 
 def _is_leaf(value: Any) -> bool:

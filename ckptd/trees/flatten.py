@@ -54,6 +54,18 @@ def flatten(
         InvalidRequestError: naming the path of what has no form without pickle, or the name that two leaves would
             share, as ``{"a/b": x, "a": {"b": y}}`` would.
     """
+    leaves, tree = flatten_apart(state, is_array, unwrap=unwrap, stores_classes=stores_classes)
+    return {**leaves, OUTLINE_NAME: encode_outline(tree)}
+
+
+def flatten_apart(
+    state: Any,
+    is_array: Callable[[Any], bool],
+    *,
+    unwrap: Callable[[Any], Any] = lambda value: value,
+    stores_classes: bool = False,
+) -> tuple[dict[str, Any], Any]:
+    """Return name → leaf, and the outline's tree; see `flatten`."""
     state = unwrap(state)
     if not isinstance(state, (Mapping, list, tuple)):
         raise InvalidRequestError("state to save is a dict, a list or a tuple", actual=type(state).__name__)
@@ -62,7 +74,7 @@ def flatten(
     for name in leaves:
         if is_note(name):
             raise InvalidRequestError("ckptd keeps this name for its own notes: choose another key", key=name)
-    return {**leaves, OUTLINE_NAME: encode_outline(tree)}
+    return leaves, tree
 
 
 def unflatten(stored: Mapping[str, Any], to_framework: Callable[[Any], Any]) -> Any:

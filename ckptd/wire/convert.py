@@ -17,7 +17,7 @@ import numpy as np
 from ckptd.engine.catalog.retention import Rule
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
-from ckptd.engine.replicas import MOST_PARTS, Compared, Difference
+from ckptd.engine.replicas import MOST_PARTS, MOST_REMARKS, Compared, Difference, Remark
 from ckptd.engine.saves.starts import Restoring
 from ckptd.engine.series import NamedStep
 from ckptd.errors import InvalidRequestError
@@ -195,6 +195,10 @@ def declaration_to_wire(declaration: Declaration) -> save_pb2.DeclareRequest:
         compared_parts=b"" if compared is None else np.ascontiguousarray(compared.rows, "<i8").tobytes(),
         compared_digests=b"" if compared is None else np.ascontiguousarray(compared.digests, "<u8").tobytes(),
         refuses_differences=declaration.refuses_differences,
+        remarks=[
+            save_pb2.Remark(name=each.name, digest=each.digest, what=each.what, outline=each.is_outline)
+            for each in declaration.remarks
+        ],
     )
 
 
@@ -226,6 +230,7 @@ def declaration_from_wire(request: save_pb2.DeclareRequest) -> Declaration:
         write_state=not request.unlisted,
         compared=_compared(request) if request.compared_parts else None,
         refuses_differences=request.refuses_differences,
+        remarks=_remarks(request),
     )
 
 
@@ -246,14 +251,25 @@ def _compared(request: save_pb2.DeclareRequest) -> Compared:
     return Compared(rows, np.frombuffer(request.compared_digests, "<u8").astype(np.uint64))
 
 
+def _remarks(request: save_pb2.DeclareRequest) -> tuple[Remark, ...]:
+    if len(request.remarks) > MOST_REMARKS:
+        raise InvalidRequestError("too many remarks to compare", expected=MOST_REMARKS, actual=len(request.remarks))
+    return tuple(
+        Remark(each.name, each.digest, text_from_wire(each.what), each.outline) for each in request.remarks if each.name
+    )
+
+
 def differences_to_wire(differences: Sequence[Difference]) -> list[save_pb2.Difference]:
     """Return the messages that say what differs between ranks."""
-    return [save_pb2.Difference(name=names.tensor_key(each.name), what=each.what) for each in differences]
+    return [
+        save_pb2.Difference(name=names.tensor_key(each.name), what=each.what, contradiction=each.is_contradiction)
+        for each in differences
+    ]
 
 
 def differences_from_wire(messages: Iterable[save_pb2.Difference]) -> tuple[Difference, ...]:
     """Read what differs between ranks."""
-    return tuple(Difference(names.tensor_name(each.name), each.what) for each in messages)
+    return tuple(Difference(names.tensor_name(each.name), each.what, each.contradiction) for each in messages)
 
 
 def checkpoint_to_wire(checkpoint: Checkpoint, run: str) -> common_pb2.Checkpoint:

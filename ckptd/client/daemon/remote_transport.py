@@ -211,6 +211,7 @@ class RemoteTransport:
             meta_suffix=request.meta_suffix,
             write_state=request.write_state,
             compared=request.compared,
+            remarks=request.remarks,
             refuses_differences=request.refuses_differences,
         )
 

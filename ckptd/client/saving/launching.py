@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ckptd import threads
 from ckptd.client.capture.preparing import Preparation, Prepared
 from ckptd.client.capture.snapshot import why
-from ckptd.client.replicas import compared
+from ckptd.client.replicas import with_digests
 from ckptd.client.saving import end_of_process
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
@@ -57,9 +56,8 @@ class Launcher:
         save: Undertaking | None = None
         try:
             prepared = self._preparation.prepare(arrays)
-            if self._transport.world_size > 1 and replicas != "first":
-                digests = compared(prepared.inventory, may_differ)
-                request = replace(request, compared=digests, refuses_differences=replicas == "refuse")
+            if self._transport.world_size > 1:
+                request = with_digests(request, arrays, prepared.inventory, replicas, may_differ)
             with self._lock:
                 turn = Turn(self._last_turn)
                 save = Undertaking(self._transport, self._preparation, request, prepared, turn)

@@ -24,7 +24,7 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.objects import Objects
 from ckptd.engine.reading.damage import Suspicion, Verdict
-from ckptd.engine.replicas import Compared
+from ckptd.engine.replicas import Compared, Remark
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import NamedStep
 
@@ -34,7 +34,7 @@ class SaveRequest:
     """One call of `save`. Attempts to carry it out again repeat `request_id`, so that they are one.
 
     `name` is the checkpoint's base name if that is not the run's. `compared` are digests of what other ranks may hold
-    as well.
+    as well, `remarks` what is compared beside that.
     """
 
     step: int | None
@@ -46,6 +46,7 @@ class SaveRequest:
     write_state: bool = True
     name: str | None = None
     compared: Compared | None = None
+    remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
 
 

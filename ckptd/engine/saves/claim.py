@@ -12,7 +12,7 @@ from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill
 from ckptd.engine.layout import Assignment, Column, Layout, Road
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.replicas import Compared
+from ckptd.engine.replicas import Compared, Remark
 from ckptd.errors import CkptdError
 
 
@@ -28,7 +28,8 @@ class Claim:
     done_at: float | None = None  # when its last lane ended
     capture: Capture | None = None  # where its bytes lie
     sum_begins: Column | None = None  # per part, the first of its checksums in the capture
-    compared: Compared | None = None  # until it is planned
+    compared: Compared | None = None  # until it is planned, as are the remarks
+    remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
     _fed: dict[int, list[Run]] = field(default_factory=dict)  # per shard
 
@@ -73,4 +74,4 @@ class Claim:
         if self.capture is not None:
             self.capture.ended()
         self.capture = self.sum_begins = self.manifest = self.planned = self.compared = None
-        self._fed = {}
+        self._fed, self.remarks = {}, ()

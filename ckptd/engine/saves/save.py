@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from ckptd.engine import replicas
 from ckptd.engine.catalog import free_space
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
@@ -26,7 +27,7 @@ from ckptd.engine.lanes.standstill import Standstill
 from ckptd.engine.layout import Assignment, Lane, Layout, Road
 from ckptd.engine.log import log_differences, log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.replicas import Difference, differences, refusal
+from ckptd.engine.replicas import Difference
 from ckptd.engine.saves import session as machine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.deadlines import Debt, waiting_for, why_over
@@ -71,7 +72,7 @@ class Save:
     told: dict[int, str] = field(default_factory=dict)  # ranks that heard of the end undeclared, by which request
     is_withdrawn: bool = False  # by the only rank that had declared: the others do not hear of its end
     layout: Layout | None = None
-    differences: tuple[Difference, ...] = ()  # of what several ranks hold: the lowest one's is stored
+    differences: tuple[Difference, ...] = ()  # between ranks, of what should be the same
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
     _plan_id: str = ""
     _meta_graph: bytes | None = None
@@ -129,6 +130,7 @@ class Save:
             capture=capture,
             sum_begins=None if capture is None else first_sums(manifest),
             compared=declaration.compared,
+            remarks=declaration.remarks,
             refuses_differences=declaration.refuses_differences,
         )
         self.claims[rank] = claim
@@ -279,7 +281,7 @@ class Save:
             claims = [self.claims[rank] for rank in range(self.session.world_size)]
             layout = self._layout_of(claims)
             for claim in claims:
-                claim.manifest = claim.compared = None  # of many ranks they add up
+                claim.manifest, claim.compared, claim.remarks = None, None, ()  # of many ranks they add up
             first, step = self.first, self.first.save.step
             with self.run.catalog_lock:
                 num_shards = self.run.catalog.choose_num_shards(first.name, step, layout.num_shards)
@@ -330,13 +332,14 @@ class Save:
         manifests = tuple(claim.manifest for claim in claims if claim.manifest is not None)
         layout = self.run.layout_for(manifests)
         compared = {rank: claim.compared for rank, claim in enumerate(claims) if claim.compared is not None}
-        self.differences = differences(layout, compared)
-        if not self.differences:
-            return layout
-        if any(claim.refuses_differences for claim in claims):
-            raise refusal(self.differences)
-        log_differences(self.ref, self.differences)
-        return self.run.layout_for(manifests, frozenset(each.name for each in self.differences))
+        remarks = {rank: claim.remarks for rank, claim in enumerate(claims) if claim.remarks}
+        of_tensors = replicas.differences(layout, compared)
+        self.differences = of_tensors + replicas.remarked(remarks, frozenset(layout.names) if remarks else ())
+        if self.differences and any(claim.refuses_differences for claim in claims):
+            raise replicas.refusal(self.differences)
+        if self.differences:
+            log_differences(self.ref, self.differences)
+        return self.run.layout_for(manifests, frozenset(each.name for each in of_tensors)) if of_tensors else layout
 
     def _assignment(self, rank: int) -> Assignment:
         assert self.layout is not None

@@ -129,7 +129,7 @@ class PutManifestReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DeclareRequest(_message.Message):
-    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends", "compared_parts", "compared_digests", "refuses_differences")
+    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends", "compared_parts", "compared_digests", "refuses_differences", "remarks")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class DeclareRequest(_message.Message):
     COMPARED_PARTS_FIELD_NUMBER: _ClassVar[int]
     COMPARED_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     REFUSES_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    REMARKS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     request_id: str
     world_size: int
@@ -160,7 +161,20 @@ class DeclareRequest(_message.Message):
     compared_parts: bytes
     compared_digests: bytes
     refuses_differences: bool
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ...) -> None: ...
+    remarks: _containers.RepeatedCompositeFieldContainer[Remark]
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ..., remarks: _Optional[_Iterable[_Union[Remark, _Mapping]]] = ...) -> None: ...
+
+class Remark(_message.Message):
+    __slots__ = ("name", "digest", "what", "outline")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    OUTLINE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: int
+    what: str
+    outline: bool
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[int] = ..., what: _Optional[str] = ..., outline: bool = ...) -> None: ...
 
 class DeclareReply(_message.Message):
     __slots__ = ("need_manifest", "assignment", "lane", "already_saved", "ended", "waiting", "differences")
@@ -181,12 +195,14 @@ class DeclareReply(_message.Message):
     def __init__(self, need_manifest: _Optional[_Union[NeedManifest, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., lane: _Optional[_Union[LanePart, _Mapping]] = ..., already_saved: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., ended: _Optional[bytes] = ..., waiting: _Optional[_Union[Waiting, _Mapping]] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
 
 class Difference(_message.Message):
-    __slots__ = ("name", "what")
+    __slots__ = ("name", "what", "contradiction")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WHAT_FIELD_NUMBER: _ClassVar[int]
+    CONTRADICTION_FIELD_NUMBER: _ClassVar[int]
     name: bytes
     what: str
-    def __init__(self, name: _Optional[bytes] = ..., what: _Optional[str] = ...) -> None: ...
+    contradiction: bool
+    def __init__(self, name: _Optional[bytes] = ..., what: _Optional[str] = ..., contradiction: bool = ...) -> None: ...
 
 class NeedManifest(_message.Message):
     __slots__ = ()

@@ -7,7 +7,7 @@ import pytest
 
 from ckptd.engine.lanes.plan import plan
 from ckptd.engine.manifest import Manifest, Part
-from ckptd.engine.replicas import Compared, differences, refusal, told
+from ckptd.engine.replicas import Compared, Remark, differences, refusal, remarked, told
 from ckptd.format import dtypes
 from ckptd.format.slices import Box
 
@@ -68,3 +68,23 @@ def test_many_values_and_many_tensors_are_told_in_few_words():
     assert told(several).count(" on rank 1") == 5
     assert told(several).endswith("; and 95 more")
     assert "'t0' is 0 on rank 0, 1 on rank 1" in str(refusal(several))
+
+
+def test_remarks_are_compared_by_name_and_digest():
+    same, other, own = Remark("a", 1, "[1]"), Remark("a", 2, "[2]"), Remark("b", 3, "a list of 3")
+    assert remarked({0: (same,), 1: (same, own)}, ()) == ()
+    (found,) = remarked({0: (same,), 1: (other,), 2: (same, own)}, ())
+    assert str(found) == "'a' is [1] on ranks 0 and 2, [2] on rank 1"
+    assert found.is_contradiction
+    (found,) = remarked({0: (own,)}, {"b"})
+    assert str(found) == "'b' is a list of 3 on rank 0, a tensor on another"
+    value = Remark("b", 3, "3", is_outline=False)
+    assert remarked({0: (value,)}, {"b"}) == ()
+    (found,) = remarked({0: (value,), 1: (Remark("b", 4, "4", is_outline=False),)}, {"b"})
+    assert str(found) == "'b' is 3 on rank 0, 4 on rank 1"
+    assert not found.is_contradiction
+
+
+def test_many_remarks_that_differ_are_cut():
+    said = {rank: tuple(Remark(f"r{n}", rank, str(rank)) for n in range(300)) for rank in range(2)}
+    assert len(remarked(said, ())) == 100

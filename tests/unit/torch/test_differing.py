@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -107,3 +109,39 @@ def test_many_that_differ_are_told_in_one_line(ranks, daemon):
     assert "'a000' is 0 on rank 0, 1 on rank 1, 2 on rank 2" in line.replace("[", "").replace("]", "")
     assert line.count(" is ") == 6
     assert "and 95 more" in line
+
+
+CONTRADICTIONS = [
+    ("in-line", [1, 2], [1, 3], "'x' is [1, 2] on rank 0, [1, 3] on rank 1"),
+    ("length", [torch.ones(2)], [torch.ones(2)] * 2, "'x' is a list of 1 on rank 0, a list of 2 on rank 1"),
+    ("sequence", [1, 2], (1, 2), "'x' is [1, 2] on rank 0, (1, 2) on rank 1"),
+    ("nesting", torch.ones(2), {"y": torch.zeros(2)}, "'x' is a dict on rank 1, a tensor on another"),
+    ("rng", random.Random(1).getstate(), random.Random(2).getstate(), "'x/1' is (2147483648, "),
+    ("long number", 1 << 70, 1 << 71, "'x' is 1180591620717411303424 on rank 0, 2361183241434822606848 on rank 1"),
+    ("set", {1}, {2}, "'x' is [1] on rank 0, [2] on rank 1"),
+]
+
+
+@pytest.mark.parametrize(("kind", "one", "other", "said"), CONTRADICTIONS, ids=[each[0] for each in CONTRADICTIONS])
+def test_ranks_that_contradict_each_other_are_told_when_they_save(ranks, daemon, kind, one, other, said):
+    run = f"runs/contradicting-{kind.replace(' ', '-')}"
+    states = [{"x": one, "n": 1, "same": [1, (2, None)]}, {"x": other, "n": 1, "same": [1, (2, None)]}]
+    first, second = ranks.each(2, jobs.save_states, daemon.address, run, states)
+    assert len(first) == 1, first
+    assert "a load of all of it will be refused" in first[0]
+    assert said in first[0]
+    assert second == []
+    with pytest.raises(ckptd.InvalidRequestError):
+        load(daemon.root / f"{run}/model.ckpt-1")
+    options = {"replicas": "refuse"}
+    for lines in ranks.each(2, jobs.save_states, daemon.address, f"{run}-refused", states, options):
+        assert len(lines) == 1
+        assert said in lines[0]
+    assert not list(daemon.root.glob(f"{run}-refused/model.ckpt*"))
+
+
+def test_none_and_keys_of_ones_own_contradict_nothing(ranks, daemon):
+    states = [{"x": [1], "y": None, "z": {"a": [1]}}, {"x": [1], "y": [2], "z": {"b": (3, 4)}}]
+    options = {"replicas": "refuse"}
+    assert ranks.each(2, jobs.save_states, daemon.address, "runs/agreeing", states, options) == [[], []]
+    assert load(daemon.root / "runs/agreeing/model.ckpt-1") == {"x": [1], "y": [2], "z": {"a": [1], "b": (3, 4)}}

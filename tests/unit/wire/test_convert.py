@@ -8,7 +8,7 @@ import pytest
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
-from ckptd.engine.replicas import MOST_PARTS, Compared
+from ckptd.engine.replicas import MOST_PARTS, MOST_REMARKS, Compared, Remark
 from ckptd.engine.saves.session import Phase
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.base import Durability
@@ -124,6 +124,18 @@ DECLARATION = Declaration(SAVES[0], "req-1", 4, b"d" * 32, b"graph", True, 30.0,
 @pytest.mark.parametrize("declaration", [DECLARATION, Declaration(SAVES[1], "req", 1, bytes(32))])
 def test_a_declaration_and_its_message_are_one_thing(declaration):
     assert convert.declaration_from_wire(convert.declaration_to_wire(declaration)) == declaration
+
+
+def test_remarks_and_their_message_are_one_thing():
+    remarks = (Remark("a/b", (1 << 64) - 1, "[1, 2]"), Remark("c", 0, "3", is_outline=False))
+    declaration = replace(DECLARATION, remarks=remarks, refuses_differences=True)
+    message = convert.declaration_to_wire(declaration)
+    assert convert.declaration_from_wire(message) == declaration
+    message.remarks.add(name="many")
+    assert len(convert.declaration_from_wire(message).remarks) == 3
+    message.remarks.extend([message.remarks[0]] * MOST_REMARKS)
+    with pytest.raises(InvalidRequestError):
+        convert.declaration_from_wire(message)
 
 
 def test_digests_and_their_message_are_one_thing():

@@ -1,0 +1,56 @@
+"""What the outlines of several ranks have to agree about, small enough to be compared before anything is stored.
+
+The daemon never reads outlines: it compares these remarks. Ranks whose remarks agree have outlines that `merging` makes
+one of, but for leaves of other kinds under one name, and for dicts far down where another rank has a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ckptd.engine.replicas import Remark
+from ckptd.format.crc32c import crc32c
+from ckptd.trees.outline import Leaf, PlainOfKind, describe, encode_outline, typed_of
+
+_MOST_SHOWN = 60
+_DICT_LEVELS = 2  # an optimizer's state has a dict for each of its parameters
+
+
+def remarks_of(tree: Any) -> list[Remark]:
+    """Return remarks on an outline's tree: on sequences, plain values, and the dicts of its first levels.
+
+    None is not remarked on: it gives way to what another rank has.
+    """
+    found: list[Remark] = []
+    for path, node in _nodes(tree, ()):
+        name = describe(path).encode(errors="backslashreplace").decode()
+        if name and not (isinstance(node, dict) and len(path) > _DICT_LEVELS):
+            found.append(_remark(name, node))
+    return found
+
+
+def _nodes(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if node is None or isinstance(node, Leaf):
+        return
+    yield path, node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _nodes(value, (*path, key))
+    elif isinstance(node, (list, tuple)) and not _is_plain(node):
+        for at, value in enumerate(node):
+            yield from _nodes(value, (*path, at))
+
+
+def _is_plain(node: list[Any] | tuple[Any, ...]) -> bool:
+    return not any(one is None or isinstance(one, (Leaf, dict, list, tuple)) for one in node)
+
+
+def _remark(name: str, node: Any) -> Remark:
+    if isinstance(node, dict):
+        return Remark(name, crc32c(repr(("dict", typed_of(node))).encode()), "a dict")
+    if isinstance(node, (list, tuple)) and not _is_plain(node):
+        kind = "list" if isinstance(node, list) else "tuple"
+        return Remark(name, crc32c(repr((kind, len(node), typed_of(node))).encode()), f"a {kind} of {len(node)}")
+    shown = repr(node.form if isinstance(node, PlainOfKind) else node)
+    return Remark(name, crc32c(encode_outline(node)), shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…")
