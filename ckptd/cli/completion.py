@@ -23,16 +23,15 @@ _PREFIX_ARGUMENTS = ("prefix", "place", "directory", "first", "second", "source"
 
 @click.command()
 @click.argument("shell", type=click.Choice(_SHELLS))
-def command(shell: str) -> None:
+@click.pass_context
+def command(ctx: click.Context, shell: str) -> None:
     """Print what makes SHELL complete commands, options, checkpoints and the names of tensors.
 
     Put one of the lines below in your shell's start-up file, or save the output where it looks for completions.
     """
-    from ckptd.cli.main import cli
-
     kind = get_completion_class(shell)
     assert kind is not None  # the choices are click's own
-    found = kind(cli, {}, "ckptd", VARIABLE)
+    found = kind(ctx.find_root().command, {}, "ckptd", VARIABLE)
     # Click would look at the version of the bash on this host; the text is the same for all that it takes.
     text = found.source_template % found.source_vars() if isinstance(found, BashComplete) else found.source()
     output.say(text.rstrip("\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,43 @@ def missing_or_overlapping(boxes: Sequence[Box], full_shape: tuple[int, ...]) ->
     if covered != wanted:
         return f"slices cover {covered} of {wanted} elements"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Two boxes, by row, that share an element."""
+
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Elements that no box covers. `where` is known for cuts along one axis: (axis, start, end)."""
+
+    missing_elements: int
+    where: tuple[int, int, int] | None
+
+
+def check_tiling(starts: IntArray, shapes: IntArray, full_shape: tuple[int, ...]) -> Overlap | Gap | None:
+    """Return what is wrong with the boxes as a cover of a tensor, None if each element is covered just once.
+
+    `starts` and `shapes` are [boxes, rank]; every box lies within `full_shape` and has at least one element.
+    Boxes that lie apart and whose volumes add up to the whole leave no room for a gap.
+    """
+    overlap = find_overlap_in_columns(starts, shapes)
+    if overlap is not None:
+        return Overlap(*sorted(overlap))
+    missing = math.prod(full_shape) - int(shapes.prod(axis=1).sum())
+    return Gap(missing, _gap_along_one_axis(starts, starts + shapes, full_shape)) if missing else None
+
+
+def _gap_along_one_axis(starts: IntArray, ends: IntArray, full_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    cut = [axis for axis, size in enumerate(full_shape) if (starts[:, axis] > 0).any() or (ends[:, axis] < size).any()]
+    if len(cut) != 1:
+        return None
+    order = np.argsort(starts[:, cut[0]])
+    edges_low = np.append(starts[order, cut[0]], full_shape[cut[0]])
+    edges_high = np.insert(ends[order, cut[0]], 0, 0)
+    gap = int(np.flatnonzero(edges_low > edges_high)[0])
+    return cut[0], int(edges_high[gap]), int(edges_low[gap])

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.blocks import blocks
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError
@@ -14,6 +13,7 @@ from ckptd.format import crc32c
 from ckptd.format.slices import Box
 from ckptd.format.stored import Piece, StoredTensor
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts
+from ckptd.storage.base import Objects
 
 _WHOLE_BYTES = 16 << 20
 """Up to here a tensor in slices is joined in memory; above, its slices are checked first and then read in parts."""

@@ -12,10 +12,10 @@ from typing import IO
 
 import numpy as np
 
-from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.interchange import npy
 from ckptd.interchange.source import BLOCK_BYTES, Array, ObjectFile, TensorFacts, unsupported
+from ckptd.storage.base import Objects
 
 SUFFIX = ".npz"
 MEMBER_SUFFIX = ".npy"

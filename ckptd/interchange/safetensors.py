@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ckptd.engine.objects import Objects
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
 from ckptd.format.foreign_files import HEAD_BYTES, hint
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts, unsupported
+from ckptd.storage.base import Objects
 
 SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 100_000_000

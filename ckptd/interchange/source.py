@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ckptd.engine.objects import Objects
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.dtypes import DType
+from ckptd.storage.base import Objects
 
 Array = NDArray[Any]
 

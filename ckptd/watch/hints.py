@@ -9,9 +9,9 @@ from typing import Protocol
 
 from ckptd.storage.base import Store
 from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.local.mounts import mount_of
 from ckptd.storage.memory import MemoryStore
 from ckptd.watch.directory import DirectoryHints
-from ckptd.watch.mounts import is_remote
 from ckptd.watch.polling import PollingHints
 
 POLL_S = 1.0
@@ -40,7 +40,8 @@ def hints_for(store: Store, directory: str, poll_s: float | None = None) -> Hint
     """
     if poll_s is None and isinstance(store, LocalStore):
         path = store.location(directory) if directory else store.url
-        if not is_remote(path):
+        mount = mount_of(path)
+        if mount is None or not mount.is_network:
             return DirectoryHints(path)
     if poll_s is None:
         poll_s = _MEMORY_POLL_S if isinstance(store, MemoryStore) else POLL_S

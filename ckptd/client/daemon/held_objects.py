@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ckptd.arena.segment import Segment
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.seen import SeenIndex
 from ckptd.format import crc32c
-from ckptd.storage.base import AccessPattern, ObjectStat
+from ckptd.storage.base import AccessPattern, Objects, ObjectStat
 from ckptd.storage.holds import Hold, hold
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire.v1 import arena_pb2

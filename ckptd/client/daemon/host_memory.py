@@ -15,9 +15,9 @@ from ckptd.client.daemon.held_objects import HeldObjects, Offer
 from ckptd.client.daemon.join_call import Membership
 from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Member
-from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, InvalidRequestError
 from ckptd.format.names import index_key
+from ckptd.storage.base import Objects
 from ckptd.wire.addresses import ARENA_SUFFIX, Address
 from ckptd.wire.v1 import arena_pb2, common_pb2
 

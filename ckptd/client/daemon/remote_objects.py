@@ -12,10 +12,9 @@ import numpy as np
 
 from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, Place
 from ckptd.client.deadline import Backoff, Deadline
-from ckptd.engine.objects import Objects
 from ckptd.errors import CkptdError, CorruptionError, UnavailableError
 from ckptd.format import crc32c
-from ckptd.storage.base import AccessPattern, ObjectStat
+from ckptd.storage.base import AccessPattern, Objects, ObjectStat
 from ckptd.storage.locations import open_store
 from ckptd.wire import status
 from ckptd.wire.v1 import common_pb2, read_pb2

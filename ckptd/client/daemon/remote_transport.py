@@ -41,7 +41,6 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.log import warn_once
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.damage import Suspicion, Verdict
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import NamedStep, name_of, of_name
@@ -54,6 +53,7 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.format.names import ANY_NAME, prefix_for
+from ckptd.storage.base import Objects
 from ckptd.wire import addresses, convert, lanes, manifests, status, versions
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2, watch_pb2

@@ -33,7 +33,6 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.damage import Suspicion, Verdict, look_again
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.starts import Agreement
@@ -47,6 +46,7 @@ from ckptd.errors import (
     StorageFullError,
     UnavailableError,
 )
+from ckptd.storage.base import Objects
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import open_store
 from ckptd.watch.follower import Follower

@@ -6,11 +6,10 @@ import os
 from typing import cast
 
 from ckptd.client.daemon.held_objects import HeldObjects
-from ckptd.engine.objects import Objects
 from ckptd.engine.offline.copying import copy_checkpoint
 from ckptd.errors import NotFoundError
 from ckptd.format.state_file import CheckpointState
-from ckptd.storage.base import Store
+from ckptd.storage.base import Objects, Store
 from ckptd.storage.local.local_store import LocalStore
 
 _STATE_LIMIT_BYTES = 64 << 20

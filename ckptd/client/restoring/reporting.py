@@ -10,10 +10,10 @@ import uuid
 from collections.abc import Iterable
 
 from ckptd.client.saving.transport import Located, RestoreCall, Transport
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.bundle import Array, Bundle, Wanted
 from ckptd.engine.reading.damage import Suspicion
 from ckptd.errors import CkptdError, CorruptionError
+from ckptd.storage.base import Objects
 
 
 class ReportingBundle(Bundle):

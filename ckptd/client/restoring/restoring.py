@@ -15,11 +15,11 @@ from ckptd.client.restoring.reader import CheckpointReader, check_names, did_you
 from ckptd.client.restoring.reporting import open_reporting
 from ckptd.client.saving.transport import Located, Transport
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.bundle import Bundle, Wanted
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import meta_key
 from ckptd.format.slices import Box
+from ckptd.storage.base import Objects
 from ckptd.storage.local.local_store import LocalStore
 
 Array = NDArray[Any]

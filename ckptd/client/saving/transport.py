@@ -22,11 +22,11 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.damage import Suspicion, Verdict
 from ckptd.engine.replicas import Compared, Remark
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import NamedStep
+from ckptd.storage.base import Objects
 
 
 @dataclass(frozen=True, slots=True)

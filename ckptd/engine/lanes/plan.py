@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from ckptd.engine.layout import Column, Layout, Literal, SliceSet
 from ckptd.engine.manifest import STRING, VARIANT, Manifest, box_volumes
 from ckptd.engine.replicas import Replicas
-from ckptd.engine.tiling import Overlap, check_tiling
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c, dtypes
 from ckptd.format.strings import CHECKSUM_BYTES, lengths_checksum
+from ckptd.format.tiling import Overlap, check_tiling
 
 PAGE_BYTES = 4096
 """What disks are written in. A sender's bytes begin at a page of their shard, so that they can be written from memory

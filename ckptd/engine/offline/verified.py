@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 
 from ckptd.engine.catalog import records
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.objects import Objects
 from ckptd.engine.offline import ownership
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotPermittedError, StorageFullError
-from ckptd.storage.base import Store
+from ckptd.storage.base import Objects, Store
 
 _MOST_PARTS = 10_000
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.log import logger
-from ckptd.engine.objects import LayeredObjects, Objects
 from ckptd.engine.reading import indexes
 from ckptd.engine.reading.blocks import SHORT_BYTES, blocks, widen
 from ckptd.engine.reading.piece_reads import Fetch, PieceRead
@@ -35,6 +34,7 @@ from ckptd.format.names import index_key, shard_key
 from ckptd.format.plain import plain_tensors
 from ckptd.format.slices import Box, TensorSlice
 from ckptd.format.stored import Piece, StoredTensor
+from ckptd.storage.base import LayeredObjects, Objects
 from ckptd.storage.holds import Hold, hold
 from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, UNIT_BYTES, empty_at
 

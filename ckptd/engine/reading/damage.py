@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.engine.reading.verify import Problem, verify
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.format.names import index_key
+from ckptd.storage.base import Objects
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd import threads
-from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.engine.reading.blocks import BLOCK_BYTES, Block
 from ckptd.errors import CkptdError, CorruptionError
 from ckptd.format import crc32c, tensors
 from ckptd.format.dtypes import DType
 from ckptd.format.slices import Box
 from ckptd.format.stored import Piece, StoredTensor
-from ckptd.storage.base import AccessPattern
+from ckptd.storage.base import AccessPattern, Objects, SummingObjects
 
 Array = NDArray[Any]
 

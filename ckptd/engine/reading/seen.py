@@ -6,9 +6,9 @@ is compared with its checksum in the index; of a box, nothing else tells which c
 
 from __future__ import annotations
 
-from ckptd.engine.objects import Objects
 from ckptd.errors import NotFoundError
 from ckptd.format.crc32c import crc32c
+from ckptd.storage.base import Objects
 
 
 class SeenIndex:

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd import threads
-from ckptd.engine.objects import Objects, SummingObjects
 from ckptd.engine.reading.piece_reads import about, mismatch
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
 from ckptd.format.plain import PlainTensors
 from ckptd.format.stored import StoredTensor
 from ckptd.format.varint_columns import IntArray
+from ckptd.storage.base import Objects, SummingObjects
 
 Array = NDArray[Any]
 

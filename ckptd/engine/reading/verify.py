@@ -17,14 +17,13 @@ from math import prod
 from typing import Protocol, runtime_checkable
 
 from ckptd import threads
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.blocks import BLOCK_BYTES
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.format import crc32c, strings
 from ckptd.format.names import index_key, parse_shard_key
 from ckptd.format.stored import Piece, StoredTensor
-from ckptd.storage.base import ObjectStat
+from ckptd.storage.base import Objects, ObjectStat
 
 Progress = Callable[[int, int], None]
 """Called with the bytes checked so far and those to check in all; from one thread."""

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptd.engine.objects import Objects
 from ckptd.engine.reading.damage import Suspicion
 from ckptd.engine.reading.verify import verify
 from ckptd.errors import CkptdError, NotFoundError
-from ckptd.storage.base import AccessPattern, ObjectStat
+from ckptd.storage.base import AccessPattern, Objects, ObjectStat
 from ckptd.storage.limited import RateLimit
 
 if TYPE_CHECKING:

@@ -14,13 +14,12 @@ from ckptd.storage.base import Durability
 
 _MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
 _OVERLAY = frozenset({"overlay", "aufs", "fuse.fuse-overlayfs"})
-_NETWORK = frozenset(
-    {
-        "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs",
-        "lustre", "gpfs", "beegfs", "afs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone",
-        "fuse.mount-s3", "fuse.juicefs", "wekafs", "pvfs2", "ocfs2", "gfs2",
-    }
-)  # fmt: skip
+# File systems that other hosts, or the host of a virtual machine, change without the kernel here noticing. FUSE may be
+# anything; most of it that holds checkpoints is a bucket or another host.
+_NETWORK = re.compile(
+    r"nfs\d*|cifs|smb\w*|9p|virtiofs|vboxsf|prl_fs|vmhgfs|ceph|glusterfs|lustre|gpfs|beegfs\w*|afs|coda|ncpfs|ocfs2|"
+    r"gfs2|orangefs|pvfs2|wekafs|fuse(\..+)?"
+)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -44,8 +43,8 @@ class Mount:
 
     @property
     def is_network(self) -> bool:
-        """Whether another host, or a service, keeps the bytes."""
-        return self.kind in _NETWORK
+        """Whether another host, or a service, keeps the bytes, and may change them without the kernel here noticing."""
+        return not self.is_overlay and _NETWORK.fullmatch(self.kind) is not None
 
     @property
     def durability(self) -> Durability:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from ckptd.errors import InvalidRequestError
+from ckptd.storage.local.mounts import Mount
 from ckptd.storage.locations import open_store
 from ckptd.watch import directory, hints
 from ckptd.watch.directory import DirectoryHints
@@ -143,7 +144,8 @@ def test_network_file_systems_memory_and_whoever_asks_get_regular_looks(tmp_path
     assert isinstance(hints.hints_for(here, "run"), DirectoryHints)
     assert isinstance(hints.hints_for(here, "", 2.0), PollingHints)
     assert isinstance(hints.hints_for(open_store("memory://hints"), "run"), PollingHints)
-    monkeypatch.setattr(hints, "is_remote", lambda path: path == str(tmp_path / "run"))
+    over_nfs = Mount(str(tmp_path / "run"), "nfs4", frozenset())
+    monkeypatch.setattr(hints, "mount_of", lambda path: over_nfs if path == over_nfs.point else None)
     assert isinstance(hints.hints_for(here, "run"), PollingHints)
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(InvalidRequestError):

@@ -10,9 +10,9 @@ import pytest
 from ckptd.arena.segment import Segment
 from ckptd.client.daemon import held_objects
 from ckptd.client.daemon.held_objects import HeldObjects, Offer
-from ckptd.engine.objects import SummingObjects
 from ckptd.errors import NotFoundError
 from ckptd.format import crc32c
+from ckptd.storage.base import SummingObjects
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire.v1 import arena_pb2
 

@@ -12,10 +12,10 @@ from ckptd import Checkpointer
 from ckptd.client.daemon import remote_objects
 from ckptd.client.daemon.remote_objects import RemoteObjects, objects_for
 from ckptd.client.daemon.stream_queue import OVERLAP_BYTES
-from ckptd.engine.objects import SummingObjects
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError, UnavailableError
 from ckptd.format import crc32c
+from ckptd.storage.base import SummingObjects
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire.chunks import CHUNK_BYTES
 from tests.unit.client.relay import Relay

@@ -8,7 +8,7 @@ import pytest
 import ckptd
 from ckptd.client.capture.arrays import Variants
 from ckptd.client.paths.files import files_of
-from ckptd.engine.objects import Objects
+from ckptd.storage.base import Objects
 from ckptd.storage.locations import open_store
 from tests.unit.client.served import Daemon
 
