@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,12 +16,14 @@ from ckptd.torch.casting import Cast, converted, needed_cast
 from ckptd.torch.differences import Differences, Loaded, Mismatch
 from ckptd.torch.kinds import bits_of
 from ckptd.torch.optimizers import fitting
+from ckptd.torch.overlaps import Taken
 from ckptd.torch.sharding import full_shape, local_parts
 from ckptd.torch.stateful import is_stateful, template_of
 from ckptd.torch.stored import Stored
 from ckptd.trees import bits
 from ckptd.trees.class_kinds import Classes
 from ckptd.trees.flatten import check_classes, leaves_of, rebuild
+from ckptd.trees.merging import told_node
 from ckptd.trees.outline import Leaf, describe, typed_of
 
 _NOTHING = object()
@@ -54,12 +57,15 @@ class Filling:
         self._arrays: dict[str, Array] = {}
         self._differences = Differences(stored)
         self._materialized = materializing.Materialized(device)
+        self._memory = Taken()
+        self._copies: list[Callable[[], object]] = []  # into memory that nothing is read into directly
         self._taken: set[str] = set()  # names that have a place here
-        self._objects: list[str] = []  # names of objects that took their state
+        self._objects: list[tuple[Any, ...]] = []  # paths of objects that took their state
         self._num_wanted = 0
 
     def load(self, state: Any) -> Loaded:
         """Fill `state` and return it; raises as `loading.load`."""
+        self._check_container(state)
         place = self._place(state, _NOTHING if self._stored.tree is None else self._stored.tree, ())
         self._note_unplaced()
         found = len(self._taken) + len(self._whole)
@@ -69,9 +75,25 @@ class Filling:
         for convert in self._conversions:  # before anything that the program has is changed
             convert()
         self._stored.fill(self._boxes)
-        for finish in self._afterwards:
+        for finish in (*self._copies, *self._afterwards):
             finish()
-        return self._differences.loaded(place())
+        return self._differences.loaded(_given_back(state, place()))
+
+    def _check_container(self, state: Any) -> None:
+        """Raise `InvalidRequestError` if `state` can't be filled from what is stored as a whole."""
+        if is_stateful(state):
+            return
+        if not isinstance(state, (dict, list, tuple)):
+            raise InvalidRequestError(
+                "`into` is a dict, a list, a tuple, or an object with state_dict() and load_state_dict()",
+                actual=type(state).__name__,
+            )
+        is_dict = self._stored.tree is None or isinstance(self._stored.tree, dict)
+        if is_dict != isinstance(state, dict):
+            there = told_node(self._stored.tree) if self._stored.tree is not None else "a dict of names"
+            raise InvalidRequestError(
+                f"{self._stored.prefix} holds {there}, and `into` is a {type(state).__name__}: pass what was saved"
+            )
 
     def _place(self, value: Any, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
         """Note what is to be read for `value`; return what gives the loaded value once all is read."""
@@ -82,11 +104,21 @@ class Filling:
         if isinstance(value, (torch.Tensor, np.ndarray)):
             self._place_array(describe(path), value, stored)
             return lambda: value
-        if isinstance(value, dict) and value and (stored is _NOTHING or isinstance(stored, dict)):
+        if isinstance(value, dict) and value and self._has_places(value, stored, path):
             return self._place_dict(value, stored, path)
         if isinstance(value, (list, tuple)) and _may_hold_arrays(value):
             return self._place_sequence(value, stored, path)
         return self._place_anything(value, stored, path)
+
+    def _has_places(self, value: dict[Any, Any], stored: Any, path: tuple[Any, ...]) -> bool:
+        """Tell whether a dict has a place for each thing that is stored; otherwise it is a value that is replaced."""
+        if _may_hold_arrays(value):
+            return True
+        if stored is _NOTHING or not isinstance(stored, dict):
+            return stored is _NOTHING
+        is_in_object = any(path[:length] in self._objects for length in range(len(path)))
+        is_value = type(value) is Counter or is_in_object
+        return not is_value or any(leaf.kind in ("array", "numpy") for _, leaf in leaves_of(stored, path))
 
     def _place_stateful(self, value: Any, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
         name = describe(path)
@@ -95,7 +127,7 @@ class Filling:
             if fits is None:
                 return lambda: value
             stored = fits
-        self._objects.append(name)
+        self._objects.append(path)
         outline = stored if isinstance(stored, dict) else None
         on_meta = materializing.is_on_meta(value)
         template = (
@@ -172,19 +204,23 @@ class Filling:
 
     def _place_meta(self, name: str, value: torch.Tensor, stored: Any) -> Callable[[], Any]:
         """Have a tensor made where there is none yet; one that is there under several names, once."""
-        is_new = not self._materialized.has(value)
-        new = self._materialized.of(value)
-        if is_new:
-            fits = self._place_array(name, new, stored)
-        else:  # tied to one that was filled
-            fits = True
+        new, tied = self._materialized.of(value)
+        if tied.is_filled:
             self._taken.add(name)
-        return lambda: new if fits else value
+        else:
+            tied.is_filled = self._place_array(name, new, stored)
+            if tied.is_filled:  # so are those whose own names are not stored
+                self._differences.missing = [one for one in self._differences.missing if one not in tied.names]
+        tied.names.append(name)
+        return lambda: new if tied.is_filled else value
 
     def _place_array(self, name: str, value: torch.Tensor | Array, stored: Any) -> bool:
         """Note what is to be read into `value`; tell whether it is stored and fits."""
         self._num_wanted += 1
-        if name not in self._shapes or not (stored is _NOTHING or isinstance(stored, Leaf)):
+        if stored is not _NOTHING and stored is not None and not isinstance(stored, Leaf):
+            self._differences.mismatched.append(Mismatch(name, told_node(stored), "a tensor"))
+            return False
+        if name not in self._shapes or stored is None:
             self._differences.missing.append(name)
             return False
         if isinstance(value, torch.Tensor) and stored is not _NOTHING:
@@ -202,10 +238,11 @@ class Filling:
             here = dtype if isinstance(dtype, np.dtype) else numpy_dtype_of(name, dtype)
             if not self._fits(name, here, shape):
                 return False
-            if isinstance(value, np.ndarray):
-                self._read_into(name, (0,) * value.ndim, value, here)
-            for part in parts:
-                self._place_part(name, part.start, part.local, here)
+            boxes = [((0,) * value.ndim, value)] if isinstance(value, np.ndarray) else []
+            boxes += [(part.start, self._memory_of(name, part.local, here)) for part in parts]
+            for start, memory in boxes:
+                self._read_into(name, start, memory, here)
+            self._memory.add(memory for _, memory in boxes)  # they do not reach into one another
         except InvalidRequestError as error:
             self._differences.refused.append(str(error))
             return False
@@ -228,30 +265,35 @@ class Filling:
         self._differences.refused.append(str(told))
         return False
 
-    def _place_part(self, name: str, start: tuple[int, ...], local: torch.Tensor, here: np.dtype[Any]) -> None:
+    def _memory_of(self, name: str, local: torch.Tensor, here: np.dtype[Any]) -> Array:
         memory = memory_of(name, local)
-        if memory is None:  # not the host's
-            memory = np.empty(tuple(local.shape), here)
-            array = memory
-            self._afterwards.append(lambda: fill(name, local, array))
-        self._read_into(name, start, memory, here)
+        if memory is not None:
+            return memory
+        array = np.empty(tuple(local.shape), here)  # it is not the host's
+        self._afterwards.append(lambda: fill(name, local, array))
+        return array
 
     def _read_into(self, name: str, start: tuple[int, ...], memory: Array, here: np.dtype[Any]) -> None:
-        if self._dtypes[name] == here:
+        if self._dtypes[name] != here:
+            read = np.empty(memory.shape, self._dtypes[name])
+            new: list[Array] = []
+            self._other_dtypes.append((name, start, read))
+            self._conversions.append(lambda: new.append(converted(name, read, here)))
+            self._copies.append(lambda: np.copyto(memory, new.pop()))
+        elif self._memory.meets(memory):  # two tensors that are stored, and one here: the last one stays, as in torch
+            aside = np.empty(memory.shape, here)
+            self._boxes.append((name, start, aside))
+            self._copies.append(lambda: np.copyto(memory, aside))
+        else:
             self._boxes.append((name, start, memory))
-            return
-        read = np.empty(memory.shape, self._dtypes[name])
-        new: list[Array] = []
-        self._other_dtypes.append((name, start, read))
-        self._conversions.append(lambda: new.append(converted(name, read, here)))
-        self._afterwards.insert(0, lambda: np.copyto(memory, new.pop()))
 
     def _note_unplaced(self) -> None:
         """List what lies below an object that took its state, and was not placed in it."""
         known = {*self._taken, *self._whole}
         told = [*self._differences.unexpected, *self._differences.unplaced]
+        objects = [describe(path) for path in self._objects]
         for name in self._shapes:
-            below = any(not one or name.startswith(f"{one}/") for one in self._objects)
+            below = any(not one or name.startswith(f"{one}/") for one in objects)
             if below and name not in known and not any(name == one or name.startswith(f"{one}/") for one in told):
                 self._differences.unplaced.append(name)
 
@@ -267,6 +309,18 @@ class Filling:
         if isinstance(value, str) and array.ndim == 0 and isinstance(array.item(), bytes):
             return array.item().decode()
         return self._new(array)
+
+
+def _given_back(state: Any, loaded: Any) -> Any:
+    """Return the container that a program has passed, with what was loaded in its place."""
+    if loaded is state or isinstance(state, tuple):
+        return loaded
+    if isinstance(state, list):
+        state[:] = loaded
+    else:
+        state.clear()
+        state.update(loaded)
+    return state
 
 
 def _may_hold_arrays(value: Any) -> bool:

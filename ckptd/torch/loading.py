@@ -76,6 +76,9 @@ def load(
     """
     began_at = time.perf_counter()
     check_cast(cast)
+    if not isinstance(strict, bool):
+        raise InvalidRequestError("strict is True or False", actual=repr(strict))
+    device = _usable(device, fills=into is not None)
     if into is None and cast is not None:
         raise InvalidRequestError("cast converts to the dtypes of `into`, which is not given")
     known = Classes(classes)
@@ -88,6 +91,23 @@ def load(
             loaded = Filling(stored, device, strict=strict, cast=cast, classes=known).load(into)
     _log.info("%s: loaded in %.3f s", stored.prefix, time.perf_counter() - began_at)
     return loaded.state if strict else loaded
+
+
+def _usable(device: torch.device | str | None, *, fills: bool) -> torch.device | None:
+    """Return where tensors are put, before anything is read.
+
+    Raises:
+        InvalidRequestError: there is no such device here, or tensors there have no elements to fill.
+    """
+    if device is None:
+        return None
+    try:
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:  # each device has its own
+        raise InvalidRequestError(f"device={device!r} can't be used: {str(error).splitlines()[0]}") from error
+    if found.type == "meta" and fills:
+        raise InvalidRequestError("what is filled needs elements: device='meta' is for a load without `into`")
+    return found
 
 
 def _load_all(stored: Stored, device: torch.device | str | None, classes: Classes) -> Any:

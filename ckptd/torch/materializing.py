@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,22 +36,27 @@ def assign(module: torch.nn.Module, state: dict[str, Any]) -> None:
         _log.warning("buffers that no state_dict() holds are still on the meta device, compute them: %s", left)
 
 
+@dataclass
+class Tied:
+    """The names of one tensor, and whether what is stored under one of them goes there."""
+
+    tensor: torch.Tensor  # whose id stays taken
+    names: list[str] = field(default_factory=list)
+    is_filled: bool = False
+
+
 class Materialized:
     """What was made for tensors on the meta device, once for each."""
 
     def __init__(self, device: torch.device | str | None) -> None:
         self._device = device or "cpu"
-        self._made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # with what it is for, whose id it keeps taken
+        self._made: dict[int, tuple[torch.Tensor, Tied]] = {}
 
-    def has(self, tensor: torch.Tensor) -> bool:
-        """Tell whether `of` was called for this tensor before."""
-        return id(tensor) in self._made
-
-    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+    def of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Tied]:
         """Return a tensor like this one, with memory that is still to be filled; a parameter for a parameter."""
         if id(tensor) not in self._made:
             new = torch.empty_like(tensor.detach(), device=self._device)
             if isinstance(tensor, torch.nn.Parameter):
                 new = torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
-            self._made[id(tensor)] = (tensor, new)
-        return self._made[id(tensor)][1]
+            self._made[id(tensor)] = (new, Tied(tensor))
+        return self._made[id(tensor)]

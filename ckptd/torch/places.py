@@ -8,6 +8,7 @@ was shared once makes the next save quick.
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import threading
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch.distributed
 
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.options import check_step
 from ckptd.client.paths.environment import ADDRESS_VARIABLE, given_address
 from ckptd.client.paths.latest import as_text, is_absolute
 from ckptd.client.paths.run_place import RunPlace
@@ -65,6 +67,7 @@ def checkpointer_at(where: Place, options: dict[str, Any]) -> Checkpointer:
         if options:
             raise InvalidRequestError("options belong to the Checkpointer that is given", actual=sorted(options))
         return where
+    _check_options(options)
     address, run = address_and_run(where)
     key = (os.getpid(), address, run)
     with _lock:
@@ -87,11 +90,14 @@ def open_checkpoint(where: Place, step: int | None, options: dict[str, Any]) -> 
 
     Raises:
         NotFoundError: there is none.
+        InvalidRequestError: this is no step, or there is no such option.
     """
+    step = None if step is None else check_step(step)
     if isinstance(where, Checkpointer):
         return checkpointer_at(where, options).reader(step)
     if given_address(None) and not is_absolute(as_text(where)):
         return checkpointer_at(where, options).reader(step)
+    _check_options(options)
     if step is None:
         return load_checkpoint(where)  # a prefix, too
     address, run = address_and_run(where, "")
@@ -111,6 +117,22 @@ def close_all() -> None:
         kept = [_kept.pop(key)[0] for key in mine]
     for one in kept:
         one.close()
+
+
+_OPTIONS = [*inspect.signature(Checkpointer).parameters][2:]
+_OF_TORCH = {
+    "map_location": "device= puts new tensors there",
+    "weights_only": "nothing is unpickled, whatever is loaded",
+    "mmap": "with into= each rank reads what it holds, straight into its tensors",
+}
+"""What programs pass to ``torch.load``, and what they do here."""
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name in options:
+        if name not in _OPTIONS:
+            way = _OF_TORCH.get(name) or f"a Checkpointer has {', '.join(_OPTIONS)}"
+            raise InvalidRequestError(f"there is no option {name!r}: {way}")
 
 
 def _naming(options: dict[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _merged(one: Any, other: Any, path: tuple[Any, ...], outline: Outline) -> An
             return form if typed is None else of_kind(form, typed)
         if not isinstance(one, (list, tuple)) and (one == other or repr(one) == repr(other)):  # nan is like nan
             return one
-    outline.conflicts.setdefault(path, f"{_told(one)} on one rank, {_told(other)} on another")
+    outline.conflicts.setdefault(path, f"{told_node(one)} on one rank, {told_node(other)} on another")
     return one
 
 
@@ -117,7 +117,8 @@ def _kind_of(node: Any) -> type:
     return type(node)
 
 
-def _told(node: Any) -> str:
+def told_node(node: Any) -> str:
+    """Return what an outline has at one place, in words."""
     typed = typed_of(node)
     if isinstance(node, (dict, list, tuple)):
         count = "" if isinstance(node, dict) else f" of {len(node)}"
