@@ -23,8 +23,19 @@ def step_number(sess: Any, global_step: Any) -> int | None:
 
 
 def path_text(path: Any) -> str:
-    """Return a path, which may be bytes, as text."""
-    return path.decode() if isinstance(path, bytes) else as_text(path)
+    """Return a path, which may be bytes, as text.
+
+    Raises:
+        InvalidRequestError: it is not UTF-8, as paths in a state file are.
+    """
+    try:
+        text = path.decode() if isinstance(path, bytes) else as_text(path)
+        text.encode()
+    except UnicodeError as error:
+        raise InvalidRequestError(
+            "a checkpoint path that is not UTF-8 cannot be in a state file", actual=repr(path)
+        ) from error
+    return text
 
 
 def tensorflows_saver_def(saver_def: Any) -> Any:

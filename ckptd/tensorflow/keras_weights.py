@@ -14,18 +14,20 @@ import keras
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.paths.environment import given_address
 from ckptd.client.paths.latest import Path, as_text
+from ckptd.client.paths.run_place import check_no_file_in_the_way
 from ckptd.client.saver.saver_directory import SaverDirectory, Target
 from ckptd.engine.clock import SystemClock
 from ckptd.engine.reading.bundle import Bundle, Wanted
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format import object_graph as graphs
 from ckptd.format.saver_pb2 import TrackableObjectGraph
+from ckptd.storage.local.os_errors import translated
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow.keras_objects import Objects, objects_of, optimizer_objects_of, trackable_of, variables_of
 from ckptd.tensorflow.keras_state import load_assets, load_own_variables, state_of
 from ckptd.tensorflow.object_graph import arrays_of_object
 from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, Content, Place
-from ckptd.tensorflow.refusals import as_tensorflows
+from ckptd.tensorflow.refusals import UnknownArgumentError, as_tensorflows
 
 _log = logging.getLogger("ckptd.tensorflow")
 MODEL_NAME = "_CKPTD_KERAS_MODEL"
@@ -208,7 +210,7 @@ def check_options(address: str, options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         if name not in _OF_A_RUN:
-            raise InvalidRequestError(f"there is no argument {name!r} here: leave it out", actual=value)
+            raise UnknownArgumentError(f"there is no argument {name!r} here: leave it out", actual=value)
         if address:
             continue
         allowed = _WITHOUT_AN_ADDRESS.get(name, ())
@@ -219,7 +221,10 @@ def check_options(address: str, options: Mapping[str, Any]) -> None:
 def begin_to_save(place: Place, path: str, arrays: Mapping[str, Any]) -> Any:
     """Begin to save under this very prefix; return the save under way."""
     if isinstance(place, BesideThePath) and not is_url(path):
-        os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)  # noqa: PTH103, PTH120
+        directory = os.path.dirname(path) or os.curdir  # noqa: PTH120
+        check_no_file_in_the_way(directory)
+        with translated(directory):
+            os.makedirs(directory, exist_ok=True)  # noqa: PTH103
     target = Target.of(path, None, None, "meta", pads_step=False, is_sharded=False)
     return place.save(target, Content(arrays), write_state=True)
 

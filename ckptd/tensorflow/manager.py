@@ -15,13 +15,15 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
 from ckptd.client.paths.latest import Path, as_text, join
 from ckptd.client.paths.run_place import RunPlace
 from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.locations import is_url
 from ckptd.tensorflow import restoring
@@ -34,6 +36,9 @@ if sys.version_info >= (3, 11):
     from typing import Self
 else:
     from typing_extensions import Self
+
+_OWNERS: weakref.WeakValueDictionary[tuple[str, str], CheckpointManager] = weakref.WeakValueDictionary()
+"""Which manager saves into a run, until it is closed or dropped."""
 
 
 class CheckpointManager:
@@ -97,6 +102,8 @@ class CheckpointManager:
         """
         if max_to_keep is not None and max_to_keep <= 0:
             raise InvalidRequestError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
+        if isinstance(max_to_keep, np.integer):
+            max_to_keep = int(max_to_keep)
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidRequestError("`step_counter` should be passed if `checkpoint_interval` is not None.")
         if not hasattr(type(checkpoint), "save_counter"):  # to ask the object itself would make the variable
@@ -107,6 +114,7 @@ class CheckpointManager:
         self._step_counter = step_counter
         self._last_checkpoint_step = last_checkpoint_step
         self._init_fn = init_fn
+        self._name = checkpoint_name
         place = self._place = RunPlace.of(self._directory, address)
         self._checkpointer = Checkpointer(
             place.address,
@@ -115,7 +123,7 @@ class CheckpointManager:
             world_size=world_size,
             name=checkpoint_name,
             max_to_keep=max_to_keep,
-            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours,
+            keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours or None,
             retention="manager",
             timeout_s=timeout_s,
             token=token,
@@ -153,6 +161,8 @@ class CheckpointManager:
         state = self._checkpointer.state()
         if state is None:
             return []
+        if self._place.directory is not None and state.last_preserved_timestamp > time.time():
+            return []  # the clock was set back: nobody knows which of them were to stay for good, so all do
         beside = self._place.directory or self._checkpointer.prefix_of(0).rpartition("/")[0]
         times = state.all_model_checkpoint_timestamps
         return [
@@ -188,11 +198,13 @@ class CheckpointManager:
 
         Raises:
             InvalidRequestError: something of the checkpoint cannot be saved, or the number is none.
+            ConflictError: a manager with another `checkpoint_name` saves into this directory.
             SessionAbortedError, StorageFullError, …: what ended the save.
         """
         began_at = time.monotonic()
         check_eager()
         check_options(options)
+        self._claim_directory()
         if not self._is_due(check_interval):
             return None
         counter = self._checkpoint.save_counter
@@ -273,6 +285,7 @@ class CheckpointManager:
             CkptdError: what ended a save, if nobody has asked.
         """
         self._finalizer.detach()
+        self._leave_directory()
         self._checkpointer.close()
 
     def __enter__(self) -> Self:
@@ -282,7 +295,24 @@ class CheckpointManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._finalizer.detach()
+        self._leave_directory()
         self._checkpointer.__exit__(kind, error, trace)
+
+    def _claim_directory(self) -> None:
+        """Refuse to save beside a manager of another name: what one saves would make the other's leave the list."""
+        owner = _OWNERS.setdefault((self._place.address, self._place.run), self)
+        if owner._name != self._name:
+            raise ConflictError(
+                f"another CheckpointManager of this process saves {owner._name!r} into this directory, and max_to_keep "
+                "counts all checkpoints of a directory: give each a directory of its own, or close() that one first",
+                key=self._directory,
+                actual=self._name,
+            )
+
+    def _leave_directory(self) -> None:
+        place = self._place.address, self._place.run
+        if _OWNERS.get(place) is self:
+            del _OWNERS[place]
 
     def _is_due(self, check_interval: bool) -> bool:
         """Say whether to save at this step, and take it for saved."""

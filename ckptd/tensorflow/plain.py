@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import ckptd
@@ -25,13 +25,13 @@ _OURS = {
 """What TensorFlow calls an argument that `ckptd` calls otherwise; either may be written."""
 
 
-def _as_tensorflows(call: Callable[P, R]) -> Callable[P, R]:
+def _as_tensorflows(call: Callable[P, R], *, opens_checkpoint: bool = False) -> Callable[P, R]:
     names = inspect.signature(call).parameters
 
     @wraps(call)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         ours: Any = {name if name in names else _OURS.get(name, name): value for name, value in kwargs.items()}
-        with as_tensorflows():
+        with as_tensorflows(opens_checkpoint=opens_checkpoint):
             return call(*args, **ours)
 
     return called
@@ -56,7 +56,7 @@ class CheckpointReader(PlainReader):
         return super().get_slice(name, start, shape)
 
 
-@_as_tensorflows
+@partial(_as_tensorflows, opens_checkpoint=True)
 def load_checkpoint(prefix_or_directory: Any) -> CheckpointReader:
     """See `ckptd.load_checkpoint`."""
     return CheckpointReader(ckptd.load_checkpoint(prefix_or_directory).bundle)
@@ -72,7 +72,7 @@ checkpoint_exists = _as_tensorflows(ckptd.checkpoint_exists)
 get_checkpoint_mtimes = _as_tensorflows(ckptd.get_checkpoint_mtimes)
 get_checkpoint_state = _as_tensorflows(ckptd.get_checkpoint_state)
 latest_checkpoint = _as_tensorflows(ckptd.latest_checkpoint)
-list_variables = _as_tensorflows(ckptd.list_variables)
-load_variable = _as_tensorflows(ckptd.load_variable)
+list_variables = _as_tensorflows(ckptd.list_variables, opens_checkpoint=True)
+load_variable = _as_tensorflows(ckptd.load_variable, opens_checkpoint=True)
 remove_checkpoint = _as_tensorflows(ckptd.remove_checkpoint)
 update_checkpoint_state = _as_tensorflows(ckptd.update_checkpoint_state)

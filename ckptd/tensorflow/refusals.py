@@ -11,7 +11,16 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 
-from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    CorruptionError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPermittedError,
+    StorageFullError,
+    VersionMismatchError,
+)
 
 
 class _WithoutOperation(Exception):  # noqa: N818 (nobody raises it)
@@ -41,6 +50,26 @@ class DamagedGraphError(DamagedError, OSError):
     """The ``.meta`` file holds no graph."""
 
 
+class TakenError(ConflictError, _WithoutOperation, tf.errors.FailedPreconditionError):  # type: ignore[misc]
+    """Something is in the way: another owner, or a directory of the file's name."""
+
+
+class NoSpaceError(StorageFullError, _WithoutOperation, tf.errors.ResourceExhaustedError):  # type: ignore[misc]
+    """The disk or the bucket has no room."""
+
+
+class NoAccessError(NotPermittedError, _WithoutOperation, tf.errors.PermissionDeniedError):  # type: ignore[misc]
+    """The file system or the store refuses."""
+
+
+class NoCheckpointError(MissingError, ValueError):
+    """A function that takes a directory, too, finds no checkpoint: TensorFlow raises one or the other."""
+
+
+class UnknownArgumentError(RefusedError, TypeError):
+    """There is no such argument."""
+
+
 class NotBuiltError(InvalidRequestError, RuntimeError):
     """The Saver was to be built first, or eager execution rules this out."""
 
@@ -53,27 +82,39 @@ _FAMILIES: dict[type[CkptdError], type[CkptdError]] = {
     InvalidRequestError: RefusedError,
     NotFoundError: MissingError,
     CorruptionError: DamagedError,
+    ConflictError: TakenError,
+    StorageFullError: NoSpaceError,
+    NotPermittedError: NoAccessError,
 }
+_READERS: dict[type[CkptdError], type[CkptdError]] = {**_FAMILIES, NotFoundError: NoCheckpointError}
 _GRAPHS: dict[type[CkptdError], type[CkptdError]] = {
     **_FAMILIES,
     NotFoundError: MissingGraphError,
     CorruptionError: DamagedGraphError,
 }
-_RENAMED = (*_FAMILIES.values(), MissingGraphError, DamagedGraphError, NotBuiltError, NoSessionError)
+_LEFT_ALONE = (
+    *_FAMILIES.values(),
+    MissingGraphError,
+    DamagedGraphError,
+    NotBuiltError,
+    NoSessionError,
+    VersionMismatchError,
+)
 
 
 @contextmanager
-def as_tensorflows(*, reads_graph: bool = False) -> Iterator[None]:
+def as_tensorflows(*, reads_graph: bool = False, opens_checkpoint: bool = False) -> Iterator[None]:
     """Raise what the block raises as TensorFlow's programs expect it; fields, notes and cause stay.
 
-    `reads_graph`: the block reads a ``.meta`` file, whose errors are of another family.
+    `reads_graph`: the block reads a ``.meta`` file, whose errors are of another family; `opens_checkpoint`: it takes a
+    prefix or a directory, which has a family of its own, too.
     """
-    families = _GRAPHS if reads_graph else _FAMILIES
+    families = _GRAPHS if reads_graph else _READERS if opens_checkpoint else _FAMILIES
     try:
         yield
     except CkptdError as error:
         family = next((ours for kind, ours in families.items() if isinstance(error, kind)), None)
-        if family is None or isinstance(error, _RENAMED):
+        if family is None or isinstance(error, _LEFT_ALONE):
             raise
         renamed = family(error.reason, key=error.key, offset=error.offset, expected=error.expected, actual=error.actual)
         for note in getattr(error, "__notes__", ()):

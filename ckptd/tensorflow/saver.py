@@ -112,6 +112,10 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         with as_tensorflows():
             if write_version != SaverDef.V2:
                 raise InvalidRequestError("only checkpoints of version V2 (2) are written", actual=write_version)
+            if isinstance(max_to_keep, int) and max_to_keep < 0:
+                raise InvalidRequestError(
+                    "max_to_keep below zero keeps no checkpoint at all; 0 or None keeps all", actual=max_to_keep
+                )
         self._address = given_address(address)
         if not self._address and (rank, world_size) != (0, 1):
             with as_tensorflows():

@@ -7,6 +7,7 @@ an argument or from the environment; what a `Checkpointer` wants is made of both
 from __future__ import annotations
 
 import os
+import pathlib
 import posixpath
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ class RunPlace:
         parent, _, run = whole.rstrip("/").rpartition("/")
         if not run or parent.endswith(":/"):
             raise InvalidRequestError("checkpoints need a directory of their own, not a root", actual=given)
+        if not is_url(given):
+            check_no_file_in_the_way(whole)
         return cls(parent or "/", run, given)
 
     def prefix(self, told: str) -> str:
@@ -64,3 +67,12 @@ class RunPlace:
         if self.directory is None:
             return told
         return join(self.directory, told.rpartition("/")[2])
+
+
+def check_no_file_in_the_way(directory: str) -> None:
+    """Refuse a directory that is a file, or lies below one."""
+    above = pathlib.Path(os.path.abspath(directory))  # noqa: PTH100
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if above.exists() and not above.is_dir():
+        raise InvalidRequestError(f"{above} is a file: checkpoints need a directory", actual=directory)

@@ -111,6 +111,8 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Sequence[Path]) -> list[float]:
     The time is that of the index or, of the old format, of the file. Those that this process saves just now are waited
     for.
     """
+    if isinstance(checkpoint_prefixes, (str, bytes, os.PathLike)):
+        raise InvalidRequestError("several prefixes are wanted, in a list", actual=repr(checkpoint_prefixes))
     for prefix in checkpoint_prefixes:
         own_saves.await_prefix(as_text(prefix))
     stats = map(find_stat, checkpoint_prefixes)

@@ -114,17 +114,18 @@ class Listing:
         """Return the list as a new Saver or manager has it that begins at `now`, and a manager's mark.
 
         `style` is that of the state file that the list was read from. Without one the hours of a manager count from
-        `made_at`.
+        `made_at`, and so they do where the clock has been set back: the first save is newer than that.
         """
         if policy.rule is Rule.SAVER:
             # A Saver goes by the times of modification, in whole seconds.
             times = [math.floor(entry.checkpoint.saved_at) for entry in self.entries]
             taken = (replace(each, at=at, is_managed=True) for each, at in zip(self.entries, times, strict=True))
             return Listing(tuple(taken)), None
+        has_clock_gone_back = style.preserved is not None and style.preserved > now
         manager = ManagerHousekeeping.start(
             policy.max_to_keep,
             policy.keep_checkpoint_every_n_hours,
-            now if style.preserved is not None else made_at,
+            made_at if style.preserved is None or has_clock_gone_back else now,
             paths=[entry.path for entry in self.entries],
             timestamps=[entry.at for entry in self.entries] if style.rule is Rule.MANAGER else (),
             last_preserved=style.preserved,

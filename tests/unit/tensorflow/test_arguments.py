@@ -1,10 +1,9 @@
-"""Arguments are followed or refused by name, and paths may hold what stock classes take: stock beside ours."""
+"""Arguments are TensorFlow's, and are followed or refused by name."""
 
 from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,38 +11,10 @@ import keras
 import tensorflow as tf
 
 import ckptd.tensorflow
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import InvalidRequestError
+from tests.unit.tensorflow.beside import hooks, managers, modules, savers
 
 v1 = tf.compat.v1
-SAVERS = {"stock": v1.train.Saver, "ours": ckptd.tensorflow.Saver}
-MANAGERS = {"stock": tf.train.CheckpointManager, "ours": ckptd.tensorflow.CheckpointManager}
-HOOKS = {"stock": v1.train.CheckpointSaverHook, "ours": ckptd.tensorflow.CheckpointSaverHook}
-savers = pytest.mark.parametrize("saver_of", SAVERS.values(), ids=SAVERS.keys())
-managers = pytest.mark.parametrize("manager_of", MANAGERS.values(), ids=MANAGERS.keys())
-hooks = pytest.mark.parametrize("hook_of", HOOKS.values(), ids=HOOKS.keys())
-NAMES = ["a:b", "m odel", "m{x}", "x:y/m.ckpt", "m[1]", "m*?"]
-
-
-@pytest.fixture(autouse=True)
-def no_address(monkeypatch):
-    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def session():
-    with tf.Graph().as_default(), v1.Session() as running:
-        v1.get_variable("w", initializer=1.0)
-        running.run(v1.global_variables_initializer())
-        yield running
-
-
-def small_model():
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("adam", "mse")
-    return model
-
-
-# Signatures
 
 
 @pytest.mark.parametrize(
@@ -69,9 +40,6 @@ def test_what_may_be_given_by_position_is_the_same_and_has_the_same_defaults(sto
     names = theirs.co_varnames[: theirs.co_argcount]
     assert code.co_varnames[: code.co_argcount] == names
     assert getattr(ours, "__wrapped__", ours).__defaults__ == getattr(stock, "__wrapped__", stock).__defaults__
-
-
-# Saver
 
 
 @savers
@@ -103,7 +71,20 @@ def test_several_ranks_without_an_address_are_refused(session):
             ckptd.tensorflow.Saver(**options)
 
 
-# CheckpointManager
+@managers
+@pytest.mark.parametrize("wrong", [{"max_to_keep": 0}, {"max_to_keep": -1}, {"checkpoint_interval": 5}])
+def test_wrong_arguments_of_a_manager_are_value_errors(tmp_path, manager_of, wrong):
+    with pytest.raises(ValueError, match=r"max_to_keep|step_counter"):
+        manager_of(tf.train.Checkpoint(), str(tmp_path / "run"), **{"max_to_keep": 1, **wrong})
+
+
+@managers
+def test_write_callbacks_get_the_prefix_or_nothing(tmp_path, manager_of):
+    told = []
+    options = tf.train.CheckpointOptions(experimental_write_callbacks=[told.append, lambda: told.append("ended")])
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    path = manager_of(checkpoint, str(tmp_path / "run"), max_to_keep=1).save(options=options)
+    assert told == [path, "ended"]
 
 
 @managers
@@ -135,9 +116,6 @@ def test_options_that_would_be_ignored_are_refused_by_name_and_nothing_is_counte
         assert isinstance(told.value, InvalidRequestError)
     assert int(checkpoint.save_counter) == 0
     assert not list(tmp_path.glob("run/*.index"))
-
-
-# The hook
 
 
 @hooks
@@ -173,107 +151,22 @@ def test_a_hook_refuses_what_its_saver_does_not_do(tmp_path):
         ).begin()
 
 
-# Keras
+@modules
+def test_plain_functions_take_tensorflows_names_of_arguments(tmp_path, module):
+    path = tf.train.Checkpoint(v=tf.Variable(1.0)).save(str(tmp_path / "m"))
+    assert module.latest_checkpoint(checkpoint_dir=str(tmp_path)) == path
+    assert module.get_checkpoint_state(checkpoint_dir=str(tmp_path)).model_checkpoint_path == path
+    assert next(module.checkpoints_iterator(checkpoint_dir=str(tmp_path))) == path
+    names_and_shapes = dict(module.list_variables(ckpt_dir_or_file=path))
+    assert names_and_shapes["v/.ATTRIBUTES/VARIABLE_VALUE"] == []
+    assert module.load_variable(ckpt_dir_or_file=path, name="v/.ATTRIBUTES/VARIABLE_VALUE") == 1.0
+    assert module.load_checkpoint(ckpt_dir_or_file=path).has_tensor("v/.ATTRIBUTES/VARIABLE_VALUE")
 
 
-def test_keras_arguments_are_taken_or_refused_by_name(tmp_path):
-    model, path = small_model(), str(tmp_path / "m")
-    ckptd.tensorflow.save_weights(model, path)
-    for named, call in (
-        ("max_shard_size", lambda: ckptd.tensorflow.save_weights(model, path, max_shard_size=1)),
-        ("skip_mismatch", lambda: ckptd.tensorflow.load_weights(model, path, skip_mismatch=True)),
-        ("by_name", lambda: ckptd.tensorflow.load_weights(model, path, by_name=True)),
-        ("custom_object", lambda: ckptd.tensorflow.load_model(path, custom_object={})),
-        ("period", lambda: ckptd.tensorflow.ModelCheckpoint(path, period=2)),
-        ("world_size", lambda: ckptd.tensorflow.ModelCheckpoint(path, world_size=2)),
-        ("by_name", lambda: ckptd.tensorflow.load_weights(model, "runs/a/m", by_name=True, address=str(tmp_path))),
-    ):
-        with pytest.raises(ValueError, match=named) as told:
-            call()
-        assert isinstance(told.value, InvalidRequestError)
-    ckptd.tensorflow.load_weights(model, path, timeout_s=60, token=None, rank=0, world_size=1)
-
-
-def models_of(side, tmp_path, model):
-    """Save a model by the callback of one side; return what loads it."""
-    x = np.ones((4, 2), np.float32)
-    if side == "stock":
-        callback = keras.callbacks.ModelCheckpoint(str(tmp_path / "m.keras"))
-        load, path = keras.saving.load_model, str(tmp_path / "m.keras")
-    else:
-        callback = ckptd.tensorflow.ModelCheckpoint(str(tmp_path / "m"))
-        load, path = ckptd.tensorflow.load_model, str(tmp_path / "m")
-    model.fit(x, x[:, :1], verbose=0, callbacks=[callback])
-    return lambda **options: load(path, **options)
-
-
-@pytest.mark.parametrize("side", ["stock", "ours"])
-def test_a_model_is_loaded_without_its_optimizer_if_asked(tmp_path, side):
-    model = small_model()
-    load = models_of(side, tmp_path, model)
-    assert int(load().optimizer.iterations) == 1
-    bare = load(compile=False)
-    assert not bare.compiled
-    assert np.array_equal(bare.get_weights()[0], model.get_weights()[0])
-
-
-@pytest.mark.parametrize("side", ["stock", "ours"])
-def test_code_of_a_checkpoint_is_run_only_if_that_is_allowed(tmp_path, side):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: 2 * x), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    load = models_of(side, tmp_path, model)
-    with pytest.raises(ValueError, match="safe_mode"):
-        load()
-    x = np.ones((1, 2), np.float32)
-    assert np.array_equal(load(safe_mode=False).predict(x, verbose=0), model.predict(x, verbose=0))
-
-
-# Paths
-
-
-@savers
-@pytest.mark.parametrize("name", NAMES)
-def test_any_character_of_a_path_is_saved_found_restored_and_imported(tmp_path, monkeypatch, session, saver_of, name):
-    is_ours = saver_of is ckptd.tensorflow.Saver
-    monkeypatch.chdir(tmp_path)
-    for path in (name, str(tmp_path / "below" / name)):
-        (tmp_path / "below").mkdir(exist_ok=True)
-        saver = saver_of()
-        prefix = saver.save(session, path, global_step=3)
-        latest = (ckptd.tensorflow if is_ours else tf.train).latest_checkpoint(os.path.dirname(path) or ".")
-        if "[" in name and not is_ours:  # a pattern for stock, that does not match what it wrote
-            assert latest is None
-            with pytest.raises(ValueError, match="not a valid checkpoint"):
-                saver.restore(session, prefix)
-            continue
-        assert os.path.basename(latest) == os.path.basename(prefix)
-        saver.restore(session, latest)
-        with tf.Graph().as_default():
-            imports = ckptd.tensorflow.import_meta_graph if is_ours else v1.train.import_meta_graph
-            assert imports(f"{prefix}.meta") is not None
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_any_character_of_a_path_is_restored_into_objects_later_ones_too_and_into_keras(tmp_path, name):
-    path = str(tmp_path / name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    written = tf.train.Checkpoint(v=tf.Variable(5.0), later=tf.Variable(7.0)).write(path)
-    checkpoint = tf.train.Checkpoint(v=tf.Variable(0.0))
-    ckptd.tensorflow.restore(checkpoint, written)
-    assert checkpoint.v.numpy() == 5.0
-    checkpoint.later = tf.Variable(0.0)
-    assert checkpoint.later.numpy() == 7.0
-
-    model, other = small_model(), small_model()
-    ckptd.tensorflow.save_weights(model, f"{path}.weights")
-    ckptd.tensorflow.load_weights(other, ckptd.tensorflow.latest_checkpoint(os.path.dirname(path)))
-    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
-
-
-def test_below_an_address_such_names_are_refused_and_nothing_is_written(tmp_path, session):
-    for path in ("runs/a:b", "runs/m odel", "runs/m[1]", "a:b/m"):
-        saver = ckptd.tensorflow.Saver(address=str(tmp_path))
-        with pytest.raises(ValueError, match="may hold letters, digits and") as told:
-            saver.save(session, path)
-        assert isinstance(told.value, CkptdError)
-    assert not list(tmp_path.rglob("*.index"))
+def test_they_are_the_same_functions_otherwise(tmp_path):
+    ckptd.save_checkpoint(tmp_path / "m", {"v": 1.0})
+    ckptd.tensorflow.update_checkpoint_state(str(tmp_path), str(tmp_path / "m"))
+    assert ckptd.tensorflow.latest_checkpoint(tmp_path) == ckptd.latest_checkpoint(tmp_path)
+    assert ckptd.tensorflow.list_variables(tmp_path / "m") == [("v", [])]
+    assert ckptd.tensorflow.load_checkpoint(tmp_path / "m").get_tensor("v") == 1.0
+    assert next(ckptd.tensorflow.checkpoints_iterator(tmp_path)) == str(tmp_path / "m")

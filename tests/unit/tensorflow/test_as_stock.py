@@ -1,206 +1,333 @@
-"""What programs rely on beside the main road, the same with TensorFlow's classes and with ours."""
+"""One program with TensorFlow's classes and with ours: results, lists, files and errors are the same.
+
+The cases follow what TensorFlow's own tests of the Saver and the manager look at, and Keras's of its callback.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
-import ckptd.tensorflow
-from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
-from tests.unit.client.served import Daemon
+from ckptd.errors import InvalidRequestError
+from tests.unit.tensorflow.beside import OURS, STOCK, files
 
 v1 = tf.compat.v1
-MANAGERS = {"stock": tf.train.CheckpointManager, "ours": ckptd.tensorflow.CheckpointManager}
-SAVERS = {"stock": v1.train.Saver, "ours": ckptd.tensorflow.Saver}
-IMPORTS = {"stock": v1.train.import_meta_graph, "ours": ckptd.tensorflow.import_meta_graph}
-
-managers = pytest.mark.parametrize("manager_of", MANAGERS.values(), ids=MANAGERS.keys())
-savers = pytest.mark.parametrize("saver_of", SAVERS.values(), ids=SAVERS.keys())
 
 
-@pytest.fixture
-def daemon(tmp_path):
-    running = Daemon(tmp_path / "root")
-    yield running
-    running.stop()
+def saving(body, **options):
+    """A case that works with a Saver over a graph of two variables."""
+
+    def case(side, at):
+        with tf.Graph().as_default(), v1.Session() as session:
+            v1.get_variable("w", initializer=1.0)
+            v1.get_variable("steps", initializer=7)
+            session.run(v1.global_variables_initializer())
+            result = body(side, at, session, side.Saver(**options))
+            return result, files(at)
+
+    return case
 
 
-def indices(directory):
-    return sorted(path.name for path in directory.glob("*.index"))
+def managing(body, **options):
+    """A case that works with a manager over one variable, which counts steps, too."""
+
+    def case(side, at):
+        step = tf.Variable(0)
+        manager = side.Manager(tf.train.Checkpoint(step=step), at, step_counter=step, **{"max_to_keep": 2, **options})
+        return body(side, at, manager, step), files(at)
+
+    return case
 
 
-@managers
-def test_what_is_too_many_is_gone_when_a_managers_save_returns(tmp_path, manager_of):
-    manager = manager_of(tf.train.Checkpoint(v=tf.Variable(1.0)), str(tmp_path / "run"), max_to_keep=2)
-    for number in range(1, 9):
-        manager.save()
-        assert len(indices(tmp_path / "run")) == min(number, 2)
+def closed_session(side, at, session, saver):
+    session.close()
+    saver.save(session, f"{at}/m")
 
 
-def test_what_is_too_many_is_gone_when_a_save_beside_a_daemon_returns(tmp_path, daemon):
-    run = tmp_path / "root/runs/a"
-    with tf.Graph().as_default(), v1.Session() as session:
-        v1.get_variable("w", initializer=1.0)
-        session.run(v1.global_variables_initializer())
-        saver = ckptd.tensorflow.Saver(max_to_keep=2, address=daemon.address)
-        for step in range(1, 9):
-            saver.save(session, "runs/a/model.ckpt", global_step=step)
-            assert len(indices(run)) == min(step, 2)
-        saver.close()
+def lists_are_copies(side, at, session, saver):
+    saver.set_last_checkpoints_with_time([(f"{at}/a", 1.0)])
+    saver.last_checkpoints.append("no effect?")
+    before = saver.last_checkpoints
+    saver.recover_last_checkpoints([f"{at}/absent"])
+    return before, saver.last_checkpoints
 
 
-@managers
-def test_the_hours_of_a_manager_count_from_when_it_was_made(tmp_path, manager_of):
-    """The first save comes later than the interval after that: it is kept for good."""
-    made = manager_of(
-        tf.train.Checkpoint(v=tf.Variable(1.0)),
-        str(tmp_path / "run"),
-        max_to_keep=1,
-        keep_checkpoint_every_n_hours=0.2 / 3600,
-    )
-    passed = time.monotonic() + 0.3
-    while time.monotonic() < passed:
-        pass
-    for _ in range(3):
-        made.save()
-    assert indices(tmp_path / "run") == ["ckpt-1.index", "ckpt-3.index"]
+def taken_over(side, at, session, saver):
+    paths = [saver.save(session, f"{at}/m", global_step=step) for step in range(2)]
+    later = side.Saver(max_to_keep=2)
+    later.recover_last_checkpoints([*paths, f"{at}/absent"])
+    later.save(session, f"{at}/m", global_step=1)
+    later.save(session, f"{at}/m", global_step=2)
+    return later.last_checkpoints
 
 
-def test_the_hours_count_so_beside_a_daemon_too(tmp_path, daemon):
-    made = ckptd.tensorflow.CheckpointManager(
-        tf.train.Checkpoint(v=tf.Variable(1.0)),
-        "runs/m",
-        max_to_keep=1,
-        keep_checkpoint_every_n_hours=0.2 / 3600,
-        address=daemon.address,
-    )
-    passed = time.monotonic() + 0.3
-    while time.monotonic() < passed:
-        pass
-    for _ in range(3):
-        made.save()
-    made.close()
-    assert indices(tmp_path / "root/runs/m") == ["ckpt-1.index", "ckpt-3.index"]
+def imported_into_a_scope(side, at, session, saver):
+    path = saver.save(session, f"{at}/m")
+    with tf.Graph().as_default(), v1.Session() as other:
+        side.import_meta_graph(f"{path}.meta", clear_devices=True, import_scope="again").restore(other, path)
+        return [(each.name, float(other.run(each))) for each in v1.global_variables()]
 
 
-@pytest.mark.parametrize("import_of", IMPORTS.values(), ids=IMPORTS.keys())
-def test_a_meta_file_that_is_missing_or_no_graph_is_an_os_error(tmp_path, import_of):
-    (tmp_path / "wrong.meta").write_bytes(b"no graph at all")
-    for name in ("absent.meta", "wrong.meta"):
-        with tf.Graph().as_default(), pytest.raises(OSError, match=name):
-            import_of(str(tmp_path / name))
+def by_intervals(side, at, manager, step):
+    saved = []
+    for _ in range(6):
+        saved += [manager.save(), manager.save(check_interval=False)]
+        step.assign_add(1)
+    return saved, manager.checkpoints, manager.latest_checkpoint
 
 
-def test_it_is_our_error_too(tmp_path):
-    (tmp_path / "wrong.meta").write_bytes(b"no graph at all")
-    for name, kind in (("absent.meta", NotFoundError), ("wrong.meta", CorruptionError)):
-        with tf.Graph().as_default(), pytest.raises(kind):
-            ckptd.tensorflow.import_meta_graph(str(tmp_path / name))
+def with_files_deleted_by_someone(side, at, manager, step):
+    manager.save()
+    manager.save()
+    for name in files(at):
+        if name.startswith("ckpt-1."):
+            os.remove(f"{at}/{name}")
+    manager.save()
+    return manager.checkpoints
 
 
-def variable_and(session_use):
-    with tf.Graph().as_default(), v1.Session() as session:
-        v1.get_variable("w", initializer=1.0)
-        session.run(v1.global_variables_initializer())
-        return session_use(session)
+def after_a_restart(side, at, manager, step):
+    manager.save()
+    manager.save()
+    if side is OURS:
+        manager.close()
+    later = side.Manager(tf.train.Checkpoint(step=tf.Variable(0)), at, max_to_keep=2)
+    return later.checkpoints, later.restore_or_initialize(), later.save(), later.checkpoints
 
 
-@savers
-def test_a_path_below_a_file_is_a_value_error(tmp_path, saver_of):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match=r"Parent directory of .* doesn't exist, can't save"):
-        variable_and(lambda session: saver_of().save(session, str(tmp_path / "file/model.ckpt")))
-    assert (tmp_path / "file").read_text() == "mine"
+def without_a_graph(side, at):
+    variable = tf.Variable(1.0, name="a")
+    saver = side.Saver([variable])
+    path = saver.save(None, f"{at}/m", global_step=tf.Variable(4))
+    variable.assign(3.0)
+    saver.restore(None, path)
+    return float(variable.numpy()), path, files(at)
 
 
-def test_a_sharded_saver_refuses_the_state_files_name_before_it_writes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for path in ("checkpoint", str(tmp_path / "checkpoint")):
-        with pytest.raises(InvalidRequestError, match="conflicts with path used for checkpoint state"):
-            variable_and(lambda session, path=path: ckptd.tensorflow.Saver(sharded=True).save(session, path))
-        assert list(tmp_path.iterdir()) == []
-    # Without a state file nothing stands in its way.
-    variable_and(lambda session: ckptd.tensorflow.Saver(sharded=True).save(session, "checkpoint", write_state=False))
-    assert (tmp_path / "checkpoint.index").exists()
+class Timeline:
+    """A manager under a clock that the test sets, and what is seen of it after every save."""
 
+    def __init__(self, side, at, began_at):
+        self.side, self.at, self.now = side, at, began_at
+        self.checkpoint, self.seen, self.manager = tf.train.Checkpoint(), [], None
 
-def test_the_graph_of_an_empty_saver_is_saved_beside_a_daemon_as_beside_the_path(tmp_path, daemon):
-    with tf.Graph().as_default(), v1.Session() as session:
-        tf.constant(3.0, name="three")
-        for options, path in (
-            ({}, str(tmp_path / "here/empty.ckpt")),
-            ({"address": daemon.address}, "runs/e/empty.ckpt"),
-        ):
-            (tmp_path / "here").mkdir(exist_ok=True)
-            saver = ckptd.tensorflow.Saver(allow_empty=True, **options)
-            assert saver.save(session, path) is None
-            saver.close()
-            with tf.Graph().as_default() as graph:
-                assert ckptd.tensorflow.import_meta_graph(f"{path}.meta", **options) is None
-                graph.get_operation_by_name("three")
-    assert not (tmp_path / "root/runs/e/checkpoint").exists()
+    def time(self):
+        return self.now
 
+    def start(self, **options):
+        self.manager = None  # the one before is dropped
+        self.manager = self.side.Manager(self.checkpoint, self.at, **options)
+        self.look()
 
-def test_the_graph_of_a_checkpoint_without_a_step_is_its_own_and_not_the_latest_ones(daemon):
-    def save(session):
-        saver = ckptd.tensorflow.Saver(address=daemon.address)
-        saver.save(session, "runs/g/model.ckpt")
-        tf.constant(5.0, name="later")
-        saver.save(session, "runs/g/model.ckpt", global_step=5)
-        saver.close()
+    def save_after(self, seconds):
+        self.now += seconds
+        self.manager.save()
+        self.look()
 
-    variable_and(save)
-    for path, has_later in (("runs/g/model.ckpt.meta", False), ("runs/g/model.ckpt-5.meta", True)):
-        with tf.Graph().as_default() as graph:
-            ckptd.tensorflow.import_meta_graph(path, address=daemon.address)
-            assert any(each.name == "later" for each in graph.get_operations()) == has_later
-
-
-def test_a_manager_in_a_graph_is_refused_in_words(tmp_path):
-    with tf.Graph().as_default(), v1.Session() as session:
-        step = v1.train.get_or_create_global_step()
-        checkpoint = tf.train.Checkpoint(step=step)
-        manager = ckptd.tensorflow.CheckpointManager(
-            checkpoint, str(tmp_path / "run"), max_to_keep=2, step_counter=step, checkpoint_interval=1
+    def look(self):
+        state = v1.train.get_checkpoint_state(self.at)
+        listed = state and (
+            list(state.all_model_checkpoint_paths),
+            list(state.all_model_checkpoint_timestamps),
+            state.last_preserved_timestamp,
         )
-        session.run(v1.global_variables_initializer())
-        for call in (manager.save, manager.restore_or_initialize):
-            with pytest.raises(InvalidRequestError, match="use the Saver"):
-                call()
+        kept = [name for name in files(self.at) if name.endswith(".index")]
+        self.seen.append((listed, self.manager.checkpoints, self.manager.latest_checkpoint, kept))
 
 
-PLAIN = {
-    "no such checkpoint": (tf.errors.NotFoundError, NotFoundError, lambda of, at: of.load_checkpoint(f"{at}/absent")),
-    "no such variable": (tf.errors.NotFoundError, NotFoundError, lambda of, at: of.load_variable(f"{at}/m", "x")),
-    "no such tensor": (
-        tf.errors.NotFoundError,
-        NotFoundError,
-        lambda of, at: of.load_checkpoint(f"{at}/m").get_tensor("x"),
+def under_a_clock(body, began_at):
+    def case(side, at):
+        line = Timeline(side, at, began_at)
+        with mock.patch.object(time, "time", line.time):
+            body(line)
+            line.manager = None
+        return line.seen
+
+    return case
+
+
+def hours_over_restarts(line):
+    line.start(max_to_keep=2)
+    line.save_after(10000.0)
+    line.save_after(3610.0)
+    line.start(max_to_keep=2, keep_checkpoint_every_n_hours=1.5)
+    for seconds in (720.0, 1800.0, 1800.0):
+        line.save_after(seconds)
+    line.start(max_to_keep=2, keep_checkpoint_every_n_hours=1.5)
+    line.save_after(10.0)
+
+
+def clock_set_back(line):
+    """What was saved at a later time than now may have been meant to stay: nobody knows, so all of it does."""
+    line.start(max_to_keep=1, keep_checkpoint_every_n_hours=1.0)
+    for seconds in (0.0, 3600.0, 3600.0):
+        line.save_after(seconds)
+    line.now = 5000.0
+    line.start(max_to_keep=1)
+    line.save_after(10.0)
+    line.save_after(10.0)
+
+
+def one_name_after_the_other(side, at):
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    manager = side.Manager(checkpoint, at, max_to_keep=2, checkpoint_name="other")
+    paths = [manager.save(checkpoint_number=5)]
+    manager = None
+    manager = side.Manager(checkpoint, at, max_to_keep=2)
+    paths += [manager.save(checkpoint_number=5), manager.save(checkpoint_number=6)]
+    return paths, manager.checkpoints, files(at)
+
+
+def functions_of(body):
+    """A case that works with plain functions beside one checkpoint, called m."""
+
+    def case(side, at):
+        tf.train.Checkpoint(v=tf.Variable(1.0)).write(f"{at}/m")
+        module = v1.train if side is STOCK else side.functions
+        return body(module, at), files(at)
+
+    return case
+
+
+def state_in_full(module, at):
+    state = module.get_checkpoint_state(at)
+    return state and (state.model_checkpoint_path, list(state.all_model_checkpoint_paths))
+
+
+def updated(*paths, **options):
+    def body(module, at):
+        module.update_checkpoint_state(at, *(path.format(at) for path in paths), **options)
+        return state_in_full(module, at), Path(at, "checkpoint").read_text(), module.latest_checkpoint(at)
+
+    return functions_of(body)
+
+
+def with_a_state_file(text):
+    def body(module, at):
+        Path(at, "checkpoint").write_text(text)
+        return state_in_full(module, at), module.latest_checkpoint(at)
+
+    return functions_of(body)
+
+
+ALIKE = {
+    "hours over restarts": under_a_clock(hours_over_restarts, 3.0),
+    "a clock that is set back": under_a_clock(clock_set_back, 10000.0),
+    "one name after the other": one_name_after_the_other,
+    "a number to keep of numpy": managing(
+        lambda side, at, manager, step: [manager.save() for _ in range(3)], max_to_keep=np.int64(1)
     ),
-    "a damaged index": (tf.errors.OpError, CorruptionError, lambda of, at: of.load_checkpoint(f"{at}/damaged")),
+    "nought hours": managing(
+        lambda side, at, manager, step: [manager.save() for _ in range(3)], keep_checkpoint_every_n_hours=0
+    ),
+    "a state file made by hand": updated("{}/m"),
+    "a state file of relative paths": updated("m", all_model_checkpoint_paths=["n", "m"]),
+    "times for other paths": updated("{}/m", all_model_checkpoint_timestamps=[1.0, 2.0]),
+    "paths relative to the state file": with_a_state_file(
+        'model_checkpoint_path: "./m"\nall_model_checkpoint_paths: "./k"\nall_model_checkpoint_paths: "./m"\n'
+    ),
+    "a latest that is not there": with_a_state_file('model_checkpoint_path: "/absent/m-3"\n'),
+    "an empty state file": with_a_state_file(""),
+    "what exists": functions_of(
+        lambda module, at: [module.checkpoint_exists(f"{at}/{name}") for name in ("m", "absent", "m.index")]
+    ),
+    "times of what is there": functions_of(
+        lambda module, at: len(module.get_checkpoint_mtimes([f"{at}/m", f"{at}/absent"]))
+    ),
+    "what is removed": functions_of(lambda module, at: module.remove_checkpoint(f"{at}/m")),
+    "a step that is a tensor": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", global_step=tf.constant(7))),
+    "a step that is named": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", global_step="steps:0")),
+    "a step of numpy": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", global_step=np.int64(7))),
+    "a padded step": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", global_step=7), pad_step_number=True),
+    "a step that is a fraction": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", global_step=7.0)),
+    "a path of bytes": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m".encode())),
+    "another suffix": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", meta_graph_suffix="x.y")),
+    "no meta": saving(
+        lambda side, at, s, saver: saver.save(s, f"{at}/m", write_meta_graph=False, save_debug_info=True)
+    ),
+    "no state": saving(
+        lambda side, at, s, saver: (saver.save(s, f"{at}/m", write_state=False), saver.last_checkpoints)
+    ),
+    "a state file elsewhere": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", latest_filename="a/b")),
+    "a state file in the way": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", latest_filename="m")),
+    "all are kept": saving(
+        lambda side, at, s, saver: (
+            [saver.save(s, f"{at}/m", global_step=step) for step in range(3)],
+            saver.last_checkpoints,
+            list(v1.train.get_checkpoint_state(at).all_model_checkpoint_paths),
+        ),
+        max_to_keep=0,
+    ),
+    "two names in turn": saving(
+        lambda side, at, s, saver: (
+            [saver.save(s, f"{at}/{name}", global_step=1) for name in "aba"],
+            saver.last_checkpoints,
+        ),
+        max_to_keep=2,
+    ),
+    "a checkpoint that is not there": saving(lambda side, at, s, saver: saver.restore(s, f"{at}/absent")),
+    "no path at all": saving(lambda side, at, s, saver: saver.restore(s, None)),
+    "a closed session": saving(closed_session),
+    "not built yet": saving(lambda side, at, s, saver: saver.save(s, f"{at}/m"), defer_build=True),
+    "nothing to save": saving(lambda side, at, s, saver: None, var_list=[]),
+    "lists": saving(lists_are_copies),
+    "a list taken over": saving(taken_over, max_to_keep=3),
+    "a graph in a scope": saving(imported_into_a_scope),
+    "variables without a graph": without_a_graph,
+    "a number that is a variable": managing(lambda side, at, manager, step: manager.save(tf.Variable(9))),
+    "another name": managing(
+        lambda side, at, manager, step: [manager.save() for _ in range(3)], checkpoint_name="abc", max_to_keep=1
+    ),
+    "intervals": managing(by_intervals, checkpoint_interval=2),
+    "nothing is kept": managing(lambda side, at, manager, step: None, max_to_keep=0),
+    "nothing there": managing(lambda side, at, manager, step: (manager.latest_checkpoint, manager.checkpoints)),
+    "files deleted by someone": managing(with_files_deleted_by_someone),
+    "a restart": managing(after_a_restart),
 }
 
 
-@pytest.mark.parametrize(("theirs", "ours", "call"), PLAIN.values(), ids=PLAIN.keys())
-def test_plain_functions_raise_what_programs_catch_around_tensorflows(tmp_path, theirs, ours, call):
-    ckptd.save_checkpoint(tmp_path / "m", {"v": 1.0})
-    (tmp_path / "damaged.index").write_bytes(b"\0" * 100)
-    with pytest.raises(theirs):
-        call(tf.train, tmp_path)
-    with pytest.raises(theirs) as told:
-        call(ckptd.tensorflow, tmp_path)
-    assert isinstance(told.value, ours)
+def outcome(case, side, at):
+    """Return what a case returns, or the error that it ends with, without the directory's name."""
+    at.mkdir()
+    try:
+        return repr(case(side, str(at))).replace(str(at), "DIR"), None
+    except Exception as error:
+        return None, error
 
 
-def test_they_are_the_same_functions_otherwise(tmp_path):
-    ckptd.save_checkpoint(tmp_path / "m", {"v": 1.0})
-    ckptd.tensorflow.update_checkpoint_state(str(tmp_path), str(tmp_path / "m"))
-    assert ckptd.tensorflow.latest_checkpoint(tmp_path) == ckptd.latest_checkpoint(tmp_path)
-    assert ckptd.tensorflow.list_variables(tmp_path / "m") == [("v", [])]
-    assert ckptd.tensorflow.load_checkpoint(tmp_path / "m").get_tensor("v") == 1.0
-    assert next(ckptd.tensorflow.checkpoints_iterator(tmp_path)) == str(tmp_path / "m")
+@pytest.mark.parametrize("case", ALIKE.values(), ids=ALIKE.keys())
+def test_both_do_the_same_or_fail_alike(tmp_path, case):
+    (stock, failure), (ours, our_failure) = (
+        outcome(case, side, tmp_path / name) for name, side in (("stock", STOCK), ("ours", OURS))
+    )
+    assert ours == stock
+    if failure is not None:
+        assert isinstance(our_failure, type(failure)), our_failure
+        assert files(tmp_path / "ours") == files(tmp_path / "stock")
+
+
+REFUSED = {
+    "a step below zero": (
+        saving(lambda side, at, s, saver: saver.save(s, f"{at}/m", global_step=-3)),
+        "step out of range",
+    ),
+    "a path that is a directory's": (saving(lambda side, at, s, saver: saver.save(s, f"{at}/")), "names a directory"),
+    "a number below zero": (managing(lambda side, at, manager, step: manager.save(-4)), "whole number from 0 on"),
+}
+
+
+@pytest.mark.parametrize(("case", "told"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_stock_takes_and_no_tool_reads_well_is_refused_in_words(tmp_path, case, told):
+    assert outcome(case, STOCK, tmp_path / "stock")[1] is None
+    failure = outcome(case, OURS, tmp_path / "ours")[1]
+    assert isinstance(failure, InvalidRequestError)
+    assert told in str(failure)
+    assert files(tmp_path / "ours") == []

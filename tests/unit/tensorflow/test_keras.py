@@ -20,11 +20,6 @@ X = np.random.default_rng(0).standard_normal((32, 4), np.float32)
 Y = X @ np.ones((4, 2), np.float32)
 
 
-@pytest.fixture(autouse=True)
-def no_address(monkeypatch):
-    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
-
-
 def sequential(outputs=2, optimizer="adam"):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(outputs)])
     if optimizer:
