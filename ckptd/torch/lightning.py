@@ -14,7 +14,6 @@ import io
 import logging
 import pickle
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import ANY_NAME, check_run_name
 from ckptd.torch import lightning_paths as paths
+from ckptd.torch.lightning_callers import is_rhythm
 from ckptd.torch.lightning_values import plain, with_containers, without_note
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run
@@ -46,7 +46,6 @@ except ImportError:  # it is installed under its older name
     _io = importlib.import_module("lightning_fabric.plugins.io.checkpoint_io")
     _cloud_io = importlib.import_module("lightning_fabric.utilities.cloud_io")
 
-_CALLBACKS = ("lightning.pytorch.callbacks.checkpoint", "pytorch_lightning.callbacks.checkpoint")
 _NOT_IN_RUN_NAMES = re.compile(r"[^\w.+=@,-]")
 _MOST_UNDER_WAY = 2  # each holds a copy of the state
 
@@ -137,7 +136,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
                     paths.clear(where, file_system)
             raise
         self._open[where] = _Open(checkpointer, pending, is_new)
-        if not _is_called_by_a_callback():
+        if not is_rhythm():
             self._close(where)
 
     def load_checkpoint(
@@ -173,10 +172,11 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             if beside is None:
                 missing = MissingCheckpointError(_what_is_missing(as_text(path), where, error))
                 self._tell_of_the_run(where, missing)
-                if is_last and paths.forget_begun(place_of_last := paths.place_of(path), where):
+                of_last = paths.place_of(path)
+                if is_last and paths.forget_begun(of_last, where):
                     missing.add_note(
                         f"no checkpoint in its directory ever became durable; what was begun there is removed, so that "
-                        f"the next start begins without {place_of_last}"
+                        f"the next start begins without {of_last}"
                     )
                 raise missing from None
         _log.warning("%s: its save never became durable; %s is loaded, the newest that did", as_text(path), beside)
@@ -365,21 +365,6 @@ def _can_name_a_run(name: str) -> bool:
     except InvalidRequestError:
         return False
     return True
-
-
-def _is_called_by_a_callback() -> bool:
-    """Tell whether a callback for checkpoints, such as `ModelCheckpoint`, is among the callers of the caller.
-
-    Lightning's interface does not tell a call by the trainer's own rhythm, which need not wait, from one that a program
-    makes, and that program goes on to use the file.
-    """
-    kinds = tuple(sys.modules[name].Checkpoint for name in _CALLBACKS if name in sys.modules)
-    frame = inspect.currentframe()
-    while frame is not None:
-        if isinstance(frame.f_locals.get("self"), kinds):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _load_lightning_file(where: str, map_location: Any) -> dict[str, Any]:

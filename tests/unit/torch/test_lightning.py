@@ -13,7 +13,7 @@ pytest.importorskip("lightning")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+    from lightning.pytorch.callbacks import ModelCheckpoint
 
 import ckptd  # noqa: E402
 from ckptd.client.capture import buffers  # noqa: E402
@@ -42,11 +42,22 @@ class Fitting(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
 
 
-class ByCallback(Checkpoint):
-    """Calls as `ModelCheckpoint` does: what it saves goes on in the background."""
+class ByCallback(ModelCheckpoint):
+    """Lightning's own callback saves, by its own method: that goes on in the background."""
 
     def save(self, plugin, state, path):
-        plugin.save_checkpoint(state, path)
+        self._save_checkpoint(_TrainerOf(plugin, state), path)
+
+
+class _TrainerOf:
+    global_step = 0
+    is_global_zero = False
+
+    def __init__(self, plugin, state):
+        self._plugin, self._state = plugin, state
+
+    def save_checkpoint(self, path, _):
+        self._plugin.save_checkpoint(self._state, path)
 
 
 def fit(directory, plugin, epochs, ckpt_path=None, **saving):
