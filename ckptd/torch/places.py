@@ -106,6 +106,16 @@ def open_checkpoint(where: Place, step: int | None, options: dict[str, Any]) -> 
         return reading.reader(step)
 
 
+def close_at(where: Place, options: dict[str, Any]) -> None:
+    """Close the `Checkpointer` that was made for a path, as `close_all` does; one that is given stays open."""
+    if isinstance(where, Checkpointer):
+        return
+    checkpointer = checkpointer_at(where, options)
+    with _lock:
+        del _kept[next(key for key, (one, _) in _kept.items() if one is checkpointer)]
+    checkpointer.close()
+
+
 def close_all() -> None:
     """Wait for the saves of every `Checkpointer` made for a path, and leave their runs. Also done at the end.
 

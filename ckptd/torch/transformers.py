@@ -1,37 +1,41 @@
 """Hugging Face's `Trainer` over ckptd: a callback that saves where the trainer would, and resumes from there.
 
-The trainer decides when to save; the callback takes that over before it does, so that nothing is written twice, and
-training goes on while ckptd writes. What the trainer logs and finds out about a step comes after the decision, so the
-state is taken once that is in it.
+The callback stands in for the method by which the trainer saves, so it saves at the same moments and of the same state,
+nothing is written twice, other callbacks are told of each save, and training goes on while ckptd writes.
 
-To resume, the trainer wants a directory with weights and its own state, which says where in the data to go on.
-`CkptdCallback.resume` makes one out of the newest checkpoint, for as long as it is needed; optimizer, scheduler and
-random generators are set by the callback itself.
-
-Which step is the best one is decided after an evaluation was told, so that a save that comes with it waits for the next
-event; nothing is trained in between. The best one is pinned, and ``save_total_limit`` counts it, as the trainer's does.
+To resume, the trainer wants a directory with its own state, which says where in the data to go on.
+`CkptdCallback.resume` makes one out of the newest checkpoint; all else is loaded into what the trainer has when
+training begins, and the random generators are set when the trainer would set them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 import json
 import logging
+import os
+import sys
 import tempfile
+import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors.torch import save_file
 
 from ckptd.client.checkpointer import Checkpointer
-from ckptd.client.saving.pending import PendingSave
-from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
-from ckptd.torch.loading import load
-from ckptd.torch.places import Place, checkpointer_at, membership
+from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
+from ckptd.torch import trainer_hooks as hooks
+from ckptd.torch.adapters import Adapters
+from ckptd.torch.filling import Filling
+from ckptd.torch.places import Place, checkpointer_at, close_at, membership
 from ckptd.torch.randomness import random_state, set_random_state
 from ckptd.torch.saving import save
+from ckptd.torch.stored import Stored
+from ckptd.torch.trainer_keeping import Keeping
+from ckptd.trees.kinds import Classes
 
 _transformers: Any = importlib.import_module("transformers")  # its types are not looked at
 _EXPORTABLE: Any = importlib.import_module("transformers.trainer_callback").ExportableState
@@ -39,6 +43,26 @@ _log = logging.getLogger("ckptd.torch")
 
 _TRAINER_STATE = "trainer_state.json"  # what the trainer looks for
 _WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class _Resumed:
+    """What `resume` has found.
+
+    Attributes:
+        step: of the checkpoint.
+        trained_steps: as the trainer counts them.
+        names: of what was saved.
+        best_pinned: the step that was pinned as the best one.
+        directory: which the trainer is given.
+    """
+
+    step: int | None
+    trained_steps: int
+    names: set[str]
+    best_pinned: int | None
+    directory: tempfile.TemporaryDirectory[str]
+    random: Any = None
 
 
 class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
@@ -51,113 +75,134 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         trainer.train(resume_from_checkpoint=callback.resume())
     """
 
-    def __init__(self, where: Place, *, alone: bool = True, **options: Any) -> None:
+    def __init__(self, where: Place, *, alone: bool = True, adapters_only: bool = True, **options: Any) -> None:
         """Say where checkpoints go.
 
         Args:
-            where: a `ckptd.Checkpointer` or a path, as `ckptd.torch.save` takes them.
-            alone: the trainer writes no checkpoints of its own. Otherwise it writes them too, and for the strategy
-                "best", which decides too late to be taken over, it does so in any case.
+            where: a `ckptd.Checkpointer` or a path, as `ckptd.torch.save` takes them. In a hyperparameter search each
+                trial has a run below that path, called as the trainer calls the trial's directory.
+            alone: the trainer writes no checkpoints of its own. Otherwise it writes them, too.
+            adapters_only: of a ``peft.PeftModel`` only the adapters are stored, as the trainer does it; otherwise the
+                base model, too.
             options: for a path, those of the `ckptd.Checkpointer` that is made for it.
         """
         self._where = where
         self._alone = alone
+        self._adapters_only = adapters_only
         self._options = options
-        self._is_due = False
-        self._random: dict[str, Any] | None = None  # as it was when a save that waits came due
-        self._saved_step = -1
-        self._last: PendingSave | None = None
-        self._best: int | None = None  # when the last save began
-        self._best_pinned: int | None = None
-        self._resumed: dict[str, Any] | None = None
-        self._resumed_step: int | None = None
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._trainer_there: weakref.ref[Any] | None = None
+        self._resumed: _Resumed | None = None
+        self._saved_steps: set[int] = set()  # that were there when training began, or were saved since
+        self._best: int | None = None  # the best of them
+        self._keeping: Keeping | None = None
+
+    def attach(self, trainer: Any) -> None:
+        """Take over a trainer's saves. Needed only for one that got the callback by ``add_callback``, before `resume`.
+
+        It is added to the trainer's callbacks, if it is not among them.
+
+        Raises:
+            InvalidRequestError: it is no ``transformers.Trainer``, or trains with FSDP or DeepSpeed, or has another
+                `CkptdCallback`.
+        """
+        hooks.check_trainer(trainer)
+        callbacks = trainer.callback_handler.callbacks
+        if not hooks.has_callback(trainer, self):
+            trainer.add_callback(self)
+        hooks.stand_in(
+            trainer,
+            self,
+            {
+                "_save_checkpoint": self._save_checkpoint,
+                "_load_from_checkpoint": self._load_weights,
+                "_load_rng_state": self._load_random_state,
+            },
+        )
+        if self._trainer is trainer:
+            return
+        # The first one: others find the weights in place when training begins, and the best ones when it ends.
+        callbacks.insert(0, callbacks.pop(next(at for at, one in enumerate(callbacks) if one is self)))
+        self._trainer_there = weakref.ref(trainer)
+        if self._alone:
+            hooks.warn_of_what_is_left_out(trainer)
 
     def resume(self, step: int | None = None) -> str | None:
         """Return what to pass as ``resume_from_checkpoint``; None when there is no checkpoint yet.
 
-        It is a directory on this host that holds the weights until training begins, and is gone then.
+        It is a directory on this host, which is gone when training has ended. Every rank calls this.
 
         Args:
             step: of the checkpoint; None for the newest.
+
+        Raises:
+            NotFoundError: there is none of that step.
+            InvalidRequestError: something else saved it.
         """
         checkpointer = self._checkpointer()
         checkpointer.settle()
-        latest = checkpointer.latest()
-        if step is None and latest is None:
-            return None
-        self._resumed_step = step if latest is None or step is not None else latest.step
-        # Weights and the trainer's state now; the rest is read when it is set, and not held until then.
-        saved = load(checkpointer, self._resumed_step, into={"model": {}, "trainer": None})
-        weights = {name: tensor.contiguous() for name, tensor in saved.pop("model").items()}
-        self._directory = tempfile.TemporaryDirectory(prefix="ckptd-resume-")
-        directory = Path(self._directory.name)
-        save_file(weights, directory / _WEIGHTS, metadata={"format": "pt"})
-        (directory / _TRAINER_STATE).write_text(saved["trainer"], encoding="utf-8")
-        try:
-            noted = load(checkpointer, self._resumed_step, into={"best_pinned": None})
-        except InvalidRequestError:  # saved by a version that did not pin the best step
-            noted = {}
-        self._best_pinned = noted.get("best_pinned")
-        self._resumed = {}
-        return str(directory)
+        if step is None:
+            latest = checkpointer.latest()
+            if latest is None:
+                return None
+            step = latest.step
+        directory = tempfile.TemporaryDirectory(prefix="ckptd-resume-")
+        with checkpointer.reader(step) as reader:
+            stored = Stored(reader)
+            names = set(stored.tree) if isinstance(stored.tree, dict) else set()
+            if not {"model", "trainer"} <= names:
+                raise InvalidRequestError(
+                    f"{stored.prefix} was not saved by CkptdCallback; load what you need of it with ckptd.torch.load"
+                )
+            notes = _filled(stored, {name: None for name in ("trainer", "best_pinned") if name in names})
+            if self._trainer is None:  # it may come without knowing of this callback: it wants weights to load
+                weights = _filled(stored, {"model": {}})["model"]
+                if not all(hasattr(one, "contiguous") for one in weights.values()):
+                    raise InvalidRequestError("call attach(trainer) before resume(), as only adapters were saved")
+                whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+                save_file(whole, Path(directory.name, _WEIGHTS), metadata={"format": "pt"})
+        Path(directory.name, _TRAINER_STATE).write_text(notes["trainer"], encoding="utf-8")
+        trained_steps = json.loads(notes["trainer"])["global_step"]
+        self._resumed = _Resumed(step, trained_steps, names, notes.get("best_pinned"), directory)
+        return directory.name
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over the saves of the trainer that is being made."""
+        trainer = hooks.caller_of(self)
+        if trainer is not None:
+            self.attach(trainer)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give optimizer, scheduler and scaler what was saved of them."""
-        if self._directory is not None:
-            self._directory.cleanup()
-            self._directory = None
-        self._saved_step = state.global_step
-        if self._resumed is None:
-            self._best_pinned = None
-            return
-        with self._checkpointer().reader(self._resumed_step) as stored_names:
-            names = {name.partition("/")[0] for name in stored_names}
-        parts = {**kwargs, "scaler": _scaler()}
-        for name in ("optimizer", "lr_scheduler", "scaler"):
-            if name in names and parts.get(name) is not None:
-                stored = load(self._checkpointer(), self._resumed_step, into={name: {}})
-                parts[name].load_state_dict(stored[name])
-        if "random" in names:
-            self._resumed = load(self._checkpointer(), self._resumed_step, into={"random": {}})
-        else:  # only the model was saved
-            self._resumed = None
+        """Load what was saved, if training resumes from what `resume` has found.
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the random generators when an epoch begins, before the order of its data is drawn."""
-        self._save_what_waits(args, state, **kwargs)
-        if self._resumed is not None and float(state.epoch or 0).is_integer():
-            self._set_random_state()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the random generators within an epoch, after the data that was seen before has been passed over."""
-        self._save_what_waits(args, state, **kwargs)
-        if self._resumed is not None:
-            self._set_random_state()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Take over a save that is due after a step."""
-        return self._take_over(args, state, control, **kwargs)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Take over a save that is due after an epoch."""
-        self._save_what_waits(args, state, **kwargs)
-        return self._take_over(args, state, control, **kwargs)
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save once what was logged is in the state, unless an evaluation follows."""
-        if self._is_due and not control.should_evaluate:
-            self._save(args, state, **kwargs)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the random generators for a save that waits until it is known whether this step is the best one."""
-        if self._is_due:
-            checkpointer = self._checkpointer()
-            self._random = random_state(checkpointer.rank, checkpointer.world_size)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save beside the trainer, which has just done so."""
-        self._save(args, state, **kwargs)
+        Raises:
+            InvalidRequestError: it is not known which trainer this is; ranks resume from different steps; or what was
+                saved does not fit what the trainer has.
+        """
+        trainer = hooks.caller_of(self) or self._trainer
+        if trainer is None:
+            raise InvalidRequestError(
+                "no transformers.Trainer is found that has this callback: call callback.attach(trainer) before train()"
+            )
+        self.attach(trainer)
+        resumed = self._resumed
+        if resumed is not None and resumed.trained_steps != state.global_step:
+            _log.warning(
+                "resume() has found step %d, and train() was not given what it returned: training begins at step %d",
+                resumed.trained_steps,
+                state.global_step,
+            )
+            self._forget_resumed()
+            resumed = None
+        _check_agreement("ranks resume from different steps", None if resumed is None else resumed.step)
+        checkpointer = self._checkpointer()
+        pinned = None if resumed is None else resumed.best_pinned
+        self._keeping = Keeping(checkpointer, args.save_total_limit, pinned)
+        self._saved_steps, self._best = set(), None
+        if resumed is not None:
+            self._restore(trainer, resumed)
+            self._saved_steps = {one.step for one in checkpointer.checkpoints() if one.step is not None}
+            self._best = state.best_global_step if state.best_global_step in self._saved_steps else pinned
+            self._keeping.begin(self._best)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Wait until the last checkpoint is durable, and load the best one if that is wanted.
@@ -165,127 +210,193 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         Raises:
             CkptdError: what ended a save, or the best checkpoint is gone.
         """
-        self._save_what_waits(args, state, **kwargs)
+        error: CkptdError | None = None
+        try:
+            self._end()
+        except CkptdError as own:
+            error = own
+        finally:
+            self._forget_resumed()
+        # No rank is left waiting for one that has failed, and none returns before rank 0 has deleted what is too many.
+        failures = [f"rank {rank}: {one}" for rank, one in enumerate(_of_all_ranks(error and str(error))) if one]
+        if error is not None:
+            raise error
+        if failures:
+            raise CkptdError("; ".join(failures))
+
+    @property
+    def _trainer(self) -> Any:
+        return None if self._trainer_there is None else self._trainer_there()
+
+    def _save_checkpoint(self, stock: Any, model: Any, trial: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Stand in for the trainer's method, or save beside it."""
+        trainer = self._trainer
+        if not self._alone:
+            stock(model, trial, *args, **kwargs)
+        elif trainer.hp_search_backend is None and trial is None:
+            trainer.store_flos()
+        self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        state, step = trainer.state, trainer.state.global_step
         checkpointer = self._checkpointer()
-        checkpointer.wait()
-        self._keep_house(args, is_over=True)
-        checkpointer.settle()
-        best = state.best_global_step
-        if best is None or not any(one.step == best for one in checkpointer.checkpoints()):
-            if args.load_best_model_at_end and self._alone and best is not None:
-                raise NotFoundError(
-                    f"load_best_model_at_end: step {best} was the best one, and is not in {checkpointer.run!r}"
-                )
+        if self._keeping is None:  # somebody saves before training
+            self._keeping = Keeping(checkpointer, trainer.args.save_total_limit, None)
+        self._keeping.wait()
+        self._saved_steps.add(step)
+        if state.best_global_step in self._saved_steps:
+            self._best = state.best_global_step
+        whole: dict[str, Any] = {"model": self._stored_model(trainer.model)}
+        if checkpointer.rank == 0:  # others may differ, as in whether they are rank 0
+            whole |= {"trainer": _as_json(trainer), "best_pinned": self._keeping.pinned}
+        if not trainer.args.save_only_model:
+            whole |= {"optimizer": trainer.optimizer, "lr_scheduler": trainer.lr_scheduler}
+            whole["random"] = random_state(checkpointer.rank, checkpointer.world_size)
+            if _scaler_of(trainer) is not None:
+                whole["scaler"] = _scaler_of(trainer)
+        self._keeping.after(save(whole, checkpointer, step, overwrite=True), self._best)
+
+    def _load_weights(self, stock: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        """Stand in for the trainer's method: what is ours is loaded when training begins."""
+        if not self._is_ours(resume_from_checkpoint):
+            stock(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_random_state(self, stock: Any, checkpoint: str | None) -> None:
+        """Stand in for the trainer's method."""
+        if self._resumed is None or not self._is_ours(checkpoint):
+            stock(checkpoint)
             return
-        if not args.load_best_model_at_end or state.best_model_checkpoint is not None:
-            return  # the trainer has its own
-        load(checkpointer, best, into={"model": kwargs["model"]})
-        state.best_model_checkpoint = checkpointer.prefix_of(best)
-
-    def _take_over(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        if not control.should_save or not self._alone:
-            return control
-        control.should_save = False
-        self._is_due = True
-        if not (control.should_log or control.should_evaluate):
-            self._save(args, state, **kwargs)
-        return control
-
-    def _save_what_waits(self, args: Any, state: Any, **kwargs: Any) -> None:
-        if self._is_due:
-            self._save(args, state, **kwargs)
-
-    def _save(self, args: Any, state: Any, **kwargs: Any) -> None:
-        self._is_due = False
-        random, self._random = self._random, None
-        if state.global_step == self._saved_step:
-            return
-        self._keep_house(args)
-        self._best = state.best_global_step
-        self._saved_step = state.global_step
-        checkpointer = self._checkpointer()
-        whole: dict[str, Any] = {"model": kwargs["model"], "trainer": _as_json(state), "best_pinned": self._best_pinned}
-        if not args.save_only_model:
-            whole["optimizer"] = kwargs["optimizer"]
-            whole["lr_scheduler"] = kwargs["lr_scheduler"]
-            whole["random"] = random or random_state(checkpointer.rank, checkpointer.world_size)
-            scaler = _scaler()
-            if scaler is not None:
-                whole["scaler"] = scaler
-        self._last = save(whole, checkpointer, state.global_step, overwrite=True)
-
-    def _keep_house(self, args: Any, *, is_over: bool = False) -> None:
-        """After a save: pin the best step, so that retention leaves it, and delete what ``save_total_limit`` lets go.
-
-        It is done before the next save, which might let the best one go, and waits for the last one if need be.
-        """
-        checkpointer = self._checkpointer()
-        if checkpointer.rank != 0 or self._last is None:
-            return
-        best, limit = self._best, args.save_total_limit
-        if best == self._last.step or limit:
-            self._last.wait()
-        steps = {one.step: one for one in checkpointer.checkpoints() if one.step is not None}
-        if best != self._best_pinned and best in steps:
-            checkpointer.pin(best)
-            former, self._best_pinned = self._best_pinned, best
-            if former is not None and former in steps:
-                steps[former] = checkpointer.unpin(former)
-        if not limit or limit < 0 or not steps:
-            return
-        protected = {one for one in (best, max(steps)) if one in steps}
-        if is_over and limit == 1 and best in steps:
-            protected = {best}  # as the trainer ends
-        excess = len(steps) - max(limit, len(protected))
-        others = [step for step, one in sorted(steps.items()) if step not in protected and not one.pinned]
-        for step in others[: max(excess, 0)]:
-            try:
-                checkpointer.delete(step, for_good=True, even_latest=True)
-            except ConflictError as error:  # somebody reads it: it goes with the next save
-                _log.warning("save_total_limit: step %d is kept for now: %s", step, error)
-
-    def _set_random_state(self) -> None:
-        resumed, self._resumed = self._resumed, None
-        if resumed is None:
-            return
-        rank = membership().get("rank", 0)
-        if not set_random_state(resumed["random"], rank):
+        random, rank = self._resumed.random, membership().get("rank", 0)
+        if random is not None and not set_random_state(random, rank):
             _log.warning("fewer ranks saved than train now: rank %d draws other random numbers than before", rank)
 
+    def _is_ours(self, checkpoint: str | os.PathLike[str] | None) -> bool:
+        return checkpoint is not None and self._resumed is not None and self._resumed.directory.name == str(checkpoint)
+
+    def _restore(self, trainer: Any, resumed: _Resumed) -> None:
+        parts = {
+            "optimizer": trainer.optimizer,
+            "lr_scheduler": trainer.lr_scheduler,
+            "scaler": _scaler_of(trainer),
+        }
+        wanted = [name for name, part in parts.items() if part is not None and name in resumed.names]
+        with self._checkpointer().reader(resumed.step) as reader:
+            stored = Stored(reader)
+            self._fill_model(stored, trainer.model)
+            also = ["random"] if "random" in resumed.names else []
+            loaded = _filled(stored, {name: {} for name in wanted + also}) if wanted + also else {}
+        for name in wanted:
+            parts[name].load_state_dict(loaded.pop(name))
+        resumed.random = loaded.get("random")
+        Path(resumed.directory.name, _WEIGHTS).unlink(missing_ok=True)
+
+    def _fill_model(self, stored: Stored, model: Any) -> None:
+        """Load the weights as the trainer does: what is missing is told, another dtype is converted."""
+        into = model
+        if _adapters_of(model) and set(stored.tree["model"]) == set(_adapters_of(model)):
+            into = Adapters(model)
+        filling = Filling(stored, None, strict=False, cast="any", classes=Classes(()))
+        loaded = filling.load({"model": into})
+        if loaded.mismatched_keys:
+            raise InvalidRequestError(
+                f"{stored.prefix} does not fit the model: {'; '.join(map(str, loaded.mismatched_keys[:10]))}"
+            )
+        unexpected = [name for name in loaded.unexpected_keys if name.startswith("model/")]
+        for kind, names in (("missing", loaded.missing_keys), ("not in the model", unexpected)):
+            if names:
+                _log.warning("%s: weights that are %s: %s", stored.prefix, kind, ", ".join(names))
+
+    def _stored_model(self, model: Any) -> Any:
+        return Adapters(model) if self._adapters_only and _adapters_of(model) else model
+
+    def _end(self) -> None:
+        trainer, checkpointer = self._trainer, self._checkpointer()
+        checkpointer.wait()
+        if self._keeping is not None:
+            self._keeping.end(self._best)
+        checkpointer.settle()
+        if self._best is not None and self._alone:
+            self._end_with_best(trainer, checkpointer, self._best)
+        if self._trial_run():
+            close_at(self._place(), self._options)  # there may be many, and nobody saves there again
+
+    def _end_with_best(self, trainer: Any, checkpointer: Checkpointer, best: int) -> None:
+        state = trainer.state
+        if trainer.args.load_best_model_at_end:
+            try:
+                with checkpointer.reader(best) as reader:
+                    self._fill_model(Stored(reader), trainer.model)
+            except NotFoundError as error:
+                raise NotFoundError(
+                    f"load_best_model_at_end: step {best} was the best one, and is not in {checkpointer.run!r}"
+                ) from error
+        state.best_model_checkpoint = checkpointer.prefix_of(best)
+
+    def _forget_resumed(self) -> None:
+        if self._resumed is not None:
+            self._resumed.directory.cleanup()
+        self._resumed = None
+
+    def _trial_run(self) -> str:
+        """Return what the trainer calls the directory of a hyperparameter search's trial; outside of one, nothing."""
+        trainer = self._trainer
+        trial = getattr(trainer, "_trial", None)
+        if trainer is None or trainer.hp_search_backend is None or trial is None:
+            return ""
+        return str(os.path.relpath(trainer._get_output_dir(trial), trainer.args.output_dir))
+
+    def _place(self) -> Place:
+        trial = self._trial_run()
+        if not trial:
+            return self._where
+        if isinstance(self._where, Checkpointer):
+            raise InvalidRequestError(
+                "each trial of a hyperparameter search is saved into a run of its own: give CkptdCallback a path"
+            )
+        return f"{os.fspath(self._where).rstrip('/')}/{trial}"
+
     def _checkpointer(self) -> Checkpointer:
-        return checkpointer_at(self._where, self._options)
+        return checkpointer_at(self._place(), self._options)
 
 
-def _trainer() -> Any:
-    """Return the trainer that has called a callback; None if none has. It passes its parts, but not all, nor itself."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, _transformers.Trainer):
-            return caller
-        frame = frame.f_back
-    return None
+def _filled(stored: Stored, into: dict[str, Any]) -> dict[str, Any]:
+    filled: dict[str, Any] = Filling(stored, None, strict=True, classes=Classes(())).load(into).state
+    return filled
 
 
-def _scaler() -> Any:
+def _adapters_of(model: Any) -> Any:
+    """Return the adapters of a ``peft.PeftModel`` by their names; nothing for another model."""
+    peft = sys.modules.get("peft")  # who has such a model has imported it
+    return model.peft_config if peft is not None and isinstance(model, peft.PeftModel) else {}
+
+
+def _scaler_of(trainer: Any) -> Any:
     """Return the gradient scaler of half precision, if the trainer has one."""
-    return getattr(getattr(_trainer(), "accelerator", None), "scaler", None)
+    return getattr(getattr(trainer, "accelerator", None), "scaler", None)
 
 
-def _as_json(state: Any) -> str:
-    """Return the trainer's state as it saves it: with those of the callbacks, and what was computed so far."""
-    trainer = _trainer()
-    content = dataclasses.asdict(state)
-    # A directory of the trainer's own; here the best step says it.
-    content["best_model_checkpoint"] = None
-    if trainer is None:
-        return json.dumps(content)
-    trainer.store_flos()
-    content["total_flos"] = trainer.state.total_flos
+def _of_all_ranks(value: Any) -> list[Any]:
+    if membership().get("world_size", 1) == 1:
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _check_agreement(what: str, value: Any) -> None:
+    values = _of_all_ranks(value)
+    if any(one != value for one in values):
+        told = ", ".join(f"rank {rank}: {one}" for rank, one in enumerate(values))
+        raise InvalidRequestError(f"{what}: {told}. Start the job again, or pass resume() a step")
+
+
+def _as_json(trainer: Any) -> str:
+    """Return the trainer's state as it saves it: with those of the callbacks."""
+    state = trainer.state
     states: dict[str, Any] = {}
     for one in [*trainer.callback_handler.callbacks, trainer.control]:
         if isinstance(one, _EXPORTABLE):
             states.setdefault(type(one).__name__, []).append(one.state())
     state.stateful_callbacks = {name: each[0] if len(each) == 1 else each for name, each in states.items()}
-    content["stateful_callbacks"] = state.stateful_callbacks
-    return json.dumps(content)
+    # A directory of the trainer's own; here the best step says it.
+    return json.dumps({**dataclasses.asdict(state), "best_model_checkpoint": None})

@@ -289,6 +289,8 @@ class RemoteTransport:
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """See `Transport.await_retention`."""
+        if self._is_closed.is_set():
+            return  # who asks is another `Checkpointer` of this process; the daemon deletes without it, too
         member = self._open().member
         save = SaveRef(self._run, 0, checkpoint.step, checkpoint.save_id, rank=member.rank)
         save = replace(save, incarnation=member.incarnation)

@@ -295,3 +295,14 @@ def test_plain_functions_wait_for_what_this_process_saves_there(tmp_path, gate, 
         assert not ckptd.checkpoint_exists(str(tmp_path / "root/other/model.ckpt-1"))  # of another directory
         soon(held)
         assert PLAIN[ask](str(tmp_path / "link/r"))
+
+
+def test_what_was_saved_before_another_was_closed_is_settled(place):
+    address, _ = place
+    for step in (1, 2):
+        with ckptd.Checkpointer(address, "runs/again", max_to_keep=1) as run:
+            run.settle()
+            run.save(step, tree(step)).result()
+    with ckptd.Checkpointer(address, "runs/again", max_to_keep=1) as run:
+        run.settle()
+        assert run.latest().step == 2
