@@ -35,7 +35,7 @@ from ckptd.torch.randomness import random_state, set_random_state
 from ckptd.torch.saving import save
 from ckptd.torch.stored import Stored
 from ckptd.torch.trainer_keeping import Keeping
-from ckptd.trees.kinds import Classes
+from ckptd.trees.class_kinds import Classes
 
 _transformers: Any = importlib.import_module("transformers")  # its types are not looked at
 _EXPORTABLE: Any = importlib.import_module("transformers.trainer_callback").ExportableState
