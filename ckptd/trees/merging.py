@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ckptd.trees import bits
 from ckptd.trees.flatten import read_outline
 from ckptd.trees.outline import (
     OUTLINE_NAME,
@@ -79,6 +80,8 @@ def _one_string(tensor: Any) -> Any:
 def _merged(one: Any, other: Any, path: tuple[Any, ...], outline: Outline) -> Any:
     if one is None or other is None:
         return other if one is None else one
+    if isinstance(one, Leaf) and isinstance(other, Leaf) and _have_the_same_elements(one, other):
+        return one
     if _kind_of(one) == _kind_of(other) and typed_of(one) == typed_of(other):
         if isinstance(one, dict):
             return _merged_dicts(one, other, path, outline)
@@ -91,6 +94,12 @@ def _merged(one: Any, other: Any, path: tuple[Any, ...], outline: Outline) -> An
             return one
     outline.conflicts.setdefault(path, f"{told_node(one)} on one rank, {told_node(other)} on another")
     return one
+
+
+def _have_the_same_elements(one: Leaf, other: Leaf) -> bool:
+    """Tell whether all that differs is whether it is a parameter, wants a gradient, or is of a class of its own."""
+    marks = all(typed is None or typed.kind == bits.TENSOR for typed in (one.typed, other.typed))
+    return one.kind == other.kind == "array" and marks and bits.name_in(one.typed) == bits.name_in(other.typed)
 
 
 def _merged_dicts(

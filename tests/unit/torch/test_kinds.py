@@ -15,7 +15,9 @@ torch = pytest.importorskip("torch")
 from ckptd import load_checkpoint  # noqa: E402
 from ckptd.errors import InvalidRequestError  # noqa: E402
 from ckptd.torch import close_all, load, save  # noqa: E402
+from ckptd.torch.saving import named_parts  # noqa: E402
 from ckptd.trees.flatten import read_outline, rebuild  # noqa: E402
+from ckptd.trees.merging import merged_outline  # noqa: E402
 
 
 class Schedule(str, enum.Enum):
@@ -218,3 +220,14 @@ def test_a_tensor_that_would_not_come_back_is_refused_by_its_name(run, make, tol
         save({"here": make()}, run, 1)
     assert "here" in str(refusal.value)
     assert not list(run.glob("*.index"))
+
+
+def test_ranks_whose_tensors_differ_in_the_gradient_alone_do_not_contradict_each_other():
+    frozen, trained = torch.nn.Parameter(torch.ones(1), requires_grad=False), torch.nn.Parameter(torch.ones(1))
+    outlines = [named_parts({"w": w}, rank) for rank, w in enumerate([trained, frozen, torch.ones(1)])]
+    stored = {name: one for parts in outlines for name, one in parts.items()}
+    merged = merged_outline(stored, stored)
+    assert not merged.conflicts
+    assert merged.tree["w"].typed.beside == ["Parameter", True, None]
+    bits = named_parts({"w": torch.ones(1, dtype=torch.complex32)}, 1)
+    assert list(merged_outline(stored | bits, stored | bits).conflicts) == [("w",)]
