@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.client.session import SessionInterface
 
 from ckptd.client.paths.latest import as_text
 from ckptd.errors import InvalidRequestError
+from ckptd.tensorflow.refusals import NoSessionError
 
 SaverDef = tf.compat.v1.train.SaverDef
 
@@ -36,6 +38,23 @@ def path_text(path: Any) -> str:
             "a checkpoint path that is not UTF-8 cannot be in a state file", actual=repr(path)
         ) from error
     return text
+
+
+def check_session(sess: Any, saver_def: Any) -> None:
+    """Refuse what is no session, or runs another graph than that of a Saver; an empty one has no operations.
+
+    Raises:
+        NoSessionError: a TypeError, as with TensorFlow.
+    """
+    if not isinstance(sess, SessionInterface):
+        raise NoSessionError(f"'sess' must be a Session; {sess}")
+    if saver_def is None:
+        return
+    try:
+        sess.graph.get_operation_by_name(saver_def.restore_op_name)
+    except KeyError as error:
+        reason = f"the session runs another graph than the Saver was made in: there is no {saver_def.restore_op_name!r}"
+        raise NoSessionError(reason) from error
 
 
 def tensorflows_saver_def(saver_def: Any) -> Any:

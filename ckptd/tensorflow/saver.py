@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.client.session import SessionInterface
 
 from ckptd.client.paths.environment import given_address
 from ckptd.client.paths.latest import latest_checkpoint
@@ -23,12 +22,12 @@ from ckptd.client.saver.saver_directory import SaverDirectory, Target
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.errors import InvalidRequestError
-from ckptd.tensorflow.arguments import SaverDef, path_text, step_number, tensorflows_saver_def
+from ckptd.tensorflow.arguments import SaverDef, check_session, path_text, step_number, tensorflows_saver_def
 from ckptd.tensorflow.descriptions import debug_info_of, meta_graph_of
 from ckptd.tensorflow.eager import EagerVariables
 from ckptd.tensorflow.graph import GraphRestores, GraphSaves
 from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, Content, Place
-from ckptd.tensorflow.refusals import NoSessionError, NotBuiltError, as_tensorflows
+from ckptd.tensorflow.refusals import NotBuiltError, as_tensorflows
 
 _log = logging.getLogger("ckptd.tensorflow")
 
@@ -51,6 +50,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
 
     Errors are ours, and the exception that TensorFlow raises in that place, both at once.
     """
+
+    saver_def: Any  # TensorFlow's
 
     def __init__(
         self,
@@ -213,8 +214,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 pads_step=self._pad_step_number,
                 is_sharded=bool(self._sharded),
             )
-            if in_graph and not isinstance(sess, SessionInterface):
-                raise NoSessionError(f"'sess' must be a Session; {sess}")
+            if in_graph:
+                check_session(sess, self.saver_def)
             described = in_graph and write_meta_graph
             meta_graph = meta_graph_of(self, sess.graph, strip_default_attrs=strip_default_attrs) if described else None
             debug_info = debug_info_of(self, sess.graph) if described and save_debug_info else None
@@ -267,8 +268,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 assign(EagerVariables(self._var_list, reshape=self._reshape).targets())
                 self.saver_def = self._eager_definition(path)
                 return
-            if not isinstance(sess, SessionInterface):
-                raise NoSessionError(f"'sess' must be a Session; {sess}")
+            check_session(sess, self.saver_def)
             GraphRestores(sess.graph, self.saver_def.restore_op_name).run(sess, assign, sequentially=sequentially)
 
     def wait(self) -> None:

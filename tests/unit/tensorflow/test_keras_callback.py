@@ -13,24 +13,26 @@ import tensorflow as tf
 
 import ckptd.tensorflow
 from ckptd.errors import InvalidRequestError
-from tests.unit.tensorflow.beside import files, small_model
+from tests.unit.tensorflow.beside import small_model
 
 v1 = tf.compat.v1
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("name", "options"),
     [
-        {"save_freq": 3},
-        {"monitor": "loss", "save_best_only": True},
-        {"monitor": "loss", "save_best_only": True, "mode": "max"},
-        {"monitor": "loss", "save_best_only": True, "initial_value_threshold": 0.0},
-        {"monitor": "absent", "save_best_only": True, "mode": "min"},
-        {"save_weights_only": True},
+        ("m-{epoch:02d}", {"save_freq": 3}),
+        ("m-{epoch}-{batch:02d}", {"save_freq": 3, "save_weights_only": True}),
+        ("m-{epoch:02d}-{val_loss:.2f}", {"save_best_only": True}),
+        ("below/{epoch}/m", {}),
+        ("m-{epoch:02d}", {"monitor": "loss", "save_best_only": True}),
+        ("m-{epoch:02d}", {"monitor": "loss", "save_best_only": True, "mode": "max"}),
+        ("m-{epoch:02d}", {"monitor": "loss", "save_best_only": True, "initial_value_threshold": 0.0}),
+        ("m-{epoch:02d}", {"monitor": "absent", "save_best_only": True, "mode": "min"}),
     ],
     ids=str,
 )
-def test_keras_saves_at_the_same_times_under_the_same_names(tmp_path, options):
+def test_keras_saves_at_the_same_times_under_the_same_names(tmp_path, name, options):
     x = np.random.default_rng(0).random((8, 2), np.float32)
     saved = []
     for kind, suffix, ending in (
@@ -42,10 +44,11 @@ def test_keras_saves_at_the_same_times_under_the_same_names(tmp_path, options):
         model.compile("sgd", "mse")
         at = tmp_path / kind.__module__
         at.mkdir()
-        callback = kind(str(at / ("m-{epoch:02d}" + suffix)), **options)
-        model.fit(x, x.sum(1), batch_size=2, epochs=3, verbose=0, callbacks=[callback])
+        callback = kind(str(at / (name + suffix)), **options)
+        model.fit(x, x.sum(1), batch_size=2, epochs=3, verbose=0, validation_split=0.25, callbacks=[callback])
         wanted = suffix + ending
-        saved.append([name.removesuffix(wanted) for name in files(at) if name.endswith(wanted)])
+        found = sorted(str(path.relative_to(at)) for path in at.rglob(f"*{wanted}"))
+        saved.append([each.removesuffix(wanted) for each in found])
     assert saved[0] == saved[1]
 
 
