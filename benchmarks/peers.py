@@ -192,7 +192,7 @@ def main() -> None:
     else:
         if args.json is not None:
             args.json.write_text(json.dumps(found, indent=2) + "\n")
-        print(reports.page(found))
+        print(f"{reports.page(found)}\n\n{reports.required(found)}")
     failed = [each["what"] for each in found["verdicts"] if each["reached"] is False]
     if args.check and failed:
         raise SystemExit(1)

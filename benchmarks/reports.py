@@ -44,7 +44,7 @@ def gathered(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """Return everything as Markdown."""
+    """Return what was measured as Markdown; `required` returns what is required of it."""
     job = found["job"]
     num_saves = job["rounds"] * job["saves_per_round"]
     lines = [
@@ -54,19 +54,6 @@ def page(found: dict[str, Any]) -> str:
         f"{in_words(found['machine'])}; " + ", ".join(f"{n} {v}" for n, v in found["machine"]["versions"].items()),
         "",
         table(found["contenders"]),
-        "",
-        markdown(
-            ("required of ckptd", "ratio", "at most", ""),
-            [
-                (
-                    each["what"],
-                    "–" if each["ratio"] is None else f"{each['ratio']:.2f}",
-                    f"{each['limit']:.2f}",
-                    _outcome(each),
-                )
-                for each in found["verdicts"]
-            ],
-        ),
     ]
     copy = found["contenders"].get("copy")
     if copy is not None:
@@ -77,6 +64,22 @@ def page(found: dict[str, Any]) -> str:
     for name, reason in found["missing"].items():
         lines += ["", f"Not here: {name}: {reason}."]
     return "\n".join(lines)
+
+
+def required(found: dict[str, Any]) -> str:
+    """Return what is required of ckptd and whether that is reached, as a table."""
+    return markdown(
+        ("required of ckptd", "ratio", "at most", ""),
+        [
+            (
+                each["what"],
+                "–" if each["ratio"] is None else f"{each['ratio']:.2f}",
+                f"{each['limit']:.2f}",
+                _outcome(each),
+            )
+            for each in found["verdicts"]
+        ],
+    )
 
 
 def table(contenders: dict[str, Any], columns: Sequence[tuple[str, str]] = COLUMNS, *, memory: bool = True) -> str:

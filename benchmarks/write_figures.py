@@ -1,4 +1,4 @@
-"""Put the figures of peers.py into the README and docs/performance.md, between the comments that mark their places.
+"""Put the figures of peers.py into docs/ and benchmarks/README.md, between the comments that mark their places.
 
     python benchmarks/peers.py --json peers.json --plot docs/peers.svg
     python benchmarks/peers.py --small --json small.json
@@ -21,8 +21,12 @@ import reports
 from machine import in_words
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PLACES = {"README.md": ("short",), "docs/performance.md": ("peers", "small", "frameworks")}
-_PLOT = "peers.svg"
+JOBS = ("peers", "small", "frameworks")
+PLACES = {
+    "docs/index.md": ("home",),
+    "docs/performance.md": ("short", *JOBS),
+    "benchmarks/README.md": tuple(f"required {job}" for job in JOBS),
+}
 _SHORT = (
     ("stall s", "stall_s"),
     ("durable s", "durable_s"),
@@ -33,7 +37,7 @@ _SHORT = (
 
 
 def short(found: dict[str, Any]) -> str:
-    """Return the table for the README: medians and ranges, without what the experts look for."""
+    """Return the table at the top of the page: medians and ranges, without what only experts look for."""
     job = found["job"]
     return (
         f"{reports.table(found['contenders'], _SHORT, memory=False)}\n\n"
@@ -42,9 +46,20 @@ def short(found: dict[str, Any]) -> str:
     )
 
 
-def full(found: dict[str, Any]) -> str:
-    image = f"\n\n![stall, durable and restores of everyone]({_PLOT})"
-    return reports.page(found) + (image if (REPOSITORY / "docs" / _PLOT).exists() else "")
+def home(found: dict[str, Any]) -> str:
+    """Return the three figures of the site's first page, each beside TensorFlow's where that took part."""
+    ours = found["contenders"]["ckptd"]["medians"]
+    theirs = found["contenders"].get("tensorflow", {"medians": {}})["medians"]
+    columns = {"stall_s": "training stands still", "durable_s": "until it is durable", "warm_s": "to restore it again"}
+    lines = [
+        [f"{ours[measure]:.2f} s" for measure in columns],
+        [":-:"] * len(columns),
+        [
+            what + (f"<br>TensorFlow: {theirs[measure]:.2f} s" if measure in theirs else "")
+            for measure, what in columns.items()
+        ],
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def replaced(text: str, name: str, figures: str) -> str:
@@ -66,10 +81,12 @@ def main() -> None:
     figures: dict[str, str] = {}
     if args.peers is not None:
         found = json.loads(args.peers.read_text())
-        figures = {"short": short(found), "peers": full(found)}
-    for name, given in (("small", args.small), ("frameworks", args.frameworks)):
+        figures = {"home": home(found), "short": short(found)}
+    for name in JOBS:
+        given = getattr(args, name)
         if given is not None:
-            figures[name] = reports.page(json.loads(given.read_text()))
+            found = json.loads(given.read_text())
+            figures |= {name: reports.page(found), f"required {name}": reports.required(found)}
     for page, names in PLACES.items():
         path = args.root / page
         text = path.read_text("utf-8")

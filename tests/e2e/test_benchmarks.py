@@ -104,14 +104,17 @@ def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
     assert done.stdout.count("not measured") == 4
     assert json.loads(page.read_text())["job"]["size_bytes"] == 40 * 4096
 
-    for name in ("README.md", "docs/performance.md"):
+    for name in ("docs/index.md", "docs/performance.md", "benchmarks/README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / name)
     given = [f"--{name}={page}" for name in ("peers", "small", "frameworks")]
     written = start("write_figures.py", *given, f"--root={tmp_path}")
     assert written.returncode == 0, written.stderr
-    assert "| ckptd |" in (tmp_path / "README.md").read_text()
-    assert (tmp_path / "docs/performance.md").read_text().count("| ckptd |") == 3
+    assert "| training stands still |" in (tmp_path / "docs/index.md").read_text()
+    figures = (tmp_path / "docs/performance.md").read_text()
+    assert figures.count("| ckptd |") == 4
+    assert "required" not in figures
+    assert (tmp_path / "benchmarks/README.md").read_text().count("| not measured |") == 3 * 4
 
 
 def test_frameworks_save_by_their_own_ways_and_by_ours(tmp_path):
