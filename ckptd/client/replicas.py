@@ -117,7 +117,7 @@ def tell(address: str, run: str, differences: Sequence[Difference]) -> None:
     if values:
         _log.warning(
             "%s: ranks have other values under one name, and one rank's is stored for all: %s. Give each rank a name "
-            "of its own if the others matter; may_differ= says that they do not",
+            "of its own if the others matter; may_differ=, or replicas='first', says that they do not",
             run,
             told(values),
         )

@@ -147,15 +147,20 @@ def remarked(remarks: Mapping[int, tuple[Remark, ...]], tensors: Collection[str]
             heard.setdefault(remark.name, {}).setdefault(remark.digest, (remark, []))[1].extend(ranks)
     found: list[Difference] = []
     for name, by_digest in heard.items():
-        told = [f"{remark.what} on {describe_ranks(ranks)}" for remark, ranks in by_digest.values()]
         is_outline = any(remark.is_outline for remark, _ in by_digest.values())
-        if is_outline and name in tensors:
-            told.append("a tensor on another")
-        if len(told) > 1:
-            found.append(Difference(name, _few(told), is_outline))
+        is_tensor_elsewhere = is_outline and name in tensors
+        if len(by_digest) > 1 or is_tensor_elsewhere:
+            found.append(Difference(name, _remarks_told(list(by_digest.values()), is_tensor_elsewhere), is_outline))
         if len(found) == _MOST_TOLD:
             break
     return tuple(found)
+
+
+def _remarks_told(said: Sequence[tuple[Remark, list[int]]], is_tensor_elsewhere: bool) -> str:
+    if len(said) > 1 and len({remark.what for remark, _ in said}) == 1:
+        return _not_the_same([ranks for _, ranks in said])
+    told = [f"{remark.what} on {describe_ranks(ranks)}" for remark, ranks in said]
+    return _few([*told, "a tensor on another"] if is_tensor_elsewhere else told)
 
 
 def told(differences: Sequence[Difference]) -> str:
@@ -197,6 +202,12 @@ def _told(digests: NDArray[np.uint64], ranks: NDArray[np.int64], number: int, si
             f"not the same on {describe_ranks(first)} as on {describe_ranks([r for _, each in others for r in each])}"
         )
     return _few([f"{_value(digest, number, size)} on {describe_ranks(each)}" for digest, each in who.items()])
+
+
+def _not_the_same(groups: Sequence[Sequence[int]]) -> str:
+    """Say of values that are not shown which ranks have another one than the first."""
+    others = [rank for each in groups[1:] for rank in each]
+    return f"not the same on {describe_ranks(groups[0])} as on {describe_ranks(others)}"
 
 
 def _few(told: Sequence[str]) -> str:

@@ -30,12 +30,14 @@ class Collected:
         arrays: name → array, or slices.
         values: name → what is no tensor.
         opaque: name → bytes that only the planner can read.
+        own: names of arrays of which a note keeps each rank's own.
         results: what DCP is told of each item.
     """
 
     arrays: dict[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     opaque: dict[str, bytes] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
     results: list[WriteResult] = field(default_factory=list)
 
     def add(self, beside: Mapping[str, Any]) -> None:
@@ -88,7 +90,7 @@ def _take_tensor(collected: Collected, item: WriteItem, planner: SavePlanner) ->
 
 def _take_value(collected: Collected, item: WriteItem, planner: SavePlanner) -> int:
     name = item.index.fqn
-    if isinstance(planner, DefaultSavePlanner) and _keeps_values(type(planner)):
+    if isinstance(planner, DefaultSavePlanner) and keeps_values(type(planner)):
         collected.values[name] = planner.lookup_object(item.index)
         return 0
     data = planner.resolve_data(item)
@@ -105,7 +107,7 @@ def _take_value(collected: Collected, item: WriteItem, planner: SavePlanner) -> 
     return data.getbuffer().nbytes
 
 
-def _keeps_values(planner: type[DefaultSavePlanner]) -> bool:
+def keeps_values(planner: type[DefaultSavePlanner]) -> bool:
     """Tell whether such a planner would only pickle the values that it has."""
     return (
         planner.resolve_data is DefaultSavePlanner.resolve_data

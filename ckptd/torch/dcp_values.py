@@ -8,8 +8,9 @@ holds two outlines (see `ckptd.trees.outline`): what the planner has to know aga
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,21 @@ def encode_values(
         raise
     note = np.array([encoded_head, outline], object)
     return {**arrays, **opaque, f"{NOTE}{rank}": note}
+
+
+def names_of_own(names: Iterable[str], values: Mapping[str, Any]) -> frozenset[str]:
+    """Return which of the names that `encode_values` gives are of values that the note of each rank keeps.
+
+    Args:
+        names: of the tensors.
+        values: as for `encode_values`, with `keep_own`.
+    """
+    own = {name for name, value in values.items() if _is_plain(value)}
+    return frozenset(
+        name
+        for name in names
+        if any(beginning in own for beginning in accumulate(name.split("/"), lambda above, key: f"{above}/{key}"))
+    )
 
 
 def decode_notes(notes: Mapping[str, Any]) -> Note:

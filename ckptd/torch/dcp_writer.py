@@ -17,13 +17,15 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
+from ckptd.client.parts import NamedParts
 from ckptd.client.slice import Slice
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import InvalidRequestError
 from ckptd.torch import dcp_session, dcp_stager
 from ckptd.torch.dcp_items import Collected, collect
 from ckptd.torch.dcp_place import Id, Place, is_id, origin
-from ckptd.torch.dcp_values import NOTE, Note, encode_values
+from ckptd.torch.dcp_remarks import remarks_of_plan
+from ckptd.torch.dcp_values import NOTE, Note, encode_values, names_of_own
 
 _LOG = logging.getLogger("ckptd.torch")
 
@@ -56,6 +58,7 @@ class CkptdStorageWriter(StorageWriter):
         overwrite: bool = True,
         max_to_keep: int | None = None,
         keep_checkpoint_every_n_hours: float | None = 10000.0,
+        replicas: str = "warn",
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
@@ -71,6 +74,7 @@ class CkptdStorageWriter(StorageWriter):
             overwrite: replace a checkpoint that is there already, as DCP's own writer does; else that is refused.
             max_to_keep: how many of the newest are kept; None keeps all, as DCP does.
             keep_checkpoint_every_n_hours: with `max_to_keep`, one per so many hours stays for good; None: none.
+            replicas: what to do when ranks have other values under one name, as for `ckptd.Checkpointer`.
             timeout_s: the bound of every wait, and of a whole save.
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
@@ -86,6 +90,7 @@ class CkptdStorageWriter(StorageWriter):
         self._options: Mapping[str, Any] = {
             "max_to_keep": max_to_keep,
             "keep_checkpoint_every_n_hours": keep_checkpoint_every_n_hours,
+            "replicas": replicas,
             "timeout_s": timeout_s,
             "token": token,
             "ca": ca,
@@ -96,6 +101,7 @@ class CkptdStorageWriter(StorageWriter):
         self._world_size: int | None = None
         self._save_id = self._last_save_id = ""
         self._planner_data: Any = None
+        self._brought = SavePlan([])
         self._joined: set[tuple[str, str]] = set()
         self._saves_elsewhere = False
         self._staged_s: float | None = None
@@ -129,11 +135,13 @@ class CkptdStorageWriter(StorageWriter):
         self._is_coordinator = is_coordinator
         self._rank = kwargs.get("rank")
         self._use_collectives = kwargs.get("use_collectives", True)
-        self._planner_data = None
+        self._planner_data, self._brought = None, SavePlan([])
         self._find_place()
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         """Return the plan as it is: ckptd lays out what all ranks bring."""
+        if self._use_collectives:
+            self._brought = plan  # the planner may leave it to another rank to store some of it
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -161,7 +169,9 @@ class CkptdStorageWriter(StorageWriter):
             if world_size > 1:
                 self._spoil(session, place)
             raise
-        pending = session.save(place, collected.arrays, self._overwrite)
+        brought, self._brought = self._brought, SavePlan([])
+        parts = NamedParts(collected.arrays, lambda: remarks_of_plan(brought, planner), collected.own)
+        pending = session.save(place, parts, self._overwrite)
         self._checkpoint = saved = pending.result()
         took_s = time.monotonic() - began_at
         stalled_s = took_s if self._staged_s is None else self._staged_s
@@ -265,7 +275,9 @@ class CkptdStorageWriter(StorageWriter):
             note = Note(self._save_id, planner_data) if keeps_note else Note()
             rank = _rank() if self._rank is None else self._rank
             keep_own = not self._use_collectives  # no planner has chosen one rank's values
-            collected.add(encode_values(rank, collected.values, collected.opaque, note, keep_own=keep_own))
+            beside = encode_values(rank, collected.values, collected.opaque, note, keep_own=keep_own)
+            collected.add(beside)
+            collected.own = names_of_own(beside, collected.values) if keep_own else frozenset()
         return collected
 
 

@@ -23,9 +23,11 @@ from torch.distributed.tensor import Shard, distribute_tensor  # noqa: E402
 
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter, close_all  # noqa: E402
 from ckptd.torch import save as save_natively  # noqa: E402
+from tests.unit.torch.differing_jobs import heard  # noqa: E402
 from tests.unit.torch.versions import has  # noqa: E402
 
 UNCOORDINATED = "use_collectives" in inspect.signature(dcp.save).parameters
+NEEDS_UNCOORDINATED = pytest.mark.skipif(not UNCOORDINATED, reason="this torch knows no use_collectives")
 CAN_BE_ALONE = "no_dist" in inspect.signature(dcp.save).parameters
 CACHES_PLANS = "enable_plan_caching" in inspect.signature(DefaultSavePlanner).parameters
 
@@ -392,7 +394,7 @@ def load_what_differs(address, run):
     return loaded
 
 
-@pytest.mark.skipif(not UNCOORDINATED, reason="this torch knows no use_collectives")
+@NEEDS_UNCOORDINATED
 def test_values_that_differ_between_ranks_are_one_ranks_or_each_ranks_as_in_dcps_own_storage(
     daemon, pool, run, tmp_path
 ):
@@ -404,6 +406,48 @@ def test_values_that_differ_between_ranks_are_one_ranks_or_each_ranks_as_in_dcps
     assert [one["n"] for one in pool.run(load_what_differs, 3, daemon.address, run)] == [0, 1, 0]
 
 
+def save_heard(address, run, options):
+    """Save values and tensors that differ; return what was said."""
+    rank = dist.get_rank()
+    differ = {"tensor": torch.full((3,), float(rank)), "number": torch.tensor(rank), "nested": {"t": torch.ones(1)}}
+    writer = CkptdStorageWriter(address, run=run, step=1, replicas=options.pop("replicas", "warn"))
+    with heard() as lines:
+        try:
+            dcp.save({**differing(rank), **differ}, storage_writer=writer, **options)
+        except CheckpointException as error:
+            lines += map(str, error.failures.values())
+        except InvalidRequestError as error:  # without collectives nobody wraps it
+            lines.append(str(error))
+        finally:
+            writer.close()
+    return "\n".join(lines)
+
+
+TOLD_OF_VALUES = (
+    "'n' is 0 on rank 0, 1 on rank 1",
+    "'text' is 'of 0' on rank 0, 'of 1' on rank 1",
+    "'listed' is [0, None] on rank 0, [1, None] on rank 1",
+)
+TOLD_OF_TENSORS = ("'number' is 0 on rank 0, 1 on rank 1", "'tensor' is not the same on rank 0 as on rank 1")
+
+
+@pytest.mark.parametrize("way", ["together", pytest.param("uncoordinated", marks=NEEDS_UNCOORDINATED)])
+def test_what_differs_between_ranks_is_told_unless_each_rank_gets_its_own_back(daemon, pool, run, way):
+    options = {} if way == "together" else {"use_collectives": False}
+    first, second = pool.run(save_heard, 2, daemon.address, f"{run}/{way}", options)
+    for said in TOLD_OF_TENSORS:
+        assert said in first
+    for said in TOLD_OF_VALUES:
+        assert (said in first) == (way == "together")
+    assert "same" not in first.replace("not the same", "")
+    assert "nested" not in first
+    assert not second
+    refused = pool.run(save_heard, 2, daemon.address, f"{run}/refused", {**options, "replicas": "refuse"})
+    for lines in refused:
+        assert "ranks have other values under one name" in lines
+    assert not list(daemon.root.glob(f"{run}/refused/model.ckpt*"))
+
+
 def load_resharded(address, run):
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     state = {"w": distribute_tensor(torch.zeros(10), mesh, [Shard(0)]), "step": 0}
@@ -412,7 +456,7 @@ def load_resharded(address, run):
     assert state["step"] == 7
 
 
-@pytest.mark.skipif(not UNCOORDINATED, reason="this torch knows no use_collectives")
+@NEEDS_UNCOORDINATED
 def test_what_was_saved_without_collectives_is_resharded_as_any_other(daemon, pool, run):
     pool.run(save_uncoordinated, 2, daemon.address, run)
     for world_size in (3, 1):
