@@ -1,12 +1,35 @@
 from __future__ import annotations
 
+import gc
+import os
+
 import pytest
 
+# Before anything imports PyTorch or numpy, here or in a process that a test starts: the arrays of tests are small, and
+# threads of OpenMP that wait for each other on busy cores take four times the processor time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from ckptd.client.saving import end_of_process
+from tests.processes import pytest_cmdline_main, pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from tests.services.fixtures import ask_every_server as pytest_generate_tests
 from tests.services.fixtures import s3_front, s3_root, s3_service, s3_services
 
-__all__ = ["pytest_generate_tests", "s3_front", "s3_root", "s3_service", "s3_services"]
+__all__ = [
+    "pytest_cmdline_main",
+    "pytest_collection_modifyitems",
+    "pytest_generate_tests",
+    "pytest_xdist_make_scheduler",
+    "s3_front",
+    "s3_root",
+    "s3_service",
+    "s3_services",
+]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what was imported to itself: a collection would look each time at 700,000 objects that stay anyway."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

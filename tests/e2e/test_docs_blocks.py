@@ -12,6 +12,7 @@ NOT_RUN = {
     ("docs/index.md", "pip install '.[demo]' && ckptd demo"),
     ("docs/first-steps.md", "pip install '.[demo]'"),
     ("docs/testing.md", "pip install -e '.[test]' && pytest"),
+    ("docs/testing.md", "pytest"),
     ("docs/testing.md", "pytest -m campaign"),
     ("docs/testing.md", "pip install zensical && zensical build --strict"),
     ("docs/torch.md", 'torch.save(state, "checkpoint.pt")'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -47,6 +48,12 @@ def test_the_reference_of_the_frameworks_modules_is_what_its_program_writes_and_
     for module in written["FRAMEWORKS"]:
         names = importlib.import_module(module).__all__
         assert [name for name in names if f"\n### {module}.{name}\n" not in text] == []
+
+
+def test_the_page_about_tests_names_files_that_are_there():
+    named = re.findall(r"`(tests/[\w/.-]+)`", (DOCS / "testing.md").read_text("utf-8"))
+    assert len(named) > 40
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
 
 
 def test_every_page_is_in_the_sites_navigation_and_on_the_first_page():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,8 +41,12 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("terminals")
+def place():
+    with tempfile.TemporaryDirectory(prefix="t-") as short:  # of a longer path, lines would be as long
+        yield filled(Path(short))
+
+
+def filled(directory):
     rng = np.random.default_rng(3)
     with ckptd.Checkpointer(str(directory / RUN.partition("/")[0]), run=RUN.partition("/")[2], max_to_keep=3) as ckpt:
         for step in (1000, 2000, 123456):
