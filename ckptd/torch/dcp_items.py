@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
+from ckptd.format.names import is_note
 from ckptd.torch.arrays import array_of
-from ckptd.torch.dcp_values import NOTE
 
 _TORCH_ARCHIVE = b"PK\x03\x04"  # what torch.save writes is a zip file
 
@@ -60,8 +60,8 @@ def collect(plan: SavePlan, planner: SavePlanner) -> Collected:
     """
     collected = Collected()
     for item in plan.items:
-        if item.index.fqn.startswith(NOTE):
-            raise InvalidRequestError("such names are for what ckptd notes itself", key=item.index.fqn)
+        if is_note(item.index.fqn):
+            raise InvalidRequestError("ckptd keeps this name for its own notes: choose another key", key=item.index.fqn)
         take = _take_value if item.type == WriteItemType.BYTE_IO else _take_tensor
         collected.results.append(WriteResult(item.index, take(collected, item, planner), item.index.fqn))
     return collected

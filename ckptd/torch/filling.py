@@ -23,6 +23,7 @@ from ckptd.torch.stored import Stored
 from ckptd.trees import bits
 from ckptd.trees.class_kinds import Classes
 from ckptd.trees.flatten import check_classes, leaves_of, rebuild
+from ckptd.trees.kind import Typed
 from ckptd.trees.merging import told_node
 from ckptd.trees.outline import Leaf, describe, typed_of
 
@@ -101,6 +102,8 @@ class Filling:
             return self._place_stateful(value, stored, path)
         if isinstance(value, torch.Tensor) and value.is_meta:
             return self._place_meta(describe(path), value, stored)
+        if isinstance(value, np.ndarray) and _is_more_than_numbers(value, typed_of(stored)):
+            return self._place_noted_array(value, stored, path)
         if isinstance(value, (torch.Tensor, np.ndarray)):
             self._place_array(describe(path), value, stored)
             return lambda: value
@@ -202,6 +205,24 @@ class Filling:
         check_classes(stored, classes, path)
         return lambda: rebuild(stored, self._arrays.__getitem__, self._new, path, classes)
 
+    def _place_noted_array(self, value: Array, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
+        """Take numpy's texts and what else is made of a note; the array that is there is filled if it has room."""
+        name = describe(path)
+        if isinstance(stored, Leaf) and self._shapes.get(name, value.shape) != value.shape:
+            told = Mismatch(name, str(list(self._shapes[name])), str(list(value.shape)))
+            self._differences.mismatched.append(told)
+            return lambda: value
+        loaded = self._place_anything(value, stored, path)
+
+        def give() -> Any:
+            new = loaded()
+            if not isinstance(new, np.ndarray) or new.dtype != value.dtype or not value.flags.writeable:
+                return new
+            np.copyto(value, new)
+            return value
+
+        return give
+
     def _place_meta(self, name: str, value: torch.Tensor, stored: Any) -> Callable[[], Any]:
         """Have a tensor made where there is none yet; one that is there under several names, once."""
         new, tied = self._materialized.of(value)
@@ -235,10 +256,10 @@ class Filling:
             shape = tuple(value.shape) if isinstance(value, np.ndarray) else full_shape(name, value)
             # A tensor that brings its own items only stands for its parts, in dtype, too.
             dtype = parts[0].local.dtype if parts else value.dtype
-            here = dtype if isinstance(dtype, np.dtype) else numpy_dtype_of(name, dtype)
+            here = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else numpy_dtype_of(name, dtype)
             if not self._fits(name, here, shape):
                 return False
-            boxes = [((0,) * value.ndim, value)] if isinstance(value, np.ndarray) else []
+            boxes = [((0,) * value.ndim, self._native(value))] if isinstance(value, np.ndarray) else []
             boxes += [(part.start, self._memory_of(name, part.local, here)) for part in parts]
             for start, memory in boxes:
                 self._read_into(name, start, memory, here)
@@ -264,6 +285,14 @@ class Filling:
         told = Mismatch(name, f"{there} {list(shape)}", f"{here} {list(shape)}{way}")
         self._differences.refused.append(str(told))
         return False
+
+    def _native(self, array: Array) -> Array:
+        """Return memory for an array in this host's order of bytes."""
+        if array.dtype.isnative:
+            return array
+        native = np.empty(array.shape, array.dtype.newbyteorder("="))
+        self._afterwards.append(lambda: np.copyto(array, native))
+        return native
 
     def _memory_of(self, name: str, local: torch.Tensor, here: np.dtype[Any]) -> Array:
         memory = memory_of(name, local)
@@ -309,6 +338,11 @@ class Filling:
         if isinstance(value, str) and array.ndim == 0 and isinstance(array.item(), bytes):
             return array.item().decode()
         return self._new(array)
+
+
+def _is_more_than_numbers(array: Array, typed: Typed | None) -> bool:
+    noted = typed is not None and typed.kind in ("numpy.text", "numpy.bytes", "numpy.bits")
+    return noted or array.dtype.kind in "OSU"
 
 
 def _given_back(state: Any, loaded: Any) -> Any:

@@ -6,10 +6,13 @@ import pytest
 
 from ckptd.errors import InvalidRequestError
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from ckptd.torch import CkptdStorageReader, CkptdStorageWriter
-from ckptd.torch.dcp_place import Place, is_id, origin
+import torch.distributed.checkpoint as dcp  # noqa: E402
+from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
+
+from ckptd.torch import CkptdStorageReader, CkptdStorageWriter  # noqa: E402
+from ckptd.torch.dcp_place import Place, is_id, origin  # noqa: E402
 
 DAEMON = "grpc://127.0.0.1:7070"
 
@@ -93,3 +96,17 @@ def test_arguments_that_do_not_go_together_are_refused(address, run, step, why, 
 def test_ids_can_be_told_from_what_is_none():
     assert all(is_id(checkpoint_id) for _, checkpoint_id, _ in IDS)
     assert not any(map(is_id, ("", "a//b", "run/name with spaces", None, "run/")))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["_CKPTD_OUTLINE", "_CKPTD_DCP/0"])
+def test_a_tensor_that_has_the_name_of_a_note_is_refused_before_anything_is_written(tmp_path, name):
+    with pytest.raises(CheckpointException) as refusal:
+        dcp.save({name: torch.ones(2)}, checkpoint_id=1, storage_writer=CkptdStorageWriter(tmp_path, run="x"))
+    assert f"{name}: ckptd keeps this name for its own notes" in str(refusal.value.failures[0][0])
+    assert not list(tmp_path.rglob("*.index"))
+    state = {"_CKPTD_FOO": torch.ones(2)}
+    dcp.save(state, checkpoint_id=1, storage_writer=CkptdStorageWriter(tmp_path, run="x"))
+    found = {"_CKPTD_FOO": torch.zeros(2)}
+    dcp.load(found, checkpoint_id=1, storage_reader=CkptdStorageReader(tmp_path, run="x"))
+    assert torch.equal(found["_CKPTD_FOO"], state["_CKPTD_FOO"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,3 +110,26 @@ def test_tied_weights_on_the_meta_device_are_filled_by_whichever_name_is_stored(
         wrapped = torch.nn.Sequential(Same())
     with pytest.raises(ckptd.InvalidRequestError, match="has nothing of what is to be loaded"):
         load(tmp_path / "run", into={"model": wrapped}, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("stored", "here", "is_filled"),
+    [
+        (np.array([b"ab"]), np.array([b"zz"]), True),
+        (np.array(["ab"]), np.array(["zz"]), True),
+        (np.array(["abc"]), np.array(["z"]), False),
+        (np.array(["a"], object), np.array(["z"], object), True),
+        (np.arange(2, dtype=">i4"), np.zeros(2, ">i4"), True),
+        (np.arange(2, dtype="<i4"), np.zeros(2, ">i4"), True),
+        (np.arange(2, dtype=">i4"), np.zeros(2, "<i4"), True),
+        (np.float32(3), np.zeros((), np.float32), True),
+    ],
+)
+def test_arrays_of_texts_and_other_orders_of_bytes_are_filled_or_replaced(tmp_path, stored, here, is_filled):
+    save({"v": stored}, tmp_path / "run", 1).result()
+    into = {"v": here}
+    load(tmp_path / "run", into=into)
+    assert into["v"].tolist() == stored.tolist()
+    assert (into["v"] is here) is is_filled
+    with pytest.raises(ckptd.InvalidRequestError, match="v is stored as "):
+        load(tmp_path / "run", into={"v": np.resize(here, (5,))})
