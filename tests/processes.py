@@ -6,6 +6,7 @@ Plain `pytest` does so by itself. With paths, `-k`, `-m`, `-s` or `--pdb` it run
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from tests.services.s3 import SERVERS
 
 MOST_PROCESSES = 4
 """Each imports TensorFlow, PyTorch and JAX: 2 GB of memory and a quarter of a minute."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 # What takes longest begins first, so that no process is left alone with it at the end.
 _LONG_FIRST = (
@@ -67,6 +70,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let a process of its own have each S3 server, and what takes longest begin first."""
+    if unstable := [item.nodeid for item in items if _ADDRESS.search(item.nodeid)]:
+        raise pytest.UsageError(f"each process must give a test the same name; give these `ids`: {unstable}")
     if not hasattr(config, "workerinput"):
         return
     order = {name: number for number, name in enumerate((*SERVERS, *_LONG_FIRST))}

@@ -102,7 +102,11 @@ def test_what_a_cast_would_change_is_refused_where_orbax_changes_it(tmp_path):
                 manager.restore(1, args=ocp.args.StandardRestore({**state, name: like}))
 
 
-@pytest.mark.parametrize("wrong", [int, np.ndarray, np.int32, np.dtype("f4"), object()], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [int, np.ndarray, np.int32, np.dtype("f4"), object()],
+    ids=lambda wrong: getattr(wrong, "__name__", "object"),
+)
 def test_a_leaf_that_says_nothing_is_refused_by_its_path(tmp_path, wrong):
     with ckptd.jax.CheckpointManager(tmp_path) as manager:
         manager.save(1, {"model": {"w": jnp.ones(2)}})
