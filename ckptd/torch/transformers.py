@@ -15,27 +15,26 @@ import importlib
 import json
 import logging
 import os
-import sys
 import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors.torch import save_file
 
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.options import check_step
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
 from ckptd.torch import trainer_hooks as hooks
 from ckptd.torch.adapters import Adapters
-from ckptd.torch.filling import Filling
+from ckptd.torch.handing_out import from_rank_0, of_all_ranks
 from ckptd.torch.places import Place, checkpointer_at, close_at, membership
 from ckptd.torch.randomness import random_state, set_random_state
 from ckptd.torch.saving import save
 from ckptd.torch.stored import Stored
 from ckptd.torch.trainer_keeping import Keeping
-from ckptd.trees.class_kinds import Classes
+from ckptd.torch.trainer_model import adapters_of, fill_model, filled, place_of
 
 _transformers: Any = importlib.import_module("transformers")  # its types are not looked at
 _EXPORTABLE: Any = importlib.import_module("transformers.trainer_callback").ExportableState
@@ -140,7 +139,9 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         """
         checkpointer = self._checkpointer()
         checkpointer.settle()
-        if step is None:
+        if step is not None:
+            step = check_step(step)
+        else:
             latest = checkpointer.latest()
             if latest is None:
                 return None
@@ -153,9 +154,9 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
                 raise InvalidRequestError(
                     f"{stored.prefix} was not saved by CkptdCallback; load what you need of it with ckptd.torch.load"
                 )
-            notes = _filled(stored, {name: None for name in ("trainer", "best_pinned") if name in names})
+            notes = filled(stored, {name: None for name in ("trainer", "best_pinned") if name in names})
             if self._trainer is None:  # it may come without knowing of this callback: it wants weights to load
-                weights = _filled(stored, {"model": {}})["model"]
+                weights = filled(stored, {"model": {}})["model"]
                 if not all(hasattr(one, "contiguous") for one in weights.values()):
                     raise InvalidRequestError("call attach(trainer) before resume(), as only adapters were saved")
                 whole = {name: tensor.contiguous() for name, tensor in weights.items()}
@@ -218,11 +219,14 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         finally:
             self._forget_resumed()
         # No rank is left waiting for one that has failed, and none returns before rank 0 has deleted what is too many.
-        failures = [f"rank {rank}: {one}" for rank, one in enumerate(_of_all_ranks(error and str(error))) if one]
+        failures = [f"rank {rank}: {one}" for rank, one in enumerate(of_all_ranks(error and str(error))) if one]
         if error is not None:
             raise error
         if failures:
             raise CkptdError("; ".join(failures))
+        self._end_with_best(self._trainer)
+        if self._trial_run():
+            close_at(self._place(), self._options)  # there may be many, and nobody saves there again
 
     @property
     def _trainer(self) -> Any:
@@ -280,57 +284,53 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             "scaler": _scaler_of(trainer),
         }
         wanted = [name for name, part in parts.items() if part is not None and name in resumed.names]
-        with self._checkpointer().reader(resumed.step) as reader:
-            stored = Stored(reader)
-            self._fill_model(stored, trainer.model)
-            also = ["random"] if "random" in resumed.names else []
-            loaded = _filled(stored, {name: {} for name in wanted + also}) if wanted + also else {}
+        also = ["random"] if "random" in resumed.names else []
+        loaded = self._loaded(trainer.model, resumed.step, [*wanted, *also])
         for name in wanted:
             parts[name].load_state_dict(loaded.pop(name))
         resumed.random = loaded.get("random")
         Path(resumed.directory.name, _WEIGHTS).unlink(missing_ok=True)
 
-    def _fill_model(self, stored: Stored, model: Any) -> None:
-        """Load the weights as the trainer does: what is missing is told, another dtype is converted."""
-        into = model
-        if _adapters_of(model) and set(stored.tree["model"]) == set(_adapters_of(model)):
-            into = Adapters(model)
-        filling = Filling(stored, None, strict=False, cast="any", classes=Classes(()))
-        loaded = filling.load({"model": into})
-        if loaded.mismatched_keys:
-            raise InvalidRequestError(
-                f"{stored.prefix} does not fit the model: {'; '.join(map(str, loaded.mismatched_keys[:10]))}"
-            )
-        unexpected = [name for name in loaded.unexpected_keys if name.startswith("model/")]
-        for kind, names in (("missing", loaded.missing_keys), ("not in the model", unexpected)):
-            if names:
-                _log.warning("%s: weights that are %s: %s", stored.prefix, kind, ", ".join(names))
+    def _loaded(self, model: Any, step: int | None, parts: list[str]) -> dict[str, Any]:
+        """Load the model, and return other parts. Rank 0 reads them from the store, the others get them from it."""
+        checkpointer = self._checkpointer()
+
+        def read() -> dict[str, Any]:
+            with checkpointer.reader(step) as reader:
+                stored = Stored(reader)
+                holder = fill_model(stored, model)
+                others = filled(stored, {name: {} for name in parts}) if parts else {}
+            # Only who has others to give it to asks for it.
+            return {**others, "model": holder.state_dict() if checkpointer.world_size > 1 else {}}
+
+        loaded: dict[str, Any] = from_rank_0(read)
+        weights = loaded.pop("model")
+        if checkpointer.rank != 0:
+            place_of(model, weights).load_state_dict(weights)
+        return loaded
 
     def _stored_model(self, model: Any) -> Any:
-        return Adapters(model) if self._adapters_only and _adapters_of(model) else model
+        return Adapters(model) if self._adapters_only and adapters_of(model) else model
 
     def _end(self) -> None:
-        trainer, checkpointer = self._trainer, self._checkpointer()
+        checkpointer = self._checkpointer()
         checkpointer.wait()
         if self._keeping is not None:
             self._keeping.end(self._best)
         checkpointer.settle()
-        if self._best is not None and self._alone:
-            self._end_with_best(trainer, checkpointer, self._best)
-        if self._trial_run():
-            close_at(self._place(), self._options)  # there may be many, and nobody saves there again
 
-    def _end_with_best(self, trainer: Any, checkpointer: Checkpointer, best: int) -> None:
-        state = trainer.state
+    def _end_with_best(self, trainer: Any) -> None:
+        if self._best is None or not self._alone:
+            return  # the trainer does it with its own
+        checkpointer = self._checkpointer()
         if trainer.args.load_best_model_at_end:
             try:
-                with checkpointer.reader(best) as reader:
-                    self._fill_model(Stored(reader), trainer.model)
+                self._loaded(trainer.model, self._best, [])
             except NotFoundError as error:
                 raise NotFoundError(
-                    f"load_best_model_at_end: step {best} was the best one, and is not in {checkpointer.run!r}"
+                    f"load_best_model_at_end: step {self._best} was the best one, and is not in {checkpointer.run!r}"
                 ) from error
-        state.best_model_checkpoint = checkpointer.prefix_of(best)
+        trainer.state.best_model_checkpoint = checkpointer.prefix_of(self._best)
 
     def _forget_resumed(self) -> None:
         if self._resumed is not None:
@@ -359,32 +359,13 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         return checkpointer_at(self._place(), self._options)
 
 
-def _filled(stored: Stored, into: dict[str, Any]) -> dict[str, Any]:
-    filled: dict[str, Any] = Filling(stored, None, strict=True, classes=Classes(())).load(into).state
-    return filled
-
-
-def _adapters_of(model: Any) -> Any:
-    """Return the adapters of a ``peft.PeftModel`` by their names; nothing for another model."""
-    peft = sys.modules.get("peft")  # who has such a model has imported it
-    return model.peft_config if peft is not None and isinstance(model, peft.PeftModel) else {}
-
-
 def _scaler_of(trainer: Any) -> Any:
     """Return the gradient scaler of half precision, if the trainer has one."""
     return getattr(getattr(trainer, "accelerator", None), "scaler", None)
 
 
-def _of_all_ranks(value: Any) -> list[Any]:
-    if membership().get("world_size", 1) == 1:
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
 def _check_agreement(what: str, value: Any) -> None:
-    values = _of_all_ranks(value)
+    values = of_all_ranks(value)
     if any(one != value for one in values):
         told = ", ".join(f"rank {rank}: {one}" for rank, one in enumerate(values))
         raise InvalidRequestError(f"{what}: {told}. Start the job again, or pass resume() a step")

@@ -278,6 +278,12 @@ def test_other_trainers_and_loops_are_refused_in_words(tmp_path):
         own.attach(trainer)
 
 
+@pytest.mark.parametrize("step", ["4", True, 4.0])
+def test_a_step_that_is_none_is_refused(tmp_path, step):
+    with pytest.raises(ckptd.InvalidRequestError, match="a step is a whole number"):
+        CkptdCallback(tmp_path / "run").resume(step)
+
+
 def test_a_run_of_something_else_is_refused(tmp_path):
     ckptd.torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "run", 1).result()
     with pytest.raises(ckptd.InvalidRequestError, match=r"model.ckpt-1 was not saved by CkptdCallback"):

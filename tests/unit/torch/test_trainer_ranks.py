@@ -47,6 +47,8 @@ def test_a_training_that_was_stopped_ends_as_stock_on_every_rank(ranks, daemon, 
         assert found.steps == expected.steps
         assert found.pinned == [expected.state["best_global_step"]]
     assert len(ours[0].drawn) == LAST - 4
+    # To resume, and for the best weights, one rank reads; the other one only what `resume` asks for.
+    assert [one.num_opened for one in ours] == [3, 1]
     assert ours[0].drawn != ours[1].drawn
     assert stock[0].state["best_global_step"] != LAST
 
@@ -56,6 +58,9 @@ def test_ranks_that_found_different_steps_are_refused_on_each(ranks, daemon, tmp
     ranks.each(2, job, {"max_steps": 2})
     said = ranks.each(2, jobs.ResumingApart(str(tmp_path), daemon.address), {"max_steps": 4})
     assert all("ranks resume from different steps: rank 0: 2, rank 1: None" in one for one in said)
+    said = ranks.each(2, jobs.ResumingChanged(str(tmp_path), daemon.address), {"max_steps": 4})
+    assert said[0] == said[1]
+    assert "does not fit the model" in said[0]
 
 
 def test_a_save_that_failed_for_one_rank_ends_the_training_on_each(ranks, daemon, tmp_path):

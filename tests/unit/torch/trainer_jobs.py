@@ -13,6 +13,8 @@ import torch
 
 import ckptd
 from ckptd.torch import CkptdCallback, close_all
+from ckptd.torch import transformers as own_module
+from ckptd.torch.stored import Stored
 
 
 class Trained(NamedTuple):
@@ -21,6 +23,7 @@ class Trained(NamedTuple):
     steps: list[int]
     pinned: list[int]
     drawn: list[tuple[float, ...]]
+    num_opened: int  # checkpoints
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Training:
         from tests.unit.torch.test_transformers_as_stock import comparable, steps_of_stock
 
         drawn, step = [], trainer.training_step
+        opened = []
+        own_module.Stored = lambda reader: opened.append(reader) or Stored(reader)
 
         def training_step(*args, **kwargs):
             drawn.append((torch.rand(1).item(), random.random(), np.random.rand()))
@@ -57,7 +62,7 @@ class Training:
                 pinned = [one.step for one in run.checkpoints() if one.pinned]
         close_all()
         weights = {name: value.numpy() for name, value in trainer.model.state_dict().items()}
-        return Trained(weights, comparable(trainer.state), steps, pinned, drawn)
+        return Trained(weights, comparable(trainer.state), steps, pinned, drawn, len(opened))
 
     def _make(self, rank, world_size, changes):
         import transformers
@@ -84,6 +89,20 @@ class ResumingApart(Training):
         trainer, own = self._make(rank, world_size, changes)
         try:
             trainer.train(resume_from_checkpoint=own.resume() if rank == 0 else None)
+        except ckptd.InvalidRequestError as error:
+            return str(error)
+        finally:
+            close_all()
+
+
+class ResumingChanged(Training):
+    """The model has other shapes."""
+
+    def __call__(self, rank, world_size, changes):
+        trainer, own = self._make(rank, world_size, changes)
+        trainer.model.resize_token_embeddings(11)
+        try:
+            trainer.train(resume_from_checkpoint=own.resume())
         except ckptd.InvalidRequestError as error:
             return str(error)
         finally:
