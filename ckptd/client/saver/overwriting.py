@@ -8,6 +8,8 @@ with files beside it that no index refers to; the next save of the prefix remove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ckptd.client.capture.snapshot import Snapshot
@@ -18,6 +20,7 @@ from ckptd.engine.catalog.deleting import index_in_place
 from ckptd.engine.lanes.merge import merge
 from ckptd.engine.lanes.plan import plan
 from ckptd.engine.layout import Layout
+from ckptd.errors import CkptdError, ConflictError, NotPermittedError, StorageFullError
 from ckptd.format.names import check_meta_suffix, index_key, shard_key
 from ckptd.storage.base import Store
 from ckptd.storage.holds import unread
@@ -50,6 +53,18 @@ def write_over(
     _write(store, key, layout, snapshot, meta_key, meta_graph)
 
 
+def _take_back(store: Store, key: str, shards: Sequence[str], beside: Sequence[str]) -> None:
+    """Delete the data of a save that could not be committed, which would keep its room on a full disk."""
+    try:
+        index = index_in_place(store, index_key(key))
+    except ConflictError:  # a directory has its name
+        index = None
+    if index is None or index.num_shards not in (len(shards), None):  # otherwise it may be in place after all
+        store.delete(shards)
+    if index is None:
+        store.delete(beside)
+
+
 def _is_read(store: Store, key: str, layout: Layout) -> bool:
     """Say whether somebody reads data that is in place under this layout's names."""
     with unread(store, [shard_key(key, 0, layout.num_shards)]) as is_unread:
@@ -69,7 +84,12 @@ def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key:
         store.delete(left_over)
     crcs = write_shards(store, key, layout, snapshot)
     # Crash here: the checkpoint in place, and the whole data of the new one, that no index refers to.
-    commit(store, Files(index_key(key), merge(layout, crcs), meta_key, meta_graph, overwrite=True))
+    try:
+        commit(store, Files(index_key(key), merge(layout, crcs), meta_key, meta_graph, overwrite=True))
+    except (ConflictError, NotPermittedError, StorageFullError):  # after others it may get into place later
+        with suppress(CkptdError):
+            _take_back(store, key, ours, [] if in_place or meta_graph is None else [meta_key])
+        raise
     superseded = [each for each in in_place if each not in ours]
     if superseded:
         with unread(store, superseded) as is_unread:

@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 import ckptd.tensorflow
-from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from tests.unit.tensorflow.beside import imports, savers
 
 v1 = tf.compat.v1
@@ -74,6 +74,15 @@ def test_plain_functions_raise_what_programs_catch_around_tensorflows(tmp_path, 
 def test_one_prefix_is_no_list_of_them(tmp_path):
     with pytest.raises(InvalidRequestError, match="several prefixes are wanted"):
         ckptd.tensorflow.get_checkpoint_mtimes(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("in_the_way", ["index", "meta"])
+def test_a_save_that_cannot_be_put_in_place_takes_back_its_data(tmp_path, session, in_the_way):
+    """TensorFlow leaves it, and on a full disk it would keep the room that the next save needs."""
+    (tmp_path / f"m-1.{in_the_way}").mkdir()
+    with pytest.raises(ConflictError, match="a directory has this name"):
+        ckptd.tensorflow.Saver().save(session, str(tmp_path / "m"), global_step=1)
+    assert [path.name for path in tmp_path.iterdir()] == [f"m-1.{in_the_way}"]
 
 
 @savers
