@@ -59,5 +59,8 @@ class Adapters:
                 expected=sorted(state),
                 actual=sorted(self._model.peft_config),
             )
+        before = self.state_dict()
         for name, tensors in state.items():
-            self._peft.set_peft_model_state_dict(self._model, dict(tensors), adapter_name=name)
+            # Those on the meta device, as PEFT makes them to save memory, are replaced instead of copied into.
+            options = {"low_cpu_mem_usage": True} if any(one.is_meta for one in before[name].values()) else {}
+            self._peft.set_peft_model_state_dict(self._model, dict(tensors), adapter_name=name, **options)

@@ -138,13 +138,17 @@ class Filling:
             if on_meta
             else template_of(value, outline, lambda one: self._shapes.get(one, ()), name)
         )
+        num_made = len(self._materialized)
         loaded = self._place(template, stored, path)
+        has_made = len(self._materialized) > num_made
 
         def give() -> Any:
             if on_meta:
                 materializing.assign(value, loaded())
-            else:
-                value.load_state_dict(loaded())
+                return value
+            value.load_state_dict(loaded())
+            if has_made:
+                materializing.check_taken(name, value.state_dict())
             return value
 
         return give

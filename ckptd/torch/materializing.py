@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ckptd.errors import InvalidRequestError
+
 _log = logging.getLogger("ckptd.torch")
 
 
@@ -45,12 +47,29 @@ class Tied:
     is_filled: bool = False
 
 
+def check_taken(name: str, state: Any) -> None:
+    """Raise `InvalidRequestError` if an object that was given tensors has copied them to the meta device: nowhere."""
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    for part in parts:
+        check_taken(name, part)
+    if isinstance(state, torch.Tensor) and state.is_meta:
+        raise InvalidRequestError(
+            "its tensors are still on the meta device, as its load_state_dict() copies into what it has: make them "
+            "before, with to_empty(device=…), or pass the module itself",
+            key=name or None,
+        )
+
+
 class Materialized:
     """What was made for tensors on the meta device, once for each."""
 
     def __init__(self, device: torch.device | str | None) -> None:
         self._device = device or "cpu"
         self._made: dict[int, tuple[torch.Tensor, Tied]] = {}
+
+    def __len__(self) -> int:
+        """Return how many were made."""
+        return len(self._made)
 
     def of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Tied]:
         """Return a tensor like this one, with memory that is still to be filled; a parameter for a parameter."""

@@ -40,6 +40,14 @@ def as_json(capsys, *arguments, code=0):
     return json.loads(says(capsys, *arguments, "--json", code=code)[0])
 
 
+def test_export_leaves_out_the_notes_of_ckptd_and_no_tensor_of_a_program(here, capsys):
+    notes = {"_CKPTD_OUTLINE": np.array(b"{}", object), "_CKPTD_DCP/0": np.array([b"", b""], object)}
+    ckptd.save_checkpoint("noted-1", {"_CKPTD_MINE": W, "w": W, **notes})
+    ckptd.save_checkpoint("noted-2", {"_CKPTD_OUTLINE": W, "w": W})
+    assert as_json(capsys, "export", "noted-1", "noted1.safetensors")["tensors"] == ["_CKPTD_MINE", "w"]
+    assert as_json(capsys, "export", "noted-2", "noted2.npz")["tensors"] == ["_CKPTD_OUTLINE", "w"]
+
+
 def test_cp_copies_to_a_prefix_or_into_a_directory_and_may_publish(here, capsys):
     out, err = says(capsys, "cp", "m-1", "archive/best")
     assert out == f"{here}/archive/best: 90 B in 1 shard, every checksum verified\n"

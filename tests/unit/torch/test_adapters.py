@@ -72,3 +72,18 @@ def test_a_model_with_other_adapters_is_refused_and_not_changed(tmp_path, saved,
 def test_a_model_without_adapters_is_refused():
     with pytest.raises(ckptd.InvalidRequestError, match="PeftModel"):
         Adapters(torch.nn.Linear(2, 2))
+
+
+def test_adapters_on_the_meta_device_get_tensors(tmp_path):
+    model = make_model(1)
+    save({"model": Adapters(model)}, tmp_path / "run", 1).result()
+    other = make_model(2)
+    for layer in other.modules():
+        if type(layer).__name__ == "Linear" and hasattr(layer, "lora_A"):
+            layer.lora_A.to("meta")
+            layer.lora_B.to("meta")
+    assert any(one.is_meta for one in other.parameters())
+    load(tmp_path / "run", into={"model": Adapters(other)})
+    expected, found = model.state_dict(), other.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected if "lora_" in key)
+    assert all(one.requires_grad for name, one in other.named_parameters() if "lora_" in name)

@@ -133,3 +133,27 @@ def test_arrays_of_texts_and_other_orders_of_bytes_are_filled_or_replaced(tmp_pa
     assert (into["v"] is here) is is_filled
     with pytest.raises(ckptd.InvalidRequestError, match="v is stored as "):
         load(tmp_path / "run", into={"v": np.resize(here, (5,))})
+
+
+class Wrapper:
+    """As programs write them: what is loaded goes to the module that is inside."""
+
+    def __init__(self, module, **options):
+        self.module, self.options = module, options
+
+    def state_dict(self):
+        return {"inside": self.module.state_dict()}
+
+    def load_state_dict(self, state):
+        self.module.load_state_dict(state["inside"], **self.options)
+
+
+@pytest.mark.filterwarnings("ignore:.*meta parameter.*")
+def test_an_object_that_copies_to_the_meta_device_is_told_that_it_has_loaded_nothing(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    save({"app": Wrapper(model)}, tmp_path / "run", 1).result()
+    copying, assigning = (Wrapper(torch.nn.Linear(2, 2, device="meta"), assign=one) for one in (False, True))
+    with pytest.raises(ckptd.InvalidRequestError, match="app: its tensors are still on the meta device"):
+        load(tmp_path / "run", into={"app": copying})
+    load(tmp_path / "run", into={"app": assigning})
+    assert torch.equal(assigning.module.weight, model.weight)
