@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptd.arena.lender import Usage
 from ckptd.engine.catalog.edits import Which
@@ -21,6 +21,9 @@ from ckptd.wire.v1 import admin_pb2
 
 if TYPE_CHECKING:
     from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.saves.served_catalog import ServedCatalog
+
+Result = TypeVar("Result")
 
 
 class AdminService:
@@ -64,20 +67,24 @@ class AdminService:
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:
         """Keep a checkpoint whatever retention says, or no longer."""
         run, which = _named(request)
-        pinned = await self._openings.control(run, self._coordinator.pin, run, which, request.pinned)
+        pinned = await self._in_catalog(run, lambda stored: stored.pin(which, request.pinned))
         return admin_pb2.PinReply(checkpoint=convert.checkpoint_to_wire(pinned, run))
 
     async def delete(self, request: admin_pb2.DeleteRequest, call: Call) -> admin_pb2.DeleteReply:
         """Delete one checkpoint."""
         run, which = _named(request)
-        await self._openings.control(run, self._coordinator.delete, run, which, request.for_good, request.even_latest)
+        for_good, even_latest = request.for_good, request.even_latest
+        await self._in_catalog(run, lambda stored: stored.delete(which, for_good, even_latest))
         return admin_pb2.DeleteReply()
 
     async def undelete(self, request: admin_pb2.UndeleteRequest, call: Call) -> admin_pb2.UndeleteReply:
         """Bring back a checkpoint that was deleted lately."""
         run, which = _named(request)
-        back = await self._openings.control(run, self._coordinator.undelete, run, which)
+        back = await self._in_catalog(run, lambda stored: stored.undelete(which))
         return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))
+
+    async def _in_catalog(self, run: str, work: Callable[[ServedCatalog], Result]) -> Result:
+        return await self._openings.control(run, self._coordinator.in_catalog, run, work)
 
     async def repair(self, request: admin_pb2.RepairRequest, call: Call) -> admin_pb2.RepairReply:
         """Mend a run that cannot be opened, or whose state file names what is gone."""

@@ -103,7 +103,9 @@ class ReadService:
     async def _check(self, run: str, key: str, save_id: str, suspicion: Suspicion) -> Verdict:
         by = f"{self._host.peer.host}, pid {self._host.peer.pid}"
         async with self._checking:  # one after the other: many readers see the same damage
-            return await self._pools.data(self._coordinator.check_damage, run, key, save_id, suspicion, by)
+            return await self._pools.data(
+                self._coordinator.in_catalog, run, lambda stored: stored.check_damage(key, save_id, suspicion, by)
+            )
 
     async def agree(self, request: read_pb2.AgreeRequest, call: Call) -> read_pb2.AgreeReply:
         """Take what a rank found in the checkpoint that all ranks restore together."""

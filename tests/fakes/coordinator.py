@@ -53,6 +53,23 @@ class FakeLane:
         return last
 
 
+class FakeCatalog:
+    """Of a run of a `FakeCoordinator`."""
+
+    def __init__(self, coordinator, run):
+        self._coordinator, self._run = coordinator, run
+
+    def pin(self, step, pinned):
+        self._coordinator.pinned.append((self._run, step, pinned))
+        return replace(self._coordinator.newest[self._run], pinned=pinned)
+
+    def delete(self, step, for_good=False, even_latest=False):
+        raise NotFoundError(f"{self._run} has no step {step}")
+
+    def undelete(self, step):
+        raise NotFoundError(f"{self._run} has no step {step} that was deleted lately")
+
+
 class FakeCoordinator:
     def __init__(self):
         self.store = MemoryStore("fake")
@@ -184,15 +201,8 @@ class FakeCoordinator:
     def checkpoints(self, run):
         return [self.newest[run]] if run in self.newest else []
 
-    def pin(self, run, step, pinned=True):
-        self.pinned.append((run, step, pinned))
-        return replace(self.newest[run], pinned=pinned)
-
-    def delete(self, run, step, for_good=False, even_latest=False):
-        raise NotFoundError(f"{run} has no step {step}")
-
-    def undelete(self, run, step):
-        raise NotFoundError(f"{run} has no step {step} that was deleted lately")
+    def in_catalog(self, run, work):
+        return work(FakeCatalog(self, run))
 
     def subscribe(self, run, heard):
         self.listeners.setdefault(run, []).append(heard)

@@ -149,16 +149,18 @@ class Stage:
         return found
 
     def do_pin(self, words: list[str]) -> None:
-        self.coordinator.pin("runs/r", int(words[0]))
+        self.coordinator.in_catalog("runs/r", lambda stored: stored.pin(int(words[0]), True))
 
     def do_unpin(self, words: list[str]) -> None:
-        self.coordinator.pin("runs/r", int(words[0]), pinned=False)
+        self.coordinator.in_catalog("runs/r", lambda stored: stored.pin(int(words[0]), False))
 
     def do_undelete(self, words: list[str]) -> None:
-        assert self.coordinator.undelete("runs/r", int(words[0])).step == int(words[0])
+        back = self.coordinator.in_catalog("runs/r", lambda stored: stored.undelete(int(words[0])))
+        assert back.step == int(words[0])
 
     def do_delete(self, words: list[str]) -> None:
-        self.coordinator.delete("runs/r", int(words[0]), for_good=words[1:] == ["for", "good"])
+        for_good = words[1:] == ["for", "good"]
+        self.coordinator.in_catalog("runs/r", lambda stored: stored.delete(int(words[0]), for_good))
 
     def do_read(self, words: list[str]) -> None:
         self.coordinator.note_read(f"runs/r/model.ckpt-{words[0]}.index")

@@ -193,12 +193,16 @@ class DirectTransport:
         save_id, by = located.checkpoint.save_id, holder(self._member)
         coordinator, is_closed = self._coordinator, self._is_closed.is_set()
         if coordinator is not None:
-            return coordinator.check_damage(self._run, located.key, save_id, suspicion, by)
+            return coordinator.in_catalog(
+                self._run, lambda stored: stored.check_damage(located.key, save_id, suspicion, by)
+            )
         if not is_closed:
             owner = new_coordinator(self._store, self._member, takes_over=False)
             try:
                 owner.open()
-                return owner.check_damage(self._run, located.key, save_id, suspicion, by)
+                return owner.in_catalog(
+                    self._run, lambda stored: stored.check_damage(located.key, save_id, suspicion, by)
+                )
             except (ConflictError, NotPermittedError, StorageFullError):
                 pass  # somebody else works on it, or nothing can be noted there: then only this process passes it by
             finally:
@@ -210,15 +214,15 @@ class DirectTransport:
 
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `Transport.set_pinned`."""
-        return self._own(self._open().pin(self._run, which, pinned))
+        return self._own(self._open().in_catalog(self._run, lambda stored: stored.pin(which, pinned)))
 
     def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
         """See `Transport.delete`."""
-        self._open().delete(self._run, which, for_good, even_latest)
+        self._open().in_catalog(self._run, lambda stored: stored.delete(which, for_good, even_latest))
 
     def undelete(self, which: NamedStep) -> Checkpoint:
         """See `Transport.undelete`."""
-        return self._own(self._open().undelete(self._run, which))
+        return self._own(self._open().in_catalog(self._run, lambda stored: stored.undelete(which)))
 
     def watch(self, name: str, timeout_s: float | None = None) -> Watch:
         """See `Transport.watch`. Reads the state file whenever its directory changes, and takes no lock."""

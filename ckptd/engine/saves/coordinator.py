@@ -15,10 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from ckptd.engine.catalog import root, survey
-from ckptd.engine.catalog.edits import Which
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.nesting import check_apart
 from ckptd.engine.catalog.records import Record
@@ -32,13 +32,13 @@ from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.offline.repair import Repaired, repair
-from ckptd.engine.reading.damage import Suspicion, Verdict
 from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.inspection import Inspection
 from ckptd.engine.saves.listeners import Heard, Listeners
 from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.run import Run
 from ckptd.engine.saves.runs import Runs
+from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.shares import Share, Shares
 from ckptd.engine.saves.starts import Agreement, Restoring, Starts
@@ -56,6 +56,8 @@ from ckptd.format import names
 from ckptd.storage.base import Lock, Store
 
 logger = logging.getLogger("ckptd.engine")
+
+Result = TypeVar("Result")
 
 _REMEMBERED_MANIFESTS_BYTES = 256 << 20
 _REMEMBERED_STARTS = 256
@@ -196,7 +198,7 @@ class Coordinator:
     def taken_over(self) -> tuple[list[str], bool]:
         """Return the runs that another owner has taken over from us, and whether these are all that are open."""
         opened = self._runs.opened()
-        lost = [run.name for run in opened if run.is_taken_over]
+        lost = [run.name for run in opened if run.stored.is_taken_over]
         return lost, bool(lost) and len(lost) == len(opened)
 
     def settle(self, timeout_s: float) -> bool:
@@ -317,7 +319,7 @@ class Coordinator:
         `NotFoundError` when there is no trace of it: then it was not acknowledged and left nothing behind.
         """
         with self._stored(save.run) as run:
-            published = run.published_save(save.save_id)
+            published = run.stored.published_save(save.save_id)
             if published is None:
                 return run.find(save).outcome
         answer: Future[Checkpoint] = Future()
@@ -342,7 +344,7 @@ class Coordinator:
         """Return how far a save has come; None when there is no trace of it."""
         try:
             with self._stored(save.run) as run:
-                if run.published_save(save.save_id) is not None:
+                if run.stored.published_save(save.save_id) is not None:
                     return Phase.PUBLISHED
                 return run.find(save).session.phase
         except NotFoundError:
@@ -378,7 +380,7 @@ class Coordinator:
     def passed_by(self, run: str) -> tuple[str, ...]:
         """Return what the run's state file lists as newer than its latest, and that is not whole, with the reasons."""
         with self._runs.use(run) as found:
-            return () if found is None else found.passed_by
+            return () if found is None else found.stored.passed_by
 
     def latest(self, run: str, name: str = names.ANY_NAME, restoring: Restoring | None = None) -> Checkpoint | None:
         """Return the newest complete checkpoint of a run that `name` means; see `series`.
@@ -391,11 +393,12 @@ class Coordinator:
         with self._runs.use(run) as found:
             if found is None:
                 return None
+            stored = found.stored
             if restoring is None:
-                latest = found.latest(name)
+                latest = stored.latest(name)
             else:
-                latest = self._starts_of(run).choose(restoring, name, lambda: found.latest(name), found.is_there)
-            meant = [each for each in found.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
+                latest = self._starts_of(run).choose(restoring, name, lambda: stored.latest(name), stored.is_there)
+            meant = [each for each in stored.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
         if latest is None and meant:
             # "None yet" would let a trainer begin anew without a word.
             raise survey.all_in_quarantine(meant[-1])
@@ -412,18 +415,13 @@ class Coordinator:
     def checkpoints(self, run: str) -> list[Checkpoint]:
         """Return the checkpoints of a run, oldest first."""
         with self._runs.use(run) as found:
-            return found.checkpoints() if found is not None else []
+            return found.stored.checkpoints() if found is not None else []
 
     def save_id_at(self, run: str, prefix_key: str) -> str:
         """Return the id of the save whose checkpoint has this prefix now; "" if there is none, or it is not ours."""
         prefix = self.store.location(prefix_key)
         found = (checkpoint for checkpoint in reversed(self.checkpoints(run)) if checkpoint.prefix == prefix)
         return next((checkpoint.save_id for checkpoint in found), "")
-
-    def check_damage(self, run: str, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
-        """Read bytes again that looked wrong to a reader of the checkpoint `key`, see `Run.check_damage`."""
-        with self._stored(run) as found:
-            return found.check_damage(key, save_id, suspicion, by)
 
     def go_back(self, run: str, restoring: Restoring) -> str:
         """Let a rank restore an older checkpoint; return which others have the present one, see `Starts.go_back`."""
@@ -441,12 +439,12 @@ class Coordinator:
     def agree(self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool) -> tuple[Agreement, str]:
         """Take what a rank that restores together with others has found; see `Starts.report`."""
         with self._stored(run) as found:
-            return self._starts_of(run).report(restoring, prefix, is_whole, lambda: found.latest(name))
+            return self._starts_of(run).report(restoring, prefix, is_whole, lambda: found.stored.latest(name))
 
-    def note_verified(self, run: str, save_id: str) -> None:
-        """Note that all of a checkpoint was read just now and is as it should be."""
+    def in_catalog(self, run: str, work: Callable[[ServedCatalog], Result]) -> Result:
+        """Do something to the checkpoints of a run, which stays open meanwhile; `NotFoundError` when there is none."""
         with self._stored(run) as found:
-            found.note_verified(save_id)
+            return work(found.stored)
 
     def stored_runs(self) -> Iterator[str]:
         """Yield the names of the runs below the root, open or not."""
@@ -460,22 +458,7 @@ class Coordinator:
     def quarantined(self, run: str) -> list[Record]:
         """Return the records of what is in quarantine in a run, in the order in which the saves began."""
         with self._runs.use(run) as found:
-            return found.quarantined() if found is not None else []
-
-    def pin(self, run: str, which: Which, pinned: bool = True) -> Checkpoint:
-        """Keep a checkpoint whatever retention says; with `pinned=False` no longer."""
-        with self._stored(run) as found:
-            return found.pin(which, pinned)
-
-    def delete(self, run: str, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
-        """Delete a checkpoint; unless it is `for_good`, `undelete` can bring it back for `Settings.undo_s`."""
-        with self._stored(run) as found:
-            found.delete(which, for_good, even_latest)
-
-    def undelete(self, run: str, which: Which) -> Checkpoint:
-        """Bring a checkpoint back that was deleted lately."""
-        with self._stored(run) as found:
-            return found.undelete(which)
+            return found.stored.quarantined() if found is not None else []
 
     def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
         """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that.

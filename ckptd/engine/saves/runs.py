@@ -278,8 +278,8 @@ class Runs:
             if not self._closing:
                 place.run, place.rests_since = run, None
                 self._problems.pop(name, None)
-                if run.problems and len(self._problems) < _MOST_QUARANTINED:
-                    self._problems[name] = run.problems
+                if run.stored.problems and len(self._problems) < _MOST_QUARANTINED:
+                    self._problems[name] = run.stored.problems
                 if self._quarantined.pop(name, None) is not None:
                     logger.info("%s is in order again, and no longer quarantined", name)
                 return run

@@ -283,11 +283,11 @@ class Save:
             for claim in claims:
                 claim.manifest, claim.compared, claim.remarks = None, None, ()  # of many ranks they add up
             first, step = self.first, self.first.save.step
-            with self.run.catalog_lock:
-                num_shards = self.run.catalog.choose_num_shards(first.name, step, layout.num_shards)
+            with self.run.stored.lock:
+                num_shards = self.run.stored.catalog.choose_num_shards(first.name, step, layout.num_shards)
                 # A key that an earlier attempt left behind is never written again: there are empty shards instead.
                 sizes = [*layout.shard_sizes, *[0] * (num_shards - layout.num_shards)]
-                self._record = self.run.catalog.draft(
+                self._record = self.run.stored.catalog.draft(
                     first.name,
                     step,
                     save_id=self.save_id,
@@ -298,7 +298,7 @@ class Save:
                     meta_suffix=self._meta_suffix,
                     write_state=first.write_state,
                 )
-                self.run.catalog.begin(self._record)
+                self.run.stored.catalog.begin(self._record)
             self._plan_id = f"{self.save_id}.{self.attempt}"
             self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
             for key, size in zip(self._record.shard_keys, sizes, strict=True):
@@ -377,13 +377,13 @@ class Save:
     def _commit(self) -> None:
         assert self.layout is not None
         assert self._record is not None
-        catalog, record = self.run.catalog, self._record
+        catalog, record = self.run.stored.catalog, self._record
         with self._working:
             crcs = np.zeros(len(self.layout.segment_size), np.uint32)
             for lane in self.lanes.values():
                 crcs[lane.segments] = lane.crcs
             index = merge(self.layout, crcs)
-            with self.run.catalog_lock:
+            with self.run.stored.lock:
                 try:
                     checkpoint = catalog.commit(
                         record,
@@ -398,7 +398,7 @@ class Save:
                 with self.run.lock:  # before anybody can delete it again
                     for claim in self.claims.values():
                         claim.keep_in_memory(self.save_id, crc32c(index), record.shard_keys)
-                self.run.look()
+                self.run.stored.look()
         with self.run.lock:
             self.handle(machine.Committed())
             self.handle(machine.Published())
@@ -411,10 +411,12 @@ class Save:
     def _after_failed_commit(self, record: Record, error: CkptdError) -> Checkpoint:
         """Find out what a failed commit left; return the checkpoint if it is there all the same, else raise."""
         try:
-            self.run.catalog.abandon(record)
-            published = next((one for one in self.run.catalog.checkpoints() if one.save_id == self.save_id), None)
+            self.run.stored.catalog.abandon(record)
+            published = next(
+                (one for one in self.run.stored.catalog.checkpoints() if one.save_id == self.save_id), None
+            )
         except CkptdError as failure:
-            if self.run.catalog.is_fenced:
+            if self.run.stored.catalog.is_fenced:
                 failure.add_note(f"whether {self.ref} counts is for that owner to say: it knows what was complete")
                 raise failure from error
             raise UnavailableError(
@@ -435,9 +437,9 @@ class Save:
                     with lock:
                         writer.abort()
                 if self._record is not None:
-                    with self.run.catalog_lock:
-                        self.run.catalog.abandon(self._record)
-                        self.run.look()  # what could not be undone has gone forward
+                    with self.run.stored.lock:
+                        self.run.stored.catalog.abandon(self._record)
+                        self.run.stored.look()  # what could not be undone has gone forward
         except CkptdError as failure:
             logger.warning("could not clean up after %s: %s", self.ref, failure)
             error.add_note(f"what it had written could not be removed now: {failure}")

@@ -146,11 +146,11 @@ class Scrub:
             report = verify(self._objects, due.key)
             problem = next((each for each in report.problems if each.is_fatal), None)
             if problem is None:
-                self._coordinator.note_verified(due.run, save_id)
+                self._coordinator.in_catalog(due.run, lambda stored: stored.note_verified(save_id))
                 _log.debug("the scrub read %s: every checksum verifies", due.checkpoint.prefix)
                 return
             suspicion = Suspicion(problem.key, problem.offset, problem.reason)
-            self._coordinator.check_damage(due.run, due.key, save_id, suspicion, _BY)
+            self._coordinator.in_catalog(due.run, lambda stored: stored.check_damage(due.key, save_id, suspicion, _BY))
         except NotFoundError:
             pass  # it was deleted meanwhile
         except _EndedError:

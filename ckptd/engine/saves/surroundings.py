@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from ckptd.engine.catalog.catalog import Catalog
 from ckptd.engine.clock import Clock
 from ckptd.engine.layout import Layout
 from ckptd.engine.manifest import Manifest
+from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.settings import Settings
 from ckptd.storage.base import Store
 
@@ -24,8 +24,7 @@ class Surroundings(Protocol):
     clock: Clock
     settings: Settings
     lock: threading.RLock  # guards every save of the run
-    catalog: Catalog
-    catalog_lock: threading.Lock  # the catalog has one user at a time
+    stored: ServedCatalog
 
     def writers(self) -> tuple[str, ...]:
         """Return the addresses of those who take shards; empty means whoever answered."""
@@ -39,14 +38,8 @@ class Surroundings(Protocol):
     def layout_for(self, manifests: tuple[Manifest, ...], from_lowest: frozenset[str] = frozenset()) -> Layout:
         """Plan, or return the plan of an equal save. Of tensors `from_lowest` the lowest rank's bytes are stored."""
 
-    def in_use(self) -> set[str]:
-        """Return the prefixes of checkpoints that somebody reads."""
-
     def whereabouts(self, save: Save) -> Mapping[int, str]:
         """Say where the ranks are that a save still waits for; called with the lock held."""
-
-    def look(self) -> None:
-        """Show what the catalog holds now to who asks; called with the catalog's lock held."""
 
     def save_ended(self, save: Save) -> None:
         """Hear that a save is over; called with the lock held."""

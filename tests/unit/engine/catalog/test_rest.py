@@ -48,7 +48,7 @@ def store():
     rank = Rank(coordinator, 0, 1, options=RunOptions(max_to_keep=2)).join()
     for step in (1, 2, 3):
         save_all([rank], step)
-        coordinator.pin("runs/r", 1)
+        coordinator.in_catalog("runs/r", lambda stored: stored.pin(1, True))
     assert coordinator.settle(WAIT_S)
     coordinator.close()
     assert store.get(NOTE)
@@ -144,7 +144,7 @@ def test_what_is_no_note_counts_for_nothing(store, data):
 def test_a_run_with_something_left_to_do_is_not_noted(store):
     store.delete([NOTE])
     coordinator = opened(store)
-    coordinator.delete("runs/r", 2)
+    coordinator.in_catalog("runs/r", lambda stored: stored.delete(2))
     coordinator.close()
     assert NOTE not in [stat.key for stat in store.list("runs/r")]
 

@@ -47,9 +47,8 @@ def test_a_question_makes_no_run(place):
     before, coordinator = [stat.key for stat in place.store.list("")], place.coordinator
     assert coordinator.latest("no/such") is None
     assert coordinator.checkpoints("no/such") == []
-    for ask in (coordinator.pin, coordinator.delete, coordinator.undelete):
-        with pytest.raises(NotFoundError):
-            ask("no/such", 1)
+    with pytest.raises(NotFoundError):
+        coordinator.in_catalog("no/such", lambda stored: pytest.fail(f"there is {stored}"))
     for number in range(50):
         coordinator.subscribe(f"no/such/{number}", print)()
     place.coordinator.leave("no/such", Rank(coordinator, 0, 1).member, 1)
@@ -83,7 +82,7 @@ def test_a_run_stays_open_for_members_watchers_readers_and_what_is_to_be_swept(p
     place.rest()
     assert place.open_runs() == ["runs/r"], "somebody watches"
     unsubscribe()
-    place.coordinator.delete("runs/r", 1)
+    place.coordinator.in_catalog("runs/r", lambda stored: stored.delete(1))
     place.rest()
     assert place.open_runs() == ["runs/r"], "a deletion can be undone, and is swept later"
     place.rest(Settings().undo_s)

@@ -1,0 +1,388 @@
+"""The catalog of a run while its owner serves it: one user at a time, and answers from memory in the meantime."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ckptd.engine.catalog import epochs, presence, records, rest
+from ckptd.engine.catalog.catalog import Catalog
+from ckptd.engine.catalog.edits import Which
+from ckptd.engine.catalog.fence import Life
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import RetentionPolicy, Rule
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock
+from ckptd.engine.identity import RunOptions, SaveRef
+from ckptd.engine.log import log_quarantined, logger
+from ckptd.engine.reading.damage import Suspicion, Verdict, look_again
+from ckptd.engine.saves.readers import Readers
+from ckptd.engine.saves.starts import is_same_save
+from ckptd.engine.series import NamedStep, latest_of, name_of
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPermittedError,
+    StorageFullError,
+)
+from ckptd.format.names import ANY_NAME
+from ckptd.storage.base import Store
+from ckptd.storage.keys import join
+
+_SWEEP_AGAIN_S = 5.0
+_SOUND_FOR_S = 60.0
+_SOUND = "the owner of the run reads these bytes as they should be"
+_NOTE_REST_AFTER_S = 5.0  # without a change, a run in a bucket is noted to be at rest
+
+
+class ServedCatalog:
+    """See the module. Every method may be called from any thread.
+
+    Attributes:
+        lock: guards `catalog`, and is held while the store works. A thread that also needs the run's own lock takes
+            this one first.
+        catalog: what is stored of the run; replaced when the run is taken back from another owner.
+        options: what the run's members asked for, as far as the catalog follows it.
+        problems: what is wrong with the run's files, found when it was opened, in words.
+        passed_by: listed as newer than the latest, and not whole; until the next save.
+        durable_epoch: the epoch that the store knows; guarded by `lock`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        clock: Clock,
+        undo_s: float,
+        holder: str,
+        life: Life | None,
+        readers: Readers,
+        notes_rest: bool,
+        on_look: Callable[[frozenset[str]], None],
+        on_rolled_back: Callable[[Checkpoint], None],
+    ) -> None:
+        """Read nothing yet: `open` does.
+
+        Args:
+            store: where the run lies.
+            name: the run.
+            clock: the time.
+            undo_s: how long a deletion can be undone.
+            holder: names this owner to others.
+            life: this owner's life, in a store without locks.
+            readers: what is being read through this owner.
+            notes_rest: whether the store keeps a note of the run while it is at rest.
+            on_look: called with the ids of all saves whenever these may have changed.
+            on_rolled_back: called with the latest checkpoint when a newer one went into quarantine.
+        """
+        self.lock = threading.Lock()
+        self.options = RunOptions()
+        self.problems: tuple[str, ...] = ()
+        self.passed_by: tuple[str, ...] = ()
+        self.durable_epoch = 0
+        self._store, self._name, self._clock, self._undo_s = store, name, clock, undo_s
+        self._holder, self._life = holder, life
+        self._readers = readers
+        self._notes_rest = notes_rest
+        self._on_look, self._on_rolled_back = on_look, on_rolled_back
+        self.catalog = self._new_catalog()
+        self._checkpoints: tuple[Checkpoint, ...] = ()
+        self._listed: tuple[Checkpoint, ...] = ()
+        self._forgotten: tuple[Checkpoint, ...] = ()
+        self._quarantined: tuple[Record, ...] = ()
+        self._checking = threading.Lock()  # one look at suspected bytes at a time
+        self._sound: dict[tuple[str, str, int | None], float] = {}  # what was found so, and until when that counts
+        self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
+        self._is_closed = False  # guarded by `lock`
+        self._is_rest_noted = not notes_rest
+        self._rests_since = 0.0  # boot clock, since when nothing has changed
+
+    def open(self, versions: Mapping[str, str] | None = None) -> int:
+        """Bring the run's directory in order, load what it holds, and return the highest epoch there was.
+
+        `versions` are of all its objects, where they were looked at already; see `ckptd.engine.catalog.rest`.
+        """
+        with self.lock:
+            note = None if versions is None else rest.load(self._store, self._name, versions)
+            if note is not None and self.catalog.resume(note):
+                epoch = note.epoch
+            else:
+                self._recover()
+                epoch = epochs.stored(self._store, self._name)
+            self.durable_epoch = max(epoch, self.catalog.highest_epoch())
+            self.look()
+            return self.durable_epoch
+
+    def close(self) -> None:
+        """Note that the run is at rest; what was to be done about it later finds it closed."""
+        self.note_rest()
+        with self.lock:
+            self._is_closed = True
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run was closed."""
+        return self._is_closed
+
+    def _new_catalog(self) -> Catalog:
+        return Catalog(
+            self._store, self._name, clock=self._clock, undo_s=self._undo_s, holder=self._holder, life=self._life
+        )
+
+    def _recover(self) -> None:
+        for each in (records.DIRECTORY, records.ASIDE_DIRECTORY):
+            presence.check_directory(self._store, join(self._name, each))
+        recovery = self.catalog.recover()
+        for outcome in recovery.outcomes:
+            logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
+        self.problems, self.passed_by = recovery.problems, recovery.passed_by
+        for problem in self.problems_in_words():
+            logger.warning("%s: %s", self._name, problem)
+
+    def problems_in_words(self) -> list[str]:
+        """Return what is wrong with the run's files, for people."""
+        passed_by = [
+            f"{each}; the state file lists it as newer than the latest, and it is passed by" for each in self.passed_by
+        ]
+        return [*self.problems, *passed_by]
+
+    # What answers from memory.
+
+    def look(self) -> None:
+        """Remember what the catalog holds, so that an answer never waits for the store; the lock is held."""
+        self._checkpoints = tuple(self.catalog.checkpoints())
+        self._listed, self._forgotten = tuple(self.catalog.listed()), tuple(self.catalog.forgotten())
+        self._quarantined = tuple(self.catalog.quarantined())
+        self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
+        self._is_rest_noted = not self._notes_rest
+        self._rests_since = self._clock.boot_s()
+        sweep_at = self.catalog.next_sweep_at()
+        # What could not be swept, because it is being read perhaps, is not tried again with every tick.
+        self._sweep_at = None if sweep_at is None else max(sweep_at, self._clock.wall_s() + _SWEEP_AGAIN_S)
+
+    def latest(self, name: str = ANY_NAME) -> Checkpoint | None:
+        """Return the newest complete checkpoint that `name` means; see `series`."""
+        return latest_of(name, self._listed, self._forgotten)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return all checkpoints, oldest first."""
+        return list(self._checkpoints)
+
+    def quarantined(self) -> list[Record]:
+        """Return the records of what is in quarantine."""
+        return list(self._quarantined)
+
+    def is_there(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a checkpoint is among those of the run, and the same save."""
+        return any(is_same_save(each, checkpoint) for each in self._checkpoints)
+
+    def published_save(self, save_id: str) -> Checkpoint | None:
+        """Return the checkpoint that a save made, also one of an earlier life of the daemon."""
+        return next((each for each in self._checkpoints if each.save_id == save_id), None)
+
+    def in_use(self) -> set[str]:
+        """Return the prefixes of checkpoints that are being read through this owner."""
+        return {self._store.location(prefix) for prefix in self._readers.in_use(self._clock.boot_s())}
+
+    # Changes.
+
+    @contextmanager
+    def _changing(self) -> Iterator[Catalog]:
+        """Give the catalog to one change, and remember what it holds afterwards."""
+        with self.lock:
+            try:
+                yield self.catalog
+            finally:
+                self.look()
+
+    def follow(self, options: RunOptions, policy: RetentionPolicy) -> None:
+        """Let the catalog follow what a member asked for when it joined; the lock is held."""
+        self.catalog.configure(
+            policy,
+            options.latest_filename,
+            options.pad_step_number,
+            options.save_relative_paths,
+            hours_since=options.hours_since,
+        )
+        self.look()
+        self.options = options
+
+    def _named(self, which: Which) -> Which:
+        """Read a step without a name, as older clients send it: of the run's name, if there is such a checkpoint."""
+        own = self.options.name
+        if isinstance(which, int) and any(each.step == which and name_of(each) == own for each in self._checkpoints):
+            return NamedStep(own, which)
+        return which
+
+    def pin(self, which: Which, pinned: bool) -> Checkpoint:
+        """Keep a checkpoint whatever retention says, or no longer."""
+        which = self._named(which)
+        with self._changing() as catalog:
+            return catalog.pin(which) if pinned else catalog.unpin(which)
+
+    def delete(self, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
+        """Delete a checkpoint in a way that `undelete` can undo; or for good, if nobody is reading it."""
+        which = self._named(which)
+        with self._changing() as catalog:
+            prefix = catalog.find(which).prefix
+            if for_good and prefix in self.in_use():
+                raise ConflictError(
+                    "it is being read; it can be deleted in a way that leaves its data a while", key=prefix
+                )
+            catalog.delete(which, for_good=for_good, even_latest=even_latest)
+
+    def undelete(self, which: Which) -> Checkpoint:
+        """Bring a checkpoint back that was deleted lately."""
+        with self._changing() as catalog:
+            return catalog.undelete(which)
+
+    def note_verified(self, save_id: str) -> None:
+        """Note that all of a checkpoint was read just now and is as it should be."""
+        with self._changing() as catalog:
+            catalog.note_verified(save_id)
+
+    # Damage.
+
+    def check_damage(self, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
+        """Read bytes again that looked wrong to a reader; only what is wrong here, too, goes into quarantine.
+
+        `key` is the checkpoint's prefix. One that is not ours has no `save_id`, and is only looked at.
+
+        Raises:
+            UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
+        """
+        with self._checking:
+            with self.lock:
+                record = self.catalog.record_of(save_id)
+            if save_id and (record is None or record.quarantine):
+                return Verdict(True, "it is there no more" if record is None else record.quarantine)
+            prefix = key if record is None else record.prefix_key
+            if prefix.rpartition("/")[0] != self._name:
+                raise InvalidRequestError("this is no checkpoint of the run", key=prefix)
+            known = (save_id or prefix, suspicion.key, suspicion.offset)
+            if self._sound.get(known, -math.inf) > self._clock.boot_s():
+                return Verdict(False, _SOUND)
+            try:
+                problem = look_again(self._store, prefix, suspicion)
+            except NotFoundError:
+                with self.lock:
+                    self.catalog.recover_again()
+                    self.look()
+                return Verdict(True, "it is there no more")
+            if problem is None:
+                # A reader that says the same again and again must not keep the store busy.
+                self._sound = {known: self._clock.boot_s() + _SOUND_FOR_S}
+                return Verdict(False, _SOUND)
+            if record is None:
+                return Verdict(True, str(problem), is_listed_no_more=False)
+            try:
+                return self._put_in_quarantine(record, str(problem), by)
+            except (StorageFullError, NotPermittedError) as error:
+                logger.error("%s is damaged: %s; that could not be noted: %s", prefix, problem, error)
+                return Verdict(True, str(problem), is_listed_no_more=False)
+
+    def _put_in_quarantine(self, record: Record, reason: str, by: str) -> Verdict:
+        with self.lock:
+            try:
+                is_new = self.catalog.quarantine(record.save_id, reason, by)
+            finally:
+                self.look()
+            latest = self.latest(record.name)
+        if is_new:
+            save = SaveRef(self._name, 0, record.step, record.save_id)
+            log_quarantined(self._store.location(record.prefix_key), save, reason, by, latest)
+            if latest is not None:
+                self._on_rolled_back(replace(latest, rolled_back=f"{record.prefix}: {reason}"))
+        return Verdict(True, reason)
+
+    # Housekeeping.
+
+    @property
+    def is_to_be_swept(self) -> bool:
+        """Whether something waits for the time to undo a deletion to be over."""
+        return self._sweep_at is not None
+
+    def is_sweep_due(self) -> bool:
+        """Say, once, that `retire` has something to sweep."""
+        if self._sweep_at is None or self._clock.wall_s() < self._sweep_at:
+            return False
+        self._sweep_at = self._clock.wall_s() + _SWEEP_AGAIN_S  # unless the sweep finds otherwise
+        return True
+
+    def retire(self) -> None:
+        """Delete what retention let go, and what was deleted long enough ago."""
+        try:
+            with self.lock:
+                if not self._is_closed:
+                    self.catalog.retire(self.in_use())
+                    self.look()
+        except CkptdError as error:
+            # The save is done and told; what could not be removed is found again after the next one.
+            logger.warning("retention of %s could not finish: %s", self._name, error)
+
+    def is_rest_note_due(self) -> bool:
+        """Say, once after each change, that nothing has changed for so long that `note_rest` should note it."""
+        if self._is_rest_noted or self._clock.boot_s() - self._rests_since < _NOTE_REST_AFTER_S:
+            return False
+        self._rests_since = math.inf  # not again before something changes
+        return True
+
+    def note_rest(self) -> None:
+        """Note that the run is at rest, if it is; without the note the next start only takes longer."""
+        try:
+            with self.lock:
+                if not self._is_closed and not self._is_rest_noted:
+                    self._is_rest_noted = self.catalog.keep_rest_note(self.durable_epoch)
+        except CkptdError as error:
+            logger.debug("%s: it could not be noted that the run is at rest: %s", self._name, error)
+
+    # Ownership.
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another owner has taken the run over: then every save of it fails."""
+        return self.catalog.is_fenced
+
+    def confirm(self) -> None:
+        """Make sure that the run is still ours; `ConflictError` names the present owner."""
+        with self.lock:
+            if not self._is_closed:
+                self.catalog.confirm(0.0)
+
+    def take_back(self, *, was_in_force: bool) -> int | None:
+        """Own the run again, as a daemon that is started anew does: what the other owner has saved is part of it.
+
+        Returns the highest epoch that either owner gave out, None when there is nothing to take back. The lock is held.
+        """
+        if self._is_closed or not self.is_taken_over:
+            return None
+        if self._life is not None:
+            # What the other owner has signed until now no longer means that the run was taken over from us.
+            signed_at = max((stat.modified_at for stat in self._store.list(self._name)), default=0.0)
+            self._life = replace(self._life, began_at=max(self._life.began_at, signed_at))
+        self.catalog = self._new_catalog()
+        self._recover()
+        if was_in_force:
+            # The hours of the retention rule count anew, as for a daemon that is started anew.
+            self.catalog.configure(
+                policy_of(self.options),
+                self.options.latest_filename,
+                self.options.pad_step_number,
+                self.options.save_relative_paths,
+            )
+            self.catalog.confirm(0.0)
+        self.durable_epoch = max(
+            epochs.stored(self._store, self._name), self.catalog.highest_epoch(), self.durable_epoch
+        )
+        return self.durable_epoch
+
+
+def policy_of(options: RunOptions) -> RetentionPolicy:
+    """Return the rule of retention that a member asks for; `InvalidRequestError` when it asks for what is none."""
+    return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours, Rule.named(options.retention))
