@@ -26,9 +26,11 @@ MAX_STEP = (1 << 63) - 1
 
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-(?P<shard>\d{5,10})-of-(?P<count>\d{5,10})", re.DOTALL | re.ASCII)
 _STEP = re.compile(r"-(\d+)$", re.ASCII)
-# Letters and digits of every script are welcome; of the rest only what no shell, glob or URL gives a meaning.
 _NOTES = ("_CKPTD_OUTLINE", "_CKPTD_DCP", "_CKPTD_KERAS_MODEL", "_CKPTD_GRAPH_ONLY")  # and what lies below them
-_COMPONENT = re.compile(r"[\w][\w.+=@,-]*")
+# Letters and digits of every script are welcome; of the rest what frameworks' users write: "epoch=1, loss: 0.5 [a]". A
+# shell and other programs' globs give spaces and brackets a meaning, nothing of ours does. At the end of a component a
+# space is not seen, and a colon before a slash begins a URL.
+_COMPONENT = re.compile(r"[\w\[({](?:[\w.+=@,\-: \[\](){}]*[\w.+=@,\-\[\](){}])?")
 
 
 def index_key(prefix: str) -> str:
@@ -89,7 +91,8 @@ def check_run_name(name: str) -> str:
 
     Raises:
         InvalidRequestError: for an empty name or component, ``.``, ``..``, a leading dot (``.ckptd`` is ours), a
-            leading or trailing slash, control, glob or shell characters, backslashes, or too many bytes.
+            leading or trailing slash, control characters, backslashes, quotes, ``* ? ~ $ %`` and others that a shell, a
+            glob or a URL expands, a space or colon at the end of a component, or too many bytes.
     """
     if not isinstance(name, str):
         raise InvalidRequestError(f"a run is named by a str, not by {name!r}")
@@ -149,7 +152,8 @@ def _check_component(what: str, name: str, component: str) -> None:
         raise InvalidRequestError(f"{what} name {name!r} {reason}")
     if not _COMPONENT.fullmatch(component):
         raise InvalidRequestError(
-            f"{what} name {name!r} may hold letters, digits and . _ + = @ , - and start with a letter, digit or _"
+            f"{what} name {name!r} may hold letters, digits, spaces and . _ + = @ , : - ( ) [ ] {{ }}; it starts with "
+            "a letter, a digit, _ or an opening bracket, and does not end in a space or colon"
         )
     if len(component.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
         raise InvalidRequestError(f"{what} name has a component longer than {MAX_COMPONENT_BYTES} bytes")

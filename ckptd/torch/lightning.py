@@ -360,6 +360,8 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
 
 def _can_name_a_run(name: str) -> bool:
+    if _NOT_IN_RUN_NAMES.search(name):  # older versions, whose checkpoints are there, took fewer for a name
+        return False
     try:
         check_run_name(name)
     except InvalidRequestError:

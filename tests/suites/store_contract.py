@@ -34,6 +34,7 @@ BAD_KEYS = [
     "a/.daemon.ckptd-lock",
 ]
 GOOD_KEYS = ["a", "runs/mnist/model.ckpt-1200.index", ".ckptd/x.json", "a b/ü", "a..b", "%2e%2e/x", "-", "~", "a\\b"]
+GOOD_KEYS += ["a+b/c d+1", "run [1]/a[0-9]:{b} (c)", "%2B+%20 "]
 
 
 def write_object(store: Store, key: str, data: bytes) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
@@ -108,8 +108,9 @@ class S3Bucket:
         while True:
             root = self._ask("GET", "", query)
             for each in root.iterfind("{*}Contents"):
+                # As in a form: some servers write a space as "+", and all of them a "+" as "%2B".
                 yield Head(
-                    unquote(_text(each, "Key"), errors="surrogateescape"),
+                    unquote_plus(_text(each, "Key"), errors="surrogateescape"),
                     int(_text(each, "Size")),
                     _moment(_text(each, "LastModified")),
                     _text(each, "ETag"),
@@ -187,11 +188,11 @@ class S3Bucket:
         while True:
             root = self._ask("GET", "", query)
             for each in root.iterfind("{*}Upload"):
-                key = unquote(_text(each, "Key"), errors="surrogateescape")
+                key = unquote_plus(_text(each, "Key"), errors="surrogateescape")
                 yield Upload(key, _text(each, "UploadId"), _moment(_text(each, "Initiated")))
             if s3_errors.text_of(root, "IsTruncated") != "true":
                 return
-            query["key-marker"] = unquote(_text(root, "NextKeyMarker"))
+            query["key-marker"] = unquote_plus(_text(root, "NextKeyMarker"))
             query["upload-id-marker"] = _text(root, "NextUploadIdMarker")
 
     def now(self) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import ckptd
 from ckptd import Checkpointer
 from ckptd.errors import InvalidRequestError, NotFoundError
 from tests.fakes.waiting import eventually
@@ -137,3 +140,43 @@ def test_the_oldest_come_first_whatever_is_pinned(address):
             assert steps == sorted(steps)
             assert len(steps) <= 3
         eventually(lambda: [one.step for one in ckpt.checkpoints()] == [3, 7, 8])
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [("my run", "a:b"), ("runs/12:30 [1]", "model (1)"), ("run:1", "a[0-9]"), ("(a) {b}", "m copy"), ("[x]", "m, v=1")],
+)
+def test_colons_spaces_and_brackets_are_as_any_other_character(address, run, name):
+    with Checkpointer(address, run=run, name=name, max_to_keep=2, timeout_s=BOUND_S) as ckpt:
+        for step in (1, 2, 3):
+            ckpt.save(step, {"w": np.full(3, step)}, meta_graph=b"graph").result(BOUND_S)
+        ckpt.settle()
+        assert bases(ckpt.checkpoints()) == [f"{name}-2", f"{name}-3"]
+        assert bases([ckpt.pin(2), ckpt.unpin(2)]) == [f"{name}-2"] * 2
+        ckpt.delete(2)
+        assert bases([ckpt.undelete(2)]) == [f"{name}-2"]
+        assert ckpt.meta_graph(2) == b"graph"
+        with ckpt.watch(BOUND_S) as watch:
+            assert bases([next(iter(watch))]) == [f"{name}-3"]
+        where = ckpt.latest().prefix.rpartition("/")[0]
+    with Checkpointer(address, run=run, name=name, max_to_keep=2, timeout_s=BOUND_S) as again:
+        assert again.restore()["w"][0] == 3
+    assert ckptd.latest_checkpoint(where) == f"{where}/{name}-3"
+    assert ckptd.load_checkpoint(where)["w"][0] == 3
+    assert ckptd.verify(f"{where}/{name}-3").ok
+    assert [each.name for each in Path(where).glob("*.index")].count(f"{name}-1.index") == 0
+
+
+def test_an_older_daemon_refuses_such_a_name_in_words(daemon, monkeypatch):
+    with Checkpointer(daemon.address, run="my run", timeout_s=BOUND_S) as ckpt:
+        monkeypatch.setattr("ckptd.format.names.check_run_name", _as_older_versions)
+        with pytest.raises(InvalidRequestError, match="'my run' may hold letters, digits and"):
+            ckpt.save(1, value(1)).result(BOUND_S)
+        monkeypatch.undo()
+        assert ckpt.save(1, value(1)).result(BOUND_S).step == 1  # it was replaced by one of this version
+
+
+def _as_older_versions(run):
+    if " " in run:
+        raise InvalidRequestError(f"run name {run!r} may hold letters, digits and . _ + = @ , -")
+    return run

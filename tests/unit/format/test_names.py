@@ -61,7 +61,12 @@ def test_a_step_out_of_range_is_refused(step: int) -> None:
         names.prefix_for("m", step)
 
 
-@pytest.mark.parametrize("name", ["mnist", "runs/mnist", "a.b-c_d=1,2+3@4", "läufe/日本", "9", "_", "x" * 200])
+ODD_NAMES = ["a b", "epoch 1/loss: 0.5", "a:b", "12:30:05", "a[0]", "[0]", "(a)", "{a}", "a{1}(2) [3]", "run [1]/a"]
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist", "runs/mnist", "a.b-c_d=1,2+3@4", "läufe/日本", "9", "_", "x" * 200, *ODD_NAMES]
+)
 def test_sound_run_names_pass_unchanged(name: str) -> None:
     assert names.check_run_name(name) == name
 
@@ -83,10 +88,17 @@ BAD_NAMES = [
     "a\\b",
     "a*",
     "a?",
-    "a[b]",
     "~root",
     "-rf",
-    "a b",
+    " a",
+    "a ",
+    "a /b",
+    "a\tb",
+    "a\u00a0b",
+    "a:",
+    "s3:/bucket",
+    ":a",
+    "]a",
     "s3://bucket",
     "a%2e",
     "a$HOME",

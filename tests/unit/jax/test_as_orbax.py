@@ -39,6 +39,22 @@ def test_what_was_just_saved_is_restored(tmp_path, manager_of):
 
 
 @each_manager
+@pytest.mark.parametrize("name", ["my run", "a:b", "{a} (b)"])
+def test_a_directory_may_be_called_as_its_user_likes(tmp_path, manager_of, name):
+    with manager_of(tmp_path / name) as manager:
+        manager.save(1, args=args(1))
+    with manager_of(tmp_path / name) as manager:
+        assert manager.latest_step() == 1
+        assert float(manager.restore(1, args=ocp.args.StandardRestore(tree(0)))["w"][0, 0]) == 1
+
+
+def test_a_directory_may_have_the_brackets_that_stock_takes_for_a_pattern(tmp_path):
+    with MANAGERS["ours"](tmp_path / "run [1]") as manager:
+        manager.save(1, args=args(1))
+        assert float(manager.restore(1, args=ocp.args.StandardRestore(tree(0)))["w"][0, 0]) == 1
+
+
+@each_manager
 def test_the_last_lines_of_a_program_save_the_last_step_once(tmp_path, manager_of):
     with manager_of(tmp_path / "run", options=ocp.CheckpointManagerOptions(save_interval_steps=2)) as manager:
         for step in range(1, 5):

@@ -59,24 +59,60 @@ def test_any_character_of_a_path_is_restored_into_objects_later_ones_too_and_int
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights(), strict=True))
 
 
-def test_below_an_address_such_names_are_refused_and_nothing_is_written(tmp_path, session):
-    for path in ("runs/a:b", "runs/m odel", "runs/m[1]", "a:b/m"):
-        saver = ckptd.tensorflow.Saver(address=str(tmp_path))
-        with pytest.raises(ValueError, match="may hold letters, digits and") as told:
-            saver.save(session, path)
-        assert isinstance(told.value, CkptdError)
+@pytest.mark.parametrize("path", ["runs/a:b", "runs/m odel", "runs/m[1]", "a:b [2]/m (1)"])
+def test_below_an_address_such_names_are_saved_and_restored(tmp_path, session, path):
+    saver = ckptd.tensorflow.Saver(address=str(tmp_path))
+    saver.save(session, path, 3)
+    assert (tmp_path / f"{path}-3.index").exists()
+    saver.restore(session, f"{path}-3")
+    saver.close()
+
+
+@pytest.mark.parametrize("path", ["runs/a*b", "runs/m?", "runs/a\tb", "runs/a:", "runs/ a", "a\\b/m"])
+def test_below_an_address_other_names_are_refused_and_nothing_is_written(tmp_path, session, path):
+    saver = ckptd.tensorflow.Saver(address=str(tmp_path))
+    with pytest.raises(ValueError, match="may hold letters, digits, spaces and") as told:
+        saver.save(session, path)
+    assert isinstance(told.value, CkptdError)
     assert not list(tmp_path.rglob("*.index"))
 
 
-@pytest.mark.parametrize(
-    ("directory", "name"), [("run", "a b"), ("run", "a[0]"), ("run", "a:b"), ("my run", "ckpt"), ("run [1]", "ckpt")]
-)
-def test_a_manager_refuses_odd_names_before_it_writes_and_says_what_they_may_hold(tmp_path, directory, name):
-    with pytest.raises(ValueError, match="may hold letters, digits and"):
-        ckptd.tensorflow.CheckpointManager(
-            tf.train.Checkpoint(v=tf.Variable(3.0)), str(tmp_path / directory), max_to_keep=1, checkpoint_name=name
-        )
-    assert list(tmp_path.iterdir()) == []
+ODD = [("run", "a b"), ("run", "a:b"), ("my run", "ckpt"), ("a {1}(2)", "m: 1")]
+IN_SQUARE_BRACKETS = [("run", "a[0]"), ("run [1]", "ckpt")]
+
+
+def saved_twice_and_continued(manager_of, directory, name):
+    """Return what the manager of a second start restores, the first step of which was 1 and the last 2."""
+    made = {"max_to_keep": 1, "checkpoint_name": name}
+    manager = manager_of(tf.train.Checkpoint(v=tf.Variable(3.0)), str(directory), **made)
+    for _ in range(2):
+        manager.save()
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(0.0))
+    manager = manager_of(checkpoint, str(directory), **made)
+    manager.restore_or_initialize()
+    return os.path.basename(manager.latest_checkpoint or ""), checkpoint.v.numpy()
+
+
+@pytest.mark.parametrize(("directory", "name"), ODD)
+def test_a_manager_takes_the_odd_names_that_stock_takes(tmp_path, directory, name):
+    found = {}
+    for kind, manager_of in {
+        "stock": tf.train.CheckpointManager,
+        "ours": ckptd.tensorflow.CheckpointManager,
+    }.items():
+        found[kind] = saved_twice_and_continued(manager_of, tmp_path / kind / directory, name)
+    assert found["ours"] == found["stock"] == (f"{name}-2", 3.0)
+    ours = tmp_path / "ours" / directory
+    assert tf.train.latest_checkpoint(str(ours)) == str(ours / f"{name}-2")
+    assert tf.train.load_checkpoint(str(ours)).get_tensor("v/.ATTRIBUTES/VARIABLE_VALUE") == 3.0
+
+
+@pytest.mark.parametrize(("directory", "name"), IN_SQUARE_BRACKETS)
+def test_a_manager_finds_again_what_tensorflow_takes_for_a_pattern(tmp_path, directory, name):
+    where = tmp_path / directory
+    assert saved_twice_and_continued(ckptd.tensorflow.CheckpointManager, where, name) == (f"{name}-2", 3.0)
+    assert ckptd.tensorflow.latest_checkpoint(where) == str(where / f"{name}-2")
+    assert tf.train.latest_checkpoint(str(where)) is None
 
 
 @savers
