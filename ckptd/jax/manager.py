@@ -7,20 +7,21 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
-
-from jax.experimental import multihost_utils
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
 from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.client.saving.pending import PendingSave
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.jax import places
+from ckptd.jax.deciding import Decider, reached_preemption
 from ckptd.jax.items import as_composite, load_args, tree_of
+from ckptd.jax.keeping import Keeper
 from ckptd.jax.loading import describe, load
-from ckptd.jax.options import CheckpointManagerOptions
+from ckptd.jax.options import CheckpointManagerOptions, refuse_arguments
 from ckptd.jax.refusals import as_orbaxs
 from ckptd.jax.saving import held_arrays, to_arrays
 
@@ -30,8 +31,6 @@ else:
     from typing_extensions import Self
 
 _LOG = logging.getLogger(__name__.rpartition(".")[0])  # ckptd.jax
-_MAX_UNDER_WAY = 2  # saves of a `Checkpointer`
-_LOOK_S = 0.1  # between two looks for what another process deletes
 
 _ABSENT = {
     "directory": "checkpoints are files named after their step; `checkpointer.checkpoints()` has their prefixes",
@@ -55,15 +54,17 @@ class CheckpointManager:
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        *,
+        checkpointers: Any = None,
         options: Any = None,
+        metadata: Any = None,
         item_names: Any = None,
+        *,
         run: str | None = None,
         address: str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         name: str = "model.ckpt",
-        timeout_s: float = 600.0,
+        timeout_s: float | None = None,
         token: str | None = None,
         ca: str | bytes | None = None,
         copy_in_background: bool = True,
@@ -73,7 +74,9 @@ class CheckpointManager:
 
         Args:
             directory: where the checkpoints lie, a path or a store's URL; or the address of a daemon.
+            checkpointers: refused, as what is saved needs none.
             options: `CheckpointManagerOptions`, ours or Orbax's.
+            metadata: refused: it belongs in the tree.
             item_names: with these, `restore` without a target and `item_metadata` return Orbax's ``Composite``, as
                 Orbax does; the names themselves come with what is saved.
             run: below the daemon's root, or below the directory; default: the directory's path.
@@ -81,7 +84,7 @@ class CheckpointManager:
             rank: of this process; default: that of `jax.distributed` if it is initialised, else as for `Checkpointer`.
             world_size: likewise.
             name: base name of the checkpoints.
-            timeout_s: the bound of every wait.
+            timeout_s: the bound of every wait; default: that of ``async_options``, else 600.
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate; default: the environment's CKPTD_CA.
             copy_in_background: `save` returns before JAX's arrays are copied, and holds them until they are. Memory
@@ -92,10 +95,11 @@ class CheckpointManager:
         Raises:
             InvalidRequestError: for anything above that can't be right.
         """
-        self.options = CheckpointManagerOptions.of(options, changes)
+        legacy = {"checkpointers": checkpointers, "metadata": metadata}
+        given = {name: value for name, value in legacy.items() if value is not None}
+        self.options = CheckpointManagerOptions.of(options, {**changes, **given})
         address, run = places.place(directory, address, run)
         rank, world_size = places.member(rank, world_size)
-        interval = self.options.keep_time_interval
         self.checkpointer = Checkpointer(
             address,
             run,
@@ -103,19 +107,16 @@ class CheckpointManager:
             world_size=world_size,
             name=name,
             max_to_keep=self.options.max_to_keep,
-            keep_checkpoint_every_n_hours=None if interval is None else interval.total_seconds() / 3600,
             retention="manager",
-            timeout_s=timeout_s,
+            timeout_s=self.options.timeout_s if timeout_s is None else timeout_s,
             token=token,
             ca=ca,
         )
-        self._latest: int | None = None
-        self._has_looked = False
-        self._told_of: int | None = None
         self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background
         self._under_way: list[PendingSave] = []
-        self._to_pin: list[PendingSave] = []
+        self._keeper = Keeper(self.checkpointer, self.options)
+        self._decider = Decider(self.checkpointer, self.options, self._keeper.take_up, self.is_saving_in_progress)
 
     @as_orbaxs
     def save(
@@ -128,6 +129,7 @@ class CheckpointManager:
         overwrite: bool = False,
         metrics: Any = None,
         custom_metadata: Any = None,
+        **more: Any,
     ) -> bool:
         """Save a pytree, if this step's turn has come; return once its arrays may be donated and others changed.
 
@@ -139,6 +141,7 @@ class CheckpointManager:
             overwrite: replace a checkpoint of this step.
             metrics: refused: they belong in the tree.
             custom_metadata: likewise.
+            more: refused: other arguments of Orbax's method.
 
         Returns:
             Whether it is being saved.
@@ -148,6 +151,7 @@ class CheckpointManager:
             ConflictError: the step is there already.
             CkptdError: what ended an earlier save.
         """
+        refuse_arguments(more)
         if items is not None and args is not None:
             raise InvalidRequestError("what is saved is given once, as such or in `args`")
         for name, given in (("metrics", metrics), ("custom_metadata", custom_metadata)):
@@ -156,23 +160,23 @@ class CheckpointManager:
         step = check_step(step)
         tree = items if args is None else tree_of(args)
         if self.options.read_only or not (force or overwrite or self.should_save(step)):
-            self._tell_if_behind(step)
+            self._decider.tell_if_behind(step)
             return False
         began = time.monotonic()
         self.check_for_errors()
-        latest = self._known_latest()
+        latest = self._decider.latest
         if not overwrite and latest is not None and step <= latest and step in self.all_steps():
             raise ConflictError(f"step {step} is saved already; overwrite=True replaces it")
-        self._pin_kept()
+        self._keeper.follow()
         is_held = self._copies_in_background
         arrays = held_arrays(tree) if is_held else to_arrays(tree)
         pending = self.checkpointer.save(step, arrays, overwrite=overwrite, immutable=is_held)
         pending.add_done_callback(_log_end)
         _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
-        self._latest = step if latest is None else max(step, latest)
+        pending.add_done_callback(self._call_back)
+        self._decider.begun(step)
         self._under_way = [one for one in self._under_way if not one.done()] + [pending]
-        if self.options.keeps(step) and self.checkpointer.rank == 0:
-            self._to_pin.append(pending)
+        self._keeper.add(pending)
         if not self.options.enable_async_checkpointing:
             pending.result()
         return True
@@ -186,6 +190,7 @@ class CheckpointManager:
         target: Any = None,
         args: Any = None,
         partial: bool = False,
+        **more: Any,
     ) -> Any:
         """Read a checkpoint, the latest if `step` is None, as plain containers or as a target says; see `load`.
 
@@ -195,12 +200,14 @@ class CheckpointManager:
             target: the same, by the name that says what it is.
             args: the same in Orbax's words; with a mapping of names to such, a mapping of that kind is returned.
             partial: the checkpoint may hold more than the target.
+            more: refused: other arguments of Orbax's method.
 
         Raises:
             InvalidRequestError: the target does not fit, with every path and both shapes.
             NotFoundError: no such checkpoint.
             CorruptionError: the bytes are wrong.
         """
+        refuse_arguments(more)
         if items is not None and target is not None:
             raise InvalidRequestError("`items` and `target` are two names for one thing")
         wanted = target if items is None else items
@@ -226,26 +233,16 @@ class CheckpointManager:
     @as_orbaxs
     def should_save(self, step: int) -> bool:
         """Say whether this step's turn has come: the first one, those that the interval divides, and on preemption."""
-        step = check_step(step)
-        latest = self._known_latest()
-        if self.options.wants(step, latest):
-            return True
-        is_newer = latest is None or step > latest
-        return is_newer and not self.options.read_only and self.reached_preemption(step)
+        return self._decider.should_save(check_step(step))
 
     def reached_preemption(self, step: int) -> bool:
         """Say whether the platform has announced that it will stop this job, and all its processes are at this step."""
-        try:
-            return bool(multihost_utils.reached_preemption_sync_point(step))
-        except RuntimeError:  # JAX watches for it only in a distributed job
-            return False
+        return reached_preemption(step)
 
     @as_orbaxs
     def latest_step(self) -> int | None:
         """Return the newest step, None if there is none; waits for the saves under way."""
-        self.checkpointer.settle()
-        checkpoint = self.checkpointer.latest()
-        return None if checkpoint is None else checkpoint.step
+        return self._decider.look()
 
     def best_step(self) -> int | None:
         """Return the latest step, which is the best one where nothing says what is better, as with Orbax."""
@@ -261,11 +258,12 @@ class CheckpointManager:
         if read:
             self.reload()
         self.checkpointer.settle()
+        self._keeper.follow()
         return sorted(one.step for one in self.checkpointer.checkpoints() if one.step is not None)
 
     def reload(self) -> None:
         """Forget what is known of the directory, in case that somebody else changed it."""
-        self._has_looked = False
+        self._decider.forget()
 
     def is_saving_in_progress(self) -> bool:
         """Say whether a save is under way."""
@@ -277,7 +275,9 @@ class CheckpointManager:
         has_saved = bool(self._under_way)
         for one in self._under_way:
             one.wait()
-        self._pin_kept()
+            if self._callback is not None:
+                one.wait_until_over(self.checkpointer.timeout_s)
+        self._keeper.follow()
         self.check_for_errors()
         if has_saved:
             self.checkpointer.settle()  # and retention
@@ -300,12 +300,7 @@ class CheckpointManager:
         """
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")
-        step = check_step(step)
-        if self.checkpointer.rank == 0:
-            self._to_pin = [pending for pending in self._to_pin if pending.step != step]
-            if self.options.keeps(step):
-                self.checkpointer.unpin(step)
-            self.checkpointer.delete(step)
+        self._keeper.delete(check_step(step))
         self.reload()
 
     @as_orbaxs
@@ -323,31 +318,14 @@ class CheckpointManager:
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")
         step = check_step(step)
-        self._known_latest()  # pins what a killed process left to pin
+        _ = self._decider.latest  # pins what a killed process left to pin
         steps = self.all_steps()
         if step not in steps:
             raise NotFoundError(f"step {step} is not there to roll back to", actual=steps[-5:])
         abandoned = [one for one in steps if one > step]
-        if self.checkpointer.rank == 0:
-            self._to_pin = [pending for pending in self._to_pin if pending.step not in abandoned]
-            for one in reversed(abandoned):
-                if self.options.keeps(one):
-                    self.checkpointer.unpin(one)
-                self.checkpointer.delete(one, even_latest=True)
-        else:
-            self._await_deleted(set(abandoned))
-        self._latest, self._has_looked = step, True  # the same on every process, whatever it saw of the deletion
+        self._keeper.delete_abandoned(abandoned)
+        self._decider.went_back(step)
         return abandoned
-
-    def _await_deleted(self, steps: set[int]) -> None:
-        """Wait until another process has deleted these steps."""
-        ends = time.monotonic() + self.checkpointer.timeout_s
-        while left := steps.intersection(self.all_steps()):
-            if time.monotonic() > ends:
-                raise UnavailableError(
-                    "rank 0 has not deleted the abandoned steps: does it call roll_back too?", actual=left
-                )
-            time.sleep(_LOOK_S)
 
     @as_orbaxs
     def close(self) -> None:
@@ -355,7 +333,8 @@ class CheckpointManager:
         try:
             self.wait_until_finished()
         finally:
-            self._under_way, self._to_pin = [], []
+            self._under_way = []
+            self._keeper.forget()
             self.checkpointer.close()
 
     def __enter__(self) -> Self:
@@ -370,8 +349,9 @@ class CheckpointManager:
         for one in self._under_way:
             one.wait()
         with contextlib.suppress(CkptdError):  # the error that ends the block says more
-            self._pin_kept()
-        self._under_way, self._to_pin = [], []
+            self._keeper.follow()
+        self._under_way = []
+        self._keeper.forget()
         self.checkpointer.__exit__(kind, error, trace)
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -379,50 +359,16 @@ class CheckpointManager:
         text = f"{type(self).__name__!r} object has no attribute {name!r}"
         raise AttributeError(text if way is None else f"{text}: {way}", name=name, obj=self)
 
+    @property
+    def _callback(self) -> Callable[[], object] | None:
+        return getattr(self.options.async_options, "post_finalization_callback", None)
+
+    def _call_back(self, ended: PendingSave) -> None:
+        if self._callback is not None and ended.checkpoint is not None:
+            self._callback()
+
     def _reader(self, step: int | None) -> CheckpointReader:
         return self.checkpointer.reader(None if step is None else check_step(step))
-
-    def _tell_if_behind(self, step: int) -> None:
-        """Say, once for each newest step, that a step is passed over because newer ones are there."""
-        latest = self._known_latest()
-        if latest is None or step >= latest or latest == self._told_of or self.options.read_only:
-            return
-        # A function that decides has been called with the newest step; with an invented one it is not.
-        if self.options.should_save_fn is not None or self.options.wants(step, step - 1):
-            self._told_of = latest
-            _LOG.warning(
-                "step %d is not saved, nor are others up to %d, as newer ones are there: after a rollback call "
-                "roll_back(step) with the step that the job went back to, or save(…, overwrite=True)",
-                step,
-                latest,
-            )
-
-    def _known_latest(self) -> int | None:
-        """Return the newest step there is or was begun, asking for it once."""
-        if not self._has_looked:
-            self._latest = self.latest_step()
-            self._has_looked = True
-            if self.options.keep_period is not None and self.checkpointer.rank == 0 and not self.options.read_only:
-                self._pin_left_over()
-        return self._latest
-
-    def _pin_left_over(self) -> None:
-        """Pin what a process before this one saved and had no more time to pin."""
-        for one in self.checkpointer.checkpoints():
-            if one.step is not None and not one.pinned and self.options.keeps(one.step):
-                self.checkpointer.pin(one.step)
-
-    def _pin_kept(self) -> None:
-        """Pin what stays for good as soon as it is durable, before so many newer ones are that it would be deleted."""
-        is_urgent = self.options.max_to_keep is not None and self.options.max_to_keep <= _MAX_UNDER_WAY
-        waiting, self._to_pin = self._to_pin, []
-        for pending in waiting:
-            if not pending.done() and not is_urgent:
-                self._to_pin.append(pending)
-                continue
-            pending.wait()
-            if pending.checkpoint is not None and pending.checkpoint.step is not None:
-                self.checkpointer.pin(pending.checkpoint.step)
 
 
 def _log_end(pending: PendingSave) -> None:

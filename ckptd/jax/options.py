@@ -10,36 +10,49 @@ from typing import Any
 
 from ckptd.errors import InvalidRequestError
 
-_WITHOUT_COUNTERPART = (
-    "best_fn",
-    "preservation_policy",
-    "save_decision_policy",
-    "step_name_format",
-    "step_prefix",
-    "todelete_full_path",
-    "todelete_subdir",
-)
-"""What would silently do something else than asked for, if it is set."""
+_OWN_NAMES = "checkpoints are files named after their step, and name=… names them"
+_WHOLE = "a checkpoint is there whole or not at all, on every store; leave it out"
+_WITHOUT_COUNTERPART = {
+    "atomicity_options": _WHOLE,
+    "best_fn": "metrics are saved in the tree; `checkpointer.pin(step)` keeps the best",
+    "step_name_format": _OWN_NAMES,
+    "step_prefix": _OWN_NAMES,
+    "temporary_path_class": _WHOLE,
+    "todelete_full_path": "what is deleted is not moved elsewhere",
+    "todelete_subdir": "what is deleted is not moved elsewhere",
+}
+"""What would silently do something else than asked for, if it is set, and what to do."""
 
+_ARGUMENTS = {
+    "checkpointers": "leave them out: save(step, tree), or save(step, {'params': …, 'meta': …})",
+    "handler_registry": "leave it out: a tree is saved without handlers",
+    "item_handlers": "give item_names=…, or nothing: a tree is saved without handlers",
+    "logger": "the logger 'ckptd.jax' tells of each save",
+    "metadata": "save it in the tree",
+}
+"""Arguments of Orbax's manager that this one has not, and what to do."""
+
+_OF_CALLS = {
+    "directory": "open a CheckpointManager there, or ckptd.jax.load(directory, target)",
+    "restore_kwargs": "restore(step, target), or args=PyTreeRestore(target, restore_args=…)",
+    "save_kwargs": "cast what is saved before it is saved",
+}
+"""Likewise of `save` and `restore`."""
 
 _WITHOUT_MEANING = (
-    "async_options",
-    "atomicity_options",
     "best_mode",
     "cleanup_tmp_directories",
     "create",
     "enable_background_delete",
     "enable_per_process_directory_creation",
-    "enable_should_save_is_saving_in_progress_check",
     "keep_checkpoints_without_metrics",
     "lightweight_initialize",
     "num_deletion_threads",
     "prevent_write_metrics",
     "save_root_metadata",
     "single_host_load_and_broadcast",
-    "temporary_path_class",
 )
-"""How Orbax goes about it, which changes nothing in what is there in the end."""
+"""How Orbax goes about it, or what counts there only beside `best_fn`: what is there in the end is the same."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,17 @@ class CheckpointManagerOptions:
         save_interval_steps: a step that this divides is saved.
         max_to_keep: how many of the newest are kept; None keeps all.
         keep_period: a step that this divides is pinned, so that it stays and does not count.
-        keep_time_interval: of those that are not kept, one for every such span of time stays.
+        keep_time_interval: the first step is pinned, and each that is saved so much later than the last one pinned.
         save_on_steps: steps that are saved besides.
         should_save_fn: called with a step and the latest one, None if there is none; it decides instead of the above.
         read_only: nothing is saved or deleted.
         enable_async_checkpointing: `save` returns when the arrays are copied; otherwise when they are durable.
+        save_decision_policy: one of Orbax's, or what has its `should_save`; it decides instead of all the above.
+        preservation_policy: one of Orbax's, or what has its `should_preserve`; it says what is kept, beside the
+            newest. Not together with `max_to_keep`, `keep_period` or `keep_time_interval`.
+        enable_should_save_is_saving_in_progress_check: a `save_decision_policy` is told whether a save is under way.
+        async_options: Orbax's: ``timeout_secs`` bounds every wait, and ``post_finalization_callback`` is called for
+            each durable save, by the thread that ends it.
     """
 
     save_interval_steps: int = 1
@@ -65,6 +84,10 @@ class CheckpointManagerOptions:
     should_save_fn: Callable[[int, int | None], bool] | None = None
     read_only: bool = False
     enable_async_checkpointing: bool = True
+    save_decision_policy: Any = None
+    preservation_policy: Any = None
+    enable_should_save_is_saving_in_progress_check: bool = True
+    async_options: Any = None
 
     def __post_init__(self) -> None:
         for name in ("save_interval_steps", "keep_period"):
@@ -76,6 +99,17 @@ class CheckpointManagerOptions:
             raise InvalidRequestError("max_to_keep is a number from 1 on, or None for all", actual=self.max_to_keep)
         if self.keep_time_interval is not None and self.keep_time_interval <= datetime.timedelta(0):
             raise InvalidRequestError("keep_time_interval is above zero", actual=self.keep_time_interval)
+        for name, method in (("save_decision_policy", "should_save"), ("preservation_policy", "should_preserve")):
+            policy = getattr(self, name)
+            if policy is not None and (isinstance(policy, type) or not callable(getattr(policy, method, None))):
+                raise InvalidRequestError(f"{name} is an object with a method {method}", actual=repr(policy)[:200])
+        also = [
+            name for name in ("max_to_keep", "keep_period", "keep_time_interval") if getattr(self, name) is not None
+        ]
+        if self.preservation_policy is not None and also:
+            raise InvalidRequestError(f"the preservation_policy says what is kept; leave out {', '.join(also)}")
+        if getattr(self.async_options, "barrier_sync_fn", None) is not None:
+            raise InvalidRequestError("barrier_sync_fn of async_options has no counterpart in ckptd: leave it out")
 
     @classmethod
     def of(cls, options: Any, changes: dict[str, Any]) -> CheckpointManagerOptions:
@@ -85,12 +119,14 @@ class CheckpointManagerOptions:
             InvalidRequestError: something is set that has no counterpart here.
         """
         known = [field.name for field in fields(cls)]
+        for name, way in _WITHOUT_COUNTERPART.items():
+            if getattr(options, name, None) is not None or name in changes:
+                raise InvalidRequestError(f"the option {name!r} has no counterpart in ckptd: {way}")
         for name in changes:
+            if name in _ARGUMENTS:
+                raise InvalidRequestError(f"{name}= has no counterpart in ckptd: {_ARGUMENTS[name]}")
             if name not in known:
                 raise InvalidRequestError(f"the manager has no option {name!r}; it has {', '.join(known)}")
-        for name in _WITHOUT_COUNTERPART:
-            if getattr(options, name, None) is not None:
-                raise InvalidRequestError(f"the option {name!r} has no counterpart in ckptd")
         if dataclasses.is_dataclass(options) and not isinstance(options, cls):
             kind: Any = type(options)
             usual = kind()  # Orbax makes its options of options when it is made
@@ -103,10 +139,13 @@ class CheckpointManagerOptions:
         given = {name: getattr(options, name) for name in known if hasattr(options, name)}
         return cls(**{**given, **changes})
 
+    @property
+    def timeout_s(self) -> float:
+        """The bound of every wait."""
+        return 600.0 if self.async_options is None else float(self.async_options.timeout_secs)
+
     def wants(self, step: int, latest: int | None) -> bool:
-        """Say whether a step is to be saved after the latest one."""
-        if self.read_only or (latest is not None and latest >= step):
-            return False
+        """Say whether the turn of a step that is newer than the latest has come, where no policy decides."""
         if self.should_save_fn is not None:
             return self.should_save_fn(step, latest)
         if latest is None or step % self.save_interval_steps == 0:
@@ -116,3 +155,17 @@ class CheckpointManagerOptions:
     def keeps(self, step: int) -> bool:
         """Say whether a step stays for good."""
         return self.keep_period is not None and step % self.keep_period == 0
+
+
+def refuse_arguments(more: dict[str, Any]) -> None:
+    """Refuse what a call was given besides its arguments, with a way to go on.
+
+    Raises:
+        InvalidRequestError: it is an argument that Orbax's method has.
+        TypeError: it is none of anybody's.
+    """
+    for name, value in more.items():
+        if name not in _OF_CALLS:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+        if value is not None:
+            raise InvalidRequestError(f"{name}= has no counterpart in ckptd: {_OF_CALLS[name]}")

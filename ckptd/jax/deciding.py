@@ -1,0 +1,136 @@
+"""Whether a step is saved: what the options say, what is there already, and whether the platform stops the job."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax.experimental import multihost_utils
+
+from ckptd.client.checkpointer import Checkpointer
+from ckptd.jax.keeping import CheckpointInfo
+from ckptd.jax.options import CheckpointManagerOptions
+
+_LOG = logging.getLogger("ckptd.jax")
+
+
+@dataclass(frozen=True)
+class _Processes:
+    """Orbax's defaults of its `MultiprocessingOptions`; others are refused."""
+
+    primary_host: int = 0
+    active_processes: None = None
+    barrier_sync_key_prefix: None = None
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What Orbax's policies are told besides the steps."""
+
+    is_saving_in_progress: bool
+    reached_preemption: bool
+    multiprocessing_options: _Processes = field(default_factory=_Processes)
+
+
+def reached_preemption(step: int) -> bool:
+    """Say whether the platform has announced that it will stop this job, and all its processes are at this step."""
+    try:
+        return bool(multihost_utils.reached_preemption_sync_point(step))
+    except RuntimeError:  # JAX watches for it only in a distributed job
+        return False
+
+
+class Decider:
+    """Knows the newest step that is there or was begun, and says whether a step's turn has come.
+
+    Args:
+        checkpointer: is asked once what is there.
+        options: say when to save.
+        take_up: called when it has been asked.
+        is_saving: says whether a save is under way.
+    """
+
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        options: CheckpointManagerOptions,
+        take_up: Callable[[], None],
+        is_saving: Callable[[], bool],
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._options = options
+        self._take_up = take_up
+        self._is_saving = is_saving
+        self._latest: int | None = None
+        self._has_looked = False
+        self._told_of: int | None = None
+        self._previous: list[CheckpointInfo] = []  # for a policy
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step there is or was begun."""
+        if not self._has_looked:
+            self._latest = self.look()
+            self._has_looked = True
+            self._take_up()
+            if self._options.save_decision_policy is not None:
+                there = [CheckpointInfo.of(one) for one in self._checkpointer.checkpoints() if one.step is not None]
+                self._previous = sorted(there, key=lambda one: one.step)
+        return self._latest
+
+    def look(self) -> int | None:
+        """Return the newest step that is durable, once all saves have ended."""
+        self._checkpointer.settle()
+        checkpoint = self._checkpointer.latest()
+        return None if checkpoint is None else checkpoint.step
+
+    def forget(self) -> None:
+        """Ask again, next time."""
+        self._has_looked = False
+
+    def begun(self, step: int) -> None:
+        """Note a save."""
+        latest = self.latest
+        self._latest = step if latest is None else max(step, latest)
+        if self._options.save_decision_policy is not None:
+            self._previous.append(CheckpointInfo(step, _now()))
+
+    def went_back(self, step: int) -> None:
+        """Note that all steps after this one are deleted, whatever this process saw of that."""
+        self._latest, self._has_looked = step, True
+        self._previous = [one for one in self._previous if one.step <= step]
+
+    def should_save(self, step: int) -> bool:
+        """Say whether this step's turn has come; all processes ask together."""
+        latest = self.latest
+        if self._options.read_only or (latest is not None and latest >= step):
+            return False
+        policy: Any = self._options.save_decision_policy
+        if policy is None:
+            return self._options.wants(step, latest) or reached_preemption(step)
+        is_saving = self._options.enable_should_save_is_saving_in_progress_check and self._is_saving()
+        context = _Context(is_saving, reached_preemption(step))
+        return bool(policy.should_save(CheckpointInfo(step, _now()), previous_steps=self._previous, context=context))
+
+    def tell_if_behind(self, step: int) -> None:
+        """Say, once for each newest step, that a step is passed over because newer ones are there."""
+        latest, options = self.latest, self._options
+        if latest is None or step >= latest or latest == self._told_of or options.read_only:
+            return
+        # What decides has been called with the newest step; with an invented one it is not.
+        is_asked = options.should_save_fn is not None or options.save_decision_policy is not None
+        if is_asked or options.wants(step, step - 1):
+            self._told_of = latest
+            _LOG.warning(
+                "step %d is not saved, nor are others up to %d, as newer ones are there: after a rollback call "
+                "roll_back(step) with the step that the job went back to, or save(…, overwrite=True)",
+                step,
+                latest,
+            )
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
