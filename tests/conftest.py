@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import compileall
 import gc
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ import pytest
 # threads of OpenMP that wait for each other on busy cores take four times the processor time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import ckptd
 from ckptd.client.saving import end_of_process
 from tests.processes import pytest_cmdline_main, pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from tests.services.fixtures import ask_every_server as pytest_generate_tests
@@ -24,6 +28,12 @@ __all__ = [
     "s3_service",
     "s3_services",
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile ckptd once where Python may not keep what it compiles: hundreds of processes would each do it again."""
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(ckptd.__file__).parent, quiet=2)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
