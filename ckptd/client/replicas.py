@@ -35,7 +35,7 @@ _log = logging.getLogger("ckptd.client")
 POLICIES = ("warn", "refuse", "first")
 
 _SMALL_BYTES = 64 << 10
-_MOST_BYTES = 8 << 20  # together, the smallest first
+_MOST_BYTES = 2 << 20  # together, the smallest first
 
 _told: set[tuple[str, str, str]] = set()  # address, run, tensor: each save would say the same again
 

@@ -6,7 +6,7 @@ one of, but for leaves of other kinds under one name, and for dicts far down whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ckptd.engine.replicas import Remark
@@ -24,22 +24,24 @@ def remarks_of(tree: Any) -> list[Remark]:
     """
     found: list[Remark] = []
     for path, node in _nodes(tree, ()):
+        if isinstance(node, dict) and len(path) > _DICT_LEVELS:
+            continue
         name = describe(path).encode(errors="backslashreplace").decode()
-        if name and not (isinstance(node, dict) and len(path) > _DICT_LEVELS):
+        if name:
             found.append(_remark(name, node))
     return found
 
 
 def _nodes(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    if node is None or isinstance(node, Leaf):
-        return
     yield path, node
+    children: Iterable[tuple[Any, Any]] = ()
     if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _nodes(value, (*path, key))
+        children = node.items()
     elif isinstance(node, (list, tuple)) and not _is_plain(node):
-        for at, value in enumerate(node):
-            yield from _nodes(value, (*path, at))
+        children = enumerate(node)
+    for key, value in children:
+        if value is not None and type(value) is not Leaf:  # of those there are thousands
+            yield from _nodes(value, (*path, key))
 
 
 def _is_plain(node: list[Any] | tuple[Any, ...]) -> bool:
