@@ -1,12 +1,11 @@
-"""Writes the reference of the Python interface from signatures and docstrings.
+"""Writes the reference of the Python interface from signatures and docstrings, one page per subject.
 
     python docs/write_api.py           prints it
-    python docs/write_api.py --write   puts it into docs/api.md, and that of the frameworks' modules into
-                                       docs/frameworks.md, for which these have to be installed
+    python docs/write_api.py --write   writes docs/api/, with the frameworks' pages where these are installed
 
-What `ckptd.__all__` names is described, and what those of the modules do, with the public methods that each class
-defines itself. Docstrings are in Google's style; signatures are those of the source, whose annotations are text and
-read the same under every Python. A test compares the pages with what this prints.
+What `ckptd.__all__` names is described, and what those of the frameworks' modules do, with the public methods that each
+class defines itself. Docstrings are in Google's style; signatures are those of the source, whose annotations are text
+and read the same under every Python. A test compares the pages with what this prints.
 """
 
 from __future__ import annotations
@@ -27,12 +26,42 @@ from google.protobuf.message import Message
 
 import ckptd
 
-PAGE = Path(__file__).with_name("api.md")
-FRAMEWORKS_PAGE = Path(__file__).with_name("frameworks.md")
-FRAMEWORKS = {"ckptd.torch": "torch.md", "ckptd.jax": "jax.md", "ckptd.tensorflow": "tensorflow.md"}
-"""Their modules, and the page that shows how each is used."""
-FIRST = ("Checkpointer", "PendingSave", "Checkpoint", "Slice")
-"""What most programs begin with; the rest follows by its name."""
+DIRECTORY = Path(__file__).with_name("api")
+SUBJECTS = {
+    "saving": (
+        "Saving and restoring",
+        "What a training program calls.",
+        ("Checkpointer", "PendingSave", "Checkpoint", "Slice", "SavePolicy", "save_checkpoint", "Durability"),
+    ),
+    "reading": (
+        "Reading checkpoints",
+        "For programs that only read. A path may be a run's directory, a prefix, or the URL of either.",
+        ("CheckpointReader", "load_checkpoint", "load_variable", "list_variables", "verify", "Report", "Problem"),
+    ),
+    "directories": (
+        "Directories of checkpoints",
+        "Which checkpoints a directory has, and what its state file says.",
+        (
+            "latest_checkpoint",
+            "checkpoint_exists",
+            "get_checkpoint_state",
+            "CheckpointState",
+            "get_checkpoint_mtimes",
+            "update_checkpoint_state",
+            "remove_checkpoint",
+        ),
+    ),
+    "watching": (
+        "Following a run",
+        "News of each new checkpoint, for evaluation and serving.",
+        ("Watch", "follow", "checkpoints_iterator"),
+    ),
+    "saver": ("Saver", "The interface of `tf.train.Saver`, over named arrays.", ("Saver", "SaverDef")),
+    "errors": ("Errors", "Every error that ckptd raises. The class says what to do about it.", ()),
+}
+"""By page: its title, its first sentence, and the names on it. The errors are found by themselves."""
+FRAMEWORKS = {"ckptd.torch": "torch", "ckptd.jax": "jax", "ckptd.tensorflow": "tensorflow"}
+"""Modules, and the names of their pages and of the guides that show how each is used."""
 NOT_FOR_CALLERS = {
     "Checkpointer.share_rooms",
     "PendingSave.finish",
@@ -43,55 +72,69 @@ NOT_FOR_CALLERS = {
 """Public within the package only: the `Checkpointer` calls them, and adapters."""
 
 _WIDTH = 118
-_HEAD = """\
+_WRITTEN = "<!-- written by docs/write_api.py; change the docstrings instead -->"
+_OVERVIEW = f"""\
 # Python reference
 
-<!-- written by docs/write_api.py; change the docstrings instead -->
+{_WRITTEN}
 
-Everything here is found in the package itself: `import ckptd`. A path may be a text or a `pathlib.Path`, and also the
-URL of a store. Arrays come out as numpy arrays; what may go in, `Checkpointer.save` tells.
-"""
-_FRAMEWORKS_HEAD = """\
-# Python reference: frameworks
-
-<!-- written by docs/write_api.py; change the docstrings instead -->
-
-What `ckptd.torch`, `ckptd.jax` and `ckptd.tensorflow` bring for one framework each; [api.md](api.md) has the rest.
+`import ckptd` has the names of these pages. A path may be a string or a `pathlib.Path`, and also the URL of a store.
+Arrays are returned as numpy arrays; `Checkpointer.save` says what may be saved.
 """
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):\s*")
 _ITEM = re.compile(r"(\S[^:\n]*): ")
 
 
-def page() -> str:
-    """Return the whole page."""
-    found = {name: getattr(ckptd, name) for name in ckptd.__all__}
-    classes = {name: value for name, value in found.items() if inspect.isclass(value)}
-    errors = {name: value for name, value in classes.items() if issubclass(value, BaseException)}
-    ordered = [*(name for name in FIRST if name in classes), *(name for name in classes if name not in FIRST)]
-    groups = {
-        "Classes": {name: classes[name] for name in ordered if name not in errors},
-        "Functions": {name: value for name, value in found.items() if callable(value) and name not in classes},
-        "Errors": dict(sorted(errors.items(), key=lambda item: item[1].exit_code)),
-    }
-    text = "\n".join([_HEAD, *(part for title, group in groups.items() for part in _group(title, group))])
-    return _linked(text)
+def pages() -> dict[str, str]:
+    """Return the text of each page of `ckptd` itself, by file name."""
+    names = {subject: _names_of(subject) for subject in SUBJECTS}
+    missing = set(ckptd.__all__) ^ {name for group in names.values() for name in group}
+    assert not missing, f"SUBJECTS has no page for these, or no such name: {missing}"
+    texts = {}
+    for subject, (title, words, _) in SUBJECTS.items():
+        described = _described({name: getattr(ckptd, name) for name in names[subject]})
+        texts[f"{subject}.md"] = "\n".join([f"# {title}\n\n{_WRITTEN}\n\n{words}\n", *described])
+    return _linked({"index.md": _overview(names)} | texts)
 
 
-def frameworks_page() -> str:
-    """Return the whole page of the frameworks' modules, which it imports."""
-    parts = [_FRAMEWORKS_HEAD]
-    for name, guide in FRAMEWORKS.items():
+def framework_pages() -> dict[str, str]:
+    """Return the text of each framework's page, by file name; they are imported for it."""
+    texts = {}
+    for name, page in FRAMEWORKS.items():
         module = importlib.import_module(name)
         found = {f"{name}.{one}": getattr(module, one) for one in sorted(module.__all__)}
         words = " ".join(inspect.cleandoc(module.__doc__ or "").split("\n\n")[0].split())
-        parts.append(f"## {name}\n\n{_filled(words)}\n\n[{guide}]({guide}) shows how it is used.\n")
-        parts += _described(found)
-    return _linked("\n".join(parts))
+        guide = f"The guide shows how it is used: [{page}](../{page}.md).\n"
+        described = _described(found)
+        texts[f"{page}.md"] = "\n".join([f"# {name}\n\n{_WRITTEN}\n\n{_filled(words)}\n\n{guide}", *described])
+    return _linked(texts, pages())
 
 
-def _group(title: str, group: dict[str, Any]) -> Iterator[str]:
-    yield f"## {title}\n"
-    yield from _described(group)
+def _names_of(subject: str) -> tuple[str, ...]:
+    if subject != "errors":
+        return SUBJECTS[subject][2]
+    found = [getattr(ckptd, name) for name in ckptd.__all__]
+    errors = [one for one in found if inspect.isclass(one) and issubclass(one, BaseException)]
+    return tuple(one.__name__ for one in sorted(errors, key=lambda one: one.exit_code))
+
+
+def _overview(names: dict[str, tuple[str, ...]]) -> str:
+    lines = [_OVERVIEW]
+    for subject, group in names.items():
+        lines += [f"## {SUBJECTS[subject][0]}\n", "| name | |", "|---|---|"]
+        lines += [f"| `{name}` | {_summary(getattr(ckptd, name))} |" for name in group]
+        lines.append("")
+    lines += ["## Frameworks\n", "| module | |", "|---|---|"]
+    lines += [f"| [{name}]({page}.md) | [guide](../{page}.md) |" for name, page in FRAMEWORKS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(value: Any) -> str:
+    """Return the first sentence of a docstring, for a cell of a table."""
+    if isinstance(value, type) and issubclass(value, Message):
+        return "A protobuf message."
+    paragraph = " ".join(inspect.cleandoc(value.__doc__ or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.) ", paragraph)[0].replace("``", "`").replace("|", "\\|")
 
 
 def _described(group: dict[str, Any]) -> Iterator[str]:
@@ -232,26 +275,37 @@ def _filled(text: str, indent: str = "") -> str:
     )
 
 
-def _linked(text: str) -> str:
-    """Return the page with each mention of a name that has a heading, outside of code and headings, as a link."""
-    headings = set(re.findall(r"^#{3,4} (\S+)$", text, re.M))
+def _linked(texts: dict[str, str], others: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the pages with each mention of a name that has a heading as a link, outside of code and headings."""
+    homes = {
+        name: page
+        for page, text in ((others or {}) | texts).items()
+        for name in re.findall(r"^#{3,4} (\S+)$", text, re.M)
+    }
 
-    def link(match: re.Match[str]) -> str:
-        name = match[1]
-        return f"[`{name}`](#{name.replace('.', '').lower()})" if name in headings else match[0]
+    def linked(page: str, text: str) -> str:
+        def link(match: re.Match[str]) -> str:
+            name = match[1]
+            if name not in homes:
+                return match[0]
+            return f"[`{name}`]({'' if homes[name] == page else homes[name]}#{name.replace('.', '').lower()})"
 
-    parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
-    return "".join(part if part.startswith("```") else re.sub(r"`([\w.]+)`", link, part) for part in parts)
+        parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
+        return "".join(part if part.startswith("```") else re.sub(r"`([\w.]+)`", link, part) for part in parts)
+
+    return {page: linked(page, text) for page, text in texts.items()}
 
 
 def main() -> None:
-    """Print the page, or write both."""
-    if sys.argv[1:] == ["--write"]:
-        PAGE.write_text(page(), encoding="utf-8")
-        if all(importlib.util.find_spec(name.rpartition(".")[2]) for name in FRAMEWORKS):
-            FRAMEWORKS_PAGE.write_text(frameworks_page(), encoding="utf-8")
-    else:
-        sys.stdout.write(page())
+    """Print the pages, or write them."""
+    if sys.argv[1:] != ["--write"]:
+        sys.stdout.write("\n".join(pages().values()))
+        return
+    texts = pages()
+    if all(importlib.util.find_spec(name.rpartition(".")[2]) for name in FRAMEWORKS):
+        texts |= framework_pages()
+    for name, text in texts.items():
+        (DIRECTORY / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

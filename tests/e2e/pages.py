@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from pathlib import Path
 from ckptd.demo.processes import child_environment, end
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
 PROGRAMS = ("python", "sh", "console")
 OTHERS = ("text", "mermaid", "toml", "json")
 
@@ -89,7 +90,7 @@ def blocks(page: Path) -> list[Block]:
             text.count("\n", 0, match.start("indent")) + 1,
             match["language"],
             match["title"],
-            match["code"],
+            textwrap.dedent(match["code"]),  # within a tab, or an item of a list
             match["why"],
             match.span("code"),
         )
@@ -141,7 +142,7 @@ class Reader:
 
         Raises `AssertionError` when a command fails.
         """
-        code = self._adapted(block.code)
+        code = self.adapted(block.code)
         if block.title is not None:
             (self.directory / block.title).write_text(code, encoding="utf-8")
         elif block.language == "python":
@@ -156,7 +157,8 @@ class Reader:
             assert done.returncode == 0, f"{block.where}: exit code {done.returncode}\n{done.stdout}"
         return None
 
-    def _adapted(self, code: str) -> str:
+    def adapted(self, code: str) -> str:
+        """Return code of a page with this reader's own directory and port."""
         code = code.replace("0.0.0.0:7070", "127.0.0.1:0")  # the tests stay on this host
         return _ROOT.sub(str(self.directory / "checkpoints"), code).replace("127.0.0.1:7070", self._address)
 
@@ -168,7 +170,7 @@ class Reader:
     def _transcript(self, code: str) -> Iterator[str]:
         for command in re.findall(r"^\$ ((?:.*\\\n)*.*\n)", code, re.M):
             yield f"$ {command}"
-            yield self._as_written(self._bash(self._adapted(command)).stdout)
+            yield self._as_written(self._bash(self.adapted(command)).stdout)
 
     def _bash(self, script: str) -> subprocess.CompletedProcess[str]:
         with subprocess.Popen(

@@ -41,7 +41,16 @@ state = {"w": np.zeros((1000, 64), np.float32), "step": np.array(0)}
 
 def train_one_step(state):
     state["w"] += 1
-"""
+""",
+    "index.md": """
+import jax.numpy as jnp
+import numpy as np
+import tensorflow as tf
+import torch
+
+step, model, params = 1, torch.nn.Linear(2, 2), {"w": jnp.arange(3.0)}
+checkpoint, arrays = tf.train.Checkpoint(w=tf.Variable([1.0, 2.0])), {"w": np.arange(4.0)}
+""",
 }
 """What a reader of a page has already, in Python: the training program that the lines are for."""
 
@@ -49,6 +58,16 @@ LEFT = {
     "README.md": """
 assert state["step"] == 1000
 assert (state["w"] == 1000).all()
+""",
+    "index.md": """
+import ckptd
+
+ckptd.torch.close_all()
+manager.close()
+runs = {"torch": "model/weight", "numpy": "w"}
+assert all(ckptd.load_checkpoint(f"/tmp/checkpoints/{run}").has_tensor(name) for run, name in runs.items())
+assert np.array_equal(ckptd.jax.CheckpointManager("/tmp/checkpoints/jax").restore(1)["w"], params["w"])
+assert ckptd.latest_checkpoint("/tmp/checkpoints/tf") == "/tmp/checkpoints/tf/ckpt-1"
 """,
     "tour.md": """
 import numpy as np
@@ -76,7 +95,7 @@ def prepare(page, reader):
         (reader.directory / "token").write_text("a token of some length, as the daemon wants it\n")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(pages.REPOSITORY).as_posix())
 def test_a_page_can_be_followed_from_top_to_bottom(page, tmp_path):
     to_run = [block for block in pages.blocks(page) if block.language in pages.PROGRAMS and not block.left_out]
     if not to_run:
@@ -88,7 +107,7 @@ def test_a_page_can_be_followed_from_top_to_bottom(page, tmp_path):
             if said is not None:
                 hint = f"{block.where}: python -m tests.e2e.pages writes what the commands say now"
                 assert pages.masked(block.code) == pages.masked(said), hint
-        exec(LEFT.get(page.name, ""), reader.names)
+        exec(reader.adapted(LEFT.get(page.name, "")), reader.names)
 
 
 def test_a_block_says_what_it_is():

@@ -19,10 +19,18 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 
 
-@pytest.mark.parametrize(("program", "page"), [("write_command_line", "command-line"), ("write_api", "api")])
-def test_a_reference_is_what_its_program_writes(program, page):
-    written = runpy.run_path(str(DOCS / f"{program}.py"))["page"]()
-    assert (DOCS / f"{page}.md").read_text("utf-8") == written, f"python docs/{program}.py --write"
+def test_the_reference_of_the_command_line_is_what_its_program_writes():
+    written = runpy.run_path(str(DOCS / "write_command_line.py"))["page"]()
+    assert (DOCS / "command-line.md").read_text("utf-8") == written, "python docs/write_command_line.py --write"
+
+
+def test_the_reference_of_the_python_interface_is_what_its_program_writes():
+    program = runpy.run_path(str(DOCS / "write_api.py"))
+    written = program["pages"]()
+    for name, text in written.items():
+        assert (DOCS / "api" / name).read_text("utf-8") == text, f"{name}: python docs/write_api.py --write"
+    frameworks = {f"{page}.md" for page in program["FRAMEWORKS"].values()}
+    assert {page.name for page in (DOCS / "api").iterdir()} == written.keys() | frameworks
 
 
 def test_the_reference_of_the_command_line_has_every_command():
@@ -35,7 +43,7 @@ def test_the_reference_of_the_command_line_has_every_command():
 def test_the_reference_of_the_python_interface_has_every_name():
     import ckptd
 
-    text = (DOCS / "api.md").read_text("utf-8")
+    text = "".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
     assert [name for name in ckptd.__all__ if f"\n### {name}\n" not in text] == []
 
 
@@ -43,9 +51,10 @@ def test_the_reference_of_the_frameworks_modules_is_what_its_program_writes_and_
     for framework in ("torch", "jax", "tensorflow", "keras", "transformers", "lightning"):
         pytest.importorskip(framework)
     written = runpy.run_path(str(DOCS / "write_api.py"))
-    text = (DOCS / "frameworks.md").read_text("utf-8")
-    assert text == written["frameworks_page"](), "python docs/write_api.py --write"
-    for module in written["FRAMEWORKS"]:
+    pages = written["framework_pages"]()
+    for module, page in written["FRAMEWORKS"].items():
+        text = (DOCS / "api" / f"{page}.md").read_text("utf-8")
+        assert text == pages[f"{page}.md"], f"{page}.md: python docs/write_api.py --write"
         names = importlib.import_module(module).__all__
         assert [name for name in names if f"\n### {module}.{name}\n" not in text] == []
 
@@ -61,10 +70,17 @@ def test_every_page_is_in_the_sites_navigation_and_on_the_first_page():
 
     def pages_of(entries):
         for entry in entries:
-            for value in entry.values():
+            for value in [entry] if isinstance(entry, str) else entry.values():
                 yield from [value] if isinstance(value, str) else pages_of(value)
 
-    pages = {page.name for page in DOCS.glob("*.md")}
-    assert set(pages_of(site["nav"])) == pages
-    first = (DOCS / "index.md").read_text("utf-8")
-    assert [page for page in pages - {"index.md"} if f"]({page})" not in first] == []
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert sorted(pages_of(site["nav"])) == sorted(pages)
+    first = (DOCS / "index.md").read_text("utf-8") + (DOCS / "api" / "index.md").read_text("utf-8").replace(
+        "](", "](api/"
+    )
+    assert [page for page in pages - {"index.md"} if f"]({page})" not in first and f"]({page}#" not in first] == []
+
+
+def test_links_bear_titles_and_not_file_names():
+    for page in [*DOCS.rglob("*.md"), REPOSITORY / "README.md"]:
+        assert re.findall(r"\[[\w./-]+\.md\]\(", page.read_text("utf-8")) == [], page.name
