@@ -138,6 +138,19 @@ def normalization():
     return layer
 
 
+def lora():
+    layer = layers.Dense(4)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    layer.enable_lora(2)
+    return model
+
+
+def quantized():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4)])
+    model.quantize("int8")
+    return model
+
+
 def vocabulary(layer):
     def make():
         adapted = layer()
@@ -161,6 +174,8 @@ MODELS = {
         SEQUENCES,
     ),
     "a layer in a layer": (sequence(lambda: layers.SpectralNormalization(layers.Dense(3))), X),
+    "adapters": (lora, X),
+    "whole numbers for weights": (quantized, X),
     "words": (vocabulary(lambda: layers.TextVectorization(output_sequence_length=3)), WORDS),
     "words and how rare they are": (vocabulary(lambda: layers.TextVectorization(output_mode="tf_idf")), WORDS),
     "texts": (vocabulary(layers.StringLookup), WORDS),
