@@ -166,12 +166,24 @@ class Membership:
                 else:
                     is_final = not error.retryable
                 if is_final:
-                    self._fatal = error
+                    self._fatal = self._told_of_this_process(error) if is_conflict else error
                     self._is_refused = isinstance(error, ConflictError | InvalidRequestError)
                     self._changed.notify_all()
                     return
             pauses = conflict.backoff if is_conflict else backoff
             self._is_closing.wait(pauses.next_s(forever))
+
+    def _told_of_this_process(self, error: CkptdError) -> CkptdError:
+        """Return a conflict as it is told: those of one process share one place, if they name the daemon alike."""
+        if not str(error.expected).startswith(str(self._member)):
+            return error
+        return ConflictError(
+            f"the run is in use by another Checkpointer of this process, as rank {self._member.rank}, which names this "
+            f"daemon otherwise than {self._address}, or has another token or CA: give both the same, or close() that "
+            "one before this one is made",
+            expected=error.expected,
+            actual=error.actual,
+        )
 
     def _join_once(self) -> CkptdError:
         """Join and stay joined; return why that ended."""

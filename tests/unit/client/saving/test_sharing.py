@@ -248,3 +248,15 @@ with ckptd.Checkpointer(sys.argv[1], "r") as again:
 
 def test_a_forked_child_shares_nothing_with_its_parent(tmp_path):
     subprocess.run([sys.executable, "-c", FORKING, str(tmp_path / "root")], check=True, timeout=BOUND_S * 2)
+
+
+def test_one_that_names_the_daemon_otherwise_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptd.client.daemon.join_call.FIRST_CONFLICT_WAIT_S", 0.1)
+    daemon = Daemon(tmp_path / "root", f"unix://{tmp_path / 's'}")
+    (tmp_path / "other").symlink_to(tmp_path / "s")
+    with open_run(daemon.address) as first, open_run(f"unix://{tmp_path / 'other'}") as second:
+        first.save(1, tree(1)).result(BOUND_S)
+        with pytest.raises(ConflictError, match="another Checkpointer of this process, .* give both the same"):
+            second.save(2, tree(2)).result(BOUND_S)
+        assert second.restore()["w"][0] == 1
+    daemon.stop()
