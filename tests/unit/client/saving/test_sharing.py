@@ -17,6 +17,7 @@ from ckptd.client.daemon.remote_transport import RemoteTransport
 from ckptd.client.direct.direct_transport import DirectTransport
 from ckptd.engine.saves.save import Save
 from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.service import calls
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import BOUND_S, Daemon
 
@@ -252,6 +253,7 @@ def test_a_forked_child_shares_nothing_with_its_parent(tmp_path):
 
 def test_one_that_names_the_daemon_otherwise_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setattr("ckptd.client.daemon.join_call.FIRST_CONFLICT_WAIT_S", 0.1)
+    monkeypatch.setattr(calls._refused, "is_repeated", lambda text: True)  # others ask for the first line of this
     daemon = Daemon(tmp_path / "root", f"unix://{tmp_path / 's'}")
     (tmp_path / "other").symlink_to(tmp_path / "s")
     with open_run(daemon.address) as first, open_run(f"unix://{tmp_path / 'other'}") as second:
