@@ -37,7 +37,7 @@ class _Context:
     """What Orbax's policies are told besides, which is nothing so far."""
 
 
-class Keeper:
+class Preserver:
     """Follows `keep_period`, `keep_time_interval` and `preservation_policy`.
 
     On other ranks than 0, or read only, it does nothing.

@@ -19,7 +19,7 @@ from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoun
 from ckptd.jax import places
 from ckptd.jax.deciding import Decider, reached_preemption
 from ckptd.jax.items import as_composite, load_args, tree_of
-from ckptd.jax.keeping import Keeper
+from ckptd.jax.keeping import Preserver
 from ckptd.jax.loading import describe, load
 from ckptd.jax.options import CheckpointManagerOptions, refuse_arguments
 from ckptd.jax.refusals import as_orbaxs
@@ -115,7 +115,7 @@ class CheckpointManager:
         self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background
         self._under_way: list[PendingSave] = []
-        self._keeper = Keeper(self.checkpointer, self.options)
+        self._keeper = Preserver(self.checkpointer, self.options)
         self._decider = Decider(self.checkpointer, self.options, self._keeper.take_up, self.is_saving_in_progress)
 
     @as_orbaxs
