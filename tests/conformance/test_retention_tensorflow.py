@@ -161,5 +161,6 @@ def test_two_hundred_random_sequences_leave_the_same_files_and_the_same_text() -
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
 def test_two_thousand_random_sequences_leave_the_same_files_and_the_same_text() -> None:
     compare(2000)

@@ -222,6 +222,7 @@ def test_fifteen_random_sequences_over_a_graph_leave_the_same_files(tmp_path_fac
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
 def test_two_thousand_random_sequences_leave_the_same_files(tmp_path_factory):
     check_sequences(tmp_path_factory, 2000, 10)
 

@@ -51,6 +51,7 @@ def overwrite_and_kill(program: str, directory: Path, rounds: int, seed: int) ->
         process = subprocess.Popen(
             [sys.executable, "-c", BEGIN + PROGRAMS[program], str(directory), str(acknowledged + 1)],
             stdout=subprocess.PIPE,
+            bufsize=0,  # `communicate` does not see what `readline` has read ahead
             env=child_environment(),
         )
         assert process.stdout is not None
