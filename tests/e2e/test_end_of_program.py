@@ -276,7 +276,7 @@ def test_what_others_do_at_the_end_is_done_whatever_is_lost():
 def test_the_end_tells_what_it_waits_for_and_ctrl_c_ends_the_wait():
     process = subprocess.Popen(
         [sys.executable, "-c", PROLOGUE + "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-         "from ckptd.client import ending; ending._TELL_S = 0.2\n"
+         "from ckptd.client.saving import end_of_process; end_of_process._TELL_S = 0.2\n"
          "checkpointer(600.0).save(7, arrays(7))", "127.0.0.1:1"],
         stderr=subprocess.PIPE,
         text=True,
