@@ -1,6 +1,6 @@
-"""Every error that ckptd raises. Each class says who must act; nothing of ours is imported here.
+"""Every error that ckptd raises. Each class says what to do; nothing of ours is imported here.
 
-| class | who must act | gRPC status | exit code |
+| class | what to do | gRPC status | exit code |
 |---|---|---|---|
 | `InvalidRequestError` | the caller erred; ask differently | INVALID_ARGUMENT | 2 |
 | `NotFoundError` | no such checkpoint, tensor, session | NOT_FOUND | 3 |

@@ -1,6 +1,6 @@
-"""Who has which arena, within a bound; and which checkpoints still lie in them.
+"""Which rank has which arena, within a limit; and which checkpoints are still in them.
 
-An arena belongs to a rank of a run, not to a process: whoever comes back in that place after a crash gets the same
+An arena belongs to a rank of a run, not to a process: a process that takes that rank after a crash gets the same
 memory, and finds in it what was saved last. Memory of ranks that are gone is reclaimed when others want it.
 """
 
@@ -93,7 +93,7 @@ class Lender:
 
     @property
     def size_bytes(self) -> int:
-        """How much is lent, or kept for who may come back."""
+        """How much is lent, or kept for ranks that may come back."""
         with self._lock:
             return self._size()
 
@@ -110,7 +110,7 @@ class Lender:
         return found
 
     def lend(self, place: Place, owner: object, size_bytes: int, count: int) -> list[Arena]:
-        """Lend `owner`, who holds `place`, arenas of at least `size_bytes`: `count` of them, or fewer where the bound
+        """Lend `owner`, which has `place`, arenas of at least `size_bytes`: `count` of them, or fewer where the bound
         allows no more. The one whose content is oldest comes first. Their pages are made ready in the background.
 
         Raises:
@@ -147,7 +147,7 @@ class Lender:
             return sorted(fitting, key=lambda arena: arena.saved_at)
 
     def leave(self, place: Place, owner: object) -> None:
-        """Note that `owner` is gone; what he was lent is kept for a while for who takes his place."""
+        """Note that `owner` is gone; what it was lent is kept for a while for the process that takes its place."""
         with self._lock:
             if self._owners.get(place) is owner:
                 del self._owners[place]
@@ -262,7 +262,7 @@ class Lender:
                 self._drop(arena)
 
     def tick(self) -> None:
-        """Give back what was kept for somebody who did not come."""
+        """Give back what was kept for a process that did not come."""
         with self._lock:
             self._reclaim_expired()
 

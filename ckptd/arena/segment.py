@@ -4,7 +4,7 @@ Layout: one page of header, then data. In the header, little-endian words of 64 
 
     [magic] [generation] [captured] [ended]
 
-`generation` counts up before the data are overwritten, so that whoever has copied from an arena can tell whether it was
+`generation` counts up before the data are overwritten, so that a reader of an arena can tell whether it was
 whole. `captured` says how many bytes of the data, from their start, are in place: the daemon's writers follow it. Both
 are written by the worker, and nobody believes more than checksums bear out. `ended` is the daemon's: the generation up
 to which the data belong to no checkpoint any more, because that was deleted or replaced. A reader that was offered them

@@ -54,7 +54,7 @@ def where(address: str | None) -> Address:
         return addresses.parse(given)
     except InvalidRequestError as error:
         if address is None:
-            error.add_note(f"{ADDRESS_VARIABLE} says so; this command wants a daemon")
+            error.add_note(f"{ADDRESS_VARIABLE} says so; this command needs a daemon")
         raise
 
 

@@ -96,7 +96,7 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
             kept = True
             directory = directory.absolute()
             if directory.exists() and any(directory.iterdir()):
-                raise ConflictError("the demo wants a directory that is new or empty", key=str(directory))
+                raise ConflictError("the demo needs a directory that is new or empty", key=str(directory))
             directory.mkdir(parents=True, exist_ok=True)
         with Stage(stderr=as_json) as stage:
             outcome = story.tell(directory, story.Script(workers=workers), stage)

@@ -88,7 +88,7 @@ def _look_at_directory(directory: str, root: Path) -> Iterator[Finding]:
     from ckptd.storage.local import examine
 
     if root.exists() and not root.is_dir():
-        raise InvalidRequestError("this is a file; a directory is wanted", key=directory)
+        raise InvalidRequestError("this is a file; pass a directory", key=directory)
     existing = next(parent for parent in (root, *root.parents) if parent.is_dir())
     if existing != root:
         if existing != root.parent:
@@ -120,7 +120,7 @@ def _owner(holder: str | None) -> Finding:
     from ckptd.storage.findings import Finding, Outcome
 
     if holder is None:
-        return Finding("owner", Outcome.OK, "nobody holds it: a daemon may start here")
+        return Finding("owner", Outcome.OK, "not locked: a daemon can start here")
     return Finding("owner", Outcome.WARNING, f"held by {holder}: a second daemon would be refused")
 
 

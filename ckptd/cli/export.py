@@ -107,5 +107,5 @@ def command(
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise InvalidRequestError(f"--metadata wants KEY=TEXT, as in format=pt, not {text!r}")
+        raise InvalidRequestError(f"--metadata takes KEY=TEXT, as in format=pt, not {text!r}")
     return key, value

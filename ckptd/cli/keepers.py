@@ -1,8 +1,8 @@
-"""Who may change a directory of checkpoints now: this process, or the daemon that works there.
+"""Which process may change a directory of checkpoints now: this one, or the daemon that works there.
 
 Pins and deletions belong to the owner of a run. Nobody working there, we take the run's locks for a moment and do it
 ourselves; if a daemon holds them, its line in the lock tells its address, and we ask it. A trainer in direct mode holds
-them too, and takes no orders: then all we can do is say who it is.
+them too, and accepts no commands: then all we can do is name it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ckptd.engine.offline import ownership
 from ckptd.engine.offline.repair import Repaired
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, step_of
-from ckptd.storage.base import Store
+from ckptd.storage.base import UNKNOWN_IF_ALIVE, Store
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import is_url, open_store, split_prefix
 
@@ -38,7 +38,7 @@ _DAEMON_LINE = re.compile(r"ckptd serve, pid (?P<pid>\d+) on (?P<host>\S+), (?P<
 class Reach:
     """How a daemon may be reached: its address, None to find it by its lock, and what it wants to see.
 
-    With `takes_over` an owner of whom nobody here can say whether he lives, as in a bucket, is taken over from.
+    With `takes_over` the run is taken from an owner of which nobody can tell whether it is alive, as in a bucket.
     """
 
     address: str | None = None
@@ -49,7 +49,7 @@ class Reach:
 
 
 class Keeper(Protocol):
-    """Who pins and deletes in one directory. `key` is the last component of a prefix there."""
+    """What pins and deletes in one directory. `key` is the last component of a prefix there."""
 
     who: str
 
@@ -102,10 +102,10 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
 
 @contextmanager
 def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
-    """Yield who may change the directory that is `store`'s root.
+    """Yield what may change the directory that is `store`'s root.
 
     Raises:
-        ConflictError: when somebody works there who takes no orders.
+        ConflictError: when a process works there that accepts no commands.
         UnavailableError: when the daemon does not answer.
     """
     with ExitStack() as stack:
@@ -190,12 +190,12 @@ def address_of(error: ConflictError) -> str:
     """Return the address of the daemon that holds a lock, told by the line it left there; else raise `error` again."""
     found = _DAEMON_LINE.fullmatch(str(error.actual))
     if found is None:
-        error.add_note("it takes no orders from others: wait until it has ended")
-        if "can say" in error.reason:
-            error.add_note("if it has surely ended, --take-over takes the run from it")
+        error.add_note("it accepts no commands from other processes: wait until it has ended")
+        if error.reason == UNKNOWN_IF_ALIVE:
+            error.add_note("if you are sure that it has ended, pass --take-over")
         raise error
     if found["address"].endswith(":0"):
-        error.add_note("its line does not tell its port: pass --address")
+        error.add_note("the lock does not say its port: pass --address")
         raise error
     from ckptd.wire import addresses
 

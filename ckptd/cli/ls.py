@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(directory: str, as_json: bool) -> int:
-    """List the checkpoints in DIR by step, whoever wrote them.
+    """List the checkpoints in DIR by step, whichever program wrote them.
 
     The one that the state file names is marked as the latest: `ckptd latest` prints it. When damage keeps a daemon from
     opening the run, that is said, nothing is marked as listed, and the exit code is 8.

@@ -1,4 +1,4 @@
-"""What commands say, and to whom: people get tables, programs get one JSON document, diagnostics go to stderr.
+"""What commands print, and where: people get tables, programs get one JSON document, diagnostics go to stderr.
 
 stdout carries the answer and nothing else, so that it may be piped. A terminal gets rules and colours, and lines of its
 width; a pipe gets aligned plain text that is never cut to a width. Numbers meant for people are formatted here.

@@ -1,7 +1,7 @@
 """From what a person types to the checkpoint that is meant, with a helpful word when there is none.
 
 A PREFIX is taken as shells complete it, ``model.ckpt-120.index`` too, and a directory stands for its latest
-checkpoint. Readers follow symbolic links: whoever types a path may read through it.
+checkpoint. Readers follow symbolic links: a user who types a path may read through it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def directory(text: str) -> Store:
     if isinstance(store, LocalStore):
         if not Path(store.url).is_dir():
             if Path(store.url).exists():
-                raise InvalidRequestError("this is a file; a directory is wanted", key=text)
+                raise InvalidRequestError("this is a file; pass a directory", key=text)
             raise NotFoundError(f"there is no directory {text!r}{_near_name(Path(store.url))}")
     elif next(iter(store.list("")), None) is None:
         raise NotFoundError(f"there is nothing below {text!r}")

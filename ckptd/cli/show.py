@@ -75,7 +75,7 @@ def command(
 
     if sources.is_file(prefix):
         if layout:
-            raise InvalidRequestError("--layout tells of the shards of a checkpoint; this is a file", key=prefix)
+            raise InvalidRequestError("--layout shows the shards of a checkpoint; this is a file", key=prefix)
         _show_file(sources.file(prefix), names, stats, plot, progress, as_json)
         return
     store, bundle = places.bundle(prefix)

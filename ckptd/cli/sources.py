@@ -95,13 +95,13 @@ def destination(text: str, source_key: str | None = None) -> tuple[Store, str]:
     if text.endswith("/") or places.is_directory(text):
         if source_key is None:
             wanted = f"{text.rstrip('/')}/model.ckpt-1"
-            raise InvalidRequestError(f"{text!r} is a directory; a prefix is wanted, such as {wanted!r}")
+            raise InvalidRequestError(f"{text!r} is a directory; pass a prefix, such as {wanted!r}")
         text = f"{text.rstrip('/')}/{source_key}"
     store, key = split_prefix(text)
     parsed = parse_shard_key(key)
     prefix = parsed[0] if parsed is not None else key.removesuffix(INDEX_SUFFIX)
     if prefix != key:
-        raise InvalidRequestError(f"{text!r} is one file of a checkpoint; a prefix is wanted: did you mean {prefix!r}?")
+        raise InvalidRequestError(f"{text!r} is one file of a checkpoint; pass its prefix: did you mean {prefix!r}?")
     return store, key
 
 

@@ -1,4 +1,4 @@
-"""`ckptd status`: ask a daemon what it is doing, and whom a save waits for."""
+"""`ckptd status`: what a daemon is doing, and which ranks a save waits for."""
 
 from __future__ import annotations
 

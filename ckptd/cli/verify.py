@@ -89,7 +89,7 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
     for report in reports:
         for problem in report.problems:
             output.note(f"{'damage' if problem.is_fatal else 'harmless'}: {problem}")
-    if why_not_noted and part.total > 1:  # who reads part by part relies on it
+    if why_not_noted and part.total > 1:  # a reader that reads part by part relies on it
         output.note(f"when this was verified is not noted: {why_not_noted}")
     if not damaged:
         return 0

@@ -106,7 +106,7 @@ def _missing_directory(place: str) -> str | None:
 
 
 def _tell(checkpoint: Checkpoint, as_json: bool) -> None:
-    """Print one line, at once, whoever reads it."""
+    """Print one line, at once, to a terminal or a pipe."""
     if as_json:
         output.say(json.dumps(output.jsonable(checkpoint), ensure_ascii=False, allow_nan=False))
     else:

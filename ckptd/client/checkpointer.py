@@ -110,7 +110,7 @@ class Checkpointer:
             InvalidRequestError: for anything above that can't be right.
         """
         if run is None:
-            raise InvalidRequestError("a run is wanted, the directory below the root: run='runs/mnist'")
+            raise InvalidRequestError("pass a run, the directory below the root: run='runs/mnist'")
         place = process_rank.place(rank, world_size, os.environ)
         rank, world_size = place.rank, place.world_size
         if not (isinstance(timeout_s, (int, float)) and timeout_s > 0):
@@ -186,7 +186,7 @@ class Checkpointer:
             meta_graph: bytes for a ``.meta`` file beside the checkpoint, see `meta_graph`; rank 0's count.
             meta_graph_suffix: what that file's name ends in, instead of ``meta``.
             write_state: let the state file name the checkpoint as the latest. Otherwise it is found by its step only,
-                is never deleted by retention, and nobody who watches hears of it.
+                is never deleted by retention, and watchers get no news of it.
             overwrite: replace a checkpoint of this step, which is refused otherwise.
             immutable: the arrays never change, as those of JAX: return before they are copied. What changes all the
                 same is saved as it was or as it is, and a trainer that dies before they are copied loses this save.
@@ -450,7 +450,7 @@ class Checkpointer:
 
         Args:
             step: of the checkpoint; None for the latest; also a base name or a `Checkpoint`, as for `reader`.
-            copy_into: a directory of the caller's, who deletes it.
+            copy_into: a directory of the caller's, which the caller deletes.
             name: of the checkpoint, as for `restore`.
 
         Raises:
@@ -477,7 +477,7 @@ class Checkpointer:
     def watch(self, timeout_s: float | None = None, *, name: str | None = None) -> Watch:
         """Yield the newest checkpoint of this name, if there is one, then each newer one, until `close`.
 
-        Only ever goes forward, and tells nothing twice, also across restarts of a daemon. Whoever is slow misses some
+        Only ever goes forward, and tells nothing twice, also across restarts of a daemon. A slow reader misses some
         in between, and never the newest. A checkpoint that was told may be deleted by retention: pin it to keep it.
 
         Args:

@@ -34,8 +34,8 @@ def follow(
 ) -> Watch:
     """Yield the newest checkpoint, if there is one, then each newer one once it is durable. `close` frees everything.
 
-    Only ever goes forward, and tells nothing twice, also across restarts of the daemon. Whoever is slow misses some in
-    between, and never the newest. Nothing need be there yet. Whoever writes a directory may be TensorFlow, too.
+    Only ever goes forward, and tells nothing twice, also across restarts of the daemon. A slow reader misses some in
+    between, and never the newest. Nothing need be there yet. TensorFlow may write the directory, too.
 
     Args:
         place: a directory of checkpoints, or the address of a daemon.
@@ -73,7 +73,7 @@ def follow(
         return Watch(_from_daemon(transport), timeout_s)
     store = open_store(place, confined=False)
     if isinstance(store, LocalStore) and LocalPath(store.url).is_file():
-        raise InvalidRequestError("this is a file; a directory is wanted", key=place)
+        raise InvalidRequestError("this is a file; pass a directory", key=place)
     options.check_latest_filename(latest_filename)
     return Watch(_from_directory(Follower(store, run or "", latest_filename=latest_filename, poll_s=poll_s)), timeout_s)
 

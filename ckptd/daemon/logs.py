@@ -1,4 +1,4 @@
-"""Log lines, for people or for machines. Whoever logs adds fields as ``extra={"ckptd": {...}}``.
+"""Log lines, for people or for machines. A caller adds fields as ``extra={"ckptd": {...}}``.
 
 People get the message, which says everything in words; machines get one JSON object per line with the fields.
 """

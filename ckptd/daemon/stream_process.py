@@ -2,7 +2,7 @@
 
 What gRPC does for a message, and Python for gRPC, takes one process a core soon, and others stay idle. So this one does
 nothing else: it hands every message on as it came, over a Unix socket of the call's own, and brings the replies back.
-Who may call, what a message means and where its bytes go is the daemon's to say. It ends with the daemon.
+Which clients may call, what a message means and where its bytes go: the daemon decides. It ends with the daemon.
 
 Its server has threads: a stream needs two, for either direction, and streams are few.
 """

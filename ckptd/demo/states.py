@@ -37,7 +37,7 @@ def read(prefix: str) -> dict[str, NDArray[np.generic]]:
 
 
 def digest(whole: Mapping[str, NDArray[np.generic]]) -> str:
-    """Return the digest of a state that is all in one place; equal to that of the workers who held its parts."""
+    """Return the digest of a state that is all in one place; equal to that of the workers that held its parts."""
     return fingerprint.combine(
         [
             {

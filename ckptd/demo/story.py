@@ -59,7 +59,7 @@ class Script:
 
 
 class Narrator(Protocol):
-    """Who tells the story to a person."""
+    """Tells the story to a person."""
 
     def chapter(self, title: str) -> None:
         """Begin a part of the story."""

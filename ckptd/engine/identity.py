@@ -1,4 +1,4 @@
-"""Who speaks, and about which save. Every message and every call carries these whole."""
+"""The sender of a message, and the save that it is about. Every message and every call carries these whole."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Member:
 
     def __str__(self) -> str:
         where = f" (pid {self.pid} on {self.host})" if self.pid else ""
-        of = f" of {self.world_size}" if self.world_size else ""  # who leaves does not say of how many
+        of = f" of {self.world_size}" if self.world_size else ""  # a member that leaves does not say of how many
         return f"rank {self.rank}{of}{where}"
 
 

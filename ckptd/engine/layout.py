@@ -52,7 +52,7 @@ class Layout:
         entry_lengths_crc: per entry of strings, the running checksum over all lengths; of variants, their own; else 0.
         slices: per sliced tensor its slices; a tensor that is not here has a single entry.
         segment_entry, segment_rank, segment_item, segment_item_offset, segment_size, segment_offset: per segment:
-            which entry, who sends it, from which row of the sender's manifest, from which byte of that part's
+            which entry, which rank sends it, from which row of the sender's manifest, from which byte of that part's
             stored form, how many bytes, and to which byte of the shard.
         segment_is_lengths: the segment holds lengths of strings.
         literals: what the daemon writes by itself.
@@ -128,7 +128,7 @@ class Lane:
     Attributes:
         shard: where the bytes go.
         key: the shard's object.
-        writers: addresses of those who take it; empty means whoever answered.
+        writers: addresses of processes that take it; empty means the one that answered.
         size_bytes: of all segments.
         items: per segment, the row of the rank's manifest.
         item_offsets: per segment, its first byte within that part's stored form.

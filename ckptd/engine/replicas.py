@@ -58,7 +58,7 @@ class Replicas:
     Attributes:
         box: which box, numbered from 0.
         tensor: of the layout.
-        rank, item: who holds it, in which row of its manifest.
+        rank, item: the rank that holds it, and the row of its manifest.
         size: bytes.
     """
 

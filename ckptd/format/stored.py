@@ -1,7 +1,7 @@
 """Where a tensor lies: found in an index, and checked as far as that is possible without the data files.
 
 A tensor is stored whole, or in slices: then its entry lists them, and each has an entry of its own. A checkpoint of
-very many workers has very many slices, and who restores one box needs few of them: only their entries are read then,
+very many workers has very many slices, and restoring one box needs few of them: only their entries are read then,
 while what is listed is checked all the same.
 """
 

@@ -62,7 +62,7 @@ def encode_header(facts: TensorFacts) -> bytes:
     descr = np.lib.format.dtype_to_descr(facts.dtype.array)
     text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {facts.shape!r}, }}"
     if facts.shape:
-        # Room to grow along the first axis, which numpy leaves for those who append in place.
+        # Room to grow along the first axis, which numpy leaves for appending in place.
         text += " " * (21 - len(repr(facts.shape[0])))
     start = len(MAGIC) + 2 + 2
     text += " " * (_ALIGNMENT - (start + len(text) + 1) % _ALIGNMENT) + "\n"

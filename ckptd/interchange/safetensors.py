@@ -90,7 +90,7 @@ def lay_out(tensors: Sequence[TensorFacts], metadata: Mapping[str, str]) -> tupl
     try:
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidRequestError("the name of a tensor is not UTF-8, which safetensors wants") from error
+        raise InvalidRequestError("the name of a tensor is not UTF-8, which safetensors requires") from error
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:
         raise InvalidRequestError(

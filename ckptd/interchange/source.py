@@ -112,8 +112,8 @@ class ObjectFile(io.RawIOBase):
         view = memoryview(into).cast("B")
         view = view[: max(0, min(len(view), self.size_bytes - self._at))]
         if len(view) > _MAX_READ_BYTES:
-            # A file's directory may claim to be as long as the file, and those who read it take it at its word.
-            raise CorruptionError("this file wants too much read at once", key=self._key, offset=self._at)
+            # A file's directory may claim to be as long as the file, and its readers trust it.
+            raise CorruptionError("this file claims too much data at once", key=self._key, offset=self._at)
         if len(view):
             self._objects.read_into(self._key, self._at, view)
             self._at += len(view)

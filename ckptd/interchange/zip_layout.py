@@ -73,7 +73,7 @@ class ZipLayout:
             try:
                 name = text.encode("utf-8")
             except UnicodeEncodeError as error:
-                raise InvalidRequestError(f"the name {text!r} is not UTF-8, which zip wants") from error
+                raise InvalidRequestError(f"the name {text!r} is not UTF-8, which zip requires") from error
             if len(name) > _MAX_NAME_BYTES:
                 raise InvalidRequestError(f"a name of {len(name)} bytes is too long for a zip archive")
             data_offset = offset + _LOCAL.size + len(name) + _EXTRA_SIZES.size

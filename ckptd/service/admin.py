@@ -41,7 +41,7 @@ class AdminService:
         self.arenas: ArenaServer | None = None
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
-        """Describe the runs that are open or quarantined, with the saves under way and whom they wait for."""
+        """Describe the runs that are open or quarantined, with the saves in progress and what they wait for."""
         views = await self._pools.look(self._coordinator.runs)
         facts, complaint = await self._facts.look()
         lender = None if self.arenas is None else self.arenas.lender

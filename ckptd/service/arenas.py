@@ -265,7 +265,7 @@ class _Connection:
             case "hold":
                 return self._hold(request.hold)
             case _:
-                raise InvalidRequestError("this daemon does not know what is asked of it about shared memory")
+                raise InvalidRequestError("this daemon does not know this request about shared memory")
         return arena_pb2.ArenaReply(), []
 
     def _hello(self, hello: arena_pb2.ArenaHello) -> None:

@@ -56,7 +56,7 @@ _refused = _Refusals()
 
 
 class Call:
-    """One call under way: who is there, what comes in and what goes out. Belongs to the task that handles it."""
+    """One call in progress: the caller, what comes in and what goes out. Belongs to the task that handles it."""
 
     def __init__(self, method: Method, context: Any) -> None:
         self.peer = host_of(context.peer())
@@ -208,7 +208,7 @@ class Boundary:
 
 
 def host_of(peer: str) -> str:
-    """Return whom limits are counted for: the host of a TCP peer without its port, all of a Unix socket together."""
+    """Return what limits are counted for: the host of a TCP peer without its port, all of a Unix socket together."""
     kind, _, rest = peer.partition(":")
     return f"{kind}:{rest.rpartition(':')[0]}" if kind in _NETWORKS else kind
 

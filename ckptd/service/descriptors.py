@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ckptd.errors import UnavailableError
 
-_KEPT_BACK = 32  # for files that saves write, and for connections of those who are to be refused
+_KEPT_BACK = 32  # for files that saves write, and for connections that are refused
 _LOOK_EVERY_S = 0.2  # counting takes a while where there are thousands
 
 

@@ -30,7 +30,7 @@ class _Waiting:
 class Budget:
     """An amount to share: `total` of it, and at most `per_peer` for each peer.
 
-    It is waited for on an event loop, and given back from any thread. Whoever fits is served in the order of asking;
+    It is waited for on an event loop, and given back from any thread. Requests that fit are served in their order;
     one that waits for its own peer's share holds up nobody else.
     """
 
@@ -135,7 +135,7 @@ class Limits:
     manifest_bytes: int = 64 << 20
     read_streams: int = 64
     stall_s: float = 30.0  # a stream that moves nothing for so long is ended
-    notice_s: float = 30.0  # whoever waits is told for what so often
+    notice_s: float = 30.0  # how often a waiting thread logs what it waits for
     control_s: float = 60.0  # an ordinary call that takes longer is answered "busy"
 
 

@@ -139,7 +139,7 @@ class Intake:
     def _written(self, chunk: Chunk, error: Exception | None) -> None:
         dropped: list[Chunk] = []
         with self._guard:
-            # Whoever left meanwhile has dropped everything but this one.
+            # A client that left meanwhile has dropped everything but this one.
             self._queue.popleft()
             if error is not None:
                 dropped, self._error = self._drop(keep=0), error

@@ -1,4 +1,4 @@
-"""What happens to every call before any service sees it, health and reflection included: who is it?"""
+"""What happens to every call before any service sees it, health and reflection included: authentication."""
 
 from __future__ import annotations
 

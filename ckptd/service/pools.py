@@ -45,7 +45,7 @@ class Pools:
         return await settled(self._started(self._look, call, *args, **kwargs))
 
     async def control(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call about `run` that is short; whoever waits may give up, the call itself is not interrupted."""
+        """Run a call about `run` that is short; a waiting caller may give up, the call itself is not interrupted."""
         return await settled(self.submit(run, call, *args, **kwargs))
 
     async def data(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -53,7 +53,7 @@ class Pools:
         return await settled(self._data.submit(call, *args, **kwargs))
 
     def begin(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Begin a call that moves bytes of `run`, to be awaited later; whoever loses interest may cancel it."""
+        """Begin a call that moves bytes of `run`, to be awaited later; its caller may cancel it."""
         return _waiting(_shared(self._data_shares, run, partial(call, *args, **kwargs)))
 
     def hand_over(self, run: str, work: Callable[[], None]) -> None:
@@ -136,11 +136,11 @@ async def settled_within(future: Future[T], timeout_s: float) -> bool:
 
 def _waiting(future: Future[T]) -> asyncio.Future[T]:
     waiting = asyncio.wrap_future(future)
-    # Somebody who gave up leaves the outcome unread; asyncio would complain about its exception.
+    # A caller that gave up leaves the outcome unread; asyncio would complain about its exception.
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
     return waiting
 
 
 def _log_failure(done: Future[T]) -> None:
     if not done.cancelled() and (error := done.exception()) is not None:
-        _log.info("a call that nobody waited for failed: %s", error)
+        _log.info("a call failed whose result was not awaited: %s", error)

@@ -32,7 +32,7 @@ class _Presence:
 
 
 class Presences:
-    """Who is here. Belongs to one event loop."""
+    """The members that are connected. Belongs to one event loop."""
 
     def __init__(self, coordinator: Coordinator, pools: Pools) -> None:
         self._coordinator = coordinator
@@ -59,7 +59,7 @@ class Presences:
             departing.add_done_callback(self._departing.discard)
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait until the coordinator has been told of everybody who went, at most so long."""
+        """Wait until the coordinator has been told of every member that left, at most so long."""
         if self._departing:
             await asyncio.wait(self._departing, timeout=timeout_s)
 

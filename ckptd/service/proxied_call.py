@@ -38,7 +38,7 @@ class ProxiedContext:
         self._is_closed = False
 
     def peer(self) -> str:
-        """Return who calls, as gRPC names him."""
+        """Return the caller, as gRPC names it."""
         return self._peer
 
     async def read(self) -> Any:
@@ -68,7 +68,7 @@ class ProxiedContext:
             await self._elsewhere(proxied.send, self._connection, proxied.END, outcome)
 
     def cancelled(self) -> bool:
-        """Return False: who is gone makes the call `done`."""
+        """Return False: a caller that is gone makes the call `done`."""
         return False
 
     def done(self) -> bool:
@@ -76,7 +76,7 @@ class ProxiedContext:
         return self._is_over
 
     def close(self) -> None:
-        """Hang up. Who is still at the socket closes it: its number may be another's the moment it is free."""
+        """Hang up. The thread at the socket closes it: its number may be another's the moment it is free."""
         with contextlib.suppress(OSError):  # the other end did
             self._connection.shutdown(socket.SHUT_RDWR)
         with self._guard:

@@ -250,7 +250,7 @@ class Server:
         )
 
     async def drain(self) -> None:
-        """Tell whoever asks that we are about to end; what is under way goes on."""
+        """Answer health checks that the daemon is about to end; calls in progress go on."""
         self._admin.draining = True
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
@@ -336,7 +336,7 @@ def _stream_hosts(bound: Sequence[Address]) -> tuple[tuple[str, bool], ...]:
 
 
 def _arena_path(bound: Sequence[Address], directory: Path | None) -> Path | None:
-    """Return where the socket for shared memory goes: beside ours, so that who shares that directory finds it."""
+    """Return where the socket for shared memory goes: beside ours, where processes that share it look."""
     beside = next((Path(f"{address.path}{ARENA_SUFFIX}") for address in bound if address.is_unix), None)
     if beside is not None and len(os.fsencode(beside)) <= MAX_SOCKET_PATH:
         return beside

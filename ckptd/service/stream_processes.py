@@ -1,8 +1,8 @@
 """Processes beside the daemon that take workers' streams, where one process is not enough for the cores there are.
 
-They are told to the ranks with their assignments, as ports on the host where the daemon was reached; who can't reach
-one sends to the daemon itself, which takes every lane. A process hands over its calls as they are, so everything that
-holds for a call holds here: who may make it, how much of it is held at once, how long it may stall.
+Assignments name them to the ranks, as ports on the host where the daemon was reached; a rank that can't reach
+one sends to the daemon itself, which takes every lane. A process passes its calls on as they are, so everything that
+holds for a call holds here: which clients may make it, how much of it is held at once, how long it may stall.
 
 Nothing is started before a rank is about to send. A process that dies is started again; the streams that it had go on
 where they were, by another way.
@@ -66,7 +66,7 @@ class StreamProcesses:
             options: how many there may be.
             setup: what every one is told; the port is of each.
             answer: to a Write call, given its requests and its context, as gRPC would call it.
-            identity: who may call; None for everybody.
+            identity: the clients that may call; None for all.
         """
         self._options = options
         self._setup = setup

@@ -24,6 +24,9 @@ from typing import Protocol, runtime_checkable
 
 Buffer = bytes | bytearray | memoryview
 
+UNKNOWN_IF_ALIVE = "held by a process on another host; cannot tell whether it is alive"
+"""The reason of a `ConflictError` for a lock whose holder a store without locks cannot look for."""
+
 
 class Durability(Enum):
     """How much an acknowledged object survives, from least to most."""
@@ -75,7 +78,7 @@ class BorrowingWriter(ObjectWriter, Protocol):
         """As `write`, but `data` is read where it lies, until `finish` or `abort` returns.
 
         `crc` is its CRC-32C: bytes that are others when they are read never become part of an object, so the memory
-        may be shared with someone who is not trusted to leave it alone. Then `finish` raises `CorruptionError`.
+        may be shared with a process that is not trusted to leave it alone. Then `finish` raises `CorruptionError`.
         """
 
 
@@ -105,7 +108,7 @@ class Lock(Protocol):
     taken_at: float | None
 
     def release(self) -> None:
-        """Let go; harmless when repeated."""
+        """Release it; harmless when repeated."""
 
     def __enter__(self) -> Lock: ...
 
@@ -216,8 +219,8 @@ class Store(Protocol):
 
         `holder` is a line for people ("ckptd serve, pid 4711 on host-a, 127.0.0.1:7070"). `ConflictError`
         carries the present holder's line in `actual`. Dies with the process, never by a time-out. In a store without
-        locks (`has_locks`) a lock is only a note: who surely lives keeps others out, who surely is dead does not, and
-        of whom nobody here can say, like a process of another host, is taken over from only if `takes_over`.
+        locks (`has_locks`) a lock is only a note: a holder known to be alive keeps others out, one known to be dead
+        does not, and an unknown one, like a process of another host, is taken over from only if `takes_over`.
         """
 
     def free_bytes(self) -> int | None:

@@ -1,8 +1,8 @@
 """Keeping objects that are being read from being deleted, where a store can see its readers.
 
-Who reads straight from a local disk asks nobody, so whoever deletes could not know. A reader holds what it reads: a
+A program that reads straight from a local disk makes no call that a deletion could see. A reader holds what it reads: a
 shared advisory lock on the opened file, which needs no more than the right to read, works on read-only mounts, takes no
-space and ends with the process. Whoever deletes looks for it. Neither ever waits for the other.
+space and ends with the process. A deletion looks for it. Neither ever waits for the other.
 
 Where locks do not reach, as in buckets, or on a file system that has none, a reader reads all the same, and nobody sees
 it.
@@ -32,7 +32,7 @@ class HoldingObjects(Protocol):
 
 @runtime_checkable
 class HoldingStore(HoldingObjects, Protocol):
-    """A store that sees who holds its objects, in any process of this host."""
+    """A store that sees which of its objects are held, in any process of this host."""
 
     def unread(self, keys: Sequence[str]) -> AbstractContextManager[bool]:
         """Say whether nobody holds any of these objects; while the block runs, nobody begins to."""

@@ -1,7 +1,7 @@
 """Writing slower than a store could, so that others have something of the disk or the network, too.
 
-One `RateLimit` is shared by all writers that it limits. Whoever wants to write takes room for a small piece, waits its
-turn, writes, and comes again: so those who write at once get equal parts, and none waits for another's whole object.
+One `RateLimit` is shared by all writers that it limits. A writer takes room for a small piece, waits its
+turn, writes, and comes again: so concurrent writers get equal parts, and none waits for another's whole object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BURST_S = 0.1  # unused time that may be made up for: sleeping is never exact
 
 
 class RateLimit:
-    """A token bucket. Safe from any thread; those who wait are served in the order in which they came.
+    """A token bucket. Safe from any thread; waiting threads are served in the order in which they came.
 
     Attributes:
         bytes_per_s: the rate.

@@ -32,7 +32,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
     Args:
         url: a relative path counts from the working directory, ``~`` is left to the shell.
         confined: for local stores, whether symbolic links may lead out of the root, see `LocalStore`.
-        patience_s: for so long a server that does not answer is asked again; None is for those who work unattended.
+        patience_s: for so long a server that does not answer is asked again; None is for unattended programs.
 
     Raises:
         InvalidRequestError: for an empty URL, a scheme that nobody has a store for, or a configuration without sense.
@@ -51,7 +51,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
         )
     name, _, root = rest.partition("/")
     if not name:
-        raise InvalidRequestError(f"{url!r} names no bucket; {scheme}://BUCKET/PATH is wanted")
+        raise InvalidRequestError(f"{url!r} names no bucket; pass {scheme}://BUCKET/PATH")
     return _in_bucket(scheme, name, root, patience_s)
 
 
@@ -60,7 +60,7 @@ def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, 
 
     ``/d/run/model.ckpt-5`` becomes the store ``/d/run`` and ``model.ckpt-5``; a bare name lies in the working
     directory. In memory everything up to the first slash names the store. Links are followed, unless `confined`:
-    whoever types a path may read through it.
+    a user who types a path may read through it.
 
     Raises:
         InvalidRequestError: when it ends in a slash or names no object.
@@ -74,7 +74,7 @@ def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, 
     else:
         name, _, key = rest.rpartition("/")
     if not key or not name or key in (os.curdir, os.pardir):
-        raise InvalidRequestError(f"{prefix_or_url!r} names a directory; a checkpoint's prefix is wanted")
+        raise InvalidRequestError(f"{prefix_or_url!r} names a directory; pass the prefix of a checkpoint")
     return open_store(name if scheme == "file" else f"{scheme}://{name}", confined=confined), key
 
 
@@ -84,7 +84,7 @@ def is_url(text: str) -> bool:
 
 
 def _in_bucket(scheme: str, name: str, root: str, patience_s: float | None) -> Store:
-    # Whoever stays on this host need not load what talks to buckets.
+    # Programs that stay on this host need not load what talks to buckets.
     from ckptd.storage.bucket.object_store import ObjectStore
 
     parts = [part for part in root.split("/") if part]

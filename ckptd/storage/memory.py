@@ -181,7 +181,7 @@ class MemoryStore:
         with self._guard:
             holders = self._locks.setdefault(key, [])
             if holders and not (shared and holders[0].shared):
-                raise ConflictError("held by someone else", key=key, actual=holders[0].holder)
+                raise ConflictError("held by another process", key=key, actual=holders[0].holder)
             holders.append(lock)
         if not self.has_locks:
             lock.taken_at = self._wall_s()

@@ -52,7 +52,7 @@ def objects_of(model: Any, *, auto_names: bool = False) -> Objects:
         InvalidRequestError: when it is no model of Keras on TensorFlow, or has no weights yet.
     """
     if not isinstance(model, keras.Model):
-        raise InvalidRequestError(f"a Keras model is wanted, not a {type(model).__name__}")
+        raise InvalidRequestError(f"pass a Keras model, not a {type(model).__name__}")
     if keras.backend.backend() != "tensorflow":
         raise InvalidRequestError(
             "Keras runs on another backend", expected="tensorflow", actual=keras.backend.backend()

@@ -62,7 +62,7 @@ def load_assets(model: Any, bundle: Bundle) -> None:
         with tempfile.TemporaryDirectory(prefix="ckptd-keras-") as directory:
             for name, key in assets:
                 if not Path(directory, name).resolve().is_relative_to(Path(directory).resolve()):
-                    raise CorruptionError("this file of a layer is to lie elsewhere", key=key)
+                    raise CorruptionError("this file of a layer belongs elsewhere", key=key)
                 file = Path(directory, name)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(bundle.read(key).item())

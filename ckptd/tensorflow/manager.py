@@ -107,7 +107,7 @@ class CheckpointManager:
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidRequestError("`step_counter` should be passed if `checkpoint_interval` is not None.")
         if not hasattr(type(checkpoint), "save_counter"):  # to ask the object itself would make the variable
-            raise InvalidRequestError(f"a tf.train.Checkpoint is wanted, not a {type(checkpoint).__name__}")
+            raise InvalidRequestError(f"pass a tf.train.Checkpoint, not a {type(checkpoint).__name__}")
         self._checkpoint = checkpoint
         self._directory = as_text(directory)
         self._checkpoint_interval = checkpoint_interval
@@ -150,7 +150,7 @@ class CheckpointManager:
     @property
     @as_tensorflows()
     def latest_checkpoint(self) -> str | None:
-        """The prefix of the newest complete checkpoint, whoever wrote it; None if there is none."""
+        """The prefix of the newest complete checkpoint, of any program; None if there is none."""
         latest = self._checkpointer.latest(name=ANY_NAME)
         return None if latest is None else self._place.prefix(latest.prefix)
 

@@ -46,7 +46,7 @@ def arrays_of_checkpoint(checkpoint: Any) -> dict[str, Any]:
     saver = getattr(checkpoint, "_saver", None)  # the one place that knows the root and what was attached to it
     view = getattr(saver, "_graph_view", None)
     if view is None:
-        raise InvalidRequestError(f"a tf.train.Checkpoint is wanted, not a {type(checkpoint).__name__}")
+        raise InvalidRequestError(f"pass a tf.train.Checkpoint, not a {type(checkpoint).__name__}")
     return _arrays_of_view(view)
 
 

@@ -150,7 +150,7 @@ class BesideThePath:
             )
         except CkptdError as error:
             pending.fail(error)
-        except BaseException as failure:  # it has to reach the caller, who is in another thread
+        except BaseException as failure:  # it has to reach the caller, which is in another thread
             bug = CkptdError(f"a bug in ckptd ended {pending}: {failure!r}")
             bug.__cause__ = failure
             pending.fail(bug)

@@ -199,7 +199,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
 
         Raises:
             InvalidRequestError: in TensorFlow's words. Nothing was written.
-            ConflictError: when a daemon or a `Checkpointer` works in this directory; who is in `actual`.
+            ConflictError: when a daemon or a `Checkpointer` works in this directory; `actual` names it.
             StorageFullError, UnavailableError, …: nothing was published.
             tf.errors.OpError: what the session raises, about uninitialized variables say.
         """

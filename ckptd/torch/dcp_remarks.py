@@ -54,7 +54,7 @@ def _of_tensors(plan: SavePlan, planner: DefaultSavePlanner) -> Iterator[tuple[i
     for item in plan.items:
         data = item.tensor_data
         if data is None or tuple(data.chunk.sizes) != tuple(data.size):
-            continue  # who holds a part of it, holds another than the others
+            continue  # each rank holds another part of it
         tensor = planner.resolve_data(item)
         if type(tensor) is not torch.Tensor or tensor.device.type != "cpu":
             continue  # to be copied from a device for this would take time

@@ -63,7 +63,7 @@ class Session:
     def stage(self, size_bytes: int) -> Array | None:
         """Return memory for the next save to be produced in; None while what was staged before may still be saved.
 
-        Whoever hands parts of it out tells `watch` of every one.
+        What hands parts of it out tells `watch` of every one.
         """
         with self._lock:
             if self.has_staged:
@@ -146,5 +146,5 @@ def close_session(address: str, run: str) -> None:
 def close_all() -> None:
     """Leave every run. Called at the end of the process."""
     for address, run in list(_OPEN):
-        with contextlib.suppress(CkptdError):  # whoever waited for the save has been told
+        with contextlib.suppress(CkptdError):  # the waiting caller has got the error
             close_session(address, run)

@@ -259,7 +259,7 @@ class CkptdStorageWriter(StorageWriter):
         return dcp_session.Membership(address, run, rank if world_size > 1 else 0, world_size, self._options)
 
     def _spoil(self, session: dcp_session.Session, place: Place) -> None:
-        """Take part in a save that this rank has failed, so that it fails at once for the others, who wait for it."""
+        """Take part in a save that this rank has failed, so that it fails at once for the others, which wait for it."""
         # Half of a tensor whose other half nobody has: the plan refuses it, and tells everyone its name.
         name = f"{NOTE}rank {self._rank} has failed"
         half = Slice(np.zeros(1, np.uint8), (2,), (0,))

@@ -1,4 +1,4 @@
-"""Who asks Lightning to save: its interface for plugins does not tell.
+"""What makes Lightning save: its interface for plugins does not say.
 
 A call by the trainer's own rhythm need not wait. One that a program makes has to: the program goes on to use the file.
 """

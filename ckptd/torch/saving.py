@@ -114,5 +114,5 @@ def _is_leaf(value: Any) -> bool:
 
 def _tell(pending: PendingSave, began_at: float) -> None:
     saved = pending.checkpoint
-    if saved is not None:  # errors are for whoever asks, or for the next save
+    if saved is not None:  # errors are raised by `result`, or by the next save
         _log.info("%s is durable after %.3f s", saved.prefix, time.perf_counter() - began_at)

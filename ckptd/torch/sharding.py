@@ -55,7 +55,7 @@ class Part:
 
 def is_dtensor(value: Any) -> bool:
     """Tell whether `value` is a `DTensor`, without importing what defines it."""
-    # Who holds one has imported it; the import alone costs others a second.
+    # A program that holds one has imported it; the import alone costs others a second.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 

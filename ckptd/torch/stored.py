@@ -40,7 +40,7 @@ class Stored:
         if rename is not None:
             self._rename(rename)
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-        # An outline may name what is not there: whoever wants that is told.
+        # An outline may name what is not there: loading that is an error.
         self._names = {name: stored for name, stored in self._names.items() if stored in shapes}
         self.shapes = {name: tuple(shapes[stored]) for name, stored in self._names.items()}
         self.dtypes = {name: dtypes[stored] for name, stored in self._names.items()}

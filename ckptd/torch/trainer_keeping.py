@@ -78,7 +78,7 @@ class Keeping:
         try:
             self._checkpointer.pin(best)
         except NotFoundError:
-            _log.warning("step %d, the best one so far, was deleted by somebody else", best)
+            _log.warning("step %d, the best one so far, was deleted by another process", best)
             return
         former, self.pinned = self.pinned, best
         if former is not None and former != best:

@@ -43,5 +43,5 @@ def place_of(model: Any, weights: Any) -> Any:
 
 def adapters_of(model: Any) -> Any:
     """Return the adapters of a ``peft.PeftModel`` by their names; nothing for another model."""
-    peft = sys.modules.get("peft")  # who has such a model has imported it
+    peft = sys.modules.get("peft")  # a program with such a model has imported it
     return model.peft_config if peft is not None and isinstance(model, peft.PeftModel) else {}

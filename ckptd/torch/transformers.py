@@ -300,7 +300,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
                 stored = Stored(reader)
                 holder = fill_model(stored, model)
                 others = filled(stored, {name: {} for name in parts}) if parts else {}
-            # Only who has others to give it to asks for it.
+            # Only a rank that passes it on to others needs it.
             return {**others, "model": holder.state_dict() if checkpointer.world_size > 1 else {}}
 
         loaded: dict[str, Any] = from_rank_0(read)

@@ -1,7 +1,7 @@
 """Elements that no number of the format stands for, stored as integers of the same bits.
 
 TensorFlow has no float8_e8m0fnu, so neither has the format. The outline notes what the integers were: ``numpy.bits``,
-``torch.bits`` or ``jax.bits``, and the name of the dtype. Whoever saved them, every framework that has such elements
+``torch.bits`` or ``jax.bits``, and the name of the dtype. Every framework that has such elements
 makes arrays of its own of them.
 """
 
@@ -101,8 +101,8 @@ def _take(value: Any) -> tuple[Any, Any]:
     raise ValueError(f"elements of a {type(value).__name__} have no form")  # those that have are taken by name
 
 
-for _framework in ("numpy", "torch", "jax"):  # the latter two are registered again by those who have their arrays
+for _framework in ("numpy", "torch", "jax"):  # the latter two are registered again by modules that have their arrays
     register(Kind(_framework + _SUFFIX, _take, make))
-# So do those who have no parameters, until torch registers it.
+# So do those without parameters, until torch registers it.
 register(Kind(TENSOR, _take, lambda form, noted: form if noted[-1] is None else make(form, noted[-1])))
 register_maker(np.ndarray, _made_by_numpy)

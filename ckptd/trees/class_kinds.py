@@ -47,7 +47,7 @@ class Classes:
         if len(found) == 1:
             return found[0]
         raise InvalidRequestError(
-            f"this is a {short} of module {name.rpartition(':')[0]}, which nobody passed: load with "
+            f"this is a {short} of module {name.rpartition(':')[0]}, which was not passed: load with "
             f"classes=[{short.rpartition('.')[2]}]",
             key=path,
         )

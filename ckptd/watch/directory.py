@@ -70,7 +70,7 @@ class DirectoryHints:
             self._leave()
             if not self._listen(target):
                 return
-        # Whoever moves directories about so quickly is seen by the regular looks.
+        # Directories that move so quickly are seen by the regular looks.
 
     def wait(self, timeout_s: float | None) -> None:
         """See `Hints`."""

@@ -1,6 +1,6 @@
 """Follows a directory of checkpoints: each newer one once it is whole, and only forward.
 
-Nothing is asked of who writes there: ckptd in direct mode, a daemon, or TensorFlow.
+Nothing is required of the writer: ckptd in direct mode, a daemon, or TensorFlow.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Hub:
             watcher.close()
             raise
         if latest is not None:
-            # Who was away while the newest one that it knows was found damaged would wait for a newer one.
+            # A watcher that was away while its newest one was found damaged would wait for a newer one.
             reason = self._quarantine_of(run, after_save_id) if after_save_id else ""
             watcher._start_with(replace(latest, rolled_back=reason) if reason else latest)
         return watcher

@@ -1,4 +1,4 @@
-"""What counts as news to somebody who watches a run."""
+"""What counts as news to a watcher of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ckptd.engine.checkpoint import Checkpoint
 class News:
     """Remembers what was taken in last, so that watching only ever goes forward. For one thread at a time.
 
-    Whoever is asked again, after a break or a pause, names the newest there is. That may be the one that was told
+    A source that is asked again, after a break or a pause, names the newest there is. That may be the one that was told
     last, or, when that was deleted, an older one: neither is news. Nor is one that was overtaken on its way here.
     """
 
@@ -35,7 +35,7 @@ class News:
 
         Args:
             checkpoint: the newest there is.
-            is_next: it was published after the last, on the word of who tells it.
+            is_next: it was published after the last, as its source says.
             listed: base names of the checkpoints that the state file lists with it, oldest first.
         """
         last = self._last

@@ -94,7 +94,7 @@ def series_from_wire(name: str) -> str:
 
 
 def save_to_wire(save: SaveRef) -> common_pb2.SaveIdentity:
-    """Return the message that names a save and who speaks about it."""
+    """Return the message that names a save and the sender."""
     return common_pb2.SaveIdentity(
         run=save.run,
         epoch=save.epoch,
@@ -129,7 +129,7 @@ def join_to_wire(peer: common_pb2.Peer, run: str, member: Member, options: RunOp
 
 
 def join_from_wire(request: save_pb2.JoinRequest) -> tuple[str, Member, RunOptions]:
-    """Read and check a request to join: the run, who, and how the run keeps its checkpoints."""
+    """Read and check a request to join: the run, the member, and how the run keeps its checkpoints."""
     options = options_from_wire(request.options) if request.HasField("options") else RunOptions()
     return names.check_run_name(request.run), _member(request.peer, request.rank, request.world_size), options
 

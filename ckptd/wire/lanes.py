@@ -85,7 +85,7 @@ def _lane(parts: list[save_pb2.LanePart], stream_port: int) -> Lane:
         raise InvalidRequestError("parts of two lanes are mixed up")
     road = next((ours for ours, theirs in ROADS.items() if theirs == (first.road or save_pb2.ROAD_STREAM)), None)
     if road is None or any(part.road != first.road for part in parts):
-        raise InvalidRequestError("the daemon wants a lane sent on a road that is not known here", actual=first.road)
+        raise InvalidRequestError("the daemon requests a way of sending that is unknown here", actual=first.road)
     items, item_offsets, sizes = (
         np.array([number for part in parts for number in getattr(part, column)], np.int64)
         for column in ("items", "item_offsets", "sizes")

@@ -61,7 +61,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A call that has come: of whom, as gRPC names him, with which ``authorization``."""
+    """A call that has come: its caller, as gRPC names it, and its ``authorization``."""
 
     method: str
     peer: str

@@ -103,7 +103,7 @@ def from_wire(error: grpc.RpcError, *, address: str = "") -> CkptdError:
 
     It says all that there is to say: gRPC's own traceback is forty lines before the one that matters.
 
-    `address`: whom the call was for, as a user would write it; texts of gRPC's own failures name it.
+    `address`: where the call went, as a user would write it; texts of gRPC's own failures name it.
     """
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = (error.details() if hasattr(error, "details") else None) or ""
@@ -201,7 +201,7 @@ def _unreachable(details: str, address: str) -> str:
         why = "connection refused" if "refused" in lowered else "there is no such socket"
         return f"no daemon answers at {address}: {why}; start one with `ckptd serve --root DIR`"
     if "failed to connect" in lowered and "permission denied" in lowered:
-        return f"access to {address} is denied: a daemon's socket lets in its own user only, or whom --socket-mode says"
+        return f"access to {address} is denied: its socket admits only its own user, or those that --socket-mode allows"
     if "ssl" in lowered or "handshake" in lowered or "certificate" in lowered or "wrong_version_number" in lowered:
         return (
             f"no secure connection to {address}: {_last_cause(details)}; "
@@ -210,7 +210,7 @@ def _unreachable(details: str, address: str) -> str:
     if "dns" in lowered or "lookup" in lowered or "resolving" in lowered or "resolution" in lowered:
         return f"no daemon answers at {address}: the host's name is not known"
     if "failed to connect" in lowered and "socket closed" in lowered:
-        return f"what answers at {address} hangs up: it may want TLS (grpcs://), or it is no ckptd daemon"
+        return f"what answers at {address} closes the connection: it may need TLS (grpcs://), or it is no ckptd daemon"
     if "failed to connect" in lowered:
         return f"no daemon answers at {address}: {_last_cause(details)}; start one with `ckptd serve --root DIR`"
     return f"the connection to the daemon at {address} broke: {details or 'no reason given'}"

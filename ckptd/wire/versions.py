@@ -1,8 +1,8 @@
-"""Who speaks: versions and capabilities, told by both ends before anything else, and checked by both.
+"""Versions and capabilities, sent by both ends before anything else, and checked by both.
 
 The rule: the major version is the same, and the minor versions are neighbours or the same; so a daemon may be
 upgraded before its clients, or after. A capability that one end needs and the other does not know is an error; one
-that is merely offered is ignored by whoever does not know it.
+that is merely offered is ignored by a peer that does not know it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def check_version(theirs: str, *, who: str, mine: str = VERSION) -> None:
     parsed, own = _VERSION.fullmatch(theirs[:64]), _VERSION.fullmatch(mine)
     if parsed is None or own is None:
         raise InvalidRequestError(
-            f"the {who} does not tell its version: it is no ckptd, or a broken one", actual=theirs[:32]
+            f"the {who} does not send its version: it is not ckptd, or it is broken", actual=theirs[:32]
         )
     same_major = int(parsed[1]) == int(own[1])
     if not same_major or abs(int(parsed[2]) - int(own[2])) > 1:

@@ -169,7 +169,7 @@ def test_a_command_does_not_take_a_run_from_an_owner_of_whom_it_knows_nothing(
         owner = ckptd.Checkpointer(s3_root, run="runs/a")
         owner.save(1, tensors(1)).result(timeout=60)
     said = says(capsys, "pin", f"{run}/model.ckpt-1", code=4)
-    assert "nobody here can say" in said
+    assert "cannot tell whether it is alive" in said
     assert "--take-over" in said
     assert owner.save(2, tensors(2)).result(timeout=60).step == 2  # nothing has happened to it
     assert as_json(capsys, "pin", f"{run}/model.ckpt-1", "--take-over")["pinned"]

@@ -186,7 +186,7 @@ def test_an_index_of_rubbish_is_damage_and_not_a_bug(tmp_path, capsys):
         (["latest", "{root}"], 3, "there are some in {root}/runs/mnist"),
         (["latest", "{root}/nothing"], 3, "there is no directory"),
         (["ls", "{root}/runs/mnits"], 3, "did you mean '{root}/runs/mnist'?"),
-        (["ls", "{root}/runs/mnist/checkpoint"], 2, "this is a file; a directory is wanted"),
+        (["ls", "{root}/runs/mnist/checkpoint"], 2, "this is a file; pass a directory"),
         (["show", "{root}/runs/mnist/model.ckpt-12"], 3, "the newest here is 'model.ckpt-120'"),
         (["show", "{root}/runs/mnist/model.cpt-30"], 3, "did you mean 'model.ckpt-30'?"),
         (["verify", "{root}/runs/mnist/model.ckpt-10"], 3, "there is no checkpoint 'model.ckpt-10'"),

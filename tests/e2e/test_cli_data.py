@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_is_neither_copied_nor_exported(here, capsys):
         (["import", "m.pt", "x"], 2, "by its own framework only"),
         (["import", "m-1", "x"], 2, "`ckptd cp` copies it"),
         (["import", "mm.npz", "x"], 3, "did you mean 'm.npz'?"),
-        (["import", "m.npz", "."], 2, "a prefix is wanted"),
+        (["import", "m.npz", "."], 2, "pass a prefix"),
         (["import", "m.npz", "m-1"], 4, "already"),
         (["diff", "m-1", "n.safetensors"], 3, "did you mean 'm.safetensors'?"),
         (["diff", "m-1"], 2, "missing argument 'B'"),

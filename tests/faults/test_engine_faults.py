@@ -171,7 +171,7 @@ def test_when_nobody_can_say_whether_a_save_was_committed_that_is_the_answer_and
     inner, store, coordinator, ranks = gated
     store.goes_away = True
     store.go_on.set()
-    with pytest.raises(UnavailableError, match="nobody can say now whether step 3 of runs/r was saved"):
+    with pytest.raises(UnavailableError, match="cannot tell now whether step 3 of runs/r was saved"):
         ranks[0].outcome(3)
     assert coordinator.settle(WAIT_S)
     store.is_away = False

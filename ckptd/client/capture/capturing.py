@@ -1,7 +1,7 @@
 """Arrays → memory of our own. Training stands still meanwhile, so that nothing else is done: they are summed later.
 
 Large arrays are cut into stripes for several threads, as numpy lets go of the interpreter meanwhile; small ones are
-taken in bunches. Work is done in the order of the memory, and the room's mark follows, so that whoever writes it to a
+taken in bunches. Work is done in the order of the memory, and the room's mark follows, so that the writer of a
 disk need not wait for the end.
 """
 

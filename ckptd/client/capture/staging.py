@@ -1,4 +1,4 @@
-"""Arrays in the very memory that a save is written from: who produces his bytes there saves without a copy.
+"""Arrays in the memory that a save is written from: arrays built there need no copy.
 
 A stage is a room that is not captured yet. It begins with the first array that is asked for after a save, is as large
 as the stage or the save before, and grows by moving to a larger room: what was handed out before that is copied like
@@ -105,7 +105,7 @@ class Staging:
                 found = stage.place(name, dimensions, kind)
                 if found is None:
                     needed = stage.used_bytes + prod(dimensions) * kind.itemsize + _ALIGN_BYTES
-                    # Who asks for everything at once needs no room to grow.
+                    # A single large request needs no room to grow.
                     stage = self._stage = Stage(self._take_room(2 * needed if stage.used_bytes else needed), stage)
             return found
 

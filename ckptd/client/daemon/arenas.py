@@ -136,7 +136,7 @@ class ArenaLink:
     def ask(self, request: arena_pb2.ArenaRequest, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> Answer:
         """Send a request and wait for its answer; raise the error that it is.
 
-        A connection on which no answer comes is given up: whoever asks next must not wait for as long again.
+        A connection on which no answer comes is given up: the next request must not wait for as long again.
         """
         answer = self.send(request)
         try:
@@ -146,7 +146,7 @@ class ArenaLink:
                 self.close()
 
     def close(self) -> None:
-        """End the connection; whoever waits hears of it. May be repeated."""
+        """End the connection; waiting calls fail. May be repeated."""
         with self._lock:
             self._is_closed = True
             waiting, self._waiting = self._waiting, {}

@@ -109,7 +109,7 @@ class Membership:
             if self._fatal is not None:
                 error = self._fatal
                 if not isinstance(error, ConflictError):
-                    # An operator may put it right. Who was fenced off stays so, whatever becomes of the other.
+                    # An operator may put it right. What was fenced off stays so, whatever happens to the other.
                     self._fatal = self._thread = None
                 raise error
             if self._is_closing.is_set():

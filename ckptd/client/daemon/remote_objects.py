@@ -76,7 +76,7 @@ class RemoteObjects:
             try:
                 for block in self._blocks(key, offset + done, size - done, deadline):
                     if len(block) > size - done:
-                        raise CorruptionError("the daemon sent more than was asked for", key=key, offset=offset + done)
+                        raise CorruptionError("the daemon sent more than was requested", key=key, offset=offset + done)
                     done += len(block)
                     places.put(block)
                     if size - done <= OVERLAP_BYTES:

@@ -260,7 +260,7 @@ class RemoteTransport:
                 shown = save_pb2.SavePhase.Name(phase).removeprefix("SAVE_PHASE_").lower()
                 raise UnavailableError(
                     f"the outcome of {save} is not known after {deadline.timeout_s:g} s: it was {shown}; "
-                    f"`ckptd status {self._address}` shows whom it waits for"
+                    f"`ckptd status {self._address}` shows which ranks it waits for"
                 )
             request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True)
             try:
@@ -290,7 +290,7 @@ class RemoteTransport:
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """See `Transport.await_retention`."""
         if self._is_closed.is_set():
-            return  # who asks is another `Checkpointer` of this process; the daemon deletes without it, too
+            return  # the caller is another `Checkpointer` of this process; the daemon deletes without it, too
         member = self._open().member
         save = SaveRef(self._run, 0, checkpoint.step, checkpoint.save_id, rank=member.rank)
         save = replace(save, incarnation=member.incarnation)

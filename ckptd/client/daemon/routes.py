@@ -27,7 +27,7 @@ _log = logging.getLogger("ckptd.client")
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Whom to send to: the stub of the save service there, and where that is; `port` is 0 for the daemon itself."""
+    """Where to send: the stub of the save service there, and its address; `port` is 0 for the daemon itself."""
 
     stub: Any
     address: str

@@ -25,7 +25,7 @@ class Seat:
     """See the module. Any thread may use it.
 
     Attributes:
-        member: who this process is to the daemon.
+        member: this process, as the daemon knows it.
         peer: the same, as it is told with each call.
         contact: what is known of the daemon until it answers.
         arenas: the memory that it lends.

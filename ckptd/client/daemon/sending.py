@@ -21,7 +21,7 @@ from ckptd.wire import convert, status
 from ckptd.wire.chunks import Chunk, WriteMessage
 from ckptd.wire.v1 import save_pb2
 
-_ANSWER_TIMEOUT_S = 5.0  # of who is not the only one to ask
+_ANSWER_TIMEOUT_S = 5.0  # of a process that is not the only one
 
 
 def send_lane(
@@ -87,7 +87,7 @@ class _Attempt:
 
     @property
     def led_nowhere(self) -> bool:
-        """Whether the stream was opened, and nobody ever answered who knows the lane."""
+        """Whether the stream was opened, and no answer came from a process that knows the lane."""
         return self._call is not None and not self._has_reply and not self._stop.is_set()
 
     def run(self, stub: Any, deadline: Deadline) -> None:
@@ -130,7 +130,7 @@ class _Attempt:
                 self._is_over = True
 
     def _wait_no_longer(self) -> None:
-        self.failure = self.failure or UnavailableError(f"nobody answers within {self._answer_timeout_s:g} s")
+        self.failure = self.failure or UnavailableError(f"no answer within {self._answer_timeout_s:g} s")
         self._call.cancel()
 
     def _requests(self) -> Iterator[WriteMessage]:

@@ -9,7 +9,7 @@ from ckptd.client.deadline import Deadline
 OVERLAP_BYTES = 8 << 20
 """About what moves while a stream is opened: the next may begin when the one before has no more than this to go."""
 
-_LOOK_EVERY_S = 0.1  # whether it is wanted no more by who waits in line
+_LOOK_EVERY_S = 0.1  # whether a thread in the queue has given up
 
 
 class Place:

@@ -1,6 +1,6 @@
 """Watching through a daemon: one stream at a time, begun anew wherever it broke, and a mailbox with room for one.
 
-A thread takes from the stream whatever comes, so that whoever is slow finds the newest checkpoint waiting and not all
+A thread takes from the stream whatever comes, so that a slow reader finds the newest checkpoint waiting and not all
 those that were published meanwhile, of which retention has deleted some already.
 """
 
@@ -90,7 +90,7 @@ class DaemonWatch:
             self._follow()
         except CkptdError as error:
             self._end(error)
-        except Exception as failure:  # it has to reach whoever waits, in another thread
+        except Exception as failure:  # it has to reach the waiting thread
             bug = CkptdError(f"a bug in ckptd ended a watch: {failure!r}")
             bug.__cause__ = failure
             self._end(bug)

@@ -1,6 +1,6 @@
 """Direct mode: the same engine, in this process, over a store that it opens itself.
 
-One rank only: several need somebody who sees all of them, and that is the daemon. Reading takes no lock, so that any
+One rank only: several need a process that sees all of them, and that is the daemon. Reading takes no lock, so that any
 number of readers can follow a run; the first save takes the run for this process, which keeps it until the last
 `Checkpointer` that saves into it has closed, see `engines`.
 """

@@ -52,7 +52,7 @@ class Engine:
         return self._coordinator
 
     def open(self, options: RunOptions, *, to_save: bool) -> Coordinator:
-        """Return the coordinator, after taking the run on the first call; whoever is to save decides the options.
+        """Return the coordinator, after taking the run on the first call; the first that saves decides the options.
 
         Raises:
             ConflictError: another process has the run.

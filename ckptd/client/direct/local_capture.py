@@ -14,7 +14,7 @@ from ckptd.errors import CkptdError, SessionAbortedError
 
 
 class LocalCapture:
-    """Both ends of one: a `Handover` for who captures, a `Capture` for the engine."""
+    """Both ends of one: a `Handover` for the capturing thread, a `Capture` for the engine."""
 
     def __init__(self, room: Room, offsets: Column, *, is_staged: bool = False) -> None:
         self.memory: NDArray[np.uint8] = room.data
@@ -27,7 +27,7 @@ class LocalCapture:
         self._sums: NDArray[np.uint32] | None = None
         self._error: CkptdError | None = None
 
-    # Who captures.
+    # The capturing thread's end.
 
     def seal(self, sums: NDArray[np.uint32] | None) -> None:
         """See `Handover`."""
@@ -82,4 +82,4 @@ class LocalCapture:
         """See `Capture`. Nobody could read from here what a restart of this process needs."""
 
     def ended(self) -> None:
-        """See `Capture`. Who captured knows by the outcome."""
+        """See `Capture`. The capturing thread learns it from the outcome."""

@@ -112,7 +112,7 @@ def get_checkpoint_mtimes(checkpoint_prefixes: Sequence[Path]) -> list[float]:
     for.
     """
     if isinstance(checkpoint_prefixes, (str, bytes, os.PathLike)):
-        raise InvalidRequestError("several prefixes are wanted, in a list", actual=repr(checkpoint_prefixes))
+        raise InvalidRequestError("pass several prefixes in a list", actual=repr(checkpoint_prefixes))
     for prefix in checkpoint_prefixes:
         own_saves.await_prefix(as_text(prefix))
     stats = map(find_stat, checkpoint_prefixes)

@@ -51,7 +51,7 @@ def _beside(path: str) -> str:
     if key.endswith(_IMPORTED):
         return f"; `ckptd import {path} PREFIX` makes a checkpoint of this file"
     told = recognized(head)
-    return f"; this is {told}" if told else "; this is a file, and no file of a checkpoint is called so"
+    return f"; this is {told}" if told else "; this is a file, and no file of a checkpoint has such a name"
 
 
 def _prefixes(store: Store) -> list[str]:

@@ -119,7 +119,7 @@ def _verdict(
         raise error from error.__cause__
     begun = restored.checkpoint
     if verdict is None:
-        error.add_note("nobody could read it again: the daemon is older than this client, and does not know how to")
+        error.add_note("it was not read again: the daemon is older than this client and cannot do that")
     elif begun is not None and _is_same(begun, located.checkpoint):
         error.add_note(
             f"something of step {begun.step} has been restored before, and another step would not go with it: start "

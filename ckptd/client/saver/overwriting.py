@@ -37,7 +37,7 @@ def write_over(
 ) -> None:
     """Write a checkpoint of so many shards whether or not there is one already; durable and complete on return.
 
-    Writing over one takes the bytes twice. The caller is the only one who writes this prefix.
+    Writing over one takes the bytes twice. Only the caller writes this prefix.
     """
     check_meta_suffix(meta_graph_suffix)
     layout = plan([snapshot.manifest], num_shards)

@@ -199,7 +199,7 @@ class Saver:
 
         Raises:
             InvalidRequestError: in TensorFlow's words. Nothing was written.
-            ConflictError: when a daemon or a `Checkpointer` works in this directory; who is in `actual`.
+            ConflictError: when a daemon or a `Checkpointer` works in this directory; `actual` names it.
             StorageFullError, UnavailableError, …: nothing was published.
         """
         self._check_built()

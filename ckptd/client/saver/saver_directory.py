@@ -151,12 +151,12 @@ class SaverDirectory:
             target: where to.
             snapshot: what; it stays the caller's.
             meta_graph: bytes for the file beside it, None for no such file.
-            holder: who it is that writes, for others who are kept away meanwhile.
+            holder: the name of the writer, for processes that are kept away meanwhile.
             num_shards: how many data files.
             write_state: False publishes, lists and deletes nothing.
 
         Raises:
-            ConflictError: when a daemon or a `Checkpointer` works in this directory; who is in `actual`.
+            ConflictError: when a daemon or a `Checkpointer` works in this directory; `actual` names it.
             StorageFullError, UnavailableError, …: nothing was published.
         """
         store, key = target.place

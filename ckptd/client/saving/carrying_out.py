@@ -22,7 +22,7 @@ from ckptd.errors import CkptdError, NotFoundError, UnavailableError
 NUM_STREAMS = 2
 """Lanes under way at once: enough that one is summed while another is sent."""
 
-_GRACE_S = 5.0  # the daemon knows whom a late save waits for; its error should come before ours
+_GRACE_S = 5.0  # the daemon knows which ranks a late save waits for; its error should come before ours
 _SETTLE_S = 1.0  # a daemon that refused a lane knows the save's end by then
 
 

@@ -1,4 +1,4 @@
-"""The saves that this process has begun and that are not over, by the place that they go to, whoever began them.
+"""The saves that this process has begun and that are not over, by the place that they go to.
 
 A question about what a job has begun is answered when that has ended: after `save(2)` the latest is 2, whether the same
 `Checkpointer` is asked, another one, or a plain function that takes a path.

@@ -191,7 +191,7 @@ class PendingSave:
             for callback in callbacks:
                 self._call(callback)
             if self._aftermath is not None and self._aftermath.retains_here:
-                with contextlib.suppress(CkptdError):  # what is left is deleted by who opens the run next
+                with contextlib.suppress(CkptdError):  # what is left is deleted when the run is opened next
                     self.await_aftermath(Deadline(_RETENTION_S))
         finally:
             with self._changed:

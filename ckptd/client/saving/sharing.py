@@ -31,7 +31,7 @@ class Common(Protocol):
 
     @property
     def is_spent(self) -> bool:
-        """Whether it has lost the place for good: who comes next needs another."""
+        """Whether it has lost the place for good: the next user needs another."""
 
     def leave(self) -> None:
         """Nobody saves any more: give the place up, if others need it to be free. It may be taken again."""

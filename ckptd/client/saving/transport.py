@@ -1,4 +1,4 @@
-"""What the client needs done, whoever does it: a daemon over gRPC (`remote`), or this process (`direct`).
+"""What the client needs done, by a daemon over gRPC (`remote`) or by this process (`direct`).
 
 Both raise the same errors for the same reasons, and every wait ends at the deadline that is passed in.
 """
@@ -88,7 +88,7 @@ class Transport(Protocol):
     chunk_bytes: int
     world_size: int
     place: str
-    """What it saves to, the same for all who save there as this rank; see `own_saves`."""
+    """What it saves to, the same for all objects that save there as this rank; see `own_saves`."""
     retains_here: bool
     """Whether this process does what retention says, and ends only when that is over."""
 
@@ -163,7 +163,7 @@ class Transport(Protocol):
         """
 
     def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
-        """Have the owner of the run read bytes again that looked wrong; None when there is nobody who can.
+        """Have the owner of the run read bytes again that looked wrong; None when no process can.
 
         Raises:
             UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.

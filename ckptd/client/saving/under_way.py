@@ -28,7 +28,7 @@ class UnderWay:
         Args:
             timeout_s: see the class.
             where: what they save to, for messages.
-            place: the same for `own_saves`. With it, what is asked is about all of this process who save there.
+            place: the same for `own_saves`. With it, the answers cover everything in this process that saves there.
         """
         self._timeout_s = timeout_s
         self._where = where
@@ -130,6 +130,6 @@ class UnderWay:
             for pending in self._pending:
                 error = pending.take_unseen_error()
                 if error is not None:
-                    error.add_note(f"this is about {pending}, which nobody waited for")
+                    error.add_note(f"this is about {pending}, which was not waited for")
                     raise error
             self._pending = [pending for pending in self._pending if not pending.done()]

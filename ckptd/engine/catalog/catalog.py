@@ -41,8 +41,8 @@ class Catalog(Owned):
     """The checkpoints of one run that one state file publishes.
 
     It has one owner: no method may run while another does, and no other catalog may write to the run. Call `recover`
-    first. Whoever saves calls `choose_num_shards`, `draft`, `begin`, then writes the shards, then `commit`,
-    tells whoever waits, and then `retire`; or `abandon` at any time before.
+    first. A save calls `choose_num_shards`, `draft`, `begin`, then writes the shards, then `commit`,
+    answers waiting callers, and then `retire`; or `abandon` at any time before.
 
     Args:
         store: where the run lives.
@@ -53,7 +53,7 @@ class Catalog(Owned):
         pad_step_number: whether steps in prefixes have eight digits.
         relative_paths: whether the state file names checkpoints relative to itself, or by their locations.
         undo_s: for how long a deletion by its owner can be undone; 0 deletes at once.
-        holder: who owns it, in words for whoever is kept out.
+        holder: the name of its owner, for processes that are kept out.
         life: of the daemon that opens the run, perhaps not for the first time.
         on_step: called before each durable step with its name; for tests.
     """
@@ -178,7 +178,7 @@ class Catalog(Owned):
         raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._run or None)
 
     def exists(self, name: str, step: int | None) -> bool:
-        """Say whether the step has an index, whoever wrote it: then saving it anew needs `overwrite`."""
+        """Say whether the step has an index, of any program: then saving it anew needs `overwrite`."""
         return self._is_there(names.index_key(join(self._run, self._prefix(name, step))))
 
     def record_of(self, save_id: str) -> Record | None:
@@ -435,7 +435,7 @@ class Catalog(Owned):
                 if ledger.is_undoable(record):
                     continue
                 if self._store.location(record.prefix_key) not in settled:
-                    verdicts.append(ledger.let_go(record, "it was let go earlier", in_use))
+                    verdicts.append(ledger.let_go(record, "it left the list earlier", in_use))
         except CkptdError as error:
             _log.warning("retention must wait: %s", error)
             return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]

@@ -103,7 +103,7 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
             # Copied, touched or restored with the same content it has a new version and means the same.
             again = look(store, key)
             if again.data != seen.data:
-                error.add_note("the state file was changed by someone else; recovery reads it anew")
+                error.add_note("the state file was changed by another program; recovery reads it anew")
                 raise
             stat = reserve.replace(store, directory, key, state, if_version=again.version)
     if store.verifies_writes:

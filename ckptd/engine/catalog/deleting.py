@@ -206,7 +206,7 @@ def _is_ours(index: IndexInPlace, record: Record) -> bool:
     if index.is_as_written_by(record):
         return True
     if index.num_shards is None:
-        raise ConflictError("the index in place cannot be decoded, so nobody knows whose it is", key=record.index_key)
+        raise ConflictError("the index in place cannot be decoded, so its owner is unknown", key=record.index_key)
     if index.num_shards != record.num_shards:
         return False
     if record.index_crc32c is not None:

@@ -34,7 +34,7 @@ class Signature:
         write: the number of the writing; with `owner` there is none like it.
         save: the save that it publishes, "" for other changes.
         term: higher than that of every owner before, as far as this owner could see; 0 from an older version.
-        since: when the owner's daemon took its root, by the store's clock; 0 of who is no daemon.
+        since: when the owner's daemon took its root, by the store's clock; 0 if the owner is not a daemon.
     """
 
     owner: str

@@ -1,7 +1,7 @@
 """What a catalog knows of its run, kept equal in memory and in the store: the state file's list, and the records.
 
 The order of notes is what makes a crash harmless. A save that the state file names is noted as published last, after
-everything that follows from it for others was done or noted. So whoever finds a listed save that is not noted as
+everything that follows from it for others was done or noted. So a start that finds a listed save that is not noted as
 published knows that retention was interrupted, and by which save, and may finish it; see `recovery`.
 """
 
@@ -62,7 +62,7 @@ class Ledger:
         holder: str,
         life: Life | None = None,
     ) -> None:
-        """Know nothing yet: `recover` reads. `holder` names the owner to whoever is kept out."""
+        """Know nothing yet: `recover` reads. `holder` names the owner to processes that are kept out."""
         self.listing = Listing()
         self.style = Style()  # of the state file in place
         self.records: dict[str, Record] = {}
@@ -101,7 +101,7 @@ class Ledger:
         """
         if not self.state.confirm(max_age_s):
             self.is_stale = True
-            raise ConflictError("the state file was changed by someone else", key=self.state.key)
+            raise ConflictError("the state file was changed by another program", key=self.state.key)
 
     def _on_step(self, step: str) -> None:
         """Do before each durable step what has to be done before it: what removes something makes sure of the run."""
@@ -241,7 +241,7 @@ class Ledger:
         """Do or note what the last publications meant for others, and then note the published saves themselves.
 
         With `in_use` what was let go is deleted at once, unless a reader is at it; with None it is only marked.
-        Safe to repeat after an error. Returns a verdict for everyone who left the list.
+        Safe to repeat after an error. Returns a verdict for each checkpoint that left the list.
         """
         verdicts: list[Verdict] = []
         while self._pending:
@@ -433,7 +433,7 @@ class Ledger:
         for facts, fate, reason in judged:
             try:
                 if fate is Fate.ADOPT:
-                    self.settle(in_use)  # room first, and who was listed before comes before
+                    self.settle(in_use)  # room first, and the earlier listed first
                 outcome = self.carry_out(facts, fate, reason, in_use)
             except StorageFullError as error:
                 outcome = self._postpone(facts.record, error)
@@ -537,7 +537,7 @@ class Ledger:
             case Fate.ADOPT:
                 self._on_step("recover.adopt")
                 adopted = self._as_found(record)
-                # The trainer that began it said how; who comes next may say something else, later.
+                # The trainer that began it said how; the next one may say something else, later.
                 mark = self.style.preserved if record.policy.rule is Rule.MANAGER else record.next_keep_at
                 listing = self.listing
                 if not record.max_to_keep and record.policy.rule is Rule.SAVER:
@@ -601,7 +601,7 @@ def sure_to_go(policy: RetentionPolicy, mark: float) -> float:
     return min(mark, sys.float_info.max)
 
 
-# Who leaves is dealt with before who came is noted: until then a crash is known to have interrupted it.
+# What leaves is dealt with before what came is noted: until then a crash is known to have interrupted it.
 _ORDER = [
     Fate.NOTHING,
     Fate.LEAVE,

@@ -1,4 +1,4 @@
-"""The list that a state file holds, as a value: who is in it, who leaves it, and its text. Pure."""
+"""The list that a state file holds, as a value: what is in it, what leaves it, and its text. Pure."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Listing:
         return Listing(tuple(taken)), manager.preserved
 
     def reduced(self, policy: RetentionPolicy, mark: float) -> tuple[Listing, Decision]:
-        """Let the rule record the last entry; return who stays, and the verdicts, in this list's order."""
+        """Let the rule record the last entry; return what stays, and the verdicts, in this list's order."""
         candidates = [
             Candidate(
                 entry.checkpoint.prefix,

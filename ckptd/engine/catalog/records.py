@@ -60,7 +60,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_to_keep": (0, (1 << 63) - 1),
     "index_crc32c": (0, (1 << 32) - 1),
 }
-"""What these fields may be, so that whoever is told of them can be: on the wire, and as a date."""
+"""What these fields may be, so that they can be sent and shown: on the wire, and as a date."""
 
 _SAVE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
@@ -100,7 +100,7 @@ class Record:
         released: it is pinned no longer, and retention had let others go in its place: its turn is the next save.
         quarantine: why it is in quarantine, with the bytes that are damaged, in words; "" when it is not.
         quarantined_at: wall clock, since when.
-        quarantined_by: who read the damaged bytes again.
+        quarantined_by: the process that read the damaged bytes again.
         verified_at: wall clock, when all of it was last read and found as it should be; None: not yet.
         verified_parts, verified_of, verified_since: which parts, of how many, have been read since when, while it is
             verified part by part.

@@ -1,7 +1,7 @@
 """What becomes, at start, of every save that a record tells of.
 
 `gather` looks, `judge` decides (pure: facts come in, a fate and a reason go out), `Catalog.recover` acts. Any crash,
-also one in the middle of recovery, leaves facts from which the same is decided again. Who is in doubt leaves things
+also one in the middle of recovery, leaves facts from which the same is decided again. In doubt it leaves things
 alone and says so.
 """
 
@@ -25,9 +25,9 @@ class Fate(Enum):
     ADOPT = "adopted"  # complete, but not published: publish it
     CONFIRM = "confirmed"  # published, but not yet noted: note it
     SWEEP = "swept"  # never committed: delete its shards
-    DROP = "dropped"  # let go: delete what is left
-    SET_ASIDE = "set aside"  # deleted by its owner, who may undo it
-    PRESERVE = "preserved"  # let go by we don't know whom: note that it is kept for good
+    DROP = "dropped"  # no longer kept: delete what is left
+    SET_ASIDE = "set aside"  # deleted by its owner, which may undo it
+    PRESERVE = "preserved"  # removed from the list by an unknown party: note that it is kept for good
     RESTORE = "restored"  # marked to be dropped, but still listed: take the mark back
     LEAVE = "left alone"  # in doubt
     NOTHING = "as it was"  # all is well
@@ -85,7 +85,7 @@ class Recovery:
     """What the state file lists as newer than the latest, and that is not complete, with the reasons."""
 
     def subjects(self, fate: Fate) -> list[str]:
-        """Return whom this happened to."""
+        """Return what this happened to."""
         return [outcome.subject for outcome in self.outcomes if outcome.fate is fate]
 
 
@@ -95,7 +95,7 @@ def judge(facts: Facts) -> tuple[Fate, str]:
     if index is not None and not index.is_as_written_by(record) and index.num_shards is None:
         if record.published and facts.is_listed:
             return Fate.NOTHING, "it is published; its index cannot be decoded, see verify"
-        return Fate.LEAVE, "the index in place cannot be decoded, so nobody knows whose it is"
+        return Fate.LEAVE, "the index in place cannot be decoded, so its owner is unknown"
     if record.dropped:
         return _judge_dropped(facts)
     return _judge_published(facts) if record.published else _judge_unpublished(facts)
@@ -114,7 +114,7 @@ def _judge_dropped(facts: Facts) -> tuple[Fate, str]:
         return Fate.LEAVE, "another program has replaced its index"
     if facts.is_undoable:
         return Fate.SET_ASIDE, "it was being deleted, or brought back, and neither was acknowledged"
-    return Fate.DROP, "it was let go, and its deletion not finished"
+    return Fate.DROP, "its deletion was not finished"
 
 
 def _judge_unpublished(facts: Facts) -> tuple[Fate, str]:
@@ -136,7 +136,7 @@ def _judge_published(facts: Facts) -> tuple[Fate, str]:
     if facts.index is None:
         if facts.horizon is not None and record.saved_at <= facts.horizon and not facts.is_listed:
             return Fate.DROP, "retention had begun to delete it"
-        return Fate.LEAVE, "someone else deleted its index"
+        return Fate.LEAVE, "another program deleted its index"
     if not facts.has_its_index:
         if facts.replaced_by is not None:
             return Fate.DROP, f"save {facts.replaced_by.save_id} replaced it"

@@ -1,4 +1,4 @@
-"""Room set aside in a run, so that a full disk stops nobody who wants to remove something.
+"""Room set aside in a run, so that something can be removed on a full disk.
 
 A removal is noted before it is done: in the record, and in the state file. On a full disk these notes have no room, and
 the one thing that helps would be impossible. So every run keeps a few small objects that hold nothing. A note without

@@ -1,7 +1,7 @@
 """The note of a run at rest: what a bucket holds of it, in one object, so that opening it again takes three requests.
 
 A run in a bucket is read object by object, each for the time of a journey. When nothing is under way in it, and nothing
-is left to be done, its owner notes the records, the state file, the epoch, and the version of every object. Who opens
+is left to be done, its owner notes the records, the state file, the epoch, and the version of every object. What opens
 the run lists it, reads the note, and takes it over. If any object is another than the note says, or one is missing or
 new, the note counts for nothing, and the run is recovered from its objects as ever.
 

@@ -1,7 +1,7 @@
 """What to keep, and why. Pure: the list of checkpoints and the time come in, a verdict for each goes out.
 
 The rules are TensorFlow's, see `housekeeping`; a policy names one. What ckptd adds: pinned ones stay and do not count,
-and the newest always stays. Who leaves the list is one question, when files are deleted another: that waits for
+and the newest always stays. What leaves the list is one question, when files are deleted another: that waits for
 readers, and never happens to what is not ours; see `ledger`.
 """
 
@@ -152,7 +152,7 @@ def decide(policy: RetentionPolicy, candidates: Sequence[Candidate], mark: float
 def _leaving(
     policy: RetentionPolicy, counted: Sequence[Candidate], newest: Candidate, mark: float
 ) -> tuple[dict[str, Leaving], float]:
-    """Let the rule record the newest; return who leaves, by prefix, and the mark. A pinned newest does not count."""
+    """Let the rule record the newest; return what leaves, by prefix, and the mark. A pinned newest does not count."""
     hours = policy.keep_checkpoint_every_n_hours
     if policy.rule is Rule.SAVER:
         saver = SaverHousekeeping(policy.max_to_keep, math.inf if hours is None else hours, 0.0)

@@ -87,7 +87,7 @@ def _walk(store: LocalStore) -> Iterator[str]:
         try:
             found = store.names(directory)
         except CkptdError as error:
-            _log.warning("nobody can say which runs are below %s: %s", directory or store.url, error)
+            _log.warning("cannot list the runs below %s: %s", directory or store.url, error)
             continue
         if directory and _OURS in found:
             yield directory

@@ -167,7 +167,7 @@ class StateFile:
             ConflictError: when it was changed by a person, or taken over by another owner.
         """
         if not self.confirm():
-            raise ConflictError("the state file was changed by someone else", key=self.key)
+            raise ConflictError("the state file was changed by another program", key=self.key)
         if self._store.has_locks:
             self._store.delete([self.key])
         elif self._seen.data is not None:

@@ -210,7 +210,7 @@ def by_age(found: Iterable[Found], ours: Mapping[str, Record], latest_filename: 
 def list_checkpoints(store: Store, directory: str) -> list[Checkpoint]:
     """Return the complete checkpoints directly in `directory`, oldest first.
 
-    Whoever wrote them, and whatever the state file says; but not those that are about to be deleted.
+    Of any program, and whatever the state file says; but not those that are about to be deleted.
     """
     ours = {record.save_id: record for record in records.load(store, directory).found}
     found = [each.checkpoint for each in survey(store, directory, None) if each.problem is None]

@@ -2,7 +2,7 @@
 
 `SaverHousekeeping` is that of ``tf.compat.v1.train.Saver`` (source ``tensorflow/python/training/saver.py``),
 `ManagerHousekeeping` that of ``tf.train.CheckpointManager`` (source ``tensorflow/python/checkpoint/
-checkpoint_management.py``). Both only keep lists of paths and times: whoever uses them writes the state file and
+checkpoint_management.py``). Both only keep lists of paths and times: the caller writes the state file and
 deletes the files, in this order. What ckptd adds (pins, readers, proof of ownership) is in `retention` and above.
 
 How they differ: a Saver lets at most one go per save, keeps for good by the time of leaving relative to a clock that

@@ -35,7 +35,7 @@ class Holding:
 
     Attributes:
         save_id: of the save, which is published.
-        index_crc32c: checksum of its whole index object: who reads knows by it whether this memory is what it wants.
+        index_crc32c: checksum of its whole index object: a reader knows by it whether this memory is the right one.
         stretches: where its bytes lie.
     """
 

@@ -89,7 +89,7 @@ def entry_crcs(layout: Layout, segment_crcs: NDArray[np.uint32]) -> NDArray[np.u
                 crc = crc32c.combine(crc, int(segment_crcs[row]), int(layout.segment_size[row]))
                 size += int(layout.segment_size[row])
         crcs[entry] = string_crc32c(int(layout.entry_lengths_crc[entry]), crc, size) if is_string[entry] else crc
-    # Of variants the checksum covers other bytes than are stored, so whoever encoded them has told it.
+    # Of variants the checksum covers other bytes than are stored, so the encoder has provided it.
     is_variant = (np.array(layout.dtypes, np.int64) == VARIANT)[layout.entry_tensor]
     crcs[is_variant] = layout.entry_lengths_crc[is_variant]
     return crcs

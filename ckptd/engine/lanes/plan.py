@@ -91,7 +91,7 @@ class _Units:
 
 def _gather(manifests: Sequence[Manifest]) -> _Parts:
     ids: dict[str, int] = {}
-    owner: list[tuple[int, int]] = []  # of each tensor: who named it first, under which number there
+    owner: list[tuple[int, int]] = []  # of each tensor: the rank that named it first, under which number there
     columns: list[tuple[Column, ...]] = []
     corners = 0
     for rank, manifest in enumerate(manifests):

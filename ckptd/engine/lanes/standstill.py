@@ -1,6 +1,6 @@
 """The time in which ranks capture. Training stands still then, on all of them until the last has come to its end.
 
-So the processors and the memory are theirs: who would take a part of it waits, or takes turns with his like.
+So the processors and the memory are theirs: other work waits, or takes turns.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with a run's own files, for whoever looks at the directory without owning it. Nothing is changed."""
+"""What is wrong with a run's own files, for commands that do not own the run. Nothing is changed."""
 
 from __future__ import annotations
 

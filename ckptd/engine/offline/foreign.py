@@ -46,7 +46,7 @@ def named_as_latest(store: Store, directory: str) -> set[str]:
 
 
 def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnStep = ignore_step) -> None:
-    """Delete the checkpoint whose prefix is the key `prefix`, whoever wrote it. Durable on return, safe to repeat.
+    """Delete the checkpoint whose prefix is the key `prefix`, of any program. Durable on return, safe to repeat.
 
     Raises:
         ConflictError: when a state file names it as the latest and `even_latest` is False, a record says it is ours, or

@@ -49,7 +49,7 @@ def roots_kept(store: Store, holder: str, *, takes_over: bool = False) -> Iterat
 
 @contextmanager
 def unowned(store: Store, holder: str) -> Iterator[None]:
-    """Keep owners away while the block runs, for those who write without being one; nothing is left behind.
+    """Keep owners away while the block runs, for writers that are none; nothing is left behind.
 
     Any number of them may work beside each other: they are no trainers of ours, and look after themselves.
 

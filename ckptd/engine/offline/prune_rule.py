@@ -1,6 +1,6 @@
 """Which checkpoints of a directory a person may want to be rid of, and why each of the others stays. Pure.
 
-This is what `ckptd prune` asks, for any directory, whoever wrote it. It is stricter than a run's own retention, which
+This is the rule of `ckptd prune`, for any directory, of any program. It is stricter than a run's own retention, which
 knows what it has just saved: here a checkpoint counts as superseded only when enough newer ones exist both by their
 steps and by the times at which they were saved, because a run that was rolled back saves lower steps later.
 """
@@ -80,7 +80,7 @@ def judge(
     open_ones = [each for each in found if verdicts[id(each)] is None]
     judged: dict[int, Verdict] = {}
     for family in {_family(each) for each in open_ones}:
-        # Those that are kept for other reasons count too: whoever wants the newest three has three.
+        # Those that are kept for other reasons count too: with the newest three wanted, there are three.
         members = [each for each in found if _family(each) == family and each.problem is None]
         by_step = {id(each) for each in sorted(members, key=lambda each: each.checkpoint.step or 0)[-rule.keep :]}
         by_time = {id(each) for each in sorted(members, key=lambda each: each.checkpoint.saved_at)[-rule.keep :]}

@@ -61,7 +61,7 @@ def repair(
 
     A damaged epoch and damaged records, which keep a run from being opened, are put aside.
 
-    With `takes_over` an owner of whom nobody here can say whether he lives, as in a bucket, is taken over from.
+    With `takes_over` the run is taken from an owner of which nobody can tell whether it is alive, as in a bucket.
 
     Raises:
         NotFoundError: when there is no complete checkpoint; nothing was changed.

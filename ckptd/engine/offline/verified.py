@@ -76,7 +76,7 @@ def note_verified(store: Store, key: str, save_id: str, subset: Subset, holder: 
             if again:
                 records.change(store, with_part(again[-1], subset, time.time()))
     except ConflictError as error:
-        return f"somebody works on the run: {error}"
+        return f"another process works on the run: {error}"
     except (NotPermittedError, StorageFullError) as error:
         return str(error)
     return ""

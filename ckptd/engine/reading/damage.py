@@ -1,4 +1,4 @@
-"""Is a checkpoint damaged? Whoever meets damage while reading names the bytes; the owner of the run reads them again.
+"""Is a checkpoint damaged? A reader that meets damage names the bytes; the owner of the run reads them again.
 
 What a reader says is a suspicion and no more: its own memory, its mount or its network may be at fault, or it may lie.
 Only what is read here counts. What can't be read at all says nothing about the bytes, and is raised.

@@ -88,7 +88,7 @@ class Fetch:
 
     def _run(self, job: Sequence[_Stretch]) -> None:
         for group in _neighbours(job, self._objects.access.gap_bytes):
-            at = group[0]  # whom an error is about
+            at = group[0]  # what an error is about
             try:
                 held = [self._memory(stretch) for stretch in group]
                 sums = self._fill(group, [arriving.memory for arriving in held])

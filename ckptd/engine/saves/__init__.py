@@ -1,1 +1,1 @@
-"""Saves under way: who takes part, what each still owes, and when a save is over."""
+"""Saves in progress: which ranks take part, what each still owes, and when a save is over."""

@@ -86,9 +86,9 @@ class Coordinator:
             clock: both kinds of time.
             owns_root: a daemon owns all runs below its root. Direct mode owns the runs that it opens, so that
                 several programs may work below one root.
-            takes_over: in a store without locks, whether to take the root or a run from somebody of whom nobody here
-                can say whether he lives.
-            holder: how to name us to whom we keep out.
+            takes_over: in a store without locks, whether to take the root or a run from an owner of which nobody
+                can tell whether it is alive.
+            holder: our name, for processes that we keep out.
         """
         self.store = store
         self.settings = settings or Settings()
@@ -407,7 +407,7 @@ class Coordinator:
     def unattended(self, run: str) -> list[Future[Checkpoint]]:
         """Return the outcomes of saves of a run that go on by themselves, after a rank of theirs has gone.
 
-        Who restarts after a crash waits for them: what they save is what he wants to go on from.
+        A restart after a crash waits for them: it goes on from what they save.
         """
         found = self._runs.if_open(run)
         return found.unattended() if found is not None else []

@@ -11,7 +11,7 @@ from ckptd.engine.settings import Settings
 from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
 
 NOBODY: Mapping[int, str] = MappingProxyType({})
-_MOST_ABSENT = 4  # of whom a line tells where they are
+_MOST_ABSENT = 4  # ranks whose host a line names
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def why_over(
 ) -> str | None:
     """Return why a save has to end now, None if it may go on.
 
-    `lost` are ranks that are gone: who, and for how long. A rank that owes nothing any more may go: the save is safe.
+    `lost` are ranks that are gone: their names, and for how long. A rank that owes nothing may go: the save is safe.
     """
     if session.committing or session.phase not in (Phase.DECLARING, Phase.FILLING, Phase.SEALED):
         return None

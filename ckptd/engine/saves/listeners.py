@@ -1,4 +1,4 @@
-"""Who wants to hear of each new checkpoint of a run, told in the order of publication."""
+"""Listeners for each new checkpoint of a run, called in the order of publication."""
 
 from __future__ import annotations
 

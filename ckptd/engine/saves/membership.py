@@ -1,4 +1,4 @@
-"""Who may save into a run: one process per rank, all of one job. Pure; time is passed in.
+"""Which processes may save into a run: one per rank, all of one job. Pure; time is passed in.
 
 A rank holds its place while its connection lives, and for a lease after it broke, in which the same process may come
 back. A place that is held is never taken over, so a second job that is started by mistake is refused. A new process in
@@ -22,7 +22,7 @@ class _Place:
 
 @dataclass(slots=True)
 class Membership:
-    """The places of one run. Has one owner, who passes the time in seconds on a forward-only clock."""
+    """The places of one run. Has one owner, which passes the time in seconds on a forward-only clock."""
 
     lease_s: float
     epoch: int = 0
@@ -67,7 +67,7 @@ class Membership:
 
     @property
     def is_empty(self) -> bool:
-        """Nobody holds a place: who joins next begins a new life of the job, in the same epoch or another."""
+        """No place is taken: the next to join begins a new life of the job, in the same epoch or another."""
         return not self._places
 
     def is_free(self, now: float) -> bool:
@@ -75,7 +75,7 @@ class Membership:
         return not any(self._holds(place, now) for place in self._places.values())
 
     def disconnect(self, member: Member, epoch: int, now: float) -> None:
-        """Note that a member's connection broke; its lease begins. An old epoch's is of no interest."""
+        """Note that a member's connection broke; its lease begins. An old epoch's is ignored."""
         place = self._place(member, epoch)
         if place is not None and place.lost_at is None:
             place.lost_at = now
@@ -86,7 +86,7 @@ class Membership:
             del self._places[member.rank]
 
     def catch_up(self, epoch: int) -> None:
-        """Take up the epoch that the run has reached elsewhere: if it is a higher one, nobody here holds a place."""
+        """Take up the epoch that the run has reached elsewhere: if it is a higher one, no place is taken."""
         if epoch > self.epoch:
             self.epoch = epoch
             self._places.clear()
@@ -102,7 +102,7 @@ class Membership:
         raise ConflictError(f"this process does not hold the place of rank {rank}: it must join first")
 
     def member(self, rank: int) -> tuple[Member, bool] | None:
-        """Return who holds a rank's place, and whether its connection lives; None for nobody."""
+        """Return the process in a rank's place, and whether its connection lives; None if there is none."""
         place = self._places.get(rank)
         return None if place is None else (place.member, place.lost_at is None)
 
@@ -111,7 +111,7 @@ class Membership:
         return sorted(rank for rank, place in self._places.items() if place.lost_at is None)
 
     def lost(self, now: float) -> dict[int, tuple[str, float]]:
-        """Return the ranks whose lease has run out: who it was, and for how many seconds the connection is gone."""
+        """Return the ranks whose lease has run out: the process, and for how many seconds its connection is gone."""
         return {
             rank: (str(place.member), now - place.lost_at)
             for rank, place in self._places.items()

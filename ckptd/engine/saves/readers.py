@@ -1,6 +1,6 @@
 """Which checkpoints are being read through us: retention leaves them until their readers are done.
 
-A reader says nothing when it begins or ends, it just asks for ranges of objects, so whoever asked lately counts.
+A reader does not announce its begin or end, it only requests ranges of objects, so recent requests count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One run: who may save into it, its saves under way in their order, and its checkpoints."""
+"""One run: its members, its saves in progress in their order, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ class Run:
             self._live[0].handle(machine.TurnCame())
 
     def save_ended(self, save: Save) -> None:
-        """Forget a save that is over, tell who listens, and let the next one commit; the lock is held."""
+        """Forget a save that is over, tell listeners, and let the next one commit; the lock is held."""
         self._live.remove(save)
         self._ended[save.save_id] = save
         while len(self._ended) > _REMEMBERED_SAVES:
@@ -400,7 +400,7 @@ class Run:
         try:
             self.submit(self._tell, save.outcome.result(timeout=0), number, save.first.write_state, save.retired)
         except BaseException:
-            save.retired.set_result(None)  # the engine was closed: who opens the run next does the rest
+            save.retired.set_result(None)  # the engine was closed: the next opening of the run does the rest
             raise
 
     def _tell(self, checkpoint: Checkpoint, number: int, is_listed: bool, retired: Future[None]) -> None:
@@ -531,7 +531,7 @@ class Run:
             self.last_error = str(error)
             self.abort_all(str(error))
         except CkptdError as error:
-            logger.warning("nobody can say now whether %s is still ours: %s", self.name, error)
+            logger.warning("cannot tell now whether %s is still ours: %s", self.name, error)
 
     def live_saves(self) -> list[Save]:
         """Return the saves under way, oldest first."""

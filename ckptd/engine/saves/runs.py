@@ -183,7 +183,7 @@ class Runs:
 
     @contextmanager
     def kept_closed(self, name: str) -> Iterator[None]:
-        """Keep a run closed while the block runs: whoever wants it waits. For what mends it from outside.
+        """Keep a run closed while the block runs: its users wait. For repairs from outside.
 
         Raises:
             UnavailableError: when calls about it are under way.

@@ -54,7 +54,7 @@ _SLOW_S = 5.0  # for one block of bytes: then it is the store that is waited for
 class Save:
     """See the module. `began_at` is on the forward-only clock.
 
-    Futures are settled by the engine alone: nobody who loses patience can cancel them for the others.
+    Only the engine settles futures: a caller that gives up cannot cancel them for the others.
     """
 
     run: Surroundings
@@ -154,13 +154,13 @@ class Save:
         return lane
 
     def waiting_for(self) -> list[str]:
-        """Say whom the save waits for, rank by rank."""
+        """Say which ranks the save waits for."""
         return waiting_for(self.session, self._debts(), self.run.whereabouts(self))
 
     def _debts(self) -> dict[int, Debt]:
         now = self.run.clock.boot_s()
         debts = {}
-        # One that waits for the store is not slow, nor is whoever waits behind it for a thread.
+        # A rank that waits for the store is not slow, nor is one that waits behind it for a thread.
         began = [lane.at_store_since for lane in self.lanes.values()]
         at_store_s = now - min((at for at in began if at is not None), default=now)
         lanes_of: dict[int, list[LaneWriter]] = {}
@@ -170,7 +170,7 @@ class Save:
             lanes = lanes_of[rank]
             total = sum(lane.size_bytes for lane in lanes)
             owed = total - sum(lane.received for lane in lanes)
-            # Who has captured everything is not who is slow now: that is the store.
+            # A rank that has captured everything is not slow now: the store is.
             is_held_up = self.claims[rank].is_safe or at_store_s > _SLOW_S
             idle_s = 0.0 if is_held_up else now - max(lane.progressed_at for lane in lanes)
             debts[rank] = Debt(owed, total, idle_s, at_store_s if at_store_s > _SLOW_S else None)
@@ -178,7 +178,7 @@ class Save:
 
     @property
     def roads(self) -> frozenset[Road]:
-        """How the bytes of those who have declared come here."""
+        """How the bytes of ranks that have declared come here."""
         return frozenset(claim.road for claim in self.claims.values())
 
     @property
@@ -232,7 +232,7 @@ class Save:
     # Events and effects.
 
     def post(self, event: Event) -> None:
-        """Hand over an event from any thread. What comes too late for a save that is over is of no interest."""
+        """Post an event from any thread. What comes too late for a save that is over is ignored."""
         with self.run.lock:
             if not self.session.is_over:
                 self.handle(event)
@@ -420,8 +420,8 @@ class Save:
                 failure.add_note(f"whether {self.ref} counts is for that owner to say: it knows what was complete")
                 raise failure from error
             raise UnavailableError(
-                f"nobody can say now whether {self.ref} was saved: committing it failed ({error}), and so did looking "
-                f"for what is there ({failure}); ask again later"
+                f"cannot tell now whether {self.ref} was saved: committing it failed ({error}), and so did looking "
+                f"for what is there ({failure}); try again later"
             ) from error
         if published is None:
             raise error

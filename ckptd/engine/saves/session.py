@@ -191,7 +191,7 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
         case ((Phase.DECLARING | Phase.FILLING | Phase.SEALED), Failed(error)) if not session.committing:
             return replace(session, phase=Phase.ABORTED, error=error), (Drop(error),)
         case _, Failed():
-            # Whether a commit succeeds is between us and the store: who gives up now would hear of a failure that
+            # Whether a commit succeeds is between us and the store: giving up now would report a failure that
             # is none. And an ended save ends once.
             return session, ()
         case ((Phase.SEALED | Phase.COMMITTED | Phase.PUBLISHED), LaneEnded()):

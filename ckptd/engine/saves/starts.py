@@ -6,7 +6,7 @@ names is in both. Damage lets a rank go back alone only while no other has been
 given the step. Ranks that restore "together" report what they found, and go back together.
 
 A job may be restarted before all of its ranks have called. Then the first calls of some ranks fall into the start that
-the job before has begun, and nothing tells them apart from its calls. So whoever was given the same step in the start
+the job before has begun, and nothing tells them apart from its calls. So a rank that got the same step in the start
 before counts as one that has it. And ranks that restore together keep their start until it has agreed: a second call
 takes the place of the first, and a report counts once it was repeated after the last rank's, which the dead cannot do.
 """
@@ -49,7 +49,7 @@ class Agreement(Enum):
 
 @dataclass(slots=True)
 class _Start:
-    """One start: who takes part by rank, what it restores, and who has found that to be as it should be.
+    """One start: its processes by rank, what it restores, and which have found that to be as it should be.
 
     Attributes:
         before: ranks that were given the same in the start before, perhaps by the job that is starting.
@@ -133,7 +133,7 @@ class Starts:
             return others
 
     def report(self, call: Restoring, prefix: str, is_whole: bool, latest: Latest) -> tuple[Agreement, str]:
-        """Take what a rank found in the checkpoint at `prefix`; return what follows, and whom it waits for in words."""
+        """Take what a rank found in the checkpoint at `prefix`; return what follows, and the ranks to wait for."""
         with self._lock:
             start = self._by_call.get(call.id)
             if start is None:

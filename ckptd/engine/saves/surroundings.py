@@ -27,7 +27,7 @@ class Surroundings(Protocol):
     stored: ServedCatalog
 
     def writers(self) -> tuple[str, ...]:
-        """Return the addresses of those who take shards; empty means whoever answered."""
+        """Return the addresses of processes that take shards; empty means the one that answered."""
 
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
         """Run blocking work on one of the run's threads."""

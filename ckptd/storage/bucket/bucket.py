@@ -2,7 +2,7 @@
 
 Every method blocks, may be called from any thread, and raises only errors of `ckptd.errors`. A condition that does not
 hold is a `ConflictError`; what may succeed later is an `UnavailableError`, and then nobody knows whether the request
-was carried out: whoever made it has to look.
+was carried out: the caller has to look.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Bucket(Protocol):
         """Say whether what is deleted or replaced is kept, so that deleting frees nothing."""
 
     def aborts_old_uploads(self) -> bool:
-        """Say whether a rule of the bucket drops uploads that nobody completes."""
+        """Say whether a rule of the bucket deletes uploads that are not completed."""
 
     def now(self) -> float:
         """Return the time by the bucket's own clock, in seconds since the epoch."""

@@ -1,8 +1,8 @@
 """Whatever fsspec has a package for, as a bucket: `gs://`, `az://` and many more.
 
 fsspec has no word for a condition, so two owners on two hosts cannot be kept apart here: `broken_promises` says so, and
-whoever goes on all the same does so knowingly. Within one process conditions hold. Large objects are gathered in files
-of this host and handed over in one piece, as parts have no common word either.
+going on all the same is the user's decision. Within one process conditions hold. Large objects are gathered in files
+of this host and sent in one piece, as parts have no common word either.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One large object on its way into a bucket: parts are sent as they fill up, and one request makes an object of them.
 
 Until that request nothing is visible under the key. The upload's id is noted in the bucket before its first part is
-sent, so that whoever comes after a crash finds and aborts it: parts of an upload that nobody completes cost money and
+sent, so that a start after a crash finds and aborts it: parts of an upload that is not completed cost money and
 are in no listing. What fits in one part needs none of this: it is put in one request.
 """
 
@@ -53,7 +53,7 @@ class Surroundings(Protocol):
         """Delete the note: the upload is gone. Never raises."""
 
     def give_up_upload(self, note_key: str) -> None:
-        """Leave the note to whoever sweeps next."""
+        """Leave the note to the next sweep."""
 
     def write_metadata(self) -> Mapping[str, str]:
         """Return metadata that tells this writing from every other."""
@@ -243,7 +243,7 @@ class MultipartWriter:
             if error is None:
                 raise CorruptionError("the object is not there although it was completed", key=self.key)
             if isinstance(error, NotFoundError):
-                raise ConflictError("the upload was aborted by someone else", key=self.key) from error
+                raise ConflictError("the upload was aborted by another process", key=self.key) from error
             raise error
         if stat.size_bytes != self.size_bytes:
             raise CorruptionError(
@@ -273,7 +273,7 @@ class MultipartWriter:
         if self._upload_id is not None:
             try:
                 abort_upload(self._store.bucket, self._full_key, self._upload_id)
-            except CkptdError as error:  # the note stays, and whoever sweeps next tries again
+            except CkptdError as error:  # the note stays, and the next sweep tries again
                 _log.warning("the upload of %s could not be aborted now: %s", self.key, error)
                 self._store.give_up_upload(self._note_key)
             else:

@@ -2,7 +2,7 @@
 
 What a directory does with renames and locks is done here with conditions. Creating is a request that holds only if the
 key is free; replacing, one that holds only for the version that was seen. An answer that is lost leaves open whether
-the request was carried out, so every object carries, in its metadata, a mark of the writing it comes from: who gets no
+the request was carried out, so every object has a mark of its writing in its metadata: a writer that gets no
 answer, or is told that the key is taken, looks whether the object in place is its own.
 
 A lock is only a note here: nothing in a bucket dies with its process. Owners fence each other off by conditional writes
@@ -25,7 +25,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
-from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
+from ckptd.storage.base import UNKNOWN_IF_ALIVE, AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.bucket.bucket import Bucket, Head
 from ckptd.storage.bucket.multipart import MultipartWriter, abort_upload
 from ckptd.storage.bucket.notes import MAX_NOTE_BYTES, Note, this_process
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 _MARK = "ckptd-write"
 _SWEPT_BY_AGE_S = 3600.0  # an upload that no note tells of: its writer died between two requests, or is no ckptd
-_STRANGERS_SWEPT_BY_AGE_S = 86400.0  # one that a process began of which nobody here can say whether it lives
+_STRANGERS_SWEPT_BY_AGE_S = 86400.0  # of a process of which nobody can tell whether it is alive
 _PARTS = Parts()  # of all stores of this process
 _LIVING: set[tuple[str, str]] = set()  # notes of uploads of this process that are under way
 _LIVING_LOCK = threading.Lock()
@@ -50,7 +50,7 @@ class ObjectStore:
         """Remember where the root is; nothing is asked of the bucket yet.
 
         Args:
-            bucket: whom to ask.
+            bucket: what requests go to.
             root: where the store's keys begin within the bucket, without slashes at its ends.
             parts: memory for uploads; by default what all stores of the process share.
         """
@@ -201,9 +201,9 @@ class ObjectStore:
             self.bucket.delete_many(full_keys[1:])
 
     def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
-        """See `Store`. Of a process of another host nobody here can say whether it lives: its uploads stay for a day.
+        """See `Store`. Nobody can tell whether a process of another host is alive: its uploads stay for a day.
 
-        One whose object is in place, or which the server does not let go of now, stays for whoever sweeps later.
+        One whose object is in place, or which the server does not release now, stays for a later sweep.
         """
         swept = []
         below = self._below(directory)
@@ -270,7 +270,7 @@ class ObjectStore:
         return note_key
 
     def give_up_upload(self, note_key: str) -> None:
-        """Leave the note to whoever sweeps next."""
+        """Leave the note to the next sweep."""
         with _LIVING_LOCK:
             _LIVING.discard((self.bucket.url, note_key))
 
@@ -314,7 +314,7 @@ class ObjectStore:
         put = self.bucket.put(lock.note_key, Note(holder=holder, process=this_process(), shared=shared).encode())
         lock.taken_at = put.modified_at
         try:
-            # Two who came at once see each other now; then neither gets it.
+            # Two that came at once see each other now; then neither gets it.
             self._check_holders(directory, name, shared, takes_over, lock.note_key)
         except ConflictError:
             lock.release()
@@ -329,13 +329,13 @@ class ObjectStore:
             if shared and note.shared and lives is not False:
                 continue
             if lives or (lives is None and not takes_over):
-                reason = "held by someone else" if lives else "held by someone of whom nobody here can say if he lives"
+                reason = "held by another process" if lives else UNKNOWN_IF_ALIVE
                 raise ConflictError(reason, key=join(directory, name), actual=note.holder)
-            _log.info("%s: taking over from %s", join(directory, name), note.holder or "nobody")
+            _log.info("%s: taking over from %s", join(directory, name), note.holder or "an unknown process")
             self.bucket.delete(note_key)
 
     def holder_of(self, key: str) -> str | None:
-        """Return the line of whoever holds a lock, or may, None when nobody does; nothing is changed."""
+        """Return the line of the process that holds a lock, or may, None when there is none; nothing is changed."""
         directory, _, name = key.rpartition("/")
         for _, _, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
             if note.process.pid and note.process.is_alive() is not False:

@@ -82,7 +82,7 @@ class OpenPart:
         """
         buffer, at = self.buffer_of(parts), 0
         for begin, end in [*self._filled, (self.size_bytes, self.size_bytes)]:
-            buffer[at:begin] = bytes(begin - at)  # whoever had the buffer before
+            buffer[at:begin] = bytes(begin - at)  # of the buffer's former user
             at = end
         for begin, (data, crc) in self._borrowed.items():
             copy = memoryview(buffer)[begin : begin + len(data)]
@@ -91,7 +91,7 @@ class OpenPart:
         return memoryview(buffer)
 
     def dismiss(self, parts: Parts) -> None:
-        """Let go of all memory: the part is sent, or nobody wants it any more."""
+        """Release all memory: the part is sent, or not needed any more."""
         self._borrowed = {}
         parts.dismiss(self.size_bytes, self._buffer)
         self._buffer = None

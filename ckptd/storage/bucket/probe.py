@@ -86,7 +86,7 @@ class _Trial:
         return key
 
     def forget(self) -> None:
-        """Leave what was made to whoever sweeps."""
+        """Leave what was made to the next sweep."""
         self._made.clear()
 
     def clean_up(self) -> None:
@@ -102,7 +102,7 @@ def _carry_out(name: str, check: Callable[[_Trial], tuple[Outcome, str]], trial:
         if isinstance(error, UnavailableError):
             trial.forget()  # to delete what it may not have would take as long again; a later start sweeps it
         if name not in _NEEDED:
-            return Finding(name, Outcome.WARNING, f"nobody can tell: {error.reason}")
+            return Finding(name, Outcome.WARNING, f"cannot tell: {error.reason}")
         return Finding(name, Outcome.REFUSED, error.reason, error)
     return Finding(name, outcome, detail, InvalidRequestError(detail) if outcome is Outcome.REFUSED else None)
 
@@ -207,7 +207,7 @@ def _versions(trial: _Trial) -> tuple[Outcome, str]:
 
 def _lifecycle(trial: _Trial) -> tuple[Outcome, str]:
     if trial.bucket.aborts_old_uploads():
-        return Outcome.OK, "the bucket drops uploads that nobody completes (AbortIncompleteMultipartUpload)"
+        return Outcome.OK, "the bucket deletes uploads that are not completed (AbortIncompleteMultipartUpload)"
     advice = "a rule AbortIncompleteMultipartUpload would drop those of runs that are never opened again"
     return Outcome.OK, f"ckptd aborts the uploads that a crash leaves; {advice}"
 

@@ -1,4 +1,4 @@
-"""What an S3 server says when it says no, as our errors: the class tells who must act."""
+"""Errors of an S3 server, as our errors: the class says what to do."""
 
 from __future__ import annotations
 

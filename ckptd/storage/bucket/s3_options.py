@@ -21,7 +21,7 @@ _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off", "", "none")
 
 CLIENT_VARIABLE = "CKPTD_S3_CLIENT"
-"""Names who makes the requests: "ckptd", our own, or "s3fs"."""
+"""Names the client that makes the requests: "ckptd", our own, or "s3fs"."""
 
 
 def open_s3(name: str, patience_s: float | None = None) -> Bucket:

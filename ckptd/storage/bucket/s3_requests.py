@@ -96,7 +96,7 @@ class S3Requests:
     def __init__(
         self, bucket: str, options: S3Options, *, patience: Patience | None = None, num_connections: int = 32
     ) -> None:
-        """Find out where the bucket is and who we are; nothing is sent yet.
+        """Find out where the bucket is and which credentials to use; nothing is sent yet.
 
         Raises:
             InvalidRequestError: when the configuration makes no sense.

@@ -1,6 +1,6 @@
 """An S3 bucket by s3fs: slower than our own requests, and it works wherever s3fs does.
 
-Whoever has configured s3fs in ways that we know nothing of (another session, other authentication) chooses it by
+A user who has configured s3fs in ways that we do not know (another session, other authentication) chooses it by
 ``CKPTD_S3_CLIENT=s3fs``. Every request is one that s3fs passes on unchanged, so all promises are the same; its files
 and its listings are not used, as they publish what an error has cut short, and remember what has changed.
 """

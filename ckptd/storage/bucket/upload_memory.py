@@ -1,4 +1,4 @@
-"""The parts of uploads that are under way, of all writers of a store: how many, their memory, and who sends them.
+"""The parts of uploads in progress, of all writers of a store: how many, their memory, and their threads.
 
 There is a limit to their bytes; a writer that wants one more part waits for another to be sent. When nothing is being
 sent, waiting would be for ever, as all of them still want bytes: then the limit gives way. Fresh memory is slow, as the

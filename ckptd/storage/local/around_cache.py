@@ -4,7 +4,7 @@ Filling new pages of the page cache costs more processor time than all else that
 avoids it. The price is alignment. The file's side of it is met by cutting: *units* of the file (pages, on nearly every
 file system) that one call covers whole go around the cache, the partial ones at both ends go through it. So no unit is
 ever written both ways by calls that may run at once: two callers that meet inside a unit both go through the cache.
-The memory's side is met by luck, by who laid the memory out, or by a copy through a small aligned buffer, which stays
+The memory's side is met by luck, by the layout of the memory, or by a copy through a small aligned buffer, which stays
 in the processor's cache and still costs half of what the page cache costs.
 
 None of what is written is durable before `sync`, like any other write: the disk has a cache of its own.
@@ -43,7 +43,7 @@ class DirectFile:
     """A descriptor that goes around the page cache, and what it asks for.
 
     Attributes:
-        descriptor: to be closed by whoever opened it.
+        descriptor: to be closed by its opener.
         memory_bytes: addresses are multiples of this.
         unit_bytes: offsets and lengths are multiples of this, and no unit is shared with the page cache.
     """

@@ -132,7 +132,7 @@ class Disk(Protocol):
         """Make a directory's names durable."""
 
     def close(self, descriptor: int) -> None:
-        """Close a file or directory; locks on it are let go."""
+        """Close a file or directory; locks on it are released."""
 
     def rename_new(self, directory: int, old: str, new: str) -> None:
         """Rename within a directory; EEXIST if `new` is taken, also when many race."""
@@ -202,7 +202,7 @@ class SystemDisk(DirectCalls):
         self._has_dontcache = hasattr(os, "pwritev")
 
     def open_root(self, path: str) -> int:
-        """See `Disk`. The root itself may be reached by links: whoever configured it chose it."""
+        """See `Disk`. The root itself may be reached by links: it is the operator's choice."""
         return os.open(path, _DIRECTORY_FLAGS)
 
     def make_root(self, path: str) -> None:
@@ -222,7 +222,7 @@ class SystemDisk(DirectCalls):
                 return  # a root in a place that we may not list was put there by someone else
         try:
             for name in reversed(missing):
-                with suppress(FileExistsError):  # who made it may not have synced it, so we do
+                with suppress(FileExistsError):  # its maker may not have synced it, so we do
                     os.mkdir(name, dir_fd=parent)
                 os.fsync(parent)
                 child = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
@@ -250,7 +250,7 @@ class SystemDisk(DirectCalls):
         return os.open(name, flags, 0o666, dir_fd=directory)
 
     def create(self, directory: int, name: str) -> int:
-        """See `Disk`. The umask decides who may read, as with TensorFlow: readers run in other containers."""
+        """See `Disk`. The umask decides the readers, as with TensorFlow: they run in other containers."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(name, flags, 0o666, dir_fd=directory)
 

@@ -84,7 +84,7 @@ def look_at_room(root: str) -> Iterator[Finding]:
 
 
 def holder_of(root: str, key: str, disk: Disk | None = None) -> str | None:
-    """Return the line of whoever holds the lock `key` below `root` alone, None when nobody does; nothing is changed.
+    """Return the line of the process that holds the lock `key` below `root` alone, or None; nothing is changed.
 
     Raises:
         CkptdError: when the lock cannot be looked at.
@@ -248,12 +248,12 @@ def _lock(trial: _Trial) -> tuple[Outcome, str]:
     name = trial.new_name()
     first, second = (trial.keep(trial.disk.open_lock_file(trial.directory, name)) for _ in range(2))
     if not trial.disk.try_lock(first, shared=False):
-        return Outcome.REFUSED, "a lock that nobody holds could not be taken"
+        return Outcome.REFUSED, "a free lock could not be taken"
     if trial.disk.try_lock(second, shared=False):
         return Outcome.REFUSED, "two held the same lock at once: two daemons could write to one run"
     trial.disk.unlock(first)
     if not trial.disk.try_lock(second, shared=False):
-        return Outcome.REFUSED, "a lock that was let go could not be taken"
+        return Outcome.REFUSED, "a released lock could not be taken"
     return Outcome.OK, "a lock keeps a second holder out (tried on this host only)"
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from ckptd.storage.local.disk import Disk
 
-_MOST_ATTEMPTS = 40  # at a file that is just being deleted, or looked at by someone who would like to
+_MOST_ATTEMPTS = 40  # at a file that is being deleted, or examined for deletion
 _PAUSE_S = 0.005
 _SHARE_OF_DESCRIPTORS = 4  # so much of what a process may have open may be holds: reading must not use up the rest
 

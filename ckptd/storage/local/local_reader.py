@@ -20,7 +20,7 @@ def fill(disk: Disk, file: int, offset: int, into: Sequence[memoryview], size_by
     """Fill `into`, `size_bytes` in all, one after another, from byte `offset`; return how many bytes the file had.
 
     What is in the page cache comes from there, at the speed of memory. What is not is read around it, unless `around`
-    is False: filling the cache costs more than reading, and is of use only to who reads the same. Raises `OSError`.
+    is False: filling the cache costs more than reading, and helps only readers of the same file. Raises `OSError`.
     """
     done = 0
     if around and size_bytes >= LEAST_DIRECT_BYTES and not disk.is_cached(file, offset, size_bytes):

@@ -2,7 +2,7 @@
 
 An object is born under a temporary name beside its final one, ``.NAME.<32 hex>.ckptd-tmp``, with an advisory lock
 held on it for as long as its writer lives. It gets its final name when its bytes are synced, by a rename that never
-replaces, and counts as there once the directory is synced too. Whoever finds a temporary name without a lock on it
+replaces, and counts as there once the directory is synced too. A start that finds a temporary name without a lock on it
 may sweep it: its writer is dead.
 """
 
@@ -39,7 +39,7 @@ class LocalStore:
 
     Args:
         root: the directory, made absolute at once; created with the first object.
-        disk: who makes the system calls.
+        disk: makes the system calls.
         confined: whether symbolic links may lead out of the root. A daemon that takes keys from the network stays
             confined; a command that reads a path its own user typed follows links as any program does.
     """
@@ -446,7 +446,7 @@ class LocalStore:
                 self._disk.close(directory)
 
     def _write_line(self, file: int, line: bytes) -> None:
-        """Say in a lock file who holds it. A full disk keeps nobody from holding a lock: then it says nothing."""
+        """Note its holder in a lock file. A full disk does not prevent holding a lock: then nothing is noted."""
         self._disk.truncate(file, 0)
         try:
             self._disk.write(file, 0, line, bulk=False)
@@ -510,7 +510,7 @@ class LocalStore:
     def _open_to_write(self, parts: tuple[str, ...]) -> int:
         """Open a directory whose name is durable, creating what is missing.
 
-        A directory that we find is synced into its parent once, too: whoever made it may have died before that.
+        A directory that we find is synced into its parent once, too: its maker may have died before that.
         """
         if parts not in self._durable_directories:
             self._make_durable(parts)

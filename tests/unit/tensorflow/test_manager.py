@@ -266,7 +266,7 @@ def test_mistakes_are_told_in_tensorflows_words_and_classes(tmp_path):
         CheckpointManager(checkpoint, tmp_path, 0)
     with pytest.raises(ValueError, match="`step_counter` should be passed"):
         CheckpointManager(checkpoint, tmp_path, 1, checkpoint_interval=3)
-    with pytest.raises(ckptd.InvalidRequestError, match="a tf.train.Checkpoint is wanted, not a list"):
+    with pytest.raises(ckptd.InvalidRequestError, match="pass a tf.train.Checkpoint, not a list"):
         CheckpointManager([], tmp_path / "run", 1)
     manager = CheckpointManager(checkpoint, tmp_path / "run", 1)
     with pytest.raises(ckptd.InvalidRequestError, match="eagerly"):
