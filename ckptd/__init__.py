@@ -6,10 +6,9 @@ Names are loaded when they are first used: `import ckptd` costs nothing, and too
 from __future__ import annotations
 
 import concurrent.futures.thread  # later it can't be: once the main thread has ended, it refuses  # noqa: F401
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ckptd import version
+from ckptd import lazy, version
 
 if TYPE_CHECKING:
     from ckptd.client.checkpointer import Checkpointer
@@ -116,15 +115,4 @@ _HOMES = {
     "verify": "ckptd.client.restoring.reader",
 } | {name: "ckptd.errors" for name in __all__ if name.endswith("Error")}
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'ckptd' has no attribute {name!r}") from None
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)

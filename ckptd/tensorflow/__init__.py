@@ -5,8 +5,9 @@ Names are loaded when they are first used, as in `ckptd` itself; only then is Te
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ckptd import lazy
 
 if TYPE_CHECKING:
     from ckptd.tensorflow.freeze import freeze
@@ -79,15 +80,4 @@ _HOMES = {
     "update_checkpoint_state": "ckptd.tensorflow.plain",
 }
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'ckptd.tensorflow' has no attribute {name!r}") from None
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)

@@ -5,8 +5,9 @@ Names are loaded when they are first used, so that Lightning and transformers ar
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ckptd import lazy
 
 if TYPE_CHECKING:
     from ckptd.torch.adapters import Adapters
@@ -59,15 +60,4 @@ _HOMES = {
     "tensor_of": "ckptd.torch.arrays",
 }
 
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'ckptd.torch' has no attribute {name!r}") from None
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)
