@@ -102,7 +102,7 @@ def coordinated(manifests: list[Manifest]) -> tuple[float, float]:
         members = [Member(rank, world_size, f"life-{rank}") for rank in range(world_size)]
         epochs = [coordinator.join(RUN, member, RunOptions()) for member in members]
         for manifest in manifests:
-            coordinator.add_manifest(manifest)
+            coordinator.manifests.add(manifest)
 
         def declare(step: int) -> SaveRef:
             answers = [

@@ -312,13 +312,13 @@ class _Connection:
         self._begun[declaration.request_id] = _Begun(capture, save, declaration.name)
 
     def _manifest(self, request: arena_pb2.ArenaBegin, digest: bytes) -> Manifest:
-        coordinator = self.server.coordinator
+        manifests = self.server.coordinator.manifests
         if request.manifest:
             parts = ManifestParts(limit_bytes=self.server.manifest_bytes)
             for part in request.manifest:
                 parts.add(part)
-            coordinator.add_manifest(parts.finish())
-        return coordinator.manifest(digest)
+            manifests.add(parts.finish())
+        return manifests.find(digest)
 
     def _of(self, request_id: str) -> _Begun:
         begun = self._begun.get(request_id)

@@ -106,13 +106,13 @@ class SaveService:
             while (part := await call.read(stall_s=limits.stall_s)) is not None:
                 parts.add(part)
             manifest = await self._pools.data(parts.finish)
-            await self._pools.look(self._coordinator.add_manifest, manifest)
+            await self._pools.look(self._coordinator.manifests.add, manifest)
         return save_pb2.PutManifestReply()
 
     async def declare(self, request: save_pb2.DeclareRequest, call: Call) -> None:
         """Say what one rank brings; stays open until all ranks have said so, or can't any more."""
         declaration = convert.declaration_from_wire(request)
-        if not await self._pools.look(self._coordinator.knows_manifest, declaration.manifest_digest):
+        if not await self._pools.look(self._coordinator.manifests.knows, declaration.manifest_digest):
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
         try:

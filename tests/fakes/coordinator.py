@@ -70,6 +70,14 @@ class FakeCatalog:
         raise NotFoundError(f"{self._run} has no step {step} that was deleted lately")
 
 
+class FakeManifests(dict):
+    def knows(self, digest):
+        return digest in self
+
+    def add(self, manifest):
+        self[manifest.digest] = manifest
+
+
 class FakeCoordinator:
     def __init__(self):
         self.store = MemoryStore("fake")
@@ -81,7 +89,7 @@ class FakeCoordinator:
         self.members = {}
         self.told = []  # what was told about members, in order
         self.changed = threading.Condition()
-        self.manifests = {}
+        self.manifests = FakeManifests()
         self.declared = {}
         self.outcomes = {}
         self.phases = {}
@@ -119,12 +127,6 @@ class FakeCoordinator:
     def leave(self, run, member, epoch):
         self.members.pop((run, member.rank), None)
         self._tell("leave", member)
-
-    def knows_manifest(self, digest):
-        return digest in self.manifests
-
-    def add_manifest(self, manifest):
-        self.manifests[manifest.digest] = manifest
 
     def declare(self, declaration):
         future = self.declared.setdefault(declaration.save.rank, Future())

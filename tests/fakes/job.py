@@ -72,7 +72,7 @@ class Rank:
     ) -> Future[Assignment | Checkpoint]:
         self._requests += not again
         manifest = self.manifest()
-        self.coordinator.add_manifest(manifest)
+        self.coordinator.manifests.add(manifest)
         future = self.coordinator.declare(
             Declaration(
                 SaveRef(self.run, self.epoch, step, rank=self.member.rank, incarnation=self.member.incarnation),

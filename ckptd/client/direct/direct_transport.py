@@ -117,7 +117,7 @@ class DirectTransport:
         coordinator = self._open(to_save=True)
         engine = self._held().common
         turn.await_earlier(engine.epoch, deadline)
-        coordinator.add_manifest(manifest)
+        coordinator.manifests.add(manifest)
         declaration = Declaration(
             save=SaveRef(self._run, engine.epoch, request.step, incarnation=engine.member.incarnation),
             request_id=request.request_id,

@@ -11,12 +11,10 @@ import secrets
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 from ckptd.engine.catalog import root, survey
 from ckptd.engine.catalog.fence import Life
@@ -30,10 +28,10 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
-from ckptd.engine.manifest import Manifest
 from ckptd.engine.offline.repair import Repaired, repair
 from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.inspection import Inspection
+from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.engine.saves.listeners import Heard, Listeners
 from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.run import Run
@@ -41,7 +39,7 @@ from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.shares import Share, Shares
-from ckptd.engine.saves.starts import Agreement, Restoring, Starts
+from ckptd.engine.saves.starts import Agreement, Restoring, StartsByRun
 from ckptd.engine.saves.views import RunView
 from ckptd.engine.saves.workers import Workers
 from ckptd.engine.settings import Settings
@@ -59,8 +57,6 @@ logger = logging.getLogger("ckptd.engine")
 
 Result = TypeVar("Result")
 
-_REMEMBERED_MANIFESTS_BYTES = 256 << 20
-_REMEMBERED_STARTS = 256
 _SHARES = 4  # runs that may each keep all threads of their share busy before one has to wait for another
 _CLEAN_UP_S = 10.0  # at the end, for removing what aborted saves wrote
 
@@ -98,20 +94,17 @@ class Coordinator:
         self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
         """Called with a run and the ids of the saves that it has, whenever it has looked at its catalog. The catalog's
         lock is held: no save can take the place of one that is gone before this returns, and it must not block."""
+        self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
         self._takes_over = takes_over
         self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
-        self._lock = threading.Lock()
         self._ticking = threading.Lock()
         self._is_closed = False  # from then on no worker takes what a tick would begin
-        self._starts: dict[str, Starts] = {}  # by run, the one that was used last at the end
+        self._starts = StartsByRun()
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
         self._inspection = Inspection(store, self._runs)
-        self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()
-        self._manifests_bytes = 0
         self._founding = threading.Lock()
-        self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
         self._readers = Readers()
         self._root_lock: Lock | None = None
         self._life: Life | None = None  # of a daemon whose store has no locks
@@ -239,34 +232,6 @@ class Coordinator:
 
     # Saving.
 
-    def knows_manifest(self, digest: bytes) -> bool:
-        """Whether a declaration may name this manifest by its digest alone."""
-        with self._lock:
-            return digest in self._manifests
-
-    def add_manifest(self, manifest: Manifest) -> None:
-        """Remember a manifest."""
-        digest = manifest.digest
-        with self._lock:
-            if digest not in self._manifests:
-                manifest = manifest.with_schema_of(self._schemas.setdefault(manifest.schema_hash, manifest))
-                self._manifests[digest] = manifest
-                self._manifests_bytes += manifest.memory_bytes
-            self._manifests.move_to_end(digest)
-            while self._manifests_bytes > _REMEMBERED_MANIFESTS_BYTES and len(self._manifests) > 1:
-                _, forgotten = self._manifests.popitem(last=False)
-                self._manifests_bytes -= forgotten.memory_bytes
-
-    def manifest(self, digest: bytes) -> Manifest:
-        """Return a manifest that is remembered; `NotFoundError` when it has to be sent whole."""
-        with self._lock:
-            manifest = self._manifests.get(digest)
-            if manifest is not None:
-                self._manifests.move_to_end(digest)
-        if manifest is None:
-            raise NotFoundError("the manifest has to be sent whole", key=digest.hex())
-        return manifest
-
     def check_member(self, run: str, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place of the run."""
         with self._joined(run) as opened:
@@ -283,7 +248,7 @@ class Coordinator:
         """
         names.check_checkpoint_name(declaration.name)
         names.check_meta_suffix(declaration.meta_suffix)
-        manifest = self.manifest(declaration.manifest_digest)
+        manifest = self.manifests.find(declaration.manifest_digest)
         answer: Future[Assignment | Checkpoint] = Future()
         try:
             with self._joined(declaration.save.run) as run:
@@ -397,7 +362,7 @@ class Coordinator:
             if restoring is None:
                 latest = stored.latest(name)
             else:
-                latest = self._starts_of(run).choose(restoring, name, lambda: stored.latest(name), stored.is_there)
+                latest = self._starts.of(run).choose(restoring, name, lambda: stored.latest(name), stored.is_there)
             meant = [each for each in stored.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
         if latest is None and meant:
             # "None yet" would let a trainer begin anew without a word.
@@ -425,21 +390,12 @@ class Coordinator:
 
     def go_back(self, run: str, restoring: Restoring) -> str:
         """Let a rank restore an older checkpoint; return which others have the present one, see `Starts.go_back`."""
-        return "" if restoring.is_together else self._starts_of(run).go_back(restoring)
-
-    def _starts_of(self, run: str) -> Starts:
-        """Return the starts of a run that exists. They outlive its being open: ranks come minutes apart."""
-        with self._lock:
-            starts = self._starts.pop(run) if run in self._starts else Starts()
-            self._starts[run] = starts
-            while len(self._starts) > _REMEMBERED_STARTS:
-                del self._starts[next(iter(self._starts))]
-            return starts
+        return "" if restoring.is_together else self._starts.of(run).go_back(restoring)
 
     def agree(self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool) -> tuple[Agreement, str]:
         """Take what a rank that restores together with others has found; see `Starts.report`."""
         with self._stored(run) as found:
-            return self._starts_of(run).report(restoring, prefix, is_whole, lambda: found.stored.latest(name))
+            return self._starts.of(run).report(restoring, prefix, is_whole, lambda: found.stored.latest(name))
 
     def in_catalog(self, run: str, work: Callable[[ServedCatalog], Result]) -> Result:
         """Do something to the checkpoints of a run, which stays open meanwhile; `NotFoundError` when there is none."""

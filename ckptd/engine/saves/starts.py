@@ -27,6 +27,7 @@ Latest = Callable[[], Checkpoint | None]
 
 _REMEMBERED_CALLS = 1 << 16  # as many as a job may have ranks
 _REMEMBERED_NAMES = 256  # clients may make up any
+_REMEMBERED_RUNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,23 @@ class Starts:
         while len(self._by_call) > _REMEMBERED_CALLS:
             self._by_call.popitem(last=False)
         return start
+
+
+class StartsByRun:
+    """The starts of each run. They outlive its being open: ranks come minutes apart. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._starts: OrderedDict[str, Starts] = OrderedDict()  # the one that was used last at the end
+
+    def of(self, run: str) -> Starts:
+        """Return the starts of a run that exists."""
+        with self._lock:
+            starts = self._starts.setdefault(run, Starts())
+            self._starts.move_to_end(run)
+            while len(self._starts) > _REMEMBERED_RUNS:
+                self._starts.popitem(last=False)
+            return starts
 
 
 def is_same_save(one: Checkpoint, other: Checkpoint) -> bool:

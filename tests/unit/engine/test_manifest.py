@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from ckptd.engine.manifest import Manifest, Part
-from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.errors import InvalidRequestError
 from ckptd.format.slices import Box
-from ckptd.storage.memory import MemoryStore
 
 FLOAT, STRING, VARIANT = 1, 7, 21
 
@@ -98,7 +97,7 @@ def test_ranks_with_equal_tensors_keep_their_names_once():
     assert other.with_schema_of(first) is other
 
 
-def test_what_is_remembered_of_many_ranks_is_their_columns_and_one_schema(monkeypatch):
+def test_what_is_remembered_of_many_ranks_is_their_columns_and_one_schema():
     num_ranks, num_tensors = 50, 100
     names = [f"model/layer/{number:04d}/weights" for number in range(num_tensors)]
 
@@ -108,10 +107,9 @@ def test_what_is_remembered_of_many_ranks_is_their_columns_and_one_schema(monkey
     manifests = [of(rank) for rank in range(num_ranks)]
     needed = manifests[0].memory_bytes + sum(one.with_schema_of(manifests[0]).memory_bytes for one in manifests[1:])
     assert needed < sum(one.memory_bytes for one in manifests) / 2
-    monkeypatch.setattr("ckptd.engine.saves.coordinator._REMEMBERED_MANIFESTS_BYTES", needed)
-    coordinator = Coordinator(MemoryStore("m"))
+    known = KnownManifests(needed)
     for manifest in manifests:
-        coordinator.add_manifest(manifest)
-    assert all(coordinator.knows_manifest(manifest.digest) for manifest in manifests)
-    coordinator.add_manifest(Manifest.of([Part("another", FLOAT, (), Box((), ()), 4)]))
-    assert not coordinator.knows_manifest(manifests[0].digest)
+        known.add(manifest)
+    assert all(known.knows(manifest.digest) for manifest in manifests)
+    known.add(Manifest.of([Part("another", FLOAT, (), Box((), ()), 4)]))
+    assert not known.knows(manifests[0].digest)

@@ -141,7 +141,7 @@ def test_a_manifest_has_a_largest_size():
 
 
 def test_a_rank_that_declared_and_went_away_harms_nobody_and_may_ask_again(served):
-    served.coordinator.add_manifest(MANIFEST)
+    served.coordinator.manifests.add(MANIFEST)
     stub = served.stub()
     gone = stub.Declare(declare_request(), timeout=WAIT_S)
     served.coordinator.wait_until_told("declare")
@@ -153,7 +153,7 @@ def test_a_rank_that_declared_and_went_away_harms_nobody_and_may_ask_again(serve
 
 
 def test_a_save_that_was_published_already_is_the_answer_to_its_repetition(served):
-    served.coordinator.add_manifest(MANIFEST)
+    served.coordinator.manifests.add(MANIFEST)
     served.coordinator.declare(convert.declaration_from_wire(declare_request())).set_result(checkpoint(1))
     (reply,) = served.stub().Declare(declare_request(), timeout=WAIT_S)
     assert convert.checkpoint_from_wire(reply.already_saved) == checkpoint(1)
@@ -162,7 +162,7 @@ def test_a_save_that_was_published_already_is_the_answer_to_its_repetition(serve
 
 @pytest.mark.parametrize("is_saved", [True, False])
 def test_rank_0_hears_what_differs_also_of_a_save_that_is_over(served, is_saved):
-    served.coordinator.add_manifest(MANIFEST)
+    served.coordinator.manifests.add(MANIFEST)
     served.coordinator.differing = (Difference("w\udcff", "3 on rank 0, 4 on rank 1"),)
     if is_saved:
         served.coordinator.declare(convert.declaration_from_wire(declare_request())).set_result(checkpoint(1))
@@ -179,7 +179,7 @@ def test_rank_0_hears_what_differs_also_of_a_save_that_is_over(served, is_saved)
 
 
 def test_a_declaration_fails_as_its_save_does(served):
-    served.coordinator.add_manifest(MANIFEST)
+    served.coordinator.manifests.add(MANIFEST)
     failure = SessionAbortedError("rank 3 of 4 has not declared its tensors (30 s)")
     served.coordinator.declare(convert.declaration_from_wire(declare_request())).set_exception(failure)
     error = caught(lambda: list(served.stub().Declare(declare_request(), timeout=WAIT_S)))

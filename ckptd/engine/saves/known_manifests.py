@@ -1,0 +1,52 @@
+"""The manifests that are remembered, so that a rank sends its manifest once and names it by its digest from then on."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from weakref import WeakValueDictionary
+
+from ckptd.engine.manifest import Manifest
+from ckptd.errors import NotFoundError
+
+_REMEMBERED_BYTES = 256 << 20
+
+
+class KnownManifests:
+    """Manifests by digest, up to a bound in bytes; the least recently used go first. Thread-safe."""
+
+    def __init__(self, most_bytes: int = _REMEMBERED_BYTES) -> None:
+        """Know none. One manifest is remembered whatever its size."""
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()  # the one that was used last at the end
+        self._bytes = 0
+        self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether a declaration may name this manifest by its digest alone."""
+        with self._lock:
+            return digest in self._manifests
+
+    def add(self, manifest: Manifest) -> None:
+        """Remember a manifest."""
+        digest = manifest.digest
+        with self._lock:
+            if digest not in self._manifests:
+                manifest = manifest.with_schema_of(self._schemas.setdefault(manifest.schema_hash, manifest))
+                self._manifests[digest] = manifest
+                self._bytes += manifest.memory_bytes
+            self._manifests.move_to_end(digest)
+            while self._bytes > self._most_bytes and len(self._manifests) > 1:
+                _, forgotten = self._manifests.popitem(last=False)
+                self._bytes -= forgotten.memory_bytes
+
+    def find(self, digest: bytes) -> Manifest:
+        """Return a manifest that is remembered; `NotFoundError` when it has to be sent whole."""
+        with self._lock:
+            manifest = self._manifests.get(digest)
+            if manifest is not None:
+                self._manifests.move_to_end(digest)
+        if manifest is None:
+            raise NotFoundError("the manifest has to be sent whole", key=digest.hex())
+        return manifest
