@@ -2,7 +2,7 @@
 
 | class | what to do | gRPC status | exit code |
 |---|---|---|---|
-| `InvalidRequestError` | the caller erred; ask differently | INVALID_ARGUMENT | 2 |
+| `InvalidRequestError` | the request is wrong; change it | INVALID_ARGUMENT | 2 |
 | `NotFoundError` | no such checkpoint, tensor, session | NOT_FOUND | 3 |
 | `ConflictError` | wrong phase, already there, old epoch | FAILED_PRECONDITION | 4 |
 | `SessionAbortedError` | this save is over; start another | ABORTED | 5 |
@@ -78,7 +78,7 @@ def _rebuild(
 
 
 class InvalidRequestError(CkptdError):
-    """The caller erred and must ask differently: a bad name, shape, dtype or argument."""
+    """The request is wrong: a bad name, shape, dtype or argument. Change it."""
 
     exit_code = 2
 
@@ -111,7 +111,7 @@ class UnavailableError(CkptdError):
     exit_code = 6
     retryable = True
     may_have_arrived: bool = True
-    """Whether the other side may have taken the call: then what was asked for may be done, now or later."""
+    """Whether the other side may have taken the call: then the request may be carried out, now or later."""
 
 
 class StorageFullError(CkptdError):

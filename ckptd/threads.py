@@ -262,7 +262,7 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
             except BaseException as error:
                 errors[number] = error
 
-    job = [work]  # nothing once it is over: a late helper must keep nothing alive that the caller has let go
+    job = [work]  # nothing once it is over: a late helper must keep nothing alive that the caller has released
 
     def help_out() -> None:
         nonlocal helpers

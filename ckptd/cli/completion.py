@@ -1,4 +1,4 @@
-"""`ckptd completion`: what a shell needs to complete our command lines, and what we answer when it asks."""
+"""`ckptd completion`: what a shell needs to complete our command lines, and the answers to its requests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command(ctx: click.Context, shell: str) -> None:
 
 
 def answer(cli: click.Command, environ: Mapping[str, str]) -> int:
-    """Answer a shell that asks, by an environment variable, how a command line may go on; return the exit code."""
+    """Answer a shell's request, in an environment variable, for completions of a command line; return the exit code."""
     return shell_complete(cli, {}, "ckptd", VARIABLE, environ[VARIABLE])
 
 

@@ -64,7 +64,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "pin": (
         (f"ckptd pin {_RUN}/model.ckpt-120", "keep it, whatever retention says"),
-        ("ckptd pin runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "ask this daemon"),
+        ("ckptd pin runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "by this daemon"),
     ),
     "unpin": ((f"ckptd unpin {_RUN}/model.ckpt-120", "retention may have it again"),),
     "rm": (
@@ -74,7 +74,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "undelete": (
         (f"ckptd undelete {_RUN}/model.ckpt-120", "after a deletion too many"),
-        ("ckptd undelete runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "ask this daemon"),
+        ("ckptd undelete runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "by this daemon"),
     ),
     "repair": (
         (f"ckptd repair {_RUN}", "after its state file was lost"),

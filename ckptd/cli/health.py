@@ -1,6 +1,6 @@
-"""`ckptd health`: ask gRPC's own health service whether a daemon serves. For container engines, which ask often.
+"""`ckptd health`: calls gRPC's own health service. For container engines, which probe often.
 
-An engine's own gRPC probe speaks neither TLS nor tokens, and reaches no Unix socket: this one does. It asks less than
+An engine's own gRPC probe speaks neither TLS nor tokens, and reaches no Unix socket: this one does. It needs less than
 `ckptd status`, which looks at every run, and starts faster.
 """
 

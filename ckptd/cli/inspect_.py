@@ -132,7 +132,7 @@ def lines(
 
 
 def document(bundle: Bundle, tensor_name: str, all_tensors: bool, exclude: re.Pattern[str] | None) -> dict[str, object]:
-    """Return the same as one JSON object: all tensors or the one that is named, with values where they are asked for.
+    """Return the same as one JSON object: all tensors or the one that is named, with values where they are requested.
 
     Raises:
         NotFoundError: when there is no tensor of that name.

@@ -1,6 +1,6 @@
 """`ckptd`: the command group, and the one place where errors become messages and exit codes.
 
-Commands are imported only when they are asked for, so that `ckptd --help` does not wait for numpy and gRPC.
+Commands are imported only when they are used, so that `ckptd --help` does not wait for numpy and gRPC.
 A command is a module of this room that exports `command`; it raises `CkptdError` and never exits by itself.
 """
 

@@ -94,7 +94,7 @@ def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[F
         Figure("disk: write", limits.write_s, size_bytes / limits.write_s, None, f"one file, {past}, and sync"),
         Figure("disk: read", limits.read_s, size_bytes / limits.read_s, None, f"the same, {past}"),
         Figure("memory: copy", copy_s, size_bytes / copy_s, None, f"{_COPIERS} threads, into memory that exists"),
-        Figure("memory: new", new_memory_s, size_bytes / new_memory_s, None, "one thread, into memory just asked for"),
+        Figure("memory: new", new_memory_s, size_bytes / new_memory_s, None, "one thread, into memory just allocated"),
     ]
     told("saves and restores without a daemon")
     figures += _Road("direct", where / "direct", arrays, limits).figures()

@@ -15,7 +15,7 @@ from ckptd.cli.keepers import Reach, reach_options
 def command(prefix: str, how: Reach, as_json: bool) -> None:
     """Keep the checkpoint at PREFIX whatever retention says, until `ckptd unpin`.
 
-    A running daemon is asked to do it; where none works, it is noted in the run's directory.
+    A running daemon does it; without one, it is noted in the run's directory.
     """
     set_pinned(prefix, True, how, as_json)
 

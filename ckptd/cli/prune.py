@@ -93,7 +93,7 @@ def judge(store: Store, rule: Rule, latest_filename: str, progress: str | None) 
     from ckptd.engine.reading.verify import verify as read_back
 
     def is_sound(found: Found) -> bool:
-        assert progress is not None  # else nobody asks
+        assert progress is not None  # else it is not called
         name = prune_rule.name_of(found)
         with progress_bars.shown(f"verifying {name}", progress) as progressed:
             return read_back(store, name, progressed).ok

@@ -53,7 +53,7 @@ class Checkpointer:
     Several of one process may save into one run, as the same rank and with the same options, except `name`. The run is
     left when the last of them is closed, or was collected and its saves have ended.
 
-    An error of a save that nobody has asked for, through its `PendingSave`, is raised by the next call. If there is
+    An error of a save that was not seen through its `PendingSave` is raised by the next call. If there is
     none, the end of the program prints it to stderr, and the exit code is not 0.
     """
 
@@ -228,7 +228,7 @@ class Checkpointer:
         """Return an array to produce the bytes of the next save in: `save` does not copy what lies there.
 
         It belongs to the caller until the save that it is given to; then its bytes must not be changed any more, and
-        `staging` gives another array for the save after it. Asking again before the save gives the same array.
+        `staging` returns another array for the save after it. Calling it again before the save returns the same array.
 
         `save` sums what lies there before it returns, which takes about half as long as a copy. What is changed later
         is never saved: the bytes have been written already, or the change aborts that save, or a later one that uses
@@ -236,7 +236,7 @@ class Checkpointer:
         once.
 
         Args:
-            name: of the tensor; any that is unique among those asked for.
+            name: of the tensor; any that is unique among those requested.
             shape: in elements.
             dtype: whatever ``np.dtype`` takes; no strings.
 
@@ -268,7 +268,7 @@ class Checkpointer:
             self._transport.share_rooms(pool)
 
     def wait(self) -> None:
-        """Wait for all saves of this object; raise the first error that nobody has asked for.
+        """Wait for all saves of this object; raise the first error that was not seen yet.
 
         Raises:
             UnavailableError: when one has not ended within `timeout_s`; it goes on.
@@ -495,7 +495,7 @@ class Checkpointer:
         """Wait for the saves under way, leave the run, free everything. May be repeated.
 
         Raises:
-            CkptdError: what ended a save, if nobody has asked; everything is freed all the same.
+            CkptdError: what ended a save, if that was not seen yet; everything is freed all the same.
         """
         self._finish()
         self._under_way.raise_unseen()

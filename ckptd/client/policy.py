@@ -88,7 +88,7 @@ class SavePolicy:
         return True
 
     def end(self, step: int) -> bool:
-        """Say whether to save at the end of training. May be asked again: the answer is the same."""
+        """Say whether to save at the end of training. May be called again: the answer is the same."""
         return self.last and step != self._last_step
 
     def __repr__(self) -> str:

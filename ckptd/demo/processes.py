@@ -96,7 +96,7 @@ class Daemon:
         raise UnavailableError(f"the daemon listens on no port: {self.listening}")
 
     def status(self) -> admin_pb2.StatusReply:
-        """Ask the daemon what it is doing."""
+        """Return what the daemon is doing."""
         assert self._channel is not None
         request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
         try:
@@ -111,7 +111,7 @@ class Daemon:
         return self._process.poll()
 
     def stop(self) -> int:
-        """Ask it to finish and leave, and return its exit code; kill it if it does not."""
+        """Tell it to finish and leave, and return its exit code; kill it if it does not."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None

@@ -80,7 +80,7 @@ class Declaration:
         save: the save, still without an id.
         request_id: one per call of `save` on this rank; a retry repeats it.
         world_size: how many ranks take part.
-        manifest_digest: of the manifest that the daemon holds or asks for.
+        manifest_digest: of the manifest that the daemon has or requests.
         meta_graph: bytes for the ``.meta`` object; None for none.
         meta_suffix: what that object's name ends in.
         write_state: let a state file name the checkpoint; one that none names is kept for good.

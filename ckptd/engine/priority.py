@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Priority:
-    """What a thread that writes asks of the kernel.
+    """What a thread that writes requests from the kernel.
 
     Attributes:
         nice: 0 (as others) to 19 (after all others); None leaves it as it is.

@@ -47,4 +47,4 @@ class Settings:
     priority: Priority = field(default_factory=Priority)
 
 
-MAX_SHARDS = 32  # by default; more are possible by asking for them
+MAX_SHARDS = 32  # by default; a save may request more

@@ -68,7 +68,7 @@ def encode_with_places(num_shards: int, items: Sequence[tuple[bytes, bytes]]) ->
 class Index:
     """An index that has been checked as far as that is possible without decoding every entry.
 
-    Entries are decoded and checked when asked for, so that one that is wrong does not touch the others.
+    Entries are decoded and checked when they are requested, so that one that is wrong does not touch the others.
     """
 
     def __init__(self, entries: table.Table, header: BundleHeaderProto, key: str) -> None:

@@ -41,7 +41,7 @@ class Piece:
 class StoredTensor:
     """A tensor as a checkpoint holds it: one piece, or its slices in the order in which they are listed.
 
-    Pieces do not overlap and lie inside the shape, but may leave gaps. Where a box was asked for, those may be missing
+    Pieces do not overlap and lie inside the shape, but may leave gaps. Where a box was requested, those may be missing
     that have nothing of it.
     """
 

@@ -207,7 +207,7 @@ class _Writer:
 class Table:
     """A table that has been checked from end to end.
 
-    Holds the file's bytes and little more: keys and values are decoded again when asked for, a block at a time,
+    Holds the file's bytes and little more: keys and values are decoded again when they are needed, a block at a time,
     because a million of them as Python objects would take several times the file. Safe to share between threads.
     """
 

@@ -1,4 +1,4 @@
-"""Do boxes overlap, and do they fill a shape? Asked of thousands of slices at once, so answered on arrays."""
+"""Do boxes overlap, and do they fill a shape? For thousands of slices at once, so computed on arrays."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _pairs(a: Iterator[Array], b: Iterator[Array]) -> Iterator[tuple[Array, Arra
         if count:
             yield left[:count], right[:count]
         left, right = left[count:], right[count:]
-        # A stream's part lives until the next is asked for, so it is used up first.
+        # A stream's part lives until the next is requested, so it is used up first.
         if not len(left):
             left = next(a, None)
         if not len(right):

@@ -1,7 +1,7 @@
 """What exporting, importing and comparing read: named tensors, each as a stream of flat arrays.
 
 A stream is the only form in which a checkpoint, a safetensors file and a compressed npz can all be read in bounded
-memory, so it is all that is asked for.
+memory, so nothing else is required.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def load_args(reader: CheckpointReader, args: Any, *, partial: bool) -> Any:
     Arrays get the dtype and the sharding that ``restore_args`` has for them, else those of the item, as with Orbax.
 
     Raises:
-        InvalidRequestError: the target does not fit, or something is asked for that has no counterpart here.
+        InvalidRequestError: the target does not fit, or something is requested that has no counterpart here.
         MissingItemError: a name of the mapping is not in the checkpoint.
     """
     if not isinstance(args, Mapping):

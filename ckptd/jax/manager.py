@@ -271,7 +271,7 @@ class CheckpointManager:
 
     @as_orbaxs
     def wait_until_finished(self) -> None:
-        """Wait until everything is durable; raise what ended a save that nobody has asked for."""
+        """Wait until everything is durable; raise what ended a save, if that was not seen yet."""
         has_saved = bool(self._under_way)
         for one in self._under_way:
             one.wait()
@@ -284,7 +284,7 @@ class CheckpointManager:
 
     @as_orbaxs
     def check_for_errors(self) -> None:
-        """Raise what ended a save, if nobody has asked."""
+        """Raise what ended a save, if that was not seen yet."""
         ended = [pending for pending in self._under_way if pending.done()]
         self._under_way = [pending for pending in self._under_way if pending not in ended]
         for one in ended:

@@ -21,7 +21,7 @@ _WITHOUT_COUNTERPART = {
     "todelete_full_path": "what is deleted is not moved elsewhere",
     "todelete_subdir": "what is deleted is not moved elsewhere",
 }
-"""What would silently do something else than asked for, if it is set, and what to do."""
+"""Options that would silently do something else than requested, and what to do instead."""
 
 _ARGUMENTS = {
     "checkpointers": "leave them out: save(step, tree), or save(step, {'params': …, 'meta': …})",

@@ -40,7 +40,7 @@ def wish_of(name: str, like: Any, args: Any, stored: Any) -> Wish:
         stored: what `describe` has for it; None if nothing is stored.
 
     Raises:
-        InvalidRequestError: they ask for what has no counterpart here.
+        InvalidRequestError: they request what has no counterpart here.
     """
     leaf = Target(name, like)
     kind = getattr(args, "restore_type", None)
@@ -109,7 +109,7 @@ def _is_numpy(like: Any) -> bool:
 
 
 def _dtype(like: Any, args: Any, was: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype that is asked for; with a type to restore and none, it is the stored one."""
+    """Return the dtype that is requested; with a type to restore and none, it is the stored one."""
     wanted = getattr(args, "dtype", None)
     if wanted is None:
         is_free = getattr(args, "restore_type", None) is not None or type(like) in _NUMBERS

@@ -93,7 +93,7 @@ class Call:
                 self._task.cancel()
 
     def close(self) -> None:
-        """Let go of the timer; the call is over."""
+        """Release the timer; the call is over."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -217,7 +217,7 @@ def _report(
     method: Method, context: Any, started: float, code: str, level: int, error: CkptdError | None = None
 ) -> None:
     if error is not None and level is logging.INFO and _refused.is_repeated(f"{method.name} {code} {error}"):
-        level = logging.DEBUG  # a client that waits for its turn asks every two seconds
+        level = logging.DEBUG  # a client that waits for its turn calls every two seconds
     if not _log.isEnabledFor(level):
         return
     took_ms = (time.monotonic() - started) * 1e3

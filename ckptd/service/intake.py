@@ -1,6 +1,6 @@
 """The way of a lane's chunks from the event loop to the threads that write them.
 
-Handing over a chunk and waiting until it is written would wake two threads for every megabyte, and the disk would idle
+Passing on one chunk and waiting until it is written would wake two threads for every megabyte, and the disk would idle
 while gRPC puts the next message together. So there is a short queue: the loop appends, one thread of the pool at a time
 takes from it as long as there is something in it, and neither wakes the other unless it waits.
 """

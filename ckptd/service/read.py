@@ -168,7 +168,7 @@ class _Blocks:
 
     @property
     def is_over(self) -> bool:
-        """Whether all of it has been asked for."""
+        """Whether all of it has been requested."""
         return self._at == self._end
 
     def next(self, messages: int) -> range:
@@ -177,7 +177,7 @@ class _Blocks:
         return range(begin, self._at)
 
     def read(self, span: range) -> list[bytes]:
-        """Return the messages with these bytes. Several threads may ask at once."""
+        """Return the messages with these bytes. Several threads may call at once."""
         self._coordinator.note_read(self._key)
         store = self._coordinator.store
         return chunks.encode_blocks(len(span), lambda places: store.read_into(self._key, span.start, *places))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ckptd.engine.saves.coordinator import Coordinator
 
 MAX_WAIT_S = 20.0
-"""How long one Await stays open; callers ask again."""
+"""How long one Await stays open; callers repeat it."""
 
 _MOST_AWAITED = 8  # ranks in one message
 

@@ -68,7 +68,7 @@ def _ask(store: Store) -> Facts:
         free_bytes = None
     if not isinstance(store, LocalStore):
         try:
-            store.stat(ID_KEY)  # a bucket has no free space that would have to be asked for
+            store.stat(ID_KEY)  # a bucket has no free space that would have to be found out
         except UnavailableError:
             raise
         except CkptdError:

@@ -78,7 +78,7 @@ class StreamProcesses:
         self._processes: list[_Process] = []
 
     def check_ports(self) -> None:
-        """Raise `ConflictError` where a port that was asked for is taken."""
+        """Raise `ConflictError` where a configured port is taken."""
         for number in range(self._options.count if self._options.port else 0):
             for host, _ in self._setup.hosts:
                 family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -98,7 +98,7 @@ class StreamProcesses:
         return [process.port for process in self._processes if process.port]
 
     def port_for(self, rank: int) -> int:
-        """Return where a rank may send to; 0 for the daemon itself. Asked first, it sets them going."""
+        """Return where a rank may send to; 0 for the daemon itself. The first call starts them."""
         if not self._processes:
             for number in range(self._options.count):
                 port = self._options.port + number if self._options.port else 0

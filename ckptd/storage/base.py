@@ -123,8 +123,8 @@ class AccessPattern:
 
     Attributes:
         num_readers: threads that read at once.
-        gap_bytes: of what lies apart: fewer unwanted bytes than these, in between, are better read than asked around.
-        request_bytes: of what lies side by side: about so much is best asked for at once.
+        gap_bytes: of what lies apart: gaps of fewer bytes than these are better read than skipped.
+        request_bytes: of adjoining bytes: about so much is best requested at once.
     """
 
     num_readers: int

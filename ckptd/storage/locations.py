@@ -26,13 +26,13 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
     """Open the store that `url` names: a path, ``file:///path``, ``memory://name``, ``s3://bucket/path``, or what
     fsspec has a package for.
 
-    Nothing is created, nothing need be there yet, and nothing is asked over a network. A memory store is one per
+    Nothing is created, nothing need be there yet, and no request goes over a network. A memory store is one per
     process and name.
 
     Args:
         url: a relative path counts from the working directory, ``~`` is left to the shell.
         confined: for local stores, whether symbolic links may lead out of the root, see `LocalStore`.
-        patience_s: for so long a server that does not answer is asked again; None is for unattended programs.
+        patience_s: for so long a server that does not answer is tried again; None is for unattended programs.
 
     Raises:
         InvalidRequestError: for an empty URL, a scheme that nobody has a store for, or a configuration without sense.

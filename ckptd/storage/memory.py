@@ -61,17 +61,17 @@ class MemoryStore:
 
     @property
     def access(self) -> AccessPattern:
-        """As many readers as there are likely processors; asking again costs nothing."""
+        """As many readers as there are likely processors; another request costs nothing."""
         return AccessPattern(num_readers=4, gap_bytes=4096)
 
     @property
     def has_locks(self) -> bool:
-        """Real ones, unless asked otherwise."""
+        """Real ones, unless configured otherwise."""
         return self._has_locks
 
     @property
     def verifies_writes(self) -> bool:
-        """Not unless asked for."""
+        """Only if configured."""
         return self._verifies_writes
 
     def broken_promises(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""Asking a store many small things at once, where each answer takes the time of a journey."""
+"""Many small requests to a store at once, where each answer takes a network round trip."""
 
 from __future__ import annotations
 

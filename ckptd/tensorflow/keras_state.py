@@ -1,6 +1,6 @@
 """What layers of Keras keep beside their weights: vocabularies, files, and what a layer of the user's saves by itself.
 
-Keras 3 asks a layer for these by `save_own_variables` and `save_assets`. Here each is a tensor of the checkpoint, named
+Keras 3 gets these by `save_own_variables` and `save_assets`. Here each is a tensor of the checkpoint, named
 by the path of the layer, and is given back by `load_own_variables` and `load_assets`.
 """
 

@@ -106,7 +106,7 @@ class CheckpointManager:
             max_to_keep = int(max_to_keep)
         if checkpoint_interval is not None and step_counter is None:
             raise InvalidRequestError("`step_counter` should be passed if `checkpoint_interval` is not None.")
-        if not hasattr(type(checkpoint), "save_counter"):  # to ask the object itself would make the variable
+        if not hasattr(type(checkpoint), "save_counter"):  # reading it from the object would make the variable
             raise InvalidRequestError(f"pass a tf.train.Checkpoint, not a {type(checkpoint).__name__}")
         self._checkpoint = checkpoint
         self._directory = as_text(directory)
@@ -270,7 +270,7 @@ class CheckpointManager:
 
     @as_tensorflows()
     def sync(self) -> None:
-        """Wait for the saves under way; raise what went wrong with one, if nobody has asked.
+        """Wait for the saves under way; raise what went wrong with one, if that was not seen yet.
 
         Raises:
             UnavailableError: when one has not ended in time; it goes on.
@@ -282,7 +282,7 @@ class CheckpointManager:
         """Wait for the saves under way and leave the directory to others. May be repeated, and left out.
 
         Raises:
-            CkptdError: what ended a save, if nobody has asked.
+            CkptdError: what ended a save, if that was not seen yet.
         """
         self._finalizer.detach()
         self._leave_directory()

@@ -72,7 +72,7 @@ class Place(Protocol):
         """Save the description of a graph without variables, durably on return."""
 
     def wait(self) -> None:
-        """Wait for the saves under way; raise the first error that nobody has asked for."""
+        """Wait for the saves under way; raise the first error that was not seen yet."""
 
     def close(self) -> None:
         """Wait, and leave every run; the next use joins it again."""

@@ -2,7 +2,7 @@
 
 A variable that is created after `restore` gets its value then. So the files have to stay for as long as TensorFlow
 waits for such variables. On this host's disk they do, as far as retention lets them. Those of elsewhere are copied to
-memory that looks like a disk, or to the temporary directory, until TensorFlow has let go of the checkpoint.
+memory that looks like a disk, or to the temporary directory, until TensorFlow has released the checkpoint.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _linked(path: str, directory: str) -> str:
 def restore_copied(checkpoint: Any, bring: Callable[[str], str], size_bytes: int, options: Any = None) -> Any:
     """Restore from the prefix that `bring` returns, which may lie in the directory that it is given.
 
-    The directory goes when TensorFlow lets go of the checkpoint, at the end of the process at the latest.
+    The directory is removed when TensorFlow releases the checkpoint, at the end of the process at the latest.
     """
     directory = _temporary_directory(size_bytes)
     try:

@@ -91,7 +91,7 @@ def torch_dtype_of(dtype: np.dtype[Any]) -> torch.dtype | None:
 def array_of(name: str, tensor: torch.Tensor) -> Array:
     """Return a tensor's elements for `Checkpointer.save`: a view of the host's memory, a copy from elsewhere.
 
-    The view shows what the tensor holds later, too; it keeps the memory alive. Gradients are not asked.
+    The view shows what the tensor holds later, too; it keeps the memory alive. Gradients do not matter.
 
     Raises:
         InvalidRequestError: naming the tensor, when it has no elements to store: meta and fake ones, sparse ones,
@@ -164,7 +164,7 @@ def _in_host_memory(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check_form(name: str, tensor: torch.Tensor) -> None:
-    """Raise `InvalidRequestError`, naming the tensor, if its elements do not lie in one box that can be asked for."""
+    """Raise `InvalidRequestError`, naming the tensor, if its elements are not in one box that can be requested."""
     if is_lazy(tensor):
         raise InvalidRequestError(f"tensor {name!r} has no shape yet: run one batch through its module first")
     if tensor.is_nested:

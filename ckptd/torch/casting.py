@@ -1,4 +1,4 @@
-"""Conversions of dtypes on load: which ones a program may ask for, and the check that no value is ruined by one."""
+"""Conversions of dtypes on load: which ones a program may request, and the check that no value is ruined by one."""
 
 from __future__ import annotations
 

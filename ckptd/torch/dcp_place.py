@@ -103,7 +103,7 @@ class Origin:
         return self._place(self.address, run, base)
 
     def _of_path(self, text: str) -> Place:
-        path = text if is_url(text) else os.path.abspath(text)  # noqa: PTH100  # links stay, the name is what was asked for
+        path = text if is_url(text) else os.path.abspath(text)  # noqa: PTH100  # links stay: it is the requested name
         directory, _, base = path.rpartition("/")
         root, _, run = directory.rpartition("/")
         if not run or not root or root.endswith((":/", ":")) or text.endswith("/"):

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 def items_of(tensor: Any) -> list[tuple[WriteItem, torch.Tensor]]:
     """Return what a tensor says of itself to DCP, item by item, and the shard that each is about.
 
-    Nothing else is asked: such a tensor may forbid every operation.
+    Nothing else is called: such a tensor may forbid every operation.
     """
     if isinstance(tensor, DTensor) and tensor.device_mesh.get_coordinate() is None:
         return []  # a rank that the tensor's mesh does not have

@@ -132,7 +132,7 @@ def _distributed(tensor: DTensor, local: torch.Tensor) -> DTensor:
 
 
 def _with_attributes(tensor: torch.Tensor, staged: torch.Tensor) -> torch.Tensor:
-    """Give a copy the plain attributes of its original, which a planner may ask for."""
+    """Give a copy the plain attributes of its original, which a planner may use."""
     for name, value in getattr(tensor, "__dict__", {}).items():
         if _is_plain(value):
             setattr(staged, name, copy.deepcopy(value))

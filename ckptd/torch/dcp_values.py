@@ -40,7 +40,7 @@ class Note:
         streams: names of values that were `io.BytesIO`.
         paths: name → path in the outline, of values that are not at its top.
         stored: name → name of the tensor, of tensors that are stored under another one.
-        own: rank → name → value, where ranks saved without asking each other: their values may differ.
+        own: rank → name → value, where ranks saved independently: their values may differ.
     """
 
     save_id: str = ""

@@ -259,7 +259,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         """Wait for every save, and remove what is to be removed.
 
         Raises:
-            CkptdError: what ended a save, if nobody has asked.
+            CkptdError: what ended a save, if that was not seen yet.
         """
         try:
             self._settle(may_be_under_way=0)

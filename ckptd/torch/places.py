@@ -42,7 +42,7 @@ def address_and_run(path: str | os.PathLike[str], address: str | None = None) ->
 
     Args:
         path: a run below the daemon's root, or a directory, or the URL of one.
-        address: the daemon's; None asks the environment, and an empty one means direct mode.
+        address: the daemon's; None means that of the environment, and an empty one direct mode.
 
     Raises:
         InvalidRequestError: the path names no run.
@@ -120,7 +120,7 @@ def close_all() -> None:
     """Wait for the saves of every `Checkpointer` made for a path, and leave their runs. Also done at the end.
 
     Raises:
-        CkptdError: what ended a save, if nobody has asked.
+        CkptdError: what ended a save, if that was not seen yet.
     """
     with _lock:
         mine = [key for key in _kept if key[0] == os.getpid()]

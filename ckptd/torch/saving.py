@@ -58,7 +58,7 @@ def save(
             world size are those of ``torch.distributed``, if it is initialised.
 
     Returns:
-        The save under way. Its `result()` is durable; an error that nobody asks for is raised by the next save.
+        The save under way. Its `result()` is durable; an error that was not seen is raised by the next save.
 
     Raises:
         InvalidRequestError: naming what can't be stored without pickle, or has no elements, or is only an addend.

@@ -73,7 +73,7 @@ class Stored:
         return found
 
     def check_conflicts(self, into: Any, *, strict: bool) -> None:
-        """Look whether ranks stored what can't both be loaded, in what `into` asks for; None asks for all.
+        """Look whether ranks stored what can't both be loaded, in what `into` requests; None requests all.
 
         Raises:
             InvalidRequestError: they did; without `strict` that is logged only, and the first rank's is loaded.

@@ -113,7 +113,7 @@ def stand_in(trainer: Any, callback: Any, methods: Mapping[str, _Ours]) -> None:
 
 
 def warn_of_what_is_left_out(trainer: Any) -> None:
-    """Tell what the trainer, or a class that extends it, would do as it saves, and does not when it is not asked to."""
+    """Tell what the trainer, or a class that extends it, would do as it saves, and does not when it is not called."""
     args = trainer.args
     if type(trainer)._save_checkpoint is not _transformers.Trainer._save_checkpoint:
         _log.warning(

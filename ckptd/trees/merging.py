@@ -1,7 +1,7 @@
 """The outlines of several ranks → one that lists whatever any of them has.
 
 Rank 0 stores its outline as `OUTLINE_NAME`, every other rank its own below that, under a hash of what it says. So
-equal ones are stored once, however many ranks there are, and no rank has to ask another. Versions of ckptd that do
+equal ones are stored once, however many ranks there are, and no rank has to call another. Versions of ckptd that do
 not know this read the outline of rank 0.
 """
 

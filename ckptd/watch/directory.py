@@ -156,12 +156,12 @@ class _Listening(FileSystemEventHandler):
 class _Emitter(InotifyEmitter):
     """Hears of names that appear and go, and of no others.
 
-    watchdog would also ask for the first half of each rename, hold it back for half a second to pair it with the second
+    watchdog would also request the first half of each rename, hold it back for half a second to pair it with the second
     half, and hold up everything behind it. And each write to a shard would be an event.
     """
 
     def get_event_mask_from_filter(self) -> Any:
-        """Return the inotify mask. Where a later watchdog does not ask for it, its own serves, only slower."""
+        """Return the inotify mask. Where a later watchdog does not request it, its own serves, only slower."""
         return (
             InotifyConstants.IN_CREATE
             | InotifyConstants.IN_MOVED_TO

@@ -36,7 +36,7 @@ class Hints(Protocol):
 def hints_for(store: Store, directory: str, poll_s: float | None = None) -> Hints:
     """Return what fits where `directory` lies: the kernel's events, or, where those tell nothing, regular looks.
 
-    `poll_s` asks for regular looks, so far apart.
+    `poll_s` sets regular looks, so far apart.
     """
     if poll_s is None and isinstance(store, LocalStore):
         path = store.location(directory) if directory else store.url

@@ -10,7 +10,7 @@ from ckptd.engine.checkpoint import Checkpoint
 class News:
     """Remembers what was taken in last, so that watching only ever goes forward. For one thread at a time.
 
-    A source that is asked again, after a break or a pause, names the newest there is. That may be the one that was told
+    A source that is called again after a break or pause names the newest there is. That may be the one that was told
     last, or, when that was deleted, an older one: neither is news. Nor is one that was overtaken on its way here.
     """
 

@@ -1,7 +1,7 @@
 """A manifest ⇄ its message, and the message ⇄ the parts in which it travels.
 
 A manifest may be larger than a message: its serialized bytes are cut anywhere, and the first part carries the digest
-that `Declare` will be asked for. The receiver makes the manifest, takes the digest itself and compares.
+that `Declare` will need. The receiver makes the manifest, takes the digest itself and compares.
 """
 
 from __future__ import annotations

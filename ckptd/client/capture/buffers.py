@@ -33,7 +33,7 @@ class Room(Protocol):
     is_shown: bool
 
     def give_back(self) -> None:
-        """Hand it over for another save; nobody may touch it any more."""
+        """Pass it on for another save; its former user must not touch it any more."""
 
 
 class PrivateRoom:

@@ -1,6 +1,6 @@
 """Arrays → memory of our own. Training stands still meanwhile, so that nothing else is done: they are summed later.
 
-Large arrays are cut into stripes for several threads, as numpy lets go of the interpreter meanwhile; small ones are
+Large arrays are cut into stripes for several threads, as numpy releases the GIL meanwhile; small ones are
 taken in bunches. Work is done in the order of the memory, and the room's mark follows, so that the writer of a
 disk need not wait for the end.
 """

@@ -1,6 +1,6 @@
 """Arrays in the memory that a save is written from: arrays built there need no copy.
 
-A stage is a room that is not captured yet. It begins with the first array that is asked for after a save, is as large
+A stage is a room that is not captured yet. It begins with the first array that is requested after a save, is as large
 as the stage or the save before, and grows by moving to a larger room: what was handed out before that is copied like
 any array.
 """

@@ -250,7 +250,7 @@ class ArenaRooms:
         self._free: list[ArenaRoom] = []  # whose content is oldest comes first
 
     def take(self, size_bytes: int) -> ArenaRoom | None:
-        """Return a room of at least `size_bytes`, None if none is free. Asks the daemon when it has lent none so large.
+        """Return a room of at least `size_bytes`, None if none is free. Gets a larger one from the daemon if needed.
 
         Raises:
             CkptdError: the daemon lends no such memory.
@@ -309,7 +309,7 @@ class ArenaHandover:
         self._request_id = declaration.request_id
         self._digest = declaration.manifest_digest
         self._begun = begun
-        self._is_over = threading.Event()  # there is nothing more to hand over
+        self._is_over = threading.Event()  # there is nothing more to send
 
     @classmethod
     def begin(
@@ -361,7 +361,7 @@ class ArenaHandover:
             link.send(arena_pb2.ArenaRequest(drop=arena_pb2.ArenaDrop(request_id=request_id, reason=reason)))
 
     def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
-        """Wait until the daemon has said whether it takes the bytes from memory; if so, until all is handed over.
+        """Wait until the daemon has said whether it takes the bytes from memory; if so, until all is transferred.
 
         The latter with `until_summed` only. Whatever is said to the daemon while a rank still copies takes time from
         copies that training waits for, other ranks' too.

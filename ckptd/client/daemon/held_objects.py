@@ -78,7 +78,7 @@ class HeldObjects:
         self._objects = objects
         self._offer = offer
         self._index: SeenIndex | None = None  # once it is known to be the save's
-        # Asked for with every piece, and counting processors means reading a file.
+        # Used with every piece, and counting processors means reading a file.
         self._access = AccessPattern(num_readers=os.cpu_count() or 1, gap_bytes=objects.access.gap_bytes)
         self._runs: dict[str, list[_Run]] = {}
         for run in sorted(offer.runs, key=lambda run: run.shard_offset):

@@ -33,7 +33,7 @@ def is_wanted(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether memory may be shared, unless the environment forbids it.
 
     Raises:
-        InvalidRequestError: it asks for a road that there is not.
+        InvalidRequestError: it names a way that does not exist.
     """
     road = environ.get(_ROAD_VARIABLE, "auto") or "auto"
     if road not in ("auto", "stream"):

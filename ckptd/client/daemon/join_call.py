@@ -23,13 +23,13 @@ from ckptd.wire import addresses, convert, status, versions
 from ckptd.wire.v1 import common_pb2, save_pb2
 
 FIRST_CONFLICT_WAIT_S = 15.0
-"""How long a place that is taken is asked for: longer than a daemon's usual lease, of which we know nothing yet."""
+"""How long to wait for a place that is taken: longer than a daemon's usual lease, of which we know nothing yet."""
 
 _LONGEST_PAUSE_S = 0.5  # for a daemon that was away: a trainer stands still meanwhile
 _LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer
 _CONFLICT_NOTICE_S = (1.0, 10.0)  # after so long the user is told, and again so often
 _STORE_WAIT_S = 5.0
-"""How long a daemon that answers, but can't take us in because its store or its host fails, is asked again."""
+"""How long a daemon that answers, but can't take us in because its store or its host fails, is tried again."""
 
 _LEAVE_TIMEOUT_S = 5.0
 _FOREVER_S = 10.0 * 365 * 24 * 3600

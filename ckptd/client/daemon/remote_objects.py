@@ -41,7 +41,7 @@ class RemoteObjects:
     def access(self) -> AccessPattern:
         """Long requests, as a call of its own for each block costs as much as the block; they take turns.
 
-        The daemon takes longer to answer than to send a gap, so of what lies apart several are asked for at once.
+        The daemon takes longer to answer than to send a gap, so several distant ranges are requested at once.
         """
         return AccessPattern(num_readers=4, gap_bytes=256 << 10, request_bytes=_REQUEST_BYTES)
 
@@ -158,7 +158,7 @@ class _Places:
         while len(block):
             part = self._parts[self._part][self._filled :]
             count = min(len(block), len(part))
-            # numpy lets go of the interpreter's lock meanwhile: gRPC's thread puts the next block together.
+            # numpy releases the interpreter's lock meanwhile: gRPC's thread puts the next block together.
             np.copyto(np.frombuffer(part, np.uint8, count), np.frombuffer(block, np.uint8, count))
             self.sums[self._part] = crc32c.extend(self.sums[self._part], block[:count])
             block = block[count:]

@@ -1,6 +1,6 @@
 """The engine of a daemon, reached over gRPC.
 
-Every call may be repeated, and lost answers are asked for again, never guessed. Channels and threads are made with the
+Every call may be repeated, and lost answers are requested again, never guessed. Channels and threads are made with the
 first call and not before, so that a program may create its `Checkpointer`, fork, and use it in the child; after the
 first call forking is refused, because gRPC does not survive it.
 """
@@ -250,7 +250,7 @@ class RemoteTransport:
         send_lane(seat.ways, save, source, deadline, stop, seat.line)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
-        """See `Transport.outcome`. A lost answer is asked for again, also of a daemon that was restarted."""
+        """See `Transport.outcome`. A lost answer is requested again, also from a daemon that was restarted."""
         backoff = Backoff()
         waits.waiting_for(f"the daemon at {self._address} to make it durable")
         phase = save_pb2.SAVE_PHASE_FILLING
@@ -375,7 +375,7 @@ class RemoteTransport:
             warn_once(f"{self._run}: the latest is {latest.checkpoint.prefix}; passed by: {'; '.join(reply.passed_by)}")
         if name in (ANY_NAME, name_of(latest.checkpoint)):
             return latest
-        # Nothing is called so, or the daemon is an older one, which does not ask for names.
+        # Nothing has this name, or the daemon is an older one, which does not use names.
         own = of_name(self.checkpoints(), name, checkpoint_of=lambda located: located.checkpoint)
         return latest if latest in own else own[-1] if own else None
 

@@ -1,6 +1,6 @@
 """A process's seat at a daemon: one per run and rank, with its connection, its lease and its memory.
 
-The connection is made for the first `Checkpointer` that asks anything, the lease is taken for the first that saves;
+The connection is made for the first `Checkpointer` that makes a call, the lease is taken for the first that saves;
 see `sharing`. All of them are one member to the daemon, and memory is lent to the rank once.
 """
 
@@ -74,7 +74,7 @@ class Seat:
         return self._membership
 
     def membership(self, options: RunOptions) -> Membership:
-        """Return the membership; the first that asks gives the options, with which all others agree."""
+        """Return the membership; the first caller sets the options, and all others must agree."""
         with self._lock:
             if self._membership is None:
                 self._membership = Membership(

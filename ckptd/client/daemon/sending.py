@@ -1,4 +1,4 @@
-"""One lane over the Write stream: open, ask what has arrived, send the rest, show the checksums.
+"""One lane over the Write stream: open, find out what has arrived, send the rest, send the checksums.
 
 After a break the daemon says how much it has, and sending goes on from there.
 """

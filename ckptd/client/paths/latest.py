@@ -156,8 +156,8 @@ def checkpoints_iterator(
     Args:
         directory: where the state file is.
         min_interval_secs: at least this long from one yield to the next.
-        timeout: how long to wait for a newer one before `timeout_fn` is asked; None waits for ever.
-        timeout_fn: returns true to end. It is asked after every yield too. None ends at the first timeout.
+        timeout: how long to wait for a newer one before `timeout_fn` is called; None waits for ever.
+        timeout_fn: returns true to end. It is called after every yield too. None ends at the first timeout.
         sleep: waits, in tests too.
         now: seconds on a clock that only runs forward.
     """

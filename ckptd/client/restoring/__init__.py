@@ -1,1 +1,1 @@
-"""Restoring: what is asked for against what is stored, and what happens when it is damaged."""
+"""Restoring: what is requested against what is stored, and what happens when it is damaged."""

@@ -1,4 +1,4 @@
-"""What `Checkpointer.restore` asks for, checked against what is stored, and read."""
+"""What `Checkpointer.restore` requests, checked against what is stored, and read."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Assignable(Protocol):
         """Return what it wants of the stored tensor of its name: as many boxes as `assign` takes arrays."""
 
     def assign(self, arrays: list[Array]) -> None:
-        """Take over one array for each of the `places` asked for before."""
+        """Take over one array for each of the `places` returned before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Saver:
     - a numpy array: read, and filled in place;
     - a `Slice` whose part is a numpy array, or a list of them: read, and each part filled with its own box;
     - a pair ``(get, set)`` of callables: ``get()`` returns whatever `Checkpointer.save` takes, ``set(array)`` assigns
-      (a list of arrays, if ``get()`` returns a list of slices). Before anything is restored, ``get()`` is asked for
+      (a list of arrays, if ``get()`` returns a list of slices). Before anything is restored, ``get()`` is called for
       the shape and dtype to expect; it may return None when it knows none yet, and the tensor is taken as it is;
     - an object with ``assign(array)`` and with ``numpy()`` or ``__array__``, such as a variable of TensorFlow 2.
 

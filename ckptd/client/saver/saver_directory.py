@@ -103,7 +103,7 @@ class Target:
 class SaverDirectory:
     """Writes checkpoints, publishes them in the state file, and deletes those that leave the list.
 
-    One thread at a time saves. `paths` may be asked by any.
+    One thread at a time saves. Any may call `paths`.
     """
 
     def __init__(self, max_to_keep: int, hours: float, clock: Clock, *, save_relative_paths: bool = False) -> None:

@@ -73,7 +73,7 @@ class Variable:
         return [self._place(one.part, one) for one in slices]
 
     def assign(self, arrays: list[Array]) -> None:
-        """Set the variable; one array for each of the `places` asked for before."""
+        """Set the variable; one array for each of the `places` returned before."""
         self._set(arrays if self._takes_list else arrays[0])
 
     def _place(self, part: Any, of: Slice | None) -> Place:

@@ -1,4 +1,4 @@
-"""A save under way: wait for it, ask it, be told of its end."""
+"""A save in progress: wait for it, look at it, get notice of its end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Aftermath(Protocol):
 class PendingSave:
     """One call of `Checkpointer.save`, from its snapshot to its end. Any thread may use it.
 
-    An error that nobody has asked for, by `result` or `exception`, is raised at the next call of the `Checkpointer`.
+    An error that was not seen through `result` or `exception` is raised at the next call of the `Checkpointer`.
     If there is none, the program says so on stderr when it ends, and its exit code is not 0.
 
     Attributes:
@@ -78,7 +78,7 @@ class PendingSave:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint, if it has ended well. To look at it is not to ask for the error."""
+        """The checkpoint, if it has succeeded. Reading this does not count as seeing the error."""
         with self._changed:
             return self._checkpoint
 
@@ -122,7 +122,7 @@ class PendingSave:
         self._end(None, error, is_known=is_known)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end without asking how it was; return whether it has come."""
+        """Wait for the end without raising its error; return whether it has come."""
         with self._changed:
             return self._changed.wait_for(lambda: self._has_ended, timeout)
 

@@ -118,7 +118,7 @@ class Transport(Protocol):
         """
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
-        """Hand over one lane; return when all of it has arrived and agrees with its checksums. `stop` gives it up."""
+        """Send one lane; return when all of it has arrived and agrees with its checksums. `stop` gives it up."""
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """Wait until the save is published; raise what ended it, `NotFoundError` when there is no trace of it."""
@@ -133,7 +133,7 @@ class Transport(Protocol):
         """
 
     def abort(self, save: SaveRef, reason: str) -> None:
-        """Ask for the end of a save, so that other ranks need not wait for its deadline. Never raises."""
+        """Request the end of a save, so that other ranks need not wait for its deadline. Never raises."""
 
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`.

@@ -1,4 +1,4 @@
-"""The saves of one `Checkpointer` that have not ended, and the errors of those that nobody has asked for."""
+"""The saves of one `Checkpointer` that have not ended, and the errors that were not seen yet."""
 
 from __future__ import annotations
 

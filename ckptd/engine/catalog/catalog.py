@@ -103,7 +103,7 @@ class Catalog(Owned):
         *,
         hours_since: float | None = None,
     ) -> None:
-        """Take over what a trainer asks for; as with a new Saver or manager, the retention rule begins anew.
+        """Follow what a trainer requests; as with a new Saver or manager, the retention rule begins anew.
 
         With another state file the run is read anew before the next call; saves under way then fail to commit.
         `hours_since` is when a manager was made, None for now.
@@ -417,7 +417,7 @@ class Catalog(Owned):
             raise
 
     def retire(self, in_use: Collection[str] = ()) -> list[Verdict]:
-        """Delete what retention let go, and note what else the last publication meant for others.
+        """Delete what retention no longer keeps, and note what else the last publication meant for others.
 
         Never raises `CkptdError`: what is being read (`in_use`, as `Checkpoint.prefix`) and what could not be deleted
         is in the result as kept, with the reason, and is tried again next time.
@@ -450,7 +450,7 @@ class Catalog(Owned):
     def recover(self) -> Recovery:
         """Read the run anew and bring to an end whatever a crash interrupted. Safe to repeat, and to crash in.
 
-        Living saves of this catalog are left alone. Nobody else may be reading what retention let go.
+        Living saves of this catalog are left alone. Nothing else may be reading what retention no longer keeps.
 
         Raises:
             CorruptionError: for a state file that cannot be read as one: its history must not silently become empty.

@@ -1,4 +1,4 @@
-"""Deleting what was let go, so that a crash at any point leaves a whole checkpoint, or rubbish that a record names.
+"""Deleting what is no longer kept, so that a crash leaves a whole checkpoint, or rubbish that a record names.
 
 The state file goes first (`commit.publish` has named another by then, durably), then the index: from that moment there
 is no checkpoint any more, only files. The record is last, because it is the proof that the files are ours.

@@ -1,4 +1,4 @@
-"""What the owner of a run asks of its catalog: to pin a checkpoint, to delete it, and to think again."""
+"""Changes that the owner of a run makes in its catalog: pin a checkpoint, delete it, undo that."""
 
 from __future__ import annotations
 

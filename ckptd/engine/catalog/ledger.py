@@ -240,7 +240,7 @@ class Ledger:
     def settle(self, in_use: Collection[str] | None) -> list[Verdict]:
         """Do or note what the last publications meant for others, and then note the published saves themselves.
 
-        With `in_use` what was let go is deleted at once, unless a reader is at it; with None it is only marked.
+        With `in_use` what is no longer kept is deleted at once, unless a reader is at it; with None it is only marked.
         Safe to repeat after an error. Returns a verdict for each checkpoint that left the list.
         """
         verdicts: list[Verdict] = []

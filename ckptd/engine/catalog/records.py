@@ -86,8 +86,8 @@ class Record:
         meta_suffix: what the graph description's key ends in.
         latest_filename: the state file that publishes it.
         write_state: whether a state file is to name it; one that none names is kept for good.
-        retention, max_to_keep, keep_hours, relative_paths: what the trainer asked for, so that recovery publishes in
-            its sense, before any trainer has joined. Older releases did not note them: then nothing is let go.
+        retention, max_to_keep, keep_hours, relative_paths: what the trainer requested, so that recovery publishes in
+            its sense, before any trainer has joined. Older releases did not note them: then nothing is deleted.
         published: the state file has named it, and all that follows from that has been noted.
         saved_at: wall clock, when it was published.
         duration_s: how long the save took.

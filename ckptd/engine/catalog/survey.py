@@ -225,7 +225,7 @@ def list_checkpoints(store: Store, directory: str) -> list[Checkpoint]:
 def survey(store: Store, directory: str, latest_filename: str | None = names.STATE_KEY) -> list[Found]:
     """Return every checkpoint that has an index directly in `directory`, complete or not, by step, then by name.
 
-    Without a `latest_filename` nobody asks what is listed.
+    Without a `latest_filename` the list is not needed.
 
     Raises:
         CorruptionError: for a state file that cannot be read as one.

@@ -45,7 +45,7 @@ class Holding:
 
 
 class Capture(Protocol):
-    """One rank's part of one save, in memory. Any thread may ask.
+    """One rank's part of one save, in memory. Any thread may call it.
 
     Attributes:
         memory: where it is captured.

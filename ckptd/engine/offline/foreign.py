@@ -1,4 +1,4 @@
-"""Deleting checkpoints that ckptd did not write, when a person asks for exactly that.
+"""Deleting checkpoints that ckptd did not write, when a person requests exactly that.
 
 No record proves whose they are, so nothing here is called by retention or recovery. The order is the one that `prune`
 keeps for ours: first no state file names it, then the index goes, then what the index referred to.

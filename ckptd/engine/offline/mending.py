@@ -1,6 +1,6 @@
 """Puts aside what keeps a run from being opened, and nothing else: its bytes stay beside it, under another name.
 
-Opening a run never does this by itself: a person asks for it, with `ckptd repair`.
+Opening a run never does this by itself: a person requests it, with `ckptd repair`.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ def judge(
         found: all of them, as `survey` gives them.
         rule: what is to be kept.
         named: prefixes that a state file of the directory names as its latest, whichever state file that is.
-        verifies: reads a checkpoint back and says whether all of it is sound. Asked only when something would be
-            deleted, from the newest on until one is: that one is kept. None asks nobody.
+        verifies: reads a checkpoint back and says whether all of it is sound. Called only when something would be
+            deleted, from the newest on until one is: that one is kept. None checks nothing.
     """
     verdicts = {id(each): _first_look(each, rule, named) for each in found}
     open_ones = [each for each in found if verdicts[id(each)] is None]

@@ -1,6 +1,6 @@
 """Writes a state file anew from what lies complete on disk, when it is lost, malformed, or names what is not there.
 
-Recovery never does this by itself: a history must not silently change. A person asks for it, and what the state file
+Recovery never does this by itself: a history must not silently change. A person requests it, and what the state file
 held before is kept beside the records. What is in quarantine is read again, all of it, and taken back if it is whole.
 """
 

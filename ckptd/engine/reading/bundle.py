@@ -6,7 +6,7 @@ checksum; of a piece that is read in part nothing can be checked, because the ch
 reads pieces whole of which it wants a good part, see `MOST_TO_CHECK`.
 
 Nothing is believed before it is checked: where a piece lies is compared with the size of its data file before memory is
-taken for it, so an index of 100 bytes cannot ask for 8 TiB.
+taken for it, so an index of 100 bytes cannot claim 8 TiB.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Bundle:
         return [arrays[at] if at in arrays else found[at].out for at in range(len(asked))]
 
     def shard_size(self, shard: int) -> int:
-        """Return the size of a data file in bytes; asked of the store once.
+        """Return the size of a data file in bytes; requested from the store once.
 
         Raises:
             CorruptionError: when it is missing.
@@ -280,7 +280,7 @@ class Bundle:
             self.check_place(tensor, piece)
             taken[piece.shard_id] += piece.size
             if taken[piece.shard_id] > self.shard_size(piece.shard_id):
-                # Pieces of one tensor never share bytes; if they did, a small file could ask for any amount of memory.
+                # Pieces of one tensor never share bytes; if they did, a small file could claim any amount of memory.
                 raise CorruptionError(
                     f"slices of tensor {tensor.name!r} share bytes", key=self.shard_key(piece.shard_id)
                 )

@@ -219,7 +219,7 @@ def _stretches(batch: Sequence[PieceRead]) -> list[_Stretch]:
 def _jobs(batch: Sequence[PieceRead], access: AccessPattern) -> Iterator[list[_Stretch]]:
     """Group stretches into jobs so that a thread's work outweighs its hand-over.
 
-    A job is one full request of what lies side by side. What lies apart is asked for bit by bit, and shared out.
+    A job is one full request of what lies side by side. Distant ranges are requested one by one, and shared out.
     """
     job: list[_Stretch] = []
     size = 0

@@ -458,7 +458,7 @@ class Coordinator:
     def inspect(self) -> None:
         """Begin to look at every stored run, in the background: what a crash left is completed or swept.
 
-        A daemon calls it once it listens. Whatever is asked of a run meanwhile opens that run first.
+        A daemon calls it once it listens. A call about a run meanwhile opens that run first.
         """
         if self._owns_root:
             self._inspection.start()

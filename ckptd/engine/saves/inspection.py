@@ -1,6 +1,6 @@
-"""The look at every stored run after a start: what a crash left is completed or swept, though nobody asks for the run.
+"""The look at every stored run after a start: what a crash left is completed or swept, even if the run is not used.
 
-It goes on in the background while the daemon serves, a few runs side by side. A run that is asked for meanwhile is
+It goes on in the background while the daemon serves, a few runs side by side. A run that is needed meanwhile is
 opened at once, by the call itself.
 """
 

@@ -43,7 +43,7 @@ from ckptd.errors import (
 from ckptd.format.names import prefix_for
 from ckptd.storage.base import Durability, Lock, Store
 
-_REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be asked for again
+_REMEMBERED_SAVES = 64  # ended ones, so that a lost answer can be requested again
 _REMEMBERED_LAYOUTS = 4
 _CONFIRM_AGAIN_S = 2.0  # while saves are under way; well below what a commit wants
 _CONFIRM_IDLE_S = 10.0  # while none is: so that health tells before a save fails

@@ -93,7 +93,7 @@ class Save:
         save = self.first.save
         return SaveRef(save.run, save.epoch, save.step, self.save_id, self.attempt, self._plan_id)
 
-    # What ranks ask. The run's lock is held.
+    # Calls of ranks. The run's lock is held.
 
     def declare(
         self, declaration: Declaration, manifest: Manifest, capture: Capture | None = None

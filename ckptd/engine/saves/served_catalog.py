@@ -47,7 +47,7 @@ class ServedCatalog:
         lock: guards `catalog`, and is held while the store works. A thread that also needs the run's own lock takes
             this one first.
         catalog: what is stored of the run; replaced when the run is taken back from another owner.
-        options: what the run's members asked for, as far as the catalog follows it.
+        options: what the run's members requested, as far as the catalog follows it.
         problems: what is wrong with the run's files, found when it was opened, in words.
         passed_by: listed as newer than the latest, and not whole; until the next save.
         durable_epoch: the epoch that the store knows; guarded by `lock`.
@@ -202,7 +202,7 @@ class ServedCatalog:
                 self.look()
 
     def follow(self, options: RunOptions, policy: RetentionPolicy) -> None:
-        """Let the catalog follow what a member asked for when it joined; the lock is held."""
+        """Let the catalog follow what a member requested when it joined; the lock is held."""
         self.catalog.configure(
             policy,
             options.latest_filename,
@@ -316,7 +316,7 @@ class ServedCatalog:
         return True
 
     def retire(self) -> None:
-        """Delete what retention let go, and what was deleted long enough ago."""
+        """Delete what retention no longer keeps, and what was deleted long enough ago."""
         try:
             with self.lock:
                 if not self._is_closed:
@@ -384,5 +384,5 @@ class ServedCatalog:
 
 
 def policy_of(options: RunOptions) -> RetentionPolicy:
-    """Return the rule of retention that a member asks for; `InvalidRequestError` when it asks for what is none."""
+    """Return the rule of retention that a member requests; `InvalidRequestError` when there is none of that name."""
     return RetentionPolicy(options.max_to_keep, options.keep_checkpoint_every_n_hours, Rule.named(options.retention))

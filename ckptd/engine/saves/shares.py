@@ -62,7 +62,7 @@ class Shares:
                     self._submit(partial(self._run, owner, part, following))
 
     def _next(self, owner: str, part: _Part) -> Work | None:
-        """Return what this thread is to be asked for next; otherwise give it back."""
+        """Return this thread's next work; otherwise give the thread back."""
         with self._lock:
             if part.waiting:
                 return part.waiting.popleft()

@@ -214,7 +214,7 @@ class MultipartWriter:
             with named(self.key):
                 head = self._store.bucket.complete_upload(self._full_key, self._upload_id, parts, if_absent=True)
         except CkptdError as error:
-            # An answer that was lost is asked for again, and then the upload is gone, or the key taken: by us?
+            # A lost answer is requested again, and then the upload is gone, or the key taken: by us?
             stat, is_gone = self._looked(error), self._is_gone()
         else:
             # An ETag made of those of all parts proves that just they are in it; any other tells nothing, and where

@@ -47,7 +47,7 @@ class ObjectStore:
     """A directory of a bucket as a `Store`; see the module and `ckptd.storage.base`."""
 
     def __init__(self, bucket: Bucket, root: str = "", *, parts: Parts | None = None) -> None:
-        """Remember where the root is; nothing is asked of the bucket yet.
+        """Remember where the root is; the bucket gets no request yet.
 
         Args:
             bucket: what requests go to.
@@ -87,7 +87,7 @@ class ObjectStore:
         return self.bucket.verifies_writes
 
     def broken_promises(self) -> Sequence[str]:
-        """See `Store`. The bucket is asked once in the life of a process."""
+        """See `Store`. The bucket is examined once in the life of a process."""
         return fences(self.bucket, self.root)
 
     def location(self, key: str) -> str:

@@ -51,7 +51,7 @@ def probe(bucket: Bucket, root: str) -> Iterator[Finding]:
 
 
 def fences(bucket: Bucket, root: str) -> Sequence[str]:
-    """Return which promises that keep owners apart the bucket breaks, in words for people; asked once per process.
+    """Return which promises that keep owners apart the bucket breaks, in words for people; found out once per process.
 
     Raises:
         CkptdError: when it cannot be tried out.

@@ -2,7 +2,7 @@
 
 `botocore` finds region, endpoint and credentials as everywhere in that ecosystem (environment, profiles, roles, with
 their renewal) and signs, unless a public bucket is read without credentials; `urllib3` keeps the connections. What is
-repeated and how often is decided here: an answer that was lost is asked for again, so a request may be carried out
+repeated and how often is decided here: a lost answer is requested again, so a request may be carried out
 twice, which the caller has to bear.
 """
 
@@ -246,7 +246,7 @@ class S3Requests:
             raise NotPermittedError(f"the credentials for S3 cannot be had: {error}") from error
 
     def _renew(self) -> None:
-        """Ask for credentials anew: what was read from the environment or a file may have been replaced there."""
+        """Read credentials anew: what was read from the environment or a file may have been replaced there."""
         if self._options.key is not None:
             return
         with self._lock:

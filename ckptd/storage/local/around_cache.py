@@ -40,7 +40,7 @@ _MAX_BOUNCES = 16
 
 @dataclass(frozen=True, slots=True)
 class DirectFile:
-    """A descriptor that goes around the page cache, and what it asks for.
+    """A descriptor that goes around the page cache, and the alignment that it requires.
 
     Attributes:
         descriptor: to be closed by its opener.
@@ -169,7 +169,7 @@ def read_bulk(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memory
     waiting_bytes = 0
     for view in into:
         at = offset + done + waiting_bytes
-        begin, end = at, at  # without asking, as there may be tens of thousands of short ones
+        begin, end = at, at  # without a call, as there may be tens of thousands of short ones
         if len(view) >= LEAST_DIRECT_BYTES:
             begin, end = whole_units(at, len(view), direct.unit_bytes)
             shift = -address_of(view[begin - at :]) % direct.memory_bytes if end > begin else 0

@@ -19,7 +19,7 @@ class _OpenHow(ctypes.Structure):
 
 
 class ConfinedOpener:
-    """Asks the kernel to resolve a whole path (``openat2``); where it cannot, walks and follows no links at all."""
+    """Has the kernel resolve a whole path (``openat2``); where it cannot, walks and follows no links at all."""
 
     def __init__(self) -> None:
         """Believe that the kernel can until it says otherwise."""

@@ -69,7 +69,7 @@ def measure(directory: Path, size_bytes: int, rounds: int) -> Device:
 
 
 def forget_cached(path: Path) -> None:
-    """Ask the kernel to drop a file's pages from memory, which works for what is synced. Never fails."""
+    """Tell the kernel to drop a file's pages from memory, which works for what is synced. Never fails."""
     with suppress(OSError):
         fd = os.open(path, os.O_RDONLY)
         try:

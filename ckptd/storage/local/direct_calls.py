@@ -32,7 +32,7 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 class DirectCalls:
-    """Safe from any thread; remembers what was refused, so that nobody asks again."""
+    """Safe from any thread; remembers what was refused, so that it is not tried again."""
 
     def __init__(self) -> None:
         """Believe that everything is possible until it is refused."""
@@ -99,7 +99,7 @@ class DirectCalls:
         """See `Disk`. Somebody else's file, of which the kernel does not tell, counts as cached."""
         begin = offset // mmap.PAGESIZE * mmap.PAGESIZE
         length = offset + size_bytes - begin
-        # Mapped to be asked about, never to be touched: a file that became shorter would kill us.
+        # Mapped for a query, never to be touched: a file that became shorter would kill us.
         address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, file, begin)
         if address in (None, _MAP_FAILED):
             return True
@@ -113,7 +113,7 @@ class DirectCalls:
 
 
 def _aligned(file: int) -> DirectFile | None:
-    """Return a file opened for direct access with what it asks for; None, and closed, if it refuses after all."""
+    """Return a file opened for direct access with its alignment; None, and closed, if it refuses after all."""
     alignment = direct_alignment(file)
     if alignment is None:
         return DirectFile(file)

@@ -64,7 +64,7 @@ class WriteRoad(Enum):
 
 
 class Disk(Protocol):
-    """What a local store asks of the operating system. Every number returned is a descriptor to be closed."""
+    """What a local store needs of the operating system. Every number returned is a descriptor to be closed."""
 
     def open_root(self, path: str) -> int:
         """Open the directory that all other paths start from."""

@@ -1,4 +1,4 @@
-"""Asks the kernel how a file wants direct reads and writes to be aligned (``statx``, which Python has no name for)."""
+"""How direct reads and writes of a file must be aligned (``statx``, which Python has no name for)."""
 
 from __future__ import annotations
 

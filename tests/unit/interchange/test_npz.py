@@ -166,7 +166,7 @@ def test_a_directory_of_absurd_length_is_not_read_at_once(monkeypatch):
     data = archive_of({f"{number:060}.npy": GOOD for number in range(300)})
     monkeypatch.setattr(npz, "_BUFFER_BYTES", 512)
     monkeypatch.setattr(source, "_MAX_READ_BYTES", 20_000)
-    with pytest.raises(CorruptionError, match="too much read at once"):
+    with pytest.raises(CorruptionError, match="too much data at once"):
         source_of(data)
 
 

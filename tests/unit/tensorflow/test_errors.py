@@ -72,7 +72,7 @@ def test_plain_functions_raise_what_programs_catch_around_tensorflows(tmp_path, 
 
 
 def test_one_prefix_is_no_list_of_them(tmp_path):
-    with pytest.raises(InvalidRequestError, match="several prefixes are wanted"):
+    with pytest.raises(InvalidRequestError, match="pass several prefixes"):
         ckptd.tensorflow.get_checkpoint_mtimes(str(tmp_path / "m"))
 
 

@@ -123,7 +123,7 @@ def test_an_endless_error_fits_in_a_header():
             "UNAVAILABLE",
             "failed to connect to all addresses; last error: UNKNOWN: unix:/x.sock: connect: Permission denied (13)",
             errors.UnavailableError,
-            "access to 127.0.0.1:7070 is denied: a daemon's socket lets in its own user only",
+            "access to 127.0.0.1:7070 is denied: its socket admits only its own user",
         ),
         ("UNAVAILABLE", "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", errors.UnavailableError, "`ca`"),
         (
@@ -137,7 +137,7 @@ def test_an_endless_error_fits_in_a_header():
             "UNAVAILABLE",
             "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed",
             errors.UnavailableError,
-            "it may want TLS (grpcs://)",
+            "it may need TLS (grpcs://)",
         ),
         ("UNAVAILABLE", "failed to connect: No route to host (113)", errors.UnavailableError, ": No route to host; "),
         ("UNAVAILABLE", "DNS resolution failed for nowhere:1", errors.UnavailableError, "name is not known"),
