@@ -6,15 +6,14 @@ Every byte is summed once: a chunk's checksum and a segment's are put together f
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 
 from ckptd.client.capture.snapshot import Snapshot
 from ckptd.engine.lanes.feeding import first_sums
+from ckptd.engine.lanes.geometry import Pieces, Segments, checksum, runs, split
 from ckptd.engine.layout import Column, Lane
 from ckptd.format import crc32c
 
@@ -45,13 +44,11 @@ class LaneSource:
         self._snapshot = snapshot
         self._captured = _captured_crcs(lane, snapshot)
         self._chunk_bytes = chunk_bytes
-        self._items: list[int] = lane.items.tolist()
-        self._offsets: list[int] = lane.item_offsets.tolist()
-        self._sizes: list[int] = lane.sizes.tolist()
-        self._ends = list(accumulate(self._sizes))
+        self._segments = Segments(lane.sizes)
+        self._offsets = snapshot.offsets[lane.items] + lane.item_offsets  # of each segment, in the snapshot's memory
         # Per segment, how many of its bytes have been summed, and their checksum: nothing is summed twice.
-        self._summed = [0] * len(self._sizes)
-        self._crcs = [0] * len(self._sizes)
+        self._summed = np.zeros(len(lane.sizes), np.int64)
+        self._crcs = np.zeros(len(lane.sizes), np.int64)
 
     def chunks(self, position: int = 0) -> Iterator[LaneChunk]:
         """Yield the lane from byte `position` on, in chunks of the same size."""
@@ -67,47 +64,43 @@ class LaneSource:
         There is at least one, also for a lane without segments.
         """
         if self._captured is None:
-            for segment, size in enumerate(self._sizes):
-                self._sum_up_to(segment, size)
-        packed = np.array(self._crcs if self._captured is None else self._captured, "<u4").tobytes()
+            self._sum_the_rest()
+        packed = (self._crcs if self._captured is None else self._captured).astype("<u4").tobytes()
         count = len(self._crcs)
         for first in range(0, max(count, 1), CRCS_PER_PART):
             yield first, packed[4 * first : 4 * (first + CRCS_PER_PART)], first + CRCS_PER_PART >= count
 
     def _chunk(self, position: int, size: int) -> LaneChunk:
-        views: list[memoryview] = []
-        chunk_crc = 0
-        segment = bisect_right(self._ends, position)  # skips segments without bytes
-        at = position
-        while at < position + size:
-            start = at - (self._ends[segment] - self._sizes[segment])
-            length = min(self._ends[segment], position + size) - at
-            if not length:
-                segment += 1
-                continue
-            run_crc = 0
-            for view in self._snapshot.views(self._items[segment], self._offsets[segment] + start, length):
-                if self._captured is not None:
-                    view = memoryview(bytes(view))  # so that what is summed is what is sent
-                run_crc = crc32c.extend(run_crc, view)
-                views.append(view)
-            if self._summed[segment] == start:
-                self._crcs[segment] = crc32c.combine(self._crcs[segment], run_crc, length)
-                self._summed[segment] = start + length
-            chunk_crc = crc32c.combine(chunk_crc, run_crc, length) if at > position else run_crc
-            at += length
-            segment += 1
-        return LaneChunk(position, chunk_crc, tuple(views))
+        pieces = self._segments.pieces(position, size)
+        lie = runs(pieces.sizes, pieces.offsets(self._offsets))
+        views = [self._snapshot.memory[begin : begin + run_bytes] for _, begin, run_bytes in lie]
+        if self._captured is not None:
+            views = [memoryview(bytes(view)) for view in views]  # so that what is summed is what is sent
+        firsts = [first for first, _, _ in lie]
+        crcs: list[int] = []
+        for view, first, end in zip(views, firsts, [*firsts[1:], len(pieces.sizes)], strict=True):
+            crcs += crc32c.each(split(view, pieces.sizes[first:end]))
+        self._note_sums(pieces, crcs)
+        return LaneChunk(position, checksum(views, crcs, pieces.sizes), tuple(views))
 
-    def _sum_up_to(self, segment: int, size: int) -> None:
+    def _note_sums(self, pieces: Pieces, crcs: list[int]) -> None:
+        """Extend the checksums of the segments, where these bytes are their next ones."""
+        rows = pieces.rows
+        starts = np.zeros(len(pieces.sizes), np.int64)
+        starts[0] = pieces.within
+        is_next = self._summed[rows] == starts
+        sums = np.array(crcs, np.int64)
+        sums[0] = crc32c.combine(int(self._crcs[pieces.first]), crcs[0], int(pieces.sizes[0]))
+        self._crcs[rows] = np.where(is_next, sums, self._crcs[rows])
+        self._summed[rows] = np.where(is_next, starts + pieces.sizes, self._summed[rows])
+
+    def _sum_the_rest(self) -> None:
         """Sum what was not sent by us: after a break the daemon may have had more than we knew."""
-        start = self._summed[segment]
-        if start >= size:
-            return
-        crc = self._crcs[segment]
-        for view in self._snapshot.views(self._items[segment], self._offsets[segment] + start, size - start):
-            crc = crc32c.extend(crc, view)
-        self._crcs[segment], self._summed[segment] = crc, size
+        for segment in np.flatnonzero(self._summed < self.lane.sizes).tolist():
+            begin, start = int(self._offsets[segment]), int(self._summed[segment])
+            size = int(self.lane.sizes[segment])
+            rest = self._snapshot.memory[begin + start : begin + size]
+            self._crcs[segment], self._summed[segment] = crc32c.extend(int(self._crcs[segment]), rest), size
 
 
 def _captured_crcs(lane: Lane, snapshot: Snapshot) -> Column | None:

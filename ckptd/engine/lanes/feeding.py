@@ -30,6 +30,7 @@ import numpy as np
 
 from ckptd import threads
 from ckptd.engine.lanes.capture import LONG_BYTES, Capture, Stretch
+from ckptd.engine.lanes.geometry import first_of_runs
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill, wait_sealed, wait_summed
 from ckptd.engine.layout import Column, Layout
@@ -72,11 +73,7 @@ def runs_of(layout: Layout, segments: Column, offsets: Column) -> list[Run]:
     sizes, shard_offsets = layout.segment_size[segments], layout.segment_offset[segments]
     memory_offsets = offsets[layout.segment_item[segments]] + layout.segment_item_offset[segments]
     lane_offsets = np.cumsum(sizes) - sizes
-    begins = np.ones(len(sizes), bool)
-    begins[1:] = (memory_offsets[1:] != memory_offsets[:-1] + sizes[:-1]) | (
-        shard_offsets[1:] != shard_offsets[:-1] + sizes[:-1]
-    )
-    first = np.flatnonzero(begins)
+    first = first_of_runs(sizes, memory_offsets, shard_offsets)
     return [
         Run(*numbers)
         for numbers in zip(

@@ -11,11 +11,12 @@ filled at once, each under its own lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.engine.lanes.geometry import Pieces, Segments, checksum, runs
 from ckptd.engine.layout import Column, Layout
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
 from ckptd.format import crc32c
@@ -66,9 +67,9 @@ class LaneWriter:
         self._on_end = on_end
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._ends: Column = np.cumsum(layout.segment_size[self.segments])  # in the lane
+        self._segments = Segments(layout.segment_size[self.segments])
         self._offsets: Column = layout.segment_offset[self.segments]  # in the shard
-        self.size_bytes = int(self._ends[-1])
+        self.size_bytes = self._segments.size_bytes
         self.crcs: NDArray[np.uint32] = np.zeros(len(self.segments), np.uint32)
         self._compared = 0
         self._received = 0
@@ -88,13 +89,19 @@ class LaneWriter:
         What arrived before is ignored, so a chunk may be repeated. Raises `CorruptionError` when `data` has not
         the checksum `crc`, `InvalidRequestError` when it would leave a gap or go past the end.
         """
-        if crc32c.crc32c(data) != crc:
+        is_within = len(data) > 0 and 0 <= position <= self.size_bytes - len(data)
+        pieces = self._segments.pieces(position, len(data)) if is_within else None
+        crcs = [] if pieces is None else pieces.summed(data)
+        actual = crc32c.crc32c(data) if pieces is None else checksum((data,), crcs, pieces.sizes)
+        if actual != crc:
             raise CorruptionError(
                 f"bytes of rank {self.rank} for shard {self.shard} were damaged on the way", offset=position
             )
         with self._lock:
             self.check_open()
-            if position < 0 or position > self._received or position + len(data) > self.size_bytes:
+            if not len(data) and 0 <= position <= self._received:
+                return self._received
+            if pieces is None or position > self._received:
                 raise InvalidRequestError(
                     f"rank {self.rank} sent bytes for shard {self.shard} out of turn",
                     expected=f"byte {self._received} of {self.size_bytes}",
@@ -102,9 +109,12 @@ class LaneWriter:
                 )
             fresh = data[self._received - position :]
             if len(fresh):
+                if len(fresh) < len(data):
+                    pieces = self._segments.pieces(self._received, len(fresh))
+                    crcs = pieces.summed(fresh)
                 self.at_store_since = self._now()
                 try:
-                    self._store(fresh, crc if len(fresh) == len(data) else crc32c.crc32c(fresh))
+                    self._store(fresh, pieces, crcs)
                 except CkptdError as error:
                     self._on_failure(error)
                     raise
@@ -154,9 +164,7 @@ class LaneWriter:
         with self._lock:
             self.check_open()
             assert position == self._received, "captured memory is fed in order"
-            segment = int(np.searchsorted(self._ends, position, side="right"))
-            begin = int(self._ends[segment - 1]) if segment else 0
-            offset = int(self._offsets[segment]) + position - begin
+            offset = int(self._segments.pieces(position, len(data)).offsets(self._offsets)[0])
             self.at_store_since = self._now()
             try:
                 if self._borrower is not None and may_borrow:
@@ -178,14 +186,15 @@ class LaneWriter:
 
     def _sum(self, position: int, data: memoryview) -> tuple[list[int], list[int]]:
         """Sum the next bytes; return the checksum and the size of what there is of each segment."""
-        first = int(np.searchsorted(self._ends, position, side="right"))
-        last = int(np.searchsorted(self._ends, position + len(data), side="left"))
-        ends = (self._ends[first : last + 1] - position).tolist()
-        ends[-1] = len(data)
-        begins = [0, *ends[:-1]]
-        crcs = crc32c.each(data[begin:end] for begin, end in zip(begins, ends, strict=True))
-        self.crcs[first : last + 1] = [crc32c.combine(int(self.crcs[first]), crcs[0], ends[0]), *crcs[1:]]
-        return crcs, [end - begin for begin, end in zip(begins, ends, strict=True)]
+        pieces = self._segments.pieces(position, len(data))
+        crcs = pieces.summed(data)
+        self._note_sums(pieces, crcs)
+        return crcs, pieces.sizes.tolist()
+
+    def _note_sums(self, pieces: Pieces, crcs: Sequence[int]) -> None:
+        """Extend the checksums of the lane's segments by those of its next bytes."""
+        begun = crc32c.combine(int(self.crcs[pieces.first]), crcs[0], int(pieces.sizes[0]))
+        self.crcs[pieces.rows] = [begun, *crcs[1:]]
 
     def finish(self, captured: NDArray[np.uint32] | None) -> None:
         """End a lane that was taken whole and summed; `captured` are its rank's checksums, None if there are none."""
@@ -216,35 +225,14 @@ class LaneWriter:
         if len(differs):
             self._refuse(first_segment + int(differs[0]), int(captured[differs[0]]))
 
-    def _store(self, data: memoryview, crc: int) -> None:
-        at, end = self._received, self._received + len(data)
-        first = int(np.searchsorted(self._ends, at, side="right"))
-        if end <= self._ends[first]:  # One segment takes it all: its checksum is known already.
-            begin = int(self._ends[first - 1]) if first else 0
-            self._writer.write(int(self._offsets[first]) + at - begin, data)
-            self.crcs[first] = crc32c.combine(int(self.crcs[first]), crc, len(data))
-        else:
-            self._scatter(first, at, data)
-        self._received = end
-
-    def _scatter(self, segment: int, at: int, data: memoryview) -> None:
-        """Put `data` where its segments lie; neighbours in the shard go down in one write."""
-        run_begin, run_offset = 0, -1
+    def _store(self, data: memoryview, pieces: Pieces, crcs: Sequence[int]) -> None:
+        """Put the next bytes where their segments lie; neighbours in the shard go down in one write."""
         taken = 0
-        while taken < len(data):
-            begin = int(self._ends[segment - 1]) if segment else 0
-            within = at + taken - begin
-            offset = int(self._offsets[segment]) + within
-            if run_offset < 0:
-                run_offset = offset
-            elif run_offset + taken - run_begin != offset:
-                self._writer.write(run_offset, data[run_begin:taken])
-                run_begin, run_offset = taken, offset
-            piece = data[taken : taken + int(self._ends[segment]) - at - taken]
-            self.crcs[segment] = crc32c.extend(int(self.crcs[segment]), piece)
-            taken += len(piece)
-            segment += 1
-        self._writer.write(run_offset, data[run_begin:])
+        for _, offset, size in runs(pieces.sizes, pieces.offsets(self._offsets)):
+            self._writer.write(offset, data[taken : taken + size])
+            taken += size
+        self._note_sums(pieces, crcs)
+        self._received += len(data)
 
     def _refuse(self, segment: int, captured: int) -> None:
         layout, row = self._layout, int(self.segments[segment])

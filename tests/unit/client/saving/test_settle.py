@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.engine.saves.run import Run
+from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.errors import SessionAbortedError, UnavailableError
 from ckptd.service.save import SaveService
 from ckptd.wire.v1 import save_pb2
@@ -115,7 +115,7 @@ def test_once_settled_what_retention_deletes_is_gone(place, gate):
         for step in (1, 2):
             checkpointer.save(step, tree(step)).result(BOUND_S)
         checkpointer.settle()
-        held = gate(Run, "_retire")
+        held = gate(ServedCatalog, "retire")
         checkpointer.save(3, tree(3)).result(BOUND_S)  # it does not wait for that
         assert held.reached.wait(BOUND_S)
         assert len(indexes(root)) == 3
@@ -144,7 +144,7 @@ def test_what_ended_and_was_forgotten_is_settled_too(place, gate):
     with ckptd.Checkpointer(address, "r", max_to_keep=1) as checkpointer:
         checkpointer.save(1, tree(1)).result(BOUND_S)
         checkpointer.settle()
-        held = gate(Run, "_retire")
+        held = gate(ServedCatalog, "retire")
         checkpointer.save(2, tree(2)).result(BOUND_S)
         checkpointer.latest()  # forgets what is over
         soon(held)
@@ -157,7 +157,7 @@ def test_settling_is_bounded(place, gate, monkeypatch):
     address, _ = place
     checkpointer = ckptd.Checkpointer(address, "r", timeout_s=1.0)
     checkpointer.save(1, tree(1)).result(BOUND_S)
-    held = gate(Run, "_retire")
+    held = gate(ServedCatalog, "retire")
     checkpointer.save(2, tree(2)).result(BOUND_S)
     with pytest.raises(UnavailableError, match="what retention"):
         checkpointer.settle()
@@ -225,13 +225,13 @@ SCRIPT = """
 import sys, threading
 import numpy as np
 import ckptd
-from ckptd.engine.saves.run import Run
+from ckptd.engine.saves.served_catalog import ServedCatalog
 
-real = Run._retire
+real = ServedCatalog.retire
 def slow(self):
     threading.main_thread().join(0.2)  # longer than the interpreter needs to end
     real(self)
-Run._retire = slow
+ServedCatalog.retire = slow
 checkpointer = ckptd.Checkpointer(sys.argv[1], "r", max_to_keep=2)
 for step in range(6):
     checkpointer.save(step, {"w": np.ones(4)}).result()
