@@ -47,6 +47,12 @@ def test_a_library_that_fails_here_is_named_and_the_others_go_on(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["path"]
 
 
+def test_the_rates_of_a_lane_are_told_for_each_size():
+    done = start("lanes.py", "--mib", "4", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["1024", "4096", "2097152"]
+
+
 def test_the_cost_of_a_slice_is_found_stage_by_stage_and_the_index_read_by_tensorflow():
     found = run("slices.py", "--slices", "100", "1600", "--rounds=1", "--read=2")
     assert [each["slices"] for each in found["sizes"]] == [100, 1600]
@@ -192,6 +198,7 @@ def is_empty(s3_service, bucket):
 @pytest.mark.parametrize(
     "name",
     [
+        "lanes.py",
         "slices.py",
         "many_workers.py",
         "interference.py",
