@@ -8,7 +8,7 @@
 | `SessionAbortedError` | this save is over; start another | ABORTED | 5 |
 | `UnavailableError` | try again later | UNAVAILABLE | 6 |
 | `StorageFullError` | the operator must make room | RESOURCE_EXHAUSTED | 7 |
-| `CorruptionError` | the bytes are wrong; nobody retries | DATA_LOSS | 8 |
+| `CorruptionError` | the bytes are wrong; do not retry | DATA_LOSS | 8 |
 | `NotPermittedError` | the operator must grant access | PERMISSION_DENIED | 9 |
 """
 

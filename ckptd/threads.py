@@ -268,7 +268,7 @@ def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, i
         nonlocal helpers
         with lock:
             if not job:
-                return  # a late one: nobody waits for it
+                return  # a late one: nothing waits for it
             helpers += 1
             own = job[0]
         try:

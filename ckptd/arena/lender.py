@@ -125,7 +125,7 @@ class Lender:
             for arena in self._of(place):
                 if arena.segment.size_bytes < size_bytes and arena.capture is None:
                     self._drop(arena)
-            # What a save of somebody else's is still written from is not to be filled.
+            # Memory that another process's save is still written from must not be filled.
             fitting = [
                 arena
                 for arena in self._of(place)
@@ -246,7 +246,7 @@ class Lender:
         return sum(arena.segment.size_bytes for arena in self._arenas.values())
 
     def _make_room(self, size_bytes: int) -> bool:
-        """Reclaim what nobody uses, the longest idle first, until there is room; return whether there is."""
+        """Reclaim what is not used, the longest idle first, until there is room; return whether there is."""
         idle = sorted(
             (arena for arena in self._arenas.values() if arena.place not in self._owners and arena.capture is None),
             key=lambda arena: arena.idle_since,

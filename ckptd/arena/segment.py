@@ -70,7 +70,7 @@ class Segment:
 
     @classmethod
     def create(cls, size_bytes: int) -> Segment:
-        """Make an arena with room for `size_bytes` of data. Its pages do not exist before somebody touches them.
+        """Make an arena with room for `size_bytes` of data. Its pages do not exist before they are touched.
 
         Raises:
             UnavailableError: when the system has no sealed memory.
@@ -95,7 +95,7 @@ class Segment:
 
     @classmethod
     def attach(cls, descriptor: int, *, writable: bool) -> Segment:
-        """Map an arena that somebody else has made. Takes over the descriptor.
+        """Map an arena that another process has made. Takes over the descriptor.
 
         Raises:
             CorruptionError: when it is not one, or its size could change.
@@ -136,7 +136,7 @@ class Segment:
         return self.generation == generation > int(self._words[_ENDED])
 
     def end(self, generation: int) -> None:
-        """Let the data of this generation, and of earlier ones, be read by nobody any more."""
+        """Let the data of this generation, and of earlier ones, be read no more."""
         self._words[_ENDED] = max(int(self._words[_ENDED]), generation)
 
     def begin(self) -> int:

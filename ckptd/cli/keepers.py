@@ -1,6 +1,6 @@
 """Which process may change a directory of checkpoints now: this one, or the daemon that works there.
 
-Pins and deletions belong to the owner of a run. Nobody working there, we take the run's locks for a moment and do it
+Pins and deletions belong to the owner of a run. Without one, we take the run's locks for a moment and do it
 ourselves; if a daemon holds them, its line in the lock has its address, and we call it. A trainer in direct mode holds
 them too, and accepts no commands: then all we can do is name it.
 """

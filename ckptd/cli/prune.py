@@ -60,7 +60,7 @@ def command(
         verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
     else:
         with keepers.keeper(store, how) as keeper:
-            # Looked at only now: from here on nobody else changes it, or the daemon has the last word.
+            # Looked at only now: from here on nothing else changes it, or the daemon has the last word.
             verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
             failures = _carry_out(verdicts, keeper, foreign)
     going = [verdict for verdict in verdicts if verdict.action is Action.DELETE and verdict.name not in failures]

@@ -1,4 +1,4 @@
-"""Running somebody's command for a checkpoint, so that it never outlives us by a signal."""
+"""Running a user's command for a checkpoint, so that it never outlives us by a signal."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def command(place: str, subset: str | None, progress: str, as_json: bool) -> int:
     """Read every byte of the checkpoint at PREFIX, or of all checkpoints in DIR, and check it.
 
-    When a checkpoint was last verified is noted, if ckptd wrote it and nobody works on it now, and `ckptd ls` shows it.
+    When a checkpoint was last verified is noted, if ckptd wrote it and the run is not in use, and `ckptd ls` shows it.
     With --subset a large one is read in several goes; it counts as verified once every part has been read.
 
     Exit code 8 if anything is wrong that a reader would notice, with what and where it is.

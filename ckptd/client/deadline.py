@@ -12,7 +12,7 @@ _FIRST_PAUSE_S = 0.05
 
 
 class Deadline:
-    """A moment after which nobody waits any more, on a clock that only runs forward."""
+    """A moment after which nothing waits any more, on a clock that only runs forward."""
 
     def __init__(self, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
         self.timeout_s = timeout_s

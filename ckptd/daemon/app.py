@@ -164,7 +164,7 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     code = 0 if finished else SessionAbortedError.exit_code
     if reason == _TAKEN_OVER:
         code = ConflictError.exit_code
-    _leave_after(LEAVE_S, config, code)  # a call that nobody waits for any more may still be at the store
+    _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
     await server.stop()
     _forget(config)
     _log.info("stopped; %s", "nothing was lost" if finished else "saves under way were aborted")

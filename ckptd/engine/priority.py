@@ -17,7 +17,7 @@ from pathlib import Path
 from ckptd.errors import InvalidRequestError, UnavailableError
 
 IO_CLASSES = ("best-effort", "idle")
-"""Least of the ordinary class, or only when nobody else wants the disk."""
+"""Least of the ordinary class, or only when nothing else wants the disk."""
 
 _CLASS_AND_LEVEL = {"best-effort": (2, 7), "idle": (3, 0)}
 _CLASS_SHIFT = 13

@@ -19,7 +19,7 @@ class Settings:
         notice_s: how often a line in the log says what a save waits for.
         shards: data shards per save; None for one per rank, at most `MAX_SHARDS`.
         open_runs: runs that may be open at once; there may be any number of others.
-        idle_s: a run that nobody needs for so long is closed.
+        idle_s: a run that is not needed for so long is closed.
         live_saves: saves of one run that may be under way at once.
         undo_s: how long a checkpoint that its owner deleted can be brought back; its space is free only then.
         allow_unfenced: go on in a store that cannot keep a second owner out.

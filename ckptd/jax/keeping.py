@@ -1,4 +1,4 @@
-"""What stays of what a manager saves, beyond the newest: rank 0 pins it, and deletes what nobody wants."""
+"""What stays of what a manager saves, beyond the newest: rank 0 pins it, and deletes what is not wanted."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def load(source: CheckpointReader | Path, target: Any = None, *, part: str | Non
     """Read a checkpoint that `to_arrays` described, or any other.
 
     Without a target: dicts, lists and tuples as they nested, with JAX arrays on the default device where JAX arrays
-    were saved; 64-bit ones stay numpy arrays while `jax_enable_x64` is off. Of a checkpoint that somebody else wrote:
+    were saved; 64-bit ones stay numpy arrays while `jax_enable_x64` is off. Of a checkpoint of another program:
     a flat dict of its tensors.
 
     Args:

@@ -262,7 +262,7 @@ class CheckpointManager:
         return sorted(one.step for one in self.checkpointer.checkpoints() if one.step is not None)
 
     def reload(self) -> None:
-        """Forget what is known of the directory, in case that somebody else changed it."""
+        """Forget what is known of the directory, in case that another process changed it."""
         self._decider.forget()
 
     def is_saving_in_progress(self) -> bool:
@@ -296,7 +296,7 @@ class CheckpointManager:
         """Delete a checkpoint; durable on return of rank 0's call, the others do nothing.
 
         Raises:
-            ConflictError: it is the latest, or pinned by somebody else.
+            ConflictError: it is the latest, or pinned by another process.
         """
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")

@@ -124,7 +124,7 @@ class Call:
     def _look(self) -> None:
         self._timer = None
         if self._patient_until is None:
-            return  # nobody waits now; the next to wait sets it
+            return  # nothing waits now; the next to wait sets it
         if self._loop.time() < self._patient_until:
             self._timer = self._loop.call_at(self._patient_until, self._look)
             return

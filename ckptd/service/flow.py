@@ -31,7 +31,7 @@ class Budget:
     """An amount to share: `total` of it, and at most `per_peer` for each peer.
 
     It is waited for on an event loop, and given back from any thread. Requests that fit are served in their order;
-    one that waits for its own peer's share holds up nobody else.
+    one that waits for its own peer's share holds up nothing else.
     """
 
     def __init__(self, what: str, total: int, per_peer: int) -> None:
@@ -104,7 +104,7 @@ class Budget:
                     waiting.has_it = True
                     granted.append(waiting)
         for waiting in granted:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            with suppress(RuntimeError):  # the loop is closed: nothing waits there any more
                 waiting.loop.call_soon_threadsafe(_tell, waiting.told)
 
     def _fits(self, waiting: _Waiting) -> bool:

@@ -66,7 +66,7 @@ class Pools:
         return _shared(self._control_shares, run, partial(call, *args, **kwargs))
 
     def start(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a control call about `run` that nobody needs to wait for; its failure is logged."""
+        """Start a control call about `run` that no caller waits for; its failure is logged."""
         started = self.submit(run, call, *args, **kwargs)
         started.add_done_callback(_log_failure)
         return started

@@ -78,5 +78,5 @@ class Presences:
                         )
                     }
                 )
-            if not presence.streams:  # Nobody came while the coordinator was told.
+            if not presence.streams:  # No stream came while the coordinator was told.
                 self._here.pop(place, None)

@@ -345,7 +345,7 @@ def _arena_path(bound: Sequence[Address], directory: Path | None) -> Path | None
 
 
 def _check_socket_is_free(address: Address) -> None:
-    """gRPC would remove another daemon's socket to make room for ours: look first whether anybody answers."""
+    """gRPC would remove another daemon's socket to make room for ours: look first whether a process answers."""
     path = Path(address.path)
     if path.exists() and not path.is_socket():
         raise ConflictError(f"there is something else at {path}: it is no socket")

@@ -1,4 +1,4 @@
-"""Whether anybody listens on a socket of the file system, before another takes its place."""
+"""Whether a process listens on a socket of the file system, before another takes its place."""
 
 from __future__ import annotations
 

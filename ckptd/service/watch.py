@@ -77,7 +77,7 @@ class _Bell:
         with self._lock:
             self._due.append(event)
             is_first = len(self._due) == 1
-        # The loop may be closed already while the engine still publishes; then nobody is listening.
+        # The loop may be closed already while the engine still publishes; then nothing is listening.
         if is_first and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._set_due)
 

@@ -51,7 +51,7 @@ class ObjectStat:
 
 
 class ObjectWriter(Protocol):
-    """One object being born: nobody sees it until `finish` returns. Its size is fixed at the start."""
+    """One object being born: no reader sees it until `finish` returns. Its size is fixed at the start."""
 
     key: str
     size_bytes: int

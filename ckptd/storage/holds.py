@@ -35,7 +35,7 @@ class HoldingStore(HoldingObjects, Protocol):
     """A store that sees which of its objects are held, in any process of this host."""
 
     def unread(self, keys: Sequence[str]) -> AbstractContextManager[bool]:
-        """Say whether nobody holds any of these objects; while the block runs, nobody begins to."""
+        """Say whether no process holds any of these objects; while the block runs, none begins to."""
 
 
 def hold(objects: object, key: str) -> Hold | None:
@@ -44,5 +44,5 @@ def hold(objects: object, key: str) -> Hold | None:
 
 
 def unread(store: object, keys: Sequence[str]) -> AbstractContextManager[bool]:
-    """Say whether nobody is known to read any of these objects; while the block runs, nobody begins to hold them."""
+    """Say whether no process is known to read any of these objects; while the block runs, none begins to hold them."""
     return store.unread(keys) if isinstance(store, HoldingStore) else nullcontext(True)

@@ -187,7 +187,7 @@ class CheckpointManager:
         Args:
             checkpoint_number: another number than `save_counter`, which is counted up all the same.
             check_interval: with a `checkpoint_interval`, save only if it has passed; else unless this step was saved.
-            options: a `tf.train.CheckpointOptions`. With ``experimental_enable_async_checkpoint`` nobody waits, and
+            options: a `tf.train.CheckpointOptions`. With ``experimental_enable_async_checkpoint`` nothing waits, and
                 ``experimental_write_callbacks`` are called at the end. An ``experimental_io_device`` of another host
                 and an ``experimental_sharding_callback`` are refused.
             wait: return when the checkpoint is durable; otherwise as soon as the variables may be changed again. An

@@ -272,7 +272,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             GraphRestores(sess.graph, self.saver_def.restore_op_name).run(sess, assign, sequentially=sequentially)
 
     def wait(self) -> None:
-        """Wait until all saves have ended; raise the first error that nobody has heard of."""
+        """Wait until all saves have ended; raise the first error that was not seen yet."""
         with as_tensorflows():
             self._place.wait()
 

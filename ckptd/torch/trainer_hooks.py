@@ -38,7 +38,7 @@ class _StandIn:
         self.callback = callback
         self._name = name
         self._ours = ours
-        self._former = vars(trainer).get(name)  # somebody else's
+        self._former = vars(trainer).get(name)  # another library's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         trainer = self._trainer()

@@ -95,5 +95,5 @@ class Keeping:
                 self._checkpointer.delete(step, for_good=True, even_latest=True)
             except NotFoundError:
                 continue  # retention was quicker
-            except ConflictError as error:  # somebody reads it: it goes with the next save
+            except ConflictError as error:  # it is being read: it goes with the next save
                 _log.warning("save_total_limit: step %d is kept for now: %s", step, error)

@@ -17,7 +17,7 @@ from ckptd.watch.polling import PollingHints
 POLL_S = 1.0
 """How often a directory is looked at that no events come from."""
 
-_MEMORY_POLL_S = 0.1  # nobody else can be slowed down by it
+_MEMORY_POLL_S = 0.1  # nothing else can be slowed down by it
 
 
 class Hints(Protocol):

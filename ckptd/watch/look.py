@@ -34,7 +34,7 @@ class Looker:
         was durable before it was named.
 
         Raises:
-            CorruptionError: for a state file that cannot be read as one; it may be half written, by somebody else;
+            CorruptionError: for a state file that cannot be read as one; it may be half written, by another process;
                 or when what lies there is no file.
         """
         version = None

@@ -1,7 +1,7 @@
 """Where a daemon is, in one string.
 
 ``grpc://host:port``, ``grpcs://host:port`` (TLS), ``unix:///path/to.sock``, or a bare ``host:port``. What has none of
-these forms is a store's address and belongs to somebody else: `is_daemon` tells them apart.
+these forms is a store's address: `is_daemon` tells them apart.
 """
 
 from __future__ import annotations

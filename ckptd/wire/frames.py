@@ -90,7 +90,7 @@ def receive_frame(connection: socket.socket) -> tuple[bytes, list[int]] | None:
 
 
 def close_all(descriptors: Sequence[int]) -> None:
-    """Close descriptors that nobody wants."""
+    """Close descriptors that are not wanted."""
     for descriptor in descriptors:
         os.close(descriptor)
 

@@ -19,7 +19,7 @@ SYSTEM_SOCKET = Address(path=f"/run/ckptd/{SOCKET_NAME}")
 def runtime_socket(environ: Mapping[str, str], *, create: bool = False) -> Address:
     """Return the user's own socket: in the runtime directory, else in a directory that only the user may enter.
 
-    With `create` the directory is made where it is ours to make. `NotPermittedError` when somebody else has made it.
+    With `create` the directory is made where it is ours to make. `NotPermittedError` when another user has made it.
     """
     uid = os.getuid()
     for candidate in (environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}"):

@@ -1,6 +1,6 @@
 """Shared memory that a daemon on this host lends: the worker's end.
 
-A connection to the daemon's Unix socket, over which arenas come and saves are begun and sealed. Nobody waits for an
+A connection to the daemon's Unix socket, over which arenas come and saves are begun and sealed. Nothing waits for an
 answer while training stands still, except when memory is lent for the first time. Where anything is in the way the
 bytes are sent instead, as from another host.
 """
@@ -111,7 +111,7 @@ class ArenaLink:
     def send(self, request: arena_pb2.ArenaRequest) -> Future[Answer]:
         """Send a request, without waiting; the answer, or the error that it is, comes later.
 
-        A daemon that takes nothing, because it is stopped say, holds up nobody for longer than `frames.SEND_TIMEOUT_S`.
+        A daemon that takes nothing, because it is stopped say, delays nothing for longer than `frames.SEND_TIMEOUT_S`.
 
         Raises:
             UnavailableError: the connection is gone.
@@ -261,7 +261,7 @@ class ArenaRooms:
             room = next((room for room in self._free if len(room.data) >= size_bytes), None)
             if room is not None:
                 self._free.remove(room)
-                room.segment.begin()  # before a byte is changed: somebody may be reading what is there
+                room.segment.begin()  # before a byte is changed: a process may be reading what is there
             return room
 
     def put(self, room: ArenaRoom) -> None:

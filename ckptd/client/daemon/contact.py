@@ -110,7 +110,7 @@ class FirstContact:
         if isinstance(error, UnavailableError):
             self._is_trusted = not self.address.secure  # its next life may have another certificate
         else:
-            self._tried_until = 0.0  # nobody tries again
+            self._tried_until = 0.0  # nothing tries again
 
     def given_up(self, error: CkptdError, deadline: Deadline) -> CkptdError:
         """Return `error` as it is raised after `deadline`; without any contact it says for how long it was tried."""
@@ -125,7 +125,7 @@ class FirstContact:
         self._is_over.set()
 
     def _watch(self) -> None:
-        """Tell the user, ever more rarely, until there is contact or nobody tries any more."""
+        """Tell the user, ever more rarely, until there is contact or nothing tries any more."""
         if self._is_over.wait(_LOOK_S):
             return
         with self._following():

@@ -70,7 +70,7 @@ class Seat:
 
     @property
     def if_member(self) -> Membership | None:
-        """The membership, None before anybody joined."""
+        """The membership, None before a process joined."""
         return self._membership
 
     def membership(self, options: RunOptions) -> Membership:

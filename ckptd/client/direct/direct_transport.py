@@ -165,7 +165,7 @@ class DirectTransport:
     # Reading.
 
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
-        """See `Transport.latest`. The first call brings the run in order, if nobody works on it."""
+        """See `Transport.latest`. The first call brings the run in order, if no process works on it."""
         self._recover()
         coordinator = self._coordinator
         if coordinator is not None:
@@ -189,7 +189,7 @@ class DirectTransport:
         return (Agreement.AGREED if is_whole else Agreement.GO_BACK), ""
 
     def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
-        """See `Transport.check_damage`. Takes the run for that, unless somebody else works on it."""
+        """See `Transport.check_damage`. Takes the run for that, unless another process works on it."""
         save_id, by = located.checkpoint.save_id, holder(self._member)
         coordinator, is_closed = self._coordinator, self._is_closed.is_set()
         if coordinator is not None:
@@ -204,7 +204,7 @@ class DirectTransport:
                     self._run, lambda stored: stored.check_damage(located.key, save_id, suspicion, by)
                 )
             except (ConflictError, NotPermittedError, StorageFullError):
-                pass  # somebody else works on it, or nothing can be noted there: then only this process passes it by
+                pass  # another process works on it, or nothing can be noted there: then only this process passes it by
             finally:
                 owner.close()
         problem = look_again(self._store, located.key, suspicion)
@@ -318,7 +318,7 @@ class DirectTransport:
                 coordinator.open()
                 coordinator.checkpoints(self._run)
             except (ConflictError, NotPermittedError, StorageFullError):
-                pass  # somebody works on it and keeps it in order; it is not ours to change; or the disk is full
+                pass  # another process works on it and keeps it in order; it is not ours to change; or the disk is full
             finally:
                 coordinator.close()
 

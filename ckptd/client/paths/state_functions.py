@@ -125,7 +125,7 @@ def remove_checkpoint(
     """Delete the files of a checkpoint: index, data files and graph description. The state file is not touched.
 
     Missing files are fine, and no character of the prefix is a wildcard. The index goes first, so a crash in between
-    leaves files that nobody reads, and no damaged checkpoint. If this process saves it just now, that is waited for.
+    leaves files that nothing reads, and no damaged checkpoint. If this process saves it just now, that is waited for.
 
     Raises:
         ConflictError: when ckptd reads it, here or in another process. Nothing was deleted.

@@ -59,7 +59,7 @@ def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot) -> None:
     """Write shards, then the index that makes them a checkpoint; leave nothing behind when that fails."""
     crcs = write_shards(store, key, layout, snapshot)
     try:
-        # Crash here: shards that no index names, which nobody reads.
+        # Crash here: shards that no index names, which nothing reads.
         store.put(index_key(key), merge(layout, crcs))
     except BaseException:
         store.delete([shard_key(key, shard, layout.num_shards) for shard in range(layout.num_shards)])

@@ -7,7 +7,7 @@ need: it is private to `threading`, and the same from 3.9 to 3.14. Threads that 
 the second, `atexit`. It is registered at the first save, so that it comes before what libraries have registered until
 then, such as JAX's end of its devices.
 
-A save that failed, and whose error nobody has looked at, is told on stderr, and the exit code is not 0. Nothing that
+A save that failed, and whose error was not seen, is reported on stderr, and the exit code is not 0. Nothing that
 Python calls at the end may choose the exit code, except one: when stdout can't be flushed, after everything else was
 called, the code is 120, which Python's documentation has for an error in the cleanup. So flushing is made to fail. A
 process of `multiprocessing` chooses its own exit code, and has no `atexit`: it is told in its own way.

@@ -103,7 +103,7 @@ class PendingSave:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def tell(_: PendingSave) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
                 loop.call_soon_threadsafe(ended.set)
 
         self.add_done_callback(tell)
@@ -158,18 +158,18 @@ class PendingSave:
 
     @property
     def unseen_error(self) -> CkptdError | None:
-        """The error, if it has one that nobody has looked at; this is not to look at it."""
+        """The error, if it has one that was not seen yet; reading this does not count as seeing it."""
         with self._changed:
             return None if self._is_looked_at else self._error
 
     @property
     def owes_nothing(self) -> bool:
-        """Whether it is over, and no error is left that nobody has looked at."""
+        """Whether it is over, and its error, if any, was seen."""
         with self._changed:
             return self._is_over and (self._error is None or self._is_looked_at)
 
     def take_unseen_error(self) -> CkptdError | None:
-        """Return the error if it has one that nobody has looked at; it counts as looked at from now on."""
+        """Return the error if it has one that was not seen yet; it counts as seen from now on."""
         with self._changed:
             if self._error is None or self._is_looked_at:
                 return None

@@ -34,10 +34,10 @@ class Common(Protocol):
         """Whether it has lost the place for good: the next user needs another."""
 
     def leave(self) -> None:
-        """Nobody saves any more: give the place up, if others need it to be free. It may be taken again."""
+        """Nothing saves any more: give the place up, if others need it to be free. It may be taken again."""
 
     def close(self, *, is_dropped: bool) -> None:
-        """Nobody uses it any more. If the last one was dropped, what reads may go on without it."""
+        """It is not used any more. If the last one was dropped, what reads may go on without it."""
 
 
 C = TypeVar("C", bound=Common)
@@ -177,7 +177,7 @@ class Commons(Generic[C]):
                 self.forget_entry(key, entry)
 
     def forget_entry(self, key: Hashable, entry: _Entry[C]) -> None:
-        """Give this one to nobody any more."""
+        """Give this one to no caller any more."""
         with self._lock:
             if self._entries.get(key) is entry:
                 del self._entries[key]

@@ -70,7 +70,7 @@ class Handover(Protocol):
     """A save that the engine follows while it is captured. No method waits or raises."""
 
     def seal(self, sums: NDArray[np.uint32] | None) -> None:
-        """Say that all bytes are in place. From here on the engine needs nobody else.
+        """Say that all bytes are in place. From here on the engine needs nothing else.
 
         Without `sums`, which are as for `give_sums`, the checksums are to follow.
         """

@@ -118,13 +118,13 @@ class UnderWay:
             one.await_aftermath(deadline)
 
     def unseen(self) -> CkptdError | None:
-        """Return the first error that nobody has looked at; this is not to look at it."""
+        """Return the first error that was not seen yet; it still counts as unseen."""
         self._check_fork()
         with self._lock:
             return next((error for one in self._pending if (error := one.unseen_error) is not None), None)
 
     def raise_unseen(self) -> None:
-        """Raise the first error that nobody has looked at; forget what is over."""
+        """Raise the first error that was not seen yet; forget what is over."""
         self._check_fork()
         with self._lock:
             for pending in self._pending:

@@ -187,7 +187,7 @@ class Catalog(Owned):
         return record if record is not None and record.published and not record.dropped else None
 
     def recover_again(self) -> None:
-        """Read the run anew: somebody else has changed what lies there. Nothing that may have readers is deleted."""
+        """Read the run anew: another process has changed what lies there. Nothing that may have readers is deleted."""
         self._recover(None)
 
     def quarantined(self) -> list[Record]:
@@ -293,7 +293,7 @@ class Catalog(Owned):
         self._check_keys(record, present)
         self._on_step("begin.record")
         self._store.put(record.key, record.encode())
-        reserve.keep(self._store, self._run, parts=1)  # the others when nobody waits: `retire`
+        reserve.keep(self._store, self._run, parts=1)  # the others when nothing waits: `retire`
         self._ledger.records[record.save_id] = record
         self._ledger.live.add(record.save_id)
 

@@ -53,7 +53,7 @@ def commit(
 ) -> None:
     """Make a sealed checkpoint real. The caller has finished every shard, so their bytes and names are durable.
 
-    Before each step `confirm` raises if the caller has lost the run to somebody else meanwhile.
+    Before each step `confirm` raises if the caller has lost the run to another process meanwhile.
 
     Raises:
         ConflictError: when an index is in place and `overwrite` is False; nothing was changed but the graph
@@ -78,7 +78,7 @@ def commit(
         store.replace(files.index_key, files.index, if_version=files.index_version)
     else:
         store.put(files.index_key, files.index)
-    # Crash here: a whole checkpoint that nobody points at. `recovery` adopts it.
+    # Crash here: a whole checkpoint that no state file names. `recovery` adopts it.
     if not store.verifies_writes and store.get(files.index_key) != files.index:
         if not files.overwrite:
             store.delete([files.index_key])  # nobody was told of it, and without it there is no checkpoint
@@ -89,7 +89,7 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
     """Make the state file say `state`, and read it back unless the store has done so itself. Returns it as it is now.
 
     Raises:
-        ConflictError: when the state file is not the one we have seen: someone else writes here too.
+        ConflictError: when the state file is not the one we have seen: another process writes here too.
         CorruptionError: when what is read back is not what was written.
     """
     directory = key.rpartition("/")[0]

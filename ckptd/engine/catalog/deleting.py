@@ -24,7 +24,7 @@ from ckptd.storage.base import Store
 def set_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
     """Take a checkpoint of ours away so that it can be brought back: only its index moves. Safe to repeat.
 
-    Without an index nobody sees a checkpoint, and its shards have names that no other save ever uses. So nothing large
+    Without an index there is no checkpoint, and its shards have names that no other save ever uses. So nothing large
     is copied, and it works the same on a disk and in a bucket.
 
     Raises:
@@ -78,12 +78,12 @@ class BeingReadError(ConflictError):
 
 @contextmanager
 def unread(store: Store, prefix: str, num_shards: int | None, *, is_in_place: bool = True) -> Iterator[None]:
-    """Make sure that nobody reads the checkpoint `prefix`, nor begins to while the block runs.
+    """Make sure that nothing reads the checkpoint `prefix`, nor begins to while the block runs.
 
     Its data is looked at, which is its alone, and its index, unless another save's `is_in_place`.
 
     Raises:
-        BeingReadError: when somebody does.
+        BeingReadError: when a process does.
     """
     keys = [names.shard_key(prefix, 0, num_shards)] if num_shards else []
     with holds.unread(store, [*keys, *([names.index_key(prefix)] if is_in_place else [])]) as is_unread:

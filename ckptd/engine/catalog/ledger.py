@@ -67,7 +67,7 @@ class Ledger:
         self.style = Style()  # of the state file in place
         self.records: dict[str, Record] = {}
         self.hidden: set[str] = set()  # saves whose checkpoint turned out incomplete or doubtful
-        self.live: set[str] = set()  # saves that are under way: nobody else may touch what is theirs
+        self.live: set[str] = set()  # saves that are under way: nothing else may touch what is theirs
         self.is_stale = True  # memory and store may differ: `recover` before anything else
         self.unfinished: StorageFullError | None = None  # why `recover` could not note all that it found
         self._unswept: list[Record] = []  # never committed, but a former owner might still do so
@@ -233,7 +233,7 @@ class Ledger:
         return back
 
     def _drop_aside(self, record: Record) -> None:
-        # Crash here: a copy that nobody needs: `recovery` removes it.
+        # Crash here: a copy that is not needed: `recovery` removes it.
         self._on_step("undelete.aside")
         self._store.delete([record.aside_key])
 
@@ -396,7 +396,7 @@ class Ledger:
         self.unfinished = None
         self._pending = []
         store = self._store
-        state = self.state.read()  # in a store without locks nobody else can publish from here on
+        state = self.state.read()  # in a store without locks nothing else can publish from here on
         loaded = records.load(store, self._run)
         self.records = {record.save_id: record for record in loaded.found}
         if self._former is None:

@@ -5,7 +5,7 @@ temporaries of rsync, Syncthing and others, ``.nfs…`` of an NFS client, what w
 Then backups (``…~``), and copies that a file manager or a synchronizer has made of one file: ``… copy``, ``… (1)``,
 ``….sync-conflict-…``. A checkpoint is there when all its files are; a copy of an index alone is none.
 
-A checkpoint that somebody has really given such a name is opened by it as ever. Only lists of a directory leave it out,
+A checkpoint that really has such a name is opened by it as ever. Only lists of a directory leave it out,
 unless a state file names it.
 """
 

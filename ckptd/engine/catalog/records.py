@@ -1,7 +1,7 @@
 """What we note about each of our saves before its first byte: the proof of what is ours.
 
 A record lies at ``RUN/.ckptd/PREFIX.SAVE_ID.json``. Retention and recovery delete nothing without one: an index
-that no record belongs to was written by someone else and is never touched, and shards without an index are swept only
+that no record belongs to was written by another program and is never touched; shards without an index are swept only
 if the record of an unpublished save names them.
 
 It can tell attempts apart because no two attempts of one step have the same number of shards M: M is chosen fresh,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ckptd.engine.layout import Column
 
 LONG_BYTES = 64 << 20
-"""A rank that captures less has done so within milliseconds: nobody needs to wait for it."""
+"""A rank that captures less has done so within milliseconds: nothing needs to wait for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         capture.check()
         lane.check_open()
 
-    # Nobody waits for the sums of a long capture before its last block is written.
+    # Nothing waits for the sums of a long capture before its last block is written.
     has_time = len(capture.memory) >= LONG_BYTES
 
     def sum_block(position: int, data: memoryview) -> None:

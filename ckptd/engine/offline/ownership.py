@@ -31,7 +31,7 @@ def owned(store: Store, holder: str, *, takes_over: bool = False) -> Iterator[No
     """Keep every other owner away from the directory that is `store`'s root while the block runs.
 
     Raises:
-        ConflictError: when somebody owns it, with the holder's line in `actual`.
+        ConflictError: when another process owns it, with the holder's line in `actual`.
         NotPermittedError: when we may not write there.
     """
     with roots_kept(store, holder, takes_over=takes_over), _lock(store, holder, False, takes_over):
@@ -54,7 +54,7 @@ def unowned(store: Store, holder: str) -> Iterator[None]:
     Any number of them may work beside each other: they are no trainers of ours, and look after themselves.
 
     Raises:
-        ConflictError: when somebody owns the directory that is `store`'s root, with the holder's line in `actual`.
+        ConflictError: when another process owns the directory that is `store`'s root; its line is in `actual`.
     """
     with roots_kept(store, holder), ExitStack() as stack:
         if store.keys(records.DIRECTORY):  # elsewhere no run of ours has ever been
@@ -95,7 +95,7 @@ def delete(store: Store, key: str, *, even_latest: bool = False, even_foreign: b
 
 
 def undelete(store: Store, key: str) -> Checkpoint:
-    """Bring back the checkpoint `key` that a daemon or a trainer deleted, while nobody has swept it.
+    """Bring back the checkpoint `key` that a daemon or a trainer deleted, until it is swept.
 
     Raises:
         NotFoundError: when nothing of the kind can be brought back.

@@ -1,4 +1,4 @@
-"""Puts the files of a checkpoint in place without a run: for copies and imports, which nobody coordinates.
+"""Puts the files of a checkpoint in place without a run: for copies and imports, which have no coordinator.
 
 The order is that of every commit: shards, graph description, index, and only then are the files of a replaced
 checkpoint removed. Replacing one never touches its files before the new index is in place, so the new shards need keys
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class Placement:
     """One checkpoint being put in place. Use it as a context: left by an error, it takes away what it put there.
 
-    A crash leaves shards that no index names, which nobody reads.
+    A crash leaves shards that no index names, which nothing reads.
     """
 
     def __init__(self, store: Store, key: str, *, overwrite: bool, on_step: OnStep = ignore_step) -> None:
@@ -119,7 +119,7 @@ class Placement:
         self._finished = []
         if self._old is None:
             return
-        # Crash here: the new checkpoint, and shards of the old one that nobody reads.
+        # Crash here: the new checkpoint, and shards of the old one that nothing reads.
         self._on_step("place.delete_old")
         count = self._old.num_shards or 0
         doomed = [] if meta is not None else [files.meta_key]

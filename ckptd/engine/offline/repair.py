@@ -65,7 +65,7 @@ def repair(
 
     Raises:
         NotFoundError: when there is no complete checkpoint; nothing was changed.
-        ConflictError: when somebody is working on the directory, or replaced the state file meanwhile.
+        ConflictError: when another process is working on the directory, or replaced the state file meanwhile.
     """
     mended = mending.make_room_for_records(store, directory)
     with store.lock(join(directory, f"{records.DIRECTORY}/lock"), holder="ckptd repair", takes_over=takes_over):

@@ -1,4 +1,4 @@
-"""Decoding the index of a checkpoint that somebody else may have made: what it claims must be possible."""
+"""Decoding the index of a checkpoint that another program may have made: what it claims must be possible."""
 
 from __future__ import annotations
 

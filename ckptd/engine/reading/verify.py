@@ -42,7 +42,7 @@ class Problem:
         reason: what is wrong with it, in words.
         tensor: whose bytes these are, None when it is about the whole object.
         offset: of the first byte concerned, None when that has no meaning.
-        is_fatal: a reader would fail or miss something. Leftovers that nobody reads are not.
+        is_fatal: a reader would fail or miss something. Leftovers that nothing reads are not.
     """
 
     key: str

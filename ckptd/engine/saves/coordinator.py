@@ -195,7 +195,7 @@ class Coordinator:
         return lost, bool(lost) and len(lost) == len(opened)
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until no work is left that needs nobody else, cleaning up included; return whether that came to pass."""
+        """Wait until no work is left that needs no rank, cleaning up included; return whether that came to pass."""
         give_up_at = time.monotonic() + timeout_s
         return self._workers.settle(timeout_s) and self._runs.settle(max(0.0, give_up_at - time.monotonic()))
 
@@ -443,7 +443,7 @@ class Coordinator:
         return self._runs.when_open(run, create=create)
 
     def repair(self, run: str, latest_filename: str) -> Repaired:
-        """Mend a run that nobody has joined, and open it again; see `ckptd.engine.offline.repair`.
+        """Mend a run that has no members, and open it again; see `ckptd.engine.offline.repair`.
 
         Raises:
             UnavailableError: when calls about it are under way.

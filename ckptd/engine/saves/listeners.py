@@ -32,7 +32,7 @@ class Listeners:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody listens."""
+        """Whether nothing listens."""
         return not self._listeners
 
     def tell(self, checkpoint: Checkpoint, number: int) -> None:

@@ -17,7 +17,7 @@ class Readers:
     """When each prefix was last read, in seconds on a forward-only clock. Safe from any thread."""
 
     def __init__(self) -> None:
-        """Start with nobody reading."""
+        """Start without readers."""
         self._lock = threading.Lock()
         self._read_at: dict[str, float] = {}
 
@@ -29,7 +29,7 @@ class Readers:
                 self._read_at[prefix] = now
 
     def in_use(self, now: float) -> set[str]:
-        """Return the prefixes, as keys, that somebody still reads."""
+        """Return the prefixes, as keys, that are still being read."""
         with self._lock:
             self._read_at = {prefix: at for prefix, at in self._read_at.items() if now - at < READING_S}
             return set(self._read_at)

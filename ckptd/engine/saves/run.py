@@ -110,7 +110,7 @@ class Run:
         self._num_begun = 0
         self._withdrawals = Withdrawals()  # guarded by `lock`
         self._declared: dict[int, int] = {}  # by rank: the number of the newest save that it has declared
-        self._confirmed_at = clock.boot_s()  # when somebody last looked whether the run is ours
+        self._confirmed_at = clock.boot_s()  # when the owner last looked whether the run is ours
         self._take_back_at = 0.0  # boot clock
         self._draining = False
         self._shortage: str | None = None  # told once
@@ -142,7 +142,7 @@ class Run:
             with self.stored.lock:
                 self._put_in_force(member, epoch, options, policy)
         except BaseException:
-            # What is not in force must not be taken for it by the next call, nor hold the place for nobody.
+            # What is not in force must not be taken for it by the next call, nor hold the place for nothing.
             self.leave(member, epoch)
             raise
         return epoch
@@ -156,7 +156,7 @@ class Run:
         with self.lock:
             self._membership.check(member.rank, member.incarnation, epoch)
         if epoch > stored.durable_epoch:
-            # Durable before anybody hears of it: the next life of the daemon must not give it out again.
+            # Durable before it is announced: the next life of the daemon must not give it out again.
             epochs.store(self.store, self.name, epoch)
             stored.durable_epoch = epoch
         stored.follow(options, policy)
@@ -555,7 +555,7 @@ class Run:
             return bool(self._live) or not self._membership.is_free(self.clock.boot_s())
 
     def is_at_rest(self) -> bool:
-        """Whether nobody needs the run open: no member, save, reader or watcher, and nothing to sweep in time."""
+        """Whether nothing needs the run open: no member, save, reader or watcher, and nothing to sweep in time."""
         if self.stored.is_to_be_swept or not self._listeners.is_empty:
             return False
         if self.stored.is_taken_over:

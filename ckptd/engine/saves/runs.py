@@ -28,7 +28,7 @@ from ckptd.format import names
 from ckptd.storage.base import Store
 
 PATIENCE_S = 20.0
-"""How long a call waits for a run that somebody else opens or closes."""
+"""How long a call waits for a run that another thread opens or closes."""
 
 _OPENERS = 32
 _AGAIN_S = 30.0  # quarantined runs are tried so often without a call
@@ -350,7 +350,7 @@ class Runs:
         return rest.load(self._store, name, rest.versions_of(self._store, name)) is not None
 
     def close_if_at_rest(self, name: str) -> None:
-        """Close a run that nobody needs at once, without waiting until it has rested a while."""
+        """Close an unused run at once, without waiting until it has rested a while."""
         with self._lock:
             place = self._places.get(name)
             if place is not None and _may_be_closed(place):

@@ -251,7 +251,7 @@ class Save:
                 case machine.Commit():
                     self._begin(self._commit, failed=machine.CommitFailed)
                 case machine.Announce():
-                    pass  # `_commit` goes on to tell everybody, as it knows the checkpoint.
+                    pass  # `_commit` goes on to tell every rank, as it knows the checkpoint.
                 case machine.Drop(error):
                     self._failed_at = self.run.clock.boot_s()
                     self._begin(self._drop, error)
@@ -464,7 +464,7 @@ class Save:
 
     def _tell_failed(self, error: CkptdError) -> None:
         log_failed(self.ref, error)
-        # Before anybody hears of it: to clear the frame of a coroutine that is about to tell it on would end that.
+        # Before it is announced: to clear the frame of a coroutine that is about to tell it on would end that.
         forget_frames(error)
         self.outcome.set_exception(error)
 

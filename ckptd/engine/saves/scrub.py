@@ -1,4 +1,4 @@
-"""A background scrub: every checkpoint is read again from time to time, slowly, before somebody needs it.
+"""A background scrub: every checkpoint is read again from time to time, slowly, before it is needed.
 
 The one that was verified longest ago comes first. What is found damaged goes the way of all damage: the owner of the
 run reads those bytes again, and puts the checkpoint in quarantine.

@@ -227,7 +227,7 @@ class ServedCatalog:
             return catalog.pin(which) if pinned else catalog.unpin(which)
 
     def delete(self, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
-        """Delete a checkpoint in a way that `undelete` can undo; or for good, if nobody is reading it."""
+        """Delete a checkpoint in a way that `undelete` can undo; or for good, if it is not being read."""
         which = self._named(which)
         with self._changing() as catalog:
             prefix = catalog.find(which).prefix

@@ -80,7 +80,7 @@ class CommitFailed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It can't succeed any more: a rank is lost or late, the store refused, or somebody gave up."""
+    """It can't succeed any more: a rank is lost or late, the store refused, or a rank gave up."""
 
     error: CkptdError
 

@@ -14,7 +14,7 @@ _HOSTS_OWN_PIDS = "pid:[4026531836]"  # in Linux a constant: PROC_PID_INIT_INO
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process, as nobody else will ever be named: a pid is given out again, its time of birth is not.
+    """One process, by a name that no other will ever have: a pid is reused, its time of birth is not.
 
     `started` is in clock ticks since the host was started, `boot_id` says which start that was.
     """

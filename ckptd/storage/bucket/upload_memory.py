@@ -56,7 +56,7 @@ class Parts:
             self._out_bytes += size_bytes
 
     def dismiss(self, size_bytes: int, buffer: bytearray | None = None) -> None:
-        """Hear that a part is sent, or that nobody wants it any more, and take back the buffer that it had."""
+        """Hear that a part is sent, or not wanted any more, and take back the buffer that it had."""
         with self._changed:
             self._out_bytes -= size_bytes
             if buffer is not None:

@@ -96,7 +96,7 @@ class DirectCalls:
         return done
 
     def is_cached(self, file: int, offset: int, size_bytes: int) -> bool:
-        """See `Disk`. Somebody else's file, of which the kernel does not tell, counts as cached."""
+        """See `Disk`. Another process's file, of which the kernel does not tell, counts as cached."""
         begin = offset // mmap.PAGESIZE * mmap.PAGESIZE
         length = offset + size_bytes - begin
         # Mapped for a query, never to be touched: a file that became shorter would kill us.

@@ -219,7 +219,7 @@ class SystemDisk(DirectCalls):
                     raise
                 missing.append(name)
             except PermissionError:
-                return  # a root in a place that we may not list was put there by someone else
+                return  # a root in a place that we may not list was made by another user
         try:
             for name in reversed(missing):
                 with suppress(FileExistsError):  # its maker may not have synced it, so we do

@@ -74,7 +74,7 @@ def hold(disk: Disk, open_file: Open) -> LocalHold | None:
 
 @contextmanager
 def unread(disk: Disk, files: Iterator[Open]) -> Iterator[bool]:
-    """Say whether nobody holds any of these files; until the block ends, nobody begins to. Raises `OSError`.
+    """Say whether no process holds any of these files; until the block ends, none begins to. Raises `OSError`.
 
     Files that are gone, or that we may not read, count as unread, and so does what cannot be locked here.
     """

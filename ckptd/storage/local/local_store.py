@@ -27,7 +27,7 @@ from ckptd.storage.local.local_writer import LocalLock, LocalWriter, stat_of
 from ckptd.storage.local.os_errors import from_os_error, translated
 from ckptd.storage.local.turns import turn_at
 
-_BULK_BYTES = 1 << 20  # from here on an object is data that nobody reads soon
+_BULK_BYTES = 1 << 20  # from here on an object is data that nothing reads soon
 _ROAD_TRIAL = "road"  # never an object: its writer is aborted
 _MAX_HOLDER_BYTES = 1000
 _NOBODYS = frozenset((errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM))
@@ -279,7 +279,7 @@ class LocalStore:
         try:
             file = self._disk.open_file(directory, temporary, confined=True)
         except FileNotFoundError:
-            return False  # finished or swept by someone else in this moment
+            return False  # finished or swept by another process in this moment
         except OSError as error:
             if error.errno in _NOBODYS:
                 return False  # a link, or another user's: no writer of ours left it
