@@ -68,12 +68,13 @@ def _conclusion(findings: list[Finding]) -> str:
 
 def look(directory: str) -> Iterator[Finding]:
     """Make every check; yield what each found."""
-    from ckptd.storage.local.local_store import LocalStore
+    from ckptd.storage.capabilities import local_path
     from ckptd.storage.locations import open_store
 
     store = open_store(directory, confined=False, patience_s=_PATIENCE_S)
-    if isinstance(store, LocalStore):
-        yield from _look_at_directory(directory, Path(store.url))
+    root = local_path(store)
+    if root is not None:
+        yield from _look_at_directory(directory, Path(root))
     else:
         yield from _look_at_bucket(store)
     yield from _limits()

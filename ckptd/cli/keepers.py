@@ -26,7 +26,7 @@ from ckptd.engine.offline.repair import Repaired
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, step_of
 from ckptd.storage.base import UNKNOWN_IF_ALIVE, Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.locations import is_url, open_store, split_prefix
 
 T = TypeVar("T")
@@ -306,8 +306,9 @@ def _status(stub: _Stub, how: Reach) -> Any:
 def _run_below(store: Store, root: str, address: str) -> str:
     """Return the name of the run that a directory is below a daemon's root."""
     top = open_store(root)
-    if isinstance(store, LocalStore) and isinstance(top, LocalStore):
-        run = os.path.relpath(os.path.realpath(store.url), os.path.realpath(top.url))
+    path, path_of_root = local_path(store), local_path(top)
+    if path is not None and path_of_root is not None:
+        run = os.path.relpath(os.path.realpath(path), os.path.realpath(path_of_root))
         if run != "." and not run.startswith(".."):
             return run
     elif store.url.startswith(top.url + "/"):

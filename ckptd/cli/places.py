@@ -18,7 +18,7 @@ from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
 from ckptd.storage.base import Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.locations import open_store, split_prefix
 
 _MOST_LISTED = 20_000
@@ -27,11 +27,12 @@ _MOST_LISTED = 20_000
 def directory(text: str) -> Store:
     """Open the directory that `text` names; `NotFoundError` if there is none."""
     store = open_store(text, confined=False)
-    if isinstance(store, LocalStore):
-        if not Path(store.url).is_dir():
-            if Path(store.url).exists():
+    path = local_path(store)
+    if path is not None:
+        if not Path(path).is_dir():
+            if Path(path).exists():
                 raise InvalidRequestError("this is a file; pass a directory", key=text)
-            raise NotFoundError(f"there is no directory {text!r}{_near_name(Path(store.url))}")
+            raise NotFoundError(f"there is no directory {text!r}{_near_name(Path(path))}")
     elif next(iter(store.list("")), None) is None:
         raise NotFoundError(f"there is nothing below {text!r}")
     return store
@@ -40,8 +41,9 @@ def directory(text: str) -> Store:
 def is_directory(text: str) -> bool:
     """Tell whether `text` names a directory rather than a prefix."""
     store = open_store(text, confined=False)
-    if isinstance(store, LocalStore):
-        return Path(store.url).is_dir()
+    path = local_path(store)
+    if path is not None:
+        return Path(path).is_dir()
     return text.endswith("/") or next(iter(store.list("")), None) is not None
 
 

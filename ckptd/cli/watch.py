@@ -95,14 +95,14 @@ def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
 
 def _missing_directory(place: str) -> str | None:
     """Return the path of a directory that is to be watched and not there: it may be misspelt."""
-    from ckptd.storage.local.local_store import LocalStore
+    from ckptd.storage.capabilities import local_path
     from ckptd.storage.locations import open_store
     from ckptd.wire import addresses
 
     if addresses.is_daemon(place):
         return None
-    store = open_store(place, confined=False)
-    return store.url if isinstance(store, LocalStore) and not Path(store.url).exists() else None
+    path = local_path(open_store(place, confined=False))
+    return path if path is not None and not Path(path).exists() else None
 
 
 def _tell(checkpoint: Checkpoint, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names as naming
 from ckptd.format.names import ANY_NAME, STATE_KEY
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.locations import open_store
 from ckptd.watch.follower import Follower
 from ckptd.wire import addresses
@@ -72,7 +72,8 @@ def follow(
         )
         return Watch(_from_daemon(transport), timeout_s)
     store = open_store(place, confined=False)
-    if isinstance(store, LocalStore) and LocalPath(store.url).is_file():
+    path = local_path(store)
+    if path is not None and LocalPath(path).is_file():
         raise InvalidRequestError("this is a file; pass a directory", key=place)
     options.check_latest_filename(latest_filename)
     return Watch(_from_directory(Follower(store, run or "", latest_filename=latest_filename, poll_s=poll_s)), timeout_s)

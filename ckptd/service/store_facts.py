@@ -12,7 +12,7 @@ from ckptd.engine.wording import describe_seconds
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.service.pools import Pools, settled_within
 from ckptd.storage.base import Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import DiskStore
 
 PATIENCE_S = 1.0
 """How long a status waits for the store."""
@@ -66,7 +66,7 @@ def _ask(store: Store) -> Facts:
         free_bytes = store.free_bytes()
     except CkptdError:
         free_bytes = None
-    if not isinstance(store, LocalStore):
+    if not isinstance(store, DiskStore):
         try:
             store.stat(ID_KEY)  # a bucket has no free space that would have to be found out
         except UnavailableError:
@@ -75,6 +75,6 @@ def _ask(store: Store) -> Facts:
             pass  # it has answered
         return Facts(free_bytes)
     try:
-        return Facts(free_bytes, store.write_road().value)
+        return Facts(free_bytes, str(store.write_road().value))
     except CkptdError:  # a full disk, say: that is when a status is wanted
         return Facts(free_bytes)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ckptd.storage.base import Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.base import Durability, Store
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.local.mounts import mount_of
-from ckptd.storage.memory import MemoryStore
 from ckptd.watch.directory import DirectoryHints
 from ckptd.watch.polling import PollingHints
 
@@ -38,11 +37,11 @@ def hints_for(store: Store, directory: str, poll_s: float | None = None) -> Hint
 
     `poll_s` sets regular looks, so far apart.
     """
-    if poll_s is None and isinstance(store, LocalStore):
-        path = store.location(directory) if directory else store.url
+    path = local_path(store, directory)
+    if poll_s is None and path is not None:
         mount = mount_of(path)
         if mount is None or not mount.is_network:
             return DirectoryHints(path)
     if poll_s is None:
-        poll_s = _MEMORY_POLL_S if isinstance(store, MemoryStore) else POLL_S
+        poll_s = _MEMORY_POLL_S if store.durability is Durability.MEMORY else POLL_S
     return PollingHints(poll_s)

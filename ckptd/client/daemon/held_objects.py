@@ -13,8 +13,8 @@ from ckptd.arena.segment import Segment
 from ckptd.engine.reading.seen import SeenIndex
 from ckptd.format import crc32c
 from ckptd.storage.base import AccessPattern, Objects, ObjectStat
+from ckptd.storage.capabilities import read_by_many
 from ckptd.storage.holds import Hold, hold
-from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire.v1 import arena_pb2
 
 _BLOCK_BYTES = 1 << 20  # larger leaves the caches; smaller is copied by an instruction that wants aligned arrays
@@ -100,9 +100,8 @@ class HeldObjects:
         return self._access
 
     def read_by_many(self) -> HeldObjects:
-        """Return the same objects, for reading what other processes of this host read as well."""
-        if isinstance(self._objects, LocalStore):
-            self._objects = self._objects.read_by_many()
+        """See `SharedObjects`."""
+        self._objects = read_by_many(self._objects)
         return self
 
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:

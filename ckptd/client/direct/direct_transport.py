@@ -8,7 +8,6 @@ number of readers can follow a run; the first save takes the run for this proces
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -47,7 +46,6 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.storage.base import Objects
-from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import open_store
 from ckptd.watch.follower import Follower
 
@@ -277,7 +275,7 @@ class DirectTransport:
             if self._is_closed.is_set():
                 raise InvalidRequestError("the Checkpointer was closed")
             if self._hold is None:
-                key = os.path.realpath(self._store.url) if isinstance(self._store, LocalStore) else self._store.url
+                key = place_of(self._store, "")
                 self._hold = ENGINES.hold((key, self._run), partial(Engine, self._store, self._run, self._member))
             elif self._hold.is_inherited:
                 raise ConflictError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import cast
 
-from ckptd.client.daemon.held_objects import HeldObjects
 from ckptd.engine.offline.copying import copy_checkpoint
 from ckptd.errors import NotFoundError
 from ckptd.format.state_file import CheckpointState
-from ckptd.storage.base import Objects, Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.base import Objects
+from ckptd.storage.capabilities import beneath, local_path
+from ckptd.storage.locations import open_store
 
 _STATE_LIMIT_BYTES = 64 << 20
 
@@ -20,14 +19,15 @@ def files_of(objects: Objects, key: str, copy_into: str) -> str:
 
     What is copied is compared with its checksums on the way.
     """
-    if isinstance(objects, HeldObjects):
-        objects = objects.beneath
-    if isinstance(objects, LocalStore):
-        return objects.local_path(key)
+    source = beneath(objects)
+    path = local_path(source, key)
+    if path is not None:
+        return path
     name = key.rpartition("/")[2]
-    # Of the source, copying wants no more than every reader does.
-    copy_checkpoint(cast("Store", objects), key, LocalStore(copy_into, confined=False), name)
-    return os.path.join(copy_into, name)  # noqa: PTH118 (a Path would not survive every byte of a name)
+    # Made absolute, it is a path of this host whatever its name looks like.
+    into = os.path.abspath(copy_into)  # noqa: PTH100 (a Path would not survive every byte of a name)
+    copy_checkpoint(source, key, open_store(into, confined=False), name)
+    return os.path.join(copy_into, name)  # noqa: PTH118
 
 
 def read_state(objects: Objects, key: str) -> CheckpointState | None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.client.daemon.held_objects import HeldObjects
 from ckptd.client.restoring.falling_back import Restored, restore_newest
 from ckptd.client.restoring.locating import locate
 from ckptd.client.restoring.reader import CheckpointReader, check_names, did_you_mean
@@ -20,7 +19,7 @@ from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFo
 from ckptd.format.names import meta_key
 from ckptd.format.slices import Box
 from ckptd.storage.base import Objects
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import beneath, read_by_many
 
 Array = NDArray[Any]
 Boxes = Mapping[str, tuple[Sequence[int], Sequence[int]]]
@@ -96,7 +95,7 @@ def _read_step(
 
 def _objects(transport: Transport, key: str, by_many: bool) -> Objects:
     objects = transport.objects(key)
-    return objects.read_by_many() if by_many and isinstance(objects, LocalStore | HeldObjects) else objects
+    return read_by_many(objects) if by_many else objects
 
 
 def open_reader(
@@ -151,8 +150,8 @@ def _read(
     is_afresh: bool,
 ) -> dict[str, Array]:
     objects = _objects(transport, key, by_many)
-    if is_afresh and isinstance(objects, HeldObjects):
-        objects = objects.beneath  # what memory holds may be what is wrong
+    if is_afresh:
+        objects = beneath(objects)  # what memory holds may be what is wrong
     # Not every box is summed: only the index tells whether they are still of the checkpoint that was opened.
     bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
     try:

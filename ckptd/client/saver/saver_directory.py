@@ -33,7 +33,7 @@ from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format.names import STATE_KEY, prefix_for
 from ckptd.format.saver_pb2 import SaverDef
 from ckptd.storage.base import Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.locations import split_prefix
 
 _log = logging.getLogger("ckptd.saver")
@@ -89,9 +89,10 @@ class Target:
         A file in the place of either is no directory.
         """
         store, _ = self.place
-        if not isinstance(store, LocalStore):
+        path = local_path(store)
+        if path is None:
             return
-        directory = Path(store.url)
+        directory = Path(path)
         if not directory.parent.is_dir() or (directory.exists() and not directory.is_dir()):
             raise InvalidRequestError(f"Parent directory of {self.save_path} doesn't exist, can't save.")
 

@@ -14,7 +14,7 @@ from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import UnavailableError
 from ckptd.format.names import step_of
 from ckptd.storage.base import Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.locations import split_prefix
 
 _PATIENCE_S = 600.0  # a save has a deadline of its own
@@ -55,8 +55,10 @@ def of(place: str) -> list[PendingSave]:
 
 def place_of(store: Store, key: str) -> str:
     """Return what names a directory of a store here, however its path is written."""
-    location = store.location(key) if key else store.url
-    return os.path.realpath(location) if isinstance(store, LocalStore) else location
+    path = local_path(store, key)
+    if path is not None:
+        return os.path.realpath(path)
+    return store.location(key) if key else store.url
 
 
 def directory_of(store: Store, key: str) -> str:

@@ -16,8 +16,8 @@ from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Store
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.keys import join
-from ckptd.storage.local.local_store import LocalStore
 
 _LATEST_S = 253402300799.0  # the last second of the year 9999: a time after it is no time
 
@@ -98,12 +98,13 @@ def _as_written(store: Store, directory: str, path: str) -> str | None:
 
 def _of_the_same_directory(store: Store, path: str) -> Iterator[str]:
     """Yield the key of `path` if one of the directories above it is the root of `store` under another name."""
-    if not isinstance(store, LocalStore) or not path.startswith("/"):
+    root = local_path(store)
+    if root is None or not path.startswith("/"):
         return
     above, _, below = os.path.normpath(path).rpartition("/")
     while above:
         try:
-            is_root = Path(above).samefile(store.url)
+            is_root = Path(above).samefile(root)
         except (OSError, ValueError):
             is_root = False
         if is_root:

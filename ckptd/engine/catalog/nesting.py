@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from ckptd.engine.catalog.records import DIRECTORY
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.storage.base import Store
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.keys import join
-from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.locations import open_store
 
 EPOCH_NAME = f"{DIRECTORY}/epoch"
@@ -50,11 +50,12 @@ def check_apart(store: Store, run: str) -> None:
 
 def stores_above(store: Store) -> Iterator[Store]:
     """Yield the directories above the root of a store, as stores, the nearest first."""
-    if isinstance(store, LocalStore):
-        path = os.path.realpath(store.url)
+    root = local_path(store)
+    if root is not None:
+        path = os.path.realpath(root)
         while path != "/":
             path = os.path.dirname(path)  # noqa: PTH120 (a Path would not survive every byte of a name)
-            yield LocalStore(path, confined=False)
+            yield open_store(path, confined=False)
     elif not store.has_locks:
         scheme, _, path = store.url.partition("://")
         while "/" in path:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.storage.base import Store
-from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.capabilities import FileStore
 
 NO_FILE = "what lies here is no file that can be read, but a pipe, a directory or a broken link"
 
@@ -32,7 +32,7 @@ def read_if_there(store: Store, key: str, *, limit_bytes: int = 1 << 31) -> byte
 
 def is_taken(store: Store, key: str) -> bool:
     """Whether anything at all has this key. Where only objects can have one, finding none is enough of an answer."""
-    if not isinstance(store, LocalStore):
+    if not isinstance(store, FileStore):
         return False
     directory, _, name = key.rpartition("/")
     with suppress(NotFoundError):
@@ -42,7 +42,7 @@ def is_taken(store: Store, key: str) -> bool:
 
 def check_directory(store: Store, directory: str) -> None:
     """Raise `CorruptionError` when something that is no directory lies at a directory's place; it may be missing."""
-    if not is_taken(store, directory) or not isinstance(store, LocalStore):
+    if not is_taken(store, directory) or not isinstance(store, FileStore):
         return
     try:
         store.names(directory)

@@ -17,8 +17,8 @@ from ckptd.errors import (
     StorageFullError,
 )
 from ckptd.storage.base import Store
+from ckptd.storage.capabilities import FileStore
 from ckptd.storage.keys import join
-from ckptd.storage.local.local_store import LocalStore
 
 LOCK_KEY = ".ckptd/lock"
 ID_KEY = ".ckptd/id"
@@ -69,7 +69,7 @@ def _read_id(store: Store) -> str | None:
 
 def stored_runs(store: Store) -> Iterator[str]:
     """Yield the runs below the root, by what their saves leave beside them. What cannot be looked at is left out."""
-    if isinstance(store, LocalStore):
+    if isinstance(store, FileStore):
         yield from _walk(store)
         return
     last = ""
@@ -80,14 +80,14 @@ def stored_runs(store: Store) -> Iterator[str]:
             last = directory
 
 
-def _walk(store: LocalStore) -> Iterator[str]:
+def _walk(store: FileStore) -> Iterator[str]:
     directories = [""]
     while directories:
         directory = directories.pop()
         try:
             found = store.names(directory)
         except CkptdError as error:
-            _log.warning("cannot list the runs below %s: %s", directory or store.url, error)
+            _log.warning("cannot list the runs below %s: %s", store.local_path(directory), error)
             continue
         if directory and _OURS in found:
             yield directory

@@ -26,7 +26,7 @@ from ckptd.format.bundle_pb2 import BundleEntryProto, BundleHeaderProto
 from ckptd.format.index import HEADER_KEY, Index
 from ckptd.format.names import index_key, step_of
 from ckptd.format.stored import Piece, StoredTensor
-from ckptd.storage.base import ObjectWriter, Store
+from ckptd.storage.base import Objects, ObjectWriter, Store
 from ckptd.storage.holds import hold
 
 
@@ -41,7 +41,7 @@ class Move:
 
 
 def copy_checkpoint(
-    source: Store,
+    source: Objects,
     source_key: str,
     store: Store,
     key: str,
@@ -182,7 +182,7 @@ def _index(index: Index, layout: Sequence[_Shard]) -> bytes:
 class _Transfer:
     """Moves bytes through one buffer, and compares checksums while they pass."""
 
-    def __init__(self, source: Store, bundle: Bundle, total_bytes: int, progress: Progress | None) -> None:
+    def __init__(self, source: Objects, bundle: Bundle, total_bytes: int, progress: Progress | None) -> None:
         self._source = source
         self._bundle = bundle
         self._buffer = memoryview(bytearray(BLOCK_BYTES))

@@ -9,8 +9,8 @@ from ckptd.engine.catalog import epochs, listed, presence, records
 from ckptd.errors import CorruptionError, NotPermittedError
 from ckptd.format import names
 from ckptd.storage.base import Store
+from ckptd.storage.capabilities import local_path
 from ckptd.storage.keys import join
-from ckptd.storage.local.local_store import LocalStore
 
 
 def why_quarantined(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> str | None:
@@ -31,7 +31,7 @@ def why_quarantined(store: Store, directory: str, latest_filename: str = names.S
 
 def damaged_records(store: Store, directory: str) -> list[str]:
     """Say which records cannot be read, and why; the run is served without them. On a local disk only."""
-    if not isinstance(store, LocalStore):
+    if local_path(store) is None:
         return []
     return [str(error) for error in records.load(store, directory).unreadable]
 

@@ -14,8 +14,8 @@ from ckptd.errors import CkptdError, ConflictError, CorruptionError, NotFoundErr
 from ckptd.format import names
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
+from ckptd.storage.capabilities import FileStore
 from ckptd.storage.keys import join
-from ckptd.storage.local.local_store import LocalStore
 
 _DAMAGE = (CorruptionError, NotPermittedError, NotFoundError)
 _EPOCHS_AHEAD = 1000  # more than a run goes through while nobody looks: what was lost is not given out again
@@ -55,7 +55,7 @@ def make_room_for_state(store: Store, key: str) -> list[str]:
 
 def put_away_unreadable(store: Store, directory: str) -> list[str]:
     """Put aside what has the name of an index or a shard, and is no file; say what was done."""
-    if not isinstance(store, LocalStore):
+    if not isinstance(store, FileStore):
         return []
     done = []
     for name, is_directory in sorted(store.names(directory).items()):
@@ -73,13 +73,13 @@ def _checked(store: Store, key: str, check: Callable[[Store, str], object]) -> l
 
 
 def _check_lock(store: Store, key: str) -> None:
-    if isinstance(store, LocalStore) and presence.is_taken(store, key) and not store.is_file(key):
+    if isinstance(store, FileStore) and presence.is_taken(store, key) and not store.is_file(key):
         raise CorruptionError("this should be a lock file", key=key)
 
 
 def put_away(store: Store, key: str, why: CkptdError) -> str:
     """Give what lies at a key another name beside it, durably; say so."""
-    if isinstance(store, LocalStore):
+    if isinstance(store, FileStore):
         away = store.put_away(key)
     else:
         data = store.get(key)

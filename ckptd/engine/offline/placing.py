@@ -22,7 +22,7 @@ from ckptd.engine.catalog.root import LOCK_KEY
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
-from ckptd.storage.base import ObjectWriter, Store
+from ckptd.storage.base import Objects, ObjectWriter, Store
 from ckptd.storage.keys import join
 
 _log = logging.getLogger(__name__)
@@ -182,9 +182,9 @@ def announce(store: Store, key: str, saved_at: float, *, latest_filename: str = 
         durable.publish(store, state_key, state.encode(), seen)
 
 
-def read_meta(store: Store, key: str) -> bytes | None:
+def read_meta(objects: Objects, key: str) -> bytes | None:
     """Return the graph description that lies beside a checkpoint, None if there is none."""
     try:
-        return store.get(names.meta_key(key))
+        return objects.get(names.meta_key(key))
     except NotFoundError:
         return None

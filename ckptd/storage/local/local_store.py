@@ -87,14 +87,15 @@ class LocalStore:
 
     def location(self, key: str) -> str:
         """See `Store`; here the same as `local_path`."""
+        check_key(key)
         return self.local_path(key)
 
     def local_path(self, key: str) -> str:
-        """Return the absolute path at which other programs of this host find the object."""
-        return os.path.join(self._root, *check_key(key))  # noqa: PTH118
+        """See `FileObjects`: where other programs of this host find the object."""
+        return os.path.join(self._root, *check_directory(key))  # noqa: PTH118
 
     def read_by_many(self) -> LocalStore:
-        """Return the same store, for reading what other processes of this host read as well.
+        """See `SharedObjects`.
 
         It reads through the page cache, so that the disk is read once for all of them.
         """
@@ -367,21 +368,18 @@ class LocalStore:
         )
 
     def names(self, directory: str) -> dict[str, bool]:
-        """Return what lies directly in a directory, whatever it is, and whether it is a directory; links are none."""
+        """See `FileStore`."""
         with translated(directory), self._opened(check_directory(directory)) as opened:
             return {entry.name: entry.is_directory for entry in self._disk.entries(opened)}
 
     def is_file(self, name: str) -> bool:
-        """Whether a path below the root is a file, and no link to one; also of the store's own names."""
+        """See `FileStore`."""
         *parents, last = name.split("/")
         with translated(name), self._opened(parents) as opened:
             return self._disk.is_plain_file(opened, last)
 
     def put_away(self, name: str) -> str:
-        """Rename whatever lies at a path below the root, object or not, within its directory; return its path now.
-
-        Durable on return.
-        """
+        """See `FileStore`."""
         *parents, last = name.split("/")
         away = f"{last}.before-{secrets.token_hex(4)}"
         with translated(name), self._opened(parents) as opened:

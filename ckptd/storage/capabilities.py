@@ -1,0 +1,69 @@
+"""What some stores can do besides the contract of `ckptd.storage.base`. Callers ask for it, never for a class.
+
+A store around another one can do what it says itself: what it wraps is asked for with `beneath`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol, runtime_checkable
+
+from ckptd.storage.base import LayeredObjects, Objects
+
+
+@runtime_checkable
+class FileObjects(Protocol):
+    """Objects that are files of this host, each at a path of its own."""
+
+    def local_path(self, key: str) -> str:
+        """Return the absolute path of an object or a directory, "" being the root; nothing need be there."""
+
+
+@runtime_checkable
+class FileStore(FileObjects, Protocol):
+    """A store in a file system, where pipes, links, directories and files of its own lie beside objects."""
+
+    def names(self, directory: str) -> dict[str, bool]:
+        """Return what lies directly in a directory, whatever it is, and whether it is a directory; links are none."""
+
+    def is_file(self, name: str) -> bool:
+        """Say whether a path below the root is a file, and no link to one; also of the store's own names."""
+
+    def put_away(self, name: str) -> str:
+        """Rename whatever lies at a path below the root, object or not, within its directory; return its path now.
+
+        Durable on return.
+        """
+
+
+@runtime_checkable
+class DiskStore(Protocol):
+    """A store that knows by which of several ways its disk is written."""
+
+    def write_road(self) -> Enum:
+        """Return how bulk data is written; the value is a word for it. It is tried out if need be."""
+
+
+@runtime_checkable
+class SharedObjects(Protocol):
+    """Objects that several processes of this host can read at once for the price of one."""
+
+    def read_by_many(self) -> Objects:
+        """Return the same objects, for reading what other processes of this host read as well."""
+
+
+def local_path(objects: object, key: str = "") -> str | None:
+    """Return the path on this host of an object, or of a directory, "" being the root; None where there is none."""
+    return objects.local_path(key) if isinstance(objects, FileObjects) else None
+
+
+def read_by_many(objects: Objects) -> Objects:
+    """Return the same objects, for reading what other processes of this host read as well."""
+    return objects.read_by_many() if isinstance(objects, SharedObjects) else objects
+
+
+def beneath(objects: Objects) -> Objects:
+    """Return what lies beneath all copies: the objects that the others were made of."""
+    while isinstance(objects, LayeredObjects):
+        objects = objects.beneath
+    return objects
