@@ -14,7 +14,8 @@ from typing import Any
 from ckptd.client import options, process_rank
 from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.capture.preparing import Preparation
-from ckptd.client.daemon.remote_transport import RemoteTransport, this_member
+from ckptd.client.daemon.connection import Connection, this_member
+from ckptd.client.daemon.remote_transport import RemoteTransport
 from ckptd.client.direct.direct_transport import DirectTransport, direct_mode_is_for_one
 from ckptd.client.paths import environment
 from ckptd.client.paths.files import files_of, read_state
@@ -136,7 +137,7 @@ class Checkpointer:
         member = this_member(rank, world_size)
         self._transport: Transport
         if addresses.is_daemon(address):
-            self._transport = RemoteTransport(
+            connection = Connection(
                 address,
                 run,
                 member,
@@ -145,6 +146,7 @@ class Checkpointer:
                 token=environment.given_token(token),
                 ca=environment.given_ca(ca, address),
             )
+            self._transport = RemoteTransport(connection)
         else:
             if world_size > 1:
                 raise direct_mode_is_for_one(address, member, place.source)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path as LocalPath
 
 from ckptd.client import options
-from ckptd.client.daemon.remote_transport import RemoteTransport, this_member
+from ckptd.client.daemon.connection import Connection, this_member
+from ckptd.client.daemon.remote_transport import RemoteTransport
 from ckptd.client.paths import environment
 from ckptd.client.paths.latest import Path, as_text
 from ckptd.client.watch import Source, Watch
@@ -61,7 +62,7 @@ def follow(
     if addresses.is_daemon(place):
         if run is None:
             raise InvalidRequestError(f"{place} is a daemon, which keeps many runs: say which one to follow")
-        transport = RemoteTransport(
+        connection = Connection(
             place,
             run,
             this_member(0, 1),
@@ -70,7 +71,7 @@ def follow(
             token=environment.given_token(token),
             ca=environment.given_ca(ca, place),
         )
-        return Watch(_from_daemon(transport), timeout_s)
+        return Watch(_from_daemon(RemoteTransport(connection)), timeout_s)
     store = open_store(place, confined=False)
     path = local_path(store)
     if path is not None and LocalPath(path).is_file():

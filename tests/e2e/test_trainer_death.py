@@ -31,7 +31,7 @@ if dies == 'copying':
         threading.Event().wait(600)
     capturing._copy = stuck
 pending = ckpt.save(7, arrays)
-print("returned", ckpt._transport._open().arenas.why_not, flush=True)
+print("returned", ckpt._transport.connection.seat().arenas.why_not, flush=True)
 try:
     pending.result(60)
     print("saved", flush=True)

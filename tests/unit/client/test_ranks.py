@@ -273,10 +273,10 @@ def test_a_watch_survives_a_restart_and_never_goes_back(daemon):
 def test_a_forked_child_is_told_to_make_its_own(daemon):
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         ckpt.latest()
-        ckpt._transport._hold._pid -= 1
+        ckpt._transport.connection.hold._pid -= 1
         with pytest.raises(ConflictError, match="forked.*make a new one in the child"):
             ckpt.latest()
-        ckpt._transport._hold._pid += 1
+        ckpt._transport.connection.hold._pid += 1
         assert ckpt.latest() is None
 
 
@@ -285,28 +285,28 @@ def test_a_checkpointer_may_be_made_before_a_fork_and_used_in_every_child(daemon
     incarnations = set()
     for run in ("runs/a", "runs/b"):
         ckpt = Checkpointer(daemon.address, run, timeout_s=BOUND_S)
-        parent = ckpt._transport._member
-        ckpt._transport._member = dataclasses.replace(parent, pid=parent.pid - 1)  # as a child sees it
+        parent = ckpt._transport.connection.member
+        ckpt._transport.connection.member = dataclasses.replace(parent, pid=parent.pid - 1)  # as a child sees it
         with ckpt:
             ckpt.save(1, {"a": FULL}).result(BOUND_S)
-            incarnations |= {parent.incarnation, ckpt._transport._member.incarnation}
+            incarnations |= {parent.incarnation, ckpt._transport.connection.member.incarnation}
     assert len(incarnations) == 4
 
 
 def test_a_lane_that_is_given_up_ends_its_stream_and_the_save(daemon, monkeypatch):
-    from ckptd.client.daemon import remote_transport
+    from ckptd.client.daemon import remote_saves
 
-    real = remote_transport.send_lane
+    real = remote_saves.send_lane
 
     def given_up(ways, save, source, deadline, stop, line):
         stop.set()
         real(ways, save, source, deadline, stop, line)
 
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
-        monkeypatch.setattr(remote_transport, "send_lane", given_up)
+        monkeypatch.setattr(remote_saves, "send_lane", given_up)
         with pytest.raises(SessionAbortedError, match="given up"):
             ckpt.save(1, {"a": FULL}).result(BOUND_S)
-        monkeypatch.setattr(remote_transport, "send_lane", real)
+        monkeypatch.setattr(remote_saves, "send_lane", real)
         assert ckpt.save(1, {"a": FULL}).result(BOUND_S).step == 1
 
 

@@ -75,12 +75,12 @@ def same(restored, arrays):
 
 
 def lent(ckpt):
-    return ckpt._transport._open().arenas._rooms
+    return ckpt._transport.connection.seat().arenas._rooms
 
 
 def test_nothing_is_sent_and_the_checkpoint_is_whole(daemon, connect, monkeypatch):
     ckpt = connect()
-    monkeypatch.setattr("ckptd.client.daemon.remote_transport.send_lane", lambda *_: pytest.fail("bytes were sent"))
+    monkeypatch.setattr("ckptd.client.daemon.remote_saves.send_lane", lambda *_: pytest.fail("bytes were sent"))
     for step in (1, 2, 3):
         ckpt.save(step, ARRAYS).result(BOUND_S)
         report = ckptd.verify(daemon.root / f"r/model.ckpt-{step}")
@@ -154,7 +154,7 @@ def test_too_little_memory_means_sending(tmp_path):
     try:
         with ckptd.Checkpointer(daemon.address, run="r", rank=0, world_size=1, timeout_s=BOUND_S) as ckpt:
             ckpt.save(1, ARRAYS).result(BOUND_S)
-            assert "--arena-bytes" in ckpt._transport._open().arenas.why_not
+            assert "--arena-bytes" in ckpt._transport.connection.seat().arenas.why_not
         assert ckptd.verify(daemon.root / "r").ok
     finally:
         daemon.stop()
@@ -417,7 +417,7 @@ def test_who_comes_back_in_the_middle_of_his_own_save_fills_other_memory(daemon,
     arena.capture = object()
     try:
         before = lent(ckpt)
-        again = ArenaRooms(before.link, "r", before.epoch, 0, ckpt._transport._member.incarnation)
+        again = ArenaRooms(before.link, "r", before.epoch, 0, ckpt._transport.connection.member.incarnation)
         taken = again.take(1000)
         assert taken.number != arena.id
         assert again.take(1000) is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ckptd import Checkpointer
-from ckptd.client.daemon import remote_transport, routes
+from ckptd.client.daemon import remote_saves, routes
 from ckptd.client.daemon.routes import Ways
 from ckptd.wire import addresses
 from ckptd.wire.channels import open_channel
@@ -83,13 +83,13 @@ def test_a_port_where_no_process_of_the_daemon_is_costs_no_save(which, daemon, m
             port = addresses.parse(other.address).port
         else:
             port = request.getfixturevalue(which)
-        understood = remote_transport.lanes.assignment_from_wire
+        understood = remote_saves.lanes.assignment_from_wire
 
         def misled(replies):
             assignment = understood(replies)
             return replace(assignment, lanes=tuple(replace(lane, stream_port=port) for lane in assignment.lanes))
 
-        monkeypatch.setattr(remote_transport.lanes, "assignment_from_wire", misled)
+        monkeypatch.setattr(remote_saves.lanes, "assignment_from_wire", misled)
         with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
             for step in (1, 2):
                 assert ckpt.save(step, STATE).result(BOUND_S).step == step

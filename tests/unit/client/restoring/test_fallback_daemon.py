@@ -196,7 +196,7 @@ def test_a_daemon_of_the_version_before_is_no_reason_to_go_back(daemon, connect,
     damage(tmp_path, 3)
     trainer = connect()
     trainer.latest()
-    calls = trainer._transport._open().read._calls
+    calls = trainer._transport.connection.seat().read._calls
     monkeypatch.setitem(calls, "CheckDamage", unknown)
     assert "CheckDamage" in methods.READ
     with pytest.raises(CorruptionError) as caught:

@@ -54,6 +54,10 @@ def held(monkeypatch):
     go_on.set()
 
 
+def hold_of(transport):
+    return transport.connection.hold if isinstance(transport, RemoteTransport) else transport._hold
+
+
 def open_run(address, **options):
     return ckptd.Checkpointer(address, "r", timeout_s=BOUND_S, **options)
 
@@ -65,7 +69,7 @@ def test_two_save_into_one_run_and_each_sees_all(address):
         assert sorted(each.step for each in first.checkpoints()) == [1, 2, 3, 4]
         assert [first.restore(step)["w"][0] for step in (1, 2, 3, 4)] == [1, 2, 3, 4]
         assert first.checkpoints() == second.checkpoints()
-        assert first._transport._hold.common is second._transport._hold.common
+        assert hold_of(first._transport).common is hold_of(second._transport).common
 
 
 @pytest.mark.parametrize("goes_first", ["first", "second"])
@@ -152,7 +156,7 @@ def test_one_that_was_collected_leaves_the_run_once_its_save_has_ended(address, 
     del first
     gc.collect()
     assert gone() is None
-    entry = transport._hold._entry
+    entry = hold_of(transport)._entry
     assert not entry.is_closed
     held.set()
     assert pending.result(BOUND_S).step == 1

@@ -1,0 +1,251 @@
+"""A save as a daemon hears of it: declared, sent in lanes unless it is followed in memory, awaited, given up."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from ckptd.client import replicas
+from ckptd.client.capture.capturing import takes_long
+from ckptd.client.daemon.arenas import ArenaHandover
+from ckptd.client.daemon.connection import OverConnection
+from ckptd.client.daemon.remote_catalog import RemoteCatalog
+from ckptd.client.daemon.sending import send_lane
+from ckptd.client.deadline import Backoff, Deadline
+from ckptd.client.saving import waits
+from ckptd.client.saving.lane_source import LaneSource
+from ckptd.client.saving.save_order import Turn
+from ckptd.client.saving.transport import Handover, SaveRequest
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError, UnavailableError
+from ckptd.wire import convert, lanes, manifests, status
+from ckptd.wire.v1 import save_pb2
+
+_AWAIT_S = 15.0  # one question lasts this long; the daemon allows 20
+_CALL_MARGIN_S = 10.0
+_ABORT_TIMEOUT_S = 5.0
+_WITHDRAW_TIMEOUT_S = 2.0  # the caller waits for it, and wants to raise its error
+_MOST_REASON = 255
+_RENEWAL_WAIT_S = 0.2
+
+
+class RemoteSaves(OverConnection):
+    """The part of a `Transport` that carries saves."""
+
+    def withdraw(self, request: SaveRequest, reason: str) -> None:
+        """See `Transport.withdraw`. A daemon that has not answered yet knows of no save."""
+        membership = self.connection.if_member
+        if membership is None or self.connection.member.world_size == 1:
+            return
+        with contextlib.suppress(CkptdError):
+            epoch = membership.welcome(Deadline(0.0)).epoch
+            self._withdraw(self._declaration(request, b"", epoch), reason, _WITHDRAW_TIMEOUT_S)
+
+    def _withdraw(self, declaration: Declaration, reason: str, timeout_s: float) -> None:
+        """Take a declaration back, arrived or not; return if the daemon can't, as it is an older one.
+
+        Raises:
+            SessionAbortedError: it counts no more.
+        """
+        request = save_pb2.AbortRequest(
+            save=convert.save_to_wire(declaration.save),
+            reason=reason[:_MOST_REASON],
+            request_id=declaration.request_id,
+            checkpoint_name=declaration.name,
+        )
+        with contextlib.suppress(NotFoundError):
+            if self.connection.call(lambda seat: seat.save.Abort(request, timeout=timeout_s)).withdrawn:
+                raise SessionAbortedError(f"{declaration.save} was given up: {reason}")
+
+    def declare(
+        self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
+    ) -> Assignment | Checkpoint:
+        """See `Transport.declare`. Joins the run first, if that has not happened yet."""
+        _, membership = self.connection.joined()
+        if isinstance(handover, ArenaHandover):
+            handover.wait(deadline, until_summed=takes_long(manifest))
+        backoff = Backoff()
+        # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
+        joining = Deadline(min(request.timeout_s, deadline.remaining_s))
+        while True:
+            waits.waiting_for(f"the daemon at {self.connection.address} to take this rank in")
+            welcome = membership.welcome(joining)
+            waits.waiting_for("its turn: the save before it has not been planned")
+            turn.await_earlier(welcome.epoch, deadline)
+            waits.waiting_for(
+                f"the daemon at {self.connection.address} to plan it, once every rank has declared its part"
+            )
+            try:
+                declaration = self._declaration(request, manifest.digest, welcome.epoch)
+                answer = self._declare_once(declaration, manifest, deadline, turn)
+                if answer is None:
+                    self._withdraw(declaration, turn.given_up or "", _ABORT_TIMEOUT_S)
+                    # An older daemon can only end what it has planned.
+                    answer = self._declare_once(declaration, manifest, deadline, Turn())
+                assert answer is not None  # this turn is not given up
+                return answer
+            except UnavailableError as error:
+                if error.is_answer:
+                    raise
+                self.connection.pause(error, deadline, backoff)
+            except ConflictError:
+                # Our epoch may be the old one only because we have not noticed yet that the daemon was restarted.
+                if deadline.has_passed or not membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):
+                    raise
+
+    def _declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
+        member = self.connection.seat().member
+        return Declaration(
+            save=SaveRef(self.connection.run, epoch, request.step, rank=member.rank, incarnation=member.incarnation),
+            request_id=request.request_id,
+            world_size=member.world_size,
+            manifest_digest=digest,
+            meta_graph=request.meta_graph,
+            overwrite=request.overwrite,
+            timeout_s=request.timeout_s,
+            name=request.name or self.connection.options.name,
+            pad_step_number=self.connection.options.pad_step_number,
+            meta_suffix=request.meta_suffix,
+            write_state=request.write_state,
+            compared=request.compared,
+            remarks=request.remarks,
+            refuses_differences=request.refuses_differences,
+        )
+
+    def _declare_once(
+        self, declaration: Declaration, manifest: Manifest, deadline: Deadline, turn: Turn
+    ) -> Assignment | Checkpoint | None:
+        """Declare a save; None if its caller has given it up, before or meanwhile."""
+        request = convert.declaration_to_wire(declaration)
+        request.hears_ends = True
+        is_manifest_sent = False
+        while True:
+            if turn.given_up is not None:
+                return None
+            replies = self.connection.call(
+                lambda seat: _declared(seat.save.Declare(request, timeout=deadline.remaining_s), turn)
+            )
+            if replies is None:
+                return None
+            kind = replies[0].WhichOneof("kind") if replies else None
+            if replies:
+                replicas.tell(
+                    str(self.connection.address),
+                    self.connection.run,
+                    convert.differences_from_wire(replies[0].differences),
+                )
+            if kind == "already_saved":
+                return convert.checkpoint_from_wire(replies[0].already_saved)
+            if kind == "ended":
+                raise status.unpack(replies[0].ended)
+            if kind != "need_manifest":
+                return lanes.assignment_from_wire(replies)
+            if is_manifest_sent:
+                raise UnavailableError(
+                    f"the daemon at {self.connection.address} does not keep the manifest it was sent"
+                )
+            self.connection.call(
+                lambda seat: seat.save.PutManifest(manifests.manifest_parts(manifest), timeout=deadline.remaining_s)
+            )
+            is_manifest_sent = True
+
+    def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
+        """See `Transport.send`."""
+        seat = self.connection.seat()
+        send_lane(seat.ways, save, source, deadline, stop, seat.line)
+
+    def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
+        """See `Transport.outcome`. A lost answer is requested again, also from a daemon that was restarted."""
+        backoff = Backoff()
+        waits.waiting_for(f"the daemon at {self.connection.address} to make it durable")
+        phase = save_pb2.SAVE_PHASE_FILLING
+        while True:
+            wait_s = min(_AWAIT_S, deadline.remaining_s)
+            if not wait_s:
+                shown = save_pb2.SavePhase.Name(phase).removeprefix("SAVE_PHASE_").lower()
+                raise UnavailableError(
+                    f"the outcome of {save} is not known after {deadline.timeout_s:g} s: it was {shown}; "
+                    f"`ckptd status {self.connection.address}` shows which ranks it waits for"
+                )
+            request = save_pb2.AwaitRequest(save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True)
+            try:
+                reply = self._await(request)
+            except UnavailableError as error:
+                self.connection.pause(error, deadline, backoff)
+                continue
+            except NotFoundError:
+                return self._find_saved(save)
+            phase = reply.phase
+            if reply.waiting_for:
+                waits.waiting_for("; ".join(reply.waiting_for))
+            if phase == save_pb2.SAVE_PHASE_PUBLISHED:
+                return convert.checkpoint_from_wire(reply.checkpoint)
+            if phase == save_pb2.SAVE_PHASE_ABORTED:
+                raise status.unpack(reply.error)
+            if phase == save_pb2.SAVE_PHASE_UNKNOWN:
+                return self._find_saved(save)
+
+    def _find_saved(self, save: SaveRef) -> Checkpoint:
+        """Look whether a save that the daemon has no memory of was completed all the same."""
+        for located in RemoteCatalog(self.connection).checkpoints():
+            if located.checkpoint.save_id and located.checkpoint.save_id == save.save_id:
+                return located.checkpoint
+        raise NotFoundError(f"the daemon was restarted before {save} was complete; it kept nothing of it")
+
+    def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
+        """See `Transport.await_retention`."""
+        if self.connection.is_closed:
+            return  # the caller is another `Checkpointer` of this process; the daemon deletes without it, too
+        member = self.connection.seat().member
+        save = SaveRef(self.connection.run, 0, checkpoint.step, checkpoint.save_id, rank=member.rank)
+        save = replace(save, incarnation=member.incarnation)
+        backoff = Backoff()
+        while True:
+            deadline.check(f"what retention of {self.connection.run} deletes is not gone")
+            wait_s = min(_AWAIT_S, deadline.remaining_s)
+            request = save_pb2.AwaitRequest(
+                save=convert.save_to_wire(save), wait_s=wait_s, hears_ends=True, until_retired=True
+            )
+            try:
+                if not self._await(request).retiring:
+                    return
+            except UnavailableError as error:
+                self.connection.pause(error, deadline, backoff)
+            except NotFoundError:
+                return  # also the run is gone
+
+    def _await(self, request: save_pb2.AwaitRequest) -> save_pb2.AwaitReply:
+        reply: save_pb2.AwaitReply = self.connection.call(
+            lambda seat: seat.save.Await(request, timeout=request.wait_s + _CALL_MARGIN_S)
+        )
+        return reply
+
+    def abort(self, save: SaveRef, reason: str) -> None:
+        """See `Transport.abort`."""
+        request = save_pb2.AbortRequest(save=convert.save_to_wire(save), reason=reason[:1000])
+        with contextlib.suppress(CkptdError):  # then the save's own deadline ends it
+            self.connection.call(lambda seat: seat.save.Abort(request, timeout=_ABORT_TIMEOUT_S))
+
+
+def _declared(call: Any, turn: Turn) -> list[Any] | None:
+    """Return what answers a declaration, None if it is given up; what it waits for meanwhile is told."""
+    answers = []
+    try:
+        with turn.cancelling(call.cancel):
+            for reply in call:
+                if reply.WhichOneof("kind") != "waiting":
+                    answers.append(reply)
+                elif reply.waiting.what:
+                    waits.waiting_for("; ".join(reply.waiting.what))
+    except grpc.RpcError:
+        if turn.given_up is None:
+            raise
+        return None
+    return answers
