@@ -23,6 +23,7 @@ import torch
 
 from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.client.options import check_step
 from ckptd.client.paths.environment import given_address
 from ckptd.client.paths.latest import Path as AnyPath
 from ckptd.client.paths.latest import as_text
@@ -32,6 +33,7 @@ from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoun
 from ckptd.format.names import ANY_NAME, check_run_name
 from ckptd.torch import lightning_paths as paths
 from ckptd.torch.lightning_callers import is_rhythm
+from ckptd.torch.lightning_errors import MissingCheckpointError, StorageOptionsError, what_is_missing
 from ckptd.torch.lightning_values import plain, with_containers, without_note
 from ckptd.torch.loading import load
 from ckptd.torch.places import address_and_run
@@ -57,10 +59,6 @@ class _Open:
     checkpointer: Checkpointer
     pending: PendingSave
     is_new: bool  # nothing was there before
-
-
-class MissingCheckpointError(NotFoundError, FileNotFoundError):
-    """Nothing was saved at a path. Lightning's users catch `FileNotFoundError`."""
 
 
 class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's types are not looked at
@@ -107,12 +105,12 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         """Begin to save; return once `checkpoint` may be changed, or, unless a callback has called, once it is durable.
 
         Raises:
-            InvalidRequestError: naming what can't be stored without pickle; or for `storage_options`, of which there
-                are none.
+            InvalidRequestError: naming what can't be stored without pickle.
+            StorageOptionsError: for `storage_options`, of which there are none; a TypeError, too.
             CkptdError: what ended this save, or one before.
         """
         if storage_options is not None:
-            raise InvalidRequestError("there are no storage options; `CkptdCheckpointIO` takes a Checkpointer's")
+            raise StorageOptionsError("there are no storage options; `CkptdCheckpointIO` takes a Checkpointer's")
         where = paths.place_of(path)
         self._removals.pop(where, None)
         self._settle(but=where, may_be_under_way=_MOST_UNDER_WAY - 1)
@@ -127,7 +125,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         if known is None:
             checkpointer.share_rooms(self._rooms)  # fresh memory for every path would be slow to fill
         try:
-            pending = save(state, checkpointer, int(checkpoint.get("global_step", 0)), overwrite=True)
+            pending = save(state, checkpointer, _step_of(checkpoint), overwrite=True)
         except BaseException:
             try:
                 checkpointer.close()
@@ -170,7 +168,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             is_last = paths.leads_to_the_newest(path)
             beside = self._newest_beside(where) if is_last else None
             if beside is None:
-                missing = MissingCheckpointError(_what_is_missing(as_text(path), where, error))
+                missing = MissingCheckpointError(what_is_missing(as_text(path), where, error))
                 self._tell_of_the_run(where, missing)
                 of_last = paths.place_of(path)
                 if is_last and paths.forget_begun(of_last, where):
@@ -359,6 +357,14 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         paths.clear(where, _cloud_io.get_filesystem(where))
 
 
+def _step_of(checkpoint: dict[str, Any]) -> int:
+    """Return the step that a checkpoint of a `Trainer` tells; one of Fabric holds whatever its program put in."""
+    try:
+        return check_step(checkpoint.get("global_step", 0))
+    except InvalidRequestError:
+        return 0
+
+
 def _can_name_a_run(name: str) -> bool:
     if _NOT_IN_RUN_NAMES.search(name):  # older versions, whose checkpoints are there, took fewer for a name
         return False
@@ -382,15 +388,3 @@ def _load_lightning_file(where: str, map_location: Any) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise InvalidRequestError("this file holds no checkpoint of Lightning", key=where, actual=type(state).__name__)
     return state
-
-
-def _what_is_missing(path: str, where: str, error: NotFoundError) -> str:
-    aside = Path(where + paths.ASIDE_SUFFIX)
-    if paths.is_local(where) and aside.exists():
-        return f"Checkpoint file not found: {path}: no save to it became durable; what lay there before is {aside}"
-    if paths.is_local(where) and Path(where).exists():
-        return (
-            f"Checkpoint file not found: {path}: a save to it began and never became durable; remove {where} to start "
-            "without it"
-        )
-    return f"Checkpoint file not found: {path} ({error.reason})"

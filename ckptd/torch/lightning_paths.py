@@ -39,7 +39,9 @@ def is_local(where: str) -> bool:
 def place_of(path: AnyPath) -> str:
     """Return the one text by which a path is known here, however it is written."""
     text = as_text(path).removeprefix("file://")
-    return os.path.abspath(text) if is_local(text) else text.rstrip("/")  # noqa: PTH100 (text, as it came)
+    if not is_local(text):
+        return text.rstrip("/")
+    return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 (text, as it came)
 
 
 def target_of(path: AnyPath) -> str:
