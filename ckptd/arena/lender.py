@@ -169,7 +169,7 @@ class Lender:
         """Follow a capture into an arena that `owner` was lent; what it held counts no longer.
 
         Raises:
-            ConflictError: it is not his, or an earlier save is still written from it.
+            ConflictError: it is not its own, or an earlier save is still written from it.
             InvalidRequestError: parts do not lie inside of it.
         """
         if len(offsets) != len(sizes) or len(offsets) > _MAX_PARTS:

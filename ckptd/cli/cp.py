@@ -11,9 +11,11 @@ from ckptd.cli import progress as progress_bars
 @click.command()
 @click.argument("prefix")
 @click.argument("dest", metavar="DEST")
-@click.option("--num-shards", type=click.IntRange(1), metavar="N", help="Lay it out anew in at most N shards.")
+@click.option("--num-shards", type=click.IntRange(1), metavar="N", help="Write it anew in at most N shards.")
 @click.option("--publish", is_flag=True, help="Let the state file beside the copy name it as the latest.")
-@click.option("--force", is_flag=True, help="Replace a checkpoint that is there, without a moment in which neither is.")
+@click.option(
+    "--force", is_flag=True, help="Replace an existing checkpoint; one of the two is complete at every moment."
+)
 @progress_bars.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(

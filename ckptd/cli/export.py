@@ -19,10 +19,10 @@ from ckptd.errors import InvalidRequestError
     metavar="NAME",
     help="Only this tensor, or all that match 'model/*'; may be repeated.",
 )
-@click.option("--strip-prefix", metavar="PREFIX", default="", help="Leave PREFIX away from the names in the file.")
+@click.option("--strip-prefix", metavar="PREFIX", default="", help="Remove PREFIX from the names in the file.")
 @click.option("--skip-unsupported", is_flag=True, help="Leave out tensors that the format has no dtype for.")
 @click.option("--metadata", multiple=True, metavar="KEY=TEXT", help="A text for the head of a safetensors file.")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @progress_bars.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(

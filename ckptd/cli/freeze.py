@@ -23,10 +23,10 @@ from ckptd.errors import CkptdError, ConflictError, NotFoundError
     required=True,
     multiple=True,
     metavar="NAME[,NAME…]",
-    help="The operations that are wanted; what they don't need is left away. May be repeated.",
+    help="The operations to keep; what they don't need is left out. May be repeated.",
 )
 @click.option("--meta", metavar="FILE", help="The graph; PREFIX.meta if not given.")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, force: bool, as_json: bool) -> None:
     """Write the graph beside the checkpoint at PREFIX, its variables replaced by their values, as one GraphDef.

@@ -17,7 +17,7 @@ from ckptd.errors import UnavailableError
 @click.command("health")
 @click.argument("address", metavar="[ADDR]", required=False)
 @daemons.identity_options
-@click.option("--run", metavar="RUN", help="Ask about this run: in a bucket another owner may have taken it over.")
+@click.option("--run", metavar="RUN", help="Check this run: in a bucket another owner may have taken it over.")
 @click.option("--timeout-s", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="How long to wait.")
 def command(address: str | None, run: str | None, token_file: str | None, ca: str | None, timeout_s: float) -> None:
     """Exit with 0 if a daemon takes saves, with 6 if it takes none or does not answer. ADDR: as for status."""

@@ -11,10 +11,12 @@ from ckptd.cli import progress as progress_bars
 @click.command(name="import")
 @click.argument("file")
 @click.argument("prefix")
-@click.option("--num-shards", type=click.IntRange(1), default=1, metavar="N", help="Cut it into at most N shards.")
+@click.option("--num-shards", type=click.IntRange(1), default=1, metavar="N", help="Write at most N shards.")
 @click.option("--publish", is_flag=True, help="Let the state file beside the checkpoint name it as the latest.")
 @click.option("--skip-unsupported", is_flag=True, help="Leave out tensors whose dtype a checkpoint does not have.")
-@click.option("--force", is_flag=True, help="Replace a checkpoint that is there, without a moment in which neither is.")
+@click.option(
+    "--force", is_flag=True, help="Replace an existing checkpoint; one of the two is complete at every moment."
+)
 @progress_bars.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(

@@ -88,12 +88,12 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
             "--take-over",
             "takes_over",
             is_flag=True,
-            help="In a bucket: take the run from an owner on another host, though he may live.",
+            help="In a bucket: take the run from an owner on another host, even if it may be alive.",
         ),
         click.option(
             "--address",
             metavar="ADDR",
-            help="The daemon to ask. Default: the one that holds the lock, or CKPTD_ADDRESS.",
+            help="The daemon to use. Default: the one that holds the lock, or CKPTD_ADDRESS.",
         ),
     ):
         with_how = option(with_how)

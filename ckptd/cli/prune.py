@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 )
 @click.option("--keep-every-steps", type=click.IntRange(min=1), metavar="S", help="Also keep steps divisible by S.")
 @click.option("--foreign", is_flag=True, help="Judge checkpoints that ckptd did not write, too.")
-@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be done, and why; nothing is changed.")
-@click.option("--no-verify", is_flag=True, help="Don't read back the newest before older ones go.")
+@click.option("--dry-run", "-n", is_flag=True, help="Only print what would be done, and why; change nothing.")
+@click.option("--no-verify", is_flag=True, help="Don't verify the newest before older ones are deleted.")
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of the state file.")
 @progress_bars.option
 @reach_options

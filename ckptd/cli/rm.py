@@ -13,9 +13,7 @@ from ckptd.errors import InvalidRequestError
 @click.argument("prefix")
 @click.option("--even-latest", is_flag=True, help="Delete it also if it is the latest: the one before becomes it.")
 @click.option("--foreign", is_flag=True, help="Delete it also if ckptd did not write it.")
-@click.option(
-    "--for-good", is_flag=True, help="Free its space at once, where a daemon could bring it back for a while."
-)
+@click.option("--for-good", is_flag=True, help="Free its space at once; it cannot be brought back.")
 @reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(

@@ -44,7 +44,7 @@ def _options() -> list[click.Parameter]:
     epilog="Every flag may also be set as CKPTD_… in the environment (CKPTD_GRACE_S=5) or in the file.",
 )
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with settings; also CKPTD_CONFIG.")
-@click.option("--print-config", is_flag=True, help="Print the settings that would be used, and end.")
+@click.option("--print-config", is_flag=True, help="Print the settings that would be used, and exit.")
 def command(config_file: str | None, print_config: bool, **flags: Any) -> int:
     """Run the daemon: take checkpoints from training processes and keep them under --root."""
     loaded = config.load(flags, os.environ, config_file=config_file)

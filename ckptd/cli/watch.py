@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 @click.option("--stop-on-failure", is_flag=True, help="End with CMD's exit code as soon as it is not 0.")
 @click.option("--once", is_flag=True, help="End after the first one; with CMD's exit code if there is a CMD.")
 @click.option("--after", metavar="STEP", type=click.IntRange(min=0), help="Pass over steps up to this one.")
-@click.option("--timeout", "timeout_s", metavar="S", type=click.FloatRange(min=0), help="End when none comes for S s.")
+@click.option(
+    "--timeout", "timeout_s", metavar="S", type=click.FloatRange(min=0), help="End when none comes for S seconds."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; what CMD prints goes to stderr.")
-@click.option("--poll", "poll_s", metavar="S", type=click.FloatRange(min=0.01), help="Look at DIR every S s instead.")
+@click.option(
+    "--poll",
+    "poll_s",
+    metavar="S",
+    type=click.FloatRange(min=0.01),
+    help="Look at DIR every S seconds instead of waiting for events.",
+)
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of DIR's state file.")
 @daemons.identity_options
 def command(

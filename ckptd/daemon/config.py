@@ -56,37 +56,41 @@ class Config:
         (),
         "texts",
         "Address to listen on, may be repeated: host:port, grpcs://host:port, unix:///path. "
-        "Port 0 takes any free one. [default: 127.0.0.1:7070 and a socket in the user's runtime directory]",
+        "Port 0 means any free one. [default: 127.0.0.1:7070 and a socket in the user's runtime directory]",
         metavar="ADDR",
     )
     tls_cert: str | None = _setting(None, "text", "PEM file: our certificate chain.", metavar="FILE", optional=True)
     tls_key: str | None = _setting(None, "text", "PEM file: the certificate's key.", metavar="FILE", optional=True)
     client_ca: str | None = _setting(
-        None, "text", "PEM file: only clients with a certificate of this authority.", metavar="FILE", optional=True
+        None,
+        "text",
+        "PEM file: serve only clients with a certificate of this authority.",
+        metavar="FILE",
+        optional=True,
     )
     token_file: str | None = _setting(
-        None, "text", "File with the bearer token that every call has to show.", metavar="FILE", optional=True
+        None, "text", "File with the bearer token that every call must present.", metavar="FILE", optional=True
     )
     socket_mode: str = _setting("0600", "text", "Permissions of Unix sockets, in octal.", metavar="MODE")
     ready_file: str | None = _setting(
         None, "text", "Write addresses and pid here as JSON once ready.", metavar="FILE", optional=True
     )
-    grace_s: float = _setting(20.0, "seconds", "At the end, wait so long for saves under way.")
+    grace_s: float = _setting(20.0, "seconds", "How long to wait at the end for saves in progress.")
     declare_timeout_s: float = _setting(30.0, "seconds", "From the first rank's declaration to the last's.", least=0.1)
     stall_timeout_s: float = _setting(30.0, "seconds", "How long a rank that owes bytes may send none.", least=0.1)
     undo_s: float = _setting(600.0, "seconds", "How long a deleted checkpoint can be brought back.", least=0.0)
-    lease_s: float = _setting(5.0, "seconds", "How long a lost connection may stay lost.", least=0.1)
+    lease_s: float = _setting(5.0, "seconds", "How long a lost connection may take to return.", least=0.1)
     shards: int | None = _setting(
         None, "integer", "Data shards per checkpoint. [default: one per rank, at most 32]", least=1, optional=True
     )
     allow_unfenced: bool = _setting(
-        False, "flag", "Go on in a bucket that ignores conditions, where nothing keeps a second daemon out."
+        False, "flag", "Serve a bucket that ignores conditions, where nothing excludes a second daemon."
     )
     when_taken_over: str = _setting(
         "stay",
         "text",
-        "In a bucket, when another owner has taken runs over: stay, and say NOT_SERVING; end, once all runs in use are "
-        "gone, with exit code 4; or take-back, at once and then at most once a minute.",
+        "In a bucket, when another owner has taken runs over: stay, and report NOT_SERVING; end, once all runs in use "
+        "are gone, with exit code 4; or take-back, at once and then at most once a minute.",
         choices=("stay", "end", "take-back"),
     )
     arena_bytes: int | None = _setting(
@@ -96,7 +100,11 @@ class Config:
         optional=True,
     )
     arena_socket: str | None = _setting(
-        None, "text", "Where it is lent. [default: beside the Unix socket]", metavar="PATH", optional=True
+        None,
+        "text",
+        "Path of the socket over which it is lent. [default: beside the Unix socket]",
+        metavar="PATH",
+        optional=True,
     )
     data_threads: int = _setting(8, "integer", "Threads that write and read data.", least=1)
     control_threads: int = _setting(16, "integer", "Threads for everything else.", least=1)
@@ -113,7 +121,7 @@ class Config:
     scrub_bytes_per_s: int | None = _setting(
         None,
         "integer",
-        "Read all checkpoints again in the background, so fast at most, to find damage early. [default: not at all]",
+        "Read all checkpoints again in the background, at most this fast, to find damage early. [default: not at all]",
         least=1_000_000,
         optional=True,
     )
@@ -138,10 +146,10 @@ class Config:
         optional=True,
     )
     max_manifest_bytes: int = _setting(64 << 20, "integer", "The largest manifest that a rank may send.", least=1 << 10)
-    max_write_streams: int = _setting(128, "integer", "Write streams that are read from at once.", least=1)
-    log_format: str = _setting("human", "text", "How log lines look.", choices=("human", "json"))
+    max_write_streams: int = _setting(128, "integer", "Write streams that are read concurrently.", least=1)
+    log_format: str = _setting("human", "text", "Format of log lines.", choices=("human", "json"))
     log_level: str = _setting(
-        "info", "text", "The least that is logged.", choices=("debug", "info", "warning", "error")
+        "info", "text", "Lowest level that is logged.", choices=("debug", "info", "warning", "error")
     )
 
 

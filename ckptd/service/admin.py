@@ -78,7 +78,7 @@ class AdminService:
         return admin_pb2.DeleteReply()
 
     async def undelete(self, request: admin_pb2.UndeleteRequest, call: Call) -> admin_pb2.UndeleteReply:
-        """Bring back a checkpoint that was deleted lately."""
+        """Bring back a recently deleted checkpoint."""
         run, which = _named(request)
         back = await self._in_catalog(run, lambda stored: stored.undelete(which))
         return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))

@@ -37,7 +37,7 @@ def runtime_socket(environ: Mapping[str, str], *, create: bool = False) -> Addre
 
 
 def runtime_directory(environ: Mapping[str, str]) -> Path | None:
-    """Return the directory of the user's own sockets, made if need be; None where there is none of his alone."""
+    """Return the directory of the user's own sockets, made if need be; None where there is no private one."""
     try:
         return Path(runtime_socket(environ, create=True).path).parent
     except (NotPermittedError, OSError):

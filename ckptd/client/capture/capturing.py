@@ -46,7 +46,7 @@ def takes_long(manifest: Manifest) -> bool:
 
 
 def capture(inventory: Inventory, placement: Placement, room: Room) -> None:
-    """Copy everything that is not in its place already into the room; on return the caller may change his arrays."""
+    """Copy everything that is not in its place already into the room; on return the caller may change its arrays."""
     tasks = list(_tasks(inventory, placement))
     mark = _Mark(room, [task[0].offset for task in tasks[1:]])
 
