@@ -89,3 +89,9 @@ def test_class_names_with_several_definitions_are_those_that_the_glossary_lists(
             listed[row[0].strip("`")] = set(QUOTED.findall(row[1]))
             assert len(row[2].split()) >= 3, f"{row[0]} has no reason"
     assert listed == several
+
+
+def test_every_room_and_sub_room_is_on_the_page():
+    rooms = {path.parent.relative_to(PACKAGE).as_posix() + "/" for path in PACKAGE.rglob("__init__.py")}
+    generated = {"./", "wire/v1/"}
+    assert sorted(rooms - generated - set(QUOTED.findall(PAGE))) == []
