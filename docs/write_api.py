@@ -170,11 +170,14 @@ def _message(value: type[Message]) -> Iterator[str]:
 
 
 def _members(owner: str, value: type) -> Iterator[str]:
-    """Yield what a class itself defines: the constructor's words, then properties, methods and class methods."""
+    """Yield what a class defines: the constructor's words, then properties, methods and class methods.
+
+    What comes from a class of ckptd that has no name of its own in the reference is as if the class defined it.
+    """
     constructor = value.__dict__.get("__init__")
     if constructor is not None and constructor.__doc__:
         yield from _docstring(constructor)
-    for name, member in value.__dict__.items():
+    for name, member in _defined(value).items():
         if name.startswith("_") or f"{owner}.{name}" in NOT_FOR_CALLERS:
             continue
         if isinstance(member, property):
@@ -184,6 +187,14 @@ def _members(owner: str, value: type) -> Iterator[str]:
             yield f"#### {owner}.{name}\n"
             yield _signature(f"{owner}.{name}", getattr(value, name), bound=inspect.isfunction(member))
             yield from _docstring(getattr(value, name))
+
+
+def _defined(value: type) -> dict[str, Any]:
+    own = dict(value.__dict__)
+    for base in value.__mro__[1:]:
+        if base.__module__.startswith("ckptd.") and base.__name__ not in ckptd.__all__:
+            own = own | {name: member for name, member in base.__dict__.items() if name not in own}
+    return own
 
 
 def _signature(name: str, value: Any, *, bound: bool = False) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path as LocalPath
 
 from ckptd.client import options
-from ckptd.client.daemon.connection import Connection, this_member
+from ckptd.client.daemon.connection import this_member
 from ckptd.client.daemon.remote_transport import RemoteTransport
-from ckptd.client.paths import environment
 from ckptd.client.paths.latest import Path, as_text
+from ckptd.client.transports import open_daemon
 from ckptd.client.watch import Source, Watch
 from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
@@ -62,16 +62,8 @@ def follow(
     if addresses.is_daemon(place):
         if run is None:
             raise InvalidRequestError(f"{place} is a daemon, which keeps many runs: say which one to follow")
-        connection = Connection(
-            place,
-            run,
-            this_member(0, 1),
-            RunOptions(),
-            timeout_s=patience_s,
-            token=environment.given_token(token),
-            ca=environment.given_ca(ca, place),
-        )
-        return Watch(_from_daemon(RemoteTransport(connection)), timeout_s)
+        transport = open_daemon(place, run, this_member(0, 1), RunOptions(), timeout_s=patience_s, token=token, ca=ca)
+        return Watch(_from_daemon(transport), timeout_s)
     store = open_store(place, confined=False)
     path = local_path(store)
     if path is not None and LocalPath(path).is_file():

@@ -41,6 +41,9 @@ class RemoteTransport(RemoteSaves, RemoteCatalog):
 
     # Memory to save from.
 
+    def share_rooms(self, pool: RoomPool) -> None:
+        """See `Transport.share_rooms`. The daemon lends memory, and for what is sent there is a pool of its own."""
+
     def room(self, size_bytes: int) -> Room:
         """See `Transport.room`. The first time it waits a moment for the daemon."""
         seat, membership = self.connection.joined()

@@ -84,7 +84,7 @@ class DirectTransport:
     # Saving.
 
     def share_rooms(self, pool: RoomPool) -> None:
-        """Take memory from a pool of the caller's, which is not emptied when this is closed."""
+        """See `Transport.share_rooms`. The pool is not emptied when this is closed."""
         self._pool, self._owns_pool = pool, False
 
     def room(self, size_bytes: int) -> Room:

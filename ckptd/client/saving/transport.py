@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.client.capture.buffers import Room
+from ckptd.client.capture.buffers import Room, RoomPool
 from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
 from ckptd.client.saving.lane_source import LaneSource
@@ -91,6 +91,9 @@ class Transport(Protocol):
     """What it saves to, the same for all objects that save there as this rank; see `own_saves`."""
     retains_here: bool
     """Whether this process does what retention says, and ends only when that is over."""
+
+    def share_rooms(self, pool: RoomPool) -> None:
+        """Take memory from `pool`, which others use before and after, unless the engine lends it."""
 
     def room(self, size_bytes: int) -> Room:
         """Return memory to capture a save into: shared with the engine where it can be."""
