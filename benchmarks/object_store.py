@@ -12,7 +12,7 @@ What takes part, in turns, so that a slow minute of the machine hits all of them
              the bytes are left in the memory in which the client brings them
 
 *save* is from the first call to the last return, when everything is durable; *restore* likewise. For the ratios the
-median of ckptd is compared with that of whoever was the fastest of the rest. Processor time is the kernel's too; memory
+median of ckptd is compared with that of the fastest of the rest. Processor time is the kernel's too; memory
 is the most that was resident at once, of the processes together, their data included. A first round warms up.
 """
 

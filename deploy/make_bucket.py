@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def make(bucket: str) -> str:
-    """Look, and create what is missing; return what was found. Whoever has made it meanwhile is welcome."""
+    """Look, and create what is missing; return what was found. It may have been made meanwhile."""
     once = Config(
         retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=15, s3={"addressing_style": "path"}
     )

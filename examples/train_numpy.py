@@ -4,7 +4,7 @@
     python examples/train_numpy.py 127.0.0.1:7070 --workers 4
 
 Run it again and it continues from the newest checkpoint, also with another number of workers: each of them asks for
-the rows that it now holds, whoever saved them. Each worker fits its own rows of a large linear map by gradient
+the rows that it now holds, whichever worker saved them. Each worker fits its own rows of a large linear map by gradient
 descent, so the processes need not talk to each other; what belongs to ckptd is in `train`.
 
 Where something else starts the processes, and puts RANK and WORLD_SIZE into their environment, each of them is one

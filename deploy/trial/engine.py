@@ -124,7 +124,7 @@ def make_python_image() -> str:
         shutil.rmtree(tree, ignore_errors=True)
         packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
         call(["debootstrap", "--variant=minbase", packages, "bookworm", str(tree)], timeout_s=600)
-        if Path(_AUTHORITIES).exists():  # whom this host trusts, the build has to trust
+        if Path(_AUTHORITIES).exists():  # the build must trust the authorities of this host
             shutil.copyfile(_AUTHORITIES, tree / _AUTHORITIES.lstrip("/"))
         for marker in tree.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
             marker.unlink()  # the public image has none
