@@ -1,6 +1,6 @@
 """The same save and restore by ckptd, by other libraries, by the bare disk and by the bare memory, in turns.
 
-    python benchmarks/peers.py --dir /mnt/disk                  # 2 GiB from 4 processes, 5 rounds, all that are installed
+    python benchmarks/peers.py --dir /mnt/disk                  # 2 GiB from 4 processes, 5 rounds, all installed
     python benchmarks/peers.py --small                          # 20,000 tensors of 4 KiB instead: 82 MB
     python benchmarks/peers.py --frameworks --size 1GiB         # each framework's asynchronous save, and ours for it
     python benchmarks/peers.py --size 256MiB --rounds 2 --contenders raw ckptd
