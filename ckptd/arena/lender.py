@@ -31,7 +31,7 @@ _NUM_FAULTERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Tenant:
     """Whose an arena is."""
 
     run: str
@@ -44,7 +44,7 @@ class Arena:
 
     id: int
     segment: Segment
-    place: Place
+    place: Tenant
     owner: object = None  # the connection that it was lent to last
     saved_at: float = 0.0
     idle_since: float = 0.0
@@ -87,7 +87,7 @@ class Lender:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._arenas: dict[int, Arena] = {}
-        self._owners: dict[Place, object] = {}  # connections
+        self._owners: dict[Tenant, object] = {}  # connections
         self._held: dict[tuple[str, str], HeldSave] = {}  # by run and save id
         self._faulters = ThreadPoolExecutor(_NUM_FAULTERS, thread_name_prefix="ckptd-prefault")
 
@@ -109,7 +109,7 @@ class Lender:
                     usage.ranks.add(arena.place.rank)
         return found
 
-    def lend(self, place: Place, owner: object, size_bytes: int, count: int) -> list[Arena]:
+    def lend(self, place: Tenant, owner: object, size_bytes: int, count: int) -> list[Arena]:
         """Lend `owner`, which has `place`, arenas of at least `size_bytes`: `count` of them, or fewer where the bound
         allows no more. The one whose content is oldest comes first. Their pages are made ready in the background.
 
@@ -146,7 +146,7 @@ class Lender:
                 arena.owner = owner
             return sorted(fitting, key=lambda arena: arena.saved_at)
 
-    def leave(self, place: Place, owner: object) -> None:
+    def leave(self, place: Tenant, owner: object) -> None:
         """Note that `owner` is gone; what it was lent is kept for a while for the process that takes its place."""
         with self._lock:
             if self._owners.get(place) is owner:
@@ -156,7 +156,7 @@ class Lender:
 
     def begin(
         self,
-        place: Place,
+        place: Tenant,
         owner: object,
         arena_id: int,
         generation: int,
@@ -239,7 +239,7 @@ class Lender:
             arena.capture = None
             arena.idle_since = self._now()
 
-    def _of(self, place: Place) -> list[Arena]:
+    def _of(self, place: Tenant) -> list[Arena]:
         return [arena for arena in self._arenas.values() if arena.place == place]
 
     def _size(self) -> int:

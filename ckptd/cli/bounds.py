@@ -13,7 +13,7 @@ _REASON = 0.5  # a limit that accounts for less than half of the time is not wha
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Bounds:
     """How long each part takes by itself, for the bytes in question; in seconds."""
 
     write_s: float

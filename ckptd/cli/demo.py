@@ -19,7 +19,7 @@ from ckptd.cli import output
 from ckptd.errors import ConflictError
 
 if TYPE_CHECKING:
-    from ckptd.demo.findings import Outcome
+    from ckptd.demo.findings import DemoOutcome
 
 _CLAIM_FAILED_EXIT_CODE = 1
 
@@ -110,7 +110,7 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
     return 0 if outcome.held else _CLAIM_FAILED_EXIT_CODE
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: DemoOutcome) -> None:
     output.say()
     output.table(
         "Checkpoints",

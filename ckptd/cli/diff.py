@@ -12,7 +12,7 @@ from ckptd.cli import progress as progress_bars
 from ckptd.errors import ConflictError
 
 if TYPE_CHECKING:
-    from ckptd.interchange.comparing import Change, Difference
+    from ckptd.interchange.comparing import Change, TensorDifference
     from ckptd.interchange.source import TensorFacts
 
 
@@ -48,7 +48,7 @@ def command(a: str, b: str, no_values: bool, exit_code: bool, progress: str, as_
     return ConflictError.exit_code if exit_code and not found.is_equal else 0
 
 
-def _print(found: Difference) -> None:
+def _print(found: TensorDifference) -> None:
     equal = f"{found.num_equal} equal"
     if found.is_equal:
         output.tell(f"no difference: {equal}")
@@ -58,7 +58,7 @@ def _print(found: Difference) -> None:
     output.tell(f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, {equal}")
 
 
-def _rows(found: Difference) -> Iterator[tuple[str, ...]]:
+def _rows(found: TensorDifference) -> Iterator[tuple[str, ...]]:
     for sign, facts in [*(("-", each) for each in found.removed), *(("+", each) for each in found.added)]:
         yield (sign, facts.name, facts.dtype_name, output.shape(facts.shape), "", "", "")
     for change in found.changed:
@@ -88,7 +88,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _document(a: str, b: str, found: Difference) -> dict[str, object]:
+def _document(a: str, b: str, found: TensorDifference) -> dict[str, object]:
     return {
         "a": a,
         "b": b,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ckptd.cli.bounds import Bound, Limits, bound_of, processor_s
+from ckptd.cli.bounds import Bound, Bounds, bound_of, processor_s
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.demo.processes import Daemon
 from ckptd.storage.local import device
@@ -87,7 +87,7 @@ def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[F
     disk = device.measure(where, size_bytes, _ROUNDS)
     copy_s, new_memory_s = _memory(arrays)
     scale = size_bytes / disk.size_bytes
-    limits = Limits(disk.write_s * scale, disk.read_s * scale, copy_s, new_memory_s, disk.sync_s)
+    limits = Bounds(disk.write_s * scale, disk.read_s * scale, copy_s, new_memory_s, disk.sync_s)
     past = "past the page cache" if disk.is_direct else "through the page cache: the file system refuses O_DIRECT"
     figures = [
         Figure("disk: sync", limits.sync_s, None, None, "of a small new file"),
@@ -108,7 +108,7 @@ def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[F
 class _Road:
     """One way from the arrays to the disk and back: "direct", or through a daemon by "shared memory" or "stream"."""
 
-    def __init__(self, name: str, place: Path, arrays: Arrays, limits: Limits) -> None:
+    def __init__(self, name: str, place: Path, arrays: Arrays, limits: Bounds) -> None:
         self._name = name
         self._place = place
         self._arrays = arrays

@@ -14,7 +14,7 @@ from ckptd.errors import CkptdError
 if TYPE_CHECKING:
     from ckptd.cli.keepers import Keeper
     from ckptd.engine.catalog.survey import Found
-    from ckptd.engine.offline.prune_rule import Rule, Verdict
+    from ckptd.engine.offline.prune_rule import PruneRule, PruneVerdict
     from ckptd.storage.base import Store
 
 
@@ -51,10 +51,10 @@ def command(
     ckptd did not write. Superseded means: older than the newest N by step and by time.
     """
     from ckptd.cli import keepers
-    from ckptd.engine.offline.prune_rule import Action, Rule
+    from ckptd.engine.offline.prune_rule import PruneAction, PruneRule
 
     store = keepers.directory(directory, how)
-    rule = Rule(keep, keep_every_hours, keep_every_steps, foreign)
+    rule = PruneRule(keep, keep_every_hours, keep_every_steps, foreign)
     failures: dict[str, CkptdError] = {}
     if dry_run:
         verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
@@ -63,7 +63,7 @@ def command(
             # Looked at only now: from here on nothing else changes it, or the daemon has the last word.
             verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
             failures = _carry_out(verdicts, keeper, foreign)
-    going = [verdict for verdict in verdicts if verdict.action is Action.DELETE and verdict.name not in failures]
+    going = [verdict for verdict in verdicts if verdict.action is PruneAction.DELETE and verdict.name not in failures]
     freed_bytes = sum(verdict.found.checkpoint.size_bytes for verdict in going)
     if as_json:
         output.emit_json(
@@ -83,7 +83,7 @@ def command(
     return next((error.exit_code for error in failures.values()), 0)
 
 
-def judge(store: Store, rule: Rule, latest_filename: str, progress: str | None) -> list[Verdict]:
+def judge(store: Store, rule: PruneRule, latest_filename: str, progress: str | None) -> list[PruneVerdict]:
     """Look at the directory that is `store`'s root and give every checkpoint its verdict; nothing is changed.
 
     `progress` says how to show how far verifying is; None verifies nothing.
@@ -103,13 +103,13 @@ def judge(store: Store, rule: Rule, latest_filename: str, progress: str | None) 
     return prune_rule.judge(found, rule, named, is_sound if progress is not None else None)
 
 
-def _carry_out(verdicts: list[Verdict], keeper: Keeper, foreign: bool) -> dict[str, CkptdError]:
+def _carry_out(verdicts: list[PruneVerdict], keeper: Keeper, foreign: bool) -> dict[str, CkptdError]:
     """Delete what is to go, the oldest first; return what could not be deleted, by name."""
-    from ckptd.engine.offline.prune_rule import Action
+    from ckptd.engine.offline.prune_rule import PruneAction
 
     failures: dict[str, CkptdError] = {}
     for verdict in verdicts:
-        if verdict.action is Action.DELETE:
+        if verdict.action is PruneAction.DELETE:
             try:
                 keeper.delete(verdict.name, even_foreign=foreign)
             except CkptdError as error:
@@ -117,7 +117,7 @@ def _carry_out(verdicts: list[Verdict], keeper: Keeper, foreign: bool) -> dict[s
     return failures
 
 
-def _describe(verdict: Verdict, failure: CkptdError | None) -> dict[str, object]:
+def _describe(verdict: PruneVerdict, failure: CkptdError | None) -> dict[str, object]:
     from ckptd.engine.offline.prune_rule import is_ours
 
     checkpoint = verdict.found.checkpoint
@@ -132,7 +132,7 @@ def _describe(verdict: Verdict, failure: CkptdError | None) -> dict[str, object]
     }
 
 
-def _show(store: Store, verdicts: list[Verdict], failures: dict[str, CkptdError]) -> None:
+def _show(store: Store, verdicts: list[PruneVerdict], failures: dict[str, CkptdError]) -> None:
     rows = []
     for verdict in verdicts:
         row = _describe(verdict, failures.get(verdict.name))

@@ -41,7 +41,7 @@ _SLURM = _Launcher("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"))
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProcessRank:
     """The rank of this process, the number of processes, and what told them, for messages."""
 
     rank: int
@@ -49,7 +49,7 @@ class Place:
     source: str
 
 
-def place(rank: int | None, world_size: int | None, environ: Mapping[str, str]) -> Place:
+def place(rank: int | None, world_size: int | None, environ: Mapping[str, str]) -> ProcessRank:
     """Return the place of this process: as given, else as the environment has it, else 0 of 1.
 
     Raises:
@@ -81,7 +81,7 @@ def place(rank: int | None, world_size: int | None, environ: Mapping[str, str]) 
         raise InvalidRequestError(
             f"rank out of range{', ' if source else ''}{source}", expected=f"0 to {world_size - 1}", actual=rank
         )
-    return Place(rank, world_size, source)
+    return ProcessRank(rank, world_size, source)
 
 
 def _first(environ: Mapping[str, str], names: list[str]) -> tuple[int | None, str]:

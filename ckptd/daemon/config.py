@@ -154,7 +154,7 @@ class Config:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class SourcedConfig:
     """A configuration, and for every setting where it came from."""
 
     config: Config
@@ -167,7 +167,7 @@ def settings() -> Iterator[tuple[str, Setting, Any]]:
         yield declared.name, _of(declared), declared.default
 
 
-def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: str | None = None) -> Loaded:
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: str | None = None) -> SourcedConfig:
     """Put a configuration together. `flags` holds what was given on the command line; None and () are "not given".
 
     Raises `InvalidRequestError` that names the setting and where it was set, `NotFoundError` for a missing file.
@@ -191,10 +191,10 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: s
             flag = "--" + name.replace("_", "-")
             values[name] = _checked(schema[name], value, flag)
             sources[name] = flag
-    return Loaded(Config(**values), sources)
+    return SourcedConfig(Config(**values), sources)
 
 
-def to_toml(loaded: Loaded) -> str:
+def to_toml(loaded: SourcedConfig) -> str:
     """Return a configuration as a file that `load` reads back the same, with the origin of every value."""
     lines = []
     for name, setting, _ in settings():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class CheckedClaim:
     """Something that the demo says, whether it was found to hold, and what was seen."""
 
     text: str
@@ -31,11 +31,11 @@ class Kept:
 
 
 @dataclass(slots=True)
-class Outcome:
+class DemoOutcome:
     """Everything that was measured and checked."""
 
     directory: str
-    claims: list[Claim] = field(default_factory=list)
+    claims: list[CheckedClaim] = field(default_factory=list)
     checkpoints: list[Kept] = field(default_factory=list)
     accuracy: float = 0.0
     step_s: float = 0.0
@@ -53,4 +53,4 @@ class Outcome:
 
     def claim(self, text: str, held: bool, seen: str) -> None:
         """Note one claim and what was seen of it."""
-        self.claims.append(Claim(text, held, seen))
+        self.claims.append(CheckedClaim(text, held, seen))

@@ -20,7 +20,7 @@ from typing import IO
 
 import grpc
 
-from ckptd.demo.worker import Assignment
+from ckptd.demo.worker import WorkerOrders
 from ckptd.errors import UnavailableError
 from ckptd.wire import methods, status, versions
 from ckptd.wire.v1 import admin_pb2
@@ -135,7 +135,7 @@ class Crew:
     _logs: list[IO[bytes]] = field(default_factory=list)
     _readers: list[threading.Thread] = field(default_factory=list)
 
-    def start(self, world_size: int, assignment: Callable[[int, Mapping[str, int]], Assignment]) -> None:
+    def start(self, world_size: int, assignment: Callable[[int, Mapping[str, int]], WorkerOrders]) -> None:
         """Start `world_size` workers; `assignment(rank, peers)` says what each is told."""
         ends: list[dict[int, socket.socket]] = [{} for _ in range(world_size)]
         for low in range(world_size):
@@ -150,7 +150,7 @@ class Crew:
                 for end_ in own.values():
                     end_.close()  # only the workers hold them now
 
-    def _start_one(self, rank: int, assignment: Assignment, descriptors: Sequence[int]) -> None:
+    def _start_one(self, rank: int, assignment: WorkerOrders, descriptors: Sequence[int]) -> None:
         log = (self.log_directory / f"worker-{rank}-of-{assignment.world_size}.log").open("wb")
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
             [sys.executable, "-m", "ckptd.demo.worker", assignment.to_json()],

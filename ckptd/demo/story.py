@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 import ckptd
 from ckptd.demo import network, states
 from ckptd.demo.digits import Digits
-from ckptd.demo.findings import Kept, Outcome
+from ckptd.demo.findings import DemoOutcome, Kept
 from ckptd.demo.network import STEP
 from ckptd.demo.processes import Crew, Daemon, Event
 from ckptd.demo.relay import Relay
-from ckptd.demo.worker import LOST_PEER_EXIT_CODE, Assignment
+from ckptd.demo.worker import LOST_PEER_EXIT_CODE, WorkerOrders
 from ckptd.errors import UnavailableError
 
 RUN = "digits"
@@ -82,7 +82,7 @@ class _Saved:
     steps_meanwhile: int
 
 
-def tell(directory: Path, script: Script, narrator: Narrator) -> Outcome:
+def tell(directory: Path, script: Script, narrator: Narrator) -> DemoOutcome:
     """Run the whole story in `directory`, which is empty; return what was seen.
 
     Raises `CkptdError` when it cannot be told to the end. No process of it outlives this call.
@@ -100,12 +100,12 @@ class _Telling:
         self._logs = directory / "logs"
         self._digits_file = directory / "digits.npz"
         self._ready_file = directory / "daemon.json"
-        self._outcome = Outcome(directory=str(directory), killed_step=script.killed_step)
+        self._outcome = DemoOutcome(directory=str(directory), killed_step=script.killed_step)
         self._saved: dict[int, _Saved] = {}
         self._step_times: list[float] = []
         self._run_directory = self._root / RUN
 
-    def run(self) -> Outcome:
+    def run(self) -> DemoOutcome:
         began = time.monotonic()
         self._logs.mkdir(parents=True)
         self._root.mkdir()
@@ -131,9 +131,9 @@ class _Telling:
 
     def _assignment(
         self, rank: int, world_size: int, peers: Mapping[str, int], address: str, announced: int | None = None
-    ) -> Assignment:
+    ) -> WorkerOrders:
         script = self._script
-        return Assignment(
+        return WorkerOrders(
             address=address,
             run=RUN,
             rank=rank,
@@ -161,7 +161,7 @@ class _Telling:
         host, port = daemon.port()
         relay = Relay((host, port))
 
-        def assignment(rank: int, peers: Mapping[str, int]) -> Assignment:
+        def assignment(rank: int, peers: Mapping[str, int]) -> WorkerOrders:
             if rank == script.victim:
                 return self._assignment(rank, script.workers, peers, relay.address, script.killed_step)
             return self._assignment(rank, script.workers, peers, f"grpc://{host}:{port}")

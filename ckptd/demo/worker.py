@@ -1,6 +1,6 @@
 """What one worker process runs: train, save every few steps, and say on stdout what happened.
 
-Started as ``python -m ckptd.demo.worker ASSIGNMENT``, the assignment being a JSON object (see `Assignment`). Each
+Started as ``python -m ckptd.demo.worker ASSIGNMENT``, the assignment being a JSON object (see `WorkerOrders`). Each
 line on stdout is an event, again a JSON object. What a user of ckptd would write is in `_train`: the rest of this
 file is only there to measure and to prove.
 """
@@ -33,7 +33,7 @@ _TELLING = threading.Lock()  # a line must not cut another in two
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class WorkerOrders:
     """All that a worker is told.
 
     `peers` maps the other ranks (JSON has only text for keys) to the file descriptors of the sockets it inherits.
@@ -59,7 +59,7 @@ class Assignment:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Assignment:
+    def from_json(cls, text: str) -> WorkerOrders:
         """Read what `to_json` wrote."""
         return cls(**json.loads(text))
 
@@ -67,7 +67,7 @@ class Assignment:
 class Worker:
     """One rank: its rows of the partitioned tensors, its copy of the replicated ones, and its peers."""
 
-    def __init__(self, assignment: Assignment, peers: Peers, checkpointer: ckptd.Checkpointer) -> None:
+    def __init__(self, assignment: WorkerOrders, peers: Peers, checkpointer: ckptd.Checkpointer) -> None:
         self._assignment = assignment
         self._peers = peers
         self._checkpointer = checkpointer
@@ -203,7 +203,7 @@ def tell(event: str, **facts: object) -> None:
 
 def main() -> int:
     """Be a worker: 0 when trained to the end, 5 when another worker was lost."""
-    assignment = Assignment.from_json(sys.argv[1])
+    assignment = WorkerOrders.from_json(sys.argv[1])
     connections = {int(rank): socket.socket(fileno=fd) for rank, fd in assignment.peers.items()}
     peers = Peers(assignment.rank, connections, _TIMEOUT_S)
     if assignment.is_elsewhere:

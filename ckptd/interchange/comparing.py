@@ -60,7 +60,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TensorDifference:
     """What a comparison found: `added` are only in b, `removed` only in a; all in the order of their names."""
 
     added: tuple[TensorFacts, ...]
@@ -74,7 +74,9 @@ class Difference:
         return not (self.added or self.removed or self.changed)
 
 
-def compare(a: TensorSource, b: TensorSource, *, values: bool = True, progress: Progress | None = None) -> Difference:
+def compare(
+    a: TensorSource, b: TensorSource, *, values: bool = True, progress: Progress | None = None
+) -> TensorDifference:
     """Compare `a`, the older one, with `b`. Without `values` only names, dtypes and shapes are looked at.
 
     Raises:
@@ -99,7 +101,7 @@ def compare(a: TensorSource, b: TensorSource, *, values: bool = True, progress: 
             changed.append(change)
         else:
             num_equal += 1
-    return Difference(
+    return TensorDifference(
         added=tuple(b.facts(name) for name in names_b if name not in known_a),
         removed=tuple(a.facts(name) for name in names_a if name not in known_b),
         changed=tuple(changed),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
-from ckptd.engine.offline.placing import Placement, spread
+from ckptd.engine.offline.placing import Placing, spread
 from ckptd.engine.reading.verify import Progress
 from ckptd.errors import InvalidRequestError
 from ckptd.format import crc32c
@@ -72,7 +72,7 @@ def import_checkpoint(
     total = sum(facts.size_bytes for facts in taken)
     flow = Flow(source, total, progress)
     entries: list[tuple[bytes, Entry]] = []
-    with Placement(store, key, overwrite=overwrite) as placement:
+    with Placing(store, key, overwrite=overwrite) as placement:
         shards = spread([facts.size_bytes for facts in taken], num_shards)
         count = placement.choose_num_shards(len(shards))
         shards += [[]] * (count - len(shards))  # an overwrite whose number of shards is taken

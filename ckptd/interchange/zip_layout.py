@@ -32,7 +32,7 @@ _MAX_NAME_BYTES = _MASK16
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     """One member: `offset` is of its local header, `data_offset` of its first byte, both in the archive."""
 
     name: bytes
@@ -57,7 +57,7 @@ class Member:
 class ZipLayout:
     """A whole archive: `directory_offset` is where its directory begins, `size` that of all of it, in bytes."""
 
-    members: tuple[Member, ...]
+    members: tuple[ZipMember, ...]
     directory_offset: int
     size: int
 
@@ -77,7 +77,7 @@ class ZipLayout:
             if len(name) > _MAX_NAME_BYTES:
                 raise InvalidRequestError(f"a name of {len(name)} bytes is too long for a zip archive")
             data_offset = offset + _LOCAL.size + len(name) + _EXTRA_SIZES.size
-            placed.append(Member(name, size, offset, data_offset))
+            placed.append(ZipMember(name, size, offset, data_offset))
             directory += _CENTRAL.size + len(name) + _EXTRA_PLACE.size
             offset = data_offset + size
         return cls(tuple(placed), offset, offset + directory + _END64.size + _LOCATOR.size + _END.size)

@@ -18,7 +18,7 @@ from ckptd.format.names import is_note
 from ckptd.jax import random_keys
 from ckptd.jax.nodes import name_of
 from ckptd.jax.refusals import as_orbaxs
-from ckptd.jax.targets import Stored, Target, check, to_jax
+from ckptd.jax.targets import LeafTarget, StoredLeaf, check, to_jax
 from ckptd.trees import outline
 from ckptd.trees.flatten import leaves_of, rebuild
 from ckptd.trees.merging import merged_outline
@@ -63,7 +63,7 @@ def load(source: CheckpointReader | Path, target: Any = None, *, part: str | Non
     stored = _stored(reader, tree, path, set(names))
     for name in (name for name, (_, like) in zip(names, flat, strict=True) if _is_left_out(like)):
         stored = {one: there for one, there in stored.items() if one != name and not one.startswith(f"{name}/")}
-    targets = [Target(name, like) for name, (_, like) in zip(names, flat, strict=True) if not _is_left_out(like)]
+    targets = [LeafTarget(name, like) for name, (_, like) in zip(names, flat, strict=True) if not _is_left_out(like)]
     check(targets, stored, reader.prefix, partial=partial)
     loaded = (leaf for batch in _batches(targets, stored) for leaf in _load_batch(reader, batch, stored))
     return tree_util.tree_unflatten(structure, [like if _is_left_out(like) else next(loaded) for _, like in flat])
@@ -145,7 +145,7 @@ def _with_keys(tree: Any, wrap: Callable[[Any, Any, str], Any], path: tuple[Any,
     return tree
 
 
-def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...], whole: Set[str]) -> dict[str, Stored]:
+def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...], whole: Set[str]) -> dict[str, StoredLeaf]:
     """Return name → what is there: tensors, and the plain values of the outline.
 
     Args:
@@ -155,13 +155,13 @@ def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...], whole: S
         whole: the names at which a container of another kind, such as a set, is one leaf.
     """
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredLeaf] = {}
     for at, node in _places(tree, path, whole):
         name = outline.describe(at)
         if not isinstance(node, Leaf):
-            found[name] = Stored.of(node, at)
+            found[name] = StoredLeaf.of(node, at)
         elif name in shapes:
-            found[name] = Stored.of(node, at, tuple(shapes[name]), dtypes[name])
+            found[name] = StoredLeaf.of(node, at, tuple(shapes[name]), dtypes[name])
         else:
             raise CorruptionError("the outline names a tensor that is not there", key=name)
     return found
@@ -182,8 +182,8 @@ def _places(tree: Any, path: tuple[Any, ...], whole: Set[str]) -> Iterator[tuple
         yield from _places(child, (*path, key), whole)
 
 
-def _batches(targets: Sequence[Target], stored: Mapping[str, Stored]) -> Iterator[list[Target]]:
-    batch: list[Target] = []
+def _batches(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf]) -> Iterator[list[LeafTarget]]:
+    batch: list[LeafTarget] = []
     size = 0
     for target in targets:
         there = stored[target.names[0]]
@@ -196,7 +196,9 @@ def _batches(targets: Sequence[Target], stored: Mapping[str, Stored]) -> Iterato
     yield batch
 
 
-def _load_batch(reader: CheckpointReader, targets: Sequence[Target], stored: Mapping[str, Stored]) -> Iterator[Any]:
+def _load_batch(
+    reader: CheckpointReader, targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf]
+) -> Iterator[Any]:
     """Read what these leaves are made of, all at once, and yield them."""
     wanted = [target.wanted(stored) for target in targets]
     arrays = iter(reader.get_many(one for each in wanted for one in each))

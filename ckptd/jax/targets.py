@@ -28,7 +28,7 @@ _PLAIN = (bool, int, float, complex, str, bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredLeaf:
     """What a checkpoint has under one name: a tensor's shape and dtype, a plain value, or a value of another kind.
 
     Attributes:
@@ -50,22 +50,24 @@ class Stored:
     is_integers: bool = False
 
     @staticmethod
-    def of(node: Any, path: tuple[Any, ...], shape: tuple[int, ...] = (), dtype: Any = None) -> Stored:
+    def of(node: Any, path: tuple[Any, ...], shape: tuple[int, ...] = (), dtype: Any = None) -> StoredLeaf:
         """Return what an outline has at a path; shape and dtype are those of its tensor, if it is one."""
         typed = typed_of(node)
         if typed is None:
             return (
-                Stored(node.kind, shape, dtype) if isinstance(node, Leaf) else Stored(type(node).__name__, value=node)
+                StoredLeaf(node.kind, shape, dtype)
+                if isinstance(node, Leaf)
+                else StoredLeaf(type(node).__name__, value=node)
             )
         was = bits.dtype_of(typed)
         if was is not None:
-            return Stored(typed.kind, shape, was, is_integers=True)
+            return StoredLeaf(typed.kind, shape, was, is_integers=True)
         text = numpy_kinds.dtype_of(typed)
         if text is not None:
-            return Stored(typed.kind, shape, text, node=node, path=path)
+            return StoredLeaf(typed.kind, shape, text, node=node, path=path)
         if typed.kind == "numpy.scalar" or typed.kind.endswith(".bits"):  # of a type that only another framework has
-            return Stored(typed.kind, shape, dtype)
-        return Stored(typed.kind, node=node, path=path)
+            return StoredLeaf(typed.kind, shape, dtype)
+        return StoredLeaf(typed.kind, node=node, path=path)
 
     @property
     def tensors(self) -> list[str]:
@@ -79,7 +81,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LeafTarget:
     """One leaf of a target: `like` says what it shall become."""
 
     name: str
@@ -124,7 +126,7 @@ class Target:
     def __str__(self) -> str:
         return _described(self.like.dtype, self.like.shape) if self.is_array else type(self.like).__name__
 
-    def misfit(self, stored: Mapping[str, Stored]) -> str | None:
+    def misfit(self, stored: Mapping[str, StoredLeaf]) -> str | None:
         """Return in what the checkpoint does not fit, None if it does."""
         kind = None if self.is_plain or self.is_array else kinds.name_of(self.like)
         if not (self.is_plain or self.is_array or kind):
@@ -154,7 +156,7 @@ class Target:
             return f"{self.name}: JAX would cut {self} to 32 bits; enable jax_enable_x64, or give a numpy array"
         return None
 
-    def wanted(self, stored: Mapping[str, Stored]) -> list[Wanted]:
+    def wanted(self, stored: Mapping[str, StoredLeaf]) -> list[Wanted]:
         """Return what is read of a checkpoint that fits: tensors, or boxes of the one, each once."""
         if self._is_spread:
             name, shape = self.name, stored[self.name].shape
@@ -163,7 +165,7 @@ class Target:
             return [*there.tensors]
         return [name for name in self.names if stored[name].dtype is not None]
 
-    def made_of(self, arrays: Sequence[Array], stored: Mapping[str, Stored]) -> Any:
+    def made_of(self, arrays: Sequence[Array], stored: Mapping[str, StoredLeaf]) -> Any:
         """Return the leaf, from the arrays of what is `wanted`."""
         if stored[self.names[0]].is_integers:
             arrays = [array.view(self.like.dtype) for array in arrays]
@@ -231,7 +233,7 @@ def _to_device(array: Any, where: Sharding | None) -> jax.Array:
     return placed
 
 
-def check(targets: Sequence[Target], stored: Mapping[str, Stored], where: str, *, partial: bool) -> None:
+def check(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf], where: str, *, partial: bool) -> None:
     """Refuse a target that the checkpoint does not fit, naming all that is wrong.
 
     Raises:
@@ -242,7 +244,7 @@ def check(targets: Sequence[Target], stored: Mapping[str, Stored], where: str, *
         raise InvalidRequestError("\n  ".join([f"the target does not fit the checkpoint {where}:", *wrong]))
 
 
-def _misfits(targets: Sequence[Target], stored: Mapping[str, Stored], partial: bool) -> Iterator[str]:
+def _misfits(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf], partial: bool) -> Iterator[str]:
     asked: set[str] = set()
     for target in targets:
         asked.update(target.names)
@@ -256,7 +258,7 @@ def _misfits(targets: Sequence[Target], stored: Mapping[str, Stored], partial: b
             yield "(partial=True passes over what is not in the target)"
 
 
-def _is_castable(there: Stored, like: Any) -> bool:
+def _is_castable(there: StoredLeaf, like: Any) -> bool:
     if there.shape or there.node is not None:
         return False
     if there.dtype is None:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, Sharding
 
 from ckptd.errors import InvalidRequestError
-from ckptd.jax.targets import Target
+from ckptd.jax.targets import LeafTarget
 
 _STRUCT: Any = jax.ShapeDtypeStruct  # its constructor has no types
 _NUMBERS = (bool, int, float, complex)
@@ -42,7 +42,7 @@ def wish_of(name: str, like: Any, args: Any, stored: Any) -> Wish:
     Raises:
         InvalidRequestError: they request what has no counterpart here.
     """
-    leaf = Target(name, like)
+    leaf = LeafTarget(name, like)
     kind = getattr(args, "restore_type", None)
     is_number = type(like) in _NUMBERS
     if leaf.is_key or not _is_numeric(stored) or not (leaf.is_array or is_number):
@@ -77,7 +77,7 @@ def _wish_of_array(name: str, like: Any, args: Any, stored: Any) -> Wish:
     if is_number and shape:
         return Wish(like)  # `load` tells that it does not fit
     was: np.dtype[Any] = np.dtype(type(stored) if is_number else stored.dtype)
-    sharding = _sharding(args) or Target(name, like).sharding
+    sharding = _sharding(args) or LeafTarget(name, like).sharding
     dtype = _dtype(like, args, was)
     read_like = stored if is_number else np.broadcast_to(np.zeros((), was), shape)
     if not _is_for_jax(like, args, sharding, stored):

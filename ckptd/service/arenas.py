@@ -22,7 +22,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from ckptd.arena.capture import SharedCapture
-from ckptd.arena.lender import Arena, Lender, Place
+from ckptd.arena.lender import Arena, Lender, Tenant
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.lanes.feeding import first_sums
 from ckptd.engine.manifest import Manifest
@@ -194,7 +194,7 @@ class _Connection:
 
     server: ArenaServer
     socket: socket.socket
-    place: Place | None = None
+    place: Tenant | None = None
     _epoch: int = 0
     _incarnation: str = ""
     _is_deaf: bool = False
@@ -274,7 +274,7 @@ class _Connection:
             raise NotPermittedError("this key is of another daemon")
 
     def _open(self, request: arena_pb2.ArenaOpen) -> tuple[arena_pb2.ArenaReply, list[int]]:
-        place = Place(convert.run_from_wire(request.run), request.rank)
+        place = Tenant(convert.run_from_wire(request.run), request.rank)
         if self.place is not None and self.place != place:
             raise ConflictError("one connection is one rank's", expected=self.place, actual=place)
         self.server.coordinator.check_member(place.run, place.rank, request.incarnation, request.epoch)
@@ -285,7 +285,7 @@ class _Connection:
     def _begin(self, request: arena_pb2.ArenaBegin) -> None:
         declaration = convert.declaration_from_wire(request.declare)
         save = declaration.save
-        if self.place != Place(save.run, save.rank) or save.incarnation != self._incarnation:
+        if self.place != Tenant(save.run, save.rank) or save.incarnation != self._incarnation:
             raise ConflictError("a save was begun by another rank than the one that opened the connection")
         if declaration.request_id in self._begun:
             raise ConflictError(f"{save} was begun already")

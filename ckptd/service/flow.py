@@ -139,7 +139,7 @@ class Limits:
     control_s: float = 60.0  # an ordinary call that takes longer is answered "busy"
 
 
-class Flow:
+class Budgets:
     """The budgets of one daemon."""
 
     def __init__(self, limits: Limits) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import InvalidRequestError
 from ckptd.service.calls import Call
-from ckptd.service.flow import Flow
+from ckptd.service.flow import Budgets
 from ckptd.service.pools import Pools
 from ckptd.wire.chunks import Chunk
 
@@ -28,7 +28,7 @@ _STORE_PATIENCE_S = 120.0  # then the stream and its memory are others'; its sav
 _CHUNKS_PER_TURN = 16  # then other lanes have the thread
 
 
-class Lane(Protocol):
+class LaneSink(Protocol):
     """What an engine's `LaneWriter` offers here."""
 
     size_bytes: int
@@ -43,7 +43,7 @@ class Intake:
     Its methods belong to the event loop. A chunk that can't be written ends the call with the reason.
     """
 
-    def __init__(self, lane: Lane, run: str, pools: Pools, flow: Flow, call: Call) -> None:
+    def __init__(self, lane: LaneSink, run: str, pools: Pools, flow: Budgets, call: Call) -> None:
         self._lane = lane
         self._save_run = run
         self._pools = pools

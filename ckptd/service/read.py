@@ -6,12 +6,12 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ckptd.engine.reading.damage import Suspicion, Verdict
+from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.saves.starts import Agreement
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.service.calls import Call
-from ckptd.service.flow import Flow
+from ckptd.service.flow import Budgets
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.save import Host
@@ -37,14 +37,14 @@ _MOST_AHEAD = 32  # messages that are read before their peer can take them, of a
 class ReadService:
     """Behaviours of `ReadService`."""
 
-    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, flow: Flow) -> None:
+    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, flow: Budgets) -> None:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools
         self._flow = flow
         self._openings = Openings(coordinator, pools)
         self._checking = asyncio.Semaphore()
-        self._checks: dict[tuple[str, str, str, Suspicion], asyncio.Future[Verdict]] = {}
+        self._checks: dict[tuple[str, str, str, Suspicion], asyncio.Future[DamageVerdict]] = {}
 
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
         """Return the newest complete checkpoint of a run and a name, if there is one."""
@@ -100,7 +100,7 @@ class ReadService:
             others=others,
         )
 
-    async def _check(self, run: str, key: str, save_id: str, suspicion: Suspicion) -> Verdict:
+    async def _check(self, run: str, key: str, save_id: str, suspicion: Suspicion) -> DamageVerdict:
         by = f"{self._host.peer.host}, pid {self._host.peer.pid}"
         async with self._checking:  # one after the other: many readers see the same damage
             return await self._pools.data(

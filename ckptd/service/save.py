@@ -23,7 +23,7 @@ from ckptd.errors import (
 )
 from ckptd.service.calls import Call
 from ckptd.service.descriptors import Descriptors
-from ckptd.service.flow import Flow
+from ckptd.service.flow import Budgets
 from ckptd.service.intake import Intake
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled, settled_within
@@ -61,7 +61,9 @@ class Host:
 class SaveService:
     """Behaviours of `SaveService`, over one coordinator. Runs on one event loop."""
 
-    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, flow: Flow, ending: asyncio.Event) -> None:
+    def __init__(
+        self, coordinator: Coordinator, host: Host, pools: Pools, flow: Budgets, ending: asyncio.Event
+    ) -> None:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools

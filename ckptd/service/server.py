@@ -23,7 +23,7 @@ from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPerm
 from ckptd.service.admin import AdminService
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
-from ckptd.service.flow import Flow, Limits
+from ckptd.service.flow import Budgets, Limits
 from ckptd.service.interceptors import Identity
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
@@ -117,7 +117,7 @@ class Server:
         self._pools = Pools(
             control_threads=options.control_threads, data_threads=options.data_threads, priority=options.priority
         )
-        flow = Flow(options.limits)
+        flow = Budgets(options.limits)
         host = Host(
             peer=versions.this_peer(versions.new_incarnation()),
             root=coordinator.store.url,

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.training.saving import saveable_object_util
 
 from ckptd.client.capture.arrays import Array
-from ckptd.client.saver.variables import Place
+from ckptd.client.saver.variables import VariableBox
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
@@ -80,16 +80,16 @@ class EagerTarget:
         self._number = number
         self._reshape = reshape
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[VariableBox]:
         """Return the one box that this is."""
         spec = self._spec
         dtype = dtypes.by_number(tf.as_dtype(spec.dtype).base_dtype.as_datatype_enum)
         if spec.slice_spec:
             full_shape, part = parse_spec(spec.slice_spec)
-            return [Place(full_shape, dtype, part.resolve(full_shape))]
+            return [VariableBox(full_shape, dtype, part.resolve(full_shape))]
         shape = getattr(self._group.saveable.op, "shape", None)
         known = tuple(shape.as_list()) if isinstance(shape, tf.TensorShape) and shape.is_fully_defined() else None
-        return [Place(known, dtype, may_reshape=self._reshape)]
+        return [VariableBox(known, dtype, may_reshape=self._reshape)]
 
     def assign(self, arrays: list[Array]) -> None:
         """Assign, once every tensor of the object has come."""

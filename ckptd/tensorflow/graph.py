@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ckptd.client.capture.arrays import Array
-from ckptd.client.saver.variables import Place
+from ckptd.client.saver.variables import VariableBox
 from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
@@ -133,15 +133,15 @@ class RestoredTensor:
         self._entry = entry
         self._take = take
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[VariableBox]:
         """Return the one box that the graph reads, with the shape of the variable that it is for."""
         tensor = self._entry.tensor
         dtype = dtypes.by_number(tensor.dtype.base_dtype.as_datatype_enum)
         if self._entry.spec:
             full_shape, part = parse_spec(self._entry.spec)
-            return [Place(full_shape, dtype, part.resolve(full_shape))]
+            return [VariableBox(full_shape, dtype, part.resolve(full_shape))]
         shape, may_reshape = _shape_assigned(tensor)
-        return [Place(shape, dtype, may_reshape=may_reshape)]
+        return [VariableBox(shape, dtype, may_reshape=may_reshape)]
 
     def assign(self, arrays: list[Array]) -> None:
         """Feed the tensor."""

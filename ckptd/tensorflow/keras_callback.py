@@ -10,7 +10,7 @@ import keras
 from ckptd.client.paths.environment import given_address
 from ckptd.client.paths.latest import Path, as_text
 from ckptd.tensorflow.keras_weights import arrays_of_model, begin_to_save, check_options, place_of_files
-from ckptd.tensorflow.places import Place
+from ckptd.tensorflow.places import CheckpointPlace
 from ckptd.tensorflow.refusals import as_tensorflows
 from ckptd.tensorflow.reporting import report
 
@@ -77,7 +77,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self.filepath = as_text(filepath)
         self._address = address
         self._options = options
-        self._place: Place | None = None
+        self._place: CheckpointPlace | None = None
 
     def on_train_end(self, logs: Any = None) -> None:
         """Wait for the last save; raise what went wrong with one.

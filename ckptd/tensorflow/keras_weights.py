@@ -26,7 +26,7 @@ from ckptd.storage.locations import is_url
 from ckptd.tensorflow.keras_objects import Objects, objects_of, optimizer_objects_of, trackable_of, variables_of
 from ckptd.tensorflow.keras_state import load_assets, load_own_variables, state_of
 from ckptd.tensorflow.object_graph import arrays_of_object
-from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, Content, Place
+from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, CheckpointPlace, Content
 from ckptd.tensorflow.refusals import UnknownArgumentError, as_tensorflows
 
 _log = logging.getLogger("ckptd.tensorflow")
@@ -192,7 +192,7 @@ def arrays_of_model(model: Any, *, with_model: bool = False) -> dict[str, Any]:
     return arrays
 
 
-def place_of_files(address: Path | None, options: Mapping[str, Any]) -> Place:
+def place_of_files(address: Path | None, options: Mapping[str, Any]) -> CheckpointPlace:
     """Return where files of just the given names go; nothing of theirs is ever deleted."""
     given = given_address(address)
     check_options(given, options)
@@ -218,7 +218,7 @@ def check_options(address: str, options: Mapping[str, Any]) -> None:
             raise InvalidRequestError(f"{name!r} means something below an address only: give one", actual=value)
 
 
-def begin_to_save(place: Place, path: str, arrays: Mapping[str, Any]) -> Any:
+def begin_to_save(place: CheckpointPlace, path: str, arrays: Mapping[str, Any]) -> Any:
     """Begin to save under this very prefix; return the save under way."""
     if isinstance(place, BesideThePath) and not is_url(path):
         directory = os.path.dirname(path) or os.curdir  # noqa: PTH120
@@ -229,7 +229,7 @@ def begin_to_save(place: Place, path: str, arrays: Mapping[str, Any]) -> Any:
     return place.save(target, Content(arrays), write_state=True)
 
 
-def _exists(place: Place, path: str) -> bool:
+def _exists(place: CheckpointPlace, path: str) -> bool:
     try:
         place.open(path)
     except (InvalidRequestError, NotFoundError):

@@ -47,7 +47,7 @@ Staging = Callable[[str, Sequence[int], Any], Array]
 """Name, shape and dtype → an array, see `Checkpointer.staging`."""
 
 
-class Place(Protocol):
+class CheckpointPlace(Protocol):
     """Where checkpoints are written, listed and read. One thread at a time."""
 
     def staging(self, target: Target) -> Staging:
@@ -89,13 +89,13 @@ class BesideThePath:
         self._writer = threads.Pool(1, "ckptd-saver")
 
     def staging(self, target: Target) -> Staging:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         self._under_way.raise_unseen()
         self._under_way.wait_for_room()
         return self._preparation.staging
 
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         self._under_way.raise_unseen()
         target.check_directory()
         if write_state:
@@ -160,36 +160,36 @@ class BesideThePath:
             snapshot.release()
 
     def open(self, path: str) -> Bundle:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         self._under_way.wait_for_all()
         return open_at(path)
 
     def directory(self) -> SaverDirectory:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         self._under_way.wait_for_all()
         return self._directory
 
     def paths(self) -> list[str]:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         return self._directory.paths
 
     def settle(self, target: Target) -> None:
-        """See `Place`: a save here ends with that."""
+        """See `CheckpointPlace`: a save here ends with that."""
 
     def save_description(self, target: Target, meta_graph: bytes, debug_info: bytes | None) -> None:
-        """See `Place`: TensorFlow writes that file alone."""
+        """See `CheckpointPlace`: TensorFlow writes that file alone."""
         store, key = target.place
         store.replace(meta_graph_key(key, target.meta_graph_suffix), meta_graph)
         if debug_info is not None:
             store.replace(meta_graph_key(key, "debug"), debug_info)
 
     def wait(self) -> None:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         self._under_way.wait_for_all()
         self._under_way.raise_unseen()
 
     def close(self) -> None:
-        """See `Place`; the list stays."""
+        """See `CheckpointPlace`; the list stays."""
         self.wait()
 
 
@@ -204,11 +204,11 @@ class BelowAnAddress:
         self._last_path: str | None = None
 
     def staging(self, target: Target) -> Staging:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         return self._checkpointer(*run_of(target.save_path), target.latest_filename).staging
 
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         if content.debug_info is not None:
             raise InvalidRequestError("save_debug_info writes a file beside the checkpoint: leave the address away")
         run, name = run_of(target.save_path)
@@ -223,7 +223,7 @@ class BelowAnAddress:
         )
 
     def open(self, path: str) -> Bundle:
-        """See `Place`. What is not below the address may be a file of this host."""
+        """See `CheckpointPlace`. What is not below the address may be a file of this host."""
         if "://" not in path:
             found = self.find(path)
             if found is not None:
@@ -253,11 +253,11 @@ class BelowAnAddress:
         return None if latest is None else join(directory, posixpath.basename(latest.prefix))
 
     def directory(self) -> None:
-        """See `Place`: the other end keeps the list, and knows it after a restart."""
+        """See `CheckpointPlace`: the other end keeps the list, and knows it after a restart."""
         return None
 
     def paths(self) -> list[str]:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         max_to_keep = self._options["max_to_keep"]
         if self._last_path is None or not max_to_keep:
             return []
@@ -268,21 +268,21 @@ class BelowAnAddress:
         return [join(above, posixpath.basename(each.prefix)) for each in listed]
 
     def settle(self, target: Target) -> None:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         self._checkpointer(*run_of(target.save_path), target.latest_filename).settle(_step_of(target))
 
     def save_description(self, target: Target, meta_graph: bytes, debug_info: bytes | None) -> None:
-        """See `Place`. It belongs to a checkpoint there: one that holds a note alone, and no state file names."""
+        """See `CheckpointPlace`. It is part of a checkpoint there that holds a note alone, and no state file names."""
         content = Content({_GRAPH_ONLY: True}, meta_graph=meta_graph, debug_info=debug_info)
         self.save(target, content, write_state=False).result()
 
     def wait(self) -> None:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         for _, checkpointer in self._open.values():
             checkpointer.wait()
 
     def close(self) -> None:
-        """See `Place`."""
+        """See `CheckpointPlace`."""
         opened, self._open = self._open, {}
         for _, checkpointer in opened.values():
             checkpointer.close()

@@ -26,7 +26,7 @@ from ckptd.tensorflow.arguments import SaverDef, check_session, path_text, step_
 from ckptd.tensorflow.descriptions import debug_info_of, meta_graph_of
 from ckptd.tensorflow.eager import EagerVariables
 from ckptd.tensorflow.graph import GraphRestores, GraphSaves
-from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, Content, Place
+from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, CheckpointPlace, Content
 from ckptd.tensorflow.refusals import NotBuiltError, as_tensorflows
 
 _log = logging.getLogger("ckptd.tensorflow")
@@ -137,7 +137,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         self._timeout_s = timeout_s
         self._clock: Clock = clock or SystemClock()
         self._save_relative_paths = save_relative_paths  # TensorFlow sets it after building
-        self._opened: Place | None = None
+        self._opened: CheckpointPlace | None = None
         self._saves: tuple[Any, GraphSaves] | None = None
         super().__init__(
             var_list=var_list,
@@ -340,7 +340,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         return directory
 
     @property
-    def _place(self) -> Place:
+    def _place(self) -> CheckpointPlace:
         if self._opened is None:
             self._start()
         assert self._opened is not None

@@ -27,7 +27,7 @@ from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import is_note
 from ckptd.torch.arrays import memory_of, numpy_dtype_of, torch_dtype_of
-from ckptd.torch.dcp_values import NOTE, Note, decode_notes, decode_value, note_of_outline
+from ckptd.torch.dcp_values import NOTE, DcpNote, decode_notes, decode_value, note_of_outline
 from ckptd.trees.merging import merged_outline
 
 
@@ -44,7 +44,7 @@ class Opened:
     """One checkpoint, and what is known of it."""
 
     reader: CheckpointReader
-    note: Note
+    note: DcpNote
     metadata: Metadata
 
     @property

@@ -31,7 +31,7 @@ _DAEMON_URL = re.compile(r"(grpcs?://[^/]+)/(.+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DcpPath:
     """One checkpoint to be written or read.
 
     Attributes:
@@ -77,7 +77,7 @@ class Origin:
     run: str | None
     name: str
 
-    def find(self, checkpoint_id: Id) -> Place:
+    def find(self, checkpoint_id: Id) -> DcpPath:
         """Return where the checkpoint of this id is.
 
         Raises:
@@ -102,7 +102,7 @@ class Origin:
             raise InvalidRequestError(f"checkpoint_id {text!r} names no run, and no run= was given")
         return self._place(self.address, run, base)
 
-    def _of_path(self, text: str) -> Place:
+    def _of_path(self, text: str) -> DcpPath:
         path = text if is_url(text) else os.path.abspath(text)  # noqa: PTH100  # links stay: it is the requested name
         directory, _, base = path.rpartition("/")
         root, _, run = directory.rpartition("/")
@@ -112,15 +112,15 @@ class Origin:
             )
         return self._place(root, run, base)
 
-    def _place(self, address: str, run: str, base: str) -> Place:
+    def _place(self, address: str, run: str, base: str) -> DcpPath:
         naming.check_run_name(run)
         naming.check_checkpoint_name(base)
         if _DIGITS.fullmatch(base):
-            return Place(address, run, self.name, int(base))
+            return DcpPath(address, run, self.name, int(base))
         step = naming.step_of(base)
         if step is None or naming.prefix_for(base.rpartition("-")[0], step) != base:
-            return Place(address, run, base, None)  # no step, or one that is written in a way of its own
-        return Place(address, run, base.rpartition("-")[0], step)
+            return DcpPath(address, run, base, None)  # no step, or one that is written in a way of its own
+        return DcpPath(address, run, base.rpartition("-")[0], step)
 
 
 def origin(

@@ -21,7 +21,7 @@ from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
 from ckptd.torch.arrays import tensor_of
 from ckptd.torch.dcp_opened import Choice, Opened, destination, open_reader, read_values
-from ckptd.torch.dcp_place import Id, Place, as_text, is_id, is_step, origin
+from ckptd.torch.dcp_place import DcpPath, Id, as_text, is_id, is_step, origin
 
 
 class CkptdStorageReader(StorageReader):
@@ -173,7 +173,7 @@ class CkptdStorageReader(StorageReader):
             path = f"{self._opened.reader.prefix.rpartition('/')[0]}/{base}"
         return load_checkpoint(path)
 
-    def _place(self) -> Place | None:
+    def _place(self) -> DcpPath | None:
         """Return where the id points; None for a path that is read as it is, such as a directory's."""
         assert self._id is not None
         try:

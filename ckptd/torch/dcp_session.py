@@ -22,11 +22,11 @@ from ckptd.client.capture.arrays import Array
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import CkptdError, ConflictError
-from ckptd.torch.dcp_place import Place
+from ckptd.torch.dcp_place import DcpPath
 
 
 @dataclass(frozen=True, slots=True)
-class Membership:
+class CheckpointerKey:
     """Everything that makes a Checkpointer what it is."""
 
     address: str
@@ -47,10 +47,10 @@ class Membership:
         )
 
 
-class Session:
+class DcpSession:
     """One Checkpointer, and what is staged in its memory. Any thread may use it."""
 
-    def __init__(self, membership: Membership) -> None:
+    def __init__(self, membership: CheckpointerKey) -> None:
         self.membership = membership
         self._checkpointer = membership.open()
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class Session:
         with self._lock:
             self._staged = [weakref.ref(view) for view in views]
 
-    def save(self, place: Place, arrays: Mapping[str, Any], overwrite: bool) -> PendingSave:
+    def save(self, place: DcpPath, arrays: Mapping[str, Any], overwrite: bool) -> PendingSave:
         """Begin a save; what is staged and lies in it is the Checkpointer's from now on."""
         pending = self._checkpointer.save(place.step, arrays, overwrite=overwrite, name=place.name)
         with self._lock:
@@ -107,10 +107,10 @@ def _address(array: Array) -> int:
 
 
 _LOCK = threading.Lock()
-_OPEN: dict[tuple[str, str], Session] = {}
+_OPEN: dict[tuple[str, str], DcpSession] = {}
 
 
-def session_for(membership: Membership) -> Session:
+def session_for(membership: CheckpointerKey) -> DcpSession:
     """Return this process's session of a run; another one of the same run is closed.
 
     Raises:
@@ -130,7 +130,7 @@ def session_for(membership: Membership) -> Session:
                 )
             known.close()
         _OPEN.pop(key, None)
-        session = _OPEN[key] = Session(membership)
+        session = _OPEN[key] = DcpSession(membership)
         return session
 
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from ckptd.client.capture.arrays import Array
 from ckptd.errors import InvalidRequestError
 from ckptd.torch.arrays import numpy_dtype_of
-from ckptd.torch.dcp_session import Session
+from ckptd.torch.dcp_session import DcpSession
 from ckptd.torch.dcp_shards import StagedShards, items_of
 from ckptd.torch.sharding import finished, has_own_items, is_declared
 from ckptd.trees.kind import is_plain
@@ -38,7 +38,7 @@ class _Source:
     rebuilt: Callable[[list[torch.Tensor]], Any]
 
 
-def stage(state_dict: dict[str, Any], session: Session | None) -> dict[str, Any]:
+def stage(state_dict: dict[str, Any], session: DcpSession | None) -> dict[str, Any]:
     """Copy the state into memory of `session`, or privately where there is none or it can't be copied there."""
     sources = dict(_sources(state_dict))
     sizes = _sizes_bytes(sources)
@@ -64,7 +64,7 @@ def stage(state_dict: dict[str, Any], session: Session | None) -> dict[str, Any]
     return rebuilt
 
 
-def prepare(state_dict: dict[str, Any], session: Session) -> None:
+def prepare(state_dict: dict[str, Any], session: DcpSession) -> None:
     """Have memory made ready that states of this size are staged in."""
     sizes = _sizes_bytes(dict(_sources(state_dict)))
     if sizes:

@@ -29,7 +29,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Note:
+class DcpNote:
     """What one rank, or a whole checkpoint, has to say beside its tensors.
 
     Attributes:
@@ -71,7 +71,7 @@ class Note:
 
 
 def encode_values(
-    rank: int, values: Mapping[str, Any], opaque: Mapping[str, bytes], planner: Note, *, keep_own: bool = False
+    rank: int, values: Mapping[str, Any], opaque: Mapping[str, bytes], planner: DcpNote, *, keep_own: bool = False
 ) -> dict[str, Any]:
     """Return the tensors for one rank's values, its note among them.
 
@@ -121,7 +121,7 @@ def names_of_own(names: Iterable[str], values: Mapping[str, Any]) -> frozenset[s
     )
 
 
-def decode_notes(notes: Mapping[str, Any]) -> Note:
+def decode_notes(notes: Mapping[str, Any]) -> DcpNote:
     """Return what the notes of all ranks, by their names, say together.
 
     Raises:
@@ -150,10 +150,10 @@ def decode_notes(notes: Mapping[str, Any]) -> Note:
             own[int(rank)] = head["own"]
         save_id = save_id or str(head.get("save_id") or "")
         planner_data = _merged(planner_data, head.get("planner_data"))
-    return Note(save_id, planner_data, values, frozenset(opaque), frozenset(streams), own=own)
+    return DcpNote(save_id, planner_data, values, frozenset(opaque), frozenset(streams), own=own)
 
 
-def note_of_outline(tree: Any) -> Note:
+def note_of_outline(tree: Any) -> DcpNote:
     """Return what there is to say of state that was saved with an outline, not by DCP: its names as DCP makes them.
 
     DCP joins keys with dots. It looks into dicts, and into lists that hold dicts or tensors.
@@ -169,7 +169,7 @@ def note_of_outline(tree: Any) -> Note:
             stored[name] = describe(path)
         else:
             values[name], paths[name] = value, path
-    return Note(planner_data=planner_data, values=values, paths=paths, stored=stored)
+    return DcpNote(planner_data=planner_data, values=values, paths=paths, stored=stored)
 
 
 def _flattened(
@@ -194,7 +194,7 @@ def _holds_more(values: list[Any]) -> bool:
     )
 
 
-def decode_value(note: Note, name: str, read: Callable[[str], Any]) -> Any:
+def decode_value(note: DcpNote, name: str, read: Callable[[str], Any]) -> Any:
     """Return one value, as it was in Python.
 
     Args:

@@ -23,9 +23,9 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import InvalidRequestError
 from ckptd.torch import dcp_session, dcp_stager
 from ckptd.torch.dcp_items import Collected, collect
-from ckptd.torch.dcp_place import Id, Place, is_id, origin
+from ckptd.torch.dcp_place import DcpPath, Id, is_id, origin
 from ckptd.torch.dcp_remarks import remarks_of_plan
-from ckptd.torch.dcp_values import NOTE, Note, encode_values, names_of_own
+from ckptd.torch.dcp_values import NOTE, DcpNote, encode_values, names_of_own
 
 _LOG = logging.getLogger("ckptd.torch")
 
@@ -85,7 +85,7 @@ class CkptdStorageWriter(StorageWriter):
         """
         super().__init__()
         self._origin, first = origin(address_or_path, run, step, name)
-        self._place: Place | None = None if first is None else self._origin.find(first)
+        self._place: DcpPath | None = None if first is None else self._origin.find(first)
         self._overwrite = overwrite
         self._options: Mapping[str, Any] = {
             "max_to_keep": max_to_keep,
@@ -240,25 +240,25 @@ class CkptdStorageWriter(StorageWriter):
         self._saves_elsewhere = True
         return {**self.__dict__, "_saves_elsewhere": False}
 
-    def _find_place(self) -> Place:
+    def _find_place(self) -> DcpPath:
         if self._place is None:
             raise InvalidRequestError("where to save? Pass checkpoint_id=, or give the writer a step= or a path")
         return self._place
 
-    def _session(self) -> dcp_session.Session | None:
+    def _session(self) -> dcp_session.DcpSession | None:
         """Return where the next save is probably made from; None while nobody can tell, or if it is not from here."""
         where = self._origin if self._place is None else self._place
         if self._saves_elsewhere or where.address is None or where.run is None:
             return None
         return dcp_session.session_for(self._membership(where.address, where.run, self._world_size or _world_size()))
 
-    def _membership(self, address: str, run: str, world_size: int) -> dcp_session.Membership:
+    def _membership(self, address: str, run: str, world_size: int) -> dcp_session.CheckpointerKey:
         self._world_size = world_size
         self._joined.add((address, run))
         rank = _rank() if self._rank is None else self._rank  # PyTorch before 2.8 does not tell
-        return dcp_session.Membership(address, run, rank if world_size > 1 else 0, world_size, self._options)
+        return dcp_session.CheckpointerKey(address, run, rank if world_size > 1 else 0, world_size, self._options)
 
-    def _spoil(self, session: dcp_session.Session, place: Place) -> None:
+    def _spoil(self, session: dcp_session.DcpSession, place: DcpPath) -> None:
         """Take part in a save that this rank has failed, so that it fails at once for the others, which wait for it."""
         # Half of a tensor whose other half nobody has: the plan refuses it, and tells everyone its name.
         name = f"{NOTE}rank {self._rank} has failed"
@@ -272,7 +272,7 @@ class CkptdStorageWriter(StorageWriter):
         if keeps_note or collected.values or collected.opaque:
             metadata = getattr(planner, "metadata", None)
             planner_data = metadata.planner_data if isinstance(metadata, Metadata) else self._planner_data
-            note = Note(self._save_id, planner_data) if keeps_note else Note()
+            note = DcpNote(self._save_id, planner_data) if keeps_note else DcpNote()
             rank = _rank() if self._rank is None else self._rank
             keep_own = not self._use_collectives  # no planner has chosen one rank's values
             beside = encode_values(rank, collected.values, collected.opaque, note, keep_own=keep_own)

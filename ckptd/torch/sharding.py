@@ -41,7 +41,7 @@ _SHAPE, *_SHARDS = DECLARED = ("global_shape", "global_offsets", "local_offsets"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class ShardPart:
     """One box of a whole tensor, and this rank's elements of it: a view of the local tensor."""
 
     start: tuple[int, ...]
@@ -73,7 +73,7 @@ def full_shape(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def local_parts(name: str, tensor: torch.Tensor) -> list[Part]:
+def local_parts(name: str, tensor: torch.Tensor) -> list[ShardPart]:
     """Return the boxes that this rank holds; of an ordinary tensor, all of it. None of them is empty unless all are.
 
     A rank outside of the tensor's mesh holds nothing.
@@ -89,7 +89,7 @@ def local_parts(name: str, tensor: torch.Tensor) -> list[Part]:
     check_form(name, tensor)
     if is_declared(tensor):
         return _not_empty(_sizes(name, getattr(tensor, _SHAPE)), _declared(name, tensor))
-    return [Part((0,) * tensor.dim(), tensor)]
+    return [ShardPart((0,) * tensor.dim(), tensor)]
 
 
 def parts_of(name: str, tensor: torch.Tensor) -> Array | list[Slice]:
@@ -119,7 +119,7 @@ def has_own_items(tensor: torch.Tensor) -> bool:
     return hasattr(local, "__create_write_items__")
 
 
-def _itemized(name: str, tensor: torch.Tensor) -> tuple[tuple[int, ...], list[Part]]:
+def _itemized(name: str, tensor: torch.Tensor) -> tuple[tuple[int, ...], list[ShardPart]]:
     """Return the shape and the boxes of a tensor that brings its own items."""
     if is_dtensor(tensor) and tensor.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]
         return tuple(tensor.shape), []
@@ -135,11 +135,11 @@ def _itemized(name: str, tensor: torch.Tensor) -> tuple[tuple[int, ...], list[Pa
                 expected=list(chunk.sizes),
                 actual=list(local.shape),
             )
-        parts.append(Part(tuple(chunk.offsets), local.detach()))
+        parts.append(ShardPart(tuple(chunk.offsets), local.detach()))
     return shape, parts
 
 
-def _declared(name: str, tensor: torch.Tensor) -> list[Part]:
+def _declared(name: str, tensor: torch.Tensor) -> list[ShardPart]:
     """Return the boxes of a tensor that says which shards it is."""
     shape = _sizes(name, getattr(tensor, _SHAPE))
     described = [getattr(tensor, attribute) for attribute in _SHARDS]
@@ -157,7 +157,7 @@ def _declared(name: str, tensor: torch.Tensor) -> list[Part]:
                 f"{list(shape)}, and at {list(at)} of what is here, which is {list(tensor.shape)}"
             )
         box = tuple(slice(begin, begin + size) for begin, size in zip(at, sizes, strict=True))
-        parts.append(Part(start, tensor.detach()[box]))
+        parts.append(ShardPart(start, tensor.detach()[box]))
     return parts
 
 
@@ -176,16 +176,16 @@ def _is_inside(start: tuple[int, ...], sizes: tuple[int, ...], whole: tuple[int,
     )
 
 
-def _not_empty(shape: tuple[int, ...], parts: list[Part]) -> list[Part]:
+def _not_empty(shape: tuple[int, ...], parts: list[ShardPart]) -> list[ShardPart]:
     """Leave out parts without elements; of a tensor that has none, its ranks bring one whole."""
     if math.prod(shape):
         return [part for part in parts if part.local.numel()]
-    return [Part((0,) * len(shape), part.local.new_empty(shape)) for part in parts[:1]]
+    return [ShardPart((0,) * len(shape), part.local.new_empty(shape)) for part in parts[:1]]
 
 
-def _parts_of_dtensor(name: str, tensor: DTensor) -> list[Part]:
+def _parts_of_dtensor(name: str, tensor: DTensor) -> list[ShardPart]:
     if not tensor.numel():
-        return [Part((0,) * tensor.dim(), _local_of(tensor).new_empty(tensor.shape))]
+        return [ShardPart((0,) * tensor.dim(), _local_of(tensor).new_empty(tensor.shape))]
     mesh = tensor.device_mesh
     coordinate = mesh.get_coordinate()
     if coordinate is None:
@@ -241,7 +241,7 @@ def _positions(held: list[_Interval], begin: int, end: int) -> Iterator[_Interva
         passed += stop - start
 
 
-def _boxes(local: torch.Tensor, cuts: list[list[_Interval]]) -> Iterator[Part]:
+def _boxes(local: torch.Tensor, cuts: list[list[_Interval]]) -> Iterator[ShardPart]:
     """Yield each box of the product, with its place in the local tensor, where intervals follow one another."""
     if any(not intervals for intervals in cuts):
         return
@@ -253,4 +253,4 @@ def _boxes(local: torch.Tensor, cuts: list[list[_Interval]]) -> Iterator[Part]:
         view = local
         for dim, (_, at, length) in enumerate(corner):
             view = view.narrow(dim, at, length)
-        yield Part(tuple(start for start, _, _ in corner), view)
+        yield ShardPart(tuple(start for start, _, _ in corner), view)

@@ -41,7 +41,7 @@ _ANSWER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ArenaAnswer:
     """A reply, and the descriptors that came with it, which are the taker's."""
 
     reply: arena_pb2.ArenaReply
@@ -68,7 +68,7 @@ class ArenaLink:
         self._numbers = itertools.count(1)
         self._sending = threading.Lock()
         self._lock = threading.Lock()
-        self._waiting: dict[int, Future[Answer]] = {}
+        self._waiting: dict[int, Future[ArenaAnswer]] = {}
         self._is_closed = False
         self.known: set[bytes] = set()  # digests of manifests that the daemon has
         self._reader = threading.Thread(target=self._read, name="ckptd-arena", daemon=True)
@@ -108,7 +108,7 @@ class ArenaLink:
         """Whether the daemon is still there."""
         return not self._is_closed
 
-    def send(self, request: arena_pb2.ArenaRequest) -> Future[Answer]:
+    def send(self, request: arena_pb2.ArenaRequest) -> Future[ArenaAnswer]:
         """Send a request, without waiting; the answer, or the error that it is, comes later.
 
         A daemon that takes nothing, because it is stopped say, delays nothing for longer than `frames.SEND_TIMEOUT_S`.
@@ -116,7 +116,7 @@ class ArenaLink:
         Raises:
             UnavailableError: the connection is gone.
         """
-        answer: Future[Answer] = Future()
+        answer: Future[ArenaAnswer] = Future()
         number = request.number = next(self._numbers)
         with self._lock:
             if self._is_closed:
@@ -133,7 +133,7 @@ class ArenaLink:
             raise
         return answer
 
-    def ask(self, request: arena_pb2.ArenaRequest, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> Answer:
+    def ask(self, request: arena_pb2.ArenaRequest, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> ArenaAnswer:
         """Send a request and wait for its answer; raise the error that it is.
 
         A connection on which no answer comes is given up: the next request must not wait for as long again.
@@ -183,7 +183,7 @@ class ArenaLink:
         elif len(descriptors) != len(reply.arenas):
             answer.set_exception(UnavailableError("the daemon lent memory that did not arrive"))
         else:
-            answer.set_result(Answer(reply, descriptors))
+            answer.set_result(ArenaAnswer(reply, descriptors))
 
 
 _SHOWN: set[tuple[int, int]] = set()
@@ -304,7 +304,7 @@ class ArenaRooms:
 class ArenaHandover:
     """One save that is captured into an arena while the daemon follows."""
 
-    def __init__(self, link: ArenaLink, declaration: Declaration, begun: Future[Answer]) -> None:
+    def __init__(self, link: ArenaLink, declaration: Declaration, begun: Future[ArenaAnswer]) -> None:
         self._link = link
         self._request_id = declaration.request_id
         self._digest = declaration.manifest_digest
@@ -377,7 +377,7 @@ class ArenaHandover:
             self._is_over.wait(deadline.remaining_s)
 
 
-def settled(answer: Future[Answer], timeout_s: float) -> Answer:
+def settled(answer: Future[ArenaAnswer], timeout_s: float) -> ArenaAnswer:
     """Wait for an answer; raise the error that it is, `UnavailableError` when none comes."""
     try:
         return answer.result(timeout_s)

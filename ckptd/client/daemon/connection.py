@@ -18,11 +18,11 @@ from typing import TypeVar
 import grpc
 
 from ckptd.client.daemon.host_memory import is_wanted
-from ckptd.client.daemon.join_call import Membership
+from ckptd.client.daemon.join_call import JoinCall
 from ckptd.client.daemon.remote_objects import objects_for
 from ckptd.client.daemon.seats import SEATS, Seat
 from ckptd.client.deadline import Backoff, Deadline
-from ckptd.client.saving.sharing import Hold
+from ckptd.client.saving.sharing import SharedHold
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError
 from ckptd.storage.base import Objects
@@ -62,7 +62,7 @@ class Connection:
         self.member = member
         self.options = options
         self.timeout_s = timeout_s
-        self.hold: Hold[Seat] | None = None
+        self.hold: SharedHold[Seat] | None = None
         self.objects: Objects | None = None
         self._token = token
         self._ca = ca
@@ -81,7 +81,7 @@ class Connection:
         return self.hold is not None and self.hold.is_inherited
 
     @property
-    def if_member(self) -> Membership | None:
+    def if_member(self) -> JoinCall | None:
         """The membership of the run, None unless this process has joined and the daemon has ever answered."""
         hold = self.hold
         if hold is None or hold.is_inherited or not hold.common.contact.is_made:
@@ -115,7 +115,7 @@ class Connection:
             self.hold = SEATS.hold(key, make)
             return self.hold.common
 
-    def joined(self) -> tuple[Seat, Membership]:
+    def joined(self) -> tuple[Seat, JoinCall]:
         """Return the seat, and the membership of the run that belongs to it; it may still be waited for."""
         seat = self.seat()
         assert self.hold is not None  # made by `seat`

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ckptd.arena.segment import Segment, is_supported
 from ckptd.client.daemon.arenas import ArenaLink, ArenaRoom, ArenaRooms
 from ckptd.client.daemon.held_objects import HeldObjects, Offer
-from ckptd.client.daemon.join_call import Membership
+from ckptd.client.daemon.join_call import JoinCall
 from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Member
 from ckptd.errors import CkptdError, InvalidRequestError
@@ -71,7 +71,7 @@ class HostMemory:
                 self._try_at = 0.0  # another life of the daemon
             self._address = address if address.path else None
 
-    def room(self, size_bytes: int, membership: Membership, member: Member) -> ArenaRoom | None:
+    def room(self, size_bytes: int, membership: JoinCall, member: Member) -> ArenaRoom | None:
         """Return an arena of at least `size_bytes` to capture into, None where bytes have to be sent."""
         if not self._is_wanted or not size_bytes:
             return None
@@ -94,14 +94,14 @@ class HostMemory:
             self._give_up(error)
             return None
 
-    def prepare(self, size_bytes: int, membership: Membership, member: Member) -> None:
+    def prepare(self, size_bytes: int, membership: JoinCall, member: Member) -> None:
         """Have arenas of this size lent and mapped in the background, once the daemon is there."""
         if self._is_wanted and size_bytes:
             threading.Thread(
                 target=self._prepare, args=(size_bytes, membership, member), name="ckptd-prepare", daemon=True
             ).start()
 
-    def _prepare(self, size_bytes: int, membership: Membership, member: Member) -> None:
+    def _prepare(self, size_bytes: int, membership: JoinCall, member: Member) -> None:
         with contextlib.suppress(CkptdError):  # the save itself finds out what is wrong
             membership.welcome(Deadline(_PREPARE_S))
             room = self.room(size_bytes, membership, member)

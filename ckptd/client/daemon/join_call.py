@@ -49,7 +49,7 @@ class Welcome:
     arena: common_pb2.ArenaAddress | None = None  # where memory is lent to this host
 
 
-class Membership:
+class JoinCall:
     """Joins a run in a thread of its own. The thread starts with the first `welcome`.
 
     A daemon may still count our place as taken: by the process that we replace, until its lease has passed. Refusals of

@@ -11,7 +11,7 @@ from ckptd.client.daemon.connection import OverConnection
 from ckptd.client.saving.transport import Located, RestoreCall
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.log import warn_once
-from ckptd.engine.reading.damage import Suspicion, Verdict
+from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import NamedStep, name_of, of_name
 from ckptd.format.names import ANY_NAME, prefix_for
@@ -95,7 +95,7 @@ class RemoteCatalog(OverConnection):
             request.name = prefix_for(which.name, which.step, self.connection.options.pad_step_number)
         return request
 
-    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
+    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> DamageVerdict | None:
         """See `Transport.check_damage`."""
         request = read_pb2.CheckDamageRequest(
             peer=self.connection.seat().peer,
@@ -110,7 +110,7 @@ class RemoteCatalog(OverConnection):
         reply = self.connection.ask(lambda seat, s: _or_none(lambda: seat.read.CheckDamage(request, timeout=s)))
         if reply is None:
             return None
-        return Verdict(reply.confirmed, reply.reason, is_listed_no_more=reply.listed_no_more, others=reply.others)
+        return DamageVerdict(reply.confirmed, reply.reason, is_listed_no_more=reply.listed_no_more, others=reply.others)
 
     def agree(self, name: str, located: Located, call: RestoreCall, is_whole: bool) -> tuple[Agreement, str]:
         """See `Transport.agree`."""

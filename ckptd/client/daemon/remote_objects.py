@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, Place
+from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, QueuePlace
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.errors import CkptdError, CorruptionError, UnavailableError
 from ckptd.format import crc32c
@@ -60,7 +60,7 @@ class RemoteObjects:
 
     def read_summed(self, key: str, offset: int, *into: memoryview) -> list[int]:
         """See `SummingObjects`; what arrives is summed when it is put in its place."""
-        places, turn = _Places(into), Place(self._line)
+        places, turn = _Places(into), QueuePlace(self._line)
         if places.size_bytes > _LONG_BYTES:
             turn.take(Deadline(self._timeout_s))  # late is better than never: it goes on without
         try:
@@ -69,7 +69,7 @@ class RemoteObjects:
             turn.give_up()
         return places.sums
 
-    def _fill(self, key: str, offset: int, places: _Places, turn: Place) -> None:
+    def _fill(self, key: str, offset: int, places: _Places, turn: QueuePlace) -> None:
         size, done = places.size_bytes, 0
         deadline, backoff = Deadline(self._timeout_s), Backoff()
         while done < size:

@@ -11,7 +11,7 @@ from functools import partial
 
 from ckptd.client.daemon.contact import FirstContact
 from ckptd.client.daemon.host_memory import HostMemory
-from ckptd.client.daemon.join_call import Membership
+from ckptd.client.daemon.join_call import JoinCall
 from ckptd.client.daemon.routes import Ways
 from ckptd.client.saving.sharing import Commons
 from ckptd.engine.identity import Member, RunOptions
@@ -59,7 +59,7 @@ class Seat:
         self._address = str(address)
         self._run = run
         self._lock = threading.Lock()
-        self._membership: Membership | None = None
+        self._membership: JoinCall | None = None
         self._is_closed = False
 
     @property
@@ -69,15 +69,15 @@ class Seat:
         return membership is not None and membership.is_refused
 
     @property
-    def if_member(self) -> Membership | None:
+    def if_member(self) -> JoinCall | None:
         """The membership, None before a process joined."""
         return self._membership
 
-    def membership(self, options: RunOptions) -> Membership:
+    def membership(self, options: RunOptions) -> JoinCall:
         """Return the membership; the first caller sets the options, and all others must agree."""
         with self._lock:
             if self._membership is None:
-                self._membership = Membership(
+                self._membership = JoinCall(
                     self.save, self._address, self._run, self.member, options, self.peer, self.contact
                 )
                 if self._is_closed:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from ckptd.client.daemon.routes import Ways
-from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, Place
+from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, QueuePlace
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.engine.identity import SaveRef
@@ -45,7 +45,7 @@ def send_lane(
     received = 0
     while True:
         way = ways.to(source.lane.stream_port)
-        attempt = _Attempt(save, source, stop, Place(line), _ANSWER_TIMEOUT_S if way.port else None)
+        attempt = _Attempt(save, source, stop, QueuePlace(line), _ANSWER_TIMEOUT_S if way.port else None)
         try:
             attempt.run(way.stub, deadline)
             return
@@ -70,7 +70,12 @@ class _Attempt:
     """One stream: its requests are made by gRPC's thread, its replies read by ours."""
 
     def __init__(
-        self, save: SaveRef, source: LaneSource, stop: threading.Event, place: Place, answer_timeout_s: float | None
+        self,
+        save: SaveRef,
+        source: LaneSource,
+        stop: threading.Event,
+        place: QueuePlace,
+        answer_timeout_s: float | None,
     ) -> None:
         self._place = place
         self._answer_timeout_s = answer_timeout_s

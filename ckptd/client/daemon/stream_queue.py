@@ -12,7 +12,7 @@ OVERLAP_BYTES = 8 << 20
 _LOOK_EVERY_S = 0.1  # whether a thread in the queue has given up
 
 
-class Place:
+class QueuePlace:
     """A place at the head of the line: taken by one thread, given up by whichever comes first."""
 
     def __init__(self, line: threading.Semaphore) -> None:

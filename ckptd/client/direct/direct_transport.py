@@ -24,7 +24,7 @@ from ckptd.client.direct.local_capture import LocalCapture
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.own_saves import place_of
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.sharing import Hold
+from ckptd.client.saving.sharing import SharedHold
 from ckptd.client.saving.transport import Handover, Located, RestoreCall, SaveRequest
 from ckptd.client.watch import Source, Watch
 from ckptd.engine.catalog import survey
@@ -32,7 +32,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.reading.damage import Suspicion, Verdict, look_again
+from ckptd.engine.reading.damage import DamageVerdict, Suspicion, look_again
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import NamedStep
@@ -74,7 +74,7 @@ class DirectTransport:
         self.place = place_of(self._store, run)
         self._lock = threading.Lock()
         self._timeout_s = timeout_s
-        self._hold: Hold[Engine] | None = None
+        self._hold: SharedHold[Engine] | None = None
         self._is_recovered = False
         self._watches: set[Follower] = set()
         self._is_closed = threading.Event()
@@ -186,7 +186,7 @@ class DirectTransport:
         """See `Transport.agree`. There is one rank."""
         return (Agreement.AGREED if is_whole else Agreement.GO_BACK), ""
 
-    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
+    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> DamageVerdict | None:
         """See `Transport.check_damage`. Takes the run for that, unless another process works on it."""
         save_id, by = located.checkpoint.save_id, holder(self._member)
         coordinator, is_closed = self._coordinator, self._is_closed.is_set()
@@ -207,8 +207,8 @@ class DirectTransport:
                 owner.close()
         problem = look_again(self._store, located.key, suspicion)
         if problem is None:
-            return Verdict(False, "read once more, these bytes are as they should be")
-        return Verdict(True, str(problem), is_listed_no_more=False)
+            return DamageVerdict(False, "read once more, these bytes are as they should be")
+        return DamageVerdict(True, str(problem), is_listed_no_more=False)
 
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `Transport.set_pinned`."""
@@ -269,7 +269,7 @@ class DirectTransport:
         if hold is not None:
             hold.release(is_dropped=is_dropped)
 
-    def _held(self) -> Hold[Engine]:
+    def _held(self) -> SharedHold[Engine]:
         """Return this transport's part in the engine, which may not have been opened yet."""
         with self._lock:
             if self._is_closed.is_set():

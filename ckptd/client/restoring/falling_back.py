@@ -17,7 +17,7 @@ from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.restoring.locating import locate
 from ckptd.client.saving.transport import Located, RestoreCall, Transport
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.reading.damage import Suspicion, Verdict
+from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import of_name
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError, NotPermittedError, UnavailableError
@@ -108,7 +108,7 @@ def _verdict(
     restored: Restored,
     call: RestoreCall,
     falls_back: bool,
-) -> Verdict:
+) -> DamageVerdict:
     """Return what the owner says; raise `error`, with what it means, where this process may not go back."""
     if not falls_back:
         raise error from error.__cause__

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ckptd.client.capture.arrays import Array
 from ckptd.client.restoring.reader import did_you_mean
-from ckptd.client.saver.variables import Place
+from ckptd.client.saver.variables import VariableBox
 from ckptd.engine.reading.bundle import Bundle, Wanted
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format.object_graph import OBJECT_GRAPH_NAME, keys_by_full_name
@@ -30,7 +30,7 @@ class Assignable(Protocol):
 
     name: str
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[VariableBox]:
         """Return what it wants of the stored tensor of its name: as many boxes as `assign` takes arrays."""
 
     def assign(self, arrays: list[Array]) -> None:
@@ -43,7 +43,7 @@ class _Assignment:
 
     variable: Assignable
     key: str
-    places: list[Place]
+    places: list[VariableBox]
     shape: tuple[int, ...] | None = None
 
 

@@ -20,7 +20,7 @@ from ckptd.format.slices import Box
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class VariableBox:
     """One box of a stored tensor that a variable wants.
 
     Attributes:
@@ -57,7 +57,7 @@ class Variable:
             raise InvalidRequestError(f"variable {self.name!r} has no value to save")
         return value
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[VariableBox]:
         """Return what the variable wants of the stored tensor: as many boxes as `assign` takes arrays.
 
         Raises:
@@ -67,7 +67,7 @@ class Variable:
         slices = _slices(value)
         self._takes_list = isinstance(value, (list, tuple)) and slices is not None
         if value is None:
-            return [Place()]
+            return [VariableBox()]
         if slices is None:
             return [self._place(value, None)]
         return [self._place(one.part, one) for one in slices]
@@ -76,11 +76,15 @@ class Variable:
         """Set the variable; one array for each of the `places` returned before."""
         self._set(arrays if self._takes_list else arrays[0])
 
-    def _place(self, part: Any, of: Slice | None) -> Place:
+    def _place(self, part: Any, of: Slice | None) -> VariableBox:
         array, dtype = to_array(self.name, part)
         if self.is_filled:
             _check_fillable(self.name, array)
-        return Place(array.shape, dtype) if of is None else Place(of.full_shape, dtype, Box(of.start, array.shape))
+        return (
+            VariableBox(array.shape, dtype)
+            if of is None
+            else VariableBox(of.full_shape, dtype, Box(of.start, array.shape))
+        )
 
     @property
     def is_filled(self) -> bool:

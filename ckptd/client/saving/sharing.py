@@ -47,12 +47,12 @@ class _Entry(Generic[C]):
     def __init__(self, common: C) -> None:
         self.common = common
         self.changed = threading.Condition(threading.RLock())
-        self.holds: list[Hold[C]] = []
+        self.holds: list[SharedHold[C]] = []
         self.is_closed = False
         self.was_dropped = False  # by any: what it gave away may still read
 
 
-class Hold(Generic[C]):
+class SharedHold(Generic[C]):
     """The part that one `Checkpointer` has in it. Any thread may use it.
 
     Attributes:
@@ -108,7 +108,7 @@ class Hold(Generic[C]):
                 gc.collect()  # it may have been dropped already, in a cycle
                 is_collected = True
 
-    def _clash(self, options: RunOptions) -> tuple[Hold[C], str] | None:
+    def _clash(self, options: RunOptions) -> tuple[SharedHold[C], str] | None:
         for other in self._entry.holds:
             if other is self or other._options is None:
                 continue
@@ -158,7 +158,7 @@ class Commons(Generic[C]):
         self._lock = threading.Lock()
         self._entries: dict[Hashable, _Entry[C]] = {}
 
-    def hold(self, key: Hashable, make: Callable[[], C]) -> Hold[C]:
+    def hold(self, key: Hashable, make: Callable[[], C]) -> SharedHold[C]:
         """Take part in what has this key; `make` makes it, without waiting for anything, if there is none.
 
         While the last one that had a part in it closes it, this waits for that.
@@ -171,7 +171,7 @@ class Commons(Generic[C]):
                     entry = self._entries[key] = _Entry(make())
             with entry.changed:
                 if not entry.is_closed:
-                    hold = Hold(self, key, entry)
+                    hold = SharedHold(self, key, entry)
                     entry.holds.append(hold)
                     return hold
                 self.forget_entry(key, entry)

@@ -22,7 +22,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.reading.damage import Suspicion, Verdict
+from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.replicas import Compared, Remark
 from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import NamedStep
@@ -165,7 +165,7 @@ class Transport(Protocol):
         Returns what follows, and which ranks are missing; does not wait for them: to be repeated.
         """
 
-    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> Verdict | None:
+    def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> DamageVerdict | None:
         """Have the owner of the run read bytes again that looked wrong; None when no process can.
 
         Raises:

@@ -20,7 +20,7 @@ from ckptd.engine.catalog.edits import Owned, Which, in_words
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.ledger import CONFIRMED_FOR_S, Ledger, sure_to_go
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.recovery import Fate, Outcome, Recovery
+from ckptd.engine.catalog.recovery import Fate, Recovery, RecoveryOutcome
 from ckptd.engine.catalog.rest import RestNote
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Verdict
 from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
@@ -387,7 +387,7 @@ class Catalog(Owned):
             ledger.live.discard(record.save_id)  # also when it failed: from here on it is recovery's
         return survey.checkpoint_of(self._store, done)
 
-    def abandon(self, record: Record) -> Outcome:
+    def abandon(self, record: Record) -> RecoveryOutcome:
         """End a save that will not be committed: its shards, temporaries and record are deleted.
 
         The caller has aborted its writers. A save whose index is already in place goes forward instead: it is
@@ -402,10 +402,12 @@ class Catalog(Owned):
             self.confirm(0.0)  # of another owner's run nothing is removed, also not what looks like ours
             if ledger.is_stale:
                 outcomes = [outcome for outcome in self._recover(None).outcomes if outcome.subject == subject]
-                return outcomes[-1] if outcomes else Outcome(subject, Fate.NOTHING, "nothing of it is left")
+                return outcomes[-1] if outcomes else RecoveryOutcome(subject, Fate.NOTHING, "nothing of it is left")
             known = ledger.records.get(record.save_id)
             if known is None or known.published:
-                return Outcome(subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published")
+                return RecoveryOutcome(
+                    subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published"
+                )
             ledger.sweep_uploads_of(known)
             attempts = [each for each in ledger.records.values() if each.prefix == known.prefix]
             gathered = recovery.gather(self._store, attempts, ledger.listed(), ledger.is_undoable)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from ckptd.engine.catalog import deleting, records, recovery, reserve, survey
 from ckptd.engine.catalog.commit import OnStep, SeenState
 from ckptd.engine.catalog.fence import Life, unsigned
-from ckptd.engine.catalog.listing import Entry, Listing, Style
+from ckptd.engine.catalog.listing import ListedEntry, Listing, Style
 from ckptd.engine.catalog.read_list import list_of, read_list
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.recovery import Facts, Fate, Outcome, Recovery
+from ckptd.engine.catalog.recovery import Fate, Recovery, RecoveryOutcome, SaveFacts
 from ckptd.engine.catalog.rest import RestNote
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule, Verdict
 from ckptd.engine.catalog.state_file import StateFile
@@ -353,12 +353,12 @@ class Ledger:
         ours = [each for each in self.records.values() if each.latest_filename == self.latest_filename]
         return max(ours, key=lambda record: record.sequence).policy if ours else RetentionPolicy()
 
-    def entry(self, record: Record) -> Entry:
+    def entry(self, record: Record) -> ListedEntry:
         """Return what the list holds for a save of ours."""
         checkpoint = survey.checkpoint_of(self._store, record)
-        return Entry(record.prefix, record.prefix_key, checkpoint, record, at=record.saved_at)
+        return ListedEntry(record.prefix, record.prefix_key, checkpoint, record, at=record.saved_at)
 
-    def unlisted(self) -> list[Entry]:
+    def unlisted(self) -> list[ListedEntry]:
         """Return the checkpoints that the state file does not list, and that are kept for good, oldest first."""
         listed = self.listed()
         leaving = {
@@ -402,11 +402,13 @@ class Ledger:
         if self._former is None:
             self._former = {record.save_id for record in loaded.found if not record.published}
         self.hidden = set()
-        outcomes = [Outcome(store.location(error.key or ""), Fate.LEAVE, error.reason) for error in loaded.unreadable]
+        outcomes = [
+            RecoveryOutcome(store.location(error.key or ""), Fate.LEAVE, error.reason) for error in loaded.unreadable
+        ]
         read = read_list(store, self._run, self.state.key, state, loaded.found)
         self.listing, self.style, listed = read.listing, read.style, read.prefixes
         for prefix, problem in read.problems.items():
-            outcomes.append(Outcome(store.location(prefix), Fate.LEAVE, f"listed, but not complete: {problem}"))
+            outcomes.append(RecoveryOutcome(store.location(prefix), Fate.LEAVE, f"listed, but not complete: {problem}"))
         self.hidden.update(record.save_id for record in loaded.found if record.prefix_key in read.problems)
         if any(each.quarantine and each.prefix_key in listed for each in loaded.found) and self.listing.here:
             self._leave_quarantined_out(self.listing)
@@ -446,7 +448,7 @@ class Ledger:
         try:
             for verdict in self.settle(in_use):
                 if verdict.action is Action.KEEP:
-                    outcomes.append(Outcome(verdict.prefix, Fate.LEAVE, verdict.reason))
+                    outcomes.append(RecoveryOutcome(verdict.prefix, Fate.LEAVE, verdict.reason))
         except StorageFullError as error:
             outcomes.append(self._postpone(self._pending[0].record, error))
         self.is_stale = self.unfinished is not None
@@ -454,11 +456,11 @@ class Ledger:
         problems = tuple(f"{error}; {way_out}" for error in loaded.unreadable)
         return Recovery(tuple(outcomes), tuple(swept), problems, tuple(read.passed_by))
 
-    def _postpone(self, record: Record, error: StorageFullError) -> Outcome:
+    def _postpone(self, record: Record, error: StorageFullError) -> RecoveryOutcome:
         subject = self._store.location(record.prefix_key)
         _log.warning("%s: what a crash interrupted cannot be finished now: %s", subject, error)
         self.unfinished = self.unfinished or error
-        return Outcome(subject, Fate.LEAVE, f"to be finished once there is room: {error.reason}")
+        return RecoveryOutcome(subject, Fate.LEAVE, f"to be finished once there is room: {error.reason}")
 
     def rest_note(self, epoch: int) -> RestNote | None:
         """Return what to note of the run when it is at rest, None while anything is left to be done or in doubt."""
@@ -513,7 +515,7 @@ class Ledger:
                     return "it was to replace the checkpoint in place, and is swept once that has changed"
         return ""
 
-    def carry_out(self, facts: Facts, fate: Fate, reason: str, in_use: Collection[str] | None) -> Outcome:
+    def carry_out(self, facts: SaveFacts, fate: Fate, reason: str, in_use: Collection[str] | None) -> RecoveryOutcome:
         """Do to one save what `recovery.judge` decided."""
         record, store = facts.record, self._store
         subject = store.location(record.prefix_key)
@@ -557,7 +559,7 @@ class Ledger:
                 self.hidden.add(record.save_id)
             case Fate.NOTHING:
                 pass
-        return Outcome(subject, fate, reason)
+        return RecoveryOutcome(subject, fate, reason)
 
     def _sweep(self, record: Record) -> None:
         others = [

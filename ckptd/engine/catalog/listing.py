@@ -29,7 +29,7 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedEntry:
     """One listed checkpoint.
 
     Attributes:
@@ -53,13 +53,13 @@ class Entry:
 class Listing:
     """The listed checkpoints, oldest first, the latest last."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[ListedEntry, ...] = ()
 
-    def with_newest(self, entry: Entry) -> Listing:
+    def with_newest(self, entry: ListedEntry) -> Listing:
         """Return the list with one more at its end; an older one with the same prefix makes room."""
         return Listing((*self.without(entry.path).entries, entry))
 
-    def with_adopted(self, entry: Entry) -> Listing:
+    def with_adopted(self, entry: ListedEntry) -> Listing:
         """Return the list with a checkpoint that was forgotten, at the place that its age gives it."""
         others = list(self.without(entry.path).entries)
         place = len(others)
@@ -67,7 +67,7 @@ class Listing:
             place -= 1
         return Listing((*others[:place], entry, *others[place:]))
 
-    def with_unlisted(self, unlisted: Sequence[Entry]) -> list[Entry]:
+    def with_unlisted(self, unlisted: Sequence[ListedEntry]) -> list[ListedEntry]:
         """Return those of this store and `unlisted` ones, which are oldest first, in the order of their age."""
         found, rest = [], list(reversed(unlisted))
         for entry in self.here:
@@ -99,7 +99,7 @@ class Listing:
         )
 
     @property
-    def here(self) -> list[Entry]:
+    def here(self) -> list[ListedEntry]:
         """Those that lie in this store."""
         return [entry for entry in self.entries if entry.prefix_key is not None]
 
@@ -177,7 +177,7 @@ class Listing:
         return CheckpointState(paths[-1], paths, times, style.preserved or 0.0).encode()
 
 
-def _is_newer(one: Entry, other: Entry) -> bool:
+def _is_newer(one: ListedEntry, other: ListedEntry) -> bool:
     """Order by when the saves began, which no clock can disturb; what is not ours has only its time."""
     if one.record is not None and other.record is not None:
         return one.record.sequence > other.record.sequence

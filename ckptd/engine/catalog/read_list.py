@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ckptd.engine.catalog import listed, survey
-from ckptd.engine.catalog.listing import Entry, Listing, Style
+from ckptd.engine.catalog.listing import ListedEntry, Listing, Style
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Rule
 from ckptd.engine.checkpoint import Checkpoint
@@ -55,14 +55,14 @@ def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterab
     times = dict(zip(state.all_model_checkpoint_paths, state.all_model_checkpoint_timestamps, strict=False))
     found = ReadList(style=_style_of(state))
 
-    def look(path: str) -> Entry:
+    def look(path: str) -> ListedEntry:
         at, sighting = times.get(path, 0.0), listed.find(store, run, path)
         prefix = sighting.key
         if sighting.how:
             warn_once(f"{store.location(key)}: it names {path}, which is found {sighting.how}")
         if prefix is None:
             elsewhere = Checkpoint(path, names.step_of(path), 0, 0, at, durability=store.durability)
-            return Entry(path, None, elsewhere, None, at=at)
+            return ListedEntry(path, None, elsewhere, None, at=at)
         found.prefixes.add(prefix)
         return _look_up(store, run, path, prefix, by_prefix.get(prefix, []), at, found.problems)
 
@@ -95,7 +95,7 @@ def list_of(store: Store, run: str, key: str, data: bytes, ours: Iterable[Record
             return None
         record = newest[prefix]
         checkpoint = survey.checkpoint_of(store, record)
-        entry = Entry(record.prefix, prefix, checkpoint, record, at=times.get(path) or checkpoint.saved_at)
+        entry = ListedEntry(record.prefix, prefix, checkpoint, record, at=times.get(path) or checkpoint.saved_at)
         found.prefixes.add(prefix)
         found.listing = found.listing.with_newest(entry)
     return found
@@ -109,7 +109,7 @@ def _take_what_is_there(store: Store, run: str, key: str, by_prefix: dict[str, l
     for each in oldest_first:
         name = each.checkpoint.prefix.rpartition("/")[2]
         record = ours.get(each.checkpoint.save_id)
-        entry = Entry(name, join(run, name), each.checkpoint, record, at=each.checkpoint.saved_at)
+        entry = ListedEntry(name, join(run, name), each.checkpoint, record, at=each.checkpoint.saved_at)
         found.prefixes.add(join(run, name))
         found.listing = found.listing.with_newest(entry)
     if oldest_first:
@@ -121,7 +121,7 @@ def _take_what_is_there(store: Store, run: str, key: str, by_prefix: dict[str, l
 
 def _look_up(
     store: Store, run: str, path: str, prefix: str, attempts: list[Record], at: float, problems: dict[str, str]
-) -> Entry:
+) -> ListedEntry:
     if prefix.rpartition("/")[0] == run:
         path = prefix.rpartition("/")[2]
     location, step = store.location(prefix), names.step_of(prefix)
@@ -132,7 +132,7 @@ def _look_up(
     if problem is not None:
         problems[prefix] = problem
     record = next((each for each in attempts if each.save_id == checkpoint.save_id), None)
-    return Entry(
+    return ListedEntry(
         path,
         prefix,
         checkpoint,

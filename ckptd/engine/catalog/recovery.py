@@ -34,7 +34,7 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class SaveFacts:
     """What can be seen of one save of ours.
 
     Attributes:
@@ -64,7 +64,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RecoveryOutcome:
     """What recovery did about one save or one listed path, and why, in words for people."""
 
     subject: str
@@ -76,7 +76,7 @@ class Outcome:
 class Recovery:
     """What a recovery did. Checkpoints that are as they should be are not mentioned."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RecoveryOutcome, ...]
     swept_objects: tuple[str, ...] = ()
     """Keys whose unfinished temporaries were removed."""
     problems: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Recovery:
         return [outcome.subject for outcome in self.outcomes if outcome.fate is fate]
 
 
-def judge(facts: Facts) -> tuple[Fate, str]:
+def judge(facts: SaveFacts) -> tuple[Fate, str]:
     """Decide what becomes of one save."""
     record, index = facts.record, facts.index
     if index is not None and not index.is_as_written_by(record) and index.num_shards is None:
@@ -101,7 +101,7 @@ def judge(facts: Facts) -> tuple[Fate, str]:
     return _judge_published(facts) if record.published else _judge_unpublished(facts)
 
 
-def _judge_dropped(facts: Facts) -> tuple[Fate, str]:
+def _judge_dropped(facts: SaveFacts) -> tuple[Fate, str]:
     if not facts.has_its_index:
         if facts.is_undoable and facts.is_aside:
             return Fate.NOTHING, "it was deleted, which can still be undone"
@@ -117,7 +117,7 @@ def _judge_dropped(facts: Facts) -> tuple[Fate, str]:
     return Fate.DROP, "its deletion was not finished"
 
 
-def _judge_unpublished(facts: Facts) -> tuple[Fate, str]:
+def _judge_unpublished(facts: SaveFacts) -> tuple[Fate, str]:
     if not facts.has_its_index:
         if facts.index is None and facts.is_listed:
             return Fate.LEAVE, "the state file lists it, but its index is gone"
@@ -131,7 +131,7 @@ def _judge_unpublished(facts: Facts) -> tuple[Fate, str]:
     return Fate.ADOPT, "it was complete, and not yet published"
 
 
-def _judge_published(facts: Facts) -> tuple[Fate, str]:
+def _judge_published(facts: SaveFacts) -> tuple[Fate, str]:
     record = facts.record
     if facts.index is None:
         if facts.horizon is not None and record.saved_at <= facts.horizon and not facts.is_listed:
@@ -154,7 +154,7 @@ def _judge_published(facts: Facts) -> tuple[Fate, str]:
     return Fate.PRESERVE, "retention let it go just before the crash; it may have been due to be kept for good"
 
 
-def _index_is_foreign(facts: Facts) -> bool:
+def _index_is_foreign(facts: SaveFacts) -> bool:
     noted = facts.record.index_crc32c is not None
     return facts.index is not None and noted and not facts.index.is_as_written_by(facts.record)
 
@@ -170,7 +170,7 @@ def horizon_of(unpublished_but_listed: Iterable[Record]) -> float | None:
 
 def gather(
     store: Store, records: Collection[Record], listed: Collection[str], is_undoable: Callable[[Record], bool]
-) -> list[Facts]:
+) -> list[SaveFacts]:
     """Look at what is in place for each record; nothing is changed. `listed` are the keys of listed prefixes.
 
     `records` are all of a run that no living save owns, in the order in which their saves began. `is_undoable` says
@@ -180,14 +180,14 @@ def gather(
     for record in records:
         of_prefix.setdefault(record.prefix_key, []).append(record)
 
-    def look(prefix: str) -> list[Facts]:
+    def look(prefix: str) -> list[SaveFacts]:
         facts, attempts = [], of_prefix[prefix]
         index = index_in_place(store, attempts[0].index_key)
         for number, record in enumerate(attempts):
             its_own = index is not None and index.refers_to_shards_of(record)
             later = (each for each in attempts[number + 1 :] if index is not None and index.refers_to_shards_of(each))
             facts.append(
-                Facts(
+                SaveFacts(
                     record,
                     is_listed=prefix in listed,
                     index=index,

@@ -51,7 +51,7 @@ _POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SegmentRun:
     """Segments that lie side by side in the lane, in memory and in the shard alike. Offsets and size in bytes."""
 
     lane_offset: int
@@ -68,14 +68,14 @@ class Run:
             at += size
 
 
-def runs_of(layout: Layout, segments: Column, offsets: Column) -> list[Run]:
+def runs_of(layout: Layout, segments: Column, offsets: Column) -> list[SegmentRun]:
     """Return the runs that make up a lane; `offsets` is where each part of the sender lies in its memory."""
     sizes, shard_offsets = layout.segment_size[segments], layout.segment_offset[segments]
     memory_offsets = offsets[layout.segment_item[segments]] + layout.segment_item_offset[segments]
     lane_offsets = np.cumsum(sizes) - sizes
     first = first_of_runs(sizes, memory_offsets, shard_offsets)
     return [
-        Run(*numbers)
+        SegmentRun(*numbers)
         for numbers in zip(
             lane_offsets[first].tolist(),
             memory_offsets[first].tolist(),
@@ -86,7 +86,7 @@ def runs_of(layout: Layout, segments: Column, offsets: Column) -> list[Run]:
     ]
 
 
-def stretches_of(runs: Sequence[Run], shard_key: str) -> list[Stretch]:
+def stretches_of(runs: Sequence[SegmentRun], shard_key: str) -> list[Stretch]:
     """Describe runs as parts of a shard."""
     return [Stretch(shard_key, run.shard_offset, run.memory_offset, run.size_bytes) for run in runs]
 
@@ -104,7 +104,9 @@ def sum_rows(layout: Layout, segments: Column, begins: Column) -> Column:
     return begins[layout.segment_item[segments]] + (layout.segment_item_offset[segments] > 0)
 
 
-def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Column, standstill: Standstill) -> None:
+def feed(
+    lane: LaneWriter, runs: Sequence[SegmentRun], capture: Capture, sum_rows: Column, standstill: Standstill
+) -> None:
     """Write a lane from captured memory until it has ended; its failures reach the save through the lane.
 
     `sum_rows` says, per segment of the lane, which checksum of the capture is its own.
@@ -162,7 +164,7 @@ def feed(lane: LaneWriter, runs: Sequence[Run], capture: Capture, sum_rows: Colu
         lane.fail(bug)
 
 
-def _feed_copies(lane: LaneWriter, runs: Sequence[Run], memory: memoryview, summing: threads.Pool) -> None:
+def _feed_copies(lane: LaneWriter, runs: Sequence[SegmentRun], memory: memoryview, summing: threads.Pool) -> None:
     """Write and sum copies of the blocks; while one is written the next is copied and summed."""
     copies = [empty_at(BLOCK_BYTES + UNIT_BYTES) for _ in range(2)]
 

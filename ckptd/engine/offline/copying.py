@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ckptd.engine.catalog.commit import OnStep, ignore_step
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
-from ckptd.engine.offline.placing import Placement, announce, read_meta, spread
+from ckptd.engine.offline.placing import Placing, announce, read_meta, spread
 from ckptd.engine.reading import indexes
 from ckptd.engine.reading.blocks import BLOCK_BYTES
 from ckptd.engine.reading.bundle import Bundle
@@ -87,7 +87,7 @@ def copy_checkpoint(
     index_bytes = source.get(index_key(source_key))
     bundle = Bundle(source, source_key, indexes.decode(index_bytes, index_key(source_key))).holding(held)
     pieces = _pieces(bundle)
-    with Placement(store, key, overwrite=overwrite, on_step=on_step) as placement:
+    with Placing(store, key, overwrite=overwrite, on_step=on_step) as placement:
         as_it_is = num_shards is None
         layout = _as_stored(bundle, pieces) if num_shards is None else _laid_out(pieces, num_shards)
         count = placement.choose_num_shards(len(layout))

@@ -28,7 +28,7 @@ from ckptd.storage.keys import join
 _log = logging.getLogger(__name__)
 
 
-class Placement:
+class Placing:
     """One checkpoint being put in place. Use it as a context: left by an error, it takes away what it put there.
 
     A crash leaves shards that no index names, which nothing reads.
@@ -53,7 +53,7 @@ class Placement:
         self._finished: list[str] = []
         self._num_shards = 0
 
-    def __enter__(self) -> Placement:
+    def __enter__(self) -> Placing:
         return self
 
     def __exit__(

@@ -18,7 +18,7 @@ _HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PruneRule:
     """What is to be kept.
 
     Attributes:
@@ -42,7 +42,7 @@ class Rule:
             raise InvalidRequestError("an interval is 1 step at least", actual=self.every_steps)
 
 
-class Action(Enum):
+class PruneAction(Enum):
     """What becomes of a checkpoint."""
 
     KEEP = "keep"  # the rule wants it
@@ -51,11 +51,11 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PruneVerdict:
     """What becomes of one checkpoint, and why, in words for people."""
 
     found: Found
-    action: Action
+    action: PruneAction
     reason: str
 
     @property
@@ -65,8 +65,11 @@ class Verdict:
 
 
 def judge(
-    found: Sequence[Found], rule: Rule, named: Collection[str] = (), verifies: Callable[[Found], bool] | None = None
-) -> list[Verdict]:
+    found: Sequence[Found],
+    rule: PruneRule,
+    named: Collection[str] = (),
+    verifies: Callable[[Found], bool] | None = None,
+) -> list[PruneVerdict]:
     """Give every checkpoint of a directory its verdict, in the order of `found`.
 
     Args:
@@ -78,7 +81,7 @@ def judge(
     """
     verdicts = {id(each): _first_look(each, rule, named) for each in found}
     open_ones = [each for each in found if verdicts[id(each)] is None]
-    judged: dict[int, Verdict] = {}
+    judged: dict[int, PruneVerdict] = {}
     for family in {_family(each) for each in open_ones}:
         # Those that are kept for other reasons count too: with the newest three wanted, there are three.
         members = [each for each in found if _family(each) == family and each.problem is None]
@@ -86,15 +89,15 @@ def judge(
         by_time = {id(each) for each in sorted(members, key=lambda each: each.checkpoint.saved_at)[-rule.keep :]}
         for each in members:
             if id(each) in by_step:
-                judged[id(each)] = Verdict(each, Action.KEEP, f"one of the newest {rule.keep} by step")
+                judged[id(each)] = PruneVerdict(each, PruneAction.KEEP, f"one of the newest {rule.keep} by step")
             elif id(each) in by_time:
-                judged[id(each)] = Verdict(each, Action.KEEP, f"one of the newest {rule.keep} by time")
+                judged[id(each)] = PruneVerdict(each, PruneAction.KEEP, f"one of the newest {rule.keep} by time")
     kept_at: dict[str, float] = {}
     for each in sorted(open_ones, key=lambda each: each.checkpoint.saved_at):
         if id(each) not in judged:
             judged[id(each)] = _last_look(each, rule, kept_at)
     result = [verdicts[id(each)] or judged[id(each)] for each in found]
-    if verifies is None or not any(verdict.action is Action.DELETE for verdict in result):
+    if verifies is None or not any(verdict.action is PruneAction.DELETE for verdict in result):
         return result
     return _with_a_sound_one(result, verifies)
 
@@ -109,34 +112,34 @@ def is_ours(found: Found) -> bool:
     return bool(found.checkpoint.save_id)
 
 
-def _first_look(found: Found, rule: Rule, named: Collection[str]) -> Verdict | None:
+def _first_look(found: Found, rule: PruneRule, named: Collection[str]) -> PruneVerdict | None:
     if found.problem is not None:
-        return Verdict(found, Action.LEAVE, f"it is not complete: {found.problem}")
+        return PruneVerdict(found, PruneAction.LEAVE, f"it is not complete: {found.problem}")
     if found.is_latest or found.checkpoint.prefix in named:
-        return Verdict(found, Action.KEEP, "it is the latest")
+        return PruneVerdict(found, PruneAction.KEEP, "it is the latest")
     if found.checkpoint.pinned:
-        return Verdict(found, Action.KEEP, "it is pinned")
+        return PruneVerdict(found, PruneAction.KEEP, "it is pinned")
     if found.checkpoint.step is None:
-        return Verdict(found, Action.LEAVE, "its name has no step, so nothing says what supersedes it")
+        return PruneVerdict(found, PruneAction.LEAVE, "its name has no step, so nothing says what supersedes it")
     if not is_ours(found) and not rule.foreign:
-        return Verdict(found, Action.LEAVE, "ckptd did not write it; --foreign judges such ones too")
+        return PruneVerdict(found, PruneAction.LEAVE, "ckptd did not write it; --foreign judges such ones too")
     return None
 
 
-def _last_look(found: Found, rule: Rule, kept_at: dict[str, float]) -> Verdict:
+def _last_look(found: Found, rule: PruneRule, kept_at: dict[str, float]) -> PruneVerdict:
     """Judge one that is not among the newest; called from the oldest on. `kept_at`: when one was kept, per name."""
     checkpoint, family = found.checkpoint, _family(found)
     if rule.every_steps is not None and (checkpoint.step or 0) % rule.every_steps == 0:
-        return Verdict(found, Action.KEEP, f"its step is a multiple of {rule.every_steps}")
+        return PruneVerdict(found, PruneAction.KEEP, f"its step is a multiple of {rule.every_steps}")
     if rule.every_hours is not None:
         last = kept_at.get(family)
         if last is None or checkpoint.saved_at - last >= rule.every_hours * _HOUR_S:
             kept_at[family] = checkpoint.saved_at
-            return Verdict(found, Action.KEEP, f"one is kept for every {rule.every_hours:g} hours")
-    return Verdict(found, Action.DELETE, f"older than the newest {rule.keep}, by step and by time")
+            return PruneVerdict(found, PruneAction.KEEP, f"one is kept for every {rule.every_hours:g} hours")
+    return PruneVerdict(found, PruneAction.DELETE, f"older than the newest {rule.keep}, by step and by time")
 
 
-def _with_a_sound_one(verdicts: list[Verdict], verifies: Callable[[Found], bool]) -> list[Verdict]:
+def _with_a_sound_one(verdicts: list[PruneVerdict], verifies: Callable[[Found], bool]) -> list[PruneVerdict]:
     """Spare the newest checkpoint that verifies: what is called the latest may be damaged."""
     whole = [verdict for verdict in verdicts if verdict.found.problem is None]
     whole.sort(key=lambda verdict: (verdict.found.is_latest, verdict.found.checkpoint.saved_at), reverse=True)
@@ -145,13 +148,13 @@ def _with_a_sound_one(verdicts: list[Verdict], verifies: Callable[[Found], bool]
             break
     else:
         reason = "no checkpoint here verifies, so none is superseded"
-        return [_instead(verdict, Action.LEAVE, reason) for verdict in verdicts]
+        return [_instead(verdict, PruneAction.LEAVE, reason) for verdict in verdicts]
     reason = "the newest that verifies"
-    return [_instead(verdict, Action.KEEP, reason) if verdict is spared else verdict for verdict in verdicts]
+    return [_instead(verdict, PruneAction.KEEP, reason) if verdict is spared else verdict for verdict in verdicts]
 
 
-def _instead(verdict: Verdict, action: Action, reason: str) -> Verdict:
-    return Verdict(verdict.found, action, reason) if verdict.action is Action.DELETE else verdict
+def _instead(verdict: PruneVerdict, action: PruneAction, reason: str) -> PruneVerdict:
+    return PruneVerdict(verdict.found, action, reason) if verdict.action is PruneAction.DELETE else verdict
 
 
 def _family(found: Found) -> str:

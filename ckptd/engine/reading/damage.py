@@ -36,7 +36,7 @@ class Suspicion:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DamageVerdict:
     """What the owner of a run says to a suspicion.
 
     Attributes:

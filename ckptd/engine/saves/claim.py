@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ckptd.engine.lanes.capture import Capture, Holding
-from ckptd.engine.lanes.feeding import Run, feed, runs_of, stretches_of, sum_rows
+from ckptd.engine.lanes.feeding import SegmentRun, feed, runs_of, stretches_of, sum_rows
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill
 from ckptd.engine.layout import Assignment, Column, Layout, Road
@@ -31,7 +31,7 @@ class Claim:
     compared: Compared | None = None  # until it is planned, as are the remarks
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
-    _fed: dict[int, list[Run]] = field(default_factory=dict)  # per shard
+    _fed: dict[int, list[SegmentRun]] = field(default_factory=dict)  # per shard
 
     @property
     def road(self) -> Road:

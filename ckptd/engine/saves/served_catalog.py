@@ -18,7 +18,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import RunOptions, SaveRef
 from ckptd.engine.log import log_quarantined, logger
-from ckptd.engine.reading.damage import Suspicion, Verdict, look_again
+from ckptd.engine.reading.damage import DamageVerdict, Suspicion, look_again
 from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.starts import is_same_save
 from ckptd.engine.series import NamedStep, latest_of, name_of
@@ -249,7 +249,7 @@ class ServedCatalog:
 
     # Damage.
 
-    def check_damage(self, key: str, save_id: str, suspicion: Suspicion, by: str) -> Verdict:
+    def check_damage(self, key: str, save_id: str, suspicion: Suspicion, by: str) -> DamageVerdict:
         """Read bytes again that looked wrong to a reader; only what is wrong here, too, goes into quarantine.
 
         `key` is the checkpoint's prefix. One that is not ours has no `save_id`, and is only looked at.
@@ -261,33 +261,33 @@ class ServedCatalog:
             with self.lock:
                 record = self.catalog.record_of(save_id)
             if save_id and (record is None or record.quarantine):
-                return Verdict(True, "it is there no more" if record is None else record.quarantine)
+                return DamageVerdict(True, "it is there no more" if record is None else record.quarantine)
             prefix = key if record is None else record.prefix_key
             if prefix.rpartition("/")[0] != self._name:
                 raise InvalidRequestError("this is no checkpoint of the run", key=prefix)
             known = (save_id or prefix, suspicion.key, suspicion.offset)
             if self._sound.get(known, -math.inf) > self._clock.boot_s():
-                return Verdict(False, _SOUND)
+                return DamageVerdict(False, _SOUND)
             try:
                 problem = look_again(self._store, prefix, suspicion)
             except NotFoundError:
                 with self.lock:
                     self.catalog.recover_again()
                     self.look()
-                return Verdict(True, "it is there no more")
+                return DamageVerdict(True, "it is there no more")
             if problem is None:
                 # A reader that says the same again and again must not keep the store busy.
                 self._sound = {known: self._clock.boot_s() + _SOUND_FOR_S}
-                return Verdict(False, _SOUND)
+                return DamageVerdict(False, _SOUND)
             if record is None:
-                return Verdict(True, str(problem), is_listed_no_more=False)
+                return DamageVerdict(True, str(problem), is_listed_no_more=False)
             try:
                 return self._put_in_quarantine(record, str(problem), by)
             except (StorageFullError, NotPermittedError) as error:
                 logger.error("%s is damaged: %s; that could not be noted: %s", prefix, problem, error)
-                return Verdict(True, str(problem), is_listed_no_more=False)
+                return DamageVerdict(True, str(problem), is_listed_no_more=False)
 
-    def _put_in_quarantine(self, record: Record, reason: str, by: str) -> Verdict:
+    def _put_in_quarantine(self, record: Record, reason: str, by: str) -> DamageVerdict:
         with self.lock:
             try:
                 is_new = self.catalog.quarantine(record.save_id, reason, by)
@@ -299,7 +299,7 @@ class ServedCatalog:
             log_quarantined(self._store.location(record.prefix_key), save, reason, by, latest)
             if latest is not None:
                 self._on_rolled_back(replace(latest, rolled_back=f"{record.prefix}: {reason}"))
-        return Verdict(True, reason)
+        return DamageVerdict(True, reason)
 
     # Housekeeping.
 

@@ -26,7 +26,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class UploadedPart:
     """One uploaded part: its number from 1 on, and what the bucket wants to see again when the upload is completed."""
 
     number: int
@@ -97,14 +97,18 @@ class Bucket(Protocol):
     def create_upload(self, key: str, metadata: Mapping[str, str]) -> str:
         """Begin a multipart upload; return its id."""
 
-    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
+    def upload_part(
+        self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None
+    ) -> UploadedPart:
         """Upload one part, which lies in several memories, one after another; `crc` is what the bucket compares.
 
         Raises:
             CorruptionError: the bytes that arrived have another CRC-32C.
         """
 
-    def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
+    def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[UploadedPart], *, if_absent: bool = False
+    ) -> Head:
         """Make an object of all parts at once; describe it as the bucket's answer does.
 
         Raises:

@@ -31,7 +31,7 @@ from ckptd.errors import (
 )
 from ckptd.format.crc32c import crc32c, extend
 from ckptd.storage.base import Buffer
-from ckptd.storage.bucket.bucket import Head, Part, Upload, scatter
+from ckptd.storage.bucket.bucket import Head, Upload, UploadedPart, scatter
 
 _PIECE_BYTES = 8 << 20
 _ONE_WRITE = threading.Lock()  # looking and writing is one step within this process
@@ -185,7 +185,9 @@ class FsspecBucket:
         self._uploads[directory] = Path(directory)
         return directory
 
-    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
+    def upload_part(
+        self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None
+    ) -> UploadedPart:
         """See `Bucket`."""
         body = b"".join(data)  # ours, so that what is summed is what is written
         found = crc32c(body)
@@ -193,9 +195,11 @@ class FsspecBucket:
             raise CorruptionError("the bytes were damaged on the way", key=key)
         with _translating(key):
             (self._directory(upload_id) / str(number)).write_bytes(body)
-        return Part(number, str(number), found, len(body))
+        return UploadedPart(number, str(number), found, len(body))
 
-    def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
+    def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[UploadedPart], *, if_absent: bool = False
+    ) -> Head:
         """See `Bucket`."""
         directory = self._directory(upload_id)
         with _translating(key):
@@ -216,7 +220,7 @@ class FsspecBucket:
         self.abort_upload(key, upload_id)
         return self.head(key)
 
-    def _hand_over(self, path: Path, part: Part, writer: Any, key: str) -> None:
+    def _hand_over(self, path: Path, part: UploadedPart, writer: Any, key: str) -> None:
         crc = 0
         with path.open("rb") as file:
             while piece := file.read(_PIECE_BYTES):

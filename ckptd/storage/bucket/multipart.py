@@ -18,7 +18,7 @@ from typing import Protocol
 from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.crc32c import combine, crc32c
 from ckptd.storage.base import Buffer, ObjectStat
-from ckptd.storage.bucket.bucket import Bucket, Part
+from ckptd.storage.bucket.bucket import Bucket, UploadedPart
 from ckptd.storage.bucket.open_part import OpenPart, check_lent
 from ckptd.storage.bucket.upload_memory import Parts
 from ckptd.storage.keys import named
@@ -37,7 +37,7 @@ def part_size(size_bytes: int) -> int:
     return max(PART_BYTES, -(-least // (1 << 20)) * (1 << 20))
 
 
-class Surroundings(Protocol):
+class UploadStore(Protocol):
     """What a writer needs of its store."""
 
     bucket: Bucket
@@ -65,7 +65,7 @@ class Surroundings(Protocol):
 class MultipartWriter:
     """See `ckptd.storage.base.BorrowingWriter`."""
 
-    def __init__(self, store: Surroundings, full_key: str, key: str, size_bytes: int) -> None:
+    def __init__(self, store: UploadStore, full_key: str, key: str, size_bytes: int) -> None:
         """Remember what is to come; nothing is sent yet. `full_key` is the bucket's, `key` the store's."""
         self.key = key
         self.size_bytes = size_bytes
@@ -76,7 +76,7 @@ class MultipartWriter:
         self._lock = threading.Lock()
         self._beginning = threading.Lock()
         self._open: dict[int, OpenPart] = {}
-        self._sent: dict[int, Future[Part]] = {}
+        self._sent: dict[int, Future[UploadedPart]] = {}
         self._metadata = store.write_metadata()
         self._upload_id: str | None = None
         self._note_key = ""
@@ -158,7 +158,7 @@ class MultipartWriter:
     def _length(self, number: int) -> int:
         return min(self._part_bytes, self.size_bytes - number * self._part_bytes)
 
-    def _send(self, number: int, part: OpenPart) -> Part:
+    def _send(self, number: int, part: OpenPart) -> UploadedPart:
         try:
             if self._is_over:
                 raise ConflictError("this writer is gone", key=self.key)
@@ -280,7 +280,7 @@ class MultipartWriter:
                 self._store.forget_upload(self._note_key)
 
 
-def _etag_of(parts: Sequence[Part]) -> str | None:
+def _etag_of(parts: Sequence[UploadedPart]) -> str | None:
     """Return what the ETag of a whole object is where those of its parts are MD5 sums; None where they are not."""
     sums = [part.etag.strip('"') for part in sorted(parts, key=lambda part: part.number)]
     if not all(_MD5.fullmatch(each) for each in sums):

@@ -21,7 +21,7 @@ from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, No
 from ckptd.format.crc32c import crc32c, extend
 from ckptd.storage.base import Buffer
 from ckptd.storage.bucket import s3_errors
-from ckptd.storage.bucket.bucket import Head, Part, Upload
+from ckptd.storage.bucket.bucket import Head, Upload, UploadedPart
 from ckptd.storage.bucket.s3_requests import Answer, S3Requests
 
 _META = "x-amz-meta-"
@@ -157,15 +157,19 @@ class S3Bucket:
                 self.abort_upload(key, other.upload_id)
         return upload_id
 
-    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
+    def upload_part(
+        self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None
+    ) -> UploadedPart:
         """See `Bucket`."""
         query = {"partNumber": str(number), "uploadId": upload_id}
         if crc is None:
             crc = functools.reduce(lambda before, memory: extend(before, memory), data, 0)
         answer = self._requests.send("PUT", key, query=query, headers=_checksum(crc), body=data)
-        return Part(number, answer.headers["ETag"], crc, sum(memory.nbytes for memory in data))
+        return UploadedPart(number, answer.headers["ETag"], crc, sum(memory.nbytes for memory in data))
 
-    def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
+    def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[UploadedPart], *, if_absent: bool = False
+    ) -> Head:
         """See `Bucket`."""
         listed = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag>"

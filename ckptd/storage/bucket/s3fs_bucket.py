@@ -29,7 +29,7 @@ from ckptd.errors import (
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Buffer
 from ckptd.storage.bucket import s3_errors
-from ckptd.storage.bucket.bucket import Head, Part, Upload, scatter
+from ckptd.storage.bucket.bucket import Head, Upload, UploadedPart, scatter
 from ckptd.storage.bucket.retrying import Retries
 
 _DELETED_AT_ONCE = 1000
@@ -148,14 +148,18 @@ class S3fsBucket:
         answer = self._call("create_multipart_upload", key, ChecksumAlgorithm="CRC32C", Metadata=dict(metadata))
         return str(answer["UploadId"])
 
-    def upload_part(self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None) -> Part:
+    def upload_part(
+        self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None
+    ) -> UploadedPart:
         """See `Bucket`."""
         body = b"".join(data)
         crc = crc32c(body) if crc is None else crc
         answer = self._call("upload_part", key, UploadId=upload_id, PartNumber=number, Body=body, **_checksum(crc))
-        return Part(number, answer["ETag"], crc, len(body))
+        return UploadedPart(number, answer["ETag"], crc, len(body))
 
-    def complete_upload(self, key: str, upload_id: str, parts: Sequence[Part], *, if_absent: bool = False) -> Head:
+    def complete_upload(
+        self, key: str, upload_id: str, parts: Sequence[UploadedPart], *, if_absent: bool = False
+    ) -> Head:
         """See `Bucket`."""
         listed = [
             {"PartNumber": part.number, "ETag": part.etag, "ChecksumCRC32C": _encoded(part.crc32c)}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptd.arena.lender import Lender, Place
+from ckptd.arena.lender import Lender, Tenant
 from ckptd.engine.lanes.capture import Holding, Stretch
 from ckptd.errors import ConflictError, InvalidRequestError, SessionAbortedError, StorageFullError
 
 MB = 1 << 20
-HERE, THERE = Place("r", 0), Place("r", 1)
+HERE, THERE = Tenant("r", 0), Tenant("r", 1)
 NOTHING = np.zeros(0, np.int64)
 
 

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from ckptd.cli import main, output, progress, schema
-from ckptd.demo.findings import Kept, Outcome
+from ckptd.demo.findings import DemoOutcome, Kept
 from tests.fakes import schemas
 
 
@@ -44,7 +44,7 @@ def test_what_the_schemas_do_not_tell_of_is_noticed():
 
 
 def test_the_demo_prints_what_its_schema_says():
-    outcome = Outcome("/tmp/demo")
+    outcome = DemoOutcome("/tmp/demo")
     outcome.claim("it holds", True, "seen")
     outcome.checkpoints.append(Kept(120, "/tmp/demo/m-120", 4, 4, 1000, 0.1, 0.2, 3, True, True))
     schemas.check("demo", output.jsonable({**asdict(outcome), "held": outcome.held}))

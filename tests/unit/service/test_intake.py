@@ -8,7 +8,7 @@ import pytest
 from ckptd.engine.priority import Priority
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.crc32c import crc32c
-from ckptd.service.flow import Flow, Limits
+from ckptd.service.flow import Budgets, Limits
 from ckptd.service.intake import MAX_WAITING, Intake
 from ckptd.service.pools import Pools
 from ckptd.wire.chunks import Chunk
@@ -27,7 +27,7 @@ def played(scene, num_chunks=40):
     """Run a scene with an intake of a lane, on a loop of its own."""
 
     async def run():
-        pools, flow = Pools(control_threads=1, data_threads=2, priority=Priority()), Flow(Limits())
+        pools, flow = Pools(control_threads=1, data_threads=2, priority=Priority()), Budgets(Limits())
         ended = asyncio.get_running_loop().create_future()
         lane = FakeLane(num_chunks * SIZE)
         intake = Intake(lane, "r", pools, flow, SimpleNamespace(peer="a", end=ended.set_result))

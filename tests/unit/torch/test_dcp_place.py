@@ -12,27 +12,27 @@ import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch.distributed.checkpoint.api import CheckpointException  # noqa: E402
 
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter  # noqa: E402
-from ckptd.torch.dcp_place import Place, is_id, origin  # noqa: E402
+from ckptd.torch.dcp_place import DcpPath, is_id, origin  # noqa: E402
 
 DAEMON = "grpc://127.0.0.1:7070"
 
 IDS = [
-    ((DAEMON, "runs/a"), 1200, Place(DAEMON, "runs/a", "model.ckpt", 1200)),
-    ((DAEMON, "runs/a"), "1200", Place(DAEMON, "runs/a", "model.ckpt", 1200)),
-    ((DAEMON, "runs/a"), "net-7", Place(DAEMON, "runs/a", "net", 7)),
-    ((DAEMON, "runs/a"), "best", Place(DAEMON, "runs/a", "best", None)),
-    ((DAEMON, "runs/a"), "runs/b/net-7", Place(DAEMON, "runs/b", "net", 7)),
-    ((DAEMON, None), Path("runs/b/net-7"), Place(DAEMON, "runs/b", "net", 7)),
-    ((None, None), f"{DAEMON}/runs/a/net-7", Place(DAEMON, "runs/a", "net", 7)),
-    (("/store", "runs/a"), "net-7", Place("/store", "runs/a", "net", 7)),
-    (("s3://bucket/below", "runs/a"), 3, Place("s3://bucket/below", "runs/a", "model.ckpt", 3)),
-    ((None, None), "/d/run/net-7", Place("/d", "run", "net", 7)),
-    ((None, None), "/d/run/7", Place("/d", "run", "model.ckpt", 7)),
-    ((None, None), "/d/run/step_7", Place("/d", "run", "step_7", None)),
-    ((None, None), "/d/run/net-007", Place("/d", "run", "net-007", None)),
-    ((None, None), "s3://bucket/below/run/net-7", Place("s3://bucket/below", "run", "net", 7)),
-    ((None, None), "memory://store/run/net-7", Place("memory://store", "run", "net", 7)),
-    (("/store", "runs/a"), "/d/run/net-7", Place("/d", "run", "net", 7)),
+    ((DAEMON, "runs/a"), 1200, DcpPath(DAEMON, "runs/a", "model.ckpt", 1200)),
+    ((DAEMON, "runs/a"), "1200", DcpPath(DAEMON, "runs/a", "model.ckpt", 1200)),
+    ((DAEMON, "runs/a"), "net-7", DcpPath(DAEMON, "runs/a", "net", 7)),
+    ((DAEMON, "runs/a"), "best", DcpPath(DAEMON, "runs/a", "best", None)),
+    ((DAEMON, "runs/a"), "runs/b/net-7", DcpPath(DAEMON, "runs/b", "net", 7)),
+    ((DAEMON, None), Path("runs/b/net-7"), DcpPath(DAEMON, "runs/b", "net", 7)),
+    ((None, None), f"{DAEMON}/runs/a/net-7", DcpPath(DAEMON, "runs/a", "net", 7)),
+    (("/store", "runs/a"), "net-7", DcpPath("/store", "runs/a", "net", 7)),
+    (("s3://bucket/below", "runs/a"), 3, DcpPath("s3://bucket/below", "runs/a", "model.ckpt", 3)),
+    ((None, None), "/d/run/net-7", DcpPath("/d", "run", "net", 7)),
+    ((None, None), "/d/run/7", DcpPath("/d", "run", "model.ckpt", 7)),
+    ((None, None), "/d/run/step_7", DcpPath("/d", "run", "step_7", None)),
+    ((None, None), "/d/run/net-007", DcpPath("/d", "run", "net-007", None)),
+    ((None, None), "s3://bucket/below/run/net-7", DcpPath("s3://bucket/below", "run", "net", 7)),
+    ((None, None), "memory://store/run/net-7", DcpPath("memory://store", "run", "net", 7)),
+    (("/store", "runs/a"), "/d/run/net-7", DcpPath("/d", "run", "net", 7)),
 ]
 
 
@@ -67,13 +67,13 @@ def test_a_relative_path_counts_from_the_working_directory(tmp_path, monkeypatch
     monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
     monkeypatch.chdir(tmp_path)
     place = origin(None, None, None, "model.ckpt")[0].find("run/net-7")
-    assert place == Place(str(tmp_path), "run", "net", 7)
+    assert place == DcpPath(str(tmp_path), "run", "net", 7)
     assert place.prefix == str(tmp_path / "run" / "net-7")
 
 
 def test_the_environment_names_the_daemon_that_nobody_else_has(monkeypatch):
     monkeypatch.setenv("CKPTD_ADDRESS", DAEMON)
-    assert origin(None, "runs/a", None, "net")[0].find(5) == Place(DAEMON, "runs/a", "net", 5)
+    assert origin(None, "runs/a", None, "net")[0].find(5) == DcpPath(DAEMON, "runs/a", "net", 5)
     assert origin(None, "runs/a", 5, "net")[1] == 5
     assert origin("/d/run/net-7", None, None, "net")[1] == "/d/run/net-7"
 

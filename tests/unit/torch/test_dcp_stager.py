@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ckptd.torch.dcp_session import Membership, Session  # noqa: E402
+from ckptd.torch.dcp_session import CheckpointerKey, DcpSession  # noqa: E402
 from ckptd.torch.dcp_stager import prepare, stage  # noqa: E402
 from ckptd.torch.sharding import parts_of  # noqa: E402
 from tests.unit.torch.shards import OwnItems, declared  # noqa: E402
@@ -18,7 +18,7 @@ DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, t
 
 @pytest.fixture
 def session(tmp_path):
-    session = Session(Membership(str(tmp_path), "run", 0, 1))
+    session = DcpSession(CheckpointerKey(str(tmp_path), "run", 0, 1))
     yield session
     session.close()
 

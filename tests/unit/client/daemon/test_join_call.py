@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ckptd.client.daemon import join_call
-from ckptd.client.daemon.join_call import Membership
+from ckptd.client.daemon.join_call import JoinCall
 from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.errors import ConflictError, NotPermittedError, UnavailableError
@@ -49,7 +49,7 @@ class Stub:
 
 def member_of(stub):
     peer = versions.this_peer("me")
-    return Membership(stub, "grpc://there:1", "r", Member(2, 4, "me"), RunOptions(), peer)
+    return JoinCall(stub, "grpc://there:1", "r", Member(2, 4, "me"), RunOptions(), peer)
 
 
 def test_nothing_happens_before_the_first_welcome_and_leaving_is_told():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from ckptd.client.daemon.stream_queue import Place
+from ckptd.client.daemon.stream_queue import QueuePlace
 from ckptd.client.deadline import Deadline
 
 BOUND_S = 20.0
@@ -10,7 +10,7 @@ BOUND_S = 20.0
 
 def test_the_next_in_line_goes_on_when_the_first_gives_up_its_place():
     line, never = threading.Semaphore(), threading.Event()
-    first, second = Place(line), Place(line)
+    first, second = QueuePlace(line), QueuePlace(line)
     assert first.take(Deadline(BOUND_S), never)
     taken = []
     waiting = threading.Thread(target=lambda: taken.append(second.take(Deadline(BOUND_S), never)))
@@ -20,11 +20,11 @@ def test_the_next_in_line_goes_on_when_the_first_gives_up_its_place():
     waiting.join(BOUND_S)
     assert taken == [True]
     first.give_up()  # again, which must not let in a third
-    assert not Place(line).take(Deadline(0.01), never)
+    assert not QueuePlace(line).take(Deadline(0.01), never)
 
 
 def test_a_save_that_is_given_up_leaves_the_line():
     line, stop = threading.Semaphore(), threading.Event()
-    assert Place(line).take(Deadline(BOUND_S), stop)
+    assert QueuePlace(line).take(Deadline(BOUND_S), stop)
     stop.set()
-    assert not Place(line).take(Deadline(BOUND_S), stop)
+    assert not QueuePlace(line).take(Deadline(BOUND_S), stop)

@@ -6,7 +6,7 @@ import pytest
 
 from ckptd.engine.catalog.deleting import IndexInPlace
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.recovery import Facts, Fate, horizon_of, judge
+from ckptd.engine.catalog.recovery import Fate, SaveFacts, horizon_of, judge
 from ckptd.format.crc32c import crc32c
 from tests.fakes.small_checkpoint import index_bytes
 
@@ -33,8 +33,8 @@ def facts(
     horizon: float | None = None,
     undoable: bool = False,
     aside: bool = False,
-) -> Facts:
-    return Facts(record, listed, index, shards, replaced_by, horizon, undoable, aside)
+) -> SaveFacts:
+    return SaveFacts(record, listed, index, shards, replaced_by, horizon, undoable, aside)
 
 
 CASES = [
@@ -82,7 +82,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "found", "fate"), CASES, ids=[case[0] for case in CASES])
-def test_what_is_found_decides_its_fate_with_a_reason(name: str, found: Facts, fate: Fate) -> None:
+def test_what_is_found_decides_its_fate_with_a_reason(name: str, found: SaveFacts, fate: Fate) -> None:
     decided, reason = judge(found)
     assert (decided, bool(reason)) == (fate, True), reason
 
