@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ckptd.client import options
 from ckptd.client.paths.files import files_of, read_state
 from ckptd.client.paths.latest import as_text
-from ckptd.client.process_rank import Place
+from ckptd.client.process_rank import ProcessRank
 from ckptd.client.restoring.falling_back import Restored
 from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.client.restoring.restoring import Array, locate_any, open_reader, read_meta_graph, restore
@@ -33,7 +33,7 @@ class StoredRun:
         self,
         transport: Transport,
         run: str,
-        place: Place,
+        place: ProcessRank,
         run_options: RunOptions,
         under_way: UnderWay,
         timeout_s: float,

@@ -6,7 +6,7 @@ from ckptd.client.daemon.connection import Connection, this_member
 from ckptd.client.daemon.remote_transport import RemoteTransport
 from ckptd.client.direct.direct_transport import DirectTransport, direct_mode_is_for_one
 from ckptd.client.paths import environment
-from ckptd.client.process_rank import Place
+from ckptd.client.process_rank import ProcessRank
 from ckptd.client.saving.transport import Transport
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.wire import addresses
@@ -15,7 +15,7 @@ from ckptd.wire import addresses
 def open_transport(
     address: str,
     run: str,
-    place: Place,
+    place: ProcessRank,
     run_options: RunOptions,
     *,
     timeout_s: float,
