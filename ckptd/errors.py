@@ -93,6 +93,8 @@ class ConflictError(CkptdError):
     """The request does not fit what is there: already saved, wrong phase, another owner, an old epoch."""
 
     exit_code = 4
+    may_take_over: bool = False
+    """Whether the caller may take over the lock in its way on request: its holder, on another host, may have ended."""
 
 
 class VersionMismatchError(ConflictError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,13 +24,13 @@ from ckptd.engine.offline import ownership
 from ckptd.engine.offline.repair import Repaired
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, step_of
-from ckptd.storage.base import UNKNOWN_IF_ALIVE, Store
+from ckptd.storage.base import Store
 from ckptd.storage.capabilities import local_path
 from ckptd.storage.locations import is_url, open_store, split_prefix
+from ckptd.storage.lock_holder import LockHolder
 
 T = TypeVar("T")
 _REPAIR_S = 60.0  # every checkpoint is looked at
-_DAEMON_LINE = re.compile(r"ckptd serve, pid (?P<pid>\d+) on (?P<host>\S+), (?P<address>\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
     with ExitStack() as stack:
         address = how.address
         if address is None:
-            holder = f"a ckptd command, pid {os.getpid()} on {socket.gethostname()}"
+            holder = LockHolder.here("a ckptd command").line
             try:
                 stack.enter_context(ownership.owned(store, holder, takes_over=how.takes_over))
             except ConflictError as error:
@@ -176,33 +175,33 @@ def _below_root(text: str, how: Reach) -> str:
 
 
 def _holder(error: ConflictError) -> str:
-    """Return the address of the daemon that holds a lock: as its line tells it, else as the environment does."""
+    """Return the address of the daemon that holds a lock: as the lock tells it, else as the environment does."""
     try:
         return address_of(error)
     except ConflictError:
         known = daemons.from_environment()
-        if known is None or _DAEMON_LINE.fullmatch(str(error.actual)) is None:
+        if known is None or not LockHolder.parse(error.actual).is_daemon:
             raise
         return known
 
 
 def address_of(error: ConflictError) -> str:
-    """Return the address of the daemon that holds a lock, told by the line it left there; else raise `error` again."""
-    found = _DAEMON_LINE.fullmatch(str(error.actual))
-    if found is None:
+    """Return the address of the daemon that holds a lock, as the lock tells it; else raise `error` again."""
+    holder = LockHolder.parse(error.actual)
+    if not holder.is_daemon:
         error.add_note("it accepts no commands from other processes: wait until it has ended")
-        if error.reason == UNKNOWN_IF_ALIVE:
+        if error.may_take_over:
             error.add_note("if you are sure that it has ended, pass --take-over")
         raise error
-    if found["address"].endswith(":0"):
+    if holder.address.endswith(":0"):
         error.add_note("the lock does not say its port: pass --address")
         raise error
     from ckptd.wire import addresses
 
-    if found["host"] != socket.gethostname() and addresses.parse(found["address"]).is_loopback:
-        error.add_note(f"it can be reached on {found['host']} only: run this command there")
+    if holder.host != socket.gethostname() and addresses.parse(holder.address).is_loopback:
+        error.add_note(f"it can be reached on {holder.host} only: run this command there")
         raise error
-    return found["address"]
+    return holder.address
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -67,11 +65,12 @@ def _repaired(store: Store, latest_filename: str, how: Reach) -> Repaired:
     from ckptd.cli import keepers
     from ckptd.engine.offline import ownership
     from ckptd.engine.offline.repair import repair
+    from ckptd.storage.lock_holder import LockHolder
 
     with ExitStack() as stack:
         address = how.address
         if address is None:
-            holder = f"ckptd repair, pid {os.getpid()} on {socket.gethostname()}"
+            holder = LockHolder.here("ckptd repair").line
             try:
                 stack.enter_context(ownership.roots_kept(store, holder, takes_over=how.takes_over))
             except ConflictError as error:

@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from ckptd.service.server import ArenaOptions, Server, ServerOptions, Tls, check
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
+from ckptd.storage.lock_holder import LockHolder
 from ckptd.wire import addresses, places, versions
 
 TICK_S = 0.2
@@ -83,7 +83,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
             priority=options.priority,
             write_limit=None if config.write_bytes_per_s is None else RateLimit(config.write_bytes_per_s),
         ),
-        holder=f"ckptd serve, pid {os.getpid()} on {socket.gethostname()}, {options.listen[0]}",
+        holder=LockHolder.here("ckptd serve", str(options.listen[0])).line,
     )
     coordinator.open()
     with Ticker(coordinator):

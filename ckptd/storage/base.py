@@ -24,9 +24,6 @@ from typing import Protocol, runtime_checkable
 
 Buffer = bytes | bytearray | memoryview
 
-UNKNOWN_IF_ALIVE = "held by a process on another host; cannot tell whether it is alive"
-"""The reason of a `ConflictError` for a lock whose holder a store without locks cannot look for."""
-
 
 class Durability(Enum):
     """How much an acknowledged object survives, from least to most."""

@@ -188,7 +188,7 @@ class DirectTransport:
 
     def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> DamageVerdict | None:
         """See `Transport.check_damage`. Takes the run for that, unless another process works on it."""
-        save_id, by = located.checkpoint.save_id, holder(self._member)
+        save_id, by = located.checkpoint.save_id, holder(self._member).line
         coordinator, is_closed = self._coordinator, self._is_closed.is_set()
         if coordinator is not None:
             return coordinator.in_catalog(

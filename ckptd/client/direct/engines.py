@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
+from dataclasses import replace
 from functools import partial
 
 from ckptd import threads
@@ -15,6 +15,7 @@ from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, InvalidRequestError, UnavailableError
 from ckptd.storage.base import Store
+from ckptd.storage.lock_holder import LockHolder
 
 _ALLOW_UNFENCED = "CKPTD_ALLOW_UNFENCED"  # the daemon's setting of that name
 _TICK_S = 0.2
@@ -105,7 +106,7 @@ class Engine:
             except ConflictError as error:
                 coordinator.close()
                 if deadline.has_passed or self._is_closed.wait(_TICK_S):
-                    if error.actual != holder(self.member):
+                    if LockHolder.parse(error.actual) != holder(self.member):
                         raise
                     raise ConflictError(
                         f"{self._run!r} of {self._store.url} is the directory of another Checkpointer of this process, "
@@ -123,25 +124,21 @@ class Engine:
             self._has_ticked.set()
 
 
-def holder(member: Member) -> str:
+def holder(member: Member) -> LockHolder:
     """Return what the lock of a run says of its holder."""
-    return _holder_on(member.host)
+    return replace(holder_here(), host=member.host)
 
 
-def holder_here() -> str:
+def holder_here() -> LockHolder:
     """Return the same if it is this process."""
-    return _holder_on(socket.gethostname())
-
-
-def _holder_on(host: str) -> str:
-    return f"direct mode, pid {os.getpid()} on {host}"
+    return LockHolder.here("direct mode")
 
 
 def new_coordinator(store: Store, member: Member, *, takes_over: bool) -> Coordinator:
     """Return an engine for single runs below a root that others may use as well."""
     allow_unfenced = os.environ.get(_ALLOW_UNFENCED, "").lower() in ("1", "true", "yes")
     settings = Settings(shards=1, allow_unfenced=allow_unfenced)
-    return Coordinator(store, settings=settings, owns_root=False, takes_over=takes_over, holder=holder(member))
+    return Coordinator(store, settings=settings, owns_root=False, takes_over=takes_over, holder=holder(member).line)
 
 
 ENGINES: Commons[Engine] = Commons()

@@ -35,6 +35,7 @@ from ckptd.format.saver_pb2 import SaverDef
 from ckptd.storage.base import Store
 from ckptd.storage.capabilities import local_path
 from ckptd.storage.locations import split_prefix
+from ckptd.storage.lock_holder import LockHolder
 
 _log = logging.getLogger("ckptd.saver")
 
@@ -204,7 +205,7 @@ def _unowned(store: Store, who: str) -> Iterator[None]:
         try:
             stack.enter_context(ownership.unowned(store, who))
         except ConflictError as error:
-            if error.actual != holder_here():
+            if LockHolder.parse(error.actual) != holder_here():
                 raise
             raise ConflictError(
                 f"a Checkpointer of this process saves into {store.url}, and keeps the list of what is there; a Saver "

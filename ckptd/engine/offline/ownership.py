@@ -7,8 +7,6 @@ run's own, and shared the one of every root above it.
 from __future__ import annotations
 
 import math
-import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +22,7 @@ from ckptd.engine.clock import SystemClock
 from ckptd.engine.offline import foreign
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.base import Lock, Store
+from ckptd.storage.lock_holder import LockHolder
 
 
 @contextmanager
@@ -127,7 +126,7 @@ def _catalog(store: Store, record: Record) -> Catalog:
         policy=keep_all,
         latest_filename=record.latest_filename,
         undo_s=math.inf,  # for how long a deletion can be undone is the owner's affair, too
-        holder=f"a ckptd command, pid {os.getpid()} on {socket.gethostname()}",
+        holder=LockHolder.here("a ckptd command").line,
     )
     catalog.recover()
     return catalog
@@ -138,4 +137,6 @@ def _lock(store: Store, holder: str, shared: bool, takes_over: bool) -> Lock:
         return store.lock(LOCK_KEY, holder=holder, shared=shared, takes_over=takes_over)
     except ConflictError as error:
         how = "in use" if store.has_locks else error.reason
-        raise ConflictError(f"{store.url} is {how}", actual=error.actual) from error
+        raised = ConflictError(f"{store.url} is {how}", actual=error.actual)
+        raised.may_take_over = error.may_take_over
+        raise raised from error

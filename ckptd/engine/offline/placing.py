@@ -8,7 +8,6 @@ of their own: they get them by having another number of shards.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ckptd.format import names
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Objects, ObjectWriter, Store
 from ckptd.storage.keys import join
+from ckptd.storage.lock_holder import LockHolder
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def announce(store: Store, key: str, saved_at: float, *, latest_filename: str = 
     """
     directory, _, name = key.rpartition("/")
     state_key = join(directory, latest_filename)
-    with store.lock(join(directory, LOCK_KEY), holder=f"ckptd cp, pid {os.getpid()}", takes_over=False):
+    with store.lock(join(directory, LOCK_KEY), holder=LockHolder.here("ckptd cp").line, takes_over=False):
         seen = durable.look(store, state_key)
         state = CheckpointState(name, ())
         if seen.data is not None:

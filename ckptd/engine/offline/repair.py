@@ -6,8 +6,6 @@ held before is kept beside the records. What is in quarantine is read again, all
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +25,7 @@ from ckptd.format.crc32c import crc32c
 from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
+from ckptd.storage.lock_holder import LockHolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ def _signature(store: Store, seen: SeenState) -> bytes:
     """Return the line that keeps a former owner out, in a store without locks: it would go on with what it knew."""
     if store.has_locks:
         return b""
-    holder = f"ckptd repair, pid {os.getpid()} on {socket.gethostname()}"
+    holder = LockHolder.here("ckptd repair").line
     return signature_after(seen.data, holder, time.time()).encode()
 
 

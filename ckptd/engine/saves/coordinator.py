@@ -6,9 +6,7 @@ Thread-safe. No call blocks for longer than its own work on the store; what take
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +50,7 @@ from ckptd.errors import (
 )
 from ckptd.format import names
 from ckptd.storage.base import Lock, Store
+from ckptd.storage.lock_holder import LockHolder
 
 logger = logging.getLogger("ckptd.engine")
 
@@ -98,7 +97,7 @@ class Coordinator:
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
         self._takes_over = takes_over
-        self._holder = holder or f"ckptd, pid {os.getpid()} on {socket.gethostname()}"
+        self._holder = holder or LockHolder.here("ckptd").line
         self._ticking = threading.Lock()
         self._is_closed = False  # from then on no worker takes what a tick would begin
         self._starts = StartsByRun()

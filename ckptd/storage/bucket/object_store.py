@@ -25,7 +25,7 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
-from ckptd.storage.base import UNKNOWN_IF_ALIVE, AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
+from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.bucket.bucket import Bucket, Head
 from ckptd.storage.bucket.multipart import MultipartWriter, abort_upload
 from ckptd.storage.bucket.notes import MAX_NOTE_BYTES, Note, this_process
@@ -329,8 +329,11 @@ class ObjectStore:
             if shared and note.shared and lives is not False:
                 continue
             if lives or (lives is None and not takes_over):
-                reason = "held by another process" if lives else UNKNOWN_IF_ALIVE
-                raise ConflictError(reason, key=join(directory, name), actual=note.holder)
+                error = ConflictError("held by another process", key=join(directory, name), actual=note.holder)
+                if lives is None:
+                    error.reason = "held by a process on another host; cannot tell whether it is alive"
+                    error.may_take_over = True
+                raise error
             _log.info("%s: taking over from %s", join(directory, name), note.holder or "an unknown process")
             self.bucket.delete(note_key)
 

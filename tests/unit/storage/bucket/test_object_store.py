@@ -106,6 +106,7 @@ def test_a_lock_of_another_host_keeps_out_only_who_does_not_take_over(
     with pytest.raises(ConflictError, match="cannot tell whether it is alive") as caught:
         store.lock("run/lock", holder="me", takes_over=False)
     assert caught.value.actual == store.holder_of("run/lock") == "somebody elsewhere"
+    assert caught.value.may_take_over
     with store.lock("run/lock", holder="me"):
         assert store.holder_of("run/lock") == "me"
     assert store.holder_of("run/lock") is None
