@@ -207,8 +207,9 @@ def test_a_commit_is_two_requests_and_nothing_is_listed_or_read() -> None:
             return getattr(store, name)
 
     catalog = trainer.catalog
-    for holder in (catalog, catalog._ledger, catalog._ledger.state):
+    for holder in (catalog, catalog._ledger.state):
         holder._store = Listening()  # type: ignore[assignment]
+    catalog._ledger.store = Listening()  # type: ignore[assignment]
     catalog.commit(record, index_bytes(2, record.num_shards))
     assert asked == ["put", "replace"]
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from ckptd.engine.catalog import catalog, deleting, ledger, records
 from ckptd.engine.catalog import commit as durable
+from ckptd.engine.catalog import deleting, records
 from ckptd.engine.catalog.catalog import Catalog
-from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.listing import Listing
+from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import Action
+from ckptd.engine.catalog.retention import Action, RetentionPolicy
+from ckptd.engine.catalog.undo import Undo
 from tests.fakes.disk import PowerCut, SimulatedDisk
 from tests.fakes.disk_nodes import Crash
 from tests.faults.history import (
@@ -178,37 +179,36 @@ def test_the_sweep_finds_publishing_before_the_commit(monkeypatch: pytest.Monkey
 
 
 def test_the_sweep_finds_retention_before_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = Ledger.publish
+    publish = Publishing.publish
 
-    def delete_first(self: Ledger, record: Record, listing: Listing, policy: Any, *rest: Any) -> Any:
+    def delete_first(self: Publishing, record: Record, listing: Listing, policy: Any, *rest: Any) -> Any:
         _, decision = listing.reduced(policy, float("inf"))
         for prefix in decision.prefixes(Action.DROP):
-            mine = self._published_at(prefix)
+            mine = self._ledger.published_at(prefix)
             if mine is not None:
-                deleting.drop(self._store, mine)
+                deleting.drop(self._ledger.store, mine)
         return publish(self, record, listing, policy, *rest)
 
-    monkeypatch.setattr(Ledger, "publish", delete_first)
+    monkeypatch.setattr(Publishing, "publish", delete_first)
     with pytest.raises(BrokenPromiseError):
         sweep(saves_with_retention)
 
 
 def test_the_sweep_finds_a_save_noted_as_published_before_who_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    settle = Ledger.settle
+    settle = Publishing.settle
 
-    def too_early(self: Ledger, in_use: Any) -> Any:
-        for publication in self._pending:
-            records.change(self._store, publication.record)
+    def too_early(self: Publishing, in_use: Any) -> Any:
+        for record in self.pending:
+            records.change(self._ledger.store, record)
         return settle(self, in_use)
 
-    monkeypatch.setattr(Ledger, "settle", too_early)
+    monkeypatch.setattr(Publishing, "settle", too_early)
     with pytest.raises(BrokenPromiseError):
         sweep(saves_with_retention)
 
 
 def test_the_sweep_finds_a_recovery_that_forgets_that_there_was_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in (catalog, ledger):
-        monkeypatch.setattr(room, "sure_to_go", lambda policy, next_keep_at: next_keep_at)
+    monkeypatch.setattr(RetentionPolicy, "sure_to_go", lambda self, next_keep_at: next_keep_at)
     with pytest.raises(BrokenPromiseError):
         sweep(saves_with_retention, max_to_keep=0)
 
@@ -243,14 +243,14 @@ def test_the_sweep_finds_an_overwrite_in_place(monkeypatch: pytest.MonkeyPatch) 
 def test_the_sweep_finds_an_undoing_that_lists_before_the_index_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     bring_back = deleting.bring_back
 
-    def list_first(self: Ledger, record: Record, policy: Any) -> Record:
-        back = replace(record, dropped=False, deleted_at=None)
-        self._write_state(self.listing.with_adopted(self.entry(back)), self.style)
-        bring_back(self._store, record, on_step=self._on_step)
-        self.remember(records.change(self._store, back))
-        self._drop_aside(record)
+    def list_first(self: Undo, record: Record, policy: Any) -> Record:
+        ledger, back = self._ledger, replace(record, dropped=False, deleted_at=None)
+        ledger.write_state(ledger.listing.with_adopted(ledger.entry(back)), ledger.style)
+        bring_back(ledger.store, record, on_step=ledger.on_step)
+        ledger.remember(records.change(ledger.store, back))
+        self.drop_copy(record)
         return back
 
-    monkeypatch.setattr(Ledger, "bring_back", list_first)
+    monkeypatch.setattr(Undo, "bring_back", list_first)
     with pytest.raises(BrokenPromiseError):
         sweep(a_deletion_undone)

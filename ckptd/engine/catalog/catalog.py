@@ -1,7 +1,7 @@
 """One run's checkpoints: which there are, which is latest; how a save gets in, and how one gets out.
 
-A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows lies in a `Ledger`; `commit` and
-`prune` do the durable work.
+A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows lies in a `Ledger`; `commit`,
+`Publishing`, `Undo`, `Uncommitted` and `Recoverer` do the durable work.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from dataclasses import replace
 
 from ckptd.engine import series
 from ckptd.engine.catalog import commit as durable
-from ckptd.engine.catalog import deleting, recovery, reserve, rest, survey
+from ckptd.engine.catalog import deleting, quarantine, recovery, reserve, rest, survey
 from ckptd.engine.catalog.commit import OnStep, ignore_step
 from ckptd.engine.catalog.edits import Owned, Which, in_words
 from ckptd.engine.catalog.fence import Life
-from ckptd.engine.catalog.ledger import CONFIRMED_FOR_S, Ledger, sure_to_go
+from ckptd.engine.catalog.ledger import CONFIRMED_FOR_S, Ledger
+from ckptd.engine.catalog.listing import ListedEntry
+from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.recoverer import Recoverer
 from ckptd.engine.catalog.recovery import Fate, Recovery, RecoveryOutcome
 from ckptd.engine.catalog.rest import RestNote
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Verdict
 from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
+from ckptd.engine.catalog.uncommitted import Uncommitted
+from ckptd.engine.catalog.undo import Undo
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
@@ -83,9 +88,12 @@ class Catalog(Owned):
         self._pad = pad_step_number
         self._on_step = on_step
         self._relative = relative_paths
-        self._undo_s = undo_s
         self._mark = clock.wall_s() + self._policy.interval_s
-        self._ledger = Ledger(store, run, latest_filename, on_step, clock, undo_s, holder, life)
+        self._ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life)
+        self._publishing = Publishing(self._ledger)
+        self._undo = Undo(self._ledger, undo_s)
+        self._uncommitted = Uncommitted(self._ledger)
+        self._recoverer = Recoverer(self._ledger, self._publishing, self._undo, self._uncommitted)
         self._sequence = 0
         self._counting = threading.Lock()
 
@@ -110,7 +118,7 @@ class Catalog(Owned):
         """
         ledger = self._ledger
         if latest_filename != ledger.latest_filename:
-            ledger.settle(None)
+            self._publishing.settle(None)
             ledger.use(latest_filename)
         self._policy, self._pad, self._relative = policy, pad_step_number, relative_paths
         self._is_policy_told = True
@@ -140,17 +148,19 @@ class Catalog(Owned):
         """
         here = self._ledger.listing.here
         if not here and self._ledger.state.data is not None:
-            here = self._ledger.unlisted()[-1:]
+            here = self._unlisted()[-1:]
         return [entry.checkpoint for entry in here]
 
     def forgotten(self) -> list[Checkpoint]:
         """Return those that the state file listed once, oldest first: a Saver without limit lists the latest only."""
-        return [each.checkpoint for each in self._ledger.unlisted() if each.record and each.record.write_state]
+        return [each.checkpoint for each in self._unlisted() if each.record and each.record.write_state]
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return all checkpoints, oldest first, those as well that left the list but are kept for good."""
-        ledger = self._ledger
-        return [entry.checkpoint for entry in ledger.listing.with_unlisted(ledger.unlisted())]
+        return [entry.checkpoint for entry in self._ledger.listing.with_unlisted(self._unlisted())]
+
+    def _unlisted(self) -> list[ListedEntry]:
+        return self._ledger.unlisted(self._publishing.leaving())
 
     def find(self, which: Which) -> Checkpoint:
         """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
@@ -162,7 +172,7 @@ class Catalog(Owned):
             InvalidRequestError: when there are several of the usual name's step, none of which has that name.
         """
         whole = self.checkpoints()
-        marked = [survey.checkpoint_of(self._store, record) for record in self._ledger.quarantined()]
+        marked = [survey.checkpoint_of(self._store, record) for record in quarantine.quarantined(self._ledger)]
         for found in (whole, [*whole, *marked]):
             match which:
                 case str():
@@ -192,12 +202,12 @@ class Catalog(Owned):
 
     def quarantined(self) -> list[Record]:
         """Return the records of what is in quarantine, in the order in which the saves began."""
-        return self._ledger.quarantined()
+        return quarantine.quarantined(self._ledger)
 
     def is_in_quarantine(self, name: str, step: int | None) -> bool:
         """Say whether the step is taken only by a checkpoint in quarantine, which a new save may replace."""
         prefix = self._prefix(name, step)
-        return any(record.prefix == prefix for record in self._ledger.quarantined())
+        return any(record.prefix == prefix for record in quarantine.quarantined(self._ledger))
 
     # A save
 
@@ -216,7 +226,7 @@ class Catalog(Owned):
             raise InvalidRequestError("a checkpoint has one shard at least", actual=wanted)
         self._refresh(CONFIRMED_FOR_S)
         prefix = join(self._run, self._prefix(name, step))
-        taken = self._ledger.used_counts(prefix)
+        taken = self._uncommitted.used_counts(prefix)
         for key in self._keys_of(self._prefix(name, step)):
             parsed = names.parse_shard_key(key)
             if parsed is not None and parsed[0] == prefix:
@@ -268,13 +278,13 @@ class Catalog(Owned):
         self._refresh(CONFIRMED_FOR_S)
         if record.run != self._run:
             raise InvalidRequestError("this record belongs to another run", key=record.key)
-        if self._ledger.unfinished is not None:
-            raise self._ledger.unfinished
+        if self._recoverer.unfinished is not None:
+            raise self._recoverer.unfinished
         attempts = [each for each in self._ledger.records.values() if each.prefix == record.prefix]
         record = replace(
             record,
             latest_filename=self._ledger.latest_filename,
-            next_keep_at=sure_to_go(self._policy, self._mark) if record.write_state else 0.0,
+            next_keep_at=self._policy.sure_to_go(self._mark) if record.write_state else 0.0,
             retention=self._policy.rule.value,
             max_to_keep=self._policy.max_to_keep,
             keep_hours=self._policy.keep_checkpoint_every_n_hours,
@@ -286,7 +296,7 @@ class Catalog(Owned):
         for other in attempts:
             if other.dropped and not self._is_there(other.index_key):
                 with suppress(deleting.BeingReadError):  # it goes later, as one that was overwritten
-                    self._ledger.drop(other)  # else what is left of it would pass for ours
+                    self._publishing.drop(other)  # else what is left of it would pass for ours
         present = set(self._keys_of(record.prefix))
         if not self._store.has_locks and record.index_key in present:
             record = replace(record, index_version=self._store.stat(record.index_key).version)
@@ -349,7 +359,7 @@ class Catalog(Owned):
         if (meta_graph is not None) != record.meta_graph:
             raise InvalidRequestError("a graph description comes exactly if the record says so", key=record.key)
         self._refresh(CONFIRMED_FOR_S)
-        ledger.settle(None)
+        self._publishing.settle(None)
         record = ledger.records[record.save_id]
         if record.latest_filename != ledger.latest_filename:
             raise ConflictError("the run was given another state file meanwhile", key=record.key)
@@ -377,9 +387,9 @@ class Catalog(Owned):
             durable.commit(self._store, files, self._on_step, confirm=self.confirm)
             if done.write_state:
                 listing = ledger.listing.with_newest(ledger.entry(done))
-                self._mark = ledger.publish(done, listing, self._policy, self._mark, self._relative)
+                self._mark = self._publishing.publish(done, listing, self._policy, self._mark, self._relative)
             else:
-                done = ledger.keep_unlisted(done)
+                done = self._publishing.keep_unlisted(done)
         except CkptdError:
             ledger.is_stale = True
             raise
@@ -408,12 +418,12 @@ class Catalog(Owned):
                 return RecoveryOutcome(
                     subject, Fate.NOTHING, "nothing of it is left" if known is None else "it is published"
                 )
-            ledger.sweep_uploads_of(known)
+            self._uncommitted.sweep_uploads_of(known)
             attempts = [each for each in ledger.records.values() if each.prefix == known.prefix]
-            gathered = recovery.gather(self._store, attempts, ledger.listed(), ledger.is_undoable)
+            gathered = recovery.gather(self._store, attempts, ledger.listed(), self._undo.is_undoable)
             [facts] = [each for each in gathered if each.record == known]
             fate, reason = recovery.judge(facts)
-            return ledger.carry_out(facts, fate, reason, None)
+            return self._recoverer.carry_out(facts, fate, reason, None)
         except CkptdError:
             ledger.is_stale = True
             raise
@@ -428,16 +438,16 @@ class Catalog(Owned):
         try:
             if ledger.is_stale or not ledger.state.confirm():
                 self._recover(in_use)
-            verdicts = ledger.settle(in_use)
+            verdicts = self._publishing.settle(in_use)
             reserve.keep(self._store, self._run)
-            if ledger.can_sweep_more():
+            if self._uncommitted.can_sweep_more():
                 self._recover(in_use)
             settled = {verdict.prefix for verdict in verdicts}
             for record in [each for each in ledger.records.values() if each.dropped and each.published]:
-                if ledger.is_undoable(record):
+                if self._undo.is_undoable(record):
                     continue
                 if self._store.location(record.prefix_key) not in settled:
-                    verdicts.append(ledger.let_go(record, "it left the list earlier", in_use))
+                    verdicts.append(self._publishing.let_go(record, "it left the list earlier", in_use))
         except CkptdError as error:
             _log.warning("retention must wait: %s", error)
             return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]
@@ -445,7 +455,7 @@ class Catalog(Owned):
 
     def next_sweep_at(self) -> float | None:
         """Return when the time to undo a deletion is next over, by wall clock; `retire` then frees its space."""
-        return self._ledger.next_sweep_at()
+        return self._undo.next_sweep_at()
 
     # Recovery
 
@@ -461,14 +471,14 @@ class Catalog(Owned):
 
     def resume(self, note: RestNote) -> bool:
         """Take the run over at rest, in place of `recover`; False when it is not as `note` says."""
-        if not self._ledger.resume(note):
+        if not self._recoverer.resume(note):
             return False
         self._begin_anew()
         return True
 
     def keep_rest_note(self, epoch: int) -> bool:
         """Note durably that the run is at rest, if it is; return whether that is noted now."""
-        note = self._ledger.rest_note(epoch)
+        note = self._recoverer.rest_note(epoch)
         return note is not None and rest.keep(self._store, self._run, self._ledger.state.version, note)
 
     def confirm(self, max_age_s: float = CONFIRMED_FOR_S) -> None:
@@ -495,7 +505,7 @@ class Catalog(Owned):
         return self._store.keys(self._run, prefix + ".")
 
     def _recover(self, in_use: Collection[str] | None) -> Recovery:
-        done = self._ledger.recover(in_use)
+        done = self._recoverer.recover(in_use)
         self._begin_anew()
         return done
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 
-from ckptd.engine.catalog import deleting, survey
+from ckptd.engine.catalog import deleting, quarantine, survey
 from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy
+from ckptd.engine.catalog.undo import Undo
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.series import NamedStep
@@ -32,8 +34,9 @@ class Owned(ABC):
     _run: str
     _clock: Clock
     _policy: RetentionPolicy
-    _undo_s: float
     _ledger: Ledger
+    _publishing: Publishing
+    _undo: Undo
 
     @abstractmethod
     def latest(self, name: str = names.ANY_NAME) -> Checkpoint | None:
@@ -80,7 +83,7 @@ class Owned(ABC):
             raise ConflictError("it is pinned: unpin it first", key=record.prefix_key)
         if checkpoint == self.latest() and not even_latest:
             raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
-        deleted_at = None if for_good or self._undo_s <= 0 else self._clock.wall_s()
+        deleted_at = None if for_good else self._undo.deleted_at()
         with ExitStack() as stack:
             if deleted_at is None:
                 stack.enter_context(deleting.unread(self._store, record.prefix_key, record.num_shards))
@@ -94,9 +97,9 @@ class Owned(ABC):
             if record.prefix_key in self._ledger.listed():
                 self._ledger.unlist(record)
             if deleted_at is None:
-                self._ledger.drop(record, is_unread=True)
+                self._publishing.drop(record, is_unread=True)
             else:
-                self._ledger.set_aside(record)
+                self._undo.set_aside(record)
         except CkptdError:
             self._ledger.is_stale = True
             raise
@@ -111,12 +114,12 @@ class Owned(ABC):
         """
         self._refresh(0.0)
         ledger = self._ledger
-        ledger.settle(None)
+        self._publishing.settle(None)
         deleted = [
             each
             for each in ledger.records.values()
             if each.dropped
-            and ledger.is_undoable(each)
+            and self._undo.is_undoable(each)
             and self._is_meant(each, which)
             and deleting.is_aside(self._store, each)
         ]
@@ -124,7 +127,7 @@ class Owned(ABC):
             raise NotFoundError(f"nothing that was deleted lately is {in_words(which)}", key=self._run or None)
         record = max(deleted, key=lambda each: each.sequence)
         try:
-            return survey.checkpoint_of(self._store, ledger.bring_back(record, self._policy))
+            return survey.checkpoint_of(self._store, self._undo.bring_back(record, self._policy))
         except CkptdError:
             ledger.is_stale = True
             raise
@@ -135,12 +138,12 @@ class Owned(ABC):
         Returns False when there is no such checkpoint any more, or it is in quarantine already.
         """
         self._refresh(0.0)
-        self._ledger.settle(None)
+        self._publishing.settle(None)
         record = self._ledger.records.get(save_id)
         if record is None or not record.published or record.dropped or record.quarantine:
             return False
         try:
-            self._ledger.put_in_quarantine(record, reason, by)
+            quarantine.put(self._ledger, record, reason, by)
         except CkptdError:
             self._ledger.is_stale = True
             raise
@@ -156,12 +159,12 @@ class Owned(ABC):
     def lift_quarantine(self, save_id: str) -> Checkpoint:
         """List a checkpoint again that was verified anew, or keep it for good where its place is taken. Durable."""
         self._refresh(0.0)
-        self._ledger.settle(None)
+        self._publishing.settle(None)
         record = self._ledger.records.get(save_id)
         if record is None or not record.quarantine:
             raise NotFoundError("no checkpoint of this save is in quarantine", key=self._run or None)
         try:
-            return survey.checkpoint_of(self._store, self._ledger.end_quarantine(record, self._policy))
+            return survey.checkpoint_of(self._store, quarantine.end(self._ledger, record, self._policy))
         except CkptdError:
             self._ledger.is_stale = True
             raise
@@ -179,7 +182,7 @@ class Owned(ABC):
 
     def _record_of(self, which: Which) -> Record:
         self._refresh(0.0)
-        self._ledger.settle(None)
+        self._publishing.settle(None)
         checkpoint = self.find(which)
         record = self._ledger.records.get(checkpoint.save_id)
         if record is None:

@@ -1,6 +1,6 @@
 """What becomes, at start, of every save that a record tells of.
 
-`gather` looks, `judge` decides (pure: facts come in, a fate and a reason go out), `Catalog.recover` acts. Any crash,
+`gather` looks, `judge` decides (pure: facts come in, a fate and a reason go out), `Recoverer` acts. Any crash,
 also one in the middle of recovery, leaves facts from which the same is decided again. In doubt it leaves things
 alone and says so.
 """

@@ -2,12 +2,13 @@
 
 The rules are TensorFlow's, see `housekeeping`; a policy names one. What ckptd adds: pinned ones stay and do not count,
 and the newest always stays. What leaves the list is one question, when files are deleted another: that waits for
-readers, and never happens to what is not ours; see `ledger`.
+readers, and never happens to what is not ours; see `publishing`.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -70,6 +71,16 @@ class RetentionPolicy:
         if hours is None:
             return math.inf
         return (as_float32(hours) if self.rule is Rule.SAVER else hours) * HOUR_S
+
+    def sure_to_go(self, mark: float) -> float:
+        """Return up to which time of saving a checkpoint that leaves the list is sure to be deleted, by wall clock.
+
+        `mark` is what `decide` returned last. A manager keeps old ones and new ones for good, and deletes those
+        between: nothing is sure without a mark on each.
+        """
+        if not self.max_to_keep or self.rule is Rule.MANAGER:
+            return 0.0
+        return min(mark, sys.float_info.max)
 
 
 class Action(Enum):

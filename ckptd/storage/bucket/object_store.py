@@ -6,7 +6,7 @@ the request was carried out, so every object has a mark of its writing in its me
 answer, or is told that the key is taken, looks whether the object in place is its own.
 
 A lock is only a note here: nothing in a bucket dies with its process. Owners fence each other off by conditional writes
-of what they own; see `ckptd.engine.catalog.ledger`.
+of what they own; see `ckptd.engine.catalog.uncommitted`.
 """
 
 from __future__ import annotations

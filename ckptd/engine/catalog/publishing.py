@@ -1,0 +1,178 @@
+"""Publishing a save, and what follows from it for others: what left the list is deleted, or noted as kept for good.
+
+The order of notes is what makes a crash harmless. A save that the state file names is noted as published last, after
+everything that follows from it for others was done or noted. So a start that finds a listed save that is not noted as
+published knows that retention was interrupted, and by which save, and may finish it; see `recovery`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from ckptd.engine.catalog import deleting, reserve
+from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.listing import Listing, Style
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule, Verdict
+from ckptd.errors import CkptdError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """A save that the state file names, and what that means for others: not yet noted in the records."""
+
+    record: Record
+    verdicts: tuple[Verdict, ...]
+
+
+class Publishing:
+    """The publications of one run of which not everything is done or noted."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Start with none."""
+        self._ledger = ledger
+        self._pending: list[_Publication] = []
+
+    @property
+    def pending(self) -> list[Record]:
+        """The saves that are published and not noted so yet, the first to be noted first."""
+        return [publication.record for publication in self._pending]
+
+    def leaving(self) -> set[str]:
+        """Return the locations of checkpoints that `settle` is to delete."""
+        return {
+            verdict.prefix
+            for publication in self._pending
+            for verdict in publication.verdicts
+            if verdict.action is Action.DROP
+        }
+
+    def forget(self) -> None:
+        """Forget what is pending: the run is read anew, and recovery finds it there."""
+        self._pending = []
+
+    def publish(
+        self, record: Record, listing: Listing, policy: RetentionPolicy, mark: float, relative_paths: bool
+    ) -> float:
+        """Let the state file name a committed save; what follows for others is pending until `settle`.
+
+        `listing` has the save in it already, `record` says that it is published. Returns the retention rule's mark.
+        """
+        ledger = self._ledger
+        horizon = policy.sure_to_go(mark)
+        if record.next_keep_at > horizon:
+            # The rule has changed since the save began: what recovery may delete in its name must be less.
+            ledger.on_step("publish.horizon")
+            record = replace(record, next_keep_at=horizon)
+            ledger.note(record, published=False)
+        staying, decision = listing.reduced(policy, mark)
+        preserved = decision.mark if policy.rule is Rule.MANAGER else None
+        ledger.write_state(staying, Style(policy.rule, relative_paths, preserved), record.save_id)
+        ledger.records[record.save_id] = record
+        self._pending.append(_Publication(record, decision.verdicts))
+        return decision.mark
+
+    def keep_unlisted(self, record: Record) -> Record:
+        """Take up a committed save that no state file is to name; pending until `settle`. Nothing is written."""
+        record = replace(record, preserved=record.prefix_key not in self._ledger.listed())
+        return self.take_up(record)
+
+    def take_up(self, record: Record) -> Record:
+        """Take up a save that is published and not noted so yet; pending until `settle`."""
+        self._pending.append(_Publication(self._ledger.remember(record), ()))
+        return record
+
+    def settle(self, in_use: Collection[str] | None) -> list[Verdict]:
+        """Do or note what the last publications meant for others, and then note the published saves themselves.
+
+        With `in_use` what is no longer kept is deleted at once, unless a reader is at it; with None it is only marked.
+        Safe to repeat after an error. Returns a verdict for each checkpoint that left the list.
+        """
+        verdicts: list[Verdict] = []
+        while self._pending:
+            publication = self._pending[0]
+            record = self._settle_others(publication, in_use, verdicts)
+            # Crash here: listed, and not noted as published: `recovery` repeats what is above.
+            self._ledger.on_step("settle.published")
+            self._ledger.remember(self._ledger.note(record))
+            del self._pending[0]
+        return verdicts
+
+    def _settle_others(
+        self, publication: _Publication, in_use: Collection[str] | None, verdicts: list[Verdict]
+    ) -> Record:
+        ledger, record = self._ledger, publication.record
+        leaving = [verdict for verdict in publication.verdicts if verdict.action is not Action.KEEP]
+        for verdict in leaving:
+            mine = ledger.published_at(verdict.prefix)
+            if mine is None:
+                reason = "it left the list, but is not ours to delete"
+                verdicts.append(replace(verdict, action=Action.PRESERVE, reason=reason))
+            elif mine.save_id == record.save_id:
+                record = replace(
+                    record, dropped=verdict.action is Action.DROP, preserved=verdict.action is Action.PRESERVE
+                )
+            elif verdict.action is Action.PRESERVE:
+                ledger.on_step("settle.preserved")
+                ledger.remember(ledger.note(mine, preserved=True))
+                verdicts.append(verdict)
+            else:
+                if mine.saved_at > record.next_keep_at:
+                    mine = self._mark_dropped(mine)  # recovery would not dare to delete it without
+                verdicts.append(self.let_go(mine, verdict.reason, in_use))
+        for other in list(ledger.records.values()):
+            if other.prefix == record.prefix and other.sequence < record.sequence and other.published:
+                verdicts.append(self.let_go(other, f"save {record.save_id} replaced it", in_use))
+                left = ledger.records.get(other.save_id)
+                if left is not None and left.deleted_at is not None:
+                    # It is being read, and goes later. Saving the step again has given up the undo all the same.
+                    ledger.remember(ledger.note(left, deleted_at=None))
+        return record
+
+    def let_go(self, record: Record, reason: str, in_use: Collection[str] | None) -> Verdict:
+        """Delete a checkpoint that left the list; if it is being read or cannot be deleted, mark it for later.
+
+        Deleting comes first because it needs no room, and marking does.
+        """
+        prefix = self._ledger.store.location(record.prefix_key)
+        later = "it goes at a later save"
+        if in_use is not None and prefix in in_use:
+            later = "it is being read; it goes at a later save"
+        elif in_use is not None:
+            try:
+                self.drop(record)
+            except deleting.BeingReadError:
+                if not record.dropped:  # else it was told when its turn came
+                    _log.info("%s is being read: it is deleted when that has ended", prefix)
+                later = "it is being read; it goes at a later save"
+            except CkptdError as error:
+                if self._ledger.state.is_fenced:
+                    raise
+                _log.warning("%s could not be deleted: %s", prefix, error)
+                later = f"it could not be deleted: {error}"
+            else:
+                return Verdict(prefix, Action.DROP, reason)
+        self._mark_dropped(record)
+        return Verdict(prefix, Action.KEEP, later)
+
+    def _mark_dropped(self, record: Record) -> Record:
+        if record.dropped:
+            return record
+        self._ledger.on_step("settle.dropped")
+        return self._ledger.remember(self._ledger.note(record, dropped=True))
+
+    def drop(self, record: Record, *, is_unread: bool = False) -> None:
+        """Delete what is left of a checkpoint that the state file names no more, and forget it; see `deleting.drop`."""
+        ledger = self._ledger
+        others = [
+            each
+            for each in ledger.records.values()
+            if each.prefix == record.prefix and each.sequence > record.sequence and not each.dropped
+        ]
+        deleting.drop(ledger.store, record, others=others, on_step=ledger.on_step, is_unread=is_unread)
+        ledger.records.pop(record.save_id, None)
+        reserve.keep(ledger.store, ledger.run)

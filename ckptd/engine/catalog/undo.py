@@ -1,0 +1,63 @@
+"""Deletions that can be undone for a while: the index is set aside, and brought back or deleted with the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ckptd.engine.catalog import deleting
+from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.retention import RetentionPolicy
+
+_LOOK_AGAIN_S = 30.0  # at what could not be deleted yet
+
+
+class Undo:
+    """What the owner of a run has deleted and may bring back for `undo_s`; 0 deletes at once."""
+
+    def __init__(self, ledger: Ledger, undo_s: float) -> None:
+        """See the class."""
+        self._ledger, self._undo_s = ledger, undo_s
+
+    def deleted_at(self) -> float | None:
+        """Return what to note of a checkpoint that is deleted now; None where no deletion can be undone."""
+        return self._ledger.clock.wall_s() if self._undo_s > 0 else None
+
+    def is_undoable(self, record: Record) -> bool:
+        """Say whether its owner deleted it so lately that it may come back."""
+        return record.deleted_at is not None and self._ledger.clock.wall_s() < record.deleted_at + self._undo_s
+
+    def next_sweep_at(self) -> float | None:
+        """Return when to sweep next: when the time to undo a deletion is over, or to look again whether one is read.
+
+        None when nothing waits to be deleted.
+        """
+        waiting = [each.deleted_at for each in self._ledger.records.values() if each.dropped and each.published]
+        again = self._ledger.clock.wall_s() + _LOOK_AGAIN_S
+        return min((again if at is None else at + self._undo_s for at in waiting), default=None)
+
+    def set_aside(self, record: Record) -> None:
+        """Take a checkpoint that the state file no longer names out of sight. Safe to repeat."""
+        deleting.set_aside(self._ledger.store, record, on_step=self._ledger.on_step)
+
+    def bring_back(self, record: Record, policy: RetentionPolicy) -> Record:
+        """Undo `set_aside`, durably: list it again where it was, if there is room, else keep it for good."""
+        ledger = self._ledger
+        deleting.bring_back(ledger.store, record, on_step=ledger.on_step)
+        back = replace(record, dropped=False, deleted_at=None)
+        if not back.preserved and ledger.listing.has_room(policy):
+            # Crash here: as it was deleted, and the index in place: `recovery` sets it aside again.
+            ledger.write_state(ledger.listing.with_adopted(ledger.entry(back)), ledger.style)
+        else:
+            back = replace(back, preserved=True)
+        # Crash here: listed, and marked as deleted: `recovery` takes the mark back.
+        ledger.on_step("undelete.record")
+        ledger.remember(ledger.note(back))
+        self.drop_copy(record)
+        return back
+
+    def drop_copy(self, record: Record) -> None:
+        """Delete the copy of the index of one that is in place again."""
+        # Crash here: a copy that is not needed: `recovery` removes it.
+        self._ledger.on_step("undelete.aside")
+        self._ledger.store.delete([record.aside_key])
