@@ -162,8 +162,7 @@ def forget_begun(*places: str) -> bool:
 def clear(where: str, file_system: Any) -> None:
     """Remove what `occupy` left, and the marks of a run that holds nothing. What others put there stays."""
     if not is_local(where):
-        with suppress(FileNotFoundError):
-            file_system.rm_file(f"{where}/{_MARKER}")
+        _clear_bucket(where, file_system)
         return
     path = Path(where)
     if path.is_dir() and not path.is_symlink():
@@ -174,3 +173,15 @@ def clear(where: str, file_system: Any) -> None:
                     directory.rmdir()
     elif path.is_file() and read_pointer(where) is not None:
         path.unlink(missing_ok=True)
+
+
+def _clear_bucket(where: str, file_system: Any) -> None:
+    file_system.invalidate_cache(where)  # checkpoints are written by clients of their own
+    keys = file_system.find(where)
+    marks = [key for key in keys if f"/{_OURS}/" in key.removeprefix(file_system._strip_protocol(where))]
+    if any(key.endswith(".index") for key in keys):
+        marks = [key for key in marks if key.endswith(f"/{_MARKER}")]
+    for key in marks:
+        with suppress(FileNotFoundError):
+            file_system.rm_file(key)
+    file_system.invalidate_cache(where)

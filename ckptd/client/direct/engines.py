@@ -10,6 +10,7 @@ from functools import partial
 from ckptd import threads
 from ckptd.client.deadline import Deadline
 from ckptd.client.saving.sharing import Commons
+from ckptd.engine.catalog.nesting import check_apart
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
@@ -57,6 +58,7 @@ class Engine:
 
         Raises:
             ConflictError: another process has the run.
+            InvalidRequestError: it would lie inside another run, or another one inside of it.
         """
         with self._lock:
             if self._is_closed.is_set():
@@ -105,6 +107,7 @@ class Engine:
                 return coordinator, coordinator.join(self._run, self.member, options)
             except ConflictError as error:
                 coordinator.close()
+                check_apart(self._store, self._run)  # of a run inside another one, that has the lock
                 if deadline.has_passed or self._is_closed.wait(_TICK_S):
                     if LockHolder.parse(error.actual) != holder(self.member):
                         raise

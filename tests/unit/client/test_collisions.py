@@ -136,6 +136,15 @@ def test_a_run_inside_another_is_refused_from_another_root_too(tmp_path):
         save(outer, 1)
 
 
+def test_a_run_inside_one_that_is_open_is_refused_by_the_place_and_not_as_taken(tmp_path):
+    with opened(str(tmp_path), "job") as ckpt, opened(str(tmp_path / "job"), "best") as nested:
+        save(ckpt, 1)
+        with pytest.raises(InvalidRequestError, match="it lies inside of the run .*/job, .*choose a name beside"):
+            save(nested, 1)
+        assert not (tmp_path / "job" / "best").exists()
+        save(ckpt, 2)
+
+
 def test_runs_that_lie_inside_each_other_already_go_on(tmp_path):
     for run in ("job", "elsewhere"):
         with opened(str(tmp_path), run) as ckpt:

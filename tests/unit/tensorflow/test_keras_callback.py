@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -16,6 +17,8 @@ from ckptd.errors import InvalidRequestError
 from tests.unit.tensorflow.beside import small_model
 
 v1 = tf.compat.v1
+
+STEPS = 4  # of an epoch
 
 
 @pytest.mark.parametrize(
@@ -112,3 +115,57 @@ def test_a_file_in_the_way_is_told_by_its_name(tmp_path):
         with pytest.raises(InvalidRequestError, match="file is a file: checkpoints need a directory"):
             ckptd.tensorflow.save_weights(small_model(), tmp_path / path)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("save_freq", "fails_in"), [("epoch", (2, 1)), (3, (1, 3)), (3, (0, 0))], ids=str)
+def test_training_goes_on_after_an_exception_at_the_epoch_at_which_backup_and_restore_goes_on(
+    tmp_path, save_freq, fails_in
+):
+    """Keras's own callback beside what the documentation shows with ours: the newest checkpoint and `initial_epoch`."""
+    x = np.random.default_rng(0).random((8, 2), np.float32)
+
+    class Noting(keras.callbacks.Callback):
+        def __init__(self, fails_in=None):
+            super().__init__()
+            self.begun, self.fails_in = [], fails_in
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begun.append(epoch)
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if (self.begun[-1], batch) == self.fails_in:
+                raise RuntimeError("the batch is bad")
+
+    def train(ours, fails_in=None):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        epochs_done, noting = 0, Noting(fails_in)
+        if ours:
+            callback = ckptd.tensorflow.ModelCheckpoint(str(tmp_path / "run/m-{epoch}"), save_freq=save_freq)
+            if newest := ckptd.tensorflow.latest_checkpoint(str(tmp_path / "run")):
+                ckptd.tensorflow.load_weights(model, newest)
+                # Saved within an epoch, it bears that epoch's number, and the epoch begins anew.
+                steps = int(model.optimizer.iterations.numpy())
+                epochs_done = steps // STEPS
+        else:
+            callback = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), save_freq, delete_checkpoint=False)
+        with contextlib.suppress(RuntimeError):
+            model.fit(
+                x,
+                x.sum(1),
+                batch_size=8 // STEPS,
+                shuffle=False,
+                verbose=0,
+                epochs=4,
+                initial_epoch=epochs_done,
+                callbacks=[callback, noting],
+            )
+        return noting.begun, model
+
+    seen = {}
+    for ours in (True, False):
+        first, _ = train(ours, fails_in)
+        second, model = train(ours)
+        seen[ours] = first, second, [weight.tolist() for weight in model.get_weights()], int(model.optimizer.iterations)
+    assert seen[True] == seen[False]

@@ -34,3 +34,22 @@ def test_a_second_saver_saves_beside_the_first_and_after_one_that_was_dropped(tm
     assert third.last_checkpoints == ["run/model.ckpt-3"]
     assert ckptd.load_variable(f"{address}/run", "w") == 3.0
     third.close()
+
+
+def test_a_manager_in_the_directory_of_another_is_told_to_go_beside_it(tmp_path):
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(1.0))
+    for manager_of in (tf.train.CheckpointManager, ckptd.tensorflow.CheckpointManager):
+        directory = tmp_path / manager_of.__module__
+        outer, inner = (manager_of(checkpoint, str(directory / at), 3) for at in ("run", "run/best"))
+        outer.save()
+        if manager_of is tf.train.CheckpointManager:
+            inner.save()
+            continue
+        with pytest.raises(
+            ValueError, match="run/best cannot be a run: it lies inside of the run .*choose a name beside"
+        ):
+            inner.save()
+        beside = manager_of(checkpoint, str(directory / "run-best"), 3)
+        beside.save()
+        outer.save()
+        assert [len(one.checkpoints) for one in (outer, beside)] == [2, 1]
