@@ -7,15 +7,23 @@ copy. So the room of a finished save is kept for the next one, which is almost a
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.client.capture.handover import Handover
+from ckptd.client.capture.memory_layout import Placement
+from ckptd.engine.identity import Declaration
 from ckptd.engine.lanes.plan import PAGE_BYTES
+from ckptd.engine.manifest import Manifest
 from ckptd.storage.local.around_cache import empty_at
 
 _ROUND_BYTES = 1 << 20
+
+Declared = Callable[[int, object], Declaration | None]
+"""Makes the declaration of a save under an epoch, over a connection; None while another save comes first."""
 
 
 class Room(Protocol):
@@ -32,6 +40,18 @@ class Room(Protocol):
     captured: int
     is_shown: bool
 
+    def begin(self, declared: Declared, placement: Placement, manifest: Manifest) -> Handover | None:
+        """Let the lender of this memory follow what is captured into it from now on; None where nothing follows.
+
+        Args:
+            declared: makes the declaration to send.
+            placement: where each part is put.
+            manifest: what is captured.
+        """
+
+    def drop(self, request_id: str, reason: str) -> None:
+        """Have the lender forget a save that may have begun here, as `begin` did not return. Never raises."""
+
     def give_back(self) -> None:
         """Pass it on for another save; its former user must not touch it any more."""
 
@@ -45,6 +65,12 @@ class PrivateRoom:
         self.captured = 0
         self.is_shown = False
         self._pool = pool
+
+    def begin(self, declared: Declared, placement: Placement, manifest: Manifest) -> None:
+        """See `Room`. No other process sees this memory."""
+
+    def drop(self, request_id: str, reason: str) -> None:
+        """See `Room`. No other process has heard of the save."""
 
     def give_back(self) -> None:
         """See `Room`."""

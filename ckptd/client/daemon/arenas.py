@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ckptd.arena.lender import GENERATIONS
 from ckptd.arena.segment import Segment
-from ckptd.client.capture.buffers import rounded_up
+from ckptd.client.capture.buffers import Declared, rounded_up
 from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Declaration
@@ -191,7 +191,7 @@ _SHOWN: set[tuple[int, int]] = set()
 
 
 class ArenaRoom:
-    """An arena, as a room to capture into; see `rooms.Room`."""
+    """An arena, as a room to capture into; see `Room`."""
 
     def __init__(self, rooms: ArenaRooms, number: int, segment: Segment) -> None:
         self.number = number
@@ -218,15 +218,29 @@ class ArenaRoom:
         if is_shown:
             _SHOWN.add(self.segment.identity)
 
-    @property
-    def link(self) -> ArenaLink:
-        """Over which it was lent."""
-        return self._rooms.link
+    def begin(self, declared: Declared, placement: Placement, manifest: Manifest) -> ArenaHandover | None:
+        """See `Room`. None also if the daemon is gone."""
+        link = self._rooms.link
+        declaration = declared(self._rooms.epoch, link)
+        if declaration is None:
+            return None
+        begin = arena_pb2.ArenaBegin(
+            declare=convert.declaration_to_wire(declaration),
+            arena=self.number,
+            generation=self.segment.generation,
+            offsets=np.ascontiguousarray(placement.offsets, "<i8").tobytes(),
+            staged=self.is_shown,
+            manifest=() if manifest.digest in link.known else manifests.manifest_parts(manifest),
+        )
+        try:
+            begun = link.send(arena_pb2.ArenaRequest(begin=begin))
+        except CkptdError:
+            return None
+        return ArenaHandover(link, declaration, begun)
 
-    @property
-    def epoch(self) -> int:
-        """To which membership it was lent."""
-        return self._rooms.epoch
+    def drop(self, request_id: str, reason: str) -> None:
+        """See `Room`."""
+        _drop(self._rooms.link, request_id, reason)
 
     def map(self) -> None:
         """Map all pages here."""
@@ -311,26 +325,6 @@ class ArenaHandover:
         self._begun = begun
         self._is_over = threading.Event()  # there is nothing more to send
 
-    @classmethod
-    def begin(
-        cls, room: ArenaRoom, declaration: Declaration, placement: Placement, manifest: Manifest
-    ) -> ArenaHandover | None:
-        """Tell the daemon that `room` is about to be filled with what `manifest` lists; None if it is gone."""
-        is_known = manifest.digest in room.link.known
-        begin = arena_pb2.ArenaBegin(
-            declare=convert.declaration_to_wire(declaration),
-            arena=room.number,
-            generation=room.segment.generation,
-            offsets=np.ascontiguousarray(placement.offsets, "<i8").tobytes(),
-            staged=room.is_shown,
-            manifest=() if is_known else manifests.manifest_parts(manifest),
-        )
-        try:
-            begun = room.link.send(arena_pb2.ArenaRequest(begin=begin))
-        except CkptdError:
-            return None
-        return cls(room.link, declaration, begun)
-
     def seal(self, sums: NDArray[np.uint32] | None) -> None:
         """See `Handover`."""
         seal = arena_pb2.ArenaSeal(request_id=self._request_id, sums_follow=sums is None)
@@ -351,14 +345,8 @@ class ArenaHandover:
 
     def drop(self, reason: str) -> None:
         """Say that it will not be finished."""
-        self.drop_unseen(self._link, self._request_id, reason)
+        _drop(self._link, self._request_id, reason)
         self._is_over.set()
-
-    @staticmethod
-    def drop_unseen(link: ArenaLink, request_id: str, reason: str) -> None:
-        """Say that a save will not be finished, if the daemon has heard of it."""
-        with contextlib.suppress(CkptdError):
-            link.send(arena_pb2.ArenaRequest(drop=arena_pb2.ArenaDrop(request_id=request_id, reason=reason)))
 
     def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
         """Wait until the daemon has said whether it takes the bytes from memory; if so, until all is transferred.
@@ -375,6 +363,12 @@ class ArenaHandover:
         self._link.known.add(self._digest)
         if until_summed:
             self._is_over.wait(deadline.remaining_s)
+
+
+def _drop(link: ArenaLink, request_id: str, reason: str) -> None:
+    """Say that a save will not be finished, if the daemon has heard of it."""
+    with contextlib.suppress(CkptdError):
+        link.send(arena_pb2.ArenaRequest(drop=arena_pb2.ArenaDrop(request_id=request_id, reason=reason)))
 
 
 def settled(answer: Future[ArenaAnswer], timeout_s: float) -> ArenaAnswer:

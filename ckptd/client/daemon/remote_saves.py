@@ -11,7 +11,7 @@ import grpc
 
 from ckptd.client import replicas
 from ckptd.client.capture.capturing import takes_long
-from ckptd.client.daemon.arenas import ArenaHandover
+from ckptd.client.capture.handover import Handover
 from ckptd.client.daemon.connection import OverConnection
 from ckptd.client.daemon.remote_catalog import RemoteCatalog
 from ckptd.client.daemon.sending import send_lane
@@ -19,7 +19,7 @@ from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving import waits
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import Handover, SaveRequest
+from ckptd.client.saving.transport import SaveRequest
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment
@@ -69,7 +69,7 @@ class RemoteSaves(OverConnection):
     ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Joins the run first, if that has not happened yet."""
         _, membership = self.connection.joined()
-        if isinstance(handover, ArenaHandover):
+        if handover is not None:
             handover.wait(deadline, until_summed=takes_long(manifest))
         backoff = Backoff()
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.

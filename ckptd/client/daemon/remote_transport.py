@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from ckptd.client.capture.buffers import Room, RoomPool
+from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.memory_layout import Placement
-from ckptd.client.daemon.arenas import ArenaHandover, ArenaRoom
 from ckptd.client.daemon.connection import Connection
 from ckptd.client.daemon.remote_catalog import RemoteCatalog
 from ckptd.client.daemon.remote_saves import RemoteSaves
@@ -19,6 +19,7 @@ from ckptd.client.daemon.watching import DaemonWatch
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.saving.transport import SaveRequest
 from ckptd.client.watch import Source, Watch
+from ckptd.engine.identity import Declaration
 from ckptd.engine.manifest import Manifest
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import watch_pb2
@@ -56,17 +57,13 @@ class RemoteTransport(RemoteSaves, RemoteCatalog):
 
     def begin(
         self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
-    ) -> ArenaHandover | None:
+    ) -> Handover | None:
         """See `Transport.begin`."""
-        if not isinstance(room, ArenaRoom) or not turn.may_begin(room.epoch, room.link):
-            return None
-        declaration = self._declaration(request, manifest.digest, room.epoch)
-        return ArenaHandover.begin(room, declaration, placement, manifest)
 
-    def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
-        """See `Transport.drop`."""
-        if isinstance(room, ArenaRoom):
-            ArenaHandover.drop_unseen(room.link, request.request_id, reason)
+        def declared(epoch: int, connection: object) -> Declaration | None:
+            return self._declaration(request, manifest.digest, epoch) if turn.may_begin(epoch, connection) else None
+
+        return room.begin(declared, placement, manifest)
 
     # Watching.
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from ckptd.client.capture.buffers import Room, RoomPool
+from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
 from ckptd.client.direct.engines import ENGINES, Engine, holder, new_coordinator
@@ -25,7 +26,7 @@ from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.own_saves import place_of
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.saving.sharing import SharedHold
-from ckptd.client.saving.transport import Handover, Located, RestoreCall, SaveRequest
+from ckptd.client.saving.transport import Located, RestoreCall, SaveRequest
 from ckptd.client.watch import Source, Watch
 from ckptd.engine.catalog import survey
 from ckptd.engine.checkpoint import Checkpoint
@@ -101,9 +102,6 @@ class DirectTransport:
     ) -> LocalCapture:
         """See `Transport.begin`. The engine hears of it with the declaration."""
         return LocalCapture(room, placement.offsets, is_staged=room.is_shown)
-
-    def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
-        """See `Transport.drop`. The engine has not heard of it."""
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
         """See `Transport.withdraw`. There are no other ranks."""

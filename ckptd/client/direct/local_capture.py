@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.capture.buffers import Room
+from ckptd.client.deadline import Deadline
 from ckptd.engine.lanes.capture import Holding
 from ckptd.engine.layout import Column
 from ckptd.errors import CkptdError, SessionAbortedError
@@ -46,6 +47,9 @@ class LocalCapture:
         self._error = SessionAbortedError(f"the save was given up: {reason}")
         self._is_settled.set()
         self._is_summed.set()
+
+    def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
+        """See `Handover`. The engine follows from the declaration on."""
 
     # The engine.
 

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 
 from ckptd import threads
+from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.snapshot import Snapshot
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving import waits
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import Handover, SaveRequest, Transport
+from ckptd.client.saving.transport import SaveRequest, Transport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment, Road

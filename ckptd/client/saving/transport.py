@@ -9,10 +9,8 @@ import threading
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ckptd.client.capture.buffers import Room, RoomPool
+from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
 from ckptd.client.saving.lane_source import LaneSource
@@ -66,22 +64,6 @@ class RestoreCall:
     is_together: bool = False
 
 
-class Handover(Protocol):
-    """A save that the engine follows while it is captured. No method waits or raises."""
-
-    def seal(self, sums: NDArray[np.uint32] | None) -> None:
-        """Say that all bytes are in place. From here on the engine needs nothing else.
-
-        Without `sums`, which are as for `give_sums`, the checksums are to follow.
-        """
-
-    def give_sums(self, sums: NDArray[np.uint32]) -> None:
-        """Hand the checksums over: one per part and, of strings, two, of the lengths and of the payload."""
-
-    def drop(self, reason: str) -> None:
-        """Say that the capture will not be finished."""
-
-
 class Transport(Protocol):
     """The road to the engine. Methods may be called from any thread, several at a time."""
 
@@ -105,9 +87,6 @@ class Transport(Protocol):
         self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
     ) -> Handover | None:
         """Let the engine follow the capture that begins now; None where it can't, and bytes are sent. Never waits."""
-
-    def drop(self, request: SaveRequest, room: Room, reason: str) -> None:
-        """Have the engine forget a save into `room` that may have begun, as `begin` did not return. Never raises."""
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
         """Tell other ranks that this one gives a save up that nothing carries out. Waits a moment. Never raises."""

@@ -15,12 +15,13 @@ from functools import partial
 
 from ckptd import threads
 from ckptd.client.capture.capturing import takes_long
+from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.preparing import Preparation, Prepared
 from ckptd.client.capture.snapshot import Snapshot, why
 from ckptd.client.saving.carrying_out import carry_out
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import Handover, SaveRequest, Transport
+from ckptd.client.saving.transport import SaveRequest, Transport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 
@@ -106,7 +107,7 @@ class Undertaking:
         if self._handover is not None:
             self._handover.drop(why(cause))
         elif self._prepared is not None:
-            self._transport.drop(self._request, self._prepared.room, why(cause))
+            self._prepared.room.drop(self._request.request_id, why(cause))
         self._snapshot.give_up(error)
         try:
             self.pending.fail(error, is_known=is_known)

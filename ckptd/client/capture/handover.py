@@ -1,0 +1,29 @@
+"""A save that the engine follows while it is captured, as the capturing thread sees it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.client.deadline import Deadline
+
+
+class Handover(Protocol):
+    """See the module. No method raises, and only `wait` waits."""
+
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
+        """Say that all bytes are in place. From here on the engine needs nothing else.
+
+        Without `sums`, which are as for `give_sums`, the checksums are to follow.
+        """
+
+    def give_sums(self, sums: NDArray[np.uint32]) -> None:
+        """Hand the checksums over: one per part and, of strings, two, of the lengths and of the payload."""
+
+    def drop(self, reason: str) -> None:
+        """Say that the capture will not be finished."""
+
+    def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
+        """Wait until the engine has said whether it follows; if so, with `until_summed`, until all is handed over."""
