@@ -16,6 +16,7 @@ from ckptd.errors import CkptdError, NotFoundError, NotPermittedError, StorageFu
 from ckptd.storage.base import Durability
 from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX
+from ckptd.storage.local import lock_files
 from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, write_bulk
 from ckptd.storage.local.disk import Disk, SystemDisk
 from ckptd.storage.local.mounts import Mount, mount_of
@@ -101,8 +102,7 @@ def holder_of(root: str, key: str, disk: Disk | None = None) -> str | None:
             if disk.try_lock(file, shared=True):
                 disk.unlock(file)
                 return None
-            line = bytearray(1000)
-            return bytes(line[: disk.read_into(file, 0, memoryview(line))]).decode("utf-8", "replace")
+            return lock_files.read_line(disk, file)
         finally:
             disk.close(file)
     except (FileNotFoundError, NotADirectoryError):

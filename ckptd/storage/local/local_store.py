@@ -1,16 +1,12 @@
 """A store in a directory. `disk.py` makes the system calls; what is called in which order is decided here.
 
-An object is born under a temporary name beside its final one, ``.NAME.<32 hex>.ckptd-tmp``, with an advisory lock
-held on it for as long as its writer lives. It gets its final name when its bytes are synced, by a rename that never
-replaces, and counts as there once the directory is synced too. A start that finds a temporary name without a lock on it
-may sweep it: its writer is dead.
+An object is born in a file of `unfinished.py`, with a temporary name. It gets its final name when its bytes are synced,
+by a rename that never replaces, and counts as there once the directory is synced too.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import secrets
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,19 +15,17 @@ from functools import partial
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError, StorageFullError
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.holds import Hold
-from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join
-from ckptd.storage.local import local_holds
-from ckptd.storage.local.disk import Disk, FileStatus, SystemDisk, WriteRoad
+from ckptd.storage.keys import check_directory, check_key, is_reserved, join
+from ckptd.storage.local import local_holds, lock_files, unfinished
+from ckptd.storage.local.disk import Disk, SystemDisk, WriteRoad
 from ckptd.storage.local.local_reader import check_content, fill
-from ckptd.storage.local.local_writer import LocalLock, LocalWriter, stat_of
+from ckptd.storage.local.local_root import LocalRoot
+from ckptd.storage.local.local_writer import LocalWriter, stat_of
 from ckptd.storage.local.os_errors import from_os_error, translated
 from ckptd.storage.local.turns import turn_at
 
 _BULK_BYTES = 1 << 20  # from here on an object is data that nothing reads soon
 _ROAD_TRIAL = "road"  # never an object: its writer is aborted
-_MAX_HOLDER_BYTES = 1000
-_NOBODYS = frozenset((errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM))
-_UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
 
 
 class LocalStore:
@@ -46,20 +40,19 @@ class LocalStore:
 
     def __init__(self, root: str, *, disk: Disk | None = None, confined: bool = True) -> None:
         """Remember where the root is; nothing is opened or created yet."""
-        self._root = os.path.abspath(root)  # noqa: PTH100 (a Path would not survive every byte of a name)
         self._disk: Disk = SystemDisk() if disk is None else disk
-        self._confined = confined
+        path = os.path.abspath(root)  # noqa: PTH100 (a Path would not survive every byte of a name)
+        self._root = LocalRoot(path, self._disk, confined)
         self._has_tried_road = False
         self._reads_around = True
-        self._durable_directories: set[tuple[str, ...]] = set()
 
     def __repr__(self) -> str:
-        return f"LocalStore({self._root!r})"
+        return f"LocalStore({self.url!r})"
 
     @property
     def url(self) -> str:
         """The root's absolute path."""
-        return self._root
+        return self._root.path
 
     @property
     def durability(self) -> Durability:
@@ -92,14 +85,14 @@ class LocalStore:
 
     def local_path(self, key: str) -> str:
         """See `FileObjects`: where other programs of this host find the object."""
-        return os.path.join(self._root, *check_directory(key))  # noqa: PTH118
+        return os.path.join(self._root.path, *check_directory(key))  # noqa: PTH118
 
     def read_by_many(self) -> LocalStore:
         """See `SharedObjects`.
 
         It reads through the page cache, so that the disk is read once for all of them.
         """
-        store = LocalStore(self._root, disk=self._disk, confined=self._confined)
+        store = LocalStore(self._root.path, disk=self._disk, confined=self._root.confined)
         store._reads_around = False
         return store
 
@@ -164,9 +157,9 @@ class LocalStore:
         *reserve_parents, reserve_name = check_key(reserve)
         with ExitStack() as stack:
             stack.enter_context(translated(key))
-            source = stack.enter_context(self._opened(reserve_parents))
-            directory = stack.enter_context(self._opened(parents))
-            with self._opened_file(reserve) as (_, found):  # finds out what is there; the next line would make a file
+            source = stack.enter_context(self._root.opened(reserve_parents))
+            directory = stack.enter_context(self._root.opened(parents))
+            with self._root.opened_file(reserve) as (_, found):  # `open_lock_file` would make a file
                 if found.num_links != 1 or found.size_bytes < len(view):
                     raise StorageFullError("the room set aside is too small for this", key=key, expected=len(view))
             file = self._disk.open_lock_file(source, reserve_name)
@@ -190,8 +183,8 @@ class LocalStore:
         """See `SparingStore`."""
         *parents, name = check_key(key)
         *other_parents, other_name = check_key(other)
-        with translated(other), self._opened(parents) as source:
-            directory = self._open_to_write(tuple(other_parents))
+        with translated(other), self._root.opened(parents) as source:
+            directory = self._root.open_to_write(tuple(other_parents))
             try:
                 self._disk.link(source, name, directory, other_name)
                 self._disk.sync_directory(directory)
@@ -211,9 +204,9 @@ class LocalStore:
     def _create(self, key: str, size_bytes: int) -> LocalWriter:
         *parents, name = check_key(key)
         with translated(key):
-            directory = self._open_to_write(tuple(parents))
+            directory = self._root.open_to_write(tuple(parents))
             try:
-                temporary, file = self._new_file(directory, name)
+                temporary, file = unfinished.new_file(self._disk, directory, name)
             except BaseException:
                 self._disk.close(directory)
                 raise
@@ -226,21 +219,6 @@ class LocalStore:
                 writer.abort()
                 raise
         return writer
-
-    def _new_file(self, directory: int, name: str) -> tuple[str, int]:
-        while True:
-            temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
-            file = self._disk.create(directory, temporary)
-            try:
-                # Between these two calls a sweeper may take us for dead; then it has the lock, or the name is gone.
-                if self._disk.try_lock(file, shared=False) and self._disk.status(file).num_links:
-                    return temporary, file
-            except BaseException:  # a file system that gives no locks
-                with suppress(OSError):
-                    self._disk.unlink(directory, temporary)
-                self._disk.close(file)
-                raise
-            self._disk.close(file)
 
     def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
         """See `Store`. Each directory is synced once, at the end: for an order that survives power loss, call twice.
@@ -255,51 +233,30 @@ class LocalStore:
         touched: dict[tuple[str, ...], str] = {}
         for key in keys:
             *parents, name = check_key(key)
-            with translated(key), suppress(FileNotFoundError, NotADirectoryError), self._opened(parents) as directory:
+            with (
+                translated(key),
+                suppress(FileNotFoundError, NotADirectoryError),
+                self._root.opened(parents) as directory,
+            ):
                 # Synced also when the name is gone already: it may have been unlinked just before a crash.
                 touched[tuple(parents)] = key
                 self._disk.unlink(directory, name)
         for parents_of, key in touched.items():
-            with translated(key), suppress(FileNotFoundError), self._opened(parents_of) as directory:
+            with translated(key), suppress(FileNotFoundError), self._root.opened(parents_of) as directory:
                 self._disk.sync_directory(directory)
 
     def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
         """See `Store`. Whether a writer lives, its lock says, so `given_up` tells nothing new."""
-        swept = []
         parts = check_directory(directory)
-        with translated(directory), suppress(FileNotFoundError), self._opened(parts) as opened:
-            for entry in sorted(self._disk.entries(opened), key=lambda entry: entry.name):
-                match = _UNFINISHED.fullmatch(entry.name)
-                if match and not entry.is_directory and self._sweep(opened, entry.name):
-                    swept.append(join(directory, match["name"]))
-            if swept:
-                self._disk.sync_directory(opened)
-        return swept
-
-    def _sweep(self, directory: int, temporary: str) -> bool:
-        try:
-            file = self._disk.open_file(directory, temporary, confined=True)
-        except FileNotFoundError:
-            return False  # finished or swept by another process in this moment
-        except OSError as error:
-            if error.errno in _NOBODYS:
-                return False  # a link, or another user's: no writer of ours left it
-            raise
-        try:
-            if not self._disk.try_lock(file, shared=False):
-                return False
-            self._disk.unlink(directory, temporary)
-        except FileNotFoundError:
-            return False
-        finally:
-            self._disk.close(file)
-        return True
+        with translated(directory), suppress(FileNotFoundError), self._root.opened(parts) as opened:
+            return [join(directory, name) for name in unfinished.sweep(self._disk, opened)]
+        return []
 
     # Reading
 
     def get(self, key: str, *, limit_bytes: int = 1 << 31) -> bytes:
         """See `Store`."""
-        with self._opened_file(key) as (file, status):
+        with self._root.opened_file(key) as (file, status):
             if status.size_bytes > limit_bytes:
                 raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=status.size_bytes)
             data = bytearray(status.size_bytes)
@@ -311,7 +268,7 @@ class LocalStore:
         """See `Store`."""
         views = [memory.cast("B") for memory in into]
         size = sum(map(len, views))
-        with self._opened_file(key) as (file, status):
+        with self._root.opened_file(key) as (file, status):
             done = fill(self._disk, file, offset, views, size, around=self._reads_around)
             if done < size or offset > status.size_bytes:
                 raise CorruptionError(
@@ -321,8 +278,8 @@ class LocalStore:
     def stat(self, key: str) -> ObjectStat:
         """See `Store`."""
         check_key(key)
-        with translated(key), self._opened_root() as root:
-            status = self._disk.status_at(root, key, confined=self._confined)
+        with translated(key), self._root.opened_root() as root:
+            status = self._disk.status_at(root, key, confined=self._root.confined)
         if not status.is_file:
             raise NotFoundError("this is no object but a directory or a special file", key=key)
         return stat_of(key, status)
@@ -331,7 +288,7 @@ class LocalStore:
         """See `Store`. Links are listed as what they lead to if that is a file; linked directories are not entered."""
         parts = check_directory(directory)
         try:
-            with self._opened_root() as root, self._opened(parts) as opened:
+            with self._root.opened_root() as root, self._root.opened(parts) as opened:
                 entries = self._disk.entries(opened)
                 below = sorted(
                     (entry.name + "/" if entry.is_directory else entry.name)
@@ -355,7 +312,7 @@ class LocalStore:
         """See `Store`. A link is listed whatever it leads to."""
         parts = check_directory(directory)
         try:
-            with self._opened(parts) as opened:
+            with self._root.opened(parts) as opened:
                 entries = self._disk.entries(opened)
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -369,20 +326,20 @@ class LocalStore:
 
     def names(self, directory: str) -> dict[str, bool]:
         """See `FileStore`."""
-        with translated(directory), self._opened(check_directory(directory)) as opened:
+        with translated(directory), self._root.opened(check_directory(directory)) as opened:
             return {entry.name: entry.is_directory for entry in self._disk.entries(opened)}
 
     def is_file(self, name: str) -> bool:
         """See `FileStore`."""
         *parents, last = name.split("/")
-        with translated(name), self._opened(parents) as opened:
+        with translated(name), self._root.opened(parents) as opened:
             return self._disk.is_plain_file(opened, last)
 
     def put_away(self, name: str) -> str:
         """See `FileStore`."""
         *parents, last = name.split("/")
         away = f"{last}.before-{secrets.token_hex(4)}"
-        with translated(name), self._opened(parents) as opened:
+        with translated(name), self._root.opened(parents) as opened:
             self._disk.rename_new(opened, last, away)
             self._disk.sync_directory(opened)
         return "/".join([*parents, away])
@@ -390,7 +347,7 @@ class LocalStore:
     def _stat_below(self, root: int, directory: str, name: str) -> ObjectStat | None:
         key = join(directory, name)
         try:
-            status = self._disk.status_at(root, key, confined=self._confined)
+            status = self._disk.status_at(root, key, confined=self._root.confined)
         except OSError:
             return None  # removed meanwhile, or a link that leads nowhere we may go
         return stat_of(key, status) if status.is_file else None
@@ -400,7 +357,7 @@ class LocalStore:
     def hold(self, key: str) -> Hold | None:
         """See `HoldingObjects`."""
         check_key(key)
-        return local_holds.hold(self._disk, partial(self._open_file, key))
+        return local_holds.hold(self._disk, partial(self._root.open_file, key))
 
     @contextmanager
     def unread(self, keys: Sequence[str]) -> Iterator[bool]:
@@ -410,56 +367,17 @@ class LocalStore:
         with ExitStack() as stack:
             with translated(keys[0] if keys else ""):
                 is_unread = stack.enter_context(
-                    local_holds.unread(self._disk, (partial(self._open_file, key) for key in keys))
+                    local_holds.unread(self._disk, (partial(self._root.open_file, key) for key in keys))
                 )
             yield is_unread
 
-    def _open_file(self, key: str) -> int:
-        with self._opened_root() as root:
-            return self._disk.open_file(root, key, confined=self._confined)
-
     def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:
         """See `Store`. The lock file ``.NAME.ckptd-lock`` stays behind: removing it would let two hold the lock."""
-        *parents, name = check_key(key)
-        line = holder.replace("\n", " ").encode("utf-8", "replace")[:_MAX_HOLDER_BYTES]
-        lock_name = f".{name}{LOCK_SUFFIX}"
-        with translated(key):
-            directory = self._open_to_write(tuple(parents))
-            try:
-                while True:
-                    file = self._disk.open_lock_file(directory, lock_name)
-                    lock = LocalLock(self._disk, file)
-                    try:
-                        if not self._disk.try_lock(file, shared=shared):
-                            held_by = self._read_line(file) or "a process that left no name"
-                            raise ConflictError("held by another process", key=key, actual=held_by)
-                        if self._disk.status(file).num_links:
-                            self._write_line(file, line)
-                            return lock
-                    except BaseException:
-                        lock.release()
-                        raise
-                    lock.release()  # someone removed the file just now: this lock would keep nobody out
-            finally:
-                self._disk.close(directory)
-
-    def _write_line(self, file: int, line: bytes) -> None:
-        """Note its holder in a lock file. A full disk does not prevent holding a lock: then nothing is noted."""
-        self._disk.truncate(file, 0)
-        try:
-            self._disk.write(file, 0, line, bulk=False)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            self._disk.truncate(file, 0)
-
-    def _read_line(self, file: int) -> str:
-        line = bytearray(_MAX_HOLDER_BYTES)
-        return bytes(line[: self._disk.read_into(file, 0, memoryview(line))]).decode("utf-8", "replace")
+        return lock_files.take(self._root, key, holder=holder, shared=shared)
 
     def free_bytes(self) -> int | None:
         """See `Store`."""
-        path = self._root
+        path = self._root.path
         while True:
             try:
                 directory = self._disk.open_root(path)
@@ -472,61 +390,3 @@ class LocalStore:
             return self._disk.free_bytes(directory)
         finally:
             self._disk.close(directory)
-
-    # Opening
-
-    @contextmanager
-    def _opened_root(self) -> Iterator[int]:
-        root = self._disk.open_root(self._root)
-        try:
-            yield root
-        finally:
-            self._disk.close(root)
-
-    @contextmanager
-    def _opened(self, parts: Sequence[str]) -> Iterator[int]:
-        with self._opened_root() as root:
-            directory = self._disk.open_directory(root, "/".join(parts) or ".", confined=self._confined)
-        try:
-            yield directory
-        finally:
-            self._disk.close(directory)
-
-    @contextmanager
-    def _opened_file(self, key: str) -> Iterator[tuple[int, FileStatus]]:
-        check_key(key)
-        with translated(key):
-            file = self._open_file(key)
-            try:
-                status = self._disk.status(file)
-                if not status.is_file:
-                    raise NotFoundError("this is no object but a directory or a special file", key=key)
-                yield file, status
-            finally:
-                self._disk.close(file)
-
-    def _open_to_write(self, parts: tuple[str, ...]) -> int:
-        """Open a directory whose name is durable, creating what is missing.
-
-        A directory that we find is synced into its parent once, too: its maker may have died before that.
-        """
-        if parts not in self._durable_directories:
-            self._make_durable(parts)
-        try:
-            return self._open_directory(parts)
-        except FileNotFoundError:  # removed since then
-            self._make_durable(parts)
-            return self._open_directory(parts)
-
-    def _make_durable(self, parts: tuple[str, ...]) -> None:
-        self._disk.make_root(self._root)
-        for depth, name in enumerate(parts):
-            with self._opened(parts[:depth]) as parent:
-                with suppress(FileExistsError):
-                    self._disk.make_directory(parent, name)
-                self._disk.sync_directory(parent)
-        self._durable_directories.add(parts)
-
-    def _open_directory(self, parts: tuple[str, ...]) -> int:
-        with self._opened_root() as root:
-            return self._disk.open_directory(root, "/".join(parts) or ".", confined=self._confined)

@@ -1,0 +1,67 @@
+"""Files of objects that are still being written: how they are named and locked, and swept when their writer is dead.
+
+A temporary name is ``.NAME.<32 hex>.ckptd-tmp``, beside the final one, with an advisory lock held on the file for as
+long as its writer lives. A temporary name without a lock may be swept by any process.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import secrets
+from contextlib import suppress
+
+from ckptd.storage.keys import UNFINISHED_SUFFIX
+from ckptd.storage.local.disk import Disk
+
+_NOBODYS = frozenset((errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM))
+_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}" + re.escape(UNFINISHED_SUFFIX), re.DOTALL)
+
+
+def new_file(disk: Disk, directory: int, name: str) -> tuple[str, int]:
+    """Create and lock the file of an unfinished object; return its name and its descriptor. Raises `OSError`."""
+    while True:
+        temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
+        file = disk.create(directory, temporary)
+        try:
+            # Between these two calls a sweeper may take us for dead; then it has the lock, or the name is gone.
+            if disk.try_lock(file, shared=False) and disk.status(file).num_links:
+                return temporary, file
+        except BaseException:  # a file system that gives no locks
+            with suppress(OSError):
+                disk.unlink(directory, temporary)
+            disk.close(file)
+            raise
+        disk.close(file)
+
+
+def sweep(disk: Disk, directory: int) -> list[str]:
+    """Remove what dead writers left in an opened directory, durably; return the names it was for. Raises `OSError`."""
+    swept = []
+    for entry in sorted(disk.entries(directory), key=lambda entry: entry.name):
+        match = _NAME.fullmatch(entry.name)
+        if match and not entry.is_directory and _sweep(disk, directory, entry.name):
+            swept.append(match["name"])
+    if swept:
+        disk.sync_directory(directory)
+    return swept
+
+
+def _sweep(disk: Disk, directory: int, temporary: str) -> bool:
+    try:
+        file = disk.open_file(directory, temporary, confined=True)
+    except FileNotFoundError:
+        return False  # finished or swept by another process in this moment
+    except OSError as error:
+        if error.errno in _NOBODYS:
+            return False  # a link, or another user's: no writer of ours left it
+        raise
+    try:
+        if not disk.try_lock(file, shared=False):
+            return False
+        disk.unlink(directory, temporary)
+    except FileNotFoundError:
+        return False
+    finally:
+        disk.close(file)
+    return True
