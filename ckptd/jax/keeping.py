@@ -11,7 +11,7 @@ from typing import Any
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.errors import InvalidRequestError, UnavailableError
+from ckptd.errors import ConflictError, InvalidRequestError, UnavailableError
 from ckptd.jax.options import CheckpointManagerOptions
 
 _MAX_UNDER_WAY = 2  # saves of a `Checkpointer`
@@ -100,7 +100,7 @@ class Preserver:
         if not self._is_active:
             return
         self._to_pin = [pending for pending in self._to_pin if pending.step != step]
-        if self._options.keeps(step) or step in self._timed:
+        if self._is_kept(step):
             self._checkpointer.unpin(step)
         self._checkpointer.delete(step, even_latest=even_latest)
         self._timed.discard(step)
@@ -109,8 +109,17 @@ class Preserver:
         """Delete steps, the newest first; on other ranks than 0 wait until that is done.
 
         Raises:
+            ConflictError: one is pinned for another reason than these options; nothing is deleted.
             UnavailableError: rank 0 has not deleted them within `timeout_s`.
         """
+        there = {one.step: one for one in self._checkpointer.checkpoints()}
+        pinned = [step for step in steps if step in there and there[step].pinned and not self._is_kept(step)]
+        # Other ranks cannot tell what rank 0 has pinned because of the time.
+        if pinned and (self._is_active or self._options.keep_time_interval is None):
+            raise ConflictError(
+                f"abandoned steps are pinned, by checkpointer.pin or under other options: {pinned}. Nothing is "
+                "deleted; checkpointer.unpin(step) makes one deletable"
+            )
         if self._is_active:
             for step in sorted(steps, reverse=True):
                 self.delete(step, even_latest=True)
@@ -122,6 +131,10 @@ class Preserver:
                     "rank 0 has not deleted the abandoned steps: does it call roll_back too?", actual=left
                 )
             time.sleep(_LOOK_S)
+
+    def _is_kept(self, step: int) -> bool:
+        """Say whether these options have it pinned."""
+        return self._options.keeps(step) or step in self._timed
 
     def _there(self) -> list[Checkpoint]:
         """Return what is durable and has a step, in their order."""
@@ -142,6 +155,8 @@ class Preserver:
         """Delete what the policy does not preserve; the newest stays, as a job that is killed now needs it."""
         policy: Any = self._options.preservation_policy
         there = self._there()
+        if not there:
+            return  # many a policy looks at the last one
         preserved = list(policy.should_preserve([CheckpointInfo.of(one) for one in there], context=_Context()))
         if len(preserved) != len(there):
             raise InvalidRequestError(

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -15,9 +16,10 @@ from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
 from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.client.saving.pending import PendingSave
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.jax import places
 from ckptd.jax.deciding import Decider, reached_preemption
+from ckptd.jax.ends import call_back, is_any_under_way, log_end
 from ckptd.jax.items import as_composite, load_args, tree_of
 from ckptd.jax.keeping import Preserver
 from ckptd.jax.loading import describe, load
@@ -114,9 +116,11 @@ class CheckpointManager:
         )
         self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background
+        # Nothing below refers to the manager: no cycle keeps a dropped one in its run.
         self._under_way: list[PendingSave] = []
         self._keeper = Preserver(self.checkpointer, self.options)
-        self._decider = Decider(self.checkpointer, self.options, self._keeper.take_up, self.is_saving_in_progress)
+        is_saving = partial(is_any_under_way, self._under_way)
+        self._decider = Decider(self.checkpointer, self.options, self._keeper.take_up, is_saving)
 
     @as_orbaxs
     def save(
@@ -171,11 +175,12 @@ class CheckpointManager:
         is_held = self._copies_in_background
         arrays = held_arrays(tree) if is_held else to_arrays(tree)
         pending = self.checkpointer.save(step, arrays, overwrite=overwrite, immutable=is_held)
-        pending.add_done_callback(_log_end)
+        pending.add_done_callback(log_end)
         _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
-        pending.add_done_callback(self._call_back)
+        if self._callback is not None:
+            pending.add_done_callback(partial(call_back, self._callback))
         self._decider.begun(step)
-        self._under_way = [one for one in self._under_way if not one.done()] + [pending]
+        self._under_way[:] = [*(one for one in self._under_way if not one.done()), pending]
         self._keeper.add(pending)
         if not self.options.enable_async_checkpointing:
             pending.result()
@@ -195,7 +200,8 @@ class CheckpointManager:
         """Read a checkpoint, the latest if `step` is None, as plain containers or as a target says; see `load`.
 
         Args:
-            step: which one.
+            step: which one. If the latest turns out to be damaged, None goes back to the newest that verifies, and the
+                log says so; in a job of several processes the error is raised, and the next start goes back.
             items: the target.
             target: the same, by the name that says what it is.
             args: the same in Orbax's words; with a mapping of names to such, a mapping of that kind is returned.
@@ -211,18 +217,21 @@ class CheckpointManager:
         if items is not None and target is not None:
             raise InvalidRequestError("`items` and `target` are two names for one thing")
         wanted = target if items is None else items
-        reader = self._reader(step)
-        if args is None:
+        if args is not None and wanted is not None:
+            raise InvalidRequestError("a target is given once, as such or in `args`")
+
+        def read(reader: CheckpointReader) -> Any:
+            if args is not None:
+                return load_args(reader, args, partial=partial)
             found = load(reader, wanted, partial=partial)
             return as_composite(found) if wanted is None and self._has_items else found
-        if wanted is not None:
-            raise InvalidRequestError("a target is given once, as such or in `args`")
-        return load_args(reader, args, partial=partial)
+
+        return self._read_newest(read) if step is None else self._read(step, read)
 
     @as_orbaxs
     def item_metadata(self, step: int | None = None) -> Any:
         """Return the pytree of a checkpoint, with `jax.ShapeDtypeStruct`s for its arrays: a target; see `describe`."""
-        found = describe(self._reader(step))
+        found = self._read_newest(describe) if step is None else self._read(step, describe)
         return as_composite(found) if self._has_items else found
 
     @as_orbaxs
@@ -267,7 +276,7 @@ class CheckpointManager:
 
     def is_saving_in_progress(self) -> bool:
         """Say whether a save is under way."""
-        return any(not pending.done() for pending in self._under_way)
+        return is_any_under_way(self._under_way)
 
     @as_orbaxs
     def wait_until_finished(self) -> None:
@@ -286,7 +295,7 @@ class CheckpointManager:
     def check_for_errors(self) -> None:
         """Raise what ended a save, if that was not seen yet."""
         ended = [pending for pending in self._under_way if pending.done()]
-        self._under_way = [pending for pending in self._under_way if pending not in ended]
+        self._under_way[:] = [pending for pending in self._under_way if pending not in ended]
         for one in ended:
             if (error := one.take_unseen_error()) is not None:
                 raise error
@@ -312,6 +321,7 @@ class CheckpointManager:
 
         Raises:
             NotFoundError: the step is not there, and nothing is deleted.
+            ConflictError: a newer step is pinned, and not by this manager's options; nothing is deleted.
             InvalidRequestError: the manager is read only.
             UnavailableError: rank 0 has not deleted them within `timeout_s`.
         """
@@ -333,7 +343,7 @@ class CheckpointManager:
         try:
             self.wait_until_finished()
         finally:
-            self._under_way = []
+            self._under_way.clear()
             self._keeper.forget()
             self.checkpointer.close()
 
@@ -350,7 +360,7 @@ class CheckpointManager:
             one.wait()
         with contextlib.suppress(CkptdError):  # the error that ends the block says more
             self._keeper.follow()
-        self._under_way = []
+        self._under_way.clear()
         self._keeper.forget()
         self.checkpointer.__exit__(kind, error, trace)
 
@@ -363,17 +373,20 @@ class CheckpointManager:
     def _callback(self) -> Callable[[], object] | None:
         return getattr(self.options.async_options, "post_finalization_callback", None)
 
-    def _call_back(self, ended: PendingSave) -> None:
-        if self._callback is not None and ended.checkpoint is not None:
-            self._callback()
+    def _read(self, step: int | None, read: Callable[[CheckpointReader], Any]) -> Any:
+        try:
+            return read(self.checkpointer.reader(None if step is None else check_step(step)))
+        except CorruptionError:
+            self.reload()  # it may be in quarantine now, and its step is to be saved again
+            raise
 
-    def _reader(self, step: int | None) -> CheckpointReader:
-        return self.checkpointer.reader(None if step is None else check_step(step))
-
-
-def _log_end(pending: PendingSave) -> None:
-    done = pending.checkpoint
-    if done is not None:
-        _LOG.info(
-            "step %s: %d bytes are durable in %s after %.2f s", done.step, done.size_bytes, done.prefix, done.duration_s
-        )
+    def _read_newest(self, read: Callable[[CheckpointReader], Any]) -> Any:
+        while True:
+            newest = self.latest_step()
+            try:
+                return self._read(None, read)
+            except CorruptionError as error:
+                older = self.latest_step()  # what reads has had the damage confirmed
+                if self.checkpointer.world_size > 1 or newest is None or older is None or older >= newest:
+                    raise
+                _LOG.warning("step %d is damaged, and step %d is restored instead: %s", newest, older, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
@@ -32,6 +33,8 @@ class PendingSave:
     An error that was not seen through `result` or `exception` is raised at the next call of the `Checkpointer`.
     If there is none, the program says so on stderr when it ends, and its exit code is not 0.
 
+    A forked child never waits for a save of its parent, as it would not be told of the end.
+
     Attributes:
         step: which step is saved.
     """
@@ -41,6 +44,7 @@ class PendingSave:
         self._name = name
         self._aftermath = aftermath
         self._changed = threading.Condition()
+        self._pid = os.getpid()
         self._checkpoint: Checkpoint | None = None
         self._error: CkptdError | None = None
         self._is_looked_at = False
@@ -70,9 +74,11 @@ class PendingSave:
 
     def exception(self, timeout: float | None = None) -> CkptdError | None:
         """Wait for the end as `result` does; return what went wrong, None if nothing did."""
+        if not self.wait(timeout):
+            if self._is_inherited:
+                raise UnavailableError(f"{self} was begun before this process was forked: only its parent sees the end")
+            raise UnavailableError(f"{self} is still under way after {timeout:g} s; it goes on")
         with self._changed:
-            if not self._changed.wait_for(lambda: self._has_ended, timeout):
-                raise UnavailableError(f"{self} is still under way after {timeout:g} s; it goes on")
             self._is_looked_at = True
             return self._error
 
@@ -123,6 +129,8 @@ class PendingSave:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end without raising its error; return whether it has come."""
+        if self._is_inherited:
+            return self._has_ended
         with self._changed:
             return self._changed.wait_for(lambda: self._has_ended, timeout)
 
@@ -153,6 +161,8 @@ class PendingSave:
         It has ended, every callback was called, and what retention deletes because of it is gone, if this process does
         that itself.
         """
+        if self._is_inherited:
+            return self._is_over
         with self._changed:
             return self._changed.wait_for(lambda: self._is_over, timeout)
 
@@ -175,6 +185,10 @@ class PendingSave:
                 return None
             self._is_looked_at = True
             return self._error
+
+    @property
+    def _is_inherited(self) -> bool:
+        return self._pid != os.getpid()
 
     @property
     def _has_ended(self) -> bool:

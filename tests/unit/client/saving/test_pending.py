@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -70,3 +72,31 @@ def test_callbacks_are_called_once_before_and_after_the_end():
     pending.finish(DONE)
     pending.add_done_callback(lambda one: heard.append(("late", one)))
     assert heard == [("early", pending), ("late", pending)]
+
+
+FORKING = """
+import os
+
+from ckptd.client.saving.pending import PendingSave
+from ckptd.errors import UnavailableError
+
+pending = PendingSave(7)
+child = os.fork()
+if not child:
+    code = 1
+    try:
+        assert not pending.wait()
+        assert not pending.wait_until_over()
+        try:
+            pending.result()
+        except UnavailableError as error:
+            assert "the save of step 7 was begun before this process was forked" in str(error)
+            code = 0
+    finally:
+        os._exit(code)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_save():
+    subprocess.run([sys.executable, "-c", FORKING], check=True, timeout=60)
