@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Protocol
 
@@ -25,6 +26,43 @@ class Source(Protocol):
 
     def close(self) -> None:
         """End a wait under way and every later one. Harmless when repeated."""
+
+
+class OpenSources:
+    """The sources of one transport's watches, which end when it is closed. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sources: set[Source] = set()
+        self._is_closed = False
+
+    @property
+    def now(self) -> tuple[Source, ...]:
+        """Those that are open now."""
+        with self._lock:
+            return tuple(self._sources)
+
+    @contextmanager
+    def watching(self, source: Source) -> Iterator[Source]:
+        """Have `source` open within this block, closed already if `close` came first."""
+        with self._lock:
+            self._sources.add(source)
+            is_closed = self._is_closed
+        try:
+            if is_closed:
+                source.close()
+            yield source
+        finally:
+            source.close()
+            with self._lock:
+                self._sources.discard(source)
+
+    def close(self) -> None:
+        """Close all, and each that comes later."""
+        with self._lock:
+            self._is_closed = True
+        for source in self.now:
+            source.close()
 
 
 class Watch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from ckptd.client.daemon.seats import Seat
 from ckptd.client.daemon.watching import DaemonWatch
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.saving.transport import SaveRequest
-from ckptd.client.watch import Source, Watch
+from ckptd.client.watch import OpenSources, Source, Watch
 from ckptd.engine.identity import Declaration
 from ckptd.engine.manifest import Manifest
 from ckptd.wire.chunks import CHUNK_BYTES
@@ -36,8 +35,7 @@ class RemoteTransport(RemoteSaves, RemoteCatalog):
         member = connection.member
         self.world_size = member.world_size
         self.place = f"{connection.address}/{connection.run}, {member.rank} of {member.world_size}"
-        self._lock = threading.Lock()
-        self._watches: set[DaemonWatch] = set()
+        self.watches = OpenSources()
         self._pool = RoomPool()
 
     # Memory to save from.
@@ -82,16 +80,8 @@ class RemoteTransport(RemoteSaves, RemoteCatalog):
             contact=seat.contact,
             name=name,
         )
-        with self._lock:
-            self._watches.add(source)
-        try:
-            if self.connection.is_closed:
-                source.close()
+        with self.watches.watching(source):
             yield source
-        finally:
-            source.close()
-            with self._lock:
-                self._watches.discard(source)
 
     def _open_watch(self, seat: Seat, name: str, after_save_id: str) -> Any:
         return seat.watch.Watch(
@@ -104,12 +94,9 @@ class RemoteTransport(RemoteSaves, RemoteCatalog):
         """See `Transport.close`."""
         self.connection.close()
         self._pool.clear()
-        with self._lock:
-            watches = set(self._watches)
         if self.connection.is_inherited:
             return  # a forked child must not touch its parent's connections
-        for source in watches:
-            source.close()
+        self.watches.close()
         self.let_go(is_dropped=False)
 
     def mark_dropped(self) -> None:

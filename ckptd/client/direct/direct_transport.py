@@ -27,7 +27,7 @@ from ckptd.client.saving.own_saves import place_of
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.saving.sharing import SharedHold
 from ckptd.client.saving.transport import Located, RestoreCall, SaveRequest
-from ckptd.client.watch import Source, Watch
+from ckptd.client.watch import OpenSources, Source, Watch
 from ckptd.engine.catalog import survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
@@ -77,7 +77,7 @@ class DirectTransport:
         self._timeout_s = timeout_s
         self._hold: SharedHold[Engine] | None = None
         self._is_recovered = False
-        self._watches: set[Follower] = set()
+        self.watches = OpenSources()
         self._is_closed = threading.Event()
         self._pool = RoomPool()
         self._owns_pool = True
@@ -227,16 +227,8 @@ class DirectTransport:
     @contextlib.contextmanager
     def _watching(self, name: str) -> Iterator[Source]:
         source = Follower(self._store, self._run, latest_filename=self._options.latest_filename, name=name)
-        with self._lock:
-            self._watches.add(source)
-        try:
-            if self._is_closed.is_set():
-                source.close()
+        with self.watches.watching(source):
             yield source
-        finally:
-            source.close()
-            with self._lock:
-                self._watches.discard(source)
 
     def objects(self, key: str) -> Objects:
         """See `Transport.objects`."""
@@ -249,10 +241,7 @@ class DirectTransport:
         self._is_closed.set()
         if self._owns_pool:
             self._pool.clear()
-        with self._lock:
-            watches = set(self._watches)
-        for source in watches:
-            source.close()
+        self.watches.close()
         self.let_go(is_dropped=False)
 
     def mark_dropped(self) -> None:
