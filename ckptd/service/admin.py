@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptd.arena.lender import Usage
-from ckptd.engine.catalog.edits import Which
+from ckptd.engine.catalog.contents import Which
 from ckptd.format import names
 from ckptd.service import status_page
 from ckptd.service.arenas import ArenaServer

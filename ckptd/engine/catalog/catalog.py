@@ -12,26 +12,25 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from ckptd.engine import series
 from ckptd.engine.catalog import commit as durable
 from ckptd.engine.catalog import deleting, quarantine, recovery, reserve, rest, survey
 from ckptd.engine.catalog.commit import OnStep, ignore_step
-from ckptd.engine.catalog.edits import Owned, Which, in_words
+from ckptd.engine.catalog.edits import Owned
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.ledger import CONFIRMED_FOR_S, Ledger
-from ckptd.engine.catalog.listing import ListedEntry
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recoverer import Recoverer
 from ckptd.engine.catalog.recovery import Fate, Recovery, RecoveryOutcome
 from ckptd.engine.catalog.rest import RestNote
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Verdict
+from ckptd.engine.catalog.save_keys import SaveKeys
 from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
 from ckptd.engine.catalog.uncommitted import Uncommitted
 from ckptd.engine.catalog.undo import Undo
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format import names
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
@@ -79,21 +78,18 @@ class Catalog(Owned):
         on_step: OnStep = ignore_step,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
-        self._store = store
-        self._run = run
-        self._clock = clock
+        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life)
+        publishing = Publishing(ledger)
+        super().__init__(store, run, ledger, publishing, Undo(ledger, undo_s), clock)
         self._policy = policy or RetentionPolicy()
         self._is_policy_told = policy is not None
         self._hours_since: float | None = None
-        self._pad = pad_step_number
         self._on_step = on_step
         self._relative = relative_paths
         self._mark = clock.wall_s() + self._policy.interval_s
-        self._ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life)
-        self._publishing = Publishing(self._ledger)
-        self._undo = Undo(self._ledger, undo_s)
-        self._uncommitted = Uncommitted(self._ledger)
-        self._recoverer = Recoverer(self._ledger, self._publishing, self._undo, self._uncommitted)
+        self._uncommitted = Uncommitted(ledger)
+        self._recoverer = Recoverer(ledger, publishing, self._undo, self._uncommitted)
+        self._keys = SaveKeys(ledger, self._uncommitted, pad_step_number)
         self._sequence = 0
         self._counting = threading.Lock()
 
@@ -120,7 +116,8 @@ class Catalog(Owned):
         if latest_filename != ledger.latest_filename:
             self._publishing.settle(None)
             ledger.use(latest_filename)
-        self._policy, self._pad, self._relative = policy, pad_step_number, relative_paths
+        self._policy, self._relative = policy, relative_paths
+        self._keys.pad_step_number = pad_step_number
         self._is_policy_told = True
         self._mark = self._clock.wall_s() + policy.interval_s
         self._hours_since = hours_since
@@ -133,80 +130,17 @@ class Catalog(Owned):
 
     # Looking
 
-    def highest_epoch(self) -> int:
-        """Return the highest epoch that a save of the run began under, 0 if there is no trace of any."""
-        return max((record.epoch for record in self._ledger.records.values()), default=0)
-
-    def latest(self, name: str = names.ANY_NAME) -> Checkpoint | None:
-        """Return the newest complete checkpoint that `name` means, None if there is none; see `series`."""
-        return series.latest_of(name, self.listed(), self.forgotten())
-
-    def listed(self) -> list[Checkpoint]:
-        """Return the complete checkpoints of this store that the state file lists, oldest first, the latest last.
-
-        If there is a state file, but nothing that it lists is here, the newest that is kept for good stands for them.
-        """
-        here = self._ledger.listing.here
-        if not here and self._ledger.state.data is not None:
-            here = self._unlisted()[-1:]
-        return [entry.checkpoint for entry in here]
-
-    def forgotten(self) -> list[Checkpoint]:
-        """Return those that the state file listed once, oldest first: a Saver without limit lists the latest only."""
-        return [each.checkpoint for each in self._unlisted() if each.record and each.record.write_state]
-
-    def checkpoints(self) -> list[Checkpoint]:
-        """Return all checkpoints, oldest first, those as well that left the list but are kept for good."""
-        return [entry.checkpoint for entry in self._ledger.listing.with_unlisted(self._unlisted())]
-
-    def _unlisted(self) -> list[ListedEntry]:
-        return self._ledger.unlisted(self._publishing.leaving())
-
-    def find(self, which: Which) -> Checkpoint:
-        """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
-
-        One in quarantine is found too, if there is no other: to be deleted, or pinned.
-
-        Raises:
-            NotFoundError: when there is none.
-            InvalidRequestError: when there are several of the usual name's step, none of which has that name.
-        """
-        whole = self.checkpoints()
-        marked = [survey.checkpoint_of(self._store, record) for record in quarantine.quarantined(self._ledger)]
-        for found in (whole, [*whole, *marked]):
-            match which:
-                case str():
-                    meant = [each for each in found if which in (each.prefix, each.prefix.rpartition("/")[2])]
-                case int():
-                    meant = [each for each in found if each.step == which]
-                case series.NamedStep(name, step):
-                    of_name = series.of_name(found, name, checkpoint_of=lambda it: it)
-                    meant = [each for each in of_name if each.step == step]
-                    _check_one_name(which, meant)
-            if meant:
-                return meant[-1]
-        raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._run or None)
-
     def exists(self, name: str, step: int | None) -> bool:
         """Say whether the step has an index, of any program: then saving it anew needs `overwrite`."""
-        return self._is_there(names.index_key(join(self._run, self._prefix(name, step))))
-
-    def record_of(self, save_id: str) -> Record | None:
-        """Return the record of a published save that is not being deleted, None if there is none."""
-        record = self._ledger.records.get(save_id)
-        return record if record is not None and record.published and not record.dropped else None
+        return self._keys.is_there(names.index_key(join(self._run, self._keys.prefix(name, step))))
 
     def recover_again(self) -> None:
         """Read the run anew: another process has changed what lies there. Nothing that may have readers is deleted."""
         self._recover(None)
 
-    def quarantined(self) -> list[Record]:
-        """Return the records of what is in quarantine, in the order in which the saves began."""
-        return quarantine.quarantined(self._ledger)
-
     def is_in_quarantine(self, name: str, step: int | None) -> bool:
         """Say whether the step is taken only by a checkpoint in quarantine, which a new save may replace."""
-        prefix = self._prefix(name, step)
+        prefix = self._keys.prefix(name, step)
         return any(record.prefix == prefix for record in quarantine.quarantined(self._ledger))
 
     # A save
@@ -222,19 +156,8 @@ class Catalog(Owned):
 
     def choose_num_shards(self, name: str, step: int | None, wanted: int) -> int:
         """Return the shard count for an attempt at this step: `wanted`, or the next that nothing there uses yet."""
-        if wanted < 1:
-            raise InvalidRequestError("a checkpoint has one shard at least", actual=wanted)
         self._refresh(CONFIRMED_FOR_S)
-        prefix = join(self._run, self._prefix(name, step))
-        taken = self._uncommitted.used_counts(prefix)
-        for key in self._keys_of(self._prefix(name, step)):
-            parsed = names.parse_shard_key(key)
-            if parsed is not None and parsed[0] == prefix:
-                taken.add(parsed[2])
-        index = deleting.index_in_place(self._store, names.index_key(prefix))
-        if index is not None and index.num_shards is not None:
-            taken.add(index.num_shards)
-        return next(count for count in range(wanted, wanted + len(taken) + 1) if count not in taken)
+        return self._keys.num_shards(name, step, wanted)
 
     def draft(
         self,
@@ -256,7 +179,7 @@ class Catalog(Owned):
             run=self._run,
             name=name,
             step=step,
-            prefix=self._prefix(name, step),
+            prefix=self._keys.prefix(name, step),
             shard_sizes=tuple(shard_sizes),
             began_at=self._clock.wall_s(),
             attempt=attempt,
@@ -294,41 +217,18 @@ class Catalog(Owned):
         if record.save_id in self._ledger.records:
             raise ConflictError("a save with this id has begun before", key=record.key)
         for other in attempts:
-            if other.dropped and not self._is_there(other.index_key):
+            if other.dropped and not self._keys.is_there(other.index_key):
                 with suppress(deleting.BeingReadError):  # it goes later, as one that was overwritten
                     self._publishing.drop(other)  # else what is left of it would pass for ours
-        present = set(self._keys_of(record.prefix))
+        present = set(self._keys.like(record.prefix))
         if not self._store.has_locks and record.index_key in present:
             record = replace(record, index_version=self._store.stat(record.index_key).version)
-        self._check_keys(record, present)
+        self._keys.check(record, present)
         self._on_step("begin.record")
         self._store.put(record.key, record.encode())
         reserve.keep(self._store, self._run, parts=1)  # the others when nothing waits: `retire`
         self._ledger.records[record.save_id] = record
         self._ledger.live.add(record.save_id)
-
-    def _check_keys(self, record: Record, present: Collection[str]) -> None:
-        """Refuse a save that would write over what is not its own; `present` are the keys that begin like its own."""
-        ledger = self._ledger
-        taken = {each.meta_key for each in ledger.records.values() if each.meta_graph and each.prefix != record.prefix}
-        taken |= {join(self._run, each.latest_filename) for each in ledger.records.values()}
-        taken |= {ledger.state.key, join(self._run, names.STATE_KEY), *set(present).intersection(record.shard_keys)}
-        wanted = [*record.shard_keys, record.index_key]
-        if record.meta_graph:
-            wanted.append(record.meta_key)
-            if record.meta_key in present and not self._owns_meta(record):
-                taken.add(record.meta_key)
-        for key in wanted:
-            if key in taken:
-                raise ConflictError("this key is taken, and not by a save of ours", key=key)
-
-    def _owns_meta(self, record: Record) -> bool:
-        """Say whether the graph description in place is of the checkpoint that a save replaces, or was left by it."""
-        attempts = (each for each in self._ledger.records.values() if each.prefix == record.prefix)
-        if any(each.meta_graph and each.meta_suffix == record.meta_suffix for each in attempts if each != record):
-            return True
-        # What another program wrote beside its checkpoint has the usual name.
-        return record.meta_suffix == "meta" and self._is_there(record.index_key)
 
     def commit(
         self,
@@ -372,8 +272,8 @@ class Catalog(Owned):
         overwrite = overwrite and (self._store.has_locks or record.index_version is not None)
         files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite, record.index_version)
         if meta_graph is not None and overwrite:
-            is_there = self._is_there(record.meta_key)
-            if is_there and not self._owns_meta(record):
+            is_there = self._keys.is_there(record.meta_key)
+            if is_there and not self._keys.owns_meta(record):
                 raise ConflictError("this key is taken since the save began, and not by ours", key=record.meta_key)
             files = replace(files, is_meta_new=not is_there)
         done = replace(
@@ -500,10 +400,6 @@ class Catalog(Owned):
         if self._ledger.is_stale:
             self._recover(None)
 
-    def _keys_of(self, prefix: str) -> Sequence[str]:
-        """Return the keys of all files that may be of the checkpoint `prefix`, and of others that begin so."""
-        return self._store.keys(self._run, prefix + ".")
-
     def _recover(self, in_use: Collection[str] | None) -> Recovery:
         done = self._recoverer.recover(in_use)
         self._begin_anew()
@@ -517,22 +413,3 @@ class Catalog(Owned):
         with self._counting:
             sequences = (record.sequence for record in self._ledger.records.values())
             self._sequence = max(self._sequence, max(sequences, default=0))
-
-    def _prefix(self, name: str, step: int | None) -> str:
-        return name if step is None else names.prefix_for(name, step, self._pad)
-
-    def _is_there(self, key: str) -> bool:
-        try:
-            self._store.stat(key)
-        except NotFoundError:
-            return False
-        return True
-
-
-def _check_one_name(which: series.NamedStep, found: Sequence[Checkpoint]) -> None:
-    """Refuse to guess: a program that names nothing may mean whatever is there, but not one of several."""
-    called = sorted({series.name_of(each) for each in found})
-    if which.name != names.ANY_NAME and len(called) > 1:
-        raise InvalidRequestError(
-            f"step {which.step} is there under several names: {', '.join(called)}; say which by name="
-        )

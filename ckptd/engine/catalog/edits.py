@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 
 from ckptd.engine.catalog import deleting, quarantine, survey
+from ckptd.engine.catalog.contents import Contents, Which, in_words
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
@@ -18,33 +19,18 @@ from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
 
-Which = int | str | NamedStep
-"""Which checkpoint of a run: the newest of a step whatever its name, the one of a prefix, or the step of a name."""
 
+class Owned(Contents, ABC):
+    """The part of `Catalog` that changes single checkpoints."""
 
-def in_words(which: Which) -> str:
-    """Name a checkpoint for people."""
-    return repr(which) if isinstance(which, str) else str(which) if isinstance(which, NamedStep) else f"step {which}"
+    _policy: RetentionPolicy  # what `Catalog.configure` was told last
 
-
-class Owned(ABC):
-    """The half of `Catalog` that changes single checkpoints; `Catalog` fills in what it needs."""
-
-    _store: Store
-    _run: str
-    _clock: Clock
-    _policy: RetentionPolicy
-    _ledger: Ledger
-    _publishing: Publishing
-    _undo: Undo
-
-    @abstractmethod
-    def latest(self, name: str = names.ANY_NAME) -> Checkpoint | None:
-        """See `Catalog`."""
-
-    @abstractmethod
-    def find(self, which: Which) -> Checkpoint:
-        """See `Catalog`."""
+    def __init__(
+        self, store: Store, run: str, ledger: Ledger, publishing: Publishing, undo: Undo, clock: Clock
+    ) -> None:
+        """See `Contents`."""
+        super().__init__(store, run, ledger, publishing)
+        self._undo, self._clock = undo, clock
 
     @abstractmethod
     def _refresh(self, max_age_s: float) -> None:

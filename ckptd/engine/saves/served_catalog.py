@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ckptd.engine.catalog import epochs, presence, records, rest
 from ckptd.engine.catalog.catalog import Catalog
-from ckptd.engine.catalog.edits import Which
+from ckptd.engine.catalog.contents import Which
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy, Rule
