@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
@@ -66,6 +66,7 @@ class CheckpointManager:
         rank: int | None = None,
         world_size: int | None = None,
         name: str = "model.ckpt",
+        replicas: str = "warn",
         timeout_s: float | None = None,
         token: str | None = None,
         ca: str | bytes | None = None,
@@ -86,6 +87,7 @@ class CheckpointManager:
             rank: of this process; default: that of `jax.distributed` if it is initialised, else as for `Checkpointer`.
             world_size: likewise.
             name: base name of the checkpoints.
+            replicas: what to do when processes have other values under one name, as for `Checkpointer`.
             timeout_s: the bound of every wait; default: that of ``async_options``, else 600.
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate; default: the environment's CKPTD_CA.
@@ -108,6 +110,7 @@ class CheckpointManager:
             rank=rank,
             world_size=world_size,
             name=name,
+            replicas=replicas,
             max_to_keep=self.options.max_to_keep,
             retention="manager",
             timeout_s=self.options.timeout_s if timeout_s is None else timeout_s,
@@ -133,6 +136,7 @@ class CheckpointManager:
         overwrite: bool = False,
         metrics: Any = None,
         custom_metadata: Any = None,
+        may_differ: Collection[str] = (),
         **more: Any,
     ) -> bool:
         """Save a pytree, if this step's turn has come; return once its arrays may be donated and others changed.
@@ -145,6 +149,7 @@ class CheckpointManager:
             overwrite: replace a checkpoint of this step.
             metrics: refused: they belong in the tree.
             custom_metadata: likewise.
+            may_differ: names whose values need not be the same in all processes: any one of them will do.
             more: refused: other arguments of Orbax's method.
 
         Returns:
@@ -174,7 +179,7 @@ class CheckpointManager:
         self._keeper.follow()
         is_held = self._copies_in_background
         arrays = held_arrays(tree) if is_held else to_arrays(tree)
-        pending = self.checkpointer.save(step, arrays, overwrite=overwrite, immutable=is_held)
+        pending = self.checkpointer.save(step, arrays, overwrite=overwrite, immutable=is_held, may_differ=may_differ)
         pending.add_done_callback(log_end)
         _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
         if self._callback is not None:

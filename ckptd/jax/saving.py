@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from ckptd.client.capture.arrays import to_array
+from ckptd.client.parts import NamedParts
 from ckptd.client.slice import Slice
+from ckptd.engine.replicas import Remark
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.jax import random_keys, shards
 from ckptd.jax.kinds import Held
 from ckptd.jax.nodes import Path, to_containers
 from ckptd.trees import bits
-from ckptd.trees.flatten import flatten
-from ckptd.trees.outline import describe
+from ckptd.trees.flatten import flatten_apart
+from ckptd.trees.outline import OUTLINE_NAME, describe, encode_outline
+from ckptd.trees.remarks import remarks_of_outline
 
 
 def to_arrays(tree: Any) -> dict[str, Any]:
@@ -53,12 +57,20 @@ def _arrays(tree: Any, take: Callable[[str, Any], Any]) -> dict[str, Any]:
         raise InvalidRequestError(
             "what is saved is a tree whose leaves have names, {'w': array}, or Composite(w=…)", actual="an array"
         )
-    leaves = flatten(nested, lambda value: isinstance(value, Slice) or (isinstance(value, Held) and value.is_storable))
+    leaves, outlined = flatten_apart(
+        nested, lambda value: isinstance(value, Slice) or (isinstance(value, Held) and value.is_storable)
+    )
+    outline = encode_outline(outlined)
     waiting = [leaf.value for leaf in leaves.values() if isinstance(leaf, Held)]
     for array in waiting:
         shards.send_ahead(array)
     found = {name: _pieces(name, leaf) if isinstance(leaf, Held) else take(name, leaf) for name, leaf in leaves.items()}
-    return {name: value for name, value in found.items() if not isinstance(value, list) or value}
+    held = {name: value for name, value in found.items() if not isinstance(value, list) or value}
+
+    def remarks() -> list[Remark]:  # one outline is stored for all ranks: what differs in it is not contradicted
+        return [replace(each, is_outline=False) for each in remarks_of_outline(outline, outlined)]
+
+    return NamedParts({**held, OUTLINE_NAME: outline}, remarks)
 
 
 def _copy(name: str, value: Any) -> Any:

@@ -12,7 +12,6 @@ import torch
 from ckptd.client.parts import NamedParts
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.slice import Slice
-from ckptd.engine.replicas import Remark
 from ckptd.torch.kinds import is_more_than_elements
 from ckptd.torch.places import Place, checkpointer_at, membership
 from ckptd.torch.sharding import parts_of
@@ -20,7 +19,7 @@ from ckptd.torch.stateful import unwrapped
 from ckptd.trees.flatten import flatten_apart
 from ckptd.trees.merging import outline_name
 from ckptd.trees.outline import encode_outline
-from ckptd.trees.remarks import remarks_of
+from ckptd.trees.remarks import remarks_of_outline
 
 _log = logging.getLogger("ckptd.torch")
 
@@ -89,19 +88,7 @@ def named_parts(state: Any, rank: int | None = None) -> dict[str, Any]:
     # Of a tensor whose mesh does not have this rank there is nothing to bring.
     held = {name: leaf for name, leaf in leaves.items() if not (isinstance(leaf, list) and not leaf)}
     rank = membership().get("rank", 0) if rank is None else rank
-    return NamedParts({**held, outline_name(outline, rank): outline}, lambda: _remarks(outline, tree))
-
-
-_last_remarks: tuple[bytes, list[Remark]] = (b"", [])  # of the outline saved last, which seldom changes
-
-
-def _remarks(outline: bytes, tree: Any) -> list[Remark]:
-    global _last_remarks
-    known, remarks = _last_remarks
-    if known != outline:
-        remarks = remarks_of(tree)
-        _last_remarks = outline, remarks
-    return remarks
+    return NamedParts({**held, outline_name(outline, rank): outline}, lambda: remarks_of_outline(outline, tree))
 
 
 def _is_leaf(value: Any) -> bool:

@@ -32,6 +32,19 @@ def remarks_of(tree: Any) -> list[Remark]:
     return found
 
 
+_last_remarks: tuple[bytes, list[Remark]] = (b"", [])  # of the outline saved last, which seldom changes
+
+
+def remarks_of_outline(outline: bytes, tree: Any) -> list[Remark]:
+    """Return the remarks on an outline's tree; `outline` is the same encoded."""
+    global _last_remarks
+    known, remarks = _last_remarks
+    if known != outline:
+        remarks = remarks_of(tree)
+        _last_remarks = outline, remarks
+    return remarks
+
+
 def _nodes(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     yield path, node
     children: Iterable[tuple[Any, Any]] = ()
