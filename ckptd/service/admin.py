@@ -57,7 +57,7 @@ class AdminService:
             runs=page.runs,
             next_after=page.next_after,
             draining=self.draining,
-            warnings=(*self._coordinator.warnings, *((complaint,) if complaint else ())),
+            warnings=(*self._coordinator.root.warnings, *((complaint,) if complaint else ())),
             arena_bytes=0 if lender is None else lender.size_bytes,
             arena_limit_bytes=0 if lender is None else lender.limit_bytes,
             write_road=facts.write_road,

@@ -121,7 +121,7 @@ class Server:
         host = Host(
             peer=versions.this_peer(versions.new_incarnation()),
             root=coordinator.store.url,
-            root_id=coordinator.root_id,
+            root_id=coordinator.root.id,
             lease_s=coordinator.settings.lease_s,
         )
         self._host = host

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -81,9 +82,8 @@ class FakeManifests(dict):
 class FakeCoordinator:
     def __init__(self):
         self.store = MemoryStore("fake")
-        self.warnings: tuple[str, ...] = ()
+        self.root = SimpleNamespace(id="the-root", warnings=())
         self.settings = Settings()
-        self.root_id = "the-root"
         self.read_keys = []
         self.lock = threading.Lock()
         self.members = {}

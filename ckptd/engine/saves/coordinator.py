@@ -6,7 +6,6 @@ Thread-safe. No call blocks for longer than its own work on the store; what take
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +13,11 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ckptd.engine.catalog import root, survey
-from ckptd.engine.catalog.fence import Life
+from ckptd.engine.catalog import survey
 from ckptd.engine.catalog.nesting import check_apart
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Rule
-from ckptd.engine.catalog.root import LOCK_KEY, stored_runs
+from ckptd.engine.catalog.root import stored_runs
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
@@ -28,6 +26,7 @@ from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
 from ckptd.engine.offline.repair import Repaired, repair
 from ckptd.engine.replicas import Difference
+from ckptd.engine.saves.held_root import HeldRoot
 from ckptd.engine.saves.inspection import Inspection
 from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.engine.saves.listeners import Heard, Listeners
@@ -44,13 +43,10 @@ from ckptd.engine.settings import Settings
 from ckptd.errors import (
     CkptdError,
     ConflictError,
-    InvalidRequestError,
     NotFoundError,
-    NotPermittedError,
 )
 from ckptd.format import names
-from ckptd.storage.base import Lock, Store
-from ckptd.storage.lock_holder import LockHolder
+from ckptd.storage.base import Store
 
 logger = logging.getLogger("ckptd.engine")
 
@@ -86,18 +82,15 @@ class Coordinator:
             holder: our name, for processes that we keep out.
         """
         self.store = store
+        self.root = HeldRoot(store, owns_all=owns_root, takes_over=takes_over, holder=holder)
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()
-        self.root_id = ""
-        self.warnings: tuple[str, ...] = ()  # which promises the store does not keep
         self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
         """Called with a run and the ids of the saves that it has, whenever it has looked at its catalog. The catalog's
         lock is held: no save can take the place of one that is gone before this returns, and it must not block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
-        self._takes_over = takes_over
-        self._holder = holder or LockHolder.here("ckptd").line
         self._ticking = threading.Lock()
         self._is_closed = False  # from then on no worker takes what a tick would begin
         self._starts = StartsByRun()
@@ -105,8 +98,6 @@ class Coordinator:
         self._inspection = Inspection(store, self._runs)
         self._founding = threading.Lock()
         self._readers = Readers()
-        self._root_lock: Lock | None = None
-        self._life: Life | None = None  # of a daemon whose store has no locks
         self._workers = Workers(_SHARES * self.settings.threads)
         self._feeders = Workers(_SHARES * self.settings.feeders, "ckptd-feed", self.settings.priority)
         self._worker_shares = Shares(self._workers.submit, self.settings.threads)
@@ -123,40 +114,7 @@ class Coordinator:
         self._feeders.open()
         if self._owns_root:
             self._runs.start()
-        try:
-            self._root_lock = self.store.lock(
-                LOCK_KEY, holder=self._holder, shared=not self._owns_root, takes_over=self._takes_over
-            )
-        except ConflictError as error:
-            raise ConflictError(
-                f"{self.store.url} is in use: a directory has one daemon", actual=error.actual
-            ) from error
-        except NotFoundError as error:
-            if not self.store.has_locks:
-                raise  # nobody can make a bucket but its owner
-            raise NotPermittedError(f"{self.store.url} can't be made or written to") from error
-        if self._owns_root and self._root_lock.taken_at is not None:
-            self._life = Life(secrets.token_hex(8), self._root_lock.taken_at)
-        try:
-            self._check_promises()
-            self.root_id = root.read_or_make_id(self.store)
-        except BaseException:
-            self._root_lock.release()
-            raise
-
-    def _check_promises(self) -> None:
-        broken = self.store.broken_promises()
-        if broken and not self.settings.allow_unfenced:
-            error = InvalidRequestError(
-                f"{self.store.url} cannot keep a second owner out, so checkpoints could be lost; "
-                "CKPTD_ALLOW_UNFENCED=1, or --allow-unfenced, goes on all the same"
-            )
-            for each in broken:
-                error.add_note(each)
-            raise error
-        self.warnings = tuple(f"unfenced: {each}" for each in broken)
-        for warning in self.warnings:
-            logger.warning("%s: %s", self.store.url, warning)
+        self.root.take(allow_unfenced=self.settings.allow_unfenced)
 
     def close(self, grace_s: float = 0.0) -> bool:
         """Begin nothing more, wait at most `grace_s` for what is under way, end the rest, and let the root go.
@@ -177,8 +135,7 @@ class Coordinator:
         self._feeders.close()
         self._workers.close()
         self._runs.close()
-        if self._root_lock is not None:
-            self._root_lock.release()
+        self.root.release()
         return all(outcome.done() and outcome.exception() is None for outcome in under_way)
 
     def tick(self) -> None:
@@ -485,9 +442,6 @@ class Coordinator:
             yield run
 
     def _build(self, name: str, listeners: Listeners) -> Run:
-        owner = None
-        if not self._owns_root:
-            owner = self.store.lock(f"{name}/{LOCK_KEY}", holder=self._holder, takes_over=self._takes_over)
         return Run(
             name,
             self.store,
@@ -497,9 +451,9 @@ class Coordinator:
             feeders=Share(self._feeder_shares, name),
             readers=self._readers,
             writers=lambda: self.writers,
-            owner=owner,
-            holder=self._holder,
-            life=self._life,
+            owner=self.root.lock_run(name),
+            holder=self.root.holder,
+            life=self.root.life,
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
         )

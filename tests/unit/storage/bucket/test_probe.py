@@ -114,8 +114,8 @@ def test_a_coordinator_refuses_a_server_that_ignores_conditions_unless_told_othe
         assert any("If-Match" in note for note in caught.value.__notes__)
         coordinator = Coordinator(open_store(s3_root), settings=Settings(allow_unfenced=True))
         coordinator.open()
-        assert coordinator.warnings
-        assert all(warning.startswith("unfenced: ") for warning in coordinator.warnings)
+        assert coordinator.root.warnings
+        assert all(warning.startswith("unfenced: ") for warning in coordinator.root.warnings)
         coordinator.close()
 
 
