@@ -101,23 +101,8 @@ class RemoteSaves(OverConnection):
                     raise
 
     def _declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
-        member = self.connection.seat().member
-        return Declaration(
-            save=SaveRef(self.connection.run, epoch, request.step, rank=member.rank, incarnation=member.incarnation),
-            request_id=request.request_id,
-            world_size=member.world_size,
-            manifest_digest=digest,
-            meta_graph=request.meta_graph,
-            overwrite=request.overwrite,
-            timeout_s=request.timeout_s,
-            name=request.name or self.connection.options.name,
-            pad_step_number=self.connection.options.pad_step_number,
-            meta_suffix=request.meta_suffix,
-            write_state=request.write_state,
-            compared=request.compared,
-            remarks=request.remarks,
-            refuses_differences=request.refuses_differences,
-        )
+        connection = self.connection
+        return request.declared(connection.run, connection.options, connection.seat().member, epoch, digest)
 
     def _declare_once(
         self, declaration: Declaration, manifest: Manifest, deadline: Deadline, turn: Turn

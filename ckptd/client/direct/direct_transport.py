@@ -30,7 +30,7 @@ from ckptd.client.saving.transport import Located, RestoreCall, SaveRequest
 from ckptd.client.watch import OpenSources, Source, Watch
 from ckptd.engine.catalog import survey
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.identity import Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion, look_again
@@ -114,19 +114,7 @@ class DirectTransport:
         engine = self._held().common
         turn.await_earlier(engine.epoch, deadline)
         coordinator.manifests.add(manifest)
-        declaration = Declaration(
-            save=SaveRef(self._run, engine.epoch, request.step, incarnation=engine.member.incarnation),
-            request_id=request.request_id,
-            world_size=1,
-            manifest_digest=manifest.digest,
-            meta_graph=request.meta_graph,
-            overwrite=request.overwrite,
-            timeout_s=request.timeout_s,
-            name=request.name or self._options.name,
-            pad_step_number=self._options.pad_step_number,
-            meta_suffix=request.meta_suffix,
-            write_state=request.write_state,
-        )
+        declaration = request.declared(self._run, self._options, engine.member, engine.epoch, manifest.digest)
         assert handover is None or isinstance(handover, LocalCapture)
         answer = _await(coordinator.declare(declaration, handover), deadline, "the save could not be planned")
         return self._own(answer) if isinstance(answer, Checkpoint) else answer

@@ -17,7 +17,7 @@ from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.watch import Watch
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.identity import SaveRef
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
@@ -46,6 +46,25 @@ class SaveRequest:
     compared: Compared | None = None
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
+
+    def declared(self, run: str, options: RunOptions, member: Member, epoch: int, digest: bytes) -> Declaration:
+        """Return what `member` declares to the engine under `epoch`, with the manifest that has this digest."""
+        return Declaration(
+            save=SaveRef(run, epoch, self.step, rank=member.rank, incarnation=member.incarnation),
+            request_id=self.request_id,
+            world_size=member.world_size,
+            manifest_digest=digest,
+            meta_graph=self.meta_graph,
+            overwrite=self.overwrite,
+            timeout_s=self.timeout_s,
+            name=self.name or options.name,
+            pad_step_number=options.pad_step_number,
+            meta_suffix=self.meta_suffix,
+            write_state=self.write_state,
+            compared=self.compared,
+            remarks=self.remarks,
+            refuses_differences=self.refuses_differences,
+        )
 
 
 @dataclass(frozen=True, slots=True)
