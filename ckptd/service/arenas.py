@@ -328,7 +328,7 @@ class _Connection:
 
     def _hold(self, request: arena_pb2.ArenaHold) -> tuple[arena_pb2.ArenaReply, list[int]]:
         run, key = convert.run_from_wire(request.run), convert.key_from_wire(request.key)
-        save_id = self.server.coordinator.save_id_at(run, key)
+        save_id = self.server.coordinator.look(run, lambda stored: stored.save_id_at(key), "")
         found = self.server.lender.held(run, save_id) if save_id else None
         if found is None:
             return arena_pb2.ArenaReply(), []

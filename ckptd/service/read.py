@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
+from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.starts import Agreement
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format.names import ANY_NAME
@@ -34,6 +35,10 @@ _MOST_REASON = 500  # characters
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
 
+def _passed_by(stored: ServedCatalog) -> tuple[str, ...]:
+    return stored.passed_by
+
+
 class ReadService:
     """Behaviours of `ReadService`."""
 
@@ -54,7 +59,7 @@ class ReadService:
         which = (run,) if name == ANY_NAME and restoring is None else (run, name)
         meant = which if restoring is None else (*which, restoring)
         latest = await self._openings.control(run, self._coordinator.latest, *meant)
-        passed_by = await self._openings.control(run, self._coordinator.passed_by, run)
+        passed_by = await self._openings.control(run, self._coordinator.look, run, _passed_by, ())
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
             root=self._host.root,

@@ -129,7 +129,9 @@ class Server:
         self._arenas: ArenaServer | None = None
         self.streams: StreamProcesses | None = None
         self.hub = Hub(
-            coordinator.subscribe, coordinator.latest, lambda run, save_id: coordinator.quarantine_of(run, save_id)
+            coordinator.subscribe,
+            coordinator.latest,
+            lambda run, save_id: coordinator.look(run, lambda stored: stored.quarantine_of(save_id), ""),
         )
         self._admin = AdminService(coordinator, host, self._pools)
         self._taken_over: set[str] = set()

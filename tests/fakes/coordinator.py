@@ -57,6 +57,8 @@ class FakeLane:
 class FakeCatalog:
     """Of a run of a `FakeCoordinator`."""
 
+    passed_by = ()
+
     def __init__(self, coordinator, run):
         self._coordinator, self._run = coordinator, run
 
@@ -66,6 +68,9 @@ class FakeCatalog:
 
     def delete(self, step, for_good=False, even_latest=False):
         raise NotFoundError(f"{self._run} has no step {step}")
+
+    def quarantine_of(self, save_id):
+        return ""
 
     def undelete(self, step):
         raise NotFoundError(f"{self._run} has no step {step} that was deleted lately")
@@ -186,16 +191,10 @@ class FakeCoordinator:
         opened.set_result(None)
         return opened
 
-    def quarantine_of(self, run, save_id):
-        return ""
-
     def latest(self, run, name="*"):
         return self.newest.get(run)
 
     latest_for_watchers = latest
-
-    def passed_by(self, run):
-        return ()
 
     def unattended(self, run):
         return []
@@ -205,6 +204,9 @@ class FakeCoordinator:
 
     def in_catalog(self, run, work):
         return work(FakeCatalog(self, run))
+
+    def look(self, run, work, otherwise):
+        return work(FakeCatalog(self, run)) if run in self.newest else otherwise
 
     def subscribe(self, run, heard):
         self.listeners.setdefault(run, []).append(heard)

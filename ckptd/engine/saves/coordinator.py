@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from ckptd.engine.catalog import survey
 from ckptd.engine.catalog.nesting import check_apart
-from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Rule
 from ckptd.engine.catalog.root import stored_runs
 from ckptd.engine.checkpoint import Checkpoint
@@ -298,11 +297,6 @@ class Coordinator:
 
     # Checkpoints.
 
-    def passed_by(self, run: str) -> tuple[str, ...]:
-        """Return what the run's state file lists as newer than its latest, and that is not whole, with the reasons."""
-        with self._runs.use(run) as found:
-            return () if found is None else found.stored.passed_by
-
     def latest(self, run: str, name: str = names.ANY_NAME, restoring: Restoring | None = None) -> Checkpoint | None:
         """Return the newest complete checkpoint of a run that `name` means; see `series`.
 
@@ -335,14 +329,7 @@ class Coordinator:
 
     def checkpoints(self, run: str) -> list[Checkpoint]:
         """Return the checkpoints of a run, oldest first."""
-        with self._runs.use(run) as found:
-            return found.stored.checkpoints() if found is not None else []
-
-    def save_id_at(self, run: str, prefix_key: str) -> str:
-        """Return the id of the save whose checkpoint has this prefix now; "" if there is none, or it is not ours."""
-        prefix = self.store.location(prefix_key)
-        found = (checkpoint for checkpoint in reversed(self.checkpoints(run)) if checkpoint.prefix == prefix)
-        return next((checkpoint.save_id for checkpoint in found), "")
+        return self.look(run, lambda stored: stored.checkpoints(), [])
 
     def go_back(self, run: str, restoring: Restoring) -> str:
         """Let a rank restore an older checkpoint; return which others have the present one, see `Starts.go_back`."""
@@ -358,19 +345,14 @@ class Coordinator:
         with self._stored(run) as found:
             return work(found.stored)
 
+    def look(self, run: str, work: Callable[[ServedCatalog], Result], otherwise: Result) -> Result:
+        """Return what `work` finds among the checkpoints of a run; `otherwise` where nothing is stored of it."""
+        with self._runs.use(run) as found:
+            return otherwise if found is None else work(found.stored)
+
     def stored_runs(self) -> Iterator[str]:
         """Yield the names of the runs below the root, open or not."""
         return iter(stored_runs(self.store))
-
-    def quarantine_of(self, run: str, save_id: str) -> str:
-        """Return why the checkpoint of a save is in quarantine, in words; "" when it is not."""
-        found = (each for each in self.quarantined(run) if each.save_id == save_id)
-        return next((f"{each.prefix}: {each.quarantine}" for each in found), "")
-
-    def quarantined(self, run: str) -> list[Record]:
-        """Return the records of what is in quarantine in a run, in the order in which the saves began."""
-        with self._runs.use(run) as found:
-            return found.stored.quarantined() if found is not None else []
 
     def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
         """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that.

@@ -186,6 +186,17 @@ class ServedCatalog:
         """Return the checkpoint that a save made, also one of an earlier life of the daemon."""
         return next((each for each in self._checkpoints if each.save_id == save_id), None)
 
+    def save_id_at(self, prefix_key: str) -> str:
+        """Return the id of the save whose checkpoint has this prefix now; "" if there is none, or it is not ours."""
+        prefix = self._store.location(prefix_key)
+        found = (checkpoint for checkpoint in reversed(self._checkpoints) if checkpoint.prefix == prefix)
+        return next((checkpoint.save_id for checkpoint in found), "")
+
+    def quarantine_of(self, save_id: str) -> str:
+        """Return why the checkpoint of a save is in quarantine, in words; "" when it is not."""
+        found = (each for each in self._quarantined if each.save_id == save_id)
+        return next((f"{each.prefix}: {each.quarantine}" for each in found), "")
+
     def in_use(self) -> set[str]:
         """Return the prefixes of checkpoints that are being read through this owner."""
         return {self._store.location(prefix) for prefix in self._readers.in_use(self._clock.boot_s())}

@@ -10,6 +10,7 @@ import pytest
 import ckptd
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
+from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.settings import Settings
 from ckptd.storage.locations import open_store
 from tests.fakes.waiting import eventually
@@ -48,7 +49,7 @@ def test_the_scrub_notes_what_verifies_and_quarantines_what_does_not(root):
     coordinator.open()
     scrub = Scrub(coordinator, 1 << 30, every_s=0.001)
     try:
-        eventually(lambda: [each.step for each in coordinator.quarantined("runs/a")] == [3])
+        eventually(lambda: [each.step for each in coordinator.in_catalog("runs/a", ServedCatalog.quarantined)] == [3])
         eventually(lambda: all(each.verified_at is not None for each in coordinator.checkpoints("runs/a")))
         assert coordinator.latest("runs/a").step == 2
     finally:
