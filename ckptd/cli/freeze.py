@@ -33,13 +33,14 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
 
     It takes the .meta file that a Saver writes with its checkpoints, and TensorFlow: pip install 'ckptd[tensorflow]'.
     """
-    from ckptd.cli import places, sources
+    from ckptd.cli import places
+    from ckptd.engine.catalog.presence import has_object
     from ckptd.storage.locations import split_prefix
 
     names = [name.strip() for given in outputs for name in given.split(",") if name.strip()]
     store, key = places.checkpoint(prefix)
     to, at = split_prefix(file)
-    if not force and sources.is_there(to, at):
+    if not force and has_object(to, at):
         raise ConflictError("there is a file of this name already; --force replaces it", key=to.location(at))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from ckptd.cli import places
+from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.offline import ownership
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key
@@ -32,7 +33,7 @@ def is_file(text: str) -> bool:
     if not text.endswith(tuple(_FILES)) or places.is_directory(text):
         return False
     store, key = split_prefix(text)
-    return not is_there(store, index_key(key))
+    return not has_object(store, index_key(key))
 
 
 def source(text: str) -> TensorSource:
@@ -57,10 +58,10 @@ def file(text: str) -> FileSource:
             raise InvalidRequestError(
                 f"{text!r} can be read by its own framework only: save it as .safetensors or .npz"
             )
-        if is_there(store, index_key(key.removesuffix(INDEX_SUFFIX))):
+        if has_object(store, index_key(key.removesuffix(INDEX_SUFFIX))):
             raise InvalidRequestError(f"{text!r} is a checkpoint already; `ckptd cp` copies it")
         raise wrong_suffix(text)
-    if not is_there(store, key):
+    if not has_object(store, key):
         names = [stat.key for stat in store.list("", deep=False) if stat.key.endswith(tuple(_FILES))]
         near = get_close_matches(key, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -122,12 +123,3 @@ def unowned(store: Store, wanted: bool) -> Iterator[None]:
         if error.actual is not None:
             error.add_note("it owns the state files there; leave --publish out")
         raise
-
-
-def is_there(store: Store, key: str) -> bool:
-    """Say whether a store holds an object."""
-    try:
-        store.stat(key)
-    except NotFoundError:
-        return False
-    return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import TYPE_CHECKING
 
 import click
@@ -32,8 +30,10 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
     Exit code 8 if anything is wrong that a reader would notice, with what and where it is.
     """
     from ckptd.cli import places
+    from ckptd.engine.catalog import presence
     from ckptd.engine.offline.verified import Subset
     from ckptd.engine.reading.verify import verify
+    from ckptd.format.names import index_key
 
     part = Subset() if subset is None else Subset.parse(subset)
     if places.is_directory(place):
@@ -55,7 +55,7 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
             try:
                 report = verify(store, key, progressed, only=part.tensors(store, key))
             except NotFoundError:
-                if len(keys) == 1 or _is_there(store, key):
+                if len(keys) == 1 or presence.has_object(store, index_key(key)):
                     raise
                 gone.append(key)  # a trainer saves and deletes meanwhile
                 continue
@@ -98,16 +98,6 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
     return CorruptionError.exit_code
 
 
-def _is_there(store: Store, key: str) -> bool:
-    from ckptd.format.names import index_key
-
-    try:
-        store.stat(index_key(key))
-    except NotFoundError:
-        return False
-    return True
-
-
 def _save_id(store: Store, key: str) -> str:
     """Return which save of ours the checkpoint is of, "" if of none: it may be replaced while it is read."""
     from ckptd.engine.catalog.survey import describe, records_by_prefix
@@ -124,7 +114,8 @@ def _save_id(store: Store, key: str) -> str:
 def _note(store: Store, key: str, save_id: str, part: Subset) -> str:
     """Note that a part was verified; return why that could not be, in words, "" when it was."""
     from ckptd.engine.offline.verified import note_verified
+    from ckptd.storage.lock_holder import LockHolder
 
     if not save_id or "/" in key:
         return ""
-    return note_verified(store, key, save_id, part, f"ckptd verify, pid {os.getpid()} on {socket.gethostname()}")
+    return note_verified(store, key, save_id, part, LockHolder.here("ckptd verify").line)

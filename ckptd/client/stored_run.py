@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from ckptd.client import options
-from ckptd.client.paths.files import files_of, read_state
+from ckptd.client.paths.files import files_of
 from ckptd.client.paths.latest import as_text
 from ckptd.client.process_rank import ProcessRank
 from ckptd.client.restoring.falling_back import Restored
@@ -15,6 +15,7 @@ from ckptd.client.restoring.restoring import Array, locate_any, open_reader, rea
 from ckptd.client.saving.transport import Transport
 from ckptd.client.saving.under_way import UnderWay
 from ckptd.client.watch import Watch
+from ckptd.engine.catalog.presence import read_state
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.series import NamedStep, of_name

@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.bucket.bucket import scatter
 from ckptd.storage.keys import check_directory, check_key
+from ckptd.storage.ranges import check_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +209,7 @@ class _MemoryWriter:
 
     def write(self, offset: int, data: Buffer) -> None:
         view = memoryview(data).cast("B")
-        if offset < 0 or offset + len(view) > self.size_bytes:
-            raise InvalidRequestError(
-                "these bytes lie outside the object",
-                key=self.key,
-                offset=offset,
-                expected=self.size_bytes,
-                actual=offset + len(view),
-            )
+        check_range(self.key, self.size_bytes, offset, len(view))
         self._open()[offset : offset + len(view)] = view
 
     def finish(self) -> ObjectStat:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 
 from ckptd.engine.offline.copying import copy_checkpoint
-from ckptd.errors import NotFoundError
-from ckptd.format.state_file import CheckpointState
 from ckptd.storage.base import Objects
 from ckptd.storage.capabilities import beneath, local_path
 from ckptd.storage.locations import open_store
-
-_STATE_LIMIT_BYTES = 64 << 20
 
 
 def files_of(objects: Objects, key: str, copy_into: str) -> str:
@@ -28,12 +24,3 @@ def files_of(objects: Objects, key: str, copy_into: str) -> str:
     into = os.path.abspath(copy_into)  # noqa: PTH100 (a Path would not survive every byte of a name)
     copy_checkpoint(source, key, open_store(into, confined=False), name)
     return os.path.join(copy_into, name)  # noqa: PTH118
-
-
-def read_state(objects: Objects, key: str) -> CheckpointState | None:
-    """Return what the state file says, its paths as they stand there; None if there is none."""
-    try:
-        data = objects.get(key, limit_bytes=_STATE_LIMIT_BYTES)
-    except NotFoundError:
-        return None
-    return CheckpointState.decode(data, objects.location(key))

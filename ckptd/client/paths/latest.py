@@ -27,7 +27,6 @@ Path = str | os.PathLike[str]
 """A path or a store's URL, as users may write them."""
 
 POLL_S = 1.0
-_STATE_LIMIT_BYTES = 64 << 20
 
 
 def as_text(path: Path) -> str:
@@ -53,10 +52,9 @@ def get_checkpoint_state(directory: Path, latest_filename: str | None = None) ->
 
 def _state_of(directory: str, latest_filename: str | None) -> CheckpointState | None:
     store, key = open_state(directory, latest_filename)
-    data = presence.read_if_there(store, key, limit_bytes=_STATE_LIMIT_BYTES)
-    if data is None:
+    state = presence.read_state(store, key)
+    if state is None:
         return None
-    state = CheckpointState.decode(data, store.location(key))
     if not state.model_checkpoint_path:
         raise InvalidRequestError(f"Invalid checkpoint state loaded from {directory}")
     return replace(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -162,7 +161,7 @@ class SaverDirectory:
             StorageFullError, UnavailableError, …: nothing was published.
         """
         store, key = target.place
-        who = f"{holder}, pid {os.getpid()} on {socket.gethostname()}"
+        who = LockHolder.here(holder).line
         with _unowned(store, who):
             write_over(store, key, snapshot, meta_graph, target.meta_graph_suffix, num_shards=num_shards)
             if write_state:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ckptd.errors import CorruptionError, NotFoundError
-from ckptd.storage.base import Store
+from ckptd.format.state_file import MAX_SIZE_BYTES, CheckpointState
+from ckptd.storage.base import Objects, Store
 from ckptd.storage.capabilities import FileStore
 
 NO_FILE = "what lies here is no file that can be read, but a pipe, a directory or a broken link"
 
 
-def read_if_there(store: Store, key: str, *, limit_bytes: int = 1 << 31) -> bytes | None:
+def read_if_there(store: Objects, key: str, *, limit_bytes: int = 1 << 31) -> bytes | None:
     """Return an object, None when nothing has its key.
 
     Raises:
@@ -30,7 +31,16 @@ def read_if_there(store: Store, key: str, *, limit_bytes: int = 1 << 31) -> byte
     raise CorruptionError(NO_FILE, key=key) from cause
 
 
-def is_taken(store: Store, key: str) -> bool:
+def has_object(objects: Objects, key: str) -> bool:
+    """Whether there is an object of this key."""
+    try:
+        objects.stat(key)
+    except NotFoundError:
+        return False
+    return True
+
+
+def is_taken(store: Objects, key: str) -> bool:
     """Whether anything at all has this key. Where only objects can have one, finding none is enough of an answer."""
     if not isinstance(store, FileStore):
         return False
@@ -38,6 +48,16 @@ def is_taken(store: Store, key: str) -> bool:
     with suppress(NotFoundError):
         return name in store.names(directory)
     return False
+
+
+def read_state(objects: Objects, key: str) -> CheckpointState | None:
+    """Return what a state file says, its paths as they stand there; None when nothing has its key.
+
+    Raises:
+        CorruptionError: when it cannot be parsed, is longer than any state file, or what lies there is no file.
+    """
+    data = read_if_there(objects, key, limit_bytes=MAX_SIZE_BYTES)
+    return None if data is None else CheckpointState.decode(data, objects.location(key))
 
 
 def check_directory(store: Store, directory: str) -> None:

@@ -35,7 +35,7 @@ def state_files(store: Store, directory: str) -> dict[str, CheckpointState]:
         with suppress(CorruptionError, NotFoundError):
             store.read_into(stat.key, 0, memoryview(beginning))
             if beginning == _BEGINNING:
-                found[stat.key] = CheckpointState.decode(store.get(stat.key), stat.key)
+                found[stat.key] = CheckpointState.decode(store.get(stat.key, limit_bytes=_STATE_LIMIT_BYTES), stat.key)
     return found
 
 

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
-from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, CorruptionError, NotFoundError
 from ckptd.format.crc32c import combine, crc32c
 from ckptd.storage.base import Buffer, ObjectStat
 from ckptd.storage.bucket.bucket import Bucket, UploadedPart
 from ckptd.storage.bucket.open_part import OpenPart, check_lent
 from ckptd.storage.bucket.upload_memory import Parts
 from ckptd.storage.keys import named
+from ckptd.storage.ranges import check_range
 
 _MD5 = re.compile("[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
@@ -113,14 +114,7 @@ class MultipartWriter:
                 self._send_if_complete(number, part)
 
     def _check_range(self, offset: int, view: memoryview) -> None:
-        if offset < 0 or offset + len(view) > self.size_bytes:
-            raise InvalidRequestError(
-                "these bytes lie outside the object",
-                key=self.key,
-                offset=offset,
-                expected=self.size_bytes,
-                actual=offset + len(view),
-            )
+        check_range(self.key, self.size_bytes, offset, len(view))
         self._check_failures()
 
     def _split(self, offset: int, view: memoryview) -> Iterator[tuple[int, int, memoryview]]:

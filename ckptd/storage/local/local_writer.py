@@ -9,12 +9,13 @@ from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 
-from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
+from ckptd.errors import ConflictError, CorruptionError
 from ckptd.storage.base import Buffer, ObjectStat
 from ckptd.storage.local.around_cache import DirectFile, write_bulk
 from ckptd.storage.local.disk import Disk, FileStatus
 from ckptd.storage.local.local_reader import check_content
 from ckptd.storage.local.os_errors import from_os_error, translated
+from ckptd.storage.ranges import check_range
 
 
 class _Phase(Enum):
@@ -69,14 +70,7 @@ class LocalWriter:
     def write(self, offset: int, data: Buffer) -> None:
         """See `ObjectWriter`."""
         view = memoryview(data).cast("B")
-        if offset < 0 or offset + len(view) > self.size_bytes:
-            raise InvalidRequestError(
-                "these bytes lie outside the object",
-                key=self.key,
-                offset=offset,
-                expected=self.size_bytes,
-                actual=offset + len(view),
-            )
+        check_range(self.key, self.size_bytes, offset, len(view))
         with self._guard:
             if self._phase is not _Phase.OPEN:
                 raise ConflictError(f"this writer is {self._phase.value}", key=self.key)

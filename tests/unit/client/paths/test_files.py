@@ -62,6 +62,14 @@ def test_files_of_elsewhere_are_copied_and_checked(tmp_path):
         files_of(objects, key, str(tmp_path / "more"))
 
 
+def test_what_is_no_state_file_is_an_error_as_for_functions_of_paths(tmp_path):
+    with ckptd.Checkpointer(tmp_path, "runs/a") as checkpointer:
+        (tmp_path / "runs/a/checkpoint").mkdir(parents=True)
+        for look in (checkpointer.state, lambda: ckptd.get_checkpoint_state(tmp_path / "runs/a")):
+            with pytest.raises(ckptd.CorruptionError, match="no file that can be read"):
+                look()
+
+
 MESSAGES = np.array([[b"one", b""], [b"three" * 100, b"4"]], object)
 
 
