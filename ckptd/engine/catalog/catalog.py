@@ -138,10 +138,15 @@ class Catalog(Owned):
         """Read the run anew: another process has changed what lies there. Nothing that may have readers is deleted."""
         self._recover(None)
 
-    def is_in_quarantine(self, name: str, step: int | None) -> bool:
-        """Say whether the step is taken only by a checkpoint in quarantine, which a new save may replace."""
-        prefix = self._keys.prefix(name, step)
-        return any(record.prefix == prefix for record in quarantine.quarantined(self._ledger))
+    def is_replaceable(self, name: str, step: int | None) -> bool:
+        """Say whether the step is taken only by a checkpoint that a new save may replace.
+
+        That is one in quarantine, or one that was found incomplete when the run was opened: it is neither restored nor
+        counted, and a job that went back and comes to its step again would otherwise end here, on each start.
+        """
+        prefix, ledger = self._keys.prefix(name, step), self._ledger
+        incomplete = (each for each in ledger.records.values() if each.published and each.save_id in ledger.incomplete)
+        return any(record.prefix == prefix for record in (*quarantine.quarantined(ledger), *incomplete))
 
     # A save
 

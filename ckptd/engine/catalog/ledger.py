@@ -45,6 +45,7 @@ class Ledger:
         self.style = Style()  # of the state file in place
         self.records: dict[str, Record] = {}
         self.hidden: set[str] = set()  # saves whose checkpoint turned out incomplete or doubtful
+        self.incomplete: set[str] = set()  # of these, those that are listed and that no program can load
         self.live: set[str] = set()  # saves that are under way: nothing else may touch what is theirs
         self.is_stale = True  # memory and store may differ: `Recoverer.recover` before anything else
         self.store = store

@@ -92,7 +92,8 @@ class Recoverer:
         self._uncommitted.found(loaded.found)
         read = read_list(ledger.store, ledger.run, ledger.state.key, state, loaded.found)
         ledger.listing, ledger.style = read.listing, read.style
-        ledger.hidden = {record.save_id for record in loaded.found if record.prefix_key in read.problems}
+        ledger.incomplete = {record.save_id for record in loaded.found if record.prefix_key in read.problems}
+        ledger.hidden = set(ledger.incomplete)
         return loaded, read
 
     def _judge(self, found: Collection[Record], listed: Collection[str]) -> list[tuple[SaveFacts, Fate, str]]:
@@ -230,6 +231,7 @@ class Recoverer:
             return False
         ledger.records = {record.save_id: record for record in note.records}
         ledger.listing, ledger.style, ledger.hidden = read.listing, read.style, set()
+        ledger.incomplete = set()
         self._publishing.forget()
         self._uncommitted.found(note.records)
         ledger.is_stale, self.unfinished = False, None

@@ -216,9 +216,7 @@ class Run:
         # Only now look at the store, without holding up the others.
         with self.stored.lock:
             name, step, catalog = declaration.name, ref.step, self.stored.catalog
-            taken = (
-                not declaration.overwrite and catalog.exists(name, step) and not catalog.is_in_quarantine(name, step)
-            )
+            taken = not declaration.overwrite and catalog.exists(name, step) and not catalog.is_replaceable(name, step)
         with self.lock:
             self._check_not_withdrawn(declaration)
             live = self._live_save_of(declaration.prefix)

@@ -390,7 +390,7 @@ class Save:
                         index,
                         self._meta_graph,
                         # One in quarantine makes room: its step is saved anew by a training that went back.
-                        overwrite=self.first.overwrite or catalog.is_in_quarantine(record.name, record.step),
+                        overwrite=self.first.overwrite or catalog.is_replaceable(record.name, record.step),
                         duration_s=self.run.clock.boot_s() - self.began_at,
                     )
                 except CkptdError as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import gc
+import os
 import weakref
 
 import jax.numpy as jnp
 import pytest
 
+import ckptd
 from ckptd.errors import ConflictError, CorruptionError
 from ckptd.jax import CheckpointManager
 
@@ -49,6 +51,26 @@ def test_a_step_that_is_asked_for_and_damaged_is_an_error_and_is_saved_again(dam
         assert manager.restore(2)["step"] == 2
         assert manager.save(3, tree(33))
         assert manager.restore(3)["w"][0] == 33
+
+
+@pytest.mark.parametrize("lost", ["model.ckpt-3.data-00000-of-00001", "model.ckpt-3.index"])
+@pytest.mark.parametrize("cut", [False, True], ids=["gone", "cut short"])
+def test_a_step_that_lost_a_file_is_saved_again_by_the_job_that_went_back(tmp_path, lost, cut):
+    with CheckpointManager(tmp_path / "run", max_to_keep=3) as manager:
+        for step in (1, 2, 3):
+            manager.save(step, tree(step))
+    if cut:
+        os.truncate(tmp_path / "run" / lost, 20)
+    else:
+        (tmp_path / "run" / lost).unlink()
+    with CheckpointManager(tmp_path / "run", max_to_keep=3) as manager:
+        assert manager.restore()["step"] == 2
+        for step in (3, 4):
+            assert manager.save(step, tree(10 * step))
+        assert manager.all_steps() == [2, 3, 4]
+    with CheckpointManager(tmp_path / "run") as manager:
+        assert manager.restore(3)["w"][0] == 30
+    assert ckptd.verify(tmp_path / "run").ok
 
 
 def test_a_rollback_over_the_pin_of_others_deletes_nothing(tmp_path):
