@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -126,7 +126,7 @@ class Checkpointer(StoredRun):
     def save(
         self,
         step: int | None,
-        arrays: Mapping[str, Any],
+        arrays: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         *,
         meta_graph: bytes | None = None,
         meta_graph_suffix: str = "meta",
@@ -144,7 +144,8 @@ class Checkpointer(StoredRun):
         Args:
             step: the training step; None for a checkpoint without one.
             arrays: name → numpy array, number, string(s), torch tensor, jax array or anything with ``__array__`` or
-                ``__dlpack__``; `Slice` for a part of a larger tensor, or a list of them.
+                ``__dlpack__``; `Slice` for a part of a larger tensor, or a list of them. Or a function that returns all
+                this: if it raises, the other ranks are told and need not wait for this one.
             meta_graph: bytes for a ``.meta`` file beside the checkpoint, see `meta_graph`; rank 0's count.
             meta_graph_suffix: what that file's name ends in, instead of ``meta``.
             write_state: let the state file name the checkpoint as the latest. Otherwise it is found by its step only,

@@ -178,8 +178,14 @@ class CheckpointManager:
             raise ConflictError(f"step {step} is saved already; overwrite=True replaces it")
         self._keeper.follow()
         is_held = self._copies_in_background
-        arrays = held_arrays(tree) if is_held else to_arrays(tree)
-        pending = self.checkpointer.save(step, arrays, overwrite=overwrite, immutable=is_held, may_differ=may_differ)
+        arrays_of = held_arrays if is_held else to_arrays
+        pending = self.checkpointer.save(
+            step,
+            lambda: arrays_of(tree),  # what it refuses, other ranks hear of
+            overwrite=overwrite,
+            immutable=is_held,
+            may_differ=may_differ,
+        )
         pending.add_done_callback(log_end)
         _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
         if self._callback is not None:

@@ -210,7 +210,8 @@ class CheckpointManager:
         counter = self._checkpoint.save_counter
         counter.assign_add(1)
         number = _whole_number(counter if checkpoint_number is None else checkpoint_number)
-        pending = self._checkpointer.save(number, arrays_of_checkpoint(self._checkpoint), overwrite=True)
+        # Other ranks hear of what is refused.
+        pending = self._checkpointer.save(number, lambda: arrays_of_checkpoint(self._checkpoint), overwrite=True)
         prefix = self._place.prefix(self._checkpointer.prefix_of(number))
         report(pending, prefix, began_at)
         if wait is None:

@@ -64,8 +64,13 @@ def save(
     """
     began_at = time.perf_counter()
     checkpointer = checkpointer_at(where, options)
-    parts = named_parts(state, checkpointer.rank)
-    pending = checkpointer.save(step, parts, overwrite=overwrite, meta_graph=meta_graph, may_differ=may_differ)
+    pending = checkpointer.save(
+        step,
+        lambda: named_parts(state, checkpointer.rank),  # what it refuses, other ranks hear of
+        overwrite=overwrite,
+        meta_graph=meta_graph,
+        may_differ=may_differ,
+    )
     stalled_s = time.perf_counter() - began_at
     _log.info("%s: training stood still for %.3f s", pending, stalled_s)
     pending.add_done_callback(lambda ended: _tell(ended, began_at))

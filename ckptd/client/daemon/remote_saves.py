@@ -40,12 +40,12 @@ class RemoteSaves(OverConnection):
     """The part of a `Transport` that carries saves."""
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
-        """See `Transport.withdraw`. A daemon that has not answered yet knows of no save."""
-        membership = self.connection.if_member
-        if membership is None or self.connection.member.world_size == 1:
+        """See `Transport.withdraw`. Joins the run first if need be: the others may wait for a rank that never came."""
+        if self.connection.member.world_size == 1:
             return
         with contextlib.suppress(CkptdError):
-            epoch = membership.welcome(Deadline(0.0)).epoch
+            _, membership = self.connection.joined()
+            epoch = membership.welcome(Deadline(_WITHDRAW_TIMEOUT_S)).epoch
             self._withdraw(self._declaration(request, b"", epoch), reason, _WITHDRAW_TIMEOUT_S)
 
     def _withdraw(self, declaration: Declaration, reason: str, timeout_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -36,7 +37,7 @@ class Launcher:
     def launch(
         self,
         request: SaveRequest,
-        arrays: Mapping[str, Any],
+        arrays: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         *,
         immutable: bool,
         replicas: str = "warn",
@@ -55,6 +56,7 @@ class Launcher:
         prepared: Prepared | None = None
         save: Undertaking | None = None
         try:
+            arrays = _given(arrays)
             prepared = self._preparation.prepare(arrays)
             if self._transport.world_size > 1:
                 request = with_digests(request, arrays, prepared.inventory, replicas, may_differ)
@@ -81,6 +83,11 @@ class Launcher:
             raise
         end_of_process.settle_if_late()
         return save.pending
+
+
+def _given(arrays: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = arrays() if inspect.isroutine(arrays) else arrays
+    return found
 
 
 def _start(work: Callable[[], None], name: str) -> None:

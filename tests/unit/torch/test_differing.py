@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import ckptd  # noqa: E402
-from ckptd.torch import load  # noqa: E402
+from ckptd.engine.saves import withdrawals  # noqa: E402
+from ckptd.torch import load, save  # noqa: E402
 from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch import differing_jobs as jobs  # noqa: E402
 from tests.unit.torch.gloo import Ranks  # noqa: E402
@@ -145,3 +146,20 @@ def test_none_and_keys_of_ones_own_contradict_nothing(ranks, daemon):
     options = {"replicas": "refuse"}
     assert ranks.each(2, jobs.save_states, daemon.address, "runs/agreeing", states, options) == [[], []]
     assert load(daemon.root / "runs/agreeing/model.ckpt-1") == {"x": [1], "y": [2], "z": {"a": [1], "b": (3, 4)}}
+
+
+def test_state_that_one_rank_cannot_store_is_told_to_the_others(daemon, monkeypatch):
+    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    pair = [ckptd.Checkpointer(daemon.address, "runs/bad", rank=rank, world_size=2, timeout_s=60) for rank in (0, 1)]
+    try:
+        for step in (1, 2):
+            other = save({"w": torch.ones(2)}, pair[1], step)
+            with pytest.raises(ckptd.InvalidRequestError, match="bad"):
+                save({"w": torch.ones(2), "bad": object()}, pair[0], step)
+            with pytest.raises(ckptd.SessionAbortedError, match="rank 0 gave up: .*bad"):
+                other.result(20)
+            for pending in [save({"w": torch.ones(2)}, one, step) for one in pair]:
+                assert pending.result(20).step == step
+    finally:
+        for one in pair:
+            one.close()

@@ -155,6 +155,39 @@ def test_others_that_come_after_it_are_told_soon_if_it_does_not_save_again(daemo
     saved(ranks, 2)
 
 
+def test_a_rank_that_refuses_its_state_before_it_ever_joined_is_not_waited_for(daemon, road, monkeypatch):
+    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    opened = [ckptd.Checkpointer(daemon.address, "r", rank=rank, world_size=2, timeout_s=TIMEOUT_S) for rank in (0, 1)]
+    try:
+        for step in (1, 2):  # with the second step it has joined
+            other = opened[1].save(step, ARRAYS)
+            eventually(lambda step=step: step == 1 or 1 in declared(daemon, step))
+            with pytest.raises(ckptd.InvalidRequestError, match="'bad'"):
+                opened[0].save(step, {"bad": object()})
+            with pytest.raises(ckptd.SessionAbortedError, match="rank 0 gave up: .*bad"):
+                other.result(SOON_S)
+            saved(opened, step)
+    finally:
+        for rank in opened:
+            rank.close()
+
+
+def test_a_function_that_does_not_return_what_is_to_be_saved_is_told_to_the_others(ranks, monkeypatch):
+    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+
+    def arrays_of() -> dict[str, object]:
+        raise ValueError("no such layer")
+
+    others = [rank.save(2, ARRAYS) for rank in ranks[1:]]
+    with pytest.raises(ValueError, match="no such layer"):
+        ranks[0].save(2, arrays_of)
+    for one in others:
+        with pytest.raises(ckptd.SessionAbortedError, match="rank 0 gave up: .*no such layer"):
+            one.result(SOON_S)
+    pending = [rank.save(2, lambda: ARRAYS) for rank in ranks]
+    assert [one.result(SOON_S).step for one in pending] == [2] * len(ranks)
+
+
 def test_an_older_daemon_ends_what_it_has_planned(request, daemon, road, monkeypatch):
     abort, asked = SaveService.abort, threading.Event()
 
