@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 
 from ckptd.engine.catalog import deleting
 from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.uncommitted import Uncommitted
-from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.format import names
 from ckptd.storage.keys import join
 
@@ -73,8 +74,4 @@ class SaveKeys:
 
     def is_there(self, key: str) -> bool:
         """Say whether an object is there."""
-        try:
-            self._ledger.store.stat(key)
-        except NotFoundError:
-            return False
-        return True
+        return has_object(self._ledger.store, key)
