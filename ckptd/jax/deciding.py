@@ -6,6 +6,7 @@ import datetime
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jax.experimental import multihost_utils
@@ -66,6 +67,7 @@ class Decider:
         self._is_saving = is_saving
         self._latest: int | None = None
         self._has_looked = False
+        self._has_told_of_orbax = False
         self._told_of: int | None = None
         self._previous: list[CheckpointInfo] = []  # for a policy
 
@@ -85,7 +87,25 @@ class Decider:
         """Return the newest step that is durable, once all saves have ended."""
         self._checkpointer.settle()
         checkpoint = self._checkpointer.latest()
-        return None if checkpoint is None else checkpoint.step
+        if checkpoint is None:
+            self._tell_of_orbax()
+            return None
+        return checkpoint.step
+
+    def _tell_of_orbax(self) -> None:
+        """Warn, once, where nothing of ckptd lies but checkpoints of Orbax do: the job would begin anew beside them."""
+        if self._has_told_of_orbax:
+            return
+        self._has_told_of_orbax = True
+        directory = Path(self._checkpointer.prefix_of(0)).parent
+        steps = sorted(each.parent.name for each in directory.glob("*/_CHECKPOINT_METADATA"))
+        if steps:
+            _LOG.warning(
+                "%s holds checkpoints of Orbax (%s), which ckptd does not read: to go on from one, restore it with "
+                "Orbax and save it here",
+                directory,
+                ", ".join(steps[-5:]),
+            )
 
     def forget(self) -> None:
         """Ask again, next time."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ckptd.client.paths.environment import given_address
 from ckptd.client.paths.latest import Path, as_text, join
 from ckptd.errors import InvalidRequestError
+from ckptd.storage.local.os_errors import from_os_error
 from ckptd.storage.locations import is_url
 
 
@@ -72,7 +73,11 @@ class RunPlace:
 def check_no_file_in_the_way(directory: str) -> None:
     """Refuse a directory that is a file, or lies below one."""
     above = pathlib.Path(os.path.abspath(directory))  # noqa: PTH100
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if above.exists() and not above.is_dir():
+    try:
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        is_in_the_way = above.exists() and not above.is_dir()
+    except OSError as error:  # a name that is too long, or a directory that may not be searched
+        raise from_os_error(error, directory) from error
+    if is_in_the_way:
         raise InvalidRequestError(f"{above} is a file: checkpoints need a directory", actual=directory)

@@ -8,10 +8,11 @@ import os
 import weakref
 
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 
 import ckptd
-from ckptd.errors import ConflictError, CorruptionError
+from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
 from ckptd.jax import CheckpointManager
 
 
@@ -114,3 +115,21 @@ def test_a_policy_is_called_only_where_there_are_checkpoints(tmp_path):
         for step in (1, 2, 3):
             assert manager.save(step, tree(step))
         assert manager.all_steps() == [3]
+
+
+def test_a_job_that_begins_anew_beside_orbaxs_checkpoints_is_told_so(tmp_path, caplog):
+    with ocp.CheckpointManager(tmp_path / "run") as stock:
+        stock.save(7, args=ocp.args.StandardSave({"w": jnp.ones(4)}))
+    with CheckpointManager(tmp_path / "run") as manager:
+        for _ in range(2):
+            assert manager.latest_step() is None
+        told = [each.getMessage() for each in caplog.records if "checkpoints of Orbax (7)" in each.getMessage()]
+        assert len(told) == 1
+        assert manager.save(8, tree(8))
+    with CheckpointManager(tmp_path / "run") as manager:
+        assert manager.latest_step() == 8
+
+
+def test_a_directory_whose_name_is_too_long_is_refused_by_name(tmp_path):
+    with pytest.raises(InvalidRequestError, match="the name is too long for this file system"):
+        CheckpointManager(tmp_path / ("a" * 300))
