@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ckptd
+from ckptd.engine.saves import withdrawals
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.jax import CheckpointManager
 from tests.unit.client.served import Daemon
@@ -125,3 +126,19 @@ def test_a_span_of_time_is_kept_though_a_rollback_goes_over_it(daemon):
     assert [manager.all_steps() for manager in managers] == [[1], [1]]
     for manager in managers:
         manager.close()
+
+
+def test_a_leaf_that_one_rank_cannot_store_is_told_to_the_others(daemon, monkeypatch):
+    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    first, second = managers_of(daemon, timeout_s=60)
+    second.save(1, {"w": np.ones(2)})
+    with pytest.raises(ckptd.InvalidRequestError, match="bad"):
+        first.save(1, {"w": np.ones(2), "bad": object()})
+    with pytest.raises(ckptd.SessionAbortedError, match="rank 0 gave up: .*bad"):
+        second.wait_until_finished()
+    for one in (first, second):
+        assert one.save(2, {"w": np.ones(2)})
+    for one in (first, second):
+        one.close()
+    assert not (daemon.root / "x/model.ckpt-1.index").exists()
+    assert (daemon.root / "x/model.ckpt-2.index").exists()
