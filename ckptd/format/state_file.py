@@ -88,6 +88,14 @@ class CheckpointState:
         Raises:
             CorruptionError: with the line, if it is not the text form of the message.
         """
+        try:
+            return cls._decode(data, key)
+        except CorruptionError as error:
+            error.add_note("`ckptd repair` of its directory writes the state file anew, from the checkpoints in it")
+            raise
+
+    @classmethod
+    def _decode(cls, data: bytes, key: str = STATE_KEY) -> Self:
         if len(data) > MAX_SIZE_BYTES:
             raise CorruptionError("state file is too long", key=key, expected=MAX_SIZE_BYTES, actual=len(data))
         try:

@@ -62,6 +62,7 @@ def test_text_that_is_no_state_is_corrupt(data: bytes, reason: str) -> None:
     with pytest.raises(CorruptionError, match=reason) as caught:
         CheckpointState.decode(data, "runs/a/checkpoint")
     assert caught.value.key == "runs/a/checkpoint"
+    assert any("`ckptd repair`" in note for note in caught.value.__notes__)
 
 
 def test_a_path_that_is_not_text_is_refused() -> None:
