@@ -52,6 +52,9 @@ class Decider:
         options: say when to save.
         take_up: called when it has been asked.
         is_saving: says whether a save is under way.
+
+    Attributes:
+        failed: steps whose saves have failed, and that may be saved again.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Decider:
         take_up: Callable[[], None],
         is_saving: Callable[[], bool],
     ) -> None:
+        self.failed: set[int] = set()
         self._checkpointer = checkpointer
         self._options = options
         self._take_up = take_up
@@ -113,6 +117,7 @@ class Decider:
 
     def begun(self, step: int) -> None:
         """Note a save."""
+        self.failed.discard(step)
         latest = self.latest
         self._latest = step if latest is None else max(step, latest)
         if self._options.save_decision_policy is not None:
@@ -126,7 +131,11 @@ class Decider:
     def should_save(self, step: int) -> bool:
         """Say whether this step's turn has come; all processes ask together."""
         latest = self.latest
-        if self._options.read_only or (latest is not None and latest >= step):
+        if self._options.read_only:
+            return False
+        if step in self.failed and all(one.step != step for one in self._checkpointer.checkpoints()):
+            return True  # its turn had come
+        if latest is not None and latest >= step:
             return False
         policy: Any = self._options.save_decision_policy
         if policy is None:

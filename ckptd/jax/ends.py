@@ -15,6 +15,12 @@ def is_any_under_way(saves: Sequence[PendingSave]) -> bool:
     return any(not pending.done() for pending in saves)
 
 
+def note_failure(failed: set[int], step: int, pending: PendingSave) -> None:
+    """Note that a save has failed: its step may be saved again."""
+    if pending.checkpoint is None:
+        failed.add(step)
+
+
 def call_back(callback: Callable[[], object], ended: PendingSave) -> None:
     """Call `callback` if this save has ended well."""
     if ended.checkpoint is not None:

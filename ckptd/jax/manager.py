@@ -19,7 +19,7 @@ from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.jax import places
 from ckptd.jax.deciding import Decider, reached_preemption
-from ckptd.jax.ends import call_back, is_any_under_way, log_end
+from ckptd.jax.ends import call_back, is_any_under_way, log_end, note_failure
 from ckptd.jax.items import as_composite, load_args, tree_of
 from ckptd.jax.keeping import Preserver
 from ckptd.jax.loading import describe, load
@@ -191,6 +191,7 @@ class CheckpointManager:
         if self._callback is not None:
             pending.add_done_callback(partial(call_back, self._callback))
         self._decider.begun(step)
+        pending.add_done_callback(partial(note_failure, self._decider.failed, step))
         self._under_way[:] = [*(one for one in self._under_way if not one.done()), pending]
         self._keeper.add(pending)
         if not self.options.enable_async_checkpointing:

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import ckptd
-from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError
 from ckptd.jax import CheckpointManager
 
 
@@ -133,3 +133,17 @@ def test_a_job_that_begins_anew_beside_orbaxs_checkpoints_is_told_so(tmp_path, c
 def test_a_directory_whose_name_is_too_long_is_refused_by_name(tmp_path):
     with pytest.raises(InvalidRequestError, match="the name is too long for this file system"):
         CheckpointManager(tmp_path / ("a" * 300))
+
+
+def test_a_step_whose_save_has_failed_is_saved_when_it_is_tried_again(tmp_path):
+    with CheckpointManager(tmp_path / "run") as manager:
+        in_the_way = tmp_path / "run" / "model.ckpt-1.index"
+        in_the_way.mkdir(parents=True)
+        manager.save(1, tree(1))
+        with pytest.raises(CkptdError):
+            manager.wait_until_finished()
+        in_the_way.rmdir()
+        assert manager.should_save(1)
+        assert manager.save(1, tree(11))
+        assert not manager.should_save(1)
+        assert manager.restore()["step"] == 11
