@@ -142,9 +142,11 @@ def test_readers_of_a_run_that_hangs_leave_streams_to_other_runs(hanging):
         stub = methods.Stub(channel, methods.READ)
         stuck = read_pb2.ReadRequest(key="stuck/model.ckpt-1.index", size=-1)
         # A call that hangs lasts longer than what is asked beside it may take, on a slow machine too.
-        calls = [stub.Read(stuck, timeout=2 * BOUND_S) for _ in range(Limits().read_streams + 8)]
-        for call in calls[: Limits().read_streams // 2]:
-            next(call)  # it has begun
+        num_taken = Limits().read_streams // 2
+        calls = [stub.Read(stuck, timeout=2 * BOUND_S) for _ in range(num_taken)]
+        for call in calls:
+            next(call)  # it has begun; calls of one channel may arrive in any order, so those that wait come later
+        calls += [stub.Read(stuck, timeout=2 * BOUND_S) for _ in range(num_taken + 8)]
         other = read_pb2.ReadRequest(key="other/model.ckpt-1.index", size=-1)
         assert len(list(stub.Read(other, timeout=BOUND_S))) >= 2
         for call in calls:
