@@ -93,7 +93,7 @@ def test_the_checkpoints_it_leaves_are_ordinary_ones(told):
 def test_a_claim_that_fails_is_seen_and_ends_with_exit_code_1(told, monkeypatch, capsys, tmp_path):
     """Take the outcome of a sound story and break one thing in it: the command must not call that a success."""
     _, outcome, _ = told
-    broken = story.Outcome(**{field: getattr(outcome, field) for field in outcome.__dataclass_fields__})
+    broken = type(outcome)(**{field: getattr(outcome, field) for field in outcome.__dataclass_fields__})
     broken.claims = [*outcome.claims]
     broken.claim("every checksum of every tensor verifies", False, "2 of 3")
     monkeypatch.setattr(story, "tell", lambda *_: broken)

@@ -210,9 +210,7 @@ class Run:
                 return self._declare(live, declaration, manifest, capture)
             known = self._ended_save_of(declaration)
             if known is not None:
-                if known.session.error is not None:
-                    raise remembered(known.session.error)  # its own frames are cleared once it is dropped
-                return known.outcome.result(timeout=0)
+                return _end_of(known)
         # Only now look at the store, without holding up the others.
         with self.stored.lock:
             name, step, catalog = declaration.name, ref.step, self.stored.catalog
@@ -221,6 +219,9 @@ class Run:
             self._check_not_withdrawn(declaration)
             live = self._live_save_of(declaration.prefix)
             if live is None:
+                known = self._ended_save_of(declaration)  # others may have begun it meanwhile, and seen its end
+                if known is not None:
+                    return _end_of(known)
                 if taken:
                     raise ConflictError(f"{ref} is already saved; pass overwrite=True to replace it")
                 live = self._begin(declaration)
@@ -567,3 +568,10 @@ class Run:
         self.stored.close()
         if self._owner is not None:
             self._owner.release()
+
+
+def _end_of(save: Save) -> Checkpoint:
+    """Return the checkpoint of a save that has ended, or raise what ended it."""
+    if save.session.error is not None:
+        raise remembered(save.session.error)  # its own frames are cleared once it is dropped
+    return save.outcome.result(timeout=0)

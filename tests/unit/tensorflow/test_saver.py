@@ -319,7 +319,7 @@ class TestWhileTrainingGoesOn:
         saver.save(session, tmp_path / "m", 1, latest_filename="taken", wait=False)
         with pytest.raises(ckptd.CkptdError) as caught:
             saver.wait()
-        assert "the save of step 1, which nobody waited for" in caught.value.__notes__[-1]
+        assert "the save of step 1, which was not waited for" in caught.value.__notes__[-1]
         assert saver.last_checkpoints == []
         saver.save(session, tmp_path / "m", 2)
         saver.close()

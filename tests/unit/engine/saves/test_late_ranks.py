@@ -153,3 +153,38 @@ def test_a_late_rank_is_told_the_same_when_it_repeats_its_declaration(job):
     abort_for_want_of_rank_1(job, 5)
     told = job[2][1].declare(5).exception(WAIT_S)
     assert str(job[2][1].declare(5, again=True).exception(WAIT_S)) == str(told)
+
+
+class Gate:
+    """A lock that one thread waits for before it takes it."""
+
+    def __init__(self, lock, held):
+        self._lock, self._held = lock, held
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __enter__(self):
+        if threading.current_thread().name == self._held:
+            self.reached.set()
+            assert self.opened.wait(WAIT_S)
+        return self._lock.__enter__()
+
+    def __exit__(self, *given):
+        return self._lock.__exit__(*given)
+
+
+def test_a_rank_that_looks_at_the_store_while_others_see_the_end_is_told_of_it_too():
+    coordinator = Coordinator(MemoryStore(), clock=HandClock())
+    coordinator.open()
+    ranks = [Rank(coordinator, rank, 3).join() for rank in range(3)]
+    gate = coordinator.in_catalog("runs/r", lambda stored: Gate(stored.lock, "late"))
+    coordinator.in_catalog("runs/r", lambda stored: setattr(stored, "lock", gate))
+    told = []
+    late = threading.Thread(target=lambda: told.append(ranks[2].declare(5)), name="late")
+    late.start()
+    assert gate.reached.wait(WAIT_S)
+    told.append(ranks[1].declare(5))
+    take_back((coordinator, None, ranks), 5, 1)
+    gate.opened.set()
+    late.join(WAIT_S)
+    assert ["rank 0 gave up: Ctrl-C" in str(one.exception(WAIT_S)) for one in told] == [True, True]
+    coordinator.close()
