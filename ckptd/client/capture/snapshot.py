@@ -6,7 +6,7 @@ It is taken in the byte order and layout of the file, so that every later step o
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptd.client.capture.buffers import Room, RoomPool
@@ -120,11 +120,6 @@ class Snapshot:
     def size_bytes(self) -> int:
         """Bytes that all parts take in the shards."""
         return self.manifest.size_bytes
-
-    def views(self, item: int, offset: int, size: int) -> Iterator[memoryview]:
-        """Yield the bytes of one part's stored form from `offset` on, `size` of them, in one or more views."""
-        begin = int(self.offsets[item]) + offset
-        yield self.memory[begin : begin + size]
 
     def release(self) -> None:
         """Give the memory back, once nothing is copied there any more.

@@ -10,7 +10,6 @@ from ckptd.engine.settings import Settings
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.wire import addresses
-from tests.fakes.waiting import eventually as eventually  # for who imports it from here
 
 BOUND_S = 30.0
 
