@@ -1,4 +1,4 @@
-"""The part of `SystemDisk` that goes around the page cache (``O_DIRECT``), or asks what is in it."""
+"""The part of `SystemDisk` that goes around the page cache (``O_DIRECT``), or reports what is in it."""
 
 from __future__ import annotations
 

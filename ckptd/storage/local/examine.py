@@ -18,9 +18,10 @@ from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX
 from ckptd.storage.local import lock_files
 from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, write_bulk
-from ckptd.storage.local.disk import Disk, SystemDisk
+from ckptd.storage.local.disk import Disk
 from ckptd.storage.local.mounts import Mount, mount_of
 from ckptd.storage.local.os_errors import from_os_error
+from ckptd.storage.local.system_disk import SystemDisk
 
 _BULK_TRIAL_BYTES = LEAST_DIRECT_BYTES
 _MIN_FREE_BYTES = 64 << 20

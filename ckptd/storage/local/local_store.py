@@ -1,4 +1,4 @@
-"""A store in a directory. `disk.py` makes the system calls; what is called in which order is decided here.
+"""A store in a directory. `system_disk.py` makes the system calls; what is called in which order is decided here.
 
 An object is born in a file of `unfinished.py`, with a temporary name. It gets its final name when its bytes are synced,
 by a rename that never replaces, and counts as there once the directory is synced too.
@@ -17,11 +17,12 @@ from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectSt
 from ckptd.storage.holds import Hold
 from ckptd.storage.keys import check_directory, check_key, is_reserved, join
 from ckptd.storage.local import local_holds, lock_files, unfinished
-from ckptd.storage.local.disk import Disk, SystemDisk, WriteRoad
+from ckptd.storage.local.disk import Disk, WriteRoad
 from ckptd.storage.local.local_reader import check_content, fill
 from ckptd.storage.local.local_root import LocalRoot
 from ckptd.storage.local.local_writer import LocalWriter, stat_of
 from ckptd.storage.local.os_errors import from_os_error, translated
+from ckptd.storage.local.system_disk import SystemDisk
 from ckptd.storage.local.turns import turn_at
 
 _BULK_BYTES = 1 << 20  # from here on an object is data that nothing reads soon

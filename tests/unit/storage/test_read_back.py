@@ -10,8 +10,8 @@ import pytest
 
 import ckptd
 from ckptd.errors import CorruptionError
-from ckptd.storage.local.disk import SystemDisk
 from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.local.system_disk import SystemDisk
 
 BOUND_S = 30.0
 

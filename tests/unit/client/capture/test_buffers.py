@@ -11,7 +11,7 @@ import pytest
 
 import ckptd
 from ckptd.errors import StorageFullError
-from ckptd.storage.local.disk import SystemDisk
+from ckptd.storage.local.system_disk import SystemDisk
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 

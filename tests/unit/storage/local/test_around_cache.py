@@ -15,9 +15,10 @@ from ckptd.errors import CorruptionError, StorageFullError, UnavailableError
 from ckptd.storage.base import Durability
 from ckptd.storage.local import around_cache
 from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, UNIT_BYTES, Bounces, address_of, empty_at, whole_units
-from ckptd.storage.local.disk import SystemDisk, WriteRoad
+from ckptd.storage.local.disk import WriteRoad
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
+from ckptd.storage.local.system_disk import SystemDisk
 from tests.fakes.disk import PowerCut, SimulatedDisk
 
 MIB = 1 << 20

@@ -8,10 +8,10 @@ import pytest
 from ckptd.errors import NotPermittedError, StorageFullError, UnavailableError
 from ckptd.storage.base import Durability
 from ckptd.storage.findings import Outcome
-from ckptd.storage.local.disk import SystemDisk
 from ckptd.storage.local.examine import examine, holder_of, look_at_room
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
+from ckptd.storage.local.system_disk import SystemDisk
 
 
 def outcomes(root, disk=None):

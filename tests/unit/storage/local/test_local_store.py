@@ -21,8 +21,8 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.storage.base import Durability
-from ckptd.storage.local.disk import SystemDisk
 from ckptd.storage.local.local_store import LocalStore
+from ckptd.storage.local.system_disk import SystemDisk
 from tests.fakes.disk import PowerCut, SimulatedDisk
 from tests.suites.store_contract import StoreContract, write_object
 
