@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 
 from ckptd.arena.segment import Segment, is_supported
-from ckptd.client.daemon.arenas import ArenaLink, ArenaRoom, ArenaRooms
+from ckptd.client.daemon.arena_link import ArenaLink
+from ckptd.client.daemon.arena_rooms import ArenaRoom, ArenaRooms
 from ckptd.client.daemon.held_objects import HeldObjects, Offer
 from ckptd.client.daemon.join_call import JoinCall
 from ckptd.client.deadline import Deadline

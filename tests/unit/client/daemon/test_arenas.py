@@ -15,7 +15,8 @@ import ckptd
 from ckptd.arena.lender import Lender
 from ckptd.client.capture import capturing
 from ckptd.client.capture.snapshot import Snapshot
-from ckptd.client.daemon.arenas import ArenaLink, ArenaRoom, ArenaRooms
+from ckptd.client.daemon.arena_link import ArenaLink
+from ckptd.client.daemon.arena_rooms import ArenaRoom, ArenaRooms
 from ckptd.engine.lanes import feeding, standstill
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
