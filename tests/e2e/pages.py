@@ -7,7 +7,7 @@ The blocks of a page run from top to bottom in one empty directory, as somebody 
   daemon: it is started, and runs until the next one, or the page's end.
 - ``console``: lines after ``$`` are commands, and what follows each is what it says. Compared after masking what
   differs from run to run; ``python -m tests.e2e.pages`` writes what they say now into the pages.
-- ``text``, ``mermaid``, ``toml`` and ``json`` hold no program. Any other word behind the fence is refused.
+- ``text``, ``toml`` and ``json`` hold no program. Any other word behind the fence is refused.
 
 ``<!-- not run: WHY -->`` above a block leaves it out; the test holds the list of those. For `/checkpoints` and
 `/tmp/checkpoints` a directory of the test stands in, and for port 7070 a free one.
@@ -35,7 +35,7 @@ from ckptd.demo.processes import child_environment, end
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
 PROGRAMS = ("python", "sh", "console")
-OTHERS = ("text", "mermaid", "toml", "json")
+OTHERS = ("text", "toml", "json")
 
 _FENCE = re.compile(
     r"(?P<left_out><!-- not run: (?P<why>[^>]*?) -->\n+)?"

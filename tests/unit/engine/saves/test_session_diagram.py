@@ -9,6 +9,10 @@ DOCS = Path(__file__).parents[4] / "docs"
 
 
 def test_the_diagram_in_the_docs_is_drawn_from_the_code():
-    drawing = runpy.run_path(str(DOCS / "draw_session.py"))["draw"]()
-    assert "sealed --> committing : TurnCame / Commit" in drawing
-    assert drawing in (DOCS / "session.md").read_text()
+    drawing = runpy.run_path(str(DOCS / "draw_session.py"))
+    arrows = drawing["arrows"]()
+    picture = drawing["draw"]()
+    assert ("sealed", "committing", "TurnCame / Commit") in arrows
+    assert all(f">{label}</text>" in picture for _, _, label in arrows)
+    assert picture == (DOCS / "session.svg").read_text()
+    assert "](session.svg)" in (DOCS / "session.md").read_text()
