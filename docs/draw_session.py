@@ -16,7 +16,7 @@ from ckptd.errors import ConflictError, SessionAbortedError
 
 PICTURE = Path(__file__).with_name("session.svg")
 
-# States stand below each other, and every arrow goes to the next one, back to its own state, or to the bar at the right.
+# States stand below each other. An arrow goes to the next one, back to its own state, or to the bar at the right.
 COLUMN = ("declaring", "filling", "sealed", "committing", "committed", "published")
 ABORTED = "aborted"
 
