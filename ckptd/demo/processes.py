@@ -53,15 +53,23 @@ class Event:
 class Daemon:
     """A `ckptd serve` process on a directory or a store's URL, listening on a free port of the loopback interface.
 
-    `options` are further ones of the command line.
+    `options` are further ones of the command line that begins with `serve`.
     """
 
-    def __init__(self, root: Path | str, log: Path, ready_file: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        log: Path,
+        ready_file: Path,
+        options: Sequence[str] = (),
+        *,
+        serve: Sequence[str] = _SERVE,
+    ) -> None:
         self.log = log
         self._ready_file = ready_file
         self._out = log.open("wb")
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
-            [*_SERVE, "--root", str(root), "--listen", "127.0.0.1:0", "--ready-file", str(ready_file), *options],
+            [*serve, "--root", str(root), "--listen", "127.0.0.1:0", "--ready-file", str(ready_file), *options],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=subprocess.STDOUT,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MASK_DELTA = 0xA282EAD8
 # One call handles at most this much: older releases of awscrt count bytes in a C int.
-_CHUNK_BYTES = 1 << 30
+CHUNK_BYTES = 1 << 30
 
 
 def extend(crc: int, data: Buffer) -> int:
@@ -26,11 +26,11 @@ def extend(crc: int, data: Buffer) -> int:
     `data` is any C-contiguous buffer; its bytes are read in place, without the interpreter's lock when they are many.
     """
     view = memoryview(data)
-    if view.nbytes <= _CHUNK_BYTES:
+    if view.nbytes <= CHUNK_BYTES:
         return int(checksums.crc32c(view, crc))
     view = view.cast("B")
-    for start in range(0, len(view), _CHUNK_BYTES):
-        crc = checksums.crc32c(view[start : start + _CHUNK_BYTES], crc)
+    for start in range(0, len(view), CHUNK_BYTES):
+        crc = checksums.crc32c(view[start : start + CHUNK_BYTES], crc)
     return crc
 
 
@@ -42,7 +42,7 @@ def crc32c(data: Buffer) -> int:
 def each(buffers: Iterable[memoryview]) -> list[int]:
     """Return the checksum of each of many buffers; for short ones in a fraction of the time of single calls."""
     one = checksums.crc32c
-    return [one(data) if len(data) <= _CHUNK_BYTES else crc32c(data) for data in buffers]
+    return [one(data) if len(data) <= CHUNK_BYTES else crc32c(data) for data in buffers]
 
 
 def combine(crc1: int, crc2: int, len2: int) -> int:

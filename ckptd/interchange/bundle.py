@@ -15,7 +15,7 @@ from ckptd.format.stored import Piece, StoredTensor
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts
 from ckptd.storage.base import Objects
 
-_WHOLE_BYTES = 16 << 20
+WHOLE_BYTES = 16 << 20
 """Up to here a tensor in slices is joined in memory; above, its slices are checked first and then read in parts."""
 
 
@@ -47,7 +47,7 @@ class BundleSource:
         """See `TensorSource`. A tensor of strings or variants comes at once, as an object array."""
         tensor = self._bundle.index.tensor(name)
         size = sum(piece.size for piece in tensor.pieces)
-        if not tensor.dtype.width or (size <= _WHOLE_BYTES and (tensor.is_sliced or self._bundle.index.big_endian)):
+        if not tensor.dtype.width or (size <= WHOLE_BYTES and (tensor.is_sliced or self._bundle.index.big_endian)):
             yield self._bundle.read(name).reshape(-1)
         elif tensor.is_sliced or self._bundle.index.big_endian:
             yield from self._in_parts(tensor)
@@ -77,7 +77,7 @@ class BundleSource:
             self._check(tensor, piece, crc)
         del buffer
         whole = Box.whole(tensor.shape)
-        for block in blocks(tensor.shape, whole, tensor.dtype.width, _WHOLE_BYTES):
+        for block in blocks(tensor.shape, whole, tensor.dtype.width, WHOLE_BYTES):
             yield self._bundle.read(tensor.name, block.box).reshape(-1)
 
     def _blocks(self, piece: Piece, buffer: Array) -> Iterator[memoryview]:

@@ -15,7 +15,7 @@ from ckptd.engine.reading.verify import Progress
 from ckptd.errors import CorruptionError
 from ckptd.interchange.source import Array, TensorFacts, TensorSource
 
-_PART_ELEMENTS = 1 << 20  # what is compared at once; the arithmetic takes some 50 bytes for each
+PART_ELEMENTS = 1 << 20  # what is compared at once; the arithmetic takes some 50 bytes for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _pairs(a: Iterator[Array], b: Iterator[Array]) -> Iterator[tuple[Array, Arra
     """Yield two streams in step, in parts of equal length; both to their ends, where checksums are compared."""
     left, right = next(a, None), next(b, None)
     while left is not None and right is not None:
-        count = min(len(left), len(right), _PART_ELEMENTS)
+        count = min(len(left), len(right), PART_ELEMENTS)
         if count:
             yield left[:count], right[:count]
         left, right = left[count:], right[count:]

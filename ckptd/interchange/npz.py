@@ -23,7 +23,7 @@ MAX_TRANSPOSED_BYTES = 256 << 20
 """Arrays in column order are turned round in memory, up to this size."""
 
 _MAX_DEFLATE_RATIO = 1100  # deflate cannot do better than 1032
-_BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 _WRONG_BYTES = (
     zipfile.BadZipFile,
     zlib.error,
@@ -53,7 +53,7 @@ class NpzSource:
             InvalidRequestError: when a member is encrypted, or compressed in a way that numpy never uses.
         """
         self._location = objects.location(key)
-        file = io.BufferedReader(ObjectFile(objects, key), _BUFFER_BYTES)
+        file = io.BufferedReader(ObjectFile(objects, key), BUFFER_BYTES)
         with self._translated():
             self._archive = zipfile.ZipFile(file)
         self.metadata: dict[str, str] = {}

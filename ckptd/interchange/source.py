@@ -23,7 +23,7 @@ Array = NDArray[Any]
 BLOCK_BYTES = 8 << 20
 """About how long the parts of a stream are; those of strings are as long as they must be."""
 
-_MAX_READ_BYTES = 256 << 20
+MAX_READ_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class ObjectFile(io.RawIOBase):
         """Fill `into` as far as the object reaches."""
         view = memoryview(into).cast("B")
         view = view[: max(0, min(len(view), self.size_bytes - self._at))]
-        if len(view) > _MAX_READ_BYTES:
+        if len(view) > MAX_READ_BYTES:
             # A file's directory may claim to be as long as the file, and its readers trust it.
             raise CorruptionError("this file claims too much data at once", key=self._key, offset=self._at)
         if len(view):

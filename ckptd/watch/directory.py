@@ -31,7 +31,7 @@ from watchdog.observers.inotify_c import InotifyConstants
 from ckptd.storage.keys import is_reserved
 
 _REGULAR_LOOK_S = 2.0
-_POLL_S = 0.5  # without events: the host's limit of inotify instances or watches is reached
+POLL_S = 0.5  # without events: the host's limit of inotify instances or watches is reached
 _STOP_S = 5.0
 _MOST_ATTEMPTS = 20  # at a path whose parts come and go faster than they can be listened to
 
@@ -74,7 +74,7 @@ class DirectoryHints:
 
     def wait(self, timeout_s: float | None) -> None:
         """See `Hints`."""
-        longest_s = self._regular_look_s if self._has_events else _POLL_S
+        longest_s = self._regular_look_s if self._has_events else POLL_S
         self._wake.wait(longest_s if timeout_s is None else min(longest_s, timeout_s))
 
     def close(self) -> None:

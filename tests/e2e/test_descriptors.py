@@ -13,6 +13,7 @@ import numpy as np
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.demo.processes import Daemon
 from ckptd.errors import UnavailableError
+from tests import seams
 
 LAUNCHER = """
 import resource, sys
@@ -23,13 +24,13 @@ main()
 """
 
 
-def served(tmp_path, monkeypatch, soft, hard):
-    monkeypatch.setattr("ckptd.demo.processes._SERVE", [sys.executable, "-c", LAUNCHER, str(soft), str(hard), "serve"])
-    return Daemon(tmp_path / "root", tmp_path / "daemon.log", tmp_path / "daemon.json")
+def served(tmp_path, soft, hard):
+    serve = [sys.executable, "-c", LAUNCHER, str(soft), str(hard), "serve"]
+    return Daemon(tmp_path / "root", tmp_path / "daemon.log", tmp_path / "daemon.json", serve=serve)
 
 
-def test_the_limit_is_raised_to_what_the_system_allows(tmp_path, monkeypatch):
-    daemon = served(tmp_path, monkeypatch, 200, 1000)
+def test_the_limit_is_raised_to_what_the_system_allows(tmp_path):
+    daemon = served(tmp_path, 200, 1000)
     try:
         daemon.wait_until_ready()
         limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
@@ -40,8 +41,8 @@ def test_the_limit_is_raised_to_what_the_system_allows(tmp_path, monkeypatch):
 
 
 def test_a_rank_for_which_there_are_no_descriptors_hears_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.client.daemon.join_call._STORE_WAIT_S", 0.2)
-    daemon = served(tmp_path, monkeypatch, 120, 120)
+    seams.DAEMON_FULL_WAIT_S.put(monkeypatch, 0.2)
+    daemon = served(tmp_path, 120, 120)
     try:
         daemon.wait_until_ready()
         with contextlib.ExitStack() as others:  # what other ranks would take

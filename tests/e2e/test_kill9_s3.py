@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.storage.bucket import object_store
 from ckptd.storage.bucket.multipart import PART_BYTES
 from ckptd.storage.locations import open_store
+from tests import seams
 from tests.e2e.bucket_look import BucketLook, LeftUpload
 from tests.e2e.crew import Crew
 from tests.e2e.killing import Daemon, fresh_seed, left_over, pause
@@ -246,7 +246,7 @@ def kill_again_and_again(
         job.check(has_died=False)
     # Who comes an hour later sweeps those that nobody noted, too.
     assert {each.upload_id for each in job.look.uploads()} <= {*job.unnoted, *job.half_done}
-    monkeypatch.setattr(object_store, "_SWEPT_BY_AGE_S", -60.0)
+    seams.SWEPT_BY_AGE_S.put(monkeypatch, -60.0)
     open_store(url).sweep_unfinished(RUN)
     assert [each for each in job.look.uploads() if each.name not in job.look.found()] == []
 

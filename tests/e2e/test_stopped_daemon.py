@@ -13,6 +13,7 @@ import pytest
 
 import ckptd
 from ckptd.errors import UnavailableError
+from tests import seams
 
 TENSORS = 30_000  # what is said about them fills a socket's buffer
 TIMEOUT_S = 3.0
@@ -20,7 +21,7 @@ BOUND_S = 20.0
 
 
 def test_save_returns_in_time_beside_a_stopped_daemon(daemon, monkeypatch):
-    monkeypatch.setattr("ckptd.wire.frames.SEND_TIMEOUT_S", 1.0)
+    seams.SEND_TIMEOUT_S.put(monkeypatch, 1.0)
     arrays = {f"w{number}": np.ones(4, np.float32) for number in range(TENSORS)}
     with ckptd.Checkpointer(daemon.address, "r", rank=0, world_size=1, timeout_s=TIMEOUT_S) as checkpointer:
         for step in range(2):

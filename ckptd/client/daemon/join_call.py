@@ -28,7 +28,7 @@ FIRST_CONFLICT_WAIT_S = 15.0
 _LONGEST_PAUSE_S = 0.5  # for a daemon that was away: a trainer stands still meanwhile
 _LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer
 _CONFLICT_NOTICE_S = (1.0, 10.0)  # after so long the user is told, and again so often
-_STORE_WAIT_S = 5.0
+STORE_WAIT_S = 5.0
 """How long a daemon that answers, but can't take us in because its store or its host fails, is tried again."""
 
 _LEAVE_TIMEOUT_S = 5.0
@@ -161,7 +161,7 @@ class JoinCall:
                     conflict.go_on(error, self._latest.lease_s if self._latest else FIRST_CONFLICT_WAIT_S)
                     is_final = conflict.is_over
                 elif error.retryable and error.is_answer:
-                    answer_deadline = answer_deadline or Deadline(_STORE_WAIT_S)
+                    answer_deadline = answer_deadline or Deadline(STORE_WAIT_S)
                     is_final = answer_deadline.has_passed
                 else:
                     is_final = not error.retryable

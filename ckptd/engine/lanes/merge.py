@@ -21,7 +21,7 @@ from ckptd.format.strings import string_crc32c
 from ckptd.format.table import EncodedTable
 
 _CRC_BYTES = 4
-_KEPT_BYTES = 16 << 20  # of an index: about 300,000 entries; the daemon remembers a few layouts of each run
+KEPT_BYTES = 16 << 20  # of an index: about 300,000 entries; the daemon remembers a few layouts of each run
 _NO_CHECKSUM = -1
 
 _Item = tuple[bytes, bytes, int]  # key, value, and the entry whose checksum ends the value
@@ -41,7 +41,7 @@ def merge(layout: Layout, segment_crcs: NDArray[np.uint32]) -> bytes:
     items = [*_sliced_items(layout, crcs), *_whole_items(layout, crcs)]
     items.sort()
     encoded = encode_with_places(layout.num_shards, [(key, value) for key, value, _ in items])
-    if is_usual and len(encoded.data) <= _KEPT_BYTES:
+    if is_usual and len(encoded.data) <= KEPT_BYTES:
         _known[layout] = _Known.of(encoded, np.array([row for *_, row in items], np.int64))
     return encoded.data
 

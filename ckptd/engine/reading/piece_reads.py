@@ -28,7 +28,7 @@ Array = NDArray[Any]
 
 _BATCH_BYTES = 1 << 30  # planned, read and checked together
 _BATCH_PIECES = 4096
-_PARALLEL_BYTES = 4 << 20  # less than this is read before a thread has started
+PARALLEL_BYTES = 4 << 20  # less than this is read before a thread has started
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Fetch:
         access = self._objects.access
         jobs = list(_jobs(batch, access))
         total = sum(block.size for read in batch for block in read.blocks)
-        if total < _PARALLEL_BYTES or len(jobs) < 2:
+        if total < PARALLEL_BYTES or len(jobs) < 2:
             for job in jobs:
                 self._run(job)
         else:

@@ -17,8 +17,8 @@ from ckptd.engine.reading.blocks import blocks
 from ckptd.engine.reading.bundle import Array, Bundle
 from ckptd.format.slices import Box
 
-_WHOLE_BYTES = 16 << 20
-_AT_ONCE = 1 << 20  # elements: what is made of them on the way is in double precision
+WHOLE_BYTES = 16 << 20
+ELEMENTS_AT_ONCE = 1 << 20  # elements: what is made of them on the way is in double precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +132,10 @@ def parts_of(bundle: Bundle, name: str) -> Iterator[Array]:
     # What is small is read whole, and checked by that. A large one is cut as if it were stored whole, because going
     # by its pieces would look through all of them for every piece.
     boxes: Iterator[Box]
-    if sum(piece.size for piece in tensor.pieces) <= _WHOLE_BYTES:
+    if sum(piece.size for piece in tensor.pieces) <= WHOLE_BYTES:
         boxes = iter([Box.whole(tensor.shape)])
     else:
-        cut = blocks(tensor.shape, Box.whole(tensor.shape), tensor.dtype.width, _WHOLE_BYTES)
+        cut = blocks(tensor.shape, Box.whole(tensor.shape), tensor.dtype.width, WHOLE_BYTES)
         boxes = (block.box for block in cut)
     for box in boxes:
         yield bundle.read(name, box).reshape(-1)
@@ -144,8 +144,8 @@ def parts_of(bundle: Bundle, name: str) -> Iterator[Array]:
 def _numbers(parts: Iterable[Array]) -> Iterator[Array]:
     """Yield all elements as flat arrays of one of numpy's own number types, none of them large."""
     for array in parts:
-        for at in range(0, array.size, _AT_ONCE):
-            yield _as_numbers(array[at : at + _AT_ONCE])
+        for at in range(0, array.size, ELEMENTS_AT_ONCE):
+            yield _as_numbers(array[at : at + ELEMENTS_AT_ONCE])
 
 
 def _as_numbers(array: Array) -> Array:

@@ -36,7 +36,7 @@ from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, 
 _log = logging.getLogger(__name__)
 
 _MARK = "ckptd-write"
-_SWEPT_BY_AGE_S = 3600.0  # an upload that no note tells of: its writer died between two requests, or is no ckptd
+SWEPT_BY_AGE_S = 3600.0  # an upload that no note tells of: its writer died between two requests, or is no ckptd
 _STRANGERS_SWEPT_BY_AGE_S = 86400.0  # of a process of which nobody can tell whether it is alive
 _PARTS = Parts()  # of all stores of this process
 _LIVING: set[tuple[str, str]] = set()  # notes of uploads of this process that are under way
@@ -220,7 +220,7 @@ class ObjectStore:
             self.bucket.delete(note_key)
         for upload in uploads.values():
             key = upload.key[len(self.root) + 1 :] if self.root else upload.key
-            is_over = key in given_up or self._is_old(upload.began_at, _SWEPT_BY_AGE_S)
+            is_over = key in given_up or self._is_old(upload.began_at, SWEPT_BY_AGE_S)
             if is_over and self._sweep_upload(upload.key, upload.upload_id):
                 swept.append(key)
         return swept
@@ -228,7 +228,7 @@ class ObjectStore:
     def _is_over(self, note: Note, began_at: float, given_up: Collection[str]) -> bool:
         """Say whether nobody fills the upload of a note, which is none of this process that is under way."""
         if not note.key:  # what a trial of the bucket left, or a damaged note
-            return self._is_old(began_at, _SWEPT_BY_AGE_S)
+            return self._is_old(began_at, SWEPT_BY_AGE_S)
         if note.key in given_up or note.process == this_process():
             return True
         lives = note.process.is_alive()

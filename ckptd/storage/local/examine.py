@@ -27,8 +27,8 @@ _BULK_TRIAL_BYTES = LEAST_DIRECT_BYTES
 _MIN_FREE_BYTES = 64 << 20
 _LOW_FREE_BYTES = 2 << 30
 _LOW_INODES = 1000
-_MAX_SKEW_S = 2.0
-_SLOW_SYNC_S = 0.25
+MAX_SKEW_S = 2.0
+SLOW_SYNC_S = 0.25
 
 
 def examine(root: str, disk: Disk | None = None) -> Iterator[Finding]:
@@ -215,7 +215,7 @@ def _timed(what: str, sync: Callable[[], None]) -> tuple[Outcome, str]:
     began = time.perf_counter()
     sync()
     took_s = time.perf_counter() - began
-    if took_s > _SLOW_SYNC_S:
+    if took_s > SLOW_SYNC_S:
         return Outcome.WARNING, f"{what} took {took_s:.2f} s: every save waits for several of them"
     return Outcome.OK, f"{what} took {took_s * 1e3:.1f} ms"
 
@@ -263,7 +263,7 @@ def _clock(trial: _Trial) -> tuple[Outcome, str]:
     trial.disk.write(file, 0, b"\0", bulk=False)
     now = time.time()
     skew_s = trial.disk.status(file).modified_ns / 1e9 - now
-    if abs(skew_s) > _MAX_SKEW_S:
+    if abs(skew_s) > MAX_SKEW_S:
         return Outcome.WARNING, f"the file system's clock is {skew_s:+.1f} s from this host's: ages will look wrong"
     return Outcome.OK, "this host's clock and the file system's agree"
 

@@ -17,6 +17,7 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.storage.local.local_store import LocalStore
+from tests import seams
 from tests.fakes.waiting import eventually
 
 BOUND_S = 30.0
@@ -389,7 +390,7 @@ def test_reading_changes_nothing(tmp_path):
 
 
 def test_readers_do_not_stand_in_the_way_of_the_one_who_saves(tmp_path, monkeypatch, another_process):
-    monkeypatch.setattr("ckptd.client.direct.engines._LOCK_WAIT_S", 0.3)
+    seams.DIRECT_LOCK_WAIT_S.put(monkeypatch, 0.3)
     with open_run(str(tmp_path)) as reader, open_run(str(tmp_path)) as writer:
         assert reader.latest() is None
         writer.save(1, {"a": W}).result(BOUND_S)
@@ -401,7 +402,7 @@ def test_readers_do_not_stand_in_the_way_of_the_one_who_saves(tmp_path, monkeypa
 
 
 def test_one_that_names_the_directory_otherwise_is_refused_in_words_that_help(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.client.direct.engines._LOCK_WAIT_S", 0.3)
+    seams.DIRECT_LOCK_WAIT_S.put(monkeypatch, 0.3)
     first = Checkpointer(str(tmp_path), "a/r")
     first.save(1, {"a": W}).result(BOUND_S)
     with Checkpointer(str(tmp_path / "a"), "r") as second:

@@ -11,9 +11,9 @@ import pytest
 
 import ckptd
 from ckptd import Checkpointer, Slice
-from ckptd.client.daemon import join_call
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
 from ckptd.wire import convert
+from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.relay import Relay
 from tests.unit.client.served import Daemon
@@ -205,7 +205,7 @@ def test_a_published_save_is_found_after_its_answer_was_lost(daemon, monkeypatch
 
 
 def test_a_second_trainer_is_refused_while_the_first_lives(daemon, monkeypatch, another_process):
-    monkeypatch.setattr(join_call, "FIRST_CONFLICT_WAIT_S", 0.3)
+    seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 0.3)
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as first:
         first.save(1, {"a": FULL}).result(BOUND_S)
         another_process()

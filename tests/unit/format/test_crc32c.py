@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ckptd.format import crc32c
+from tests import seams
 
 KNOWN = [(b"", 0), (b"123456789", 0xE3069283), (bytes(32), 0x8A9136AA)]
 
@@ -44,6 +45,6 @@ def test_combining_equals_the_checksum_of_both_laid_end_to_end() -> None:
 def test_a_buffer_of_several_chunks_has_the_same_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.arange(1000, dtype=np.int32)
     whole = crc32c.crc32c(data)
-    monkeypatch.setattr(crc32c, "_CHUNK_BYTES", 64)
+    seams.CRC_CHUNK_BYTES.put(monkeypatch, 64)
     assert crc32c.crc32c(data) == whole
     assert crc32c.extend(crc32c.crc32c(data[:10]), data[10:]) == whole

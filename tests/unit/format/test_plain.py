@@ -12,6 +12,7 @@ from ckptd.format.entry_columns import entry_columns
 from ckptd.format.index import Index, encode_entries
 from ckptd.format.plain import plain_tensors
 from ckptd.format.slices import TensorSlice
+from tests import seams
 
 FLOAT, STRING = 1, 7
 TOP = (1 << 63) - 1
@@ -113,5 +114,5 @@ def test_plain_tensors_are_those_that_the_index_finds_whole() -> None:
 def test_the_checksums_of_many_are_those_of_each(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
     buffers = [b"", b"a", b"123456789", bytes(1000)]
     wanted = [crc32c.crc32c(data) for data in buffers]
-    monkeypatch.setattr(crc32c, "_CHUNK_BYTES", chunk_bytes)
+    seams.CRC_CHUNK_BYTES.put(monkeypatch, chunk_bytes)
     assert crc32c.each(map(memoryview, buffers)) == wanted

@@ -18,6 +18,7 @@ from ckptd.format.table import (
     short_successor,
     shortest_separator,
 )
+from tests import seams
 
 Items = Sequence[tuple[bytes, bytes]]
 
@@ -115,7 +116,7 @@ def many(count: int, seed: int = 0) -> list[tuple[bytes, bytes]]:
 @pytest.mark.parametrize("block_size", [64, 512, 4096])
 @pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 17, 33, 400])
 def test_the_fast_encoder_equals_the_plain_rules(count: int, block_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptd.format.table.BLOCK_SIZE", block_size)
+    seams.TABLE_BLOCK_BYTES.put(monkeypatch, block_size)
     items = many(count)
     data = encode_table(items)
     assert data == plain_table(items, block_size)

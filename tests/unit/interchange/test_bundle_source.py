@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckptd.errors import CorruptionError
-from ckptd.interchange import bundle
+from tests import seams
 from tests.conformance.bundle_files import FIXTURES, BundleReader, BundleWriter, halves
 from tests.unit.interchange.containers import arrays_of, opened
 
@@ -22,8 +22,8 @@ PREFIXES = sorted(path.with_suffix("") for folder in FOLDERS for path in folder.
 @pytest.mark.parametrize("prefix", PREFIXES, ids=lambda prefix: prefix.parent.name)
 def test_streams_hold_what_the_reader_reads(prefix, whole_bytes, monkeypatch):
     """With a low limit what is in slices or turned round goes the way that large tensors go."""
-    monkeypatch.setattr(bundle, "_WHOLE_BYTES", whole_bytes)
-    monkeypatch.setattr(bundle, "BLOCK_BYTES", 4096)
+    seams.STREAM_WHOLE_BYTES.put(monkeypatch, whole_bytes)
+    seams.STREAM_BLOCK_BYTES.put(monkeypatch, 4096)
     source, reader = opened(prefix), BundleReader(prefix)
     assert source.names() == reader.index.names()
     for name, array in arrays_of(source).items():
@@ -41,7 +41,7 @@ def in_slices(prefix, gap=False):
 
 @pytest.mark.parametrize("whole_bytes", [0, 1 << 20])
 def test_a_damaged_slice_is_found_before_the_stream_ends(tmp_path, whole_bytes, monkeypatch):
-    monkeypatch.setattr(bundle, "_WHOLE_BYTES", whole_bytes)
+    seams.STREAM_WHOLE_BYTES.put(monkeypatch, whole_bytes)
     in_slices(tmp_path / "m-1")
     shard = tmp_path / "m-1.data-00001-of-00002"
     data = bytearray(shard.read_bytes())
@@ -53,7 +53,7 @@ def test_a_damaged_slice_is_found_before_the_stream_ends(tmp_path, whole_bytes, 
 
 @pytest.mark.parametrize("whole_bytes", [0, 1 << 20])
 def test_a_missing_slice_is_no_zeros(tmp_path, whole_bytes, monkeypatch):
-    monkeypatch.setattr(bundle, "_WHOLE_BYTES", whole_bytes)
+    seams.STREAM_WHOLE_BYTES.put(monkeypatch, whole_bytes)
     in_slices(tmp_path / "m-1", gap=True)
     with pytest.raises(CorruptionError, match="sufficient slices"):
         list(opened(tmp_path / "m-1").stream("w"))

@@ -10,9 +10,9 @@ import pytest
 
 from ckptd.errors import CorruptionError
 from ckptd.format import dtypes
-from ckptd.interchange import comparing
 from ckptd.interchange.comparing import Values, compare
 from ckptd.interchange.source import TensorFacts
+from tests import seams
 from tests.unit.interchange.containers import checkpoint
 
 
@@ -130,7 +130,7 @@ def test_parts_do_not_show_in_the_figures(monkeypatch):
     random = np.random.default_rng(2)
     a, b = random.normal(size=100), random.normal(size=100)
     whole = compare(Arrays(100, x=a), Arrays(100, x=b)).changed[0].values
-    monkeypatch.setattr(comparing, "_PART_ELEMENTS", 3)
+    seams.COMPARED_ELEMENTS.put(monkeypatch, 3)
     parts = compare(Arrays(7, x=a), Arrays(11, x=b)).changed[0].values
     assert (parts.num_different, parts.max_abs) == (whole.num_different, whole.max_abs)
     assert parts.mean_abs == pytest.approx(whole.mean_abs)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
-from ckptd.interchange import npy, npz, source
+from ckptd.interchange import npy
 from ckptd.interchange.exporting import export
 from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.source import TensorFacts
 from ckptd.interchange.zip_layout import ZipLayout
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
+from tests import seams
 from tests.unit.interchange.containers import NARROW_KINDS, NUMPY_KINDS, arrays_of, assert_same, checkpoint
 
 
@@ -96,7 +97,7 @@ def test_any_byte_and_row_order_is_read_as_its_values(descr, order):
 
 
 def test_a_large_array_in_column_order_is_refused_with_advice(monkeypatch):
-    monkeypatch.setattr(npz, "MAX_TRANSPOSED_BYTES", 100)
+    seams.NPZ_TRANSPOSED_BYTES.put(monkeypatch, 100)
     source = source_of(archive_of({"x.npy": saved(np.zeros((5, 5), order="F"))}))
     with pytest.raises(InvalidRequestError, match="ascontiguousarray"):
         list(source.stream("x"))
@@ -164,8 +165,8 @@ def test_a_name_twice_is_corruption():
 
 def test_a_directory_of_absurd_length_is_not_read_at_once(monkeypatch):
     data = archive_of({f"{number:060}.npy": GOOD for number in range(300)})
-    monkeypatch.setattr(npz, "_BUFFER_BYTES", 512)
-    monkeypatch.setattr(source, "_MAX_READ_BYTES", 20_000)
+    seams.NPZ_BUFFER_BYTES.put(monkeypatch, 512)
+    seams.SOURCE_READ_BYTES.put(monkeypatch, 20_000)
     with pytest.raises(CorruptionError, match="too much data at once"):
         source_of(data)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.engine.saves import withdrawals
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.jax import CheckpointManager
+from tests import seams
 from tests.unit.client.served import Daemon
 
 BOUND_S = 30.0
@@ -129,7 +129,7 @@ def test_a_span_of_time_is_kept_though_a_rollback_goes_over_it(daemon):
 
 
 def test_a_leaf_that_one_rank_cannot_store_is_told_to_the_others(daemon, monkeypatch):
-    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    seams.WITHDRAWAL_GRACE_S.put(monkeypatch, 0.2)
     first, second = managers_of(daemon, timeout_s=60)
     second.save(1, {"w": np.ones(2)})
     with pytest.raises(ckptd.InvalidRequestError, match="bad"):

@@ -7,9 +7,9 @@ import pytest
 
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import UnavailableError
-from ckptd.service import opening
 from ckptd.wire import methods, status
 from ckptd.wire.v1 import read_pb2
+from tests import seams
 from tests.unit.engine.saves.test_runs import SlowRun
 from tests.unit.service.conftest import serving
 
@@ -45,7 +45,7 @@ def test_calls_about_a_slow_run_hold_no_thread_that_others_need(slow):
 
 
 def test_who_waits_too_long_is_told_why(slow, monkeypatch):
-    monkeypatch.setattr(opening, "OPENING_S", 0.1)
+    seams.SERVED_OPENING_S.put(monkeypatch, 0.1)
     _, read = slow
     with pytest.raises(grpc.RpcError) as refused:
         latest(read, "slow/run").result(WAIT_S)

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import ckptd  # noqa: E402
-from ckptd.engine.saves import withdrawals  # noqa: E402
 from ckptd.torch import load, save  # noqa: E402
+from tests import seams  # noqa: E402
 from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch import differing_jobs as jobs  # noqa: E402
 from tests.unit.torch.gloo import Ranks  # noqa: E402
@@ -149,7 +149,7 @@ def test_none_and_keys_of_ones_own_contradict_nothing(ranks, daemon):
 
 
 def test_state_that_one_rank_cannot_store_is_told_to_the_others(daemon, monkeypatch):
-    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    seams.WITHDRAWAL_GRACE_S.put(monkeypatch, 0.2)
     pair = [ckptd.Checkpointer(daemon.address, "runs/bad", rank=rank, world_size=2, timeout_s=60) for rank in (0, 1)]
     try:
         for step in (1, 2):

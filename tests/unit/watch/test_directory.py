@@ -16,6 +16,7 @@ from ckptd.watch import directory, hints
 from ckptd.watch.directory import DirectoryHints
 from ckptd.watch.follower import Follower
 from ckptd.watch.polling import PollingHints
+from tests import seams
 from tests.fakes.directory import publish, put
 
 BOUND_S = 20.0
@@ -117,7 +118,7 @@ def test_without_room_for_events_the_directory_is_looked_at_often(tmp_path, monk
         raise OSError(code, "inotify limit reached")
 
     monkeypatch.setattr(directory._Listening, "start", start)
-    monkeypatch.setattr(directory, "_POLL_S", 0.01)
+    seams.WATCH_POLL_S.put(monkeypatch, 0.01)
     follower = Follower(
         open_store(str(tmp_path)), "run", hints=DirectoryHints(str(tmp_path / "run"), regular_look_s=3600.0)
     )

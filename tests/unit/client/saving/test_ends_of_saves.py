@@ -17,6 +17,7 @@ from ckptd.errors import CkptdError, SessionAbortedError, StorageFullError, Unav
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire import addresses
 from ckptd.wire.channels import open_channel
+from tests import seams
 from tests.fakes.hooked_store import HookedStore
 from tests.fakes.worker import Worker
 from tests.unit.client.served import Daemon
@@ -97,7 +98,7 @@ def test_an_answer_of_the_daemon_is_not_asked_for_again(failing):
 
 
 def test_a_join_that_the_store_keeps_from_succeeding_says_so(failing, monkeypatch):
-    monkeypatch.setattr("ckptd.client.daemon.join_call._STORE_WAIT_S", 0.2)
+    seams.DAEMON_FULL_WAIT_S.put(monkeypatch, 0.2)
     failure = UnavailableError("the disk reports an input/output error")
 
     def fails(*_):

@@ -18,6 +18,7 @@ from ckptd.client.direct.direct_transport import DirectTransport
 from ckptd.engine.saves.save import Save
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.service import calls
+from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import BOUND_S, Daemon
 
@@ -85,8 +86,8 @@ def test_the_other_one_goes_on_after_one_has_closed(address, goes_first):
 
 
 def test_the_run_is_left_with_the_last_one(address, another_process, monkeypatch):
-    monkeypatch.setattr("ckptd.client.direct.engines._LOCK_WAIT_S", 0.1)
-    monkeypatch.setattr("ckptd.client.daemon.join_call.FIRST_CONFLICT_WAIT_S", 0.2)
+    seams.DIRECT_LOCK_WAIT_S.put(monkeypatch, 0.1)
+    seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 0.2)
     first, second = open_run(address), open_run(address)
     for step, one in enumerate((first, second)):
         one.save(step, tree(step)).result(BOUND_S)
@@ -256,7 +257,7 @@ def test_a_forked_child_shares_nothing_with_its_parent(tmp_path):
 
 
 def test_one_that_names_the_daemon_otherwise_is_told_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.client.daemon.join_call.FIRST_CONFLICT_WAIT_S", 0.1)
+    seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 0.1)
     monkeypatch.setattr(calls._refused, "is_repeated", lambda text: True)  # others ask for the first line of this
     daemon = Daemon(tmp_path / "root", f"unix://{tmp_path / 's'}")
     (tmp_path / "other").symlink_to(tmp_path / "s")

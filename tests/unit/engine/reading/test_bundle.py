@@ -17,6 +17,7 @@ from ckptd.format.index import encode_index
 from ckptd.format.slices import Box, TensorSlice
 from ckptd.storage.base import AccessPattern
 from ckptd.storage.locations import open_store
+from tests import seams
 from tests.conformance.bundle_files import BundleWriter, sample
 
 
@@ -73,7 +74,7 @@ def test_scalars_and_empty_tensors_keep_their_shape(tmp_path):
 
 
 def test_large_tensors_are_read_in_parts_by_several_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(piece_reads, "_PARALLEL_BYTES", 1 << 16)
+    seams.PARALLEL_READ_BYTES.put(monkeypatch, 1 << 16)
     array = np.random.default_rng(1).integers(0, 255, (1000, 300), dtype=np.uint8)
     writer = BundleWriter(tmp_path / "m")
     writer.add("t", array)

@@ -11,6 +11,7 @@ from ckptd.engine.reading import statistics as measured
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError
 from ckptd.storage.locations import split_prefix
+from tests import seams
 
 ARRAYS = {
     "plain": np.array([[1.5, -2.0], [0.0, 4.0]]),
@@ -49,8 +50,8 @@ def as_numbers(array):
 @pytest.mark.parametrize("tiny", [False, True])
 def test_the_figures_are_numpys_however_the_tensor_is_cut(name, tiny, bundle, monkeypatch):
     if tiny:
-        monkeypatch.setattr(measured, "_WHOLE_BYTES", 8)
-        monkeypatch.setattr(measured, "_AT_ONCE", 2)
+        seams.STATISTICS_WHOLE_BYTES.put(monkeypatch, 8)
+        seams.STATISTICS_ELEMENTS.put(monkeypatch, 2)
     found = measured.statistics(measured.parts_of(bundle, name))
     values = as_numbers(ARRAYS[name]).reshape(-1)
     finite = values[np.isfinite(values)]

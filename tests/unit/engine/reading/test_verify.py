@@ -7,11 +7,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from ckptd.engine.reading import verify as verification
 from ckptd.engine.reading.verify import verify
 from ckptd.errors import NotFoundError
 from ckptd.format import dtypes
 from ckptd.storage.locations import open_store
+from tests import seams
 from tests.conformance.bundle_files import BundleWriter, halves, sample
 
 
@@ -129,7 +129,7 @@ def test_progress_reaches_the_total(prefix):
 
 
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "BLOCK_BYTES", 1 << 16)
+    seams.VERIFY_BLOCK_BYTES.put(monkeypatch, 1 << 16)
     writer = BundleWriter(tmp_path / "m")
     writer.add("t", np.zeros(24 << 20, np.uint8))
     prefix = writer.finish()

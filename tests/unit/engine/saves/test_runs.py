@@ -10,6 +10,7 @@ from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, NotFoundError, UnavailableError
 from ckptd.storage.memory import MemoryStore
+from tests import seams
 from tests.fakes.clock import HandClock
 from tests.fakes.hooked_store import HookedStore
 from tests.fakes.job import WAIT_S, Rank, save_all
@@ -139,9 +140,8 @@ class SlowRun(HookedStore):
 
 
 def test_a_run_that_is_slow_to_open_holds_up_no_other(monkeypatch):
-    from ckptd.engine.saves import runs
 
-    monkeypatch.setattr(runs, "PATIENCE_S", 0.05)
+    seams.RUN_OPENING_S.put(monkeypatch, 0.05)
     store = SlowRun()
     place = Place(store)
     opening = place.coordinator.when_open("slow/run")

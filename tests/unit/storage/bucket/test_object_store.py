@@ -15,12 +15,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptd.errors import ConflictError, UnavailableError
 from ckptd.storage.base import BorrowingWriter, Durability, Lock, Store
-from ckptd.storage.bucket import object_store
 from ckptd.storage.bucket.fsspec_bucket import FsspecBucket
 from ckptd.storage.bucket.multipart import PART_BYTES, part_size
 from ckptd.storage.bucket.object_store import ObjectStore
 from ckptd.storage.bucket.upload_memory import Parts
 from ckptd.storage.locations import open_store
+from tests import seams
 from tests.services.s3 import S3Service
 from tests.services.seaweed import SeaweedFS
 from tests.suites.borrowing_contract import BorrowingContract, lend
@@ -210,7 +210,7 @@ class TestUploadsThatNobodyNoted:
     ) -> None:
         for key in ("run/shard", "run/deeper/shard", "running/shard", "shard"):
             self.begin(store, key)
-        monkeypatch.setattr(object_store, "_SWEPT_BY_AGE_S", -60.0)
+        seams.SWEPT_BY_AGE_S.put(monkeypatch, -60.0)
         assert store.sweep_unfinished("run") == ["run/shard"]
         assert self.left(store) == ["run/deeper/shard", "running/shard", "shard"]
         assert store.sweep_unfinished("") == ["shard"]
@@ -222,7 +222,7 @@ class TestUploadsThatNobodyNoted:
         writer.write(0, bytes(PART_BYTES))
         for sent in list(writer._sent.values()):  # type: ignore[attr-defined]
             sent.result(60)
-        monkeypatch.setattr(object_store, "_SWEPT_BY_AGE_S", -60.0)
+        seams.SWEPT_BY_AGE_S.put(monkeypatch, -60.0)
         assert store.sweep_unfinished("run") == []
         assert self.left(store) == ["run/shard"]
         writer.abort()
@@ -238,7 +238,7 @@ class TestAnUploadBesideItsObject:
         upload_id = store.bucket.create_upload(f"{store.root}/run/noted", {})
         store.give_up_upload(store.note_upload("run/noted", upload_id))
         store.bucket.create_upload(f"{store.root}/run/old", {})
-        monkeypatch.setattr(object_store, "_SWEPT_BY_AGE_S", -60.0)
+        seams.SWEPT_BY_AGE_S.put(monkeypatch, -60.0)
         for key in ("run/noted", "run/old"):
             store.put(key, b"the object")
         assert store.sweep_unfinished("run") == []

@@ -12,6 +12,7 @@ from ckptd.storage.local.examine import examine, holder_of, look_at_room
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
 from ckptd.storage.local.system_disk import SystemDisk
+from tests import seams
 
 
 def outcomes(root, disk=None):
@@ -81,8 +82,8 @@ def test_a_promise_that_is_not_kept_is_noticed(disk, check, error, tmp_path):
 
 
 def test_a_slow_sync_and_a_strange_clock_are_worth_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.storage.local.examine._SLOW_SYNC_S", -1.0)
-    monkeypatch.setattr("ckptd.storage.local.examine._MAX_SKEW_S", -1.0)
+    seams.SLOW_SYNC_S.put(monkeypatch, -1.0)
+    seams.MAX_SKEW_S.put(monkeypatch, -1.0)
     found = outcomes(tmp_path)
     for check in ("fsync file", "fsync directory", "clock"):
         assert found[check].outcome is Outcome.WARNING

@@ -1,0 +1,76 @@
+"""The seams: the places in ckptd where a test may put something else, each named once.
+
+A test sets one by `seams.NAME.put(monkeypatch, value)`. So a constant or a function that moves is one line here, and
+`tests/unit/test_architecture.py` holds the rest: every seam exists, is public and is used, and no test replaces
+anything of ckptd, or reaches for anything private, but through these.
+
+Prefer, in this order: an argument that the code takes anyway (a clock, a disk, a store, a limit), the effect that a
+user sees, a fake of `tests/fakes`. A seam is for limits that would take gigabytes or minutes to reach, and for moments
+that only a step in the middle of the work can show.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Something that belongs to a module or a class of ckptd and that a test may replace."""
+
+    where: str
+    """``module:NAME`` or ``module:Class.method``, the module below ckptd."""
+
+    def put(self, patch: pytest.MonkeyPatch, value: Any) -> None:
+        """Put `value` in its place, until `patch` is undone."""
+        owner, name = self._find()
+        patch.setattr(owner, name, value)
+
+    @property
+    def value(self) -> Any:
+        """What is there now."""
+        owner, name = self._find()
+        return getattr(owner, name)
+
+    def _find(self) -> tuple[Any, str]:
+        module, _, path = self.where.partition(":")
+        owner: Any = importlib.import_module(f"ckptd.{module}")
+        *outer, name = path.split(".")
+        for each in outer:
+            owner = getattr(owner, each)
+        return owner, name
+
+
+# Limits in bytes and elements, which tests set low
+
+CRC_CHUNK_BYTES = Seam("format.crc32c:CHUNK_BYTES")
+TABLE_BLOCK_BYTES = Seam("format.table:BLOCK_SIZE")
+KEPT_INDEX_BYTES = Seam("engine.lanes.merge:KEPT_BYTES")
+PARALLEL_READ_BYTES = Seam("engine.reading.piece_reads:PARALLEL_BYTES")
+STATISTICS_WHOLE_BYTES = Seam("engine.reading.statistics:WHOLE_BYTES")
+STATISTICS_ELEMENTS = Seam("engine.reading.statistics:ELEMENTS_AT_ONCE")
+VERIFY_BLOCK_BYTES = Seam("engine.reading.verify:BLOCK_BYTES")
+STREAM_WHOLE_BYTES = Seam("interchange.bundle:WHOLE_BYTES")
+STREAM_BLOCK_BYTES = Seam("interchange.bundle:BLOCK_BYTES")
+COMPARED_ELEMENTS = Seam("interchange.comparing:PART_ELEMENTS")
+NPZ_TRANSPOSED_BYTES = Seam("interchange.npz:MAX_TRANSPOSED_BYTES")
+NPZ_BUFFER_BYTES = Seam("interchange.npz:BUFFER_BYTES")
+SOURCE_READ_BYTES = Seam("interchange.source:MAX_READ_BYTES")
+
+# Waits and ages in seconds, which tests shorten
+
+DAEMON_FULL_WAIT_S = Seam("client.daemon.join_call:STORE_WAIT_S")
+FIRST_CONFLICT_WAIT_S = Seam("client.daemon.join_call:FIRST_CONFLICT_WAIT_S")
+DIRECT_LOCK_WAIT_S = Seam("client.direct.engines:LOCK_WAIT_S")
+WITHDRAWAL_GRACE_S = Seam("engine.saves.withdrawals:GRACE_S")
+RUN_OPENING_S = Seam("engine.saves.runs:PATIENCE_S")
+SERVED_OPENING_S = Seam("service.opening:OPENING_S")
+SEND_TIMEOUT_S = Seam("wire.frames:SEND_TIMEOUT_S")
+WATCH_POLL_S = Seam("watch.directory:POLL_S")
+SWEPT_BY_AGE_S = Seam("storage.bucket.object_store:SWEPT_BY_AGE_S")
+SLOW_SYNC_S = Seam("storage.local.examine:SLOW_SYNC_S")
+MAX_SKEW_S = Seam("storage.local.examine:MAX_SKEW_S")
