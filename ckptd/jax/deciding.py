@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.jax.keeping import CheckpointInfo
 from ckptd.jax.options import CheckpointManagerOptions
+from ckptd.jax.under_way import SavesUnderWay
 
 _LOG = logging.getLogger("ckptd.jax")
 
@@ -51,10 +52,7 @@ class Decider:
         checkpointer: is asked once what is there.
         options: say when to save.
         take_up: called when it has been asked.
-        is_saving: says whether a save is under way.
-
-    Attributes:
-        failed: steps whose saves have failed, and that may be saved again.
+        under_way: the saves that were begun.
     """
 
     def __init__(
@@ -62,13 +60,12 @@ class Decider:
         checkpointer: Checkpointer,
         options: CheckpointManagerOptions,
         take_up: Callable[[], None],
-        is_saving: Callable[[], bool],
+        under_way: SavesUnderWay,
     ) -> None:
-        self.failed: set[int] = set()
         self._checkpointer = checkpointer
         self._options = options
         self._take_up = take_up
-        self._is_saving = is_saving
+        self._under_way = under_way
         self._latest: int | None = None
         self._has_looked = False
         self._has_told_of_orbax = False
@@ -117,7 +114,6 @@ class Decider:
 
     def begun(self, step: int) -> None:
         """Note a save."""
-        self.failed.discard(step)
         latest = self.latest
         self._latest = step if latest is None else max(step, latest)
         if self._options.save_decision_policy is not None:
@@ -133,14 +129,16 @@ class Decider:
         latest = self.latest
         if self._options.read_only:
             return False
-        if step in self.failed and all(one.step != step for one in self._checkpointer.checkpoints()):
+        if step in self._under_way.failed and all(one.step != step for one in self._checkpointer.checkpoints()):
             return True  # its turn had come
         if latest is not None and latest >= step:
             return False
         policy: Any = self._options.save_decision_policy
         if policy is None:
             return self._options.wants(step, latest) or reached_preemption(step)
-        is_saving = self._options.enable_should_save_is_saving_in_progress_check and self._is_saving()
+        is_saving = (
+            self._options.enable_should_save_is_saving_in_progress_check and self._under_way.is_any_in_progress()
+        )
         context = _Context(is_saving, reached_preemption(step))
         return bool(policy.should_save(CheckpointInfo(step, _now()), previous_steps=self._previous, context=context))
 

@@ -7,25 +7,24 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any, NoReturn
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
 from ckptd.client.restoring.reader import CheckpointReader
-from ckptd.client.saving.pending import PendingSave
-from ckptd.errors import CkptdError, ConflictError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.jax import places
 from ckptd.jax.deciding import Decider, reached_preemption
-from ckptd.jax.ends import call_back, is_any_under_way, log_end, note_failure
 from ckptd.jax.items import as_composite, load_args, tree_of
 from ckptd.jax.keeping import Preserver
 from ckptd.jax.loading import describe, load
 from ckptd.jax.options import CheckpointManagerOptions, refuse_arguments
+from ckptd.jax.reading import read_step
 from ckptd.jax.refusals import as_orbaxs
 from ckptd.jax.saving import held_arrays, to_arrays
+from ckptd.jax.under_way import SavesUnderWay
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -119,11 +118,11 @@ class CheckpointManager:
         )
         self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background
+        callback = getattr(self.options.async_options, "post_finalization_callback", None)
         # Nothing below refers to the manager: no cycle keeps a dropped one in its run.
-        self._under_way: list[PendingSave] = []
+        self._under_way = SavesUnderWay(callback, self.checkpointer.timeout_s)
         self._keeper = Preserver(self.checkpointer, self.options)
-        is_saving = partial(is_any_under_way, self._under_way)
-        self._decider = Decider(self.checkpointer, self.options, self._keeper.take_up, is_saving)
+        self._decider = Decider(self.checkpointer, self.options, self._keeper.take_up, self._under_way)
 
     @as_orbaxs
     def save(
@@ -186,13 +185,9 @@ class CheckpointManager:
             immutable=is_held,
             may_differ=may_differ,
         )
-        pending.add_done_callback(log_end)
         _LOG.info("step %d: training stood still for %.1f ms", step, (time.monotonic() - began) * 1e3)
-        if self._callback is not None:
-            pending.add_done_callback(partial(call_back, self._callback))
         self._decider.begun(step)
-        pending.add_done_callback(partial(note_failure, self._decider.failed, step))
-        self._under_way[:] = [*(one for one in self._under_way if not one.done()), pending]
+        self._under_way.add(step, pending)
         self._keeper.add(pending)
         if not self.options.enable_async_checkpointing:
             pending.result()
@@ -238,12 +233,12 @@ class CheckpointManager:
             found = load(reader, wanted, partial=partial)
             return as_composite(found) if wanted is None and self._has_items else found
 
-        return self._read_newest(read) if step is None else self._read(step, read)
+        return read_step(self.checkpointer, self._decider, step, read)
 
     @as_orbaxs
     def item_metadata(self, step: int | None = None) -> Any:
         """Return the pytree of a checkpoint, with `jax.ShapeDtypeStruct`s for its arrays: a target; see `describe`."""
-        found = self._read_newest(describe) if step is None else self._read(step, describe)
+        found = read_step(self.checkpointer, self._decider, step, describe)
         return as_composite(found) if self._has_items else found
 
     @as_orbaxs
@@ -288,16 +283,13 @@ class CheckpointManager:
 
     def is_saving_in_progress(self) -> bool:
         """Say whether a save is under way."""
-        return is_any_under_way(self._under_way)
+        return self._under_way.is_any_in_progress()
 
     @as_orbaxs
     def wait_until_finished(self) -> None:
         """Wait until everything is durable; raise what ended a save, if that was not seen yet."""
         has_saved = bool(self._under_way)
-        for one in self._under_way:
-            one.wait()
-            if self._callback is not None:
-                one.wait_until_over(self.checkpointer.timeout_s)
+        self._under_way.wait()
         self._keeper.follow()
         self.check_for_errors()
         if has_saved:
@@ -306,11 +298,7 @@ class CheckpointManager:
     @as_orbaxs
     def check_for_errors(self) -> None:
         """Raise what ended a save, if that was not seen yet."""
-        ended = [pending for pending in self._under_way if pending.done()]
-        self._under_way[:] = [pending for pending in self._under_way if pending not in ended]
-        for one in ended:
-            if (error := one.take_unseen_error()) is not None:
-                raise error
+        self._under_way.raise_unseen()
 
     @as_orbaxs
     def delete(self, step: int) -> None:
@@ -355,7 +343,7 @@ class CheckpointManager:
         try:
             self.wait_until_finished()
         finally:
-            self._under_way.clear()
+            self._under_way.forget()
             self._keeper.forget()
             self.checkpointer.close()
 
@@ -368,11 +356,10 @@ class CheckpointManager:
         if error is None:
             self.close()
             return
-        for one in self._under_way:
-            one.wait()
+        self._under_way.wait(for_callbacks=False)
         with contextlib.suppress(CkptdError):  # the error that ends the block says more
             self._keeper.follow()
-        self._under_way.clear()
+        self._under_way.forget()
         self._keeper.forget()
         self.checkpointer.__exit__(kind, error, trace)
 
@@ -380,25 +367,3 @@ class CheckpointManager:
         way = _ABSENT.get(name)
         text = f"{type(self).__name__!r} object has no attribute {name!r}"
         raise AttributeError(text if way is None else f"{text}: {way}", name=name, obj=self)
-
-    @property
-    def _callback(self) -> Callable[[], object] | None:
-        return getattr(self.options.async_options, "post_finalization_callback", None)
-
-    def _read(self, step: int | None, read: Callable[[CheckpointReader], Any]) -> Any:
-        try:
-            return read(self.checkpointer.reader(None if step is None else check_step(step)))
-        except CorruptionError:
-            self.reload()  # it may be in quarantine now, and its step is to be saved again
-            raise
-
-    def _read_newest(self, read: Callable[[CheckpointReader], Any]) -> Any:
-        while True:
-            newest = self.latest_step()
-            try:
-                return self._read(None, read)
-            except CorruptionError as error:
-                older = self.latest_step()  # what reads has had the damage confirmed
-                if self.checkpointer.world_size > 1 or newest is None or older is None or older >= newest:
-                    raise
-                _LOG.warning("step %d is damaged, and step %d is restored instead: %s", newest, older, error)

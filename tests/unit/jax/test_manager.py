@@ -165,7 +165,7 @@ def test_a_failed_save_is_raised_by_the_next_call_or_by_check_for_errors(tmp_pat
         # Somebody else's file stands where the next index has to go.
         (tmp_path / "run" / "model.ckpt-2.index").write_bytes(b"x")
         manager.save(2, tree(2))
-        manager._under_way[-1].wait()
+        eventually(lambda: not manager.is_saving_in_progress())
         with pytest.raises(ckptd.CkptdError):
             manager.check_for_errors()
         assert manager.save(3, tree(3))
