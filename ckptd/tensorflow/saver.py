@@ -15,18 +15,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckptd.client.paths.environment import given_address
 from ckptd.client.paths.latest import latest_checkpoint
 from ckptd.client.saver.assigning import Assignable, restore_all
 from ckptd.client.saver.saver_directory import SaverDirectory, Target
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.clock import Clock, SystemClock
+from ckptd.engine.clock import Clock
 from ckptd.errors import InvalidRequestError
 from ckptd.tensorflow.arguments import SaverDef, check_session, path_text, step_number, tensorflows_saver_def
 from ckptd.tensorflow.descriptions import debug_info_of, meta_graph_of
 from ckptd.tensorflow.eager import EagerVariables
 from ckptd.tensorflow.graph import GraphRestores, GraphSaves
-from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, CheckpointPlace, Content
+from ckptd.tensorflow.opening import Destination
+from ckptd.tensorflow.places import BelowAnAddress, CheckpointPlace, Content
 from ckptd.tensorflow.refusals import NotBuiltError, as_tensorflows
 
 _log = logging.getLogger("ckptd.tensorflow")
@@ -117,25 +117,9 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 raise InvalidRequestError(
                     "max_to_keep below zero keeps no checkpoint at all; 0 or None keeps all", actual=max_to_keep
                 )
-        self._address = given_address(address)
-        if not self._address and (rank, world_size) != (0, 1):
-            with as_tensorflows():
-                raise InvalidRequestError(
-                    "several ranks save one checkpoint through a daemon only: give its address",
-                    expected="rank 0 of 1",
-                    actual=f"rank {rank} of {world_size}",
-                )
-        self._remote_options = {
-            "rank": rank,
-            "world_size": world_size,
-            "timeout_s": timeout_s,
-            "token": token,
-            "ca": ca,
-            "pad_step_number": pad_step_number,
-            "save_relative_paths": save_relative_paths or not self._address,
-        }
-        self._timeout_s = timeout_s
-        self._clock: Clock = clock or SystemClock()
+            self._destination = Destination.of(
+                address, rank=rank, world_size=world_size, timeout_s=timeout_s, token=token, ca=ca, clock=clock
+            )
         self._save_relative_paths = save_relative_paths  # TensorFlow sets it after building
         self._opened: CheckpointPlace | None = None
         self._saves: tuple[Any, GraphSaves] | None = None
@@ -284,7 +268,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
     @property
     def address(self) -> str:
         """Where the runs are; empty if files are beside the paths."""
-        return self._address
+        return self._destination.address
 
     @property
     def last_checkpoints(self) -> list[str]:
@@ -335,7 +319,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         if directory is None:
             raise InvalidRequestError(
                 "below an address the list of checkpoints is kept there: it is known after a restart, and not set",
-                key=self._address,
+                key=self.address,
             )
         return directory
 
@@ -353,14 +337,12 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         max_to_keep, hours = self._max_to_keep or 0, self._keep_checkpoint_every_n_hours
         if self.saver_def is not None:
             max_to_keep, hours = self.saver_def.max_to_keep, self.saver_def.keep_checkpoint_every_n_hours
-        if self._address:
-            options = {"max_to_keep": max_to_keep, "keep_checkpoint_every_n_hours": hours, **self._remote_options}
-            self._opened = BelowAnAddress(self._address, options)
-        else:
-            directory = SaverDirectory(
-                max_to_keep, hours, self._clock, save_relative_paths=bool(self._save_relative_paths)
-            )
-            self._opened = BesideThePath(directory, self._timeout_s)
+        self._opened = self._destination.open(
+            max_to_keep,
+            hours,
+            pad_step_number=bool(self._pad_step_number),
+            save_relative_paths=bool(self._save_relative_paths),
+        )
 
     def _is_in_graph(self) -> bool:
         if self._is_built:
