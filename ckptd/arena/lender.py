@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ckptd.arena.capture import SharedCapture
-from ckptd.arena.segment import Segment
-from ckptd.engine.lanes.capture import Holding, Stretch
+from ckptd.arena.segment import ArenaFill, Segment
+from ckptd.engine.lanes.capture import Capture, Holding, Stretch
 from ckptd.engine.layout import Column
 from ckptd.errors import ConflictError, InvalidRequestError, StorageFullError
 
@@ -48,7 +47,7 @@ class Arena:
     owner: object = None  # the connection that it was lent to last
     saved_at: float = 0.0
     idle_since: float = 0.0
-    capture: SharedCapture | None = None
+    capture: Capture | None = None
     is_dropped: bool = False
 
 
@@ -165,7 +164,7 @@ class Lender:
         num_sums: int,
         *,
         is_staged: bool = False,
-    ) -> SharedCapture:
+    ) -> Capture:
         """Follow a capture into an arena that `owner` was lent; what it held counts no longer.
 
         Raises:
@@ -186,9 +185,8 @@ class Lender:
             if outside.any():
                 raise InvalidRequestError("a part of a capture lies outside of its arena", actual=int(outside.argmax()))
             self._forget(arena)
-            arena.capture = SharedCapture(
-                arena.segment,
-                generation,
+            arena.capture = Capture(
+                ArenaFill(arena.segment, generation),
                 offsets,
                 num_sums,
                 is_staged=is_staged,

@@ -176,6 +176,25 @@ class Segment:
             os.close(descriptor)
 
 
+class ArenaFill:
+    """One filling of an arena by its worker, as the daemon follows it."""
+
+    def __init__(self, segment: Segment, generation: int) -> None:
+        self.data: NDArray[np.uint8] = segment.data
+        self._segment = segment
+        self._generation = generation
+
+    @property
+    def captured(self) -> int:
+        """Bytes in place, from the start of the data; none unless the arena has this generation."""
+        return self._segment.captured if self._segment.generation == self._generation else 0
+
+    def check(self) -> None:
+        """Raise `CorruptionError` unless the arena has this generation."""
+        if self._segment.generation != self._generation:
+            raise CorruptionError("a worker began to fill memory again before it was saved")
+
+
 def _populate(pages: NDArray[np.uint8]) -> None:
     # Not `mmap.madvise`: that holds the interpreter's lock.
     address = ctypes.c_void_p(int(pages.__array_interface__["data"][0]))

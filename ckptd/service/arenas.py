@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
-from ckptd.arena.capture import SharedCapture
 from ckptd.arena.lender import Arena, Lender, Tenant
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.feeding import first_sums
 from ckptd.engine.manifest import Manifest
 from ckptd.errors import (
@@ -183,7 +184,7 @@ class ArenaServer:
 class _Begun:
     """A capture under way."""
 
-    capture: SharedCapture
+    capture: Capture
     save: SaveRef
     name: str
 
@@ -248,11 +249,11 @@ class _Connection:
             case "seal":
                 begun = self._of(request.seal.request_id)
                 if not request.seal.sums_follow:
-                    begun.capture.give_sums(request.seal.crcs)
+                    begun.capture.give_sums(_sums(request.seal.crcs))
                     self._begun.pop(request.seal.request_id)
                 begun.capture.seal()
             case "sums":
-                self._of(request.sums.request_id).capture.give_sums(request.sums.crcs)
+                self._of(request.sums.request_id).capture.give_sums(_sums(request.sums.crcs))
                 self._begun.pop(request.sums.request_id)
             case "drop":
                 begun = self._of(request.drop.request_id)
@@ -378,6 +379,12 @@ class _Connection:
         """Let the thread that serves it end."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _sums(packed: bytes) -> NDArray[np.uint32]:
+    if len(packed) % 4:
+        raise InvalidRequestError("the checksums of a capture are cut off", actual=len(packed))
+    return np.frombuffer(packed, "<u4").astype(np.uint32)
 
 
 def _to_wire(arena: Arena) -> arena_pb2.ArenaMemory:

@@ -8,10 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.deadline import Deadline
+from ckptd.engine.lanes.capture import Capture
 
 
 class Handover(Protocol):
-    """See the module. No method raises, and only `wait` waits."""
+    """See the module. No method raises, and only `wait` waits.
+
+    Attributes:
+        capture: what the engine of this process is to follow; None where a daemon follows.
+    """
+
+    capture: Capture | None
 
     def seal(self, sums: NDArray[np.uint32] | None) -> None:
         """Say that all bytes are in place. From here on the engine needs nothing else.

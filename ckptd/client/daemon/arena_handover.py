@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ckptd.client.daemon.arena_link import ArenaAnswer, ArenaLink, settled
 from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Declaration
+from ckptd.engine.lanes.capture import Capture
 from ckptd.errors import CkptdError
 from ckptd.wire.v1 import arena_pb2
 
@@ -21,6 +22,8 @@ _log = logging.getLogger("ckptd.client")
 
 class ArenaHandover:
     """One save that is captured into an arena while the daemon follows."""
+
+    capture: Capture | None = None  # it has that
 
     def __init__(self, link: ArenaLink, declaration: Declaration, begun: Future[ArenaAnswer]) -> None:
         self._link = link

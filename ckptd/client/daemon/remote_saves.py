@@ -39,6 +39,11 @@ _RENEWAL_WAIT_S = 0.2
 class RemoteSaves(OverConnection):
     """The part of a `Transport` that carries saves."""
 
+    def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
+        """See `Transport.declaration`."""
+        connection = self.connection
+        return request.declared(connection.run, connection.options, connection.seat().member, epoch, digest)
+
     def withdraw(self, request: SaveRequest, reason: str) -> None:
         """See `Transport.withdraw`. Joins the run first if need be: the others may wait for a rank that never came."""
         if self.connection.member.world_size == 1:
@@ -46,7 +51,7 @@ class RemoteSaves(OverConnection):
         with contextlib.suppress(CkptdError):
             _, membership = self.connection.joined()
             epoch = membership.welcome(Deadline(_WITHDRAW_TIMEOUT_S)).epoch
-            self._withdraw(self._declaration(request, b"", epoch), reason, _WITHDRAW_TIMEOUT_S)
+            self._withdraw(self.declaration(request, b"", epoch), reason, _WITHDRAW_TIMEOUT_S)
 
     def _withdraw(self, declaration: Declaration, reason: str, timeout_s: float) -> None:
         """Take a declaration back, arrived or not; return if the daemon can't, as it is an older one.
@@ -83,7 +88,7 @@ class RemoteSaves(OverConnection):
                 f"the daemon at {self.connection.address} to plan it, once every rank has declared its part"
             )
             try:
-                declaration = self._declaration(request, manifest.digest, welcome.epoch)
+                declaration = self.declaration(request, manifest.digest, welcome.epoch)
                 answer = self._declare_once(declaration, manifest, deadline, turn)
                 if answer is None:
                     self._withdraw(declaration, turn.given_up or "", _ABORT_TIMEOUT_S)
@@ -99,10 +104,6 @@ class RemoteSaves(OverConnection):
                 # Our epoch may be the old one only because we have not noticed yet that the daemon was restarted.
                 if deadline.has_passed or not membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):
                     raise
-
-    def _declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
-        connection = self.connection
-        return request.declared(connection.run, connection.options, connection.seat().member, epoch, digest)
 
     def _declare_once(
         self, declaration: Declaration, manifest: Manifest, deadline: Deadline, turn: Turn

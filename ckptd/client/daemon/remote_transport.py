@@ -8,18 +8,12 @@ from functools import partial
 from typing import Any
 
 from ckptd.client.capture.buffers import Room, RoomPool
-from ckptd.client.capture.handover import Handover
-from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.daemon.connection import Connection
 from ckptd.client.daemon.remote_catalog import RemoteCatalog
 from ckptd.client.daemon.remote_saves import RemoteSaves
 from ckptd.client.daemon.seats import Seat
 from ckptd.client.daemon.watching import DaemonWatch
-from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import SaveRequest
 from ckptd.client.watch import OpenSources, Source, Watch
-from ckptd.engine.identity import Declaration
-from ckptd.engine.manifest import Manifest
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import watch_pb2
 
@@ -52,16 +46,6 @@ class RemoteTransport(RemoteSaves, RemoteCatalog):
         """See `Transport.prepare`."""
         seat, membership = self.connection.joined()
         seat.arenas.prepare(size_bytes, membership, seat.member)
-
-    def begin(
-        self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
-    ) -> Handover | None:
-        """See `Transport.begin`."""
-
-        def declared(epoch: int, connection: object) -> Declaration | None:
-            return self._declaration(request, manifest.digest, epoch) if turn.may_begin(epoch, connection) else None
-
-        return room.begin(declared, placement, manifest)
 
     # Watching.
 

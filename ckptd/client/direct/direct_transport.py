@@ -18,10 +18,9 @@ from typing import TypeVar
 
 from ckptd.client.capture.buffers import Room, RoomPool
 from ckptd.client.capture.handover import Handover
-from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
 from ckptd.client.direct.engines import ENGINES, Engine, holder, new_coordinator
-from ckptd.client.direct.local_capture import LocalCapture
+from ckptd.client.direct.followed_room import FollowedRoom
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.own_saves import place_of
 from ckptd.client.saving.save_order import Turn
@@ -30,7 +29,7 @@ from ckptd.client.saving.transport import Located, RestoreCall, SaveRequest
 from ckptd.client.watch import OpenSources, Source, Watch
 from ckptd.engine.catalog import survey
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.identity import Member, RunOptions, SaveRef
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion, look_again
@@ -91,17 +90,15 @@ class DirectTransport:
     def room(self, size_bytes: int) -> Room:
         """See `Transport.room`."""
         self._held().join(self._run, self._options, self._timeout_s)
-        return self._pool.take(size_bytes)
+        return FollowedRoom(self._pool.take(size_bytes))
 
     def prepare(self, size_bytes: int) -> None:
         """See `Transport.prepare`."""
         self._pool.prepare(size_bytes)
 
-    def begin(
-        self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
-    ) -> LocalCapture:
-        """See `Transport.begin`. The engine hears of it with the declaration."""
-        return LocalCapture(room, placement.offsets, is_staged=room.is_shown)
+    def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
+        """See `Transport.declaration`."""
+        return request.declared(self._run, self._options, self._held().common.member, epoch, digest)
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
         """See `Transport.withdraw`. There are no other ranks."""
@@ -114,9 +111,9 @@ class DirectTransport:
         engine = self._held().common
         turn.await_earlier(engine.epoch, deadline)
         coordinator.manifests.add(manifest)
-        declaration = request.declared(self._run, self._options, engine.member, engine.epoch, manifest.digest)
-        assert handover is None or isinstance(handover, LocalCapture)
-        answer = _await(coordinator.declare(declaration, handover), deadline, "the save could not be planned")
+        declaration = self.declaration(request, manifest.digest, engine.epoch)
+        capture = None if handover is None else handover.capture
+        answer = _await(coordinator.declare(declaration, capture), deadline, "the save could not be planned")
         return self._own(answer) if isinstance(answer, Checkpoint) else answer
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from ckptd.client.capture.buffers import Room, RoomPool
 from ckptd.client.capture.handover import Handover
-from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
@@ -102,10 +101,8 @@ class Transport(Protocol):
     def prepare(self, size_bytes: int) -> None:
         """Have rooms for saves of this size made ready, in the background."""
 
-    def begin(
-        self, request: SaveRequest, manifest: Manifest, placement: Placement, room: Room, turn: Turn
-    ) -> Handover | None:
-        """Let the engine follow the capture that begins now; None where it can't, and bytes are sent. Never waits."""
+    def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
+        """Return what this rank declares under `epoch`, with the manifest that has this digest."""
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
         """Tell other ranks that this one gives a save up that nothing carries out. Waits a moment. Never raises."""

@@ -23,6 +23,7 @@ from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.saving.transport import SaveRequest, Transport
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import Declaration
 from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 
 _log = logging.getLogger(__name__)
@@ -58,10 +59,15 @@ class Undertaking:
 
     def begin(self) -> None:
         """Let the engine follow the capture, where it can."""
-        assert self._prepared is not None  # until it is captured
-        self._handover = self._transport.begin(
-            self._request, self._snapshot.manifest, self._prepared.placement, self._prepared.room, self._turn
-        )
+        prepared, manifest = self._prepared, self._snapshot.manifest
+        assert prepared is not None  # until it is captured
+
+        def declared(epoch: int, connection: object) -> Declaration | None:
+            if not self._turn.may_begin(epoch, connection):
+                return None
+            return self._transport.declaration(self._request, manifest.digest, epoch)
+
+        self._handover = prepared.room.begin(declared, prepared.placement, manifest)
 
     def capture(self) -> None:
         """Copy the arrays; on return they may be changed."""

@@ -15,6 +15,7 @@ from ckptd import threads
 from ckptd.client.capture import capturing
 from ckptd.client.capture.preparing import Preparation
 from ckptd.client.saving import end_of_process
+from ckptd.client.saving.undertaking import Undertaking
 from tests.unit.client.served import Daemon
 
 TIMEOUT_S = 30.0
@@ -60,7 +61,7 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
             case "preparing":
                 patched.setattr(Preparation, "prepare", fail(cause))
             case "beginning":
-                patched.setattr(ckpt._transport, "begin", fail(cause))
+                patched.setattr(Undertaking, "begin", fail(cause))
             case "copying":
                 patched.setattr(capturing, "_copy", fail(cause))
         for _ in range(3):  # more than may be under way at once

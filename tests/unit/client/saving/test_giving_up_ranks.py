@@ -13,6 +13,7 @@ import ckptd
 from ckptd import threads
 from ckptd.client.capture import capturing
 from ckptd.client.capture.preparing import Preparation
+from ckptd.client.saving.undertaking import Undertaking
 from ckptd.engine.layout import Road
 from ckptd.engine.saves import withdrawals
 from ckptd.engine.saves.coordinator import Coordinator
@@ -101,7 +102,7 @@ def give_up(request, daemon, monkeypatch, ranks) -> Callable[[int], str]:
                 case "preparing":
                     patched.setattr(Preparation, "prepare", fail(kind()))
                 case "beginning":
-                    patched.setattr(ranks[0]._transport, "begin", fail(kind()))
+                    patched.setattr(Undertaking, "begin", fail(kind()))
                 case "copying":
                     patched.setattr(capturing, "_copy", fail_once_declared(daemon, step, kind()))
                 case "a thread":

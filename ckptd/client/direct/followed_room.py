@@ -1,0 +1,81 @@
+"""Private memory that the engine of this very process writes a save from: direct mode."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptd.client.capture.buffers import Declared, Room
+from ckptd.client.capture.memory_layout import Placement
+from ckptd.client.deadline import Deadline
+from ckptd.engine.lanes.capture import Capture
+from ckptd.engine.lanes.feeding import first_sums
+from ckptd.engine.manifest import Manifest
+from ckptd.errors import SessionAbortedError
+
+
+class FollowedRoom:
+    """A room of private memory; see `Room` for the caller, and `Memory` for the engine."""
+
+    def __init__(self, room: Room) -> None:
+        self.data: NDArray[np.uint8] = room.data
+        self._room = room
+
+    @property
+    def captured(self) -> int:
+        """Bytes in place."""
+        return self._room.captured
+
+    @captured.setter
+    def captured(self, size_bytes: int) -> None:
+        self._room.captured = size_bytes
+
+    @property
+    def is_shown(self) -> bool:
+        """See `Room`."""
+        return self._room.is_shown
+
+    @is_shown.setter
+    def is_shown(self, is_shown: bool) -> None:
+        self._room.is_shown = is_shown
+
+    def check(self) -> None:
+        """See `Memory`. The room is another save's only once this one is over."""
+
+    def begin(self, declared: Declared, placement: Placement, manifest: Manifest) -> LocalHandover:
+        """See `Room`. The engine hears of it with the declaration."""
+        num_sums = int(first_sums(manifest)[-1])
+        return LocalHandover(Capture(self, placement.offsets, num_sums, is_staged=self.is_shown))
+
+    def drop(self, request_id: str, reason: str) -> None:
+        """See `Room`. The engine has not heard of the save."""
+
+    def give_back(self) -> None:
+        """See `Room`."""
+        self._room.give_back()
+
+
+class LocalHandover:
+    """See `Handover`."""
+
+    capture: Capture | None
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = self._capture = capture
+
+    def seal(self, sums: NDArray[np.uint32] | None) -> None:
+        """See `Handover`."""
+        if sums is not None:
+            self.give_sums(sums)
+        self._capture.seal()
+
+    def give_sums(self, sums: NDArray[np.uint32]) -> None:
+        """See `Handover`."""
+        self._capture.give_sums(sums)
+
+    def drop(self, reason: str) -> None:
+        """See `Handover`."""
+        self._capture.fail(SessionAbortedError(f"the save was given up: {reason}"))
+
+    def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
+        """See `Handover`. The engine follows from the declaration on."""
