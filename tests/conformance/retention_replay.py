@@ -44,7 +44,7 @@ class Replay:
             pad_step_number=pad,
             relative_paths=relative,
         )
-        self.catalog.recover()
+        self.catalog.upkeep.recover()
         return self.catalog
 
     def save(

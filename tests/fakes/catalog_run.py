@@ -29,7 +29,7 @@ class Run:
         self.clock = clock
         policy = RetentionPolicy(max_to_keep, hours, rule)
         self.catalog = Catalog(store, "run", clock=clock, policy=policy, **options)  # type: ignore[arg-type]
-        self.recovery: Recovery = self.catalog.recover()
+        self.recovery: Recovery = self.catalog.upkeep.recover()
 
     def begin(self, step: int | None, seed: int = 0, *, shards: int = 2, name: str = "m", meta: bool = False) -> Record:
         count = self.catalog.choose_num_shards(name, step, shards)
@@ -53,7 +53,7 @@ class Run:
         return done
 
     def steps(self) -> list[int | None]:
-        return [checkpoint.step for checkpoint in self.catalog.checkpoints()]
+        return [checkpoint.step for checkpoint in self.catalog.contents.checkpoints()]
 
     def files(self) -> dict[str, bytes]:
         return {each.key: self.store.get(each.key) for each in self.store.list("")}

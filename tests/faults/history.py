@@ -145,7 +145,7 @@ class Trainer:
             undo_s=UNDO_S,
             on_step=on_step or (lambda step: None),
         )
-        self.recovery = self.catalog.recover()
+        self.recovery = self.catalog.upkeep.recover()
 
     def save(
         self,
@@ -202,7 +202,7 @@ class Trainer:
         if f"{HERE}/m-{step}" not in self.history.acknowledged:
             return
         try:
-            self.catalog.pin(step)
+            self.catalog.edits.pin(step)
         except CkptdError as error:
             self.history.maybe_pinned.add(f"{HERE}/m-{step}")
             self.failures(error)
@@ -210,12 +210,12 @@ class Trainer:
             self.history.pinned.add(f"{HERE}/m-{step}")
 
     def delete(self, step: int, *, for_good: bool = True) -> None:
-        prefix, latest = f"{HERE}/m-{step}", self.catalog.latest()
+        prefix, latest = f"{HERE}/m-{step}", self.catalog.contents.latest()
         if prefix not in self.history.acknowledged or (latest is not None and latest.prefix == prefix):
             return
         self.history.deleted.add(f"{HERE}/m-{step}")
         try:
-            self.catalog.delete(step, for_good=for_good)
+            self.catalog.edits.delete(step, for_good=for_good)
         except NotFoundError:
             # A deletion that failed half way may have gone forward since: then there is nothing left to delete.
             assert self.history.failures, "what was acknowledged is gone"
@@ -225,7 +225,7 @@ class Trainer:
     def undelete(self, step: int) -> None:
         """Take a deletion back; until that is acknowledged, nobody knows whether it is there."""
         try:
-            self.catalog.undelete(step)
+            self.catalog.edits.undelete(step)
         except NotFoundError:
             assert self.history.failures, "only a deletion that failed leaves nothing to undo"
         except CkptdError as error:

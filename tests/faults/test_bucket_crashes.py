@@ -174,11 +174,11 @@ def test_whoever_is_fenced_says_by_whom_and_stays_so() -> None:
             first.clock.advance(60)
             first.catalog.choose_num_shards("m", attempt, 1)
         assert caught.value.actual == "ckptd"
-    assert first.catalog.is_fenced
+    assert first.catalog.upkeep.is_fenced
     with pytest.raises(CkptdError):
-        first.catalog.pin(1)
+        first.catalog.edits.pin(1)
     second.save(2)
-    assert [checkpoint.step for checkpoint in second.catalog.checkpoints()] == [1, 2]
+    assert [checkpoint.step for checkpoint in second.catalog.contents.checkpoints()] == [1, 2]
 
 
 def test_a_person_who_edits_the_state_file_is_no_owner() -> None:
@@ -231,17 +231,17 @@ def is_fenced_off(trainer: Trainer) -> bool:
     with pytest.raises(ConflictError, match="taken over"):
         trainer.catalog.choose_num_shards("m", 90, 1)
     assert content(trainer.store) == before  # type: ignore[arg-type]
-    return trainer.catalog.is_fenced
+    return trainer.catalog.upkeep.is_fenced
 
 
 def deletes_the_only_one(store: MemoryStore) -> None:
-    Trainer(store, History(max_to_keep=0)).catalog.delete("m-1", even_latest=True, for_good=True)
+    Trainer(store, History(max_to_keep=0)).catalog.edits.delete("m-1", even_latest=True, for_good=True)
 
 
 def deletes_the_only_one_and_undoes_that(store: MemoryStore) -> None:
     catalog = Trainer(store, History(max_to_keep=0)).catalog
-    catalog.delete("m-1", even_latest=True)
-    catalog.undelete("m-1")
+    catalog.edits.delete("m-1", even_latest=True)
+    catalog.edits.undelete("m-1")
 
 
 def takes_a_run_over_whose_state_file_a_person_deleted(store: MemoryStore) -> None:
@@ -286,13 +286,13 @@ def test_an_owner_that_has_published_nothing_is_fenced_off_too() -> None:
 def test_of_three_owners_one_after_another_only_the_last_owns_a_run_without_checkpoints() -> None:
     store, first = sleeping_owner()
     second = Trainer(store, History(max_to_keep=0))
-    second.catalog.delete("m-1", even_latest=True, for_good=True)
+    second.catalog.edits.delete("m-1", even_latest=True, for_good=True)
     second.clock.advance(60)
     third = Trainer(store, History())
     assert is_fenced_off(first)
     assert is_fenced_off(second)
     third.save(2)
-    third.catalog.delete("m-2", even_latest=True, for_good=True)
+    third.catalog.edits.delete("m-2", even_latest=True, for_good=True)
     third.save(3)
     assert third.history.failures == []
 
@@ -301,7 +301,7 @@ def test_an_owner_whose_state_file_a_person_deletes_goes_on_whatever_fence_an_ea
     store = bucket()
     earlier = Trainer(store, History())
     earlier.save(1)
-    earlier.catalog.delete("m-1", even_latest=True, for_good=True)
+    earlier.catalog.edits.delete("m-1", even_latest=True, for_good=True)
     earlier.save(2)
     owner = Trainer(store, History(max_to_keep=0))
     store.delete(["run/checkpoint"])
@@ -316,7 +316,7 @@ def test_a_deletion_of_the_only_checkpoint_may_stop_anywhere(number: int) -> Non
     store, former = sleeping_owner()
     hooked = HookedStore(store, before=stop_at(number, PowerCut()))
     with suppress(PowerCut):
-        Trainer(hooked, History(max_to_keep=0)).catalog.delete("m-1", even_latest=True, for_good=True)
+        Trainer(hooked, History(max_to_keep=0)).catalog.edits.delete("m-1", even_latest=True, for_good=True)
     is_taken_over = number > 1  # the first operation is the taking over itself
     if is_taken_over:
         assert is_fenced_off(former)
@@ -372,7 +372,7 @@ def test_who_gives_a_save_up_just_when_it_is_taken_over_from_removes_nothing_of_
     former.save(1)
     record = former.begin(2, 2, False)
     former.write_shards(record, 2)
-    former.catalog.confirm(0.0)
+    former.catalog.upkeep.confirm(0.0)
     new = Halfway(store)
     new.begin()
     before = content(store)

@@ -59,7 +59,7 @@ def recover_and_go_on(disk: SimulatedDisk, history: History, trainer_faults: dic
     history.check(disk.content())
     history.check_nothing_left_over(disk.content())
     again = Trainer(disk, history, **trainer_faults)
-    assert again.catalog.checkpoints() == trainer.catalog.checkpoints()
+    assert again.catalog.contents.checkpoints() == trainer.catalog.contents.checkpoints()
     known = copy.deepcopy(history)
     again.save(99)
     if history.failures:

@@ -55,7 +55,7 @@ def test_power_may_fail_at_any_operation_of_a_removal_on_a_full_disk(for_good: b
             after, history = disk.reboot(crash), copy.deepcopy(known)
             history.check(after.content())
             again = Trainer(full(after), history)  # opens though nothing can be noted
-            assert [found.step for found in again.catalog.checkpoints()] in ([1, 2, 3], [1, 3])
+            assert [found.step for found in again.catalog.contents.checkpoints()] in ([1, 2, 3], [1, 3])
             history.check(after.content())
             after.full_from = None
             later = Trainer(after, history)
@@ -90,15 +90,15 @@ def test_a_run_that_a_crash_interrupted_opens_on_a_full_disk_without_a_reserve_a
     store.delete([f"{RUN}/{key}" for key in reserve.KEYS])
     full(disk)
     catalog = Catalog(store, RUN, clock=HandClock(2e9), undo_s=0.0)
-    outcomes = catalog.recover().outcomes
+    outcomes = catalog.upkeep.recover().outcomes
     assert any("once there is room" in outcome.reason for outcome in outcomes)
-    assert catalog.latest().step == 3
+    assert catalog.contents.latest().step == 3
     draft = catalog.draft("m", 7, save_id="x", shard_sizes=[1])
     with pytest.raises(StorageFullError):
         catalog.begin(draft)
     disk.full_from = None
     catalog.begin(draft)
-    assert catalog.latest().step == 4
+    assert catalog.contents.latest().step == 4
 
 
 def die_before_publishing(step: str) -> None:

@@ -303,7 +303,7 @@ def test_7_and_22_of_two_coordinators_the_second_wins_and_the_first_is_told(
 
     def catalog(holder: str) -> Catalog:
         made = Catalog(store, "run", clock=SystemClock(), holder=holder)
-        made.recover()
+        made.upkeep.recover()
         return made
 
     def commit(catalog: Catalog, step: int) -> None:
@@ -321,4 +321,4 @@ def test_7_and_22_of_two_coordinators_the_second_wins_and_the_first_is_told(
     assert caught.value.actual == "the second"
     commit(second, 3)
     assert ckptd.latest_checkpoint(f"{s3_root}/run") == f"{s3_root}/run/m-3"
-    assert first.is_fenced
+    assert first.upkeep.is_fenced

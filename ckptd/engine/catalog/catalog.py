@@ -1,33 +1,34 @@
 """One run's checkpoints: which there are, which is latest; how a save gets in, and how one gets out.
 
-A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows lies in a `Ledger`; `commit`,
-`Publishing`, `Undo`, `Uncommitted` and `Recoverer` do the durable work.
+A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows lies in a `Ledger`, and is read
+through `Contents`; `commit`, `Publishing`, `Undo`, `Uncommitted` and `Recoverer` do the durable work. `Upkeep` keeps
+memory and store in step, `Edits` changes single checkpoints, and the `Catalog` itself carries saves.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from ckptd.engine.catalog import commit as durable
-from ckptd.engine.catalog import deleting, quarantine, recovery, reserve, rest, survey
+from ckptd.engine.catalog import deleting, quarantine, recovery, reserve, survey
 from ckptd.engine.catalog.commit import OnStep, ignore_step
-from ckptd.engine.catalog.edits import Owned
+from ckptd.engine.catalog.contents import Contents
+from ckptd.engine.catalog.edits import Edits
 from ckptd.engine.catalog.fence import Life
-from ckptd.engine.catalog.ledger import CONFIRMED_FOR_S, Ledger
+from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recoverer import Recoverer
-from ckptd.engine.catalog.recovery import Fate, Recovery, RecoveryOutcome
-from ckptd.engine.catalog.rest import RestNote
+from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Verdict
 from ckptd.engine.catalog.save_keys import SaveKeys
 from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
 from ckptd.engine.catalog.uncommitted import Uncommitted
 from ckptd.engine.catalog.undo import Undo
+from ckptd.engine.catalog.upkeep import Upkeep
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
@@ -41,11 +42,11 @@ __all__ = ["Catalog", "latest_checkpoint", "list_checkpoints"]
 _log = logging.getLogger(__name__)
 
 
-class Catalog(Owned):
+class Catalog:
     """The checkpoints of one run that one state file publishes.
 
-    It has one owner: no method may run while another does, and no other catalog may write to the run. Call `recover`
-    first. A save calls `choose_num_shards`, `draft`, `begin`, then writes the shards, then `commit`,
+    It has one owner: no method may run while another does, and no other catalog may write to the run. Call
+    `upkeep.recover` first. A save calls `choose_num_shards`, `draft`, `begin`, then writes the shards, then `commit`,
     answers waiting callers, and then `retire`; or `abandon` at any time before.
 
     Args:
@@ -60,6 +61,11 @@ class Catalog(Owned):
         holder: the name of its owner, for processes that are kept out.
         life: of the daemon that opens the run, perhaps not for the first time.
         on_step: called before each durable step with its name; for tests.
+
+    Attributes:
+        contents: what there is.
+        edits: what its owner changes: pins, deletions, quarantine.
+        upkeep: reads the run anew, follows the policy, knows whether the run is still ours.
     """
 
     def __init__(
@@ -80,23 +86,15 @@ class Catalog(Owned):
         """Start the retention rule's clock; nothing is read yet."""
         ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life)
         publishing = Publishing(ledger)
-        super().__init__(store, run, ledger, publishing, Undo(ledger, undo_s), clock)
-        self._policy = policy or RetentionPolicy()
-        self._is_policy_told = policy is not None
-        self._hours_since: float | None = None
-        self._on_step = on_step
-        self._relative = relative_paths
-        self._mark = clock.wall_s() + self._policy.interval_s
-        self._uncommitted = Uncommitted(ledger)
-        self._recoverer = Recoverer(ledger, publishing, self._undo, self._uncommitted)
-        self._keys = SaveKeys(ledger, self._uncommitted, pad_step_number)
-        self._sequence = 0
-        self._counting = threading.Lock()
-
-    @property
-    def max_to_keep(self) -> int | None:
-        """How many retention keeps; None or 0: all."""
-        return self._policy.max_to_keep
+        uncommitted, undo = Uncommitted(ledger), Undo(ledger, undo_s)
+        recoverer = Recoverer(ledger, publishing, undo, uncommitted)
+        self.upkeep = Upkeep(ledger, publishing, recoverer, policy, relative_paths)
+        self.contents = Contents(ledger, publishing)
+        self.edits = Edits(ledger, self.contents, publishing, undo, self.upkeep)
+        self._store, self._run, self._clock, self._on_step = store, run, clock, on_step
+        self._ledger, self._publishing, self._undo = ledger, publishing, undo
+        self._uncommitted, self._recoverer = uncommitted, recoverer
+        self._keys = SaveKeys(ledger, uncommitted, pad_step_number)
 
     def configure(
         self,
@@ -112,31 +110,14 @@ class Catalog(Owned):
         With another state file the run is read anew before the next call; saves under way then fail to commit.
         `hours_since` is when a manager was made, None for now.
         """
-        ledger = self._ledger
-        if latest_filename != ledger.latest_filename:
-            self._publishing.settle(None)
-            ledger.use(latest_filename)
-        self._policy, self._relative = policy, relative_paths
         self._keys.pad_step_number = pad_step_number
-        self._is_policy_told = True
-        self._mark = self._clock.wall_s() + policy.interval_s
-        self._hours_since = hours_since
-        if not ledger.is_stale:
-            self._take_over()
-
-    def _take_over(self) -> None:
-        mark = self._ledger.take_over(self._policy, self._hours_since)
-        self._mark = self._mark if mark is None else mark
+        self.upkeep.follow(policy, latest_filename, relative_paths, hours_since)
 
     # Looking
 
     def exists(self, name: str, step: int | None) -> bool:
         """Say whether the step has an index, of any program: then saving it anew needs `overwrite`."""
         return self._keys.is_there(names.index_key(join(self._run, self._keys.prefix(name, step))))
-
-    def recover_again(self) -> None:
-        """Read the run anew: another process has changed what lies there. Nothing that may have readers is deleted."""
-        self._recover(None)
 
     def is_replaceable(self, name: str, step: int | None) -> bool:
         """Say whether the step is taken only by a checkpoint that a new save may replace.
@@ -150,18 +131,9 @@ class Catalog(Owned):
 
     # A save
 
-    def next_sequence(self) -> int:
-        """Return the number of the save that begins next; it grows, also across restarts, while any save is left.
-
-        May be called from any thread, after `recover`.
-        """
-        with self._counting:
-            self._sequence += 1
-            return self._sequence
-
     def choose_num_shards(self, name: str, step: int | None, wanted: int) -> int:
         """Return the shard count for an attempt at this step: `wanted`, or the next that nothing there uses yet."""
-        self._refresh(CONFIRMED_FOR_S)
+        self.upkeep.refresh()
         return self._keys.num_shards(name, step, wanted)
 
     def draft(
@@ -180,7 +152,7 @@ class Catalog(Owned):
         """Return the record of a save that is to begin now. Nothing is written yet."""
         return Record(
             save_id=save_id,
-            sequence=self.next_sequence(),
+            sequence=self.upkeep.next_sequence(),
             run=self._run,
             name=name,
             step=step,
@@ -203,20 +175,21 @@ class Catalog(Owned):
         Raises:
             ConflictError: when one of the keys that it will use is taken.
         """
-        self._refresh(CONFIRMED_FOR_S)
+        self.upkeep.refresh()
         if record.run != self._run:
             raise InvalidRequestError("this record belongs to another run", key=record.key)
-        if self._recoverer.unfinished is not None:
-            raise self._recoverer.unfinished
+        if self.upkeep.unfinished is not None:
+            raise self.upkeep.unfinished
         attempts = [each for each in self._ledger.records.values() if each.prefix == record.prefix]
+        upkeep, policy = self.upkeep, self.upkeep.policy
         record = replace(
             record,
             latest_filename=self._ledger.latest_filename,
-            next_keep_at=self._policy.sure_to_go(self._mark) if record.write_state else 0.0,
-            retention=self._policy.rule.value,
-            max_to_keep=self._policy.max_to_keep,
-            keep_hours=self._policy.keep_checkpoint_every_n_hours,
-            relative_paths=self._relative,
+            next_keep_at=policy.sure_to_go(upkeep.mark) if record.write_state else 0.0,
+            retention=policy.rule.value,
+            max_to_keep=policy.max_to_keep,
+            keep_hours=policy.keep_checkpoint_every_n_hours,
+            relative_paths=upkeep.relative_paths,
             pinned=self._ledger.is_pinned(record.prefix),
         )
         if record.save_id in self._ledger.records:
@@ -258,12 +231,12 @@ class Catalog(Owned):
             CkptdError: when the store fails. The save may be real all the same: `abandon` looks, and either removes it
                 or carries it forward.
         """
-        ledger = self._ledger
+        ledger, upkeep = self._ledger, self.upkeep
         if record.save_id not in ledger.live:
             raise ConflictError("this save has not begun, or is over", key=record.key)
         if (meta_graph is not None) != record.meta_graph:
             raise InvalidRequestError("a graph description comes exactly if the record says so", key=record.key)
-        self._refresh(CONFIRMED_FOR_S)
+        self.upkeep.refresh()
         self._publishing.settle(None)
         record = ledger.records[record.save_id]
         if record.latest_filename != ledger.latest_filename:
@@ -289,10 +262,10 @@ class Catalog(Owned):
             index_crc32c=crc32c(index),
         )
         try:
-            durable.commit(self._store, files, self._on_step, confirm=self.confirm)
+            durable.commit(self._store, files, self._on_step, confirm=upkeep.confirm)
             if done.write_state:
                 listing = ledger.listing.with_newest(ledger.entry(done))
-                self._mark = self._publishing.publish(done, listing, self._policy, self._mark, self._relative)
+                upkeep.mark = self._publishing.publish(done, listing, upkeep.policy, upkeep.mark, upkeep.relative_paths)
             else:
                 done = self._publishing.keep_unlisted(done)
         except CkptdError:
@@ -314,9 +287,9 @@ class Catalog(Owned):
         ledger, subject = self._ledger, self._store.location(record.prefix_key)
         ledger.live.discard(record.save_id)
         try:
-            self.confirm(0.0)  # of another owner's run nothing is removed, also not what looks like ours
+            self.upkeep.confirm(0.0)  # of another owner's run nothing is removed, also not what looks like ours
             if ledger.is_stale:
-                outcomes = [outcome for outcome in self._recover(None).outcomes if outcome.subject == subject]
+                outcomes = [outcome for outcome in self.upkeep.recover(None).outcomes if outcome.subject == subject]
                 return outcomes[-1] if outcomes else RecoveryOutcome(subject, Fate.NOTHING, "nothing of it is left")
             known = ledger.records.get(record.save_id)
             if known is None or known.published:
@@ -342,11 +315,11 @@ class Catalog(Owned):
         ledger = self._ledger
         try:
             if ledger.is_stale or not ledger.state.confirm():
-                self._recover(in_use)
+                self.upkeep.recover(in_use)
             verdicts = self._publishing.settle(in_use)
             reserve.keep(self._store, self._run)
             if self._uncommitted.can_sweep_more():
-                self._recover(in_use)
+                self.upkeep.recover(in_use)
             settled = {verdict.prefix for verdict in verdicts}
             for record in [each for each in ledger.records.values() if each.dropped and each.published]:
                 if self._undo.is_undoable(record):
@@ -361,60 +334,3 @@ class Catalog(Owned):
     def next_sweep_at(self) -> float | None:
         """Return when the time to undo a deletion is next over, by wall clock; `retire` then frees its space."""
         return self._undo.next_sweep_at()
-
-    # Recovery
-
-    def recover(self) -> Recovery:
-        """Read the run anew and bring to an end whatever a crash interrupted. Safe to repeat, and to crash in.
-
-        Living saves of this catalog are left alone. Nothing else may be reading what retention no longer keeps.
-
-        Raises:
-            CorruptionError: for a state file that cannot be read as one: its history must not silently become empty.
-        """
-        return self._recover(())
-
-    def resume(self, note: RestNote) -> bool:
-        """Take the run over at rest, in place of `recover`; False when it is not as `note` says."""
-        if not self._recoverer.resume(note):
-            return False
-        self._begin_anew()
-        return True
-
-    def keep_rest_note(self, epoch: int) -> bool:
-        """Note durably that the run is at rest, if it is; return whether that is noted now."""
-        note = self._recoverer.rest_note(epoch)
-        return note is not None and rest.keep(self._store, self._run, self._ledger.state.version, note)
-
-    def confirm(self, max_age_s: float = CONFIRMED_FOR_S) -> None:
-        """Make sure that the run is still ours, in a store where nothing keeps others out; elsewhere it is.
-
-        Raises:
-            ConflictError: when another owner has taken it over.
-        """
-        if not self._ledger.state.confirm(max_age_s):
-            self._ledger.is_stale = True  # a person has edited the state file
-
-    @property
-    def is_fenced(self) -> bool:
-        """Whether another owner has taken the run over; then nothing can be changed by this one any more."""
-        return self._ledger.state.is_fenced
-
-    def _refresh(self, max_age_s: float) -> None:
-        self.confirm(max_age_s)
-        if self._ledger.is_stale:
-            self._recover(None)
-
-    def _recover(self, in_use: Collection[str] | None) -> Recovery:
-        done = self._recoverer.recover(in_use)
-        self._begin_anew()
-        return done
-
-    def _begin_anew(self) -> None:
-        if not self._is_policy_told:
-            # A default must not decide about checkpoints whose trainer said otherwise, and has not come back yet.
-            self._policy = self._ledger.last_policy()
-        self._take_over()
-        with self._counting:
-            sequences = (record.sequence for record in self._ledger.records.values())
-            self._sequence = max(self._sequence, max(sequences, default=0))

@@ -13,7 +13,6 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import names
-from ckptd.storage.base import Store
 
 Which = int | str | series.NamedStep
 """Which checkpoint of a run: the newest of a step whatever its name, the one of a prefix, or the step of a name."""
@@ -27,11 +26,10 @@ def in_words(which: Which) -> str:
 
 
 class Contents:
-    """The part of `Catalog` that answers what there is."""
+    """The checkpoints of a run, from memory."""
 
-    def __init__(self, store: Store, run: str, ledger: Ledger, publishing: Publishing) -> None:
+    def __init__(self, ledger: Ledger, publishing: Publishing) -> None:
         """Look at a ledger, and at what is published and not yet noted."""
-        self._store, self._run = store, run
         self._ledger, self._publishing = ledger, publishing
 
     def highest_epoch(self) -> int:
@@ -73,7 +71,7 @@ class Contents:
             InvalidRequestError: when there are several of the usual name's step, none of which has that name.
         """
         whole = self.checkpoints()
-        marked = [survey.checkpoint_of(self._store, record) for record in quarantine.quarantined(self._ledger)]
+        marked = [survey.checkpoint_of(self._ledger.store, record) for record in quarantine.quarantined(self._ledger)]
         for found in (whole, [*whole, *marked]):
             match which:
                 case str():
@@ -86,7 +84,7 @@ class Contents:
                     _check_one_name(which, meant)
             if meant:
                 return meant[-1]
-        raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._run or None)
+        raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._ledger.run or None)
 
     def record_of(self, save_id: str) -> Record | None:
         """Return the record of a published save that is not being deleted, None if there is none."""

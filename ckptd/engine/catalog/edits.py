@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from contextlib import ExitStack
 
 from ckptd.engine.catalog import deleting, quarantine, survey
@@ -10,31 +9,21 @@ from ckptd.engine.catalog.contents import Contents, Which, in_words
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import RetentionPolicy
 from ckptd.engine.catalog.undo import Undo
+from ckptd.engine.catalog.upkeep import Upkeep
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.clock import Clock
 from ckptd.engine.series import NamedStep
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format import names
-from ckptd.storage.base import Store
 
 
-class Owned(Contents, ABC):
-    """The part of `Catalog` that changes single checkpoints."""
+class Edits:
+    """Changes of single checkpoints of a run."""
 
-    _policy: RetentionPolicy  # what `Catalog.configure` was told last
-
-    def __init__(
-        self, store: Store, run: str, ledger: Ledger, publishing: Publishing, undo: Undo, clock: Clock
-    ) -> None:
-        """See `Contents`."""
-        super().__init__(store, run, ledger, publishing)
-        self._undo, self._clock = undo, clock
-
-    @abstractmethod
-    def _refresh(self, max_age_s: float) -> None:
-        """Read the run anew if memory and store may differ; make sure that it is ours."""
+    def __init__(self, ledger: Ledger, contents: Contents, publishing: Publishing, undo: Undo, upkeep: Upkeep) -> None:
+        """Change what `ledger` holds, once `upkeep` has made sure of it."""
+        self._ledger, self._contents = ledger, contents
+        self._publishing, self._undo, self._upkeep = publishing, undo, upkeep
 
     def pin(self, which: Which) -> Checkpoint:
         """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
@@ -49,9 +38,9 @@ class Owned(Contents, ABC):
         if record.pinned != pinned:
             # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
             listed = record.prefix_key in self._ledger.listed()
-            released = not pinned and listed and not self._ledger.listing.has_room(self._policy)
+            released = not pinned and listed and not self._ledger.listing.has_room(self._upkeep.policy)
             self._ledger.remember(self._ledger.note(record, pinned=pinned, released=released))
-        return self.find(which)
+        return self._contents.find(which)
 
     def delete(self, which: Which, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
         """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
@@ -64,15 +53,15 @@ class Owned(Contents, ABC):
             ConflictError: when it is pinned, the latest, not ours, or, for good, when it is being read.
         """
         record = self._record_of(which)
-        checkpoint = self.find(which)
+        checkpoint = self._contents.find(which)
         if record.pinned:
             raise ConflictError("it is pinned: unpin it first", key=record.prefix_key)
-        if checkpoint == self.latest() and not even_latest:
+        if checkpoint == self._contents.latest() and not even_latest:
             raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
         deleted_at = None if for_good else self._undo.deleted_at()
         with ExitStack() as stack:
             if deleted_at is None:
-                stack.enter_context(deleting.unread(self._store, record.prefix_key, record.num_shards))
+                stack.enter_context(deleting.unread(self._ledger.store, record.prefix_key, record.num_shards))
             self._delete(record, deleted_at)
         return checkpoint
 
@@ -98,7 +87,7 @@ class Owned(Contents, ABC):
         Raises:
             NotFoundError: when nothing of the kind was deleted, its time is over, or the step was saved again.
         """
-        self._refresh(0.0)
+        self._upkeep.refresh(0.0)
         ledger = self._ledger
         self._publishing.settle(None)
         deleted = [
@@ -107,13 +96,13 @@ class Owned(Contents, ABC):
             if each.dropped
             and self._undo.is_undoable(each)
             and self._is_meant(each, which)
-            and deleting.is_aside(self._store, each)
+            and deleting.is_aside(self._ledger.store, each)
         ]
         if not deleted:
-            raise NotFoundError(f"nothing that was deleted lately is {in_words(which)}", key=self._run or None)
+            raise NotFoundError(f"nothing that was deleted lately is {in_words(which)}", key=self._ledger.run or None)
         record = max(deleted, key=lambda each: each.sequence)
         try:
-            return survey.checkpoint_of(self._store, self._undo.bring_back(record, self._policy))
+            return survey.checkpoint_of(self._ledger.store, self._undo.bring_back(record, self._upkeep.policy))
         except CkptdError:
             ledger.is_stale = True
             raise
@@ -123,7 +112,7 @@ class Owned(Contents, ABC):
 
         Returns False when there is no such checkpoint any more, or it is in quarantine already.
         """
-        self._refresh(0.0)
+        self._upkeep.refresh(0.0)
         self._publishing.settle(None)
         record = self._ledger.records.get(save_id)
         if record is None or not record.published or record.dropped or record.quarantine:
@@ -137,27 +126,27 @@ class Owned(Contents, ABC):
 
     def note_verified(self, save_id: str) -> None:
         """Note that all of a checkpoint of ours was read just now and is as it should be; unless it has gone."""
-        self._refresh(0.0)
+        self._upkeep.refresh(0.0)
         record = self._ledger.records.get(save_id)
         if record is not None and record.published and not record.dropped:
-            self._ledger.remember(self._ledger.note(record, verified_at=self._clock.wall_s()))
+            self._ledger.remember(self._ledger.note(record, verified_at=self._ledger.clock.wall_s()))
 
     def lift_quarantine(self, save_id: str) -> Checkpoint:
         """List a checkpoint again that was verified anew, or keep it for good where its place is taken. Durable."""
-        self._refresh(0.0)
+        self._upkeep.refresh(0.0)
         self._publishing.settle(None)
         record = self._ledger.records.get(save_id)
         if record is None or not record.quarantine:
-            raise NotFoundError("no checkpoint of this save is in quarantine", key=self._run or None)
+            raise NotFoundError("no checkpoint of this save is in quarantine", key=self._ledger.run or None)
         try:
-            return survey.checkpoint_of(self._store, quarantine.end(self._ledger, record, self._policy))
+            return survey.checkpoint_of(self._ledger.store, quarantine.end(self._ledger, record, self._upkeep.policy))
         except CkptdError:
             self._ledger.is_stale = True
             raise
 
     def _is_meant(self, record: Record, which: Which) -> bool:
         if not isinstance(which, NamedStep):
-            return which in (record.step, record.prefix, self._store.location(record.prefix_key))
+            return which in (record.step, record.prefix, self._ledger.store.location(record.prefix_key))
         if record.step != which.step:
             return False
         if which.name in (record.name, names.ANY_NAME):
@@ -167,9 +156,9 @@ class Owned(Contents, ABC):
         return which.name == names.DEFAULT_NAME and which.name not in called
 
     def _record_of(self, which: Which) -> Record:
-        self._refresh(0.0)
+        self._upkeep.refresh(0.0)
         self._publishing.settle(None)
-        checkpoint = self.find(which)
+        checkpoint = self._contents.find(which)
         record = self._ledger.records.get(checkpoint.save_id)
         if record is None:
             raise ConflictError("ckptd did not write this checkpoint and never deletes it", key=checkpoint.prefix)

@@ -78,7 +78,7 @@ def set_pinned(store: Store, key: str, pinned: bool) -> Checkpoint:
         ConflictError: when ckptd did not write it: nothing of ours would ever delete it.
     """
     catalog = _catalog(store, _record(store, key))
-    return catalog.pin(key) if pinned else catalog.unpin(key)
+    return catalog.edits.pin(key) if pinned else catalog.edits.unpin(key)
 
 
 def delete(store: Store, key: str, *, even_latest: bool = False, even_foreign: bool = False) -> None:
@@ -90,7 +90,7 @@ def delete(store: Store, key: str, *, even_latest: bool = False, even_foreign: b
     if even_foreign and key not in survey.records_by_prefix(store, ""):
         foreign.delete(store, key, even_latest=even_latest)
     else:
-        _catalog(store, _record(store, key)).delete(key, even_latest=even_latest, for_good=True)
+        _catalog(store, _record(store, key)).edits.delete(key, even_latest=even_latest, for_good=True)
 
 
 def undelete(store: Store, key: str) -> Checkpoint:
@@ -102,7 +102,7 @@ def undelete(store: Store, key: str) -> Checkpoint:
     deleted = [each for each in records.load(store, "").found if each.prefix == key and each.deleted_at is not None]
     if not deleted:
         raise NotFoundError("this was not deleted lately in a way that can be undone", key=key)
-    return _catalog(store, deleted[-1]).undelete(key)
+    return _catalog(store, deleted[-1]).edits.undelete(key)
 
 
 def _record(store: Store, key: str) -> Record:
@@ -128,7 +128,7 @@ def _catalog(store: Store, record: Record) -> Catalog:
         undo_s=math.inf,  # for how long a deletion can be undone is the owner's affair, too
         holder=LockHolder.here("a ckptd command").line,
     )
-    catalog.recover()
+    catalog.upkeep.recover()
     return catalog
 
 

@@ -152,7 +152,7 @@ class Run:
         if self._in_force == (epoch, options):
             return
         stored = self.stored
-        stored.catalog.confirm(0.0)  # an owner that was taken over from may give out no epochs
+        stored.catalog.upkeep.confirm(0.0)  # an owner that was taken over from may give out no epochs
         with self.lock:
             self._membership.check(member.rank, member.incarnation, epoch)
         if epoch > stored.durable_epoch:
@@ -419,7 +419,7 @@ class Run:
             free_bytes = self.store.free_bytes()
         except CkptdError:
             return  # to look is no part of a save
-        kept, most = len(self.stored.checkpoints()), self.stored.catalog.max_to_keep
+        kept, most = len(self.stored.checkpoints()), self.stored.catalog.upkeep.policy.max_to_keep
         self._shortage = free_space.shortage(checkpoint.size_bytes, kept, most, free_bytes)
         if self._shortage is not None:
             logger.warning("%s: %s", self.name, self._shortage)

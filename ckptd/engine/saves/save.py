@@ -413,10 +413,10 @@ class Save:
         try:
             self.run.stored.catalog.abandon(record)
             published = next(
-                (one for one in self.run.stored.catalog.checkpoints() if one.save_id == self.save_id), None
+                (one for one in self.run.stored.catalog.contents.checkpoints() if one.save_id == self.save_id), None
             )
         except CkptdError as failure:
-            if self.run.stored.catalog.is_fenced:
+            if self.run.stored.catalog.upkeep.is_fenced:
                 failure.add_note(f"whether {self.ref} counts is for that owner to say: it knows what was complete")
                 raise failure from error
             raise UnavailableError(

@@ -110,12 +110,12 @@ class ServedCatalog:
         """
         with self.lock:
             note = None if versions is None else rest.load(self._store, self._name, versions)
-            if note is not None and self.catalog.resume(note):
+            if note is not None and self.catalog.upkeep.resume(note):
                 epoch = note.epoch
             else:
                 self._recover()
                 epoch = epochs.stored(self._store, self._name)
-            self.durable_epoch = max(epoch, self.catalog.highest_epoch())
+            self.durable_epoch = max(epoch, self.catalog.contents.highest_epoch())
             self.look()
             return self.durable_epoch
 
@@ -138,7 +138,7 @@ class ServedCatalog:
     def _recover(self) -> None:
         for each in (records.DIRECTORY, records.ASIDE_DIRECTORY):
             presence.check_directory(self._store, join(self._name, each))
-        recovery = self.catalog.recover()
+        recovery = self.catalog.upkeep.recover()
         for outcome in recovery.outcomes:
             logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
         self.problems, self.passed_by = recovery.problems, recovery.passed_by
@@ -156,9 +156,9 @@ class ServedCatalog:
 
     def look(self) -> None:
         """Remember what the catalog holds, so that an answer never waits for the store; the lock is held."""
-        self._checkpoints = tuple(self.catalog.checkpoints())
-        self._listed, self._forgotten = tuple(self.catalog.listed()), tuple(self.catalog.forgotten())
-        self._quarantined = tuple(self.catalog.quarantined())
+        self._checkpoints = tuple(self.catalog.contents.checkpoints())
+        self._listed, self._forgotten = tuple(self.catalog.contents.listed()), tuple(self.catalog.contents.forgotten())
+        self._quarantined = tuple(self.catalog.contents.quarantined())
         self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
         self._is_rest_noted = not self._notes_rest
         self._rests_since = self._clock.boot_s()
@@ -235,28 +235,28 @@ class ServedCatalog:
         """Keep a checkpoint whatever retention says, or no longer."""
         which = self._named(which)
         with self._changing() as catalog:
-            return catalog.pin(which) if pinned else catalog.unpin(which)
+            return catalog.edits.pin(which) if pinned else catalog.edits.unpin(which)
 
     def delete(self, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
         """Delete a checkpoint in a way that `undelete` can undo; or for good, if it is not being read."""
         which = self._named(which)
         with self._changing() as catalog:
-            prefix = catalog.find(which).prefix
+            prefix = catalog.contents.find(which).prefix
             if for_good and prefix in self.in_use():
                 raise ConflictError(
                     "it is being read; it can be deleted in a way that leaves its data a while", key=prefix
                 )
-            catalog.delete(which, for_good=for_good, even_latest=even_latest)
+            catalog.edits.delete(which, for_good=for_good, even_latest=even_latest)
 
     def undelete(self, which: Which) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""
         with self._changing() as catalog:
-            return catalog.undelete(which)
+            return catalog.edits.undelete(which)
 
     def note_verified(self, save_id: str) -> None:
         """Note that all of a checkpoint was read just now and is as it should be."""
         with self._changing() as catalog:
-            catalog.note_verified(save_id)
+            catalog.edits.note_verified(save_id)
 
     # Damage.
 
@@ -270,7 +270,7 @@ class ServedCatalog:
         """
         with self._checking:
             with self.lock:
-                record = self.catalog.record_of(save_id)
+                record = self.catalog.contents.record_of(save_id)
             if save_id and (record is None or record.quarantine):
                 return DamageVerdict(True, "it is there no more" if record is None else record.quarantine)
             prefix = key if record is None else record.prefix_key
@@ -283,7 +283,7 @@ class ServedCatalog:
                 problem = look_again(self._store, prefix, suspicion)
             except NotFoundError:
                 with self.lock:
-                    self.catalog.recover_again()
+                    self.catalog.upkeep.recover(None)
                     self.look()
                 return DamageVerdict(True, "it is there no more")
             if problem is None:
@@ -301,7 +301,7 @@ class ServedCatalog:
     def _put_in_quarantine(self, record: Record, reason: str, by: str) -> DamageVerdict:
         with self.lock:
             try:
-                is_new = self.catalog.quarantine(record.save_id, reason, by)
+                is_new = self.catalog.edits.quarantine(record.save_id, reason, by)
             finally:
                 self.look()
             latest = self.latest(record.name)
@@ -349,7 +349,7 @@ class ServedCatalog:
         try:
             with self.lock:
                 if not self._is_closed and not self._is_rest_noted:
-                    self._is_rest_noted = self.catalog.keep_rest_note(self.durable_epoch)
+                    self._is_rest_noted = self.catalog.upkeep.keep_rest_note(self.durable_epoch)
         except CkptdError as error:
             logger.debug("%s: it could not be noted that the run is at rest: %s", self._name, error)
 
@@ -358,13 +358,13 @@ class ServedCatalog:
     @property
     def is_taken_over(self) -> bool:
         """Whether another owner has taken the run over: then every save of it fails."""
-        return self.catalog.is_fenced
+        return self.catalog.upkeep.is_fenced
 
     def confirm(self) -> None:
         """Make sure that the run is still ours; `ConflictError` names the present owner."""
         with self.lock:
             if not self._is_closed:
-                self.catalog.confirm(0.0)
+                self.catalog.upkeep.confirm(0.0)
 
     def take_back(self, *, was_in_force: bool) -> int | None:
         """Own the run again, as a daemon that is started anew does: what the other owner has saved is part of it.
@@ -387,9 +387,9 @@ class ServedCatalog:
                 self.options.pad_step_number,
                 self.options.save_relative_paths,
             )
-            self.catalog.confirm(0.0)
+            self.catalog.upkeep.confirm(0.0)
         self.durable_epoch = max(
-            epochs.stored(self._store, self._name), self.catalog.highest_epoch(), self.durable_epoch
+            epochs.stored(self._store, self._name), self.catalog.contents.highest_epoch(), self.durable_epoch
         )
         return self.durable_epoch
 

@@ -20,8 +20,8 @@ def run() -> Run:
 
 
 def test_an_empty_run_has_nothing(run: Run) -> None:
-    assert (run.catalog.latest(), run.catalog.checkpoints(), run.recovery) == (None, [], Recovery(()))
-    assert run.catalog.highest_epoch() == 0
+    assert (run.catalog.contents.latest(), run.catalog.contents.checkpoints(), run.recovery) == (None, [], Recovery(()))
+    assert run.catalog.contents.highest_epoch() == 0
     assert not run.catalog.exists("m", 1)
     assert run.files() == {}
 
@@ -33,13 +33,12 @@ def test_a_save_is_described_as_it_was(run: Run) -> None:
     assert done == Checkpoint(
         "memory://m/run/m-7", 7, 28, 2, saved_at, 1.5, False, record.save_id, run.store.durability
     )
-    assert (
-        run.catalog.latest() == run.catalog.find(7) == run.catalog.find("m-7") == run.catalog.find(done.prefix) == done
-    )
+    contents = run.catalog.contents
+    assert contents.latest() == contents.find(7) == contents.find("m-7") == contents.find(done.prefix) == done
     assert run.catalog.exists("m", 7)
     run.catalog.retire()
-    assert again(run).catalog.checkpoints() == [done]
-    assert again(run).catalog.highest_epoch() == 4
+    assert again(run).catalog.contents.checkpoints() == [done]
+    assert again(run).catalog.contents.highest_epoch() == 4
 
 
 def test_the_state_file_is_the_one_that_a_saver_writes(run: Run) -> None:
@@ -158,7 +157,7 @@ def test_saves_may_overlap_and_one_that_fails_costs_no_other(run: Run) -> None:
     run.commit(third)
     assert run.steps() == [1, 3]
     assert [first.sequence, second.sequence, third.sequence] == [1, 2, 3]
-    assert again(run).catalog.next_sequence() == 4
+    assert again(run).catalog.upkeep.next_sequence() == 4
 
 
 def test_a_key_that_someone_else_has_is_refused_before_the_first_byte(run: Run) -> None:
@@ -187,9 +186,9 @@ def test_a_graph_comes_exactly_if_the_record_says_so(run: Run) -> None:
 def test_a_checkpoint_without_a_step_is_found_by_its_prefix(run: Run) -> None:
     done = run.commit(run.begin(None, 5, name="final"), 5)
     assert (done.step, done.prefix) == (None, "memory://m/run/final")
-    assert run.catalog.find("final") == done
+    assert run.catalog.contents.find("final") == done
     assert run.catalog.exists("final", None)
-    assert again(run).catalog.latest() == done
+    assert again(run).catalog.contents.latest() == done
 
 
 def test_a_committed_save_of_a_dead_coordinator_is_adopted(run: Run) -> None:
@@ -199,7 +198,7 @@ def test_a_committed_save_of_a_dead_coordinator_is_adopted(run: Run) -> None:
     later = again(run)
     assert later.recovery.subjects(Fate.ADOPT) == ["memory://m/run/m-2"]
     assert later.steps() == [1, 2]
-    assert later.catalog.latest() == later.catalog.find(2)
+    assert later.catalog.contents.latest() == later.catalog.contents.find(2)
     assert again(later).recovery == Recovery(())
 
 
@@ -209,7 +208,7 @@ def test_an_adopted_save_takes_the_place_that_its_beginning_gives_it(run: Run) -
     run.store.put(record.index_key, index_bytes(1, 2))
     later = again(run)
     assert later.steps() == [1, 2]
-    assert later.catalog.latest() == later.catalog.find(2)
+    assert later.catalog.contents.latest() == later.catalog.contents.find(2)
 
 
 def test_an_uncommitted_save_of_a_dead_coordinator_is_swept(run: Run) -> None:
@@ -223,7 +222,7 @@ def test_an_uncommitted_save_of_a_dead_coordinator_is_swept(run: Run) -> None:
 
 def test_recovering_leaves_living_saves_alone(run: Run) -> None:
     record = run.begin(1)
-    run.catalog.recover()
+    run.catalog.upkeep.recover()
     run.commit(record)
     assert run.steps() == [1]
 
@@ -238,12 +237,12 @@ def test_a_record_that_cannot_be_read_is_reported_and_stays(run: Run) -> None:
 def test_two_state_files_of_a_run_keep_to_themselves(run: Run) -> None:
     run.save(1, 2)
     other = again(run, latest_filename="best")
-    assert other.catalog.checkpoints() == []
+    assert other.catalog.contents.checkpoints() == []
     other.save(11, 12, 13)
     assert other.steps() == [12, 13]
     assert again(run).steps() == [1, 2]
     other.catalog.configure(RetentionPolicy(2), "checkpoint", False)
-    assert other.catalog.recover() == Recovery(())
+    assert other.catalog.upkeep.recover() == Recovery(())
     assert other.steps() == [1, 2]
 
 
@@ -252,7 +251,7 @@ def test_steps_may_be_padded(run: Run) -> None:
     done = padded.save(12)
     assert done.prefix == "memory://m/run/m-00000012"
     assert padded.catalog.exists("m", 12)
-    assert again(padded).catalog.latest() == done
+    assert again(padded).catalog.contents.latest() == done
 
 
 def test_a_run_may_be_the_root_of_its_store() -> None:
@@ -271,5 +270,5 @@ def test_a_run_may_be_the_root_of_its_store() -> None:
         "m-1.index",
     ]
     fresh = Catalog(store, "", clock=clock)
-    assert fresh.recover() == Recovery(())
-    assert fresh.checkpoints() == [done]
+    assert fresh.upkeep.recover() == Recovery(())
+    assert fresh.contents.checkpoints() == [done]

@@ -66,7 +66,7 @@ class Life:
 
     def restart(self) -> None:
         self.catalog = Catalog(self.store, "r", clock=self.clock, policy=RetentionPolicy(self.max_to_keep))
-        self.catalog.recover()
+        self.catalog.upkeep.recover()
         self.model.forgotten.clear()
 
     def change_max_to_keep(self) -> None:
@@ -130,11 +130,11 @@ class Life:
         if steps := self.model.listed + self.model.kept:
             step = self.rng.choice(steps)
             if self.rng.random() < 0.5:
-                self.catalog.pin(step)
+                self.catalog.edits.pin(step)
                 self.model.pinned.add(step)
                 self.model.released.discard(step)
             else:
-                self.catalog.unpin(step)
+                self.catalog.edits.unpin(step)
                 self.model.unpin(step, self.max_to_keep)
 
     def delete(self) -> None:
@@ -144,9 +144,9 @@ class Life:
         is_latest = step == self.model.listed[-1]
         if step in self.model.pinned or is_latest:
             with pytest.raises(ConflictError):
-                self.catalog.delete(step)
+                self.catalog.edits.delete(step)
             return
-        self.catalog.delete(step)
+        self.catalog.edits.delete(step)
         for those in (self.model.listed, self.model.kept):
             if step in those:
                 those.remove(step)
@@ -157,10 +157,12 @@ class Life:
         assert listed_in(files, "r") == [f"r/m-{step}" for step in model.listed]
         assert latest_in(files, "r") == (f"r/m-{model.listed[-1]}" if model.listed else None)
         steps = sorted(model.listed + model.kept)
-        assert sorted(each.step or 0 for each in self.catalog.checkpoints()) == steps
-        assert {each.step for each in self.catalog.checkpoints() if each.pinned} == model.pinned & set(steps)
+        assert sorted(each.step or 0 for each in self.catalog.contents.checkpoints()) == steps
+        assert {each.step for each in self.catalog.contents.checkpoints() if each.pinned} == model.pinned & set(steps)
         assert {step: seed_of(files, f"r/m-{step}") for step in steps} == {step: model.seeds[step] for step in steps}
-        num_files = sum(each.num_shards + 2 for each in self.catalog.checkpoints())  # an index and a record each
+        num_files = sum(
+            each.num_shards + 2 for each in self.catalog.contents.checkpoints()
+        )  # an index and a record each
         assert len(files) == num_files + bool(model.listed), sorted(files)
 
 

@@ -77,9 +77,9 @@ def test_readers_see_of_our_checkpoints_what_their_owner_sees() -> None:
     assert list_checkpoints(store, "run") == []
     done = catalog.commit(record, index_bytes(1, 1), duration_s=2.0)
     catalog.retire()
-    catalog.pin(1)
-    assert [latest_checkpoint(store, "run")] == list_checkpoints(store, "run") == catalog.checkpoints()
-    assert catalog.checkpoints()[0].duration_s == done.duration_s
+    catalog.edits.pin(1)
+    assert [latest_checkpoint(store, "run")] == list_checkpoints(store, "run") == catalog.contents.checkpoints()
+    assert catalog.contents.checkpoints()[0].duration_s == done.duration_s
 
 
 @pytest.mark.parametrize(

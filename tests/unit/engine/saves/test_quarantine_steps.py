@@ -20,7 +20,7 @@ def run() -> Run:
 
 
 def save_id(run: Run, step: int) -> str:
-    return run.catalog.find(step).save_id
+    return run.catalog.contents.find(step).save_id
 
 
 class _CrashError(Exception):
@@ -35,20 +35,20 @@ def test_a_crash_at_any_step_leaves_it_listed_or_quarantined(run: Run, at: str) 
 
     dying = Run(run.store, run.clock, max_to_keep=3, on_step=crash)
     with pytest.raises(_CrashError):
-        dying.catalog.quarantine(save_id(run, 3), "bad", "me")
+        dying.catalog.edits.quarantine(save_id(run, 3), "bad", "me")
     later = Run(run.store, run.clock, max_to_keep=3)
     if at == "quarantine.record":
         assert later.steps() == [1, 2, 3]
         return
     assert later.steps() == [1, 2]
     assert listed_in(run.files(), "run") == ["run/m-1", "run/m-2"]
-    assert [record.step for record in later.catalog.quarantined()] == [3]
+    assert [record.step for record in later.catalog.contents.quarantined()] == [3]
     assert "run/m-3.index" in run.files()
 
 
 def test_the_only_one_keeps_its_state_file(run: Run) -> None:
     for step in (3, 2, 1):
-        assert run.catalog.quarantine(save_id(run, step), f"bad {step}", "me")
+        assert run.catalog.edits.quarantine(save_id(run, step), f"bad {step}", "me")
     assert run.steps() == []
     assert listed_in(run.files(), "run") == ["run/m-1"]
     again = Run(run.store, run.clock, max_to_keep=3)
@@ -61,8 +61,8 @@ def test_the_only_one_keeps_its_state_file(run: Run) -> None:
 
 def test_repeating_it_changes_nothing_and_lifting_it_brings_it_back(run: Run) -> None:
     three = save_id(run, 3)
-    assert run.catalog.quarantine(three, "bad", "me")
-    assert not run.catalog.quarantine(three, "bad again", "me")
-    assert run.catalog.lift_quarantine(three).step == 3
+    assert run.catalog.edits.quarantine(three, "bad", "me")
+    assert not run.catalog.edits.quarantine(three, "bad again", "me")
+    assert run.catalog.edits.lift_quarantine(three).step == 3
     assert run.steps() == [1, 2, 3]
     assert Run(run.store, run.clock, max_to_keep=3).steps() == [1, 2, 3]
