@@ -39,7 +39,7 @@ class _Thread:
         self._thread.start()
 
     def do(self, work: Callable[[], object], name: str) -> None:
-        """Do this next. Called by whatever took it from `_idle`, or made it."""
+        """Do this next. Called by whatever took it from `idle`, or made it."""
         self._thread.name = name
         self._work = work
         self._has_work.set()
@@ -48,8 +48,8 @@ class _Thread:
         while True:
             if not self._has_work.wait(_IDLE_S):
                 with _lock:
-                    if self in _idle:
-                        _idle.remove(self)
+                    if self in idle:
+                        idle.remove(self)
                         return
                 self._has_work.wait()  # taken just now: its work is on the way
             self._has_work.clear()
@@ -59,18 +59,19 @@ class _Thread:
             del work
             self._thread.name = _IDLE
             with _lock:
-                _idle.append(self)
+                idle.append(self)
 
 
 _lock = threading.Lock()
-_idle: list[_Thread] = []
+idle: list[_Thread] = []
+"""Threads that have nothing to do."""
 
 
 def _forget_all() -> None:
     """Begin without threads: a forked child has only the one that forked."""
     global _lock
     _lock = threading.Lock()
-    _idle.clear()
+    idle.clear()
 
 
 os.register_at_fork(after_in_child=_forget_all)
@@ -83,7 +84,7 @@ def start(work: Callable[[], object], name: str) -> None:
         RuntimeError: there is no idle thread, and no new one can be started.
     """
     with _lock:
-        thread = _idle.pop() if _idle else None
+        thread = idle.pop() if idle else None
     (thread or _Thread()).do(work, name)
 
 
@@ -100,11 +101,11 @@ def reserve(count: int) -> None:
     """
     while True:
         with _lock:
-            if len(_idle) >= count:
+            if len(idle) >= count:
                 return
         thread = _Thread()
         with _lock:
-            _idle.append(thread)
+            idle.append(thread)
 
 
 def guarded(work: Callable[[], object]) -> None:

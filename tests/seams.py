@@ -49,6 +49,7 @@ class Seam:
 
 CRC_CHUNK_BYTES = Seam("format.crc32c:CHUNK_BYTES")
 TABLE_BLOCK_BYTES = Seam("format.table:BLOCK_SIZE")
+READ_BLOCK_BYTES = Seam("engine.reading.bundle:BLOCK_BYTES")
 KEPT_INDEX_BYTES = Seam("engine.lanes.merge:KEPT_BYTES")
 PARALLEL_READ_BYTES = Seam("engine.reading.piece_reads:PARALLEL_BYTES")
 STATISTICS_WHOLE_BYTES = Seam("engine.reading.statistics:WHOLE_BYTES")
@@ -74,3 +75,30 @@ WATCH_POLL_S = Seam("watch.directory:POLL_S")
 SWEPT_BY_AGE_S = Seam("storage.bucket.object_store:SWEPT_BY_AGE_S")
 SLOW_SYNC_S = Seam("storage.local.examine:SLOW_SYNC_S")
 MAX_SKEW_S = Seam("storage.local.examine:MAX_SKEW_S")
+
+# What the host and other processes are like
+
+AUTOGROUP_FILE = Seam("engine.priority:AUTOGROUP")
+IO_CLASS_AND_LEVEL = Seam("engine.priority:CLASS_AND_LEVEL")
+IDLE_THREADS = Seam("threads:idle")
+SYSTEM_SOCKET = Seam("wire.places:SYSTEM_SOCKET")
+EXAMINED_MOUNT = Seam("storage.local.examine:mount_of")
+WATCHED_MOUNT = Seam("watch.hints:mount_of")
+PROBED_BUCKETS = Seam("storage.bucket.probe:KNOWN")
+READ_BOUNCES = Seam("storage.local.around_cache:READ_BOUNCES")
+WRITE_BOUNCES = Seam("storage.local.around_cache:BOUNCES")
+
+# The store: every path becomes one here, and every one in a directory has these methods
+
+STORE_OF_DIRECTORY = Seam("storage.locations:LocalStore")
+
+# Steps that a test waits in, counts or lets fail
+
+VERIFY = Seam("engine.reading.verify:verify")
+TELL_STORY = Seam("demo.story:tell")
+EACH_OF_SEVERAL = Seam("threads:each")
+START_THREAD = Seam("threads:start")
+NEW_LOCK = Seam("threads:new_lock")
+LOOK = Seam("watch.look:Looker.look")
+DESCRIBE = Seam("engine.catalog.survey:describe")
+RECEIVE_PROXIED = Seam("wire.proxied:receive")

@@ -26,7 +26,7 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 @dataclass(frozen=True, slots=True)
-class _Listed:
+class Listed:
     """A command as `--help` shows it, without importing it."""
 
     module: str
@@ -34,32 +34,32 @@ class _Listed:
 
 
 COMMANDS = {
-    "serve": _Listed("ckptd.cli.serve", "Run the daemon."),
-    "demo": _Listed("ckptd.cli.demo", "Train, kill a worker in the middle of a save, and recover: everything at work."),
-    "ls": _Listed("ckptd.cli.ls", "List the checkpoints in a directory."),
-    "show": _Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),
-    "cat": _Listed("ckptd.cli.cat", "Print the values of tensors."),
-    "verify": _Listed("ckptd.cli.verify", "Read everything back and check it."),
-    "latest": _Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
-    "cp": _Listed("ckptd.cli.cp", "Copy a checkpoint, checked on the way, perhaps in other shards."),
-    "export": _Listed("ckptd.cli.export", "Write a checkpoint as a safetensors or npz file."),
-    "import": _Listed("ckptd.cli.import_", "Write a safetensors or npz file as a checkpoint."),
-    "freeze": _Listed("ckptd.cli.freeze", "Write a graph and its checkpoint as one file of constants, for TensorFlow."),
-    "diff": _Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
-    "watch": _Listed("ckptd.cli.watch", "Report each new checkpoint, and run a command for it."),
-    "status": _Listed("ckptd.cli.status", "Show what a daemon is doing."),
-    "health": _Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
-    "inspect": _Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
-    "prune": _Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
-    "pin": _Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),
-    "unpin": _Listed("ckptd.cli.unpin", "Undo a pin: retention counts the checkpoint again."),
-    "rm": _Listed("ckptd.cli.rm", "Delete one checkpoint."),
-    "undelete": _Listed("ckptd.cli.undelete", "Bring back a recently deleted checkpoint."),
-    "repair": _Listed("ckptd.cli.repair", "Write a lost or malformed state file anew."),
-    "doctor": _Listed("ckptd.cli.doctor", "Test whether checkpoints are safe in a directory or bucket."),
-    "bench": _Listed("ckptd.cli.bench", "Measure disk and memory, saves and restores, and what bounds them."),
-    "completion": _Listed("ckptd.cli.completion", "Print what a shell needs to complete command lines."),
-    "schema": _Listed("ckptd.cli.schema", "Print the JSON Schema of a command's --json."),
+    "serve": Listed("ckptd.cli.serve", "Run the daemon."),
+    "demo": Listed("ckptd.cli.demo", "Train, kill a worker in the middle of a save, and recover: everything at work."),
+    "ls": Listed("ckptd.cli.ls", "List the checkpoints in a directory."),
+    "show": Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),
+    "cat": Listed("ckptd.cli.cat", "Print the values of tensors."),
+    "verify": Listed("ckptd.cli.verify", "Read everything back and check it."),
+    "latest": Listed("ckptd.cli.latest", "Print the prefix of the newest checkpoint."),
+    "cp": Listed("ckptd.cli.cp", "Copy a checkpoint, checked on the way, perhaps in other shards."),
+    "export": Listed("ckptd.cli.export", "Write a checkpoint as a safetensors or npz file."),
+    "import": Listed("ckptd.cli.import_", "Write a safetensors or npz file as a checkpoint."),
+    "freeze": Listed("ckptd.cli.freeze", "Write a graph and its checkpoint as one file of constants, for TensorFlow."),
+    "diff": Listed("ckptd.cli.diff", "Compare two checkpoints, or files: what changed, and by how much."),
+    "watch": Listed("ckptd.cli.watch", "Report each new checkpoint, and run a command for it."),
+    "status": Listed("ckptd.cli.status", "Show what a daemon is doing."),
+    "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
+    "inspect": Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
+    "prune": Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
+    "pin": Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),
+    "unpin": Listed("ckptd.cli.unpin", "Undo a pin: retention counts the checkpoint again."),
+    "rm": Listed("ckptd.cli.rm", "Delete one checkpoint."),
+    "undelete": Listed("ckptd.cli.undelete", "Bring back a recently deleted checkpoint."),
+    "repair": Listed("ckptd.cli.repair", "Write a lost or malformed state file anew."),
+    "doctor": Listed("ckptd.cli.doctor", "Test whether checkpoints are safe in a directory or bucket."),
+    "bench": Listed("ckptd.cli.bench", "Measure disk and memory, saves and restores, and what bounds them."),
+    "completion": Listed("ckptd.cli.completion", "Print what a shell needs to complete command lines."),
+    "schema": Listed("ckptd.cli.schema", "Print the JSON Schema of a command's --json."),
 }
 
 

@@ -179,17 +179,17 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: s
     for name, value in (_read(config_file) if config_file else {}).items():
         if name not in schema:
             raise InvalidRequestError(f"{config_file}: there is no setting {name!r}{_near(name, schema)}")
-        values[name] = _checked(schema[name], value, f"{name} in {config_file}")
+        values[name] = checked(schema[name], value, f"{name} in {config_file}")
         sources[name] = config_file or ""
     for name, setting in schema.items():
         variable = ENVIRONMENT_PREFIX + name.upper()
         if environ.get(variable):
-            values[name] = _checked(setting, _from_text(setting, environ[variable], variable), variable)
+            values[name] = checked(setting, _from_text(setting, environ[variable], variable), variable)
             sources[name] = variable
     for name, value in flags.items():
         if value is not None and value != ():
             flag = "--" + name.replace("_", "-")
-            values[name] = _checked(schema[name], value, flag)
+            values[name] = checked(schema[name], value, flag)
             sources[name] = flag
     return SourcedConfig(Config(**values), sources)
 
@@ -239,7 +239,7 @@ def _from_text(setting: Setting, text: str, where: str) -> Any:
         raise InvalidRequestError(f"{where} is no number", actual=text) from e
 
 
-def _checked(setting: Setting, value: Any, where: str) -> Any:
+def checked(setting: Setting, value: Any, where: str) -> Any:
     """Return `value` as the schema has it, or say what is wrong with it."""
     match setting.kind:
         case "texts":

@@ -19,12 +19,12 @@ from ckptd.errors import InvalidRequestError, UnavailableError
 IO_CLASSES = ("best-effort", "idle")
 """Least of the ordinary class, or only when nothing else wants the disk."""
 
-_CLASS_AND_LEVEL = {"best-effort": (2, 7), "idle": (3, 0)}
+CLASS_AND_LEVEL = {"best-effort": (2, 7), "idle": (3, 0)}
 _CLASS_SHIFT = 13
 _WHO_THREAD = 1
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
 
-_AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,14 +52,14 @@ class Priority:
             if self.nice is not None:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self.nice)
             if self.io_class is not None:
-                _set_io_priority(*_CLASS_AND_LEVEL[self.io_class])
+                _set_io_priority(*CLASS_AND_LEVEL[self.io_class])
         except OSError as error:
             raise UnavailableError(f"the kernel refuses this priority: {error.strerror}", actual=str(self)) from error
 
     def caveat(self) -> str:
         """Return what is known to keep `nice` from making others go first, in words; empty if nothing is."""
         try:
-            is_grouped = _AUTOGROUP.read_text().strip() == "1"
+            is_grouped = AUTOGROUP.read_text().strip() == "1"
         except OSError:
             return ""
         if not (self.nice and is_grouped):

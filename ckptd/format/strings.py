@@ -76,7 +76,7 @@ def string_sections(array: Array) -> StringSections:
     """Lay a string array out in the sections that its shard holds, without the lengths checksum between them."""
     elements = element_bytes(array)
     sizes = np.fromiter(map(len, elements), np.uint64, len(elements))
-    form = _lengths_form(sizes, big_endian=False)
+    form = lengths_form(sizes, big_endian=False)
     return StringSections(_encode_varints(sizes), crc32c.crc32c(form), len(form), b"".join(elements))
 
 
@@ -137,7 +137,7 @@ def decode(
     return array
 
 
-def _lengths_form(sizes: Array, big_endian: bool) -> bytes:
+def lengths_form(sizes: Array, big_endian: bool) -> bytes:
     """Return the bytes of the lengths as they enter the checksum."""
     order = ">" if big_endian else "<"
     if not len(sizes) or int(sizes.max()) < _UINT32_END:
@@ -187,7 +187,7 @@ def _read_lengths(view: memoryview, count: int, big_endian: bool) -> tuple[Array
     # The sum could wrap around in 64 bits, so no single length may exceed what is there.
     if payload_size < 0 or (count and int(sizes.max()) > payload_size) or int(sizes.sum()) != payload_size:
         raise CorruptionError("string lengths do not add up to the size", offset=at)
-    crc = crc32c.crc32c(_lengths_form(sizes, big_endian))
+    crc = crc32c.crc32c(lengths_form(sizes, big_endian))
     stored = int.from_bytes(view[at : at + CHECKSUM_BYTES], "big" if big_endian else "little")
     if crc32c.unmask(stored) != crc:
         raise CorruptionError("lengths checksum does not match", offset=at, expected=crc32c.unmask(stored), actual=crc)

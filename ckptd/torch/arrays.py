@@ -44,10 +44,10 @@ _NATIVE: dict[torch.dtype, Any] = {
     torch.complex128: np.complex128,
 }
 
-_NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch_dtype: np.dtype(one) for torch_dtype, one in _NATIVE.items()
 } | {torch_dtype: np.dtype(one) for torch_dtype, (_, _, one) in _BORROWED.items()}
-_TORCH_DTYPES = {array_dtype: torch_dtype for torch_dtype, array_dtype in _NUMPY_DTYPES.items()}
+_TORCH_DTYPES = {array_dtype: torch_dtype for torch_dtype, array_dtype in NUMPY_DTYPES.items()}
 
 BITS: dict[torch.dtype, torch.dtype] = {
     getattr(torch, name): integers
@@ -71,7 +71,7 @@ def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
         InvalidRequestError: naming the tensor, for quantized elements and others that have no name there.
     """
     try:
-        return _NUMPY_DTYPES[dtype]
+        return NUMPY_DTYPES[dtype]
     except KeyError:
         bits = BITS.get(dtype)
         if bits:

@@ -72,6 +72,11 @@ class DirectoryHints:
                 return
         # Directories that move so quickly are seen by the regular looks.
 
+    @property
+    def is_due(self) -> bool:
+        """Whether something has appeared or gone since `arm`, so that a wait returns at once."""
+        return self._wake.is_set()
+
     def wait(self, timeout_s: float | None) -> None:
         """See `Hints`."""
         longest_s = self._regular_look_s if self._has_events else POLL_S

@@ -11,7 +11,7 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
-from ckptd.engine.reading import verify
+from tests import seams
 
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -128,7 +128,7 @@ def test_verify_of_a_directory_passes_by_what_is_deleted_while_it_reads(tmp_path
     with ckptd.Checkpointer(str(tmp_path), run="run", rank=0, world_size=1) as checkpointer:
         for step in (1, 2, 3):
             checkpointer.save(step, {"w": W + step}).result(timeout=60)
-        plain = verify.verify
+        plain = seams.VERIFY.value
 
         def verify_slowly(store, key, *arguments, **options):
             report = plain(store, key, *arguments, **options)
@@ -136,7 +136,7 @@ def test_verify_of_a_directory_passes_by_what_is_deleted_while_it_reads(tmp_path
                 checkpointer.delete(2, for_good=True)
             return report
 
-        monkeypatch.setattr(verify, "verify", verify_slowly)
+        seams.VERIFY.put(monkeypatch, verify_slowly)
         out, err = ckptd_says(capsys, "verify", tmp_path / "run")
     assert out.count("every checksum verifies") == 2
     assert err == "not verified, as it was deleted meanwhile: model.ckpt-2\n"

@@ -14,6 +14,7 @@ import ckptd
 from ckptd.cli import main
 from ckptd.demo import states, story
 from ckptd.demo.processes import child_environment
+from tests import seams
 
 SHORT = story.Script(
     workers=3, hidden=512, last_step=60, save_every=10, killed_step=40, max_to_keep=3, least_accuracy=0.8
@@ -96,10 +97,10 @@ def test_a_claim_that_fails_is_seen_and_ends_with_exit_code_1(told, monkeypatch,
     broken = type(outcome)(**{field: getattr(outcome, field) for field in outcome.__dataclass_fields__})
     broken.claims = [*outcome.claims]
     broken.claim("every checksum of every tensor verifies", False, "2 of 3")
-    monkeypatch.setattr(story, "tell", lambda *_: broken)
+    seams.TELL_STORY.put(monkeypatch, lambda *_: broken)
     assert main.run(["demo", "--dir", str(tmp_path / "d")]) == 1
     assert "✗ every checksum of every tensor verifies: 2 of 3" in capsys.readouterr().out
-    monkeypatch.setattr(story, "tell", lambda *_: outcome)
+    seams.TELL_STORY.put(monkeypatch, lambda *_: outcome)
     assert main.run(["demo", "--dir", str(tmp_path / "e")]) == 0
     assert "11 of 11 claims hold" in capsys.readouterr().out
 

@@ -123,6 +123,11 @@ class SimulatedDisk:
                 node.num_links += 1
         return after
 
+    @property
+    def num_open(self) -> int:
+        """How many descriptors are open."""
+        return len(self._open)
+
     def content(self) -> dict[str, bytes]:
         """Return every file as programs see it now: path → bytes."""
         return {path: bytes(node.data) for path, node in walk("", self._top) if isinstance(node, File)}

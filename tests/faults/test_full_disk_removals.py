@@ -132,7 +132,7 @@ def test_a_file_system_without_locks_leaks_neither_temporaries_nor_descriptors(m
     disk = SimulatedDisk()
     store = LocalStore(ROOT, disk=disk)
     store.put("first", b"1")
-    before, open_before = disk.paths(), len(disk._open)
+    before, open_before = disk.paths(), disk.num_open
 
     def no_locks(file: int, *, shared: bool) -> bool:
         raise OSError(37, "No locks available")
@@ -142,4 +142,4 @@ def test_a_file_system_without_locks_leaks_neither_temporaries_nor_descriptors(m
         with pytest.raises(Exception, match="ENOLCK|file system failed|locks"):
             attempt()
     assert [path for path in disk.paths() if not path.endswith("-lock")] == before
-    assert len(disk._open) == open_before
+    assert disk.num_open == open_before

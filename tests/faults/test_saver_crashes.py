@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.storage import locations
 from ckptd.storage.local.local_store import LocalStore
+from tests import seams
 from tests.fakes.disk import PowerCut, SimulatedDisk
 
 HERE = "/ckpts"
@@ -55,9 +55,7 @@ class World:
 @pytest.fixture
 def put_disk(monkeypatch):
     def put(disk):
-        monkeypatch.setattr(
-            locations, "LocalStore", lambda root, *, confined: LocalStore(root, disk=disk, confined=confined)
-        )
+        seams.STORE_OF_DIRECTORY.put(monkeypatch, lambda root, **options: LocalStore(root, disk=disk, **options))
 
     return put
 

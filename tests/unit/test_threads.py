@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from ckptd import threads
+from tests import seams
 
 BOUND_S = 10.0
 
@@ -79,7 +80,7 @@ def test_ctrl_c_as_a_helper_is_started_waits_for_none_that_has_not_begun(
         except KeyboardInterrupt as error:
             ended.append(error)
 
-    monkeypatch.setattr(threads, "start", interrupted)
+    seams.START_THREAD.put(monkeypatch, interrupted)
     caller = threading.Thread(target=call, daemon=True)
     caller.start()
     caller.join(BOUND_S)
@@ -95,7 +96,7 @@ def test_a_helper_that_has_not_begun_keeps_nothing_alive(monkeypatch: pytest.Mon
         """What a reader holds: a lock, say."""
 
     helpers: list[Callable[[], object]] = []
-    monkeypatch.setattr(threads, "start", lambda work, name: helpers.append(work))
+    seams.START_THREAD.put(monkeypatch, lambda work, name: helpers.append(work))
     held = Held()
     is_held = weakref.ref(held)
     threads.each(lambda number, it=held: None, range(3), 2, "test")
@@ -119,7 +120,7 @@ def test_a_second_ctrl_c_does_not_wait_for_helpers_unless_told_to(
             ended.set()
 
     with monkeypatch.context() as patched:
-        patched.setattr(threads, "new_lock", lambda: lock)
+        seams.NEW_LOCK.put(patched, lambda: lock)
         patched.setattr(threading, "Condition", lambda it=None: changed if it is lock else condition(it))
         with pytest.raises(KeyboardInterrupt):
             threads.each(do, range(2), 2, "test", insists=insists)
@@ -133,7 +134,7 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "_idle", [])
+    seams.IDLE_THREADS.put(monkeypatch, [])
     monkeypatch.setattr(threading.Thread, "start", refuse)
 
 
@@ -158,9 +159,9 @@ def test_a_pool_refuses_what_nobody_can_do_and_goes_on_with_one_thread(monkeypat
 
 def test_reserved_threads_do_what_comes_when_no_more_can_be_started(monkeypatch: pytest.MonkeyPatch):
     threads.reserve(2)
-    kept = list(threads._idle)
+    kept = list(threads.idle)
     no_thread(monkeypatch)
-    monkeypatch.setattr(threads, "_idle", kept)
+    seams.IDLE_THREADS.put(monkeypatch, kept)
     done = [threading.Event(), threading.Event()]
     for event in done:
         threads.start(event.set, "test")

@@ -46,6 +46,11 @@ def merge(layout: Layout, segment_crcs: NDArray[np.uint32]) -> bytes:
     return encoded.data
 
 
+def is_kept(layout: Layout) -> bool:
+    """Whether the next index of this layout is made of the one before; a large one is not kept."""
+    return layout in _known
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """The index of a layout, which entry each of its checksums is of, and where in the file it lies."""

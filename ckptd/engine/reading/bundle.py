@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ckptd.engine.log import logger
 from ckptd.engine.reading import indexes
-from ckptd.engine.reading.blocks import SHORT_BYTES, blocks, widen
+from ckptd.engine.reading.blocks import BLOCK_BYTES, SHORT_BYTES, blocks, widen
 from ckptd.engine.reading.piece_reads import Fetch, PieceRead
 from ckptd.engine.reading.seen import SeenIndex
 from ckptd.engine.reading.small_reads import MOST_BYTES as SMALL_BYTES
@@ -308,7 +308,7 @@ class Bundle:
             covering = widen(piece.box.shape, Box(start, common.shape), width, self._objects.access.gap_bytes)
             if thorough and piece.size <= max(MOST_TO_CHECK * common.num_elements * width, SHORT_BYTES):
                 covering = Box.whole(piece.box.shape)
-            cut = list(blocks(piece.box.shape, covering, width))
+            cut = list(blocks(piece.box.shape, covering, width, BLOCK_BYTES))
             yield PieceRead(tensor, piece, out, box, cut, is_whole=covering.shape == piece.box.shape)
 
 

@@ -31,7 +31,7 @@ from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.keys import UNFINISHED_SUFFIX, join
 
 _MAX_SKEW_S = 60.0  # the server refuses requests from 15 minutes on
-_KNOWN: dict[str, tuple[str, ...]] = {}  # what `fences` found, by bucket: it does not change while a process lives
+KNOWN: dict[str, tuple[str, ...]] = {}  # what `fences` found, by bucket: it does not change while a process lives
 _KNOWN_LOCK = threading.Lock()
 
 
@@ -57,7 +57,7 @@ def fences(bucket: Bucket, root: str) -> Sequence[str]:
         CkptdError: when it cannot be tried out.
     """
     with _KNOWN_LOCK:
-        known = _KNOWN.get(bucket.place)
+        known = KNOWN.get(bucket.place)
     if known is None:
         trial = _Trial(bucket, root)
         try:
@@ -67,7 +67,7 @@ def fences(bucket: Bucket, root: str) -> Sequence[str]:
         known = (bucket.unfenced,) if bucket.unfenced else ()
         known += tuple(detail for outcome, detail in found if outcome is not Outcome.OK)
         with _KNOWN_LOCK:
-            _KNOWN[bucket.place] = known
+            KNOWN[bucket.place] = known
     return known
 
 

@@ -30,7 +30,7 @@ def pretend(monkeypatch):
         module = types.ModuleType("pretend_command")
         module.command = click.Command("pretend", callback=action)
         monkeypatch.setitem(sys.modules, "pretend_command", module)
-        monkeypatch.setitem(main.COMMANDS, "pretend", main._Listed("pretend_command", "Pretend."))
+        monkeypatch.setitem(main.COMMANDS, "pretend", main.Listed("pretend_command", "Pretend."))
 
     return install
 

@@ -15,11 +15,12 @@ BOUND_S = 30.0
 
 
 class Daemon:
-    """A coordinator over a directory, and a server in a loop of its own."""
+    """A coordinator over a directory, or over the store that is given, and a server in a loop of its own."""
 
-    def __init__(self, root, listen="127.0.0.1:0", arena_bytes=0, clock=None, **settings):
+    def __init__(self, root, listen="127.0.0.1:0", arena_bytes=0, clock=None, store=None, **settings):
         self.root = root
         self._clock = clock
+        self._store = store
         self._arena = ArenaOptions(arena_bytes, root.parent) if arena_bytes else None
         self._settings = Settings(**settings)
         self._listen = addresses.parse(listen)
@@ -36,7 +37,7 @@ class Daemon:
             raise self._failed
 
     def make_coordinator(self):
-        return Coordinator(open_store(str(self.root)), settings=self._settings, clock=self._clock)
+        return Coordinator(self._store or open_store(str(self.root)), settings=self._settings, clock=self._clock)
 
     def make_server(self, coordinator):
         return Server(coordinator, ServerOptions(listen=(self._listen,), arena=self._arena))

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_missing_file_is_not_found(tmp_path):
 
 def test_every_default_passes_its_own_check():
     for name, setting, default in config.settings():
-        assert setting.optional if default is None else config._checked(setting, default, name) == default
+        assert setting.optional if default is None else config.checked(setting, default, name) == default
 
 
 def test_print_config_says_where_every_value_comes_from(tmp_path):
@@ -154,8 +155,8 @@ def test_a_runtime_directory_too_deep_for_a_socket_is_passed_over(tmp_path):
 
 
 def test_without_one_it_lies_in_a_directory_of_the_user_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(places.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(places.os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
     directory = tmp_path / f"ckptd-{os.getuid()}"
     assert places.runtime_socket({}, create=True).path == str(directory / "ckptd.sock")
     assert directory.stat().st_mode & 0o777 == 0o700

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from ckptd.engine import priority
 from ckptd.engine.priority import IO_CLASSES, Priority
 from ckptd.errors import InvalidRequestError, UnavailableError
+from tests import seams
+
+IOPRIO_GET = {"x86_64": 252, "aarch64": 31, "riscv64": 31, "loongarch64": 31, "ppc64le": 274, "s390x": 283}
 
 
 def in_a_pool_with(wanted: Priority) -> tuple[int, int]:
     """Return nice value and io priority of a thread that began so."""
 
     def look() -> tuple[int, int]:
-        number = {251: 252, 30: 31, 273: 274, 282: 283}[priority._IOPRIO_SET[os.uname().machine]]
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), priority._libc.syscall(number, 1, 0)
+        number = IOPRIO_GET[os.uname().machine]
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), ctypes.CDLL(None).syscall(number, 1, 0)
 
     with ThreadPoolExecutor(1, initializer=wanted.apply) as pool:
         return pool.submit(look).result()
@@ -47,7 +50,7 @@ def test_what_this_system_cannot_do_is_said_at_once(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InvalidRequestError, match="not known on this processor"):
         Priority(io_class="idle").check()
     monkeypatch.undo()
-    monkeypatch.setattr(priority, "_CLASS_AND_LEVEL", {"idle": (7, 0)})  # the kernel has no such class
+    seams.IO_CLASS_AND_LEVEL.put(monkeypatch, {"idle": (7, 0)})  # the kernel has no such class
     with pytest.raises(UnavailableError, match="refuses"):
         Priority(io_class="idle").check()
 
@@ -60,7 +63,7 @@ def test_it_tells_where_a_nice_value_counts_in_one_session_only(
 ) -> None:
     if setting is not None:
         (tmp_path / "enabled").write_text(setting)
-    monkeypatch.setattr(priority, "_AUTOGROUP", tmp_path / "enabled")
+    seams.AUTOGROUP_FILE.put(monkeypatch, tmp_path / "enabled")
     assert bool(Priority(nice).caveat()) is warns
     if warns:
         assert f"/proc/{os.getpid()}/autogroup" in Priority(nice).caveat()

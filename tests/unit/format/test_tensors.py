@@ -103,9 +103,9 @@ def test_string_parts_of_several_ranks_lie_side_by_side_under_one_entry() -> Non
 
 def test_a_length_of_four_gibibytes_enters_the_checksum_as_eight_bytes() -> None:
     sizes = np.array([5, 1 << 32], np.uint64)
-    form = strings._lengths_form(sizes, big_endian=False)
+    form = strings.lengths_form(sizes, big_endian=False)
     assert form.hex() == "05000000" + "0000000001000000"
-    assert strings._lengths_form(sizes, big_endian=True).hex() == "00000005" + "0000000100000000"
+    assert strings.lengths_form(sizes, big_endian=True).hex() == "00000005" + "0000000100000000"
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,9 @@ class Hanging(Failing):
 
 
 @pytest.fixture
-def hanging(tmp_path, monkeypatch):
+def hanging(tmp_path):
     store = Hanging(LocalStore(str(tmp_path / "root")))
-    monkeypatch.setattr("tests.unit.client.served.open_store", lambda root: store)
-    daemon = Daemon(tmp_path / "root", threads=4)
+    daemon = Daemon(tmp_path / "root", store=store, threads=4)
     daemon.store = store
     yield daemon
     store.is_frozen.clear()

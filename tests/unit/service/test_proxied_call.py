@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from ckptd.service.proxied_call import ProxiedContext
-from ckptd.wire import proxied
+from tests import seams
 
 WAIT_S = 20
 
@@ -19,7 +19,7 @@ def test_a_socket_is_closed_only_when_nobody_is_at_it_any_more(monkeypatch):
         assert going_on.wait(WAIT_S)
         raise ConnectionResetError
 
-    monkeypatch.setattr(proxied, "receive", slow)
+    seams.RECEIVE_PROXIED.put(monkeypatch, slow)
     ours, theirs = socket.socketpair()
 
     async def hang_up_while_reading(threads):

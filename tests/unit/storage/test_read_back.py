@@ -12,6 +12,7 @@ import ckptd
 from ckptd.errors import CorruptionError
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.system_disk import SystemDisk
+from tests import seams
 
 BOUND_S = 30.0
 
@@ -64,7 +65,7 @@ def test_what_is_not_on_the_disk_is_not_acknowledged(tmp_path, size, has_direct,
 @pytest.mark.parametrize("lost", ["model.ckpt-2.index", ".checkpoint.", ".json"])
 def test_a_save_whose_index_is_not_on_the_disk_fails_and_the_latest_stays(tmp_path, lost, monkeypatch):
     disk = LyingDisk("nothing")
-    monkeypatch.setattr("ckptd.storage.local.local_store.SystemDisk", lambda: disk)
+    seams.STORE_OF_DIRECTORY.put(monkeypatch, lambda root, **options: LocalStore(root, disk=disk, **options))
     arrays = {"w": np.arange(1000.0)}
     with ckptd.Checkpointer(str(tmp_path / "root"), "r", rank=0, world_size=1, timeout_s=BOUND_S) as ckpt:
         ckpt.save(1, arrays).result(BOUND_S)

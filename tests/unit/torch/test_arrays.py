@@ -7,8 +7,7 @@ torch = pytest.importorskip("torch")
 
 from ckptd.errors import InvalidRequestError  # noqa: E402
 from ckptd.torch import array_of, memory_of, tensor_of  # noqa: E402
-from ckptd.torch.arrays import _NUMPY_DTYPES as NUMPY_DTYPES  # noqa: E402
-from ckptd.torch.arrays import fill, numpy_dtype_of  # noqa: E402
+from ckptd.torch.arrays import NUMPY_DTYPES, fill, numpy_dtype_of  # noqa: E402
 
 LAYOUTS = {
     "whole": lambda tensor: tensor,

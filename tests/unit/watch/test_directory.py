@@ -8,11 +8,12 @@ import threading
 import time
 
 import pytest
+from watchdog.observers.api import BaseObserver
 
 from ckptd.errors import InvalidRequestError
 from ckptd.storage.local.mounts import Mount
 from ckptd.storage.locations import open_store
-from ckptd.watch import directory, hints
+from ckptd.watch import hints
 from ckptd.watch.directory import DirectoryHints
 from ckptd.watch.follower import Follower
 from ckptd.watch.polling import PollingHints
@@ -104,20 +105,20 @@ def test_files_under_way_wake_nobody(tmp_path):
     (tmp_path / ".m-1.index.x.ckptd-tmp").write_bytes(b"x")
     (tmp_path / "one").mkdir()  # one event, and not several as for a file
     listening.wait(BOUND_S)  # they come in order: by now those of the file were there, too
-    assert listening._wake.is_set()
+    assert listening.is_due
     listening.arm()
     (tmp_path / ".m-1.index.y.ckptd-tmp").write_bytes(b"x")
     listening.wait(0.05)
-    assert not listening._wake.is_set()
+    assert not listening.is_due
     listening.close()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EMFILE])
 def test_without_room_for_events_the_directory_is_looked_at_often(tmp_path, monkeypatch, code):
-    def start(self):
+    def schedule(*_, **__):
         raise OSError(code, "inotify limit reached")
 
-    monkeypatch.setattr(directory._Listening, "start", start)
+    monkeypatch.setattr(BaseObserver, "schedule", schedule)
     seams.WATCH_POLL_S.put(monkeypatch, 0.01)
     follower = Follower(
         open_store(str(tmp_path)), "run", hints=DirectoryHints(str(tmp_path / "run"), regular_look_s=3600.0)
@@ -130,7 +131,7 @@ def test_without_room_for_events_the_directory_is_looked_at_often(tmp_path, monk
 
 
 def test_a_regular_look_finds_what_no_event_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(directory._Listening, "dispatch", lambda self, event: None)
+    monkeypatch.setattr(BaseObserver, "schedule", lambda *_, **__: None)
     follower = Follower(
         open_store(str(tmp_path)), "run", hints=DirectoryHints(str(tmp_path / "run"), regular_look_s=0.02)
     )
@@ -146,7 +147,7 @@ def test_network_file_systems_memory_and_whoever_asks_get_regular_looks(tmp_path
     assert isinstance(hints.hints_for(here, "", 2.0), PollingHints)
     assert isinstance(hints.hints_for(open_store("memory://hints"), "run"), PollingHints)
     over_nfs = Mount(str(tmp_path / "run"), "nfs4", frozenset())
-    monkeypatch.setattr(hints, "mount_of", lambda path: over_nfs if path == over_nfs.point else None)
+    seams.WATCHED_MOUNT.put(monkeypatch, lambda path: over_nfs if path == over_nfs.point else None)
     assert isinstance(hints.hints_for(here, "run"), PollingHints)
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(InvalidRequestError):

@@ -9,8 +9,8 @@ import pytest
 
 from ckptd.errors import CorruptionError, NotPermittedError, UnavailableError
 from ckptd.storage.locations import open_store
-from ckptd.watch import follower as room
 from ckptd.watch.follower import PATIENCE_S, Follower
+from tests import seams
 from tests.fakes.directory import name_latest, publish, put, put_index, put_shards
 
 
@@ -114,7 +114,7 @@ def test_a_store_that_stays_away_is_an_error_and_a_short_absence_is_not(tmp_path
         if answer is not None:
             raise answer
 
-    monkeypatch.setattr(room.Looker, "look", look)
+    seams.LOOK.put(monkeypatch, look)
     follower, story = follow(tmp_path, *[lambda: None] * 3)
     with pytest.raises(UnavailableError, match="does not answer"):
         follower.next()
@@ -126,7 +126,7 @@ def test_what_may_not_be_read_is_said_at_once(tmp_path, monkeypatch):
     def look(self):
         raise NotPermittedError("no")
 
-    monkeypatch.setattr(room.Looker, "look", look)
+    seams.LOOK.put(monkeypatch, look)
     follower, story = follow(tmp_path)
     with pytest.raises(NotPermittedError):
         follower.next()

@@ -7,6 +7,7 @@ import ckptd
 from ckptd.errors import CorruptionError
 from ckptd.storage.locations import open_store
 from ckptd.watch.look import Looker
+from tests import seams
 from tests.fakes.directory import name_latest, publish, put, put_index, put_shards
 
 
@@ -61,10 +62,8 @@ def test_a_step_that_is_saved_again_is_seen_though_the_state_file_is_the_same(tm
 
 
 def test_an_index_that_is_replaced_during_the_look_is_looked_at_anew(looker, run, monkeypatch):
-    from ckptd.watch import look
-
     publish(run, 1)
-    real, described = look.survey.describe, []
+    real, described = seams.DESCRIBE.value, []
 
     def describe(store, index, ours):
         found = real(store, index, ours)
@@ -73,7 +72,7 @@ def test_an_index_that_is_replaced_during_the_look_is_looked_at_anew(looker, run
         described.append(index)
         return found
 
-    monkeypatch.setattr(look.survey, "describe", describe)
+    seams.DESCRIBE.put(monkeypatch, describe)
     assert looker.look().saved_at == 2e9
     assert len(described) == 2
     assert looker.look() is None

@@ -17,6 +17,7 @@ from ckptd.errors import InvalidRequestError, NotPermittedError
 from ckptd.service.server import Server, ServerOptions, Tls
 from ckptd.storage.locations import open_store
 from ckptd.wire import places
+from tests import seams
 from tests.unit.client.served import Daemon
 
 TOKEN = "s3same"
@@ -110,7 +111,7 @@ def test_without_an_address_it_is_the_user_s_socket_then_that_of_the_host(tmp_pa
     own, of_the_host = tmp_path / "own", tmp_path / "host.sock"
     own.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
-    monkeypatch.setattr(places, "SYSTEM_SOCKET", places.Address(path=str(of_the_host)))
+    seams.SYSTEM_SOCKET.put(monkeypatch, places.Address(path=str(of_the_host)))
     assert str(places.local_daemon({"XDG_RUNTIME_DIR": str(own)})) == f"unix://{own}/ckptd.sock"
     with socket.socket(socket.AF_UNIX) as host:
         host.bind(str(of_the_host))

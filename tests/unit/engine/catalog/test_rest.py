@@ -152,12 +152,16 @@ def test_a_run_with_something_left_to_do_is_not_noted(store):
 class OfAnotherHost(Counting):
     """A store in which a lock keeps nobody out."""
 
+    def __init__(self, inner, clock):
+        super().__init__(inner)
+        self._clock = clock
+
     def lock(self, key, **how):
-        return MemoryStore("elsewhere", has_locks=False, wall_s=self._inner._wall_s).lock(key, **how)
+        return MemoryStore("elsewhere", has_locks=False, wall_s=self._clock.wall_s).lock(key, **how)
 
 
 def test_a_former_owner_notes_nothing(store):
-    former, new = opened(OfAnotherHost(store)), opened(OfAnotherHost(store))
+    former, new = (opened(OfAnotherHost(store, HandClock())) for _ in range(2))
     former.latest("runs/r")
     new.latest("runs/r")
     before = store.get(NOTE)
@@ -170,7 +174,7 @@ def test_a_former_owner_notes_nothing(store):
 def two_daemons():
     """A store of another host, its clock, a daemon that has saved and closed its run, and one that comes later."""
     clock = HandClock()
-    store = OfAnotherHost(MemoryStore(has_locks=False, verifies_writes=True, wall_s=clock.wall_s))
+    store = OfAnotherHost(MemoryStore(has_locks=False, verifies_writes=True, wall_s=clock.wall_s), clock)
     former = Coordinator(store, clock=clock)
     former.open()
     rank = Rank(former, 0, 1).join()

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ckptd.engine.lanes import merge as merging
-from ckptd.engine.lanes.merge import merge
+from ckptd.engine.lanes.merge import is_kept, merge
 from ckptd.engine.lanes.plan import plan
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.format import crc32c, strings, tensors
 from ckptd.format.entry import Entry
 from ckptd.format.index import Index, encode_index
 from ckptd.format.slices import Box, TensorSlice
+from tests import seams
 
 WORDS = [[b"a", b"", b"longer than that"], [b"x" * 300]]
 
@@ -140,9 +140,9 @@ def test_a_checksum_that_is_left_out_moves_the_others():
 
 def test_of_large_indexes_none_is_kept(monkeypatch):
     layout = plan([Manifest.of([Part("t", 1, (2,), Box.whole((2,)), 8)])], 1)
-    monkeypatch.setattr(merging, "_KEPT_BYTES", 10)
+    seams.KEPT_INDEX_BYTES.put(monkeypatch, 10)
     merge(layout, np.array([5], np.uint32))
-    assert layout not in merging._known
+    assert not is_kept(layout)
     monkeypatch.undo()
     merge(layout, np.array([5], np.uint32))
-    assert layout in merging._known
+    assert is_kept(layout)

@@ -6,9 +6,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptd.engine.reading import bundle as reading
-from ckptd.engine.reading import piece_reads
-from ckptd.engine.reading.blocks import blocks
 from ckptd.engine.reading.bundle import Bundle, Wanted
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
@@ -79,7 +76,7 @@ def test_large_tensors_are_read_in_parts_by_several_threads(tmp_path, monkeypatc
     writer = BundleWriter(tmp_path / "m")
     writer.add("t", array)
     bundle, _ = open_bundle(writer.finish())
-    monkeypatch.setattr(reading, "blocks", lambda *given: blocks(*given, 1 << 14))
+    seams.READ_BLOCK_BYTES.put(monkeypatch, 1 << 14)
     assert (bundle.read("t") == array).all()
     assert (bundle.read("t", Box((10, 0), (900, 300))) == array[10:910]).all()
 
@@ -312,7 +309,7 @@ def test_an_index_cannot_make_a_reader_take_memory_that_no_file_fills(tmp_path, 
         assert taken[-1] <= 1 << 20
         return real(shape, dtype, **more)
 
-    monkeypatch.setattr(reading.np, "empty", counting)
+    monkeypatch.setattr(np, "empty", counting)
     bundle, _ = open_bundle(tmp_path / "m")
     with pytest.raises(CorruptionError) as caught:
         bundle.read("t")
@@ -383,9 +380,14 @@ def test_what_lies_side_by_side_is_asked_for_at_once_and_what_lies_apart_is_shar
 
     objects.ranges.clear()
     jobs = []
-    real = piece_reads.Fetch._run
+    each = seams.EACH_OF_SEVERAL.value
+
+    def noted(do, items, *rest):
+        jobs.extend(map(len, items))
+        return each(do, items, *rest)
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(piece_reads.Fetch, "_run", lambda self, job: jobs.append(len(job)) or real(self, job))
+        seams.EACH_OF_SEVERAL.put(patched, noted)
         assert (bundle.read("t", Box((0, 0), (20, 1 << 19))) == whole[:, : 1 << 19]).all()
     assert len(objects.ranges) == 20  # half a MiB each, and as much between them
     assert jobs == [16, 4]

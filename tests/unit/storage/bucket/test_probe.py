@@ -16,6 +16,7 @@ from ckptd.storage.bucket.object_store import ObjectStore
 from ckptd.storage.bucket.probe import fences, probe
 from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.locations import open_store
+from tests import seams
 from tests.services.faults import ACCESS_DENIED, Refuse
 from tests.services.front import Front
 from tests.services.lying import ALL_CONDITIONS, Lie, LyingStore
@@ -94,7 +95,7 @@ def test_what_a_server_ignores_is_found_out(
     lie: Lie,
     found: dict[str, Outcome],
 ) -> None:
-    monkeypatch.setattr("ckptd.storage.bucket.probe._KNOWN", {})  # a store before this one may have had the same port
+    seams.PROBED_BUCKETS.put(monkeypatch, {})  # a store before this one may have had the same port
     with LyingStore(s3_service, [lie]) as liar:
         monkeypatch.setenv("AWS_ENDPOINT_URL", liar.endpoint)
         store = bucket_store(s3_root)

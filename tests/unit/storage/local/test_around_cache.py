@@ -19,6 +19,7 @@ from ckptd.storage.local.disk import WriteRoad
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
 from ckptd.storage.local.system_disk import SystemDisk
+from tests import seams
 from tests.fakes.disk import PowerCut, SimulatedDisk
 
 MIB = 1 << 20
@@ -141,7 +142,7 @@ def test_small_writes_go_through_the_page_cache() -> None:
 
 
 def test_when_all_bounce_buffers_are_lent_the_page_cache_takes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(around_cache, "BOUNCES", Bounces(MIB, 0))
+    seams.WRITE_BOUNCES.put(monkeypatch, Bounces(MIB, 0))
     disk = SimulatedDisk()
     store = LocalStore("/root", disk=disk)
     data = random_at(16, 2 * MIB)
@@ -333,7 +334,7 @@ def test_what_many_read_goes_through_the_page_cache() -> None:
 def test_a_file_system_or_a_moment_without_direct_reads_reads_as_ever(
     num_bounces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(around_cache, "READ_BOUNCES", Bounces(MIB, num_bounces))
+    seams.READ_BOUNCES.put(monkeypatch, Bounces(MIB, num_bounces))
     disk = SimulatedDisk(has_direct=num_bounces == 0)
     store, data = object_on(disk, 4 * MIB)
     into = empty_at(4 * MIB, 16).data

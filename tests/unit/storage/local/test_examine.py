@@ -150,7 +150,7 @@ def test_the_file_system_of_a_path_is_the_innermost_mount(path, kind, trait):
     ],
 )
 def test_what_a_file_system_cannot_promise_is_said(point, outcome, said, tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptd.storage.local.examine.mount_of", lambda root: mount_of(point, TABLE))
+    seams.EXAMINED_MOUNT.put(monkeypatch, lambda root: mount_of(point, TABLE))
     finding = outcomes(tmp_path)["mount"]
     assert finding.outcome is outcome
     assert said in finding.detail
