@@ -194,11 +194,11 @@ def test_a_capture_tells_how_far_it_is(lender):
     arena.segment.captured = 5
     assert capture.available == 5
     with pytest.raises(InvalidRequestError, match="wrong number"):
-        capture.give_sums(b"")
+        capture.give_sums(np.zeros(0, np.uint32))
     capture.seal()
     assert capture.available >= 7
     assert capture.sums() is None
-    capture.give_sums(b"\1\0\0\0")
+    capture.give_sums(np.array([1], np.uint32))
     assert capture.sums().tolist() == [1]
 
 
