@@ -130,18 +130,20 @@ class Trainer:
         history: History,
         *,
         catalog: type[Catalog] = Catalog,
+        store: type[LocalStore] = LocalStore,
+        policy: type[RetentionPolicy] = RetentionPolicy,
         shards_after_index: bool = False,
         on_step: Callable[[str], None] | None = None,
     ) -> None:
         self.history = history
         self.clock = HandClock(1_600_000_000.0 + 10 * len(history.acknowledged))
-        self.store: Store = LocalStore(ROOT, disk=place) if isinstance(place, SimulatedDisk) else place
+        self.store: Store = store(ROOT, disk=place) if isinstance(place, SimulatedDisk) else place
         self.shards_after_index = shards_after_index
         self.catalog = catalog(
             self.store,
             RUN,
             clock=self.clock,
-            policy=RetentionPolicy(max_to_keep=history.max_to_keep),
+            policy=policy(max_to_keep=history.max_to_keep),
             undo_s=UNDO_S,
             on_step=on_step or (lambda step: None),
         )

@@ -6,24 +6,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from ckptd.engine.catalog import commit as durable
-from ckptd.engine.catalog import deleting, records
+from ckptd.engine.catalog import records
 from ckptd.engine.catalog.catalog import Catalog
-from ckptd.engine.catalog.listing import Listing
-from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
-from ckptd.engine.catalog.retention import Action, RetentionPolicy
-from ckptd.engine.catalog.undo import Undo
+from ckptd.engine.catalog.retention import RetentionPolicy
+from ckptd.format.state_file import CheckpointState
+from ckptd.storage.base import ObjectStat, Store
+from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.disk import PowerCut, SimulatedDisk
 from tests.fakes.disk_nodes import Crash
 from tests.faults.history import (
     MAX_TO_KEEP,
+    RUN,
     STORIES,
     BrokenPromiseError,
     History,
@@ -131,18 +130,113 @@ def test_power_may_fail_at_any_operation_of_any_recovery_too(story: Story) -> No
     assert sweep(story, twice_every=1) > 50
 
 
-# Mutants: what the sweep is worth
+# Mutants: what the sweep is worth. Most are stores that leave out or reorder what the engine does in the right order.
+
+STATE, RECORDS = f"{RUN}/checkpoint", f"{RUN}/.ckptd/"
 
 
-class ForgetsToNote(Catalog):
+class WithoutRecords(LocalStore):
     """No record before the first byte: after a crash nobody knows whose the shards are."""
 
+    def put(self, key: str, data: bytes) -> ObjectStat | None:  # type: ignore[override]
+        return None if key.startswith(RECORDS) and key.endswith(".json") else super().put(key, data)
+
+
+class IndexAfterStateFile(LocalStore):
+    """The state file names a checkpoint that is committed only then."""
+
+    def __init__(self, root: str, **options: Any) -> None:
+        super().__init__(root, **options)
+        self.put_off: dict[str, bytes] = {}
+
+    def is_put_off(self, key: str) -> bool:
+        return key.endswith(".index")
+
+    def put(self, key: str, data: bytes) -> ObjectStat | None:  # type: ignore[override]
+        if self.is_put_off(key):
+            self.put_off[key] = data
+            return None
+        stat = super().put(key, data)
+        self.stated(key)
+        return stat
+
+    def replace(self, key: str, data: bytes, *, if_version: str | None = None) -> ObjectStat:
+        stat = super().replace(key, data, if_version=if_version)
+        self.stated(key)
+        return stat
+
+    def stated(self, key: str) -> None:
+        while key == STATE and self.put_off:
+            super().put(*self.put_off.popitem())
+
+    def get(self, key: str, **limits: Any) -> bytes:
+        return self.put_off[key] if key in self.put_off else super().get(key, **limits)
+
+
+class IndexBackAfterStateFile(IndexAfterStateFile):
+    """A deletion that is undone is listed before its index is back."""
+
+    def is_put_off(self, key: str) -> bool:
+        aside = f"{RECORDS}trash/{key.removeprefix(RUN + '/').removesuffix('.index')}."
+        return key.endswith(".index") and any(each.startswith(aside) for each in self.keys(f"{RUN}/.ckptd/trash"))
+
+
+class DeletesBeforePublishing(LocalStore):
+    """What the new list no longer names goes before the list is there."""
+
+    def replace(self, key: str, data: bytes, *, if_version: str | None = None) -> ObjectStat:
+        if key == STATE:
+            for name in set(listed(self.get(key))) - set(listed(data)):
+                shards = [each for each in self.keys(RUN) if each.startswith(f"{name}.data-")]
+                self.delete([f"{RUN}/{each}" for each in (f"{name}.index", *shards)])
+        return super().replace(key, data, if_version=if_version)
+
+
+class NotesAtOnce(LocalStore):
+    """A save is noted as published with the list that names it: before what has left the list is deleted."""
+
+    def replace(self, key: str, data: bytes, *, if_version: str | None = None) -> ObjectStat:
+        stat = super().replace(key, data, if_version=if_version)
+        if key == STATE:
+            for record in records.of_prefix(self, RUN, listed(data)[-1]):
+                records.change(self, record, published=True)
+        return stat
+
+
+class RecordBeforeShards(LocalStore):
+    """The record goes before the shards that it names."""
+
+    def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
+        for prefix in {key.partition(".data-")[0] for key in keys if ".data-" in key}:
+            of_prefix = records.of_prefix(self, RUN, prefix.removeprefix(f"{RUN}/"))
+            super().delete([record.key for record in of_prefix if set(record.shard_keys) & set(keys)])
+        super().delete(keys, if_version=if_version)
+
+
+class InPlace(Catalog):
+    """An overwrite deletes the shards of before, and takes their keys."""
+
+    def __init__(self, store: Store, run: str, **options: Any) -> None:
+        super().__init__(store, run, **options)
+        self.beneath = store
+
+    def choose_num_shards(self, name: str, step: int | None, wanted: int) -> int:
+        return wanted
+
     def begin(self, record: Record) -> None:
-        put, self._store.put = self._store.put, lambda key, data: None  # type: ignore[method-assign, assignment, return-value]
-        try:
-            super().begin(record)
-        finally:
-            self._store.put = put  # type: ignore[method-assign]
+        self.beneath.delete(record.shard_keys)
+        super().begin(record)
+
+
+class ForgetsNoLimit(RetentionPolicy):
+    """A recovery that does not know that there was no limit."""
+
+    def sure_to_go(self, next_keep_at: float) -> float:
+        return next_keep_at
+
+
+def listed(state: bytes) -> list[str]:
+    return CheckpointState.decode(state).all_model_checkpoint_paths
 
 
 MUTANTS: list[tuple[str, Story, dict[str, Any], dict[str, Any]]] = [
@@ -150,7 +244,13 @@ MUTANTS: list[tuple[str, Story, dict[str, Any], dict[str, Any]]] = [
     ("no directory is synced", saves_with_retention, {"syncs_directories": False}, {}),
     ("shards after the index", saves_with_retention, {}, {"shards_after_index": True}),
     ("shards after the index of an overwrite", an_overwrite, {}, {"shards_after_index": True}),
-    ("no record", saves_with_retention, {}, {"catalog": ForgetsToNote}),
+    ("no record", saves_with_retention, {}, {"store": WithoutRecords}),
+    ("publishing before the commit", saves_with_retention, {}, {"store": IndexAfterStateFile}),
+    ("retention before publishing", saves_with_retention, {}, {"store": DeletesBeforePublishing}),
+    ("noted as published before what leaves is deleted", saves_with_retention, {}, {"store": NotesAtOnce}),
+    ("a record deleted before its shards", saves_with_retention, {}, {"store": RecordBeforeShards}),
+    ("an overwrite in place", an_overwrite, {}, {"catalog": InPlace}),
+    ("an undoing that lists before the index is back", a_deletion_undone, {}, {"store": IndexBackAfterStateFile}),
 ]
 
 
@@ -162,95 +262,6 @@ def test_the_sweep_finds_what_is_taken_out(
         sweep(story, disk_faults=disk_faults, trainer_faults=trainer_faults)
 
 
-def test_the_sweep_finds_publishing_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    commit, publish = durable.commit, durable.publish
-    put_off: list[tuple[Any, ...]] = []
-
-    def publish_first(*arguments: Any) -> Any:
-        seen = publish(*arguments)
-        if put_off and put_off[-1][0] is arguments[0]:  # of this life, not of one that ended in a power cut
-            commit(*put_off.pop())
-        return seen
-
-    monkeypatch.setattr(durable, "commit", lambda *arguments, **_: put_off.append(arguments))
-    monkeypatch.setattr(durable, "publish", publish_first)
+def test_the_sweep_finds_a_recovery_that_forgets_that_there_was_no_limit() -> None:
     with pytest.raises(BrokenPromiseError):
-        sweep(saves_with_retention)
-
-
-def test_the_sweep_finds_retention_before_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = Publishing.publish
-
-    def delete_first(self: Publishing, record: Record, listing: Listing, policy: Any, *rest: Any) -> Any:
-        _, decision = listing.reduced(policy, float("inf"))
-        for prefix in decision.prefixes(Action.DROP):
-            mine = self._ledger.published_at(prefix)
-            if mine is not None:
-                deleting.drop(self._ledger.store, mine)
-        return publish(self, record, listing, policy, *rest)
-
-    monkeypatch.setattr(Publishing, "publish", delete_first)
-    with pytest.raises(BrokenPromiseError):
-        sweep(saves_with_retention)
-
-
-def test_the_sweep_finds_a_save_noted_as_published_before_who_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    settle = Publishing.settle
-
-    def too_early(self: Publishing, in_use: Any) -> Any:
-        for record in self.pending:
-            records.change(self._ledger.store, record)
-        return settle(self, in_use)
-
-    monkeypatch.setattr(Publishing, "settle", too_early)
-    with pytest.raises(BrokenPromiseError):
-        sweep(saves_with_retention)
-
-
-def test_the_sweep_finds_a_recovery_that_forgets_that_there_was_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RetentionPolicy, "sure_to_go", lambda self, next_keep_at: next_keep_at)
-    with pytest.raises(BrokenPromiseError):
-        sweep(saves_with_retention, max_to_keep=0)
-
-
-def test_the_sweep_finds_a_record_deleted_before_its_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    delete_rest = deleting._delete_rest
-
-    def record_first(store: Any, record: Record, **options: Any) -> None:
-        store.delete([record.key])
-        delete_rest(store, record, **options)
-
-    monkeypatch.setattr(deleting, "_delete_rest", record_first)
-    with pytest.raises(BrokenPromiseError):
-        sweep(saves_with_retention)
-
-
-def test_the_sweep_finds_an_overwrite_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    def in_place(self: Catalog, name: str, step: int, wanted: int) -> int:
-        return wanted
-
-    def begin_in_place(self: Catalog, record: Record) -> None:
-        self._store.delete(record.shard_keys)
-        begin(self, record)
-
-    begin = Catalog.begin
-    monkeypatch.setattr(Catalog, "choose_num_shards", in_place)
-    monkeypatch.setattr(Catalog, "begin", begin_in_place)
-    with pytest.raises(BrokenPromiseError):
-        sweep(an_overwrite)
-
-
-def test_the_sweep_finds_an_undoing_that_lists_before_the_index_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    bring_back = deleting.bring_back
-
-    def list_first(self: Undo, record: Record, policy: Any) -> Record:
-        ledger, back = self._ledger, replace(record, dropped=False, deleted_at=None)
-        ledger.write_state(ledger.listing.with_adopted(ledger.entry(back)), ledger.style)
-        bring_back(ledger.store, record, on_step=ledger.on_step)
-        ledger.remember(records.change(ledger.store, back))
-        self.drop_copy(record)
-        return back
-
-    monkeypatch.setattr(Undo, "bring_back", list_first)
-    with pytest.raises(BrokenPromiseError):
-        sweep(a_deletion_undone)
+        sweep(saves_with_retention, max_to_keep=0, trainer_faults={"policy": ForgetsNoLimit})
