@@ -7,13 +7,10 @@ saved again there replaces it, and what Lightning removes goes once everything t
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import io
 import logging
-import pickle
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +27,14 @@ from ckptd.client.paths.latest import as_text
 from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.series import name_of
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
-from ckptd.format.names import ANY_NAME, check_run_name
+from ckptd.format.names import ANY_NAME
 from ckptd.torch import lightning_paths as paths
 from ckptd.torch.lightning_callers import is_rhythm
 from ckptd.torch.lightning_errors import MissingCheckpointError, StorageOptionsError, what_is_missing
+from ckptd.torch.lightning_files import load_lightning_file
+from ckptd.torch.lightning_runs import PathRuns
 from ckptd.torch.lightning_values import plain, with_containers, without_note
 from ckptd.torch.loading import load
-from ckptd.torch.places import address_and_run
 from ckptd.torch.saving import save
 
 _log = logging.getLogger("ckptd.torch")
@@ -48,7 +46,6 @@ except ImportError:  # it is installed under its older name
     _io = importlib.import_module("lightning_fabric.plugins.io.checkpoint_io")
     _cloud_io = importlib.import_module("lightning_fabric.utilities.cloud_io")
 
-_NOT_IN_RUN_NAMES = re.compile(r"[^\w.+=@,-]")
 _MOST_UNDER_WAY = 2  # each holds a copy of the state
 
 
@@ -91,7 +88,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         self._rooms = RoomPool()
         self._open: dict[str, _Open] = {}
         self._removals: dict[str, list[PendingSave]] = {}
-        self._runs: dict[str, str] = {}  # with a daemon, those that this process has saved to
+        self._runs = PathRuns(self._address, self._run, self._options)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return where checkpoints go: a copy, in a process that Lightning spawns say, has nothing under way."""
@@ -118,9 +115,9 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         known = self._open.pop(where, None)
         file_system = _cloud_io.get_filesystem(where)
         is_new = known.is_new and known.pending.checkpoint is None if known else not paths.is_there(where, file_system)
-        run = self._run_to_save(where) if self._address else None
+        run = self._runs.run_to_save(where) if self._address else None
         paths.occupy(where, run, file_system)
-        place = (self._address, run) if run else self._place(where)
+        place = (self._address, run) if run else self._runs.place(where)
         checkpointer = known.checkpointer if known else Checkpointer(*place, **self._options)
         if known is None:
             checkpointer.share_rooms(self._rooms)  # fresh memory for every path would be slow to fill
@@ -158,10 +155,10 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         where = paths.target_of(path)
         self._close(where)
         if paths.is_foreign_file(where):
-            return _load_lightning_file(where, map_location)
+            return load_lightning_file(where, map_location)
         device = map_location if isinstance(map_location, (str, torch.device)) else None
         try:
-            return self._load_at(self._place(where, is_bare="/" not in as_text(path)), device)
+            return self._load_at(self._runs.place(where, is_bare="/" not in as_text(path)), device)
         except NotFoundError as error:
             if error.key is not None:  # of a checkpoint that is there
                 raise
@@ -178,7 +175,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
                     )
                 raise missing from None
         _log.warning("%s: its save never became durable; %s is loaded, the newest that did", as_text(path), beside)
-        return self._load_at(self._place(beside), device)
+        return self._load_at(self._runs.place(beside), device)
 
     def _load_at(self, place: tuple[str, str], device: torch.device | str | None) -> dict[str, Any]:
         with Checkpointer(*place, **self._options) as checkpointer:
@@ -186,8 +183,8 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         return state
 
     def _tell_of_the_run(self, where: str, missing: MissingCheckpointError) -> None:
-        run = self._run_of(where)
-        if self._address and not paths.read_pointer(where) and self._holds(run):
+        run = self._runs.run_of(where)
+        if self._address and not paths.read_pointer(where) and self._runs.holds(run):
             missing.add_note(
                 f"the daemon has a checkpoint in its run {run!r}, and no pointer at {where} says that it belongs to "
                 f"this path: if it is the one, load it by its name alone, {where.rpartition('/')[2]!r}"
@@ -204,7 +201,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         return max(steps, key=steps.__getitem__, default=None)
 
     def _step_at(self, where: str) -> int | None:
-        with Checkpointer(*self._place(where), **self._options) as checkpointer:
+        with Checkpointer(*self._runs.place(where), **self._options) as checkpointer:
             latest = checkpointer.latest()
         return None if latest is None else latest.step
 
@@ -264,45 +261,6 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         finally:
             self._rooms.clear()
 
-    def _run_of(self, where: str, *, alone: bool = False) -> str:
-        """Return the run of a path that has no pointer; with `alone` one that no other path has."""
-        name = where.rpartition("/")[2]
-        if not _can_name_a_run(name):  # that of a file which Lightning's launchers pass between processes begins so: .
-            name, alone = f"x{_NOT_IN_RUN_NAMES.sub('_', name)}", True
-        own = f"@{hashlib.sha256(where.encode()).hexdigest()[:12]}" if alone else ""
-        return f"{self._run}/{name}{own}"
-
-    def _run_to_save(self, where: str) -> str:
-        """Return the run that a path has or gets. What another path has there would be replaced, and is left alone."""
-        run = paths.read_pointer(where) or self._runs.get(where)
-        if run is None:
-            run = self._run_of(where)
-            others = {taken for place, taken in self._runs.items() if place != where}
-            if run in others or not paths.is_local(where) or self._holds(run):
-                run = self._run_of(where, alone=True)
-        self._runs[where] = run
-        return run
-
-    def _holds(self, run: str) -> bool:
-        with Checkpointer(self._address, run, **self._options) as checkpointer:
-            return bool(checkpointer.checkpoints(name=ANY_NAME))
-
-    def _place(self, where: str, *, is_bare: bool = False) -> tuple[str, str]:
-        """Return address and run of a path; one that `is_bare`, a name without a directory, may mean a run itself."""
-        pointed = paths.read_pointer(where)
-        if self._address:
-            # Without a pointer the run of that name may be another path's.
-            return self._address, pointed or self._runs.get(where) or self._run_of(where, alone=not is_bare)
-        if pointed:
-            raise InvalidRequestError(
-                f"a daemon has this checkpoint, in its run {pointed!r}, and no daemon is named: "
-                "CkptdCheckpointIO(address), or CKPTD_ADDRESS in the environment",
-                key=where,
-            )
-        if paths.is_local(where) and not _can_name_a_run(where.rpartition("/")[2]):
-            return where, "checkpoint"
-        return address_and_run(where, "")
-
     def _settle(self, but: str = "", may_be_under_way: int = _MOST_UNDER_WAY) -> None:
         """Wait while more is under way, remove what may go, and leave what was saved; raise what ended a save."""
         others = [where for where in self._open if where != but]
@@ -344,7 +302,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         if self._address and paths.read_pointer(where) is None and where not in self._runs:
             _log.warning("%s: no pointer to a daemon's run is there, so nothing is removed", where)
             return  # the run of that name may be another path's
-        with Checkpointer(*self._place(where), **self._options) as checkpointer:
+        with Checkpointer(*self._runs.place(where), **self._options) as checkpointer:
             for checkpoint in checkpointer.checkpoints(name=ANY_NAME):
                 if checkpoint.step is not None:  # as `save_checkpoint` gives one to each
                     name = name_of(checkpoint)
@@ -353,7 +311,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
                     except ConflictError as error:
                         _log.warning("%s is kept: %s", where, error)
                         return
-        self._runs.pop(where, None)
+        self._runs.forget(where)
         paths.clear(where, _cloud_io.get_filesystem(where))
 
 
@@ -363,28 +321,3 @@ def _step_of(checkpoint: dict[str, Any]) -> int:
         return check_step(checkpoint.get("global_step", 0))
     except InvalidRequestError:
         return 0
-
-
-def _can_name_a_run(name: str) -> bool:
-    if _NOT_IN_RUN_NAMES.search(name):  # older versions, whose checkpoints are there, took fewer for a name
-        return False
-    try:
-        check_run_name(name)
-    except InvalidRequestError:
-        return False
-    return True
-
-
-def _load_lightning_file(where: str, map_location: Any) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(where, map_location=map_location or "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InvalidRequestError(
-            "this file is no checkpoint of ckptd; as one of Lightning's own it holds objects that only unpickling "
-            f"brings back, which ckptd never does ({str(error).splitlines()[0]}): load it with `torch.load(path, "
-            "weights_only=False)`, take them out, and `torch.save` the rest",
-            key=where,
-        ) from error
-    if not isinstance(state, dict):
-        raise InvalidRequestError("this file holds no checkpoint of Lightning", key=where, actual=type(state).__name__)
-    return state
