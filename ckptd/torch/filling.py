@@ -11,24 +11,18 @@ import torch
 
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.torch import materializing
-from ckptd.torch.arrays import Array, fill, memory_of, numpy_dtype_of, tensor_of, torch_dtype_of
-from ckptd.torch.casting import Cast, converted, needed_cast
+from ckptd.torch.array_reads import NOTHING, ArrayReads
+from ckptd.torch.arrays import Array, tensor_of, torch_dtype_of
+from ckptd.torch.casting import Cast
 from ckptd.torch.differences import Differences, Loaded, Mismatch
-from ckptd.torch.kinds import bits_of
 from ckptd.torch.optimizers import fitting
-from ckptd.torch.overlaps import Taken
-from ckptd.torch.sharding import full_shape, local_parts
 from ckptd.torch.stateful import is_stateful, template_of
 from ckptd.torch.stored import Stored
-from ckptd.trees import bits
 from ckptd.trees.class_kinds import Classes
 from ckptd.trees.flatten import check_classes, leaves_of, rebuild
 from ckptd.trees.kind import Typed
 from ckptd.trees.merging import told_node
 from ckptd.trees.outline import Leaf, describe, typed_of
-
-_NOTHING = object()
-"""Stands for "not stored", as None may be stored."""
 
 
 class Filling:
@@ -46,38 +40,25 @@ class Filling:
         self._stored = stored
         self._device = device
         self._strict = strict
-        self._cast = cast
         self._classes = classes
         self._shapes = stored.shapes
-        self._dtypes = stored.dtypes
-        self._boxes: list[tuple[str, tuple[int, ...], Array]] = []
-        self._other_dtypes: list[tuple[str, tuple[int, ...], Array]] = []  # boxes of tensors that are converted
-        self._conversions: list[Callable[[], object]] = []
         self._whole: dict[str, None] = {}  # tensors to read as they are; a dict keeps their order
-        self._afterwards: list[Callable[[], object]] = []
         self._arrays: dict[str, Array] = {}
         self._differences = Differences(stored)
+        self._cast = cast
+        self._reads = ArrayReads(stored, cast, self._differences)
         self._materialized = materializing.Materialized(device)
-        self._memory = Taken()
-        self._copies: list[Callable[[], object]] = []  # into memory that nothing is read into directly
-        self._taken: set[str] = set()  # names that have a place here
         self._objects: list[tuple[Any, ...]] = []  # paths of objects that took their state
-        self._num_wanted = 0
 
     def load(self, state: Any) -> Loaded:
         """Fill `state` and return it; raises as `loading.load`."""
         self._check_container(state)
-        place = self._place(state, _NOTHING if self._stored.tree is None else self._stored.tree, ())
+        place = self._place(state, NOTHING if self._stored.tree is None else self._stored.tree, ())
         self._note_unplaced()
-        found = len(self._taken) + len(self._whole)
-        self._differences.check(strict=self._strict, found=found, wanted=self._num_wanted)
+        found = len(self._reads.taken) + len(self._whole)
+        self._differences.check(strict=self._strict, found=found, wanted=self._reads.num_wanted)
         self._arrays = self._stored.read(self._whole)
-        self._stored.fill(self._other_dtypes)
-        for convert in self._conversions:  # before anything that the program has is changed
-            convert()
-        self._stored.fill(self._boxes)
-        for finish in (*self._copies, *self._afterwards):
-            finish()
+        self._reads.carry_out()
         return self._differences.loaded(_given_back(state, place()))
 
     def _check_container(self, state: Any) -> None:
@@ -105,7 +86,7 @@ class Filling:
         if isinstance(value, np.ndarray) and _is_more_than_numbers(value, typed_of(stored)):
             return self._place_noted_array(value, stored, path)
         if isinstance(value, (torch.Tensor, np.ndarray)):
-            self._place_array(describe(path), value, stored)
+            self._reads.place(describe(path), value, stored)
             return lambda: value
         if isinstance(value, dict) and value and self._has_places(value, stored, path):
             return self._place_dict(value, stored, path)
@@ -117,8 +98,8 @@ class Filling:
         """Tell whether a dict has a place for each thing that is stored; otherwise it is a value that is replaced."""
         if _may_hold_arrays(value):
             return True
-        if stored is _NOTHING or not isinstance(stored, dict):
-            return stored is _NOTHING
+        if stored is NOTHING or not isinstance(stored, dict):
+            return stored is NOTHING
         is_in_object = any(path[:length] in self._objects for length in range(len(path)))
         is_value = type(value) is Counter or is_in_object
         return not is_value or any(leaf.kind in ("array", "numpy") for _, leaf in leaves_of(stored, path))
@@ -162,7 +143,7 @@ class Filling:
                     is_own = self._stored.is_of_some_ranks(node, (*path, key))
                     told = self._differences.unplaced if is_own else self._differences.unexpected
                     told.append(describe((*path, key)))
-        places = {key: self._place(one, known.get(key, _NOTHING), (*path, key)) for key, one in value.items()}
+        places = {key: self._place(one, known.get(key, NOTHING), (*path, key)) for key, one in value.items()}
 
         def give() -> Any:
             for key, place in places.items():
@@ -174,7 +155,7 @@ class Filling:
     def _place_sequence(
         self, value: list[Any] | tuple[Any, ...], stored: Any, path: tuple[Any, ...]
     ) -> Callable[[], Any]:
-        known: Iterable[Any] = stored if isinstance(stored, (list, tuple)) else [_NOTHING] * len(value)
+        known: Iterable[Any] = stored if isinstance(stored, (list, tuple)) else [NOTHING] * len(value)
         known = list(known)
         if len(known) != len(value):
             parts = Mismatch(describe(path), f"{len(known)} parts", f"{len(value)}")
@@ -193,7 +174,7 @@ class Filling:
 
     def _place_anything(self, value: Any, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
         """Take what is stored as it is: a number, a string, or everything below an empty dict."""
-        if stored is _NOTHING:
+        if stored is NOTHING:
             name = describe(path)
             if name in self._shapes:  # written without an outline
                 self._whole[name] = None
@@ -231,98 +212,17 @@ class Filling:
         """Have a tensor made where there is none yet; one that is there under several names, once."""
         new, tied = self._materialized.of(value)
         if tied.is_filled:
-            self._taken.add(name)
+            self._reads.taken.add(name)
         else:
-            tied.is_filled = self._place_array(name, new, stored)
+            tied.is_filled = self._reads.place(name, new, stored)
             if tied.is_filled:  # so are those whose own names are not stored
                 self._differences.missing = [one for one in self._differences.missing if one not in tied.names]
         tied.names.append(name)
         return lambda: new if tied.is_filled else value
 
-    def _place_array(self, name: str, value: torch.Tensor | Array, stored: Any) -> bool:
-        """Note what is to be read into `value`; tell whether it is stored and fits."""
-        self._num_wanted += 1
-        if stored is not _NOTHING and stored is not None and not isinstance(stored, Leaf):
-            self._differences.mismatched.append(Mismatch(name, told_node(stored), "a tensor"))
-            return False
-        if name not in self._shapes or stored is None:
-            self._differences.missing.append(name)
-            return False
-        if isinstance(value, torch.Tensor) and stored is not _NOTHING:
-            here_bits, there_bits = bits_of(value), bits.name_in(typed_of(stored))
-            if here_bits[1] != there_bits:
-                told = Mismatch(name, str(there_bits or self._dtypes[name]), f"{value.dtype}, and no cast converts it")
-                self._differences.refused.append(str(told))
-                return False
-            value = here_bits[0]
-        try:
-            parts = [] if isinstance(value, np.ndarray) else local_parts(name, value)
-            shape = tuple(value.shape) if isinstance(value, np.ndarray) else full_shape(name, value)
-            # A tensor that brings its own items only stands for its parts, in dtype, too.
-            dtype = parts[0].local.dtype if parts else value.dtype
-            here = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else numpy_dtype_of(name, dtype)
-            if not self._fits(name, here, shape):
-                return False
-            boxes = [((0,) * value.ndim, self._native(value))] if isinstance(value, np.ndarray) else []
-            boxes += [(part.start, self._memory_of(name, part.local, here)) for part in parts]
-            for start, memory in boxes:
-                self._read_into(name, start, memory, here)
-            self._memory.add(memory for _, memory in boxes)  # they do not reach into one another
-        except InvalidRequestError as error:
-            self._differences.refused.append(str(error))
-            return False
-        self._taken.add(name)
-        return True
-
-    def _fits(self, name: str, here: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-        there = self._dtypes[name]
-        if shape != self._shapes[name]:
-            told = Mismatch(name, f"{there} {list(self._shapes[name])}", f"{here} {list(shape)}")
-            self._differences.mismatched.append(told)
-            return False
-        if here == there:
-            return True
-        cast = needed_cast(there, here)
-        if cast is not None and self._cast in (cast, "any"):
-            return True
-        way = f"; cast={cast!r} converts it" if cast else ""
-        told = Mismatch(name, f"{there} {list(shape)}", f"{here} {list(shape)}{way}")
-        self._differences.refused.append(str(told))
-        return False
-
-    def _native(self, array: Array) -> Array:
-        """Return memory for an array in this host's order of bytes."""
-        if array.dtype.isnative:
-            return array
-        native = np.empty(array.shape, array.dtype.newbyteorder("="))
-        self._afterwards.append(lambda: np.copyto(array, native))
-        return native
-
-    def _memory_of(self, name: str, local: torch.Tensor, here: np.dtype[Any]) -> Array:
-        memory = memory_of(name, local)
-        if memory is not None:
-            return memory
-        array = np.empty(tuple(local.shape), here)  # it is not the host's
-        self._afterwards.append(lambda: fill(name, local, array))
-        return array
-
-    def _read_into(self, name: str, start: tuple[int, ...], memory: Array, here: np.dtype[Any]) -> None:
-        if self._dtypes[name] != here:
-            read = np.empty(memory.shape, self._dtypes[name])
-            new: list[Array] = []
-            self._other_dtypes.append((name, start, read))
-            self._conversions.append(lambda: new.append(converted(name, read, here)))
-            self._copies.append(lambda: np.copyto(memory, new.pop()))
-        elif self._memory.meets(memory):  # two tensors that are stored, and one here: the last one stays, as in torch
-            aside = np.empty(memory.shape, here)
-            self._boxes.append((name, start, aside))
-            self._copies.append(lambda: np.copyto(memory, aside))
-        else:
-            self._boxes.append((name, start, memory))
-
     def _note_unplaced(self) -> None:
         """List what lies below an object that took its state, and was not placed in it."""
-        known = {*self._taken, *self._whole}
+        known = {*self._reads.taken, *self._whole}
         told = [*self._differences.unexpected, *self._differences.unplaced]
         objects = [describe(path) for path in self._objects]
         for name in self._shapes:
