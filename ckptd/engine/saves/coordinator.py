@@ -123,11 +123,11 @@ class Coordinator:
         self._inspection.stop()
         runs = self._runs.begin_no_more()
         for run in runs:
-            run.drain()
-        under_way = [save.outcome for run in runs for save in run.live_saves()]
+            run.saves.drain()
+        under_way = [save.outcome for run in runs for save in run.saves.live()]
         wait(under_way, grace_s)
         for run in runs:
-            run.abort_all("the daemon is stopping")
+            run.saves.abort_all("the daemon is stopping")
         self._workers.settle(_CLEAN_UP_S)
         with self._ticking:
             self._is_closed = True
@@ -219,12 +219,12 @@ class Coordinator:
     def differences(self, declaration: Declaration) -> tuple[Difference, ...]:
         """Return what ranks of a save hold other values of, once it is planned; see `replicas`."""
         run = self._runs.if_open(declaration.save.run)
-        return () if run is None else run.differences(declaration)
+        return () if run is None else run.saves.differences(declaration)
 
     def lane(self, save: SaveRef, shard: int) -> LaneWriter:
         """Return where the bytes that `save.rank` owes `shard` go."""
         with self._stored(save.run) as run:
-            found = run.find(save)
+            found = run.saves.find(save)
             with run.lock:
                 if found.session.phase is Phase.DECLARING:
                     raise ConflictError(f"{save} has no plan yet")
@@ -241,7 +241,7 @@ class Coordinator:
         with self._stored(save.run) as run:
             published = run.stored.published_save(save.save_id)
             if published is None:
-                return run.find(save).outcome
+                return run.saves.find(save).outcome
         answer: Future[Checkpoint] = Future()
         answer.set_result(published)
         return answer
@@ -254,7 +254,7 @@ class Coordinator:
         """
         try:
             with self._stored(save.run) as run:
-                return run.find(save).retired
+                return run.saves.find(save).retired
         except NotFoundError:
             answer: Future[None] = Future()
             answer.set_result(None)
@@ -266,24 +266,24 @@ class Coordinator:
             with self._stored(save.run) as run:
                 if run.stored.published_save(save.save_id) is not None:
                     return Phase.PUBLISHED
-                return run.find(save).session.phase
+                return run.saves.find(save).session.phase
         except NotFoundError:
             return None
 
     def waiting_for(self, declaration: Declaration) -> list[str]:
         """Say what the save waits for that a rank has declared, in words for people."""
         run = self._runs.if_open(declaration.save.run)
-        return [] if run is None else run.waiting_for(declaration.prefix)
+        return [] if run is None else run.saves.waiting_for(declaration.prefix)
 
     def waiting_for_end(self, save: SaveRef) -> list[str]:
         """Say what a save waits for, in words for people; nothing when it is over, or there is no trace of it."""
         run = self._runs.if_open(save.run)
-        return [] if run is None else run.waiting_for(save_id=save.save_id)
+        return [] if run is None else run.saves.waiting_for(save_id=save.save_id)
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """End a save, if it can still be ended."""
         with self._stored(save.run) as run, run.lock:
-            run.find(save).fail(f"rank {save.rank} gave up: {reason}")
+            run.saves.find(save).fail(f"rank {save.rank} gave up: {reason}")
 
     def withdraw(self, save: SaveRef, request_id: str, reason: str, name: str) -> None:
         """Take back what `save.rank` declared by this request, or was about to: it gave its save of `name` up.
@@ -293,7 +293,7 @@ class Coordinator:
         """
         names.check_checkpoint_name(name)
         with self._stored(save.run) as run:
-            run.withdraw(save, request_id, reason, name)
+            run.saves.withdraw(save, request_id, reason, name)
 
     # Checkpoints.
 
@@ -325,7 +325,7 @@ class Coordinator:
         A restart after a crash waits for them: it goes on from what they save.
         """
         found = self._runs.if_open(run)
-        return found.unattended() if found is not None else []
+        return found.saves.unattended() if found is not None else []
 
     def checkpoints(self, run: str) -> list[Checkpoint]:
         """Return the checkpoints of a run, oldest first."""

@@ -33,7 +33,7 @@ from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.deadlines import Debt, waiting_for, why_over
 from ckptd.engine.saves.remembered import forget_frames, remembered
 from ckptd.engine.saves.session import Event, Session
-from ckptd.engine.saves.surroundings import Surroundings
+from ckptd.engine.saves.surroundings import Others, Surroundings
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -58,6 +58,7 @@ class Save:
     """
 
     run: Surroundings
+    others: Others
     first: Declaration
     save_id: str
     attempt: int
@@ -155,7 +156,7 @@ class Save:
 
     def waiting_for(self) -> list[str]:
         """Say which ranks the save waits for."""
-        return waiting_for(self.session, self._debts(), self.run.whereabouts(self))
+        return waiting_for(self.session, self._debts(), self.others.whereabouts(self))
 
     def _debts(self) -> dict[int, Debt]:
         now = self.run.clock.boot_s()
@@ -199,7 +200,7 @@ class Save:
             age_s=self.run.clock.boot_s() - self.began_at,
             timeout_s=self.first.timeout_s,
             settings=self.run.settings,
-            whereabouts=lambda: self.run.whereabouts(self),
+            whereabouts=lambda: self.others.whereabouts(self),
         )
         if reason is not None:
             self.fail(reason)
@@ -247,7 +248,7 @@ class Save:
                 case machine.Seal(shard):
                     self._begin(self._seal, shard)
                 case machine.AwaitTurn():
-                    self.run.turn_wanted()
+                    self.others.turn_wanted()
                 case machine.Commit():
                     self._begin(self._commit, failed=machine.CommitFailed)
                 case machine.Announce():
@@ -272,7 +273,7 @@ class Save:
                 failure.__cause__ = error
                 self.post(failed(failure))
 
-        self.run.submit(guarded)
+        self.run.workers.submit(guarded)
 
     def _plan(self) -> None:
         with self._working:
@@ -325,12 +326,12 @@ class Save:
                 if claim.planned is not None:
                     claim.planned.set_result(self._assignment(rank))
                 lanes = [self.lanes[rank, shard] for shard in self.layout.shards_of.get(rank, ())]
-                claim.feed(self.layout, lanes, standstill, self.run.submit_feed)
+                claim.feed(self.layout, lanes, standstill, self.run.feeders.submit)
 
     def _layout_of(self, claims: Sequence[Claim]) -> Layout:
         """Lay out what the ranks bring, after a look whether what several of them hold is the same on all."""
         manifests = tuple(claim.manifest for claim in claims if claim.manifest is not None)
-        layout = self.run.layout_for(manifests)
+        layout = self.run.layouts.of(manifests)
         compared = {rank: claim.compared for rank, claim in enumerate(claims) if claim.compared is not None}
         remarks = {rank: claim.remarks for rank, claim in enumerate(claims) if claim.remarks}
         of_tensors = replicas.differences(layout, compared)
@@ -339,7 +340,7 @@ class Save:
             raise replicas.refusal(self.differences)
         if self.differences:
             log_differences(self.ref, self.differences)
-        return self.run.layout_for(manifests, frozenset(each.name for each in of_tensors)) if of_tensors else layout
+        return self.run.layouts.of(manifests, frozenset(each.name for each in of_tensors)) if of_tensors else layout
 
     def _assignment(self, rank: int) -> Assignment:
         assert self.layout is not None
@@ -460,7 +461,7 @@ class Save:
         # Ended saves are remembered for a while, and what they held may be large.
         self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
         self.first = replace(self.first, meta_graph=None)
-        self.run.save_ended(self)
+        self.others.ended(self)
 
     def _tell_failed(self, error: CkptdError) -> None:
         log_failed(self.ref, error)

@@ -1,0 +1,309 @@
+"""The saves of one run: those under way, in the order in which they began, and those that ended lately.
+
+They commit in that order. An ended one is remembered, so that a lost answer can be requested again, and so that a rank
+that comes late is told how the save ended.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import Declaration, Member, SaveRef
+from ckptd.engine.lanes.capture import Capture
+from ckptd.engine.layout import Assignment
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.refusals import NotNowError
+from ckptd.engine.replicas import Difference
+from ckptd.engine.saves import session as machine
+from ckptd.engine.saves.after_publishing import AfterPublishing
+from ckptd.engine.saves.members import Members
+from ckptd.engine.saves.remembered import remembered
+from ckptd.engine.saves.save import Save
+from ckptd.engine.saves.session import Phase
+from ckptd.engine.saves.surroundings import Surroundings
+from ckptd.engine.saves.views import SaveView
+from ckptd.engine.saves.withdrawals import Withdrawals
+from ckptd.errors import NotFoundError, SessionAbortedError
+from ckptd.format.names import prefix_for
+
+_REMEMBERED_SAVES = 64
+
+
+class SavesUnderWay:
+    """See the module. All of it is guarded by the run's lock: a method takes it, unless it says that it is held.
+
+    Attributes:
+        last_error: what ended a save last, or lost us the run; "" if nothing did.
+    """
+
+    def __init__(self, name: str, surroundings: Surroundings, members: Members, after: AfterPublishing) -> None:
+        """Start without saves.
+
+        Args:
+            name: the run.
+            surroundings: what its saves share.
+            members: the processes that may declare.
+            after: what follows the publication of a save.
+        """
+        self.last_error = ""
+        self._name = name
+        self._surroundings, self._lock, self._clock = surroundings, surroundings.lock, surroundings.clock
+        self._members = members
+        self._after = after
+        self._live: list[Save] = []  # in the order in which they began
+        self._ended: OrderedDict[str, Save] = OrderedDict()
+        self._num_begun = 0
+        self._declared: dict[int, int] = {}  # by rank: the number of the newest save that it has declared
+        self._withdrawals = Withdrawals()
+        self._is_draining = False
+
+    # Declarations of ranks.
+
+    def declare_known(
+        self, declaration: Declaration, manifest: Manifest, capture: Capture | None
+    ) -> Future[Assignment] | Checkpoint | None:
+        """Take a rank's declaration of a save that others have begun, or say how it ended; the lock is held.
+
+        None means that the declaration begins a save.
+        """
+        reason = self._withdrawals.reason(declaration.request_id)
+        if reason is not None:
+            raise SessionAbortedError(f"rank {declaration.save.rank} gave {declaration.save} up: {reason}")
+        live = self._live_save_of(declaration.prefix)
+        if live is not None:
+            return self._declare(live, declaration, manifest, capture)
+        ended = self._ended_save_of(declaration)
+        return None if ended is None else _end_of(ended)
+
+    def declare_new(self, declaration: Declaration, manifest: Manifest, capture: Capture | None) -> Future[Assignment]:
+        """Begin a save with a rank's declaration; the lock is held, and `declare_known` has answered None."""
+        return self._declare(self._begin(declaration), declaration, manifest, capture)
+
+    def _declare(
+        self, save: Save, declaration: Declaration, manifest: Manifest, capture: Capture | None
+    ) -> Future[Assignment]:
+        planned = save.declare(declaration, manifest, capture)
+        rank = declaration.save.rank
+        self._declared[rank] = max(self._declared.get(rank, 0), save.number)
+        self._withdrawals.declared(declaration.save.epoch, declaration.prefix, rank)
+        return planned
+
+    def _begin(self, declaration: Declaration) -> Save:
+        if self._is_draining:
+            raise NotNowError("the daemon is stopping: it begins no more saves")
+        if len(self._live) >= self._surroundings.settings.live_saves:
+            raise NotNowError(f"{len(self._live)} saves of {self._name} are under way; wait for one to end")
+        self._num_begun += 1
+        known = [*self._ended.values(), *self._live]
+        earlier = [save for save in known if save.first.prefix == declaration.prefix]
+        save = Save(
+            run=self._surroundings,
+            others=self,
+            first=declaration,
+            save_id=uuid.uuid4().hex,
+            attempt=max((save.attempt for save in earlier), default=0) + 1,
+            number=self._num_begun,
+        )
+        self._live.append(save)
+        return save
+
+    def _live_save_of(self, prefix: str) -> Save | None:
+        """Return the save of a checkpoint that is under way; one that is being dropped is as good as ended."""
+        return next((save for save in self._live if save.first.prefix == prefix and not save.session.is_over), None)
+
+    def _ended_save_of(self, declaration: Declaration) -> Save | None:
+        """Find the ended save that a declaration repeats, or that aborted while this rank was still on its way to it.
+
+        A rank that has declared a later save since, of any step, is not late for that one: what it declares now is new.
+        """
+        ref, now = declaration.save, self._clock.boot_s()
+        over = [save for save in self._live if save.session.is_over]
+        for save in [*reversed(over), *reversed(self._ended.values())]:
+            if (save.first.prefix, save.first.save.epoch) != (declaration.prefix, ref.epoch):
+                continue
+            claim = save.claims.get(ref.rank)
+            if claim is not None:
+                if claim.request_id == declaration.request_id:
+                    return save
+            elif save.session.phase is Phase.ABORTED and not save.is_withdrawn:
+                if save.told.setdefault(ref.rank, declaration.request_id) != declaration.request_id:
+                    continue
+                if save.number > self._declared.get(ref.rank, 0) and now - save.began_at <= save.first.timeout_s:
+                    return save
+        return None
+
+    def withdraw(self, ref: SaveRef, request_id: str, reason: str, name: str) -> None:
+        """Take a rank's declaration back; see `Coordinator.withdraw`."""
+        with self._lock:
+            declared = next((save for save in self._live if save.is_declared_by(ref, request_id)), None)
+            if declared is None:
+                self._members.check(ref.rank, ref.incarnation, ref.epoch)
+            if not self._withdrawals.add(request_id, reason):
+                return
+            prefix = name if ref.step is None else prefix_for(name, ref.step, self._members.options.pad_step_number)
+            live = self._live_save_of(prefix)
+            if declared is not None:
+                declared.is_withdrawn = len(declared.claims) == 1
+                declared.fail(f"rank {ref.rank} gave up: {reason}")
+            elif live is not None and ref.rank not in live.claims:
+                _end_without(live, {ref.rank: reason})
+            if declared.is_withdrawn if declared is not None else live is None:
+                self._withdrawals.expect(ref.epoch, prefix, ref.rank, reason, self._clock.boot_s())
+
+    # Questions.
+
+    @property
+    def are_any(self) -> bool:
+        """Whether a save is under way."""
+        return bool(self._live)
+
+    def live(self) -> list[Save]:
+        """Return the saves under way, oldest first."""
+        with self._lock:
+            return list(self._live)
+
+    def find(self, ref: SaveRef) -> Save:
+        """Return the save of that id, under way or ended; `NotFoundError` when there is no trace of it."""
+        with self._lock:
+            for save in self._live:
+                if save.save_id == ref.save_id:
+                    return save
+            if ref.save_id in self._ended:
+                return self._ended[ref.save_id]
+        raise NotFoundError(f"this daemon knows nothing of save {ref.save_id!r} of {self._name}")
+
+    def differences(self, declaration: Declaration) -> tuple[Difference, ...]:
+        """Return what a save that was declared so has stored, or stores, although ranks have other values of it."""
+        with self._lock:
+            for save in (*reversed(self._live), *reversed(self._ended.values())):
+                if save.is_declared_by(declaration.save, declaration.request_id):
+                    return save.differences
+        return ()
+
+    def waiting_for(self, prefix: str | None = None, *, save_id: str = "") -> list[str]:
+        """Say what the save of a checkpoint, or of an id, waits for; nothing if it is not under way."""
+        with self._lock:
+            for save in self._live:
+                if not save.session.is_over and (save.first.prefix == prefix or save.save_id == save_id):
+                    return save.waiting_for()
+        return []
+
+    def unattended(self) -> list[Future[Checkpoint]]:
+        """Return the outcomes of saves that go on by themselves, after a rank of theirs has gone.
+
+        A restart after a crash waits for them: it goes on from what they save.
+        """
+        with self._lock:
+            here, epoch = self._members.connected(), self._members.epoch
+            return [
+                save.outcome
+                for save in self._live
+                if save.needs_nobody and (save.ref.epoch != epoch or any(r not in here for r in save.claims))
+            ]
+
+    def views(self) -> tuple[SaveView, ...]:
+        """Describe those under way for people, oldest first."""
+        with self._lock:
+            now = self._clock.boot_s()
+            return tuple(
+                SaveView(
+                    save=save.ref,
+                    phase=save.session.phase,
+                    size_bytes=sum(lane.size_bytes for lane in save.lanes.values()),
+                    received_bytes=sum(lane.received for lane in save.lanes.values()),
+                    age_s=now - save.began_at,
+                    waiting_for=tuple(save.waiting_for()),
+                    roads=save.roads,
+                )
+                for save in self._live
+            )
+
+    # What a save needs of the others (`ckptd.engine.saves.surroundings.Others`).
+
+    def whereabouts(self, save: Save) -> dict[int, str]:
+        """See `Others`."""
+        found = {}
+        for rank in save.session.missing:
+            others = [each.ref.step for each in self._live if rank in each.claims and not each.session.is_over]
+            found[rank] = self._members.describe(rank, f", which waits with step {others[-1]}" if others else "")
+        return found
+
+    def turn_wanted(self) -> None:
+        """Let the save that began first commit, if it is ready; the lock is held."""
+        if self._live and self._live[0].session.phase is Phase.SEALED:
+            self._live[0].handle(machine.TurnCame())
+
+    def ended(self, save: Save) -> None:
+        """Take a save that is over out of the line, begin what follows it, and let the next one commit."""
+        self._live.remove(save)
+        self._ended[save.save_id] = save
+        while len(self._ended) > _REMEMBERED_SAVES:
+            self._ended.popitem(last=False)
+        if save.session.phase is Phase.PUBLISHED:
+            checkpoint = save.outcome.result(timeout=0)
+            self._after.begin(checkpoint, is_listed=save.first.write_state, retired=save.retired)
+        else:
+            save.retired.set_result(None)
+            if save.session.error is not None:
+                self.last_error = str(save.session.error)
+        self.turn_wanted()
+
+    # Time and the end.
+
+    def check_deadlines(self) -> None:
+        """End what a rank is gone from, late for or stalls, and say what the others wait for."""
+        with self._lock:
+            lost = self._members.lost()
+            for save in list(self._live):
+                self._check_withdrawals(save)
+                save.check_deadlines(lost)
+                save.answer_if_removal_is_slow()
+                save.remind()
+
+    def _check_withdrawals(self, save: Save) -> None:
+        """End a save that waits for a rank that has given it up, and does not begin it again."""
+        if save.session.phase is Phase.DECLARING:
+            first, missing, now = save.first, save.session.missing, self._clock.boot_s()
+            missed = self._withdrawals.missed(first.save.epoch, first.prefix, missing, save.began_at, now)
+            if missed:
+                _end_without(save, missed)
+
+    def fence_off(self, epoch: int, member: Member) -> None:
+        """End the saves of older epochs, as a process has begun a new one; the lock is held."""
+        # Whose bytes are all captured needs nobody of the old epoch, and is not lost with it.
+        for save in [save for save in self._live if save.ref.epoch != epoch and not save.needs_nobody]:
+            if not save.session.committing:
+                save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
+
+    def member_left(self, member: Member) -> None:
+        """End the saves that a member still owed something, as it will never come; the lock is held."""
+        for save in list(self._live):
+            save.check_deadlines({member.rank: (str(member), 0.0)})
+
+    def drain(self) -> None:
+        """Begin no more saves."""
+        with self._lock:
+            self._is_draining = True
+
+    def abort_all(self, reason: str) -> None:
+        """End every save that can still be ended."""
+        with self._lock:
+            for save in list(self._live):
+                save.fail(reason)
+
+
+def _end_without(save: Save, reasons: Mapping[int, str]) -> None:
+    """End a save that ranks will not declare, as they gave it up; they themselves need not hear of it."""
+    save.told.update(dict.fromkeys(reasons, ""))
+    save.fail("; ".join(f"rank {rank} gave up: {reason}" for rank, reason in sorted(reasons.items())))
+
+
+def _end_of(save: Save) -> Checkpoint:
+    """Return the checkpoint of a save that has ended, or raise what ended it."""
+    if save.session.error is not None:
+        raise remembered(save.session.error)  # its own frames are cleared once it is dropped
+    return save.outcome.result(timeout=0)
