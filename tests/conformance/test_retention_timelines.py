@@ -98,4 +98,4 @@ def test_absolute_paths_are_written_in_full_and_recovered(tmp_path: Path) -> Non
         replay.clock.advance(1)
         paths = [line.partition('"')[2].rstrip('"') for line in (replay.state() or "").splitlines()]
         assert all(Path(path).parent == (Path() if relative else replay.directory) for path in paths)
-    assert [each.step for each in replay.start(Rule.SAVER, 2, 1.0).checkpoints()] == [1600000002, 1600000003]
+    assert [each.step for each in replay.start(Rule.SAVER, 2, 1.0).contents.checkpoints()] == [1600000002, 1600000003]
