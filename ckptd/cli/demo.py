@@ -85,6 +85,7 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
     with one worker less, and finish. Every claim is checked; the exit code is 0 only if all of them hold.
     """
     from ckptd.demo import story
+    from ckptd.demo.script import Script
 
     with ExitStack() as stack:
         # Told to end, it ends its daemon and its workers first, as for Ctrl-C.
@@ -99,7 +100,7 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
                 raise ConflictError("the demo needs a directory that is new or empty", key=str(directory))
             directory.mkdir(parents=True, exist_ok=True)
         with Stage(stderr=as_json) as stage:
-            outcome = story.tell(directory, story.Script(workers=workers), stage)
+            outcome = story.tell(directory, Script(workers=workers), stage)
         if as_json:
             output.emit_json({**asdict(outcome), "held": outcome.held})
         else:

@@ -10,52 +10,27 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 import ckptd
 from ckptd.demo import network, states
 from ckptd.demo.digits import Digits
-from ckptd.demo.findings import DemoOutcome, Kept
-from ckptd.demo.network import STEP
+from ckptd.demo.findings import DemoOutcome
 from ckptd.demo.processes import Crew, Daemon, Event
+from ckptd.demo.read_back import NAME, Saved, read_back
 from ckptd.demo.relay import Relay
+from ckptd.demo.script import Script
 from ckptd.demo.worker import LOST_PEER_EXIT_CODE, WorkerOrders
 from ckptd.errors import UnavailableError
 
 RUN = "digits"
-_NAME = "model.ckpt"
 _CREW_TIMEOUT_S = 120.0
 _HOLD_TIMEOUT_S = 30.0
 _SWEEP_TIMEOUT_S = 10.0
 _HELD_SHARE = 0.7  # of the victim's bytes pass before the network holds back the rest
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """How long the story is, and when the blow falls. `killed_step` is a step at which the workers save."""
-
-    workers: int = 4
-    hidden: int = 8192
-    last_step: int = 200
-    save_every: int = 20
-    killed_step: int = 120
-    max_to_keep: int = 6
-    least_accuracy: float = 0.95
-
-    @property
-    def victim(self) -> int:
-        """The rank that is killed."""
-        return self.workers // 2
-
-    @property
-    def survivors(self) -> int:
-        """How many workers go on."""
-        return self.workers - 1
 
 
 class Narrator(Protocol):
@@ -69,17 +44,6 @@ class Narrator(Protocol):
 
     def training(self, step: int, last_step: int, loss: float) -> None:
         """Show how far training is; called often."""
-
-
-@dataclass(slots=True)
-class _Saved:
-    """What the workers told of one save that was published."""
-
-    workers: int
-    digest: str | None
-    stall_s: float
-    durable_s: float
-    steps_meanwhile: int
 
 
 def tell(directory: Path, script: Script, narrator: Narrator) -> DemoOutcome:
@@ -101,12 +65,12 @@ class _Telling:
         self._digits_file = directory / "digits.npz"
         self._ready_file = directory / "daemon.json"
         self._outcome = DemoOutcome(directory=str(directory), killed_step=script.killed_step)
-        self._saved: dict[int, _Saved] = {}
+        self._saved: dict[int, Saved] = {}
         self._step_times: list[float] = []
         self._run_directory = self._root / RUN
 
     def run(self) -> DemoOutcome:
-        began = time.monotonic()
+        script, began = self._script, time.monotonic()
         self._logs.mkdir(parents=True)
         self._root.mkdir()
         digits = Digits.from_scikit_learn()
@@ -124,7 +88,7 @@ class _Telling:
         self._outcome.claim("the daemon left in good order when it was told to", code == 0, f"exit code {code}")
 
         self._narrator.chapter("What is on disk")
-        self._read_everything_back(digits)
+        read_back(self._run_directory, self._saved, digits, script, self._outcome)
         self._measure()
         self._outcome.seconds = time.monotonic() - began
         return self._outcome
@@ -236,7 +200,7 @@ class _Telling:
         before = script.killed_step - script.save_every
         outcome.claim(
             f"the latest checkpoint is still that of step {before}",
-            latest is not None and latest.endswith(f"{_NAME}-{before}"),
+            latest is not None and latest.endswith(f"{NAME}-{before}"),
             str(latest),
         )
         narrator.line(f"the latest checkpoint is {latest}")
@@ -244,7 +208,7 @@ class _Telling:
     def _files_of(self, step: int) -> list[str]:
         if not self._run_directory.exists():
             return []
-        return sorted(path.name for path in self._run_directory.glob(f"*{_NAME}-{step}.*"))
+        return sorted(path.name for path in self._run_directory.glob(f"*{NAME}-{step}.*"))
 
     def _train_to_the_end(self, daemon: Daemon) -> None:
         script, outcome, narrator = self._script, self._outcome, self._narrator
@@ -311,64 +275,13 @@ class _Telling:
             saving, saved = crew.of_kind("saving", step), crew.of_kind("saved", step)
             if len(saving) != workers or len(saved) != workers:
                 continue
-            self._saved[step] = _Saved(
+            self._saved[step] = Saved(
                 workers=workers,
                 digest=states.as_told(saving),
                 stall_s=max(e.number("stall_s") for e in saving),
                 durable_s=max(e.number("duration_s") for e in saved),
                 steps_meanwhile=max(int(e.number("during")) - step for e in saved),
             )
-
-    def _read_everything_back(self, digits: Digits) -> None:
-        script, outcome = self._script, self._outcome
-        state = ckptd.get_checkpoint_state(str(self._run_directory))
-        listed = list(state.all_model_checkpoint_paths) if state is not None else []
-        whole: dict[str, NDArray[np.generic]] = {}
-        for prefix in listed:
-            step = int(prefix.rpartition("-")[2])
-            report = ckptd.verify(prefix)
-            whole = states.read(prefix)
-            saved = self._saved.get(step)
-            outcome.checkpoints.append(
-                Kept(
-                    step=step,
-                    prefix=prefix,
-                    workers=saved.workers if saved else 0,
-                    shards=report.num_shards,
-                    size_bytes=report.size_bytes,
-                    stall_s=saved.stall_s if saved else 0.0,
-                    durable_s=saved.durable_s if saved else 0.0,
-                    steps_meanwhile=saved.steps_meanwhile if saved else 0,
-                    intact=report.ok,
-                    same_bits=saved is not None and states.digest(whole) == saved.digest,
-                )
-            )
-        kept = outcome.checkpoints
-        expected = sorted(self._saved)[-script.max_to_keep :]
-        outcome.claim(
-            f"the {len(expected)} newest checkpoints are kept, and no others",
-            [checkpoint.step for checkpoint in kept] == expected
-            and sorted(path.name for path in self._run_directory.glob("*.index"))
-            == sorted(f"{_NAME}-{step}.index" for step in expected),
-            f"steps {', '.join(str(checkpoint.step) for checkpoint in kept)}",
-        )
-        intact = sum(checkpoint.intact for checkpoint in kept)
-        outcome.claim(
-            "every checksum of every tensor verifies", intact == len(kept) > 0, f"{intact} of {len(kept)} intact"
-        )
-        same = sum(checkpoint.same_bits for checkpoint in kept)
-        outcome.claim(
-            "each checkpoint holds, bit for bit, what its workers held", same == len(kept) > 0, f"{same} of {len(kept)}"
-        )
-        if whole:
-            values = {name: np.asarray(array, np.float32) for name, array in whole.items() if name != STEP}
-            outcome.accuracy = network.accuracy(digits.test_images, digits.test_labels, values)
-        outcome.claim(
-            f"the last checkpoint recognises more than {script.least_accuracy:.0%} of {len(digits.test_labels)} "
-            "digits that it has never seen",
-            outcome.accuracy > script.least_accuracy,
-            f"{outcome.accuracy:.1%}",
-        )
 
     def _measure(self) -> None:
         outcome = self._outcome

@@ -15,13 +15,8 @@ import importlib
 import json
 import logging
 import os
-import tempfile
 import weakref
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from safetensors.torch import save_file
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.options import check_step
@@ -35,33 +30,11 @@ from ckptd.torch.saving import save
 from ckptd.torch.stored import Stored
 from ckptd.torch.trainer_keeping import Keeping
 from ckptd.torch.trainer_model import adapters_of, fill_model, filled, place_of
+from ckptd.torch.trainer_resuming import Resumed
 
 _transformers: Any = importlib.import_module("transformers")  # its types are not looked at
 _EXPORTABLE: Any = importlib.import_module("transformers.trainer_callback").ExportableState
 _log = logging.getLogger("ckptd.torch")
-
-_TRAINER_STATE = "trainer_state.json"  # what the trainer looks for
-_WEIGHTS = "model.safetensors"
-
-
-@dataclass
-class _Resumed:
-    """What `resume` has found.
-
-    Attributes:
-        step: of the checkpoint.
-        trained_steps: as the trainer counts them.
-        names: of what was saved.
-        best_pinned: the step that was pinned as the best one.
-        directory: which the trainer is given.
-    """
-
-    step: int | None
-    trained_steps: int
-    names: set[str]
-    best_pinned: int | None
-    directory: tempfile.TemporaryDirectory[str]
-    random: Any = None
 
 
 class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
@@ -90,7 +63,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         self._adapters_only = adapters_only
         self._options = options
         self._trainer_there: weakref.ref[Any] | None = None
-        self._resumed: _Resumed | None = None
+        self._resumed: Resumed | None = None
         self._saved_steps: set[int] = set()  # that were there when training began, or were saved since
         self._best: int | None = None  # the best of them
         self._keeping: Keeping | None = None
@@ -146,25 +119,10 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             if latest is None:
                 return None
             step = latest.step
-        directory = tempfile.TemporaryDirectory(prefix="ckptd-resume-")
         with checkpointer.reader(step) as reader:
-            stored = Stored(reader)
-            names = set(stored.tree) if isinstance(stored.tree, dict) else set()
-            if not {"model", "trainer"} <= names:
-                raise InvalidRequestError(
-                    f"{stored.prefix} was not saved by CkptdCallback; load what you need of it with ckptd.torch.load"
-                )
-            notes = filled(stored, {name: None for name in ("trainer", "best_pinned") if name in names})
-            if self._trainer is None:  # it may come without knowing of this callback: it wants weights to load
-                weights = filled(stored, {"model": {}})["model"]
-                if not all(hasattr(one, "contiguous") for one in weights.values()):
-                    raise InvalidRequestError("call attach(trainer) before resume(), as only adapters were saved")
-                whole = {name: tensor.contiguous() for name, tensor in weights.items()}
-                save_file(whole, Path(directory.name, _WEIGHTS), metadata={"format": "pt"})
-        Path(directory.name, _TRAINER_STATE).write_text(notes["trainer"], encoding="utf-8")
-        trained_steps = json.loads(notes["trainer"])["global_step"]
-        self._resumed = _Resumed(step, trained_steps, names, notes.get("best_pinned"), directory)
-        return directory.name
+            # A trainer that was made without this callback loads weights from the directory.
+            self._resumed = Resumed.of(Stored(reader), step, with_weights=self._trainer is None)
+        return self._resumed.directory
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take over the saves of the trainer that is being made."""
@@ -275,9 +233,9 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             _log.warning("fewer ranks saved than train now: rank %d draws other random numbers than before", rank)
 
     def _is_ours(self, checkpoint: str | os.PathLike[str] | None) -> bool:
-        return checkpoint is not None and self._resumed is not None and self._resumed.directory.name == str(checkpoint)
+        return self._resumed is not None and self._resumed.is_at(checkpoint)
 
-    def _restore(self, trainer: Any, resumed: _Resumed) -> None:
+    def _restore(self, trainer: Any, resumed: Resumed) -> None:
         parts = {
             "optimizer": trainer.optimizer,
             "lr_scheduler": trainer.lr_scheduler,
@@ -289,7 +247,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         for name in wanted:
             parts[name].load_state_dict(loaded.pop(name))
         resumed.random = loaded.get("random")
-        Path(resumed.directory.name, _WEIGHTS).unlink(missing_ok=True)
+        resumed.drop_weights()
 
     def _loaded(self, model: Any, step: int | None, parts: list[str]) -> dict[str, Any]:
         """Load the model, and return other parts. Rank 0 reads them from the store, the others get them from it."""
@@ -334,7 +292,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
 
     def _forget_resumed(self) -> None:
         if self._resumed is not None:
-            self._resumed.directory.cleanup()
+            self._resumed.clean_up()
         self._resumed = None
 
     def _trial_run(self) -> str:

@@ -14,11 +14,10 @@ import ckptd
 from ckptd.cli import main
 from ckptd.demo import states, story
 from ckptd.demo.processes import child_environment
+from ckptd.demo.script import Script
 from tests import seams
 
-SHORT = story.Script(
-    workers=3, hidden=512, last_step=60, save_every=10, killed_step=40, max_to_keep=3, least_accuracy=0.8
-)
+SHORT = Script(workers=3, hidden=512, last_step=60, save_every=10, killed_step=40, max_to_keep=3, least_accuracy=0.8)
 
 
 class Silent:
