@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckptd.engine.log import logger
 from ckptd.engine.saves.members import Members
-from ckptd.engine.saves.saves_under_way import SavesUnderWay
+from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.errors import CkptdError, ConflictError
 
@@ -16,7 +16,7 @@ _TAKE_BACK_AGAIN_S = 60.0  # two owners that both want a run would let no save o
 class OwnershipWatch:
     """See the module. One thread calls `tick`; the work on the store is done on the run's threads."""
 
-    def __init__(self, name: str, run: Surroundings, members: Members, saves: SavesUnderWay) -> None:
+    def __init__(self, name: str, run: Surroundings, members: Members, saves: SaveQueue) -> None:
         """Begin with a run that is ours.
 
         Args:

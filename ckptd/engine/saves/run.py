@@ -19,7 +19,7 @@ from ckptd.engine.saves.listeners import Listeners
 from ckptd.engine.saves.members import Members
 from ckptd.engine.saves.ownership import OwnershipWatch
 from ckptd.engine.saves.readers import Readers
-from ckptd.engine.saves.saves_under_way import SavesUnderWay
+from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog, policy_of
 from ckptd.engine.saves.shares import Share
 from ckptd.engine.saves.surroundings import Surroundings
@@ -86,7 +86,7 @@ class Run:
         )
         self.members = Members(name, store, self.stored, lock=self.lock, clock=clock, lease_s=settings.lease_s)
         self._after = AfterPublishing(name, store, self.stored, self._listeners, workers)
-        self.saves = SavesUnderWay(name, surroundings, self.members, self._after)
+        self.saves = SaveQueue(name, surroundings, self.members, self._after)
         # Where the store has locks, no other owner can take the run.
         self._ownership = None if store.has_locks else OwnershipWatch(name, surroundings, self.members, self.saves)
 

@@ -33,7 +33,7 @@ from ckptd.format.names import prefix_for
 _REMEMBERED_SAVES = 64
 
 
-class SavesUnderWay:
+class SaveQueue:
     """See the module. All of it is guarded by the run's lock: a method takes it, unless it says that it is held.
 
     Attributes:
