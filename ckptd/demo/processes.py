@@ -53,7 +53,7 @@ class Event:
 class Daemon:
     """A `ckptd serve` process on a directory or a store's URL, listening on a free port of the loopback interface.
 
-    `options` are further ones of the command line that begins with `serve`.
+    `options` are further ones of the command line that begins with `serve`. `popen` starts the process.
     """
 
     def __init__(
@@ -64,11 +64,12 @@ class Daemon:
         options: Sequence[str] = (),
         *,
         serve: Sequence[str] = _SERVE,
+        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
         self.log = log
         self._ready_file = ready_file
         self._out = log.open("wb")
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
+        self._process = popen(
             [*serve, "--root", str(root), "--listen", "127.0.0.1:0", "--ready-file", str(ready_file), *options],
             stdin=subprocess.DEVNULL,
             stdout=self._out,

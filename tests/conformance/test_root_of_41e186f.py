@@ -120,7 +120,7 @@ def test_a_run_of_it_opens_goes_on_and_can_still_be_read_by_that_version(root, r
 
 
 def test_a_daemon_takes_it_over_and_finishes_what_was_interrupted(root, tmp_path):
-    from ckptd.demo.processes import Daemon
+    from tests.starts.daemons import Daemon
 
     process = Daemon(root, tmp_path / "daemon.log", tmp_path / "daemon.json")
     try:

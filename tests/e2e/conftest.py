@@ -6,10 +6,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from ckptd.demo.processes import Daemon, child_environment
+from ckptd.demo.processes import child_environment
 from ckptd.wire import methods
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes.waiting import eventually
+from tests.starts.daemons import Daemon
 
 IDLE_WITHIN_S = 60.0
 

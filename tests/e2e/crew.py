@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ckptd.demo.processes import child_environment
 from tests.e2e.killing import WAIT_S
+from tests.starts import prepared
 
 
 class Crew:
@@ -21,7 +22,7 @@ class Crew:
         for rank in range(world_size):
             arguments = [address, run, str(rank), str(world_size), str(max_to_keep)]
             with log.open("ab") as errors:
-                process = subprocess.Popen(
+                process = prepared.Popen(
                     [sys.executable, "-m", "tests.e2e.saving_worker", *arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

@@ -15,6 +15,7 @@ import pytest
 from ckptd.demo.processes import child_environment
 from ckptd.engine.catalog import reserve
 from ckptd.format import names
+from tests.starts import prepared
 
 WAIT_S = 60.0
 
@@ -40,7 +41,7 @@ class Daemon:
         self._ready = directory / "ready.json"
         self._ready.unlink(missing_ok=True)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = prepared.Popen(
                 [
                     sys.executable, "-m", "ckptd", "serve", "--root", str(root),
                     "--listen", self.address, "--ready-file", str(self._ready), "--lease-s", "1", *flags,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.demo.processes import Daemon
 from tests.fakes.waiting import eventually
 from tests.services.faults import Delay
 from tests.services.front import Front
 from tests.services.s3 import S3Service
+from tests.starts.daemons import Daemon
 
 NUM_RUNS = 12
 DELAY_S = 0.04

@@ -16,7 +16,7 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
-from ckptd.demo.processes import Daemon, child_environment
+from ckptd.demo.processes import child_environment
 from ckptd.errors import ConflictError
 from tests.fakes import schemas
 from tests.fakes.waiting import eventually
@@ -24,6 +24,8 @@ from tests.services.exchanges import Exchange
 from tests.services.front import Front
 from tests.services.lying import ALL_CONDITIONS, LyingStore
 from tests.services.s3 import S3Service
+from tests.starts import prepared
+from tests.starts.daemons import Daemon
 
 pytestmark = pytest.mark.every_server
 
@@ -218,7 +220,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
             try:
                 eventually(lambda: ready.exists() or process.poll() is not None, "the daemon")
                 address = json.loads(ready.read_text())["listening"][0]
-                status = subprocess.run(
+                status = prepared.run(
                     [sys.executable, "-m", "ckptd", "status", address],
                     env=environment, capture_output=True, text=True, timeout=60, check=True,
                 )  # fmt: skip
@@ -228,7 +230,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
 
 
 def test_a_second_daemon_on_the_same_host_is_refused(daemon: Daemon, s3_root: str, tmp_path: Path) -> None:
-    second = subprocess.run(
+    second = prepared.run(
         [sys.executable, "-m", "ckptd", "serve", "--root", s3_root, "--listen", "127.0.0.1:0"],
         env=child_environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip

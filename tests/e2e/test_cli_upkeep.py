@@ -18,6 +18,7 @@ from ckptd.cli import main
 from ckptd.demo.processes import child_environment, end
 from tests.conformance.bundle_files import FIXTURES
 from tests.fakes import schemas
+from tests.starts import prepared
 
 
 def save(place, steps, *, run="runs/mnist"):
@@ -157,7 +158,7 @@ def daemon():
     """Give the address and the root of a daemon on a socket: its line in the lock tells where it is."""
     with tempfile.TemporaryDirectory(prefix="ckptd-") as short:
         address, root = f"unix://{short}/s.sock", Path(short) / "root"
-        process = subprocess.Popen(
+        process = prepared.Popen(
             [sys.executable, "-m", "ckptd", "serve", "--root", root, "--listen", address],
             env=child_environment(),
             stderr=subprocess.PIPE,

@@ -11,10 +11,10 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
-from ckptd.demo.processes import Daemon
 from ckptd.errors import CkptdError, CorruptionError, NotPermittedError
 from tests.fakes import damage, schemas
 from tests.fakes.waiting import eventually
+from tests.starts.daemons import Daemon
 
 WITHIN_S = 30.0
 

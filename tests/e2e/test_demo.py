@@ -16,6 +16,7 @@ from ckptd.demo import states, story
 from ckptd.demo.processes import child_environment
 from ckptd.demo.script import Script
 from tests import seams
+from tests.starts import prepared
 
 SHORT = Script(workers=3, hidden=512, last_step=60, save_every=10, killed_step=40, max_to_keep=3, least_accuracy=0.8)
 
@@ -116,7 +117,7 @@ def test_a_flipped_bit_in_a_checkpoint_fails_the_checks_of_checksum_and_of_bits(
 
 
 def test_told_to_end_it_takes_its_daemon_and_its_workers_with_it(tmp_path):
-    process = subprocess.Popen(
+    process = prepared.Popen(
         [sys.executable, "-m", "ckptd", "demo", "--dir", str(tmp_path / "demo")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -146,7 +147,7 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path, capsys):
 
 
 def test_the_command_itself_in_full_with_one_document_on_stdout(tmp_path):
-    done = subprocess.run(
+    done = prepared.run(
         [sys.executable, "-m", "ckptd", "demo", "--json", "--dir", str(tmp_path / "demo")],
         capture_output=True,
         text=True,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.starts import prepared
+
 BOUND_S = 120.0
 
 TORCH = """
@@ -48,6 +50,7 @@ for step in (1, 2):
 """
 TRANSFORMERS = """
 import torch, transformers, ckptd.torch
+from tests.starts import prepared
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -75,7 +78,7 @@ PROGRAMS = {
 
 
 def run(program: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return prepared.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=directory,
         env={**os.environ, **environment},

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import ckptd
 from tests.e2e.killing import WAIT_S
+from tests.starts import prepared
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_tensorflow.py"
 
 
 def start(daemon, steps):
-    return subprocess.Popen(
+    return prepared.Popen(
         [sys.executable, str(EXAMPLE), daemon.address, "--steps", str(steps), "--save-every", "20"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

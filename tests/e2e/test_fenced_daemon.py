@@ -14,12 +14,12 @@ import pytest
 
 import ckptd
 from ckptd.cli import main
-from ckptd.demo.processes import Daemon
 from ckptd.errors import CkptdError, ConflictError
 from tests.fakes.waiting import eventually
 from tests.services.faults import Hold
 from tests.services.front import Front
 from tests.services.s3 import S3Service
+from tests.starts.daemons import Daemon
 
 pytestmark = pytest.mark.every_server
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
 
 import ckptd
-from ckptd.demo.processes import Daemon, child_environment
+from ckptd.demo.processes import child_environment
+from tests.starts import prepared
+from tests.starts.daemons import Daemon
 
 RESTORES = """
 import sys, ckptd
+from tests.starts import prepared
 checkpointer = ckptd.Checkpointer(sys.argv[1], run="runs/a", timeout_s=30)
 print(checkpointer.restore()["w"][0], checkpointer.restored.step)
 """
@@ -27,7 +29,7 @@ def test_a_restore_beside_a_daemon_says_that_a_newer_one_is_not_whole(tmp_path):
     try:
         daemon.wait_until_ready()
         host, port = daemon.port()
-        done = subprocess.run(
+        done = prepared.run(
             [sys.executable, "-c", RESTORES, f"grpc://{host}:{port}"],
             env=child_environment(),
             capture_output=True,

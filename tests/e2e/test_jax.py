@@ -16,6 +16,7 @@ import numpy as np
 import ckptd
 from ckptd.jax import load
 from tests.e2e.jax_worker import FULL
+from tests.starts import prepared
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_jax.py"
 BOUND_S = 150.0
@@ -31,7 +32,7 @@ def free_port():
 def test_two_processes_save_what_each_holds_and_restore_what_each_wants(daemon):
     meeting = f"127.0.0.1:{free_port()}"
     workers = [
-        subprocess.Popen(
+        prepared.Popen(
             [sys.executable, "-m", "tests.e2e.jax_worker", daemon.address, meeting, str(rank), "2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -65,7 +66,7 @@ def test_the_example_is_killed_and_goes_on_with_another_number_of_workers(daemon
 
     def start(workers, steps):
         arguments = [daemon.address, f"--workers={workers}", f"--steps={steps}", "--save-every=20"]
-        return subprocess.Popen(
+        return prepared.Popen(
             [sys.executable, str(EXAMPLE), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -17,6 +17,7 @@ import pytest
 import ckptd
 from ckptd.demo.processes import child_environment
 from tests.e2e.killing import WAIT_S, fresh_seed, pause
+from tests.starts import prepared
 
 ROUNDS, CAMPAIGN_ROUNDS = 4, 200
 
@@ -48,7 +49,7 @@ def overwrite_and_kill(program: str, directory: Path, rounds: int, seed: int) ->
     chance = random.Random(seed)
     prefix, acknowledged = directory / "run" / "model.ckpt-7", 0
     for _ in range(rounds):
-        process = subprocess.Popen(
+        process = prepared.Popen(
             [sys.executable, "-c", BEGIN + PROGRAMS[program], str(directory), str(acknowledged + 1)],
             stdout=subprocess.PIPE,
             bufsize=0,  # `communicate` does not see what `readline` has read ahead

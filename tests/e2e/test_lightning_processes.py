@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.starts import prepared
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -21,6 +22,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from ckptd.torch import CkptdCheckpointIO
+from tests.starts import prepared
 
 kind, directory = sys.argv[1:]
 for epochs in (2, 3):
@@ -50,7 +52,7 @@ def test_two_processes_keep_and_continue_what_stock_does(tmp_path: Path):
     results = {}
     for kind in ("stock", "ckptd"):
         directory = tmp_path / kind
-        ended = subprocess.run(
+        ended = prepared.run(
             [sys.executable, str(script), kind, str(directory)],
             cwd=tmp_path,
             env=environment,

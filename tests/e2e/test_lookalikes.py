@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 import ckptd
+from tests.starts import prepared
 
 BOUND_S = 60.0
 APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(4000)
@@ -41,7 +41,7 @@ COPIES = [
 
 
 def command(*arguments):
-    done = subprocess.run(
+    done = prepared.run(
         [sys.executable, "-m", "ckptd", *map(str, arguments)], capture_output=True, text=True, timeout=BOUND_S
     )
     return done.returncode, json.loads(done.stdout or "null"), done.stderr

@@ -9,12 +9,12 @@ import numpy as np
 
 import ckptd
 from ckptd.cli import main
-from ckptd.demo.processes import Daemon
 from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes import schemas
 from tests.fakes.waiting import eventually
+from tests.starts.daemons import Daemon
 
 MANY = 4100
 WITHIN_S = 60.0

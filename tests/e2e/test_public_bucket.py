@@ -13,6 +13,7 @@ import pytest
 
 import ckptd
 from tests.services.s3 import S3Service
+from tests.starts import prepared
 
 pytestmark = pytest.mark.every_server
 
@@ -48,7 +49,7 @@ def run_without_credentials(s3_service: S3Service, *command: str, **more: str) -
     environment = {**s3_service.environment(), **more, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     for name in CREDENTIALS:
         environment.pop(name, None)
-    return subprocess.run(
+    return prepared.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,6 +13,7 @@ import pytest
 import ckptd
 from ckptd.errors import UnavailableError
 from tests import seams
+from tests.starts import prepared
 
 TENSORS = 30_000  # what is said about them fills a socket's buffer
 TIMEOUT_S = 3.0
@@ -48,7 +48,7 @@ def test_a_save_that_a_stopped_daemon_may_still_commit_is_not_said_to_be_lost_fo
         "c.save(2, {'w': np.ones(3)})\n"
     )
     try:
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        ended = prepared.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     finally:
         os.kill(daemon.process.pid, signal.SIGCONT)
     assert ended.returncode == 120, ended.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ckptd
+from tests.starts import prepared
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -22,7 +23,7 @@ BOUND_S = 120.0
 
 
 def start(daemon, workers, steps):
-    return subprocess.Popen(
+    return prepared.Popen(
         [sys.executable, str(EXAMPLE), daemon.address, f"--workers={workers}", f"--steps={steps}", "--save-every=20"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

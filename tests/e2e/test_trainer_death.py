@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.demo.processes import Daemon, child_environment
+from ckptd.demo.processes import child_environment
+from tests.starts import prepared
+from tests.starts.daemons import Daemon
 
 TIMEOUT_S = 60.0
 COUNT = 3_000_000
@@ -58,7 +60,7 @@ def train(daemon):
 
     def train(rank=0, world_size=1, dies="never"):
         host, port = daemon.port()
-        process = subprocess.Popen(
+        process = prepared.Popen(
             [
                 sys.executable,
                 "-c",

@@ -20,6 +20,7 @@ import ckptd
 from ckptd.cli import main
 from ckptd.demo.processes import child_environment
 from tests.fakes.directory import publish
+from tests.starts import prepared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BOUND_S = 60.0
@@ -29,7 +30,7 @@ class Watching:
     """A `ckptd watch` process, whose lines are read as they come."""
 
     def __init__(self, *arguments, **environment):
-        self.process = subprocess.Popen(
+        self.process = prepared.Popen(
             [sys.executable, "-m", "ckptd", "watch", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -106,7 +107,7 @@ def test_a_daemons_run_is_heard_of_across_kill_and_restart(watching, daemon, tmp
     os.kill(daemon.process.pid, signal.SIGKILL)
     port = daemon.address.rpartition(":")[2]
     log = (tmp_path / "second.log").open("wb")
-    second = subprocess.Popen(
+    second = prepared.Popen(
         [sys.executable, "-m", "ckptd", "serve", "--root", daemon.root, "--listen", f"127.0.0.1:{port}"],
         stdout=log,
         stderr=log,
@@ -226,10 +227,10 @@ def test_what_is_typed_wrong_gets_a_helpful_line(tmp_path, capfd):
 
 def test_an_evaluation_job_follows_a_training_job_to_its_end(daemon):
     common = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": daemon.environment}
-    evaluation = subprocess.Popen(
+    evaluation = prepared.Popen(
         [sys.executable, REPOSITORY / "examples/evaluate.py", daemon.address, "--until-step=80"], **common
     )
-    training = subprocess.Popen(
+    training = prepared.Popen(
         [
             sys.executable,
             REPOSITORY / "examples/train_numpy.py",

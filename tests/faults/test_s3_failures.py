@@ -6,7 +6,6 @@ The numbers are those of the failure table in ``docs/buckets.md``.
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from tests.services.faults import (
 )
 from tests.services.front import Front
 from tests.services.s3 import S3Service
+from tests.starts import prepared
 
 BIG = 2 * PART_BYTES + 5  # in three parts
 HASTY = Patience(connect_s=2.0, progress_s=1.0, deadline_s=8.0)
@@ -172,7 +172,7 @@ def test_1_and_2_what_a_killed_process_left_is_swept_by_the_next(
         "writer.write(0, bytes(16 << 20)); [sent.result() for sent in list(writer._sent.values())]\n"
         "os.kill(os.getpid(), 9)"
     )
-    done = subprocess.run([sys.executable, "-c", script, url], timeout=60, check=False)
+    done = prepared.run([sys.executable, "-c", script, url], timeout=60, check=False)
     assert done.returncode == -9
     assert s3_service.unfinished_uploads(place) == [f"{place}/run/shard"]
     store = open_store(url)

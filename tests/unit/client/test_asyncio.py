@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 
 import ckptd
 from ckptd.errors import ConflictError
+from tests.starts import prepared
 
 W = {"w": np.arange(4.0)}
 BOUND_S = 30.0
@@ -92,7 +92,7 @@ def test_a_program_ends_although_a_watch_has_not(tmp_path):
         asyncio.run(job())
         print("ended")
     """
-    ended = subprocess.run(
+    ended = prepared.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=BOUND_S, check=True
     )
     assert (ended.stdout, ended.stderr) == ("ended\n", "")

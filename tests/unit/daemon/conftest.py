@@ -10,6 +10,7 @@ import pytest
 from ckptd.wire import addresses
 from ckptd.wire.channels import open_channel
 from tests.fakes.waiting import eventually
+from tests.starts import prepared
 
 START_S = 60
 
@@ -23,7 +24,7 @@ class Process:
         self.log = tmp_path / f"{name}.log"
         self._channels = []
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
+            self.process = prepared.Popen(
                 [sys.executable, "-m", "ckptd", "serve", "--root", str(self.root), "--ready-file", str(self.ready_file)]
                 + (["--listen", "127.0.0.1:0"] if "--listen" not in flags else [])
                 + list(flags),

@@ -22,6 +22,7 @@ from ckptd.wire import convert, methods, versions
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2, save_pb2, watch_pb2
 from tests.fakes.worker import WAIT_S, Worker
+from tests.starts import prepared
 from tests.unit.service.test_server import caught, health_of
 
 FULL = np.arange(4096 * 300, dtype=np.float32).reshape(4096, 300)  # 4.9 MB: several chunks
@@ -202,7 +203,7 @@ main()
 """
     root = tmp_path / "root"
     flags = ["--root", str(root), "--listen", f"unix://{root}.sock", "--grace-s", "0.5"]
-    daemon = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stderr=subprocess.PIPE, text=True)
+    daemon = prepared.Popen([sys.executable, "-c", program, "serve", *flags], stderr=subprocess.PIPE, text=True)
     try:
         for line in daemon.stderr:
             if "listening on" in line:

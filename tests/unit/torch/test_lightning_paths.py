@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import subprocess
 import sys
 import warnings
 
@@ -24,6 +23,7 @@ with warnings.catch_warnings():
 import ckptd  # noqa: E402
 from ckptd.client.direct.direct_transport import DirectTransport  # noqa: E402
 from ckptd.torch import CkptdCheckpointIO, lightning_paths, load  # noqa: E402
+from tests.starts import prepared  # noqa: E402
 from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch.test_lightning import ByCallback  # noqa: E402
 
@@ -163,7 +163,7 @@ def test_spawned_processes_hand_their_weights_back(tmp_path, daemon, where):
 
 
 def spawn(tmp_path, address):
-    return subprocess.run(
+    return prepared.run(
         [sys.executable, "program.py", str(tmp_path), address],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"},

@@ -30,6 +30,7 @@ from ckptd.errors import (
 from ckptd.service.server import Server, ServerOptions, Tls
 from ckptd.wire import status, versions
 from tests.fakes.waiting import eventually
+from tests.starts import prepared
 from tests.unit.client.served import Daemon
 
 BOUND_S = 30.0
@@ -58,7 +59,7 @@ def test_a_program_without_a_daemon_says_so_within_three_seconds_and_ends_with_a
         "except ckptd.UnavailableError as error: print(error)\n"
     )
     began = time.monotonic()
-    with subprocess.Popen(
+    with prepared.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         first = process.stderr.readline()
@@ -171,7 +172,7 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once_and_gRPC_prints_nothi
         "except ckptd.CkptdError as error: print(type(error).__name__, error)\n"
     )
     for ca, expected in ((wrong, "NotPermittedError the certificate of grpcs://"), (right, "1")):
-        ended = subprocess.run(
+        ended = prepared.run(
             [sys.executable, "-c", program],
             env={**os.environ, "AT": address, "CA": ca},
             capture_output=True,
@@ -264,7 +265,7 @@ def test_a_socket_without_access_is_told_at_once(tmp_path, closed):
             "except ckptd.NotPermittedError as error: print(error)\n"
         )
         began = time.monotonic()
-        told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        told = prepared.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
         assert time.monotonic() - began < BOUND_S
         directory.chmod(0o700)
     assert told.stdout.startswith(f"this user may not use the socket {path}"), told

@@ -16,6 +16,7 @@ from ckptd import Checkpointer
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.local.local_store import LocalStore
 from tests.fakes.waiting import eventually
+from tests.starts import prepared
 from tests.unit.client.served import Daemon
 
 BOUND_S = 30.0
@@ -56,7 +57,7 @@ def shards(directory, step):
 @contextmanager
 def reading(prefix):
     """A process of its own that has opened a checkpoint; yields what lets it read on, and returns what it read."""
-    reader = subprocess.Popen(
+    reader = prepared.Popen(
         [sys.executable, "-c", READS, str(prefix)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
@@ -150,7 +151,7 @@ def test_commands_refuse_what_is_being_read(tmp_path):
     ]
     held = [ckptd.load_checkpoint(prefix) for prefix in (ours, foreign)]
     for command in commands:
-        done = subprocess.run(
+        done = prepared.run(
             [sys.executable, "-m", "ckptd", *map(str, command)], capture_output=True, text=True, timeout=BOUND_S
         )
         assert (done.returncode, "being read" in done.stderr) == (4, True), done.stderr

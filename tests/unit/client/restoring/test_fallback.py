@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ import ckptd
 from ckptd.engine.catalog import records as engine_records
 from ckptd.errors import CorruptionError, NotFoundError, StorageFullError, UnavailableError
 from ckptd.storage.local.local_store import LocalStore
+from tests.starts import prepared
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def root(tmp_path):
 @pytest.fixture
 def run_ckptd():
     def run(*arguments):
-        return subprocess.run(
+        return prepared.run(
             [sys.executable, "-m", "ckptd", *arguments], capture_output=True, text=True, timeout=60, check=False
         )
 

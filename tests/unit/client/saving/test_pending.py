@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 
@@ -9,6 +8,7 @@ import pytest
 from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import SessionAbortedError, UnavailableError
+from tests.starts import prepared
 
 DONE = Checkpoint("/r/m-1", 1, 10, 1, 0.0)
 
@@ -99,4 +99,4 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_forked_child_does_not_wait_for_its_parents_save():
-    subprocess.run([sys.executable, "-c", FORKING], check=True, timeout=60)
+    prepared.run([sys.executable, "-c", FORKING], check=True, timeout=60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 
@@ -16,6 +15,7 @@ from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.errors import SessionAbortedError, UnavailableError
 from ckptd.service.save import SaveService
 from ckptd.wire.v1 import save_pb2
+from tests.starts import prepared
 from tests.unit.client.served import BOUND_S
 
 
@@ -241,7 +241,7 @@ for step in range(6):
 
 def test_after_the_end_of_the_process_no_more_than_max_to_keep_is_there(tmp_path):
     root = tmp_path / "root"
-    subprocess.run([sys.executable, "-c", SCRIPT, str(root)], check=True, timeout=60, env=dict(os.environ))
+    prepared.run([sys.executable, "-c", SCRIPT, str(root)], check=True, timeout=60, env=dict(os.environ))
     assert indexes(root) == ["model.ckpt-4.index", "model.ckpt-5.index"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 import threading
 import weakref
@@ -20,6 +19,7 @@ from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.service import calls
 from tests import seams
 from tests.fakes.waiting import eventually
+from tests.starts import prepared
 from tests.unit.client.served import BOUND_S, Daemon
 
 
@@ -253,7 +253,7 @@ with ckptd.Checkpointer(sys.argv[1], "r") as again:
 
 
 def test_a_forked_child_shares_nothing_with_its_parent(tmp_path):
-    subprocess.run([sys.executable, "-c", FORKING, str(tmp_path / "root")], check=True, timeout=BOUND_S * 2)
+    prepared.run([sys.executable, "-c", FORKING, str(tmp_path / "root")], check=True, timeout=BOUND_S * 2)
 
 
 def test_one_that_names_the_daemon_otherwise_is_told_so(tmp_path, monkeypatch):

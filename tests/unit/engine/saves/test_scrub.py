@@ -1,7 +1,6 @@
 """Checkpoints are read again before somebody needs them: in the background, and by hand in parts."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.settings import Settings
 from ckptd.storage.locations import open_store
 from tests.fakes.waiting import eventually
+from tests.starts import prepared
 
 BOUND_S = 30.0
 
@@ -38,7 +38,7 @@ def flip(path, at=100):
 
 
 def run_ckptd(*arguments):
-    return subprocess.run(
+    return prepared.run(
         [sys.executable, "-m", "ckptd", *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from ckptd.storage.locations import open_store
 from tests import seams
 from tests.services.s3 import S3Service
 from tests.services.seaweed import SeaweedFS
+from tests.starts import prepared
 from tests.suites.borrowing_contract import BorrowingContract, lend
 from tests.suites.store_contract import StoreContract
 
@@ -126,7 +126,7 @@ def test_the_lock_of_a_process_that_is_dead_keeps_nobody_out(s3_root: str) -> No
         "import os, sys; from ckptd.storage.locations import open_store\n"
         "open_store(sys.argv[1]).lock('lock', holder='soon dead'); os.kill(os.getpid(), 9)"
     )
-    assert subprocess.run([sys.executable, "-c", script, s3_root], timeout=60, check=False).returncode == -9
+    assert prepared.run([sys.executable, "-c", script, s3_root], timeout=60, check=False).returncode == -9
     open_store(s3_root).lock("lock", holder="me", takes_over=False).release()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import uuid
 
@@ -21,6 +20,7 @@ from tests.services.faults import ACCESS_DENIED, Refuse
 from tests.services.front import Front
 from tests.services.lying import ALL_CONDITIONS, Lie, LyingStore
 from tests.services.s3 import S3Service
+from tests.starts import prepared
 
 pytestmark = pytest.mark.every_server
 
@@ -63,7 +63,7 @@ def test_what_cannot_be_tried_out_is_a_warning_and_daemon_and_doctor_take_the_bu
     root = f"s3://{s3_service.bucket}/{uuid.uuid4().hex}"
     doubts = {name for name, finding in probed(bucket_store(root)).items() if finding.outcome is not Outcome.OK}
     assert doubts == untold
-    doctor = subprocess.run(
+    doctor = prepared.run(
         [sys.executable, "-m", "ckptd", "doctor", root, "--json"],
         capture_output=True,
         text=True,
