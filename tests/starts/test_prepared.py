@@ -63,16 +63,11 @@ def test_it_ends_and_finds_what_a_started_one_does(tmp_path: Path, program: str)
 def test_a_file_and_a_module_are_run_as_python_does(tmp_path: Path):
     (tmp_path / "package").mkdir()
     (tmp_path / "package/__init__.py").write_text("")
-    (tmp_path / "package/__main__.py").write_text(
-        "import sys; print(__package__, __spec__.name, sys.argv, sys.path[0])"
-    )
+    main = "import sys; print(__package__, __spec__.name, sys.argv, sys.path[0])"
+    (tmp_path / "package/__main__.py").write_text(main)
     (tmp_path / "program.py").write_text("import sys, package; print(__file__, __name__, sys.argv, sys.path[0])")
-    for command in (
-        ["program.py", "x"],
-        [str(tmp_path / "program.py")],
-        ["-m", "package", "x"],
-        ["-m", "ckptd", "cat"],
-    ):
+    files = (["program.py", "x"], [str(tmp_path / "program.py")])
+    for command in (*files, ["-m", "package", "x"], ["-m", "ckptd", "cat"]):
         assert started(prepared, command, tmp_path) == started(subprocess, command, tmp_path)
 
 
