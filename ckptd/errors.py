@@ -38,6 +38,7 @@ class CkptdError(Exception):
         offset: int | None = None,
         expected: object = None,
         actual: object = None,
+        tensor: str | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -45,6 +46,7 @@ class CkptdError(Exception):
         self.offset = offset
         self.expected = expected
         self.actual = actual
+        self.tensor = tensor  # that the reason names
 
     def __str__(self) -> str:
         text = self.reason
@@ -62,7 +64,15 @@ class CkptdError(Exception):
         return [f"{what} {value}" for what, value in named if value is not None]
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.reason, self.key, self.offset, self.expected, self.actual)
+        return _rebuild, (type(self), self.reason, self.key, self.offset, self.expected, self.actual, self.tensor)
+
+    def in_tensor(self, name: str) -> CkptdError:
+        """Return the error with the tensor's name in its reason; itself if that names one already."""
+        if self.tensor is not None:
+            return self
+        named = type(self)(f"tensor {name!r}: {self.reason}")
+        named.__dict__.update({**self.__dict__, "reason": named.reason, "tensor": name})
+        return named
 
     if sys.version_info < (3, 11):  # PEP 678 came with 3.11
 
@@ -72,9 +82,15 @@ class CkptdError(Exception):
 
 
 def _rebuild(
-    kind: type[CkptdError], reason: str, key: str | None, offset: int | None, expected: object, actual: object
+    kind: type[CkptdError],
+    reason: str,
+    key: str | None,
+    offset: int | None,
+    expected: object,
+    actual: object,
+    tensor: str | None = None,
 ) -> CkptdError:
-    return kind(reason, key=key, offset=offset, expected=expected, actual=actual)
+    return kind(reason, key=key, offset=offset, expected=expected, actual=actual, tensor=tensor)
 
 
 class InvalidRequestError(CkptdError):
@@ -95,6 +111,8 @@ class ConflictError(CkptdError):
     exit_code = 4
     may_take_over: bool = False
     """Whether the caller may take over the lock in its way on request: its holder, on another host, may have ended."""
+    holder: str = ""
+    """The process in the caller's place of a run, as `Member` names it; "" where the conflict is of another kind."""
 
 
 class VersionMismatchError(ConflictError):
@@ -114,6 +132,15 @@ class UnavailableError(CkptdError):
     retryable = True
     may_have_arrived: bool = True
     """Whether the other side may have taken the call: then the request may be carried out, now or later."""
+    no_answer: str = ""
+    """Why nothing answers at an address, where the reason says just that; "" where it says another thing."""
+
+    @classmethod
+    def unanswered(cls, address: object, why: str) -> UnavailableError:
+        """Return the error that says that no daemon answers at an address, and why."""
+        error = cls(f"no daemon answers at {address}: {why}")
+        error.no_answer = why
+        return error
 
 
 class StorageFullError(CkptdError):

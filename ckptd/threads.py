@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -26,6 +27,7 @@ R = TypeVar("R")
 _log = logging.getLogger("ckptd")
 
 _IDLE = "ckptd-idle"
+_START = threading.Thread.start.__code__
 _IDLE_S = 10.0  # after so long without work a thread ends
 
 
@@ -89,8 +91,14 @@ def start(work: Callable[[], object], name: str) -> None:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an error, of ours or of another library, says that Python can start no thread, for whatever reason."""
-    return isinstance(error, RuntimeError) and "new thread" in str(error)
+    """Whether an error, of ours or of another library, comes from a thread that Python could not start.
+
+    Python has no class of its own for that, and its text differs between versions; where it was raised does not.
+    """
+    if not isinstance(error, RuntimeError) or error.__traceback__ is None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code is _START
 
 
 def reserve(count: int) -> None:

@@ -193,12 +193,13 @@ def address_of(error: ConflictError) -> str:
         if error.may_take_over:
             error.add_note("if you are sure that it has ended, pass --take-over")
         raise error
-    if holder.address.endswith(":0"):
-        error.add_note("the lock does not say its port: pass --address")
-        raise error
     from ckptd.wire import addresses
 
-    if holder.host != socket.gethostname() and addresses.parse(holder.address).is_loopback:
+    listening = addresses.parse(holder.address)
+    if not listening.is_unix and not listening.port:
+        error.add_note("the lock does not say its port: pass --address")
+        raise error
+    if holder.host != socket.gethostname() and listening.is_loopback:
         error.add_note(f"it can be reached on {holder.host} only: run this command there")
         raise error
     return holder.address

@@ -119,7 +119,7 @@ class NpzSource:
             for part in _parts(file, facts.size_bytes, BLOCK_BYTES // width * width):
                 yield _native(np.frombuffer(part, facts.dtype.array), header)
             if file.read(1):  # what makes zipfile compare the checksum
-                raise CorruptionError(f"array {name!r} goes on behind its end", key=self._location)
+                raise CorruptionError(f"array {name!r} goes on behind its end", key=self._location, tensor=name)
 
     def _transposed(self, facts: TensorFacts, header: npy.NpyHeader, file: IO[bytes]) -> Array:
         if facts.size_bytes > MAX_TRANSPOSED_BYTES:
@@ -129,6 +129,7 @@ class NpzSource:
                 key=self._location,
                 expected=f"at most {MAX_TRANSPOSED_BYTES} bytes",
                 actual=facts.size_bytes,
+                tensor=facts.name,
             )
         assert facts.dtype is not None
         data = b"".join(_parts(file, facts.size_bytes, BLOCK_BYTES))
@@ -143,7 +144,7 @@ class NpzSource:
         try:
             yield
         except CkptdError as error:
-            if name is not None and repr(name) not in error.reason:
+            if name is not None and error.tensor is None:
                 error.add_note(f"in array {name!r} of {self._location}")
             raise
         except (NotImplementedError, RuntimeError) as error:  # compressed or encrypted in a way we cannot read

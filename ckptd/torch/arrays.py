@@ -61,6 +61,7 @@ BITS: dict[torch.dtype, torch.dtype] = {
 """dtypes that no number of the format stands for, as TensorFlow has none, and integers that have the same bits."""
 
 
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _QUANTIZED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4)
 
 
@@ -171,7 +172,7 @@ def check_form(name: str, tensor: torch.Tensor) -> None:
         raise InvalidRequestError(f"tensor {name!r} is nested; store its parts, x.unbind()")
     if tensor.layout in (torch.strided, torch.jagged):
         return
-    way = "store its indices and values, or x.to_dense()" if "sparse" in str(tensor.layout) else "store x.to_dense()"
+    way = "store its indices and values, or x.to_dense()" if tensor.layout in _SPARSE else "store x.to_dense()"
     raise InvalidRequestError(f"tensor {name!r} has the layout {tensor.layout}; {way}")
 
 

@@ -68,7 +68,9 @@ _MAX_DETAILS = 400
 _MAX_REASON = 1500
 _MAX_FIELD = 300
 _MAX_NOTES = 4
+_START_ONE = "start one with `ckptd serve --root DIR`"
 _IS_ANSWER = "answer"
+_HOLDER = "holder"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -112,10 +114,12 @@ def from_wire(error: grpc.RpcError, *, address: str = "") -> CkptdError:
 
 def _fields(error: CkptdError) -> dict[str, str]:
     metadata = {"message": _json(error.reason, _MAX_REASON)}
-    for name in ("key", "offset", "expected", "actual"):
+    for name in ("key", "offset", "expected", "actual", "tensor"):
         value = getattr(error, name)
         if value is not None:
             metadata[name] = _json(value, _MAX_FIELD)
+    if isinstance(error, ConflictError) and error.holder:
+        metadata[_HOLDER] = _json(error.holder, _MAX_FIELD)
     if type(error).__name__ in _FINER:
         metadata[_FINER_KEY] = _dump(type(error).__name__)
     notes = [_cut(str(note), _MAX_FIELD) for note in getattr(error, "__notes__", [])[:_MAX_NOTES]]
@@ -164,7 +168,10 @@ def _rebuild(kind: type[CkptdError], metadata: dict[str, str]) -> CkptdError:
         offset=None if offset is None else int(offset),
         expected=_tuples(fields.get("expected")),
         actual=_tuples(fields.get("actual")),
+        tensor=None if fields.get("tensor") is None else str(fields["tensor"]),
     )
+    if isinstance(rebuilt, ConflictError):
+        rebuilt.holder = str(fields.get(_HOLDER, ""))
     rebuilt.is_answer = bool(fields.get(_IS_ANSWER))
     for note in fields.get("notes") or ():
         rebuilt.add_note(str(note))
@@ -176,7 +183,7 @@ def _foreign(code: grpc.StatusCode, details: str, address: str) -> CkptdError:
     text = _cut(details, _MAX_REASON)
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            return kind(_unreachable(text, address))
+            return _unreachable(text, address)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return kind(f"the daemon at {address} did not answer in time; `ckptd status {address}` shows what it does")
         case grpc.StatusCode.UNIMPLEMENTED:
@@ -195,25 +202,30 @@ def _foreign(code: grpc.StatusCode, details: str, address: str) -> CkptdError:
             return kind(text or f"{address} answered {code.name}")
 
 
-def _unreachable(details: str, address: str) -> str:
+def _unreachable(details: str, address: str) -> UnavailableError:
+    """Read what gRPC says of a connection: it has that as text only, written for people."""
     lowered = details.lower()
     if "connection refused" in lowered or "no such file or directory" in lowered:
         why = "connection refused" if "refused" in lowered else "there is no such socket"
-        return f"no daemon answers at {address}: {why}; start one with `ckptd serve --root DIR`"
+        return UnavailableError.unanswered(address, f"{why}; {_START_ONE}")
     if "failed to connect" in lowered and "permission denied" in lowered:
-        return f"access to {address} is denied: its socket admits only its own user, or those that --socket-mode allows"
+        return UnavailableError(
+            f"access to {address} is denied: its socket admits only its own user, or those that --socket-mode allows"
+        )
     if "ssl" in lowered or "handshake" in lowered or "certificate" in lowered or "wrong_version_number" in lowered:
-        return (
+        return UnavailableError(
             f"no secure connection to {address}: {_last_cause(details)}; "
             "check that both ends use TLS (grpcs://) and that `ca` is the daemon's authority"
         )
     if "dns" in lowered or "lookup" in lowered or "resolving" in lowered or "resolution" in lowered:
-        return f"no daemon answers at {address}: the host's name is not known"
+        return UnavailableError.unanswered(address, "the host's name is not known")
     if "failed to connect" in lowered and "socket closed" in lowered:
-        return f"what answers at {address} closes the connection: it may need TLS (grpcs://), or it is no ckptd daemon"
+        return UnavailableError(
+            f"what answers at {address} closes the connection: it may need TLS (grpcs://), or it is no ckptd daemon"
+        )
     if "failed to connect" in lowered:
-        return f"no daemon answers at {address}: {_last_cause(details)}; start one with `ckptd serve --root DIR`"
-    return f"the connection to the daemon at {address} broke: {details or 'no reason given'}"
+        return UnavailableError.unanswered(address, f"{_last_cause(details)}; {_START_ONE}")
+    return UnavailableError(f"the connection to the daemon at {address} broke: {details or 'no reason given'}")
 
 
 def _last_cause(details: str) -> str:

@@ -56,9 +56,8 @@ def check(address: Address, ca: bytes | None, *, timeout_s: float) -> None:
     except UnicodeError as error:
         raise InvalidRequestError(f"{address.host!r} is no name of a host: {error}") from error
     except OSError as error:
-        raise UnavailableError(
-            f"no daemon answers at {address}: {_reason(error)}; start one with `ckptd serve --root DIR`"
-        ) from error
+        why = f"{_reason(error)}; start one with `ckptd serve --root DIR`"
+        raise UnavailableError.unanswered(address, why) from error
 
 
 def _context(ca: bytes | None) -> ssl.SSLContext:

@@ -29,6 +29,20 @@ def test_an_error_travels_between_processes():
     assert (type(error), str(error)) == (CorruptionError, "k: bad at byte 3 (expected 1, found 2)")
 
 
+def test_the_tensor_of_an_error_is_named_once_and_all_else_stays():
+    error = errors.UnavailableError("no answer", key="k", offset=3, expected=1, actual=2)
+    error.add_note("while reading")
+    error.may_have_arrived = False
+    named = error.in_tensor("layer 'a'")
+    assert str(named) == "k: tensor \"layer 'a'\": no answer at byte 3 (expected 1, found 2)"
+    assert (type(named), named.tensor, named.may_have_arrived) == (errors.UnavailableError, "layer 'a'", False)
+    assert named.__notes__ == ["while reading"]
+    assert named.in_tensor("b") is named
+    assert pickle.loads(pickle.dumps(named)).tensor == "layer 'a'"
+    # A reason in which the name only happens to stand is no reason to leave it out.
+    assert CorruptionError("file 'w' is short").in_tensor("w").reason == "tensor 'w': file 'w' is short"
+
+
 def test_notes_can_be_added():
     error = CkptdError("bad")
     error.add_note("while saving")

@@ -204,3 +204,18 @@ def test_work_that_raises_takes_no_thread_with_it(caplog: pytest.LogCaptureFixtu
     finally:
         pool.close()
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_thread_that_could_not_be_started_is_told_from_other_errors():
+    """Python really refuses here: no address space has room for such a stack."""
+    before = threading.stack_size(1 << 47)
+    try:
+        with pytest.raises(RuntimeError) as refused:
+            threading.Thread(target=lambda: None).start()
+    finally:
+        threading.stack_size(before)
+    assert threads.is_refusal(refused.value)
+    with pytest.raises(RuntimeError) as other:
+        raise RuntimeError("can't start new thread")  # the same words, said by something else
+    assert not threads.is_refusal(other.value)
+    assert not threads.is_refusal(RuntimeError("never raised"))

@@ -201,7 +201,9 @@ def _tell(address: str, trying: str, error: CkptdError | None) -> None:
         if now - _told_at.get(address, -FIRST_CONTACT_S) < _FIRST_NOTICE_S / 2:
             return
         _told_at[address] = now
-    why = "it does not answer" if error is None else str(error).removeprefix(f"no daemon answers at {address}: ")
+    why = "it does not answer" if error is None else str(error)
+    if isinstance(error, UnavailableError) and error.no_answer:
+        why = error.no_answer  # the line has the address already
     _log.warning("no daemon at %s, %s: %s", address, trying, why)
 
 

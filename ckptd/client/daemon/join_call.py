@@ -175,7 +175,7 @@ class JoinCall:
 
     def _told_of_this_process(self, error: CkptdError) -> CkptdError:
         """Return a conflict as it is told: those of one process share one place, if they name the daemon alike."""
-        if not str(error.expected).startswith(str(self._member)):
+        if not isinstance(error, ConflictError) or error.holder != str(self._member):
             return error
         return ConflictError(
             f"the run is in use by another Checkpointer of this process, as rank {self._member.rank}, which names this "

@@ -95,7 +95,7 @@ class Fetch:
                 for at, arriving, crc in zip(group, held, sums, strict=True):
                     self._take(at, arriving, crc)
             except CkptdError as error:
-                raise about(error, at.read.tensor) from error.__cause__
+                raise error.in_tensor(at.read.tensor.name) from error.__cause__
 
     def _memory(self, stretch: _Stretch) -> _Arriving:
         """Make room for one stretch: in its place at once, where the array's layout allows that."""
@@ -270,17 +270,5 @@ def mismatch(tensor: StoredTensor, piece: Piece, crc: int, key: str) -> Corrupti
         offset=piece.offset,
         expected=f"{piece.crc32c:#010x}",
         actual=f"{crc:#010x}",
-    )
-
-
-def about(error: CkptdError, tensor: StoredTensor) -> CkptdError:
-    """Return the error with the tensor's name in its reason."""
-    if repr(tensor.name) in error.reason:
-        return error
-    return type(error)(
-        f"tensor {tensor.name!r}: {error.reason}",
-        key=error.key,
-        offset=error.offset,
-        expected=error.expected,
-        actual=error.actual,
+        tensor=tensor.name,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd import threads
-from ckptd.engine.reading.piece_reads import about, mismatch
+from ckptd.engine.reading.piece_reads import mismatch
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
 from ckptd.format.plain import PlainTensors
@@ -104,7 +104,8 @@ class SmallReads:
                 self._objects.read_into(key, begin, *views)
                 sums = crc32c.each(memories)
         except CkptdError as error:
-            raise about(error, self._tensor_of(self._numbers[group.start])) from error.__cause__
+            first = self._tensor_of(self._numbers[group.start])
+            raise error.in_tensor(first.name) from error.__cause__
         crcs = np.array(sums, np.uint32)
         for wrong in np.flatnonzero(crcs != self._tensors.crc32c[group])[:1].tolist():
             tensor = self._tensor_of(self._numbers[group.start + wrong])

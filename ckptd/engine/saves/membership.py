@@ -129,11 +129,13 @@ class Membership:
 
 
 def _occupied(member: Member, holder: Member) -> ConflictError:
-    return ConflictError(
+    error = ConflictError(
         "the run is in use: another job holds it, and two must not save into one run",
         expected=f"{holder}, which is connected or was until just now",
         actual=str(member),
     )
+    error.holder = str(holder)
+    return error
 
 
 def _check_agreed(member: Member, options: RunOptions, others: list[_Place]) -> None:

@@ -73,6 +73,28 @@ def test_a_remote_caller_catches_the_class_that_was_raised(kind, code):
     assert caught.__notes__ == ["while committing step 1", "second"]
 
 
+def test_what_programs_decide_by_travels_as_fields():
+    occupied = errors.ConflictError("the run is in use", expected="rank 0 (pid 1 on a), which was here until just now")
+    occupied.holder = "rank 0 (pid 1 on a)"
+    assert across(occupied).holder == "rank 0 (pid 1 on a)"
+    assert across(errors.ConflictError("already saved")).holder == ""
+    assert across(errors.CorruptionError("bad", tensor="w")).tensor == "w"
+
+
+@pytest.mark.parametrize(
+    ("details", "why"),
+    [
+        ("connect: Connection refused (111)", "connection refused; start one with `ckptd serve --root DIR`"),
+        ("DNS resolution failed", "the host's name is not known"),
+        ("Socket closed", ""),
+    ],
+)
+def test_that_nothing_answers_is_a_field(details, why):
+    caught = status.from_wire(Failed(grpc.StatusCode.UNAVAILABLE, details), address="a:1")
+    assert caught.no_answer == why
+    assert str(caught) == f"no daemon answers at a:1: {why}" or not why
+
+
 @pytest.mark.parametrize("kind", [kind for kind, _ in CODES])
 def test_the_plain_status_gives_the_same_class_without_our_details(kind):
     sent = status.to_wire(kind("why"))

@@ -78,7 +78,7 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
 def test_a_thread_that_cannot_be_started_ends_the_save_alone(ckpt, monkeypatch):
     began = time.monotonic()
     with monkeypatch.context() as patched:
-        patched.setattr(threads, "_idle", [])
+        patched.setattr(threads, "idle", [])
         patched.setattr(threading.Thread, "start", fail(RuntimeError("can't start new thread")))
         for _ in range(3):
             with pytest.raises(ckptd.UnavailableError, match="no thread can be started: can't start new thread"):
