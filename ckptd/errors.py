@@ -1,4 +1,4 @@
-"""Every error that ckptd raises. Each class says what to do; nothing of ours is imported here.
+"""Every error that ckptd raises. Each class says what to do; of ours only `printable` is imported here.
 
 | class | what to do | gRPC status | exit code |
 |---|---|---|---|
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import sys
 from typing import ClassVar
+
+from ckptd.printable import printable
 
 
 class CkptdError(Exception):
@@ -49,9 +51,10 @@ class CkptdError(Exception):
         self.tensor = tensor  # that the reason names
 
     def __str__(self) -> str:
-        text = self.reason
+        # Names in it come from files and peers, and it ends on terminals and in logs. The fields stay as they are.
+        text = printable(self.reason, lines=True)
         if self.key is not None:
-            text = f"{self.key}: {text}"
+            text = f"{printable(self.key)}: {text}"
         if self.offset is not None:
             text += f" at byte {self.offset}"
         facts = self._facts()
@@ -61,7 +64,7 @@ class CkptdError(Exception):
 
     def _facts(self) -> list[str]:
         named = (("expected", self.expected), ("found", self.actual))
-        return [f"{what} {value}" for what, value in named if value is not None]
+        return [f"{what} {printable(str(value))}" for what, value in named if value is not None]
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.reason, self.key, self.offset, self.expected, self.actual, self.tensor)

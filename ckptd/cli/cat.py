@@ -55,9 +55,10 @@ def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: b
             documents.append({"name": name, "dtype": dtype, "shape": shape, "start": start, "values": values})
             continue
         part = f", part {slice_spec}" if box is not None else ""
-        output.tell(f"{output.printable(name)} ({dtype}, {output.shape(shape)}{part})")
+        output.tell(f"{name} ({dtype}, {output.shape(shape)}{part})")
         output.say(
-            np.array2string(array, threshold=array.size + 1 if full else 1000, max_line_width=output.width() or 120)
+            np.array2string(array, threshold=array.size + 1 if full else 1000, max_line_width=output.width() or 120),
+            lines=True,
         )
     if as_json:
         output.emit_json({"prefix": container.location, "tensors": documents})

@@ -34,7 +34,7 @@ def command(ctx: click.Context, shell: str) -> None:
     found = kind(ctx.find_root().command, {}, "ckptd", VARIABLE)
     # Click would look at the version of the bash on this host; the text is the same for all that it takes.
     text = found.source_template % found.source_vars() if isinstance(found, BashComplete) else found.source()
-    output.say(text.rstrip("\n"))
+    output.say(text.rstrip("\n"), lines=True)
 
 
 def answer(cli: click.Command, environ: Mapping[str, str]) -> int:
@@ -63,6 +63,8 @@ def complete_place(ctx: click.Context, parameter: click.Parameter, typed: str) -
             for entry in islice(entries, 10 * _MOST_SHOWN):
                 if not entry.name.startswith(beginning) or (entry.name.startswith(".") and not beginning):
                     continue
+                if not entry.name.isprintable():
+                    continue  # a shell would print it raw
                 if entry.is_dir():
                     found[f"{base}{entry.name}/"] = "directory"
                 elif entry.name.endswith(".index") and parameter.name != "directory":

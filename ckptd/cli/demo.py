@@ -107,7 +107,8 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
             _show(outcome)
             if kept:
                 where = Path(outcome.checkpoints[-1].prefix).parent if outcome.checkpoints else directory
-                output.tell(f"\nKept in {directory}. Look around: ckptd ls {where}")
+                output.say()
+                output.tell(f"Kept in {directory}. Look around: ckptd ls {where}")
     return 0 if outcome.held else _CLAIM_FAILED_EXIT_CODE
 
 

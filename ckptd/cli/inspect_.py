@@ -16,6 +16,7 @@ import click
 
 from ckptd.cli import output
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.printable import printable
 
 if TYPE_CHECKING:
     from ckptd.engine.reading.bundle import Bundle
@@ -51,6 +52,7 @@ class _TensorFlowsCommand(click.Command):
     metavar="K=V …",
     help="Print values as numpy.set_printoptions() says, as in threshold=100000 precision=3.",
 )
+@click.option("--raw", is_flag=True, help="Print control characters of names as they are, as TensorFlow's tool does.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 def command(
     prefix: str | None,
@@ -60,9 +62,11 @@ def command(
     all_tensor_names: bool,
     count_exclude_pattern: str,
     printoptions: tuple[str, ...],
+    raw: bool,
     as_json: bool,
 ) -> int:
-    """Print what TensorFlow's inspect_checkpoint prints for the checkpoint at PREFIX, to the letter.
+    """Print what TensorFlow's inspect_checkpoint prints for the checkpoint at PREFIX, to the letter. What a
+    terminal would obey is written as escapes, unless with --raw.
 
     Without options that is a line per stored entry. For people there is `ckptd show`.
     """
@@ -91,36 +95,44 @@ def command(
         except NotFoundError:
             answer = _old_format(store, key, place)
         else:
-            answer = lines(Bundle.open(store, key), tensor_name, all_tensors, all_tensor_names, pattern)
+            answer = lines(Bundle.open(store, key), tensor_name, all_tensors, all_tensor_names, pattern, raw)
         with np.printoptions(**options):
             for text in answer:
-                _print(text)
+                _print(text, raw)
     except CkptdError as error:
         # The reason alone, on stdout: that is where and how TensorFlow's tool says it.
-        _print(error.reason if error.key is None else str(error))
+        _print(error.reason if error.key is None else str(error), raw)
         return error.exit_code
     return 0
 
 
 def lines(
-    bundle: Bundle, tensor_name: str, all_tensors: bool, all_tensor_names: bool, exclude: re.Pattern[str] | None
+    bundle: Bundle,
+    tensor_name: str,
+    all_tensors: bool,
+    all_tensor_names: bool,
+    exclude: re.Pattern[str] | None,
+    raw: bool = False,
 ) -> Iterator[str]:
-    """Yield the lines of the answer, without their ends."""
+    """Yield the lines of the answer, without their ends. Names are made printable first, unless `raw`."""
     from ckptd.client.restoring.reader import CheckpointReader
 
     reader = CheckpointReader(bundle)
     if all_tensors or all_tensor_names:
         for name in sorted(bundle.names()):
-            yield _headline(bundle, name)
+            yield _headline(bundle, name, raw)
             if all_tensors:
                 is_variant = bundle.dtype(name).is_variant
                 yield "<not convertible to a numpy dtype>" if is_variant else str(reader.get_tensor(name))
     elif not tensor_name:
-        yield reader.debug_string().decode("utf-8", errors="ignore")
+        if raw:
+            yield reader.debug_string().decode("utf-8", errors="ignore")
+        else:
+            yield "".join(f"{printable(line.decode('utf-8', 'ignore'))}\n" for line in reader.debug_lines())
     elif tensor_name not in bundle.index:
         raise NotFoundError(f"Tensor {tensor_name} not found in checkpoint")
     else:
-        yield _headline(bundle, tensor_name)
+        yield _headline(bundle, tensor_name, raw)
         yield str(reader.get_tensor(tensor_name))
     counted = _count(bundle, exclude)
     if exclude is not None:
@@ -167,8 +179,8 @@ def _count(bundle: Bundle, exclude: re.Pattern[str] | None) -> _Count:
     return _Count(sum(counted.values()), len(left_out), excluded)
 
 
-def _headline(bundle: Bundle, name: str) -> str:
-    return f"tensor: {name} ({bundle.dtype(name).name}) {list(bundle.shape(name))}"
+def _headline(bundle: Bundle, name: str, raw: bool) -> str:
+    return f"tensor: {name if raw else printable(name)} ({bundle.dtype(name).name}) {list(bundle.shape(name))}"
 
 
 def _old_format(store: Store, key: str, place: str) -> Iterator[str]:
@@ -241,6 +253,9 @@ def _printoption(text: str) -> tuple[str, Any]:
         raise InvalidRequestError(f"printoption {name} cannot be {value}") from error
 
 
-def _print(text: str) -> None:
-    """Print a line as it is, control characters too: TensorFlow prints the keys of slices."""
-    print(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))  # noqa: T201
+def _print(text: str, raw: bool) -> None:
+    """Print lines; raw as TensorFlow does, which prints the encoded keys of slices with all their control bytes."""
+    if raw:
+        print(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))  # noqa: T201
+    else:
+        output.say(text, lines=True)

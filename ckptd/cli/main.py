@@ -154,7 +154,7 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED_EXIT_CODE
     except CkptdError as e:
         if debug or meta.get("ckptd.debug"):
-            traceback.print_exc()
+            output.note(traceback.format_exc().rstrip(), lines=True)
         _explain(e)
         return e.exit_code
     except BrokenPipeError:
@@ -163,7 +163,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except Exception as e:
         if debug or meta.get("ckptd.debug"):
-            traceback.print_exc()
+            output.note(traceback.format_exc().rstrip(), lines=True)
         output.note(f"ckptd: this is a bug in ckptd: {type(e).__name__}: {e}")
         output.note("  run it again with --debug and report the traceback, please")
         return BUG_EXIT_CODE
@@ -181,6 +181,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign is no reason to fail
+    # gRPC writes past our log and past `printable`, text of the other side too: a peer could forge lines.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if completion.VARIABLE in os.environ:
         sys.exit(completion.answer(cli, os.environ))
     sys.exit(run(sys.argv[1:]))

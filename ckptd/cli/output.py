@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ckptd.cli import layout
 from ckptd.errors import readable_size
+from ckptd.printable import printable, printable_json
 
 _PIPE_WIDTH = 100_000  # wide enough that rich never folds a line that another program will read
 _CELL_GAP = "  "
@@ -40,7 +41,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     right = [bool(cells) and all(_is_quantity(row[i]) for row in cells) for i in range(len(columns))]
     out = console()
     if out.is_terminal:
-        layout.draw(out, title, columns, cells, right)
+        layout.draw(out, printable(title), columns, cells, right)
         return
     for line in plain_table(columns, cells, right):
         print(line)  # noqa: T201
@@ -59,7 +60,12 @@ def plain_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
 
 def emit_json(value: object) -> None:
     """Print one JSON document on stdout. Dataclasses become objects, enums their values, bytes text where they can."""
-    print(json.dumps(jsonable(value), ensure_ascii=False, indent=2, allow_nan=False))  # noqa: T201
+    print(json_text(value, indent=2))  # noqa: T201
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return `value` as JSON that a terminal may show: names in it come from files."""
+    return printable_json(json.dumps(jsonable(value), ensure_ascii=False, indent=indent, allow_nan=False))
 
 
 def jsonable(value: object) -> object:
@@ -83,23 +89,23 @@ def jsonable(value: object) -> object:
     return str(value)
 
 
-def say(text: str = "") -> None:
-    """Print lines of the answer on stdout: no markup, nothing cut."""
-    print(printable(text, lines=True))  # noqa: T201
+def say(text: str = "", *, lines: bool = False) -> None:
+    """Print a line of the answer on stdout: no markup, nothing cut. With `lines`, `text` is several."""
+    print(printable(text, lines=lines))  # noqa: T201
 
 
 def tell(text: str, *, begins_at: int = 0) -> None:
-    """Print sentences of the answer on stdout; a terminal gets them wrapped between words.
+    """Print a line of sentences of the answer on stdout; a terminal gets it wrapped between words.
 
     `begins_at`: columns of the first line that are printed already.
     """
-    whole = _for_terminal(" " * begins_at + printable(text, lines=True), sys.stdout)
+    whole = _for_terminal(" " * begins_at + printable(text), sys.stdout)
     print(whole[begins_at:])  # noqa: T201
 
 
-def note(text: str) -> None:
-    """Print diagnostic lines on stderr; a terminal gets them wrapped between words."""
-    print(_for_terminal(printable(text, lines=True), sys.stderr), file=sys.stderr)  # noqa: T201
+def note(text: str, *, lines: bool = False) -> None:
+    """Print a diagnostic line, or `lines`, on stderr; a terminal gets them wrapped between words."""
+    print(_for_terminal(printable(text, lines=lines), sys.stderr), file=sys.stderr)  # noqa: T201
 
 
 def width() -> int | None:
@@ -112,18 +118,6 @@ def _for_terminal(text: str, file: TextIO) -> str:
         return text
     columns = Console(file=file).width
     return "\n".join(layout.wrapped(line, columns, indent="  ") for line in text.split("\n"))
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """Return `text` with what a terminal would obey, or cannot show, written as escapes: names come from files.
-
-    With `lines`, line ends stay what they are.
-    """
-    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if shown.isprintable():
-        return shown
-    kept = "\n" if lines else ""
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
 size = readable_size

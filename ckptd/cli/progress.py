@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column
 
 from ckptd.cli import output
+from ckptd.printable import printable
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ def _bar(label: str) -> Iterator[Progressed]:
         transient=True,
     )
     with bar:
-        task = bar.add_task(escape(label), total=None)
+        task = bar.add_task(escape(printable(label)), total=None)
 
         def progressed(done_bytes: int, total_bytes: int, /) -> None:
             bar.update(task, completed=done_bytes, total=total_bytes)
@@ -83,10 +83,10 @@ def _lines(label: str) -> Progressed:
             told = hundredth
             line = {
                 "event": "progress",
-                "label": output.jsonable(label),
+                "label": label,
                 "done_bytes": done_bytes,
                 "total_bytes": total_bytes,
             }
-            print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)  # noqa: T201
+            print(output.json_text(line), file=sys.stderr, flush=True)  # noqa: T201
 
     return progressed

@@ -24,7 +24,7 @@ def command(name: str | None) -> None:
         for each in names():
             output.say(each)
         return
-    output.say(text(name).rstrip("\n"))
+    output.say(text(name).rstrip("\n"), lines=True)
 
 
 def names() -> list[str]:

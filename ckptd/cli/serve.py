@@ -49,7 +49,7 @@ def command(config_file: str | None, print_config: bool, **flags: Any) -> int:
     """Run the daemon: take checkpoints from training processes and keep them under --root."""
     loaded = config.load(flags, os.environ, config_file=config_file)
     if print_config:
-        output.say(config.to_toml(loaded).rstrip("\n"))
+        output.say(config.to_toml(loaded).rstrip("\n"), lines=True)
         return 0
     from ckptd.daemon import app  # gRPC and numpy are not needed to print a help text
 

@@ -111,7 +111,7 @@ class Looks:
         """Draw one histogram after the other."""
         for name, found in self.found.items():
             output.say()
-            output.say(output.printable(name))
+            output.say(name)
             if found.histogram is None:
                 output.say("  no finite values")
                 continue

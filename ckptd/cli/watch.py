@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from contextlib import closing
@@ -116,7 +115,7 @@ def _missing_directory(place: str) -> str | None:
 def _tell(checkpoint: Checkpoint, as_json: bool) -> None:
     """Print one line, at once, to a terminal or a pipe."""
     if as_json:
-        output.say(json.dumps(output.jsonable(checkpoint), ensure_ascii=False, allow_nan=False))
+        output.say(output.json_text(checkpoint))
     else:
         step = "no step" if checkpoint.step is None else f"step {checkpoint.step}"
         output.tell(

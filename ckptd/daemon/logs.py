@@ -1,6 +1,10 @@
 """Log lines, for people or for machines. A caller adds fields as ``extra={"ckptd": {...}}``.
 
 People get the message, which says everything in words; machines get one JSON object per line with the fields.
+
+Names, peers and reasons come from outside, and a record is one line whatever is in them: control characters are written
+as escapes, and the lines of a traceback are indented, so that none can pass for a record of its own. What libraries log
+is bounded: gRPC's has a traceback for each call with a header that is no text, before any identity is checked.
 """
 
 from __future__ import annotations
@@ -8,11 +12,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
+import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
+from ckptd.printable import printable
+from ckptd.service.refusal_log import LineBudget
+
 FORMATS = ("human", "json")
+
+_MOST_CHARACTERS = 4000
+_MOST_OF_A_TRACEBACK = 20_000
+_BURST_OF_A_LIBRARY = 20
 
 
 class HumanFormatter(logging.Formatter):
@@ -22,8 +35,11 @@ class HumanFormatter(logging.Formatter):
         """Render one record."""
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{moment} {level}{record.getMessage()}"
-        return text if record.exc_info is None else f"{text}\n{self.formatException(record.exc_info)}"
+        text = f"{moment} {level}{printable(record.getMessage(), limit=_MOST_CHARACTERS)}"
+        if record.exc_info is None:
+            return text
+        traceback = printable(self.formatException(record.exc_info), lines=True, limit=_MOST_OF_A_TRACEBACK)
+        return f"{text}\n{textwrap.indent(traceback, '  ')}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -37,17 +53,41 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage()[:_MOST_CHARACTERS],
         }
         if record.exc_info is not None:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = self.formatException(record.exc_info)[:_MOST_OF_A_TRACEBACK]
         return json.dumps(line, default=str)
+
+
+class _LibrariesBounded(logging.Filter):
+    """Lets all of our own records pass, and of each library twenty at once, and then one a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buckets: dict[str, LineBudget] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the record is written. Threads may race: that costs a line, no more."""
+        library = record.name.partition(".")[0]
+        if library == "ckptd":
+            return True
+        now = time.monotonic()
+        bucket = self._buckets.setdefault(library, LineBudget(_BURST_OF_A_LIBRARY, now))
+        if not bucket.take(now, _BURST_OF_A_LIBRARY, 1.0):
+            bucket.left_out += 1
+            return False
+        if bucket.left_out:
+            record.msg = f"{record.getMessage()} ({bucket.left_out} more lines of {library} were not logged)"
+            record.args, bucket.left_out = None, 0
+        return True
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
     """Send every log line of this process to `stream` (stderr), ours from `level` on, others' warnings."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
+    handler.addFilter(_LibrariesBounded())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -145,8 +145,8 @@ def main(descriptor: int) -> None:
             return
         setup = proxied.Setup(**json.loads(frame[0]))
         Priority(setup.nice, setup.io_class).apply()  # of all threads that are made from now on
-        doorman = Doorman(control)
-        server, port = listen(setup, methods.handlers((methods.SAVE["Write"],), doorman.behaviour))
+        handlers = methods.handlers((methods.SAVE["Write"],), Doorman(control).behaviour)
+        server, port = listen(setup, grpc.method_handlers_generic_handler(*handlers))
         with contextlib.suppress(OSError):
             frames.send_frame(control, proxied.to_json(proxied.Ready(port)))
             frames.receive_frame(control)  # the daemon says nothing more: this is its end

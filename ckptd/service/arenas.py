@@ -36,6 +36,7 @@ from ckptd.errors import (
     SessionAbortedError,
     UnavailableError,
 )
+from ckptd.service import refusal_log
 from ckptd.service.sockets import may_be_in_use
 from ckptd.wire import convert, frames, status, versions
 from ckptd.wire.manifests import ManifestParts
@@ -162,11 +163,11 @@ class ArenaServer:
         try:
             connection.serve()
         except CkptdError as error:
-            _log.info("a worker's connection for shared memory was ended: %s", error)
+            refusal_log.log.refused("unix:", f"a worker's connection for shared memory was ended: {error}", {})
         except OSError:
             pass  # it went
         except Exception:
-            _log.exception("a bug in ckptd: a connection for shared memory failed")
+            refusal_log.log.bug("unix:", "a bug in ckptd: a connection for shared memory failed")
         finally:
             with self._lock:
                 self._connections.discard(connection)

@@ -17,14 +17,14 @@ from grpc import aio
 
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, UnavailableError
+from ckptd.service import refusal_log
+from ckptd.service.refusal_log import host_of
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
 
 _log = logging.getLogger("ckptd.service")
 
 _NETWORKS = ("ipv4", "ipv6")
-_QUIET_S = 30.0  # the same refusal is logged so often at most
-_MOST_REFUSALS = 1024
 
 END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 """What a context's `read` returns after the last request."""
@@ -32,27 +32,6 @@ END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack i
 Behaviour = Callable[..., Awaitable[Any]]
 """``await behaviour(request, call)``, or ``behaviour(call)`` where requests are streamed; returns the reply of a method
 with one reply, and writes them to the call where they are streamed."""
-
-
-class _Refusals:
-    """The refusals that were logged lately, by their text. Belongs to the event loop's thread."""
-
-    def __init__(self) -> None:
-        self._logged_at: dict[str, float] = {}
-
-    def is_repeated(self, text: str) -> bool:
-        """Say whether the same was logged less than half a minute ago; if not, it is logged now."""
-        now = time.monotonic()
-        if now - self._logged_at.get(text, -_QUIET_S) < _QUIET_S:
-            return True
-        self._logged_at.pop(text, None)  # so that the oldest come first
-        self._logged_at[text] = now
-        while len(self._logged_at) > _MOST_REFUSALS:
-            del self._logged_at[next(iter(self._logged_at))]
-        return False
-
-
-_refused = _Refusals()
 
 
 class Call:
@@ -188,7 +167,7 @@ class Boundary:
             if context.cancelled() or context.done():
                 _report(method, context, started, "CANCELLED", logging.DEBUG)
                 raise asyncio.CancelledError from e
-            _log.exception("a bug in ckptd: %s failed", method.path)
+            refusal_log.log.bug(context.peer(), f"a bug in ckptd: {method.path} failed")
             failed = status.to_wire(
                 CkptdError(f"a bug in the daemon, see its log: {type(e).__name__} in {method.name}")
             )
@@ -207,20 +186,16 @@ class Boundary:
             raise NotNowError(f"the daemon is busy: {method.name} took longer than {self._limit_s:g} s") from e
 
 
-def host_of(peer: str) -> str:
-    """Return what limits are counted for: the host of a TCP peer without its port, all of a Unix socket together."""
-    kind, _, rest = peer.partition(":")
-    return f"{kind}:{rest.rpartition(':')[0]}" if kind in _NETWORKS else kind
-
-
 def _report(
     method: Method, context: Any, started: float, code: str, level: int, error: CkptdError | None = None
 ) -> None:
-    if error is not None and level is logging.INFO and _refused.is_repeated(f"{method.name} {code} {error}"):
-        level = logging.DEBUG  # a client that waits for its turn calls every two seconds
-    if not _log.isEnabledFor(level):
-        return
     took_ms = (time.monotonic() - started) * 1e3
     fields = {"method": method.path, "peer": context.peer(), "code": code, "took_ms": round(took_ms, 1)}
-    text = "" if error is None else f": {error}"
-    _log.log(level, "%s from %s: %s%s", method.name, context.peer(), code, text, extra={"ckptd": fields})
+    said = f"{method.name} from {context.peer()}: {code}"
+    if error is None:
+        _log.log(level, "%s", said, extra={"ckptd": fields})
+        return
+    if level is logging.INFO and refusal_log.log.is_repeated(f"{method.name} {code} {error}"):
+        level = logging.DEBUG  # a client that waits for its turn calls every two seconds
+    if _log.isEnabledFor(level):
+        refusal_log.log.refused(context.peer(), f"{said}: {error}", fields, level=level)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -20,6 +19,7 @@ from ckptd.arena.lender import Lender
 from ckptd.arena.segment import is_supported
 from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.service import guarded_server
 from ckptd.service.admin import AdminService
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
@@ -138,11 +138,8 @@ class Server:
         self._serves_nothing = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self._identity = None if options.token is None else Identity(options.token)
-        self._server = aio.server(
-            interceptors=[] if self._identity is None else [self._identity],
-            options=channels.SERVER_OPTIONS,
-            compression=grpc.Compression.NoCompression,
-        )
+        interceptors = [] if self._identity is None else [self._identity]
+        self._server = guarded_server.server(interceptors, channels.SERVER_OPTIONS)
         save = SaveService(coordinator, host, self._pools, flow, self._ending)
         self._presences = save.presences
         behaviours = _behaviours(
@@ -157,10 +154,10 @@ class Server:
 
     def _register(self, behaviours: dict[str, Behaviour], boundary: Boundary) -> None:
         for service in (methods.SAVE, methods.READ, methods.WATCH, methods.ADMIN):
-            handler = methods.handlers(
+            handlers = methods.handlers(
                 service.values(), lambda method: boundary.around(method, behaviours[method.path])
             )
-            self._server.add_generic_rpc_handlers((handler,))
+            guarded_server.add(self._server, *handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*methods.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server

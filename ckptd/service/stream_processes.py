@@ -133,10 +133,11 @@ class StreamProcesses:
 
     async def _handle(self, opening: proxied.Opening, context: ProxiedContext) -> None:
         with contextlib.suppress(asyncio.CancelledError), contextlib.closing(context):
-            refused = None if self._identity is None else self._identity.refusal(opening.method, opening.authorization)
-            if refused is not None:
-                await context.abort(refused.code, refused.details, refused.metadata)
-                return
+            if self._identity is not None:
+                refused = self._identity.refusal(opening.method, opening.peer, opening.authorization)
+                if refused is not None:
+                    await context.abort(refused.code, refused.details, refused.metadata)
+                    return
             await self._answer(None, context)
             await context.finish()
 

@@ -129,8 +129,10 @@ def _multicallable(channel: grpc.Channel, method: Method) -> Any:
     return make(method.path, request_serializer=method.encode_request, response_deserializer=method.decode_reply)
 
 
-def handlers(methods: Iterable[Method], behaviour: Callable[[Method], Any]) -> grpc.GenericRpcHandler[Any, Any]:
-    """Return what a server registers for one service; `behaviour(method)` gives the function that answers.
+def handlers(
+    methods: Iterable[Method], behaviour: Callable[[Method], Any]
+) -> tuple[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]:
+    """Return the name of one service and what a server registers for it; `behaviour(method)` gives what answers.
 
     The functions get and give *bytes*: a server that let gRPC decode would answer malformed messages as if the
     daemon had a bug, instead of naming the caller's.
@@ -145,4 +147,4 @@ def handlers(methods: Iterable[Method], behaviour: Callable[[Method], Any]) -> g
     made = {
         method.name: kinds[method.request_streaming, method.reply_streaming](behaviour(method)) for method in methods
     }
-    return grpc.method_handlers_generic_handler(methods[0].service, made)
+    return methods[0].service, made

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ckptd.cli import main
+from ckptd.printable import printable
 from tests.conformance.bundle_files import FIXTURES
 
 FIXTURE = FIXTURES / "tf" / "inspect_output"
@@ -24,12 +25,19 @@ def options(arguments):
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join([call["file_name"], *options(call["args"])]))
 def test_the_text_is_that_of_tensorflow(call, monkeypatch, capsys):
     monkeypatch.chdir(FIXTURE)
-    code = main.run(["inspect", "--file_name", call["file_name"], *options(call["args"])])
+    code = main.run(["inspect", "--raw", "--file_name", call["file_name"], *options(call["args"])])
     captured = capsys.readouterr()
     assert captured.out == call["stdout"]
     assert captured.err == ""
     missing = "not found" in call["stdout"] or "Failed to find" in call["stdout"]
     assert code == (3 if missing else 8 if "DATA_LOSS" in call["stdout"] else 0)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join([call["file_name"], *options(call["args"])]))
+def test_without_raw_it_is_the_same_with_control_characters_escaped(call, monkeypatch, capsys):
+    monkeypatch.chdir(FIXTURE)
+    main.run(["inspect", "--file_name", call["file_name"], *options(call["args"])])
+    assert capsys.readouterr().out == printable(call["stdout"], lines=True)
 
 
 def test_the_index_itself_passes_for_a_table_without_tensors_as_with_tensorflow(monkeypatch, capsys):

@@ -22,6 +22,7 @@ from ckptd.engine.saves.starts import Agreement
 from ckptd.engine.series import of_name
 from ckptd.errors import CkptdError, CorruptionError, NotFoundError, NotPermittedError, UnavailableError
 from ckptd.format.names import index_key
+from ckptd.printable import printable
 
 T = TypeVar("T")
 
@@ -92,10 +93,11 @@ def restore_newest(
             continue
         restored.checkpoint = located.checkpoint
         if reasons:
-            sys.stderr.write(
+            said = (
                 f"ckptd: step {newest.checkpoint.step} of {run} is damaged, and step {located.checkpoint.step} is "
-                f"restored instead: {'; '.join(reasons)}\n"
+                f"restored instead: {'; '.join(reasons)}"
             )
+            sys.stderr.write(f"{printable(said)}\n")
             sys.stderr.flush()
         return result
     raise UnavailableError(f"the checkpoints of run {run!r} are replaced faster than they can be read")

@@ -147,15 +147,17 @@ class CheckpointReader(Mapping[str, Any]):
 
         As with TensorFlow, slices appear under their encoded keys and the tensors that they belong to do not.
         """
-        lines = []
+        return b"".join(line + b"\n" for line in self.debug_lines())
+
+    def debug_lines(self) -> Iterator[bytes]:
+        """Yield the lines of `debug_string` without their ends; a name may hold line ends too."""
         for key, _ in self._bundle.index.raw_items():
             if not key:
                 continue
             entry = self._bundle.index.entry(key)
             if not entry.slices:
                 shape = ",".join(map(str, entry.shape))
-                lines.append(key + f" ({dtypes.by_number(entry.dtype).debug_name}) [{shape}]\n".encode())
-        return b"".join(lines)
+                yield key + f" ({dtypes.by_number(entry.dtype).debug_name}) [{shape}]".encode()
 
     def __getitem__(self, name: str) -> Any:
         return self.get_tensor(name)

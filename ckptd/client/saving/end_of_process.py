@@ -31,6 +31,7 @@ from typing import Any
 from ckptd.client.deadline import Deadline
 from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import CkptdError, UnavailableError
+from ckptd.printable import printable
 
 EXIT_CODE = 120
 """Of a program that would have ended with 0, and has lost a save."""
@@ -158,7 +159,7 @@ def _in_full(error: CkptdError) -> str:
 
 def _say(text: str) -> None:
     with contextlib.suppress(Exception):  # there may be no stderr any more
-        sys.stderr.write(f"ckptd: {text}\n")
+        sys.stderr.write(f"ckptd: {printable(text)}\n")
         sys.stderr.flush()
 
 

@@ -134,8 +134,19 @@ def test_names_from_files_cannot_command_the_terminal(capsys):
     output.say(hostile)
     output.note(hostile)
     captured = capsys.readouterr()
-    assert captured.out == "NAME\nw\\x1b]0;owned\\x07\\nx\\xff\\x9b\n" + "w\\x1b]0;owned\\x07\nx\\xff\\x9b\n"
-    assert captured.err == "w\\x1b]0;owned\\x07\nx\\xff\\x9b\n"
+    shown = "w\\x1b]0;owned\\x07\\nx\\xff\\x9b\n"
+    assert captured.out == "NAME\n" + shown + shown
+    assert captured.err == shown
+    output.say(hostile, lines=True)  # what is several lines by itself, such as an array
+    assert capsys.readouterr().out == "w\\x1b]0;owned\\x07\nx\\xff\\x9b\n"
+
+
+def test_json_means_the_same_and_cannot_command_the_terminal_either(capsys):
+    hostile = "w\x1b]0;owned\x07\nx\x9b\u202e\u200b"
+    output.emit_json({hostile: hostile})
+    document = capsys.readouterr().out
+    assert document.replace("\n", "").isprintable()
+    assert json.loads(document) == {hostile: hostile}
 
 
 def test_shapes_are_written_for_people():

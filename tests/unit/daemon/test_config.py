@@ -163,3 +163,37 @@ def test_without_one_it_lies_in_a_directory_of_the_user_alone(tmp_path, monkeypa
     directory.chmod(0o755)
     with pytest.raises(NotPermittedError, match="not ours alone"):
         places.runtime_socket({})
+
+
+@pytest.fixture
+def human_log():
+    """A stream that takes the log, as people get it."""
+    stream = io.StringIO()
+    root, ours = logging.getLogger(), logging.getLogger("ckptd")
+    before = root.handlers[:], root.level, ours.level
+    logs.configure("human", "info", stream)
+    yield stream
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+
+
+def test_a_record_is_one_line_and_its_traceback_is_indented(human_log):
+    forged = "\n2026-01-01 00:00:00 saved model.ckpt-9\x1b[2J\u202e"
+    logging.getLogger("ckptd.engine").info("run %s", forged)
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        logging.getLogger("ckptd.engine").exception("failed")
+    said = human_log.getvalue()
+    assert said.replace("\n", "").isprintable()
+    assert not [line for line in said.splitlines() if line.startswith("2026-01-01")]
+
+
+def test_what_a_library_logs_is_bounded_and_counted(human_log):
+    for number in range(1000):
+        logging.getLogger("grpc._cython").error("Invalid encoding on %d", number)
+        logging.getLogger("ckptd.engine").info("ours")
+    lines = human_log.getvalue().splitlines()
+    assert sum(line.endswith("ours") for line in lines) == 1000
+    assert 20 <= len(lines) - 1000 < 40  # on a slow machine some seconds have passed

@@ -1,0 +1,76 @@
+"""Peers that speak HTTP/2 by hand: nothing that they send ends the server, forges a line of the log, or fills it."""
+
+from __future__ import annotations
+
+import struct
+
+import grpc
+import pytest
+
+from ckptd.wire import methods
+from ckptd.wire.v1 import admin_pb2
+from tests.fakes.raw_http2 import GOAWAY, RawConnection, frame
+
+STATUS = f"/{methods.ADMIN['Status'].service}/Status".encode()
+FORGED = b"2026-11-29 00:00:00 saved /checkpoints/model.ckpt-999"
+TOKEN = "secret-of-the-daemon"
+
+
+@pytest.fixture(params=["open", "token"])
+def daemon(serve, tmp_path, request):
+    (tmp_path / "token").write_text(TOKEN)
+    flags = ("--token-file", str(tmp_path / "token")) if request.param == "token" else ()
+    return serve(*flags).ready()
+
+
+def answers(daemon):
+    stub = methods.Stub(daemon.channel(token=TOKEN), methods.ADMIN)
+    return stub.Status(admin_pb2.StatusRequest(), timeout=20).root
+
+
+def log_of(daemon):
+    return daemon.log.read_text(errors="surrogateescape")
+
+
+CALLS = {
+    "a path with a line of its own": (STATUS + b"\n" + FORGED + b"\x1b[2J\x1b]0;owned\x07",),
+    "a path that is no UTF-8": (b"/a/S\xff\xfe",),
+    "a path of 8 kB": (b"/x" + b"A" * 8000,),
+    "a token that is no UTF-8": (STATUS, (b"authorization", b"\xff\n" + FORGED)),
+    "a name of a header that is no UTF-8": (STATUS, (b"x\xff", b"\xff")),
+    "a binary header that is no base64": (STATUS, (b"a-bin", b"***")),
+}
+
+
+def test_no_call_ends_the_server_or_forges_a_line(daemon):
+    for path, *more in CALLS.values():
+        with RawConnection(daemon.listening[0]) as connection:
+            connection.wait_for_answer(connection.call(path, *more))
+        assert answers(daemon)
+    with RawConnection(daemon.listening[0]) as connection:  # the reason of a GOAWAY is the peer's text
+        connection.send(frame(GOAWAY, 0, 0, struct.pack(">II", 0, 11) + b"\x1b[2J\n" + FORGED))
+        connection.ping()
+    assert answers(daemon)
+    said = log_of(daemon)
+    assert said.replace("\n", "").isprintable()
+    assert not [line for line in said.split("\n") if line.startswith(FORGED.decode())]
+    daemon.log.write_text("")  # gRPC's own tracebacks about headers are expected
+
+
+def test_a_connection_cannot_fill_the_log(daemon):
+    before = len(log_of(daemon))
+    with RawConnection(daemon.listening[0]) as connection:
+        for number in range(300):
+            connection.wait_for_answer(connection.call(b"/%d/" % number + b"A" * 4000))
+            connection.wait_for_answer(connection.call(STATUS, (b"authorization", b"\xff%d" % number)))
+    assert answers(daemon)
+    assert len(log_of(daemon)) - before < 40_000  # 2.4 MB were sent
+    daemon.log.write_text("")
+
+
+def test_an_unknown_method_is_answered_as_such(serve):
+    daemon = serve().ready()
+    call = daemon.channel().unary_unary("/ckptd.wire.v1.AdminService/NotYet")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(b"", timeout=20)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
