@@ -91,6 +91,19 @@ WRITE_BOUNCES = Seam("storage.local.around_cache:BOUNCES")
 # The store: every path becomes one here, and every one in a directory has these methods
 
 STORE_OF_DIRECTORY = Seam("storage.locations:LocalStore")
+CREATE_ON_DISK = Seam("storage.local.local_store:LocalStore.create")
+REPLACE_ON_DISK = Seam("storage.local.local_store:LocalStore.replace")
+DELETE_ON_DISK = Seam("storage.local.local_store:LocalStore.delete")
+READ_FROM_DISK = Seam("storage.local.local_store:LocalStore.read_into")
+HOLD_ON_DISK = Seam("storage.local.local_store:LocalStore.hold")
+OPEN_STORE_OF_DAEMON = Seam("client.daemon.remote_objects:open_store")
+
+# What older peers say, and what processes are called
+
+CHECK_RUN_NAME = Seam("format.names:check_run_name")
+DECLARATION_TO_WIRE = Seam("wire.convert:declaration_to_wire")
+DECLARATION_FROM_WIRE = Seam("wire.convert:declaration_from_wire")
+NEW_INCARNATION = Seam("wire.versions:new_incarnation")
 
 # Steps that a test waits in, counts or lets fail
 
@@ -102,3 +115,14 @@ NEW_LOCK = Seam("threads:new_lock")
 LOOK = Seam("watch.look:Looker.look")
 DESCRIBE = Seam("engine.catalog.survey:describe")
 RECEIVE_PROXIED = Seam("wire.proxied:receive")
+CAPTURE = Seam("client.capture.snapshot:Snapshot.capture")
+STAGE_ARRAY = Seam("client.capture.staging:Staging.array")
+NEW_ROOM = Seam("client.capture.buffers:PrivateRoom.__init__")
+CARRY_OUT = Seam("client.saving.undertaking:carry_out")
+SEND_TO_DAEMON = Seam("client.daemon.remote_transport:RemoteTransport.send")
+OUTCOME_AT_DAEMON = Seam("client.daemon.remote_transport:RemoteTransport.outcome")
+JOIN_RUN = Seam("engine.saves.coordinator:Coordinator.join")
+WRITE_CHUNK = Seam("engine.lanes.lane_writer:LaneWriter.write")
+READ_MANY = Seam("client.restoring.reader:CheckpointReader.get_many")
+RESTORED_BUNDLE = Seam("client.restoring.restoring:Bundle")
+HOLD_WHILE_READING = Seam("engine.reading.bundle:hold")

@@ -84,6 +84,11 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         self._options = {"max_to_keep": 1, **options, "rank": 0, "world_size": 1}  # Lightning calls one rank only
         self._begin()
 
+    @property
+    def address(self) -> str | None:
+        """The daemon's; None where checkpoints go to the paths that Lightning names."""
+        return self._address
+
     def _begin(self) -> None:
         self._rooms = RoomPool()
         self._open: dict[str, _Open] = {}

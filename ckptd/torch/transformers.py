@@ -110,7 +110,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             NotFoundError: there is none of that step.
             InvalidRequestError: something else saved it.
         """
-        checkpointer = self._checkpointer()
+        checkpointer = self.checkpointer
         checkpointer.settle()
         if step is not None:
             step = check_step(step)
@@ -153,7 +153,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             self._forget_resumed()
             resumed = None
         _check_agreement("ranks resume from different steps", None if resumed is None else resumed.step)
-        checkpointer = self._checkpointer()
+        checkpointer = self.checkpointer
         pinned = None if resumed is None else resumed.best_pinned
         self._keeping = Keeping(checkpointer, args.save_total_limit, pinned)
         self._saved_steps, self._best = set(), None
@@ -201,7 +201,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
 
     def _save(self, trainer: Any) -> None:
         state, step = trainer.state, trainer.state.global_step
-        checkpointer = self._checkpointer()
+        checkpointer = self.checkpointer
         if self._keeping is None:  # somebody saves before training
             self._keeping = Keeping(checkpointer, trainer.args.save_total_limit, None)
         self._keeping.wait()
@@ -251,7 +251,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
 
     def _loaded(self, model: Any, step: int | None, parts: list[str]) -> dict[str, Any]:
         """Load the model, and return other parts. Rank 0 reads them from the store, the others get them from it."""
-        checkpointer = self._checkpointer()
+        checkpointer = self.checkpointer
 
         def read() -> dict[str, Any]:
             with checkpointer.reader(step) as reader:
@@ -270,8 +270,18 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
     def _stored_model(self, model: Any) -> Any:
         return Adapters(model) if self._adapters_only and adapters_of(model) else model
 
+    def wait(self) -> None:
+        """Wait until what was saved is durable, and what ``save_total_limit`` lets go is deleted.
+
+        Raises:
+            CkptdError: what kept it from that.
+        """
+        self.checkpointer.wait()
+        if self._keeping is not None:
+            self._keeping.wait()
+
     def _end(self) -> None:
-        checkpointer = self._checkpointer()
+        checkpointer = self.checkpointer
         checkpointer.wait()
         if self._keeping is not None:
             self._keeping.end(self._best)
@@ -280,7 +290,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
     def _end_with_best(self, trainer: Any) -> None:
         if self._best is None or not self._alone:
             return  # the trainer does it with its own
-        checkpointer = self._checkpointer()
+        checkpointer = self.checkpointer
         if trainer.args.load_best_model_at_end:
             try:
                 self._loaded(trainer.model, self._best, [])
@@ -313,7 +323,9 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             )
         return f"{os.fspath(self._where).rstrip('/')}/{trial}"
 
-    def _checkpointer(self) -> Checkpointer:
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """What it saves with; in a hyperparameter search that of the trial under way."""
         return checkpointer_at(self._place(), self._options)
 
 

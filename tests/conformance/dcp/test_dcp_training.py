@@ -19,7 +19,9 @@ from torch.distributed.fsdp import fully_shard  # noqa: E402
 from torch.distributed.tensor import DTensor  # noqa: E402
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module  # noqa: E402
 
+from ckptd.storage.local.around_cache import address_of  # noqa: E402
 from ckptd.torch import CkptdStorageReader, CkptdStorageWriter  # noqa: E402
+from tests import seams  # noqa: E402
 from tests.unit.torch.versions import has  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is:UserWarning")
@@ -202,18 +204,16 @@ def test_async_save_in_direct_mode_copies_the_state_once(tmp_path, monkeypatch):
 
 def _placed_by(writer, step, staged, monkeypatch):
     """Save; return where the bytes of each tensor were in the memory that the shards were written from."""
-    from ckptd.client.capture.snapshot import Snapshot
-
     places = {}
-    capture = Snapshot.capture
+    capture = seams.CAPTURE.value
 
     def watched(self):
-        begin = self._room.data.__array_interface__["data"][0]
+        begin = address_of(self.memory)
         places.update(zip(self.manifest.names, (begin + offset for offset in self.offsets), strict=True))
         return capture(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Snapshot, "capture", watched)
+        seams.CAPTURE.put(patch, watched)
         dcp.save(staged, checkpoint_id=step, storage_writer=writer)
     return {name: places[name] for name in ("w", "half")}
 

@@ -9,6 +9,7 @@ import pytest
 
 import ckptd
 from ckptd import Checkpointer, Slice
+from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import (
     ConflictError,
     CorruptionError,
@@ -16,7 +17,6 @@ from ckptd.errors import (
     NotFoundError,
     UnavailableError,
 )
-from ckptd.storage.local.local_store import LocalStore
 from tests import seams
 from tests.fakes.waiting import eventually
 
@@ -35,9 +35,7 @@ def place(request, tmp_path, monkeypatch):
 
     if request.param == "through the daemon":
         # A client that does not see the daemon's directory.
-        from ckptd.client.daemon import remote_objects
-
-        monkeypatch.setattr(remote_objects, "open_store", lambda url, **_: (_ for _ in ()).throw(NotFoundError(url)))
+        seams.OPEN_STORE_OF_DAEMON.put(monkeypatch, lambda url, **_: (_ for _ in ()).throw(NotFoundError(url)))
     listen = "127.0.0.1:0" if request.param != "unix" else f"unix://{tmp_path}/s"
     daemon = Daemon(root, listen)
     yield daemon.address, root
@@ -236,12 +234,12 @@ def test_watching_tells_the_newest_and_then_each_newer_one(address):
 
 def test_boxes_of_a_step_that_is_saved_anew_while_they_are_read_are_all_of_one_save(tmp_path, monkeypatch):
     """Nothing sums a box: its index is compared once more when all of them are read: locks do not reach everywhere."""
-    monkeypatch.setattr("ckptd.engine.reading.bundle.hold", lambda objects, key: None)
+    seams.HOLD_WHILE_READING.put(monkeypatch, lambda objects, key: None)
     root = str(tmp_path / "root")
     old, new = ({name: np.full(1000, value) for name in "abcd"} for value in (1.0, 2.0))
     with open_run(root) as ckpt:
         ckpt.save(5, old).result(BOUND_S)
-        read_into = LocalStore.read_into
+        read_into = seams.READ_FROM_DISK.value
         num_reads = 0
 
         def interrupted(store, key, offset, *into):
@@ -252,8 +250,8 @@ def test_boxes_of_a_step_that_is_saved_anew_while_they_are_read_are_all_of_one_s
                 ckpt.delete(5, for_good=True, even_latest=True)
                 ckpt.save(5, new).result(BOUND_S)
 
-        monkeypatch.setattr(LocalStore, "read_into", interrupted)
-        monkeypatch.setattr(LocalStore, "hold", lambda store, key: None)  # as where locks do not reach
+        seams.READ_FROM_DISK.put(monkeypatch, interrupted)
+        seams.HOLD_ON_DISK.put(monkeypatch, lambda store, key: None)  # as where locks do not reach
         with open_run(root) as reader:
             boxes = reader.restore(5, slices=dict.fromkeys("abcd", ([10], [20])))
     assert num_reads > 1
@@ -261,23 +259,20 @@ def test_boxes_of_a_step_that_is_saved_anew_while_they_are_read_are_all_of_one_s
 
 
 def test_a_checkpoint_that_is_deleted_while_it_is_read_gives_way_to_the_newer_one(tmp_path, monkeypatch):
-    from ckptd.client.restoring import restoring
-
     with open_run(str(tmp_path), max_to_keep=1) as ckpt:
         ckpt.save(1, {"a": np.full(3, 1.0)}).result(BOUND_S)
         opened = []
 
-        class Late(restoring.Bundle):
+        class Late(Bundle):
             @classmethod
             def open(cls, objects, key):
                 opened.append(key)
                 if len(opened) == 1:
                     ckpt.save(2, {"a": np.full(3, 2.0)}).result(BOUND_S)
                     eventually(lambda: not (tmp_path / "runs/a/model.ckpt-1.index").exists())
-                return restoring_bundle.open(objects, key)
+                return Bundle.open(objects, key)
 
-        restoring_bundle = restoring.Bundle
-        monkeypatch.setattr(restoring, "Bundle", Late)
+        seams.RESTORED_BUNDLE.put(monkeypatch, Late)
         assert ckpt.restore()["a"].tolist() == [2, 2, 2]
         assert opened == ["runs/a/model.ckpt-1", "runs/a/model.ckpt-2"]
 
@@ -293,8 +288,6 @@ def test_damage_is_not_mistaken_for_a_checkpoint_that_has_gone(address, place):
 
 
 def test_a_third_save_waits_for_the_first_and_not_for_ever(tmp_path, monkeypatch):
-    from ckptd.client.saving import undertaking
-
     free, begun = threading.Event(), threading.Semaphore(0)
 
     def slow(*arguments):
@@ -302,8 +295,8 @@ def test_a_third_save_waits_for_the_first_and_not_for_ever(tmp_path, monkeypatch
         assert free.wait(BOUND_S)
         return real(*arguments)
 
-    real = undertaking.carry_out
-    monkeypatch.setattr(undertaking, "carry_out", slow)
+    real = seams.CARRY_OUT.value
+    seams.CARRY_OUT.put(monkeypatch, slow)
     ckpt = open_run(str(tmp_path), timeout_s=0.2)
     pending = [ckpt.save(1, {"a": W}), ckpt.save(2, {"a": W})]
     with pytest.raises(UnavailableError, match=r"the save of step 1 has not ended within 0\.2 s"):

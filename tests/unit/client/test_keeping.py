@@ -11,7 +11,7 @@ import pytest
 from ckptd import Checkpointer
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, StorageFullError, UnavailableError
 from ckptd.format.state_file import CheckpointState
-from ckptd.storage.local.local_store import LocalStore
+from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
@@ -142,14 +142,14 @@ def test_the_latest_is_deleted_by_those_who_say_so(place):
 def test_a_rule_that_was_told_while_the_disk_failed_counts(place, monkeypatch):
     opened, _ = place
     fails = [StorageFullError("no space left on device"), UnavailableError("the store does not answer")]
-    replace = LocalStore.replace
+    replace = seams.REPLACE_ON_DISK.value
 
     def failing_at_first(store, key, data, **how):
         if fails and key.endswith("/epoch"):
             raise fails.pop()
         return replace(store, key, data, **how)
 
-    monkeypatch.setattr(LocalStore, "replace", failing_at_first)
+    seams.REPLACE_ON_DISK.put(monkeypatch, failing_at_first)
     with opened(max_to_keep=None) as ckpt:
         while fails:
             with contextlib.suppress(StorageFullError, UnavailableError):

@@ -10,6 +10,7 @@ import pytest
 import ckptd
 from ckptd import Checkpointer
 from ckptd.errors import InvalidRequestError, NotFoundError
+from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
@@ -169,7 +170,7 @@ def test_colons_spaces_and_brackets_are_as_any_other_character(address, run, nam
 
 def test_an_older_daemon_refuses_such_a_name_in_words(daemon, monkeypatch):
     with Checkpointer(daemon.address, run="my run", timeout_s=BOUND_S) as ckpt:
-        monkeypatch.setattr("ckptd.format.names.check_run_name", _as_older_versions)
+        seams.CHECK_RUN_NAME.put(monkeypatch, _as_older_versions)
         with pytest.raises(InvalidRequestError, match="'my run' may hold letters, digits and"):
             ckpt.save(1, value(1)).result(BOUND_S)
         monkeypatch.undo()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,6 @@ import pytest
 import ckptd
 from ckptd import Checkpointer, Slice
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
-from ckptd.wire import convert
 from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.relay import Relay
@@ -164,11 +164,9 @@ def test_a_restarted_daemon_is_found_again(daemon):
 
 
 def test_a_save_that_the_daemon_lost_in_a_restart_is_made_anew_from_the_snapshots(daemon, monkeypatch):
-    from ckptd.client.saving import carrying_out
+    real, restarted, restarting = seams.SEND_TO_DAEMON.value, threading.Event(), threading.Lock()
 
-    real, restarted, restarting = carrying_out._send_all, threading.Event(), threading.Lock()
-
-    def send(transport, save, sources, deadline):
+    def send(transport, save, *rest):
         # Rank 1 sends nothing before the restart, so that the save can't be complete by then.
         if save.rank == 1:
             with restarting:  # both of its saves may come here, and one restart is meant
@@ -176,9 +174,9 @@ def test_a_save_that_the_daemon_lost_in_a_restart_is_made_anew_from_the_snapshot
                     daemon.stop()
                     daemon.start()
                     restarted.set()
-        real(transport, save, sources, deadline)
+        real(transport, save, *rest)
 
-    monkeypatch.setattr(carrying_out, "_send_all", send)
+    seams.SEND_TO_DAEMON.put(monkeypatch, send)
     two = ranks(daemon.address, 2)
     pending = [ckpt.save(step, state(rank, 2)) for step in (1, 2) for rank, ckpt in enumerate(two)]
     assert [one.result(BOUND_S).step for one in pending] == [1, 1, 2, 2]
@@ -189,9 +187,7 @@ def test_a_save_that_the_daemon_lost_in_a_restart_is_made_anew_from_the_snapshot
 
 
 def test_a_published_save_is_found_after_its_answer_was_lost(daemon, monkeypatch):
-    from ckptd.client.daemon.remote_transport import RemoteTransport
-
-    real = RemoteTransport.outcome
+    real = seams.OUTCOME_AT_DAEMON.value
 
     def late(self, save, deadline):
         eventually(lambda: (daemon.root / "runs/a/checkpoint").exists())
@@ -199,7 +195,7 @@ def test_a_published_save_is_found_after_its_answer_was_lost(daemon, monkeypatch
         daemon.start()
         return real(self, save, deadline)
 
-    monkeypatch.setattr(RemoteTransport, "outcome", late)
+    seams.OUTCOME_AT_DAEMON.put(monkeypatch, late)
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         assert ckpt.save(1, {"a": FULL}).result(BOUND_S).step == 1
 
@@ -270,59 +266,68 @@ def test_a_watch_survives_a_restart_and_never_goes_back(daemon):
     assert not watcher.is_alive()
 
 
+@contextlib.contextmanager
+def in_another_process():
+    """What is done meanwhile is done in a forked child, or in its parent, as far as the code can see."""
+    with pytest.MonkeyPatch.context() as patch:
+        pid = os.getpid() + 1
+        patch.setattr(os, "getpid", lambda: pid)
+        yield
+
+
 def test_a_forked_child_is_told_to_make_its_own(daemon):
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         ckpt.latest()
-        ckpt._transport.connection.hold._pid -= 1
-        with pytest.raises(ConflictError, match="forked.*make a new one in the child"):
+        with in_another_process(), pytest.raises(ConflictError, match="forked.*make a new one in the child"):
             ckpt.latest()
-        ckpt._transport.connection.hold._pid += 1
         assert ckpt.latest() is None
 
 
-def test_a_checkpointer_may_be_made_before_a_fork_and_used_in_every_child(daemon):
+def test_a_checkpointer_may_be_made_before_a_fork_and_used_in_every_child(daemon, monkeypatch):
     """Each child is a member of its own, as if it had made its own `Checkpointer`."""
-    incarnations = set()
+    new, made = seams.NEW_INCARNATION.value, []
+    seams.NEW_INCARNATION.put(monkeypatch, lambda: made.append(new()) or made[-1])
+    joined, join = [], seams.JOIN_RUN.value
+    seams.JOIN_RUN.put(
+        monkeypatch, lambda self, run, member, *rest: joined.append(member) or join(self, run, member, *rest)
+    )
     for run in ("runs/a", "runs/b"):
-        ckpt = Checkpointer(daemon.address, run, timeout_s=BOUND_S)
-        parent = ckpt._transport.connection.member
-        ckpt._transport.connection.member = dataclasses.replace(parent, pid=parent.pid - 1)  # as a child sees it
+        with in_another_process():
+            ckpt = Checkpointer(daemon.address, run, timeout_s=BOUND_S)
         with ckpt:
             ckpt.save(1, {"a": FULL}).result(BOUND_S)
-            incarnations |= {parent.incarnation, ckpt._transport.connection.member.incarnation}
-    assert len(incarnations) == 4
+    assert len(set(made)) == len(made) == 4
+    assert [member.incarnation for member in joined] == [made[1], made[3]]
+    assert {member.pid for member in joined} == {os.getpid()}
 
 
 def test_a_lane_that_is_given_up_ends_its_stream_and_the_save(daemon, monkeypatch):
-    from ckptd.client.daemon import remote_saves
+    real = seams.SEND_TO_DAEMON.value
 
-    real = remote_saves.send_lane
-
-    def given_up(ways, save, source, deadline, stop, line):
+    def given_up(transport, save, source, deadline, stop):
         stop.set()
-        real(ways, save, source, deadline, stop, line)
+        real(transport, save, source, deadline, stop)
 
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
-        monkeypatch.setattr(remote_saves, "send_lane", given_up)
+        seams.SEND_TO_DAEMON.put(monkeypatch, given_up)
         with pytest.raises(SessionAbortedError, match="given up"):
             ckpt.save(1, {"a": FULL}).result(BOUND_S)
-        monkeypatch.setattr(remote_saves, "send_lane", real)
+        seams.SEND_TO_DAEMON.put(monkeypatch, real)
         assert ckpt.save(1, {"a": FULL}).result(BOUND_S).step == 1
 
 
 def test_lanes_of_a_rank_are_sent_one_after_the_other(tmp_path, monkeypatch):
     """The next is opened when all but the last chunks of one are sent: two would only share the connection."""
-    from ckptd.engine.lanes.lane_writer import LaneWriter
     from ckptd.wire.chunks import CHUNK_BYTES
 
     order = []
-    write = LaneWriter.write
+    write = seams.WRITE_CHUNK.value
 
     def noted(self, position, data, crc):
         order.append(self.shard)
         return write(self, position, data, crc)
 
-    monkeypatch.setattr(LaneWriter, "write", noted)
+    seams.WRITE_CHUNK.put(monkeypatch, noted)
     daemon = Daemon(tmp_path, shards=2)
     try:
         with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
@@ -336,7 +341,7 @@ def test_lanes_of_a_rank_are_sent_one_after_the_other(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("older", ["client", "daemon"])
 def test_beside_an_older_peer_nothing_is_compared_and_nothing_fails(daemon, monkeypatch, older):
-    to_wire, from_wire = convert.declaration_to_wire, convert.declaration_from_wire
+    to_wire, from_wire = seams.DECLARATION_TO_WIRE.value, seams.DECLARATION_FROM_WIRE.value
 
     def without(message):
         for field in ("compared_parts", "compared_digests", "refuses_differences"):
@@ -344,11 +349,9 @@ def test_beside_an_older_peer_nothing_is_compared_and_nothing_fails(daemon, monk
         return message
 
     if older == "client":  # rank 1 is one
-        monkeypatch.setattr(
-            convert, "declaration_to_wire", lambda d: without(to_wire(d)) if d.save.rank == 1 else to_wire(d)
-        )
+        seams.DECLARATION_TO_WIRE.put(monkeypatch, lambda d: without(to_wire(d)) if d.save.rank == 1 else to_wire(d))
     else:
-        monkeypatch.setattr(convert, "declaration_from_wire", lambda request: from_wire(without(request)))
+        seams.DECLARATION_FROM_WIRE.put(monkeypatch, lambda request: from_wire(without(request)))
     two = ranks(daemon.address, 2, replicas="refuse")
     saved = [one.save(1, {"n": rank}) for rank, one in enumerate(two)]
     assert saved[0].result(BOUND_S) == saved[1].result(BOUND_S)

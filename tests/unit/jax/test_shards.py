@@ -10,9 +10,9 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 import ckptd
-from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import InvalidRequestError
 from ckptd.jax import load, to_arrays
+from tests import seams
 
 DEVICES = np.array(jax.devices("cpu"))
 LINE = Mesh(DEVICES, ("x",))
@@ -72,13 +72,13 @@ def test_every_sharding_restores_onto_every_other(wanted, everywhere):
 def test_of_a_tensor_each_box_is_read_once_and_nothing_else(everywhere, monkeypatch):
     prefix, _ = everywhere
     asked = []
-    get_many = CheckpointReader.get_many
+    get_many = seams.READ_MANY.value
 
     def listening(self, wanted):
         asked.extend(wanted := list(wanted))
         return get_many(self, wanted)
 
-    monkeypatch.setattr(CheckpointReader, "get_many", listening)
+    seams.READ_MANY.put(monkeypatch, listening)
     sharding = NamedSharding(Mesh(DEVICES[:2], ("x",)), P("x"))
     half = jax.ShapeDtypeStruct(FULL.shape, jnp.float32, sharding=sharding)
     replicated = jax.ShapeDtypeStruct(FULL.shape, jnp.float32, sharding=SHARDINGS["half of it replicated"])

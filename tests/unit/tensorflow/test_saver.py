@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import ckptd
 from ckptd.tensorflow import Saver, import_meta_graph
+from tests import seams
 from tests.unit.client.served import Daemon
 
 v1 = tf.compat.v1
@@ -293,13 +294,13 @@ class TestWhileTrainingGoesOn:
         initialize(session)
         saver = Saver(max_to_keep=None)
         may_write = threading.Event()
-        write = ckptd.client.saver.saver_directory.write_over
+        create = seams.CREATE_ON_DISK.value
 
-        def slow(*args, **kwargs):
+        def slow(store, key, size_bytes):
             assert may_write.wait(BOUND_S)
-            write(*args, **kwargs)
+            return create(store, key, size_bytes)
 
-        monkeypatch.setattr("ckptd.client.saver.saver_directory.write_over", slow)
+        seams.CREATE_ON_DISK.put(monkeypatch, slow)
         prefixes = []
         for number in range(2):
             prefixes.append(saver.save(session, tmp_path / "m", number, wait=False))
@@ -328,12 +329,8 @@ class TestWhileTrainingGoesOn:
     def test_large_tensors_are_copied_once_and_saved_as_they_were(self, tmp_path, session, monkeypatch, place):
         """From the second save on they are staged; parts of one variable, and shapes that change, too."""
         staged = []
-        stage = ckptd.client.capture.staging.Staging.array
-        monkeypatch.setattr(
-            ckptd.client.capture.staging.Staging,
-            "array",
-            lambda self, name, *rest: staged.append(name) or stage(self, name, *rest),
-        )
+        stage = seams.STAGE_ARRAY.value
+        seams.STAGE_ARRAY.put(monkeypatch, lambda self, name, *rest: staged.append(name) or stage(self, name, *rest))
         w = variable("w", np.zeros((300, 300)), use_resource=True)
         v1.get_variable("emb", (500, 300), tf.float32, tf.zeros_initializer(), partitioner=v1.fixed_size_partitioner(2))
         small = variable("small", np.zeros(3))

@@ -16,9 +16,8 @@ with warnings.catch_warnings():
     from lightning.pytorch.callbacks import ModelCheckpoint
 
 import ckptd  # noqa: E402
-from ckptd.client.capture import buffers  # noqa: E402
-from ckptd.client.direct.direct_transport import DirectTransport  # noqa: E402
 from ckptd.torch import CkptdCheckpointIO, load  # noqa: E402
+from tests import seams  # noqa: E402
 from tests.unit.client.served import Daemon  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -122,8 +121,8 @@ def test_nothing_is_removed_before_what_takes_its_place_is_durable(tmp_path, mon
     plugin = CkptdCheckpointIO()
     plugin.save_checkpoint({"w": torch.ones(2), "global_step": 1}, tmp_path / "one.ckpt")
     plugin.teardown()
-    go_on, outcome = threading.Event(), DirectTransport.outcome
-    monkeypatch.setattr(DirectTransport, "outcome", lambda *arguments: (go_on.wait(30), outcome(*arguments))[1])
+    go_on, create = threading.Event(), seams.CREATE_ON_DISK.value
+    seams.CREATE_ON_DISK.put(monkeypatch, lambda *arguments: (go_on.wait(30), create(*arguments))[1])
     ByCallback().save(plugin, {"w": torch.ones(2), "global_step": 2}, tmp_path / "two.ckpt")
     plugin.remove_checkpoint(tmp_path / "one.ckpt")
     assert load(tmp_path / "one.ckpt")["global_step"] == 1
@@ -135,10 +134,8 @@ def test_nothing_is_removed_before_what_takes_its_place_is_durable(tmp_path, mon
 
 def test_every_path_is_captured_into_the_same_memory(tmp_path, monkeypatch):
     fresh = []
-    make = buffers.PrivateRoom.__init__
-    monkeypatch.setattr(
-        buffers.PrivateRoom, "__init__", lambda self, *arguments: (fresh.append(1), make(self, *arguments))[1]
-    )
+    make = seams.NEW_ROOM.value
+    seams.NEW_ROOM.put(monkeypatch, lambda self, *arguments: (fresh.append(1), make(self, *arguments))[1])
     plugin = CkptdCheckpointIO()
     for step in range(1, 5):
         plugin.save_checkpoint({"w": torch.ones(100_000), "global_step": step}, tmp_path / f"{step}.ckpt")
@@ -155,7 +152,7 @@ def test_when_a_save_fails_it_is_told_and_the_one_before_is_kept(tmp_path, monke
     def fail(*_):
         raise ckptd.StorageFullError("no room")
 
-    monkeypatch.setattr(DirectTransport, "declare", fail)
+    seams.CREATE_ON_DISK.put(monkeypatch, fail)
     ByCallback().save(plugin, {"w": torch.ones(2), "global_step": 2}, tmp_path / "two.ckpt")
     with pytest.raises(ckptd.StorageFullError):  # whenever it turns out
         plugin.remove_checkpoint(tmp_path / "one.ckpt")

@@ -118,7 +118,7 @@ def test_what_a_program_saves_itself_is_durable_when_the_call_returns(tmp_path, 
     with_model.fit(BoringModel())
     with_model.save_checkpoint(tmp_path / "ck/final.ckpt")
     assert (tmp_path / "ck/final.ckpt").exists()
-    if plugins and not plugins[0]._address:
+    if plugins and not plugins[0].address:
         assert ckptd.verify(tmp_path / "ck/final.ckpt").ok
     assert epoch_at(plugins, tmp_path / "ck/final.ckpt") == 1
 
@@ -274,7 +274,7 @@ def test_removing_takes_no_file_that_is_not_ours(tmp_path, daemon):
             (tmp_path / "a.ckpt/notes.txt").write_text("mine")
         plugin.remove_checkpoint(tmp_path / "a.ckpt")
         plugin.remove_checkpoint(tmp_path / "a.ckpt")
-        if plugin._address:
+        if plugin.address:
             assert not (tmp_path / "a.ckpt").exists()
         else:
             assert [path.name for path in (tmp_path / "a.ckpt").iterdir()] == ["notes.txt"]
@@ -357,7 +357,7 @@ def test_the_last_is_the_newest_whole_one_after_a_save_of_it_was_killed(tmp_path
         for step in (1, 2):
             plugin.save_checkpoint({**STATE, "global_step": step}, tmp_path / f"{step}.ckpt")
         lightning_paths.occupy(  # as a process that was killed leaves it
-            str(tmp_path / ("3.ckpt" if link else "last.ckpt")), "runs/fit/3.ckpt" if plugin._address else None, None
+            str(tmp_path / ("3.ckpt" if link else "last.ckpt")), "runs/fit/3.ckpt" if plugin.address else None, None
         )
         if link:
             (tmp_path / "last.ckpt").symlink_to("3.ckpt")

@@ -116,7 +116,7 @@ def test_a_limit_counts_by_when_it_was_saved_after_going_back(tmp_path):
                            save_total_limit=1)  # fmt: skip
     with pytest.raises(StopError):
         again.train(resume_from_checkpoint=own.resume(4))
-    again.callback_handler.callbacks[0]._keeping.wait()
+    own.wait()
     assert 6 in steps_of_ours(tmp_path / "ours")
 
 

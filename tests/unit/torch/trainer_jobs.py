@@ -119,7 +119,7 @@ class FailingAtEnd(Training):
             def fail():
                 raise ckptd.StorageFullError("no room for rank 1")
 
-            own._checkpointer().wait = fail
+            own.checkpointer.wait = fail
         try:
             trainer.train()
         except ckptd.CkptdError as error:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.engine.catalog import records as engine_records
 from ckptd.errors import CorruptionError, NotFoundError, StorageFullError, UnavailableError
-from ckptd.storage.local.local_store import LocalStore
+from tests import seams
 from tests.starts import prepared
 
 
@@ -158,7 +157,7 @@ def test_trouble_on_the_way_is_no_damage(root, monkeypatch):
     def fails(self, key, offset, *into):
         raise UnavailableError("the disk reports an input/output error", key=key)
 
-    monkeypatch.setattr(LocalStore, "read_into", fails)
+    seams.READ_FROM_DISK.put(monkeypatch, fails)
     with ckptd.Checkpointer(root, "a") as checkpointer, pytest.raises(UnavailableError):
         checkpointer.restore()
     monkeypatch.undo()
@@ -168,14 +167,14 @@ def test_trouble_on_the_way_is_no_damage(root, monkeypatch):
 
 
 def test_a_reader_whose_own_memory_lies_quarantines_nothing(root, monkeypatch):
-    read, lies = LocalStore.read_into, iter([True])
+    read, lies = seams.READ_FROM_DISK.value, iter([True])
 
     def lying(self, key, offset, *into):
         read(self, key, offset, *into)
         if next(lies, False):
             into[0][0] ^= 1
 
-    monkeypatch.setattr(LocalStore, "read_into", lying)
+    seams.READ_FROM_DISK.put(monkeypatch, lying)
     with ckptd.Checkpointer(root, "a") as checkpointer:
         assert set(checkpointer.restore()["w"]) == {3}  # read once more
         assert checkpointer.restored.step == 3
@@ -280,12 +279,14 @@ def test_an_adapter_goes_on_from_what_is_whole(tmp_path):
 def test_where_nothing_can_be_noted_the_older_one_is_restored_all_the_same(root, monkeypatch, capfd):
     flip(shard(root, 3))
 
-    def full(store, record, **changes):
-        raise StorageFullError("the disk is full", key=record.key)
+    def full(store, key, data, **how):
+        raise StorageFullError("the disk is full", key=key)
 
     with ckptd.Checkpointer(root, "a") as checkpointer:
         checkpointer.pin(1)
-        monkeypatch.setattr(engine_records, "change", full)
+        for part in (root / "a/.ckptd/trash").glob("reserve-*"):  # others have taken that, too
+            part.unlink()
+        seams.REPLACE_ON_DISK.put(monkeypatch, full)
         assert set(checkpointer.restore()["w"]) == {2}
         assert set(checkpointer.restore(names=["v"])["v"]) == {-2}
         monkeypatch.undo()

@@ -3,11 +3,13 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import numpy as np
 import pytest
 
 import ckptd
+from ckptd.client.daemon.connection import this_member
+from ckptd.client.transports import open_daemon
+from ckptd.engine.identity import RunOptions
 from ckptd.errors import CorruptionError, UnavailableError
 from ckptd.wire import methods
 from tests.fakes.waiting import eventually
@@ -91,12 +93,13 @@ def test_a_lying_client_quarantines_nothing(daemon, connect, tmp_path):
     from ckptd.client.saving.transport import RestoreCall
     from ckptd.engine.reading.damage import Suspicion
 
-    liar = connect()
-    located = liar._transport.latest("model.ckpt")
+    liar = open_daemon(daemon.address, "a", this_member(0, 1), RunOptions(), timeout_s=BOUND_S, token=None, ca=None)
+    located = liar.latest("model.ckpt")
     shard = f"{located.key}.data-00000-of-00001"
     for suspicion in (Suspicion(shard, 0, "it is bad"), Suspicion("", None, "all of it"), Suspicion("../etc", 5, "")):
-        verdict = liar._transport.check_damage(located, suspicion, RestoreCall("x"))
+        verdict = liar.check_damage(located, suspicion, RestoreCall("x"))
         assert not verdict.is_confirmed
+    liar.close()
     assert connect().latest().step == 3
     assert marks(tmp_path) == {}
 
@@ -186,19 +189,12 @@ def test_together_says_who_is_missing(connect):
 
 
 def test_a_daemon_of_the_version_before_is_no_reason_to_go_back(daemon, connect, tmp_path, monkeypatch):
-    class Unknown(grpc.RpcError):
-        def code(self):
-            return grpc.StatusCode.UNIMPLEMENTED
-
-    def unknown(request, timeout):
-        raise Unknown
-
     damage(tmp_path, 3)
+    daemon.stop()
+    with monkeypatch.context() as older:
+        older.delitem(methods.READ, "CheckDamage")  # its gRPC answers what it does not know
+        daemon.start()
     trainer = connect()
-    trainer.latest()
-    calls = trainer._transport.connection.seat().read._calls
-    monkeypatch.setitem(calls, "CheckDamage", unknown)
-    assert "CheckDamage" in methods.READ
     with pytest.raises(CorruptionError) as caught:
         trainer.restore()
     assert any("older than this client" in note for note in caught.value.__notes__)

@@ -10,6 +10,7 @@ import pytest
 
 import ckptd
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
+from tests import seams
 from tests.fakes.clock import HandClock
 
 
@@ -291,10 +292,10 @@ def test_what_cannot_be_deleted_is_no_failure_and_goes_later(tmp_path, monkeypat
     saver.save(tmp_path / "m", 1)
     with monkeypatch.context() as patch:
 
-        def refuse(path, *_):
-            raise ckptd.NotPermittedError("not now", key=path)
+        def refuse(store, keys, **_):
+            raise ckptd.NotPermittedError("not now", key=keys[0])
 
-        patch.setattr("ckptd.client.saver.saver_directory.delete_files", refuse)
+        seams.DELETE_ON_DISK.put(patch, refuse)
         assert saver.save(tmp_path / "m", 2) == ckptd.latest_checkpoint(tmp_path)
     assert ckptd.checkpoint_exists(tmp_path / "m-1")
     saver.save(tmp_path / "m", 3)

@@ -177,18 +177,19 @@ def test_what_a_crash_left_is_finished_though_nobody_asks_for_the_run(place):
     crashed.coordinator.close()
 
 
-def test_of_two_ranks_that_found_a_run_at_once_none_is_refused(monkeypatch):
-    coordinator = Coordinator(MemoryStore())
+def test_of_two_ranks_that_found_a_run_at_once_none_is_refused():
+    others = [1]
+
+    class Late(MemoryStore):
+        """Looks into the run only once the other rank has founded it."""
+
+        def list(self, directory, *, deep=True):
+            if directory == "runs/r" and others:
+                Rank(coordinator, others.pop(), 2).join()
+            return super().list(directory, deep=deep)
+
+    coordinator = Coordinator(Late())
     coordinator.open()
-    list_all = MemoryStore.list
-
-    def list_later(store, directory, *, deep=True):
-        """Look only once the other rank has founded the run."""
-        if directory == "runs/r":
-            monkeypatch.setattr(MemoryStore, "list", list_all)
-            Rank(coordinator, 1, 2).join()
-        return list_all(store, directory, deep=deep)
-
-    monkeypatch.setattr(MemoryStore, "list", list_later)
     assert Rank(coordinator, 0, 2).join().epoch
+    assert not others
     coordinator.close()

@@ -20,6 +20,7 @@ from ckptd.storage.bucket.object_store import ObjectStore
 from ckptd.storage.bucket.upload_memory import Parts
 from ckptd.storage.locations import open_store
 from tests import seams
+from tests.fakes.waiting import eventually
 from tests.services.s3 import S3Service
 from tests.services.seaweed import SeaweedFS
 from tests.starts import prepared
@@ -220,8 +221,7 @@ class TestUploadsThatNobodyNoted:
     ) -> None:
         writer = store.create("run/shard", 2 * PART_BYTES)
         writer.write(0, bytes(PART_BYTES))
-        for sent in list(writer._sent.values()):  # type: ignore[attr-defined]
-            sent.result(60)
+        eventually(lambda: self.left(store), "the upload's beginning")
         seams.SWEPT_BY_AGE_S.put(monkeypatch, -60.0)
         assert store.sweep_unfinished("run") == []
         assert self.left(store) == ["run/shard"]
@@ -252,9 +252,11 @@ class TestAnUploadBesideItsObject:
         self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def complete_by_half(key: str, *_: object, **__: object) -> str:
-            store.bucket.put(key, b"x" * 2 * PART_BYTES, metadata=writer._metadata)  # type: ignore[attr-defined]
+            store.bucket.put(key, b"x" * 2 * PART_BYTES, metadata=noted)
             raise UnavailableError("the server failed", key=key)
 
+        noted = store.write_metadata()
+        monkeypatch.setattr(store, "write_metadata", lambda: noted)
         writer = store.create("run/shard", 2 * PART_BYTES)
         writer.write(0, b"x" * 2 * PART_BYTES)
         monkeypatch.setattr(store.bucket, "complete_upload", complete_by_half)
