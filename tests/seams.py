@@ -76,6 +76,10 @@ SWEPT_BY_AGE_S = Seam("storage.bucket.object_store:SWEPT_BY_AGE_S")
 SLOW_SYNC_S = Seam("storage.local.examine:SLOW_SYNC_S")
 MAX_SKEW_S = Seam("storage.local.examine:MAX_SKEW_S")
 
+# What the other end of a connection is like
+
+OFFERED_CAPABILITIES = Seam("wire.versions:CAPABILITIES")
+
 # What the host and other processes are like
 
 AUTOGROUP_FILE = Seam("engine.priority:AUTOGROUP")
@@ -114,6 +118,8 @@ START_THREAD = Seam("threads:start")
 NEW_LOCK = Seam("threads:new_lock")
 LOOK = Seam("watch.look:Looker.look")
 DESCRIBE = Seam("engine.catalog.survey:describe")
+SERVE_DECLARE = Seam("service.save:SaveService.declare")
+SERVE_AWAIT_PLAN = Seam("service.save:SaveService.await_plan")
 RECEIVE_PROXIED = Seam("wire.proxied:receive")
 CAPTURE = Seam("client.capture.snapshot:Snapshot.capture")
 STAGE_ARRAY = Seam("client.capture.staging:Staging.array")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import SaveRef
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment, Road
 from ckptd.engine.refusals import NotNowError
@@ -117,29 +119,47 @@ class SaveService:
         if not await self._pools.look(self._coordinator.manifests.knows, declaration.manifest_digest):
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
+        asked = self._pools.submit(declaration.save.run, self._coordinator.declare, declaration)
+        await self._answer(asked, declaration.save, declaration.request_id, call, hears_ends=request.hears_ends)
+
+    async def await_plan(self, request: save_pb2.AwaitPlanRequest, call: Call) -> None:
+        """Answer a declaration that came over shared memory, as `declare` does."""
+        save, request_id = convert.save_from_wire(request.save), convert.request_id_from_wire(request.request_id)
+        asked = self._pools.start_look(self._coordinator.plan_of, save, request_id)
+        await self._answer(asked, save, request_id, call, hears_ends=True)
+
+    async def _answer(
+        self,
+        asked: Future[Future[Assignment | Checkpoint]],
+        save: SaveRef,
+        request_id: str,
+        call: Call,
+        *,
+        hears_ends: bool,
+    ) -> None:
+        """Send the answer to one rank's declaration, and meanwhile what the save waits for."""
+        run = save.run
         try:
-            run = declaration.save.run
-            asked = self._pools.submit(run, self._coordinator.declare, declaration)
-            while request.hears_ends and not await settled_within(asked, self._flow.limits.notice_s):
+            while hears_ends and not await settled_within(asked, self._flow.limits.notice_s):
                 store = f"the store of {run}, for which {self._pools.num_waiting(run)} more calls wait"
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=[store])))
             declaring = await settled(asked)
-            while request.hears_ends and not await settled_within(declaring, self._flow.limits.notice_s):
-                what = await self._pools.look(self._coordinator.waiting_for, declaration)
+            while hears_ends and not await settled_within(declaring, self._flow.limits.notice_s):
+                what = await self._pools.look(self._coordinator.waiting_for, save, request_id)
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=what[:_MOST_AWAITED])))
             declared = await settled(declaring)
         except CkptdError as error:
-            if not (request.hears_ends and _ends_a_save(error)):
+            if not (hears_ends and _ends_a_save(error)):
                 _check_not_over(error)
                 raise
             await call.write(save_pb2.DeclareReply(ended=status.pack(error)))
             return
         differences = []
-        if declaration.save.rank == 0:  # one of them is enough
-            found = await self._pools.look(self._coordinator.differences, declaration)
+        if save.rank == 0:  # one of them is enough
+            found = await self._pools.look(self._coordinator.differences, save, request_id)
             differences = convert.differences_to_wire(found)
         if isinstance(declared, Checkpoint):
-            saved = convert.checkpoint_to_wire(declared, declaration.save.run)
+            saved = convert.checkpoint_to_wire(declared, run)
             await call.write(save_pb2.DeclareReply(already_saved=saved, differences=differences))
             return
         # An assignment may have a million rows: encoding them is no work for the event loop.

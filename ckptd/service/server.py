@@ -297,6 +297,7 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
                 "Leave": save.leave,
                 "PutManifest": save.put_manifest,
                 "Declare": save.declare,
+                "AwaitPlan": save.await_plan,
                 "Write": save.write,
                 "Await": save.await_,
                 "Abort": save.abort,

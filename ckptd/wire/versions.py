@@ -16,9 +16,10 @@ from ckptd.errors import InvalidRequestError, VersionMismatchError
 from ckptd.version import VERSION as VERSION
 from ckptd.wire.v1 import common_pb2
 
-CAPABILITIES: tuple[str, ...] = ("road-stream", "road-arena", "manifest-digest", "resume")
+AWAIT_PLAN = "await-plan"
+CAPABILITIES: tuple[str, ...] = ("road-stream", "road-arena", "manifest-digest", "resume", AWAIT_PLAN)
 """What this end offers: lanes over the Write stream or in shared memory, declaring by digest, resuming a broken
-stream."""
+stream, waiting for the plan of what was declared over shared memory."""
 
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(?:[.+\-a-z].*)?", re.ASCII | re.DOTALL)
 

@@ -141,7 +141,10 @@ class FakeCoordinator:
             self.changed.notify_all()
         return future
 
-    def differences(self, declaration):
+    def plan_of(self, save, request_id):
+        return self.declared[save.rank]
+
+    def differences(self, save, request_id):
         return self.differing
 
     def plan(self, save, lane_sizes=(10,)):
@@ -169,7 +172,7 @@ class FakeCoordinator:
     def phase(self, save):
         return self.phases.get(save.save_id)
 
-    def waiting_for(self, declaration):
+    def waiting_for(self, save, request_id):
         return ["rank 1 of 2 to declare"]
 
     def waiting_for_end(self, save):

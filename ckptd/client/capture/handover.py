@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.client.deadline import Deadline
+from ckptd.engine.identity import Declaration
 from ckptd.engine.lanes.capture import Capture
 
 
@@ -32,5 +33,8 @@ class Handover(Protocol):
     def drop(self, reason: str) -> None:
         """Say that the capture will not be finished."""
 
-    def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
-        """Wait until the engine has said whether it follows; if so, with `until_summed`, until all is handed over."""
+    def wait(self, deadline: Deadline, *, until_summed: bool) -> Declaration | None:
+        """Wait until the engine has said whether it follows; if so, with `until_summed`, until all is handed over.
+
+        Returns what was declared by that, which need not be declared again; None if it is still to be declared.
+        """

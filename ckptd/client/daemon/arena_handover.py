@@ -27,14 +27,13 @@ class ArenaHandover:
 
     def __init__(self, link: ArenaLink, declaration: Declaration, begun: Future[ArenaAnswer]) -> None:
         self._link = link
-        self._request_id = declaration.request_id
-        self._digest = declaration.manifest_digest
+        self._declaration = declaration
         self._begun = begun
         self._is_over = threading.Event()  # there is nothing more to send
 
     def seal(self, sums: NDArray[np.uint32] | None) -> None:
         """See `Handover`."""
-        seal = arena_pb2.ArenaSeal(request_id=self._request_id, sums_follow=sums is None)
+        seal = arena_pb2.ArenaSeal(request_id=self._declaration.request_id, sums_follow=sums is None)
         if sums is not None:
             seal.crcs = np.ascontiguousarray(sums, "<u4").tobytes()
         with contextlib.suppress(CkptdError):  # the daemon is gone: its successor is sent the bytes
@@ -45,17 +44,17 @@ class ArenaHandover:
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
         """See `Handover`."""
         packed = np.ascontiguousarray(sums, "<u4").tobytes()
-        request = arena_pb2.ArenaSums(request_id=self._request_id, crcs=packed)
+        request = arena_pb2.ArenaSums(request_id=self._declaration.request_id, crcs=packed)
         with contextlib.suppress(CkptdError):
             self._link.send(arena_pb2.ArenaRequest(sums=request))
         self._is_over.set()
 
     def drop(self, reason: str) -> None:
         """Say that it will not be finished."""
-        drop(self._link, self._request_id, reason)
+        drop(self._link, self._declaration.request_id, reason)
         self._is_over.set()
 
-    def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
+    def wait(self, deadline: Deadline, *, until_summed: bool) -> Declaration | None:
         """Wait until the daemon has said whether it takes the bytes from memory; if so, until all is transferred.
 
         The latter with `until_summed` only. Whatever is said to the daemon while a rank still copies takes time from
@@ -65,11 +64,12 @@ class ArenaHandover:
             settled(self._begun, deadline.remaining_s)
         except CkptdError as error:
             _log.debug("a save is sent, as the daemon does not take it from memory: %s", error)
-            self._link.known.discard(self._digest)
-            return
-        self._link.known.add(self._digest)
+            self._link.known.discard(self._declaration.manifest_digest)
+            return None
+        self._link.known.add(self._declaration.manifest_digest)
         if until_summed:
             self._is_over.wait(deadline.remaining_s)
+        return self._declaration
 
 
 def drop(link: ArenaLink, request_id: str, reason: str) -> None:

@@ -47,6 +47,7 @@ class Welcome:
     root: str
     root_id: str
     arena: common_pb2.ArenaAddress | None = None  # where memory is lent to this host
+    awaits_plans: bool = False  # what was declared over shared memory need not be declared again
 
 
 class JoinCall:
@@ -212,7 +213,8 @@ class JoinCall:
         self._contact.made()
         versions.check_peer(message.peer, who="daemon")
         arena = message.arena if message.HasField("arena") else None
-        welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id, arena)
+        awaits_plans = versions.AWAIT_PLAN in message.peer.capabilities
+        welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id, arena, awaits_plans)
         with self._changed:
             self._welcome = self._latest = welcome
             self._is_refused = False

@@ -74,8 +74,9 @@ class RemoteSaves(OverConnection):
     ) -> Assignment | Checkpoint:
         """See `Transport.declare`. Joins the run first, if that has not happened yet."""
         _, membership = self.connection.joined()
+        begun: Declaration | None = None  # over shared memory
         if handover is not None:
-            handover.wait(deadline, until_summed=takes_long(manifest))
+            begun = handover.wait(deadline, until_summed=takes_long(manifest))
         backoff = Backoff()
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))
@@ -89,7 +90,8 @@ class RemoteSaves(OverConnection):
             )
             try:
                 declaration = self.declaration(request, manifest.digest, welcome.epoch)
-                answer = self._declare_once(declaration, manifest, deadline, turn)
+                is_declared = begun is not None and begun.save.epoch == welcome.epoch and welcome.awaits_plans
+                answer = self._declare_once(declaration, manifest, deadline, turn, is_declared=is_declared)
                 if answer is None:
                     self._withdraw(declaration, turn.given_up or "", _ABORT_TIMEOUT_S)
                     # An older daemon can only end what it has planned.
@@ -106,9 +108,29 @@ class RemoteSaves(OverConnection):
                     raise
 
     def _declare_once(
-        self, declaration: Declaration, manifest: Manifest, deadline: Deadline, turn: Turn
+        self,
+        declaration: Declaration,
+        manifest: Manifest,
+        deadline: Deadline,
+        turn: Turn,
+        *,
+        is_declared: bool = False,
     ) -> Assignment | Checkpoint | None:
-        """Declare a save; None if its caller has given it up, before or meanwhile."""
+        """Declare a save, unless it is declared already, and return its plan or the checkpoint that it is already.
+
+        None if its caller has given it up, before or meanwhile.
+        """
+        if is_declared and turn.given_up is None:
+            asked = save_pb2.AwaitPlanRequest(
+                save=convert.save_to_wire(declaration.save), request_id=declaration.request_id
+            )
+            try:
+                replies = self.connection.call(
+                    lambda seat: _declared(seat.save.AwaitPlan(asked, timeout=deadline.remaining_s), turn)
+                )
+                return None if replies is None else self._plan_in(replies)
+            except NotFoundError:
+                pass  # forgotten meanwhile: it is declared in full, as by a client that sends
         request = convert.declaration_to_wire(declaration)
         request.hears_ends = True
         is_manifest_sent = False
@@ -120,19 +142,8 @@ class RemoteSaves(OverConnection):
             )
             if replies is None:
                 return None
-            kind = replies[0].WhichOneof("kind") if replies else None
-            if replies:
-                replicas.tell(
-                    str(self.connection.address),
-                    self.connection.run,
-                    convert.differences_from_wire(replies[0].differences),
-                )
-            if kind == "already_saved":
-                return convert.checkpoint_from_wire(replies[0].already_saved)
-            if kind == "ended":
-                raise status.unpack(replies[0].ended)
-            if kind != "need_manifest":
-                return lanes.assignment_from_wire(replies)
+            if not replies or replies[0].WhichOneof("kind") != "need_manifest":
+                return self._plan_in(replies)
             if is_manifest_sent:
                 raise UnavailableError(
                     f"the daemon at {self.connection.address} does not keep the manifest it was sent"
@@ -141,6 +152,18 @@ class RemoteSaves(OverConnection):
                 lambda seat: seat.save.PutManifest(manifests.manifest_parts(manifest), timeout=deadline.remaining_s)
             )
             is_manifest_sent = True
+
+    def _plan_in(self, replies: list[Any]) -> Assignment | Checkpoint:
+        """Return what a daemon has answered to a declaration; raise how the save ended."""
+        kind = replies[0].WhichOneof("kind") if replies else None
+        if replies:
+            differences = convert.differences_from_wire(replies[0].differences)
+            replicas.tell(str(self.connection.address), self.connection.run, differences)
+        if kind == "already_saved":
+            return convert.checkpoint_from_wire(replies[0].already_saved)
+        if kind == "ended":
+            raise status.unpack(replies[0].ended)
+        return lanes.assignment_from_wire(replies)
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """See `Transport.send`."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ckptd.client.capture.buffers import Declared, Room
 from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
+from ckptd.engine.identity import Declaration
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.feeding import first_sums
 from ckptd.engine.manifest import Manifest
@@ -77,5 +78,6 @@ class LocalHandover:
         """See `Handover`."""
         self._capture.fail(SessionAbortedError(f"the save was given up: {reason}"))
 
-    def wait(self, deadline: Deadline, *, until_summed: bool) -> None:
+    def wait(self, deadline: Deadline, *, until_summed: bool) -> Declaration | None:
         """See `Handover`. The engine follows from the declaration on."""
+        return None

@@ -204,22 +204,31 @@ class Coordinator:
         names.check_checkpoint_name(declaration.name)
         names.check_meta_suffix(declaration.meta_suffix)
         manifest = self.manifests.find(declaration.manifest_digest)
-        answer: Future[Assignment | Checkpoint] = Future()
-        try:
-            with self._joined(declaration.save.run) as run:
-                result = run.declare(declaration, manifest, capture)
-        except CkptdError as error:
-            answer.set_exception(error)
-            return answer
-        if isinstance(result, Checkpoint):
-            answer.set_result(result)
-            return answer
-        return result  # type: ignore[return-value]  # Future is invariant, but only we set it
 
-    def differences(self, declaration: Declaration) -> tuple[Difference, ...]:
-        """Return what ranks of a save hold other values of, once it is planned; see `replicas`."""
-        run = self._runs.if_open(declaration.save.run)
-        return () if run is None else run.saves.differences(declaration)
+        def answer() -> Future[Assignment] | Checkpoint:
+            with self._joined(declaration.save.run) as run:
+                return run.declare(declaration, manifest, capture)
+
+        return _answered(answer)
+
+    def plan_of(self, save: SaveRef, request_id: str) -> Future[Assignment | Checkpoint]:
+        """Return the answer to what `save.rank` has declared by this request, as `declare` gave it.
+
+        It fails with `NotFoundError` where there is no trace of the declaration.
+        """
+
+        def answer() -> Future[Assignment] | Checkpoint:
+            run = self._runs.if_open(save.run)
+            if run is None:
+                raise NotFoundError(f"rank {save.rank} has not declared {save} here")
+            return run.saves.plan_of(save, request_id)
+
+        return _answered(answer)
+
+    def differences(self, save: SaveRef, request_id: str) -> tuple[Difference, ...]:
+        """Return what ranks hold other values of in a save that `save.rank` has declared, once it is planned."""
+        run = self._runs.if_open(save.run)
+        return () if run is None else run.saves.differences(save, request_id)
 
     def lane(self, save: SaveRef, shard: int) -> LaneWriter:
         """Return where the bytes that `save.rank` owes `shard` go."""
@@ -270,15 +279,15 @@ class Coordinator:
         except NotFoundError:
             return None
 
-    def waiting_for(self, declaration: Declaration) -> list[str]:
-        """Say what the save waits for that a rank has declared, in words for people."""
-        run = self._runs.if_open(declaration.save.run)
-        return [] if run is None else run.saves.waiting_for(declaration.prefix)
+    def waiting_for(self, save: SaveRef, request_id: str) -> list[str]:
+        """Say what the save waits for that `save.rank` has declared by this request, in words for people."""
+        run = self._runs.if_open(save.run)
+        return [] if run is None else run.saves.waiting_for_plan(save, request_id)
 
     def waiting_for_end(self, save: SaveRef) -> list[str]:
         """Say what a save waits for, in words for people; nothing when it is over, or there is no trace of it."""
         run = self._runs.if_open(save.run)
-        return [] if run is None else run.saves.waiting_for(save_id=save.save_id)
+        return [] if run is None else run.saves.waiting_for(save.save_id)
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """End a save, if it can still be ended."""
@@ -439,3 +448,17 @@ class Coordinator:
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
         )
+
+
+def _answered(answer: Callable[[], Future[Assignment] | Checkpoint]) -> Future[Assignment | Checkpoint]:
+    """Return what `answer` returns or raises as a future."""
+    settled: Future[Assignment | Checkpoint] = Future()
+    try:
+        result = answer()
+    except CkptdError as error:
+        settled.set_exception(error)
+        return settled
+    if isinstance(result, Checkpoint):
+        settled.set_result(result)
+        return settled
+    return result  # type: ignore[return-value]  # Future is invariant, but only we set it

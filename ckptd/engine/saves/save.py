@@ -112,8 +112,7 @@ class Save:
                 raise ConflictError(f"rank {rank} is already saving {self.ref}")
             if claim.digest != manifest.digest:
                 raise ConflictError(f"rank {rank} repeated its declaration of {self.ref} with other tensors")
-            assert claim.planned is not None, "a save that is over takes no declarations"
-            return claim.planned
+            return self.planned_for(rank)
         same, other = _shared_by_all(self.first), _shared_by_all(declaration)
         if same != other:
             raise InvalidRequestError(
@@ -138,6 +137,12 @@ class Save:
         if declaration.meta_graph is not None:
             self._meta_graph, self._meta_suffix = declaration.meta_graph, declaration.meta_suffix
         self.handle(machine.Declared(rank))
+        return planned
+
+    def planned_for(self, rank: int) -> Future[Assignment]:
+        """Return the answer to what a rank has declared, which a save under way keeps."""
+        planned = self.claims[rank].planned
+        assert planned is not None, "a save that is over answers by its end"
         return planned
 
     def is_declared_by(self, ref: SaveRef, request_id: str) -> bool:

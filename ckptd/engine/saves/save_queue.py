@@ -111,6 +111,11 @@ class SaveQueue:
         self._live.append(save)
         return save
 
+    def _declared_by(self, ref: SaveRef, request_id: str) -> Save | None:
+        """Return the save, under way or ended, that a rank has declared by this request. The lock is held."""
+        known = (*reversed(self._live), *reversed(self._ended.values()))
+        return next((save for save in known if save.is_declared_by(ref, request_id)), None)
+
     def _live_save_of(self, prefix: str) -> Save | None:
         """Return the save of a checkpoint that is under way; one that is being dropped is as good as ended."""
         return next((save for save in self._live if save.first.prefix == prefix and not save.session.is_over), None)
@@ -176,19 +181,35 @@ class SaveQueue:
                 return self._ended[ref.save_id]
         raise NotFoundError(f"this daemon knows nothing of save {ref.save_id!r} of {self._name}")
 
-    def differences(self, declaration: Declaration) -> tuple[Difference, ...]:
+    def plan_of(self, ref: SaveRef, request_id: str) -> Future[Assignment] | Checkpoint:
+        """Return the answer to what a rank has declared by this request; `NotFoundError` when there is no trace of it.
+
+        Raises how the save ended, if it did and not well.
+        """
+        with self._lock:
+            self._members.check(ref.rank, ref.incarnation, ref.epoch)
+            save = self._declared_by(ref, request_id)
+            if save is None:
+                raise NotFoundError(f"rank {ref.rank} has not declared {ref} here")
+            return _end_of(save) if save.session.is_over else save.planned_for(ref.rank)
+
+    def differences(self, ref: SaveRef, request_id: str) -> tuple[Difference, ...]:
         """Return what a save that was declared so has stored, or stores, although ranks have other values of it."""
         with self._lock:
-            for save in (*reversed(self._live), *reversed(self._ended.values())):
-                if save.is_declared_by(declaration.save, declaration.request_id):
-                    return save.differences
-        return ()
+            save = self._declared_by(ref, request_id)
+            return () if save is None else save.differences
 
-    def waiting_for(self, prefix: str | None = None, *, save_id: str = "") -> list[str]:
-        """Say what the save of a checkpoint, or of an id, waits for; nothing if it is not under way."""
+    def waiting_for_plan(self, ref: SaveRef, request_id: str) -> list[str]:
+        """Say what a save that was declared so waits for; nothing if it is not under way."""
+        with self._lock:
+            save = self._declared_by(ref, request_id)
+            return [] if save is None or save.session.is_over else save.waiting_for()
+
+    def waiting_for(self, save_id: str) -> list[str]:
+        """Say what the save of an id waits for; nothing if it is not under way."""
         with self._lock:
             for save in self._live:
-                if not save.session.is_over and (save.first.prefix == prefix or save.save_id == save_id):
+                if not save.session.is_over and save.save_id == save_id:
                     return save.waiting_for()
         return []
 

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from ckptd.wire.v1 import common_pb2 as ckptd_dot_wire_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63kptd/wire/v1/save.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"\x8b\x01\n\x0bJoinRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x12\n\nworld_size\x18\x04 \x01(\x05\x12*\n\x07options\x18\x05 \x01(\x0b\x32\x19.ckptd.wire.v1.RunOptions\"4\n\tJoinEvent\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.ckptd.wire.v1.Welcome\"\xb2\x01\n\x07Welcome\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07lease_s\x18\x03 \x01(\x01\x12\x0c\n\x04root\x18\x04 \x01(\t\x12\x0f\n\x07root_id\x18\x05 \x01(\t\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12*\n\x05\x61rena\x18\x07 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"[\n\x0cLeaveRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\x0c\n\nLeaveReply\"\xd2\x01\n\x08Manifest\x12\r\n\x05names\x18\x01 \x03(\x0c\x12\x0e\n\x06\x64types\x18\x02 \x03(\x05\x12\r\n\x05ranks\x18\x03 \x03(\x05\x12\x13\n\x0b\x66ull_shapes\x18\x04 \x03(\x03\x12\x0e\n\x06tensor\x18\x05 \x03(\x03\x12\x0e\n\x06starts\x18\x06 \x03(\x03\x12\x0e\n\x06shapes\x18\x07 \x03(\x03\x12\r\n\x05sizes\x18\x08 \x03(\x03\x12\x15\n\rlengths_sizes\x18\t \x03(\x03\x12\x14\n\x0clengths_crcs\x18\n \x03(\x07\x12\x17\n\x0flengths_covered\x18\x0b \x03(\x03\",\n\x0cManifestPart\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x12\n\x10PutManifestReply\"\x9a\x03\n\x0e\x44\x65\x63lareRequest\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nworld_size\x18\x03 \x01(\x05\x12\x17\n\x0fmanifest_digest\x18\x04 \x01(\x0c\x12\x12\n\nmeta_graph\x18\x05 \x01(\x0c\x12\x11\n\toverwrite\x18\x06 \x01(\x08\x12\x11\n\ttimeout_s\x18\x07 \x01(\x01\x12\x17\n\x0f\x63heckpoint_name\x18\x08 \x01(\t\x12\x17\n\x0fpad_step_number\x18\t \x01(\x08\x12\x13\n\x0bmeta_suffix\x18\n \x01(\t\x12\x10\n\x08unlisted\x18\x0b \x01(\x08\x12\x12\n\nhears_ends\x18\x0c \x01(\x08\x12\x16\n\x0e\x63ompared_parts\x18\r \x01(\x0c\x12\x18\n\x10\x63ompared_digests\x18\x0e \x01(\x0c\x12\x1b\n\x13refuses_differences\x18\x0f \x01(\x08\x12&\n\x07remarks\x18\x10 \x03(\x0b\x32\x15.ckptd.wire.v1.Remark\"E\n\x06Remark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x06\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\x0f\n\x07outline\x18\x04 \x01(\x08\"\xc6\x02\n\x0c\x44\x65\x63lareReply\x12\x34\n\rneed_manifest\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.NeedManifestH\x00\x12/\n\nassignment\x18\x02 \x01(\x0b\x32\x19.ckptd.wire.v1.AssignmentH\x00\x12\'\n\x04lane\x18\x03 \x01(\x0b\x32\x17.ckptd.wire.v1.LanePartH\x00\x12\x32\n\ralready_saved\x18\x04 \x01(\x0b\x32\x19.ckptd.wire.v1.CheckpointH\x00\x12\x0f\n\x05\x65nded\x18\x05 \x01(\x0cH\x00\x12)\n\x07waiting\x18\x06 \x01(\x0b\x32\x16.ckptd.wire.v1.WaitingH\x00\x12.\n\x0b\x64ifferences\x18\x07 \x03(\x0b\x32\x19.ckptd.wire.v1.DifferenceB\x06\n\x04kind\"?\n\nDifference\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x15\n\rcontradiction\x18\x03 \x01(\x08\"\x0e\n\x0cNeedManifest\"\x17\n\x07Waiting\x12\x0c\n\x04what\x18\x01 \x03(\t\"\x80\x01\n\nAssignment\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x11\n\tnum_lanes\x18\x04 \x01(\r\x12\x13\n\x0bstream_port\x18\x05 \x01(\r\"\xc8\x01\n\x08LanePart\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07writers\x18\x03 \x03(\t\x12!\n\x04road\x18\x04 \x01(\x0e\x32\x13.ckptd.wire.v1.Road\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x16\n\x0erequest_budget\x18\x06 \x01(\r\x12\r\n\x05items\x18\x07 \x03(\x03\x12\x14\n\x0citem_offsets\x18\x08 \x03(\x03\x12\r\n\x05sizes\x18\t \x03(\x03\x12\x0c\n\x04last\x18\n \x01(\x08\"\x8e\x01\n\x0cWriteRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.ckptd.wire.v1.WriteOpenH\x00\x12%\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x14.ckptd.wire.v1.ChunkH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.ckptd.wire.v1.LaneEndH\x00\x42\x06\n\x04kind\"E\n\tWriteOpen\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\r\n\x05shard\x18\x02 \x01(\r\"7\n\x05\x43hunk\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\x07LaneEnd\x12\x15\n\rfirst_segment\x18\x01 \x01(\x03\x12\x0c\n\x04\x63rcs\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"?\n\nWriteReply\x12\x10\n\x08received\x18\x01 \x01(\x03\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\x12\x10\n\x08moved_to\x18\x03 \x01(\t\"t\n\x0c\x41waitRequest\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x0e\n\x06wait_s\x18\x02 \x01(\x01\x12\x12\n\nhears_ends\x18\x03 \x01(\x08\x12\x15\n\runtil_retired\x18\x04 \x01(\x08\"\x9a\x01\n\nAwaitReply\x12\'\n\x05phase\x18\x01 \x01(\x0e\x32\x18.ckptd.wire.v1.SavePhase\x12-\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\r\n\x05\x65rror\x18\x03 \x01(\x0c\x12\x13\n\x0bwaiting_for\x18\x04 \x03(\t\x12\x10\n\x08retiring\x18\x05 \x01(\x08\"v\n\x0c\x41\x62ortRequest\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x17\n\x0f\x63heckpoint_name\x18\x04 \x01(\t\"\x1f\n\nAbortReply\x12\x11\n\twithdrawn\x18\x01 \x01(\x08*=\n\x04Road\x12\x14\n\x10ROAD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROAD_STREAM\x10\x01\x12\x0e\n\nROAD_ARENA\x10\x02*\xd4\x01\n\tSavePhase\x12\x1a\n\x16SAVE_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12SAVE_PHASE_UNKNOWN\x10\x01\x12\x18\n\x14SAVE_PHASE_DECLARING\x10\x02\x12\x16\n\x12SAVE_PHASE_FILLING\x10\x03\x12\x15\n\x11SAVE_PHASE_SEALED\x10\x04\x12\x18\n\x14SAVE_PHASE_COMMITTED\x10\x05\x12\x18\n\x14SAVE_PHASE_PUBLISHED\x10\x06\x12\x16\n\x12SAVE_PHASE_ABORTED\x10\x07\x32\xed\x03\n\x0bSaveService\x12>\n\x04Join\x12\x1a.ckptd.wire.v1.JoinRequest\x1a\x18.ckptd.wire.v1.JoinEvent0\x01\x12?\n\x05Leave\x12\x1b.ckptd.wire.v1.LeaveRequest\x1a\x19.ckptd.wire.v1.LeaveReply\x12M\n\x0bPutManifest\x12\x1b.ckptd.wire.v1.ManifestPart\x1a\x1f.ckptd.wire.v1.PutManifestReply(\x01\x12G\n\x07\x44\x65\x63lare\x12\x1d.ckptd.wire.v1.DeclareRequest\x1a\x1b.ckptd.wire.v1.DeclareReply0\x01\x12\x43\n\x05Write\x12\x1b.ckptd.wire.v1.WriteRequest\x1a\x19.ckptd.wire.v1.WriteReply(\x01\x30\x01\x12?\n\x05\x41wait\x12\x1b.ckptd.wire.v1.AwaitRequest\x1a\x19.ckptd.wire.v1.AwaitReply\x12?\n\x05\x41\x62ort\x12\x1b.ckptd.wire.v1.AbortRequest\x1a\x19.ckptd.wire.v1.AbortReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63kptd/wire/v1/save.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\"\x8b\x01\n\x0bJoinRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x12\n\nworld_size\x18\x04 \x01(\x05\x12*\n\x07options\x18\x05 \x01(\x0b\x32\x19.ckptd.wire.v1.RunOptions\"4\n\tJoinEvent\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.ckptd.wire.v1.Welcome\"\xb2\x01\n\x07Welcome\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07lease_s\x18\x03 \x01(\x01\x12\x0c\n\x04root\x18\x04 \x01(\t\x12\x0f\n\x07root_id\x18\x05 \x01(\t\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12*\n\x05\x61rena\x18\x07 \x01(\x0b\x32\x1b.ckptd.wire.v1.ArenaAddress\"[\n\x0cLeaveRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\x0c\n\nLeaveReply\"\xd2\x01\n\x08Manifest\x12\r\n\x05names\x18\x01 \x03(\x0c\x12\x0e\n\x06\x64types\x18\x02 \x03(\x05\x12\r\n\x05ranks\x18\x03 \x03(\x05\x12\x13\n\x0b\x66ull_shapes\x18\x04 \x03(\x03\x12\x0e\n\x06tensor\x18\x05 \x03(\x03\x12\x0e\n\x06starts\x18\x06 \x03(\x03\x12\x0e\n\x06shapes\x18\x07 \x03(\x03\x12\r\n\x05sizes\x18\x08 \x03(\x03\x12\x15\n\rlengths_sizes\x18\t \x03(\x03\x12\x14\n\x0clengths_crcs\x18\n \x03(\x07\x12\x17\n\x0flengths_covered\x18\x0b \x03(\x03\",\n\x0cManifestPart\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x12\n\x10PutManifestReply\"\x9a\x03\n\x0e\x44\x65\x63lareRequest\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nworld_size\x18\x03 \x01(\x05\x12\x17\n\x0fmanifest_digest\x18\x04 \x01(\x0c\x12\x12\n\nmeta_graph\x18\x05 \x01(\x0c\x12\x11\n\toverwrite\x18\x06 \x01(\x08\x12\x11\n\ttimeout_s\x18\x07 \x01(\x01\x12\x17\n\x0f\x63heckpoint_name\x18\x08 \x01(\t\x12\x17\n\x0fpad_step_number\x18\t \x01(\x08\x12\x13\n\x0bmeta_suffix\x18\n \x01(\t\x12\x10\n\x08unlisted\x18\x0b \x01(\x08\x12\x12\n\nhears_ends\x18\x0c \x01(\x08\x12\x16\n\x0e\x63ompared_parts\x18\r \x01(\x0c\x12\x18\n\x10\x63ompared_digests\x18\x0e \x01(\x0c\x12\x1b\n\x13refuses_differences\x18\x0f \x01(\x08\x12&\n\x07remarks\x18\x10 \x03(\x0b\x32\x15.ckptd.wire.v1.Remark\"Q\n\x10\x41waitPlanRequest\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"E\n\x06Remark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x06\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\x0f\n\x07outline\x18\x04 \x01(\x08\"\xc6\x02\n\x0c\x44\x65\x63lareReply\x12\x34\n\rneed_manifest\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.NeedManifestH\x00\x12/\n\nassignment\x18\x02 \x01(\x0b\x32\x19.ckptd.wire.v1.AssignmentH\x00\x12\'\n\x04lane\x18\x03 \x01(\x0b\x32\x17.ckptd.wire.v1.LanePartH\x00\x12\x32\n\ralready_saved\x18\x04 \x01(\x0b\x32\x19.ckptd.wire.v1.CheckpointH\x00\x12\x0f\n\x05\x65nded\x18\x05 \x01(\x0cH\x00\x12)\n\x07waiting\x18\x06 \x01(\x0b\x32\x16.ckptd.wire.v1.WaitingH\x00\x12.\n\x0b\x64ifferences\x18\x07 \x03(\x0b\x32\x19.ckptd.wire.v1.DifferenceB\x06\n\x04kind\"?\n\nDifference\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x15\n\rcontradiction\x18\x03 \x01(\x08\"\x0e\n\x0cNeedManifest\"\x17\n\x07Waiting\x12\x0c\n\x04what\x18\x01 \x03(\t\"\x80\x01\n\nAssignment\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x12\n\nnum_shards\x18\x03 \x01(\r\x12\x11\n\tnum_lanes\x18\x04 \x01(\r\x12\x13\n\x0bstream_port\x18\x05 \x01(\r\"\xc8\x01\n\x08LanePart\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07writers\x18\x03 \x03(\t\x12!\n\x04road\x18\x04 \x01(\x0e\x32\x13.ckptd.wire.v1.Road\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x16\n\x0erequest_budget\x18\x06 \x01(\r\x12\r\n\x05items\x18\x07 \x03(\x03\x12\x14\n\x0citem_offsets\x18\x08 \x03(\x03\x12\r\n\x05sizes\x18\t \x03(\x03\x12\x0c\n\x04last\x18\n \x01(\x08\"\x8e\x01\n\x0cWriteRequest\x12(\n\x04open\x18\x01 \x01(\x0b\x32\x18.ckptd.wire.v1.WriteOpenH\x00\x12%\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x14.ckptd.wire.v1.ChunkH\x00\x12%\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x16.ckptd.wire.v1.LaneEndH\x00\x42\x06\n\x04kind\"E\n\tWriteOpen\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\r\n\x05shard\x18\x02 \x01(\r\"7\n\x05\x43hunk\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"<\n\x07LaneEnd\x12\x15\n\rfirst_segment\x18\x01 \x01(\x03\x12\x0c\n\x04\x63rcs\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"?\n\nWriteReply\x12\x10\n\x08received\x18\x01 \x01(\x03\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\x12\x10\n\x08moved_to\x18\x03 \x01(\t\"t\n\x0c\x41waitRequest\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x0e\n\x06wait_s\x18\x02 \x01(\x01\x12\x12\n\nhears_ends\x18\x03 \x01(\x08\x12\x15\n\runtil_retired\x18\x04 \x01(\x08\"\x9a\x01\n\nAwaitReply\x12\'\n\x05phase\x18\x01 \x01(\x0e\x32\x18.ckptd.wire.v1.SavePhase\x12-\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\r\n\x05\x65rror\x18\x03 \x01(\x0c\x12\x13\n\x0bwaiting_for\x18\x04 \x03(\t\x12\x10\n\x08retiring\x18\x05 \x01(\x08\"v\n\x0c\x41\x62ortRequest\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x17\n\x0f\x63heckpoint_name\x18\x04 \x01(\t\"\x1f\n\nAbortReply\x12\x11\n\twithdrawn\x18\x01 \x01(\x08*=\n\x04Road\x12\x14\n\x10ROAD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROAD_STREAM\x10\x01\x12\x0e\n\nROAD_ARENA\x10\x02*\xd4\x01\n\tSavePhase\x12\x1a\n\x16SAVE_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12SAVE_PHASE_UNKNOWN\x10\x01\x12\x18\n\x14SAVE_PHASE_DECLARING\x10\x02\x12\x16\n\x12SAVE_PHASE_FILLING\x10\x03\x12\x15\n\x11SAVE_PHASE_SEALED\x10\x04\x12\x18\n\x14SAVE_PHASE_COMMITTED\x10\x05\x12\x18\n\x14SAVE_PHASE_PUBLISHED\x10\x06\x12\x16\n\x12SAVE_PHASE_ABORTED\x10\x07\x32\xba\x04\n\x0bSaveService\x12>\n\x04Join\x12\x1a.ckptd.wire.v1.JoinRequest\x1a\x18.ckptd.wire.v1.JoinEvent0\x01\x12?\n\x05Leave\x12\x1b.ckptd.wire.v1.LeaveRequest\x1a\x19.ckptd.wire.v1.LeaveReply\x12M\n\x0bPutManifest\x12\x1b.ckptd.wire.v1.ManifestPart\x1a\x1f.ckptd.wire.v1.PutManifestReply(\x01\x12G\n\x07\x44\x65\x63lare\x12\x1d.ckptd.wire.v1.DeclareRequest\x1a\x1b.ckptd.wire.v1.DeclareReply0\x01\x12K\n\tAwaitPlan\x12\x1f.ckptd.wire.v1.AwaitPlanRequest\x1a\x1b.ckptd.wire.v1.DeclareReply0\x01\x12\x43\n\x05Write\x12\x1b.ckptd.wire.v1.WriteRequest\x1a\x19.ckptd.wire.v1.WriteReply(\x01\x30\x01\x12?\n\x05\x41wait\x12\x1b.ckptd.wire.v1.AwaitRequest\x1a\x19.ckptd.wire.v1.AwaitReply\x12?\n\x05\x41\x62ort\x12\x1b.ckptd.wire.v1.AbortRequest\x1a\x19.ckptd.wire.v1.AbortReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ckptd.wire.v1.save_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROAD']._serialized_start=2915
-  _globals['_ROAD']._serialized_end=2976
-  _globals['_SAVEPHASE']._serialized_start=2979
-  _globals['_SAVEPHASE']._serialized_end=3191
+  _globals['_ROAD']._serialized_start=2998
+  _globals['_ROAD']._serialized_end=3059
+  _globals['_SAVEPHASE']._serialized_start=3062
+  _globals['_SAVEPHASE']._serialized_end=3274
   _globals['_JOINREQUEST']._serialized_start=72
   _globals['_JOINREQUEST']._serialized_end=211
   _globals['_JOINEVENT']._serialized_start=213
@@ -54,38 +54,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTMANIFESTREPLY']._serialized_end=832
   _globals['_DECLAREREQUEST']._serialized_start=835
   _globals['_DECLAREREQUEST']._serialized_end=1245
-  _globals['_REMARK']._serialized_start=1247
-  _globals['_REMARK']._serialized_end=1316
-  _globals['_DECLAREREPLY']._serialized_start=1319
-  _globals['_DECLAREREPLY']._serialized_end=1645
-  _globals['_DIFFERENCE']._serialized_start=1647
-  _globals['_DIFFERENCE']._serialized_end=1710
-  _globals['_NEEDMANIFEST']._serialized_start=1712
-  _globals['_NEEDMANIFEST']._serialized_end=1726
-  _globals['_WAITING']._serialized_start=1728
-  _globals['_WAITING']._serialized_end=1751
-  _globals['_ASSIGNMENT']._serialized_start=1754
-  _globals['_ASSIGNMENT']._serialized_end=1882
-  _globals['_LANEPART']._serialized_start=1885
-  _globals['_LANEPART']._serialized_end=2085
-  _globals['_WRITEREQUEST']._serialized_start=2088
-  _globals['_WRITEREQUEST']._serialized_end=2230
-  _globals['_WRITEOPEN']._serialized_start=2232
-  _globals['_WRITEOPEN']._serialized_end=2301
-  _globals['_CHUNK']._serialized_start=2303
-  _globals['_CHUNK']._serialized_end=2358
-  _globals['_LANEEND']._serialized_start=2360
-  _globals['_LANEEND']._serialized_end=2420
-  _globals['_WRITEREPLY']._serialized_start=2422
-  _globals['_WRITEREPLY']._serialized_end=2485
-  _globals['_AWAITREQUEST']._serialized_start=2487
-  _globals['_AWAITREQUEST']._serialized_end=2603
-  _globals['_AWAITREPLY']._serialized_start=2606
-  _globals['_AWAITREPLY']._serialized_end=2760
-  _globals['_ABORTREQUEST']._serialized_start=2762
-  _globals['_ABORTREQUEST']._serialized_end=2880
-  _globals['_ABORTREPLY']._serialized_start=2882
-  _globals['_ABORTREPLY']._serialized_end=2913
-  _globals['_SAVESERVICE']._serialized_start=3194
-  _globals['_SAVESERVICE']._serialized_end=3687
+  _globals['_AWAITPLANREQUEST']._serialized_start=1247
+  _globals['_AWAITPLANREQUEST']._serialized_end=1328
+  _globals['_REMARK']._serialized_start=1330
+  _globals['_REMARK']._serialized_end=1399
+  _globals['_DECLAREREPLY']._serialized_start=1402
+  _globals['_DECLAREREPLY']._serialized_end=1728
+  _globals['_DIFFERENCE']._serialized_start=1730
+  _globals['_DIFFERENCE']._serialized_end=1793
+  _globals['_NEEDMANIFEST']._serialized_start=1795
+  _globals['_NEEDMANIFEST']._serialized_end=1809
+  _globals['_WAITING']._serialized_start=1811
+  _globals['_WAITING']._serialized_end=1834
+  _globals['_ASSIGNMENT']._serialized_start=1837
+  _globals['_ASSIGNMENT']._serialized_end=1965
+  _globals['_LANEPART']._serialized_start=1968
+  _globals['_LANEPART']._serialized_end=2168
+  _globals['_WRITEREQUEST']._serialized_start=2171
+  _globals['_WRITEREQUEST']._serialized_end=2313
+  _globals['_WRITEOPEN']._serialized_start=2315
+  _globals['_WRITEOPEN']._serialized_end=2384
+  _globals['_CHUNK']._serialized_start=2386
+  _globals['_CHUNK']._serialized_end=2441
+  _globals['_LANEEND']._serialized_start=2443
+  _globals['_LANEEND']._serialized_end=2503
+  _globals['_WRITEREPLY']._serialized_start=2505
+  _globals['_WRITEREPLY']._serialized_end=2568
+  _globals['_AWAITREQUEST']._serialized_start=2570
+  _globals['_AWAITREQUEST']._serialized_end=2686
+  _globals['_AWAITREPLY']._serialized_start=2689
+  _globals['_AWAITREPLY']._serialized_end=2843
+  _globals['_ABORTREQUEST']._serialized_start=2845
+  _globals['_ABORTREQUEST']._serialized_end=2963
+  _globals['_ABORTREPLY']._serialized_start=2965
+  _globals['_ABORTREPLY']._serialized_end=2996
+  _globals['_SAVESERVICE']._serialized_start=3277
+  _globals['_SAVESERVICE']._serialized_end=3847
 # @@protoc_insertion_point(module_scope)

@@ -164,6 +164,14 @@ class DeclareRequest(_message.Message):
     remarks: _containers.RepeatedCompositeFieldContainer[Remark]
     def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ..., remarks: _Optional[_Iterable[_Union[Remark, _Mapping]]] = ...) -> None: ...
 
+class AwaitPlanRequest(_message.Message):
+    __slots__ = ("save", "request_id")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    save: _common_pb2.SaveIdentity
+    request_id: str
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class Remark(_message.Message):
     __slots__ = ("name", "digest", "what", "outline")
     NAME_FIELD_NUMBER: _ClassVar[int]

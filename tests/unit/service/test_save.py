@@ -9,11 +9,11 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.manifest import Manifest, Part
 from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.session import Phase
-from ckptd.errors import ConflictError, InvalidRequestError, SessionAbortedError, UnavailableError
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.format import dtypes
 from ckptd.format.slices import Box
 from ckptd.service.flow import Limits
-from ckptd.wire import convert, lanes, manifests, methods, versions
+from ckptd.wire import convert, lanes, manifests, methods, status, versions
 from ckptd.wire.v1 import save_pb2
 from tests.fakes.coordinator import FakeCoordinator, checkpoint
 from tests.unit.service.conftest import serving
@@ -185,6 +185,36 @@ def test_a_declaration_fails_as_its_save_does(served):
     error = caught(lambda: list(served.stub().Declare(declare_request(), timeout=WAIT_S)))
     assert type(error) is SessionAbortedError
     assert str(error) == str(failure)
+
+
+def await_plan(served):
+    declared = declare_request()
+    request = save_pb2.AwaitPlanRequest(save=declared.save, request_id=declared.request_id)
+    return served.stub().AwaitPlan(request, timeout=WAIT_S)
+
+
+def test_what_was_declared_over_shared_memory_is_answered_without_the_declaration(served):
+    served.coordinator.differing = (Difference("w", "3 on rank 0, 4 on rank 1"),)
+    planned = served.coordinator.plan(SAVE, (8, 4))
+    first, *others = await_plan(served)
+    assignment = lanes.assignment_from_wire([first, *others])
+    assert assignment.save == planned
+    assert [lane.size_bytes for lane in assignment.lanes] == [8, 4]
+    assert convert.differences_from_wire(first.differences) == served.coordinator.differing
+    assert ("declare", 0) not in served.coordinator.told
+
+
+def test_a_plan_that_comes_no_more_is_the_end_of_its_save(served):
+    declared = convert.declaration_from_wire(declare_request())
+    served.coordinator.declare(declared).set_exception(SessionAbortedError("rank 3 of 4 has not declared"))
+    (reply,) = await_plan(served)
+    assert "rank 3 of 4" in str(status.unpack(reply.ended))
+
+
+def test_a_declaration_that_is_not_known_is_to_be_made_in_full(served):
+    declared = convert.declaration_from_wire(declare_request())
+    served.coordinator.declare(declared).set_exception(NotFoundError("rank 0 has not declared it here"))
+    assert isinstance(caught(lambda: list(await_plan(served))), NotFoundError)
 
 
 @pytest.mark.parametrize("phase", [Phase.DECLARING, Phase.FILLING, Phase.SEALED, Phase.COMMITTED])

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd import threads
 from ckptd.client.capture import capturing
 from ckptd.client.capture.preparing import Preparation
 from ckptd.client.saving import end_of_process
 from ckptd.client.saving.undertaking import Undertaking
+from tests import seams
 from tests.unit.client.served import Daemon
 
 TIMEOUT_S = 30.0
@@ -78,7 +78,7 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
 def test_a_thread_that_cannot_be_started_ends_the_save_alone(ckpt, monkeypatch):
     began = time.monotonic()
     with monkeypatch.context() as patched:
-        patched.setattr(threads, "idle", [])
+        seams.IDLE_THREADS.put(patched, [])
         patched.setattr(threading.Thread, "start", fail(RuntimeError("can't start new thread")))
         for _ in range(3):
             with pytest.raises(ckptd.UnavailableError, match="no thread can be started: can't start new thread"):
