@@ -39,10 +39,11 @@ def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: b
 
     if slice_spec is not None and len(names) != 1:
         raise InvalidRequestError("--slice needs exactly one NAME to cut")
-    if sources.is_file(prefix):
-        container: _Container = _File(sources.file(prefix))
+    named = places.look(prefix)
+    if sources.is_file(named):
+        container: _Container = _File(sources.file(named))
     else:
-        container = _Checkpoint(places.bundle(prefix)[1])
+        container = _Checkpoint(places.bundle(named)[1])
     container.check(names)
     documents = []
     for name in names or container.names():

@@ -84,7 +84,7 @@ def complete_tensor(ctx: click.Context, parameter: click.Parameter, typed: str) 
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # what is said to people would land in their command line
-            _, bundle = places.bundle(place)
+            _, bundle = places.bundle(places.look(place))
     except CkptdError:
         return []
     names = (name for name in bundle.names() if name.startswith(typed) and name.isprintable())

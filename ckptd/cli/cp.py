@@ -34,7 +34,7 @@ def command(
     from ckptd.cli import places, sources
     from ckptd.engine.offline.copying import copy_checkpoint
 
-    source, source_key = places.checkpoint(prefix)
+    source, source_key = places.checkpoint(places.look(prefix))
     store, key = sources.destination(dest, source_key)
     with sources.unowned(store, publish), progress_bars.shown(f"copying {source_key}", progress) as progressed:
         copied = copy_checkpoint(

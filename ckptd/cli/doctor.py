@@ -104,14 +104,13 @@ def _look_at_directory(directory: str, root: Path) -> Iterator[Finding]:
 
 def _look_at_bucket(store: Store) -> Iterator[Finding]:
     from ckptd.engine.catalog.root import LOCK_KEY
-    from ckptd.storage.bucket.object_store import ObjectStore
-    from ckptd.storage.bucket.probe import probe
+    from ckptd.storage.capabilities import ProbedStore
     from ckptd.storage.findings import Finding, Outcome
 
-    if not isinstance(store, ObjectStore):
+    if not isinstance(store, ProbedStore):
         raise InvalidRequestError(f"{store.url} lives in a process's memory, and there is nothing to examine")
-    yield Finding("root", Outcome.OK, f"{store.url}, at {store.bucket.place}")
-    findings = list(probe(store.bucket, store.root))
+    yield Finding("root", Outcome.OK, f"{store.url}, at {store.place}")
+    findings = list(store.probe())
     if all(finding.error is None for finding in findings):
         yield _owner(store.holder_of(LOCK_KEY))
     yield from findings

@@ -59,7 +59,7 @@ def command(
     store, key = split_prefix(file)
     kind = file_format(key)
     texts = dict(_pair(text) for text in metadata)
-    objects, bundle = places.bundle(prefix)
+    objects, bundle = places.bundle(places.look(prefix))
     inside = BundleSource(objects, bundle)
 
     def is_ours(name: str) -> bool:

@@ -38,7 +38,7 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
     from ckptd.storage.locations import split_prefix
 
     names = [name.strip() for given in outputs for name in given.split(",") if name.strip()]
-    store, key = places.checkpoint(prefix)
+    store, key = places.checkpoint(places.look(prefix))
     to, at = split_prefix(file)
     if not force and has_object(to, at):
         raise ConflictError("there is a file of this name already; --force replaces it", key=to.location(at))

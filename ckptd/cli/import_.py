@@ -38,11 +38,12 @@ def command(
       ckptd import model.safetensors runs/mnist/model.ckpt-0
       ckptd import weights.npz /tmp/weights --num-shards 4
     """
-    from ckptd.cli import sources
+    from ckptd.cli import places, sources
     from ckptd.engine.offline.placing import announce
     from ckptd.interchange.importing import import_checkpoint
+    from ckptd.storage.locations import split_prefix
 
-    source = sources.file(file)
+    source = sources.file(places.Named(file, *split_prefix(file)))
     store, key = sources.destination(prefix)
     with sources.unowned(store, publish):
         with progress_bars.shown(f"importing {file.rpartition('/')[2]}", progress) as progressed:

@@ -86,7 +86,7 @@ def command(
         raise InvalidRequestError(f"--count_exclude_pattern is no regular expression: {e}") from e
     options = dict(map(_printoption, printoptions))
     if as_json:
-        output.emit_json(document(places.bundle(place)[1], tensor_name, all_tensors, pattern))
+        output.emit_json(document(places.bundle(places.look(place))[1], tensor_name, all_tensors, pattern))
         return 0
     store, key = split_prefix(place)
     try:

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from ckptd.cli import daemons, places
+from ckptd.cli.places import Named
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.offline import ownership
 from ckptd.engine.offline.repair import Repaired
@@ -141,28 +142,28 @@ def repaired_by_daemon(store: Store, address: str, how: Reach, latest_filename: 
     )
 
 
-def place(text: str, how: Reach) -> tuple[Store, str]:
-    """Return the store and the key of the checkpoint that a person named.
+def look(text: str, how: Reach) -> Named:
+    """Open what a person named; see `places.look`.
 
     With an address given, or one in the environment, a relative path that does not exist here counts from the daemon's
     root.
     """
-    return places.checkpoint(_below_root(text, how))
+    return places.look(_below_root(text, how))
 
 
 def absent(text: str, how: Reach) -> tuple[Store, str]:
-    """Return the directory and the key of a checkpoint that need not be there; see `place`.
+    """Return the directory and the key of a checkpoint that need not be there; see `look`.
 
     Raises:
         NotFoundError: when there is no such directory.
     """
     store, key = split_prefix(_below_root(text, how))
-    places.directory(store.url)
+    places.check_directory(store)
     return store, key.removesuffix(INDEX_SUFFIX)
 
 
 def directory(text: str, how: Reach) -> Store:
-    """Return the directory that a person named; see `place`."""
+    """Return the directory that a person named; see `look`."""
     return places.directory(_below_root(text, how))
 
 

@@ -27,9 +27,9 @@ def set_pinned(
     as_json: bool,
 ) -> None:
     """Pin or unpin, and say so."""
-    from ckptd.cli import keepers
+    from ckptd.cli import keepers, places
 
-    store, key = keepers.place(prefix, how)
+    store, key = places.checkpoint(keepers.look(prefix, how))
     with keepers.keeper(store, how) as keeper:
         checkpoint = keeper.set_pinned(key, pinned)
     if as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -18,50 +19,94 @@ from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
 from ckptd.storage.base import Store
-from ckptd.storage.capabilities import local_path
+from ckptd.storage.capabilities import NestedStore, local_path
 from ckptd.storage.locations import open_store, split_prefix
 
 _MOST_LISTED = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a path that a person typed names, opened and looked at once.
+
+    Attributes:
+        text: the path or URL as it was typed.
+        store: of the directory; of the directory that holds it where this is no directory.
+        key: of what is meant, in the store; None for a directory.
+        is_there: of a directory: whether it exists, in a bucket: whether anything lies below it.
+    """
+
+    text: str
+    store: Store
+    key: str | None
+    is_there: bool = False
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the path names a directory rather than a prefix."""
+        return self.key is None
+
+
+def look(text: str) -> Named:
+    """Open what `text` names, and find out whether that is a directory. Every other function here takes the answer."""
+    try:
+        above, key = split_prefix(text)
+    except InvalidRequestError:  # a slash at its end, a bucket as a whole, or nothing that a store could be at
+        store = open_store(text, confined=False)
+        if (is_there := _is_there(store)) or local_path(store) is None:
+            return Named(text, store, None, is_there)
+        if text.endswith("/") and not Path(text).exists():
+            return Named(text, store, None)
+        raise
+    inside = above.at(key) if isinstance(above, NestedStore) else None
+    if inside is not None and _is_there(inside):
+        return Named(text, inside, None, True)
+    return Named(text, above, key)
+
+
+def _is_there(directory: Store) -> bool:
+    path = local_path(directory)
+    return Path(path).is_dir() if path is not None else next(iter(directory.list("")), None) is not None
+
+
 def directory(text: str) -> Store:
     """Open the directory that `text` names; `NotFoundError` if there is none."""
     store = open_store(text, confined=False)
-    path = local_path(store)
-    if path is not None:
-        if not Path(path).is_dir():
-            if Path(path).exists():
-                raise InvalidRequestError("this is a file; pass a directory", key=text)
-            raise NotFoundError(f"there is no directory {text!r}{_near_name(Path(path))}")
-    elif next(iter(store.list("")), None) is None:
-        raise NotFoundError(f"there is nothing below {text!r}")
+    check_directory(store, text)
     return store
 
 
-def is_directory(text: str) -> bool:
-    """Tell whether `text` names a directory rather than a prefix."""
-    store = open_store(text, confined=False)
+def check_directory(store: Store, text: str | None = None) -> None:
+    """Raise `NotFoundError` if there is no such directory; `text` is how a person named it."""
+    if not _is_there(store):
+        raise _no_directory(store.url if text is None else text, store)
+
+
+def _no_directory(text: str, store: Store) -> InvalidRequestError | NotFoundError:
     path = local_path(store)
-    if path is not None:
-        return Path(path).is_dir()
-    return text.endswith("/") or next(iter(store.list("")), None) is not None
+    if path is None:
+        return NotFoundError(f"there is nothing below {text!r}")
+    if Path(path).exists():
+        return InvalidRequestError("this is a file; pass a directory", key=text)
+    return NotFoundError(f"there is no directory {text!r}{_near_name(Path(path))}")
 
 
-def checkpoint(text: str) -> tuple[Store, str]:
+def checkpoint(named: Named) -> tuple[Store, str]:
     """Return the store and the key of the one checkpoint that is meant, which has an index.
 
     Raises:
         NotFoundError: when there is none, naming what is there instead.
     """
-    if is_directory(text):
-        store = directory(text)
+    text, store, key = named.text, named.store, named.key
+    if key is None:
+        if not named.is_there:
+            raise _no_directory(text, store)
         latest = survey.latest_checkpoint(store, "")
         if latest is None:
             raise NotFoundError(f"there is no checkpoint in {text!r}{below(store)}")
         key = latest.prefix.rpartition("/")[2]
         output.note(f"the latest in {text} is {key}")
         return store, key
-    store, key = split_prefix(text)
     parsed = parse_shard_key(key)
     if parsed is not None:
         key = parsed[0]
@@ -73,9 +118,9 @@ def checkpoint(text: str) -> tuple[Store, str]:
     return store, key
 
 
-def bundle(text: str) -> tuple[Store, Bundle]:
+def bundle(named: Named) -> tuple[Store, Bundle]:
     """Open the one checkpoint that is meant for reading; return its store too."""
-    store, key = checkpoint(text)
+    store, key = checkpoint(named)
     return store, Bundle.open(store, key)
 
 

@@ -33,9 +33,10 @@ def command(
     from ckptd.engine.catalog.survey import describe, latest_checkpoint, list_checkpoints, records_by_prefix
     from ckptd.format.names import index_key
 
-    if places.is_directory(prefix):
+    named = keepers.look(prefix, how)
+    if named.is_directory and named.is_there:
         raise InvalidRequestError(f"{prefix!r} is a directory: name the one checkpoint, or use `ckptd prune`")
-    store, key = keepers.place(prefix, how)
+    store, key = places.checkpoint(named)
     with keepers.keeper(store, how) as keeper:
         checkpoint, _ = describe(store, store.stat(index_key(key)), records_by_prefix(store, "").get(key, []))
         keeper.delete(key, even_latest=even_latest, even_foreign=foreign, for_good=for_good)

@@ -73,12 +73,13 @@ def command(
     """
     from ckptd.cli import places, sources, values
 
-    if sources.is_file(prefix):
+    named = places.look(prefix)
+    if sources.is_file(named):
         if layout:
             raise InvalidRequestError("--layout shows the shards of a checkpoint; this is a file", key=prefix)
-        _show_file(sources.file(prefix), names, stats, plot, progress, as_json)
+        _show_file(sources.file(named), names, stats, plot, progress, as_json)
         return
-    store, bundle = places.bundle(prefix)
+    store, bundle = places.bundle(named)
     places.check_names(bundle, names)
     tensors = [row for row in describe_tensors(bundle) if not names or row.name in names]
     shards = describe_shards(store, bundle)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from ckptd.cli import places
+from ckptd.cli.places import Named
 from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.offline import ownership
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -20,7 +21,6 @@ from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.safetensors import SafetensorsSource
 from ckptd.interchange.source import Array, TensorSource
 from ckptd.storage.base import Store
-from ckptd.storage.locations import split_prefix
 
 FileSource = SafetensorsSource | NpzSource
 
@@ -28,22 +28,21 @@ _FILES: dict[str, type[FileSource]] = {safetensors.SUFFIX: SafetensorsSource, np
 _OTHERS = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".npy", ".h5", ".keras")
 
 
-def is_file(text: str) -> bool:
-    """Tell whether `text` looks like a safetensors or npz file, and is not the prefix of a checkpoint."""
-    if not text.endswith(tuple(_FILES)) or places.is_directory(text):
-        return False
-    store, key = split_prefix(text)
-    return not has_object(store, index_key(key))
+def is_file(named: Named) -> bool:
+    """Tell whether a path looks like a safetensors or npz file, and is not the prefix of a checkpoint."""
+    key = named.key
+    return key is not None and key.endswith(tuple(_FILES)) and not has_object(named.store, index_key(key))
 
 
 def source(text: str) -> TensorSource:
     """Open a checkpoint or a file; `NotFoundError` says what may have been meant."""
-    if is_file(text):
-        return file(text)
-    return BundleSource(*places.bundle(text))
+    named = places.look(text)
+    if is_file(named):
+        return file(named)
+    return BundleSource(*places.bundle(named))
 
 
-def file(text: str) -> FileSource:
+def file(named: Named) -> FileSource:
     """Open a safetensors or npz file.
 
     Raises:
@@ -51,7 +50,9 @@ def file(text: str) -> FileSource:
         NotFoundError: when there is none, naming one that is there.
         CorruptionError: when it is damaged.
     """
-    store, key = split_prefix(text)
+    text, store, key = named.text, named.store, named.key
+    if key is None:
+        raise InvalidRequestError(f"{text!r} names a directory; pass a file")
     opener = next((opener for suffix, opener in _FILES.items() if key.endswith(suffix)), None)
     if opener is None:
         if key.endswith(_OTHERS):
@@ -93,12 +94,13 @@ def destination(text: str, source_key: str | None = None) -> tuple[Store, str]:
     Raises:
         InvalidRequestError: for the name of a checkpoint's file; and for a directory, when there is no `source_key`.
     """
-    if text.endswith("/") or places.is_directory(text):
+    named = places.look(text)
+    store, key = named.store, named.key
+    if key is None:
         if source_key is None:
             wanted = f"{text.rstrip('/')}/model.ckpt-1"
             raise InvalidRequestError(f"{text!r} is a directory; pass a prefix, such as {wanted!r}")
-        text = f"{text.rstrip('/')}/{source_key}"
-    store, key = split_prefix(text)
+        key = source_key
     parsed = parse_shard_key(key)
     prefix = parsed[0] if parsed is not None else key.removesuffix(INDEX_SUFFIX)
     if prefix != key:

@@ -36,13 +36,14 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
     from ckptd.format.names import index_key
 
     part = Subset() if subset is None else Subset.parse(subset)
-    if places.is_directory(place):
-        store = places.directory(place)
+    named = places.look(place)
+    if named.is_directory and named.is_there:
+        store = named.store
         keys = places.keys(store)
         if not keys:
             raise NotFoundError(f"there is no checkpoint in {place!r}{places.below(store)}")
     else:
-        store, key = places.checkpoint(place)
+        store, key = places.checkpoint(named)
         keys = [key]
 
     reports: list[Report] = []

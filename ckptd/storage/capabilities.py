@@ -5,10 +5,12 @@ A store around another one can do what it says itself: what it wraps is asked fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
-from ckptd.storage.base import LayeredObjects, Objects
+from ckptd.storage.base import LayeredObjects, Objects, Store
+from ckptd.storage.findings import Finding
 
 
 @runtime_checkable
@@ -50,6 +52,29 @@ class SharedObjects(Protocol):
 
     def read_by_many(self) -> Objects:
         """Return the same objects, for reading what other processes of this host read as well."""
+
+
+@runtime_checkable
+class NestedStore(Protocol):
+    """A store in which a directory is a store of its own."""
+
+    def at(self, directory: str) -> Store:
+        """Return the store of a directory below the root, over the same connection. No request is made."""
+
+
+@runtime_checkable
+class ProbedStore(Protocol):
+    """A store on a server that can be tried out: does it keep what a store promises?"""
+
+    @property
+    def place(self) -> str:
+        """Which server that is, for people."""
+
+    def probe(self) -> Iterator[Finding]:
+        """Try out every promise, on objects that are removed again; yield what each check found."""
+
+    def holder_of(self, key: str) -> str | None:
+        """Return who holds a lock, as its line says it; None for a lock that is free."""
 
 
 def local_path(objects: object, key: str = "") -> str | None:

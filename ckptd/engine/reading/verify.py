@@ -23,7 +23,7 @@ from ckptd.errors import CkptdError, CorruptionError, NotFoundError
 from ckptd.format import crc32c, strings
 from ckptd.format.names import index_key, parse_shard_key
 from ckptd.format.stored import Piece, StoredTensor
-from ckptd.storage.base import Objects, ObjectStat
+from ckptd.storage.base import Objects
 
 Progress = Callable[[int, int], None]
 """Called with the bytes checked so far and those to check in all; from one thread."""
@@ -82,8 +82,8 @@ class Report:
 class Listable(Protocol):
     """Objects that can also be listed, as those of a store; only then leftovers are noticed."""
 
-    def list(self, directory: str) -> Iterator[ObjectStat]:
-        """Yield the objects below a directory."""
+    def keys(self, directory: str, starts_with: str) -> Sequence[str]:
+        """Return the keys directly in a directory whose last component starts so."""
 
 
 @dataclass(slots=True)
@@ -241,12 +241,12 @@ class _Verification:
                     self._problems.append(Problem(error.key or key, _reason(error)))
         if not isinstance(self._objects, Listable):
             return
-        directory = key.rpartition("/")[0]
-        for stat in self._objects.list(directory):
-            parsed = parse_shard_key(stat.key)
+        directory, _, name = key.rpartition("/")
+        for found in self._objects.keys(directory, f"{name}.data-"):
+            parsed = parse_shard_key(found)
             if parsed is not None and parsed[0] == key and parsed[2] != num_shards:
                 reason = f"left over from another save of this prefix, which has {num_shards} shards now"
-                self._problems.append(Problem(stat.key, reason, is_fatal=False))
+                self._problems.append(Problem(found, reason, is_fatal=False))
 
     def _note(self, error: CorruptionError, tensor: str) -> None:
         key = error.key or index_key(self._bundle.key)

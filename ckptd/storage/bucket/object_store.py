@@ -29,8 +29,9 @@ from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectSt
 from ckptd.storage.bucket.bucket import Bucket, Head
 from ckptd.storage.bucket.multipart import MultipartWriter, abort_upload
 from ckptd.storage.bucket.notes import MAX_NOTE_BYTES, Note, this_process
-from ckptd.storage.bucket.probe import fences
+from ckptd.storage.bucket.probe import fences, probe
 from ckptd.storage.bucket.upload_memory import Parts
+from ckptd.storage.findings import Finding
 from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, check_key, is_reserved, join, named
 
 _log = logging.getLogger(__name__)
@@ -93,6 +94,19 @@ class ObjectStore:
     def location(self, key: str) -> str:
         """See `Store`."""
         return f"{self.url}/{'/'.join(check_key(key))}"
+
+    def at(self, directory: str) -> ObjectStore:
+        """See `NestedStore`."""
+        return ObjectStore(self.bucket, join(self.root, "/".join(check_directory(directory))), parts=self.parts)
+
+    @property
+    def place(self) -> str:
+        """See `ProbedStore`."""
+        return self.bucket.place
+
+    def probe(self) -> Iterator[Finding]:
+        """See `ProbedStore`."""
+        return probe(self.bucket, self.root)
 
     def _full(self, key: str) -> str:
         check_key(key)

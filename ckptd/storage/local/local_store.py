@@ -88,6 +88,10 @@ class LocalStore:
         """See `FileObjects`: where other programs of this host find the object."""
         return os.path.join(self._root.path, *check_directory(key))  # noqa: PTH118
 
+    def at(self, directory: str) -> LocalStore:
+        """See `NestedStore`."""
+        return LocalStore(self.local_path(directory), disk=self._disk, confined=self._root.confined)
+
     def read_by_many(self) -> LocalStore:
         """See `SharedObjects`.
 
