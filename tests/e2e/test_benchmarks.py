@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ckptd.demo.processes import child_environment
+from tests.starts import prepared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FRAMEWORKS = tuple(
+    {**dict.fromkeys(prepared.TENSORFLOW), **dict.fromkeys(prepared.TORCH), **dict.fromkeys(prepared.JAX)}
+)
 
 
-def start(name, *arguments, environment=None):
-    return subprocess.run(
+def start(name, *arguments, environment=None, imports=prepared.CKPTD):
+    return prepared.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / name), *arguments],
+        imports=imports,
+        children_fork=True,
         capture_output=True,
         text=True,
         timeout=250,
@@ -26,8 +31,8 @@ def start(name, *arguments, environment=None):
     )
 
 
-def run(name, *arguments, environment=None):
-    done = start(name, *arguments, "--json", environment=environment)
+def run(name, *arguments, environment=None, imports=prepared.CKPTD):
+    done = start(name, *arguments, "--json", environment=environment, imports=imports)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -54,7 +59,7 @@ def test_the_rates_of_a_lane_are_told_for_each_size():
 
 
 def test_the_cost_of_a_slice_is_found_stage_by_stage_and_the_index_read_by_tensorflow():
-    found = run("slices.py", "--slices", "100", "1600", "--rounds=1", "--read=2")
+    found = run("slices.py", "--slices", "100", "1600", "--rounds=1", "--read=2", imports=FRAMEWORKS)
     assert [each["slices"] for each in found["sizes"]] == [100, 1600]
     for each in found["sizes"]:
         assert all(cost > 0 for cost in each["us_per_slice"].values())
@@ -89,7 +94,7 @@ def test_steps_of_training_are_timed_with_and_without_a_save_beside_them(tmp_pat
 def test_everyone_takes_a_turn_at_the_same_job(tmp_path):
     tiny = ("--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", "--saves=1", "--pause-s=0", "--prepared-s=0")
     who = ("--contenders", "copy", "raw", "safetensors", "tensorflow", "ckptd stream", "ckptd")
-    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who)
+    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who, imports=FRAMEWORKS)
     assert found["job"]["size_bytes"] == 4 << 20
     assert set(found["contenders"]) == set(who[1:])
     for name, figures in found["contenders"].items():
@@ -126,7 +131,7 @@ def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
 def test_frameworks_save_by_their_own_ways_and_by_ours(tmp_path):
     tiny = ("--frameworks", "--size=1MiB", "--processes=2", "--tensors=4", "--rounds=1", "--saves=1", "--pause-s=0")
     who = ("--contenders", "dcp async", "ckptd.torch", "ckptd.torch dcp", "ckptd.jax", "ckptd.tensorflow")
-    found = run("peers.py", *tiny, "--prepared-s=0", f"--dir={tmp_path}", *who)
+    found = run("peers.py", *tiny, "--prepared-s=0", f"--dir={tmp_path}", *who, imports=FRAMEWORKS)
     assert set(found["contenders"]) == set(who[1:])
     assert all(each["medians"]["durable_s"] > 0 for each in found["contenders"].values())
     assert [each["what"] for each in found["verdicts"] if each["ratio"] is not None] == [

@@ -119,6 +119,7 @@ def test_a_flipped_bit_in_a_checkpoint_fails_the_checks_of_checksum_and_of_bits(
 def test_told_to_end_it_takes_its_daemon_and_its_workers_with_it(tmp_path):
     process = prepared.Popen(
         [sys.executable, "-m", "ckptd", "demo", "--dir", str(tmp_path / "demo")],
+        children_fork=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -149,6 +150,7 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path, capsys):
 def test_the_command_itself_in_full_with_one_document_on_stdout(tmp_path):
     done = prepared.run(
         [sys.executable, "-m", "ckptd", "demo", "--json", "--dir", str(tmp_path / "demo")],
+        children_fork=True,
         capture_output=True,
         text=True,
         timeout=200,

@@ -67,6 +67,14 @@ args = transformers.TrainingArguments(
 )
 transformers.Trainer(Model(), args, train_dataset=rows, callbacks=[ckptd.torch.CkptdCallback("run"), Stop()]).train()
 """
+IMPORTS = {
+    "torch": prepared.TORCH,
+    "jax": prepared.JAX,
+    "saver": prepared.TENSORFLOW,
+    "keras": prepared.TENSORFLOW,
+    "lightning": prepared.LIGHTNING,
+    "transformers": (*prepared.TORCH, "ckptd.torch.transformers"),
+}
 PROGRAMS = {
     "torch": TORCH,
     "jax": JAX,
@@ -77,9 +85,10 @@ PROGRAMS = {
 }
 
 
-def run(program: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(adapter: str, program: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return prepared.run(
         [sys.executable, "-c", textwrap.dedent(program)],
+        imports=IMPORTS[adapter],
         cwd=directory,
         env={**os.environ, **environment},
         capture_output=True,
@@ -91,7 +100,7 @@ def run(program: str, directory: Path, **environment: str) -> subprocess.Complet
 
 @pytest.mark.parametrize("adapter", PROGRAMS)
 def test_a_script_that_ends_right_after_a_save_keeps_it(tmp_path: Path, adapter: str):
-    ended = run(PROGRAMS[adapter], tmp_path)
+    ended = run(adapter, PROGRAMS[adapter], tmp_path)
     saved = sorted(path.name for path in tmp_path.glob("run/**/*.index"))
     assert (ended.returncode, saved) == (0, ["model.ckpt-1.index", "model.ckpt-2.index"]), ended.stderr
     assert "lost" not in ended.stderr
@@ -99,14 +108,14 @@ def test_a_script_that_ends_right_after_a_save_keeps_it(tmp_path: Path, adapter:
 
 @pytest.mark.parametrize("adapter", ["torch", "jax"])
 def test_a_script_beside_a_daemon_that_ends_right_after_a_save_keeps_it(daemon, tmp_path: Path, adapter: str):
-    ended = run(PROGRAMS[adapter], tmp_path, CKPTD_ADDRESS=daemon.address)
+    ended = run(adapter, PROGRAMS[adapter], tmp_path, CKPTD_ADDRESS=daemon.address)
     saved = sorted(path.name for path in daemon.root.glob("**/*.index"))
     assert (ended.returncode, saved) == (0, ["model.ckpt-1.index", "model.ckpt-2.index"]), ended.stderr
 
 
 def test_a_save_that_is_lost_through_an_adapter_is_told_once(tmp_path: Path):
     program = 'import torch, ckptd.torch\nckptd.torch.save({"w": torch.zeros(3)}, "/proc/nowhere/run", 1)'
-    ended = run(program, tmp_path)
+    ended = run("torch", program, tmp_path)
     assert ended.returncode == 120, ended.stderr
     assert ended.stderr.count("the save of step 1 of run at /proc/nowhere is lost") == 1
     assert "Traceback" not in ended.stderr

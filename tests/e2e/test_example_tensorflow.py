@@ -19,6 +19,8 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_tensorflow.p
 def start(daemon, steps):
     return prepared.Popen(
         [sys.executable, str(EXAMPLE), daemon.address, "--steps", str(steps), "--save-every", "20"],
+        imports=prepared.TENSORFLOW,
+        children_fork=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

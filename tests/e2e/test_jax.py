@@ -34,6 +34,7 @@ def test_two_processes_save_what_each_holds_and_restore_what_each_wants(daemon):
     workers = [
         prepared.Popen(
             [sys.executable, "-m", "tests.e2e.jax_worker", daemon.address, meeting, str(rank), "2"],
+            imports=prepared.JAX,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -68,6 +69,8 @@ def test_the_example_is_killed_and_goes_on_with_another_number_of_workers(daemon
         arguments = [daemon.address, f"--workers={workers}", f"--steps={steps}", "--save-every=20"]
         return prepared.Popen(
             [sys.executable, str(EXAMPLE), *arguments],
+            imports=prepared.JAX,
+            children_fork=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

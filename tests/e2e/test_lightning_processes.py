@@ -54,6 +54,8 @@ def test_two_processes_keep_and_continue_what_stock_does(tmp_path: Path):
         directory = tmp_path / kind
         ended = prepared.run(
             [sys.executable, str(script), kind, str(directory)],
+            imports=prepared.LIGHTNING,
+            children_fork=True,
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -25,6 +25,8 @@ BOUND_S = 120.0
 def start(daemon, workers, steps):
     return prepared.Popen(
         [sys.executable, str(EXAMPLE), daemon.address, f"--workers={workers}", f"--steps={steps}", "--save-every=20"],
+        imports=prepared.TORCH,
+        children_fork=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

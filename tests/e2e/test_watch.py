@@ -239,6 +239,7 @@ def test_an_evaluation_job_follows_a_training_job_to_its_end(daemon):
             "--steps=80",
             "--save-every=5",
         ],
+        children_fork=True,
         **common,
     )
     try:

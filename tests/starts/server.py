@@ -76,6 +76,8 @@ def become(request: Mapping[str, Any]) -> None:
     """Run the program of a request: what it raises is what the interpreter ends with."""
     if request["is_leader"]:
         os.setsid()
+    if request["children_fork"] and (requested := _leave_a_server(request["files"])) is not None:
+        return become(requested)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["directory"])
     os.environ.clear()
@@ -88,6 +90,28 @@ def become(request: Mapping[str, Any]) -> None:
     sys.modules["__main__"] = main
     sys.path[1:1] = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
     exec(_code(list(request["arguments"]), main), vars(main))
+
+
+def _leave_a_server(files: Sequence[int]) -> Mapping[str, Any] | None:
+    """Have the program's children forked by a copy of this process; return the request in a child, here None.
+
+    The copy keeps none of `files`: what waits for the end of the program's output must not wait for the copy's.
+    """
+    ours, theirs = socket.socketpair()
+    if os.fork():
+        theirs.close()
+        let_children_fork(Forks(ours))
+        return None
+    ours.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in files:
+        os.dup2(nothing, number)
+    os.close(nothing)
+    requested = serve(theirs)
+    if requested is None:
+        os._exit(0)
+    return requested
 
 
 def _code(arguments: list[str], main: ModuleType) -> Any:
@@ -129,10 +153,15 @@ def _open_standard_files() -> None:
         setattr(sys, f"__{name}__", text)
 
 
+# Python put the directory of this file first, and so it stands for each program's own; the tests stand behind it.
+sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
+from tests.starts.forks import Forks, let_children_fork  # noqa: E402
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests; they end this process
     for module in sys.argv[2:]:
         importlib.import_module(module)
+    del sys.path[1]
     gc.collect()
     gc.freeze()
     request = serve(socket.socket(fileno=int(sys.argv[1])))

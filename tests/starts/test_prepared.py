@@ -71,6 +71,35 @@ def test_a_file_and_a_module_are_run_as_python_does(tmp_path: Path):
         assert started(prepared, command, tmp_path) == started(subprocess, command, tmp_path)
 
 
+CHILDREN = """
+import multiprocessing, os, subprocess, sys
+
+def work(number, sent):
+    sent.send((number, __name__, os.getppid() == int(os.environ["PARENT"])))
+    raise SystemExit(number)
+
+if __name__ == "__main__":
+    os.environ["PARENT"] = str(os.getpid())
+    processes = multiprocessing.get_context("spawn")
+    received, sent = processes.Pipe()
+    child = processes.Process(target=work, args=(3, sent))
+    child.start()
+    print(received.recv(), child.join(), child.exitcode)
+    with processes.Pool(2) as pool:
+        print(pool.map(abs, [-1, -2]))
+    own = [sys.executable, "-c", "import os, sys; print(sys.argv, os.getppid() == int(os.environ['PARENT']))"]
+    for command in ([*own, "x"], ["echo", "y"], [sys.executable, "-u", "-c", "print(1)"]):
+        print(subprocess.run(command, capture_output=True, text=True))
+"""
+
+
+@pytest.mark.parametrize("children_fork", [False, True])
+def test_what_it_starts_itself_is_the_same_whether_it_is_forked_or_not(tmp_path: Path, children_fork: bool):
+    (tmp_path / "program.py").write_text(CHILDREN)
+    forked = started(prepared, ["program.py"], tmp_path, children_fork=children_fork)
+    assert forked == started(subprocess, ["program.py"], tmp_path)
+
+
 def test_it_leads_a_session_of_its_own_where_that_is_wanted(tmp_path: Path):
     command = ("-c", "import os; print(os.getsid(0) == os.getpid() == os.getpgid(0))")
     assert started(prepared, command, tmp_path, start_new_session=True)[1] == "True\n"

@@ -165,6 +165,8 @@ def test_spawned_processes_hand_their_weights_back(tmp_path, daemon, where):
 def spawn(tmp_path, address):
     return prepared.run(
         [sys.executable, "program.py", str(tmp_path), address],
+        imports=prepared.LIGHTNING,
+        children_fork=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
