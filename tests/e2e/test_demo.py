@@ -117,9 +117,8 @@ def test_a_flipped_bit_in_a_checkpoint_fails_the_checks_of_checksum_and_of_bits(
 
 
 def test_told_to_end_it_takes_its_daemon_and_its_workers_with_it(tmp_path):
-    process = prepared.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "ckptd", "demo", "--dir", str(tmp_path / "demo")],
-        children_fork=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -25,7 +25,7 @@ BOUND_S = 120.0
 def start(daemon, workers, steps):
     return prepared.Popen(
         [sys.executable, str(EXAMPLE), daemon.address, f"--workers={workers}", f"--steps={steps}", "--save-every=20"],
-        imports=prepared.TORCH,
+        imports=(*prepared.TORCH, "sklearn.datasets"),
         children_fork=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

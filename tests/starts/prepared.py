@@ -5,7 +5,8 @@ imported the modules already (`tests/starts/server.py`), and becomes a child of 
 can be killed and stopped, ends as any interpreter does, and starts with the given arguments, environment, directory and
 files. With `children_fork`, so are the Python programs that it starts itself.
 
-Not for tests of the start itself: how long it takes, what is imported, what the environment does to an import.
+Not for tests of the start itself: how long it takes, what is imported, what the environment does to an import. And the
+system shows such a process under the command line of the one that it was forked from.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ckptd.cli.main import COMMANDS
 from tests.starts.forks import ForkedPopen, Forks
 
 CKPTD = ("ckptd.client.checkpointer", "ckptd.cli.main", *sorted(each.module for each in COMMANDS.values()))
-TORCH = (*CKPTD, "ckptd.torch.dcp_writer", "ckptd.torch.saving", "torch.distributed.fsdp", "sklearn.datasets")
+TORCH = (*CKPTD, "ckptd.torch.dcp_writer", "ckptd.torch.saving", "torch.distributed.fsdp")
 LIGHTNING = ("ckptd.torch.lightning", "lightning.pytorch.demos.boring_classes")
 JAX = (*CKPTD, "ckptd.jax.manager", "flax.nnx", "jax.numpy", "optax", "sklearn.datasets")
 TENSORFLOW = (*CKPTD, "ckptd.tensorflow.keras_callback", "ckptd.tensorflow.saver", "keras", "tensorflow")

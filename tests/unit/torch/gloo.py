@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import subprocess
+import sys
 import tempfile
 import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+from tests.starts import prepared
 
 BOUND_S = 120.0
 
 
 class Ranks:
-    """The processes. A context manager: all of them have ended afterwards."""
+    """The processes, with `imports` ready. A context manager: all of them have ended afterwards."""
 
-    def __init__(self, count=4):
+    def __init__(self, count=4, imports=prepared.TORCH):
         import pytest
 
         from tests.unit.torch.versions import has
 
         if not has(2, 7):
             pytest.skip("gloo of this torch may hang as a group ends")
-        context = multiprocessing.get_context("spawn")
         self._meeting_points = tempfile.TemporaryDirectory(prefix="ckptd-gloo-")
         self._met = 0
         self._pipes, self._processes = [], []
         for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
+            ours, theirs = multiprocessing.Pipe()
+            command = [sys.executable, "-m", "tests.unit.torch.gloo", str(theirs.fileno())]
+            self._processes.append(prepared.Popen(command, pass_fds=(theirs.fileno(),), imports=imports))
             theirs.close()
+            ours.send_bytes(multiprocessing.current_process().authkey)  # without it no tensor comes through a pipe
             self._pipes.append(ours)
-            self._processes.append(process)
 
     def each(self, world_size, job, *arguments):
         """Run ``job(rank, world_size, *arguments)`` in `world_size` processes; return what each returned."""
@@ -55,8 +59,10 @@ class Ranks:
             with contextlib.suppress(OSError):
                 pipe.close()
         for process in self._processes:
-            process.join(BOUND_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(BOUND_S)
             process.kill()
+            process.wait()
         self._meeting_points.cleanup()
 
 
@@ -78,3 +84,9 @@ def _serve(pipe):
             except BaseException:
                 answer = None, traceback.format_exc()
             pipe.send(answer)
+
+
+if __name__ == "__main__":
+    with Connection(int(sys.argv[1])) as given:
+        multiprocessing.current_process().authkey = given.recv_bytes()
+        _serve(given)

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from tests.starts import prepared  # noqa: E402
 from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch import trainer_jobs as jobs  # noqa: E402
 from tests.unit.torch.gloo import Ranks  # noqa: E402
@@ -18,7 +19,7 @@ CHANGES = {"max_steps": LAST, "save_total_limit": 2}
 
 @pytest.fixture(scope="module")
 def ranks():
-    with Ranks(2) as ranks:
+    with Ranks(2, (*prepared.TORCH, "ckptd.torch.transformers")) as ranks:
         yield ranks
 
 
