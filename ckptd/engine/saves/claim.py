@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.lanes.capture import Capture, Holding
-from ckptd.engine.lanes.feeding import SegmentRun, feed, runs_of, stretches_of, sum_rows
+from ckptd.engine.lanes.feeding import SegmentRun, feed, first_sums, runs_of, stretches_of, sum_rows
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill
 from ckptd.engine.layout import Assignment, Column, Layout, Road
@@ -32,6 +33,32 @@ class Claim:
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
     _fed: dict[int, list[SegmentRun]] = field(default_factory=dict)  # per shard
+
+    @classmethod
+    def of(
+        cls, declaration: Declaration, manifest: Manifest, capture: Capture | None, planned: Future[Assignment]
+    ) -> Claim:
+        """Return what a rank declares; `planned` answers it."""
+        return cls(
+            declaration.request_id,
+            declaration.save.incarnation,
+            manifest.digest,
+            manifest,
+            planned,
+            capture=capture,
+            sum_begins=None if capture is None else first_sums(manifest),
+            compared=declaration.compared,
+            remarks=declaration.remarks,
+            refuses_differences=declaration.refuses_differences,
+        )
+
+    def is_by(self, ref: SaveRef, request_id: str) -> bool:
+        """Whether this process has declared it by this request."""
+        return (self.request_id, self.incarnation) == (request_id, ref.incarnation)
+
+    def forget_declared(self) -> None:
+        """Forget what only the plan needs: of many ranks that adds up."""
+        self.manifest, self.compared, self.remarks = None, None, ()
 
     @property
     def road(self) -> Road:
@@ -73,5 +100,6 @@ class Claim:
             self.refuse(error)
         if self.capture is not None:
             self.capture.ended()
-        self.capture = self.sum_begins = self.manifest = self.planned = self.compared = None
-        self._fed, self.remarks = {}, ()
+        self.forget_declared()
+        self.capture = self.sum_begins = self.planned = None
+        self._fed = {}

@@ -1,4 +1,4 @@
-"""Why a save can't go on, in words that name the culprit. Pure; time is passed in."""
+"""Why a save can't go on, in words that name the culprit. It changes nothing; time is passed in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.saves.session import Phase, Session
 from ckptd.engine.settings import Settings
 from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
 
 NOBODY: Mapping[int, str] = MappingProxyType({})
 _MOST_ABSENT = 4  # ranks whose host a line names
+_SLOW_S = 5.0  # for one block of bytes: then it is the store that is waited for, and no rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,34 @@ class Debt:
         if self.at_store_s is None:
             return owed
         return f"{owed}, held up by the store, which has taken nothing for {describe_seconds(self.at_store_s)}"
+
+
+def debts_of(
+    session: Session, lanes: Mapping[tuple[int, int], LaneWriter], is_safe: Callable[[int], bool], now: float
+) -> dict[int, Debt]:
+    """Return what ranks still owe.
+
+    Args:
+        session: of the save.
+        lanes: by rank and shard.
+        is_safe: whether the save can do without a rank from now on.
+        now: on the forward-only clock.
+    """
+    debts = {}
+    # A rank that waits for the store is not slow, nor is one that waits behind it for a thread.
+    began = [lane.at_store_since for lane in lanes.values()]
+    at_store_s = now - min((at for at in began if at is not None), default=now)
+    lanes_of: dict[int, list[LaneWriter]] = {}
+    for (rank, _), lane in lanes.items():
+        lanes_of.setdefault(rank, []).append(lane)
+    for rank in {rank for rank, _ in session.owed}:
+        total = sum(lane.size_bytes for lane in lanes_of[rank])
+        owed = total - sum(lane.received for lane in lanes_of[rank])
+        # A rank that has captured everything is not slow now: the store is.
+        is_held_up = is_safe(rank) or at_store_s > _SLOW_S
+        idle_s = 0.0 if is_held_up else now - max(lane.progressed_at for lane in lanes_of[rank])
+        debts[rank] = Debt(owed, total, idle_s, at_store_s if at_store_s > _SLOW_S else None)
+    return debts
 
 
 def waiting_for(session: Session, debts: Mapping[int, Debt], whereabouts: Mapping[int, str] = NOBODY) -> list[str]:

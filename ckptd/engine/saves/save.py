@@ -10,27 +10,21 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import partial
 
-import numpy as np
-
-from ckptd.engine import replicas
 from ckptd.engine.catalog import free_space
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.lanes.capture import Capture
-from ckptd.engine.lanes.feeding import first_sums
 from ckptd.engine.lanes.lane_writer import LaneWriter
-from ckptd.engine.lanes.merge import merge
 from ckptd.engine.lanes.standstill import Standstill
-from ckptd.engine.layout import Assignment, Lane, Layout, Road
-from ckptd.engine.log import log_differences, log_failed, log_saved, log_waiting, logger
+from ckptd.engine.layout import Assignment, Road
+from ckptd.engine.log import log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
-from ckptd.engine.replicas import Difference
 from ckptd.engine.saves import session as machine
 from ckptd.engine.saves.claim import Claim
-from ckptd.engine.saves.deadlines import Debt, waiting_for, why_over
+from ckptd.engine.saves.deadlines import Debt, debts_of, waiting_for, why_over
+from ckptd.engine.saves.planning import Plan
 from ckptd.engine.saves.remembered import forget_frames, remembered
 from ckptd.engine.saves.session import Event, Session
 from ckptd.engine.saves.surroundings import Others, Surroundings
@@ -43,11 +37,8 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.format.crc32c import crc32c
-from ckptd.storage.base import ObjectWriter
-from ckptd.storage.limited import limited
 
 _SLOW_REMOVAL_S = 2.0  # of what a failed save wrote: less than the grace that a client gives to our word for its end
-_SLOW_S = 5.0  # for one block of bytes: then it is the store that is waited for, and no rank
 
 
 @dataclass(eq=False)
@@ -72,19 +63,15 @@ class Save:
     number: int = 0  # among the saves of its run, in the order in which they began
     told: dict[int, str] = field(default_factory=dict)  # ranks that heard of the end undeclared, by which request
     is_withdrawn: bool = False  # by the only rank that had declared: the others do not hear of its end
-    layout: Layout | None = None
-    differences: tuple[Difference, ...] = ()  # between ranks, of what should be the same
+    plan: Plan = field(init=False)
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
     _plan_id: str = ""
     _meta_graph: bytes | None = None
     _meta_suffix: str = "meta"
-    _record: Record | None = None
-    _writers: list[ObjectWriter] = field(default_factory=list)
-    _shard_locks: list[threading.Lock] = field(default_factory=list)
     _working: threading.Lock = field(default_factory=threading.Lock)  # one of plan, commit and drop at a time
 
     def __post_init__(self) -> None:
-        self.session = Session(self.first.world_size)
+        self.session, self.plan = Session(self.first.world_size), Plan(self.run)
         self.began_at = self._reminded_at = self.run.clock.boot_s()
         self.outcome, self.retired = _settled_by_engine(), _settled_by_engine()
 
@@ -121,19 +108,7 @@ class Save:
                 actual=other,
             )
         planned: Future[Assignment] = _settled_by_engine()
-        claim = Claim(
-            declaration.request_id,
-            declaration.save.incarnation,
-            manifest.digest,
-            manifest,
-            planned,
-            capture=capture,
-            sum_begins=None if capture is None else first_sums(manifest),
-            compared=declaration.compared,
-            remarks=declaration.remarks,
-            refuses_differences=declaration.refuses_differences,
-        )
-        self.claims[rank] = claim
+        self.claims[rank] = Claim.of(declaration, manifest, capture, planned)
         if declaration.meta_graph is not None:
             self._meta_graph, self._meta_suffix = declaration.meta_graph, declaration.meta_suffix
         self.handle(machine.Declared(rank))
@@ -148,7 +123,7 @@ class Save:
     def is_declared_by(self, ref: SaveRef, request_id: str) -> bool:
         """Whether this process has declared its part of it by this request."""
         claim = self.claims.get(ref.rank)
-        return claim is not None and (claim.request_id, claim.incarnation) == (request_id, ref.incarnation)
+        return claim is not None and claim.is_by(ref, request_id)
 
     def lane(self, rank: int, shard: int) -> LaneWriter:
         """Return where a lane's bytes go."""
@@ -164,23 +139,7 @@ class Save:
         return waiting_for(self.session, self._debts(), self.others.whereabouts(self))
 
     def _debts(self) -> dict[int, Debt]:
-        now = self.run.clock.boot_s()
-        debts = {}
-        # A rank that waits for the store is not slow, nor is one that waits behind it for a thread.
-        began = [lane.at_store_since for lane in self.lanes.values()]
-        at_store_s = now - min((at for at in began if at is not None), default=now)
-        lanes_of: dict[int, list[LaneWriter]] = {}
-        for (rank, _), lane in self.lanes.items():
-            lanes_of.setdefault(rank, []).append(lane)
-        for rank in {rank for rank, _ in self.session.owed}:
-            lanes = lanes_of[rank]
-            total = sum(lane.size_bytes for lane in lanes)
-            owed = total - sum(lane.received for lane in lanes)
-            # A rank that has captured everything is not slow now: the store is.
-            is_held_up = self.claims[rank].is_safe or at_store_s > _SLOW_S
-            idle_s = 0.0 if is_held_up else now - max(lane.progressed_at for lane in lanes)
-            debts[rank] = Debt(owed, total, idle_s, at_store_s if at_store_s > _SLOW_S else None)
-        return debts
+        return debts_of(self.session, self.lanes, lambda rank: self.claims[rank].is_safe, self.run.clock.boot_s())
 
     @property
     def roads(self) -> frozenset[Road]:
@@ -249,7 +208,7 @@ class Save:
         for effect in effects:
             match effect:
                 case machine.MakePlan():
-                    self._begin(self._plan)
+                    self._begin(self._make_plan)
                 case machine.Seal(shard):
                     self._begin(self._seal, shard)
                 case machine.AwaitTurn():
@@ -280,93 +239,35 @@ class Save:
 
         self.run.workers.submit(guarded)
 
-    def _plan(self) -> None:
+    def _make_plan(self) -> None:
         with self._working:
             if self.session.is_over:
                 return
             claims = [self.claims[rank] for rank in range(self.session.world_size)]
-            layout = self._layout_of(claims)
+            layout = self.plan.lay_out(self.ref, claims)
             for claim in claims:
-                claim.manifest, claim.compared, claim.remarks = None, None, ()  # of many ranks they add up
-            first, step = self.first, self.first.save.step
-            with self.run.stored.lock:
-                num_shards = self.run.stored.catalog.choose_num_shards(first.name, step, layout.num_shards)
-                # A key that an earlier attempt left behind is never written again: there are empty shards instead.
-                sizes = [*layout.shard_sizes, *[0] * (num_shards - layout.num_shards)]
-                self._record = self.run.stored.catalog.draft(
-                    first.name,
-                    step,
-                    save_id=self.save_id,
-                    shard_sizes=sizes,
-                    attempt=self.attempt,
-                    epoch=first.save.epoch,
-                    meta_graph=self._meta_graph is not None,
-                    meta_suffix=self._meta_suffix,
-                    write_state=first.write_state,
-                )
-                self.run.stored.catalog.begin(self._record)
-            self._plan_id = f"{self.save_id}.{self.attempt}"
-            self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
-            for key, size in zip(self._record.shard_keys, sizes, strict=True):
-                self._writers.append(limited(self.run.store.create(key, size), self.run.settings.write_limit))
-                self._shard_locks.append(threading.Lock())
-            for literal in layout.literals:
-                self._writers[literal.shard].write(literal.offset, literal.data)
+                claim.forget_declared()
+            meta_suffix = None if self._meta_graph is None else self._meta_suffix
+            num_shards = self.plan.begin(self.ref, self.first, layout, meta_suffix)
         with self.run.lock:
             if self.session.is_over:
                 return
-            for rank, shard in self.layout.lane_segments:
-                self.lanes[rank, shard] = LaneWriter(
-                    self.layout,
-                    rank,
-                    shard,
-                    self._writers[shard],
-                    now=self.run.clock.boot_s,
-                    on_end=partial(self._lane_ended, rank, shard),
-                    on_failure=lambda error: self.post(machine.Failed(remembered(error))),
-                )
+            self._plan_id = f"{self.save_id}.{self.attempt}"
+            self.lanes = self.plan.lanes(self._lane_ended, lambda error: self.post(machine.Failed(remembered(error))))
             self.handle(machine.Planned(num_shards, frozenset(self.lanes)))
-            standstill = Standstill([claim.capture for claim in claims if claim.capture is not None])
-            for rank, claim in self.claims.items():
-                if claim.planned is not None:
-                    claim.planned.set_result(self._assignment(rank))
-                lanes = [self.lanes[rank, shard] for shard in self.layout.shards_of.get(rank, ())]
-                claim.feed(self.layout, lanes, standstill, self.run.feeders.submit)
+            self._answer_ranks(claims)
 
-    def _layout_of(self, claims: Sequence[Claim]) -> Layout:
-        """Lay out what the ranks bring, after a look whether what several of them hold is the same on all."""
-        manifests = tuple(claim.manifest for claim in claims if claim.manifest is not None)
-        layout = self.run.layouts.of(manifests)
-        compared = {rank: claim.compared for rank, claim in enumerate(claims) if claim.compared is not None}
-        remarks = {rank: claim.remarks for rank, claim in enumerate(claims) if claim.remarks}
-        of_tensors = replicas.differences(layout, compared)
-        self.differences = of_tensors + replicas.remarked(remarks, frozenset(layout.names) if remarks else ())
-        if self.differences and any(claim.refuses_differences for claim in claims):
-            raise replicas.refusal(self.differences)
-        if self.differences:
-            log_differences(self.ref, self.differences)
-        return self.run.layouts.of(manifests, frozenset(each.name for each in of_tensors)) if of_tensors else layout
-
-    def _assignment(self, rank: int) -> Assignment:
-        assert self.layout is not None
-        layout, lanes = self.layout, []
-        for shard in layout.shards_of.get(rank, ()):
-            rows = layout.lane_segments[rank, shard]
-            lanes.append(
-                Lane(
-                    shard=shard,
-                    key=self._writers[shard].key,
-                    writers=self.run.writers(),
-                    road=self.claims[rank].road,
-                    size_bytes=int(layout.segment_size[rows].sum()),
-                    items=layout.segment_item[rows],
-                    item_offsets=layout.segment_item_offset[rows],
-                    sizes=layout.segment_size[rows],
-                )
-            )
-        ref = replace(self.ref, rank=rank, incarnation=self.claims[rank].incarnation)
-        assert self._record is not None
-        return Assignment(ref, self._record.prefix_key, layout.num_shards, tuple(lanes))
+    def _answer_ranks(self, claims: Sequence[Claim]) -> None:
+        """Tell each rank what it has to send, and take what is captured here already. The run's lock is held."""
+        layout = self.plan.layout
+        assert layout is not None
+        standstill = Standstill([claim.capture for claim in claims if claim.capture is not None])
+        for rank, claim in enumerate(claims):
+            if claim.planned is not None:
+                ref = replace(self.ref, rank=rank, incarnation=claim.incarnation)
+                claim.planned.set_result(self.plan.assignment(ref, claim.road))
+            lanes = [self.lanes[rank, shard] for shard in layout.shards_of.get(rank, ())]
+            claim.feed(layout, lanes, standstill, self.run.feeders.submit)
 
     def _lane_ended(self, rank: int, shard: int) -> None:
         with self.run.lock:
@@ -374,21 +275,15 @@ class Save:
         self.post(machine.LaneEnded(rank, shard))
 
     def _seal(self, shard: int) -> None:
-        with self._shard_locks[shard]:
-            if self.session.is_over:
-                return
-            self._writers[shard].finish()
-        self.post(machine.ShardSealed(shard))
+        if self.plan.finish(shard, lambda: self.session.is_over):
+            self.post(machine.ShardSealed(shard))
 
     def _commit(self) -> None:
-        assert self.layout is not None
-        assert self._record is not None
-        catalog, record = self.run.stored.catalog, self._record
+        record = self.plan.record
+        assert record is not None
+        catalog = self.run.stored.catalog
         with self._working:
-            crcs = np.zeros(len(self.layout.segment_size), np.uint32)
-            for lane in self.lanes.values():
-                crcs[lane.segments] = lane.crcs
-            index = merge(self.layout, crcs)
+            index = self.plan.index(self.lanes)
             with self.run.stored.lock:
                 try:
                     checkpoint = catalog.commit(
@@ -439,19 +334,13 @@ class Save:
             with self._working:
                 for lane in self.lanes.values():
                     lane.close(error)
-                for lock, writer in zip(self._shard_locks, self._writers, strict=True):
-                    with lock:
-                        writer.abort()
-                if self._record is not None:
-                    with self.run.stored.lock:
-                        self.run.stored.catalog.abandon(self._record)
-                        self.run.stored.look()  # what could not be undone has gone forward
+                self.plan.remove()
         except CkptdError as failure:
             logger.warning("could not clean up after %s: %s", self.ref, failure)
             error.add_note(f"what it had written could not be removed now: {failure}")
         finally:
-            if self._record is not None:
-                free_space.measure(error, self._record.size_bytes, self.run.store)
+            if self.plan.record is not None:
+                free_space.measure(error, self.plan.record.size_bytes, self.run.store)
             with self.run.lock:
                 self._end(error)
 
@@ -464,7 +353,8 @@ class Save:
         for claim in self.claims.values():
             claim.end(result if isinstance(result, CkptdError) else None)
         # Ended saves are remembered for a while, and what they held may be large.
-        self.layout, self.lanes, self._writers, self._meta_graph = None, {}, [], None
+        self.plan.forget()
+        self.lanes, self._meta_graph = {}, None
         self.first = replace(self.first, meta_graph=None)
         self.others.ended(self)
 

@@ -197,7 +197,7 @@ class SaveQueue:
         """Return what a save that was declared so has stored, or stores, although ranks have other values of it."""
         with self._lock:
             save = self._declared_by(ref, request_id)
-            return () if save is None else save.differences
+            return () if save is None else save.plan.differences
 
     def waiting_for_plan(self, ref: SaveRef, request_id: str) -> list[str]:
         """Say what a save that was declared so waits for; nothing if it is not under way."""

@@ -1,0 +1,174 @@
+"""What a save writes: decided once every rank has declared, and noted in the catalog before the first byte.
+
+The ranks' tensors give the layout, of which equal saves share one. What several ranks hold alike is compared first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from ckptd.engine import replicas
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.merge import merge
+from ckptd.engine.layout import Assignment, Lane, Layout, Road
+from ckptd.engine.log import log_differences
+from ckptd.engine.replicas import Difference
+from ckptd.engine.saves.claim import Claim
+from ckptd.engine.saves.surroundings import Surroundings
+from ckptd.errors import CkptdError
+from ckptd.storage.base import ObjectWriter
+from ckptd.storage.limited import limited
+
+
+class Plan:
+    """Of one save. It is filled in step by step: of a save that fails halfway, `remove` removes what there is.
+
+    One thread at a time works on it, except in `finish`: each shard has a lock of its own.
+
+    Attributes:
+        layout: which bytes go to which shard.
+        differences: between ranks, of what should be the same.
+        record: what the catalog notes about the save, from before its shards are there.
+    """
+
+    def __init__(self, run: Surroundings) -> None:
+        """Plan nothing yet."""
+        self.layout: Layout | None = None
+        self.differences: tuple[Difference, ...] = ()
+        self.record: Record | None = None
+        self._run = run
+        self._writers: list[ObjectWriter] = []
+        self._shard_locks: list[threading.Lock] = []
+
+    def lay_out(self, ref: SaveRef, claims: Sequence[Claim]) -> Layout:
+        """Lay out what the ranks bring, after a look whether what several of them hold is the same on all.
+
+        Args:
+            ref: the save.
+            claims: of all ranks, in their order.
+
+        Raises:
+            InvalidRequestError: ranks differ, and one of them refuses that.
+        """
+        manifests = tuple(claim.manifest for claim in claims if claim.manifest is not None)
+        layout = self._run.layouts.of(manifests)
+        compared = {rank: claim.compared for rank, claim in enumerate(claims) if claim.compared is not None}
+        remarks = {rank: claim.remarks for rank, claim in enumerate(claims) if claim.remarks}
+        of_tensors = replicas.differences(layout, compared)
+        self.differences = of_tensors + replicas.remarked(remarks, frozenset(layout.names) if remarks else ())
+        if self.differences and any(claim.refuses_differences for claim in claims):
+            raise replicas.refusal(self.differences)
+        if self.differences:
+            log_differences(ref, self.differences)
+        return self._run.layouts.of(manifests, frozenset(each.name for each in of_tensors)) if of_tensors else layout
+
+    def begin(self, ref: SaveRef, first: Declaration, layout: Layout, meta_suffix: str | None) -> int:
+        """Note the save in the catalog, create its shards, and return how many there are.
+
+        Args:
+            ref: the save, with its id and attempt.
+            first: the declaration that began it.
+            layout: as `lay_out` returned it.
+            meta_suffix: what the name of the ``.meta`` object ends in; None for none.
+        """
+        stored = self._run.stored
+        with stored.lock:
+            num_shards = stored.catalog.choose_num_shards(first.name, ref.step, layout.num_shards)
+            # A key that an earlier attempt left behind is never written again: there are empty shards instead.
+            sizes = [*layout.shard_sizes, *[0] * (num_shards - layout.num_shards)]
+            self.record = stored.catalog.draft(
+                first.name,
+                ref.step,
+                save_id=ref.save_id,
+                shard_sizes=sizes,
+                attempt=ref.attempt,
+                epoch=ref.epoch,
+                meta_graph=meta_suffix is not None,
+                meta_suffix="meta" if meta_suffix is None else meta_suffix,
+                write_state=first.write_state,
+            )
+            stored.catalog.begin(self.record)
+        self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
+        for key, size in zip(self.record.shard_keys, sizes, strict=True):
+            self._writers.append(limited(self._run.store.create(key, size), self._run.settings.write_limit))
+            self._shard_locks.append(threading.Lock())
+        for literal in layout.literals:
+            self._writers[literal.shard].write(literal.offset, literal.data)
+        return num_shards
+
+    def lanes(
+        self, on_end: Callable[[int, int], None], on_failure: Callable[[CkptdError], None]
+    ) -> dict[tuple[int, int], LaneWriter]:
+        """Return what takes the bytes of each rank for each shard; `on_end` is called with the two."""
+        assert self.layout is not None
+        return {
+            (rank, shard): LaneWriter(
+                self.layout,
+                rank,
+                shard,
+                self._writers[shard],
+                now=self._run.clock.boot_s,
+                on_end=partial(on_end, rank, shard),
+                on_failure=on_failure,
+            )
+            for rank, shard in self.layout.lane_segments
+        }
+
+    def assignment(self, ref: SaveRef, road: Road) -> Assignment:
+        """Return what `ref.rank` has to send, and where."""
+        assert self.layout is not None
+        assert self.record is not None
+        layout, lanes = self.layout, []
+        for shard in layout.shards_of.get(ref.rank, ()):
+            rows = layout.lane_segments[ref.rank, shard]
+            lanes.append(
+                Lane(
+                    shard=shard,
+                    key=self._writers[shard].key,
+                    writers=self._run.writers(),
+                    road=road,
+                    size_bytes=int(layout.segment_size[rows].sum()),
+                    items=layout.segment_item[rows],
+                    item_offsets=layout.segment_item_offset[rows],
+                    sizes=layout.segment_size[rows],
+                )
+            )
+        return Assignment(ref, self.record.prefix_key, layout.num_shards, tuple(lanes))
+
+    def finish(self, shard: int, is_over: Callable[[], bool]) -> bool:
+        """Make a shard durable, unless the save is over; return whether it is."""
+        with self._shard_locks[shard]:
+            if is_over():
+                return False
+            self._writers[shard].finish()
+            return True
+
+    def index(self, lanes: Mapping[tuple[int, int], LaneWriter]) -> bytes:
+        """Return the index of a save whose lanes have all ended."""
+        assert self.layout is not None
+        crcs = np.zeros(len(self.layout.segment_size), np.uint32)
+        for lane in lanes.values():
+            crcs[lane.segments] = lane.crcs
+        return merge(self.layout, crcs)
+
+    def remove(self) -> None:
+        """Remove what was written, and the record; what cannot be undone any more goes forward."""
+        for lock, writer in zip(self._shard_locks, self._writers, strict=True):
+            with lock:
+                writer.abort()
+        if self.record is not None:
+            stored = self._run.stored
+            with stored.lock:
+                stored.catalog.abandon(self.record)
+                stored.look()  # what could not be undone has gone forward
+
+    def forget(self) -> None:
+        """Forget what is large, as ended saves are remembered for a while."""
+        self.layout, self._writers = None, []
