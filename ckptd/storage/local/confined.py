@@ -21,9 +21,9 @@ class _OpenHow(ctypes.Structure):
 class ConfinedOpener:
     """Has the kernel resolve a whole path (``openat2``); where it cannot, walks and follows no links at all."""
 
-    def __init__(self) -> None:
-        """Believe that the kernel can until it says otherwise."""
-        self.has_openat2 = True
+    def __init__(self, *, newer_calls: bool = True) -> None:
+        """Believe that the kernel can until it says otherwise; without `newer_calls`, that it cannot."""
+        self.has_openat2 = newer_calls
 
     def open(self, root: int, path: str, flags: int) -> int:
         """Open `path`, which counts from the directory `root`; raises `OSError`."""

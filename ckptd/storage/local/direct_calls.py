@@ -34,9 +34,9 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 class DirectCalls:
     """Safe from any thread; remembers what was refused, so that it is not tried again."""
 
-    def __init__(self) -> None:
-        """Believe that everything is possible until it is refused."""
-        self._has_direct = hasattr(os, "O_DIRECT")
+    def __init__(self, *, newer_calls: bool = True) -> None:
+        """Believe that everything is possible until it is refused; without `newer_calls`, that nothing is."""
+        self._has_direct = newer_calls and hasattr(os, "O_DIRECT")
         self._reads_direct = self._has_direct
 
     def open_direct(self, directory: int, name: str) -> DirectFile | None:

@@ -35,14 +35,14 @@ def _drop(memories: list[memoryview], count: int) -> None:
 class SystemDisk(DirectCalls):
     """The real thing. Safe to use from any thread; it remembers only what this kernel cannot do."""
 
-    def __init__(self) -> None:
-        """Find the calls that Python has no name for."""
-        super().__init__()
+    def __init__(self, *, newer_calls: bool = True) -> None:
+        """Find the calls that Python has no name for; without `newer_calls`, do without those that not all have."""
+        super().__init__(newer_calls=newer_calls)
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._opener = ConfinedOpener()
-        self._has_renameat2 = hasattr(self._libc, "renameat2")
-        self._has_fallocate = hasattr(self._libc, "fallocate")
-        self._has_dontcache = hasattr(os, "pwritev")
+        self._opener = ConfinedOpener(newer_calls=newer_calls)
+        self._has_renameat2 = newer_calls and hasattr(self._libc, "renameat2")
+        self._has_fallocate = newer_calls and hasattr(self._libc, "fallocate")
+        self._has_dontcache = newer_calls and hasattr(os, "pwritev")
 
     def open_root(self, path: str) -> int:
         """See `Disk`. The root itself may be reached by links: it is the operator's choice."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import pytest
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -15,6 +16,7 @@ import ckptd
 from ckptd.torch import close_all, load, save
 from ckptd.torch.sharding import local_parts
 from ckptd.trees.flatten import flatten
+from tests import seams
 from tests.unit.torch import versions
 
 FULL = torch.arange(7 * 10, dtype=torch.float32).reshape(7, 10)
@@ -84,13 +86,11 @@ def load_fsdp(rank, world_size, address):
     model, optimizer = make_training(seed=1)
     state = {"model": model, "optimizer": optimizer, "epoch": 0}
     boxes = []
-    fill = ckptd.CheckpointReader.fill
-    ckptd.CheckpointReader.fill = lambda reader, wanted: fill(reader, boxes.extend(wanted) or boxes)
-    try:
+    fill = seams.FILL_ARRAYS.value
+    with pytest.MonkeyPatch.context() as patch:
+        seams.FILL_ARRAYS.put(patch, lambda reader, wanted: fill(reader, boxes.extend(wanted) or boxes))
         with ckptd.Checkpointer(address, "runs/fsdp", rank=rank, world_size=world_size) as checkpointer:
             load(checkpointer, into=state)
-    finally:
-        ckptd.CheckpointReader.fill = fill
     loaded = whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": state["epoch"]})
     moments = optimizer.state_dict()["state"][0]["exp_avg"]
     train(model, optimizer)  # the optimizer has taken it over in earnest

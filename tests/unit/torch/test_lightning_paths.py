@@ -21,8 +21,8 @@ with warnings.catch_warnings():
     from omegaconf import OmegaConf
 
 import ckptd  # noqa: E402
-from ckptd.client.direct.direct_transport import DirectTransport  # noqa: E402
 from ckptd.torch import CkptdCheckpointIO, lightning_paths, load  # noqa: E402
+from tests import seams  # noqa: E402
 from tests.starts import prepared  # noqa: E402
 from tests.unit.client.served import Daemon  # noqa: E402
 from tests.unit.torch.test_lightning import ByCallback  # noqa: E402
@@ -293,7 +293,7 @@ def test_a_first_save_that_fails_leaves_nothing_that_lightning_would_take_for_a_
         raise ckptd.StorageFullError("no room")
 
     with monkeypatch.context() as failing:
-        failing.setattr(DirectTransport, "declare", fail)
+        seams.CREATE_ON_DISK.put(failing, fail)
         ByCallback().save(plugin, STATE, tmp_path / "a.ckpt")
         with pytest.raises(ckptd.StorageFullError):
             plugin.teardown()
@@ -302,7 +302,7 @@ def test_a_first_save_that_fails_leaves_nothing_that_lightning_would_take_for_a_
     assert listing(tmp_path) == []
     plugin.save_checkpoint(STATE, tmp_path / "a.ckpt")
     with monkeypatch.context() as failing:
-        failing.setattr(DirectTransport, "declare", fail)
+        seams.CREATE_ON_DISK.put(failing, fail)
         with pytest.raises(ckptd.StorageFullError):
             plugin.save_checkpoint(STATE, tmp_path / "a.ckpt")
     assert plugin.load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 1  # the one before is still there

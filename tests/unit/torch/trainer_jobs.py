@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 
 import ckptd
 from ckptd.torch import CkptdCallback, close_all
-from ckptd.torch import transformers as own_module
 from ckptd.torch.stored import Stored
+from tests import seams
 
 
 class Trained(NamedTuple):
@@ -43,7 +44,7 @@ class Training:
 
         drawn, step = [], trainer.training_step
         opened = []
-        own_module.Stored = lambda reader: opened.append(reader) or Stored(reader)
+        seams.STORED_OF_TRAINER.put(pytest.MonkeyPatch(), lambda reader: opened.append(reader) or Stored(reader))
 
         def training_step(*args, **kwargs):
             drawn.append((torch.rand(1).item(), random.random(), np.random.rand()))

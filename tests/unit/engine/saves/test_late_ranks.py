@@ -8,11 +8,11 @@ import pytest
 
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.coordinator import Coordinator
-from ckptd.engine.saves.save import Save
 from ckptd.engine.saves.withdrawals import GRACE_S
 from ckptd.engine.settings import Settings
 from ckptd.errors import SessionAbortedError
 from ckptd.storage.memory import MemoryStore
+from tests import seams
 from tests.fakes.clock import HandClock
 from tests.fakes.job import WAIT_S, Rank, save_all
 
@@ -69,12 +69,13 @@ def test_nobody_is_late_for_a_save_whose_own_time_is_long_over(job):
 
 def test_an_error_that_is_told_while_its_save_is_dropped_keeps_its_frames(job, monkeypatch):
     # A coroutine of the daemon may be among them, and clearing its frame would end it in the middle of its answer.
-    may_drop, drop = threading.Event(), Save._drop
-    monkeypatch.setattr(Save, "_drop", lambda save, error: (may_drop.wait(WAIT_S), drop(save, error)))
+    may_drop, submit = threading.Event(), seams.SUBMIT_WORK.value
     coordinator, clock, ranks = job
     waiting = ranks[0].declare(5)
     clock.advance(31.0)
-    coordinator.tick()
+    with monkeypatch.context() as held:
+        seams.SUBMIT_WORK.put(held, lambda pool, work: submit(pool, lambda: (may_drop.wait(WAIT_S), work())))
+        coordinator.tick()
     told = ranks[1].declare(5).exception(WAIT_S)
     may_drop.set()
     ended = waiting.exception(WAIT_S)

@@ -46,9 +46,7 @@ class _OldKernel(SystemDisk):
     """What a file system and kernel without the newer calls leave us."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._opener.has_openat2 = False
-        self._has_renameat2 = self._has_fallocate = self._has_dontcache = self._has_direct = False
+        super().__init__(newer_calls=False)
 
 
 class TestLocalStoreOnAnOldKernel(StoreContract):
