@@ -376,14 +376,7 @@ class Coordinator:
 
     def runs(self) -> list[RunView]:
         """Describe every run that is open, quarantined, or damaged in part, by name."""
-        views = {
-            name: RunView(name, 0, 0, (), (), None, 0, "", problems=problems)
-            for name, problems in self._runs.problems_at_rest().items()
-        }
-        for each in self._runs.quarantined():
-            views[each.run] = RunView(each.run, 0, 0, (), (), None, 0, "", quarantined=each.reason)
-        views.update((run.name, run.view()) for run in self._runs.opened())
-        return [views[name] for name in sorted(views)]
+        return self._runs.views()
 
     def when_open(self, run: str, *, create: bool = False) -> Future[None]:
         """Return a future that is done when a call about a run need not wait for it to be opened. Never blocks."""

@@ -20,7 +20,8 @@ from ckptd.engine.log import logger
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.listeners import Heard, Listeners
 from ckptd.engine.saves.run import Run
-from ckptd.engine.saves.run_quarantine import Quarantine
+from ckptd.engine.saves.run_quarantine import Quarantine, Quarantines
+from ckptd.engine.saves.views import RunView
 from ckptd.engine.saves.workers import Workers
 from ckptd.engine.settings import Settings
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
@@ -31,8 +32,6 @@ PATIENCE_S = 20.0
 """How long a call waits for a run that another thread opens or closes."""
 
 _OPENERS = 32
-_AGAIN_S = 30.0  # quarantined runs are tried so often without a call
-_MOST_QUARANTINED = 1024  # a peer may name what is no run: their memory is bounded
 
 
 @dataclass(slots=True, eq=False)
@@ -74,12 +73,10 @@ class Runs:
         self._notes_rest = closes_at_rest and not store.has_locks
         self._lock = threading.Lock()
         self._places: dict[str, _Place] = {}
-        self._quarantined: dict[str, Quarantine] = {}
-        self._problems: dict[str, tuple[str, ...]] = {}  # of runs that were opened all the same
+        self._quarantines = Quarantines()
         self._listeners: dict[str, Listeners] = {}
         self._opening: dict[tuple[str, bool], Future[None]] = {}  # what `when_open` has begun
         self._openers = Workers(_OPENERS, "ckptd-open")
-        self._retry_at = 0.0
         self._closing = False
 
     def start(self) -> None:
@@ -153,17 +150,16 @@ class Runs:
     def quarantined(self) -> list[Quarantine]:
         """Return the runs that cannot be opened, by name."""
         with self._lock:
-            return [self._quarantined[name] for name in sorted(self._quarantined)]
+            return self._quarantines.all()
 
-    def problems_at_rest(self) -> dict[str, tuple[str, ...]]:
-        """Return what a person should know about runs that are not open now."""
+    def views(self) -> list[RunView]:
+        """Describe every run that is open, quarantined, or damaged in part, by name."""
         with self._lock:
-            places = self._places
-            return {
-                name: problems
-                for name, problems in self._problems.items()
-                if name not in self._quarantined and (name not in places or places[name].run is None)
-            }
+            problems, quarantined = self._quarantines.problems(), self._quarantines.all()
+        views = {name: RunView.at_rest(name, problems=found) for name, found in problems.items()}
+        views.update((each.run, RunView.at_rest(each.run, quarantined=each.reason)) for each in quarantined)
+        views.update((run.name, run.view()) for run in self.opened())
+        return [views[name] for name in sorted(views)]
 
     def subscribe(self, name: str, heard: Heard) -> Callable[[], None]:
         """Call `heard` for each checkpoint of a run from now on; return what ends that. Opens no run."""
@@ -205,8 +201,7 @@ class Runs:
             yield
         finally:
             with self._lock:
-                self._quarantined.pop(name, None)
-                self._problems.pop(name, None)
+                self._quarantines.forget(name)
                 place.busy = None
                 self._forget_if_unused(name, place)
             done.set_result(None)
@@ -247,9 +242,7 @@ class Runs:
     def _check_may_open(self, name: str) -> None:
         if self._closing:
             raise NotNowError("the daemon is stopping")
-        known = self._quarantined.get(name)
-        if known is not None and not known.is_due(self._clock.boot_s()):
-            raise known.error()
+        self._quarantines.check_may_try(name, self._clock.boot_s())
         num_open = sum(place.run is not None for place in self._places.values())
         if num_open >= self._settings.open_runs and not self._close_one_at_rest():
             raise NotNowError(f"{num_open} runs are in use at once, which is the most; try again")
@@ -277,11 +270,7 @@ class Runs:
         with self._lock:
             if not self._closing:
                 place.run, place.rests_since = run, None
-                self._problems.pop(name, None)
-                if run.stored.problems and len(self._problems) < _MOST_QUARANTINED:
-                    self._problems[name] = run.stored.problems
-                if self._quarantined.pop(name, None) is not None:
-                    logger.info("%s is in order again, and no longer quarantined", name)
+                self._quarantines.opened(name, run.stored.problems)
                 return run
         run.close()
         raise NotNowError("the daemon is stopping")
@@ -290,18 +279,11 @@ class Runs:
         """Note why a run cannot be opened; return what to raise."""
         if not self._closes_at_rest or isinstance(error, InvalidRequestError):
             return error
-        now = self._clock.boot_s()
+        since, now = self._clock.wall_s(), self._clock.boot_s()
         with self._lock:
-            before = self._quarantined.get(name)
-            since = self._clock.wall_s() if before is None else before.since
-            noted = Quarantine(name, self._store.location(name), error, since, now)
-            self._quarantined[name] = noted
-            while len(self._quarantined) > _MOST_QUARANTINED:
-                del self._quarantined[next(iter(self._quarantined))]
-        if before is None or str(before.cause) != str(error):
-            logger.warning(
-                "%s: %s", name, noted.reason, extra={"ckptd": {"event": "quarantined", "run": name, "why": str(error)}}
-            )
+            noted, is_news = self._quarantines.add(name, self._store.location(name), error, since=since, now=now)
+        if is_news:
+            noted.log()
         return noted.error()
 
     def _is_stored(self, name: str) -> bool:
@@ -335,11 +317,8 @@ class Runs:
                     place.rests_since = now
                 elif now - place.rests_since >= self._settings.idle_s:
                     self._begin_to_close(name, place)
-            is_due = bool(self._quarantined) and now >= self._retry_at and not self._closing
-            quarantined = list(self._quarantined) if is_due else []
-            if is_due:
-                self._retry_at = now + _AGAIN_S
-        for name in quarantined:
+            to_try = [] if self._closing else self._quarantines.to_try(now)
+        for name in to_try:
             self.when_open(name)
 
     def is_noted_at_rest(self, name: str) -> bool:

@@ -44,3 +44,8 @@ class RunView:
     quarantined: str = ""
     problems: tuple[str, ...] = ()
     damaged: tuple[Record, ...] = ()
+
+    @classmethod
+    def at_rest(cls, run: str, *, quarantined: str = "", problems: tuple[str, ...] = ()) -> RunView:
+        """Describe a run that is not open."""
+        return cls(run, 0, 0, (), (), None, 0, "", quarantined=quarantined, problems=problems)
