@@ -247,7 +247,7 @@ new_lock = threading.Lock
 def each(do: Callable[[T], R], items: Iterable[T], threads: int, name: str, *, insists: bool = False) -> list[R]:
     """Return what `do` returns for each item, in their order, of up to so many threads; the caller's is one of them.
 
-    The first error, in the order of the items, is raised once nobody works any more; no item is begun after an error.
+    The first error, in the order of the items, is raised once all threads are done; no item is begun after an error.
     A second Ctrl-C does not wait for that, unless `insists`.
     """
     todo = list(items)

@@ -268,7 +268,7 @@ class Lender:
         del self._arenas[arena.id]
         arena.is_dropped = True
         self._forget(arena)
-        arena.segment.end(arena.segment.generation)  # nobody will hear later that it was deleted
+        arena.segment.end(arena.segment.generation)  # no reader can be told later that it was deleted
         arena.segment.close()
 
     def _prefault(self, arena: Arena) -> None:

@@ -6,7 +6,7 @@ Layout: one page of header, then data. In the header, little-endian words of 64 
 
 `generation` counts up before the data are overwritten, so that a reader of an arena can tell whether it was
 whole. `captured` says how many bytes of the data, from their start, are in place: the daemon's writers follow it. Both
-are written by the worker, and nobody believes more than checksums bear out. `ended` is the daemon's: the generation up
+are written by the worker, and the daemon verifies them by checksums. `ended` is the daemon's: the generation up
 to which the data belong to no checkpoint any more, because that was deleted or replaced. A reader that was offered them
 before sees it there.
 

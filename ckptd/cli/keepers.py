@@ -38,7 +38,7 @@ _REPAIR_S = 60.0  # every checkpoint is looked at
 class Reach:
     """How a daemon may be reached: its address, None to find it by its lock, and what it wants to see.
 
-    With `takes_over` the run is taken from an owner of which nobody can tell whether it is alive, as in a bucket.
+    With `takes_over` the run is taken even if its owner may be alive, as on another host of a bucket.
     """
 
     address: str | None = None

@@ -74,7 +74,7 @@ def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_S)
-    # What a shell starts with & does not hear SIGINT: it would go on with nobody to wait for it.
+    # A process that a shell starts with & ignores SIGINT: it would run on after the command has ended.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

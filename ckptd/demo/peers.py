@@ -1,7 +1,7 @@
 """How workers exchange arrays: a socket between each two of them, with no parent and no lock in between.
 
-A process that dies closes its sockets, so the others hear of it at once instead of waiting for a barrier that
-nobody will reach. Sums are taken in the order of the ranks, so that every worker gets the same bits.
+A process that dies closes its sockets, so the others notice at once instead of waiting at a barrier that
+it will never reach. Sums are taken in the order of the ranks, so that every worker gets the same bits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Peers:
             connection.settimeout(timeout_s)
 
     def close(self) -> None:
-        """Hang up on everyone."""
+        """Close all connections."""
         for connection in self._connections.values():
             connection.close()
 
@@ -60,7 +60,7 @@ class Peers:
         return received
 
     def sum(self, array: Floats) -> Floats:
-        """Return the sum of everyone's `array`, the same bits on every worker."""
+        """Return the sum of all workers' `array`, the same bits on every worker."""
         own = np.ascontiguousarray(array)
         parts = self.exchange(lambda _: own, lambda _: np.empty_like(own))
         return in_rank_order({**parts, self.rank: own})

@@ -134,7 +134,7 @@ class Crew:
     """The workers of one generation, and what they have said so far.
 
     `assignments` come in rank order; sockets between each two workers are made here and inherited by them, so that
-    the kernel tells everyone when one dies.
+    the kernel reports a death to all others.
     """
 
     log_directory: Path

@@ -147,7 +147,7 @@ class Worker:
         tell("saved", step=done.step, prefix=done.prefix, duration_s=done.duration_s, during=self.step)
 
     def _one_step(self, weights: Floats) -> float:
-        """Share out one batch, add up everyone's gradients, and update what this worker keeps; return the loss."""
+        """Share out one batch, add up all workers' gradients, and update what this worker keeps; return the loss."""
         images, labels = self._digits.train_images, self._digits.train_labels
         per_epoch = len(labels) // BATCH_SIZE
         epoch, batch = divmod(self.step, per_epoch)

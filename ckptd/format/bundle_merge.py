@@ -6,7 +6,7 @@ The full entry of a sliced tensor takes part in this although it has no bytes: i
 that it names, by default shard 0 of its input. In the merged index it may therefore carry a number that means nothing;
 readers ignore it, and TensorFlow writes it.
 
-What TensorFlow merges into something that nobody can read is refused here: an input with a data file to which no
+What TensorFlow merges into something unreadable is refused here: an input with a data file to which no
 entry refers (the header would count it, and no file would have its number), an input that is the destination, slices
 that overlap, and parts of one tensor that disagree about its dtype or shape.
 Source: TensorFlow ``tensorflow/core/util/tensor_bundle/tensor_bundle.cc``, ``MergeBundles``.

@@ -14,7 +14,7 @@ STATE_KEY = "checkpoint"
 """The state file's usual name, inside a run's directory."""
 
 DEFAULT_NAME = "model.ckpt"
-"""What checkpoints are called unless somebody says otherwise."""
+"""The name of checkpoints if the caller gives none."""
 
 ANY_NAME = "*"
 """Stands for every name where one is wanted; no checkpoint can be called so."""

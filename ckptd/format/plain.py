@@ -31,7 +31,7 @@ class PlainTensors:
     """One row per tensor, checked as `Index.tensor` checks it.
 
     Attributes:
-        asked: which of the names it was asked for by, in rising order.
+        asked: the indexes of the requested names that mean it, in ascending order.
         forms: the different dtypes and shapes.
         form: which of `forms` it has.
         shard_id, offset, size: int64; in bytes.

@@ -207,7 +207,7 @@ class _Connection:
         is_known = False
         while (frame := frames.receive_frame(self.socket)) is not None:
             message, descriptors = frame
-            frames.close_all(descriptors)  # nobody sends us any
+            frames.close_all(descriptors)  # clients send none
             try:
                 request = arena_pb2.ArenaRequest.FromString(message)
             except DecodeError as error:

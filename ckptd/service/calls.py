@@ -163,7 +163,7 @@ class Boundary:
             level = logging.WARNING if failed.code is grpc.StatusCode.INTERNAL else logging.INFO
             _report(method, context, started, failed.code.name, level, e)
         except Exception as e:
-            # What gRPC raises when a peer vanishes in the middle of a write is nobody's bug.
+            # What gRPC raises when a peer vanishes in the middle of a write is not a bug.
             if context.cancelled() or context.done():
                 _report(method, context, started, "CANCELLED", logging.DEBUG)
                 raise asyncio.CancelledError from e

@@ -1,7 +1,7 @@
 """Whether this process has descriptors left for one more rank.
 
-When there are none, not even a connection can be accepted, and nobody hears why. So the last ones are kept back for
-saying so: a rank that would need them is refused by name.
+Without one, not even a connection can be accepted, and no client gets a reason. So the last ones are reserved for
+refusals: a rank that would need them is refused by name.
 """
 
 from __future__ import annotations

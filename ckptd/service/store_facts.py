@@ -27,7 +27,7 @@ class Facts:
 
 
 class StoreFacts:
-    """Asks the store, once at a time. Belongs to one event loop."""
+    """Reads facts from the store, one request at a time. Belongs to one event loop."""
 
     def __init__(self, store: Store, pools: Pools, *, now: Callable[[], float] = time.monotonic) -> None:
         """Ask nothing yet."""

@@ -208,7 +208,7 @@ class Store(Protocol):
         """Remove what writers that died left directly in `directory`; return the keys they were for.
 
         What a writer of any process may still fill is left alone, unless its key is in `given_up`: the caller owns
-        these keys, and has made sure that nobody fills them rightfully.
+        these keys, and has made sure that no rightful writer fills them.
         """
 
     def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:

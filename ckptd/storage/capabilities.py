@@ -1,6 +1,6 @@
 """What some stores can do besides the contract of `ckptd.storage.base`. Callers ask for it, never for a class.
 
-A store around another one can do what it says itself: what it wraps is asked for with `beneath`.
+A wrapper declares its own capabilities; `beneath` returns the store that it wraps.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ProbedStore(Protocol):
         """Try out every promise, on objects that are removed again; yield what each check found."""
 
     def holder_of(self, key: str) -> str | None:
-        """Return who holds a lock, as its line says it; None for a lock that is free."""
+        """Return the holder of a lock, from its line; None if the lock is free."""
 
 
 def local_path(objects: object, key: str = "") -> str | None:

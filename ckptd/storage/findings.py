@@ -12,7 +12,7 @@ class Outcome(Enum):
     """What came of one check."""
 
     OK = "ok"
-    WARNING = "warning"  # works, and somebody should know something about it
+    WARNING = "warning"  # works, with something that the operator should know
     REFUSED = "refused"  # checkpoints would not be safe, or not possible
 
 

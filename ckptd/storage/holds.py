@@ -4,8 +4,8 @@ A program that reads straight from a local disk makes no call that a deletion co
 shared advisory lock on the opened file, which needs no more than the right to read, works on read-only mounts, takes no
 space and ends with the process. A deletion looks for it. Neither ever waits for the other.
 
-Where locks do not reach, as in buckets, or on a file system that has none, a reader reads all the same, and nobody sees
-it.
+Without locks, as in buckets and on some file systems, readers read all the same, and programs that delete do not see
+them.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
         patience_s: for so long a server that does not answer is tried again; None is for unattended programs.
 
     Raises:
-        InvalidRequestError: for an empty URL, a scheme that nobody has a store for, or a configuration without sense.
+        InvalidRequestError: for an empty URL, a scheme without a store, or an invalid configuration.
     """
     scheme, rest = _split(url)
     if scheme == "file":

@@ -1,4 +1,4 @@
-"""Who holds a lock, as fields; a lock keeps them as one line, which people can read too."""
+"""The holder of a lock, as fields; a lock stores them as one line, which people can read too."""
 
 from __future__ import annotations
 

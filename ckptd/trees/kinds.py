@@ -1,4 +1,4 @@
-"""Values of Python that are stored in a plain form beside their kind, and made again without running anybody's code.
+"""Python values stored in a plain form beside their kind, and created again without running code from a checkpoint.
 
 | kind | plain form | beside it |
 |---|---|---|

@@ -37,7 +37,7 @@ OUTLINE_NAME = "_CKPTD_OUTLINE"
 """The tensor that holds the outline, a string scalar."""
 
 _VERSION = 1
-MAX_DEPTH = 200  # Python's own recursion ends at 1000 frames; nobody nests state so deeply
+MAX_DEPTH = 200  # Python's own recursion ends at 1000 frames; real state is never nested so deeply
 
 
 Place = tuple[int, ...]

@@ -27,7 +27,7 @@ from ckptd.storage.base import Buffer
 from ckptd.wire.v1 import read_pb2, save_pb2
 
 CHUNK_BYTES = 2 << 20
-"""How much data one message carries; both ends cut lanes and objects by it. Of larger ones nobody gains."""
+"""How much data one message carries; both ends cut lanes and objects by it. Larger ones are no faster."""
 
 MAX_MESSAGE_BYTES = 4 << 20
 """The largest message either end accepts."""

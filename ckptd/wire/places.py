@@ -1,4 +1,4 @@
-"""Where a daemon and its clients on the same host meet when nobody says otherwise."""
+"""Where a daemon and its clients on the same host meet by default."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def daemon_address(environ: Mapping[str, str]) -> Address:
 
 
 def _check_ours(directory: Path, uid: int) -> None:
-    # Anybody may create names in the temporary directory: a socket in a stranger's would be the stranger's.
+    # Any user may create names in the temporary directory: a socket in another user's directory would be that user's.
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or status.st_mode & 0o077:
         raise NotPermittedError(

@@ -81,7 +81,7 @@ def commit(
     # Crash here: a whole checkpoint that no state file names. `recovery` adopts it.
     if not store.verifies_writes and store.get(files.index_key) != files.index:
         if not files.overwrite:
-            store.delete([files.index_key])  # nobody was told of it, and without it there is no checkpoint
+            store.delete([files.index_key])  # not acknowledged yet, and without it there is no checkpoint
         raise CorruptionError("the index reads back other than it was written", key=files.index_key)
 
 
@@ -125,7 +125,7 @@ def look(store: Store, key: str) -> SeenState:
         CorruptionError: when it is longer than any state file, or what lies there is no file.
     """
     try:
-        # The version first: if someone replaces the file in between, we hold an old version, and replacing fails.
+        # The version first: if the file is replaced in between, we hold an old version, and replacing fails.
         version = store.stat(key).version
         return SeenState(store.get(key, limit_bytes=MAX_SIZE_BYTES), version)
     except NotFoundError:

@@ -90,7 +90,7 @@ def signature_of(state: bytes | None) -> Signature | None:
 def signature_after(state: bytes | None, holder: str, now: float) -> Signature:
     """Return the signature of an owner that comes after the one of a state file; `now` is wall-clock time.
 
-    Where nobody knows of a former owner any more, the clock makes its term the higher one.
+    If no trace of a former owner is left, the clock makes the new term the higher one.
     """
     former = signature_of(state)
     term = max(int(now), 1, 0 if former is None else former.term + 1)

@@ -134,7 +134,7 @@ class StateFile:
         self._check_fence()
 
     def _begin_term(self, former: Signature | None) -> None:
-        """Begin a term above those that we know of; above those that nobody knows of any more, by the clock."""
+        """Begin a term above all known ones. The clock puts it above terms whose records are lost, too."""
         if not self._me.term:
             term = max(int(self._clock.wall_s()), 1, 0 if former is None else former.term + 1)
             self._me = replace(self._me, term=term)

@@ -52,7 +52,7 @@ def latest_checkpoint(
     """Return the checkpoint that the state file names; None if there is no state file, or nothing that it could mean.
 
     With a `name`, it is the newest that this means; see `series`. Where a state file is missing that was there once,
-    the log says so: somebody may have lost it, or have removed it to begin anew.
+    the log says so: it may have been lost, or removed to start over.
 
     If what it names is not there or not whole, the newest other one that it lists is meant, and at last the newest
     whole one in the directory; the log says what was passed by and why. If none is whole, it is the one that is named:

@@ -51,7 +51,7 @@ def delete(store: Store, prefix: str, *, even_latest: bool = False, on_step: OnS
     Raises:
         ConflictError: when a state file names it as the latest and `even_latest` is False, a record says it is ours, or
             it is being read.
-        CorruptionError: when its index cannot be decoded: then nobody knows which files are its own.
+        CorruptionError: when its index cannot be decoded: then its files are unknown.
         NotFoundError: when there is no index.
     """
     directory = prefix.rpartition("/")[0]

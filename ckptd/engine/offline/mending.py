@@ -18,7 +18,7 @@ from ckptd.storage.capabilities import FileStore
 from ckptd.storage.keys import join
 
 _DAMAGE = (CorruptionError, NotPermittedError, NotFoundError)
-_EPOCHS_AHEAD = 1000  # more than a run goes through while nobody looks: what was lost is not given out again
+_EPOCHS_AHEAD = 1000  # more than a run can have begun since: a lost epoch is not used twice
 
 
 def make_room_for_records(store: Store, directory: str) -> list[str]:

@@ -115,8 +115,8 @@ def _record(store: Store, key: str) -> Record:
 def _catalog(store: Store, record: Record) -> Catalog:
     """Return the catalog that a checkpoint is in, brought in order: what a crash left is completed or swept.
 
-    Retention itself has no say here, as its rule is the trainer's affair. Deletions are for good: nobody may come to
-    sweep them.
+    Retention does not run here, because its rule belongs to the trainer. Deletions are for good: there may be no
+    later start that sweeps them.
     """
     keep_all = RetentionPolicy(max_to_keep=sys.maxsize)
     catalog = Catalog(

@@ -47,7 +47,7 @@ class PruneAction(Enum):
 
     KEEP = "keep"  # the rule wants it
     DELETE = "delete"  # superseded, and proven to be so
-    LEAVE = "leave"  # nobody can prove that it may go
+    LEAVE = "leave"  # there is no proof that it may be deleted
 
 
 @dataclass(frozen=True, slots=True)

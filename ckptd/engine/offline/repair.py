@@ -60,7 +60,7 @@ def repair(
 
     A damaged epoch and damaged records, which keep a run from being opened, are put aside.
 
-    With `takes_over` the run is taken from an owner of which nobody can tell whether it is alive, as in a bucket.
+    With `takes_over` the run is taken even if its owner may be alive, as on another host of a bucket.
 
     Raises:
         NotFoundError: when there is no complete checkpoint; nothing was changed.

@@ -68,8 +68,8 @@ class _Found:
 class Bundle:
     """One stored checkpoint opened for reading. Any thread may use it.
 
-    On a local disk it holds the checkpoint, see `ckptd.storage.holds`: until `close`, or until nobody refers to the
-    bundle any more, ckptd deletes nothing of it. That takes two descriptors.
+    On a local disk it holds the checkpoint (see `ckptd.storage.holds`): ckptd deletes none of its files before `close`,
+    or before the last reference to the bundle is gone. That takes two descriptors.
 
     Attributes:
         key: the checkpoint's prefix below the objects' root.

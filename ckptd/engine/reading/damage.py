@@ -17,7 +17,7 @@ from ckptd.storage.base import Objects
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """Which bytes of a checkpoint looked wrong to somebody.
+    """Which bytes of a checkpoint looked wrong to a reader.
 
     Attributes:
         key: the object; "" or one that is none of the checkpoint's for all of it.
@@ -43,7 +43,7 @@ class DamageVerdict:
         is_confirmed: the checkpoint is damaged, or gone.
         reason: why, in words.
         is_listed_no_more: it is in quarantine now, or gone; otherwise only this reader passes it by.
-        others: the ranks of this start that have restored it already, in words; then nobody may go back alone.
+        others: the ranks of this start that have restored it already, in words; then no rank may go back alone.
     """
 
     is_confirmed: bool

@@ -1,8 +1,8 @@
 """What we need of a bucket: a handful of requests, in the words of S3.
 
 Every method blocks, may be called from any thread, and raises only errors of `ckptd.errors`. A condition that does not
-hold is a `ConflictError`; what may succeed later is an `UnavailableError`, and then nobody knows whether the request
-was carried out: the caller has to look.
+hold is a `ConflictError`; what may succeed later is an `UnavailableError`. After that the request may have been
+carried out or not: the caller has to read the object.
 """
 
 from __future__ import annotations

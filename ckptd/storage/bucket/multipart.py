@@ -224,7 +224,7 @@ class MultipartWriter:
         return stat
 
     def _is_gone(self) -> bool:
-        """Say whether the upload went when the object came; where nobody can tell, the note has to stay."""
+        """Say whether the upload has gone, now that the object is there; if that is unknown, the note has to stay."""
         try:
             return not any(each.upload_id == self._upload_id for each in self._store.bucket.uploads(self._full_key))
         except CkptdError:

@@ -83,7 +83,7 @@ class Note:
 
     @classmethod
     def decode(cls, data: bytes) -> Note:
-        """Read a note. What is none reads as one of nobody: it holds nothing, and may be swept."""
+        """Read a note. Bytes that are no note read as an empty one, without a process, which may be swept."""
         try:
             fields = json.loads(data)
             process = Process(**fields.pop("process"))

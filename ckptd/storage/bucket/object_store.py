@@ -37,8 +37,8 @@ from ckptd.storage.keys import LOCK_SUFFIX, UNFINISHED_SUFFIX, check_directory, 
 _log = logging.getLogger(__name__)
 
 _MARK = "ckptd-write"
-SWEPT_BY_AGE_S = 3600.0  # an upload that no note tells of: its writer died between two requests, or is no ckptd
-_STRANGERS_SWEPT_BY_AGE_S = 86400.0  # of a process of which nobody can tell whether it is alive
+SWEPT_BY_AGE_S = 3600.0  # an upload without a note: its writer died between two requests, or is not ckptd
+_STRANGERS_SWEPT_BY_AGE_S = 86400.0  # of a process on another host: this one cannot tell whether it is alive
 _PARTS = Parts()  # of all stores of this process
 _LIVING: set[tuple[str, str]] = set()  # notes of uploads of this process that are under way
 _LIVING_LOCK = threading.Lock()
@@ -215,7 +215,7 @@ class ObjectStore:
             self.bucket.delete_many(full_keys[1:])
 
     def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
-        """See `Store`. Nobody can tell whether a process of another host is alive: its uploads stay for a day.
+        """See `Store`. Whether a process on another host is alive is unknown, so its uploads stay for a day.
 
         One whose object is in place, or which the server does not release now, stays for a later sweep.
         """
@@ -240,7 +240,7 @@ class ObjectStore:
         return swept
 
     def _is_over(self, note: Note, began_at: float, given_up: Collection[str]) -> bool:
-        """Say whether nobody fills the upload of a note, which is none of this process that is under way."""
+        """Say whether no process writes to a note's upload any more. Not for uploads in progress in this process."""
         if not note.key:  # what a trial of the bucket left, or a damaged note
             return self._is_old(began_at, SWEPT_BY_AGE_S)
         if note.key in given_up or note.process == this_process():
@@ -299,7 +299,7 @@ class ObjectStore:
             finally:
                 self.give_up_upload(note_key)
 
-        self.parts.send(delete)  # nobody need wait for it
+        self.parts.send(delete)  # in the background
 
     def _is_living(self, note_key: str) -> bool:
         with _LIVING_LOCK:
@@ -339,7 +339,7 @@ class ObjectStore:
         for note_key, _, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
             if note_key == own or len(note_key) != len(own):
                 continue
-            lives = note.process.is_alive() if note.process.pid else False  # a damaged note is nobody's
+            lives = note.process.is_alive() if note.process.pid else False  # a damaged note names no process
             if shared and note.shared and lives is not False:
                 continue
             if lives or (lives is None and not takes_over):

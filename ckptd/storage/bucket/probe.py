@@ -80,7 +80,7 @@ class _Trial:
         self._made: list[str] = []
 
     def new_key(self) -> str:
-        """Return a key that nobody has."""
+        """Return an unused key."""
         key = join(self.directory, f".probe.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}")
         self._made.append(key)
         return key

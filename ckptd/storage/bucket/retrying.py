@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
-_SILENT_S = 5.0  # for so long nobody need hear of it
+_SILENT_S = 5.0  # shorter waits are not logged
 
 
 class Retries:

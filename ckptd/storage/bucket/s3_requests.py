@@ -52,7 +52,7 @@ class S3Options:
     key: str | None = None
     secret: str | None = None
     token: str | None = None
-    anon: bool = False  # nobody: requests are not signed
+    anon: bool = False  # anonymous: requests are not signed
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class Disk(Protocol):
         """Give a new file its size, and its space where the file system can. ENOSPC at once if it can't fit."""
 
     def write(self, file: int, offset: int, data: Buffer, *, bulk: bool) -> None:
-        """Write all of `data` at `offset`. `bulk`: nobody will read it soon, keep it out of the page cache."""
+        """Write all of `data` at `offset`. `bulk`: it will not be read soon, so keep it out of the page cache."""
 
     def open_direct(self, directory: int, name: str) -> DirectFile | None:
         """Open a file once more, to write around the page cache; None where the file system is known to refuse."""
@@ -116,7 +116,7 @@ class Disk(Protocol):
         """
 
     def is_cached(self, file: int, offset: int, size_bytes: int) -> bool:
-        """Say whether at least half of a range is in the page cache, or that nobody knows."""
+        """Say whether at least half of a range is in the page cache; also True if that is unknown."""
 
     def sync(self, file: int) -> None:
         """Make a file's bytes durable. Once this failed, the file must be thrown away."""

@@ -123,7 +123,7 @@ class _Trial:
         self._open: list[int] = []
 
     def new_name(self) -> str:
-        """Return a name that nobody has; a sweeper takes it for an unfinished object of ours if we die."""
+        """Return an unused name; if this process dies, the sweep takes its file for an unfinished object."""
         name = f".doctor.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
         self._made.append(name)
         return name

@@ -61,7 +61,7 @@ def hold(disk: Disk, open_file: Open) -> LocalHold | None:
         except OSError:
             return None
         try:
-            # A file that was deleted before it was locked is nobody's any more: its name may be another's now.
+            # A file that was deleted before it was locked protects nothing: its name may belong to another file now.
             if disk.try_lock(file, shared=True) and disk.status(file).num_links:
                 return LocalHold(disk, file)
         except OSError:  # there are no locks here

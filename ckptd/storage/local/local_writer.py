@@ -129,7 +129,7 @@ class LocalWriter:
                 if not renamed:
                     disk.unlink(self._directory, self._temporary)
                 elif not replacing:
-                    # Take back what nobody was promised yet. What was replaced cannot come back.
+                    # Remove the new name, which has not been acknowledged. A file that was replaced cannot be restored.
                     disk.unlink(self._directory, self._name)
                     disk.sync_directory(self._directory)
             raise

@@ -36,7 +36,7 @@ def take(root: LocalRoot, key: str, *, holder: str, shared: bool) -> LocalLock:
                 except BaseException:
                     lock.release()
                     raise
-                lock.release()  # someone removed the file just now: this lock would keep nobody out
+                lock.release()  # the file was removed just now: a lock on it would exclude no other process
         finally:
             disk.close(directory)
 

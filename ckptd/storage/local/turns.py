@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 
 class _Turn:
-    """At one path, for as long as anybody has it or waits for it."""
+    """The turn at one path, while a thread has it or waits for it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
