@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 from ckptd.format.crc32c import crc32c
 from ckptd.format.entry import Entry
@@ -23,6 +24,7 @@ def shard_bytes(seed: int, shard: int) -> bytes:
     return values + struct.pack("<f", seed) if shard == 0 else values
 
 
+@lru_cache(maxsize=4096)
 def index_bytes(seed: int, num_shards: int) -> bytes:
     """Return the index over the shards of `shard_bytes`."""
     entries = {}
@@ -37,12 +39,25 @@ def index_bytes(seed: int, num_shards: int) -> bytes:
 def seed_of(files: Mapping[str, bytes], prefix: str) -> int:
     """Return the seed of a checkpoint in `files` (path → bytes), after checking every byte of it by assertions."""
     assert prefix + ".index" in files, f"{prefix} has no index"
-    index = Index.decode(files[prefix + ".index"], prefix + ".index")
+    encoded = files[prefix + ".index"]
     shards = []
-    for shard in range(index.num_shards):
-        path = f"{prefix}.data-{shard:05d}-of-{index.num_shards:05d}"
+    num_shards = _index(encoded).num_shards
+    for shard in range(num_shards):
+        path = f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
         assert path in files, f"{path} is missing"
         shards.append(files[path])
+    return _seed_in(prefix, encoded, tuple(shards))
+
+
+@lru_cache(maxsize=4096)
+def _index(encoded: bytes) -> Index:
+    return Index.decode(encoded, "the index")
+
+
+@lru_cache(maxsize=4096)
+def _seed_in(prefix: str, encoded: bytes, contents: tuple[bytes, ...]) -> int:
+    """Return the seed behind these bytes: sweeps look at the same ones thousands of times."""
+    index, shards = _index(encoded), list(contents)
     (seed,) = struct.unpack("<f", shards[0][12:16])
     assert shards == [shard_bytes(int(seed), shard) for shard in range(index.num_shards)], f"{prefix}: wrong bytes"
     assert sorted(index.names()) == sorted(["seed", *(f"w{shard}" for shard in range(index.num_shards))])

@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from ckptd.engine.catalog import reserve
 from ckptd.engine.catalog.lookalikes import is_left_beside
@@ -208,7 +208,8 @@ class Record:
 
     def encode(self) -> bytes:
         """Return the record as one JSON object, keys sorted."""
-        return (json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True) + "\n").encode()
+        own = {each: getattr(self, each) for each in self.__dataclass_fields__}
+        return (json.dumps({"format": _FORMAT, **own}, sort_keys=True) + "\n").encode()
 
     @classmethod
     def decode(cls, data: bytes, key: str) -> Self:
