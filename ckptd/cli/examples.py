@@ -10,6 +10,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "serve": (
         ("ckptd serve --root /checkpoints", "on 127.0.0.1:7070 and the user's socket"),
         ("ckptd serve --root /checkpoints --listen unix:///run/ckptd/ckptd.sock", "on one socket only"),
+        ("ckptd serve --root /checkpoints --tokens tokens.json --policy policy.toml", "for several teams"),
         ("CKPTD_ROOT=/checkpoints ckptd serve --print-config", "what would be used, and why"),
     ),
     "demo": (
@@ -56,6 +57,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "health": (
         ("ckptd health unix:///run/ckptd/ckptd.sock", "what a container engine runs every few seconds"),
         ("ckptd health && echo it serves", "of the local daemon"),
+    ),
+    "token": (
+        ("ckptd token new vision --tokens tokens.json --expires 90d > vision.token", "for one team, printed once"),
+        ("ckptd token list --tokens tokens.json", "which there are, and when they end"),
+        ("ckptd token revoke vision --tokens tokens.json", "no call with it passes from now on"),
     ),
     "prune": (
         (f"ckptd prune {_RUN} --keep 3 --dry-run", "what would go, and why the others stay"),

@@ -49,6 +49,7 @@ COMMANDS = {
     "watch": Listed("ckptd.cli.watch", "Report each new checkpoint, and run a command for it."),
     "status": Listed("ckptd.cli.status", "Show what a daemon is doing."),
     "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
+    "token": Listed("ckptd.cli.token", "Make, list and revoke the tokens of a daemon."),
     "inspect": Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
     "prune": Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
     "pin": Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),
@@ -76,8 +77,9 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[cmd_name].module).command
         assert isinstance(command, click.Command)
-        if not any("--debug" in parameter.opts for parameter in command.params):
-            command.params.append(_debug_option())
+        for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+            if not any("--debug" in parameter.opts for parameter in one.params):
+                one.params.append(_debug_option())
         examples.add_to(cmd_name, command)
         completion.teach(command)
         return command

@@ -20,16 +20,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ckptd.daemon import descriptors, logs, memory
+from ckptd.daemon import descriptors, identity_files, logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.config import Config
 from ckptd.engine.priority import Priority
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError, SessionAbortedError
+from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
-from ckptd.service.server import ArenaOptions, Server, ServerOptions, Tls, check_exposure
+from ckptd.service.server import ArenaOptions, Server, ServerOptions, check_exposure
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
@@ -68,6 +68,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     options = server_options(config, environ)
     check_exposure(options)
     options.priority.check()
+    identity_files.warn_of_readable_secrets(config)
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
     coordinator = Coordinator(
@@ -93,23 +94,15 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
 def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
     """Return how the server listens, with certificates and token read from their files."""
     listen = tuple(addresses.parse(text) for text in config.listen) or places.default_addresses(environ)
-    if (config.tls_cert is None) != (config.tls_key is None):
-        raise InvalidRequestError("--tls-cert and --tls-key belong together")
-    if config.client_ca is not None and config.tls_cert is None:
-        raise InvalidRequestError("--client-ca needs --tls-cert and --tls-key")
     if config.stream_port and config.stream_port + config.stream_processes > _PORTS:
         raise InvalidRequestError(
             "there are not so many ports from --stream-port on", expected=f"below {_PORTS}", actual=config.stream_port
         )
-    tls = None
-    if config.tls_cert is not None and config.tls_key is not None:
-        client_ca = None if config.client_ca is None else _read(config.client_ca)
-        tls = Tls(_read(config.tls_cert), _read(config.tls_key), client_ca)
     return ServerOptions(
         listen=listen,
-        tls=tls,
-        token=None if config.token_file is None else _token(config.token_file),
-        socket_mode=_mode(config.socket_mode),
+        tls=identity_files.read_tls(config),
+        access=identity_files.read_access(config),
+        socket_mode=identity_files.socket_mode(config),
         control_threads=config.control_threads,
         data_threads=config.data_threads,
         priority=Priority(config.writer_nice, config.writer_io_class),
@@ -136,6 +129,8 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
     server = Server(coordinator, options)
+    files = identity_files.IdentityFiles(config, server.use_identities)
+    loop.add_signal_handler(signal.SIGHUP, files.look_now)
     try:
         listening = await server.start()
         coordinator.writers = tuple(listening)
@@ -149,9 +144,13 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     scrub = None
     if config.scrub_bytes_per_s is not None:
         scrub = Scrub(coordinator, config.scrub_bytes_per_s, config.scrub_every_s)
-    watching = asyncio.create_task(_watch_ownership(coordinator, server, endings, config))
+    watching = [
+        asyncio.create_task(_watch_ownership(coordinator, server, endings, config)),
+        asyncio.create_task(files.run()),
+    ]
     reason = await endings.get()
-    watching.cancel()
+    for task in watching:
+        task.cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, functools.partial(_end_now, config))
     _log.info("%s: waiting at most %g s for saves under way", reason, config.grace_s)
@@ -261,29 +260,3 @@ class Ticker:
                 if told != repr(e):
                     told = repr(e)
                     _log.exception("deadlines could not be applied")
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as e:
-        raise NotFoundError("there is no such file", key=path) from e
-    except OSError as e:
-        raise NotPermittedError(f"the file cannot be read: {e.strerror}", key=path) from e
-
-
-def _token(path: str) -> str:
-    token = _read(path).strip()
-    if not token or not token.isascii() or b"\n" in token:
-        raise InvalidRequestError("a token file holds one line of printable ASCII", key=path)
-    return token.decode()
-
-
-def _mode(text: str) -> int:
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise InvalidRequestError("--socket-mode is no mode in octal", expected="0600", actual=text)
-    return mode

@@ -71,6 +71,20 @@ class Config:
     token_file: str | None = _setting(
         None, "text", "File with the bearer token that every call must present.", metavar="FILE", optional=True
     )
+    tokens: str | None = _setting(
+        None,
+        "text",
+        "File of named tokens, see ckptd token; read again when it changes.",
+        metavar="FILE",
+        optional=True,
+    )
+    policy: str | None = _setting(
+        None,
+        "text",
+        "TOML file that says which identity may do what; without it each may do all. Read again when it changes.",
+        metavar="FILE",
+        optional=True,
+    )
     socket_mode: str = _setting("0600", "text", "Permissions of Unix sockets, in octal.", metavar="MODE")
     ready_file: str | None = _setting(
         None, "text", "Write addresses and pid here as JSON once ready.", metavar="FILE", optional=True

@@ -63,11 +63,16 @@ class Doorman:
 
     def _open(self, method: methods.Method, context: Any) -> socket.socket:
         shown = dict(context.invocation_metadata()).get(channels.TOKEN_KEY)
-        opening = proxied.Opening(method.path, context.peer(), None if shown is None else str(shown))
+        certificate = {key: [_text(value) for value in values] for key, values in context.auth_context().items()}
+        opening = proxied.Opening(method.path, context.peer(), None if shown is None else _text(shown), certificate)
         ours, theirs = socket.socketpair()
         with theirs, self._turn:
             frames.send_frame(self._control, proxied.to_json(opening), [theirs.fileno()])
         return ours
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def _forward(requests: Iterator[bytes], call: socket.socket) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from ckptd.access.roles import Right
 from ckptd.arena.lender import Usage
 from ckptd.engine.catalog.contents import Which
 from ckptd.format import names
@@ -41,8 +42,11 @@ class AdminService:
         self.arenas: ArenaServer | None = None
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
-        """Describe the runs that are open or quarantined, with the saves in progress and what they wait for."""
-        views = await self._pools.look(self._coordinator.runs)
+        """Describe the runs that are open or quarantined, with the saves in progress and what they wait for.
+
+        The caller is told of those that it may read.
+        """
+        views = [view for view in await self._pools.look(self._coordinator.runs) if call.may(Right.READ, view.run)]
         facts, complaint = await self._facts.look()
         lender = None if self.arenas is None else self.arenas.lender
         usage = {} if lender is None else lender.usage()

@@ -14,6 +14,7 @@ import secrets
 import socket
 import struct
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from ckptd.access.callers import Caller
+from ckptd.access.roles import Right
 from ckptd.arena.lender import Arena, Lender, Tenant
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.lanes.capture import Capture
@@ -37,6 +40,8 @@ from ckptd.errors import (
     UnavailableError,
 )
 from ckptd.service import refusal_log
+from ckptd.service.gate import Gate
+from ckptd.service.requirements import Requirement
 from ckptd.service.sockets import may_be_in_use
 from ckptd.wire import convert, frames, status, versions
 from ckptd.wire.manifests import ManifestParts
@@ -51,15 +56,19 @@ _MAX_CONNECTIONS = 512
 _TICK_S = 30.0
 _ACCEPT_PAUSE_S = 1.0
 _KEY_BYTES = 16
+_MOST_KEYS = 4096  # identities that are known by a key
 _PEERCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 class ArenaServer:
     """Lends arenas over a Unix socket at `path`, to processes of our own user unless `mode` lets others in."""
 
-    def __init__(self, coordinator: Coordinator, lender: Lender, path: Path, mode: int, manifest_bytes: int) -> None:
+    def __init__(
+        self, coordinator: Coordinator, gate: Gate, lender: Lender, path: Path, mode: int, manifest_bytes: int
+    ) -> None:
         self.lender = lender
-        self.key = secrets.token_bytes(_KEY_BYTES)
+        self.gate = gate
+        self._keys: OrderedDict[Caller, bytes] = OrderedDict()
         self.coordinator = coordinator
         coordinator.on_catalog = lender.keep_only
         self.manifest_bytes = manifest_bytes
@@ -70,10 +79,22 @@ class ArenaServer:
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
 
-    @property
-    def address(self) -> common_pb2.ArenaAddress:
-        """What clients are told."""
-        return common_pb2.ArenaAddress(path=str(self._path), key=self.key)
+    def address_for(self, caller: Caller) -> common_pb2.ArenaAddress:
+        """Return what `caller` is told: its key is its identity at this socket, too."""
+        with self._lock:
+            key = self._keys.setdefault(caller, secrets.token_bytes(_KEY_BYTES))
+            self._keys.move_to_end(caller)
+            while len(self._keys) > _MOST_KEYS:
+                self._keys.popitem(last=False)
+        return common_pb2.ArenaAddress(path=str(self._path), key=key)
+
+    def holder_of(self, key: bytes) -> Caller:
+        """Return who was given a key; `NotPermittedError` when it is not one of ours."""
+        with self._lock:
+            found = next((caller for caller, known in self._keys.items() if hmac.compare_digest(known, key)), None)
+        if found is None:
+            raise NotPermittedError("this key is of another daemon")
+        return found
 
     def start(self) -> None:
         """Listen.
@@ -197,6 +218,7 @@ class _Connection:
     server: ArenaServer
     socket: socket.socket
     place: Tenant | None = None
+    _caller: Caller | None = None
     _epoch: int = 0
     _incarnation: str = ""
     _is_deaf: bool = False
@@ -204,7 +226,6 @@ class _Connection:
 
     def serve(self) -> None:
         pid = self.server.check_peer(self.socket)
-        is_known = False
         while (frame := frames.receive_frame(self.socket)) is not None:
             message, descriptors = frame
             frames.close_all(descriptors)  # clients send none
@@ -218,8 +239,7 @@ class _Connection:
             try:
                 if kind == "hello":
                     self._hello(request.hello)
-                    is_known = True
-                elif not is_known:
+                elif self._caller is None:
                     raise NotPermittedError("a connection for shared memory begins with its key")
                 else:
                     reply, shared = self._answer(kind, request)
@@ -238,7 +258,7 @@ class _Connection:
             finally:
                 if kind == "hold":
                     frames.close_all(shared)
-            if kind == "hello" and not is_known:
+            if self._caller is None:
                 return
 
     def _answer(self, kind: str | None, request: arena_pb2.ArenaRequest) -> tuple[arena_pb2.ArenaReply, list[int]]:
@@ -272,11 +292,15 @@ class _Connection:
 
     def _hello(self, hello: arena_pb2.ArenaHello) -> None:
         versions.check_peer(hello.peer, who="client")
-        if not hmac.compare_digest(hello.key, self.server.key):
-            raise NotPermittedError("this key is of another daemon")
+        self._caller = self.server.holder_of(hello.key)
+
+    def _need(self, right: Right, run: str) -> None:
+        assert self._caller is not None, "a connection begins with its key"
+        self.server.gate.check(self._caller, Requirement(right, run))
 
     def _open(self, request: arena_pb2.ArenaOpen) -> tuple[arena_pb2.ArenaReply, list[int]]:
         place = Tenant(convert.run_from_wire(request.run), request.rank)
+        self._need(Right.SAVE, place.run)
         if self.place is not None and self.place != place:
             raise ConflictError("one connection is one rank's", expected=self.place, actual=place)
         self.server.coordinator.check_member(place.run, place.rank, request.incarnation, request.epoch)
@@ -330,6 +354,7 @@ class _Connection:
 
     def _hold(self, request: arena_pb2.ArenaHold) -> tuple[arena_pb2.ArenaReply, list[int]]:
         run, key = convert.run_from_wire(request.run), convert.key_from_wire(request.key)
+        self._need(Right.READ, run)
         save_id = self.server.coordinator.look(run, lambda stored: stored.save_id_at(key), "")
         found = self.server.lender.held(run, save_id) if save_id else None
         if found is None:

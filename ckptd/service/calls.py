@@ -15,9 +15,12 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from ckptd.access.callers import Caller
+from ckptd.access.roles import Right
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, UnavailableError
-from ckptd.service import refusal_log
+from ckptd.service import refusal_log, requirements
+from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
 from ckptd.service.refusal_log import host_of
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
@@ -35,10 +38,18 @@ with one reply, and writes them to the call where they are streamed."""
 
 
 class Call:
-    """One call in progress: the caller, what comes in and what goes out. Belongs to the task that handles it."""
+    """One call in progress: the caller, what comes in and what goes out. Belongs to the task that handles it.
 
-    def __init__(self, method: Method, context: Any) -> None:
+    Attributes:
+        peer: the host that it comes from, see `host_of`.
+        caller: the identity behind it.
+    """
+
+    def __init__(self, method: Method, context: Any, caller: Caller, gate: Gate) -> None:
         self.peer = host_of(context.peer())
+        self.caller = caller
+        self._gate = gate
+        self._is_checked = False
         self._method = method
         self._context = context
         self._loop = asyncio.get_running_loop()
@@ -58,7 +69,19 @@ class Call:
     async def read(self, *, stall_s: float) -> Any | None:
         """Return the next request, None after the last; `NotNowError` when none comes for `stall_s`."""
         data = await self._within(stall_s, self._context.read(), "sent")
-        return None if data is END_OF_REQUESTS else self._method.decode_request(data)
+        return None if data is END_OF_REQUESTS else self.decode(data)
+
+    def decode(self, data: Any) -> Any:
+        """Return a request; the first one says which run the call is about, and the caller must have a right there."""
+        request = self._method.decode_request(data)
+        if not self._is_checked:
+            self._gate.check(self.caller, requirements.of(self._method, request))
+            self._is_checked = True
+        return request
+
+    def may(self, right: Right, run: str) -> bool:
+        """Say whether the caller has another right, on any run that the call comes across."""
+        return self._gate.access.policy.allows(self.caller, right, run)
 
     async def write(self, message: Any, *, stall_s: float = 60.0) -> None:
         """Send a reply, a message or its bytes; `NotNowError` when the peer takes nothing for `stall_s`."""
@@ -120,7 +143,8 @@ class Boundary:
     them.
     """
 
-    def __init__(self, *, limit_s: float) -> None:
+    def __init__(self, gate: Gate, *, limit_s: float) -> None:
+        self._gate = gate
         self._limit_s = limit_s
 
     def around(self, method: Method, behaviour: Behaviour) -> Callable[..., Awaitable[bytes | None]]:
@@ -134,7 +158,7 @@ class Boundary:
 
         async def answer_one(data: bytes, context: Any) -> bytes | None:
             def begin(call: Call) -> Awaitable[Any]:
-                request = method.decode_request(data)
+                request = call.decode(data)
                 # A tool without a version of its own, grpcurl say, may look around; members tell theirs.
                 if "peer" in method.request_type.DESCRIPTOR.fields_by_name and (
                     method.name == "Join" or request.HasField("peer")
@@ -148,9 +172,10 @@ class Boundary:
 
     async def _answer(self, method: Method, context: Any, begin: Callable[[Call], Awaitable[Any]]) -> bytes | None:
         started = time.monotonic()
-        call = Call(method, context)
+        call: Call | None = None
         failed: status.Status | None = None
         try:
+            call = Call(method, context, self._gate.caller(shown_by(context)), self._gate)
             reply = await self._bounded(method, begin, call)
             _report(method, context, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)
@@ -159,7 +184,8 @@ class Boundary:
             raise
         except CkptdError as e:
             is_answer = isinstance(e, UnavailableError) and not isinstance(e, NotNowError)
-            failed = status.to_wire(e, is_answer=is_answer)
+            code = grpc.StatusCode.UNAUTHENTICATED if isinstance(e, UnauthenticatedError) else None
+            failed = status.to_wire(e, code=code, is_answer=is_answer)
             level = logging.WARNING if failed.code is grpc.StatusCode.INTERNAL else logging.INFO
             _report(method, context, started, failed.code.name, level, e)
         except Exception as e:
@@ -172,7 +198,8 @@ class Boundary:
                 CkptdError(f"a bug in the daemon, see its log: {type(e).__name__} in {method.name}")
             )
         finally:
-            call.close()
+            if call is not None:
+                call.close()
         await context.abort(failed.code, failed.details, failed.metadata)
         return None
 

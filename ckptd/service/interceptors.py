@@ -1,8 +1,8 @@
-"""What happens to every call before any service sees it, health and reflection included: authentication."""
+"""What happens to calls of services that are not ours, health and reflection: they need an identity, and no right."""
 
 from __future__ import annotations
 
-import hmac
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,49 +10,64 @@ import grpc
 from grpc import aio
 
 from ckptd.errors import NotPermittedError
-from ckptd.service import refusal_log
+from ckptd.service import refusal_log, requirements
+from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
 from ckptd.wire import status
-from ckptd.wire.channels import TOKEN_KEY, authorization
 
 
-class Identity(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
-    """Lets calls pass that show the daemon's bearer token. The token is never logged nor told."""
+class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
+    """Lets calls pass that show an identity. Those of our own services are checked where they are decoded."""
 
-    def __init__(self, token: str) -> None:
-        self._expected = authorization(token)[1].encode()
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Answer a call without the right token UNAUTHENTICATED, whatever its method."""
-        metadata: Any = handler_call_details.invocation_metadata or ()
-        shown = next((value for key, value in metadata if key == TOKEN_KEY), None)
-        if self._is_right(shown):
-            return await continuation(handler_call_details)
+        """Answer a call without an identity UNAUTHENTICATED, before it reads anything streamed."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if method in requirements.ROWS:
+            return handler
+        return self._unknown(method) if handler is None else self._checked(method, handler)
 
+    def _unknown(self, method: str) -> Any:
         async def refuse(_requests: Any, context: Any) -> None:
-            refused = self.refusal(str(handler_call_details.method), context.peer(), shown)
-            assert refused is not None
-            await context.abort(refused.code, refused.details, refused.metadata)
+            await self._check(method, context)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
 
-        # Of this kind whatever the method is, or where there is none of that name: then it reads no request.
+        # Of this kind whatever the method would be: then it reads no request.
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def refusal(self, method: str, peer: str, shown: str | bytes | None) -> status.Status | None:
-        """Return what a call that shows this is answered with, and log it; None if it may pass."""
-        if self._is_right(shown):
-            return None
-        said = f"{method} from {peer} refused: {'no' if shown is None else 'a wrong'} token"
-        refusal_log.log.refused(peer, said, {"method": method, "peer": peer, "code": "UNAUTHENTICATED"})
-        what = "shows no token" if shown is None else "shows a token that is not the daemon's"
-        remedy = "pass the daemon's: token=, CKPTD_TOKEN, or --token-file of a command"
-        return status.to_wire(NotPermittedError(f"the call {what}; {remedy}"), code=grpc.StatusCode.UNAUTHENTICATED)
+    def _checked(self, method: str, handler: Any) -> Any:
+        kinds: dict[tuple[bool, bool], tuple[Any, Any]] = {
+            (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+            (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+            (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+            (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+        }
+        answer, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
 
-    def _is_right(self, shown: str | bytes | None) -> bool:
-        return shown is not None and hmac.compare_digest(_bytes(shown), self._expected)
+        async def checked(request: Any, context: Any) -> Any:
+            await self._check(method, context)
+            return await answer(request, context)
 
+        async def checked_stream(request: Any, context: Any) -> Any:
+            await self._check(method, context)
+            async for reply in answer(request, context):
+                yield reply
 
-def _bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode()
+        behaviour = checked_stream if inspect.isasyncgenfunction(answer) else checked
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+    async def _check(self, method: str, context: Any) -> None:
+        try:
+            self._gate.caller(shown_by(context))
+        except NotPermittedError as error:
+            code = grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnauthenticatedError) else None
+            refused = status.to_wire(error, code=code)
+            fields = {"method": method, "peer": context.peer(), "code": refused.code.name}
+            refusal_log.log.refused(context.peer(), f"{method} from {context.peer()} refused: {error}", fields)
+            await context.abort(refused.code, refused.details, refused.metadata)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ import grpc
 from ckptd.service.calls import END_OF_REQUESTS
 from ckptd.storage.base import Buffer
 from ckptd.wire import proxied, status
+from ckptd.wire.channels import TOKEN_KEY
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,10 +27,10 @@ class ProxiedContext:
     A peer that is gone cancels what waits for it, as gRPC has it.
     """
 
-    def __init__(self, connection: socket.socket, peer: str, threads: Executor) -> None:
-        """`peer` as gRPC names it; `threads` are where the socket is waited for."""
+    def __init__(self, connection: socket.socket, opening: proxied.Opening, threads: Executor) -> None:
+        """`opening` is what the stream process saw of the caller; `threads` are where the socket is waited for."""
         self._connection = connection
-        self._peer = peer
+        self._opening = opening
         self._threads = threads
         self._has_all = False
         self._is_over = False
@@ -39,7 +40,16 @@ class ProxiedContext:
 
     def peer(self) -> str:
         """Return the caller, as gRPC names it."""
-        return self._peer
+        return self._opening.peer
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        """Return the metadata of the call, as far as it shows an identity."""
+        shown = self._opening.authorization
+        return () if shown is None else ((TOKEN_KEY, shown),)
+
+    def auth_context(self) -> Mapping[str, Sequence[str]]:
+        """Return what the TLS handshake said of the caller, as gRPC has it."""
+        return self._opening.certificate
 
     async def read(self) -> Any:
         """Return the next request's bytes, or `END_OF_REQUESTS`."""

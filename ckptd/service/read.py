@@ -64,7 +64,7 @@ class ReadService:
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
             root=self._host.root,
             root_id=self._host.root_id,
-            arena=self._host.arena,
+            arena=self._host.arena_for(call.caller),
             passed_by=[each[:_MOST_REASON] for each in passed_by[-_MOST_PASSED_BY:]],
         )
 
@@ -77,7 +77,7 @@ class ReadService:
             checkpoints=[convert.checkpoint_to_wire(checkpoint, run) for checkpoint in checkpoints],
             root=self._host.root,
             root_id=self._host.root_id,
-            arena=self._host.arena,
+            arena=self._host.arena_for(call.caller),
         )
 
     async def check_damage(self, request: read_pb2.CheckDamageRequest, call: Call) -> read_pb2.CheckDamageReply:

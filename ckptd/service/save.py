@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptd.access.callers import Caller
+from ckptd.access.roles import Right
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.lanes.lane_writer import LaneWriter
@@ -23,6 +25,7 @@ from ckptd.errors import (
     SessionAbortedError,
     UnavailableError,
 )
+from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
 from ckptd.service.descriptors import Descriptors
 from ckptd.service.flow import Budgets
@@ -50,14 +53,18 @@ _CHUNKS_PER_REPLY = 16
 
 @dataclass(slots=True)
 class Host:
-    """What the daemon tells every peer about itself; `arena` and `streams` are filled in by the server at its start."""
+    """What the daemon tells every peer about itself; the server fills in `arenas` and `streams` at its start."""
 
     peer: common_pb2.Peer
     root: str
     root_id: str
     lease_s: float
-    arena: common_pb2.ArenaAddress | None = None
+    arenas: ArenaServer | None = None
     streams: StreamProcesses | None = None
+
+    def arena_for(self, caller: Caller) -> common_pb2.ArenaAddress | None:
+        """Return where shared memory is lent to `caller`; None when there is none."""
+        return None if self.arenas is None else self.arenas.address_for(caller)
 
 
 class SaveService:
@@ -90,7 +97,7 @@ class SaveService:
                 root=self._host.root,
                 root_id=self._host.root_id,
                 max_message_bytes=MAX_MESSAGE_BYTES,
-                arena=self._host.arena,
+                arena=self._host.arena_for(call.caller),
             )
             await call.write(save_pb2.JoinEvent(welcome=welcome))
             await self._ending.wait()
@@ -251,6 +258,9 @@ class SaveService:
         save = convert.save_from_wire(request.save)
         reason = convert.text_from_wire(request.reason)
         if not request.request_id:
+            if not call.may(Right.ADMIN, save.run):  # `status` tells ids of saves: they alone give no right to end one
+                member = save.rank, save.incarnation, save.epoch
+                await self._pools.control(save.run, self._coordinator.check_member, save.run, *member)
             await self._pools.control(save.run, self._coordinator.abort, save, reason)
             return save_pb2.AbortReply()
         request_id = convert.request_id_from_wire(request.request_id)

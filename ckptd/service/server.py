@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -23,8 +22,10 @@ from ckptd.service import guarded_server
 from ckptd.service.admin import AdminService
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
+from ckptd.service.certificates import Certificates, Tls
 from ckptd.service.flow import Budgets, Limits
-from ckptd.service.interceptors import Identity
+from ckptd.service.gate import Access, Gate
+from ckptd.service.interceptors import IdentityNeeded
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
@@ -43,15 +44,6 @@ _log = logging.getLogger("ckptd.service")
 
 # How long answers that are already known (a save's end, a refusal) may take to go out at the end.
 _LAST_WORDS_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM contents: our certificate chain and key, and the authority whose clients are let in, if any."""
-
-    certificate: bytes = field(repr=False)
-    key: bytes = field(repr=False)
-    client_ca: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +67,7 @@ class ServerOptions:
 
     listen: tuple[Address, ...]
     tls: Tls | None = None
-    token: str | None = field(default=None, repr=False)
+    access: Access = field(default_factory=Access)
     socket_mode: int = 0o600
     control_threads: int = 16
     data_threads: int = 8
@@ -96,7 +88,7 @@ def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
         if address.secure and options.tls is None:
             raise NotPermittedError(f"{address} needs a certificate: pass --tls-cert FILE and --tls-key FILE")
         if not address.is_loopback:
-            identity = options.token is not None or (options.tls is not None and options.tls.client_ca is not None)
+            identity = options.access.has_tokens or (options.tls is not None and options.tls.client_ca is not None)
             if not address.secure or not identity:
                 raise NotPermittedError(
                     f"{address} can be reached from other hosts: that needs TLS (--tls-cert and --tls-key) and an "
@@ -112,6 +104,7 @@ class Server:
     def __init__(self, coordinator: Coordinator, options: ServerOptions) -> None:
         self._options = options
         self._addresses = check_exposure(options)
+        self._certificates = None if options.tls is None else Certificates(options.tls)
         self._sockets: list[Path] = []  # that we made: a refused start must not remove another daemon's
         self._ending = asyncio.Event()
         self._pools = Pools(
@@ -137,9 +130,8 @@ class Server:
         self._taken_over: set[str] = set()
         self._serves_nothing = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
-        self._identity = None if options.token is None else Identity(options.token)
-        interceptors = [] if self._identity is None else [self._identity]
-        self._server = guarded_server.server(interceptors, channels.SERVER_OPTIONS)
+        self.gate = Gate(options.access)
+        self._server = guarded_server.server([IdentityNeeded(self.gate)], channels.SERVER_OPTIONS)
         save = SaveService(coordinator, host, self._pools, flow, self._ending)
         self._presences = save.presences
         behaviours = _behaviours(
@@ -148,7 +140,7 @@ class Server:
             WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._ending),
             self._admin,
         )
-        boundary = Boundary(limit_s=options.limits.control_s)
+        boundary = Boundary(self.gate, limit_s=options.limits.control_s)
         self._register(behaviours, boundary)
         self._write = boundary.around(methods.SAVE["Write"], save.write)
 
@@ -185,6 +177,7 @@ class Server:
             return
         arenas = ArenaServer(
             self._coordinator,
+            self.gate,
             Lender(options.limit_bytes),
             path,
             self._options.socket_mode,
@@ -198,8 +191,7 @@ class Server:
             # Everything works without; only slower.
             _log.warning("workers of this host get no shared memory, and send their bytes: %s", error)
             return
-        self._arenas = self._admin.arenas = arenas
-        self._host.arena = arenas.address
+        self._arenas = self._admin.arenas = self._host.arenas = arenas
 
     def _stream_processes(self, bound: Sequence[Address]) -> StreamProcesses | None:
         hosts = _stream_hosts(bound)
@@ -214,7 +206,7 @@ class Server:
             nice=self._options.priority.nice,
             io_class=self._options.priority.io_class,
         )
-        streams = StreamProcesses(options, setup, self._write, self._identity)
+        streams = StreamProcesses(options, setup, self._write)
         streams.check_ports()
         return streams
 
@@ -225,7 +217,8 @@ class Server:
         mask = os.umask(0o777 & ~self._options.socket_mode)
         try:
             if address.secure:
-                port = self._server.add_secure_port(address.target, self._credentials())
+                assert self._certificates is not None, "check_exposure requires certificates first"
+                port = self._server.add_secure_port(address.target, self._certificates.credentials())
             else:
                 port = self._server.add_insecure_port(address.target)
         except RuntimeError as e:
@@ -239,14 +232,11 @@ class Server:
         self._sockets.append(Path(address.path))
         return address
 
-    def _credentials(self) -> Any:
-        tls = self._options.tls
-        assert tls is not None, "check_exposure asks for certificates first"
-        return grpc.ssl_server_credentials(
-            [(tls.key, tls.certificate)],
-            root_certificates=tls.client_ca,
-            require_client_auth=tls.client_ca is not None,
-        )
+    def use_identities(self, access: Access, tls: Tls | None) -> None:
+        """Judge the calls that come from now on by this. Calls and connections in progress go on."""
+        self.gate.access = access
+        if tls is not None and self._certificates is not None:
+            self._certificates.renew(tls)
 
     async def drain(self) -> None:
         """Answer health checks that the daemon is about to end; calls in progress go on."""

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptd.errors import CkptdError, ConflictError, UnavailableError
-from ckptd.service.interceptors import Identity
 from ckptd.service.proxied_call import ProxiedContext
 from ckptd.wire import frames, proxied
 
@@ -58,7 +57,6 @@ class StreamProcesses:
         options: StreamOptions,
         setup: proxied.Setup,
         answer: Callable[[Any, Any], Awaitable[object]],
-        identity: Identity | None,
     ) -> None:
         """Start nothing yet.
 
@@ -66,12 +64,10 @@ class StreamProcesses:
             options: how many there may be.
             setup: what every one is told; the port is of each.
             answer: to a Write call, given its requests and its context, as gRPC would call it.
-            identity: the clients that may call; None for all.
         """
         self._options = options
         self._setup = setup
         self._answer = answer
-        self._identity = identity
         self._loop = asyncio.get_running_loop()
         self._calls: set[asyncio.Task[None]] = set()
         self._waiting = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="ckptd-proxied")
@@ -127,17 +123,12 @@ class StreamProcesses:
             connection.close()
 
     def _begin(self, opening: proxied.Opening, connection: socket.socket) -> None:
-        call = self._loop.create_task(self._handle(opening, ProxiedContext(connection, opening.peer, self._waiting)))
+        call = self._loop.create_task(self._handle(ProxiedContext(connection, opening, self._waiting)))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
-    async def _handle(self, opening: proxied.Opening, context: ProxiedContext) -> None:
+    async def _handle(self, context: ProxiedContext) -> None:
         with contextlib.suppress(asyncio.CancelledError), contextlib.closing(context):
-            if self._identity is not None:
-                refused = self._identity.refusal(opening.method, opening.peer, opening.authorization)
-                if refused is not None:
-                    await context.abort(refused.code, refused.details, refused.metadata)
-                    return
             await self._answer(None, context)
             await context.finish()
 

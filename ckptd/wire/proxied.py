@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -61,11 +62,19 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A call that has come: its caller, as gRPC names it, and its ``authorization``."""
+    """A call that has come.
+
+    Attributes:
+        method: its path.
+        peer: its caller, as gRPC names it.
+        authorization: the metadata entry of that name.
+        certificate: what gRPC says of the client's certificate (``auth_context``), as texts.
+    """
 
     method: str
     peer: str
     authorization: str | None = field(default=None, repr=False)
+    certificate: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def to_json(told: Setup | Ready | Opening) -> bytes:

@@ -12,7 +12,9 @@ CONTEXT = main.cli.make_context("ckptd", ["--version"], resilient_parsing=True)
 
 def options_of(name):
     command = main.cli.get_command(CONTEXT, name)
-    return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    each = [command, *getattr(command, "commands", {}).values()]
+    parameters = [parameter for one in each for parameter in one.params]
+    return {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)

@@ -16,7 +16,8 @@ def test_every_command_that_prints_json_has_a_schema():
     with_json = set()
     for name in main.COMMANDS:
         command = main.cli.get_command(context, name)
-        if any("--json" in parameter.opts for parameter in command.params):
+        each = [command, *getattr(command, "commands", {}).values()]
+        if any("--json" in parameter.opts for one in each for parameter in one.params):
             with_json.add(name)
     assert {"ls", "show", "cat", "verify", "latest", "status", "demo", "prune", "doctor", "bench"} <= with_json
     assert with_json <= set(schema.names())

@@ -10,6 +10,7 @@ from ckptd.engine.settings import Settings
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.wire import addresses
+from tests.fakes.access import OPEN
 
 BOUND_S = 30.0
 
@@ -40,7 +41,7 @@ class Daemon:
         return Coordinator(self._store or open_store(str(self.root)), settings=self._settings, clock=self._clock)
 
     def make_server(self, coordinator):
-        return Server(coordinator, ServerOptions(listen=(self._listen,), arena=self._arena))
+        return Server(coordinator, ServerOptions(listen=(self._listen,), access=OPEN, arena=self._arena))
 
     async def _serve(self):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -11,6 +11,7 @@ from ckptd.service.flow import Limits
 from ckptd.service.server import Server, ServerOptions
 from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
+from tests.fakes.access import OPEN
 from tests.fakes.coordinator import FakeCoordinator
 
 
@@ -89,9 +90,10 @@ class Running:
 
 
 @contextmanager
-def serving(coordinator=None, listen=("127.0.0.1:0",), **options):
+def serving(coordinator=None, listen=("127.0.0.1:0",), access=OPEN, **options):
     parsed = tuple(addresses.parse(text) for text in listen)
-    with Running(coordinator or FakeCoordinator(), ServerOptions(listen=parsed, **options)) as running:
+    options = ServerOptions(listen=parsed, access=access, **options)
+    with Running(coordinator or FakeCoordinator(), options) as running:
         yield running
 
 

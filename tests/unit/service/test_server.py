@@ -10,8 +10,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.service.certificates import Tls
 from ckptd.service.flow import Limits
-from ckptd.service.server import ServerOptions, Tls, check_exposure
+from ckptd.service.gate import Access
+from ckptd.service.server import ServerOptions, check_exposure
 from ckptd.wire import addresses, chunks, methods, status, versions
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2
@@ -119,7 +121,7 @@ def test_a_peer_of_another_version_is_refused_with_both_versions(served):
 
 
 def test_no_method_answers_without_the_token():
-    with serving(token="secret-token") as served:
+    with serving(access=Access(shared_token="secret-token")) as served:
         listed = [
             *(method.path for method in methods.ALL),
             "/grpc.health.v1.Health/Check",
@@ -184,7 +186,13 @@ def test_two_servers_do_not_share_a_port(served):
         pass
 
 
-EXPOSED = [("0.0.0.0:1", {}), ("grpc://10.1.2.3:1", {}), ("[::]:1", {}), ("somewhere.example:1", {"token": "t"})]
+WITH_TOKEN = Access(shared_token="t")
+EXPOSED = [
+    ("0.0.0.0:1", {}),
+    ("grpc://10.1.2.3:1", {}),
+    ("[::]:1", {}),
+    ("somewhere.example:1", {"access": WITH_TOKEN}),
+]
 TLS = Tls(b"cert", b"key")
 
 
@@ -200,7 +208,7 @@ def test_an_address_for_strangers_needs_tls_and_an_identity(listen, options):
 @pytest.mark.parametrize(
     ("listen", "options", "secure"),
     [
-        ("0.0.0.0:1", {"tls": TLS, "token": "t"}, True),
+        ("0.0.0.0:1", {"tls": TLS, "access": WITH_TOKEN}, True),
         ("grpcs://a.example:1", {"tls": Tls(b"c", b"k", b"ca")}, True),
         ("127.0.0.1:1", {}, False),
         ("localhost:1", {"tls": TLS}, False),

@@ -14,6 +14,7 @@ from ckptd.engine.identity import SaveRef
 from ckptd.errors import CorruptionError, InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.format.crc32c import crc32c
 from ckptd.service.flow import Limits
+from ckptd.service.gate import Access
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.wire import convert, status
 from ckptd.wire.chunks import Chunk
@@ -182,7 +183,7 @@ def test_a_peer_that_goes_leaves_its_stream_to_the_next(streams):
 
 
 def test_no_lane_is_taken_without_the_token(streams):
-    with serving(token="secret-token", streams=streams) as served:
+    with serving(access=Access(shared_token="secret-token"), streams=streams) as served:
         save = served.coordinator.plan(SAVE, (10,))
         for credentials, said in (({}, "no token"), ({"token": "wrong"}, "not the daemon's")):
             with pytest.raises(grpc.RpcError, match="the call shows") as failed:

@@ -27,8 +27,10 @@ from ckptd.errors import (
     UnavailableError,
     VersionMismatchError,
 )
-from ckptd.service.server import Server, ServerOptions, Tls
+from ckptd.service.certificates import Tls
+from ckptd.service.server import Server, ServerOptions
 from ckptd.wire import status, versions
+from tests.fakes.access import OPEN
 from tests.fakes.waiting import eventually
 from tests.starts import prepared
 from tests.unit.client.served import Daemon
@@ -159,7 +161,7 @@ class _Secured(Daemon):
         super().__init__(root, listen="grpcs://127.0.0.1:0")
 
     def make_server(self, coordinator: Coordinator) -> Server:
-        return Server(coordinator, ServerOptions(listen=(self._listen,), tls=self._tls))
+        return Server(coordinator, ServerOptions(listen=(self._listen,), access=OPEN, tls=self._tls))
 
 
 def test_a_certificate_that_is_not_trusted_is_told_at_once_and_gRPC_prints_nothing(secured):  # noqa: N802

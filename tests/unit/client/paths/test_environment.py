@@ -14,7 +14,9 @@ import ckptd
 from ckptd.cli import main
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import InvalidRequestError, NotPermittedError
-from ckptd.service.server import Server, ServerOptions, Tls
+from ckptd.service.certificates import Tls
+from ckptd.service.gate import Access
+from ckptd.service.server import Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.wire import places
 from tests import seams
@@ -39,7 +41,9 @@ class _Guarded(Daemon):
         return Coordinator(open_store(str(self.root)), settings=self._settings, holder=holder)
 
     def make_server(self, coordinator):
-        return Server(coordinator, ServerOptions(listen=(self._listen,), tls=self._tls, token=TOKEN))
+        return Server(
+            coordinator, ServerOptions(listen=(self._listen,), tls=self._tls, access=Access(shared_token=TOKEN))
+        )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from ckptd.errors import CkptdError
 from ckptd.service import flow
 from ckptd.service.server import Server, ServerOptions
 from ckptd.storage.local.local_store import LocalStore
+from tests.fakes.access import OPEN
 from tests.fakes.waiting import eventually
 from tests.unit.client.saving.test_ends_of_saves import Failing
 from tests.unit.client.served import BOUND_S, Daemon
@@ -27,7 +28,7 @@ class Talkative(Daemon):
 
     def make_server(self, coordinator):
         limits = replace(flow.Limits(), notice_s=0.1)
-        return Server(coordinator, ServerOptions(listen=(self._listen,), arena=self._arena, limits=limits))
+        return Server(coordinator, ServerOptions(listen=(self._listen,), access=OPEN, arena=self._arena, limits=limits))
 
 
 @pytest.fixture

@@ -1,0 +1,186 @@
+"""The policy: which identity has which role on which runs, and what no option of a trainer may undercut.
+
+A TOML file. Once there is one, nothing is allowed that it does not say::
+
+    [[grant]]
+    to = ["token:vision", "cert:vision-trainer"]
+    runs = ["vision/**"]
+    role = "save"
+
+    [[floor]]
+    runs = ["vision/**"]
+    keep_at_least = 3
+    keep_younger_than_hours = 24
+
+Several grants may name one identity; it has the rights of all of them. Of several floors that match a run each holds.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptd.access.callers import KINDS, LOOPBACK, Caller
+from ckptd.access.patterns import check_pattern, matches
+from ckptd.access.roles import ROLES, Right
+from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_MOST_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A row of the policy: these identities have this role on these runs."""
+
+    to: tuple[str, ...]
+    runs: tuple[str, ...]
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What retention and a `save` role leave alone in a run: its newest `keep_at_least`, and whatever is younger."""
+
+    keep_at_least: int = 0
+    keep_younger_than_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rows of one file. `grants` None: there is no file, and each identity that is let in may do everything."""
+
+    grants: tuple[Grant, ...] | None = None
+    floors: tuple[tuple[tuple[str, ...], Floor], ...] = ()
+
+    def allows(self, caller: Caller, right: Right, run: str) -> bool:
+        """Say whether `caller` has a right on one run."""
+        return any(_matches(runs, run) for runs in self._runs_of(caller, right))
+
+    def allows_anywhere(self, caller: Caller, right: Right) -> bool:
+        """Say whether `caller` has a right on any run."""
+        return any(True for _ in self._runs_of(caller, right))
+
+    def allows_everywhere(self, caller: Caller, right: Right) -> bool:
+        """Say whether `caller` has a right on every run, and so on the daemon as a whole."""
+        return any("**" in runs for runs in self._runs_of(caller, right))
+
+    def floor(self, run: str) -> Floor:
+        """Return what has to be kept in `run`."""
+        ours = [floor for runs, floor in self.floors if _matches(runs, run)]
+        return Floor(
+            max((floor.keep_at_least for floor in ours), default=0),
+            max((floor.keep_younger_than_s for floor in ours), default=0.0),
+        )
+
+    def _runs_of(self, caller: Caller, right: Right) -> Iterable[tuple[str, ...]]:
+        if self.grants is None:
+            yield ("**",)
+            return
+        for grant in self.grants:
+            if right in ROLES[grant.role] and not set(grant.to).isdisjoint(caller.names):
+                yield grant.runs
+
+
+NO_POLICY = Policy()
+
+
+def read(path: str) -> Policy:
+    """Read a policy file.
+
+    Raises:
+        NotFoundError: there is none.
+        NotPermittedError: it cannot be read.
+        InvalidRequestError: it says what we do not know; the message names the row.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFoundError("there is no such policy file", key=path) from error
+    except OSError as error:
+        raise NotPermittedError(f"the policy file cannot be read: {error.strerror}", key=path) from error
+    if len(data) > _MOST_BYTES:
+        raise InvalidRequestError("the policy file is too large", key=path, expected=f"at most {_MOST_BYTES} bytes")
+    try:
+        return parse(tomllib.loads(data.decode("utf-8")))
+    except InvalidRequestError as error:
+        error.key = path
+        raise
+    except (ValueError, RecursionError) as error:  # TOML's errors and undecodable text
+        raise InvalidRequestError(f"the policy file is not TOML: {error}", key=path) from error
+
+
+def parse(content: Mapping[str, Any]) -> Policy:
+    """Return the policy that a file's content says; `InvalidRequestError` names the row that is wrong."""
+    _check_keys(content, {"grant", "floor"}, "the policy")
+    grants = [_grant(row, f"grant {number}") for number, row in _rows(content, "grant")]
+    floors = [_floor(row, f"floor {number}") for number, row in _rows(content, "floor")]
+    return Policy(tuple(grants), tuple(floors))
+
+
+def _rows(content: Mapping[str, Any], name: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    rows = content.get(name, [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InvalidRequestError(f"rows of the policy are written as [[{name}]]")
+    return enumerate(rows, start=1)
+
+
+def _grant(row: Mapping[str, Any], where: str) -> Grant:
+    _check_keys(row, {"to", "runs", "role"}, where)
+    to = _texts(row, "to", where)
+    for name in to:
+        kind, _, rest = name.partition(":")
+        if kind not in KINDS or (not rest and kind != LOOPBACK) or (kind == "uid" and not rest.isdecimal()):
+            raise InvalidRequestError(
+                f"{where}: `to` names identities: token:NAME, cert:NAME, uid:NUMBER or loopback", actual=name[:100]
+            )
+    role = row.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise InvalidRequestError(f"{where}: there are the roles {', '.join(ROLES)}", actual=str(role)[:100])
+    return Grant(to, _patterns(row, where), role)
+
+
+def _floor(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Floor]:
+    _check_keys(row, {"runs", "keep_at_least", "keep_younger_than_hours"}, where)
+    keep, hours = row.get("keep_at_least", 0), row.get("keep_younger_than_hours", 0)
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
+        raise InvalidRequestError(f"{where}: keep_at_least is a number of checkpoints", actual=str(keep)[:100])
+    if isinstance(hours, bool) or not isinstance(hours, int | float) or not (math.isfinite(hours) and hours >= 0):
+        raise InvalidRequestError(f"{where}: keep_younger_than_hours is a number of hours", actual=str(hours)[:100])
+    return _patterns(row, where), Floor(keep, hours * 3600.0)
+
+
+def _patterns(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    patterns = _texts(row, "runs", where)
+    for pattern in patterns:
+        check_pattern(pattern, f"{where}: `runs`")
+    return patterns
+
+
+def _texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+    value = row.get(name)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidRequestError(
+            f"{where}: `{name}` is a text or a list of texts, and not empty", actual=str(value)[:100]
+        )
+    return tuple(texts)
+
+
+def _check_keys(row: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(row) - known)
+    if unknown:
+        raise InvalidRequestError(f"{where}: there is no {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+
+
+def _matches(patterns: Iterable[str], run: str) -> bool:
+    return any(matches(pattern, run) for pattern in patterns)

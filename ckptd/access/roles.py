@@ -1,0 +1,33 @@
+"""Rights, and the roles that a policy gives them by.
+
+| role | may |
+|---|---|
+| `read` | list, read and watch checkpoints |
+| `save` | `read`; join and save; pin; delete so that it can be undone, never below the run's floor |
+| `manage` | `read`; unpin, delete (at once and the latest, too), undelete, prune, repair, lift a quarantine |
+| `agent` | write shards of its own attempts |
+| `admin` | all of this; abort and evict others, see every run in `status`, drain |
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Right(Enum):
+    """What a call needs on its run."""
+
+    READ = "read"
+    SAVE = "save"
+    MANAGE = "manage"
+    AGENT = "agent"
+    ADMIN = "admin"
+
+
+ROLES: dict[str, frozenset[Right]] = {
+    "read": frozenset({Right.READ}),
+    "save": frozenset({Right.READ, Right.SAVE}),
+    "manage": frozenset({Right.READ, Right.MANAGE}),
+    "agent": frozenset({Right.AGENT}),
+    "admin": frozenset(Right),
+}

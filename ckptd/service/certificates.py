@@ -1,0 +1,56 @@
+"""The certificates of TLS, which may be renewed while the server runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from ckptd.errors import ConflictError
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM contents: our certificate chain and key, and the authority whose clients are let in, if any."""
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    client_ca: bytes | None = field(default=None, repr=False)
+
+
+class Certificates:
+    """What the next handshakes use. Handshakes are made by gRPC's threads."""
+
+    def __init__(self, tls: Tls) -> None:
+        """Begin with what was read at the start."""
+        self._tls = tls
+
+    def renew(self, tls: Tls) -> None:
+        """Use other certificates from the next handshake on; connections that are made go on.
+
+        Raises:
+            ConflictError: clients would need a certificate now, or would no longer: that is settled at the start.
+        """
+        if (tls.client_ca is None) != (self._tls.client_ca is None):
+            raise ConflictError("whether clients need a certificate cannot change while the daemon runs: restart it")
+        self._tls = tls
+
+    def credentials(self) -> Any:
+        """Return what one port is opened with."""
+        given = self._tls
+
+        def renewed() -> Any:
+            nonlocal given
+            if given is self._tls:
+                return None
+            given = self._tls
+            return _configuration(given)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(given), renewed, require_client_authentication=given.client_ca is not None
+        )
+
+
+def _configuration(tls: Tls) -> Any:
+    return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], root_certificates=tls.client_ca)

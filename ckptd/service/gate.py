@@ -1,0 +1,167 @@
+"""Who calls, and whether it may: every call passes here before a service sees it.
+
+An identity is a bearer token, else the certificate that the TLS handshake checked, else the user at the other end of a
+Unix socket, else, where the operator opened it so, any process of this host. What the identity may do is the policy's
+to say (`ckptd.access.policy`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckptd.access import callers
+from ckptd.access.callers import Caller
+from ckptd.access.policy import NO_POLICY, Policy
+from ckptd.access.roles import Right
+from ckptd.access.tokens import Tokens
+from ckptd.errors import NotPermittedError
+from ckptd.service.requirements import Requirement
+from ckptd.wire.channels import TOKEN_KEY, authorization
+
+_log = logging.getLogger("ckptd.service")
+
+SHARED_TOKEN = "token-file"  # noqa: S105 - the name of an identity
+"""What the holder of the one token of ``--token-file`` is called, by a policy too."""
+
+OF_OTHER_USER = Caller(callers.USER, "other")
+"""Any user that the permissions of a shared Unix socket let in."""
+
+_BEARER = "Bearer "
+_VERBS = {
+    Right.READ: "read",
+    Right.SAVE: "save to",
+    Right.MANAGE: "manage",
+    Right.AGENT: "write for",
+    Right.ADMIN: "administer",
+}
+
+
+class UnauthenticatedError(NotPermittedError):
+    """The call shows no identity, or one that is not known: UNAUTHENTICATED on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Which identities there are, and what they may do.
+
+    Attributes:
+        shared_token: the one token of ``--token-file``.
+        tokens: those with names.
+        policy: what they may do.
+        admits_loopback: whether addresses of the loopback interface need no identity (``--insecure-loopback``).
+        socket_owner: the user that a Unix socket's permissions let in alone; None when they let others in as well.
+    """
+
+    shared_token: str | None = field(default=None, repr=False)
+    tokens: Tokens | None = None
+    policy: Policy = NO_POLICY
+    admits_loopback: bool = False
+    socket_owner: int | None = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether any token is known."""
+        return self.shared_token is not None or self.tokens is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a call shows of its identity.
+
+    Attributes:
+        is_unix: whether it came over a Unix socket.
+        authorization: its metadata entry of that name.
+        certificate: of the client, as the TLS handshake checked it.
+    """
+
+    is_unix: bool
+    authorization: str | None = field(default=None, repr=False)
+    certificate: Caller | None = None
+
+
+def shown_by(context: Any) -> Shown:
+    """Read what a call shows off its gRPC context."""
+    value = next((value for key, value in context.invocation_metadata() or () if key == TOKEN_KEY), None)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    return Shown(context.peer().startswith("unix:"), value, certificate_of(context.auth_context()))
+
+
+def certificate_of(properties: Mapping[str, Any]) -> Caller | None:
+    """Return the identity of the certificate that a connection was made with; `properties` are gRPC's."""
+    if "ssl" not in _texts(properties.get("transport_security_type")):
+        return None
+    common, alternative = properties.get("x509_common_name"), properties.get("x509_subject_alternative_name")
+    return callers.of_certificate(_texts(common), _texts(alternative))
+
+
+class Gate:
+    """Answers both questions. `access` may be replaced at any time; calls in progress go on."""
+
+    def __init__(self, access: Access) -> None:
+        """Begin with what was read at the start."""
+        self.access = access
+
+    def caller(self, shown: Shown) -> Caller:
+        """Return the identity behind a call.
+
+        Raises:
+            UnauthenticatedError: it shows none, or one that is not known or has expired.
+        """
+        access = self.access
+        if shown.authorization is not None:
+            return self._holder(shown.authorization)
+        if shown.certificate is not None:
+            return shown.certificate
+        if shown.is_unix and access.socket_owner is not None:
+            return callers.of_user(access.socket_owner)
+        if shown.is_unix and not access.has_tokens:
+            return OF_OTHER_USER
+        if access.admits_loopback and not shown.is_unix:
+            return callers.OF_LOOPBACK
+        raise UnauthenticatedError(
+            "the call shows no token; pass one of the daemon's: token=, CKPTD_TOKEN, or --token-file of a command"
+        )
+
+    def check(self, caller: Caller, needed: Requirement) -> None:
+        """Raise `NotPermittedError` unless the policy gives `caller` what a call needs."""
+        policy = self.access.policy
+        if needed.run is None:
+            allowed = policy.allows_anywhere(caller, needed.right)
+        else:
+            allowed = policy.allows(caller, needed.right, needed.run)
+        if not allowed:
+            what = "any run" if needed.run is None else f"run {needed.run!r}"
+            raise NotPermittedError(
+                f"{caller} may not {_VERBS[needed.right]} {what}: the daemon's policy gives it no such role there"
+            )
+
+    def _holder(self, shown: str) -> Caller:
+        access = self.access
+        if access.shared_token is not None:
+            expected = authorization(access.shared_token)[1]
+            if hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), expected.encode()):
+                return callers.of_token(SHARED_TOKEN)
+        token = None
+        if access.tokens is not None and shown.startswith(_BEARER):
+            token = access.tokens.find(shown.removeprefix(_BEARER))
+        if token is None:
+            raise UnauthenticatedError(
+                "the call shows a token that is not the daemon's; pass one that is: token=, CKPTD_TOKEN, or "
+                "--token-file of a command"
+            )
+        if token.is_expired(time.time()):
+            raise UnauthenticatedError(
+                f"the token {token.name!r} has expired: an operator makes a new one with `ckptd token new`"
+            )
+        return callers.of_token(token.name)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    each = value if isinstance(value, list | tuple) else () if value is None else (value,)
+    return tuple(one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one) for one in each)

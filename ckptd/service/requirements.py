@@ -1,0 +1,102 @@
+"""Which right each method needs, and on which run: one row a method. A method without a row is refused.
+
+The run is read off the first request. A row without a run (``None``) needs the right on any run at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ckptd.access.roles import Right
+from ckptd.wire import convert, methods
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What one call needs: a right, on `run`, or on any run where that is None."""
+
+    right: Right
+    run: str | None
+
+
+Row = Callable[[Any], Requirement]
+"""Reads the requirement off a method's first request."""
+
+
+def _on_run(right: Right) -> Row:
+    return lambda request: Requirement(right, convert.run_from_wire(request.run))
+
+
+def _on_save(right: Right) -> Row:
+    return lambda request: Requirement(right, convert.run_from_wire(request.save.run))
+
+
+def _anywhere(right: Right) -> Row:
+    return lambda _request: Requirement(right, None)
+
+
+def _write(request: Any) -> Requirement:
+    # What is no `open` names no run, and the service refuses it.
+    opens = hasattr(request, "open") and request.WhichOneof("kind") == "open"
+    return Requirement(Right.SAVE, convert.run_from_wire(request.open.save.run) if opens else None)
+
+
+def _read(request: Any) -> Requirement:
+    return Requirement(Right.READ, convert.key_from_wire(request.key).rpartition("/")[0])
+
+
+def _pin(request: Any) -> Requirement:
+    return Requirement(Right.SAVE if request.pinned else Right.MANAGE, convert.run_from_wire(request.run))
+
+
+def _delete(request: Any) -> Requirement:
+    is_final = request.for_good or request.even_latest
+    return Requirement(Right.MANAGE if is_final else Right.SAVE, convert.run_from_wire(request.run))
+
+
+def _paths(service: dict[str, methods.Method], rows: dict[str, Row]) -> dict[str, Row]:
+    return {service[name].path: row for name, row in rows.items()}
+
+
+ROWS: dict[str, Row] = {
+    **_paths(
+        methods.SAVE,
+        {
+            "Join": _on_run(Right.SAVE),
+            "Leave": _on_run(Right.SAVE),
+            "PutManifest": _anywhere(Right.SAVE),
+            "Declare": _on_save(Right.SAVE),
+            "Write": _write,
+            "Await": _on_save(Right.READ),
+            "Abort": _on_save(Right.SAVE),
+        },
+    ),
+    **_paths(
+        methods.READ,
+        {
+            "Latest": _on_run(Right.READ),
+            "List": _on_run(Right.READ),
+            "Read": _read,
+            "CheckDamage": _on_run(Right.READ),
+            "Agree": _on_run(Right.READ),
+        },
+    ),
+    **_paths(methods.WATCH, {"Watch": _on_run(Right.READ)}),
+    **_paths(
+        methods.ADMIN,
+        {
+            "Status": _anywhere(Right.READ),
+            "Pin": _pin,
+            "Delete": _delete,
+            "Undelete": _on_run(Right.MANAGE),
+            "Repair": _on_run(Right.MANAGE),
+        },
+    ),
+}
+
+
+def of(method: methods.Method, request: Any) -> Requirement:
+    """Return what a call needs; `KeyError` for a method that has no row, which is a bug."""
+    return ROWS[method.path](request)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import pytest
+
+from ckptd.access import policy
+from ckptd.access.callers import OF_LOOPBACK, of_certificate, of_token, of_user
+from ckptd.access.patterns import matches
+from ckptd.access.policy import NO_POLICY, Floor
+from ckptd.access.roles import Right
+from ckptd.errors import InvalidRequestError, NotFoundError
+
+TEXT = """
+[[grant]]
+to = ["token:vision", "cert:trainer-1"]
+runs = ["vision/**"]
+role = "save"
+
+[[grant]]
+to = "token:vision"
+runs = "shared/*"
+role = "read"
+
+[[grant]]
+to = "uid:1000"
+runs = ["**"]
+role = "admin"
+
+[[floor]]
+runs = ["vision/**"]
+keep_at_least = 3
+
+[[floor]]
+runs = "**"
+keep_at_least = 1
+keep_younger_than_hours = 2
+"""
+VISION = of_token("vision")
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "policy.toml"
+
+    def write(text):
+        path.write_text(text)
+        return policy.read(str(path))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("pattern", "run", "expected"),
+    [
+        ("vision", "vision", True),
+        ("vision", "vision/a", False),
+        ("vision/*", "vision/a", True),
+        ("vision/*", "vision/a/b", False),
+        ("vision/*", "vision-2/a", False),
+        ("vision/**", "vision/a/b", True),
+        ("vision/**", "vision", False),
+        ("vision/**", "visions/a", False),
+        ("v*/a", "vision/a", True),
+        ("v*/a", "vision/x/a", False),
+        ("**", "a", True),
+        ("**", "a/b/c", True),
+        ("**/best", "a/b/best", True),
+        ("a.c", "abc", False),
+        ("[ab]", "a", False),
+        ("a/**", "a/line\nbreak", True),
+    ],
+)
+def test_a_pattern_is_of_whole_parts(pattern, run, expected):
+    assert matches(pattern, run) is expected
+
+
+def test_nothing_is_allowed_that_no_row_says(written):
+    rules = written(TEXT)
+    assert rules.allows(VISION, Right.SAVE, "vision/a")
+    assert rules.allows(VISION, Right.READ, "vision/a/best")
+    assert rules.allows(VISION, Right.READ, "shared/a")
+    assert not rules.allows(VISION, Right.SAVE, "shared/a")
+    assert not rules.allows(VISION, Right.READ, "vision")
+    assert not rules.allows(VISION, Right.READ, "audio/a")
+    assert not rules.allows(VISION, Right.MANAGE, "vision/a")
+    assert not rules.allows(of_token("other"), Right.READ, "vision/a")
+    assert not rules.allows(OF_LOOPBACK, Right.READ, "vision/a")
+
+
+def test_a_certificate_is_named_by_any_of_its_names_and_a_token_by_its_kind_too(written):
+    rules = written(TEXT)
+    assert rules.allows(of_certificate(["host"], ["spare", "trainer-1"]), Right.SAVE, "vision/a")
+    assert not rules.allows(of_token("trainer-1"), Right.SAVE, "vision/a")
+    assert not rules.allows(of_certificate(["vision"], []), Right.SAVE, "vision/a")
+
+
+def test_admin_may_do_everything_where_it_is_one(written):
+    rules = written(TEXT)
+    assert all(rules.allows(of_user(1000), right, "x/y") for right in Right)
+    assert rules.allows_everywhere(of_user(1000), Right.ADMIN)
+    assert not rules.allows_everywhere(VISION, Right.READ)
+    assert rules.allows_anywhere(VISION, Right.SAVE)
+    assert not rules.allows_anywhere(VISION, Right.MANAGE)
+
+
+def test_each_floor_that_matches_holds(written):
+    rules = written(TEXT)
+    assert rules.floor("vision/a") == Floor(3, 7200.0)
+    assert rules.floor("audio") == Floor(1, 7200.0)
+    assert written("").floor("audio") == Floor()
+
+
+def test_an_empty_policy_allows_nothing_and_none_at_all_everything(written):
+    assert not written("").allows_anywhere(of_user(1000), Right.READ)
+    assert all(NO_POLICY.allows(OF_LOOPBACK, right, "any") for right in Right)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[grant]]\nto='token:a'\nruns='a'\nrole='boss'", "grant 1: there are the roles read, save"),
+        ("[[grant]]\nto='a'\nruns='a'\nrole='read'", "grant 1: `to`"),
+        ("[[grant]]\nto='uid:root'\nruns='a'\nrole='read'", "grant 1: `to`"),
+        ("[[grant]]\nto='token:'\nruns='a'\nrole='read'", "grant 1: `to`"),
+        ("[[grant]]\nto=[]\nruns='a'\nrole='read'", "grant 1: `to`"),
+        ("[[grant]]\nto='token:a'\nrole='read'", "grant 1: `runs`"),
+        ("[[grant]]\nto='token:a'\nruns='a**'\nrole='read'", "grant 1: `runs`"),
+        ("[[grant]]\nto='token:a'\nruns='../a'\nrole='read'", "grant 1: `runs`"),
+        ("[[grant]]\nto='token:a'\nruns='/a'\nrole='read'", "grant 1: `runs`"),
+        ("[[grant]]\nto='token:a'\nrun='a'\nrole='read'", "grant 1: there is no 'run'"),
+        ("[grant]\nto='token:a'", r"\[\[grant\]\]"),
+        ("[[grants]]\nto='token:a'", "there is no 'grants'"),
+        ("[[floor]]\nruns='a'\nkeep_at_least=-1", "floor 1: keep_at_least"),
+        ("[[floor]]\nruns='a'\nkeep_at_least=true", "floor 1: keep_at_least"),
+        ("[[floor]]\nruns='a'\nkeep_younger_than_hours=nan", "floor 1: keep_younger"),
+        ("grant", "not TOML"),
+    ],
+)
+def test_a_wrong_row_is_named(written, text, said):
+    with pytest.raises(InvalidRequestError, match=said) as refused:
+        written(text)
+    assert "policy.toml" in str(refused.value)
+
+
+def test_a_missing_file_is_said(tmp_path):
+    with pytest.raises(NotFoundError, match=r"absent\.toml"):
+        policy.read(str(tmp_path / "absent.toml"))

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from ckptd.access import tokens
+from ckptd.cli import main
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
+from tests.fakes import schemas
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "tokens.json")
+
+
+def test_a_token_is_found_by_what_was_shown_once_and_the_file_does_not_hold_it(path):
+    shown = tokens.create(path, "vision")
+    assert tokens.read(path).find(shown).name == "vision"
+    assert tokens.read(path).find(shown[:-1]) is None
+    with open(path) as file:
+        assert shown.removeprefix(tokens.PREFIX) not in file.read()
+
+
+def test_the_file_is_its_users_alone(path):
+    tokens.create(path, "vision")
+    assert not tokens.readable_by_others(path)
+
+
+def test_no_two_tokens_are_alike_and_no_two_have_a_name(path):
+    assert tokens.create(path, "a") != tokens.create(path, "b")
+    with pytest.raises(ConflictError, match="revoke it first"):
+        tokens.create(path, "a")
+    assert [token.name for token in tokens.read(path)] == ["a", "b"]
+
+
+def test_a_revoked_token_is_known_no_more_and_its_name_is_free(path):
+    shown = tokens.create(path, "vision")
+    tokens.revoke(path, "vision")
+    assert tokens.read(path).find(shown) is None
+    with pytest.raises(NotFoundError, match="no token 'vision'"):
+        tokens.revoke(path, "vision")
+    tokens.create(path, "vision")
+
+
+def test_a_token_ends_when_it_was_told_to(path):
+    token = tokens.read(path).find(shown) if (shown := tokens.create(path, "a", expires_s=60.0)) else None
+    assert not token.is_expired(token.created_at + 59.0)
+    assert token.is_expired(token.created_at + 60.0)
+
+
+def test_tokens_made_at_once_are_all_kept(path):
+    makers = [threading.Thread(target=tokens.create, args=(path, f"t{number}")) for number in range(20)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    assert len(list(tokens.read(path))) == 20
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "-a", "a" * 65, "é", "a\n", "a b"])
+def test_a_name_that_a_policy_could_not_name_is_refused(path, name):
+    with pytest.raises(InvalidRequestError, match="a token's name"):
+        tokens.create(path, name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "secret",
+        "[]",
+        "{}",
+        '{"version": 1}',
+        '{"version": 2, "tokens": []}',
+        "[" * 100_000,
+        '{"version": 1, "tokens": [{"name": "a"}]}',
+        '{"version": 1, "tokens": [{"name": "a", "sha256": "0", "created_at": 0}]}',
+        f'{{"version": 1, "tokens": [{{"name": "a", "sha256": "{0:064d}", "created_at": NaN}}]}}',
+    ],
+)
+def test_what_is_no_token_file_is_refused_and_left_alone(path, content):
+    with open(path, "w") as file:
+        file.write(content)
+    for attempt in (lambda: tokens.read(path), lambda: tokens.create(path, "a"), lambda: tokens.revoke(path, "a")):
+        with pytest.raises(InvalidRequestError, match="tokens.json"):
+            attempt()
+    with open(path) as file:
+        assert file.read() == content
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(NotPermittedError, match="absent"):
+        tokens.create(str(tmp_path / "absent" / "tokens.json"), "a")
+
+
+def test_the_commands_make_list_and_revoke(path, capsys):
+    assert main.run(["token", "new", "vision", "--tokens", path, "--expires", "90d"]) == 0
+    shown = capsys.readouterr().out.strip()
+    assert tokens.read(path).find(shown).name == "vision"
+    assert main.run(["token", "list", "--tokens", path, "--json"]) == 0
+    (listed,) = schemas.check("token", json.loads(capsys.readouterr().out))["tokens"]
+    assert (listed["name"], listed["expired"]) == ("vision", False)
+    assert listed["expires_at"] - listed["created_at"] == 90 * 86400
+    assert main.run(["token", "list", "--tokens", path]) == 0
+    assert "vision" in capsys.readouterr().out
+    assert main.run(["token", "revoke", "vision", "--tokens", path]) == 0
+    assert not list(tokens.read(path))

@@ -1,0 +1,79 @@
+"""A real `ckptd serve` whose files of identities change while it runs."""
+
+from __future__ import annotations
+
+import signal
+
+import grpc
+import pytest
+
+from ckptd.access import tokens
+from ckptd.errors import NotPermittedError
+from ckptd.wire import methods, status
+from ckptd.wire.v1 import read_pb2
+from tests.fakes.waiting import eventually
+from tests.unit.daemon.conftest import Process
+
+WAIT_S = 20
+POLICY = '[[grant]]\nto = "token:{name}"\nruns = "a/**"\nrole = "read"\n'
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The files of a daemon that knows a token `vision`, which may read what is below a/."""
+    path = str(tmp_path / "tokens.json")
+    shown = tokens.create(path, "vision")
+    (tmp_path / "policy.toml").write_text(POLICY.format(name="vision"))
+    return path, tmp_path / "policy.toml", shown
+
+
+@pytest.fixture
+def daemon(serve, files) -> Process:
+    return serve("--tokens", files[0], "--policy", str(files[1])).ready()
+
+
+def may_read(daemon, token, run="a/x"):
+    try:
+        methods.Stub(daemon.channel(token=token), methods.READ).List(read_pb2.ListRequest(run=run), timeout=WAIT_S)
+    except grpc.RpcError as error:
+        if not isinstance(status.from_wire(error), NotPermittedError):
+            raise
+        return False
+    return True
+
+
+def test_a_token_may_do_what_the_policy_says(daemon, files):
+    assert may_read(daemon, files[2])
+    assert not may_read(daemon, files[2], "b/x")
+    assert not may_read(daemon, None)
+
+
+def test_a_revoked_token_and_a_changed_policy_count_without_a_restart(daemon, files):
+    path, policy, shown = files
+    assert may_read(daemon, shown)
+    other = tokens.create(path, "audio")
+    policy.write_text(POLICY.format(name="audio"))
+    eventually(lambda: may_read(daemon, other), daemon.log.read_text)
+    assert not may_read(daemon, shown)
+    tokens.revoke(path, "audio")
+    eventually(lambda: not may_read(daemon, other), daemon.log.read_text)
+    assert daemon.process.poll() is None
+
+
+def test_a_mistake_in_the_policy_is_told_and_the_old_one_goes_on(daemon, files):
+    files[1].write_text("[[grant]]\nto = 'vision'\n")
+    daemon.wait_for_log("a changed file is not used")
+    assert "grant 1: `to`" in daemon.log.read_text()
+    assert may_read(daemon, files[2])
+
+
+def test_sighup_reads_the_files_again_and_ends_nothing(daemon, files):
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for_log("as SIGHUP")
+    assert may_read(daemon, files[2])
+
+
+def test_a_file_of_secrets_that_others_may_read_draws_a_warning(serve, files, tmp_path):
+    (tmp_path / "tokens.json").chmod(0o644)
+    daemon = serve("--tokens", files[0]).ready()
+    daemon.wait_for_log("can be read by other users of this host: chmod 600")
