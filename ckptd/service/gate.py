@@ -114,7 +114,7 @@ class Gate:
             UnauthenticatedError: it shows none, or one that is not known or has expired.
         """
         access = self.access
-        if shown.authorization is not None:
+        if shown.authorization is not None and access.has_tokens:  # else a token is of another daemon, and not needed
             return self._holder(shown.authorization)
         if shown.certificate is not None:
             return shown.certificate
