@@ -119,9 +119,9 @@ class Checkpointer(StoredRun):
         under_way = UnderWay(timeout_s, f"{run} at {address}", transport.place)
         super().__init__(transport, run, place, run_options, under_way, timeout_s)
         self._lock = threading.Lock()
-        self._preparation = Preparation(transport)
-        self._launcher = Launcher(transport, self._preparation, under_way)
-        self._keep = dropping.follow(self, transport, under_way.wait_for_all)
+        self._preparation = Preparation(transport.rooms)
+        self._launcher = Launcher(transport.saves, self._preparation, under_way)
+        self._keep = dropping.follow(self, transport.connection, under_way.wait_for_all)
 
     def save(
         self,
@@ -227,7 +227,7 @@ class Checkpointer(StoredRun):
 
         For adapters that need a `Checkpointer` for each checkpoint. Called before anything is saved.
         """
-        self._transport.share_rooms(pool)
+        self._transport.rooms.share(pool)
 
     def wait(self) -> None:
         """Wait for all saves of this object; raise the first error that was not seen yet.

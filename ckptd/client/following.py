@@ -8,8 +8,8 @@ from pathlib import Path as LocalPath
 
 from ckptd.client import options
 from ckptd.client.daemon.connection import this_member
-from ckptd.client.daemon.remote_transport import RemoteTransport
 from ckptd.client.paths.latest import Path, as_text
+from ckptd.client.saving.transport import Transport
 from ckptd.client.transports import open_daemon
 from ckptd.client.watch import Source, Watch
 from ckptd.engine.identity import RunOptions
@@ -73,7 +73,7 @@ def follow(
 
 
 @contextlib.contextmanager
-def _from_daemon(transport: RemoteTransport) -> Iterator[Source]:
+def _from_daemon(transport: Transport) -> Iterator[Source]:
     try:
         with transport.watching(ANY_NAME) as source:
             yield source

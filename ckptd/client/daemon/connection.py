@@ -181,17 +181,6 @@ class Connection:
             hold.release(is_dropped=is_dropped)
 
 
-class OverConnection:
-    """A part of a transport.
-
-    Attributes:
-        connection: over which it makes its calls; all parts share it.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-
 def this_member(rank: int, world_size: int) -> Member:
     """Describe this process as rank `rank`; each call begins a new incarnation."""
     return Member(rank, world_size, versions.new_incarnation(), socket.gethostname(), os.getpid())

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 import grpc
 
-from ckptd.client.daemon.connection import OverConnection
+from ckptd.client.daemon.connection import Connection
+from ckptd.client.daemon.watching import DaemonWatch
 from ckptd.client.saving.transport import Located, RestoreCall
+from ckptd.client.watch import Source
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.log import warn_once
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
@@ -17,7 +19,7 @@ from ckptd.engine.series import NamedStep, name_of, of_name
 from ckptd.format.names import ANY_NAME, prefix_for
 from ckptd.storage.base import Objects
 from ckptd.wire import convert
-from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2
+from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, watch_pb2
 
 Naming = TypeVar("Naming", admin_pb2.PinRequest, admin_pb2.DeleteRequest, admin_pb2.UndeleteRequest)
 
@@ -29,11 +31,14 @@ _AGREEMENTS = {
 }
 
 
-class RemoteCatalog(OverConnection):
-    """The part of a `Transport` that finds, reads and manages checkpoints."""
+class RemoteCatalog:
+    """A `RunCatalog` over a daemon."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
 
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
-        """See `Transport.latest`."""
+        """See `RunCatalog.latest`."""
         restoring = self._restoring(call)
         request = read_pb2.LatestRequest(
             peer=self.connection.seat().peer, run=self.connection.run, name=name, restoring=restoring
@@ -53,7 +58,7 @@ class RemoteCatalog(OverConnection):
         return latest if latest in own else own[-1] if own else None
 
     def checkpoints(self) -> list[Located]:
-        """See `Transport.checkpoints`."""
+        """See `RunCatalog.checkpoints`."""
         reply = self.connection.ask(
             lambda seat, s: seat.read.List(
                 read_pb2.ListRequest(peer=self.connection.seat().peer, run=self.connection.run), timeout=s
@@ -63,27 +68,44 @@ class RemoteCatalog(OverConnection):
         return [self._located(checkpoint) for checkpoint in reply.checkpoints]
 
     def objects(self, key: str) -> Objects:
-        """See `Transport.objects`."""
+        """See `RunCatalog.objects`."""
         if self.connection.objects is None:
             self.latest(ANY_NAME)  # tells the root
         assert self.connection.objects is not None
         return self.connection.seat().arenas.objects(key, self.connection.objects)
 
+    def news(self, name: str) -> Source:
+        """See `RunCatalog.news`. It raises `UnavailableError` once the daemon was away for `timeout_s`."""
+        seat = self.connection.seat()
+
+        def watch(after_save_id: str) -> Any:
+            run = self.connection.run
+            request = watch_pb2.WatchRequest(peer=seat.peer, run=run, after_save_id=after_save_id, name=name)
+            return seat.watch.Watch(request)
+
+        return DaemonWatch(
+            watch,
+            address=str(self.connection.address),
+            timeout_s=self.connection.timeout_s,
+            contact=seat.contact,
+            name=name,
+        )
+
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
-        """See `Transport.set_pinned`."""
+        """See `RunCatalog.set_pinned`."""
         request = admin_pb2.PinRequest(peer=self.connection.seat().peer, run=self.connection.run, pinned=pinned)
         reply = self.connection.ask(lambda seat, s: seat.admin.Pin(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
     def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
-        """See `Transport.delete`."""
+        """See `RunCatalog.delete`."""
         request = admin_pb2.DeleteRequest(
             peer=self.connection.seat().peer, run=self.connection.run, for_good=for_good, even_latest=even_latest
         )
         self.connection.ask(lambda seat, s: seat.admin.Delete(self._naming(request, which), timeout=s))
 
     def undelete(self, which: NamedStep) -> Checkpoint:
-        """See `Transport.undelete`."""
+        """See `RunCatalog.undelete`."""
         request = admin_pb2.UndeleteRequest(peer=self.connection.seat().peer, run=self.connection.run)
         reply = self.connection.ask(lambda seat, s: seat.admin.Undelete(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
@@ -96,7 +118,7 @@ class RemoteCatalog(OverConnection):
         return request
 
     def check_damage(self, located: Located, suspicion: Suspicion, call: RestoreCall) -> DamageVerdict | None:
-        """See `Transport.check_damage`."""
+        """See `RunCatalog.check_damage`."""
         request = read_pb2.CheckDamageRequest(
             peer=self.connection.seat().peer,
             run=self.connection.run,
@@ -113,7 +135,7 @@ class RemoteCatalog(OverConnection):
         return DamageVerdict(reply.confirmed, reply.reason, is_listed_no_more=reply.listed_no_more, others=reply.others)
 
     def agree(self, name: str, located: Located, call: RestoreCall, is_whole: bool) -> tuple[Agreement, str]:
-        """See `Transport.agree`."""
+        """See `RunCatalog.agree`."""
         if self.connection.member.world_size == 1:
             return (Agreement.AGREED if is_whole else Agreement.GO_BACK), ""
         request = read_pb2.AgreeRequest(

@@ -12,20 +12,20 @@ import grpc
 from ckptd.client import replicas
 from ckptd.client.capture.capturing import takes_long
 from ckptd.client.capture.handover import Handover
-from ckptd.client.daemon.connection import OverConnection
-from ckptd.client.daemon.remote_catalog import RemoteCatalog
+from ckptd.client.daemon.connection import Connection
 from ckptd.client.daemon.sending import send_lane
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving import waits
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import SaveRequest
+from ckptd.client.saving.transport import RunCatalog, SaveRequest
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
 from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.wire import convert, lanes, manifests, status
+from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import save_pb2
 
 _AWAIT_S = 15.0  # one question lasts this long; the daemon allows 20
@@ -36,16 +36,24 @@ _MOST_REASON = 255
 _RENEWAL_WAIT_S = 0.2
 
 
-class RemoteSaves(OverConnection):
-    """The part of a `Transport` that carries saves."""
+class RemoteSaves:
+    """A `SaveRoad` to a daemon."""
+
+    chunk_bytes = CHUNK_BYTES
+    retains_here = False
+
+    def __init__(self, connection: Connection, catalog: RunCatalog) -> None:
+        self.connection = connection
+        self.world_size = connection.member.world_size
+        self._catalog = catalog
 
     def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
-        """See `Transport.declaration`."""
+        """See `SaveRoad.declaration`."""
         connection = self.connection
         return request.declared(connection.run, connection.options, connection.seat().member, epoch, digest)
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
-        """See `Transport.withdraw`. Joins the run first if need be: the others may wait for a rank that never came."""
+        """See `SaveRoad.withdraw`. Joins the run first if need be: the others may wait for a rank that never came."""
         if self.connection.member.world_size == 1:
             return
         with contextlib.suppress(CkptdError):
@@ -72,7 +80,7 @@ class RemoteSaves(OverConnection):
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
-        """See `Transport.declare`. Joins the run first, if that has not happened yet."""
+        """See `SaveRoad.declare`. Joins the run first, if that has not happened yet."""
         _, membership = self.connection.joined()
         begun: Declaration | None = None  # over shared memory
         if handover is not None:
@@ -166,12 +174,12 @@ class RemoteSaves(OverConnection):
         return lanes.assignment_from_wire(replies)
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
-        """See `Transport.send`."""
+        """See `SaveRoad.send`."""
         seat = self.connection.seat()
         send_lane(seat.ways, save, source, deadline, stop, seat.line)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
-        """See `Transport.outcome`. A lost answer is requested again, also from a daemon that was restarted."""
+        """See `SaveRoad.outcome`. A lost answer is requested again, also from a daemon that was restarted."""
         backoff = Backoff()
         waits.waiting_for(f"the daemon at {self.connection.address} to make it durable")
         phase = save_pb2.SAVE_PHASE_FILLING
@@ -203,13 +211,13 @@ class RemoteSaves(OverConnection):
 
     def _find_saved(self, save: SaveRef) -> Checkpoint:
         """Look whether a save that the daemon has no memory of was completed all the same."""
-        for located in RemoteCatalog(self.connection).checkpoints():
+        for located in self._catalog.checkpoints():
             if located.checkpoint.save_id and located.checkpoint.save_id == save.save_id:
                 return located.checkpoint
         raise NotFoundError(f"the daemon was restarted before {save} was complete; it kept nothing of it")
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
-        """See `Transport.await_retention`."""
+        """See `SaveRoad.await_retention`."""
         if self.connection.is_closed:
             return  # the caller is another `Checkpointer` of this process; the daemon deletes without it, too
         member = self.connection.seat().member
@@ -237,7 +245,7 @@ class RemoteSaves(OverConnection):
         return reply
 
     def abort(self, save: SaveRef, reason: str) -> None:
-        """See `Transport.abort`."""
+        """See `SaveRoad.abort`."""
         request = save_pb2.AbortRequest(save=convert.save_to_wire(save), reason=reason[:1000])
         with contextlib.suppress(CkptdError):  # then the save's own deadline ends it
             self.connection.call(lambda seat: seat.save.Abort(request, timeout=_ABORT_TIMEOUT_S))

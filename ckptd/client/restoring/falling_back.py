@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.restoring.locating import locate
-from ckptd.client.saving.transport import Located, RestoreCall, Transport
+from ckptd.client.saving.transport import Located, RestoreCall, RunCatalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.saves.starts import Agreement
@@ -45,7 +45,7 @@ class Restored:
 
 
 def restore_newest(
-    transport: Transport,
+    catalog: RunCatalog,
     run: str,
     name: str,
     read: Callable[[Located, bool], T],
@@ -60,27 +60,27 @@ def restore_newest(
     the others.
     """
     call = RestoreCall(uuid.uuid4().hex, together_s is not None)
-    located = newest = _next(transport, run, name, call, restored, [])
+    located = newest = _next(catalog, run, name, call, restored, [])
     reasons: list[str] = []
     rereads = 0
     for _ in range(_MOST_ATTEMPTS):
         try:
             result = read(located, rereads > 0)
-            if together_s is not None and not _all_have_it(transport, name, located, call, True, together_s):
+            if together_s is not None and not _all_have_it(catalog, name, located, call, True, together_s):
                 reasons.append(f"{located.checkpoint.prefix}: another rank found it damaged")
-                located = _next(transport, run, name, call, restored, reasons)
+                located = _next(catalog, run, name, call, restored, reasons)
                 continue
         except (CorruptionError, NotFoundError) as error:
-            now = _next(transport, run, name, call, restored, reasons)
+            now = _next(catalog, run, name, call, restored, reasons)
             if not _is_same(now.checkpoint, located.checkpoint):
                 located = now  # it was deleted or replaced while it was read
                 continue
             if isinstance(error, NotFoundError) and error.key != index_key(located.key):
                 raise  # no such tensor
-            verdict = _verdict(transport, located, error, restored, call, falls_back)
+            verdict = _verdict(catalog, located, error, restored, call, falls_back)
             if verdict.is_confirmed:
                 if together_s is not None:
-                    _all_have_it(transport, name, located, call, False, together_s)
+                    _all_have_it(catalog, name, located, call, False, together_s)
                 reasons.append(f"{located.checkpoint.prefix}: {verdict.reason}")
                 if not verdict.is_listed_no_more:
                     restored.passed[located.key] = verdict.reason
@@ -89,7 +89,7 @@ def restore_newest(
                 raise
             else:
                 rereads += 1
-            located = _next(transport, run, name, call, restored, reasons)
+            located = _next(catalog, run, name, call, restored, reasons)
             continue
         restored.checkpoint = located.checkpoint
         if reasons:
@@ -104,7 +104,7 @@ def restore_newest(
 
 
 def _verdict(
-    transport: Transport,
+    catalog: RunCatalog,
     located: Located,
     error: CkptdError,
     restored: Restored,
@@ -115,7 +115,7 @@ def _verdict(
     if not falls_back:
         raise error from error.__cause__
     try:
-        verdict = transport.check_damage(located, Suspicion.of(error), call)
+        verdict = catalog.check_damage(located, Suspicion.of(error), call)
     except (UnavailableError, NotPermittedError) as other:
         error.add_note(f"whether it is damage could not be found out: {other}")
         raise error from error.__cause__
@@ -138,12 +138,12 @@ def _verdict(
 
 
 def _all_have_it(
-    transport: Transport, name: str, located: Located, call: RestoreCall, is_whole: bool, timeout_s: float
+    catalog: RunCatalog, name: str, located: Located, call: RestoreCall, is_whole: bool, timeout_s: float
 ) -> bool:
     """Say what was found here, and wait for the other ranks; return whether all of them found it as it should be."""
     deadline, backoff = Deadline(timeout_s), Backoff()
     while True:
-        agreement, missing = transport.agree(name, located, call, is_whole)
+        agreement, missing = catalog.agree(name, located, call, is_whole)
         if agreement is not Agreement.WAITING:
             return agreement is Agreement.AGREED
         if deadline.has_passed:
@@ -155,17 +155,17 @@ def _all_have_it(
 
 
 def _next(
-    transport: Transport, run: str, name: str, call: RestoreCall, restored: Restored, reasons: list[str]
+    catalog: RunCatalog, run: str, name: str, call: RestoreCall, restored: Restored, reasons: list[str]
 ) -> Located:
     """Return the newest checkpoint that was not passed by; `CorruptionError` when it was the last."""
-    latest = transport.latest(name, call)
+    latest = catalog.latest(name, call)
     if latest is None:
         if reasons:
             raise CorruptionError(f"no checkpoint of run {run!r} is whole: {'; '.join(reasons)}")
-        return locate(transport, run, name, None)  # says what is there instead
+        return locate(catalog, run, name, None)  # says what is there instead
     if latest.key not in restored.passed:
         return latest
-    older = of_name(transport.checkpoints(), name, checkpoint_of=lambda located: located.checkpoint)
+    older = of_name(catalog.checkpoints(), name, checkpoint_of=lambda located: located.checkpoint)
     keys = [located.key for located in older]
     if latest.key in keys:
         older = older[: keys.index(latest.key)]

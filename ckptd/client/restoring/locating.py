@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ckptd.client.saving.transport import Located, Transport
+from ckptd.client.saving.transport import Located, RunCatalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.series import name_of, of_name
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format.names import ANY_NAME
 
 
-def locate(transport: Transport, run: str, name: str, step: int | None) -> Located:
+def locate(catalog: RunCatalog, run: str, name: str, step: int | None) -> Located:
     """Return the checkpoint of `step`, or the latest, that `name` means; `NotFoundError` when there is none."""
     if step is None:
-        latest = transport.latest(name)
+        latest = catalog.latest(name)
         if latest is None:
-            raise NotFoundError(f"run {run!r} has no checkpoint yet{_of_others(transport.checkpoints(), name)}")
+            raise NotFoundError(f"run {run!r} has no checkpoint yet{_of_others(catalog.checkpoints(), name)}")
         return latest
-    everything = transport.checkpoints()
+    everything = catalog.checkpoints()
     found = of_name(everything, name, checkpoint_of=_checkpoint)
     of_step = [located for located in found if located.checkpoint.step == step]
     if of_step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
-from ckptd.client.saving.transport import Located, RestoreCall, Transport
+from ckptd.client.saving.transport import Located, RestoreCall, RunCatalog
 from ckptd.engine.reading.bundle import Array, Bundle, Wanted
 from ckptd.engine.reading.damage import Suspicion
 from ckptd.errors import CkptdError, CorruptionError
@@ -19,7 +19,7 @@ from ckptd.storage.base import Objects
 class ReportingBundle(Bundle):
     """A checkpoint opened for reading, whose damage its owner hears of. Make one with `open_reporting`."""
 
-    _transport: Transport
+    _catalog: RunCatalog
     _located: Located
     _name: str
 
@@ -28,29 +28,29 @@ class ReportingBundle(Bundle):
         try:
             return super().read_many(wanted, thorough=thorough)
         except CorruptionError as error:
-            report(error, self._transport, self._located, self._name)
+            report(error, self._catalog, self._located, self._name)
             raise
 
 
-def open_reporting(transport: Transport, located: Located, name: str, objects: Objects) -> Bundle:
+def open_reporting(catalog: RunCatalog, located: Located, name: str, objects: Objects) -> Bundle:
     """Open a checkpoint that `name` means; raises as `Bundle.open`."""
     try:
         bundle = ReportingBundle.open(objects, located.key)
     except CorruptionError as error:
-        report(error, transport, located, name)
+        report(error, catalog, located, name)
         raise
     assert isinstance(bundle, ReportingBundle)
-    bundle._transport, bundle._located, bundle._name = transport, located, name
+    bundle._catalog, bundle._located, bundle._name = catalog, located, name
     return bundle
 
 
-def report(error: CorruptionError, transport: Transport, located: Located, name: str) -> None:
+def report(error: CorruptionError, catalog: RunCatalog, located: Located, name: str) -> None:
     """Have the owner look at damage in the latest checkpoint; a note of the error says what came of it."""
     try:
-        latest = transport.latest(name)
+        latest = catalog.latest(name)
         if latest is None or latest.key != located.key:
             return
-        verdict = transport.check_damage(located, Suspicion.of(error), RestoreCall(uuid.uuid4().hex))
+        verdict = catalog.check_damage(located, Suspicion.of(error), RestoreCall(uuid.uuid4().hex))
     except CkptdError as other:
         error.add_note(f"whether it is damage could not be found out: {other}")
         return

@@ -12,7 +12,7 @@ from ckptd.client.restoring.falling_back import Restored, restore_newest
 from ckptd.client.restoring.locating import locate
 from ckptd.client.restoring.reader import CheckpointReader, check_names, did_you_mean
 from ckptd.client.restoring.reporting import open_reporting
-from ckptd.client.saving.transport import Located, Transport
+from ckptd.client.saving.transport import Located, RunCatalog
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.reading.bundle import Bundle, Wanted
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
@@ -28,7 +28,7 @@ _MAX_ATTEMPTS = 5
 
 
 def restore(
-    transport: Transport,
+    catalog: RunCatalog,
     run: str,
     name: str,
     step: int | None,
@@ -52,12 +52,12 @@ def restore(
     def read(located: Located, is_afresh: bool = False) -> dict[str, Array]:
         nonlocal reads
         reads += 1
-        return _read(transport, located.key, names, slices, into, by_many, is_afresh)
+        return _read(catalog, located.key, names, slices, into, by_many, is_afresh)
 
     try:
         if step is not None:
-            return _read_step(transport, run, name, step, read, restored)
-        return restore_newest(transport, run, name, read, restored, falls_back=falls_back, together_s=together_s)
+            return _read_step(catalog, run, name, step, read, restored)
+        return restore_newest(catalog, run, name, read, restored, falls_back=falls_back, together_s=together_s)
     except CkptdError as error:
         # A wrong request is refused before the first byte moves, and the first read looks for every name.
         if (
@@ -70,20 +70,20 @@ def restore(
 
 
 def _read_step(
-    transport: Transport,
+    catalog: RunCatalog,
     run: str,
     name: str,
     step: int,
     read: Callable[[Located], dict[str, Array]],
     restored: Restored,
 ) -> dict[str, Array]:
-    located = locate(transport, run, name, step)
+    located = locate(catalog, run, name, step)
     for _ in range(_MAX_ATTEMPTS):
         try:
             arrays = read(located)
             break
         except (NotFoundError, CorruptionError):
-            now = locate(transport, run, name, step)
+            now = locate(catalog, run, name, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
                 raise  # it is still the one that is meant, so this is about the checkpoint itself
             located = now
@@ -93,55 +93,55 @@ def _read_step(
     return arrays
 
 
-def _objects(transport: Transport, key: str, by_many: bool) -> Objects:
-    objects = transport.objects(key)
+def _objects(catalog: RunCatalog, key: str, by_many: bool) -> Objects:
+    objects = catalog.objects(key)
     return read_by_many(objects) if by_many else objects
 
 
 def open_reader(
-    transport: Transport, run: str, name: str, which: int | str | Checkpoint | None, *, by_many: bool
+    catalog: RunCatalog, run: str, name: str, which: int | str | Checkpoint | None, *, by_many: bool
 ) -> CheckpointReader:
     """Open the checkpoint of a step or a base name, the one given, or the latest; see `Checkpointer.reader`."""
-    located = locate_any(transport, run, name, which)
-    return CheckpointReader(open_reporting(transport, located, name, _objects(transport, located.key, by_many)))
+    located = locate_any(catalog, run, name, which)
+    return CheckpointReader(open_reporting(catalog, located, name, _objects(catalog, located.key, by_many)))
 
 
-def locate_any(transport: Transport, run: str, name: str, which: int | str | Checkpoint | None) -> Located:
+def locate_any(catalog: RunCatalog, run: str, name: str, which: int | str | Checkpoint | None) -> Located:
     """Return the checkpoint of a step or a base name, the one given, or the latest."""
     if isinstance(which, Checkpoint):
-        return _locate_prefix(transport, which.prefix)
+        return _locate_prefix(catalog, which.prefix)
     if isinstance(which, str):
-        return _locate_named(transport, run, which)
-    return locate(transport, run, name, which)
+        return _locate_named(catalog, run, which)
+    return locate(catalog, run, name, which)
 
 
 def read_meta_graph(
-    transport: Transport, run: str, name: str, which: int | str | Checkpoint | None, suffix: str
+    catalog: RunCatalog, run: str, name: str, which: int | str | Checkpoint | None, suffix: str
 ) -> bytes | None:
     """Read the graph description beside a checkpoint, see `locate_any`; None if there is none."""
-    located = locate_any(transport, run, name, which)
+    located = locate_any(catalog, run, name, which)
     try:
-        return transport.objects(located.key).get(meta_key(located.key, suffix))
+        return catalog.objects(located.key).get(meta_key(located.key, suffix))
     except NotFoundError:
         return None
 
 
-def _locate_prefix(transport: Transport, prefix: str) -> Located:
-    for located in transport.checkpoints():
+def _locate_prefix(catalog: RunCatalog, prefix: str) -> Located:
+    for located in catalog.checkpoints():
         if located.checkpoint.prefix == prefix:
             return located
     raise NotFoundError("this checkpoint is there no more", key=prefix)
 
 
-def _locate_named(transport: Transport, run: str, base: str) -> Located:
-    found = {located.key.rpartition("/")[2]: located for located in transport.checkpoints()}
+def _locate_named(catalog: RunCatalog, run: str, base: str) -> Located:
+    found = {located.key.rpartition("/")[2]: located for located in catalog.checkpoints()}
     if base not in found:
         raise NotFoundError(f"run {run!r} has no checkpoint {base!r}{did_you_mean(base, found)}")
     return found[base]
 
 
 def _read(
-    transport: Transport,
+    catalog: RunCatalog,
     key: str,
     names: Sequence[str] | Mapping[str, str] | None,
     slices: Boxes | None,
@@ -149,7 +149,7 @@ def _read(
     by_many: bool,
     is_afresh: bool,
 ) -> dict[str, Array]:
-    objects = _objects(transport, key, by_many)
+    objects = _objects(catalog, key, by_many)
     if is_afresh:
         objects = beneath(objects)  # what memory holds may be what is wrong
     # Not every box is summed: only the index tells whether they are still of the checkpoint that was opened.

@@ -1,4 +1,4 @@
-"""One save from its declaration to its end, over any transport."""
+"""One save from its declaration to its end, over any road."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving import waits
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import SaveRequest, Transport
+from ckptd.client.saving.transport import SaveRequest, SaveRoad
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment, Road
@@ -28,7 +28,7 @@ _SETTLE_S = 1.0  # a daemon that refused a lane knows the save's end by then
 
 
 def carry_out(
-    transport: Transport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None = None
+    road: SaveRoad, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None = None
 ) -> Checkpoint:
     """Carry out one save; return the published checkpoint. The snapshot may still be under way.
 
@@ -37,22 +37,22 @@ def carry_out(
     """
     what = "the save without a step" if request.step is None else f"the save of step {request.step}"
     with waits.told(what):
-        return _carry_out(transport, request, snapshot, turn, handover)
+        return _carry_out(road, request, snapshot, turn, handover)
 
 
 def _carry_out(
-    transport: Transport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
+    road: SaveRoad, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
 ) -> Checkpoint:
     deadline = Deadline(request.timeout_s + _GRACE_S)
     backoff = Backoff()
     while True:
-        answer = transport.declare(request, snapshot.manifest, deadline, turn, handover)
+        answer = road.declare(request, snapshot.manifest, deadline, turn, handover)
         if isinstance(answer, Checkpoint):
             return answer
         turn.planned(answer.save.epoch)
         snapshot.lanes = answer.lanes
         try:
-            return _finish(transport, answer, snapshot, deadline)
+            return _finish(road, answer, snapshot, deadline)
         except NotFoundError as forgotten:
             pause_s = backoff.next_s(deadline)
             if deadline.remaining_s <= pause_s:
@@ -62,22 +62,22 @@ def _carry_out(
             time.sleep(pause_s)
 
 
-def _finish(transport: Transport, planned: Assignment, snapshot: Snapshot, deadline: Deadline) -> Checkpoint:
+def _finish(road: SaveRoad, planned: Assignment, snapshot: Snapshot, deadline: Deadline) -> Checkpoint:
     """Send what was planned and wait for the end; `NotFoundError` when the daemon has no memory of the save."""
     lanes = [lane for lane in planned.lanes if lane.road is Road.STREAM]
     try:
         if lanes:
             waits.waiting_for("its arrays to be copied")
             snapshot.wait(deadline.remaining_s)
-        sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in lanes]
+        sources = [LaneSource(lane, snapshot, road.chunk_bytes) for lane in lanes]
         waits.waiting_for(lambda: _left(sources))
-        _send_all(transport, planned.save, sources, deadline)
+        _send_all(road, planned.save, sources, deadline)
     except CkptdError as error:
         if snapshot.has_failed:
-            transport.abort(planned.save, str(error))
+            road.abort(planned.save, str(error))
             raise
-        return _settle(transport, planned.save, error)
-    return transport.outcome(planned.save, deadline)
+        return _settle(road, planned.save, error)
+    return road.outcome(planned.save, deadline)
 
 
 def _left(sources: Sequence[LaneSource]) -> str:
@@ -87,24 +87,24 @@ def _left(sources: Sequence[LaneSource]) -> str:
     return f"the daemon to take {describe_bytes(left)} of {describe_bytes(total)}"
 
 
-def _settle(transport: Transport, save: SaveRef, error: CkptdError) -> Checkpoint:
+def _settle(road: SaveRoad, save: SaveRef, error: CkptdError) -> Checkpoint:
     """End a save whose lanes could not all be sent: raise why, or return the checkpoint if it was made all the same.
 
     When the save had ended before, because another rank was lost say, our lanes were refused for that reason and
     it is the one to tell. Only a save that still waits for us is ended by us.
     """
     try:
-        return transport.outcome(save, Deadline(_SETTLE_S))
+        return road.outcome(save, Deadline(_SETTLE_S))
     except UnavailableError as unknown:
         if unknown.is_answer:
             raise unknown from error
-        transport.abort(save, f"rank {save.rank} could not send its part: {error}")
+        road.abort(save, f"rank {save.rank} could not send its part: {error}")
         raise error from error.__cause__
     except CkptdError as reason:
         raise reason from error
 
 
-def _send_all(transport: Transport, save: SaveRef, sources: Sequence[LaneSource], deadline: Deadline) -> None:
+def _send_all(road: SaveRoad, save: SaveRef, sources: Sequence[LaneSource], deadline: Deadline) -> None:
     """Send all lanes, a few at a time; the first error stops the others and is raised.
 
     Every rank goes from the first shard to the last. Where several fill one shard in turns, as with a tensor of
@@ -116,7 +116,7 @@ def _send_all(transport: Transport, save: SaveRef, sources: Sequence[LaneSource]
 
     def send(source: LaneSource) -> None:
         try:
-            transport.send(save, source, deadline, stop)
+            road.send(save, source, deadline, stop)
         except BaseException as error:
             errors.append(error)
             stop.set()

@@ -1,4 +1,4 @@
-"""What the client needs done, by a daemon over gRPC (`remote`) or by this process (`direct`).
+"""What the client needs done, by a daemon over gRPC (`client/daemon`) or by this process (`client/direct`).
 
 Both raise the same errors for the same reasons, and every wait ends at the deadline that is passed in.
 """
@@ -6,15 +6,19 @@ Both raise the same errors for the same reasons, and every wait ends at the dead
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ckptd.client.capture.buffers import Room, RoomPool
+from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.capture.handover import Handover
+from ckptd.client.capture.preparing import Rooms
 from ckptd.client.deadline import Deadline
+from ckptd.client.saving.dropping import Droppable
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.watch import Watch
+from ckptd.client.watch import OpenSources, Source, Watch
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
@@ -82,24 +86,13 @@ class RestoreCall:
     is_together: bool = False
 
 
-class Transport(Protocol):
-    """The road to the engine. Methods may be called from any thread, several at a time."""
+class SaveRoad(Protocol):
+    """Carries saves to the engine. Methods may be called from any thread, several at a time."""
 
     chunk_bytes: int
     world_size: int
-    place: str
-    """What it saves to, the same for all objects that save there as this rank; see `own_saves`."""
     retains_here: bool
     """Whether this process does what retention says, and ends only when that is over."""
-
-    def share_rooms(self, pool: RoomPool) -> None:
-        """Take memory from `pool`, which others use before and after, unless the engine lends it."""
-
-    def room(self, size_bytes: int) -> Room:
-        """Return memory to capture a save into: shared with the engine where it can be."""
-
-    def prepare(self, size_bytes: int) -> None:
-        """Have rooms for saves of this size made ready, in the background."""
 
     def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
         """Return what this rank declares under `epoch`, with the manifest that has this digest."""
@@ -132,6 +125,10 @@ class Transport(Protocol):
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """Request the end of a save, so that other ranks need not wait for its deadline. Never raises."""
+
+
+class RunCatalog(Protocol):
+    """Finds, reads and manages the checkpoints of a run. Methods may be called from any thread, several at a time."""
 
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
         """Return the newest complete checkpoint of the run that `name` means; see `ckptd.engine.series`.
@@ -167,20 +164,77 @@ class Transport(Protocol):
             UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
         """
 
+    def objects(self, key: str) -> Objects:
+        """Return what the bytes of the checkpoint with this prefix are read from."""
+
+    def news(self, name: str) -> Source:
+        """Return what tells of the newest checkpoint that `name` means, and of each newer one. Not yet connected."""
+
+
+class SaveRooms(Rooms, Protocol):
+    """Memory to capture saves into: shared with the engine where it can be."""
+
+    def share(self, pool: RoomPool) -> None:
+        """Take memory from `pool`, which others use before and after, unless the engine lends it."""
+
+    def close(self) -> None:
+        """Free what is kept, unless others use it."""
+
+
+class EngineConnection(Droppable, Protocol):
+    """This process's hold on the engine."""
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is the parent's, and this process a forked child, which must not touch it."""
+
+    def close(self) -> None:
+        """Refuse further calls and end waits; `let_go` gives the hold back. May be repeated."""
+
+    def let_go(self, *, is_dropped: bool = True) -> None:
+        """See `Droppable`; not `is_dropped`: it was closed."""
+
+
+class Transport:
+    """The road to the engine, over one connection: to a daemon, or to the engine in this process.
+
+    Attributes:
+        place: what it saves to, the same for all objects that save there as this rank; see `own_saves`.
+        connection: this process's hold on the engine.
+        saves: carries saves.
+        catalog: the checkpoints of the run.
+        rooms: memory to capture saves into.
+        watches: those that are open.
+    """
+
+    def __init__(
+        self, place: str, connection: EngineConnection, saves: SaveRoad, catalog: RunCatalog, rooms: SaveRooms
+    ) -> None:
+        self.place = place
+        self.connection = connection
+        self.saves = saves
+        self.catalog = catalog
+        self.rooms = rooms
+        self.watches = OpenSources()
+
     def watch(self, name: str, timeout_s: float | None = None) -> Watch:
         """Yield the newest checkpoint that `name` means, then each newer one.
 
         Until `close`, or until none came for `timeout_s`.
         """
+        return Watch(self.watching(name), timeout_s)
 
-    def objects(self, key: str) -> Objects:
-        """Return what the bytes of the checkpoint with this prefix are read from."""
-
-    def mark_dropped(self) -> None:
-        """See `dropping.Droppable`."""
-
-    def let_go(self) -> None:
-        """See `dropping.Droppable`."""
+    @contextmanager
+    def watching(self, name: str) -> Iterator[Source]:
+        """Open a watch, and free it in the end."""
+        with self.watches.watching(self.catalog.news(name)) as source:
+            yield source
 
     def close(self) -> None:
         """Leave the run and free everything. Harmless when repeated."""
+        self.connection.close()
+        self.rooms.close()
+        if self.connection.is_inherited:
+            return
+        self.watches.close()
+        self.connection.let_go(is_dropped=False)

@@ -96,9 +96,8 @@ def load(reader):
 def test_saves_take_turns_in_two_arenas(connect):
     ckpt = connect()
     used = []
-    take = ckpt._transport.room
-    ckpt._transport.room = lambda size: used.append(take(size)) or used[-1]
-    ckpt._preparation._transport = ckpt._transport
+    take = ckpt._transport.rooms.room
+    ckpt._transport.rooms.room = lambda size: used.append(take(size)) or used[-1]
     for step in range(4):
         ckpt.save(step, ARRAYS).result(BOUND_S)
     assert all(isinstance(room, ArenaRoom) for room in used)

@@ -29,7 +29,7 @@ ARRAY = np.random.default_rng(0).integers(0, 255, 20 * CHUNK_BYTES, dtype=np.uin
 def saved(daemon):
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         ckpt.save(1, {"a": ARRAY}).result(BOUND_S)
-        assert isinstance(ckpt._transport.objects(""), LocalStore)
+        assert isinstance(ckpt._transport.catalog.objects(""), LocalStore)
     return daemon
 
 
@@ -46,7 +46,7 @@ def unseen(monkeypatch):
 @pytest.fixture
 def remote(saved, unseen):
     ckpt = Checkpointer(saved.address, "runs/a", timeout_s=BOUND_S)
-    yield ckpt._transport.objects("")
+    yield ckpt._transport.catalog.objects("")
     ckpt.close()
 
 
@@ -159,7 +159,7 @@ def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
 
 def test_a_daemon_that_stays_away_ends_the_reading(saved, unseen):
     with Checkpointer(saved.address, "runs/a", timeout_s=0.5) as ckpt:
-        objects = ckpt._transport.objects("")
+        objects = ckpt._transport.catalog.objects("")
         saved.stop()
         with pytest.raises(UnavailableError, match="no daemon answers"):
             objects.stat(KEY)

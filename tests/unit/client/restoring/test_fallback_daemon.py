@@ -94,10 +94,10 @@ def test_a_lying_client_quarantines_nothing(daemon, connect, tmp_path):
     from ckptd.engine.reading.damage import Suspicion
 
     liar = open_daemon(daemon.address, "a", this_member(0, 1), RunOptions(), timeout_s=BOUND_S, token=None, ca=None)
-    located = liar.latest("model.ckpt")
+    located = liar.catalog.latest("model.ckpt")
     shard = f"{located.key}.data-00000-of-00001"
     for suspicion in (Suspicion(shard, 0, "it is bad"), Suspicion("", None, "all of it"), Suspicion("../etc", 5, "")):
-        verdict = liar.check_damage(located, suspicion, RestoreCall("x"))
+        verdict = liar.catalog.check_damage(located, suspicion, RestoreCall("x"))
         assert not verdict.is_confirmed
     liar.close()
     assert connect().latest().step == 3

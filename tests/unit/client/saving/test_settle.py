@@ -75,7 +75,7 @@ def test_restore_gives_what_was_saved_last_also_while_that_is_under_way(place, g
     address, _ = place
     with ckptd.Checkpointer(address, "r") as checkpointer:
         checkpointer.save(1, tree(1)).result(BOUND_S)
-        held = gate(checkpointer._transport, "outcome")
+        held = gate(checkpointer._transport.saves, "outcome")
         second = checkpointer.save(2, tree(2))
         assert held.reached.wait(BOUND_S)
         assert not second.done()
@@ -88,7 +88,7 @@ def test_restore_gives_what_was_saved_last_also_while_that_is_under_way(place, g
 def test_a_step_under_way_is_found(place, gate, ask):
     address, _ = place
     with ckptd.Checkpointer(address, "r") as checkpointer:
-        held = gate(checkpointer._transport, "outcome")
+        held = gate(checkpointer._transport.saves, "outcome")
         checkpointer.save(3, tree(3))
         assert held.reached.wait(BOUND_S)
         soon(held)
@@ -103,7 +103,7 @@ def test_restoring_an_older_step_waits_for_no_other(place, gate):
     address, _ = place
     with ckptd.Checkpointer(address, "r") as checkpointer:
         checkpointer.save(1, tree(1)).result(BOUND_S)
-        held = gate(checkpointer._transport, "outcome")
+        held = gate(checkpointer._transport.saves, "outcome")
         second = checkpointer.save(2, tree(2))
         assert checkpointer.restore(1)["w"][0] == 1
         assert not second.done()
@@ -164,7 +164,7 @@ def test_settling_is_bounded(place, gate, monkeypatch):
         checkpointer.settle()
     held.open()
     checkpointer.settle()
-    stuck = gate(checkpointer._transport, "outcome")
+    stuck = gate(checkpointer._transport.saves, "outcome")
     pending = checkpointer.save(3, tree(3))
     with pytest.raises(UnavailableError, match="the save of step 3 has not ended within 1 s; it goes on"):
         checkpointer.settle()
@@ -181,7 +181,7 @@ def test_settling_raises_no_error_of_a_save_and_the_next_call_does(place, monkey
         def fail(*_):
             raise SessionAbortedError("rank 3 is lost")
 
-        monkeypatch.setattr(checkpointer._transport, "outcome", fail)
+        monkeypatch.setattr(checkpointer._transport.saves, "outcome", fail)
         checkpointer.save(2, tree(2))
         checkpointer.settle()
         with pytest.raises(SessionAbortedError, match="rank 3"):

@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.client.daemon.remote_transport import RemoteTransport
-from ckptd.client.direct.direct_transport import DirectTransport
 from ckptd.engine.saves.save import Save
 from ckptd.errors import ConflictError, InvalidRequestError
-from ckptd.service import calls
 from tests import seams
 from tests.fakes.waiting import eventually
 from tests.starts import prepared
@@ -43,20 +40,20 @@ def address(request, tmp_path):
 def held(monkeypatch):
     """Saves reach their outcome and wait there until this is set."""
     go_on = threading.Event()
-    for transport in (DirectTransport, RemoteTransport):
-        real = transport.outcome
+    for seam in (seams.OUTCOME_IN_PROCESS, seams.OUTCOME_AT_DAEMON):
+        real = seam.value
 
         def late(self, save, deadline, real=real):
             assert go_on.wait(BOUND_S)
             return real(self, save, deadline)
 
-        monkeypatch.setattr(transport, "outcome", late)
+        seam.put(monkeypatch, late)
     yield go_on
     go_on.set()
 
 
 def hold_of(transport):
-    return transport.connection.hold if isinstance(transport, RemoteTransport) else transport._hold
+    return transport.connection.hold
 
 
 def open_run(address, **options):
@@ -258,7 +255,7 @@ def test_a_forked_child_shares_nothing_with_its_parent(tmp_path):
 
 def test_one_that_names_the_daemon_otherwise_is_told_so(tmp_path, monkeypatch):
     seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 0.1)
-    monkeypatch.setattr(calls._refused, "is_repeated", lambda text: True)  # others ask for the first line of this
+    seams.IS_REFUSED_AGAIN.put(monkeypatch, lambda text: True)  # others ask for the first line of this
     daemon = Daemon(tmp_path / "root", f"unix://{tmp_path / 's'}")
     (tmp_path / "other").symlink_to(tmp_path / "s")
     with open_run(daemon.address) as first, open_run(f"unix://{tmp_path / 'other'}") as second:

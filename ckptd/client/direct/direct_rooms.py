@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.client.capture.buffers import Declared, Room
+from ckptd.client.capture.buffers import Declared, Room, RoomPool
 from ckptd.client.capture.memory_layout import Placement
 from ckptd.client.deadline import Deadline
+from ckptd.client.direct.direct_connection import DirectConnection
 from ckptd.engine.identity import Declaration
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.feeding import first_sums
@@ -81,3 +82,31 @@ class LocalHandover:
     def wait(self, deadline: Deadline, *, until_summed: bool) -> Declaration | None:
         """See `Handover`. The engine follows from the declaration on."""
         return None
+
+
+class DirectRooms:
+    """See `SaveRooms`: private memory, of this transport or of a pool that others use as well."""
+
+    def __init__(self, connection: DirectConnection) -> None:
+        self._connection = connection
+        self._pool = RoomPool()
+        self._owns_pool = True
+
+    def share(self, pool: RoomPool) -> None:
+        """See `SaveRooms`."""
+        self._pool, self._owns_pool = pool, False
+
+    def room(self, size_bytes: int) -> Room:
+        """See `Rooms`. Says that this process saves."""
+        connection = self._connection
+        connection.held().join(connection.run, connection.options, connection.timeout_s)
+        return FollowedRoom(self._pool.take(size_bytes))
+
+    def prepare(self, size_bytes: int) -> None:
+        """See `Rooms`."""
+        self._pool.prepare(size_bytes)
+
+    def close(self) -> None:
+        """See `SaveRooms`."""
+        if self._owns_pool:
+            self._pool.clear()
