@@ -60,7 +60,7 @@ _log = logging.getLogger("ckptd.daemon")
 def serve(config: Config, environ: Mapping[str, str]) -> int:
     """Run the daemon until a signal ends it; return the exit code. Belongs to the main thread of its process."""
     if not config.root:
-        raise InvalidRequestError("a daemon needs to know where to keep checkpoints: pass --root URL")
+        raise InvalidRequestError("the daemon needs a directory or URL for checkpoints: pass --root URL")
     logs.configure(config.log_format, config.log_level)
     gc.set_threshold(*GC_THRESHOLDS)
     keep_freed_memory()
@@ -96,7 +96,7 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
     listen = tuple(addresses.parse(text) for text in config.listen) or places.default_addresses(environ)
     if config.stream_port and config.stream_port + config.stream_processes > _PORTS:
         raise InvalidRequestError(
-            "there are not so many ports from --stream-port on", expected=f"below {_PORTS}", actual=config.stream_port
+            "there are not enough ports from --stream-port on", expected=f"below {_PORTS}", actual=config.stream_port
         )
     return ServerOptions(
         listen=listen,
@@ -153,7 +153,7 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
         task.cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, functools.partial(_end_now, config))
-    _log.info("%s: waiting at most %g s for saves under way", reason, config.grace_s)
+    _log.info("%s: waiting at most %g s for saves in progress", reason, config.grace_s)
     leaving = _leave_after(config.grace_s + LEAVE_S, config, SessionAbortedError.exit_code)
     await server.drain()
     if scrub is not None:
@@ -166,7 +166,7 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
     await server.stop()
     _forget(config)
-    _log.info("stopped; %s", "nothing was lost" if finished else "saves under way were aborted")
+    _log.info("stopped; %s", "nothing was lost" if finished else "saves in progress were aborted")
     return code
 
 

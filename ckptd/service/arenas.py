@@ -114,7 +114,7 @@ class ArenaServer:
             listener.listen(128)
         except OSError as error:
             listener.close()
-            raise UnavailableError(f"the system does not let us listen on {self._path}: {error.strerror}") from error
+            raise UnavailableError(f"the system does not allow listening on {self._path}: {error.strerror}") from error
         except CkptdError:
             listener.close()
             raise
@@ -160,7 +160,7 @@ class ArenaServer:
                 # No descriptors are left, say: workers send their bytes until there are.
                 if said != str(error):
                     said = str(error)
-                    _log.warning("workers that come now are lent no memory: %s", error)
+                    _log.warning("new workers get no shared memory: %s", error)
                 self._is_stopping.wait(_ACCEPT_PAUSE_S)
                 continue
             accepted.setblocking(True)
@@ -175,7 +175,7 @@ class ArenaServer:
             try:
                 threading.Thread(target=self._serve, args=(connection,), name="ckptd-arena", daemon=True).start()
             except RuntimeError as error:  # no thread is to be had
-                _log.warning("a worker is lent no memory: %s", error)
+                _log.warning("a worker gets no shared memory: %s", error)
                 with self._lock:
                     self._connections.discard(connection)
                 accepted.close()

@@ -223,8 +223,8 @@ class Server:
                 port = self._server.add_insecure_port(address.target)
         except RuntimeError as e:
             if not address.is_unix and _answers(address):
-                raise ConflictError(f"something listens on {address} already; pass another --listen") from e
-            raise UnavailableError(f"the system does not let us listen on {address}") from e
+                raise ConflictError(f"another program already listens on {address}; pass another --listen") from e
+            raise UnavailableError(f"the system does not allow listening on {address}") from e
         finally:
             os.umask(mask)
         if not address.is_unix:

@@ -51,7 +51,7 @@ def _check_path(key: str) -> tuple[str, ...]:
         if part in ("", ".", ".."):
             raise InvalidRequestError("a key is a relative path without empty, '.' or '..' components", key=repr(key))
         if "\0" in part:
-            raise InvalidRequestError("a key holds no NUL", key=repr(key))
+            raise InvalidRequestError("a key must not contain NUL", key=repr(key))
     return parts
 
 

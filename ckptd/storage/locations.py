@@ -46,8 +46,8 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
             return _MEMORY.setdefault(name, MemoryStore(name))
     if scheme in ("http", "https"):
         raise InvalidRequestError(
-            f"{url!r} is no store, and no address of a daemon, which is grpc://HOST:PORT or grpcs://HOST:PORT; "
-            "download a checkpoint before it is opened, or open the bucket that it lies in: s3://BUCKET/PATH"
+            f"{url!r} is neither a store nor the address of a daemon (grpc://HOST:PORT or grpcs://HOST:PORT); "
+            "download the checkpoint first, or open the bucket that it is in: s3://BUCKET/PATH"
         )
     name, _, root = rest.partition("/")
     if not name:
@@ -107,7 +107,7 @@ def _split(url: str) -> tuple[str, str]:
     if not url:
         raise InvalidRequestError("a store needs a path or a URL")
     if "\0" in url:
-        raise InvalidRequestError(f"a path holds no NUL: {url!r}")
+        raise InvalidRequestError(f"a path must not contain NUL: {url!r}")
     match = _SCHEME.match(url)
     if match is None:
         return "file", url

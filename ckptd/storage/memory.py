@@ -122,7 +122,7 @@ class MemoryStore:
         """See `Store`."""
         found = self._object(key)
         if len(found.data) > limit_bytes:
-            raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=len(found.data))
+            raise CorruptionError("larger than the limit", key=key, expected=limit_bytes, actual=len(found.data))
         return found.data
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:

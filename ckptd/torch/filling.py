@@ -209,7 +209,7 @@ class Filling:
         return give
 
     def _place_meta(self, name: str, value: torch.Tensor, stored: Any) -> Callable[[], Any]:
-        """Have a tensor made where there is none yet; one that is there under several names, once."""
+        """Have a tensor made where there is none yet; one that exists under several names, once."""
         new, tied = self._materialized.of(value)
         if tied.is_filled:
             self._reads.taken.add(name)

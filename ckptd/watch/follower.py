@@ -93,7 +93,7 @@ class Follower:
             if self._failing_since is None:
                 self._failing_since = self._now()
             elif self._now() - self._failing_since >= PATIENCE_S:
-                error.add_note(f"it has been like that for {PATIENCE_S:g} s")
+                error.add_note(f"this has lasted for {PATIENCE_S:g} s")
                 raise
             return None
         self._failing_since = None

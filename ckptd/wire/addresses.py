@@ -93,14 +93,14 @@ def parse(text: str) -> Address:
             secure = {"": None, "grpc": False, "grpcs": True}[scheme.lower()]
             return _parse_host(rest.removesuffix("/"), text, secure)
         case _:
-            raise _refused(text, f"{scheme}:// is no daemon's address")
+            raise _refused(text, f"{scheme}:// is not a daemon's address")
 
 
 def _parse_socket(path: str, text: str) -> Address:
     if not path.startswith("/"):
         raise _refused(text, "the path of a Unix socket is absolute")
     if "\0" in path or path.endswith("/"):
-        raise _refused(text, "this is no path of a socket")
+        raise _refused(text, "this is not the path of a socket")
     if len(path.encode("utf-8", "surrogateescape")) > MAX_SOCKET_PATH:
         raise _refused(text, f"the path of a Unix socket has at most {MAX_SOCKET_PATH} bytes")
     return Address(path=path)

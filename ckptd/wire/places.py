@@ -67,5 +67,6 @@ def _check_ours(directory: Path, uid: int) -> None:
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or status.st_mode & 0o077:
         raise NotPermittedError(
-            "this directory for our socket is not ours alone: remove it or set XDG_RUNTIME_DIR", key=str(directory)
+            "this directory for the socket must belong to its user alone: remove it or set XDG_RUNTIME_DIR",
+            key=str(directory),
         )

@@ -54,7 +54,7 @@ def check(address: Address, ca: bytes | None, *, timeout_s: float) -> None:
             ) from None
         raise UnavailableError(f"no secure connection to {address}: {error.reason or error}") from error
     except UnicodeError as error:
-        raise InvalidRequestError(f"{address.host!r} is no name of a host: {error}") from error
+        raise InvalidRequestError(f"{address.host!r} is not a host name: {error}") from error
     except OSError as error:
         why = f"{_reason(error)}; start one with `ckptd serve --root DIR`"
         raise UnavailableError.unanswered(address, why) from error
@@ -69,7 +69,9 @@ def _context(ca: bytes | None) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=(_usual_roots() if ca is None else ca).decode("ascii"))
     except (ssl.SSLError, UnicodeDecodeError) as error:
-        raise InvalidRequestError("the certificate authority (ca=, --ca or CKPTD_CA) is no PEM certificate") from error
+        raise InvalidRequestError(
+            "the certificate authority (ca=, --ca or CKPTD_CA) is not a PEM certificate"
+        ) from error
     return context
 
 

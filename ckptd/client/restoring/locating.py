@@ -24,7 +24,7 @@ def locate(catalog: RunCatalog, run: str, name: str, step: int | None) -> Locate
     if of_step:
         called = sorted({name_of(each.checkpoint) for each in of_step})
         if name != ANY_NAME and len(called) > 1:
-            raise InvalidRequestError(f"step {step} is there under several names: {', '.join(called)}; pass name=")
+            raise InvalidRequestError(f"step {step} exists under several names: {', '.join(called)}; pass name=")
         return of_step[-1]
     steps = ", ".join(str(located.checkpoint.step) for located in found[-5:])
     hint = f"; the newest are {steps}" if found else _of_others(everything, name) or "; it has none yet"

@@ -82,7 +82,7 @@ def commit(
     if not store.verifies_writes and store.get(files.index_key) != files.index:
         if not files.overwrite:
             store.delete([files.index_key])  # not acknowledged yet, and without it there is no checkpoint
-        raise CorruptionError("the index reads back other than it was written", key=files.index_key)
+        raise CorruptionError("the index differs when it is read back", key=files.index_key)
 
 
 def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnStep = ignore_step) -> SeenState:
@@ -103,7 +103,7 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
             # Copied, touched or restored with the same content it has a new version and means the same.
             again = look(store, key)
             if again.data != seen.data:
-                error.add_note("the state file was changed by another program; recovery reads it anew")
+                error.add_note("the state file was changed by another program; recovery reads it again")
                 raise
             stat = reserve.replace(store, directory, key, state, if_version=again.version)
     if store.verifies_writes:
@@ -113,7 +113,7 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
     found = store.get(key)
     if found != state:
         raise CorruptionError(
-            "the state file reads back other than it was written", key=key, expected=len(state), actual=len(found)
+            "the state file differs when it is read back", key=key, expected=len(state), actual=len(found)
         )
     return SeenState(state, stat.version)
 

@@ -100,6 +100,4 @@ def _check_one_name(which: series.NamedStep, found: Sequence[Checkpoint]) -> Non
     """Refuse to guess: a program that names nothing may mean whatever is there, but not one of several."""
     called = sorted({series.name_of(each) for each in found})
     if which.name != names.ANY_NAME and len(called) > 1:
-        raise InvalidRequestError(
-            f"step {which.step} is there under several names: {', '.join(called)}; say which by name="
-        )
+        raise InvalidRequestError(f"step {which.step} exists under several names: {', '.join(called)}; pass name=")

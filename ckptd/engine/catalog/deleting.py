@@ -89,7 +89,7 @@ def unread(store: Store, prefix: str, num_shards: int | None, *, is_in_place: bo
     with holds.unread(store, [*keys, *([names.index_key(prefix)] if is_in_place else [])]) as is_unread:
         if not is_unread:
             raise BeingReadError(
-                "it is being read, straight from the disk; try again when that has ended", key=store.location(prefix)
+                "it is being read from the disk; try again when that has ended", key=store.location(prefix)
             )
         yield
 

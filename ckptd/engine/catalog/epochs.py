@@ -28,7 +28,7 @@ def stored(store: Store, run: str) -> int:
     if text is None:
         return 0
     if not (text.isdigit() and len(text) <= _MAX_DIGITS and int(text) < MAX_EPOCH):
-        raise CorruptionError("this is no epoch", key=key, actual=repr(text))
+        raise CorruptionError("this is not an epoch", key=key, actual=repr(text))
     return int(text)
 
 

@@ -51,7 +51,7 @@ def decode_state(data: bytes, key: str) -> CheckpointState:
         raise CorruptionError("this state file names no checkpoint", key=key)
     for at in (*state.all_model_checkpoint_timestamps, state.last_preserved_timestamp):
         if not abs(at) <= _LATEST_S:  # retention goes by it: no number that compares with nothing
-            raise CorruptionError("this state file has a time that no clock shows", key=key, actual=at)
+            raise CorruptionError("this state file has an impossible time", key=key, actual=at)
     return state
 
 

@@ -43,7 +43,7 @@ def check_apart(store: Store, run: str) -> None:
             if inner == run:
                 return  # another of its processes has joined it since: then it is one
             raise InvalidRequestError(
-                f"{store.location(run)} cannot be a run: run {store.location(inner)} lies inside of it; choose a name "
+                f"{store.location(run)} cannot be a run: run {store.location(inner)} is inside it; choose a name "
                 "beside that one"
             )
 
@@ -77,6 +77,6 @@ def _is_run(store: Store, directory: str) -> bool:
 
 def _inside(store: Store, run: str, other: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{store.location(run)} cannot be a run: it lies inside of the run {other}, whose files could get its name; "
+        f"{store.location(run)} cannot be a run: it is inside the run {other}, whose files could get its name; "
         "choose a name beside that one"
     )

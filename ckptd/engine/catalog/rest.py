@@ -77,7 +77,7 @@ class RestNote:
                 tuple(found.values()),
             )
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise CorruptionError("this is no note of a run at rest", key=key) from error
+            raise CorruptionError("this is not the note of an idle run", key=key) from error
 
 
 def versions_of(store: Store, run: str) -> dict[str, str]:

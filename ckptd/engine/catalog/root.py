@@ -63,7 +63,7 @@ def _read_id(store: Store) -> str | None:
     except NotFoundError:
         return None
     if not _ID.fullmatch(text):
-        raise CorruptionError("this is no id of a root", key=ID_KEY, actual=repr(text))
+        raise CorruptionError("this is not the id of a root", key=ID_KEY, actual=repr(text))
     return text
 
 

@@ -87,7 +87,7 @@ class StateFile:
             if self._take_fence() if self._seen.data is None else self._take_state(self._seen.data):
                 self._is_mine, self._confirmed_at = True, self._clock.boot_s()
                 return self._seen.data
-        raise UnavailableError("others change the state file all the time", key=self.key)
+        raise UnavailableError("other programs keep changing the state file", key=self.key)
 
     def _take_state(self, state: bytes) -> bool:
         """Let the state file name us, unless it does; False when it has to be read again."""
@@ -226,7 +226,7 @@ class StateFile:
     def _check_fence(self) -> None:
         if self._fenced_by is not None:
             raise ConflictError(
-                "this run was taken over by another owner; this one may change nothing more until it is started anew",
+                "this run was taken over by another owner; this process may not change it until it is restarted",
                 key=self.key,
                 actual=self._fenced_by.holder or self._fenced_by.owner,
             )

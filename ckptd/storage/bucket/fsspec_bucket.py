@@ -101,7 +101,7 @@ class FsspecBucket:
         """See `Bucket`."""
         head = self.head(key)
         if head.size_bytes > limit_bytes:
-            raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=head.size_bytes)
+            raise CorruptionError("larger than the limit", key=key, expected=limit_bytes, actual=head.size_bytes)
         with _translating(key):
             return self._files.cat_file(self._path(key)), head
 
@@ -293,10 +293,10 @@ def _translated(error: Exception, key: str) -> CkptdError:
         case PermissionError():
             return NotPermittedError(f"not allowed: {error}", key=named)
         case IsADirectoryError():
-            return NotFoundError("this is no object but a directory", key=named)
+            return NotFoundError("this is a directory, not an object", key=named)
         case NotImplementedError():
             return InvalidRequestError(f"this kind of store cannot do that: {error}", key=named)
         case OSError(errno=28 | 122):  # ENOSPC, EDQUOT
-            return StorageFullError(f"there is no room: {error}", key=named)
+            return StorageFullError(f"there is no space left: {error}", key=named)
         case _:
             return UnavailableError(f"{type(error).__name__}: {error}", key=named)

@@ -241,7 +241,7 @@ class MultipartWriter:
             raise error
         if stat.size_bytes != self.size_bytes:
             raise CorruptionError(
-                "the object has another size than was sent",
+                "the object's size differs from what was sent",
                 key=self.key,
                 expected=self.size_bytes,
                 actual=stat.size_bytes,

@@ -13,7 +13,7 @@ def check_lent(offset: int, actual: int, expected: int) -> None:
     """Raise `CorruptionError` if bytes no longer have the checksum with which they were lent."""
     if actual != expected:
         raise CorruptionError(
-            "bytes that were lent have changed",
+            "these bytes were changed while they were sent",
             offset=offset,
             expected=f"crc32c {expected:08x}",
             actual=f"crc32c {actual:08x}",

@@ -30,10 +30,10 @@ class Retries:
         wait_s = self._pause_s * random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)
         past_s = time.monotonic() - self._began_at
         if past_s + wait_s > self._deadline_s:
-            error.add_note(f"it has been like that for {self._deadline_s:g} s")
+            error.add_note(f"this has lasted for {self._deadline_s:g} s")
             raise error
         if past_s > _SILENT_S and not self._is_told:
             self._is_told = True
-            _log.warning("%s; it is tried again for %.0f s", error, self._deadline_s - past_s)
+            _log.warning("%s; retrying for %.0f s", error, self._deadline_s - past_s)
         time.sleep(wait_s)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

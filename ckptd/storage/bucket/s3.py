@@ -77,7 +77,7 @@ class S3Bucket:
             answer = self._requests.send("GET", key)
         if len(answer.body) > limit_bytes:
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=total or None)
+            raise CorruptionError("larger than the limit", key=key, expected=limit_bytes, actual=total or None)
         return answer.body, _head(key, answer, len(answer.body))
 
     def read_into(self, key: str, offset: int, *into: memoryview) -> None:

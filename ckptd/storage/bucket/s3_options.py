@@ -51,7 +51,9 @@ def options_of(configured: Mapping[str, Any]) -> S3Options:
     """
     client = configured.get("client_kwargs") or {}
     if not isinstance(client, Mapping):
-        raise InvalidRequestError("client_kwargs of fsspec's configuration for s3 is no mapping", actual=repr(client))
+        raise InvalidRequestError(
+            "client_kwargs of fsspec's configuration for s3 is not a mapping", actual=repr(client)
+        )
     found = {
         "endpoint_url": configured.get("endpoint_url") or client.get("endpoint_url"),
         "region": client.get("region_name"),
@@ -63,7 +65,7 @@ def options_of(configured: Mapping[str, Any]) -> S3Options:
     for what, value in found.items():
         if value is not None and not isinstance(value, str):
             raise InvalidRequestError(
-                f"{what} of fsspec's configuration for s3 is no text", actual=type(value).__name__
+                f"{what} of fsspec's configuration for s3 is not a string", actual=type(value).__name__
             )
     if (found["key"] is None) != (found["secret"] is None):
         raise InvalidRequestError("fsspec's configuration for s3 has one of key and secret, and not the other")

@@ -113,7 +113,7 @@ class S3Requests:
                 config=Config(signature_version="s3v4"),
             )
         except (BotoCoreError, ValueError) as error:
-            raise InvalidRequestError(f"the configuration of S3 makes no sense: {error}") from error
+            raise InvalidRequestError(f"the configuration of S3 is invalid: {error}") from error
         self._session = session
         self._credentials = None if options.key is None else _given(session, options)
         self.region = str(client.meta.region_name)
@@ -213,7 +213,7 @@ class S3Requests:
                 else:
                     data = answer.read(_MAX_ANSWER_BYTES + 1, decode_content=False)
                     if len(data) > _MAX_ANSWER_BYTES:
-                        raise UnavailableError("the server answers with more than it can mean", key=key or None)
+                        raise UnavailableError("the server's answer is too large", key=key or None)
             except BaseException:
                 answer.close()
                 raise
@@ -238,12 +238,12 @@ class S3Requests:
                 self._credentials = credentials
             if credentials is None:
                 raise NotPermittedError(
-                    "there are no credentials for S3: set AWS_ACCESS_KEY_ID and its kin, or a profile; "
-                    "a public bucket is read without any by FSSPEC_S3_ANON=true"
+                    "there are no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile; "
+                    "to read a public bucket without credentials, set FSSPEC_S3_ANON=true"
                 )
             return credentials.get_frozen_credentials()
         except BotoCoreError as error:
-            raise NotPermittedError(f"the credentials for S3 cannot be had: {error}") from error
+            raise NotPermittedError(f"cannot get the credentials for S3: {error}") from error
 
     def _renew(self) -> None:
         """Read credentials anew: what was read from the environment or a file may have been replaced there."""

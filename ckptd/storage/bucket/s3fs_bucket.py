@@ -45,7 +45,7 @@ class S3fsBucket:
         try:
             self._files = S3FileSystem(**options)
         except (BotoCoreError, ValueError, TypeError) as error:
-            raise InvalidRequestError(f"the configuration of s3fs makes no sense: {error}") from error
+            raise InvalidRequestError(f"the configuration of s3fs is invalid: {error}") from error
         self.url = f"s3://{name}"
         self.place = f"s3fs:{options.get('endpoint_url') or ''}/{name}"
         self.unfenced: str | None = None
@@ -81,7 +81,7 @@ class S3fsBucket:
         """See `Bucket`."""
         head = self.head(key)
         if head.size_bytes > limit_bytes:
-            raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=head.size_bytes)
+            raise CorruptionError("larger than the limit", key=key, expected=limit_bytes, actual=head.size_bytes)
         answer = self._call("get_object", key)
         return self._body(answer, key), self._head(key, answer)
 

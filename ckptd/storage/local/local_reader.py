@@ -64,7 +64,7 @@ def check_content(disk: Disk, file: int, expected: memoryview, key: str) -> None
                 done += disk.read_into(file, at + done, buffer[done:count].data)
             if done < count or not np.array_equal(buffer[:count], np.frombuffer(expected[at : at + count], np.uint8)):
                 raise CorruptionError(
-                    "the disk acknowledged these bytes, and gives back others: nothing was put in place",
+                    "the disk acknowledged these bytes but returns different ones: nothing was stored",
                     key=key,
                     offset=at,
                     expected=f"{count} bytes as written",

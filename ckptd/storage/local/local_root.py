@@ -54,7 +54,7 @@ class LocalRoot:
             try:
                 status = self.disk.status(file)
                 if not status.is_file:
-                    raise NotFoundError("this is no object but a directory or a special file", key=key)
+                    raise NotFoundError("this is a directory or a special file, not an object", key=key)
                 yield file, status
             finally:
                 self.disk.close(file)

@@ -166,11 +166,11 @@ class LocalStore:
             directory = stack.enter_context(self._root.opened(parents))
             with self._root.opened_file(reserve) as (_, found):  # `open_lock_file` would make a file
                 if found.num_links != 1 or found.size_bytes < len(view):
-                    raise StorageFullError("the room set aside is too small for this", key=key, expected=len(view))
+                    raise StorageFullError("the reserved space is too small for this", key=key, expected=len(view))
             file = self._disk.open_lock_file(source, reserve_name)
             stack.callback(self._disk.close, file)
             if not self._disk.try_lock(file, shared=False):
-                raise ConflictError("the room set aside is being used by another process", key=reserve)
+                raise ConflictError("the reserved space is being used by another process", key=reserve)
             # Crash here, or anywhere before the rename: a reserve that holds something. Nothing reads it.
             self._disk.write(file, 0, view, bulk=False)
             self._disk.truncate(file, len(view))
@@ -263,7 +263,7 @@ class LocalStore:
         """See `Store`."""
         with self._root.opened_file(key) as (file, status):
             if status.size_bytes > limit_bytes:
-                raise CorruptionError("larger than it can be", key=key, expected=limit_bytes, actual=status.size_bytes)
+                raise CorruptionError("larger than the limit", key=key, expected=limit_bytes, actual=status.size_bytes)
             data = bytearray(status.size_bytes)
             if self._disk.read_into(file, 0, memoryview(data)) < len(data):
                 raise CorruptionError("became shorter while it was read", key=key, expected=len(data))
@@ -286,7 +286,7 @@ class LocalStore:
         with translated(key), self._root.opened_root() as root:
             status = self._disk.status_at(root, key, confined=self._root.confined)
         if not status.is_file:
-            raise NotFoundError("this is no object but a directory or a special file", key=key)
+            raise NotFoundError("this is a directory or a special file, not an object", key=key)
         return stat_of(key, status)
 
     def list(self, directory: str, *, deep: bool = True) -> Iterator[ObjectStat]:

@@ -45,7 +45,7 @@ def from_os_error(error: OSError, key: str) -> CkptdError:
     if error.errno == errno.EMFILE:
         reason += f" ({resource.getrlimit(resource.RLIMIT_NOFILE)[0]} are allowed: `ulimit -n`)"
     ours = kind(reason, key=key)
-    ours.add_note(f"the operating system said {name}: {os.strerror(error.errno or 0)}")
+    ours.add_note(f"the operating system reports {name}: {os.strerror(error.errno or 0)}")
     return ours
 
 

@@ -95,13 +95,13 @@ def test_a_run_inside_another_is_refused_in_both_orders(address, inner):
         save(ckpt, 1)
     with (
         opened(address, "one/job") as outer,
-        pytest.raises(InvalidRequestError, match="lies inside of it"),
+        pytest.raises(InvalidRequestError, match="is inside it"),
     ):
         save(outer, 7)
     with opened(address, "two/job") as ckpt:
         save(ckpt, 1)
     nested = opened(address, f"two/job/{inner}")
-    with nested, pytest.raises(InvalidRequestError, match="lies inside of the run"):
+    with nested, pytest.raises(InvalidRequestError, match="is inside the run"):
         save(nested, 1)
     with opened(address, "two/job") as ckpt:
         save(ckpt, 7)
@@ -127,19 +127,19 @@ def test_of_two_runs_that_begin_at_once_one_inside_of_the_other_one_is_refused(t
 def test_a_run_inside_another_is_refused_from_another_root_too(tmp_path):
     with opened(str(tmp_path), "job") as ckpt:
         save(ckpt, 1)
-    with opened(str(tmp_path / "job"), "checkpoint") as nested, pytest.raises(InvalidRequestError, match="lies inside"):
+    with opened(str(tmp_path / "job"), "checkpoint") as nested, pytest.raises(InvalidRequestError, match="is inside"):
         save(nested, 1)
     assert not (tmp_path / "job" / "checkpoint").is_dir()
     with opened(str(tmp_path / "other"), "inner") as ckpt:
         save(ckpt, 1)
-    with opened(str(tmp_path), "other") as outer, pytest.raises(InvalidRequestError, match="lies inside of it"):
+    with opened(str(tmp_path), "other") as outer, pytest.raises(InvalidRequestError, match="is inside it"):
         save(outer, 1)
 
 
 def test_a_run_inside_one_that_is_open_is_refused_by_the_place_and_not_as_taken(tmp_path):
     with opened(str(tmp_path), "job") as ckpt, opened(str(tmp_path / "job"), "best") as nested:
         save(ckpt, 1)
-        with pytest.raises(InvalidRequestError, match="it lies inside of the run .*/job, .*choose a name beside"):
+        with pytest.raises(InvalidRequestError, match="it is inside the run .*/job, .*choose a name beside"):
             save(nested, 1)
         assert not (tmp_path / "job" / "best").exists()
         save(ckpt, 2)

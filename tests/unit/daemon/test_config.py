@@ -161,7 +161,7 @@ def test_without_one_it_lies_in_a_directory_of_the_user_alone(tmp_path, monkeypa
     assert places.runtime_socket({}, create=True).path == str(directory / "ckptd.sock")
     assert directory.stat().st_mode & 0o777 == 0o700
     directory.chmod(0o755)
-    with pytest.raises(NotPermittedError, match="not ours alone"):
+    with pytest.raises(NotPermittedError, match="must belong to its user alone"):
         places.runtime_socket({})
 
 

@@ -207,7 +207,7 @@ def test_ports_may_be_chosen_and_one_that_is_taken_is_said_at_the_start(serve):
 def test_more_ports_than_there_are_cannot_be_asked_for(serve):
     daemon = serve("--stream-processes", "3", "--stream-port", "65534")
     assert daemon.wait() == 2
-    assert "not so many ports from --stream-port on" in daemon.log.read_text()
+    assert "not enough ports from --stream-port on" in daemon.log.read_text()
 
 
 def test_status_names_their_ports(serve):

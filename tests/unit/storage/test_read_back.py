@@ -48,11 +48,11 @@ def test_what_is_not_on_the_disk_is_not_acknowledged(tmp_path, size, has_direct,
         monkeypatch.setattr(disk, "open_direct_again", lambda file: None)
     store = LocalStore(tmp_path, disk=disk)
     store.put("kept", data)
-    with pytest.raises(CorruptionError, match="gives back others"):
+    with pytest.raises(CorruptionError, match="returns different ones"):
         store.put("lost", data)
     assert store.get("kept") == data
     disk.part_of_name = "kept"
-    with pytest.raises(CorruptionError, match="gives back others"):
+    with pytest.raises(CorruptionError, match="returns different ones"):
         store.replace("kept", data[::-1] + b"!")
     assert store.get("kept") == data, "what was there is there"
     assert below(tmp_path) == ["kept"]

@@ -45,9 +45,7 @@ def test_a_manager_in_the_directory_of_another_is_told_to_go_beside_it(tmp_path)
         if manager_of is tf.train.CheckpointManager:
             inner.save()
             continue
-        with pytest.raises(
-            ValueError, match="run/best cannot be a run: it lies inside of the run .*choose a name beside"
-        ):
+        with pytest.raises(ValueError, match="run/best cannot be a run: it is inside the run .*choose a name beside"):
             inner.save()
         beside = manager_of(checkpoint, str(directory / "run-best"), 3)
         beside.save()
