@@ -45,6 +45,14 @@ def each(buffers: Iterable[memoryview]) -> list[int]:
     return [one(data) if len(data) <= CHUNK_BYTES else crc32c(data) for data in buffers]
 
 
+def of_all(buffers: Iterable[Buffer]) -> int:
+    """Return the checksum of buffers laid end to end."""
+    whole = 0
+    for data in buffers:
+        whole = extend(whole, data)
+    return whole
+
+
 def combine(crc1: int, crc2: int, len2: int) -> int:
     """Return the checksum of two byte strings laid end to end, from theirs and the length of the second in bytes."""
     return int(checksums.combine_crc32c(crc1, crc2, len2))
@@ -54,7 +62,7 @@ def joined(crcs: Iterable[int], sizes: Iterable[int]) -> int:
     """Return the checksum of byte strings laid end to end, from theirs and their lengths in bytes."""
     whole = 0
     for crc, size in zip(crcs, sizes, strict=True):
-        whole = combine(whole, crc, size)
+        whole = combine(whole, crc, size) if whole else crc  # to join with what has none so far takes time for nothing
     return whole
 
 

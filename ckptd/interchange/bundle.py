@@ -8,8 +8,7 @@ import numpy as np
 
 from ckptd.engine.reading.blocks import blocks
 from ckptd.engine.reading.bundle import Bundle
-from ckptd.errors import CorruptionError
-from ckptd.format import crc32c
+from ckptd.engine.reading.checked_pieces import checked_blocks
 from ckptd.format.slices import Box
 from ckptd.format.stored import Piece, StoredTensor
 from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts
@@ -60,39 +59,17 @@ class BundleSource:
         assert tensor.dtype.array is not None  # the index has refused others
         width = tensor.dtype.width
         buffer = np.empty(min(piece.size, BLOCK_BYTES // width * width), np.uint8)
-        crc = 0
-        for memory in self._blocks(piece, buffer):
-            crc = crc32c.extend(crc, memory)
-            yield buffer[: len(memory)].view(tensor.dtype.array)
-        self._check(tensor, piece, crc)
+        for _, block in checked_blocks(self._objects, self._bundle, tensor, piece, buffer.data):
+            yield buffer[: len(block)].view(tensor.dtype.array)
 
     def _in_parts(self, tensor: StoredTensor) -> Iterator[Array]:
         """Join slices, or turn bytes round, part by part: of those nothing can be checked, so that comes first."""
         buffer = np.empty(BLOCK_BYTES, np.uint8)
         for piece in tensor.pieces:
             self._bundle.check_place(tensor, piece)
-            crc = 0
-            for memory in self._blocks(piece, buffer):
-                crc = crc32c.extend(crc, memory)
-            self._check(tensor, piece, crc)
+            for _ in checked_blocks(self._objects, self._bundle, tensor, piece, buffer.data):
+                pass
         del buffer
         whole = Box.whole(tensor.shape)
         for block in blocks(tensor.shape, whole, tensor.dtype.width, WHOLE_BYTES):
             yield self._bundle.read(tensor.name, block.box).reshape(-1)
-
-    def _blocks(self, piece: Piece, buffer: Array) -> Iterator[memoryview]:
-        """Yield a piece's bytes through one buffer."""
-        for at in range(0, piece.size, max(1, len(buffer))):
-            memory = buffer.data[: min(len(buffer), piece.size - at)]
-            self._objects.read_into(self._bundle.shard_key(piece.shard_id), piece.offset + at, memory)
-            yield memory
-
-    def _check(self, tensor: StoredTensor, piece: Piece, crc: int) -> None:
-        if crc != piece.crc32c:
-            raise CorruptionError(
-                f"checksum of tensor {tensor.name!r} does not match",
-                key=self._objects.location(self._bundle.shard_key(piece.shard_id)),
-                offset=piece.offset,
-                expected=f"{piece.crc32c:#010x}",
-                actual=f"{crc:#010x}",
-            )

@@ -127,12 +127,13 @@ class HeldObjects:
             return crc32c.each(memory.cast("B") for memory in into)
         sums = []
         for view in (memory.cast("B") for memory in into):
-            at = crc = 0
-            while at < len(view):
-                size, crc_here = self._read_some(key, offset + at, view[at:])
-                crc = crc32c.combine(crc, crc_here, size) if at else crc_here
-                at += size
-            sums.append(crc)
+            sizes: list[int] = []
+            crcs: list[int] = []
+            while (at := sum(sizes)) < len(view):
+                size, crc = self._read_some(key, offset + at, view[at:])
+                sizes.append(size)
+                crcs.append(crc)
+            sums.append(crc32c.joined(crcs, sizes))
             offset += len(view)
         return sums
 

@@ -82,10 +82,7 @@ def checksum(views: Sequence[memoryview], crcs: Sequence[int], sizes: Column) ->
     """
     if len(crcs) * _JOIN_BYTES <= int(sizes.sum()):
         return crc32c.joined(crcs, sizes.tolist())
-    whole = 0
-    for view in views:
-        whole = crc32c.extend(whole, view)
-    return whole
+    return crc32c.of_all(views)
 
 
 def first_of_runs(sizes: Column, *offsets: Column) -> Column:

@@ -88,12 +88,11 @@ def entry_crcs(layout: Layout, segment_crcs: NDArray[np.uint32]) -> NDArray[np.u
     first = np.searchsorted(layout.segment_entry, np.arange(len(crcs) + 1))
     for entry in np.flatnonzero((counts > 1) | is_string).tolist():
         # Lengths of strings take part through `entry_lengths_crc`, in another form than the stored one.
-        crc = size = 0
-        for row in range(int(first[entry]), int(first[entry + 1])):
-            if not layout.segment_is_lengths[row]:
-                crc = crc32c.combine(crc, int(segment_crcs[row]), int(layout.segment_size[row]))
-                size += int(layout.segment_size[row])
-        crcs[entry] = string_crc32c(int(layout.entry_lengths_crc[entry]), crc, size) if is_string[entry] else crc
+        rows = np.arange(first[entry], first[entry + 1])
+        rows = rows[~layout.segment_is_lengths[rows]]
+        sizes = layout.segment_size[rows].tolist()
+        crc = crc32c.joined(segment_crcs[rows].tolist(), sizes)
+        crcs[entry] = string_crc32c(int(layout.entry_lengths_crc[entry]), crc, sum(sizes)) if is_string[entry] else crc
     # Of variants the checksum covers other bytes than are stored, so the encoder has provided it.
     is_variant = (np.array(layout.dtypes, np.int64) == VARIANT)[layout.entry_tensor]
     crcs[is_variant] = layout.entry_lengths_crc[is_variant]

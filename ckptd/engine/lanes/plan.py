@@ -293,10 +293,7 @@ def _pieces(parts: _Parts, units: _Units, entry: Column) -> tuple[_Pieces, dict[
     for group in np.split(strings, np.flatnonzero(np.diff(entry[strings])) + 1) if len(strings) else ():
         rows, n = units.row[group], len(group)
         lengths, covered = parts.lengths_size[rows], parts.lengths_covered[rows]
-        crc = 0
-        for part_crc, part_covered in zip(parts.lengths_crc[rows].tolist(), covered.tolist(), strict=True):
-            crc = crc32c.combine(crc, part_crc, part_covered)
-        lengths_crcs[int(entry[group[0]])] = crc
+        lengths_crcs[int(entry[group[0]])] = crc32c.joined(parts.lengths_crc[rows].tolist(), covered.tolist())
         # All lengths, the checksum over them, all payloads.
         columns.append(
             (

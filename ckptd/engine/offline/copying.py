@@ -19,9 +19,10 @@ from ckptd.engine.offline.placing import Placing, announce, read_meta, spread
 from ckptd.engine.reading import indexes
 from ckptd.engine.reading.blocks import BLOCK_BYTES
 from ckptd.engine.reading.bundle import Bundle
+from ckptd.engine.reading.checked_pieces import checked_blocks
 from ckptd.engine.reading.verify import Progress
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError
-from ckptd.format import crc32c, strings, table
+from ckptd.format import table
 from ckptd.format.bundle_pb2 import BundleEntryProto, BundleHeaderProto
 from ckptd.format.index import HEADER_KEY, Index
 from ckptd.format.names import index_key, step_of
@@ -208,32 +209,13 @@ class _Transfer:
 
     def _move(self, move: Move, writer: ObjectWriter | None) -> None:
         """Check one piece and write it; without a writer only check it."""
-        piece = move.piece
-        key = self._bundle.shard_key(piece.shard_id)
-        crc = 0
         try:
-            if move.tensor.dtype.width:
-                for at, block in self._blocks(key, piece.offset, piece.offset + piece.size):
-                    crc = crc32c.extend(crc, block)
-                    self._write(writer, move.offset + at - piece.offset, block)
-            else:
-                data = memoryview(bytearray(piece.size))
-                self._source.read_into(key, piece.offset, data)
-                crc = strings.stored_crc32c(
-                    data, move.tensor.dtype, piece.box.num_elements, self._bundle.index.big_endian
-                )
-                self._write(writer, move.offset, data)
+            for at, block in checked_blocks(self._source, self._bundle, move.tensor, move.piece, self._buffer):
+                self._write(writer, move.offset + at, block)
         except CorruptionError as error:
-            error.add_note(f"in tensor {move.tensor.name!r}; nothing was copied")
+            where = "" if error.tensor is not None else f"in tensor {move.tensor.name!r}; "
+            error.add_note(f"{where}nothing was copied")
             raise
-        if crc != piece.crc32c:
-            raise CorruptionError(
-                f"checksum of tensor {move.tensor.name!r} does not match; nothing was copied",
-                key=self._source.location(key),
-                offset=piece.offset,
-                expected=f"{piece.crc32c:#010x}",
-                actual=f"{crc:#010x}",
-            )
 
     def _copy_bytes(self, shard: int, start: int, stop: int, writer: ObjectWriter) -> None:
         for at, block in self._blocks(self._bundle.shard_key(shard), start, stop):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ckptd import threads
 from ckptd.engine.reading.blocks import BLOCK_BYTES, Block
-from ckptd.errors import CkptdError, CorruptionError
+from ckptd.engine.reading.mismatch import mismatch
+from ckptd.errors import CkptdError
 from ckptd.format import crc32c, tensors
 from ckptd.format.dtypes import DType
 from ckptd.format.slices import Box
@@ -169,9 +170,7 @@ class Fetch:
     def _check(self, read: PieceRead) -> None:
         if not read.is_whole or not read.tensor.dtype.width:
             return
-        crc = 0
-        for block, block_crc in zip(read.blocks, read.crcs, strict=True):
-            crc = crc32c.combine(crc, block_crc, block.size)
+        crc = crc32c.joined(read.crcs, (block.size for block in read.blocks))
         if crc != read.piece.crc32c:
             raise mismatch(read.tensor, read.piece, crc, self._shard_key(read.piece.shard_id))
 
@@ -260,15 +259,3 @@ def _region(array: Array, box: Box, outer: Box) -> Array:
 def _is_plain(target: Array, dtype: DType) -> bool:
     """Say whether stored bytes can be read straight into `target`."""
     return target.flags.c_contiguous and target.dtype == dtype.array
-
-
-def mismatch(tensor: StoredTensor, piece: Piece, crc: int, key: str) -> CorruptionError:
-    """Return the error of a piece whose bytes, in the data file `key`, have the checksum `crc`."""
-    return CorruptionError(
-        f"checksum of tensor {tensor.name!r} does not match",
-        key=key,
-        offset=piece.offset,
-        expected=f"{piece.crc32c:#010x}",
-        actual=f"{crc:#010x}",
-        tensor=tensor.name,
-    )

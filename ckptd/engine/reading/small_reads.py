@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd import threads
-from ckptd.engine.reading.piece_reads import mismatch
+from ckptd.engine.reading.mismatch import mismatch
 from ckptd.errors import CkptdError
 from ckptd.format import crc32c
 from ckptd.format.plain import PlainTensors

@@ -216,9 +216,7 @@ class _Verification:
         self._done_bytes += piece.size
         if self._progress is not None:
             self._progress(self._done_bytes, self._total_bytes)
-        crc = 0
-        for range_crc, (_, size) in zip(check.crcs, check.ranges, strict=True):
-            crc = crc32c.combine(crc, range_crc, size) if check.tensor.dtype.width else range_crc
+        crc = crc32c.joined(check.crcs, (size for _, size in check.ranges))
         if check.problem is None and crc != piece.crc32c:
             check.problem = Problem(
                 self._bundle.shard_key(piece.shard_id),

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from ckptd.errors import CkptdError, ConflictError, CorruptionError, NotFoundError
-from ckptd.format.crc32c import combine, crc32c
+from ckptd.format.crc32c import crc32c, joined
 from ckptd.storage.base import Buffer, ObjectStat
 from ckptd.storage.bucket.bucket import Bucket, UploadedPart
 from ckptd.storage.bucket.open_part import OpenPart, check_lent
@@ -103,10 +103,7 @@ class MultipartWriter:
         pieces = list(self._split(offset, view))
         crcs = [crc] if len(pieces) == 1 else [crc32c(piece) for _, _, piece in pieces]
         if len(pieces) > 1:
-            whole = 0
-            for each, (_, _, piece) in zip(crcs, pieces, strict=True):
-                whole = combine(whole, each, len(piece))
-            check_lent(offset, whole, crc)
+            check_lent(offset, joined(crcs, (len(piece) for _, _, piece in pieces)), crc)
         for (number, at, piece), own in zip(pieces, crcs, strict=True):
             part = self._part(number)
             with self._lock:

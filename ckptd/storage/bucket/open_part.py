@@ -69,9 +69,7 @@ class OpenPart:
         pieces = [self._borrowed[begin] for begin in sorted(self._borrowed)]
         if self._buffer is not None or sum(len(data) for data, _ in pieces) != self.size_bytes:
             return [self.whole(parts)], None
-        whole = 0
-        for data, crc in pieces:
-            whole = crc32c.combine(whole, crc, len(data))
+        whole = crc32c.joined((crc for _, crc in pieces), (len(data) for data, _ in pieces))
         return [data for data, _ in pieces], whole
 
     def whole(self, parts: Parts) -> memoryview:

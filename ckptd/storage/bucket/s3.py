@@ -6,7 +6,6 @@ Sources: the Amazon S3 API reference for names and bodies; what servers do diffe
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape
 
 from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError, NotFoundError, UnavailableError
-from ckptd.format.crc32c import crc32c, extend
+from ckptd.format.crc32c import crc32c, of_all
 from ckptd.storage.base import Buffer
 from ckptd.storage.bucket import s3_errors
 from ckptd.storage.bucket.bucket import Head, Upload, UploadedPart
@@ -163,7 +162,7 @@ class S3Bucket:
         """See `Bucket`."""
         query = {"partNumber": str(number), "uploadId": upload_id}
         if crc is None:
-            crc = functools.reduce(lambda before, memory: extend(before, memory), data, 0)
+            crc = of_all(data)
         answer = self._requests.send("PUT", key, query=query, headers=_checksum(crc), body=data)
         return UploadedPart(number, answer.headers["ETag"], crc, sum(memory.nbytes for memory in data))
 

@@ -42,6 +42,15 @@ def test_combining_equals_the_checksum_of_both_laid_end_to_end() -> None:
         assert crc32c.combine(crc32c.crc32c(one), crc32c.crc32c(two), len(two)) == crc32c.crc32c(one + two)
 
 
+def test_many_are_joined_from_their_checksums_or_summed_end_to_end() -> None:
+    """Also where one of them has the checksum 0, as an empty one has, and where there is none."""
+    zero = b"\x00" * 4 + bytes.fromhex("00000000")
+    for parts in [[], [b""], [b"abc"], [b"", b"abc", b"", b"12"], [bytes(8), zero, b"x" * 70], [b"1", b"2", b"3"]]:
+        whole = crc32c.crc32c(b"".join(parts))
+        assert crc32c.of_all(parts) == whole
+        assert crc32c.joined(crc32c.each(map(memoryview, parts)), map(len, parts)) == whole
+
+
 def test_a_buffer_of_several_chunks_has_the_same_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
     data = np.arange(1000, dtype=np.int32)
     whole = crc32c.crc32c(data)
