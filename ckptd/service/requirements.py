@@ -68,6 +68,7 @@ ROWS: dict[str, Row] = {
             "Leave": _on_run(Right.SAVE),
             "PutManifest": _anywhere(Right.SAVE),
             "Declare": _on_save(Right.SAVE),
+            "AwaitPlan": _on_save(Right.SAVE),
             "Write": _write,
             "Await": _on_save(Right.READ),
             "Abort": _on_save(Right.SAVE),
