@@ -127,7 +127,7 @@ def _compare(name: str, a: TensorSource, b: TensorSource, values: bool, passed: 
 
 
 def _are_comparable(a: TensorFacts, b: TensorFacts) -> bool:
-    """Say whether values can be compared: numbers with numbers, else one and the same kind of element."""
+    """Return whether values can be compared: numbers with numbers, else one and the same kind of element."""
     if a.dtype is None or b.dtype is None:
         return False
     return bool(a.dtype.width and b.dtype.width) or a.dtype == b.dtype

@@ -44,7 +44,7 @@ class NpyHeader:
 
 
 def holds(dtype: DType | None) -> bool:
-    """Say whether numpy alone can read such an array back: it knows neither bfloat16 nor float8 nor int4."""
+    """Return whether numpy alone can read such an array back: it knows neither bfloat16 nor float8 nor int4."""
     if dtype is None or dtype.array is None or dtype.array.kind not in "biufc" or dtype.array.isbuiltin != 1:
         return False
     # A quantized integer would come back as a plain one.

@@ -13,7 +13,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def is_pattern(text: str) -> bool:
-    """Tell whether `text` has a wildcard: ``*``, ``?`` or ``[…]``, of which each also stands for a ``/``."""
+    """Return whether `text` has a wildcard: ``*``, ``?`` or ``[…]``, of which each also stands for a ``/``."""
     return _WILD.search(text) is not None
 
 

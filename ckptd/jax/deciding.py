@@ -38,7 +38,7 @@ class _Context:
 
 
 def reached_preemption(step: int) -> bool:
-    """Say whether the platform has announced that it will stop this job, and all its processes are at this step."""
+    """Return whether the platform has announced that it will stop this job, and all its processes are at this step."""
     try:
         return bool(multihost_utils.reached_preemption_sync_point(step))
     except RuntimeError:  # JAX watches for it only in a distributed job
@@ -125,7 +125,7 @@ class Decider:
         self._previous = [one for one in self._previous if one.step <= step]
 
     def should_save(self, step: int) -> bool:
-        """Say whether this step's turn has come; all processes ask together."""
+        """Return whether this step's turn has come; all processes ask together."""
         latest = self.latest
         if self._options.read_only:
             return False

@@ -133,7 +133,7 @@ class Preserver:
             time.sleep(_LOOK_S)
 
     def _is_kept(self, step: int) -> bool:
-        """Say whether these options have it pinned."""
+        """Return whether these options have it pinned."""
         return self._options.keeps(step) or step in self._timed
 
     def _there(self) -> list[Checkpoint]:
@@ -143,7 +143,7 @@ class Preserver:
         )
 
     def _is_due(self, step: int, now: datetime.datetime) -> bool:
-        """Say whether a step is kept because of the time since the last one that was, and count from it then."""
+        """Return whether a step is kept because of the time since the last one that was, and count from it then."""
         interval = self._options.keep_time_interval
         if interval is None or (self._timed_at is not None and now - self._timed_at < interval):
             return False

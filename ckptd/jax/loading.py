@@ -70,7 +70,7 @@ def load(source: CheckpointReader | Path, target: Any = None, *, part: str | Non
 
 
 def _is_left_out(like: Any) -> bool:
-    """Tell whether a leaf of a target stands for what is not to be read, as with Orbax."""
+    """Return whether a leaf of a target stands for what is not to be read, as with Orbax."""
     return like is Ellipsis
 
 
@@ -104,7 +104,7 @@ def describe(source: CheckpointReader | Path) -> Any:
 
 
 def _is_small(leaf: Leaf) -> bool:
-    """Tell whether a description has the value of a leaf itself."""
+    """Return whether a description has the value of a leaf itself."""
     return leaf.kind not in ("array", "numpy") or (leaf.typed is not None and leaf.typed.kind == "numpy.scalar")
 
 
@@ -163,7 +163,7 @@ def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...], whole: S
         elif name in shapes:
             found[name] = StoredLeaf.of(node, at, tuple(shapes[name]), dtypes[name])
         else:
-            raise CorruptionError("the outline names a tensor that is not there", key=name)
+            raise CorruptionError("the outline names a tensor that is missing", key=name)
     return found
 
 

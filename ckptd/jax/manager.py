@@ -248,11 +248,11 @@ class CheckpointManager:
 
     @as_orbaxs
     def should_save(self, step: int) -> bool:
-        """Say whether this step's turn has come: the first one, those that the interval divides, and on preemption."""
+        """Return whether to save this step: the first one, multiples of the interval, and on preemption."""
         return self._decider.should_save(check_step(step))
 
     def reached_preemption(self, step: int) -> bool:
-        """Say whether the platform has announced that it will stop this job, and all its processes are at this step."""
+        """Return whether the platform will stop this job, and all its processes have reached this step."""
         return reached_preemption(step)
 
     @as_orbaxs
@@ -282,7 +282,7 @@ class CheckpointManager:
         self._decider.forget()
 
     def is_saving_in_progress(self) -> bool:
-        """Say whether a save is under way."""
+        """Return whether a save is under way."""
         return self._under_way.is_any_in_progress()
 
     @as_orbaxs

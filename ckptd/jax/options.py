@@ -145,7 +145,7 @@ class CheckpointManagerOptions:
         return 600.0 if self.async_options is None else float(self.async_options.timeout_secs)
 
     def wants(self, step: int, latest: int | None) -> bool:
-        """Say whether the turn of a step that is newer than the latest has come, where no policy decides."""
+        """Return whether the turn of a step that is newer than the latest has come, where no policy decides."""
         if self.should_save_fn is not None:
             return self.should_save_fn(step, latest)
         if latest is None or step % self.save_interval_steps == 0:
@@ -153,7 +153,7 @@ class CheckpointManagerOptions:
         return self.save_on_steps is not None and step in self.save_on_steps
 
     def keeps(self, step: int) -> bool:
-        """Say whether a step stays for good."""
+        """Return whether a step stays for good."""
         return self.keep_period is not None and step % self.keep_period == 0
 
 

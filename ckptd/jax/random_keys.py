@@ -17,12 +17,12 @@ IMPL = "prng_impl"
 
 
 def is_key(value: Any) -> bool:
-    """Tell whether this array, or its description, is of typed keys."""
+    """Return whether this array, or its description, is of typed keys."""
     return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def is_stored_key(node: Any) -> bool:
-    """Tell whether this part of an outline, or of a tree, stands for keys."""
+    """Return whether this part of an outline, or of a tree, stands for keys."""
     return isinstance(node, dict) and node.keys() == {NUMBERS, IMPL}
 
 

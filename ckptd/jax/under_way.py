@@ -43,7 +43,7 @@ class SavesUnderWay:
         self._pending[:] = [*(one for one in self._pending if not one.done()), pending]
 
     def is_any_in_progress(self) -> bool:
-        """Say whether a save has not ended."""
+        """Return whether a save has not ended."""
         return any(not pending.done() for pending in self._pending)
 
     def wait(self, *, for_callbacks: bool = True) -> None:

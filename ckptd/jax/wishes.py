@@ -95,7 +95,7 @@ def _wish_of_array(name: str, like: Any, args: Any, stored: Any) -> Wish:
 
 
 def _is_for_jax(like: Any, args: Any, sharding: Sharding | None, stored: Any) -> bool:
-    """Say whether JAX or numpy is to have the array; a description without a sharding leaves it to what was saved."""
+    """Return whether JAX or numpy gets the array; for a description without a sharding, what was saved decides."""
     kind = getattr(args, "restore_type", None)
     if kind in (np.ndarray, jax.Array):
         return kind is jax.Array

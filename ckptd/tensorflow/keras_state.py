@@ -74,7 +74,7 @@ def _overrides(layer: Any, method: str) -> bool:
 
 
 def _saves_itself(layer: Any) -> bool:
-    """Say whether a layer saves more than its weights. Keras's own do so only for their files' sake."""
+    """Return whether a layer saves more than its weights. Keras's own do so only for their files' sake."""
     if not _overrides(layer, "save_own_variables") or not _overrides(layer, "load_own_variables"):
         return False
     saving = next(kind for kind in type(layer).__mro__ if "save_own_variables" in vars(kind))

@@ -316,7 +316,7 @@ class CheckpointManager:
             del _OWNERS[place]
 
     def _is_due(self, check_interval: bool) -> bool:
-        """Say whether to save at this step, and take it for saved."""
+        """Return whether to save at this step, and take it for saved."""
         if self._checkpoint_interval is None:
             return True
         step, last = _whole_number(self._step_counter), self._last_checkpoint_step

@@ -75,7 +75,7 @@ def _arrays_of_view(view: Any) -> dict[str, Any]:
 
 
 def _is_plain(owner: Any) -> bool:
-    """Say whether this is a variable of this host's memory and nothing more, as nearly all are."""
+    """Return whether this is a variable of this host's memory and nothing more, as nearly all are."""
     return type(owner) is resource_variable_ops.ResourceVariable and owner.device.endswith("CPU:0")
 
 

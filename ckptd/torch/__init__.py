@@ -1,6 +1,6 @@
 """PyTorch's state in ckptd's checkpoints, without pickle: nested state dicts, DTensors, distributed checkpointing.
 
-Names are loaded when they are first used, so that Lightning and transformers are imported only where they are named.
+Names are loaded when they are first used, so that Lightning and transformers are imported only if a program needs them.
 """
 
 from __future__ import annotations

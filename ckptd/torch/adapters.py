@@ -1,4 +1,4 @@
-"""PEFT's adapters without the model below them: what was trained, a tenth or a thousandth of the whole."""
+"""PEFT's adapters without the base model: what was trained, a tenth or a thousandth of the whole."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ckptd.errors import InvalidRequestError
 
 
 class Adapters:
-    """The adapters of a ``peft.PeftModel``, to be saved, or loaded into, in place of the whole model.
+    """The adapters of a ``peft.PeftModel``, to save or to load into instead of the whole model.
 
     ::
 
         save({"model": Adapters(model), "optimizer": optimizer}, "/checkpoints/runs/lora", step)
         load("/checkpoints/runs/lora", into={"model": Adapters(model), "optimizer": optimizer})
 
-    Names are those of PEFT's own files, below the name of the adapter. Base weights are not stored: the model to load
-    into is made from the same base.
+    Names are those of PEFT's own files, below the name of the adapter. Base weights are not stored: create the model to
+    load into from the same base.
     """
 
     def __init__(self, model: Any) -> None:
@@ -30,7 +30,7 @@ class Adapters:
         try:
             self._peft = importlib.import_module("peft")
         except ModuleNotFoundError as error:
-            raise InvalidRequestError("adapters are PEFT's, which is not installed: pip install peft") from error
+            raise InvalidRequestError("Adapters needs PEFT, which is not installed: pip install peft") from error
         if not isinstance(model, self._peft.PeftModel):
             raise InvalidRequestError(
                 "only a PeftModel has adapters; unwrap it (model.module), or save the model itself",
@@ -55,12 +55,12 @@ class Adapters:
         """
         if set(state) != set(self._model.peft_config):
             raise InvalidRequestError(
-                "the model has other adapters than were saved: add them with the same names before loading",
+                "the model does not have the adapters that were saved: add adapters of the same names before loading",
                 expected=sorted(state),
                 actual=sorted(self._model.peft_config),
             )
         before = self.state_dict()
         for name, tensors in state.items():
-            # Those on the meta device, as PEFT makes them to save memory, are replaced instead of copied into.
+            # PEFT creates some on the meta device to save memory: these are replaced, not copied into.
             options = {"low_cpu_mem_usage": True} if any(one.is_meta for one in before[name].values()) else {}
             self._peft.set_peft_model_state_dict(self._model, dict(tensors), adapter_name=name, **options)

@@ -1,6 +1,6 @@
-"""Reading stored tensors into tensors and arrays that are there, wherever their memory is and whatever their dtype.
+"""Reading stored tensors into existing tensors and arrays, on any device and of any dtype.
 
-Each is compared with what is stored first. Nothing that the program has is changed before `ArrayReads.carry_out`.
+Each one is first compared with what is stored. Nothing of the program is changed before `ArrayReads.carry_out`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ NOTHING = object()
 
 
 class ArrayReads:
-    """The boxes of one load, and what has to be done with them once they are read.
+    """The boxes of one load, and the work that follows once they are read.
 
     Args:
         stored: the checkpoint.
         cast: which conversions of dtypes are allowed.
-        differences: takes what does not fit.
+        differences: collects what does not fit.
 
     Attributes:
-        taken: names of tensors that have a place here.
+        taken: names of tensors that are read into memory of the program.
         num_wanted: how many tensors the program has places for.
     """
 
@@ -80,7 +80,7 @@ class ArrayReads:
         try:
             parts = [] if isinstance(value, np.ndarray) else local_parts(name, value)
             shape = tuple(value.shape) if isinstance(value, np.ndarray) else full_shape(name, value)
-            # A tensor that brings its own items only stands for its parts, in dtype, too.
+            # A tensor with items of its own has no elements itself: its parts have the dtype.
             dtype = parts[0].local.dtype if parts else value.dtype
             here = dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else numpy_dtype_of(name, dtype)
             if not self._fits(name, here, shape):
@@ -89,7 +89,7 @@ class ArrayReads:
             boxes += [(part.start, self._memory_of(name, part.local, here)) for part in parts]
             for start, memory in boxes:
                 self._read_into(name, start, memory, here)
-            self._memory.add(memory for _, memory in boxes)  # they do not reach into one another
+            self._memory.add(memory for _, memory in boxes)  # they do not overlap each other
         except InvalidRequestError as error:
             self._differences.refused.append(str(error))
             return False
@@ -113,7 +113,7 @@ class ArrayReads:
         return False
 
     def _native(self, array: Array) -> Array:
-        """Return memory for an array in this host's order of bytes."""
+        """Return memory for an array in this host's byte order."""
         if array.dtype.isnative:
             return array
         native = np.empty(array.shape, array.dtype.newbyteorder("="))
@@ -124,7 +124,7 @@ class ArrayReads:
         memory = memory_of(name, local)
         if memory is not None:
             return memory
-        array = np.empty(tuple(local.shape), here)  # it is not the host's
+        array = np.empty(tuple(local.shape), here)  # its memory is not the host's
         self._afterwards.append(lambda: fill(name, local, array))
         return array
 
@@ -135,7 +135,7 @@ class ArrayReads:
             self._other_dtypes.append((name, start, read))
             self._conversions.append(lambda: new.append(converted(name, read, here)))
             self._copies.append(lambda: np.copyto(memory, new.pop()))
-        elif self._memory.meets(memory):  # two tensors that are stored, and one here: the last one stays, as in torch
+        elif self._memory.meets(memory):  # tensors that share one memory here: the last one is loaded, as in torch
             aside = np.empty(memory.shape, here)
             self._boxes.append((name, start, aside))
             self._copies.append(lambda: np.copyto(memory, aside))

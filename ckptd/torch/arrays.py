@@ -1,7 +1,7 @@
-"""torch tensor ⇄ numpy array, over the same memory wherever it is the host's.
+"""torch tensor ⇄ numpy array, over the same memory if that is the host's.
 
-numpy knows no bfloat16 and no float8: `ml_dtypes` brings them, and torch's are seen as integers of their width on the
-way. Strides survive in both directions, so a tensor need not be contiguous.
+numpy has no bfloat16 and no float8: `ml_dtypes` adds them, and tensors of these dtypes are converted as integers of the
+same width. Strides are kept in both directions, so a tensor need not be contiguous.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ BITS: dict[torch.dtype, torch.dtype] = {
     )
     if hasattr(torch, name)
 }
-"""dtypes that no number of the format stands for, as TensorFlow has none, and integers that have the same bits."""
+"""dtypes that the format lacks, because TensorFlow has none of them, and integers with the same bits."""
 
 
 _SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
@@ -66,17 +66,17 @@ _QUANTIZED = (torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.qui
 
 
 def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
-    """Return what numpy calls a torch dtype.
+    """Return the numpy dtype of a torch dtype.
 
     Raises:
-        InvalidRequestError: naming the tensor, for quantized elements and others that have no name there.
+        InvalidRequestError: naming the tensor, for quantized elements and others that numpy lacks.
     """
     try:
         return NUMPY_DTYPES[dtype]
     except KeyError:
         bits = BITS.get(dtype)
         if bits:
-            way = f"; store x.view({bits}), and give what is loaded .view({dtype})"
+            way = f"; store x.view({bits}), and call .view({dtype}) on what is loaded"
         elif dtype in _QUANTIZED:
             way = "; store x.int_repr(), and its scale and zero point"
         else:
@@ -85,14 +85,14 @@ def numpy_dtype_of(name: str, dtype: torch.dtype) -> np.dtype[Any]:
 
 
 def torch_dtype_of(dtype: np.dtype[Any]) -> torch.dtype | None:
-    """Return what torch calls a numpy dtype; None for strings, int4 and what else it has no tensors of."""
+    """Return the torch dtype of a numpy dtype; None for strings, int4 and others that torch lacks."""
     return _TORCH_DTYPES.get(dtype)
 
 
 def array_of(name: str, tensor: torch.Tensor) -> Array:
     """Return a tensor's elements for `Checkpointer.save`: a view of the host's memory, a copy from elsewhere.
 
-    The view shows what the tensor holds later, too; it keeps the memory alive. Gradients do not matter.
+    A view changes with the tensor and keeps its memory alive. Gradients are ignored.
 
     Raises:
         InvalidRequestError: naming the tensor, when it has no elements to store: meta and fake ones, sparse ones,
@@ -102,10 +102,10 @@ def array_of(name: str, tensor: torch.Tensor) -> Array:
 
 
 def memory_of(name: str, tensor: torch.Tensor) -> Array | None:
-    """Return a writable view of a tensor's own memory, for `into` of a restore; None where there is none.
+    """Return a writable view of a tensor's own memory, for `into` of a restore; None if there is no such view.
 
-    There is none on another device, and where torch keeps a sign or a conjugation as a flag beside the memory: what
-    is restored is then copied there, see `fill`.
+    There is none on another device, or if torch keeps a sign or a conjugation as a flag beside the memory: then use
+    `fill` to copy the restored array there.
 
     Raises:
         InvalidRequestError: as `array_of`.
@@ -119,10 +119,10 @@ def memory_of(name: str, tensor: torch.Tensor) -> Array | None:
 
 
 def fill(name: str, tensor: torch.Tensor, array: Array) -> None:
-    """Copy an array into a tensor on any device. Shapes and dtypes agree, or an `InvalidRequestError` tells both."""
+    """Copy an array into a tensor on any device; `InvalidRequestError` with both if shapes or dtypes differ."""
     if tuple(tensor.shape) != array.shape or numpy_dtype_of(name, tensor.dtype) != array.dtype:
         raise InvalidRequestError(
-            f"tensor {name!r} is not what is stored",
+            f"tensor {name!r} has another dtype or shape than what is stored",
             expected=f"{array.dtype} {list(array.shape)}",
             actual=f"{tensor.dtype} {list(tensor.shape)}",
         )
@@ -131,15 +131,15 @@ def fill(name: str, tensor: torch.Tensor, array: Array) -> None:
 
 
 def tensor_of(array: Array) -> torch.Tensor:
-    """Return a tensor over an array's memory; a copy only where torch can't have that: read-only, or reversed.
+    """Return a tensor over an array's memory; a copy only if torch can't use that: read-only, or reversed.
 
     Raises:
-        InvalidRequestError: for strings, int4 and other elements that torch has no tensors of.
+        InvalidRequestError: for strings, int4 and other elements that torch lacks.
     """
     array = np.asarray(array)
     dtype = torch_dtype_of(array.dtype.newbyteorder("="))
     if dtype is None:
-        raise InvalidRequestError("torch has no tensors of such elements", actual=array.dtype.name)
+        raise InvalidRequestError("torch has no dtype for such elements", actual=array.dtype.name)
     if not array.flags.writeable or not array.dtype.isnative or min(array.strides, default=0) < 0:
         array = np.array(array, array.dtype.newbyteorder("="))
     if dtype not in _BORROWED:
@@ -155,7 +155,7 @@ def _view(name: str, tensor: torch.Tensor) -> Array:
         in_torch, _, dtype = _BORROWED[tensor.dtype]
         integers: Array = tensor.view(in_torch).numpy()
         return integers.view(dtype)
-    except (RuntimeError, TypeError) as error:  # a subclass of Tensor that has no memory of its own
+    except (RuntimeError, TypeError) as error:  # a subclass of Tensor without memory of its own
         raise InvalidRequestError(f"tensor {name!r}: {type(tensor).__name__} can't be stored: {error}") from error
 
 
@@ -165,7 +165,7 @@ def _in_host_memory(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def check_form(name: str, tensor: torch.Tensor) -> None:
-    """Raise `InvalidRequestError`, naming the tensor, if its elements are not in one box that can be requested."""
+    """Raise `InvalidRequestError`, naming the tensor, if its elements are not one box in memory."""
     if is_lazy(tensor):
         raise InvalidRequestError(f"tensor {name!r} has no shape yet: run one batch through its module first")
     if tensor.is_nested:
@@ -182,4 +182,4 @@ def _check(name: str, tensor: torch.Tensor) -> None:
     if tensor.is_meta or hasattr(tensor, "fake_mode"):
         raise InvalidRequestError(f"tensor {name!r} is on the meta device: it has no elements to store or to fill")
     if hasattr(tensor, "device_mesh"):
-        raise InvalidRequestError(f"tensor {name!r} is a DTensor: its parts are stored, not itself")
+        raise InvalidRequestError(f"tensor {name!r} is a DTensor: store its parts, not the DTensor")

@@ -1,4 +1,4 @@
-"""Conversions of dtypes on load: which ones a program may request, and the check that no value is ruined by one."""
+"""Conversions of dtypes on load: which ones a program may request, and the check that no value is lost by one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Cast = Literal["widen", "any"]
 
 
 def check_cast(cast: Any) -> None:
-    """Raise `InvalidRequestError` for anything but None and the two that `Cast` has."""
+    """Raise `InvalidRequestError` for anything but None and the two values of `Cast`."""
     if cast is not None and cast not in ("widen", "any"):
         raise InvalidRequestError("cast is None, 'widen' or 'any'", actual=repr(cast))
 
 
 def needed_cast(stored: np.dtype[Any], here: np.dtype[Any]) -> Cast | None:
-    """Return the least of `Cast` that converts so; None when nothing does: texts, float to int, complex to real."""
+    """Return the narrowest `Cast` that allows a conversion; None if none does: texts, float to int, complex to real."""
     kinds = _kind(stored), _kind(here)
     if None in kinds or _RANK[kinds[0]] > _RANK[kinds[1]]:
         return None
@@ -31,13 +31,13 @@ def needed_cast(stored: np.dtype[Any], here: np.dtype[Any]) -> Cast | None:
 
 
 def converted(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
-    """Return an array in another dtype, rounded to the nearest value where it is a float.
+    """Return an array in another dtype; floats are rounded to the nearest value.
 
     Raises:
-        InvalidRequestError: naming the tensor, when a finite value would become infinite or none, an infinite one
-            none, or an integer another one.
+        InvalidRequestError: naming the tensor, if a finite value would become infinite or NaN, an infinite one NaN,
+            or an integer another one.
     """
-    if "V" in (array.dtype.kind, dtype.kind):  # numpy's extensions convert by way of what numpy itself has
+    if "V" in (array.dtype.kind, dtype.kind):  # numpy's extensions are converted through a dtype of numpy itself
         array = array.astype(np.complex128 if array.dtype.kind == "c" else _native(array.dtype), copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         new: Array = array.astype(dtype)
@@ -45,13 +45,13 @@ def converted(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
     ruined = _ruined_floats(array, new) if of_floats else _other_integers(array, new)
     if ruined.any():
         raise InvalidRequestError(
-            f"tensor {name!r} can't become {dtype}: it holds {array[ruined].flat[0]}, which has no place there"
+            f"tensor {name!r} can't become {dtype}: it holds {array[ruined].flat[0]}, which that dtype can't hold"
         )
     return new
 
 
 def _ruined_floats(array: Array, new: Array) -> Array:
-    """Tell where a part of a number became infinite, or none, or is so no more."""
+    """Return where a part of a number became infinite or NaN, or is so no longer."""
     ruined = np.zeros(array.shape, bool)
     parts = ((array.real, new.real), (array.imag, new.imag)) if array.dtype.kind == "c" else ((array, new),)
     for before, after in parts:
@@ -60,16 +60,16 @@ def _ruined_floats(array: Array, new: Array) -> Array:
 
 
 _EXACT = 1 << 53
-"""Up to here float64 has every integer."""
+"""float64 holds every integer up to here."""
 
 
 def _other_integers(array: Array, new: Array) -> Array:
-    """Tell where an integer is another one now. Converting back would not: one that wrapped around wraps back."""
+    """Return where an integer has changed. Converting back does not show it: one that wrapped around wraps back."""
     if array.dtype.kind == "b":  # every dtype has 0 and 1
         return np.zeros(array.shape, bool)
     if _kind(new.dtype) == "int":
         (low, high), (lowest, highest) = _range(array.dtype), _range(new.dtype)
-        # A limit that the stored dtype can't hold is compared as the last one that it can.
+        # If the stored dtype can't hold a limit, the nearest value that it holds is compared.
         return (array < max(low, lowest)) | (array > min(high, highest))
     real = (new.real if new.dtype.kind == "c" else new).astype(np.float64)
     other: Array = array.astype(np.float64) != real
@@ -81,7 +81,7 @@ def _other_integers(array: Array, new: Array) -> Array:
     return other
 
 
-# Their packages have no annotations.
+# Their packages have no type annotations.
 _finfo: Callable[[np.dtype[Any]], Any] = ml_dtypes.finfo
 _iinfo: Callable[[np.dtype[Any]], Any] = ml_dtypes.iinfo
 
@@ -133,7 +133,7 @@ def _holds_all(stored: np.dtype[Any], here: np.dtype[Any]) -> bool:
 
 
 def _specials(dtype: np.dtype[Any]) -> set[str]:
-    """Return which of "inf" and "nan" there are in a dtype; several of the 8-bit ones have no infinity."""
+    """Return which of "inf" and "nan" a dtype has; several of the 8-bit ones have no infinity."""
     return {text for text in ("inf", "nan") if str(abs(float(np.array(float(text)).astype(dtype)))) == text}
 
 

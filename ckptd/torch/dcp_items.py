@@ -28,10 +28,10 @@ class Collected:
 
     Attributes:
         arrays: name → array, or slices.
-        values: name → what is no tensor.
+        values: name → value that is not a tensor.
         opaque: name → bytes that only the planner can read.
-        own: names of arrays of which a note keeps each rank's own.
-        results: what DCP is told of each item.
+        own: names of arrays whose note keeps the value of each rank.
+        results: what DCP gets for each item.
     """
 
     arrays: dict[str, Any] = field(default_factory=dict)
@@ -41,10 +41,10 @@ class Collected:
     results: list[WriteResult] = field(default_factory=list)
 
     def add(self, beside: Mapping[str, Any]) -> None:
-        """Add the arrays that values have become.
+        """Add the arrays of values.
 
         Raises:
-            InvalidRequestError: for a name that is there already.
+            InvalidRequestError: for a name that exists already.
         """
         for name in beside:
             if name in self.arrays:
@@ -53,7 +53,7 @@ class Collected:
 
 
 def collect(plan: SavePlan, planner: SavePlanner) -> Collected:
-    """Resolve everything that a rank's plan says; tensors of the host are not copied.
+    """Resolve every item of a rank's plan; tensors of the host are not copied.
 
     Raises:
         InvalidRequestError: naming the tensor that can't be stored.
@@ -71,13 +71,13 @@ def _take_tensor(collected: Collected, item: WriteItem, planner: SavePlanner) ->
     name, data = item.index.fqn, item.tensor_data
     tensor = planner.resolve_data(item)
     if data is None or not isinstance(tensor, torch.Tensor):
-        raise InvalidRequestError("the planner has no tensor for what it planned as one", key=name)
-    wait = getattr(tensor, "wait", None)  # a collective that is still under way
+        raise InvalidRequestError("the planner planned a tensor and returned something else", key=name)
+    wait = getattr(tensor, "wait", None)  # a collective that is still in progress
     array = array_of(name, tensor if wait is None else wait())
     shape, box, start = tuple(data.size), tuple(data.chunk.sizes), tuple(data.chunk.offsets)
     if array.shape != box:
         raise InvalidRequestError(
-            "the tensor has another shape than was planned", key=name, expected=list(box), actual=list(array.shape)
+            "the tensor has another shape than its plan", key=name, expected=list(box), actual=list(array.shape)
         )
     if box == shape:
         collected.arrays[name] = array
@@ -95,8 +95,8 @@ def _take_value(collected: Collected, item: WriteItem, planner: SavePlanner) -> 
         return 0
     data = planner.resolve_data(item)
     if not isinstance(data, io.BytesIO):
-        raise InvalidRequestError("the planner has no bytes for what it planned as such", key=name)
-    # Other planners hand out what only they need to understand. If it is torch's form of a plain value, that is stored.
+        raise InvalidRequestError("the planner planned bytes and returned something else", key=name)
+    # The bytes of other planners may have any form. If they are torch's form of a plain value, the value is stored.
     try:
         data.seek(0)
         collected.values[name] = torch.load(data, weights_only=True)
@@ -108,7 +108,7 @@ def _take_value(collected: Collected, item: WriteItem, planner: SavePlanner) -> 
 
 
 def keeps_values(planner: type[DefaultSavePlanner]) -> bool:
-    """Tell whether such a planner would only pickle the values that it has."""
+    """Return whether such a planner would only pickle its values."""
     return (
         planner.resolve_data is DefaultSavePlanner.resolve_data
         and planner.transform_object is DefaultSavePlanner.transform_object

@@ -1,4 +1,4 @@
-"""A checkpoint that is open for DCP: what it holds, as DCP describes it, and the ways to its tensors and values."""
+"""A checkpoint that is open for DCP: its content as DCP describes it, and how to read its tensors and values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ckptd.trees.merging import merged_outline
 
 @dataclass(frozen=True)
 class Choice:
-    """Which checkpoint a rank has opened: its base name, and which save of that."""
+    """Which checkpoint a rank has opened: its base name, and which save of that name."""
 
     base: str
     save_id: str
@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Opened:
-    """One checkpoint, and what is known of it."""
+    """One open checkpoint and its content."""
 
     reader: CheckpointReader
     note: DcpNote
@@ -49,15 +49,15 @@ class Opened:
 
     @property
     def choice(self) -> Choice:
-        """What the ranks compare."""
+        """The value that the ranks compare."""
         return Choice(self.reader.prefix.rpartition("/")[2], self.note.save_id)
 
 
 def open_reader(reader: CheckpointReader) -> Opened:
-    """Learn what a checkpoint holds: from the notes of DCP's ranks, from an outline, or from its names alone.
+    """Find out what a checkpoint holds: from the notes of DCP's ranks, from an outline, or from its names alone.
 
     Raises:
-        CorruptionError: notes or outline are damaged, or name a tensor that is not there.
+        CorruptionError: notes or outline are damaged, or name a missing tensor.
     """
     names = list(reader)
     note = decode_notes({name: reader[name] for name in names if name.startswith(NOTE)})
@@ -70,7 +70,7 @@ def open_reader(reader: CheckpointReader) -> Opened:
     shown = {name: name for name in names if name not in hidden and not is_note(name)}
     for name, stored in [*shown.items(), *note.stored.items()]:
         if stored not in shapes:
-            raise CorruptionError("the outline names a tensor that is not there", key=stored)
+            raise CorruptionError("the outline names a tensor that is missing", key=stored)
         dtype, shape = torch_dtype_of(dtypes[stored]), torch.Size(shapes[stored])
         if dtype is None:
             held[name] = BytesStorageMetadata()  # strings: values for Python
@@ -99,14 +99,14 @@ def destination(opened: Opened, item: ReadItem, target: torch.Tensor) -> tuple[s
     start = tuple(at + within for at, within in zip(chunk, item.storage_offsets, strict=True))
     if target.shape != item.lengths:
         raise InvalidRequestError(
-            "the planner's tensor has another shape than it planned",
+            "the planner's tensor has another shape than its plan",
             key=name,
             expected=list(item.lengths),
             actual=list(target.shape),
         )
     stored = opened.metadata.state_dict_metadata.get(name)
     if not isinstance(stored, TensorStorageMetadata):
-        raise InvalidRequestError("what was planned as a tensor is none", key=name)
+        raise InvalidRequestError("the plan has a tensor here, and the checkpoint has another kind of value", key=name)
     dtype = stored.properties.dtype
     memory = memory_of(name, target) if target.dtype == dtype else None
     if memory is not None:
@@ -115,12 +115,12 @@ def destination(opened: Opened, item: ReadItem, target: torch.Tensor) -> tuple[s
 
 
 def read_values(opened: Opened, items: Sequence[ReadItem], planner: LoadPlanner) -> None:
-    """Hand a planner what is no tensor, in torch's form, which is made here and now and not read as such."""
+    """Pass a planner a value that is not a tensor, in torch's form: it is built here, not read from the checkpoint."""
     own = opened.note.own_of(dist.get_rank() if dist.is_available() and dist.is_initialized() else 0)
     wanted = {item.storage_index.fqn for item in items} - own.keys()
     known = wanted & opened.note.values.keys()
     leaves = [leaf for name in known for leaf in opened.note.leaves(name) if leaf in opened.reader]
-    arrays = opened.reader.get_tensors([*leaves, *(wanted - known)])  # at once: each may be a request
+    arrays = opened.reader.get_tensors([*leaves, *(wanted - known)])  # in one call: each call may be a request
     values: dict[str, Any] = {name: array[()] for name, array in arrays.items()}
     for item in items:
         name = item.storage_index.fqn

@@ -65,11 +65,11 @@ class DcpPath:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a ``checkpoint_id`` counts from.
+    """What a ``checkpoint_id`` is relative to.
 
     Attributes:
-        address: of a daemon, or a store below which `run` is; None where paths say everything.
-        run: for ids that name none.
+        address: of a daemon, or of a store that contains `run`; None if ids are complete paths.
+        run: for ids that name no run.
         name: for ids that are only a step.
     """
 
@@ -81,7 +81,7 @@ class Origin:
         """Return where the checkpoint of this id is.
 
         Raises:
-            InvalidRequestError: for what can't be one.
+            InvalidRequestError: for an invalid id.
         """
         text = as_text(checkpoint_id)
         at_daemon = _DAEMON_URL.fullmatch(text)
@@ -94,8 +94,8 @@ class Origin:
             if not addresses.is_daemon(self.address):
                 return self._of_path(text)
             raise InvalidRequestError(
-                f"checkpoint_id {text!r} is a path, and the daemon at {self.address} has a root of its own: "
-                "write RUN/NAME-STEP as seen from there"
+                f"checkpoint_id {text!r} is a path, and the daemon at {self.address} has its own root: "
+                "write RUN/NAME-STEP, relative to that root"
             )
         run = where or self.run
         if run is None:
@@ -119,32 +119,32 @@ class Origin:
             return DcpPath(address, run, self.name, int(base))
         step = naming.step_of(base)
         if step is None or naming.prefix_for(base.rpartition("-")[0], step) != base:
-            return DcpPath(address, run, base, None)  # no step, or one that is written in a way of its own
+            return DcpPath(address, run, base, None)  # no step, or an unusual spelling of one
         return DcpPath(address, run, base.rpartition("-")[0], step)
 
 
 def origin(
     address_or_path: str | os.PathLike[str] | None, run: str | None, step: int | None, name: str
 ) -> tuple[Origin, Id | None]:
-    """Return what ids count from, and the id that these arguments name themselves, if they do.
+    """Return what ids are relative to, and the id that these arguments name, if any.
 
     Args:
         address_or_path: a daemon's address; with `run`, a store's path or URL; else a checkpoint's id. None is the
             environment's CKPTD_ADDRESS, if there is one.
-        run: for ids that name none.
+        run: for ids that name no run.
         step: of the checkpoint, in `run`.
         name: for ids that are only a step.
 
     Raises:
-        InvalidRequestError: they don't go together.
+        InvalidRequestError: the arguments contradict each other.
     """
     text = given_address(None) or None if address_or_path is None else as_text(address_or_path)
     is_daemon = text is not None and addresses.is_daemon(text) and not _DAEMON_URL.fullmatch(text)
     if run is None and step is not None:
-        raise InvalidRequestError("step= goes with run=; without it a checkpoint_id names both", actual=step)
+        raise InvalidRequestError("step= needs run=; without run=, a checkpoint_id names both", actual=step)
     if run is not None and text is None:
         raise InvalidRequestError(
-            f"run= lies below a root: pass the address of a daemon or a store, or set {ADDRESS_VARIABLE}", actual=run
+            f"run= needs a root: pass the address of a daemon or a store, or set {ADDRESS_VARIABLE}", actual=run
         )
     if run is not None or is_daemon or address_or_path is None:
         return Origin(text, run, name), step
@@ -152,7 +152,7 @@ def origin(
 
 
 def is_id(checkpoint_id: Id) -> bool:
-    """Tell whether this can be a checkpoint's id, given where to begin."""
+    """Return whether this can be a checkpoint's id, given where to begin."""
     try:
         text = as_text(checkpoint_id)
         is_whole = is_url(text) or text.startswith("/")
@@ -163,7 +163,7 @@ def is_id(checkpoint_id: Id) -> bool:
 
 
 def is_step(checkpoint_id: Id) -> bool:
-    """Tell whether this id ends in a step of the run's usual name."""
+    """Return whether this id ends in a step of the run's usual name."""
     return _DIGITS.fullmatch(as_text(checkpoint_id).rpartition("/")[2]) is not None
 
 

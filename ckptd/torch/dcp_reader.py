@@ -27,8 +27,8 @@ from ckptd.torch.dcp_place import DcpPath, Id, as_text, is_id, is_step, origin
 class CkptdStorageReader(StorageReader):
     """Loads a checkpoint into what `dcp.load` is given, however many ranks saved it and however it was sharded.
 
-    Every rank reads the boxes that it needs, straight into its tensors where they are in the host's memory. It reads
-    every checkpoint of TensorFlow's format, not only those that `CkptdStorageWriter` wrote, and unpickles nothing.
+    Every rank reads the boxes that it needs, directly into its tensors if they are in the host's memory. It reads every
+    checkpoint of TensorFlow's format, not only those that `CkptdStorageWriter` wrote, and unpickles nothing.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CkptdStorageReader(StorageReader):
             address_or_path: a daemon's address; with `run`, a store's path or URL; else the prefix of a checkpoint, or
                 a directory, of which the latest is read. None is the environment's CKPTD_ADDRESS, if there is one.
             run: the run's directory below the root of the daemon or the store.
-            step: of the checkpoint; None for the latest of the run, or where `dcp.load` is given a ``checkpoint_id``.
+            step: of the checkpoint; None for the latest of the run, or if `dcp.load` gets a ``checkpoint_id``.
             name: base name of checkpoints whose ``checkpoint_id`` is only a step.
             timeout_s: the bound of every wait.
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
@@ -56,7 +56,7 @@ class CkptdStorageReader(StorageReader):
                 environment's CKPTD_CA.
 
         Raises:
-            InvalidRequestError: for anything above that can't be right.
+            InvalidRequestError: for an invalid argument.
         """
         super().__init__()
         self._id: Id | None
@@ -67,25 +67,25 @@ class CkptdStorageReader(StorageReader):
 
     @property
     def checkpoint_id(self) -> str | None:
-        """Which checkpoint is read; None for the latest, until it is known which that is."""
+        """Which checkpoint is read; None for the latest, until its name is known."""
         if self._opened is not None:
             return self._opened.reader.prefix
         return None if self._id is None else str(self._id)
 
-    # What DCP calls, in this order.
+    # DCP calls these methods, in this order.
 
     def reset(self, checkpoint_id: Id | None = None) -> None:
-        """Begin another load, of `checkpoint_id` if that is given; see `dcp_place` for what it may be."""
+        """Begin another load, of `checkpoint_id` if that is given; see `dcp_place` for its forms."""
         self._opened = None
         if checkpoint_id is not None:
             self._id = checkpoint_id
 
     def read_metadata(self) -> Metadata:
-        """Read what the checkpoint holds. Every tensor is one chunk: its boxes are read however it was sharded.
+        """Describe the content of the checkpoint. Every tensor is one chunk, however it was sharded.
 
         Raises:
             NotFoundError: there is no such checkpoint.
-            CorruptionError: its index, or what was noted for DCP, is damaged.
+            CorruptionError: its index, or DCP's note, is damaged.
         """
         self._opened = open_reader(self._find())
         return self._opened.metadata
@@ -96,19 +96,19 @@ class CkptdStorageReader(StorageReader):
             self._opened = open_reader(self._find())
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Note which checkpoint this rank has opened: a newer one may have come meanwhile."""
+        """Note which checkpoint this rank has opened: other ranks may have found a newer one."""
         return replace(plan, storage_data=self._known().choice)
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Have all ranks read what the coordinator has opened."""
+        """Make all ranks read the checkpoint that the coordinator has opened."""
         return [replace(plan, storage_data=self._known().choice) for plan in plans]
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Read everything of the plan into the planner's tensors; every stored piece that is read whole is verified.
+        """Read every item of the plan into the planner's tensors; a stored piece that is read whole is verified.
 
         Raises:
             ConflictError: the checkpoint was replaced while the ranks opened it.
-            InvalidRequestError, NotFoundError: what is stored is not what was planned.
+            InvalidRequestError, NotFoundError: the checkpoint does not fit the plan.
             CorruptionError: the bytes are wrong.
         """
         opened = self._agree(plan.storage_data)
@@ -136,11 +136,11 @@ class CkptdStorageReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Id) -> bool:
-        """Tell whether a checkpoint can be named so."""
+        """Return whether a checkpoint can be named so."""
         return is_id(checkpoint_id)
 
     def close(self) -> None:
-        """Free what reading through a daemon takes. May be repeated; what is read next opens it again."""
+        """Close the connections. May be repeated; the next read opens them again."""
         known, self._checkpointer = self._checkpointer, None
         self._opened = None
         if known is not None:
@@ -151,15 +151,17 @@ class CkptdStorageReader(StorageReader):
 
     def _known(self) -> Opened:
         if self._opened is None:
-            raise InvalidRequestError("no checkpoint is opened: read_metadata comes first")
+            raise InvalidRequestError("no checkpoint is open: call read_metadata first")
         return self._opened
 
     def _find(self, base: str | None = None) -> CheckpointReader:
-        """Open the checkpoint that is meant; with `base`, the one of this base name in the same run or directory."""
+        """Open the checkpoint of this load; with `base`, the one of this base name in the same run or directory."""
         address, run = self._origin.address, self._origin.run
         if self._id is None:
             if address is None or run is None:
-                raise InvalidRequestError("what to load? Pass checkpoint_id=, or give the reader a run= or a path")
+                raise InvalidRequestError(
+                    "no checkpoint is given: pass checkpoint_id=, or run= or a path to the reader"
+                )
             return self._at(address, run).reader(base, name=ANY_NAME)  # the newest, whatever its id
         place = self._place()
         if place is not None and place.is_at_daemon:
@@ -174,7 +176,7 @@ class CkptdStorageReader(StorageReader):
         return load_checkpoint(path)
 
     def _place(self) -> DcpPath | None:
-        """Return where the id points; None for a path that is read as it is, such as a directory's."""
+        """Return where the id points; None for a path that is used unchanged, such as a directory."""
         assert self._id is not None
         try:
             return self._origin.find(self._id)
@@ -199,7 +201,7 @@ class CkptdStorageReader(StorageReader):
         opened = open_reader(self._find(choice.base))
         if opened.choice != choice or opened.metadata.state_dict_metadata != mine.metadata.state_dict_metadata:
             raise ConflictError(
-                "another checkpoint came while the ranks opened this one: load again",
+                "the checkpoint was replaced while the ranks opened it: load again",
                 expected=choice.base,
                 actual=mine.choice.base,
             )

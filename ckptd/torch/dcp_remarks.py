@@ -1,7 +1,7 @@
-"""What ranks have under one name before DCP's planner chooses one of them, small enough to be compared.
+"""Values that several ranks have under one name, before DCP's planner chooses one of them.
 
-The planner drops duplicates before anybody stores them, so that nobody sees whether they are the same. Here each rank
-remarks on its small ones, and ckptd compares the remarks.
+The planner drops duplicates before they are stored, so they could differ unnoticed. Here each rank sends a remark about
+each of its small values, and ckptd compares the remarks.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MOST_SHOWN = 60
 
 
 def remarks_of_plan(plan: SavePlan, planner: SavePlanner) -> list[Remark]:
-    """Return remarks on what a rank has brought: values first, then whole tensors of the host, the smallest first.
+    """Return remarks about a rank's own plan: values first, then whole tensors of the host, the smallest first.
 
-    Of planners that make something else of values and tensors there are none.
+    There are none for planners that convert values and tensors.
     """
     if not (isinstance(planner, DefaultSavePlanner) and keeps_values(type(planner))):
         return []
@@ -46,7 +46,7 @@ def _of_value(name: str, value: Any) -> Remark | None:
     try:
         data = value.getvalue() if isinstance(value, io.BytesIO) else encode_outline(value)
     except InvalidRequestError:
-        return None  # tensors within: they are compared if they are stored
+        return None  # it contains tensors: they are compared if they are stored
     return Remark(name, crc32c(data), _shown(value), is_outline=False)
 
 
@@ -57,7 +57,7 @@ def _of_tensors(plan: SavePlan, planner: DefaultSavePlanner) -> Iterator[tuple[i
             continue  # each rank holds another part of it
         tensor = planner.resolve_data(item)
         if type(tensor) is not torch.Tensor or tensor.device.type != "cpu":
-            continue  # to be copied from a device for this would take time
+            continue  # a copy from a device only for this would take time
         if 0 < tensor.nbytes <= _SMALL_BYTES:
             stored = array_of(item.index.fqn, tensor).tobytes()
             what = _shown(tensor.item()) if tensor.ndim == 0 else f"a tensor {list(tensor.shape)}"

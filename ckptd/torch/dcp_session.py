@@ -1,8 +1,8 @@
-"""The `Checkpointer`s that storage writers save with: one per run, kept from one save to the next.
+"""The `Checkpointer`s of storage writers: one per run, kept from one save to the next.
 
-DCP's users make a new writer for every save as often as not. A rank that left the run and joined it again each time
-would lose its memory, which is ready and warm, so the Checkpointer stays open until the process ends or a writer is
-closed. A process is one rank of a run at a time, so what a writer wants otherwise replaces what was there.
+Programs that use DCP often create a new writer for every save. A rank that left the run and joined it again each time
+would lose its memory, which is allocated and warm, so the Checkpointer stays open until the process ends or a writer is
+closed. A process is one rank of a run at a time: a writer with other settings replaces the Checkpointer of its run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ckptd.torch.dcp_place import DcpPath
 
 @dataclass(frozen=True, slots=True)
 class CheckpointerKey:
-    """Everything that makes a Checkpointer what it is."""
+    """The arguments of a Checkpointer."""
 
     address: str
     run: str
@@ -37,7 +37,7 @@ class CheckpointerKey:
     pid: int = field(default_factory=os.getpid)
 
     def open(self) -> Checkpointer:
-        """Return a Checkpointer for it."""
+        """Return a Checkpointer with these arguments."""
         return Checkpointer(
             self.address,
             self.run,
@@ -48,7 +48,7 @@ class CheckpointerKey:
 
 
 class DcpSession:
-    """One Checkpointer, and what is staged in its memory. Any thread may use it."""
+    """One Checkpointer, and the state that is staged in its memory. Any thread may use it."""
 
     def __init__(self, membership: CheckpointerKey) -> None:
         self.membership = membership
@@ -57,28 +57,28 @@ class DcpSession:
         self._staged: list[weakref.ref[Array]] = []
 
     def prepare(self, size_bytes: int) -> None:
-        """Have memory for saves of this size made ready, in the background."""
+        """Allocate memory for saves of this size, in the background."""
         self._checkpointer.prepare({"state": np.broadcast_to(np.uint8(0), (size_bytes,))})
 
     def stage(self, size_bytes: int) -> Array | None:
-        """Return memory for the next save to be produced in; None while what was staged before may still be saved.
+        """Return memory to stage the next save in; None while the state staged before may still be saved.
 
-        What hands parts of it out tells `watch` of every one.
+        The caller reports every part of it that it uses to `watch`.
         """
         with self._lock:
             if self.has_staged:
                 return None
             block = self._checkpointer.staging("state", (size_bytes,), np.uint8)[:]
-            self._staged = [weakref.ref(block)]  # until `watch` says more: another thread must not get it as well
+            self._staged = [weakref.ref(block)]  # until `watch` is called: no other thread may get it, too
             return block
 
     def watch(self, views: list[Array]) -> None:
-        """Have these views of staged memory respected, until they are saved or gone."""
+        """Keep the memory of these views from being reused until they are saved or deleted."""
         with self._lock:
             self._staged = [weakref.ref(view) for view in views]
 
     def save(self, place: DcpPath, arrays: Mapping[str, Any], overwrite: bool) -> PendingSave:
-        """Begin a save; what is staged and lies in it is the Checkpointer's from now on."""
+        """Begin a save; the staged memory that it uses belongs to the Checkpointer from now on."""
         pending = self._checkpointer.save(place.step, arrays, overwrite=overwrite, name=place.name)
         with self._lock:
             views = [view for ref in self._staged if (view := ref()) is not None]
@@ -88,11 +88,11 @@ class DcpSession:
 
     @property
     def has_staged(self) -> bool:
-        """Whether somebody still holds staged memory that was not saved."""
+        """Whether staged memory that was not saved is still referenced."""
         return any(ref() is not None for ref in self._staged)
 
     def close(self) -> None:
-        """Wait for the saves under way and leave the run."""
+        """Wait for pending saves and leave the run."""
         self._checkpointer.close()
 
 
@@ -111,10 +111,10 @@ _OPEN: dict[tuple[str, str], DcpSession] = {}
 
 
 def session_for(membership: CheckpointerKey) -> DcpSession:
-    """Return this process's session of a run; another one of the same run is closed.
+    """Return this process's session of a run; a session with other arguments is closed.
 
     Raises:
-        ConflictError: something was staged for another rank or world size, and is not saved.
+        ConflictError: state was staged for another rank or world size, and is not saved yet.
     """
     key = membership.address, membership.run
     with _LOCK:
@@ -124,7 +124,7 @@ def session_for(membership: CheckpointerKey) -> DcpSession:
         if known is not None and known.membership.pid == membership.pid:
             if known.has_staged:
                 raise ConflictError(
-                    "state is staged as one rank and saved as another: pass dcp.async_save a DefaultStager",
+                    "the state was staged as one rank and is saved as another: pass dcp.async_save a DefaultStager",
                     expected=f"rank {known.membership.rank} of {known.membership.world_size}",
                     actual=f"rank {membership.rank} of {membership.world_size}",
                 )
@@ -146,5 +146,5 @@ def close_session(address: str, run: str) -> None:
 def close_all() -> None:
     """Leave every run. Called at the end of the process."""
     for address, run in list(_OPEN):
-        with contextlib.suppress(CkptdError):  # the waiting caller has got the error
+        with contextlib.suppress(CkptdError):  # the caller that waits gets the error
             close_session(address, run)

@@ -1,4 +1,4 @@
-"""Tensors that bring their own items for DCP, and what stands for them once their shards are copied."""
+"""Tensors that provide their own items for DCP, and the objects that replace them once their shards are copied."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch.distributed.tensor import DTensor
 
 
 def items_of(tensor: Any) -> list[tuple[WriteItem, torch.Tensor]]:
-    """Return what a tensor says of itself to DCP, item by item, and the shard that each is about.
+    """Return the items of a tensor for DCP, each with its shard.
 
     Nothing else is called: such a tensor may forbid every operation.
     """
     if isinstance(tensor, DTensor) and tensor.device_mesh.get_coordinate() is None:
-        return []  # a rank that the tensor's mesh does not have
+        return []  # this rank is not in the tensor's mesh
     return [(item, find_tensor_shard(tensor, item.index)) for item in _create_write_items("", tensor)]
 
 
 class StagedShards(torch.Tensor):
-    """Stands for a tensor that brings its own items: the same items, and copies of its shards."""
+    """Replaces a tensor that provides its own items: the same items, and copies of its shards."""
 
     @staticmethod
     def __new__(cls, items: Sequence[WriteItem], shards: Sequence[torch.Tensor]) -> StagedShards:
-        """Make an object that DCP takes for a tensor, and that has no memory."""
+        """Create an object that DCP accepts as a tensor, without memory."""
         shape = items[0].tensor_data.size if items and items[0].tensor_data is not None else torch.Size([0])
         made: StagedShards = torch.Tensor._make_wrapper_subclass(cls, shape)
         return made
@@ -38,11 +38,11 @@ class StagedShards(torch.Tensor):
         self._items, self._shards = list(items), list(shards)
 
     def __create_write_items__(self, fqn: str, staged: Any) -> list[WriteItem]:
-        """Return the items, under the name that the planner gives."""
+        """Return the items, under the planner's name."""
         return [replace(item, index=replace(item.index, fqn=fqn)) for item in self._items]
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
-        """Return which boxes the shards are."""
+        """Return the boxes of the shards."""
         return [item.tensor_data.chunk for item in self._items if item.tensor_data is not None]
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> torch.Tensor:
@@ -62,5 +62,5 @@ class StagedShards(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Refuse: there is nothing to compute with."""
+        """Refuse every operation: there are no elements."""
         raise NotImplementedError(f"{func} of a tensor that is staged to be saved")

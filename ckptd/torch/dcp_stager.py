@@ -1,6 +1,7 @@
 """State of a training step → the same state in memory that a save is written from.
 
-`dcp.async_save` copies the state before it returns. Copied to where ckptd would copy it anyway, it is copied once.
+`dcp.async_save` copies the state before it returns. If the copy goes to the memory that ckptd writes from, one copy is
+enough.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class _Source:
     """One tensor of the state.
 
     Attributes:
-        locals: what this process holds of it, in the host's memory or a device's.
-        rebuilt: their copies → what stands for the tensor in the staged state.
+        locals: the parts that this process holds, in the host's memory or a device's.
+        rebuilt: their copies → the object that replaces the tensor in the staged state.
     """
 
     locals: list[torch.Tensor]
@@ -39,7 +40,7 @@ class _Source:
 
 
 def stage(state_dict: dict[str, Any], session: DcpSession | None) -> dict[str, Any]:
-    """Copy the state into memory of `session`, or privately where there is none or it can't be copied there."""
+    """Copy the state into memory of `session`, or into private memory if that is not possible."""
     sources = dict(_sources(state_dict))
     sizes = _sizes_bytes(sources)
     block = session.stage(sum(map(sum, sizes.values()))) if session is not None and sizes else None
@@ -53,7 +54,7 @@ def stage(state_dict: dict[str, Any], session: DcpSession | None) -> dict[str, A
                 if block is None:
                     copies.append(_private_copy(local))
                     continue
-                # torch keeps the very array that it was given until the last view of the memory is gone.
+                # torch keeps the array itself until the last view of the memory is deleted.
                 views.append(block[at : at + local.numel() * local.element_size()])
                 at += sizes[key][number]
                 copies.append(torch.from_numpy(views[-1]).view(local.dtype).view(local.shape).copy_(local))
@@ -65,17 +66,17 @@ def stage(state_dict: dict[str, Any], session: DcpSession | None) -> dict[str, A
 
 
 def prepare(state_dict: dict[str, Any], session: DcpSession) -> None:
-    """Have memory made ready that states of this size are staged in."""
+    """Allocate memory to stage states of this size in."""
     sizes = _sizes_bytes(dict(_sources(state_dict)))
     if sizes:
         session.prepare(sum(map(sum, sizes.values())))
 
 
 def _sizes_bytes(sources: Mapping[int, _Source]) -> dict[int, list[int]]:
-    """Return how much room each tensor's parts take; nothing if one of them can't be staged in a session's memory."""
+    """Return the size of each tensor's parts; nothing if one of them can't be staged in a session's memory."""
     try:
         return {key: [_size_bytes(local) for local in source.locals] for key, source in sources.items()}
-    except InvalidRequestError:  # the save will tell which tensor can't be stored
+    except InvalidRequestError:  # the save's error will name the tensor that can't be stored
         return {}
 
 
@@ -89,7 +90,7 @@ def _size_bytes(tensor: torch.Tensor) -> int:
 def _private_copy(tensor: torch.Tensor) -> torch.Tensor:
     if type(tensor) in _PLAIN and not tensor.is_meta and tensor.layout == torch.strided:
         return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
-    # What this is only the planner knows, and the save refuses it if it can't be stored.
+    # Only the planner knows this object; the save refuses it if it can't be stored.
     return tensor.clone() if tensor.device.type in ("cpu", "meta") else tensor.cpu()
 
 
@@ -106,12 +107,12 @@ def _sources(value: Any) -> Iterator[tuple[int, _Source]]:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) or hasattr(value, "local_shards")  # a ShardedTensor is none in Python's eyes
+    return isinstance(value, torch.Tensor) or hasattr(value, "local_shards")  # a ShardedTensor is not a torch.Tensor
 
 
 def _source(tensor: Any) -> _Source:
     if has_own_items(tensor) or is_declared(tensor) or hasattr(tensor, "local_shards"):
-        # What a plain tensor says of itself would be lost on the way to another process; its items are not.
+        # A plain tensor loses its attributes on the way to another process; its items are kept.
         shards = items_of(tensor)
         return _Source(
             [finished(local).detach() for _, local in shards],
@@ -132,7 +133,7 @@ def _distributed(tensor: DTensor, local: torch.Tensor) -> DTensor:
 
 
 def _with_attributes(tensor: torch.Tensor, staged: torch.Tensor) -> torch.Tensor:
-    """Give a copy the plain attributes of its original, which a planner may use."""
+    """Set the plain attributes of the original on a copy; a planner may use them."""
     for name, value in getattr(tensor, "__dict__", {}).items():
         if _is_plain(value):
             setattr(staged, name, copy.deepcopy(value))

@@ -1,8 +1,8 @@
-"""What DCP knows of a checkpoint beyond its tensors ⇄ arrays beside them, without pickle.
+"""DCP's values beside the tensors of a checkpoint ⇄ arrays, without pickle.
 
-Numbers and strings become tensors of their own, so that every reader sees them; how they were spelled in Python, and
-what is neither tensor nor number, stays in a note: a string tensor ``_CKPTD_DCP/RANK`` of each rank that has any. It
-holds two outlines (see `ckptd.trees.outline`): what the planner has to know again, and the values.
+Numbers and strings become tensors of their own, so that every reader sees them. Their Python types, and values that are
+neither tensors nor numbers, are stored in a note: a string tensor ``_CKPTD_DCP/RANK`` of each rank that has such
+values. It holds two outlines (see `ckptd.trees.outline`): the planner's data, and the values.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from ckptd.trees.kind import is_plain
 from ckptd.trees.outline import OUTLINE_NAME, Leaf, decode_outline, describe, encode_outline
 
 NOTE = "_CKPTD_DCP/"
-"""What the names of the notes begin with; the rank follows."""
+"""The beginning of a note's name; the rank follows."""
 
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class DcpNote:
-    """What one rank, or a whole checkpoint, has to say beside its tensors.
+    """The note of one rank, or of a whole checkpoint.
 
     Attributes:
         save_id: one per save, the coordinator's.
         planner_data: as the planner gave it: nested containers of plain values.
-        values: name → the outline's tree of what is no tensor of torch's.
-        opaque: names of values that only the planner that made them can read: bytes.
+        values: name → the outline's tree of a value that is not a torch tensor.
+        opaque: names of values, as bytes, that only their planner can read.
         streams: names of values that were `io.BytesIO`.
         paths: name → path in the outline, of values that are not at its top.
-        stored: name → name of the tensor, of tensors that are stored under another one.
-        own: rank → name → value, where ranks saved independently: their values may differ.
+        stored: name → stored name, of tensors that are stored under another name.
+        own: rank → name → value, if ranks saved independently: their values may differ.
     """
 
     save_id: str = ""
@@ -53,16 +53,16 @@ class DcpNote:
     own: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def own_of(self, rank: int) -> Mapping[str, Any]:
-        """Return the values that are this rank's own; those of the lowest for a rank that did not save."""
+        """Return this rank's own values; those of the lowest rank for a rank that did not save."""
         return self.own.get(rank) or self.own.get(min(self.own, default=rank), {})
 
     @property
     def hidden(self) -> set[str]:
-        """Names of the tensors that hold values, or parts of them, or are known under another name."""
+        """Names of the tensors that hold values, or parts of them, or that have another name for DCP."""
         return {leaf for name in self.values for leaf in self.leaves(name)} | self.opaque | {*self.stored.values()}
 
     def leaves(self, name: str) -> list[str]:
-        """Return the names of the tensors that one value lies in."""
+        """Return the names of the tensors that hold one value."""
         return [leaf for leaf, _ in leaves_of(self.values[name], self.path(name))]
 
     def path(self, name: str) -> tuple[Any, ...]:
@@ -73,17 +73,17 @@ class DcpNote:
 def encode_values(
     rank: int, values: Mapping[str, Any], opaque: Mapping[str, bytes], planner: DcpNote, *, keep_own: bool = False
 ) -> dict[str, Any]:
-    """Return the tensors for one rank's values, its note among them.
+    """Return the tensors for one rank's values, including its note.
 
     Args:
         rank: of this process.
-        values: name → value that is no tensor; whatever `ckptd.trees` holds.
-        opaque: name → bytes that nobody here can look into.
-        planner: whose `save_id` and `planner_data` count.
+        values: name → value that is not a tensor, of any kind that `ckptd.trees` supports.
+        opaque: name → bytes that only the planner can decode.
+        planner: has the `save_id` and the `planner_data` of the save.
         keep_own: note the values themselves, too: another rank may store others under the same names.
 
     Raises:
-        InvalidRequestError: naming what has no form without pickle.
+        InvalidRequestError: naming a value that can't be stored without pickle.
     """
     streams = {name: value.getvalue() for name, value in values.items() if isinstance(value, io.BytesIO)}
     arrays = flatten({**values, **streams}, lambda value: isinstance(value, torch.Tensor))
@@ -100,14 +100,14 @@ def encode_values(
     try:
         encoded_head = encode_outline(head)
     except InvalidRequestError as error:
-        error.add_note("the planner's planner_data holds it")
+        error.add_note("it is in the planner's planner_data")
         raise
     note = np.array([encoded_head, outline], object)
     return {**arrays, **opaque, f"{NOTE}{rank}": note}
 
 
 def names_of_own(names: Iterable[str], values: Mapping[str, Any]) -> frozenset[str]:
-    """Return which of the names that `encode_values` gives are of values that the note of each rank keeps.
+    """Return the names from `encode_values` whose values the note of each rank keeps.
 
     Args:
         names: of the tensors.
@@ -122,10 +122,10 @@ def names_of_own(names: Iterable[str], values: Mapping[str, Any]) -> frozenset[s
 
 
 def decode_notes(notes: Mapping[str, Any]) -> DcpNote:
-    """Return what the notes of all ranks, by their names, say together.
+    """Return the notes of all ranks, by their names, as one.
 
     Raises:
-        CorruptionError: one of them is none.
+        CorruptionError: one of them is not a note.
     """
     save_id, planner_data = "", None
     values: dict[str, Any] = {}
@@ -135,13 +135,13 @@ def decode_notes(notes: Mapping[str, Any]) -> DcpNote:
     for name, note in notes.items():
         parts = np.asarray(note, object)
         if parts.shape != (2,):
-            raise CorruptionError("a note of two strings", key=NOTE, actual=f"shape {list(parts.shape)}")
+            raise CorruptionError("a note has two strings", key=NOTE, actual=f"shape {list(parts.shape)}")
         head = decode_outline(parts[0])
         if not isinstance(head, dict) or head.get("version") != _VERSION:
-            raise CorruptionError("a note of another version", key=NOTE, expected=_VERSION)
+            raise CorruptionError("the note has another version", key=NOTE, expected=_VERSION)
         tree = read_outline(parts[1])
         if not isinstance(tree, dict):
-            raise CorruptionError("the values of a note have no names", key=NOTE)
+            raise CorruptionError("the values of the note have no names", key=NOTE)
         values.update(tree)
         opaque.update(map(str, head.get("opaque") or ()))
         streams.update(map(str, head.get("streams") or ()))
@@ -154,9 +154,9 @@ def decode_notes(notes: Mapping[str, Any]) -> DcpNote:
 
 
 def note_of_outline(tree: Any) -> DcpNote:
-    """Return what there is to say of state that was saved with an outline, not by DCP: its names as DCP makes them.
+    """Return a note for state that was saved with an outline, not by DCP, with the names that DCP would use.
 
-    DCP joins keys with dots. It looks into dicts, and into lists that hold dicts or tensors.
+    DCP joins keys with dots. It descends into dicts, and into lists that hold dicts or tensors.
     """
     values: dict[str, Any] = {}
     paths: dict[str, tuple[Any, ...]] = {}
@@ -195,7 +195,7 @@ def _holds_more(values: list[Any]) -> bool:
 
 
 def decode_value(note: DcpNote, name: str, read: Callable[[str], Any]) -> Any:
-    """Return one value, as it was in Python.
+    """Return one value with its Python type.
 
     Args:
         note: of the checkpoint.
@@ -203,14 +203,14 @@ def decode_value(note: DcpNote, name: str, read: Callable[[str], Any]) -> Any:
         read: the name of a tensor → numpy array.
 
     Raises:
-        CorruptionError: a tensor is missing, or nothing that the value can be made of.
+        CorruptionError: a tensor is missing, or does not fit the value.
     """
     value = rebuild(note.values[name], read, tensor_of, note.path(name))
     return io.BytesIO(value) if name in note.streams else value
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether the head of a note holds such a value itself."""
+    """Return whether the head of a note holds such a value itself."""
     if isinstance(value, Mapping):
         return all(map(_is_plain, value.values()))
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else is_plain(value)

@@ -1,4 +1,4 @@
-"""`CkptdStorageWriter`: what `torch.distributed.checkpoint` saves through."""
+"""`CkptdStorageWriter`: saves for `torch.distributed.checkpoint`."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ _LOG = logging.getLogger("ckptd.torch")
 
 @dataclass(frozen=True)
 class _Ranks:
-    """What the coordinator tells every rank of the save: how many there are."""
+    """What the coordinator sends to every rank of the save: the number of ranks."""
 
     world_size: int
 
 
 class CkptdStorageWriter(StorageWriter):
-    """Saves what `dcp.save` and `dcp.async_save` are given, through ckptd: whole or not at all.
+    """Saves the state of `dcp.save` and `dcp.async_save` through ckptd, completely or not at all.
 
-    Tensors are stored under their fully qualified names, shards as slices of them, so that whatever reads TensorFlow's
-    checkpoints reads them: numpy, JAX, TensorFlow, and `CkptdStorageReader`. What is no tensor is stored without
-    pickle, or refused. A save is durable when `dcp.save` returns, or when the future of `dcp.async_save` is done.
+    Tensors are stored under their fully qualified names, and shards as slices of them, so that every reader of
+    TensorFlow's checkpoints can read them: numpy, JAX, TensorFlow, and `CkptdStorageReader`. Other values are stored
+    without pickle, or refused. A save is durable when `dcp.save` returns, or when the future of `dcp.async_save` is
+    done.
 
-    It stages for `dcp.async_save`, too: the state is copied once, to where it is written from. One object may be used
-    for any number of saves, one after the other.
+    It is also the stager of `dcp.async_save`: the state is copied once, to the memory that it is written from. One
+    object may be used for any number of saves, one after the other.
     """
 
     def __init__(
@@ -69,19 +70,20 @@ class CkptdStorageWriter(StorageWriter):
             address_or_path: a daemon's address; with `run`, a store's path or URL; else the prefix of a checkpoint,
                 ``DIRECTORY/NAME-STEP``, for one process. None is the environment's CKPTD_ADDRESS, if there is one.
             run: the run's directory below the root of the daemon or the store.
-            step: of the checkpoint; None where `dcp.save` is given a ``checkpoint_id``.
+            step: of the checkpoint; None if `dcp.save` gets a ``checkpoint_id``.
             name: base name of checkpoints whose ``checkpoint_id`` is only a step.
-            overwrite: replace a checkpoint that is there already, as DCP's own writer does; else that is refused.
+            overwrite: replace an existing checkpoint, as DCP's own writer does; False refuses that.
             max_to_keep: how many of the newest are kept; None keeps all, as DCP does.
-            keep_checkpoint_every_n_hours: with `max_to_keep`, one per so many hours stays for good; None: none.
-            replicas: what to do when ranks have other values under one name, as for `ckptd.Checkpointer`.
+            keep_checkpoint_every_n_hours: with `max_to_keep`, one checkpoint per this many hours is kept for good; None
+                keeps none.
+            replicas: what to do if ranks have different values under one name, as for `ckptd.Checkpointer`.
             timeout_s: the bound of every wait, and of a whole save.
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
                 environment's CKPTD_CA.
 
         Raises:
-            InvalidRequestError: for anything above that can't be right.
+            InvalidRequestError: for an invalid argument.
         """
         super().__init__()
         self._origin, first = origin(address_or_path, run, step, name)
@@ -109,7 +111,7 @@ class CkptdStorageWriter(StorageWriter):
 
     @property
     def checkpoint_id(self) -> str | None:
-        """Where the checkpoint of this save is; None before anything was said."""
+        """Where the checkpoint of this save is; None before it is known."""
         return None if self._place is None else self._place.prefix
 
     @property
@@ -117,10 +119,10 @@ class CkptdStorageWriter(StorageWriter):
         """The last checkpoint that this object has saved."""
         return self._checkpoint
 
-    # What DCP calls, in this order.
+    # DCP calls these methods, in this order.
 
     def reset(self, checkpoint_id: Id | None = None) -> None:
-        """Begin another save, at `checkpoint_id` if that is given; see `dcp_place` for what it may be."""
+        """Begin another save, at `checkpoint_id` if that is given; see `dcp_place` for its forms."""
         if checkpoint_id is not None:
             self._place = self._origin.find(checkpoint_id)
 
@@ -131,7 +133,7 @@ class CkptdStorageWriter(StorageWriter):
         return StorageMeta(checkpoint_id=self.checkpoint_id, save_id=self._save_id)
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Learn this process's part in the save."""
+        """Set this process's part in the save."""
         self._is_coordinator = is_coordinator
         self._rank = kwargs.get("rank")
         self._use_collectives = kwargs.get("use_collectives", True)
@@ -139,13 +141,13 @@ class CkptdStorageWriter(StorageWriter):
         self._find_place()
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Return the plan as it is: ckptd lays out what all ranks bring."""
+        """Return the plan unchanged: ckptd plans the layout for all ranks."""
         if self._use_collectives:
-            self._brought = plan  # the planner may leave it to another rank to store some of it
+            self._brought = plan  # the planner may assign some of it to another rank
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Tell every rank how many there are. On the coordinator only, or alone without collectives."""
+        """Send every rank the number of ranks. On the coordinator only, or on each rank without collectives."""
         mappings = [plan.planner_data for plan in plans if isinstance(plan.planner_data, dict)]
         self._planner_data = {key: path for mapping in reversed(mappings) for key, path in mapping.items()}
         world_size = len(plans) if self._use_collectives else _world_size()
@@ -155,7 +157,7 @@ class CkptdStorageWriter(StorageWriter):
         """Save this rank's part, and wait until the checkpoint of all ranks is durable.
 
         Raises:
-            InvalidRequestError: naming what can't be stored.
+            InvalidRequestError: naming a value that can't be stored.
             CkptdError: what ended the save.
         """
         place = self._find_place()
@@ -191,22 +193,22 @@ class CkptdStorageWriter(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Id) -> bool:
-        """Tell whether a checkpoint can be named so."""
+        """Return whether a checkpoint can have this id."""
         return is_id(checkpoint_id)
 
-    # What `dcp.async_save` calls: `AsyncStager`'s protocol.
+    # `dcp.async_save` calls these methods: `AsyncStager`'s protocol.
 
     _synchronize_after_execute = False
 
     @property
     def should_synchronize_after_execute(self) -> bool:
-        """Whether there is something to wait for after `stage`: there is not."""
+        """Whether `synchronize_staging` must be called after `stage`: no."""
         return self._synchronize_after_execute
 
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Copy the state to where it is saved from; on return, training may go on.
+        """Copy the state to the memory that it is saved from; on return, training may continue.
 
-        Memory is this process's own while nobody has told the run yet, and when another process saves.
+        The memory is private to this process while the run is not known yet, and if another process saves.
         """
         began_at = time.monotonic()
         staged = dcp_stager.stage(state_dict, self._session())
@@ -214,9 +216,9 @@ class CkptdStorageWriter(StorageWriter):
         return staged
 
     def prepare(self, state_dict: dict[str, Any]) -> None:
-        """Make the first save stall as little as the next ones: join the run, and have memory made ready meanwhile.
+        """Make the first save stall as little as the next ones: join the run and allocate memory in the background.
 
-        Only the sizes of `state_dict` count. Returns soon, and may be left out. Every rank calls it.
+        Only the sizes of `state_dict` matter. Returns soon. Optional; every rank calls it.
         """
         session = self._session()
         if session is not None:
@@ -226,13 +228,13 @@ class CkptdStorageWriter(StorageWriter):
         """Do nothing: `stage` has waited."""
 
     def close(self) -> None:
-        """Leave the run. Otherwise this process stays in it until it ends, ready for the next save."""
+        """Leave the run. Without this call the process stays in the run until it ends, ready for the next save."""
         for address, run in self._joined:
             dcp_session.close_session(address, run)
         self._joined = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Hand the work over to another process, as `dcp.async_save` with a process does: leave the run here.
+        """Pickle the writer for another process, as `dcp.async_save` with a process does; leave the run here.
 
         One process is a rank of a run at a time.
         """
@@ -242,11 +244,11 @@ class CkptdStorageWriter(StorageWriter):
 
     def _find_place(self) -> DcpPath:
         if self._place is None:
-            raise InvalidRequestError("where to save? Pass checkpoint_id=, or give the writer a step= or a path")
+            raise InvalidRequestError("no checkpoint is given: pass checkpoint_id=, or a step= or a path to the writer")
         return self._place
 
     def _session(self) -> dcp_session.DcpSession | None:
-        """Return where the next save is probably made from; None while nobody can tell, or if it is not from here."""
+        """Return the session that probably makes the next save; None if that is unknown or in another process."""
         where = self._origin if self._place is None else self._place
         if self._saves_elsewhere or where.address is None or where.run is None:
             return None
@@ -255,18 +257,18 @@ class CkptdStorageWriter(StorageWriter):
     def _membership(self, address: str, run: str, world_size: int) -> dcp_session.CheckpointerKey:
         self._world_size = world_size
         self._joined.add((address, run))
-        rank = _rank() if self._rank is None else self._rank  # PyTorch before 2.8 does not tell
+        rank = _rank() if self._rank is None else self._rank  # PyTorch before 2.8 does not pass it
         return dcp_session.CheckpointerKey(address, run, rank if world_size > 1 else 0, world_size, self._options)
 
     def _spoil(self, session: dcp_session.DcpSession, place: DcpPath) -> None:
-        """Take part in a save that this rank has failed, so that it fails at once for the others, which wait for it."""
-        # Half of a tensor whose other half nobody has: the plan refuses it, and tells everyone its name.
+        """Join a save that has failed on this rank, so that it fails at once on the other ranks, which wait for it."""
+        # Half of a tensor whose other half no rank has: the plan refuses it, and every rank gets its name.
         name = f"{NOTE}rank {self._rank} has failed"
         half = Slice(np.zeros(1, np.uint8), (2,), (0,))
         session.save(place, {name: half}, self._overwrite).exception()
 
     def _collect(self, plan: SavePlan, planner: SavePlanner) -> Collected:
-        """Return what this rank's plan says, and its note if it has something to say."""
+        """Return the arrays of this rank's plan, and its note if there is anything to note."""
         collected = collect(plan, planner)
         keeps_note = self._is_coordinator or not self._use_collectives
         if keeps_note or collected.values or collected.opaque:
@@ -274,7 +276,7 @@ class CkptdStorageWriter(StorageWriter):
             planner_data = metadata.planner_data if isinstance(metadata, Metadata) else self._planner_data
             note = DcpNote(self._save_id, planner_data) if keeps_note else DcpNote()
             rank = _rank() if self._rank is None else self._rank
-            keep_own = not self._use_collectives  # no planner has chosen one rank's values
+            keep_own = not self._use_collectives  # without collectives no planner has chosen one rank's values
             beside = encode_values(rank, collected.values, collected.opaque, note, keep_own=keep_own)
             collected.add(beside)
             collected.own = names_of_own(beside, collected.values) if keep_own else frozenset()

@@ -1,4 +1,4 @@
-"""How what is stored differs from what is to be loaded into: told in one error, or as lists beside what was loaded."""
+"""Differences between a checkpoint and the state to load into: one error, or lists beside the loaded state."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ckptd.errors import InvalidRequestError
 from ckptd.torch.stored import Stored
 
 _MOST_TOLD = 10
-"""Of each list."""
+"""The longest list in an error."""
 
 _WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put in front of a module's keys."""
+"""The prefixes that DistributedDataParallel and torch.compile add to a module's keys."""
 
 
 class Mismatch(NamedTuple):
-    """Something that is stored in another shape than it has here."""
+    """A part whose stored shape differs from its shape in the program."""
 
     key: str
     stored: str
@@ -28,13 +28,13 @@ class Mismatch(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What ``load(strict=False)`` returns: the state, and what of it was not loaded.
+    """What ``load(strict=False)`` returns: the state, and lists of the names that were not loaded.
 
     Attributes:
-        state: as `load` returns it otherwise. What is in one of the first and the last list is as it was before.
-        missing_keys: what the program has and is not stored.
-        unexpected_keys: what is stored beside what was loaded, and has no place in the program's state.
-        mismatched_keys: what is stored in another shape.
+        state: as `load` returns it otherwise. Parts in the first and in the last list are unchanged.
+        missing_keys: parts of the program's state that are not stored.
+        unexpected_keys: stored parts that have no place in the program's state.
+        mismatched_keys: parts that are stored in another shape.
     """
 
     state: Any
@@ -47,8 +47,8 @@ class Differences:
     """The lists of one load, as they grow.
 
     Attributes:
-        unplaced: like `unexpected`, where no outline says that it belongs to the state: told, and not refused.
-        refused: sentences on what is never allowed.
+        unplaced: like `unexpected`, but no outline says that it belongs to the state: listed, and not refused.
+        refused: sentences about differences that are never allowed.
     """
 
     def __init__(self, stored: Stored) -> None:
@@ -71,7 +71,7 @@ class Differences:
             raise InvalidRequestError(f"{self._stored.prefix} does not fit: " + "; ".join(self._sentences(strict)))
         if wanted and not found:
             raise InvalidRequestError(
-                f"{self._stored.prefix} has nothing of what is to be loaded: " + "; ".join(self._sentences(strict))
+                f"{self._stored.prefix} holds no part of the state to load: " + "; ".join(self._sentences(strict))
             )
 
     def loaded(self, state: Any) -> Loaded:
@@ -87,7 +87,7 @@ class Differences:
         sentences += _told(self.mismatched, str)
         hint = _hint(self.missing, known)
         if not hint and strict and not self.refused:
-            hint = "strict=False loads what fits, and returns the rest in lists"
+            hint = "strict=False loads what fits and lists the rest"
         return sentences + ([hint] if hint else [])
 
 
@@ -98,11 +98,11 @@ def _told(found: Sequence[Any], tell: Callable[[Any], str]) -> list[str]:
 
 
 def _hint(missing: Sequence[str], known: Iterable[str]) -> str:
-    """Say so when only a wrapper's prefix is between what is missing and what is stored."""
+    """Return a hint if missing and stored names differ only by a wrapper's prefix."""
     wanted, there = set(missing), set(known)
     for wrapper in _WRAPPERS:
         if any(wrapper in name and name.replace(wrapper, "") in wanted for name in there):
-            return f"rename={{{wrapper!r}: ''}} takes that beginning off the stored keys"
+            return f"rename={{{wrapper!r}: ''}} removes that prefix from the stored keys"
         if any(wrapper in name and name.replace(wrapper, "") in there for name in wanted):
             return f"it is stored without {wrapper!r}: load into the module inside, .{wrapper[:-1]}"
     return ""

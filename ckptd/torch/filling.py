@@ -1,4 +1,4 @@
-"""Loading into state that is there: first compared with what is stored, as a whole, and then filled in place."""
+"""Loading into existing state: first all of it is compared with what is stored, then it is filled in place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ckptd.trees.outline import Leaf, describe, typed_of
 
 
 class Filling:
-    """One load into existing state: what is to be read where, and what is to be done with it afterwards."""
+    """One load into existing state: what is read where, and the work that follows."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Filling:
         self._cast = cast
         self._reads = ArrayReads(stored, cast, self._differences)
         self._materialized = materializing.Materialized(device)
-        self._objects: list[tuple[Any, ...]] = []  # paths of objects that took their state
+        self._objects: list[tuple[Any, ...]] = []  # paths of objects that load their own state
 
     def load(self, state: Any) -> Loaded:
-        """Fill `state` and return it; raises as `loading.load`."""
+        """Fill `state` and return it; raises the errors of `loading.load`."""
         self._check_container(state)
         place = self._place(state, NOTHING if self._stored.tree is None else self._stored.tree, ())
         self._note_unplaced()
@@ -62,7 +62,7 @@ class Filling:
         return self._differences.loaded(_given_back(state, place()))
 
     def _check_container(self, state: Any) -> None:
-        """Raise `InvalidRequestError` if `state` can't be filled from what is stored as a whole."""
+        """Raise `InvalidRequestError` if `state` is not a container that the checkpoint as a whole can fill."""
         if is_stateful(state):
             return
         if not isinstance(state, (dict, list, tuple)):
@@ -78,7 +78,7 @@ class Filling:
             )
 
     def _place(self, value: Any, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
-        """Note what is to be read for `value`; return what gives the loaded value once all is read."""
+        """Plan the reads for `value`; return a function that returns the loaded value once everything is read."""
         if is_stateful(value):
             return self._place_stateful(value, stored, path)
         if isinstance(value, torch.Tensor) and value.is_meta:
@@ -95,7 +95,7 @@ class Filling:
         return self._place_anything(value, stored, path)
 
     def _has_places(self, value: dict[Any, Any], stored: Any, path: tuple[Any, ...]) -> bool:
-        """Tell whether a dict has a place for each thing that is stored; otherwise it is a value that is replaced."""
+        """Return whether a dict has a place for each stored part; otherwise it is a value and is replaced."""
         if _may_hold_arrays(value):
             return True
         if stored is NOTHING or not isinstance(stored, dict):
@@ -139,7 +139,7 @@ class Filling:
         if path and isinstance(stored, dict):
             for key, node in known.items():
                 if key not in value:
-                    # What only some ranks saved is for them: this one need have no place for it.
+                    # A key that only some ranks saved belongs to them: this rank needs no place for it.
                     is_own = self._stored.is_of_some_ranks(node, (*path, key))
                     told = self._differences.unplaced if is_own else self._differences.unexpected
                     told.append(describe((*path, key)))
@@ -173,7 +173,7 @@ class Filling:
         return give
 
     def _place_anything(self, value: Any, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
-        """Take what is stored as it is: a number, a string, or everything below an empty dict."""
+        """Replace `value` by the stored value: a number, a string, or everything below an empty dict."""
         if stored is NOTHING:
             name = describe(path)
             if name in self._shapes:  # written without an outline
@@ -184,14 +184,14 @@ class Filling:
             return lambda: value
         missing = [name for name, _ in leaves_of(stored, path) if name not in self._shapes]
         if missing:
-            raise CorruptionError("the outline names a tensor that is not there", key=missing[0])
+            raise CorruptionError("the outline names a tensor that is missing", key=missing[0])
         self._whole.update((name, None) for name, _ in leaves_of(stored, path))
         classes = self._classes.more(type(value))
         check_classes(stored, classes, path)
         return lambda: rebuild(stored, self._arrays.__getitem__, self._new, path, classes)
 
     def _place_noted_array(self, value: Array, stored: Any, path: tuple[Any, ...]) -> Callable[[], Any]:
-        """Take numpy's texts and what else is made of a note; the array that is there is filled if it has room."""
+        """Load numpy's texts and other arrays that need a note; fill the existing array if its dtype fits."""
         name = describe(path)
         if isinstance(stored, Leaf) and self._shapes.get(name, value.shape) != value.shape:
             told = Mismatch(name, str(list(self._shapes[name])), str(list(value.shape)))
@@ -209,19 +209,19 @@ class Filling:
         return give
 
     def _place_meta(self, name: str, value: torch.Tensor, stored: Any) -> Callable[[], Any]:
-        """Have a tensor made where there is none yet; one that exists under several names, once."""
+        """Create a tensor for one on the meta device; only once if it has several names."""
         new, tied = self._materialized.of(value)
         if tied.is_filled:
             self._reads.taken.add(name)
         else:
             tied.is_filled = self._reads.place(name, new, stored)
-            if tied.is_filled:  # so are those whose own names are not stored
+            if tied.is_filled:  # its other names need not be stored
                 self._differences.missing = [one for one in self._differences.missing if one not in tied.names]
         tied.names.append(name)
         return lambda: new if tied.is_filled else value
 
     def _note_unplaced(self) -> None:
-        """List what lies below an object that took its state, and was not placed in it."""
+        """List stored tensors below an object that loads its own state, if they have no place in it."""
         known = {*self._reads.taken, *self._whole}
         told = [*self._differences.unexpected, *self._differences.unplaced]
         objects = [describe(path) for path in self._objects]
@@ -236,7 +236,7 @@ class Filling:
         return tensor_of(array).to(self._device or "cpu")
 
     def _as_here(self, array: Array, value: Any) -> Any:
-        """Return an array of a checkpoint without an outline as what the program has there."""
+        """Return an array of a checkpoint without an outline in the type of the program's value."""
         if isinstance(value, (bool, int, float)) and array.ndim == 0:
             return type(value)(array.item())
         if isinstance(value, str) and array.ndim == 0 and isinstance(array.item(), bytes):
@@ -250,7 +250,7 @@ def _is_more_than_numbers(array: Array, typed: Typed | None) -> bool:
 
 
 def _given_back(state: Any, loaded: Any) -> Any:
-    """Return the container that a program has passed, with what was loaded in its place."""
+    """Return the program's container with the loaded content."""
     if loaded is state or isinstance(state, tuple):
         return loaded
     if isinstance(state, list):

@@ -1,4 +1,4 @@
-"""What one rank has loaded, on every rank: the store is read once, whatever the number of ranks."""
+"""Sending the state that one rank has loaded to every rank: the store is read once, for any number of ranks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ckptd.torch.places import membership
 
 @dataclass(frozen=True)
 class _Place:
-    """Stands for a tensor until that arrives."""
+    """Replaces a tensor until that arrives."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 def of_all_ranks(value: Any) -> list[Any]:
-    """Return the value of each rank; every one calls this."""
+    """Return the value of each rank; every rank calls this."""
     if membership().get("world_size", 1) == 1:
         return [value]
     values = [None] * dist.get_world_size()
@@ -31,18 +31,18 @@ def of_all_ranks(value: Any) -> list[Any]:
 
 
 def from_rank_0(load: Callable[[], Any]) -> Any:
-    """Return on every rank what `load` returns on rank 0, which alone calls it. Tensors arrive in the host's memory.
+    """Return on every rank what `load` returns on rank 0; only rank 0 calls `load`. Tensors arrive in host memory.
 
     Args:
-        load: returns dicts, lists and tuples of tensors and of what can be pickled.
+        load: returns dicts, lists and tuples of tensors and of picklable values.
 
     Raises:
-        CkptdError: what `load` raised, on every rank.
+        CkptdError: the error of `load`, on every rank.
     """
     rank_and_size = membership()
     if rank_and_size.get("world_size", 1) == 1:
         return load()
-    # Tensors of the host travel over gloo alone.
+    # Tensors of the host need a gloo group.
     group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
     try:
         return _sent(load, group) if rank_and_size["rank"] == 0 else _received(group)
@@ -84,7 +84,7 @@ def _received(group: Any) -> Any:
 
 
 def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """Return nested state with each value of a kind changed, in order."""
+    """Return nested state with each value of a kind replaced, in order."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, dict):
@@ -95,5 +95,5 @@ def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the memory of a contiguous tensor; gloo does not know every dtype."""
+    """Return the memory of a contiguous tensor as bytes; gloo does not support every dtype."""
     return tensor.reshape(-1).view(torch.uint8)

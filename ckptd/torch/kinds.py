@@ -1,4 +1,4 @@
-"""Values of PyTorch's own that are stored by their names, and what is noted of tensors; see `ckptd.trees.kinds`."""
+"""PyTorch's own values that are stored by name, and the notes about tensors; see `ckptd.trees.kinds`."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def _by_name(kind: type) -> Kind:
 
 
 def is_more_than_elements(tensor: torch.Tensor) -> bool:
-    """Tell whether a note beside a tensor's elements says what it is: a parameter, say, or of a class of one's own.
+    """Return whether a tensor needs a note beside its elements, such as a parameter or a subclass of the program.
 
-    What is a part of a larger tensor has none.
+    A part of a larger tensor needs none.
     """
     kind = type(tensor)
     if kind is torch.Tensor and not tensor.requires_grad and tensor.dtype not in BITS:
         return False
     if is_lazy(tensor) or tensor.is_nested or kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return False  # without elements of its own: what can't be stored is told by its name later
+        return False  # without elements of its own: the error that names it comes later
     return not (is_dtensor(tensor) or is_declared(tensor) or has_own_items(tensor))
 
 
 def bits_of(tensor: torch.Tensor) -> tuple[torch.Tensor, str | None]:
-    """Return what of a tensor is stored, over the same memory, and the name of its dtype if these are its bits."""
+    """Return the tensor to store, over the same memory, and the name of the original dtype if these are its bits."""
     if tensor.dtype not in BITS or hasattr(tensor, "device_mesh") or is_declared(tensor):
         return tensor, None
     return tensor.detach().view(BITS[tensor.dtype]), str(tensor.dtype).removeprefix("torch.")
@@ -52,7 +52,8 @@ def _take_tensor(tensor: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
     more = sorted(vars(tensor)) if kind not in (torch.Tensor, torch.nn.Parameter) else []
     if more:
         raise ValueError(
-            f"it has {', '.join(more)} beside its elements: save x.as_subclass(torch.Tensor), and them beside it"
+            f"it has attributes beside its elements ({', '.join(more)}): save x.as_subclass(torch.Tensor), and these "
+            "attributes under keys of their own"
         )
     form, of_bits = bits_of(tensor.detach().as_subclass(torch.Tensor))
     name = None if kind is torch.Tensor else "Parameter" if kind is torch.nn.Parameter else class_name(kind)
@@ -63,12 +64,12 @@ def _made_tensor(form: Any, beside: Any, kind: Any) -> Any:
     name, requires_grad, of_bits = beside
     tensor = form if of_bits is None else bits.make(form, of_bits)
     if not isinstance(tensor, torch.Tensor):
-        return tensor  # another framework loads, and takes the elements
+        return tensor  # another framework loads it, and uses the elements
     if name == "Parameter":
         return torch.nn.Parameter(tensor, requires_grad)
     if kind is not None:
         if not issubclass(kind, torch.Tensor):
-            raise InvalidRequestError(f"this was a tensor, and {kind.__qualname__} is none")
+            raise InvalidRequestError(f"a tensor is stored here, and {kind.__qualname__} is not a tensor class")
         tensor = tensor.as_subclass(kind)
     return tensor.requires_grad_(requires_grad)
 
@@ -90,7 +91,7 @@ _KIND_OF_TENSORS = KindOfClass(
 
 
 def register_all() -> None:
-    """Have them stored. May be repeated."""
+    """Register the kinds. May be repeated."""
     for kind in (torch.dtype, torch.layout, torch.memory_format):
         register(_by_name(kind), kind)
     device = Kind("torch.device", lambda value: (str(value), None), lambda form, _: torch.device(form), is_scalar=True)

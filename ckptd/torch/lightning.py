@@ -1,8 +1,8 @@
 """Lightning's checkpoints through ckptd: ``Trainer(plugins=[CkptdCheckpointIO()])``.
 
-Each path that Lightning names becomes a run with one checkpoint: without a daemon the directory of that path. What is
-saved again there replaces it, and what Lightning removes goes once everything that was saved before is durable:
-`ModelCheckpoint` removes the old one right after it has begun the new one, which is still under way then.
+Each path that Lightning names becomes a run with one checkpoint: without a daemon, the directory of that path. Another
+save to the path replaces the checkpoint. A removal takes effect once all earlier saves are durable: `ModelCheckpoint`
+removes the old checkpoint right after it has begun the new one, which is not durable yet.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _log = logging.getLogger("ckptd.torch")
 try:
     _io: Any = importlib.import_module("lightning.fabric.plugins.io.checkpoint_io")
     _cloud_io: Any = importlib.import_module("lightning.fabric.utilities.cloud_io")
-except ImportError:  # it is installed under its older name
+except ImportError:  # installed under its older name
     _io = importlib.import_module("lightning_fabric.plugins.io.checkpoint_io")
     _cloud_io = importlib.import_module("lightning_fabric.utilities.cloud_io")
 
@@ -51,19 +51,19 @@ _MOST_UNDER_WAY = 2  # each holds a copy of the state
 
 @dataclass(eq=False)
 class _Open:
-    """A path that was saved to lately."""
+    """A path with a recent save."""
 
     checkpointer: Checkpointer
     pending: PendingSave
-    is_new: bool  # nothing was there before
+    is_new: bool  # the path did not exist before
 
 
-class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's types are not looked at
-    """Saves and loads Lightning's checkpoints; what `ModelCheckpoint` saves lets training go on meanwhile.
+class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's types are not checked
+    """Saves and loads Lightning's checkpoints; training continues while a save of `ModelCheckpoint` is written.
 
     Every other call, such as ``trainer.save_checkpoint(path)``, returns when the checkpoint is durable. A save of
-    `ModelCheckpoint` that failed raises at the next one, or at the end of ``fit``. Nothing is pickled: what has no
-    other form, such as an object among the hyperparameters, is refused by its name.
+    `ModelCheckpoint` that failed raises at the next one, or at the end of ``fit``. Nothing is pickled: a value that
+    needs pickle, such as an object among the hyperparameters, is refused by name.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
         Args:
             address: a daemon's; None means ``CKPTD_ADDRESS``. Without one, they go to the paths that Lightning names.
-            run: with a daemon, the directory below its root: a path's last part is a run in there, with ``@`` and a
-                sum of the path where another path has that run. At the path itself lies a small file that points to
-                the run, which Lightning lists, links and removes.
-            options: of each `ckptd.Checkpointer` that is made.
+            run: with a daemon, the directory below its root: the last part of a path is a run there, with ``@`` and a
+                hash of the path if another path has that run. A small file at the path itself points to the run;
+                Lightning lists, links and removes it.
+            options: of each `ckptd.Checkpointer` that is created.
         """
         self._classes = list(classes)
         self._address = given_address(address)
@@ -96,7 +96,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         self._runs = PathRuns(self._address, self._run, self._options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return where checkpoints go: a copy, in a process that Lightning spawns say, has nothing under way."""
+        """Return where checkpoints go: a copy, such as in a spawned process, has no pending saves."""
         return {name: getattr(self, name) for name in ("_address", "_run", "_classes", "_options")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -104,15 +104,17 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         self._begin()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: AnyPath, storage_options: Any = None) -> None:
-        """Begin to save; return once `checkpoint` may be changed, or, unless a callback has called, once it is durable.
+        """Begin to save; return once `checkpoint` may be changed, or, if no callback made the call, once it is durable.
 
         Raises:
-            InvalidRequestError: naming what can't be stored without pickle.
-            StorageOptionsError: for `storage_options`, of which there are none; a TypeError, too.
-            CkptdError: what ended this save, or one before.
+            InvalidRequestError: naming a value that can't be stored without pickle.
+            StorageOptionsError: for `storage_options`, which are not supported; also a TypeError.
+            CkptdError: the error of this save, or of an earlier one.
         """
         if storage_options is not None:
-            raise StorageOptionsError("there are no storage options; `CkptdCheckpointIO` takes a Checkpointer's")
+            raise StorageOptionsError(
+                "there are no storage options; `CkptdCheckpointIO` takes a Checkpointer's options"
+            )
         where = paths.place_of(path)
         self._removals.pop(where, None)
         self._settle(but=where, may_be_under_way=_MOST_UNDER_WAY - 1)
@@ -142,17 +144,17 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
     def load_checkpoint(
         self, path: AnyPath, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Return what was saved at a path; a save to it that is under way is waited for.
+        """Return the checkpoint at a path; wait for a pending save to it.
 
         Args:
-            path: of the checkpoint. A file that Lightning itself has written is read, too, as long as it holds nothing
-                but tensors and plain values.
+            path: of the checkpoint. A file that Lightning itself has written is read, too, if it holds only tensors and
+                plain values.
             map_location: a device for the tensors; other kinds, such as functions, leave them in the host's memory.
-            weights_only: means nothing: there is never anything but tensors and plain values.
+            weights_only: ignored: a checkpoint holds only tensors and plain values.
 
         Raises:
             MissingCheckpointError: nothing was saved there.
-            InvalidRequestError: a file of Lightning's own holds objects that only unpickling would bring back.
+            InvalidRequestError: a file of Lightning's own holds objects that need unpickling.
         """
         return without_note(self._load(path, map_location))
 
@@ -165,7 +167,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         try:
             return self._load_at(self._runs.place(where, is_bare="/" not in as_text(path)), device)
         except NotFoundError as error:
-            if error.key is not None:  # of a checkpoint that is there
+            if error.key is not None:  # about a part of an existing checkpoint
                 raise
             is_last = paths.leads_to_the_newest(path)
             beside = self._newest_beside(where) if is_last else None
@@ -175,7 +177,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
                 of_last = paths.place_of(path)
                 if is_last and paths.forget_begun(of_last, where):
                     missing.add_note(
-                        f"no checkpoint in its directory ever became durable; what was begun there is removed, so that "
+                        f"no checkpoint in its directory ever became durable; the unfinished save is removed, so that "
                         f"the next start begins without {of_last}"
                     )
                 raise missing from None
@@ -191,13 +193,13 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         run = self._runs.run_of(where)
         if self._address and not paths.read_pointer(where) and self._runs.holds(run):
             missing.add_note(
-                f"the daemon has a checkpoint in its run {run!r}, and no pointer at {where} says that it belongs to "
-                f"this path: if it is the one, load it by its name alone, {where.rpartition('/')[2]!r}"
+                f"the daemon has a checkpoint in its run {run!r}, but no pointer at {where} says that it belongs to "
+                f"this path: if it is this one, load it by its name alone, {where.rpartition('/')[2]!r}"
             )
 
     def _newest_beside(self, where: str) -> str | None:
-        """Return the newest whole checkpoint in the directory of a place where one was begun; None if there is none."""
-        if not Path(where).exists():  # nothing was begun: the path is a wrong one
+        """Return the newest complete checkpoint in the directory of an unfinished one; None if there is none."""
+        if not Path(where).exists():  # no save was begun here: the path is wrong
             return None
         steps = {}
         for one in paths.siblings_of(where):
@@ -227,9 +229,9 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             module_class: a `LightningModule` or `LightningDataModule`.
             path: as in `load_checkpoint`.
             map_location: as there.
-            hparams_file: as Lightning takes it.
-            strict: as Lightning takes it.
-            kwargs: take the place of the hyperparameters that were saved.
+            hparams_file: as in Lightning.
+            strict: as in Lightning.
+            kwargs: replace saved hyperparameters.
 
         Raises:
             MissingCheckpointError: nothing was saved there.
@@ -239,27 +241,27 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
         content.seek(0)
         call = module_class.load_from_checkpoint
         if "weights_only" in inspect.signature(call).parameters:  # since Lightning 2.6
-            kwargs["weights_only"] = False  # we have just written it
+            kwargs["weights_only"] = False  # written a moment ago, by this method
         return call(content, map_location=map_location, hparams_file=hparams_file, strict=strict, **kwargs)
 
     def remove_checkpoint(self, path: AnyPath) -> None:
-        """Remove what was saved at a path, once all saves that are under way now are durable. May be repeated.
+        """Remove the checkpoint at a path once all pending saves are durable. May be repeated.
 
-        Of a link only the link is removed.
+        If the path is a link, only the link is removed.
         """
         where = paths.place_of(path)
         if paths.is_link(where):
             Path(where).unlink(missing_ok=True)
         else:
-            # Also those that have ended: a save that failed makes room for nothing.
+            # Also saves that have ended: if one failed, the older checkpoint stays.
             self._removals[where] = [one.pending for one in self._open.values()]
         self._settle()
 
     def teardown(self) -> None:
-        """Wait for every save, and remove what is to be removed.
+        """Wait for every save, and carry out every removal.
 
         Raises:
-            CkptdError: what ended a save, if that was not seen yet.
+            CkptdError: the error of a save, if it was not raised yet.
         """
         try:
             self._settle(may_be_under_way=0)
@@ -267,7 +269,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             self._rooms.clear()
 
     def _settle(self, but: str = "", may_be_under_way: int = _MOST_UNDER_WAY) -> None:
-        """Wait while more is under way, remove what may go, and leave what was saved; raise what ended a save."""
+        """Wait while too many saves are pending, carry out removals, close finished runs; raise the error of a save."""
         others = [where for where in self._open if where != but]
         under_way = [where for where in others if not self._open[where].pending.done()]
         for where in under_way[: max(len(under_way) - may_be_under_way, 0)]:
@@ -309,7 +311,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
             return  # the run of that name may be another path's
         with Checkpointer(*self._runs.place(where), **self._options) as checkpointer:
             for checkpoint in checkpointer.checkpoints(name=ANY_NAME):
-                if checkpoint.step is not None:  # as `save_checkpoint` gives one to each
+                if checkpoint.step is not None:  # `save_checkpoint` always sets one
                     name = name_of(checkpoint)
                     try:
                         checkpointer.delete(checkpoint.step, for_good=True, even_latest=True, name=name)
@@ -321,7 +323,7 @@ class CkptdCheckpointIO(_io.CheckpointIO):  # type: ignore[misc]  # Lightning's 
 
 
 def _step_of(checkpoint: dict[str, Any]) -> int:
-    """Return the step that a checkpoint of a `Trainer` tells; one of Fabric holds whatever its program put in."""
+    """Return the step in a checkpoint of a `Trainer`; a checkpoint of Fabric may have any content."""
     try:
         return check_step(checkpoint.get("global_step", 0))
     except InvalidRequestError:

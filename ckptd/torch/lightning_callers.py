@@ -1,6 +1,7 @@
-"""What makes Lightning save: its interface for plugins does not say.
+"""Finds out what caused a save of Lightning, which does not tell its plugins.
 
-A call by the trainer's own rhythm need not wait. One that a program makes has to: the program goes on to use the file.
+A save that a callback of the trainer makes need not wait. A save that the program makes has to be durable on return:
+the program may use the file at once.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import inspect
 
 _CALLBACKS = ("lightning.pytorch.callbacks.", "pytorch_lightning.callbacks.")
-_SAVING = "save_checkpoint"  # what trainer, strategy and plugin call their part
+_SAVING = "save_checkpoint"  # the name in trainer, strategy and plugin
 
 
 def is_rhythm() -> bool:
-    """Tell whether a callback of Lightning's own, such as `ModelCheckpoint`, has called ``trainer.save_checkpoint``.
+    """Return whether one of Lightning's own callbacks, such as `ModelCheckpoint`, called ``trainer.save_checkpoint``.
 
-    Only the modules and names of functions are looked at. A program's own trainer in between changes nothing; a
-    callback's subclass that makes a call itself is the program. Whatever looks otherwise is waited for.
+    Only the modules and names of functions are compared. A trainer class of the program in between makes no difference;
+    a subclass of a callback that makes a call itself counts as the program. Every other call waits.
     """
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != _SAVING:

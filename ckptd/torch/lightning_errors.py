@@ -1,4 +1,4 @@
-"""Errors that are also of the classes which Lightning's own plugin raises, as programs catch those."""
+"""Errors that also have the classes of Lightning's own plugin, because programs catch those."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class StorageOptionsError(InvalidRequestError, TypeError):
 
 
 def what_is_missing(path: str, where: str, error: NotFoundError) -> str:
-    """Return what to say of a path at which no checkpoint is, and of what is there instead."""
+    """Return the message for a path without a checkpoint: what is there instead."""
     aside = Path(where + paths.ASIDE_SUFFIX)
     if paths.is_local(where) and aside.exists():
-        return f"Checkpoint file not found: {path}: no save to it became durable; what lay there before is {aside}"
+        return f"Checkpoint file not found: {path}: no save to it became durable; the earlier file is now {aside}"
     if paths.is_local(where) and Path(where).exists():
         return (
             f"Checkpoint file not found: {path}: a save to it began and never became durable; remove {where} to start "

@@ -1,8 +1,8 @@
-"""What lies at the paths that Lightning names, where it looks by itself: is this name taken, which is the last.
+"""The files and directories at the paths of Lightning, which checks them: is a name taken, which is the last.
 
-Something is there as soon as a save begins, so that what is under way counts. It is the directory of the checkpoint or,
-where a daemon has that, a small file that names the daemon's run: a pointer. Lightning links, lists and removes both as
-it does with files of its own. A path that is a URL has a marker instead, as object stores have no directories.
+Something is there as soon as a save begins, so that pending saves count. It is the directory of the checkpoint or, with
+a daemon, a pointer: a small file that names the daemon's run. Lightning links, lists and removes both like its own
+files. A path that is a URL has a marker instead, as object stores have no directories.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ckptd.client.paths.latest import as_text
 from ckptd.errors import CorruptionError
 
 ASIDE_SUFFIX = ".before-ckptd"
-"""Ends the name of a file of Lightning's own that lay where a checkpoint of ours is saved."""
+"""The suffix of a file of Lightning that was renamed because ckptd saves a checkpoint at its path."""
 
 _OURS = ".ckptd"
 _MARKER = f"{_OURS}/begun"
@@ -32,12 +32,12 @@ _log = logging.getLogger("ckptd.torch")
 
 
 def is_local(where: str) -> bool:
-    """Tell whether this is a path of this host, and no URL."""
+    """Return whether this is a path of this host, not a URL."""
     return "://" not in where
 
 
 def place_of(path: AnyPath) -> str:
-    """Return the one text by which a path is known here, however it is written."""
+    """Return a path in the one form that is used here."""
     text = as_text(path).removeprefix("file://")
     if not is_local(text):
         return text.rstrip("/")
@@ -51,28 +51,28 @@ def target_of(path: AnyPath) -> str:
 
 
 def is_link(where: str) -> bool:
-    """Tell whether a link lies there, which is no checkpoint itself."""
+    """Return whether there is a link, which is not a checkpoint itself."""
     return is_local(where) and Path(where).is_symlink()
 
 
 def is_there(where: str, file_system: Any) -> bool:
-    """Tell whether Lightning would find something there."""
+    """Return whether Lightning would find something there."""
     return Path(where).exists() if is_local(where) else bool(file_system.exists(where))
 
 
 def is_foreign_file(where: str) -> bool:
-    """Tell whether a file lies there that is no pointer: one of Lightning's own checkpoints, say."""
+    """Return whether there is a file that is not a pointer, such as one of Lightning's own checkpoints."""
     return is_local(where) and Path(where).is_file() and read_pointer(where) is None
 
 
 def leads_to_the_newest(path: AnyPath) -> bool:
-    """Tell whether this names no certain checkpoint, but the last one: by a link, or by Lightning's name for it."""
+    """Return whether a path means the last checkpoint: by a link, or by Lightning's name for it."""
     where = place_of(path)
     return is_local(where) and (Path(where).is_symlink() or Path(where).name.startswith("last"))
 
 
 def siblings_of(where: str) -> list[str]:
-    """Return the other places beside this one whose names end alike; no links."""
+    """Return the other places beside this one with the same suffix, without links."""
     path = Path(where)
     if not is_local(where) or not path.parent.is_dir():
         return []
@@ -82,10 +82,10 @@ def siblings_of(where: str) -> list[str]:
 
 
 def occupy(where: str, run: str | None, file_system: Any) -> None:
-    """Have something at a place that is saved to now: a pointer to `run`, or a directory if that is None.
+    """Create a pointer to `run`, or a directory if that is None, at a place that a save begins to write.
 
-    A link makes room, and what it names stays. A file of Lightning's own is renamed, as it may be the last checkpoint
-    there is until the save is durable.
+    A link is removed, and its target stays. A file of Lightning is renamed, as it may be the only checkpoint until the
+    save is durable.
 
     Raises:
         OSError: the place cannot be written to.
@@ -100,13 +100,13 @@ def occupy(where: str, run: str | None, file_system: Any) -> None:
     if is_foreign_file(where):
         aside = path.with_name(path.name + ASIDE_SUFFIX)
         path.replace(aside)
-        _log.warning("%s was no checkpoint of ckptd; it is %s now", where, aside)
+        _log.warning("%s was not a checkpoint of ckptd; it is now %s", where, aside)
     if run is None:
         with suppress(FileNotFoundError):
             if read_pointer(where) is not None:
-                path.unlink()  # to what a daemon has; this one lies here
+                path.unlink()  # a pointer to a daemon's run; this save is local
         path.mkdir(parents=True, exist_ok=True)
-    elif not path.is_dir():  # one of direct mode stays as it is, and its path is taken as well
+    elif not path.is_dir():  # a directory of direct mode stays, and its path is taken, too
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:8]}")
         try:
@@ -118,7 +118,7 @@ def occupy(where: str, run: str | None, file_system: Any) -> None:
 
 
 def read_pointer(where: str) -> str | None:
-    """Return the daemon's run that a pointer names; None if there is none.
+    """Return the daemon's run that a pointer names; None without a pointer.
 
     Raises:
         CorruptionError: it is a pointer, and names no run.
@@ -139,9 +139,9 @@ def read_pointer(where: str) -> str | None:
 
 
 def forget_begun(*places: str) -> bool:
-    """Remove places, and those beside them, at which a save was begun and nothing whole is; tell whether any was there.
+    """Remove places, and those beside them, with an unfinished save only; return whether there were any.
 
-    A program that is started again after it was killed in its first save would find them for ever.
+    Otherwise a program that was killed in its first save would find them at every start.
     """
     begun = [one for where in places if is_local(where) for one in (where, *siblings_of(where))]
     found = False
@@ -160,23 +160,23 @@ def forget_begun(*places: str) -> bool:
 
 
 def clear(where: str, file_system: Any) -> None:
-    """Remove what `occupy` left, and the marks of a run that holds nothing. What others put there stays."""
+    """Remove what `occupy` created, and the marks of an empty run. Files of other programs stay."""
     if not is_local(where):
         _clear_bucket(where, file_system)
         return
     path = Path(where)
     if path.is_dir() and not path.is_symlink():
-        for directory in (*path.glob("checkpoint/"), path):  # a hidden file's lies one deeper
+        for directory in (*path.glob("checkpoint/"), path):  # that of a hidden file is one deeper
             if not any(directory.glob("*.index")):
                 shutil.rmtree(directory / _OURS, ignore_errors=True)
-                with suppress(OSError):  # something else is in there
+                with suppress(OSError):  # it has other files
                     directory.rmdir()
     elif path.is_file() and read_pointer(where) is not None:
         path.unlink(missing_ok=True)
 
 
 def _clear_bucket(where: str, file_system: Any) -> None:
-    file_system.invalidate_cache(where)  # checkpoints are written by clients of their own
+    file_system.invalidate_cache(where)  # other clients write the checkpoints
     keys = file_system.find(where)
     marks = [key for key in keys if f"/{_OURS}/" in key.removeprefix(file_system._strip_protocol(where))]
     if any(key.endswith(".index") for key in keys):

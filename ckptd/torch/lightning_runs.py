@@ -1,4 +1,4 @@
-"""Which run has the checkpoint of a path: a run of the daemon, or without one the directory of that path."""
+"""Which run has the checkpoint of a path: a run of the daemon, or without a daemon the directory of that path."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PathRuns:
         self._address = address
         self._above = above
         self._options = options
-        self._known: dict[str, str] = {}  # with a daemon, those that this process has saved to
+        self._known: dict[str, str] = {}  # with a daemon, the runs that this process has saved to
 
     def __contains__(self, where: str) -> bool:
         return where in self._known
@@ -57,7 +57,7 @@ class PathRuns:
         return run
 
     def holds(self, run: str) -> bool:
-        """Say whether the daemon has a checkpoint in this run."""
+        """Return whether the daemon has a checkpoint in this run."""
         with Checkpointer(self._address, run, **self._options) as checkpointer:
             return bool(checkpointer.checkpoints(name=ANY_NAME))
 
@@ -73,8 +73,8 @@ class PathRuns:
             return self._address, pointed or self._known.get(where) or self.run_of(where, alone=not is_bare)
         if pointed:
             raise InvalidRequestError(
-                f"a daemon has this checkpoint, in its run {pointed!r}, and no daemon is named: "
-                "CkptdCheckpointIO(address), or CKPTD_ADDRESS in the environment",
+                f"this checkpoint is in the run {pointed!r} of a daemon, and no daemon's address is given: use "
+                "CkptdCheckpointIO(address), or set CKPTD_ADDRESS in the environment",
                 key=where,
             )
         if paths.is_local(where) and not _can_name_a_run(where.rpartition("/")[2]):

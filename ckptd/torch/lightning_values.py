@@ -1,6 +1,6 @@
-"""What Lightning puts into a checkpoint that is stored in another form: OmegaConf's containers become plain ones.
+"""Values of Lightning's checkpoints that are stored in another form: OmegaConf's containers become plain ones.
 
-A note beside them says which they were, so that a module that is made from the checkpoint gets containers again.
+A note records which containers these were, so that a module that is created from the checkpoint gets containers again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KINDS = ("DictConfig", "ListConfig")
 
 
 def plain(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint whose OmegaConf containers are dicts and lists, interpolations resolved.
+    """Return a checkpoint with OmegaConf containers replaced by dicts and lists, interpolations resolved.
 
     Raises:
         InvalidRequestError: naming a container that cannot be resolved.
@@ -28,7 +28,7 @@ def plain(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     types = {}
     state = {}
     for key, value in checkpoint.items():
-        # Beside such hyperparameters Lightning keeps their type, to make them again.
+        # Lightning stores the type of such hyperparameters beside them, to create them again.
         if isinstance(value, type) and value.__name__ in _KINDS and _is_omegaconf(value):
             types[key] = value.__name__
         else:
@@ -44,7 +44,7 @@ def without_note(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_containers(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a stored checkpoint in which what was a container of OmegaConf is one again."""
+    """Return a stored checkpoint with OmegaConf containers where there were some."""
     note = state.get(_NOTE)
     if note is None:
         return state
@@ -58,7 +58,7 @@ def with_containers(state: dict[str, Any]) -> dict[str, Any]:
         if isinstance(holder, tuple):
             continue  # stays plain
         holder[path[-1]] = omegaconf.OmegaConf.create(holder[path[-1]])
-    # Only these two names are looked up: nothing that a file says is imported.
+    # Only these two names are looked up: nothing is imported because a file names it.
     return again | {key: getattr(omegaconf, kind) for key, kind in note["types"].items() if kind in _KINDS}
 
 
@@ -78,7 +78,7 @@ def _plain(value: Any, path: tuple[Any, ...], containers: list[list[Any]]) -> An
             ) from error
         containers.append(list(path))
         return values
-    # Only what holds such a container is made anew: state dicts stay as they are.
+    # Only values that hold such a container are copied: state dicts stay the same objects.
     if type(value) is dict:
         return {key: _plain(one, (*path, key), containers) for key, one in value.items()}
     if type(value) in (list, tuple):

@@ -1,4 +1,4 @@
-"""Loading nested state: as new tensors, or into those that a program has, which may be sharded in any way."""
+"""Loading nested state: as new tensors, or into the tensors of a program, which may be sharded in any way."""
 
 from __future__ import annotations
 
@@ -41,38 +41,37 @@ def load(
     Args:
         where: as in `save`; also the prefix of a checkpoint.
         step: which one; None for the latest.
-        into: nested state to load into, with the tensors that a program has already: they are filled in place, by each
-            rank with the boxes that it holds, however they were sharded when they were saved. Objects with
-            ``load_state_dict()`` take over what is stored for them. Other values are replaced in their dicts and lists,
-            and an empty dict or None takes everything that is stored there. Modules on the meta device get tensors
-            that are filled; tied ones stay tied.
-        device: where new tensors go; the host's memory if None.
-        strict: what is missing, has another shape, or is stored within a dict of `into` and has no place there, is
-            refused, unless only some of the ranks that saved had it. At its top the last never is:
-            ``into={"model": model}`` loads the model alone. With False, all that fits is loaded, and the rest is
-            listed in what is returned; of what ranks saved differently under one name, that of the first.
-        cast: which other dtypes of `into` are filled, too: None for none, ``"widen"`` for those that hold every value
-            of the stored one, ``"any"`` for narrower floats as well. No finite value becomes infinite, and no integer
-            another one: that is refused.
-        rename: what stored names are called in `into` or in what is returned: a dict of beginnings of keys, at any
-            depth, and what takes their place, such as ``{"module.": "", "_orig_mod.": ""}``, one after the other; a
-            list of such pairs; or a function of the whole name, such as ``model/module.weight``.
-        classes: of the enums, dataclasses and named tuples that are stored. Nothing is imported by its name, so they
-            are needed; but not for values that `into` holds already.
+        into: nested state to load into. Its tensors are filled in place; each rank fills the boxes that it holds,
+            however the tensors were sharded when they were saved. ``load_state_dict()`` is called on objects that have
+            it. Other values are replaced in their dicts and lists; an empty dict or None is replaced by everything that
+            is stored there. Modules on the meta device get new tensors, which are filled; tied ones stay tied.
+        device: where new tensors are created; the host's memory if None.
+        strict: True refuses parts that are missing, have another shape, or are stored within a dict of `into` without a
+            place there, unless only some of the ranks saved them. Extra parts at the top are never refused:
+            ``into={"model": model}`` loads only the model. With False, everything that fits is loaded, and the rest is
+            listed in the result; if ranks saved different things under one name, the first rank's is loaded.
+        cast: which conversions of dtypes are allowed: None allows none, ``"widen"`` those to dtypes that hold every
+            value of the stored one, ``"any"`` also those to narrower floats. A conversion that would make a finite
+            value infinite, or change an integer, is refused.
+        rename: stored names → names in `into` or in the result: a dict of prefixes of keys, at any depth, and their
+            replacements, such as ``{"module.": "", "_orig_mod.": ""}``, one after the other; a list of such pairs; or a
+            function of the whole name, such as ``model/module.weight``.
+        classes: the classes of stored enums, dataclasses and named tuples. They are needed because nothing is imported
+            by name; values that `into` holds already need none.
         options: for a path, as in `save`.
 
     Returns:
-        `into`, filled. Without it, what was saved: dicts, lists and tuples with torch tensors, numpy arrays, and
-        numbers and strings as they were; from another's checkpoint, tensors by their names. With ``strict=False``,
-        a `Loaded`: that, and the lists of what was not loaded.
+        `into`, filled. Without it, the saved state: dicts, lists and tuples with torch tensors, numpy arrays, numbers
+        and strings; for a checkpoint of another program, a dict of tensors by name. With ``strict=False``, a `Loaded`:
+        the same, and lists of the names that were not loaded.
 
     Raises:
         NotFoundError: there is no such checkpoint.
-        InvalidRequestError: ranks saved under one name what can't both be loaded, such as lists of different lengths;
-            or naming every tensor of `into` that is missing, or has another shape or dtype; also with
-            ``strict=False`` when none of them fits, as under a wrong prefix; or a class that is wanted. Nothing is
-            changed then.
-        CorruptionError: the bytes are wrong; what is in `into` may be partly filled.
+        InvalidRequestError: ranks saved contradicting values under one name, such as lists of different lengths;
+            tensors of `into` are missing or have another shape or dtype (the error names each); with ``strict=False``,
+            none of them fits, for example because of a wrong prefix; or a class is missing in `classes`. Nothing is
+            changed.
+        CorruptionError: the bytes are wrong; `into` may be partly filled.
     """
     began_at = time.perf_counter()
     check_cast(cast)
@@ -80,9 +79,9 @@ def load(
         raise InvalidRequestError("strict is True or False", actual=repr(strict))
     device = _usable(device, fills=into is not None)
     if into is None and cast is not None:
-        raise InvalidRequestError("cast converts to the dtypes of `into`, which is not given")
+        raise InvalidRequestError("cast converts to the dtypes of `into`: pass into=")
     known = Classes(classes)
-    with open_checkpoint(where, step, options) as reader:  # what is read, nobody deletes
+    with open_checkpoint(where, step, options) as reader:  # an open checkpoint is not deleted
         stored = Stored(reader, rename)
         stored.check_conflicts(into, strict=strict)
         if into is None:
@@ -94,7 +93,7 @@ def load(
 
 
 def _usable(device: torch.device | str | None, *, fills: bool) -> torch.device | None:
-    """Return where tensors are put, before anything is read.
+    """Return the device for tensors, before anything is read.
 
     Raises:
         InvalidRequestError: there is no such device here, or tensors there have no elements to fill.
@@ -103,10 +102,10 @@ def _usable(device: torch.device | str | None, *, fills: bool) -> torch.device |
         return None
     try:
         found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:  # each device has its own
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:  # each device type raises its own
         raise InvalidRequestError(f"device={device!r} can't be used: {str(error).splitlines()[0]}") from error
     if found.type == "meta" and fills:
-        raise InvalidRequestError("what is filled needs elements: device='meta' is for a load without `into`")
+        raise InvalidRequestError("device='meta' has no elements to fill: use it only without `into`")
     return found
 
 
@@ -119,7 +118,7 @@ def _load_all(stored: Stored, device: torch.device | str | None, classes: Classe
 
 
 def new_value(array: Array, device: torch.device | str | None) -> Any:
-    """Return a tensor over an array's memory, or on a device; the array itself when torch has no such elements."""
+    """Return a tensor over an array's memory, or on a device; the array itself if torch lacks its dtype."""
     if torch_dtype_of(array.dtype) is None:
         return array
     tensor = tensor_of(array)

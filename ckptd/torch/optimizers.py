@@ -1,4 +1,4 @@
-"""Whether what is stored for an optimizer can be meant for it: it goes by numbers of parameters, and checks little."""
+"""Whether a stored state fits an optimizer, which identifies parameters by number and checks little itself."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def fitting(
     cast: Cast | None,
     differences: Differences,
 ) -> Mapping[str, Any] | None:
-    """Return the outline of what an optimizer takes of what is stored; None if nothing. What does not fit is noted."""
+    """Return the outline of the stored state that an optimizer can load, or None; note what does not fit."""
     groups = _other_groups(optimizer, stored, name)
     if groups is not None:
         differences.mismatched.append(groups)
         return None
     if optimizer.state:
-        return stored  # its moments are there, and compared one by one
+        return stored  # it has moments, and they are compared one by one
     differences.refused += _narrowed(optimizer, stored, checkpoint, name, cast)
     found = list(_other_shapes(optimizer, stored, checkpoint.shapes, name))
     if not found:
@@ -41,9 +41,9 @@ def fitting(
 
 
 def _other_groups(optimizer: torch.optim.Optimizer, stored: Any, name: str) -> Mismatch | None:
-    """Tell of parameter groups that have other numbers of parameters where they are stored.
+    """Return the difference if stored parameter groups have other numbers of parameters.
 
-    Its state would go to other parameters then, or ``load_state_dict`` would fail after the model was filled.
+    The state would go to other parameters then, or ``load_state_dict`` would fail after the model was filled.
     """
     groups = stored.get("param_groups") if isinstance(stored, Mapping) else None
     if not isinstance(groups, (list, tuple)):
@@ -61,9 +61,9 @@ def _other_groups(optimizer: torch.optim.Optimizer, stored: Any, name: str) -> M
 def _other_shapes(
     optimizer: torch.optim.Optimizer, stored: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], name: str
 ) -> Iterator[tuple[int, Mismatch]]:
-    """Yield the numbers of parameters whose stored moments have another shape than they, of torch's own optimizers.
+    """Yield the numbers of parameters whose stored moments have another shape, for torch's own optimizers.
 
-    They would be taken as they are, and the next step would fail.
+    The optimizer would load them unchecked, and the next step would fail.
     """
     if not type(optimizer).__module__.startswith("torch.optim"):
         return
@@ -77,7 +77,7 @@ def _other_shapes(
 def _narrowed(
     optimizer: torch.optim.Optimizer, stored: Mapping[str, Any], checkpoint: Stored, name: str, cast: Cast | None
 ) -> Iterator[str]:
-    """Yield sentences on moments that torch would convert to the narrower dtype of their parameters without a word."""
+    """Yield sentences about moments that torch would silently convert to the narrower dtype of their parameters."""
     if type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict or cast == "any":
         return
     for index, key, parameter in _moments(optimizer, stored):
@@ -87,7 +87,7 @@ def _narrowed(
             continue
         here = numpy_dtype_of(moment, parameter.dtype)
         if needed_cast(there, here) == "any":
-            yield f"{moment} is stored as {there}, and the optimizer makes it {here}; cast='any' allows it"
+            yield f"{moment} is stored as {there}, and the optimizer converts it to {here}; cast='any' allows it"
 
 
 def _moments(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) -> Iterator[tuple[int, str, torch.Tensor]]:

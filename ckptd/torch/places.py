@@ -1,8 +1,8 @@
 """Where state is saved to and loaded from: a `Checkpointer`, a run that a daemon holds, or a directory.
 
-A path means a run. With ``CKPTD_ADDRESS`` in the environment it is one of that daemon's; without it, the directory
-itself, in direct mode. A `Checkpointer` that was made for a path is kept until the program ends, because memory that
-was shared once makes the next save quick.
+A path means a run. With ``CKPTD_ADDRESS`` in the environment it is a run of that daemon; without it, the directory
+itself, in direct mode. A `Checkpointer` that was created for a path is kept until the program ends, because its shared
+memory makes the next save fast.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from ckptd.client.restoring.reader import CheckpointReader, load_checkpoint
 from ckptd.errors import InvalidRequestError
 
 Place = str | os.PathLike[str] | Checkpointer
-"""What `save` and `load` take."""
+"""Where `save` and `load` find checkpoints."""
 
 _lock = threading.Lock()
 _kept: dict[tuple[Any, ...], tuple[Checkpointer, dict[str, Any]]] = {}
 
 
 def membership() -> dict[str, int]:
-    """Return this process's rank and world size as ``torch.distributed`` has them; nothing when that is not used."""
+    """Return this process's rank and world size in ``torch.distributed``; nothing if that is not used."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return {}
     return {"rank": torch.distributed.get_rank(), "world_size": torch.distributed.get_world_size()}
 
 
 def address_and_run(path: str | os.PathLike[str], address: str | None = None) -> tuple[str, str]:
-    """Return the two first arguments of a `Checkpointer` for a path.
+    """Return address and run of a `Checkpointer` for a path.
 
     Args:
         path: a run below the daemon's root, or a directory, or the URL of one.
-        address: the daemon's; None means that of the environment, and an empty one direct mode.
+        address: the daemon's; None means the environment's, and an empty one direct mode.
 
     Raises:
         InvalidRequestError: the path names no run.
@@ -50,7 +50,7 @@ def address_and_run(path: str | os.PathLike[str], address: str | None = None) ->
     daemon = given_address(address)
     if daemon and is_absolute(as_text(path)):
         raise InvalidRequestError(
-            f"with a daemon ({ADDRESS_VARIABLE}) a run is named as it lies below its root, not by a whole path",
+            f"with a daemon ({ADDRESS_VARIABLE}), give the run's path below the daemon's root, not an absolute path",
             actual=as_text(path),
         )
     place = RunPlace.of(path, daemon)
@@ -58,10 +58,10 @@ def address_and_run(path: str | os.PathLike[str], address: str | None = None) ->
 
 
 def checkpointer_at(where: Place, options: dict[str, Any]) -> Checkpointer:
-    """Return what saves there: `where` itself, or a `Checkpointer` of these options, the same one each time.
+    """Return `where` if it is a `Checkpointer`; otherwise the one for this path, the same one each time.
 
     Raises:
-        InvalidRequestError: options beside a `Checkpointer`, or other ones than the last time.
+        InvalidRequestError: options together with a `Checkpointer`, or other options than before.
     """
     if isinstance(where, Checkpointer):
         if options:
@@ -78,9 +78,9 @@ def checkpointer_at(where: Place, options: dict[str, Any]) -> Checkpointer:
         raise InvalidRequestError(f"run {run!r} is open with other options", expected=before, actual=options)
     here = {"rank": kept.rank, "world_size": kept.world_size}
     now = here | membership() | {name: options[name] for name in here if name in options}
-    if now != here:  # a process group was made, or another one, since it was opened
+    if now != here:  # the process group was created or changed since it was opened
         raise InvalidRequestError(
-            f"run {run!r} is open as another rank: call close_all() before", expected=here, actual=now
+            f"run {run!r} is open as another rank: call close_all() first", expected=here, actual=now
         )
     return kept
 
@@ -90,7 +90,7 @@ def open_checkpoint(where: Place, step: int | None, options: dict[str, Any]) -> 
 
     Raises:
         NotFoundError: there is none.
-        InvalidRequestError: this is no step, or there is no such option.
+        InvalidRequestError: the step is invalid, or there is no such option.
     """
     step = None if step is None else check_step(step)
     if isinstance(where, Checkpointer):
@@ -101,13 +101,13 @@ def open_checkpoint(where: Place, step: int | None, options: dict[str, Any]) -> 
     if step is None:
         return load_checkpoint(where)  # a prefix, too
     address, run = address_and_run(where, "")
-    # Reading takes nothing that a trainer could want, and needs no other ranks.
+    # Reading needs no other ranks and does not get in the way of a trainer.
     with Checkpointer(address, run, rank=0, world_size=1, **_naming(options)) as reading:
         return reading.reader(step)
 
 
 def close_at(where: Place, options: dict[str, Any]) -> None:
-    """Close the `Checkpointer` that was made for a path, as `close_all` does; one that is given stays open."""
+    """Close the `Checkpointer` that was created for a path, as `close_all` does; one that is given stays open."""
     if isinstance(where, Checkpointer):
         return
     checkpointer = checkpointer_at(where, options)
@@ -117,10 +117,10 @@ def close_at(where: Place, options: dict[str, Any]) -> None:
 
 
 def close_all() -> None:
-    """Wait for the saves of every `Checkpointer` made for a path, and leave their runs. Also done at the end.
+    """Wait for the saves of every `Checkpointer` created for a path, and leave their runs. Also done at exit.
 
     Raises:
-        CkptdError: what ended a save, if that was not seen yet.
+        CkptdError: the error of a save, if it was not raised yet.
     """
     with _lock:
         mine = [key for key in _kept if key[0] == os.getpid()]
@@ -131,11 +131,11 @@ def close_all() -> None:
 
 _OPTIONS = [*inspect.signature(Checkpointer).parameters][2:]
 _OF_TORCH = {
-    "map_location": "device= puts new tensors there",
-    "weights_only": "nothing is unpickled, whatever is loaded",
-    "mmap": "with into= each rank reads what it holds, straight into its tensors",
+    "map_location": "device= creates new tensors there",
+    "weights_only": "nothing is ever unpickled",
+    "mmap": "with into= each rank reads only the parts that it holds, directly into its tensors",
 }
-"""What programs pass to ``torch.load``, and what they do here."""
+"""Arguments of ``torch.load``, and what to do instead."""
 
 
 def _check_options(options: dict[str, Any]) -> None:

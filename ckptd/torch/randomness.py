@@ -1,4 +1,4 @@
-"""The state of the random generators that training draws from, as tensors: a row for each rank."""
+"""The state of the random generators that training uses, as tensors: a row for each rank."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ckptd.errors import InvalidRequestError
 
 
 def random_state(rank: int = 0, world_size: int = 1) -> dict[str, Slice]:
-    """Return the state of torch's, numpy's and Python's generators, to be saved among other things.
+    """Return the state of torch's, numpy's and Python's generators, to save it with other state.
 
-    Each is a tensor with a row per rank, of which this is one. torch's on the current accelerator comes too.
+    Each is a tensor with a row per rank; this rank has one row. The generator of the current accelerator is included.
     """
     version, words, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -36,13 +36,13 @@ def random_state(rank: int = 0, world_size: int = 1) -> dict[str, Slice]:
 
 
 def set_random_state(state: Mapping[str, Any], rank: int = 0) -> bool:
-    """Have the generators go on where `random_state` saw them, with what was loaded of it.
+    """Set the generators to a state from `random_state` that was loaded.
 
     Returns:
-        False, and nothing is changed, when it was saved by so few ranks that this one has no row.
+        False, and nothing is changed, if fewer ranks saved it and this one has no row.
 
     Raises:
-        InvalidRequestError: it is something else.
+        InvalidRequestError: it is not such a state.
     """
     try:
         rows = {name: np.asarray(value) for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""Stored names → the names that a program has for the same tensors: prefixes of wrappers taken off, parts moved."""
+"""Stored names → the program's names of the same tensors: wrappers' prefixes removed, parts moved."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ckptd.trees.flatten import leaves_of
 from ckptd.trees.outline import describe, of_kind, typed_of
 
 Rename = Mapping[str, str] | Iterable[tuple[str, str]] | Callable[[str], str]
-"""What `load` takes: beginnings of keys and what is put in their place, or a function of the whole name."""
+"""The argument of `load`: prefixes of keys and their replacements, or a function of the whole name."""
 
 
 def renamer(rename: Rename | None) -> Callable[[str], str]:
-    """Return the function of a stored name that `rename` means; for None, one that changes nothing.
+    """Return `rename` as a function of a stored name; for None, one that changes nothing.
 
     Raises:
-        InvalidRequestError: it is nothing of the kind, or has an empty beginning, which every key has.
+        InvalidRequestError: it has another type, or an empty prefix, which every key has.
     """
     if rename is None:
         return lambda name: name
@@ -34,7 +34,7 @@ def renamer(rename: Rename | None) -> Callable[[str], str]:
         old, new = pair
         if not old:
             raise InvalidRequestError(
-                "rename: every key begins with an empty text; pass a function to put something in front", actual=pair
+                "rename: every key begins with an empty text; pass a function to add a prefix", actual=pair
             )
         pairs.append((re.compile(rf"(?:^|(?<=/)){re.escape(old)}"), new))
 
@@ -60,10 +60,10 @@ def renamed_names(names: Iterable[str], rename: Callable[[str], str]) -> dict[st
 
 
 def renamed_tree(tree: Any, rename: Callable[[str], str]) -> tuple[Any, dict[str, str]]:
-    """Return an outline's tree with what its dicts hold under new names, and new name → stored name of its leaves.
+    """Return an outline's tree with new names in its dicts, and new name → stored name of its leaves.
 
     Raises:
-        InvalidRequestError: two parts would have the same name, or a part would leave the list that it is in.
+        InvalidRequestError: two parts would have the same name, or a part would leave its list.
     """
     names: dict[str, str] = {}
     return _renamed(tree, (), "", rename, names), names
@@ -85,20 +85,20 @@ def _renamed(node: Any, path: tuple[Any, ...], name: str, rename: Callable[[str]
         new = rename(stored)
         inside = f"{name}/" if path else ""
         if not new.startswith(inside) or new == inside:
-            raise InvalidRequestError(f"rename: {stored!r} lies in a list and can't leave it", actual=new)
+            raise InvalidRequestError(f"rename: {stored!r} is in a list and can't leave it", actual=new)
         _insert(found, _keys(new[len(inside) :], keys), _renamed(value, (*path, *keys), new, rename, names), new)
     typed = typed_of(node)
     return found if typed is None else of_kind(found, typed)
 
 
 def _is_open(node: Any) -> bool:
-    """Tell whether a part is a dict as any other, and no plain form of something to which its keys belong."""
+    """Return whether a part is an ordinary dict, not the plain form of another type with fixed keys."""
     typed = typed_of(node)
     return isinstance(node, dict) and (type(node) is dict or (typed is not None and typed.kind == "OrderedDict"))
 
 
 def _parts(node: dict[Any, Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield all below a dict that is no dict itself, or an empty one, with its keys from here."""
+    """Yield everything below a dict that is not a dict, or an empty one, with its keys from here."""
     for key, value in node.items():
         if _is_open(value) and value:
             yield from _parts(value, (*path, key))
@@ -107,9 +107,9 @@ def _parts(node: dict[Any, Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[
 
 
 def _keys(name: str, old: tuple[Any, ...]) -> list[Any]:
-    """Return the keys that a new name stands for; those that it shares with the old path stay as they are.
+    """Return the keys of a new name; keys that it shares with the old path stay unchanged.
 
-    So numbers stay numbers, and keys with a ``/`` in them stay whole.
+    So numbers stay numbers, and keys that contain ``/`` are not split.
     """
     front: list[Any] = []
     back: list[Any] = []
@@ -131,7 +131,7 @@ def _insert(tree: dict[Any, Any], keys: list[Any], value: Any, name: str) -> Non
     for key in above:
         tree = tree.setdefault(key, {})
         if type(tree) is not dict:
-            raise InvalidRequestError(f"rename: something else has a name that {name!r} would lie below")
+            raise InvalidRequestError(f"rename: another part already has a name that is a prefix of {name!r}")
     if last in tree:
         raise InvalidRequestError(f"rename: two parts of what is stored would both be called {name!r}")
     tree[last] = value
@@ -145,13 +145,13 @@ def _note(names: dict[str, str], new: str, stored: str) -> None:
 
 def _checked(name: str, new: Any) -> str:
     if not isinstance(new, str) or not new:
-        raise InvalidRequestError(f"rename: {name!r} needs a name that is a text and not empty", actual=repr(new))
+        raise InvalidRequestError(f"rename: {name!r} needs a new name that is a text and not empty", actual=repr(new))
     return new
 
 
 def _not_a_rename(given: Any) -> InvalidRequestError:
     return InvalidRequestError(
-        "rename is a dict of beginnings of keys and what takes their place, such as {'module.': ''}, a list of such "
+        "rename is a dict of prefixes of keys and their replacements, such as {'module.': ''}, a list of such "
         "pairs, or a function of a name",
         actual=repr(given),
     )

@@ -1,4 +1,4 @@
-"""Saving nested state: modules, optimizers and what else a training program has, in one call."""
+"""Saving nested state: modules, optimizers and other state of a training program, in one call."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ def save(
     may_differ: Collection[str] = (),
     **options: Any,
 ) -> PendingSave:
-    """Begin to save nested state; return once it may be changed again, which training does.
+    """Begin to save nested state; return once it may be changed again by training.
 
-    Each tensor gets the path to it as its name, such as ``model/layer.weight``; Python's numbers and strings too. A
-    `DTensor` is stored as the parts that its ranks hold, once each, whatever the placements are. Every rank calls this
-    with state of its own; `load` gives what any of them has. What several have under one name has to be the same on all
-    of them, as one rank's is stored: small values are compared, see `replicas` of `ckptd.Checkpointer`. Nothing is
-    pickled.
+    The name of a tensor is the path to it, such as ``model/layer.weight``; the same holds for numbers and strings. A
+    `DTensor` is stored as the parts that its ranks hold, each once, for any placements. Every rank calls this with its
+    own state; `load` returns the state of all ranks. A value that several ranks have under one name has to be the same
+    on all of them, as one rank's is stored: small values are compared, see `replicas` of `ckptd.Checkpointer`. Nothing
+    is pickled.
 
     Args:
-        state: nested dicts, lists and tuples of tensors, numpy arrays, `ckptd.Slice`s, numbers, strings, None, of
-            objects with ``state_dict()``, in whose place that is stored, and of what else has a form without pickle:
+        state: nested dicts, lists and tuples of tensors, numpy arrays, `ckptd.Slice`s, numbers, strings, None; objects
+            with ``state_dict()``, which is stored instead of them; and other types that need no pickle:
             ``OrderedDict``, ``Counter``, ``defaultdict``, ``deque``, sets, paths, dates and times, ranges, dtypes,
-            devices, sizes; enums, dataclasses and named tuples, whose classes `load` wants to be given.
+            devices, sizes; enums, dataclasses and named tuples, whose classes have to be passed to `load`.
         where: a `ckptd.Checkpointer`; or a path, which means a run: of the daemon that ``CKPTD_ADDRESS`` names in the
-            environment, else this directory, which is for one process. The run is held until the program ends.
+            environment, otherwise this directory, for one process. The run stays open until the program ends.
         step: of training; None for the only checkpoint without one.
         overwrite: replace a checkpoint of this step.
         meta_graph: bytes for a ``.meta`` file beside it.
-        may_differ: names, such as ``"loss"``, whose values need not be the same on all ranks: any one of them will do.
-        options: for a path, those of the `ckptd.Checkpointer` that is made for it: `max_to_keep` and so on. Rank and
-            world size are those of ``torch.distributed``, if it is initialised.
+        may_differ: names, such as ``"loss"``, whose values need not be the same on all ranks: any of them is stored.
+        options: for a path, those of the `ckptd.Checkpointer` that is created for it: `max_to_keep` and so on. Rank
+            and world size come from ``torch.distributed``, if it is initialised.
 
     Returns:
-        The save under way. Its `result()` is durable; an error that was not seen is raised by the next save.
+        The pending save. Its `result()` is durable; the next save raises an error that was not raised yet.
 
     Raises:
-        InvalidRequestError: naming what can't be stored without pickle, or has no elements, or is only an addend.
+        InvalidRequestError: naming a value that can't be stored without pickle, has no elements, or is only an addend.
     """
     began_at = time.perf_counter()
     checkpointer = checkpointer_at(where, options)
     pending = checkpointer.save(
         step,
-        lambda: named_parts(state, checkpointer.rank),  # what it refuses, other ranks hear of
+        lambda: named_parts(state, checkpointer.rank),  # if it refuses something, the other ranks are told
         overwrite=overwrite,
         meta_graph=meta_graph,
         may_differ=may_differ,
@@ -78,11 +78,11 @@ def save(
 
 
 def named_parts(state: Any, rank: int | None = None) -> dict[str, Any]:
-    """Return what `Checkpointer.save` takes for nested state: views of its tensors and slices, and its outline.
+    """Return nested state as `Checkpointer.save` accepts it: views of its tensors and slices, and its outline.
 
     Args:
         state: as in `save`.
-        rank: that saves it; None for that of ``torch.distributed``, or 0 where that is not used.
+        rank: that saves it; None for the rank in ``torch.distributed``, or 0 if that is not used.
 
     Raises:
         InvalidRequestError: as `save`.
@@ -90,7 +90,7 @@ def named_parts(state: Any, rank: int | None = None) -> dict[str, Any]:
     flat, tree = flatten_apart(state, _is_leaf, unwrap=unwrapped, stores_classes=True)
     outline = encode_outline(tree)
     leaves = {name: parts_of(name, leaf) if isinstance(leaf, torch.Tensor) else leaf for name, leaf in flat.items()}
-    # Of a tensor whose mesh does not have this rank there is nothing to bring.
+    # This rank has no part of a tensor whose mesh does not contain it.
     held = {name: leaf for name, leaf in leaves.items() if not (isinstance(leaf, list) and not leaf)}
     rank = membership().get("rank", 0) if rank is None else rank
     return NamedParts({**held, outline_name(outline, rank): outline}, lambda: remarks_of_outline(outline, tree))

@@ -1,17 +1,17 @@
-"""Where the elements of a sharded tensor lie: the boxes of the whole that this rank holds, and its memory for each.
+"""Where the elements of a sharded tensor are: the boxes of the whole that this rank holds, and its memory for each.
 
-Three kinds of tensors are more than what a process sees of them:
+Three kinds of tensors are larger than the part that a process holds:
 
 - a `DTensor`;
-- a plain tensor that says so itself, in the attributes that torch 2.14 calls `CheckpointableTensor`: `global_shape`,
-  and of each of its shards `global_offsets`, `local_offsets` and `local_sizes`;
-- a tensor that brings its own items for `torch.distributed.checkpoint`, as Megatron-Core's and TorchRec's do: nothing
-  else can be asked of it.
+- a plain tensor with the attributes of torch 2.14's `CheckpointableTensor`: `global_shape`, and for each of its shards
+  `global_offsets`, `local_offsets` and `local_sizes`;
+- a tensor that provides its own items for `torch.distributed.checkpoint`, such as Megatron-Core's and TorchRec's: it
+  supports no other operation.
 
-Of a `DTensor`, a rank's part is a product of intervals, one list of them per dimension. `Shard` cuts a dimension in
-equal pieces, the last ones shorter or empty, as ``torch.chunk`` does; where several mesh dimensions cut the same one,
-each cuts what the one before left. `_StridedShard`, by which FSDP2 says that tensor parallelism cut first, first cuts
-in `split_factor` pieces, and takes its share of each: the only case of more than one interval.
+A rank's part of a `DTensor` is a product of intervals, one list of them per dimension. `Shard` cuts a dimension in
+equal pieces, the last ones shorter or empty, as ``torch.chunk`` does; if several mesh dimensions cut the same one, each
+cuts the remainder of the one before. `_StridedShard`, which FSDP2 uses after tensor parallelism, first cuts in
+`split_factor` pieces, and takes its share of each: the only case of more than one interval.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 _Interval = tuple[int, int]
-"""First position and the first after it, in the whole tensor."""
+"""First position and the one after the last, in the whole tensor."""
 
 _SHAPE, *_SHARDS = DECLARED = ("global_shape", "global_offsets", "local_offsets", "local_sizes")
-"""The attributes by which a plain tensor says that it is a shard of a larger one, or several."""
+"""The attributes of a plain tensor that is one or several shards of a larger one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,13 +49,13 @@ class ShardPart:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How far the box reaches, per dimension."""
+        """The length of the box, per dimension."""
         return tuple(self.local.shape)
 
 
 def is_dtensor(value: Any) -> bool:
-    """Tell whether `value` is a `DTensor`, without importing what defines it."""
-    # A program that holds one has imported it; the import alone costs others a second.
+    """Return whether `value` is a `DTensor`, without importing its module."""
+    # A program that has a DTensor has imported the module; the import costs other programs a second.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
@@ -79,8 +79,8 @@ def local_parts(name: str, tensor: torch.Tensor) -> list[ShardPart]:
     A rank outside of the tensor's mesh holds nothing.
 
     Raises:
-        InvalidRequestError: naming the tensor, whose ranks hold addends of it (`Partial`), or which has a placement
-            that is not known here, or says what can't be of its shards.
+        InvalidRequestError: naming the tensor: its ranks hold addends of it (`Partial`), it has an unknown placement,
+            or its attributes contradict each other.
     """
     if has_own_items(tensor):
         return _not_empty(*_itemized(name, tensor))
@@ -93,10 +93,10 @@ def local_parts(name: str, tensor: torch.Tensor) -> list[ShardPart]:
 
 
 def parts_of(name: str, tensor: torch.Tensor) -> Array | list[Slice]:
-    """Return what `Checkpointer.save` takes for a tensor: its elements, or this rank's slices of it.
+    """Return a tensor as `Checkpointer.save` accepts it: its elements, or this rank's slices of it.
 
-    Several ranks may return the same slices, of replicated tensors: they are written once. Empty when this rank holds
-    nothing of it, and should not name it at all.
+    Several ranks may return the same slices, for replicated tensors: these are written once. The result is empty if
+    this rank holds no part of the tensor, and then the rank should not name it at all.
 
     Raises:
         InvalidRequestError: as `local_parts` and `array_of`.
@@ -109,29 +109,29 @@ def parts_of(name: str, tensor: torch.Tensor) -> Array | list[Slice]:
 
 
 def is_declared(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor says that it is a shard, or several."""
+    """Return whether a tensor has the attributes of a shard, or several."""
     return all(hasattr(tensor, attribute) for attribute in DECLARED)
 
 
 def has_own_items(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor, or what a `DTensor` has of it here, brings its own items for DCP."""
+    """Return whether a tensor, or the local part of a `DTensor`, provides its own items for DCP."""
     local = getattr(tensor, "_local_tensor", None) if is_dtensor(tensor) else tensor
     return hasattr(local, "__create_write_items__")
 
 
 def _itemized(name: str, tensor: torch.Tensor) -> tuple[tuple[int, ...], list[ShardPart]]:
-    """Return the shape and the boxes of a tensor that brings its own items."""
+    """Return the shape and the boxes of a tensor that provides its own items."""
     if is_dtensor(tensor) and tensor.device_mesh.get_coordinate() is None:  # type: ignore[attr-defined]
         return tuple(tensor.shape), []
     shape, parts = tuple(tensor.shape), []
     for item in tensor.__create_write_items__(name, tensor):  # type: ignore[attr-defined]
         if item.tensor_data is None:
-            raise InvalidRequestError(f"tensor {name!r}: one of its own items is no part of a tensor")
+            raise InvalidRequestError(f"tensor {name!r}: one of its own items is not a part of a tensor")
         shape, chunk = tuple(item.tensor_data.size), item.tensor_data.chunk
         local = finished(tensor.__get_tensor_shard__(item.index))  # type: ignore[attr-defined]
         if tuple(local.shape) != tuple(chunk.sizes):
             raise InvalidRequestError(
-                f"tensor {name!r}: one of its shards is not what its item says",
+                f"tensor {name!r}: one of its shards does not have the shape of its item",
                 expected=list(chunk.sizes),
                 actual=list(local.shape),
             )
@@ -140,12 +140,12 @@ def _itemized(name: str, tensor: torch.Tensor) -> tuple[tuple[int, ...], list[Sh
 
 
 def _declared(name: str, tensor: torch.Tensor) -> list[ShardPart]:
-    """Return the boxes of a tensor that says which shards it is."""
+    """Return the boxes of a tensor with the attributes of shards."""
     shape = _sizes(name, getattr(tensor, _SHAPE))
     described = [getattr(tensor, attribute) for attribute in _SHARDS]
     if len({len(one) for one in described}) != 1:
         raise InvalidRequestError(
-            f"tensor {name!r} says how many shards it is in three ways",
+            f"tensor {name!r} has attributes that give different numbers of shards",
             actual={attribute: len(one) for attribute, one in zip(_SHARDS, described, strict=True)},
         )
     parts = []
@@ -153,8 +153,8 @@ def _declared(name: str, tensor: torch.Tensor) -> list[ShardPart]:
         start, at, sizes = (_sizes(name, one) for one in shard)
         if not _is_inside(start, sizes, shape) or not _is_inside(at, sizes, tuple(tensor.shape)):
             raise InvalidRequestError(
-                f"tensor {name!r} says of a shard of sizes {list(sizes)} that it begins at {list(start)} of "
-                f"{list(shape)}, and at {list(at)} of what is here, which is {list(tensor.shape)}"
+                f"tensor {name!r}: a shard of sizes {list(sizes)} does not fit at {list(start)} of {list(shape)}, or "
+                f"at {list(at)} of the local tensor, which is {list(tensor.shape)}"
             )
         box = tuple(slice(begin, begin + size) for begin, size in zip(at, sizes, strict=True))
         parts.append(ShardPart(start, tensor.detach()[box]))
@@ -166,7 +166,7 @@ def _sizes(name: str, given: Any) -> tuple[int, ...]:
         return tuple(operator.index(one) for one in given)
     except TypeError as error:
         raise InvalidRequestError(
-            f"tensor {name!r} says that it is a shard, in no whole numbers", actual=given
+            f"tensor {name!r} has attributes of a shard that are not integers", actual=given
         ) from error
 
 
@@ -177,7 +177,7 @@ def _is_inside(start: tuple[int, ...], sizes: tuple[int, ...], whole: tuple[int,
 
 
 def _not_empty(shape: tuple[int, ...], parts: list[ShardPart]) -> list[ShardPart]:
-    """Leave out parts without elements; of a tensor that has none, its ranks bring one whole."""
+    """Leave out parts without elements; if the whole tensor has none, each rank keeps one part."""
     if math.prod(shape):
         return [part for part in parts if part.local.numel()]
     return [ShardPart((0,) * len(shape), part.local.new_empty(shape)) for part in parts[:1]]
@@ -197,7 +197,7 @@ def _parts_of_dtensor(name: str, tensor: DTensor) -> list[ShardPart]:
         dim = getattr(placement, "dim", None)
         if placement.is_partial() or not isinstance(dim, int):
             raise InvalidRequestError(
-                f"tensor {name!r}: each rank holds an addend of it or the like; redistribute it first",
+                f"tensor {name!r}: each rank may hold only an addend of it (see its placement); redistribute it first",
                 actual=str(placement),
             )
         cuts[dim] = _share(cuts[dim], size, index, getattr(placement, "split_factor", 1))
@@ -205,7 +205,7 @@ def _parts_of_dtensor(name: str, tensor: DTensor) -> list[ShardPart]:
 
 
 def finished(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor once the collective that fills it, if there is one under way, is over."""
+    """Return a tensor once a pending collective that fills it has ended."""
     wait = getattr(tensor, "wait", None)
     done: torch.Tensor = tensor if wait is None else wait()
     return done
@@ -217,7 +217,7 @@ def _local_of(tensor: DTensor) -> torch.Tensor:
 
 
 def _share(held: list[_Interval], num_shares: int, index: int, split_factor: int) -> list[_Interval]:
-    """Return share `index` of the positions in `held`, which are counted on across the intervals."""
+    """Return share `index` of the positions in `held`, counted across the intervals."""
     total = sum(stop - start for start, stop in held)
     shares: list[_Interval] = []
     for piece in range(split_factor):
@@ -242,7 +242,7 @@ def _positions(held: list[_Interval], begin: int, end: int) -> Iterator[_Interva
 
 
 def _boxes(local: torch.Tensor, cuts: list[list[_Interval]]) -> Iterator[ShardPart]:
-    """Yield each box of the product, with its place in the local tensor, where intervals follow one another."""
+    """Yield each box of the product, with its place in the local tensor, where intervals are contiguous."""
     if any(not intervals for intervals in cuts):
         return
     axes = []

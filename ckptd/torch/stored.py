@@ -1,4 +1,4 @@
-"""What a checkpoint holds, under the names that a program wants to have."""
+"""The content of a checkpoint under the names of the program."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _log = logging.getLogger("ckptd.torch")
 
 
 class Stored:
-    """The tensors of a checkpoint and the outline of how they nest; both as `rename` says.
+    """The tensors of a checkpoint and the outline of their nesting, both renamed.
 
     Attributes:
         prefix: of the checkpoint.
-        tree: its outline, those of all ranks in one; None when it has none, as others write checkpoints.
+        tree: its outline, merged from those of all ranks; None if another program wrote the checkpoint.
         shapes: of the tensors.
-        dtypes: of the tensors, as numpy calls them.
+        dtypes: of the tensors, for numpy.
     """
 
     def __init__(self, reader: CheckpointReader, rename: Rename | None = None) -> None:
@@ -40,7 +40,7 @@ class Stored:
         if rename is not None:
             self._rename(rename)
         shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-        # An outline may name what is not there: loading that is an error.
+        # An outline may name a missing tensor: loading it is an error.
         self._names = {name: stored for name, stored in self._names.items() if stored in shapes}
         self.shapes = {name: tuple(shapes[stored]) for name, stored in self._names.items()}
         self.dtypes = {name: dtypes[stored] for name, stored in self._names.items()}
@@ -53,14 +53,14 @@ class Stored:
             self.tree, self._names = renamed_tree(self.tree, called)
 
     def is_of_some_ranks(self, node: Any, path: tuple[Any, ...]) -> bool:
-        """Tell whether only some of the ranks that saved had this part of the tree."""
+        """Return whether only some of the ranks that saved had this part of the tree."""
         if not self._partial:
             return False
         names = [name for name, _ in leaves_of(node, path)]
         return path in self._partial or (bool(names) and all(map(self.is_name_of_some_ranks, names)))
 
     def is_name_of_some_ranks(self, name: str) -> bool:
-        """Tell whether only some of the ranks that saved had this tensor."""
+        """Return whether only some of the ranks that saved had this tensor."""
         return self._names.get(name) in self._partial_names
 
     def _names_below_partial(self) -> set[str]:
@@ -73,10 +73,10 @@ class Stored:
         return found
 
     def check_conflicts(self, into: Any, *, strict: bool) -> None:
-        """Look whether ranks stored what can't both be loaded, in what `into` requests; None requests all.
+        """Check whether ranks stored contradicting values among those that `into` requests; None requests all.
 
         Raises:
-            InvalidRequestError: they did; without `strict` that is logged only, and the first rank's is loaded.
+            InvalidRequestError: they did; without `strict` that is only logged, and the first rank's is loaded.
         """
         wanted = {path: what for path, what in self._conflicts.items() if self._is_renamed or _asks_for(into, path)}
         if not wanted:
@@ -105,10 +105,10 @@ class Stored:
 
 
 def _asks_for(into: Any, path: tuple[Any, ...]) -> bool:
-    """Tell whether nested state that is to be filled has a place for a path."""
+    """Return whether nested state to load into has a place for a path."""
     for key in path:
         if not isinstance(into, dict) or not into:
-            return True  # it takes all that is there
+            return True  # everything below is loaded
         if key not in into:
             return False
         into = into[key]

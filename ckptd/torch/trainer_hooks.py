@@ -1,8 +1,8 @@
-"""Hugging Face's `Trainer` as a callback needs it: which one it is, and its methods that the callback stands in for.
+"""Hugging Face's `Trainer` for a callback: finding the trainer, and replacing some of its methods.
 
-The trainer hands its callbacks neither itself nor the moment at which it saves: between an evaluation and the next
-step, once it is known whether this step is the best one. So some of its methods are replaced, on this one object. They
-are its own again as soon as the callback is no longer among its callbacks.
+The trainer does not pass itself to its callbacks, nor does it call them at the moment at which it saves: between an
+evaluation and the next step, once it is known whether this step is the best one. So some of its methods are replaced,
+on this one object. Its own methods are used again as soon as the callback is no longer among its callbacks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from ckptd.errors import InvalidRequestError
 
-_transformers: Any = importlib.import_module("transformers")  # its types are not looked at
+_transformers: Any = importlib.import_module("transformers")  # its types are not checked
 _log = logging.getLogger("ckptd.torch")
 
 _Ours = Callable[..., Any]
-"""Stands in for a method: is called with the trainer's own one, and with what that would get."""
+"""Replaces a method: is called with the trainer's own method and with its arguments."""
 
 _OTHER_WAYS = {
     "is_fsdp_enabled": "FSDP",
@@ -38,7 +38,7 @@ class _StandIn:
         self.callback = callback
         self._name = name
         self._ours = ours
-        self._former = vars(trainer).get(name)  # another library's
+        self._former = vars(trainer).get(name)  # set by another library
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         trainer = self._trainer()
@@ -49,12 +49,12 @@ class _StandIn:
 
 
 def has_callback(trainer: Any, callback: Any) -> bool:
-    """Tell whether `callback` is among those of a trainer."""
+    """Return whether `callback` is among those of a trainer."""
     return any(one is callback for one in trainer.callback_handler.callbacks)
 
 
 def caller_of(callback: Any) -> Any:
-    """Return the trainer that is telling `callback` of something; None if none is found among the callers."""
+    """Return the trainer that calls `callback` now; None if no caller is one."""
     frame = inspect.currentframe()
     while frame is not None:
         for one in list(frame.f_locals.values()):
@@ -65,43 +65,43 @@ def caller_of(callback: Any) -> Any:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Look whether what is to be saved can be.
+    """Check that all state of a trainer can be saved.
 
     Raises:
-        InvalidRequestError: it is no trainer of transformers, or trains in a way of which only a part would be saved.
+        InvalidRequestError: it is not a trainer of transformers, or only a part of its state could be saved.
     """
     if not isinstance(trainer, _transformers.Trainer):
         raise InvalidRequestError(
-            "CkptdCallback is for transformers.Trainer and what extends it; with another loop call ckptd.torch.save",
+            "CkptdCallback is for transformers.Trainer and its subclasses; with another loop call ckptd.torch.save",
             actual=f"{type(trainer).__module__}.{type(trainer).__qualname__}",
         )
     for attribute, called in _OTHER_WAYS.items():
         if getattr(trainer, attribute, False):
             raise InvalidRequestError(
-                f"CkptdCallback does not save {called}: leave the callback out, and the trainer saves it in its own way"
+                f"CkptdCallback does not save {called}: remove the callback, and the trainer saves in its own way"
             )
     if not hasattr(trainer.state, "best_global_step"):
         raise InvalidRequestError(
-            "the trainer does not say which step was the best one: this needs a newer transformers",
+            "the trainer does not report the step of the best model: install a newer transformers",
             actual=_transformers.__version__,
         )
 
 
 def stand_in(trainer: Any, callback: Any, methods: Mapping[str, _Ours]) -> None:
-    """Have methods of a trainer replaced for as long as `callback` is among its callbacks. May be repeated.
+    """Replace methods of a trainer for as long as `callback` is among its callbacks. May be repeated.
 
     Raises:
-        InvalidRequestError: the trainer has no such method, or another callback of the same kind took it.
+        InvalidRequestError: the trainer has no such method, or another callback of the same kind has replaced it.
     """
     for name in methods:
         if not callable(getattr(type(trainer), name, None)):
             raise InvalidRequestError(
-                f"transformers {_transformers.__version__} has no Trainer.{name}, which CkptdCallback stands in for"
+                f"transformers {_transformers.__version__} has no Trainer.{name}, which CkptdCallback replaces"
             )
         there = vars(trainer).get(name)
         if isinstance(there, _StandIn) and there.callback is not callback and has_callback(trainer, there.callback):
             raise InvalidRequestError(
-                "the trainer has two CkptdCallbacks, and only one can resume it and take over its saves: remove one"
+                "the trainer has two CkptdCallbacks, and only one can save and resume it: remove one"
             )
     for name, ours in methods.items():
         there = vars(trainer).get(name)
@@ -113,11 +113,11 @@ def stand_in(trainer: Any, callback: Any, methods: Mapping[str, _Ours]) -> None:
 
 
 def warn_of_what_is_left_out(trainer: Any) -> None:
-    """Tell what the trainer, or a class that extends it, would do as it saves, and does not when it is not called."""
+    """Warn about work that the trainer, or a subclass, does when it saves, and that is skipped now."""
     args = trainer.args
     if type(trainer)._save_checkpoint is not _transformers.Trainer._save_checkpoint:
         _log.warning(
-            "%s._save_checkpoint is not called, as CkptdCallback saves instead; with alone=False it is, too",
+            "%s._save_checkpoint is not called, as CkptdCallback saves instead; with alone=False it is called, too",
             type(trainer).__name__,
         )
     if args.push_to_hub and args.hub_strategy != "end":

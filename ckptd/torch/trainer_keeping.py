@@ -1,7 +1,7 @@
-"""Which checkpoints of a Hugging Face training stay: the best one, and as many as ``save_total_limit`` says.
+"""Which checkpoints of a Hugging Face training are kept: the best one, and as many as ``save_total_limit`` says.
 
-It is done after each save, in a thread, so that training stands still for none of it. The next save begins only when
-that is over: it might let the best one go before it is pinned.
+A thread does the work after each save, so that training does not wait for it. The next save begins only when that is
+over: otherwise the best checkpoint could be deleted before it is pinned.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _log = logging.getLogger("ckptd.torch")
 
 
 class Keeping:
-    """One training's. Only rank 0 changes anything.
+    """Keeps the checkpoints of one training. Only rank 0 changes anything.
 
     Attributes:
         pinned: the step that is pinned because it was the best one.
@@ -32,22 +32,22 @@ class Keeping:
         self._error: CkptdError | None = None
 
     def begin(self, best: int | None) -> None:
-        """Make up for what the program that is resumed did not come to after its last save."""
+        """Pin the best step if the interrupted program could not do that after its last save."""
         if self._checkpointer.rank == 0 and best is not None and best != self.pinned:
             self._pin(best)
 
     def after(self, pending: PendingSave, best: int | None) -> None:
-        """Once a save is durable: pin the best one, unpin the former one, delete what the limit lets go."""
+        """Once a save is durable: pin the best one, unpin the former one, delete those beyond the limit."""
         if self._checkpointer.rank == 0:
-            # A daemon thread: what it leaves undone when the program ends is made up for.
+            # A daemon thread: `begin` catches up on what it leaves undone when the program ends.
             self._thread = threading.Thread(target=self._follow, args=(pending, best), daemon=True)
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait until what follows from the last save is done.
+        """Wait until the work after the last save is done.
 
         Raises:
-            CkptdError: what kept it from being done.
+            CkptdError: why it failed.
         """
         if self._thread is not None:
             self._thread.join()
@@ -57,7 +57,7 @@ class Keeping:
             raise error
 
     def end(self, best: int | None) -> None:
-        """Do what the trainer does at the end: with a limit of one, only the best one stays."""
+        """Delete as the trainer does at the end: with a limit of one, only the best one is kept."""
         self.wait()
         if self._checkpointer.rank == 0 and self._limit == 1 and best is not None:
             self._delete_others({best})
@@ -66,7 +66,7 @@ class Keeping:
         try:
             pending.wait()
             if pending.checkpoint is None:
-                return  # its error is for the next save, or the end
+                return  # the next save, or the end of training, raises its error
             if best is not None and (best != self.pinned or best == pending.step):
                 self._pin(best)
             if self._limit is not None:
@@ -94,6 +94,6 @@ class Keeping:
             try:
                 self._checkpointer.delete(step, for_good=True, even_latest=True)
             except NotFoundError:
-                continue  # retention was quicker
-            except ConflictError as error:  # it is being read: it goes with the next save
+                continue  # retention has deleted it already
+            except ConflictError as error:  # it is being read: the next save deletes it
                 _log.warning("save_total_limit: step %d is kept for now: %s", step, error)

@@ -1,4 +1,4 @@
-"""The weights of a Hugging Face training: the model, or the adapters of a PEFT model, in and out of a checkpoint."""
+"""Saving and loading the weights of a Hugging Face training: the model, or the adapters of a PEFT model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _log = logging.getLogger("ckptd.torch")
 
 
 def filled(stored: Stored, into: dict[str, Any]) -> dict[str, Any]:
-    """Return `into` with what is stored for its keys, all of which are."""
+    """Return `into` with the stored values of its keys; all of them have to be stored."""
     state: dict[str, Any] = Filling(stored, None, strict=True, classes=Classes(())).load(into).state
     return state
 
 
 def fill_model(stored: Stored, model: Any) -> Any:
-    """Load the weights as the trainer does: what is missing is told, other dtypes are cast. Return what has them."""
+    """Load the weights as the trainer does: log missing ones, cast other dtypes. Return the object that was filled."""
     into = place_of(model, stored.tree["model"])
     loaded = Filling(stored, None, strict=False, cast="any", classes=Classes(())).load({"model": into})
     if loaded.mismatched_keys:
@@ -37,11 +37,11 @@ def fill_model(stored: Stored, model: Any) -> Any:
 
 
 def place_of(model: Any, weights: Any) -> Any:
-    """Return what such weights are loaded into: the model, or its adapters."""
+    """Return the object to load such weights into: the model, or its adapters."""
     return Adapters(model) if adapters_of(model) and set(weights) == set(adapters_of(model)) else model
 
 
 def adapters_of(model: Any) -> Any:
-    """Return the adapters of a ``peft.PeftModel`` by their names; nothing for another model."""
+    """Return the adapters of a ``peft.PeftModel`` by name; nothing for another model."""
     peft = sys.modules.get("peft")  # a program with such a model has imported it
     return model.peft_config if peft is not None and isinstance(model, peft.PeftModel) else {}

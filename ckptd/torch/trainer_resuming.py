@@ -1,4 +1,4 @@
-"""What a Hugging Face training resumes from: a directory with the trainer's state, and what the checkpoint holds."""
+"""What a Hugging Face training resumes from: a directory with the trainer's state, and a checkpoint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Resumed:
         names = set(stored.tree) if isinstance(stored.tree, dict) else set()
         if not {"model", "trainer"} <= names:
             raise InvalidRequestError(
-                f"{stored.prefix} was not saved by CkptdCallback; load what you need of it with ckptd.torch.load"
+                f"{stored.prefix} was not saved by CkptdCallback; load the parts that you need with ckptd.torch.load"
             )
         notes = filled(stored, {name: None for name in ("trainer", "best_pinned") if name in names})
         if with_weights:
@@ -65,15 +65,15 @@ class Resumed:
 
     @property
     def directory(self) -> str:
-        """What the trainer is given; a path on this host."""
+        """The argument for the trainer: a path on this host."""
         return self._directory.name
 
     def is_at(self, checkpoint: str | os.PathLike[str] | None) -> bool:
-        """Say whether the trainer resumes from this directory."""
+        """Return whether the trainer resumes from this directory."""
         return checkpoint is not None and self.directory == str(checkpoint)
 
     def drop_weights(self) -> None:
-        """Delete the weights in the directory: they are loaded."""
+        """Delete the weights in the directory once they are loaded."""
         Path(self.directory, _WEIGHTS).unlink(missing_ok=True)
 
     def clean_up(self) -> None:

@@ -1,11 +1,11 @@
 """Hugging Face's `Trainer` over ckptd: a callback that saves where the trainer would, and resumes from there.
 
-The callback stands in for the method by which the trainer saves, so it saves at the same moments and of the same state,
-nothing is written twice, other callbacks are told of each save, and training goes on while ckptd writes.
+The callback replaces the method by which the trainer saves, so it saves the same state at the same moments, nothing is
+written twice, other callbacks get their event, and training continues while ckptd writes.
 
-To resume, the trainer wants a directory with its own state, which says where in the data to go on.
-`CkptdCallback.resume` makes one out of the newest checkpoint; all else is loaded into what the trainer has when
-training begins, and the random generators are set when the trainer would set them.
+To resume, the trainer needs a directory with its own state, which has the position in the data. `CkptdCallback.resume`
+creates one from the newest checkpoint. The other state is loaded into the trainer's objects when training begins, and
+the random generators are set when the trainer would set them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ckptd.torch.trainer_keeping import Keeping
 from ckptd.torch.trainer_model import adapters_of, fill_model, filled, place_of
 from ckptd.torch.trainer_resuming import Resumed
 
-_transformers: Any = importlib.import_module("transformers")  # its types are not looked at
+_transformers: Any = importlib.import_module("transformers")  # its types are not checked
 _EXPORTABLE: Any = importlib.import_module("transformers.trainer_callback").ExportableState
 _log = logging.getLogger("ckptd.torch")
 
@@ -51,12 +51,12 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         """Say where checkpoints go.
 
         Args:
-            where: a `ckptd.Checkpointer` or a path, as `ckptd.torch.save` takes them. In a hyperparameter search each
-                trial has a run below that path, called as the trainer calls the trial's directory.
-            alone: the trainer writes no checkpoints of its own. Otherwise it writes them, too.
-            adapters_only: of a ``peft.PeftModel`` only the adapters are stored, as the trainer does it; otherwise the
-                base model, too.
-            options: for a path, those of the `ckptd.Checkpointer` that is made for it.
+            where: a `ckptd.Checkpointer` or a path, as for `ckptd.torch.save`. In a hyperparameter search each trial
+                has a run below that path, with the name of the trainer's directory for the trial.
+            alone: the trainer writes no checkpoints of its own. False: it writes them, too.
+            adapters_only: for a ``peft.PeftModel``, store only the adapters, as the trainer does. False: store the base
+                model, too.
+            options: for a path, those of the `ckptd.Checkpointer` that is created for it.
         """
         self._where = where
         self._alone = alone
@@ -64,18 +64,18 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         self._options = options
         self._trainer_there: weakref.ref[Any] | None = None
         self._resumed: Resumed | None = None
-        self._saved_steps: set[int] = set()  # that were there when training began, or were saved since
+        self._saved_steps: set[int] = set()  # steps that existed when training began, or were saved since
         self._best: int | None = None  # the best of them
         self._keeping: Keeping | None = None
 
     def attach(self, trainer: Any) -> None:
-        """Take over a trainer's saves. Needed only for one that got the callback by ``add_callback``, before `resume`.
+        """Take over a trainer's saves. Only needed for a callback that is passed to ``add_callback``, before `resume`.
 
-        It is added to the trainer's callbacks, if it is not among them.
+        It is added to the trainer's callbacks if it is not among them.
 
         Raises:
-            InvalidRequestError: it is no ``transformers.Trainer``, or trains with FSDP or DeepSpeed, or has another
-                `CkptdCallback`.
+            InvalidRequestError: the trainer is not a ``transformers.Trainer``, trains with FSDP or DeepSpeed, or has
+                another `CkptdCallback`.
         """
         hooks.check_trainer(trainer)
         callbacks = trainer.callback_handler.callbacks
@@ -92,23 +92,23 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         )
         if self._trainer is trainer:
             return
-        # The first one: others find the weights in place when training begins, and the best ones when it ends.
+        # First in the list: other callbacks see the loaded weights when training begins, and the best ones at its end.
         callbacks.insert(0, callbacks.pop(next(at for at, one in enumerate(callbacks) if one is self)))
         self._trainer_there = weakref.ref(trainer)
         if self._alone:
             hooks.warn_of_what_is_left_out(trainer)
 
     def resume(self, step: int | None = None) -> str | None:
-        """Return what to pass as ``resume_from_checkpoint``; None when there is no checkpoint yet.
+        """Return the value for ``resume_from_checkpoint``; None if there is no checkpoint yet.
 
-        It is a directory on this host, which is gone when training has ended. Every rank calls this.
+        It is a directory on this host, which is deleted when training has ended. Every rank calls this.
 
         Args:
             step: of the checkpoint; None for the newest.
 
         Raises:
-            NotFoundError: there is none of that step.
-            InvalidRequestError: something else saved it.
+            NotFoundError: there is no checkpoint of that step.
+            InvalidRequestError: another program saved it.
         """
         checkpointer = self.checkpointer
         checkpointer.settle()
@@ -125,28 +125,28 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         return self._resumed.directory
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take over the saves of the trainer that is being made."""
+        """Take over the saves of the trainer that is being created."""
         trainer = hooks.caller_of(self)
         if trainer is not None:
             self.attach(trainer)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Load what was saved, if training resumes from what `resume` has found.
+        """Load the checkpoint that `resume` has found, if training resumes from it.
 
         Raises:
-            InvalidRequestError: it is not known which trainer this is; ranks resume from different steps; or what was
-                saved does not fit what the trainer has.
+            InvalidRequestError: the trainer is unknown; ranks resume from different steps; or the checkpoint does not
+                fit the trainer.
         """
         trainer = hooks.caller_of(self) or self._trainer
         if trainer is None:
             raise InvalidRequestError(
-                "no transformers.Trainer is found that has this callback: call callback.attach(trainer) before train()"
+                "found no transformers.Trainer with this callback: call callback.attach(trainer) before train()"
             )
         self.attach(trainer)
         resumed = self._resumed
         if resumed is not None and resumed.trained_steps != state.global_step:
             _log.warning(
-                "resume() has found step %d, and train() was not given what it returned: training begins at step %d",
+                "resume() found step %d, but train() did not get its result: training begins at step %d",
                 resumed.trained_steps,
                 state.global_step,
             )
@@ -164,10 +164,10 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             self._keeping.begin(self._best)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Wait until the last checkpoint is durable, and load the best one if that is wanted.
+        """Wait until the last checkpoint is durable, and load the best one if that is requested.
 
         Raises:
-            CkptdError: what ended a save, or the best checkpoint is gone.
+            CkptdError: a save failed, or the best checkpoint was deleted.
         """
         error: CkptdError | None = None
         try:
@@ -176,7 +176,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             error = own
         finally:
             self._forget_resumed()
-        # No rank is left waiting for one that has failed, and none returns before rank 0 has deleted what is too many.
+        # No rank waits for a failed one, and none returns before rank 0 has deleted the checkpoints beyond the limit.
         failures = [f"rank {rank}: {one}" for rank, one in enumerate(of_all_ranks(error and str(error))) if one]
         if error is not None:
             raise error
@@ -184,14 +184,14 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             raise CkptdError("; ".join(failures))
         self._end_with_best(self._trainer)
         if self._trial_run():
-            close_at(self._place(), self._options)  # there may be many, and nobody saves there again
+            close_at(self._place(), self._options)  # there may be many trials, and no later save goes to this run
 
     @property
     def _trainer(self) -> Any:
         return None if self._trainer_there is None else self._trainer_there()
 
     def _save_checkpoint(self, stock: Any, model: Any, trial: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Stand in for the trainer's method, or save beside it."""
+        """Replace the trainer's method, or save in addition to it."""
         trainer = self._trainer
         if not self._alone:
             stock(model, trial, *args, **kwargs)
@@ -202,14 +202,14 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
     def _save(self, trainer: Any) -> None:
         state, step = trainer.state, trainer.state.global_step
         checkpointer = self.checkpointer
-        if self._keeping is None:  # somebody saves before training
+        if self._keeping is None:  # a save before training
             self._keeping = Keeping(checkpointer, trainer.args.save_total_limit, None)
         self._keeping.wait()
         self._saved_steps.add(step)
         if state.best_global_step in self._saved_steps:
             self._best = state.best_global_step
         whole: dict[str, Any] = {"model": self._stored_model(trainer.model)}
-        if checkpointer.rank == 0:  # others may differ, as in whether they are rank 0
+        if checkpointer.rank == 0:  # the state of other ranks may differ, such as in whether they are rank 0
             whole |= {"trainer": _as_json(trainer), "best_pinned": self._keeping.pinned}
         if not trainer.args.save_only_model:
             whole |= {"optimizer": trainer.optimizer, "lr_scheduler": trainer.lr_scheduler}
@@ -219,18 +219,18 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         self._keeping.after(save(whole, checkpointer, step, overwrite=True), self._best)
 
     def _load_weights(self, stock: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        """Stand in for the trainer's method: what is ours is loaded when training begins."""
+        """Replace the trainer's method: ckptd's checkpoints are loaded when training begins."""
         if not self._is_ours(resume_from_checkpoint):
             stock(resume_from_checkpoint, *args, **kwargs)
 
     def _load_random_state(self, stock: Any, checkpoint: str | None) -> None:
-        """Stand in for the trainer's method."""
+        """Replace the trainer's method."""
         if self._resumed is None or not self._is_ours(checkpoint):
             stock(checkpoint)
             return
         random, rank = self._resumed.random, membership().get("rank", 0)
         if random is not None and not set_random_state(random, rank):
-            _log.warning("fewer ranks saved than train now: rank %d draws other random numbers than before", rank)
+            _log.warning("fewer ranks saved than train now: rank %d continues with other random numbers", rank)
 
     def _is_ours(self, checkpoint: str | os.PathLike[str] | None) -> bool:
         return self._resumed is not None and self._resumed.is_at(checkpoint)
@@ -250,7 +250,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         resumed.drop_weights()
 
     def _loaded(self, model: Any, step: int | None, parts: list[str]) -> dict[str, Any]:
-        """Load the model, and return other parts. Rank 0 reads them from the store, the others get them from it."""
+        """Load the model, and return other parts. Rank 0 reads them from the store and sends them to the others."""
         checkpointer = self.checkpointer
 
         def read() -> dict[str, Any]:
@@ -258,7 +258,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
                 stored = Stored(reader)
                 holder = fill_model(stored, model)
                 others = filled(stored, {name: {} for name in parts}) if parts else {}
-            # Only a rank that passes it on to others needs it.
+            # Only needed to send it to other ranks.
             return {**others, "model": holder.state_dict() if checkpointer.world_size > 1 else {}}
 
         loaded: dict[str, Any] = from_rank_0(read)
@@ -289,14 +289,15 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
 
     def _end_with_best(self, trainer: Any) -> None:
         if self._best is None or not self._alone:
-            return  # the trainer does it with its own
+            return  # the trainer uses its own checkpoints
         checkpointer = self.checkpointer
         if trainer.args.load_best_model_at_end:
             try:
                 self._loaded(trainer.model, self._best, [])
             except NotFoundError as error:
                 raise NotFoundError(
-                    f"load_best_model_at_end: step {self._best} was the best one, and is not in {checkpointer.run!r}"
+                    f"load_best_model_at_end: step {self._best} was the best one, and is missing in "
+                    f"{checkpointer.run!r}"
                 ) from error
         trainer.state.best_model_checkpoint = checkpointer.prefix_of(self._best)
 
@@ -306,7 +307,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         self._resumed = None
 
     def _trial_run(self) -> str:
-        """Return what the trainer calls the directory of a hyperparameter search's trial; outside of one, nothing."""
+        """Return the trainer's name for the directory of a trial in a search; otherwise an empty text."""
         trainer = self._trainer
         trial = getattr(trainer, "_trial", None)
         if trainer is None or trainer.hp_search_backend is None or trial is None:
@@ -319,7 +320,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
             return self._where
         if isinstance(self._where, Checkpointer):
             raise InvalidRequestError(
-                "each trial of a hyperparameter search is saved into a run of its own: give CkptdCallback a path"
+                "each trial of a hyperparameter search needs a run of its own: give CkptdCallback a path"
             )
         return f"{os.fspath(self._where).rstrip('/')}/{trial}"
 
@@ -330,7 +331,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
 
 
 def _scaler_of(trainer: Any) -> Any:
-    """Return the gradient scaler of half precision, if the trainer has one."""
+    """Return the gradient scaler for half precision, if the trainer has one."""
     return getattr(getattr(trainer, "accelerator", None), "scaler", None)
 
 
@@ -342,12 +343,12 @@ def _check_agreement(what: str, value: Any) -> None:
 
 
 def _as_json(trainer: Any) -> str:
-    """Return the trainer's state as it saves it: with those of the callbacks."""
+    """Return the trainer's state as the trainer saves it: with the states of the callbacks."""
     state = trainer.state
     states: dict[str, Any] = {}
     for one in [*trainer.callback_handler.callbacks, trainer.control]:
         if isinstance(one, _EXPORTABLE):
             states.setdefault(type(one).__name__, []).append(one.state())
     state.stateful_callbacks = {name: each[0] if len(each) == 1 else each for name, each in states.items()}
-    # A directory of the trainer's own; here the best step says it.
+    # The trainer stores its own directory there; ckptd uses the best step.
     return json.dumps({**dataclasses.asdict(state), "best_model_checkpoint": None})

@@ -37,7 +37,7 @@ _MAKERS: dict[type, Callable[[Any, str], Any]] = {}
 
 
 def is_stored_so(dtype: Any) -> bool:
-    """Tell whether elements of this dtype are stored as integers."""
+    """Return whether elements of this dtype are stored as integers."""
     return isinstance(dtype, np.dtype) and dtype.name in DTYPES  # None is equal to the dtype float64
 
 

@@ -87,7 +87,7 @@ def unflatten(stored: Mapping[str, Any], to_framework: Callable[[Any], Any]) -> 
         to_framework: turns the numpy array of an "array" leaf into the framework's own.
 
     Raises:
-        CorruptionError: the outline is damaged, or names a tensor that is not there.
+        CorruptionError: the outline is damaged, or names a missing tensor.
     """
     if OUTLINE_NAME not in stored:
         return {name: to_framework(array) for name, array in stored.items()}
@@ -187,7 +187,7 @@ def _leaf_value(
     try:
         array = read(name)
     except KeyError as error:
-        raise CorruptionError("the outline names a tensor that is not there", key=name) from error
+        raise CorruptionError("the outline names a tensor that is missing", key=name) from error
     if tree.kind == "array":
         return to_framework(array)
     if tree.kind == "numpy":

@@ -59,5 +59,5 @@ class KindOfClass:
 
 
 def is_plain(value: Any) -> bool:
-    """Tell whether the outline holds this value as it is; what extends these types is another kind."""
+    """Return whether the outline holds this value as it is; what extends these types is another kind."""
     return type(value) in _PLAIN and not (type(value) is int and value.bit_length() > MOST_DIGITS_BITS)

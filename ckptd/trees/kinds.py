@@ -53,7 +53,7 @@ def register_of_class(kind: KindOfClass) -> None:
 
 
 def is_scalar(value: Any) -> bool:
-    """Tell whether the plain form of a value is a plain value."""
+    """Return whether the plain form of a value is a plain value."""
     if is_plain(value):
         return True
     kind = _kind_of(value)

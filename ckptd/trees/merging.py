@@ -97,7 +97,7 @@ def _merged(one: Any, other: Any, path: tuple[Any, ...], outline: Outline) -> An
 
 
 def _have_the_same_elements(one: Leaf, other: Leaf) -> bool:
-    """Tell whether all that differs is whether it is a parameter, wants a gradient, or is of a class of its own."""
+    """Return whether all that differs is whether it is a parameter, wants a gradient, or is of a class of its own."""
     marks = all(typed is None or typed.kind == bits.TENSOR for typed in (one.typed, other.typed))
     return one.kind == other.kind == "array" and marks and bits.name_in(one.typed) == bits.name_in(other.typed)
 

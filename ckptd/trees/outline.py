@@ -187,7 +187,7 @@ def _encode_key(key: Any, path: tuple[Any, ...]) -> Any:
 
 
 def is_key(value: Any) -> bool:
-    """Tell whether a dict of the outline may have this key."""
+    """Return whether a dict of the outline may have this key."""
     return is_plain(value) and not isinstance(value, (bytes, complex))
 
 

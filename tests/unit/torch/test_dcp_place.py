@@ -47,7 +47,7 @@ def test_an_id_says_where_a_checkpoint_is(given, checkpoint_id, place, monkeypat
 @pytest.mark.parametrize(
     ("given", "checkpoint_id", "why"),
     [
-        ((DAEMON, "runs/a"), "/d/run/net-7", "has a root of its own"),
+        ((DAEMON, "runs/a"), "/d/run/net-7", "has its own root"),
         ((DAEMON, None), "net-7", "names no run"),
         ((DAEMON, "runs/a"), "../net-7", "starts with a dot"),
         ((None, None), "/net-7", "no checkpoint's prefix"),
@@ -81,9 +81,9 @@ def test_the_environment_names_the_daemon_that_nobody_else_has(monkeypatch):
 @pytest.mark.parametrize(
     ("address", "run", "step", "why"),
     [
-        (None, "runs/a", None, "run= lies below a root"),
-        ("/d/run/net-7", None, 7, "step= goes with run="),
-        (DAEMON, None, 7, "step= goes with run="),
+        (None, "runs/a", None, "run= needs a root"),
+        ("/d/run/net-7", None, 7, "step= needs run="),
+        (DAEMON, None, 7, "step= needs run="),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(address, run, step, why, monkeypatch):

@@ -14,14 +14,14 @@ from ckptd.torch.saving import save
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"map_location": "cpu"}, "device= puts new tensors there"),
-        ({"weights_only": True}, "nothing is unpickled"),
+        ({"map_location": "cpu"}, "device= creates new tensors there"),
+        ({"weights_only": True}, "nothing is ever unpickled"),
         ({"max_to_kep": 3}, "there is no option 'max_to_kep': a Checkpointer has .*max_to_keep"),
         ({"strict": "no"}, "strict is True or False"),
         ({"step": 1.0}, "a step is a whole number"),
         ({"step": "1"}, "a step is a whole number"),
         ({"device": "nowhere"}, "device='nowhere' can't be used"),
-        ({"device": "meta", "into": {"model": {}}}, "what is filled needs elements"),
+        ({"device": "meta", "into": {"model": {}}}, "has no elements to fill"),
         ({"classes": int}, "`classes` is a list of classes"),
         ({"into": torch.zeros(1)}, "`into` is a dict, a list, a tuple, or an object"),
         ({"into": [torch.zeros(1)]}, "holds a dict, and `into` is a list"),
@@ -108,7 +108,7 @@ def test_tied_weights_on_the_meta_device_are_filled_by_whichever_name_is_stored(
     assert torch.equal(mine.first.weight, torch.ones(2, 2))
     with torch.device("meta"):
         wrapped = torch.nn.Sequential(Same())
-    with pytest.raises(ckptd.InvalidRequestError, match="has nothing of what is to be loaded"):
+    with pytest.raises(ckptd.InvalidRequestError, match="holds no part of the state to load"):
         load(tmp_path / "run", into={"model": wrapped}, strict=False)
 
 

@@ -212,7 +212,7 @@ def _named(**attributes):
         (lambda: torch.nn.LazyLinear(2), "'here/weight' has no shape yet: run one batch"),
         (lambda: torch.eye(2).to_sparse(), r"x.to_dense\(\)"),
         (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), r"store x.int_repr\(\)"),
-        (lambda: _named(scale=2), "it has scale beside its elements"),
+        (lambda: _named(scale=2), "attributes beside its elements .scale."),
     ],
 )
 def test_a_tensor_that_would_not_come_back_is_refused_by_its_name(run, make, told):

@@ -265,7 +265,7 @@ def test_what_is_not_there_is_told_as_lightning_tells_it(tmp_path, daemon):
 
 def test_a_daemons_checkpoint_without_its_daemon_says_what_is_missing(tmp_path, daemon):
     CkptdCheckpointIO(daemon.address, run="runs/fit").save_checkpoint(STATE, tmp_path / "a.ckpt")
-    with pytest.raises(ckptd.InvalidRequestError, match="'runs/fit/a.ckpt', and no daemon is named"):
+    with pytest.raises(ckptd.InvalidRequestError, match="'runs/fit/a.ckpt' of a daemon"):
         CkptdCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")
 
 

@@ -28,7 +28,7 @@ def test_a_relative_path_counts_from_the_working_directory(tmp_path, monkeypatch
 def test_the_environment_names_a_daemon_for_all_paths_that_are_not_whole_ones(monkeypatch):
     monkeypatch.setenv("CKPTD_ADDRESS", "unix:///run/ckptd.sock")
     assert address_and_run("runs/mnist") == ("unix:///run/ckptd.sock", "runs/mnist")
-    with pytest.raises(ckptd.InvalidRequestError, match="below its root"):
+    with pytest.raises(ckptd.InvalidRequestError, match="below the daemon's root"):
         address_and_run("/checkpoints/runs/mnist")
 
 

@@ -123,5 +123,5 @@ def test_the_environment_names_the_daemon_and_torch_the_ranks(ranks, daemon, mon
     ranks.each(4, jobs.save_where_the_environment_says, daemon.address)
     monkeypatch.setitem(os.environ, "CKPTD_ADDRESS", daemon.address)
     assert torch.equal(load("runs/path")["w"], jobs.FULL)
-    with pytest.raises(ckptd.InvalidRequestError, match="below its root"):
+    with pytest.raises(ckptd.InvalidRequestError, match="below the daemon's root"):
         ckptd.torch.save({"w": jobs.FULL}, daemon.root / "runs/path", 2)

@@ -152,5 +152,5 @@ def test_a_damaged_outline_is_corruption(data):
 def test_an_outline_that_names_what_is_not_there_is_corruption():
     leaves = stored(flatten({"w": Parameter(1)}, is_parameter))
     del leaves["w"]
-    with pytest.raises(CorruptionError, match="w: the outline names a tensor that is not there"):
+    with pytest.raises(CorruptionError, match="w: the outline names a tensor that is missing"):
         unflatten(leaves, float)
