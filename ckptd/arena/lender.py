@@ -202,7 +202,7 @@ class Lender:
             return None if held is None else HeldSave(held.index_crc32c, list(held.stretches))
 
     def keep_only(self, run: str, save_ids: Collection[str]) -> None:
-        """End the offers of all saves of a run but these, also for readers that were told of them before.
+        """End the offers of all saves of a run but these, also for readers that got them before.
 
         What memory holds belongs to one save: what is deleted, replaced or set aside must not be found under the same
         keys when they are used again.

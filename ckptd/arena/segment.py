@@ -140,7 +140,7 @@ class Segment:
         self._words[_ENDED] = max(int(self._words[_ENDED]), generation)
 
     def begin(self) -> int:
-        """Begin to fill it anew; return the new generation. What was there counts no longer."""
+        """Begin to fill it again; return the new generation. Its former content is void."""
         self._words[_CAPTURED] = 0
         self._words[_GENERATION] += np.uint64(1)
         return self.generation

@@ -1,4 +1,4 @@
-"""What keeps a measured save or restore from being faster, told from the limits of the same machine. Pure.
+"""What limits a measured save or restore, found by comparing it with the limits of the same machine. Pure.
 
 Each limit says how long its part alone would take: the disk for these bytes, a copy of them, the processor seconds that
 were spent. The work can't be faster than the longest of them, however much of it goes on at the same time; the

@@ -11,7 +11,7 @@ from ckptd.cli import progress as progress_bars
 @click.command()
 @click.argument("prefix")
 @click.argument("dest", metavar="DEST")
-@click.option("--num-shards", type=click.IntRange(1), metavar="N", help="Write it anew in at most N shards.")
+@click.option("--num-shards", type=click.IntRange(1), metavar="N", help="Lay it out again, in at most N shards.")
 @click.option("--publish", is_flag=True, help="Let the state file beside the copy name it as the latest.")
 @click.option(
     "--force", is_flag=True, help="Replace an existing checkpoint; one of the two is complete at every moment."

@@ -64,7 +64,7 @@ class Stage:
         self._console.print(f"   {text}", markup=False, soft_wrap=True)
 
     def training(self, step: int, last_step: int, loss: float) -> None:
-        """Move the bar; a pipe hears of the saves only."""
+        """Move the bar; a pipe gets only the saves."""
         self._bar.update(self._task, completed=step, total=last_step, loss=loss, visible=True)
 
 

@@ -71,7 +71,7 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Keep from stderr what TensorFlow's C++ tells there; shown if the block fails by no fault that we know."""
+    """Keep TensorFlow's C++ messages off stderr; they are shown if the block fails for an unknown reason."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as said:

@@ -176,7 +176,7 @@ def _below_root(text: str, how: Reach) -> str:
 
 
 def _holder(error: ConflictError) -> str:
-    """Return the address of the daemon that holds a lock: as the lock tells it, else as the environment does."""
+    """Return the address of the daemon that holds a lock: from the lock, or else from the environment."""
     try:
         return address_of(error)
     except ConflictError:
@@ -187,7 +187,7 @@ def _holder(error: ConflictError) -> str:
 
 
 def address_of(error: ConflictError) -> str:
-    """Return the address of the daemon that holds a lock, as the lock tells it; else raise `error` again."""
+    """Return the address of the daemon that holds a lock, from the lock; else raise `error` again."""
     holder = LockHolder.parse(error.actual)
     if not holder.is_daemon:
         error.add_note("it accepts no commands from other processes: wait until it has ended")

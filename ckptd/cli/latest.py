@@ -13,7 +13,7 @@ from ckptd.errors import NotFoundError
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of the state file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(directory: str, latest_filename: str, as_json: bool) -> None:
-    """Print the prefix of the newest complete checkpoint in DIR, as its state file tells; exit code 3 if there is none.
+    """Print the prefix of the newest complete checkpoint in DIR, from its state file; exit code 3 if there is none.
 
     Use it in scripts: ckptd show $(ckptd latest DIR)
     """

@@ -56,7 +56,7 @@ COMMANDS = {
     "unpin": Listed("ckptd.cli.unpin", "Undo a pin: retention counts the checkpoint again."),
     "rm": Listed("ckptd.cli.rm", "Delete one checkpoint."),
     "undelete": Listed("ckptd.cli.undelete", "Bring back a recently deleted checkpoint."),
-    "repair": Listed("ckptd.cli.repair", "Write a lost or malformed state file anew."),
+    "repair": Listed("ckptd.cli.repair", "Rebuild a lost or malformed state file."),
     "doctor": Listed("ckptd.cli.doctor", "Test whether checkpoints are safe in a directory or bucket."),
     "bench": Listed("ckptd.cli.bench", "Measure disk and memory, saves and restores, and what bounds them."),
     "completion": Listed("ckptd.cli.completion", "Print what a shell needs to complete command lines."),

@@ -141,7 +141,7 @@ def no_tensor(name: str, location: str, names: Sequence[str]) -> NotFoundError:
 def keys(store: Store) -> list[str]:
     """Return the keys of all checkpoints directly in a directory, by step and name; damaged ones are among them."""
     listed: list[str | None] = []
-    with suppress(CorruptionError):  # the checkpoints are there all the same
+    with suppress(CorruptionError):  # the checkpoints exist nevertheless
         listed = survey.listed_in(store, "")
     stats = lookalikes.indices(store.list("", deep=False), listed)
     found = [stat.key.removesuffix(INDEX_SUFFIX) for stat in stats]

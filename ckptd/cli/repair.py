@@ -1,4 +1,4 @@
-"""`ckptd repair`: write a lost or malformed state file anew, and mend what else keeps a run from being opened."""
+"""`ckptd repair`: rebuild a lost or malformed state file, and repair whatever else keeps a run from being opened."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def describe_pieces(bundle: Bundle, name: str) -> list[PieceRow]:
 
 
 def describe_shards(store: Store, bundle: Bundle) -> list[ShardRow]:
-    """Return a row per data file that the index tells of, there or not."""
+    """Return a row per data file that the index names, whether it exists or not."""
     used = [0] * bundle.index.num_shards
     for name in bundle.names():
         for piece in bundle.index.tensor(name).pieces:

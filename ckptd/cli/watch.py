@@ -1,4 +1,4 @@
-"""`ckptd watch`: hear of each new checkpoint, and run a command for it."""
+"""`ckptd watch`: report each new checkpoint, and run a command for it."""
 
 from __future__ import annotations
 

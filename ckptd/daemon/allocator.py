@@ -1,7 +1,7 @@
 """How the C library keeps memory that was freed: for the next message, as it is needed again at once.
 
 A message of a megabyte lies in memory of its own. By default glibc hands such memory back to the kernel when it is
-freed and requests it anew a moment later, and the kernel zeroes every page again. Elsewhere (musl, macOS) nothing is
+freed and requests it again a moment later, and the kernel zeroes every page again. Elsewhere (musl, macOS) nothing is
 changed.
 """
 

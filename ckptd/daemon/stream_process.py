@@ -50,7 +50,7 @@ class Doorman:
             except OSError:
                 context.abort(grpc.StatusCode.UNAVAILABLE, _GONE)
             with opened as call:
-                # Each direction closes what is its own, and however one ends, the other hears of it.
+                # Each direction closes its own end, and when one ends, for whatever reason, so does the other.
                 forward = threading.Thread(target=_forward, args=(requests, call.dup()), daemon=True)
                 forward.start()
                 try:

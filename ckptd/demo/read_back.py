@@ -22,7 +22,7 @@ NAME = "model.ckpt"
 
 @dataclass(slots=True)
 class Saved:
-    """What the workers told of one save that was published."""
+    """What the workers reported of one save that was published."""
 
     workers: int
     digest: str | None

@@ -77,7 +77,7 @@ class Relay:
                     self._closed.wait()
                     return
         except OSError:
-            pass  # Either end died: the finally below tells the other one.
+            pass  # Either end died: the finally below closes the other one.
         finally:
             for end in (source, sink):
                 with contextlib.suppress(OSError):

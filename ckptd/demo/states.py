@@ -1,4 +1,4 @@
-"""Digests of whole states: as the workers told of their parts, and as they are read back from disk."""
+"""Digests of whole states: as the workers reported their parts, and as they are read back from disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ckptd.demo.processes import Event
 
 
 def as_told(events: Sequence[Event]) -> str | None:
-    """Return the digest of the state of which each event tells one worker's rows.
+    """Return the digest of the state; each event has one worker's rows.
 
     None when they make up no state: rows are missing, or workers disagree about one.
     """

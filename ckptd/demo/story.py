@@ -1,4 +1,4 @@
-"""The story of the demo, told by running it; every sentence that claims something is checked here.
+"""The story of the demo: it runs it, and checks every sentence that claims something.
 
 One daemon. Four workers train and save every few steps. One of them is killed while its bytes of a save are on their
 way: that save visibly does not happen. Three workers restart from the checkpoint before it, hold bit for bit what

@@ -34,7 +34,7 @@ _TELLING = threading.Lock()  # a line must not cut another in two
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrders:
-    """All that a worker is told.
+    """A worker's assignment.
 
     `peers` maps the other ranks (JSON has only text for keys) to the file descriptors of the sockets it inherits.
     At `announced_step` it says that it is about to save and waits for a line on stdin. With `is_elsewhere` it sends its
@@ -116,7 +116,7 @@ class Worker:
             self._pending.result()
 
     def outcome_of_the_pending_save(self) -> None:
-        """Wait for the save under way, whose end is told by its callback, success or failure."""
+        """Wait for the save in progress; its callback reports success or failure."""
         if self._pending is not None:
             self._pending.exception(timeout=_TIMEOUT_S)
 
@@ -233,13 +233,13 @@ def main() -> int:
 
 
 def _give_up(worker: Worker, peers: Peers, checkpointer: ckptd.Checkpointer) -> int:
-    """Hang up, so that the other workers hear of it too, learn how the last save ended, and leave the run."""
+    """Close the connections, so that the other workers notice, wait for the last save, and leave the run."""
     peers.close()
     worker.outcome_of_the_pending_save()
     try:
         checkpointer.close()
     except CkptdError as e:
-        tell("close_failed", error=type(e).__name__, reason=str(e))  # it has been told as the save's already
+        tell("close_failed", error=type(e).__name__, reason=str(e))  # it has been reported as the save's already
     return LOST_PEER_EXIT_CODE
 
 

@@ -50,7 +50,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class MergedBundle:
-    """What a merge comes to: `index` is the whole index file, `data_files[n]` becomes shard n of so many."""
+    """The result of a merge: `index` is the whole index file, `data_files[n]` becomes shard n."""
 
     index: bytes
     data_files: tuple[DataFile, ...]

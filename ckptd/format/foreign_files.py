@@ -1,9 +1,9 @@
-"""What lies where a file of ours should be: told by its first bytes, with the way to the file that was meant."""
+"""Recognizes other files in the place of a checkpoint's by their first bytes, and says how to get the right one."""
 
 from __future__ import annotations
 
 HEAD_BYTES = 64
-"""How much of a file tells."""
+"""How much of a file is needed for that."""
 
 _BEGINNINGS = (
     (b"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the file that it stands for"),

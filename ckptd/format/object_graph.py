@@ -1,7 +1,7 @@
 """The object graph of an object-based checkpoint (`tf.train.Checkpoint`): what a Saver calls the tensors in it.
 
 Such a checkpoint stores variables under paths of attribute names and, as one string scalar, the graph of the objects;
-a variable's node tells both the key in the index and the name that the variable had in the program's graph.
+a variable's node has both the key in the index and the name that the variable had in the program's graph.
 Source: TensorFlow ``tensorflow/core/protobuf/trackable_object_graph.proto``.
 """
 
@@ -37,7 +37,7 @@ def decode(data: bytes) -> TrackableObjectGraph:
 def keys_by_full_name(data: bytes) -> dict[str, str]:
     """Return the key in the index of everything that has a name of its own in the program's graph.
 
-    A name that several variables share, such as ``Variable``, tells none of them apart and is left out.
+    A name that several variables share, such as ``Variable``, does not distinguish them and is left out.
 
     Raises:
         CorruptionError: if the bytes are no such graph.

@@ -82,7 +82,7 @@ class CheckpointState:
     def decode(cls, data: bytes, key: str = STATE_KEY) -> Self:
         """Read a state file; an empty one gives an empty `model_checkpoint_path`. `key` is its name, for errors.
 
-        Fields that we don't know are left out, and so are gone once the file is written anew: TensorFlow reads no file
+        Unknown fields are skipped, and so are gone once the file is written again: TensorFlow reads no file
         that has any.
 
         Raises:

@@ -22,7 +22,7 @@ from ckptd.format.slices import WHOLE, Box, TensorSlice
 from ckptd.format.table import Table
 
 MAX_INT64 = (1 << 63) - 1
-_MANY = 16  # so many slices are sooner looked at together than one by one
+_MANY = 16  # from this number of slices on, checking them together is faster than one by one
 
 
 @dataclass(frozen=True, slots=True)

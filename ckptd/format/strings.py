@@ -92,7 +92,7 @@ def string_crc32c(lengths_crc32c: int, payload_crc32c: int, payload_size: int) -
 
 
 def least_size(dtype: DType, num_elements: int) -> int:
-    """Return the fewest bytes that so many elements take."""
+    """Return the fewest bytes that this number of elements takes."""
     return num_elements * (1 + CHECKSUM_BYTES) if dtype.is_variant else num_elements + CHECKSUM_BYTES
 
 

@@ -50,7 +50,7 @@ def export(
         skip_unsupported: leave tensors out that the format has no dtype for.
         metadata: texts for a safetensors file.
         overwrite: replace a file that is there. It goes just before the new one takes its name.
-        progress: told of the bytes.
+        progress: called with the number of bytes.
 
     Raises:
         InvalidRequestError: naming the first tensor that the format cannot hold.

@@ -40,7 +40,7 @@ def import_checkpoint(
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> Imported:
-    """Write all tensors of `source` as the checkpoint `key`, in at most so many shards; durable on return.
+    """Write all tensors of `source` as the checkpoint `key`, in at most `num_shards` shards; durable on return.
 
     Raises:
         InvalidRequestError: naming the first tensor whose dtype we do not have, or that has the name of one of our

@@ -282,7 +282,7 @@ class _Connection:
                 begun.capture.abandon(SessionAbortedError(f"{begun.save} was given up: {reason}"))
                 self._begun.pop(request.drop.request_id)
                 if not begun.capture.is_sealed:
-                    # Other ranks need not declare it first, and this one may declare it anew right after this.
+                    # Other ranks need not declare it first, and this one may declare it again right after this.
                     self.server.coordinator.withdraw(begun.save, request.drop.request_id, reason, begun.name)
             case "hold":
                 return self._hold(request.hold)

@@ -1,7 +1,7 @@
 """One call, as the services see it. gRPC ends here: beyond, there are messages and our own errors.
 
 The boundary decodes, checks the peer's version, bounds the time, and turns what a service raises into a status. An
-exception that is not ours is a bug: it is logged whole, and the caller is told no more than its type.
+exception that is not ours is a bug: it is logged whole, and the caller gets only its type.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Budget:
             await asyncio.wait_for(asyncio.shield(waiting.told), patience_s)
         except BaseException as e:
             with self._guard:
-                has_it = waiting.has_it  # another thread may have granted it, and we have not been told yet
+                has_it = waiting.has_it  # another thread may have granted it, and the future is not set yet
                 if not has_it:
                     self._waiting.remove(waiting)
             if has_it:
@@ -134,7 +134,7 @@ class Limits:
     manifests: int = 4
     manifest_bytes: int = 64 << 20
     read_streams: int = 64
-    stall_s: float = 30.0  # a stream that moves nothing for so long is ended
+    stall_s: float = 30.0  # a stream that moves nothing for this long is ended
     notice_s: float = 30.0  # how often a waiting thread logs what it waits for
     control_s: float = 60.0  # an ordinary call that takes longer is answered "busy"
 

@@ -17,7 +17,7 @@ from grpc import aio
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it has no types
 
 UNKNOWN = "an unknown method"
-"""How interceptors hear of a call whose method there is not."""
+"""How interceptors get a call whose method does not exist."""
 
 _is_needed = hasattr(cygrpc.AioServer, "_make_request_call_future") and hasattr(cygrpc, "_schedule_rpc_coro")
 

@@ -57,7 +57,7 @@ class Intake:
         self._is_running = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._enough = 0  # the waiter goes on when no more than so many are left
+        self._enough = 0  # the waiter continues when at most this many are left
 
     async def __aenter__(self) -> Intake:
         return self

@@ -25,7 +25,7 @@ _Place = tuple[str, int, str]
 
 @dataclass(slots=True)
 class _Presence:
-    """One member's streams, and its turn to be told about."""
+    """One member's streams, and its turn to be reported."""
 
     streams: int
     turn: asyncio.Lock
@@ -59,7 +59,7 @@ class Presences:
             departing.add_done_callback(self._departing.discard)
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait until the coordinator has been told of every member that left, at most so long."""
+        """Wait until every member that left has been reported to the coordinator, up to a limit."""
         if self._departing:
             await asyncio.wait(self._departing, timeout=timeout_s)
 

@@ -1,6 +1,6 @@
 """The runs that one `Status` answer describes: as many as a message holds; the next call goes on behind them.
 
-One run that cannot be described, or whose description is too long, is told so, and hides no other.
+A run that cannot be described, or whose description is too long, is reported as such, and hides no other.
 """
 
 from __future__ import annotations

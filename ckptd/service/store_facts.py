@@ -1,4 +1,4 @@
-"""What a status tells of the store: from memory where the store does not answer at once, with a word about that."""
+"""What a status says about the store: from memory if the store does not answer at once, with a remark about that."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class StreamProcesses:
 
         Args:
             options: how many there may be.
-            setup: what every one is told; the port is of each.
+            setup: what every process gets; each has its own port.
             answer: to a Write call, given its requests and its context, as gRPC would call it.
         """
         self._options = options

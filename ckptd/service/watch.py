@@ -15,7 +15,7 @@ from ckptd.watch.hub import Hub, Watcher
 from ckptd.wire import convert
 from ckptd.wire.v1 import watch_pb2
 
-# A watcher that takes nothing for so long has been forgotten by its owner. It costs one mailbox until then.
+# A watcher that takes nothing for this long has been forgotten by its owner. It costs one mailbox until then.
 _PATIENCE_S = 3600.0
 
 

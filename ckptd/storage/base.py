@@ -121,7 +121,7 @@ class AccessPattern:
     Attributes:
         num_readers: threads that read at once.
         gap_bytes: of what lies apart: gaps of fewer bytes than these are better read than skipped.
-        request_bytes: of adjoining bytes: about so much is best requested at once.
+        request_bytes: the best size of one request for adjoining bytes.
     """
 
     num_readers: int

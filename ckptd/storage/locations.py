@@ -32,7 +32,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
     Args:
         url: a relative path counts from the working directory, ``~`` is left to the shell.
         confined: for local stores, whether symbolic links may lead out of the root, see `LocalStore`.
-        patience_s: for so long a server that does not answer is tried again; None is for unattended programs.
+        patience_s: how long a server that does not answer is tried again; None is for unattended programs.
 
     Raises:
         InvalidRequestError: for an empty URL, a scheme without a store, or an invalid configuration.

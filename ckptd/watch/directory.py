@@ -1,8 +1,8 @@
 """The kernel's events from a directory, through `watchdog`.
 
 The directory may not be there yet: then the nearest one above it that is, is listened to, for the next part of the
-path. It may be deleted and made again: then what is there is listened to anew. Events can be lost (a full queue, a
-directory that was moved away), so that a look is due every few seconds all the same.
+path. It may be deleted and made again: then the new one is watched. Events can be lost (a full queue, a
+directory that was moved away), so it is read every few seconds nevertheless.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class _Listening(FileSystemEventHandler):
         """Wake the watcher if this may concern it. Called by watchdog, in a thread of its own."""
         path = Path(os.fsdecode(event.src_path))
         if isinstance(event, DirDeletedEvent) and path == self._directory:
-            self._is_lost.set()  # a new directory may have the old one's inode: only the event tells
+            self._is_lost.set()  # a new directory may have the old one's inode: only the event shows it
         elif self._next_part is not None:
             if path != self._next_part:
                 return

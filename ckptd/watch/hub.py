@@ -87,7 +87,7 @@ class Hub:
     def __init__(
         self, subscribe: Subscribe, latest: Latest, quarantine_of: Callable[[str, str], str] = lambda run, save_id: ""
     ) -> None:
-        """`quarantine_of` tells why the save of a run is in quarantine, "" when it is not."""
+        """`quarantine_of` returns why the save of a run is in quarantine, "" when it is not."""
         self._quarantine_of = quarantine_of
         self._subscribe = subscribe
         self._latest = latest

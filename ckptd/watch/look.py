@@ -72,7 +72,7 @@ class Looker:
         return None
 
     def quarantine_of(self, checkpoint: Checkpoint) -> str:
-        """Return why a checkpoint of ours, which was told, is in quarantine; "" when it is not."""
+        """Return why a checkpoint of ours that was reported is in quarantine; "" when it is not."""
         name = checkpoint.prefix.rpartition("/")[2]
         if not checkpoint.save_id:
             return ""

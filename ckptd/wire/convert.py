@@ -57,7 +57,7 @@ def durability_from_wire(number: int) -> Durability:
 
 
 def phase_to_wire(phase: Phase | None) -> save_pb2.SavePhase:
-    """Return the wire's word for a phase; None is "no trace of it". An aborted save is told as an error, not here."""
+    """Return the wire's word for a phase; None is "no trace of it". An aborted save is an error instead."""
     if phase is None:
         return save_pb2.SAVE_PHASE_UNKNOWN
     return cast("save_pb2.SavePhase", save_pb2.SavePhase.Value(f"SAVE_PHASE_{phase.name}"))
@@ -135,7 +135,7 @@ def join_from_wire(request: save_pb2.JoinRequest) -> tuple[str, Member, RunOptio
 
 
 def leave_from_wire(request: save_pb2.LeaveRequest) -> tuple[str, Member, int]:
-    """Read and check a request to leave. The world's size is not told again: `Member` says 0, "not known"."""
+    """Read and check a request to leave. The world's size is not sent again: `Member` says 0, "not known"."""
     _number("rank", request.rank, 0, MAX_WORLD_SIZE - 1)
     incarnation = _identifier("incarnation", request.peer.incarnation)
     member = Member(request.rank, 0, incarnation, text_from_wire(request.peer.host), max(request.peer.pid, 0))
@@ -157,7 +157,7 @@ def options_to_wire(options: RunOptions) -> common_pb2.RunOptions:
 
 
 def options_from_wire(options: common_pb2.RunOptions) -> RunOptions:
-    """Read and check a run's options. Keeping all, told as 0 or by leaving the number out, is None; so are 0 hours."""
+    """Read and check a run's options. Keeping all, sent as 0 or without a number, is None; so are 0 hours."""
     keep = _number("max_to_keep", options.max_to_keep, 0, (1 << 31) - 1)
     hours = options.keep_checkpoint_every_n_hours
     if not (math.isfinite(hours) and hours >= 0):

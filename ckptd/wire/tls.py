@@ -1,4 +1,4 @@
-"""A TLS handshake before gRPC's own: it tells a wrong certificate from a daemon that is away.
+"""A TLS handshake before gRPC's own: it distinguishes a wrong certificate from a daemon that is away.
 
 gRPC reports both as UNAVAILABLE, tries again without end, and prints two lines to stderr at each try. A certificate
 that is not trusted will not become trusted by trying again. So one handshake with Python's own TLS comes first; it

@@ -65,7 +65,7 @@ class Catalog:
     Attributes:
         contents: what there is.
         edits: what its owner changes: pins, deletions, quarantine.
-        upkeep: reads the run anew, follows the policy, knows whether the run is still ours.
+        upkeep: reads the run again, follows the policy, knows whether the run is still ours.
     """
 
     def __init__(
@@ -105,9 +105,9 @@ class Catalog:
         *,
         hours_since: float | None = None,
     ) -> None:
-        """Follow what a trainer requests; as with a new Saver or manager, the retention rule begins anew.
+        """Follow what a trainer requests; as with a new Saver or manager, the retention rule starts over.
 
-        With another state file the run is read anew before the next call; saves under way then fail to commit.
+        With another state file the run is read again before the next call; saves in progress then fail to commit.
         `hours_since` is when a manager was made, None for now.
         """
         self._keys.pad_step_number = pad_step_number
@@ -116,7 +116,7 @@ class Catalog:
     # Looking
 
     def exists(self, name: str, step: int | None) -> bool:
-        """Say whether the step has an index, of any program: then saving it anew needs `overwrite`."""
+        """Say whether the step has an index, of any program: then saving it again needs `overwrite`."""
         return self._keys.is_there(names.index_key(join(self._run, self._keys.prefix(name, step))))
 
     def is_replaceable(self, name: str, step: int | None) -> bool:
@@ -228,8 +228,8 @@ class Catalog:
 
         Raises:
             ConflictError: when the step has an index and `overwrite` is False.
-            CkptdError: when the store fails. The save may be real all the same: `abandon` looks, and either removes it
-                or carries it forward.
+            CkptdError: when the store fails. The save may be committed nevertheless: `abandon` checks, and either
+                removes it or carries it forward.
         """
         ledger, upkeep = self._ledger, self.upkeep
         if record.save_id not in ledger.live:

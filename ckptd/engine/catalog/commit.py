@@ -108,7 +108,7 @@ def publish(store: Store, key: str, state: bytes, seen: SeenState, on_step: OnSt
             stat = reserve.replace(store, directory, key, state, if_version=again.version)
     if store.verifies_writes:
         return SeenState(state, stat.version)
-    # Crash here: published. The caller was not told, but finds the checkpoint when it looks.
+    # Crash here: published. The caller has no answer, but finds the checkpoint when it looks.
     on_step("publish.read_back")
     found = store.get(key)
     if found != state:

@@ -132,7 +132,7 @@ class Edits:
             self._ledger.remember(self._ledger.note(record, verified_at=self._ledger.clock.wall_s()))
 
     def lift_quarantine(self, save_id: str) -> Checkpoint:
-        """List a checkpoint again that was verified anew, or keep it for good where its place is taken. Durable."""
+        """List a checkpoint again after it has verified, or keep it for good if its place is taken. Durable."""
         self._upkeep.refresh(0.0)
         self._publishing.settle(None)
         record = self._ledger.records.get(save_id)

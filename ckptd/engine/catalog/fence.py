@@ -129,7 +129,7 @@ class Fence:
         self._seen = SeenState()
 
     def look(self) -> Signature | None:
-        """Read it anew; None when there is none, or none that can be read."""
+        """Read it again; None when there is none, or none that can be read."""
         self._seen = durable.look(self._store, self.key)
         return signature_of(self._seen.data)
 

@@ -145,7 +145,7 @@ class Ledger:
     def unlisted(self, leaving: Collection[str]) -> list[ListedEntry]:
         """Return the checkpoints that the state file does not list, and that are kept for good, oldest first.
 
-        `leaving` are the locations of those that retention lets go; see `Publishing`.
+        `leaving` are the locations of those that retention takes off the list; see `Publishing`.
         """
         listed = self.listed()
         kept = [

@@ -163,7 +163,7 @@ class Listing:
     def encode(self, style: Style, location: Callable[[str], str]) -> bytes:
         """Return the state file's bytes, as TensorFlow writes them. Not for an empty list.
 
-        `location` tells where a key of the store is.
+        `location` returns where a key of the store is.
         """
         paths = tuple(
             entry.path

@@ -52,7 +52,7 @@ class Publishing:
         }
 
     def forget(self) -> None:
-        """Forget what is pending: the run is read anew, and recovery finds it there."""
+        """Forget what is pending: the run is read again, and recovery finds it there."""
         self._pending = []
 
     def publish(
@@ -129,7 +129,7 @@ class Publishing:
                 verdicts.append(self.let_go(other, f"save {record.save_id} replaced it", in_use))
                 left = ledger.records.get(other.save_id)
                 if left is not None and left.deleted_at is not None:
-                    # It is being read, and goes later. Saving the step again has given up the undo all the same.
+                    # It is being read, so it is deleted later. Saving the step again ends the undo nevertheless.
                     ledger.remember(ledger.note(left, deleted_at=None))
         return record
 
@@ -146,7 +146,7 @@ class Publishing:
             try:
                 self.drop(record)
             except deleting.BeingReadError:
-                if not record.dropped:  # else it was told when its turn came
+                if not record.dropped:  # otherwise it was reported when its turn came
                     _log.info("%s is being read: it is deleted when that has ended", prefix)
                 later = "it is being read; it goes at a later save"
             except CkptdError as error:

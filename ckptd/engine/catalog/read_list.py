@@ -81,7 +81,7 @@ def read_list(store: Store, run: str, key: str, data: bytes | None, ours: Iterab
 def list_of(store: Store, run: str, key: str, data: bytes, ours: Iterable[Record]) -> ReadList | None:
     """Read a state file as `read_list` does of a run whose every object is known to be in place, without a look.
 
-    None when it lists what no record tells of.
+    None when it lists something without a record.
     """
     state = listed.decode_state(data, key)
     newest: dict[str, Record] = {}

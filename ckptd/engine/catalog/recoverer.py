@@ -1,4 +1,4 @@
-"""Reading a run anew and finishing what was interrupted: carries out what `recovery` decides.
+"""Reads a run again and finishes what was interrupted: carries out what `recovery` decides.
 
 A run that was noted to be at rest is taken over instead, as nothing was interrupted there; see `rest`.
 """
@@ -41,7 +41,7 @@ class Recoverer:
         self.unfinished: StorageFullError | None = None
 
     def recover(self, in_use: Collection[str] | None) -> Recovery:
-        """Read the run anew and finish what was interrupted; living saves are left alone.
+        """Read the run again and finish what was interrupted; saves in progress are left alone.
 
         `in_use` as for `Publishing.settle`: with None nothing that may have readers is deleted, only marked. What a
         full disk does not let it note stays `unfinished`: the run can be read, and checkpoints removed; the next call
@@ -189,7 +189,7 @@ class Recoverer:
         self._publishing.publish(adopted, listing, record.policy, mark, record.relative_paths)
 
     def _as_found(self, record: Record) -> Record:
-        """Return the record as published, with what the index in place tells: its time, and its checksum."""
+        """Return the record as published, with the time and the checksum of the index in place."""
         store = self._ledger.store
         saved_at = store.stat(record.index_key).modified_at
         checksum = crc32c(store.get(record.index_key))

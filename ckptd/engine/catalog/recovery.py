@@ -1,4 +1,4 @@
-"""What becomes, at start, of every save that a record tells of.
+"""Decides at start what happens to every save that has a record.
 
 `gather` looks, `judge` decides (pure: facts come in, a fate and a reason go out), `Recoverer` acts. Any crash,
 also one in the middle of recovery, leaves facts from which the same is decided again. In doubt it leaves things

@@ -2,7 +2,7 @@
 
 A removal is noted before it is done: in the record, and in the state file. On a full disk these notes have no room, and
 the one thing that helps would be impossible. So every run keeps a few small objects that hold nothing. A note without
-room is written into the blocks of one; what it replaces is free then, and the reserve is made anew from it.
+room is written into the blocks of one; the space of the replaced file becomes the new reserve.
 
 Only stores that can be full so (`SparingStore`: local disks) have one. It lies among the indexes of deleted
 checkpoints, so that their directory exists, too, when one is moved there.
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def keep(store: Store, run: str, *, parts: int = len(KEYS)) -> None:
-    """Make so many parts of a run's reserve, if they are not there as they should be. Never raises.
+    """Create this number of parts of a run's reserve, if they are missing or wrong. Never raises.
 
     What finds no room is not made; the next call tries again.
     """

@@ -45,7 +45,7 @@ class RetentionPolicy:
     Attributes:
         max_to_keep: how many the list may hold; 0 or None keeps all files. Saver then lists only the latest,
             CheckpointManager all.
-        keep_checkpoint_every_n_hours: of those that leave the list, keep one for every so many hours; None keeps none.
+        keep_checkpoint_every_n_hours: of those that leave the list, keep one per this many hours; None keeps none.
         rule: how both numbers are meant.
     """
 
@@ -100,7 +100,7 @@ class Candidate:
         saved_at: wall clock, as the rule recorded it.
         pinned: it stays, whatever the rule says, and does not count.
         is_released: it was pinned, and others have taken its place: it leaves now, besides the one that is too many.
-        is_managed: the rule has it in its own list; otherwise it only stands in the state file.
+        is_managed: the rule has it in its own list; otherwise only the state file has it.
     """
 
     prefix: str

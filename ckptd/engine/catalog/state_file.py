@@ -58,7 +58,7 @@ class StateFile:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether another owner has taken the run over. That is for good: only a new owner may try anew."""
+        """Whether another owner has taken the run over. That is final: only a new owner may try again."""
         return self._fenced_by is not None
 
     @property
@@ -70,7 +70,7 @@ class StateFile:
         return self._store.has_locks or self._seen.data is not None
 
     def read(self, seen: SeenState | None = None) -> bytes | None:
-        """Look anew, and, in a store without locks, take the run over from its former owner.
+        """Read it again, and, in a store without locks, take the run over from its former owner.
 
         With `seen` the caller has looked already.
 

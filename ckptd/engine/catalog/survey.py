@@ -42,7 +42,7 @@ class Found:
 
     @property
     def is_quarantined(self) -> bool:
-        """Whether its owner has confirmed that it is damaged; `problem` then tells the reason."""
+        """Whether its owner has confirmed that it is damaged; `problem` is the reason then."""
         return (self.problem or "").startswith(QUARANTINED)
 
 
@@ -56,7 +56,7 @@ def latest_checkpoint(
 
     If what it names is not there or not whole, the newest other one that it lists is meant, and at last the newest
     whole one in the directory; the log says what was passed by and why. If none is whole, it is the one that is named:
-    restoring it tells what is wrong.
+    restoring it raises an error that says what is wrong.
 
     Raises:
         CorruptionError: for a state file that cannot be read as one, or in whose place something else lies; when what

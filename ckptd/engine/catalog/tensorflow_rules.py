@@ -44,7 +44,7 @@ class SaverHousekeeping:
 
     Args:
         max_to_keep: how long `last` gets; 0 and None remember nothing, and nothing is ever deleted.
-        hours: of those that leave, one per so many hours is kept. It is rounded to float32, as SaverDef does it:
+        hours: of those that leave, one per this many hours is kept. It is rounded to float32, as SaverDef does it:
             0.7 hours are 2519.99995708… seconds.
         built_at: when the Saver was built, wall clock: the first interval starts here, at every start of a process.
 
@@ -112,7 +112,7 @@ class ManagerHousekeeping:
 
     Attributes:
         max_to_keep: how many stay active; None keeps all.
-        hours: of those that leave, one per so many hours is kept; None keeps none.
+        hours: of those that leave, one per this many hours is kept; None keeps none.
         preserved: when the one kept last was saved.
         active: path → time, oldest first.
     """

@@ -16,7 +16,7 @@ from ckptd.errors import StorageFullError
 
 
 class Upkeep:
-    """What a catalog reads anew when memory and store may differ, and the retention policy that it follows then.
+    """What a catalog reads again when memory and store may differ, and the retention policy that it follows then.
 
     Attributes:
         policy: what retention keeps, and by which rule.
@@ -47,7 +47,7 @@ class Upkeep:
     def follow(
         self, policy: RetentionPolicy, latest_filename: str, relative_paths: bool, hours_since: float | None
     ) -> None:
-        """Follow what a trainer requests; as with a new Saver or manager, the retention rule begins anew."""
+        """Follow what a trainer requests; as with a new Saver or manager, the retention rule starts over."""
         ledger = self._ledger
         if latest_filename != ledger.latest_filename:
             self._publishing.settle(None)
@@ -63,10 +63,10 @@ class Upkeep:
         mark = self._ledger.take_over(self.policy, self._hours_since)
         self.mark = self.mark if mark is None else mark
 
-    # Reading the run anew
+    # Reading the run again
 
     def recover(self, in_use: Collection[str] | None = ()) -> Recovery:
-        """Read the run anew and bring to an end whatever a crash interrupted. Safe to repeat, and to crash in.
+        """Read the run again and finish whatever a crash interrupted. Safe to repeat, and to crash in.
 
         Living saves of this catalog are left alone.
 
@@ -133,7 +133,7 @@ class Upkeep:
         return self._ledger.state.is_fenced
 
     def refresh(self, max_age_s: float = CONFIRMED_FOR_S) -> None:
-        """Read the run anew if memory and store may differ; make sure that it is ours, as `confirm` does."""
+        """Read the run again if memory and store may differ; make sure that it is ours, as `confirm` does."""
         self.confirm(max_age_s)
         if self._ledger.is_stale:
             self.recover(None)

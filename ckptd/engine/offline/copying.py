@@ -56,8 +56,8 @@ def copy_checkpoint(
 ) -> Checkpoint:
     """Copy the checkpoint `source_key` of `source` to `key` of `store`; complete and durable on return.
 
-    Without `num_shards` the files are the same, byte for byte; with it the pieces are laid out anew in at most so many
-    shards, none of them being cut. The graph description comes along. An overwrite chooses a number of shards
+    Without `num_shards` the files are the same, byte for byte; with it the pieces are laid out again in at most
+    that many shards, and none is cut. The graph description is copied, too. An overwrite chooses a number of shards
     that the replaced checkpoint does not have, so that one of both is whole at any time.
 
     Args:
@@ -68,7 +68,7 @@ def copy_checkpoint(
         num_shards: how many shards the copy should have at most.
         overwrite: replace a checkpoint that is there.
         publish: let the state file beside the copy name it as the latest.
-        progress: told of the bytes.
+        progress: called with the number of bytes.
         clock: wall time for the state file and the result.
         on_step: called before each durable step with its name; for tests.
 

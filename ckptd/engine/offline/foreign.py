@@ -25,7 +25,7 @@ _BEGINNING = b"model_checkpoint_path"
 def state_files(store: Store, directory: str) -> dict[str, CheckpointState]:
     """Return the state files directly in a directory by their keys: whatever begins like one and reads as one.
 
-    A Saver may be told any name for its state file, so the name tells nothing.
+    A Saver may use any name for its state file, so the name proves nothing.
     """
     found = {}
     for stat in store.list(directory, deep=False):
@@ -82,7 +82,7 @@ def _delete(store: Store, directory: str, prefix: str, num_shards: int, even_lat
     # Crash here: a whole checkpoint that no state file names.
     on_step("foreign.index")
     store.delete([names.index_key(prefix)])
-    # Crash here: data files without an index. TensorFlow leaves such ones too; `ckptd verify` tells of none.
+    # Crash here: data files without an index. TensorFlow leaves such files too; `ckptd verify` does not report them.
     on_step("foreign.shards")
     shards = [names.shard_key(prefix, shard, num_shards) for shard in range(num_shards)]
     store.delete([*shards, names.meta_key(prefix)])

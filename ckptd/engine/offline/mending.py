@@ -22,7 +22,7 @@ _EPOCHS_AHEAD = 1000  # more than a run can have begun since: a lost epoch is no
 
 
 def make_room_for_records(store: Store, directory: str) -> list[str]:
-    """Put aside what lies in the place of the directories for records and deleted indexes, or of the lock; say so."""
+    """Move aside files in the place of the directories for records and deleted indexes, or of the lock; say so."""
     return [
         *_checked(store, join(directory, records.DIRECTORY), presence.check_directory),
         *_checked(store, join(directory, records.ASIDE_DIRECTORY), presence.check_directory),

@@ -114,7 +114,7 @@ class Placing:
         except BaseException:
             found = index_in_place(self._store, files.index_key)
             if found is not None and found.is_exactly(index):
-                self._finished = []  # it is in place all the same: its shards must stay
+                self._finished = []  # it is in place nevertheless: its shards must stay
             raise
         self._finished = []
         if self._old is None:

@@ -23,7 +23,7 @@ class PruneRule:
 
     Attributes:
         keep: that many of the newest of each name.
-        every_hours: of the others, one for every so many hours.
+        every_hours: of the others, one per this many hours.
         every_steps: of the others, those whose step is a multiple of this.
         foreign: judge checkpoints that ckptd did not write like its own; else they stay.
     """

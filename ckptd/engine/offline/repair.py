@@ -1,4 +1,4 @@
-"""Writes a state file anew from what lies complete on disk, when it is lost, malformed, or names what is not there.
+"""Rebuilds a lost, malformed or wrong state file from the checkpoints that are complete on disk.
 
 Recovery never does this by itself: a history must not silently change. A person requests it, and what the state file
 held before is kept beside the records. What is in quarantine is read again, all of it, and taken back if it is whole.
@@ -55,7 +55,7 @@ def repair(
     """Make the state file of `directory` name only complete checkpoints; durable on return. May be repeated.
 
     One that can be parsed keeps its order and loses what is not complete. One that cannot be, or that names nothing
-    complete, is built anew: from those that ckptd or another program saved here, not counting what left the list before
+    complete, is rebuilt: from those that ckptd or another program saved here, not counting what left the list before
     and was kept for good. Shards are looked for, not read: `verify` reads them.
 
     A damaged epoch and damaged records, which keep a run from being opened, are put aside.

@@ -41,10 +41,10 @@ from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, UNIT_BYTES, emp
 Array = NDArray[Any]
 
 MOST_TO_CHECK = 4
-"""A restore reads a piece whole, to check it, if it is short or at most so many times as large as what is wanted."""
+"""A restore reads a whole piece, to check it, if it is short or at most this many times the size of the requested part."""
 
-_MOST_AXES = 32  # every numpy holds so many
-_MANY = 64  # so many tensors are looked up together
+_MOST_AXES = 32  # supported by every numpy
+_MANY = 64  # this many tensors are looked up together
 
 
 class Wanted(NamedTuple):

@@ -1,7 +1,7 @@
 """An index as it was read: what is read by it later must still be of the same checkpoint.
 
 A checkpoint may be deleted while it is read, and another may be saved under the same keys. A tensor that is read whole
-is compared with its checksum in the index; of a box, nothing else tells which checkpoint it came from.
+is compared with its checksum in the index; for a box, nothing else shows which checkpoint it came from.
 """
 
 from __future__ import annotations

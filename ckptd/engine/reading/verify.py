@@ -65,7 +65,7 @@ class Report:
         prefix: as people open it.
         ok: nothing fatal was found.
         num_tensors: named in the index, sliced ones counted once.
-        num_shards: data files the index tells of.
+        num_shards: data files that the index names.
         size_bytes: of all stored pieces: what was read.
         problems: in the order of the index; then what is about whole files.
     """
@@ -262,7 +262,7 @@ def _batch(work: Iterator[_Check]) -> list[_Check]:
 
 
 def _reason(error: CkptdError) -> str:
-    """Return what an error says apart from where, which a problem tells by itself."""
+    """Return what an error says without the place, which a problem has as a field."""
     if error.expected is None and error.actual is None:
         return error.reason
     return f"{error.reason} (expected {error.expected}, found {error.actual})"

@@ -51,7 +51,7 @@ class Bucket(Protocol):
     place: str  # where the bucket is: two of one place are the same
     unfenced: str | None  # why conditions do not keep owners of several hosts apart; None where they may
     verifies_writes: bool  # whether checksums are sent along for the bucket to compare
-    keeps_metadata: bool  # whether `head` tells what a writer gave along, by which its object is known again
+    keeps_metadata: bool  # whether `head` returns a writer's metadata, which identifies its object
 
     def put(
         self,

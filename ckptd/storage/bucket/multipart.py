@@ -57,7 +57,7 @@ class UploadStore(Protocol):
         """Leave the note to the next sweep."""
 
     def write_metadata(self) -> Mapping[str, str]:
-        """Return metadata that tells this writing from every other."""
+        """Return metadata that identifies this write."""
 
     def was_written(self, key: str, metadata: Mapping[str, str]) -> ObjectStat | None:
         """Look whether the object in place is the one of this writing."""
@@ -164,7 +164,7 @@ class MultipartWriter:
         with self._beginning:
             if self._upload_id is None:
                 upload_id = self._store.bucket.create_upload(self._full_key, self._metadata)
-                # Crash here: an upload without parts, which no note tells of and which costs nothing.
+                # Crash here: an upload without parts and without a note, which costs nothing.
                 self._note_key = self._store.note_upload(self.key, upload_id)
                 self._upload_id = upload_id
             return self._upload_id

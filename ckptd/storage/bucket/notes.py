@@ -27,7 +27,7 @@ class Process:
     def is_alive(self) -> bool | None:
         """Say whether it lives, None for a process of another host, of which nothing is known.
 
-        A container counts as a host. A host that was started anew has none of its processes left.
+        A container counts as a host. A host that was restarted has none of its processes left.
         """
         here = this_process()
         if self.host != here.host or not (self.boot_id and here.boot_id):

@@ -3,7 +3,7 @@
 What a directory does with renames and locks is done here with conditions. Creating is a request that holds only if the
 key is free; replacing, one that holds only for the version that was seen. An answer that is lost leaves open whether
 the request was carried out, so every object has a mark of its writing in its metadata: a writer that gets no
-answer, or is told that the key is taken, looks whether the object in place is its own.
+answer, or the error that the key is taken, checks whether the object in place is its own.
 
 A lock is only a note here: nothing in a bucket dies with its process. Owners fence each other off by conditional writes
 of what they own; see `ckptd.engine.catalog.uncommitted`.
@@ -149,7 +149,7 @@ class ObjectStore:
             raise
 
     def write_metadata(self) -> Mapping[str, str]:
-        """Return metadata that tells this writing from every other."""
+        """Return metadata that identifies this write."""
         return {_MARK: secrets.token_hex(16)}
 
     def was_written(self, key: str, metadata: Mapping[str, str]) -> ObjectStat | None:

@@ -40,7 +40,7 @@ class OpenPart:
         return self._filled == [(0, self.size_bytes)]
 
     def buffer_of(self, parts: Parts) -> bytearray:
-        """Return the memory to copy bytes into; `note` then tells which are there."""
+        """Return the memory to copy bytes into; `note` then says which are there."""
         if self._buffer is None:
             self._buffer = parts.buffer(self.size_bytes)
         return self._buffer

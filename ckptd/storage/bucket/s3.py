@@ -221,7 +221,7 @@ class S3Bucket:
 
 
 def _checksum(crc: int) -> dict[str, str]:
-    """Return the headers with which a server compares what it got. Some do so only when told the algorithm too."""
+    """Return the headers by which a server checks the body. Some do so only if the algorithm is named, too."""
     return {
         "x-amz-checksum-crc32c": _encoded(crc),
         "x-amz-sdk-checksum-algorithm": "CRC32C",

@@ -61,8 +61,8 @@ class Patience:
 
     Attributes:
         connect_s: for a connection.
-        progress_s: for so long a connection may move no byte at all; then the request is made anew.
-        deadline_s: for so long a request is repeated.
+        progress_s: how long a connection may move no byte at all; then the request is repeated.
+        deadline_s: how long a request is repeated.
     """
 
     connect_s: float = 5.0
@@ -84,7 +84,7 @@ class Answer:
 
 
 class _Unsigned(S3SigV4Auth):  # type: ignore[misc]
-    """Signs everything but the body, which has a checksum of its own: hashing it anew would take most of the time."""
+    """Signs everything but the body, which has a checksum of its own: hashing it again would take most of the time."""
 
     def _should_sha256_sign_payload(self, request: Any) -> bool:
         return False
@@ -246,7 +246,7 @@ class S3Requests:
             raise NotPermittedError(f"cannot get the credentials for S3: {error}") from error
 
     def _renew(self) -> None:
-        """Read credentials anew: what was read from the environment or a file may have been replaced there."""
+        """Read credentials again: they may have been replaced in the environment or the file."""
         if self._options.key is not None:
             return
         with self._lock:
@@ -254,7 +254,7 @@ class S3Requests:
 
 
 def _session_of(options: S3Options) -> Session:
-    """Return a session that reads the environment and the files of AWS anew."""
+    """Return a new session, which reads the environment and the files of AWS again."""
     session = get_session()
     if options.profile is not None:
         session.set_config_variable("profile", options.profile)

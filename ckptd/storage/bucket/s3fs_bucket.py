@@ -33,7 +33,7 @@ from ckptd.storage.bucket.bucket import Head, Upload, UploadedPart, scatter
 from ckptd.storage.bucket.retrying import Retries
 
 _DELETED_AT_ONCE = 1000
-_DEADLINE_S = 60.0  # for so long a request is made again
+_DEADLINE_S = 60.0  # how long a request is repeated
 
 
 class S3fsBucket:

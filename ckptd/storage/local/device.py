@@ -105,7 +105,7 @@ def _write(path: Path, block: mmap.mmap, size_bytes: int, direct: int) -> float:
     view = memoryview(block)
     began = time.perf_counter()
     with _opened(path, os.O_WRONLY | os.O_CREAT | direct) as fd:
-        with suppress(OSError):  # where it can't be reserved, it is written all the same
+        with suppress(OSError):  # without a reservation it is written nevertheless
             os.posix_fallocate(fd, 0, size_bytes)
         at = 0
         while at < size_bytes:

@@ -18,7 +18,7 @@ from ckptd.storage.local.disk import Disk
 
 _MOST_ATTEMPTS = 40  # at a file that is being deleted, or examined for deletion
 _PAUSE_S = 0.005
-_SHARE_OF_DESCRIPTORS = 4  # so much of what a process may have open may be holds: reading must not use up the rest
+_SHARE_OF_DESCRIPTORS = 4  # at most this share of a process's descriptors are holds: reading needs the rest
 
 Open = Callable[[], int]
 """Opens the file for reading; raises `OSError`."""

@@ -251,7 +251,7 @@ class LocalStore:
                 self._disk.sync_directory(directory)
 
     def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
-        """See `Store`. Whether a writer lives, its lock says, so `given_up` tells nothing new."""
+        """See `Store`. A writer's lock says whether it is alive, so `given_up` is ignored."""
         parts = check_directory(directory)
         with translated(directory), suppress(FileNotFoundError), self._root.opened(parts) as opened:
             return [join(directory, name) for name in unfinished.sweep(self._disk, opened)]

@@ -1,4 +1,4 @@
-"""Which file system a directory lies on, as the kernel tells in ``/proc/self/mountinfo``.
+"""Which file system a directory is on, according to the kernel's ``/proc/self/mountinfo``.
 
 Source of the layout: Linux ``Documentation/filesystems/proc.rst``, section 3.5.
 """
@@ -48,14 +48,14 @@ class Mount:
 
     @property
     def durability(self) -> Durability:
-        """What a synced file survives here, as far as the kind of file system tells."""
+        """What a synced file survives here, as far as the kind of file system is known."""
         return Durability.MEMORY if self.kind in _MEMORY else Durability.LOCAL_DISK
 
 
 def mount_of(path: str, mountinfo: str | None = None) -> Mount | None:
     """Return the file system that `path` lies on, None where the kernel does not tell.
 
-    `mountinfo` is the kernel's table; read anew when it is not given.
+    `mountinfo` is the kernel's table; it is read if it is not passed.
     """
     if mountinfo is None:
         try:

@@ -149,7 +149,7 @@ class SystemDisk(DirectCalls):
         os.ftruncate(file, size_bytes)
 
     def read_into(self, file: int, offset: int, *into: memoryview) -> int:
-        """See `Disk`. One call takes so many memories at most, and may fill less than it was given."""
+        """See `Disk`. One call takes a limited number of buffers, and may fill fewer bytes than requested."""
         done = 0
         for first in range(0, len(into), _MOST_MEMORIES):
             rest = list(into[first : first + _MOST_MEMORIES])
