@@ -41,7 +41,7 @@ from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, UNIT_BYTES, emp
 Array = NDArray[Any]
 
 MOST_TO_CHECK = 4
-"""A restore reads a whole piece, to check it, if it is short or at most this many times the size of the requested part."""
+"""A restore reads a whole piece, to check it, if it is short or at most this many times as large as the request."""
 
 _MOST_AXES = 32  # supported by every numpy
 _MANY = 64  # this many tensors are looked up together
