@@ -64,10 +64,6 @@ FRAMEWORKS = {"ckptd.torch": "torch", "ckptd.jax": "jax", "ckptd.tensorflow": "t
 """Modules, and the names of their pages and of the guides that show how each is used."""
 NOT_FOR_CALLERS = {
     "Checkpointer.share_rooms",
-    "PendingSave.finish",
-    "PendingSave.fail",
-    "PendingSave.wait",
-    "PendingSave.take_unseen_error",
 }
 """Public within the package only: the `Checkpointer` calls them, and adapters."""
 

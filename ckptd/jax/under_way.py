@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.pending import PendingSave, completion_of
 
 _LOG = logging.getLogger("ckptd.jax")
 
@@ -51,14 +51,14 @@ class SavesUnderWay:
         for one in self._pending:
             one.wait()
             if for_callbacks and self._callback is not None:
-                one.wait_until_over(self._timeout_s)
+                completion_of(one).wait_until_over(self._timeout_s)
 
     def raise_unseen(self) -> None:
         """Raise the first error that was not raised yet; drop the saves that have ended."""
         ended = [pending for pending in self._pending if pending.done()]
         self._pending[:] = [pending for pending in self._pending if pending not in ended]
         for one in ended:
-            if (error := one.take_unseen_error()) is not None:
+            if (error := completion_of(one).take_unseen_error()) is not None:
                 raise error
 
     def forget(self) -> None:

@@ -21,6 +21,7 @@ from ckptd.client.paths.latest import check_format, checkpoint_exists, join
 from ckptd.client.paths.state_functions import meta_graph_key
 from ckptd.client.saver.saver_directory import SaverDirectory, Target
 from ckptd.client.saving import own_saves
+from ckptd.client.saving.completion import Completion
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.under_way import UnderWay
 from ckptd.engine.checkpoint import Checkpoint
@@ -111,20 +112,20 @@ class BesideThePath:
         finally:
             for room in prepared.outgrown:
                 room.give_back()
-        pending = PendingSave(step_of(target.prefix))
-        self._under_way.add(pending)
-        own_saves.add(own_saves.directory_of(*target.place), pending)
+        completion = Completion(step_of(target.prefix))
+        self._under_way.add(completion)
+        own_saves.add(own_saves.directory_of(*target.place), completion)
         try:
-            self._writer.submit(partial(self._carry_out, pending, target, content, snapshot, write_state))
+            self._writer.submit(partial(self._carry_out, completion, target, content, snapshot, write_state))
         except RuntimeError as error:
             failure = UnavailableError(f"the save can't begin, as no thread can be started: {error}")
-            pending.fail(failure, is_known=True)
+            completion.fail(failure, is_known=True)
             snapshot.release()
             raise failure from error
-        return pending
+        return PendingSave(completion)
 
     def _carry_out(
-        self, pending: PendingSave, target: Target, content: Content, snapshot: Snapshot, write_state: bool
+        self, completion: Completion, target: Target, content: Content, snapshot: Snapshot, write_state: bool
     ) -> None:
         began_at = time.monotonic()
         store, key = target.place
@@ -141,7 +142,7 @@ class BesideThePath:
             )
             done = Checkpoint(
                 prefix=store.location(key),
-                step=pending.step,
+                step=completion.step,
                 size_bytes=snapshot.size_bytes,
                 num_shards=content.num_shards,
                 saved_at=time.time(),
@@ -149,13 +150,13 @@ class BesideThePath:
                 durability=store.durability,
             )
         except CkptdError as error:
-            pending.fail(error)
+            completion.fail(error)
         except BaseException as failure:  # it has to reach the caller, which is in another thread
-            bug = CkptdError(f"a bug in ckptd ended {pending}: {failure!r}")
+            bug = CkptdError(f"a bug in ckptd ended {completion}: {failure!r}")
             bug.__cause__ = failure
-            pending.fail(bug)
+            completion.fail(bug)
         else:
-            pending.finish(done)
+            completion.finish(done)
         finally:
             snapshot.release()
 

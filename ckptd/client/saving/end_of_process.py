@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptd.client.deadline import Deadline
-from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.completion import Completion
 from ckptd.errors import CkptdError, UnavailableError
 from ckptd.printable import printable
 
@@ -48,7 +48,7 @@ _POLL_S = 0.5
 class _Owed:
     """A save, where it goes, and how long it is waited for."""
 
-    pending: PendingSave
+    pending: Completion
     where: str
     deadline: Deadline
 
@@ -69,7 +69,7 @@ class _Ending:
         self.has_lost = False
         self._is_registered = False
 
-    def owe(self, pending: PendingSave, where: str, timeout_s: float) -> None:
+    def owe(self, pending: Completion, where: str, timeout_s: float) -> None:
         """Wait for this save at the end."""
         with self._lock:
             self._owed = [one for one in self._owed if not one.pending.owes_nothing]
@@ -216,7 +216,7 @@ def _before_a_worker_ends() -> None:
 _ending = _Ending()
 
 
-def owe(pending: PendingSave, where: str, timeout_s: float) -> None:
+def owe(pending: Completion, where: str, timeout_s: float) -> None:
     """Have the end of the program wait for this save, which ends within `timeout_s`, and tell if it is lost."""
     _ending.owe(pending, where, timeout_s)
 

@@ -64,7 +64,7 @@ class Launcher:
                 turn = Turn(self._last_turn)
                 save = Undertaking(self._road, self._preparation, request, prepared, turn)
                 self._last_turn = turn
-                self._under_way.add(save.pending)
+                self._under_way.add(save.completion)
             save.begin()
             _start(save.carry, f"ckptd-save-{request.step}")
             if immutable:

@@ -10,7 +10,7 @@ import os
 import threading
 
 from ckptd.client.deadline import Deadline
-from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.completion import Completion
 from ckptd.errors import UnavailableError
 from ckptd.format.names import step_of
 from ckptd.storage.base import Store
@@ -23,7 +23,7 @@ _PATIENCE_S = 600.0  # a save has a deadline of its own
 class _OwnSaves:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.by_place: dict[str, list[PendingSave]] = {}
+        self.by_place: dict[str, list[Completion]] = {}
 
 
 _own = _OwnSaves()
@@ -37,7 +37,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def add(place: str, pending: PendingSave) -> None:
+def add(place: str, pending: Completion) -> None:
     """Take one in that has begun, in the order in which they begin."""
     with _own.lock:
         for each in list(_own.by_place):
@@ -47,7 +47,7 @@ def add(place: str, pending: PendingSave) -> None:
         _own.by_place.setdefault(place, []).append(pending)
 
 
-def of(place: str) -> list[PendingSave]:
+def of(place: str) -> list[Completion]:
     """Return those that go to a place and are not over: that have not ended, or whose retention may not be over."""
     with _own.lock:
         return _left(_own.by_place.get(place, []))
@@ -85,7 +85,7 @@ def await_prefix(prefix: str) -> None:
     await_beside(*split_prefix(prefix), step_of(prefix))
 
 
-def _left(saves: list[PendingSave]) -> list[PendingSave]:
+def _left(saves: list[Completion]) -> list[Completion]:
     left = [one for one in saves if not one.is_settled]
     ended = [one for one in left if one.done()]
     # What the last one deletes includes what those before it do.

@@ -7,7 +7,7 @@ import threading
 
 from ckptd.client.deadline import Deadline
 from ckptd.client.saving import end_of_process, own_saves, waits
-from ckptd.client.saving.pending import PendingSave
+from ckptd.client.saving.completion import Completion
 from ckptd.errors import CkptdError, UnavailableError
 
 MAX_SNAPSHOTS = 2
@@ -38,13 +38,13 @@ class UnderWay:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._pending: list[PendingSave] = []
+        self._pending: list[Completion] = []
 
     def _check_fork(self) -> None:
         if self._pid != os.getpid():
             self._begin()
 
-    def add(self, pending: PendingSave) -> None:
+    def add(self, pending: Completion) -> None:
         """Take one in; the end of the program waits for it, too."""
         self._check_fork()
         end_of_process.owe(pending, self._where, self._timeout_s)
@@ -100,7 +100,7 @@ class UnderWay:
             if one.is_of(step, name) and not one.wait(deadline.remaining_s):
                 raise UnavailableError(f"{one} has not ended within {deadline.timeout_s:g} s; it goes on")
 
-    def _of_place(self) -> list[PendingSave]:
+    def _of_place(self) -> list[Completion]:
         if self._place:
             return own_saves.of(self._place)
         with self._lock:

@@ -19,6 +19,7 @@ from ckptd.client.capture.handover import Handover
 from ckptd.client.capture.preparing import Preparation, Prepared
 from ckptd.client.capture.snapshot import Snapshot, why
 from ckptd.client.saving.carrying_out import carry_out
+from ckptd.client.saving.completion import Completion
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
 from ckptd.client.saving.transport import SaveRequest, SaveRoad
@@ -35,14 +36,16 @@ class Undertaking:
     """See the module.
 
     Attributes:
-        pending: what the caller gets of it.
+        completion: how it ends.
+        pending: what the caller gets of that.
     """
 
     def __init__(
         self, road: SaveRoad, preparation: Preparation, request: SaveRequest, prepared: Prepared, turn: Turn
     ) -> None:
         """Begin nothing yet."""
-        self.pending = PendingSave(request.step, request.name, road)
+        self.completion = Completion(request.step, request.name, road)
+        self.pending = PendingSave(self.completion)
         self._road = road
         self._preparation = preparation
         self._request = request
@@ -116,7 +119,7 @@ class Undertaking:
             self._prepared.room.drop(self._request.request_id, why(cause))
         self._snapshot.give_up(error)
         try:
-            self.pending.fail(error, is_known=is_known)
+            self.completion.fail(error, is_known=is_known)
             if not is_carried:
                 self._road.withdraw(self._request, why(cause))
             elif self._road.world_size > 1:
@@ -150,11 +153,11 @@ class Undertaking:
             self._clean_up()
         finally:
             if checkpoint is not None:
-                self.pending.finish(checkpoint)
+                self.completion.finish(checkpoint)
             else:
                 with self._lock:
                     is_known = self._end_is_known
-                self.pending.fail(error or CkptdError(f"{self.pending} was interrupted"), is_known=is_known)
+                self.completion.fail(error or CkptdError(f"{self.pending} was interrupted"), is_known=is_known)
 
     def _clean_up(self, *, is_skipped: bool = False) -> None:
         with ExitStack() as each:  # each of them, whatever becomes of the others; the last one first

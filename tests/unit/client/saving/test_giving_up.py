@@ -14,6 +14,7 @@ import ckptd
 from ckptd.client.capture import capturing
 from ckptd.client.capture.preparing import Preparation
 from ckptd.client.saving import end_of_process
+from ckptd.client.saving.pending import completion_of
 from ckptd.client.saving.undertaking import Undertaking
 from tests import seams
 from tests.unit.client.served import Daemon
@@ -70,7 +71,7 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
     pending = ckpt.save(2, ARRAYS)
     assert pending.result(SOON_S).step == 2
     ckpt.close()
-    assert pending.wait_until_over(SOON_S)
+    assert completion_of(pending).wait_until_over(SOON_S)
     assert time.monotonic() - began < SOON_S
     assert of_others.issuperset(end_of_process._ending._rest())
 

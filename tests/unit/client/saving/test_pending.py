@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from ckptd.client.saving.completion import Completion
 from ckptd.client.saving.pending import PendingSave
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import SessionAbortedError, UnavailableError
@@ -14,13 +15,14 @@ DONE = Checkpoint("/r/m-1", 1, 10, 1, 0.0)
 
 
 def test_the_result_arrives_for_all_who_wait():
-    pending = PendingSave(1)
+    completion = Completion(1)
+    pending = PendingSave(completion)
     assert not pending.done()
     results = []
     waiters = [threading.Thread(target=lambda: results.append(pending.result(20))) for _ in range(3)]
     for waiter in waiters:
         waiter.start()
-    pending.finish(DONE)
+    completion.finish(DONE)
     for waiter in waiters:
         waiter.join(20)
     assert results == [DONE] * 3
@@ -31,45 +33,49 @@ def test_the_result_arrives_for_all_who_wait():
 
 def test_waiting_is_bounded_and_says_what_for():
     with pytest.raises(UnavailableError, match=r"the save of step 7 is still under way after 0\.01 s") as caught:
-        PendingSave(7).result(0.01)
+        PendingSave(Completion(7)).result(0.01)
     assert caught.value.retryable
 
 
 def test_an_error_counts_as_seen_once_somebody_asked():
-    pending = PendingSave(1)
+    completion = Completion(1)
+    pending = PendingSave(completion)
     error = SessionAbortedError("rank 3 is lost")
-    pending.fail(error)
+    completion.fail(error)
     assert pending.exception() is error
     with pytest.raises(SessionAbortedError, match="rank 3"):
         pending.result()
-    assert pending.take_unseen_error() is None
+    assert completion.take_unseen_error() is None
 
 
 def test_looking_at_what_was_saved_asks_for_no_error():
-    well, badly = PendingSave(1), PendingSave(2)
+    ends = Completion(1), Completion(2)
+    well, badly = map(PendingSave, ends)
     assert well.checkpoint is None
-    well.finish(DONE)
+    ends[0].finish(DONE)
     error = SessionAbortedError("rank 3 is lost")
-    badly.fail(error)
+    ends[1].fail(error)
     assert (well.checkpoint, badly.checkpoint) == (DONE, None)
-    assert badly.take_unseen_error() is error
+    assert ends[1].take_unseen_error() is error
 
 
 def test_an_error_nobody_asked_for_is_handed_over_once():
-    pending = PendingSave(1)
-    assert pending.take_unseen_error() is None
+    completion = Completion(1)
+    pending = PendingSave(completion)
+    assert completion.take_unseen_error() is None
     error = SessionAbortedError("rank 3 is lost")
-    pending.fail(error)
+    completion.fail(error)
     assert pending.wait(0)
     assert pending.checkpoint is None  # a look that is none
-    assert pending.take_unseen_error() is error
-    assert pending.take_unseen_error() is None
+    assert completion.take_unseen_error() is error
+    assert completion.take_unseen_error() is None
 
 
 def test_callbacks_are_called_once_before_and_after_the_end():
-    pending, heard = PendingSave(1), []
+    completion, heard = Completion(1), []
+    pending = PendingSave(completion)
     pending.add_done_callback(lambda one: heard.append(("early", one)))
-    pending.finish(DONE)
+    completion.finish(DONE)
     pending.add_done_callback(lambda one: heard.append(("late", one)))
     assert heard == [("early", pending), ("late", pending)]
 
@@ -77,16 +83,18 @@ def test_callbacks_are_called_once_before_and_after_the_end():
 FORKING = """
 import os
 
+from ckptd.client.saving.completion import Completion
 from ckptd.client.saving.pending import PendingSave
 from ckptd.errors import UnavailableError
 
-pending = PendingSave(7)
+completion = Completion(7)
+pending = PendingSave(completion)
 child = os.fork()
 if not child:
     code = 1
     try:
         assert not pending.wait()
-        assert not pending.wait_until_over()
+        assert not completion.wait_until_over()
         try:
             pending.result()
         except UnavailableError as error:

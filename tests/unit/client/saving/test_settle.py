@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ckptd
+from ckptd.client.saving.pending import completion_of
 from ckptd.engine.saves.run import Run
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.errors import SessionAbortedError, UnavailableError
@@ -201,7 +202,7 @@ def test_a_callback_of_a_save_may_settle(place):
         for step in (1, 2, 3):
             pending = checkpointer.save(step, tree(step))
             pending.add_done_callback(look)
-            assert pending.wait_until_over(BOUND_S)
+            assert completion_of(pending).wait_until_over(BOUND_S)
     assert seen == [[f"model.ckpt-{step}.index"] for step in (1, 2, 3)]
 
 
