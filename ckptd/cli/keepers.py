@@ -51,7 +51,7 @@ class Reach:
 class Keeper(Protocol):
     """What pins and deletes in one directory. `key` is the last component of a prefix there."""
 
-    who: str
+    name: str
 
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         """Pin a checkpoint, or no longer; durable on return."""
@@ -211,7 +211,7 @@ class _Here:
     """This process, which holds the locks."""
 
     store: Store
-    who: str = "this command"
+    name: str = "this command"
 
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         return ownership.set_pinned(self.store, key, pinned)
@@ -230,7 +230,7 @@ class _Asked:
     stub: _Stub
     how: Reach
     run: str
-    who: str
+    name: str
 
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         from ckptd.wire.v1 import admin_pb2
@@ -244,7 +244,7 @@ class _Asked:
         try:
             self._ask("Delete", admin_pb2.DeleteRequest(for_good=for_good, even_latest=even_latest), key)
         except NotFoundError as error:  # it is there: we have looked
-            raise ConflictError(f"{self.who} did not write it, and leaves it alone", key=key) from error
+            raise ConflictError(f"{self.name} did not write it, and leaves it alone", key=key) from error
 
     def undelete(self, key: str) -> Checkpoint:
         from ckptd.wire.v1 import admin_pb2

@@ -48,7 +48,7 @@ def ask(address: str | None, *, token_file: str | None = None, ca: str | None = 
                 following = page.next_after
         except grpc.RpcError as e:
             raise status.from_wire(e, address=str(where)) from e
-    versions.check_peer(reply.peer, who="daemon")
+    versions.check_peer(reply.peer, role="daemon")
     return reply
 
 

@@ -193,15 +193,15 @@ def _digests(replicas: Replicas, compared: Mapping[int, Compared]) -> tuple[NDAr
 
 
 def _told(digests: NDArray[np.uint64], ranks: NDArray[np.int64], number: int, size: int) -> str:
-    who: dict[int, list[int]] = {}
+    ranks_of: dict[int, list[int]] = {}
     for digest, rank in zip(digests.tolist(), ranks.tolist(), strict=True):
-        who.setdefault(digest, []).append(rank)
-    (_, first), *others = who.items()
+        ranks_of.setdefault(digest, []).append(rank)
+    (_, first), *others = ranks_of.items()
     if not is_value(number, size):
         return (
             f"not the same on {describe_ranks(first)} as on {describe_ranks([r for _, each in others for r in each])}"
         )
-    return _few([f"{_value(digest, number, size)} on {describe_ranks(each)}" for digest, each in who.items()])
+    return _few([f"{_value(digest, number, size)} on {describe_ranks(each)}" for digest, each in ranks_of.items()])
 
 
 def _not_the_same(groups: Sequence[Sequence[int]]) -> str:

@@ -291,7 +291,7 @@ class _Connection:
         return arena_pb2.ArenaReply(), []
 
     def _hello(self, hello: arena_pb2.ArenaHello) -> None:
-        versions.check_peer(hello.peer, who="client")
+        versions.check_peer(hello.peer, role="client")
         self._caller = self.server.holder_of(hello.key)
 
     def _need(self, right: Right, run: str) -> None:
@@ -389,7 +389,7 @@ class _Connection:
         for begun in self._begun.values():
             begun.capture.abandon(
                 SessionAbortedError(
-                    f"{begun.save} was aborted: the process of {self._who()} ended, or closed its connection, "
+                    f"{begun.save} was aborted: the process of {self._owner_name()} ended, or closed its connection, "
                     "while it was captured"
                 )
             )
@@ -398,7 +398,7 @@ class _Connection:
             self.server.lender.leave(self.place, self)
         self.socket.close()
 
-    def _who(self) -> str:
+    def _owner_name(self) -> str:
         return "a worker" if self.place is None else f"rank {self.place.rank}"
 
     def close(self) -> None:

@@ -163,7 +163,7 @@ class Boundary:
                 if "peer" in method.request_type.DESCRIPTOR.fields_by_name and (
                     method.name == "Join" or request.HasField("peer")
                 ):
-                    versions.check_peer(request.peer, who="client")
+                    versions.check_peer(request.peer, role="client")
                 return behaviour(request, call)
 
             return await self._answer(method, context, begin)

@@ -41,30 +41,30 @@ def this_peer(incarnation: str, *, required: tuple[str, ...] = ()) -> common_pb2
     )
 
 
-def check_peer(peer: common_pb2.Peer, *, who: str, mine: str = VERSION) -> None:
-    """Refuse a peer that this version cannot work with. `who` is "client" or "daemon", for the message.
+def check_peer(peer: common_pb2.Peer, *, role: str, mine: str = VERSION) -> None:
+    """Refuse a peer that this version cannot work with. `role` is "client" or "daemon", for the message.
 
     Raises `VersionMismatchError` that names both versions, or the capability that is missing here.
     """
-    check_version(peer.version, who=who, mine=mine)
+    check_version(peer.version, role=role, mine=mine)
     unknown = sorted(set(peer.required_capabilities) - set(CAPABILITIES))
     if unknown:
         raise VersionMismatchError(
-            f"the {who} (ckptd {peer.version[:32]}) needs {', '.join(name[:64] for name in unknown[:8])}, "
+            f"the {role} (ckptd {peer.version[:32]}) needs {', '.join(name[:64] for name in unknown[:8])}, "
             f"which ckptd {mine} here does not know: bring both to the same version"
         )
 
 
-def check_version(theirs: str, *, who: str, mine: str = VERSION) -> None:
+def check_version(theirs: str, *, role: str, mine: str = VERSION) -> None:
     """Refuse a version that is neither this minor version nor a neighbour of it."""
     parsed, own = _VERSION.fullmatch(theirs[:64]), _VERSION.fullmatch(mine)
     if parsed is None or own is None:
         raise InvalidRequestError(
-            f"the {who} does not send its version: it is not ckptd, or it is broken", actual=theirs[:32]
+            f"the {role} does not send its version: it is not ckptd, or it is broken", actual=theirs[:32]
         )
     same_major = int(parsed[1]) == int(own[1])
     if not same_major or abs(int(parsed[2]) - int(own[2])) > 1:
         raise VersionMismatchError(
-            f"the {who} runs ckptd {theirs[:32]} and this end {mine}; only neighbouring minor versions work together: "
+            f"the {role} runs ckptd {theirs[:32]} and this end {mine}; only neighbouring minor versions work together: "
             "install the same version at both ends"
         )

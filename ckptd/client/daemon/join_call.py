@@ -211,7 +211,7 @@ class JoinCall:
 
     def _take(self, message: save_pb2.Welcome) -> None:
         self._contact.made()
-        versions.check_peer(message.peer, who="daemon")
+        versions.check_peer(message.peer, role="daemon")
         arena = message.arena if message.HasField("arena") else None
         awaits_plans = versions.AWAIT_PLAN in message.peer.capabilities
         welcome = Welcome(message.epoch, message.lease_s, message.root, message.root_id, arena, awaits_plans)

@@ -161,8 +161,8 @@ class SaverDirectory:
             StorageFullError, UnavailableError, …: nothing was published.
         """
         store, key = target.place
-        who = LockHolder.here(holder).line
-        with _unowned(store, who):
+        holder_line = LockHolder.here(holder).line
+        with _unowned(store, holder_line):
             write_over(store, key, snapshot, meta_graph, target.meta_graph_suffix, num_shards=num_shards)
             if write_state:
                 self._publish(target)
@@ -198,11 +198,11 @@ class SaverDirectory:
 
 
 @contextmanager
-def _unowned(store: Store, who: str) -> Iterator[None]:
+def _unowned(store: Store, holder_line: str) -> Iterator[None]:
     """Do what `ownership.unowned` does; say so if it is this process itself that has the directory."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(ownership.unowned(store, who))
+            stack.enter_context(ownership.unowned(store, holder_line))
         except ConflictError as error:
             if LockHolder.parse(error.actual) != holder_here():
                 raise

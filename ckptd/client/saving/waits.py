@@ -20,16 +20,16 @@ _here = threading.local()
 class _Wait:
     """What one thread waits for at this moment."""
 
-    def __init__(self, who: str) -> None:
+    def __init__(self, caller: str) -> None:
         self.what: Callable[[], str] = lambda: "its beginning"
-        self._who = who
+        self._caller = caller
         self._began = time.monotonic()
         self._is_over = threading.Event()
 
     def run(self) -> None:
         while not self._is_over.wait(NOTICE_S):
             _log.warning(
-                "%s waits for %s, %.0f s after it began", self._who, self.what(), time.monotonic() - self._began
+                "%s waits for %s, %.0f s after it began", self._caller, self.what(), time.monotonic() - self._began
             )
 
     def end(self) -> None:
@@ -37,9 +37,9 @@ class _Wait:
 
 
 @contextmanager
-def told(who: str) -> Iterator[None]:
-    """Write a line every half minute, while this lasts, about what `who` waits for; `waiting_for` tells it."""
-    wait = _Wait(who)
+def told(caller: str) -> Iterator[None]:
+    """Write a line every half minute, while this lasts, about what `caller` waits for; `waiting_for` tells it."""
+    wait = _Wait(caller)
     with suppress(RuntimeError):  # no thread is to be had: then there are no lines
         threading.Thread(target=wait.run, name="ckptd-waits", daemon=True).start()
     before = getattr(_here, "wait", None)

@@ -53,8 +53,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = "" if self.offset is None else f" at byte {self.offset}"
-        whose = "" if self.tensor is None else f"tensor {self.tensor!r}: "
-        return f"{self.key}{where}: {whose}{self.reason}"
+        subject = "" if self.tensor is None else f"tensor {self.tensor!r}: "
+        return f"{self.key}{where}: {subject}{self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,8 @@ def why_over(
     """
     if session.committing or session.phase not in (Phase.DECLARING, Phase.FILLING, Phase.SEALED):
         return None
-    for rank, (who, seconds) in sorted(lost.items()):
-        gone = f"{who} is gone: its connection closed {describe_seconds(seconds)} ago"
+    for rank, (name, seconds) in sorted(lost.items()):
+        gone = f"{name} is gone: its connection closed {describe_seconds(seconds)} ago"
         if session.phase is Phase.DECLARING:
             return f"{gone}, before the save was planned"
         if rank in debts:
@@ -120,10 +120,10 @@ def why_over(
         limit = min(settings.declare_timeout_s, timeout_s)
         if age_s < limit:
             return None
-        who = describe_ranks(session.missing, session.world_size)
-        verb, whose = ("has", "its") if len(session.missing) == 1 else ("have", "their")
+        absent_ranks = describe_ranks(session.missing, session.world_size)
+        verb, possessive = ("has", "its") if len(session.missing) == 1 else ("have", "their")
         absent = describe_absent(session.missing, whereabouts())
-        return f"{who} {verb} not declared {whose} tensors ({describe_seconds(limit)})" + (
+        return f"{absent_ranks} {verb} not declared {possessive} tensors ({describe_seconds(limit)})" + (
             f": {absent}" if absent else ""
         )
     stalled = {rank: debt for rank, debt in debts.items() if debt.idle_s >= settings.stall_timeout_s}
@@ -131,6 +131,6 @@ def why_over(
         since = describe_seconds(settings.stall_timeout_s)
         return f"nothing came for {since} from {', '.join(waiting_for(session, stalled))} still owed"
     if age_s >= timeout_s:
-        whom = ", ".join(waiting_for(session, debts))
-        return f"it was not done within {describe_seconds(timeout_s)}; it waited for {whom}"
+        debtors = ", ".join(waiting_for(session, debts))
+        return f"it was not done within {describe_seconds(timeout_s)}; it waited for {debtors}"
     return None

@@ -160,7 +160,7 @@ class Save:
         reason = why_over(
             self.session,
             self._debts(),
-            {rank: who for rank, who in lost.items() if rank not in self.claims or not self.claims[rank].is_safe},
+            {rank: gone for rank, gone in lost.items() if rank not in self.claims or not self.claims[rank].is_safe},
             age_s=self.run.clock.boot_s() - self.began_at,
             timeout_s=self.first.timeout_s,
             settings=self.run.settings,

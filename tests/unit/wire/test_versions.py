@@ -18,13 +18,13 @@ def test_the_version_told_to_peers_is_the_package_s():
 
 @pytest.mark.parametrize("theirs", ["0.4.0", "0.4.9", "0.3.2", "0.5.0", "0.4.0.dev1+g12", "0.4", "0.4.0rc1"])
 def test_neighbouring_minor_versions_work_together(theirs):
-    versions.check_version(theirs, who="client", mine="0.4.1")
+    versions.check_version(theirs, role="client", mine="0.4.1")
 
 
 @pytest.mark.parametrize("theirs", ["0.2.9", "0.6.0", "1.4.1", "10.4.1"])
 def test_a_mismatch_names_both_versions(theirs):
     with pytest.raises(ConflictError) as caught:
-        versions.check_version(theirs, who="client", mine="0.4.1")
+        versions.check_version(theirs, role="client", mine="0.4.1")
     assert theirs in str(caught.value)
     assert "0.4.1" in str(caught.value)
 
@@ -32,16 +32,16 @@ def test_a_mismatch_names_both_versions(theirs):
 @pytest.mark.parametrize("theirs", ["", "four", "0", "-1.0", "0.4" + "9" * 400, "0.4\n0"])
 def test_what_is_no_version_is_refused(theirs):
     with pytest.raises(InvalidRequestError):
-        versions.check_version(theirs, who="daemon")
+        versions.check_version(theirs, role="daemon")
 
 
 def test_offered_capabilities_are_ignored_and_needed_ones_are_not():
     peer = versions.this_peer("me", required=("resume",))
     peer.capabilities.append("telepathy")
-    versions.check_peer(peer, who="client")
+    versions.check_peer(peer, role="client")
     peer.required_capabilities.append("telepathy")
     with pytest.raises(ConflictError, match="telepathy"):
-        versions.check_peer(peer, who="client")
+        versions.check_peer(peer, role="client")
 
 
 def test_a_peer_tells_who_it_is():
