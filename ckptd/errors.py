@@ -19,6 +19,9 @@ from typing import ClassVar
 
 from ckptd.printable import printable
 
+_MOST_CHARACTERS = 10_000
+"""Of a text in a message: a file may hold a name of megabytes."""
+
 
 class CkptdError(Exception):
     """What all our errors have in common: a reason, and fields that say where and what.
@@ -52,9 +55,9 @@ class CkptdError(Exception):
 
     def __str__(self) -> str:
         # Names in it come from files and peers, and it ends on terminals and in logs. The fields stay as they are.
-        text = printable(self.reason, lines=True)
+        text = printable(self.reason, lines=True, limit=_MOST_CHARACTERS)
         if self.key is not None:
-            text = f"{printable(self.key)}: {text}"
+            text = f"{printable(self.key, limit=_MOST_CHARACTERS)}: {text}"
         if self.offset is not None:
             text += f" at byte {self.offset}"
         facts = self._facts()
@@ -64,7 +67,7 @@ class CkptdError(Exception):
 
     def _facts(self) -> list[str]:
         named = (("expected", self.expected), ("found", self.actual))
-        return [f"{what} {printable(str(value))}" for what, value in named if value is not None]
+        return [f"{what} {printable(str(value), limit=_MOST_CHARACTERS)}" for what, value in named if value is not None]
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.reason, self.key, self.offset, self.expected, self.actual, self.tensor)

@@ -60,6 +60,7 @@ STREAM_BLOCK_BYTES = Seam("interchange.bundle:BLOCK_BYTES")
 COMPARED_ELEMENTS = Seam("interchange.comparing:PART_ELEMENTS")
 NPZ_TRANSPOSED_BYTES = Seam("interchange.npz:MAX_TRANSPOSED_BYTES")
 NPZ_BUFFER_BYTES = Seam("interchange.npz:BUFFER_BYTES")
+NPZ_UNPACKED_BYTES = Seam("interchange.npz:MAX_UNPACKED_BYTES")
 SOURCE_READ_BYTES = Seam("interchange.source:MAX_READ_BYTES")
 
 # Waits and ages in seconds, which tests shorten

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -65,6 +66,9 @@ def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: b
         output.emit_json({"prefix": container.location, "tensors": documents})
 
 
+_POINTER_BYTES = 8  # what a string takes in numpy's array at least
+
+
 class _Container(Protocol):
     """What values can be read from."""
 
@@ -98,6 +102,11 @@ class _Checkpoint:
         return self._bundle.dtype(name).name, self._bundle.shape(name)
 
     def read(self, name: str, box: Box | None) -> Array:
+        from ckptd.cli import memory
+
+        elements = prod(self._bundle.shape(name) if box is None else box.shape)
+        width = self._bundle.dtype(name).width or _POINTER_BYTES
+        memory.check_fits(name, elements * width, "print a part of it with --slice")
         return self._bundle.read(name, box)
 
 

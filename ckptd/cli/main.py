@@ -18,7 +18,7 @@ from difflib import get_close_matches
 import click
 
 from ckptd.cli import completion, examples, mistakes, output
-from ckptd.errors import CkptdError
+from ckptd.errors import CkptdError, StorageFullError
 
 BUG_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
@@ -163,6 +163,9 @@ def run(arguments: Sequence[str]) -> int:
         # The reader of our stdout left (`ckptd ls | head`); Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as e:
+        output.note(f"ckptd: there is not enough memory for this{f': {e}' if str(e) else ''}")
+        return StorageFullError.exit_code
     except Exception as e:
         if debug or meta.get("ckptd.debug"):
             output.note(traceback.format_exc().rstrip(), lines=True)

@@ -22,6 +22,7 @@ from ckptd.printable import printable, printable_json
 
 _PIPE_WIDTH = 100_000  # wide enough that rich never folds a line that another program will read
 _CELL_GAP = "  "
+_WIDEST_COLUMN = 1000
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -49,7 +50,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def plain_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterator[str]:
     """Yield a header and rows as aligned text, without rules or trailing blanks."""
-    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
+    # A longer cell is not cut, but does not widen its column: a name of a megabyte among a million rows would make a
+    # terabyte of blanks.
+    lengths = [[len(cell) for cell in row] for row in cells]
+    widths = [
+        max(len(name), *(row[i] for row in lengths if row[i] <= _WIDEST_COLUMN), 0) for i, name in enumerate(columns)
+    ]
     for row in [[name.upper() for name in columns], *cells]:
         padded = [
             cell.rjust(width) if flush_right else cell.ljust(width)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ckptd.engine.catalog import lookalikes, survey
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
+from ckptd.near import nearest
 from ckptd.storage.base import Store
 from ckptd.storage.capabilities import NestedStore, local_path
 from ckptd.storage.locations import open_store, split_prefix
@@ -133,7 +133,7 @@ def check_names(bundle: Bundle, names: Iterable[str]) -> None:
 
 def no_tensor(name: str, location: str, names: Sequence[str]) -> NotFoundError:
     """Return the error that says that there is no such tensor among `names`, and which one may be meant."""
-    near = get_close_matches(name, names, n=1)
+    near = nearest(name, names)
     hint = f"; did you mean {near[0]!r}?" if near else f"; `ckptd show {location}` lists them"
     return NotFoundError(f"there is no tensor {name!r} in {location}{hint}")
 
@@ -167,7 +167,7 @@ def _instead(store: Store, key: str) -> str:
     if not names:
         return below(store)
     newest = names[-1]
-    near = [name for name in get_close_matches(key, names, n=1, cutoff=0.85) if name != newest]
+    near = [name for name in nearest(key, names, cutoff=0.85) if name != newest]
     likely = f"did you mean {near[0]!r}? " if near else ""
     return f"; {likely}the newest here is {newest!r}"
 
@@ -183,5 +183,5 @@ def _near_name(path: Path) -> str:
         names = [entry.name for entry in islice(path.parent.iterdir(), _MOST_LISTED) if entry.is_dir()]
     except OSError:
         return ""
-    near = get_close_matches(path.name, names, n=1)
+    near = nearest(path.name, names)
     return f"; did you mean {str(path.parent / near[0])!r}?" if near else ""

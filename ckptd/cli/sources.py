@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
+from itertools import chain
 
 import numpy as np
 
-from ckptd.cli import places
+from ckptd.cli import memory, places
 from ckptd.cli.places import Named
 from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.offline import ownership
@@ -20,6 +20,7 @@ from ckptd.interchange.exporting import wrong_suffix
 from ckptd.interchange.npz import NpzSource
 from ckptd.interchange.safetensors import SafetensorsSource
 from ckptd.interchange.source import Array, TensorSource
+from ckptd.near import nearest
 from ckptd.storage.base import Store
 
 FileSource = SafetensorsSource | NpzSource
@@ -64,7 +65,7 @@ def file(named: Named) -> FileSource:
         raise wrong_suffix(text)
     if not has_object(store, key):
         names = [stat.key for stat in store.list("", deep=False) if stat.key.endswith(tuple(_FILES))]
-        near = get_close_matches(key, names, n=1)
+        near = nearest(key, names)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise NotFoundError(f"there is no file {text!r}{hint}")
     return opener(store, key)
@@ -81,11 +82,19 @@ def read(source: FileSource, name: str) -> Array:
     """Read one whole tensor of a file.
 
     Raises:
-        InvalidRequestError: when it is of a dtype that we do not have.
+        InvalidRequestError: when it is of a dtype that we do not have, or does not fit into memory.
     """
-    facts, parts = source.facts(name), [part.copy() for part in source.stream(name)]
-    assert facts.dtype is not None  # `stream` has refused others
-    return (np.concatenate(parts) if parts else np.empty(0, facts.dtype.array)).reshape(facts.shape)
+    facts, parts = source.facts(name), source.stream(name)
+    source.check(name)
+    memory.check_fits(name, source.size_bytes(name), "`ckptd show --stats` reads it in parts")
+    first = next(parts, None)  # which refuses a dtype that we do not have
+    assert facts.dtype is not None
+    whole = np.empty(facts.num_elements, facts.dtype.array)
+    at = 0
+    for part in () if first is None else chain([first], parts):
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole.reshape(facts.shape)
 
 
 def destination(text: str, source_key: str | None = None) -> tuple[Store, str]:

@@ -42,6 +42,12 @@ class BundleSource:
             self._facts[name] = TensorFacts(name, tensor.dtype, tensor.dtype.name, tensor.shape)
         return self._facts[name]
 
+    def check(self, name: str) -> None:
+        """See `TensorSource`: the data files are there, and long enough."""
+        tensor = self._bundle.index.tensor(name)
+        for piece in tensor.pieces:
+            self._bundle.check_place(tensor, piece)
+
     def stream(self, name: str) -> Iterator[Array]:
         """See `TensorSource`. A tensor of strings or variants comes at once, as an object array."""
         tensor = self._bundle.index.tensor(name)

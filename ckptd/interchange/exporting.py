@@ -72,6 +72,8 @@ def export(
             raise unsupported(facts, file_format(key))
     if not taken:
         raise InvalidRequestError(f"{source.location} holds no tensor that {file_format(key)} can hold")
+    for facts in taken:
+        source.check(facts.name)
     if not overwrite:
         _refuse_existing(store, key)
     total = sum(facts.size_bytes for facts in taken)

@@ -62,6 +62,7 @@ def import_checkpoint(
             )
         if facts.dtype is not None and facts.dtype.width and not is_note(name):
             tensor_key(name)
+            source.check(name)
             taken.append(facts)
         elif skip_unsupported:
             skipped.append(name)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.format.dtypes import DType
-from ckptd.interchange.source import TensorFacts, unsupported
+from ckptd.interchange.source import TensorFacts, is_possible, unsupported
 
 MAGIC = b"\x93NUMPY"
 PREAMBLE_BYTES = len(MAGIC) + 2 + 4
@@ -108,15 +107,15 @@ def decode_header(data: bytes) -> NpyHeader:
     descr, fortran_order, shape = found["descr"], found["fortran_order"], found["shape"]
     if not isinstance(fortran_order, bool) or not isinstance(shape, tuple):
         raise CorruptionError("the header of this npy array does not hold what it should", offset=start)
-    if not all(type(size) is int and 0 <= size <= _MAX_INT64 for size in shape) or len(shape) > 254:
+    if not all(type(size) is int and 0 <= size <= _MAX_INT64 for size in shape):
         raise CorruptionError("the shape of this npy array cannot be right", offset=start)
-    if prod(size for size in shape if size) > _MAX_INT64:
-        raise CorruptionError("the shape of this npy array is too large", offset=start)
     if not isinstance(descr, str | list):
         raise CorruptionError("the dtype of this npy array cannot be read", offset=start)
     if isinstance(descr, str) and descr.lstrip("<>|=").startswith("O"):
         raise InvalidRequestError("an array of Python objects, which only pickle reads: it is not loaded")
     dtype, big_endian = _dtype(descr)
+    if not is_possible(shape, dtype.width if dtype is not None else 1):
+        raise CorruptionError("the shape of this npy array is too large", offset=start)
     return NpyHeader(str(descr), dtype, big_endian, fortran_order, shape, len(data))
 
 

@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, readable_size
 from ckptd.interchange import npy
 from ckptd.interchange.source import BLOCK_BYTES, Array, ObjectFile, TensorFacts, unsupported
 from ckptd.storage.base import Objects
@@ -21,6 +21,12 @@ SUFFIX = ".npz"
 MEMBER_SUFFIX = ".npy"
 MAX_TRANSPOSED_BYTES = 256 << 20
 """Arrays in column order are turned round in memory, up to this size."""
+
+MAX_UNPACKED_BYTES = 1 << 30
+"""An archive may unpack to so much, or to `MAX_GROWTH` times its own size: three megabytes of zeros can stand for three
+gigabytes."""
+
+MAX_GROWTH = 64
 
 _MAX_DEFLATE_RATIO = 1100  # deflate cannot do better than 1032
 BUFFER_BYTES = 1 << 20
@@ -53,7 +59,8 @@ class NpzSource:
             InvalidRequestError: when a member is encrypted, or compressed in a way that numpy never uses.
         """
         self._location = objects.location(key)
-        file = io.BufferedReader(ObjectFile(objects, key), BUFFER_BYTES)
+        raw = ObjectFile(objects, key)
+        file = io.BufferedReader(raw, BUFFER_BYTES)
         with self._translated():
             self._archive = zipfile.ZipFile(file)
         self.metadata: dict[str, str] = {}
@@ -61,6 +68,8 @@ class NpzSource:
         self._headers: dict[str, npy.NpyHeader] = {}
         for member in self._archive.infolist():
             self._add(member)
+        self._packed_bytes = raw.size_bytes
+        self._unpacked_bytes = sum(member.file_size for member in self._members.values())
 
     def _add(self, member: zipfile.ZipInfo) -> None:
         if not member.filename.endswith(MEMBER_SUFFIX) or member.filename == MEMBER_SUFFIX:
@@ -105,8 +114,19 @@ class NpzSource:
         """Return how many bytes an array has when it is not compressed."""
         return self._members[name].file_size - self._headers[name].header_bytes
 
+    def check(self, name: str) -> None:
+        """See `TensorSource`: no archive that unpacks to much more than it is."""
+        if self._unpacked_bytes > max(MAX_UNPACKED_BYTES, MAX_GROWTH * self._packed_bytes):
+            raise InvalidRequestError(
+                f"array {name!r} is not read: this file unpacks to {readable_size(self._unpacked_bytes)}, "
+                f"{self._unpacked_bytes // max(1, self._packed_bytes)} times its size, as a file does that is meant to "
+                "fill memory or disk; if you trust it, write it anew with numpy.savez, which does not compress",
+                key=self._location,
+            )
+
     def stream(self, name: str) -> Iterator[Array]:
         """See `TensorSource`."""
+        self.check(name)
         facts, header = self.facts(name), self._headers[name]
         if facts.dtype is None or facts.dtype.array is None:
             raise unsupported(facts, "a checkpoint")

@@ -19,7 +19,7 @@ import numpy as np
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
 from ckptd.format.foreign_files import HEAD_BYTES, hint
-from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts, unsupported
+from ckptd.interchange.source import BLOCK_BYTES, Array, TensorFacts, is_possible, unsupported
 from ckptd.storage.base import Objects
 
 SUFFIX = ".safetensors"
@@ -164,7 +164,7 @@ def _placed(name: str, value: object) -> Placed:
         raise CorruptionError(f"tensor {name!r} is of an unknown dtype {code!r}", offset=_SIZE_BYTES)
     bits = dtype.width * 8 if dtype is not None else _BITS_ELSEWHERE[code]
     # Also of an empty tensor: numpy makes none whose other dimensions would be too many bytes.
-    if prod(size for size in shape if size) * max(bits, 8) // 8 > _MAX_INT64 or len(shape) > 254:
+    if not is_possible(shape, bits / 8):
         raise CorruptionError(f"the shape of tensor {name!r} is too large", offset=_SIZE_BYTES)
     if end < begin or (end - begin) * 8 != prod(shape) * bits:
         raise CorruptionError(
@@ -228,6 +228,10 @@ class SafetensorsSource:
     def size_bytes(self, name: str) -> int:
         """Return how many bytes of the file a tensor takes."""
         return self._find(name).size
+
+    def check(self, name: str) -> None:
+        """See `TensorSource`: the header was compared with the file's size."""
+        self._find(name)
 
     def stream(self, name: str) -> Iterator[Array]:
         """See `TensorSource`."""

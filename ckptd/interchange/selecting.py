@@ -66,6 +66,10 @@ class Stripped:
         whole = self._source.facts(self._names[name])
         return TensorFacts(name, whole.dtype, whole.dtype_name, whole.shape)
 
+    def check(self, name: str) -> None:
+        """See `TensorSource`."""
+        self._source.check(self._names[name])
+
     def stream(self, name: str) -> Iterator[Array]:
         """See `TensorSource`."""
         return self._source.stream(self._names[name])

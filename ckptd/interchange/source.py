@@ -7,7 +7,7 @@ memory, so nothing else is required.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ BLOCK_BYTES = 8 << 20
 """About how long the parts of a stream are; those of strings are as long as they must be."""
 
 MAX_READ_BYTES = 256 << 20
+_MAX_INT64 = (1 << 63) - 1
+_MOST_AXES = 254
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,14 @@ class TensorFacts:
         return self.num_elements * self.dtype.width if self.dtype is not None else 0
 
 
+def is_possible(shape: Sequence[int], width_bytes: float) -> bool:
+    """Say whether an array of this shape can be; of an empty one, too, numpy makes none with more bytes than 2**63.
+
+    `width_bytes` is of an element, and counts as one at least.
+    """
+    return len(shape) <= _MOST_AXES and prod(size for size in shape if size) * max(width_bytes, 1) <= _MAX_INT64
+
+
 class TensorSource(Protocol):
     """A container of named tensors, opened for reading."""
 
@@ -58,6 +68,14 @@ class TensorSource(Protocol):
 
     def facts(self, name: str) -> TensorFacts:
         """Describe one tensor without reading it."""
+
+    def check(self, name: str) -> None:
+        """Check what can be checked without reading a tensor: before room is made for it.
+
+        Raises:
+            CorruptionError: when its bytes cannot be there.
+            InvalidRequestError: when it is more than a container of this size may hold.
+        """
 
     def stream(self, name: str) -> Iterator[Array]:
         """Yield the elements in row-major order as flat little-endian arrays, each valid until the next.

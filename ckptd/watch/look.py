@@ -6,6 +6,7 @@ from ckptd.engine.catalog import listed, presence, records, survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import NotFoundError
 from ckptd.format import names
+from ckptd.format.state_file import MAX_SIZE_BYTES
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 
@@ -44,7 +45,7 @@ class Looker:
             if version == self._settled:
                 return None
         for _ in range(_MOST_ATTEMPTS):
-            data = presence.read_if_there(self._store, self._state_key)
+            data = presence.read_if_there(self._store, self._state_key, limit_bytes=MAX_SIZE_BYTES)
             if data is None:
                 return None
             try:

@@ -19,7 +19,7 @@ from ckptd.engine.catalog import listed, presence, survey
 from ckptd.engine.log import warn_once
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError
 from ckptd.format.names import STATE_KEY, index_key, step_of
-from ckptd.format.state_file import CheckpointState
+from ckptd.format.state_file import MAX_SIZE_BYTES, CheckpointState
 from ckptd.storage.base import ObjectStat, Store
 from ckptd.storage.locations import open_store, split_prefix
 
@@ -90,7 +90,7 @@ def _latest(directory: Path, latest_filename: str | None = None) -> str | None:
     directory = as_text(directory)
     store, key = open_state(directory, latest_filename)
     with suppress(NotFoundError):  # deleted meanwhile
-        path = listed.listed_paths(store.get(key), key)[-1]
+        path = listed.listed_paths(store.get(key, limit_bytes=MAX_SIZE_BYTES), key)[-1]
         sighting = listed.find(store, "", path)
         if sighting.key is not None and find_stat(join(directory, sighting.key)) is not None:
             warn_once(f"{store.location(key)}: it names {path}, which is found {sighting.how}")

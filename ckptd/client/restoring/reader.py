@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -19,6 +18,7 @@ from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import dtypes
 from ckptd.format.names import tensor_name
 from ckptd.format.slices import Box
+from ckptd.near import nearest
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -227,7 +227,7 @@ def check_names(bundle: Bundle, names: Iterable[str]) -> None:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question to append to an error, or nothing when no known name comes near, capitals aside."""
     by_folded = {one.casefold(): one for one in known}
-    near = difflib.get_close_matches(name.casefold(), list(by_folded), _NUM_NEAR_MISSES)
+    near = nearest(name.casefold(), by_folded, _NUM_NEAR_MISSES)
     return f"; did you mean {' or '.join(repr(by_folded[one]) for one in near)}?" if near else ""
 
 

@@ -19,6 +19,7 @@ from ckptd.storage.base import Store
 from ckptd.storage.capabilities import local_path
 from ckptd.storage.keys import join
 
+_LONGEST_PATH = 4096
 _LATEST_S = 253402300799.0  # the last second of the year 9999: a time after it is no time
 
 
@@ -98,19 +99,24 @@ def _as_written(store: Store, directory: str, path: str) -> str | None:
 
 def _of_the_same_directory(store: Store, path: str) -> Iterator[str]:
     """Yield the key of `path` if one of the directories above it is the root of `store` under another name."""
-    root = local_path(store)
-    if root is None or not path.startswith("/"):
-        return
-    above, _, below = os.path.normpath(path).rpartition("/")
-    while above:
-        try:
-            is_root = Path(above).samefile(root)
-        except (OSError, ValueError):
-            is_root = False
-        if is_root:
-            yield below
-        above, _, name = above.rpartition("/")
-        below = f"{name}/{below}"
+    if not path.startswith("/") or len(path) > _LONGEST_PATH:
+        return  # of a longer one no system has a file, and taking it apart would take hours
+    parts = os.path.normpath(path).split("/")[1:]
+    found: list[str] = []
+    try:
+        # From the top: what is in a directory that is not there is not there either. A state file may hold half a
+        # million paths of another host, so the first question is the cheapest.
+        Path("/" + parts[0]).stat()
+        root = local_path(store)
+        if root is None:
+            return
+        status = Path(root).stat()
+        for depth in range(1, len(parts)):
+            if os.path.samestat(Path("/" + "/".join(parts[:depth])).stat(), status):
+                found.append("/".join(parts[depth:]))
+    except (OSError, ValueError):
+        pass
+    yield from reversed(found)
 
 
 def _is_absolute(path: str) -> bool:

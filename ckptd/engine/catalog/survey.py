@@ -19,6 +19,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.log import warn_once
 from ckptd.errors import CorruptionError, NotFoundError
 from ckptd.format import names
+from ckptd.format.state_file import MAX_SIZE_BYTES
 from ckptd.storage.base import ObjectStat, Store
 from ckptd.storage.keys import join
 from ckptd.storage.together import together
@@ -66,7 +67,7 @@ def latest_checkpoint(
     data: bytes | None = None
     while True:
         before = data
-        data = presence.read_if_there(store, state_key)
+        data = presence.read_if_there(store, state_key, limit_bytes=MAX_SIZE_BYTES)
         if data is None:
             _warn_of_lost_state(store, directory, latest_filename, name)
             return None
@@ -258,7 +259,7 @@ def listed_in(store: Store, directory: str, latest_filename: str = names.STATE_K
         CorruptionError: when it cannot be read as one.
     """
     state_key = join(directory, latest_filename)
-    state = presence.read_if_there(store, state_key)
+    state = presence.read_if_there(store, state_key, limit_bytes=MAX_SIZE_BYTES)
     if state is None:
         return []
     return [resolve(store, directory, path) for path in listed_paths(state, state_key)]
@@ -304,7 +305,10 @@ def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Check
     prefix = index.key.removesuffix(names.INDEX_SUFFIX)
     location = store.location(prefix)
     nothing = Checkpoint(location, names.step_of(prefix), 0, 0, index.modified_at, durability=store.durability)
-    look = index_in_place(store, index.key)
+    try:
+        look = index_in_place(store, index.key)
+    except CorruptionError as error:  # one that is too large, say, must not hide the others
+        return nothing, f"its index cannot be read: {error.reason}"
     if look is None:
         return nothing, GONE
     # A record that knows the index's checksum saves us decoding it.

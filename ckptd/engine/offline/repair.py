@@ -74,7 +74,7 @@ def repair(
         mended += mending.make_room_for_state(store, key)
         seen = durable.look(store, key)
         lifted = _lift_quarantines(store, directory)
-        found = {_key_of(store, directory, each): each for each in survey.survey(store, directory, None)}
+        found = {_key_of(store, directory, each): _listable(each) for each in survey.survey(store, directory, None)}
         left_out = [(each.checkpoint.prefix, each.problem) for each in found.values() if each.problem is not None]
         old, reason = _parse(seen, key)
         new = _without_incomplete(store, directory, old, found, left_out)
@@ -100,6 +100,15 @@ def repair(
         kept_at = _keep(store, directory, latest_filename, seen)
         durable.publish(store, key, new.encode() + _signature(store, seen), seen)
         return Repaired(True, reason, now_listed, tuple(left_out), kept_at, tuple(mended))
+
+
+def _listable(found: Found) -> Found:
+    """Return what a state file cannot name with that as its problem: it must not keep the others from being listed."""
+    try:
+        found.checkpoint.prefix.encode("utf-8")
+    except UnicodeEncodeError:
+        return replace(found, problem=found.problem or "its name is not UTF-8, as a state file is")
+    return found
 
 
 def _lift_quarantines(store: Store, directory: str) -> list[Record]:
