@@ -22,7 +22,7 @@ from ckptd.errors import ConflictError, InvalidRequestError, StorageFullError
 _log = logging.getLogger("ckptd.arena")
 
 GENERATIONS = 2
-"""How many saves of one rank may lie in memory at once: one is written while the next is captured."""
+"""How many saves of one rank may be in memory at once: one is written while the next is captured."""
 
 _MAX_PARTS = 1 << 24
 _KEEP_S = 600.0  # memory of a rank that is gone is kept so long for the one that takes its place
@@ -53,7 +53,7 @@ class Arena:
 
 @dataclass(frozen=True, slots=True)
 class HeldStretch:
-    """Bytes of a shard that lie in an arena as long as that has this generation."""
+    """Bytes of a shard that are in an arena as long as that has this generation."""
 
     arena: Arena
     generation: int
@@ -62,7 +62,7 @@ class HeldStretch:
 
 @dataclass(frozen=True, slots=True)
 class HeldSave:
-    """One save, all of it or a part, that lies in arenas; `index_crc32c` is of its index object."""
+    """One save, all of it or a part, that is in arenas; `index_crc32c` is of its index object."""
 
     index_crc32c: int
     stretches: list[HeldStretch] = field(default_factory=list)
@@ -169,7 +169,7 @@ class Lender:
 
         Raises:
             ConflictError: it is not its own, or an earlier save is still written from it.
-            InvalidRequestError: parts do not lie inside of it.
+            InvalidRequestError: parts are not inside it.
         """
         if len(offsets) != len(sizes) or len(offsets) > _MAX_PARTS:
             raise InvalidRequestError("a capture does not fit its manifest", expected=len(sizes), actual=len(offsets))
@@ -196,7 +196,7 @@ class Lender:
             return arena.capture
 
     def held(self, run: str, save_id: str) -> HeldSave | None:
-        """Return what lies in memory of a save; None if nothing does, or does any more."""
+        """Return what is in memory of a save; None if nothing is, or is any more."""
         with self._lock:
             held = self._held.get((run, save_id))
             return None if held is None else HeldSave(held.index_crc32c, list(held.stretches))

@@ -33,7 +33,7 @@ class Named:
         text: the path or URL as it was typed.
         store: of the directory; of the directory that holds it where this is no directory.
         key: of what is meant, in the store; None for a directory.
-        is_there: of a directory: whether it exists, in a bucket: whether anything lies below it.
+        is_there: of a directory: whether it exists, in a bucket: whether anything is below it.
     """
 
     text: str

@@ -46,7 +46,7 @@ class ShardRow:
 
 @dataclass(frozen=True, slots=True)
 class PieceRow:
-    """Where one stored piece of a tensor lies. `slice` is empty for a tensor stored whole."""
+    """Where one stored piece of a tensor is. `slice` is empty for a tensor stored whole."""
 
     slice: str
     shard: int

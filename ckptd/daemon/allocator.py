@@ -1,6 +1,6 @@
 """How the C library keeps memory that was freed: for the next message, as it is needed again at once.
 
-A message of a megabyte lies in memory of its own. By default glibc hands such memory back to the kernel when it is
+A message of a megabyte is in memory of its own. By default glibc hands such memory back to the kernel when it is
 freed and requests it again a moment later, and the kernel zeroes every page again. Elsewhere (musl, macOS) nothing is
 changed.
 """

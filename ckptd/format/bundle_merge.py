@@ -1,7 +1,7 @@
 """Several bundles → one, as TensorFlow's ``MergeV2Checkpoints`` joins the parts of a sharded save. Pure.
 
 No tensor moves: the data files get new names, and the index says under which. A data file is given the next free
-number when an entry that lies in it is met first, inputs being taken in order and the entries of each in key order.
+number when an entry that is in it is met first, inputs being taken in order and the entries of each in key order.
 The full entry of a sliced tensor takes part in this although it has no bytes: it is treated as if it lay in the shard
 that it names, by default shard 0 of its input. In the merged index it may therefore carry a number that means nothing;
 readers ignore it, and TensorFlow writes it.

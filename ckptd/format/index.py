@@ -142,7 +142,7 @@ class Index:
             raise self._located(error, key) from error.__cause__
 
     def tensor(self, name: str, box: Box | None = None) -> StoredTensor:
-        """Return where a tensor lies, after checking all that can be without the data files.
+        """Return where a tensor is, after checking all that can be without the data files.
 
         With `box`, which need not fit, only the slices that have some of it are sure to be found. The key of a slice,
         which `names` hides, is found too: it gives the slice as a tensor of its own.
@@ -181,7 +181,7 @@ class Index:
     def _tensor_keys(self) -> Iterator[bytes]:
         """Yield the keys that are no listed slices, in order.
 
-        All slice keys start with 00 and those of one tensor lie together, so a list is read once per tensor and not
+        All slice keys start with 00 and those of one tensor are together, so a list is read once per tensor and not
         at all in an index without slices.
         """
         prefix = b""

@@ -1,4 +1,4 @@
-"""Where many tensors lie, in columns: those that are stored in one piece and have elements of fixed width."""
+"""Where many tensors are, in columns: those that are stored in one piece and have elements of fixed width."""
 
 from __future__ import annotations
 

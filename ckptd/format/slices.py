@@ -42,7 +42,7 @@ class Box:
 
     @property
     def num_elements(self) -> int:
-        """How many elements lie inside; 1 for a scalar."""
+        """How many elements are inside; 1 for a scalar."""
         return math.prod(self.shape)
 
     @property
@@ -60,7 +60,7 @@ class Box:
         return None if any(length <= 0 for length in shape) else Box(start, shape)
 
     def contains(self, other: Box) -> bool:
-        """Say whether all of `other` lies inside."""
+        """Say whether all of `other` is inside."""
         return all(
             s1 <= s2 and s2 + n2 <= s1 + n1
             for s1, n1, s2, n2 in zip(self.start, self.shape, other.start, other.shape, strict=True)
@@ -187,7 +187,7 @@ def parse_key(key: bytes) -> tuple[str, TensorSlice]:
 
 
 def parse_spec(spec: str) -> tuple[tuple[int, ...], TensorSlice]:
-    """Read ``3 2 0,1:-``: the full shape, then the slice, which lies inside it.
+    """Read ``3 2 0,1:-``: the full shape, then the slice, which is inside it.
 
     The empty string, which stands for a whole tensor of any shape, is the caller's case.
 

@@ -64,7 +64,7 @@ def decompress(data: bytes | memoryview) -> bytes:
             raise CorruptionError("Snappy copy from before the start", offset=start)
         if len(out) + length > announced:
             raise CorruptionError("Snappy block is longer than announced", offset=start)
-        # A copy may reach into itself: it then repeats what lies between.
+        # A copy may reach into itself: it then repeats what is between.
         begin = len(out) - back
         if back >= length:
             out += out[begin : begin + length]

@@ -1,4 +1,4 @@
-"""Where a tensor lies: found in an index, and checked as far as that is possible without the data files.
+"""Where a tensor is: found in an index, and checked as far as that is possible without the data files.
 
 A tensor is stored whole, or in slices: then its entry lists them, and each has an entry of its own. A checkpoint of
 very many workers has very many slices, and restoring one box needs few of them: only their entries are read then,
@@ -27,7 +27,7 @@ _MANY = 16  # from this number of slices on, checking them together is faster th
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Where one box of a tensor lies; `key` is the one it has in the index, `crc32c` the plain checksum."""
+    """Where one box of a tensor is; `key` is the one it has in the index, `crc32c` the plain checksum."""
 
     box: Box
     shard_id: int
@@ -41,7 +41,7 @@ class Piece:
 class StoredTensor:
     """A tensor as a checkpoint holds it: one piece, or its slices in the order in which they are listed.
 
-    Pieces do not overlap and lie inside the shape, but may leave gaps. Where a box was requested, those may be missing
+    Pieces do not overlap and are inside the shape, but may leave gaps. Where a box was requested, those may be missing
     that have nothing of it.
     """
 

@@ -52,7 +52,7 @@ _CACHED_BLOCKS = 4
 
 @dataclass(frozen=True, slots=True)
 class BlockHandle:
-    """Where one block lies in its table.
+    """Where one block is in its table.
 
     Layout: ``[offset: varint64][size: varint64]``; `size` leaves out the 5-byte trailer.
     """
@@ -197,7 +197,7 @@ class _Writer:
         self.position = 0
 
     def append(self, block: bytes) -> BlockHandle:
-        """Add a block and its trailer; return where it lies."""
+        """Add a block and its trailer; return where it is."""
         handle = BlockHandle(self.position, len(block))
         self.pieces += (block, _trailer(block))
         self.position += len(block) + TRAILER_SIZE
@@ -280,7 +280,7 @@ class Table:
         return next((block[start:end] for found, start, end in blocks.walk(block) if found == key), None)
 
     def offset_of(self, key: bytes) -> int | None:
-        """Return where in the file the value under a key lies, or the compressed block that holds it; for errors."""
+        """Return where in the file the value under a key is, or the compressed block that holds it; for errors."""
         number = bisect_left(self._last_keys, key)
         if number == len(self._last_keys):
             return None

@@ -1,6 +1,6 @@
 """Array ⇄ the bytes a shard holds.
 
-Fixed-width types lie row-major, little-endian, one after the other; four- and two-bit types take one byte per
+Fixed-width types are row-major, little-endian, one after the other; four- and two-bit types take one byte per
 element, as in `ml_dtypes`. Strings and variants, whose elements vary in length, are in `strings`.
 """
 
@@ -184,7 +184,7 @@ def decode_into(
 ) -> None:
     """Fill a C-contiguous array of fixed-width dtype `dtype` with one stored tensor.
 
-    With `data` None, the stored bytes already lie in the memory of `target` (see `memory_of`), and are checked and,
+    With `data` None, the stored bytes already are in the memory of `target` (see `memory_of`), and are checked and,
     if need be, swapped there: nothing is copied. After an error the contents of `target` are undefined.
 
     Raises:

@@ -79,7 +79,7 @@ def _compare(rows: IntArray, low: IntArray, high: IntArray) -> tuple[int, int] |
 
 
 def missing_or_overlapping(boxes: Sequence[Box], full_shape: tuple[int, ...]) -> str | None:
-    """Say what keeps boxes from tiling a shape exactly, or None if they do. All boxes lie inside the shape."""
+    """Say what keeps boxes from tiling a shape exactly, or None if they do. All boxes are inside the shape."""
     overlap = find_overlap(boxes)
     if overlap is not None:
         one, other = sorted(overlap)
@@ -110,8 +110,8 @@ class Gap:
 def check_tiling(starts: IntArray, shapes: IntArray, full_shape: tuple[int, ...]) -> Overlap | Gap | None:
     """Return what is wrong with the boxes as a cover of a tensor, None if each element is covered just once.
 
-    `starts` and `shapes` are [boxes, rank]; every box lies within `full_shape` and has at least one element.
-    Boxes that lie apart and whose volumes add up to the whole leave no room for a gap.
+    `starts` and `shapes` are [boxes, rank]; every box is within `full_shape` and has at least one element.
+    Boxes that are apart and whose volumes add up to the whole leave no room for a gap.
     """
     overlap = find_overlap_in_columns(starts, shapes)
     if overlap is not None:

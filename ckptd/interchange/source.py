@@ -118,7 +118,7 @@ class ObjectFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a place, which may lie behind the end."""
+        """Move to a place, which may be behind the end."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size_bytes}[whence]
         if base + offset < 0:
             raise CorruptionError("a position before the start", key=self._key, offset=0, actual=base + offset)

@@ -52,7 +52,7 @@ class ArenaOptions:
 
     Attributes:
         limit_bytes: of all of it.
-        directory: where the socket for it goes if we listen on no Unix socket that it could lie beside; None: nowhere.
+        directory: where the socket for it goes if we listen on no Unix socket that it could be beside; None: nowhere.
         path: of that socket, instead.
     """
 

@@ -72,7 +72,7 @@ class BorrowingWriter(ObjectWriter, Protocol):
     """A writer that can spare itself a copy of what stays where it is."""
 
     def borrow(self, offset: int, data: memoryview, crc: int) -> None:
-        """As `write`, but `data` is read where it lies, until `finish` or `abort` returns.
+        """As `write`, but `data` is read where it is, until `finish` or `abort` returns.
 
         `crc` is its CRC-32C: bytes that are others when they are read never become part of an object, so the memory
         may be shared with a process that is not trusted to leave it alone. Then `finish` raises `CorruptionError`.
@@ -120,7 +120,7 @@ class AccessPattern:
 
     Attributes:
         num_readers: threads that read at once.
-        gap_bytes: of what lies apart: gaps of fewer bytes than these are better read than skipped.
+        gap_bytes: of what is apart: gaps of fewer bytes than these are better read than skipped.
         request_bytes: the best size of one request for adjoining bytes.
     """
 
@@ -246,7 +246,7 @@ class Objects(Protocol):
 
 @runtime_checkable
 class LayeredObjects(Objects, Protocol):
-    """Objects that are read from a copy where there is one, and that may be wrong: the originals lie beneath."""
+    """Objects that are read from a copy where there is one, and that may be wrong: the originals are beneath."""
 
     @property
     def beneath(self) -> Objects:

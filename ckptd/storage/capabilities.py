@@ -23,16 +23,16 @@ class FileObjects(Protocol):
 
 @runtime_checkable
 class FileStore(FileObjects, Protocol):
-    """A store in a file system, where pipes, links, directories and files of its own lie beside objects."""
+    """A store in a file system, where pipes, links, directories and files of its own are beside objects."""
 
     def names(self, directory: str) -> dict[str, bool]:
-        """Return what lies directly in a directory, whatever it is, and whether it is a directory; links are none."""
+        """Return what is directly in a directory, whatever it is, and whether it is a directory; links are none."""
 
     def is_file(self, name: str) -> bool:
         """Say whether a path below the root is a file, and no link to one; also of the store's own names."""
 
     def put_away(self, name: str) -> str:
-        """Rename whatever lies at a path below the root, object or not, within its directory; return its path now.
+        """Rename whatever is at a path below the root, object or not, within its directory; return its path now.
 
         Durable on return.
         """
@@ -88,7 +88,7 @@ def read_by_many(objects: Objects) -> Objects:
 
 
 def beneath(objects: Objects) -> Objects:
-    """Return what lies beneath all copies: the objects that the others were made of."""
+    """Return what is beneath all copies: the objects that the others were made of."""
     while isinstance(objects, LayeredObjects):
         objects = objects.beneath
     return objects

@@ -39,7 +39,7 @@ class HoldingStore(HoldingObjects, Protocol):
 
 
 def hold(objects: object, key: str) -> Hold | None:
-    """Hold one object if that can be done where it lies."""
+    """Hold one object if that can be done where it is."""
     return objects.hold(key) if isinstance(objects, HoldingObjects) else None
 
 

@@ -58,7 +58,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
 def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, str]:
     """Split what names one checkpoint or object into the store of its directory and its key there.
 
-    ``/d/run/model.ckpt-5`` becomes the store ``/d/run`` and ``model.ckpt-5``; a bare name lies in the working
+    ``/d/run/model.ckpt-5`` becomes the store ``/d/run`` and ``model.ckpt-5``; a bare name is in the working
     directory. In memory everything up to the first slash names the store. Links are followed, unless `confined`:
     a user who types a path may read through it.
 

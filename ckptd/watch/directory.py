@@ -124,7 +124,7 @@ class _Target:
 
 
 class _Listening(FileSystemEventHandler):
-    """Listens to one directory, which is the wanted one or lies above it."""
+    """Listens to one directory, which is the wanted one or is above it."""
 
     def __init__(self, target: _Target, wanted: Path, wake: threading.Event, is_lost: threading.Event) -> None:
         self.target = target

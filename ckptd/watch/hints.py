@@ -33,7 +33,7 @@ class Hints(Protocol):
 
 
 def hints_for(store: Store, directory: str, poll_s: float | None = None) -> Hints:
-    """Return what fits where `directory` lies: the kernel's events, or, where those tell nothing, regular looks.
+    """Return what fits where `directory` is: the kernel's events, or, where those tell nothing, regular looks.
 
     `poll_s` sets regular looks, so far apart.
     """

@@ -1,7 +1,7 @@
 """Telling many watchers of newer checkpoints, each at its own pace.
 
 A watcher owns a mailbox with room for one: the newest checkpoint that it has not been told. Publishing replaces what
-lies there, so a slow watcher skips straight to the newest, never blocks anything, and costs the same whatever it
+is there, so a slow watcher skips straight to the newest, never blocks anything, and costs the same whatever it
 misses. What is taken out only ever goes forward, in the order in which checkpoints were published.
 """
 

@@ -36,7 +36,7 @@ class Looker:
 
         Raises:
             CorruptionError: for a state file that cannot be read as one; it may be half written, by another process;
-                or when what lies there is no file.
+                or when what is there is no file.
         """
         version = None
         if not self._store.has_locks:

@@ -18,7 +18,7 @@ DEFAULT_PORT = 7070
 MAX_SOCKET_PATH = 107
 
 ARENA_SUFFIX = ".arena"
-"""What the name of the socket for shared memory ends in; it lies beside the one for gRPC, if there is one."""
+"""What the name of the socket for shared memory ends in; it is beside the one for gRPC, if there is one."""
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _BARE = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z]+\]|[A-Za-z0-9_.\-]+):\d{1,5}", re.ASCII)

@@ -1,6 +1,6 @@
 """One run's checkpoints: which there are, which is latest; how a save gets in, and how one gets out.
 
-A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows lies in a `Ledger`, and is read
+A `Catalog` decides nothing itself: `retention` and `recovery` do. What it knows is in a `Ledger`, and is read
 through `Contents`; `commit`, `Publishing`, `Undo`, `Uncommitted` and `Recoverer` do the durable work. `Upkeep` keeps
 memory and store in step, `Edits` changes single checkpoints, and the `Catalog` itself carries saves.
 """

@@ -122,7 +122,7 @@ def look(store: Store, key: str) -> SeenState:
     """Read the state file and its version.
 
     Raises:
-        CorruptionError: when it is longer than any state file, or what lies there is no file.
+        CorruptionError: when it is longer than any state file, or what is there is no file.
     """
     try:
         # The version first: if the file is replaced in between, we hold an old version, and replacing fails.

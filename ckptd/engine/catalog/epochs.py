@@ -13,7 +13,7 @@ _MAX_DIGITS = 16
 
 
 def key_of(run: str) -> str:
-    """Return where a run's epoch lies."""
+    """Return where a run's epoch is."""
     return join(run, ".ckptd/epoch")
 
 
@@ -21,7 +21,7 @@ def stored(store: Store, run: str) -> int:
     """Return the epoch that a run has reached, 0 for none.
 
     Raises:
-        CorruptionError: when what lies there is no epoch.
+        CorruptionError: when what is there is no epoch.
     """
     key = key_of(run)
     text = read_if_there(store, key, limit_bytes=64)

@@ -162,5 +162,5 @@ class Ledger:
         return [self.entry(record) for record in sorted(kept, key=lambda record: record.sequence)]
 
     def listed(self) -> set[str]:
-        """Return the keys of all listed prefixes that lie in this store."""
+        """Return the keys of all listed prefixes that are in this store."""
         return {entry.prefix_key for entry in self.listing.entries if entry.prefix_key is not None}

@@ -28,7 +28,7 @@ class Sighting:
     """Where a path of a state file leads.
 
     Attributes:
-        key: of the prefix in the store, None when it lies elsewhere.
+        key: of the prefix in the store, None when it is elsewhere.
         how: how it was found, in words; "" when the path says it as it is.
     """
 
@@ -64,7 +64,7 @@ def in_order(state: CheckpointState) -> list[str]:
 
 
 def resolve(store: Store, directory: str, path: str) -> str | None:
-    """Return the key of the prefix that a state file in `directory` names by `path`; None when it lies elsewhere."""
+    """Return the key of the prefix that a state file in `directory` names by `path`; None when it is elsewhere."""
     return find(store, directory, path).key
 
 

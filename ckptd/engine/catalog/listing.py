@@ -19,7 +19,7 @@ class Style:
 
     Attributes:
         rule: a Saver writes paths only, a manager also times.
-        relative_paths: what lies beside the state file is named by its last component, otherwise by its location.
+        relative_paths: what is beside the state file is named by its last component, otherwise by its location.
         preserved: a manager's mark, None when there was no state file.
     """
 
@@ -34,7 +34,7 @@ class ListedEntry:
 
     Attributes:
         path: what names it: relative to the state file's directory for everything in it.
-        prefix_key: its key in the store, None if it lies elsewhere.
+        prefix_key: its key in the store, None if it is elsewhere.
         checkpoint: what is known of it.
         record: of the save that wrote it, None if it was not ours.
         at: when it was saved, as the retention rule has it, wall clock.
@@ -100,7 +100,7 @@ class Listing:
 
     @property
     def here(self) -> list[ListedEntry]:
-        """Those that lie in this store."""
+        """Those that are in this store."""
         return [entry for entry in self.entries if entry.prefix_key is not None]
 
     def has_room(self, policy: RetentionPolicy) -> bool:

@@ -1,7 +1,7 @@
-"""Runs lie beside each other, never one in another's directory: there, a run could be named like a file of the other.
+"""Runs are beside each other, never one in another's directory: there, a run could be named like a file of the other.
 
 ``team/job/checkpoint`` is a directory where the run ``team/job`` has its state file. So a new run is refused inside of
-another and around another, whichever comes first, and also when they were found from different roots. Runs that lie
+another and around another, whichever comes first, and also when they were found from different roots. Runs that are
 like that already, as earlier releases allowed, stay what they are.
 """
 
@@ -22,7 +22,7 @@ EPOCH_NAME = f"{DIRECTORY}/epoch"
 
 
 def check_apart(store: Store, run: str) -> None:
-    """Refuse a new run that would lie in the directory of another, or have another in its own.
+    """Refuse a new run that would be in the directory of another, or have another in its own.
 
     Raises:
         InvalidRequestError: naming both.

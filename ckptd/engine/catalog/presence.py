@@ -54,14 +54,14 @@ def read_state(objects: Objects, key: str) -> CheckpointState | None:
     """Return what a state file says, its paths as they stand there; None when nothing has its key.
 
     Raises:
-        CorruptionError: when it cannot be parsed, is longer than any state file, or what lies there is no file.
+        CorruptionError: when it cannot be parsed, is longer than any state file, or what is there is no file.
     """
     data = read_if_there(objects, key, limit_bytes=MAX_SIZE_BYTES)
     return None if data is None else CheckpointState.decode(data, objects.location(key))
 
 
 def check_directory(store: Store, directory: str) -> None:
-    """Raise `CorruptionError` when something that is no directory lies at a directory's place; it may be missing."""
+    """Raise `CorruptionError` when something that is no directory is at a directory's place; it may be missing."""
     if not is_taken(store, directory) or not isinstance(store, FileStore):
         return
     try:

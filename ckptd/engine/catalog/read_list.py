@@ -25,9 +25,9 @@ class ReadList:
     """What a state file says, as far as the store bears it out.
 
     Attributes:
-        listing: the complete ones, and those that lie elsewhere.
+        listing: the complete ones, and those that are elsewhere.
         style: how it is written.
-        prefixes: the keys of all that lie in this store.
+        prefixes: the keys of all that are in this store.
         problems: of those of them that are not complete: why. TensorFlow lets these count, and so may delete the last
             that is whole; we do not.
         passed_by: the newest of these, which stand behind all that are complete, in words for people.

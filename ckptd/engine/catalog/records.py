@@ -1,6 +1,6 @@
 """What we note about each of our saves before its first byte: the proof of what is ours.
 
-A record lies at ``RUN/.ckptd/PREFIX.SAVE_ID.json``. Retention and recovery delete nothing without one: an index
+A record is at ``RUN/.ckptd/PREFIX.SAVE_ID.json``. Retention and recovery delete nothing without one: an index
 that no record belongs to was written by another program and is never touched; shards without an index are swept only
 if the record of an unpublished save names them.
 
@@ -34,10 +34,10 @@ else:
     from typing_extensions import Self
 
 DIRECTORY = ".ckptd"
-"""Where records lie, below their run."""
+"""Where records are, below their run."""
 
 ASIDE_DIRECTORY = f"{DIRECTORY}/trash"
-"""Where the indexes of deleted checkpoints lie for as long as that can be undone, below their run."""
+"""Where the indexes of deleted checkpoints are for as long as that can be undone, below their run."""
 
 _FORMAT = 1
 _MAX_RECORD_BYTES = 64 << 20
@@ -72,7 +72,7 @@ class Record:
     Attributes:
         save_id: which save, unique within the run: 1 to 64 letters, digits, ``-`` and ``_``.
         sequence: the order in which the saves of a run began, from 1 on.
-        run: the run's directory in the store, "" for the root. Taken from where the record lies, not from what it says.
+        run: the run's directory in the store, "" for the root. Taken from where the record is, not from what it says.
         name: the checkpoint's name, ``model.ckpt``.
         step: the training step, None when saved without one.
         prefix: what the files share, within the run: ``model.ckpt-1200``.
@@ -169,7 +169,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Where the record itself lies."""
+        """Where the record itself is."""
         return join(join(self.run, DIRECTORY), f"{self.prefix}.{self.save_id}.json")
 
     @property
@@ -179,22 +179,22 @@ class Record:
 
     @property
     def index_key(self) -> str:
-        """Where the index lies, or will."""
+        """Where the index is, or will be."""
         return names.index_key(self.prefix_key)
 
     @property
     def shard_keys(self) -> list[str]:
-        """Where the shards lie, in order."""
+        """Where the shards are, in order."""
         return [names.shard_key(self.prefix_key, shard, self.num_shards) for shard in range(self.num_shards)]
 
     @property
     def meta_key(self) -> str:
-        """Where the graph description lies, if it has one."""
+        """Where the graph description is, if it has one."""
         return names.meta_key(self.prefix_key, self.meta_suffix)
 
     @property
     def aside_key(self) -> str:
-        """Where the index lies while its deletion can be undone: under a name that passes for no index."""
+        """Where the index is while its deletion can be undone: under a name that passes for no index."""
         return join(join(self.run, ASIDE_DIRECTORY), f"{self.prefix}.{self.save_id}.index-aside")
 
     @property
@@ -213,7 +213,7 @@ class Record:
 
     @classmethod
     def decode(cls, data: bytes, key: str) -> Self:
-        """Read the record that lies at `key`. Fields that we don't know are left out.
+        """Read the record that is at `key`. Fields that we don't know are left out.
 
         Raises:
             CorruptionError: if it is no record, or one that belongs at another key.

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Recoverer:
-    """Brings a ledger and what lies in its run in step.
+    """Brings a ledger and what is in its run in step.
 
     Attributes:
         unfinished: why `recover` could not note all that it found; None when it has.

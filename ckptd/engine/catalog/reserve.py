@@ -4,7 +4,7 @@ A removal is noted before it is done: in the record, and in the state file. On a
 the one thing that helps would be impossible. So every run keeps a few small objects that hold nothing. A note without
 room is written into the blocks of one; the space of the replaced file becomes the new reserve.
 
-Only stores that can be full so (`SparingStore`: local disks) have one. It lies among the indexes of deleted
+Only stores that can be full so (`SparingStore`: local disks) have one. It is among the indexes of deleted
 checkpoints, so that their directory exists, too, when one is moved there.
 """
 
@@ -18,7 +18,7 @@ from ckptd.storage.base import ObjectStat, SparingStore, Store
 from ckptd.storage.keys import join
 
 KEYS = tuple(f".ckptd/trash/reserve-{number}" for number in range(4))
-"""Where it lies, below its run, in parts: each serves one note, as other programs may take what the last one freed."""
+"""Where it is, below its run, in parts: each serves one note, as other programs may take what the last one freed."""
 
 PART_BYTES = 32 << 10
 """Room for a state file that lists five hundred checkpoints."""
@@ -71,7 +71,7 @@ def replace(store: Store, run: str, key: str, data: bytes, *, if_version: str | 
 def copy(store: Store, key: str, data: bytes, to: str) -> None:
     """Put the bytes of the object `key`, which are `data`, under a second key; on a full disk without a copy of them.
 
-    What lies at `to` already has the same bytes: it was put there before a crash.
+    What is at `to` already has the same bytes: it was put there before a crash.
     """
     try:
         store.replace(to, data)

@@ -1,4 +1,4 @@
-"""What lies at the top of a root: its lock, its id, and the runs below it."""
+"""What is at the top of a root: its lock, its id, and the runs below it."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class StateFile:
         return self._seen.data is None  # else a former owner was about to publish: that state file is to be taken over
 
     def _check_life(self, key: str, signature: Signature | None) -> None:
-        """Raise `ConflictError` when another owner has signed what lies at `key` since this life began."""
+        """Raise `ConflictError` when another owner has signed what is at `key` since this life began."""
         if self._life is None or signature is None or self._life.is_of(signature) or self._life.follows(signature):
             return
         with suppress(NotFoundError):

@@ -60,7 +60,7 @@ def latest_checkpoint(
     restoring it raises an error that says what is wrong.
 
     Raises:
-        CorruptionError: for a state file that cannot be read as one, or in whose place something else lies; when what
+        CorruptionError: for a state file that cannot be read as one, or in whose place something else is; when what
             it lists is in quarantine, and nothing else is whole.
     """
     state_key = join(directory, latest_filename)
@@ -253,7 +253,7 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
 
 
 def listed_in(store: Store, directory: str, latest_filename: str = names.STATE_KEY) -> list[str | None]:
-    """Return the keys of the prefixes that the state file lists, the latest last; None for one that lies elsewhere.
+    """Return the keys of the prefixes that the state file lists, the latest last; None for one that is elsewhere.
 
     Raises:
         CorruptionError: when it cannot be read as one.

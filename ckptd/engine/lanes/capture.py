@@ -23,7 +23,7 @@ LONG_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Bytes of a shard that lie in captured memory as they lie in the shard."""
+    """Bytes of a shard that are in captured memory as they are in the shard."""
 
     shard_key: str
     shard_offset: int
@@ -38,7 +38,7 @@ class Holding:
     Attributes:
         save_id: of the save, which is published.
         index_crc32c: checksum of its whole index object: a reader knows by it whether this memory is the right one.
-        stretches: where its bytes lie.
+        stretches: where its bytes are.
     """
 
     save_id: str
@@ -92,7 +92,7 @@ class Capture:
             offsets: per part, where its stored form begins.
             num_sums: how many checksums there will be.
             is_staged: see above.
-            on_saved: called with what lies here of a checkpoint, once that is published.
+            on_saved: called with what is here of a checkpoint, once that is published.
             on_end: called once when the engine no longer reads the memory.
         """
         self.memory: NDArray[np.uint8] = memory.data

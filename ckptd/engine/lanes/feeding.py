@@ -2,7 +2,7 @@
 
 Bytes go to the shard in blocks, each as soon as it is in place. A disk writes a block, and then it is summed: what the
 rank changes meanwhile, it changes before the sum is taken, and the sum no longer is that of the capture. While one
-block is summed, by a thread of the lane's own, the disk has the next. A bucket is sent a block from where it lies, and
+block is summed, by a thread of the lane's own, the disk has the next. A bucket is sent a block from where it is, and
 so it is summed before: the bucket itself refuses other bytes than those.
 
 While ranks capture, nothing is summed and one lane at a time writes (see `standstill`). Captures that take only a
@@ -52,7 +52,7 @@ _POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
 
 @dataclass(frozen=True, slots=True)
 class SegmentRun:
-    """Segments that lie side by side in the lane, in memory and in the shard alike. Offsets and size in bytes."""
+    """Segments that are side by side in the lane, in memory and in the shard alike. Offsets and size in bytes."""
 
     lane_offset: int
     memory_offset: int
@@ -69,7 +69,7 @@ class SegmentRun:
 
 
 def runs_of(layout: Layout, segments: Column, offsets: Column) -> list[SegmentRun]:
-    """Return the runs that make up a lane; `offsets` is where each part of the sender lies in its memory."""
+    """Return the runs that make up a lane; `offsets` is where each part of the sender is in its memory."""
     sizes, shard_offsets = layout.segment_size[segments], layout.segment_offset[segments]
     memory_offsets = offsets[layout.segment_item[segments]] + layout.segment_item_offset[segments]
     lane_offsets = np.cumsum(sizes) - sizes

@@ -1,7 +1,7 @@
-"""How the segments of a lane lie: one after another in the lane, anywhere in memory and in the shard.
+"""Where the segments of a lane are: one after another in the lane, anywhere in memory and in the shard.
 
 Both ends of a lane do the same with it: find the segments that a range of its bytes touches, sum each of them, and join
-neighbours that lie side by side elsewhere into runs. That is done here by columns, never segment by segment in Python.
+neighbours that are side by side elsewhere into runs. That is done here by columns, never segment by segment in Python.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def checksum(views: Sequence[memoryview], crcs: Sequence[int], sizes: Column) ->
 
 
 def first_of_runs(sizes: Column, *offsets: Column) -> Column:
-    """Return the rows at which runs begin: of what lies side by side, by every column of `offsets`."""
+    """Return the rows at which runs begin: of what is side by side, by every column of `offsets`."""
     begins = np.ones(len(sizes), bool)
     begins[1:] = False
     for column in offsets:
@@ -95,9 +95,9 @@ def first_of_runs(sizes: Column, *offsets: Column) -> Column:
 
 
 def runs(sizes: Column, offsets: Column) -> Sequence[tuple[int, int, int]]:
-    """Join what lies side by side: the first row, the offset and the size of each run, in bytes.
+    """Join what is side by side: the first row, the offset and the size of each run, in bytes.
 
-    Rows without bytes lie nowhere: they begin no run, and belong to the one before them.
+    Rows without bytes are nowhere: they begin no run, and belong to the one before them.
     """
     rows = np.flatnonzero(sizes)
     first = rows[first_of_runs(sizes[rows], offsets[rows])]

@@ -1,6 +1,6 @@
 """Takes the bytes of a shard, lane by lane, and keeps the checksum of every segment.
 
-Bytes are sent, in chunks with a checksum each (`LaneWriter.write`), or lie in captured memory already
+Bytes are sent, in chunks with a checksum each (`LaneWriter.write`), or are in captured memory already
 (`LaneWriter.take`); either way the lane ends when its checksums agree with those of the capture.
 
 A lane is what one rank owes one shard, seen as one stream of bytes: its segments one after another. How much of it
@@ -48,7 +48,7 @@ class LaneWriter:
         """Start with nothing received.
 
         Args:
-            layout: where everything of the save lies.
+            layout: where everything of the save is.
             rank: the sender.
             shard: where the bytes go.
             writer: of the shard's object; shared by its lanes.
@@ -154,7 +154,7 @@ class LaneWriter:
         return last
 
     def take(self, position: int, data: memoryview, *, may_borrow: bool = True) -> bool:
-        """Write the next bytes of the lane, which lie side by side in the shard, from memory that is shared with
+        """Write the next bytes of the lane, which are side by side in the shard, from memory that is shared with
         the rank.
 
         Returns whether they are still to be summed, by `sum`. It has to be done after they were copied: what the rank
@@ -226,7 +226,7 @@ class LaneWriter:
             self._refuse(first_segment + int(differs[0]), int(captured[differs[0]]))
 
     def _store(self, data: memoryview, pieces: Pieces, crcs: Sequence[int]) -> None:
-        """Put the next bytes where their segments lie; neighbours in the shard go down in one write."""
+        """Put the next bytes where their segments are; neighbours in the shard go down in one write."""
         taken = 0
         for _, offset, size in runs(pieces.sizes, pieces.offsets(self._offsets)):
             self._writer.write(offset, data[taken : taken + size])

@@ -34,7 +34,7 @@ def merge(layout: Layout, segment_crcs: NDArray[np.uint32]) -> bytes:
     """
     crcs = entry_crcs(layout, segment_crcs)
     masked = columns.mask_column(crcs.astype(np.int64))
-    is_usual = bool(masked.all())  # like every number, a checksum of 0 is left out, and what follows lies elsewhere
+    is_usual = bool(masked.all())  # like every number, a checksum of 0 is left out, and what follows is elsewhere
     known = _known.get(layout) if is_usual else None
     if known is not None:
         return known.index(masked)
@@ -53,7 +53,7 @@ def is_kept(layout: Layout) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The index of a layout, which entry each of its checksums is of, and where in the file it lies."""
+    """The index of a layout, which entry each of its checksums is of, and where in the file it is."""
 
     encoded: EncodedTable
     rows: Column
@@ -61,7 +61,7 @@ class _Known:
 
     @classmethod
     def of(cls, encoded: EncodedTable, rows: Column) -> _Known:
-        """Note where the checksums lie: an entry ends with its own. `rows` are negative where there is none."""
+        """Note where the checksums are: an entry ends with its own. `rows` are negative where there is none."""
         has_one = rows >= 0
         return cls(encoded, rows[has_one], encoded.value_ends[1:][has_one] - _CRC_BYTES)
 

@@ -227,7 +227,7 @@ def _distinct_boxes(parts: _Parts, tensor: int, group: Column) -> tuple[Column, 
 
 
 def _is_joined(parts: _Parts, tensor: int, group: Column) -> bool:
-    """Should these parts lie side by side under one full entry?
+    """Should these parts be side by side under one full entry?
 
     TensorFlow can't join stored slices of some dtypes. Parts cut along axis 0 alone are contiguous in the whole
     tensor, so they can be stored as the whole and every reader is served. Other cuts have to stay slices.
@@ -272,7 +272,7 @@ def _group_entries(parts: _Parts, units: _Units) -> tuple[Column, Column]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Pieces:
-    """Runs of bytes in the order in which they lie: segments of parts, and literals (row -1)."""
+    """Runs of bytes in the order in which they are: segments of parts, and literals (row -1)."""
 
     entry: Column
     row: Column

@@ -130,7 +130,7 @@ class _Shard:
 
 
 def _pieces(bundle: Bundle) -> list[tuple[StoredTensor, Piece]]:
-    """Return everything stored, in the order in which it lies in the data files, after checking where that is."""
+    """Return everything stored, in the order in which it is in the data files, after checking where that is."""
     found = []
     for name in bundle.names():
         tensor = bundle.index.tensor(name)
@@ -196,7 +196,7 @@ class _Transfer:
         at = 0
         for move in shard.moves:
             if shard.whole_of is None or not move.piece.size:
-                self._move(move, writer)  # a piece without bytes may be said to lie anywhere
+                self._move(move, writer)  # the offset of a piece without bytes may be anything
                 continue
             # A data file may hold what belongs to no tensor, and tensors may share bytes.
             self._copy_bytes(shard.whole_of, at, move.offset, writer)

@@ -49,7 +49,7 @@ def mend_records(store: Store, directory: str) -> list[str]:
 
 
 def make_room_for_state(store: Store, key: str) -> list[str]:
-    """Put aside what lies at a state file's place, if it is no file that may be one; say what was done."""
+    """Put aside what is at a state file's place, if it is no file that may be one; say what was done."""
     return _checked(store, key, durable.look)
 
 
@@ -78,7 +78,7 @@ def _check_lock(store: Store, key: str) -> None:
 
 
 def put_away(store: Store, key: str, why: CkptdError) -> str:
-    """Give what lies at a key another name beside it, durably; say so."""
+    """Give what is at a key another name beside it, durably; say so."""
     if isinstance(store, FileStore):
         away = store.put_away(key)
     else:

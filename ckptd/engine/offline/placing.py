@@ -183,7 +183,7 @@ def announce(store: Store, key: str, saved_at: float, *, latest_filename: str = 
 
 
 def read_meta(objects: Objects, key: str) -> bytes | None:
-    """Return the graph description that lies beside a checkpoint, None if there is none."""
+    """Return the graph description that is beside a checkpoint, None if there is none."""
     try:
         return objects.get(names.meta_key(key))
     except NotFoundError:

@@ -37,7 +37,7 @@ class Repaired:
         reason: what was wrong with it, in words for people; "" when nothing was.
         prefixes: locations that the state file lists now, oldest first; the last is the latest.
         left_out: (location, why) of those that it listed before, or that have an index here, and that are not complete.
-        kept_at: where the text that was replaced lies now; None if there was none.
+        kept_at: where the text that was replaced is now; None if there was none.
         mended: what else was damaged and put aside, in words for people.
     """
 
@@ -169,7 +169,7 @@ def _without_incomplete(
     found: dict[str, Found],
     left_out: list[tuple[str, str]],
 ) -> CheckpointState | None:
-    """Return the old list without what is not complete here; what lies elsewhere stays, unless it is the latest."""
+    """Return the old list without what is not complete here; what is elsewhere stays, unless it is the latest."""
     if old is None:
         return None
     paths = listed.in_order(old)

@@ -5,8 +5,8 @@ box needs are read where that is cheaper (see `blocks`). A stored piece that is 
 checksum; of a piece that is read in part nothing can be checked, because the checksum covers all of it. So a restore
 reads pieces whole of which it wants a good part, see `MOST_TO_CHECK`.
 
-Nothing is believed before it is checked: where a piece lies is compared with the size of its data file before memory is
-taken for it, so an index of 100 bytes cannot claim 8 TiB.
+Everything is checked before it is used: the place of a piece is compared with the size of its data file before memory
+is allocated for it, so an index of 100 bytes cannot claim 8 TiB.
 """
 
 from __future__ import annotations
@@ -207,9 +207,9 @@ class Bundle:
         return shard_key(self.key, shard, self.index.num_shards)
 
     def check_place(self, tensor: StoredTensor, piece: Piece) -> None:
-        """Refuse a piece that does not lie inside its data file; `CorruptionError` naming the tensor."""
+        """Refuse a piece that is not inside its data file; `CorruptionError` naming the tensor."""
         size = self.shard_size(piece.shard_id)
-        # A piece without bytes may lie anywhere, TensorFlow does not look either.
+        # A piece without bytes may be anywhere; TensorFlow does not check it either.
         if piece.size and piece.offset + piece.size > size:
             head = bytearray(min(size, HEAD_BYTES))
             self._objects.read_into(self.shard_key(piece.shard_id), 0, memoryview(head))
@@ -334,7 +334,7 @@ def _room(tensor: StoredTensor, box: Box, pieces: list[Piece]) -> Array:
 
 
 def _position(box: Box, outer: Box) -> int:
-    """Return how many elements of `outer` come before the first of `box`, which lies inside."""
+    """Return how many elements of `outer` come before the first of `box`, which is inside."""
     position = 0
     for start, base, length in zip(box.start, outer.start, outer.shape, strict=True):
         position = position * length + start - base

@@ -16,7 +16,7 @@ def checked_blocks(
 ) -> Iterator[tuple[int, memoryview]]:
     """Yield a piece's bytes in order, and where in the piece they begin; the last `next` compares their checksum.
 
-    They lie in `buffer`, which holds whole elements: each block is valid until the next. A piece of strings or variants
+    They are in `buffer`, which holds whole elements: each block is valid until the next. A piece of strings or variants
     is one block in memory of its own, as its checksum is known only once all of it is decoded.
 
     Raises:

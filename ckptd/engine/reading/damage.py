@@ -1,7 +1,7 @@
 """Is a checkpoint damaged? A reader that meets damage names the bytes; the owner of the run reads them again.
 
-What a reader says is a suspicion and no more: its own memory, its mount or its network may be at fault, or it may lie.
-Only what is read here counts. What can't be read at all says nothing about the bytes, and is raised.
+A reader's report is only a suspicion: its own memory, its mount or its network may be at fault, or the report may be
+false. Only what the owner reads counts. A read that fails says nothing about the bytes, so its error is raised.
 """
 
 from __future__ import annotations

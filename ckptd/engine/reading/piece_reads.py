@@ -1,6 +1,6 @@
 """Stored pieces → arrays: blocks are fetched by several threads, put in their place, and checked.
 
-A block goes straight into the caller's memory where that is laid out like the file, else through a buffer. What lies
+A block goes straight into the caller's memory where that is laid out like the file, else through a buffer. What is
 side by side is fetched by one request, each block into its own place: a bucket takes longer to answer than to send a
 megabyte. The checksum of a piece that is read whole is put together from those of its blocks.
 """
@@ -120,7 +120,7 @@ class Fetch:
         return _Arriving(memory, flat, target, _region(array, common, at))
 
     def _fill(self, group: Sequence[_Stretch], memories: Sequence[memoryview]) -> list[int | None]:
-        """Fetch all of a group at once; what lies between two stretches goes nowhere.
+        """Fetch all of a group at once; what is between two stretches goes nowhere.
 
         Returns the checksum of each stretch, None where it is still to be taken.
         """
@@ -203,7 +203,7 @@ class _Stretch:
 
 
 def _stretches(batch: Sequence[PieceRead]) -> list[_Stretch]:
-    """Return what is to be fetched, in the order in which it lies in the data files."""
+    """Return what is to be fetched, in the order in which it is in the data files."""
     found = []
     for read in batch:
         shard, base = read.piece.shard_id, read.piece.offset
@@ -218,7 +218,7 @@ def _stretches(batch: Sequence[PieceRead]) -> list[_Stretch]:
 def _jobs(batch: Sequence[PieceRead], access: AccessPattern) -> Iterator[list[_Stretch]]:
     """Group stretches into jobs so that a thread's work outweighs its hand-over.
 
-    A job is one full request of what lies side by side. Distant ranges are requested one by one, and shared out.
+    A job is one full request of what is side by side. Distant ranges are requested one by one, and shared out.
     """
     job: list[_Stretch] = []
     size = 0
@@ -234,7 +234,7 @@ def _jobs(batch: Sequence[PieceRead], access: AccessPattern) -> Iterator[list[_S
 
 
 def _neighbours(job: Sequence[_Stretch], gap_bytes: int) -> Iterator[list[_Stretch]]:
-    """Group stretches that lie side by side, or nearly."""
+    """Group stretches that are side by side, or nearly."""
     group: list[_Stretch] = []
     for stretch in job:
         if group and not _is_near(group[-1], stretch, gap_bytes):

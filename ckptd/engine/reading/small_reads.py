@@ -71,7 +71,7 @@ class SmallReads:
         threads.each(self._read, groups, _NUM_READERS, "ckptd-read")
 
     def _groups(self) -> Iterator[slice]:
-        """Cut what lies in order of place into runs of neighbours, none of them too long."""
+        """Cut what is in order of place into runs of neighbours, none of them too long."""
         shard, offset = self._tensors.shard_id, self._tensors.offset
         gaps = offset[1:] - (offset + self._tensors.size)[:-1]
         is_far = (shard[1:] != shard[:-1]) | (gaps < 0) | (gaps >= self._objects.access.gap_bytes)

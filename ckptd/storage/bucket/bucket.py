@@ -100,7 +100,7 @@ class Bucket(Protocol):
     def upload_part(
         self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None
     ) -> UploadedPart:
-        """Upload one part, which lies in several memories, one after another; `crc` is what the bucket compares.
+        """Upload one part, which is in several memories, one after another; `crc` is what the bucket compares.
 
         Raises:
             CorruptionError: the bytes that arrived have another CRC-32C.

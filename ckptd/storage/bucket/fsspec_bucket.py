@@ -179,7 +179,7 @@ class FsspecBucket:
             self.delete(key)
 
     def create_upload(self, key: str, metadata: Mapping[str, str]) -> str:
-        """See `Bucket`. The parts lie in a directory of this host, which is its id."""
+        """See `Bucket`. The parts are in a directory of this host, which is its id."""
         with _translating(key):
             directory = tempfile.mkdtemp(prefix="ckptd-upload-")
         self._uploads[directory] = Path(directory)

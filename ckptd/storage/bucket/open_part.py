@@ -1,4 +1,4 @@
-"""One part of an upload while it still wants bytes: some copied into a buffer, some borrowed where they lie."""
+"""One part of an upload while it still wants bytes: some copied into a buffer, some borrowed where they are."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OpenPart:
         self._filled = sorted([*merged, (begin, end)])
 
     def borrow(self, begin: int, data: memoryview, crc: int) -> None:
-        """Note bytes that are there, and are read where they lie until `dismiss`."""
+        """Note bytes that are there, and are read where they are until `dismiss`."""
         self._borrowed[begin] = data, crc
         self.note(begin, begin + len(data))
 

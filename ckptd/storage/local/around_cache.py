@@ -54,7 +54,7 @@ class DirectFile:
 
 
 def address_of(view: memoryview) -> int:
-    """Return where the bytes of a contiguous buffer lie in memory, also of one that is read-only."""
+    """Return where the bytes of a contiguous buffer are in memory, also of one that is read-only."""
     place: dict[str, Any] = np.frombuffer(view, np.uint8).__array_interface__
     return int(place["data"][0])
 
@@ -70,7 +70,7 @@ def empty_at(size_bytes: int, phase: int = 0) -> Bytes:
 
 
 def whole_units(offset: int, size_bytes: int, unit_bytes: int) -> tuple[int, int]:
-    """Return begin and end, in the file, of the units that lie whole within a range; begin == end if there are none."""
+    """Return begin and end, in the file, of the units that are whole within a range; begin == end if there are none."""
     begin = -(-offset // unit_bytes) * unit_bytes
     return begin, max(begin, (offset + size_bytes) // unit_bytes * unit_bytes)
 
@@ -157,7 +157,7 @@ def _bounce(disk: Disk, direct: DirectFile, offset: int, data: memoryview) -> in
 def read_bulk(disk: Disk, direct: DirectFile, offset: int, into: Sequence[memoryview]) -> int:
     """Fill `into`, one after another, from byte `offset` on, around the page cache.
 
-    Whole units are read straight into their memory. Where that does not lie in line with the file they come a few bytes
+    Whole units are read straight into their memory. Where that is not aligned with the file they come a few bytes
     too far, and are moved from there: one long request and a copy within the processor's cache, instead of many short
     requests. What is short, and both ends, come by way of a buffer.
 

@@ -149,7 +149,7 @@ class Disk(Protocol):
         """Describe an open file."""
 
     def status_at(self, root: int, path: str, *, confined: bool) -> FileStatus:
-        """Describe what lies at a path, without the right to read it."""
+        """Describe what is at a path, without the right to read it."""
 
     def is_plain_file(self, directory: int, name: str) -> bool:
         """Say whether a name in a directory is a file, and no link to one."""

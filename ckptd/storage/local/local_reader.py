@@ -50,7 +50,7 @@ def _after(done: int, into: Sequence[memoryview]) -> Sequence[memoryview]:
 def check_content(disk: Disk, file: int, expected: memoryview, key: str) -> None:
     """Read a synced file and compare it with what was written to it, around the page cache where that is possible.
 
-    A disk, or what lies between, may acknowledge a write that it has not carried out. `CorruptionError` says so; raises
+    A disk, or what is between, may acknowledge a write that it has not carried out. `CorruptionError` says so; raises
     `OSError`.
     """
     size = len(expected)

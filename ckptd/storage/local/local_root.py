@@ -1,4 +1,4 @@
-"""Opening what lies below the root of a local store, and making directories whose names are durable."""
+"""Opening what is below the root of a local store, and making directories whose names are durable."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LocalRoot:
                 self.disk.close(file)
 
     def open_file(self, key: str) -> int:
-        """Open whatever lies at a key for reading; raises `OSError`."""
+        """Open whatever is at a key for reading; raises `OSError`."""
         with self.opened_root() as root:
             return self.disk.open_file(root, key, confined=self.confined)
 

@@ -53,7 +53,7 @@ class Mount:
 
 
 def mount_of(path: str, mountinfo: str | None = None) -> Mount | None:
-    """Return the file system that `path` lies on, None where the kernel does not tell.
+    """Return the file system that `path` is on, None where the kernel does not tell.
 
     `mountinfo` is the kernel's table; it is read if it is not passed.
     """
