@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,9 +77,18 @@ class DcpSession:
         with self._lock:
             self._staged = [weakref.ref(view) for view in views]
 
-    def save(self, place: DcpPath, arrays: Mapping[str, Any], overwrite: bool) -> PendingSave:
-        """Begin a save; the staged memory that it uses belongs to the Checkpointer from now on."""
-        pending = self._checkpointer.save(place.step, arrays, overwrite=overwrite, name=place.name)
+    def save(self, place: DcpPath, parts: Callable[[], Mapping[str, Any]], overwrite: bool) -> PendingSave:
+        """Begin a save; the staged memory that it uses belongs to the Checkpointer from now on.
+
+        If `parts` raises, the other ranks get the error at once and need not wait for this one.
+        """
+        arrays: dict[str, Any] = {}
+
+        def collected() -> Mapping[str, Any]:
+            arrays.update(found := parts())
+            return found
+
+        pending = self._checkpointer.save(place.step, collected, overwrite=overwrite, name=place.name)
         with self._lock:
             views = [view for ref in self._staged if (view := ref()) is not None]
             if views and not _addresses(arrays).isdisjoint(_address(view) for view in views if view.size):

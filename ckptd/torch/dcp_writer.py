@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
@@ -18,14 +17,13 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from ckptd.client.parts import NamedParts
-from ckptd.client.slice import Slice
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import InvalidRequestError
 from ckptd.torch import dcp_session, dcp_stager
 from ckptd.torch.dcp_items import Collected, collect
 from ckptd.torch.dcp_place import DcpPath, Id, is_id, origin
 from ckptd.torch.dcp_remarks import remarks_of_plan
-from ckptd.torch.dcp_values import NOTE, DcpNote, encode_values, names_of_own
+from ckptd.torch.dcp_values import DcpNote, encode_values, names_of_own
 
 _LOG = logging.getLogger("ckptd.torch")
 
@@ -165,14 +163,14 @@ class CkptdStorageWriter(StorageWriter):
         began_at = time.monotonic()
         world_size = plan.storage_data.world_size if isinstance(plan.storage_data, _Ranks) else _world_size()
         session = dcp_session.session_for(self._membership(place.address, place.run, world_size))
-        try:
+        results: list[WriteResult] = []
+
+        def parts() -> NamedParts:
             collected = self._collect(plan, planner)
-        except Exception:
-            if world_size > 1:
-                self._spoil(session, place)
-            raise
-        brought, self._brought = self._brought, SavePlan([])
-        parts = NamedParts(collected.arrays, lambda: remarks_of_plan(brought, planner), collected.own)
+            brought, self._brought = self._brought, SavePlan([])
+            results.extend(collected.results)
+            return NamedParts(collected.arrays, lambda: remarks_of_plan(brought, planner), collected.own)
+
         pending = session.save(place, parts, self._overwrite)
         self._checkpoint = saved = pending.result()
         took_s = time.monotonic() - began_at
@@ -183,7 +181,7 @@ class CkptdStorageWriter(StorageWriter):
             "saved %s: %.1f MiB in %.2f s, training stood still for %.3f s", saved.prefix, size_mib, took_s, stalled_s
         )
         done: Future[list[WriteResult]] = Future()
-        done.set_result(collected.results)
+        done.set_result(results)
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -259,13 +257,6 @@ class CkptdStorageWriter(StorageWriter):
         self._joined.add((address, run))
         rank = _rank() if self._rank is None else self._rank  # PyTorch before 2.8 does not pass it
         return dcp_session.CheckpointerKey(address, run, rank if world_size > 1 else 0, world_size, self._options)
-
-    def _spoil(self, session: dcp_session.DcpSession, place: DcpPath) -> None:
-        """Join a save that has failed on this rank, so that it fails at once on the other ranks, which wait for it."""
-        # Half of a tensor whose other half no rank has: the plan refuses it, and every rank gets its name.
-        name = f"{NOTE}rank {self._rank} has failed"
-        half = Slice(np.zeros(1, np.uint8), (2,), (0,))
-        session.save(place, {name: half}, self._overwrite).exception()
 
     def _collect(self, plan: SavePlan, planner: SavePlanner) -> Collected:
         """Return the arrays of this rank's plan, and its note if there is anything to note."""

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from ckptd.engine.catalog import reserve
 from ckptd.engine.catalog.commit import OnStep, ignore_step
+from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.reading import indexes
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
@@ -63,13 +64,7 @@ def bring_back(store: Store, record: Record, *, on_step: OnStep = ignore_step) -
 
 def is_aside(store: Store, record: Record) -> bool:
     """Say whether the copy is there that `bring_back` needs."""
-    if record.deleted_at is None:
-        return False
-    try:
-        store.stat(record.aside_key)
-    except NotFoundError:
-        return False
-    return True
+    return record.deleted_at is not None and has_object(store, record.aside_key)
 
 
 class BeingReadError(ConflictError):
