@@ -30,6 +30,13 @@ class Seam:
         owner, name = self._find()
         patch.setattr(owner, name, value)
 
+    def in_program(self, value: str) -> str:
+        """Return a statement that puts there what the expression `value` gives, for a program that has no tests."""
+        module, _, path = self.where.partition(":")
+        outer, _, name = path.rpartition(".")
+        owner = f"importlib.import_module('ckptd.{module}')" + (f".{outer}" if outer else "")
+        return f"import importlib; setattr({owner}, {name!r}, {value})"
+
     @property
     def value(self) -> Any:
         """What is there now."""
@@ -63,10 +70,24 @@ NPZ_BUFFER_BYTES = Seam("interchange.npz:BUFFER_BYTES")
 NPZ_UNPACKED_BYTES = Seam("interchange.npz:MAX_UNPACKED_BYTES")
 SOURCE_READ_BYTES = Seam("interchange.source:MAX_READ_BYTES")
 
+COPY_PARALLEL_BYTES = Seam("client.capture.capturing:PARALLEL_BYTES")
+COPY_STRIPE_BYTES = Seam("client.capture.capturing:STRIPE_BYTES")
+NUM_COPIERS = Seam("client.capture.capturing:NUM_COPIERS")
+SUM_PARALLEL_BYTES = Seam("client.capture.summing:PARALLEL_BYTES")
+SUM_SMALL_BYTES = Seam("client.capture.summing:SMALL_BYTES")
+SUM_BUNCH_BYTES = Seam("client.capture.summing:BUNCH_BYTES")
+COPIED_FIRST_BYTES = Seam("engine.lanes.feeding:SHORT_BYTES")
+HELD_BLOCK_BYTES = Seam("client.daemon.held_objects:BLOCK_BYTES")
+
 # Waits and ages in seconds, which tests shorten
 
 DAEMON_FULL_WAIT_S = Seam("client.daemon.join_call:STORE_WAIT_S")
 FIRST_CONFLICT_WAIT_S = Seam("client.daemon.join_call:FIRST_CONFLICT_WAIT_S")
+FIRST_CONTACT_S = Seam("client.daemon.contact:FIRST_CONTACT_S")
+AVOIDED_PORT_S = Seam("client.daemon.routes:AVOID_S")
+WAIT_NOTICE_S = Seam("client.saving.waits:NOTICE_S")
+LEAVE_S = Seam("daemon.app:LEAVE_S")
+END_NOTICE_S = Seam("client.saving.end_of_process:TELL_S")
 DIRECT_LOCK_WAIT_S = Seam("client.direct.engines:LOCK_WAIT_S")
 WITHDRAWAL_GRACE_S = Seam("engine.saves.withdrawals:GRACE_S")
 RUN_OPENING_S = Seam("engine.saves.runs:PATIENCE_S")
@@ -101,6 +122,8 @@ REPLACE_ON_DISK = Seam("storage.local.local_store:LocalStore.replace")
 DELETE_ON_DISK = Seam("storage.local.local_store:LocalStore.delete")
 READ_FROM_DISK = Seam("storage.local.local_store:LocalStore.read_into")
 HOLD_ON_DISK = Seam("storage.local.local_store:LocalStore.hold")
+RESERVE_ON_DISK = Seam("storage.local.system_disk:SystemDisk.reserve")
+FREE_ON_DISK = Seam("storage.local.system_disk:SystemDisk.free_bytes")
 OPEN_STORE_OF_DAEMON = Seam("client.daemon.remote_objects:open_store")
 
 # What older peers say, and what processes are called
@@ -108,6 +131,13 @@ OPEN_STORE_OF_DAEMON = Seam("client.daemon.remote_objects:open_store")
 CHECK_RUN_NAME = Seam("format.names:check_run_name")
 DECLARATION_TO_WIRE = Seam("wire.convert:declaration_to_wire")
 DECLARATION_FROM_WIRE = Seam("wire.convert:declaration_from_wire")
+FINER_ERRORS = Seam("wire.status:FINER")
+ASSIGNMENT_FROM_WIRE = Seam("wire.lanes:assignment_from_wire")
+SERVE_DECLARE = Seam("service.save:SaveService.declare")
+SERVE_AWAIT = Seam("service.save:SaveService.await_")
+SERVE_ABORT = Seam("service.save:SaveService.abort")
+WITHDRAW = Seam("engine.saves.coordinator:Coordinator.withdraw")
+THIS_PEER = Seam("wire.versions:this_peer")
 NEW_INCARNATION = Seam("wire.versions:new_incarnation")
 
 # Steps that a test waits in, counts or lets fail
@@ -118,12 +148,18 @@ EACH_OF_SEVERAL = Seam("threads:each")
 START_THREAD = Seam("threads:start")
 SUBMIT_WORK = Seam("threads:Pool.submit")
 NEW_LOCK = Seam("threads:new_lock")
+CLOSE_RUNS = Seam("engine.saves.runs:Runs.close")
 LOOK = Seam("watch.look:Looker.look")
 DESCRIBE = Seam("engine.catalog.survey:describe")
 SERVE_DECLARE = Seam("service.save:SaveService.declare")
 SERVE_AWAIT_PLAN = Seam("service.save:SaveService.await_plan")
 IS_REFUSED_AGAIN = Seam("service.refusal_log:log.is_repeated")
 RECEIVE_PROXIED = Seam("wire.proxied:receive")
+HUB_WATCH = Seam("watch.hub:Hub.watch")
+PREPARE_SAVE = Seam("client.capture.preparing:Preparation.prepare")
+BEGIN_SAVE = Seam("client.saving.undertaking:Undertaking.begin")
+COPY_PIECE = Seam("client.capture.capturing:copy_piece")
+GATHER = Seam("client.capture.capturing:gather")
 CAPTURE = Seam("client.capture.snapshot:Snapshot.capture")
 STAGE_ARRAY = Seam("client.capture.staging:Staging.array")
 NEW_ROOM = Seam("client.capture.buffers:PrivateRoom.__init__")

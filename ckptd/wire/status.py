@@ -49,7 +49,7 @@ _CLASSES = {kind.__name__: kind for kind, _ in _TABLE}
 
 # Finer classes of those above. The reason on the wire stays the class of the table, which every version knows; the
 # finer one travels beside it, for those that know it too.
-_FINER: dict[str, type[CkptdError]] = {kind.__name__: kind for kind in (VersionMismatchError,)}
+FINER: dict[str, type[CkptdError]] = {kind.__name__: kind for kind in (VersionMismatchError,)}
 _FINER_KEY = "class"
 
 # What a status means that carries no error of ours: gRPC itself spoke, a proxy, or some other server.
@@ -120,7 +120,7 @@ def _fields(error: CkptdError) -> dict[str, str]:
             metadata[name] = _json(value, _MAX_FIELD)
     if isinstance(error, ConflictError) and error.holder:
         metadata[_HOLDER] = _json(error.holder, _MAX_FIELD)
-    if type(error).__name__ in _FINER:
+    if type(error).__name__ in FINER:
         metadata[_FINER_KEY] = _dump(type(error).__name__)
     notes = [_cut(str(note), _MAX_FIELD) for note in getattr(error, "__notes__", [])[:_MAX_NOTES]]
     if notes:
@@ -158,7 +158,7 @@ def _unpacked(packed: bytes) -> CkptdError | None:
 
 def _rebuild(kind: type[CkptdError], metadata: dict[str, str]) -> CkptdError:
     fields: dict[str, Any] = {name: json.loads(text) for name, text in metadata.items()}
-    finer = _FINER.get(str(fields.get(_FINER_KEY)))
+    finer = FINER.get(str(fields.get(_FINER_KEY)))
     if finer is not None and issubclass(finer, kind):
         kind = finer
     offset = fields.get("offset")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ckptd
+from tests import seams
 
 BOUND_S = 60.0
 PROLOGUE = """
@@ -276,7 +277,7 @@ def test_what_others_do_at_the_end_is_done_whatever_is_lost():
 def test_the_end_tells_what_it_waits_for_and_ctrl_c_ends_the_wait():
     process = subprocess.Popen(
         [sys.executable, "-c", PROLOGUE + "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-         "from ckptd.client.saving import end_of_process; end_of_process._TELL_S = 0.2\n"
+         + seams.END_NOTICE_S.in_program("0.2") + "\n"
          "checkpointer(600.0).save(7, arrays(7))", "127.0.0.1:1"],
         stderr=subprocess.PIPE,
         text=True,
@@ -307,14 +308,14 @@ with checkpointer() as ckpt:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(code, time.monotonic() - began < 10.0, pending.done(), flush=True)
 """
-GATE = """
+GATE = f"""
 import contextlib
 from ckptd.client.capture import capturing
 
 @contextlib.contextmanager
 def gate_of(ckpt):
-    gate, copy = threading.Event(), capturing._copy
-    capturing._copy = lambda source, to: (gate.wait(60), copy(source, to))
+    gate, copy = threading.Event(), capturing.copy_piece
+    {seams.COPY_PIECE.in_program("lambda source, to: (gate.wait(60), copy(source, to))")}
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import pytest
 
 import ckptd
 from ckptd.demo.processes import child_environment
+from tests import seams
 from tests.starts import prepared
 from tests.starts.daemons import Daemon
 
@@ -20,9 +21,13 @@ COUNT = 3_000_000
 WRITE_BYTES_PER_S = 6_000_000  # a save takes seconds: there is time to kill whoever has begun it
 
 TRAINER = """
-import sys, threading
+import logging, sys, threading
 import numpy as np, ckptd
-from ckptd.client.capture import capturing
+told = []
+listening = logging.Handler()
+listening.emit = lambda record: told.append(record.getMessage())
+logging.getLogger("ckptd.client").addHandler(listening)
+logging.getLogger("ckptd.client").setLevel(logging.INFO)
 address, rank, world_size, dies = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 ckpt = ckptd.Checkpointer(address, "r", rank=rank, world_size=world_size, timeout_s=60)
 part = np.full({count}, rank + 1, np.float32)
@@ -31,9 +36,9 @@ if dies == 'copying':
     def stuck(source, to):
         print("copying", flush=True)
         threading.Event().wait(600)
-    capturing._copy = stuck
+    {put_stuck}
 pending = ckpt.save(7, arrays)
-print("returned", ckpt._transport.connection.seat().arenas.why_not, flush=True)
+print("returned", "; ".join(line for line in told if "bytes are sent" in line), flush=True)
 try:
     pending.result(60)
     print("saved", flush=True)
@@ -64,7 +69,7 @@ def train(daemon):
             [
                 sys.executable,
                 "-c",
-                TRAINER.format(count=COUNT),
+                TRAINER.format(count=COUNT, put_stuck=seams.COPY_PIECE.in_program("stuck")),
                 f"grpc://{host}:{port}",
                 *map(str, (rank, world_size, dies)),
             ],

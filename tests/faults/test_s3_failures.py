@@ -6,6 +6,7 @@ The numbers are those of the failure table in ``docs/buckets.md``.
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -167,13 +168,14 @@ def test_1_and_2_what_a_killed_process_left_is_swept_by_the_next(
     url: str, s3_service: S3Service, s3_front: Front, place: str
 ) -> None:
     script = (
-        "import os, sys; from ckptd.storage.locations import open_store\n"
+        "import sys; from ckptd.storage.locations import open_store\n"
         "writer = open_store(sys.argv[1]).create('run/shard', 3 * (16 << 20))\n"
-        "writer.write(0, bytes(16 << 20)); [sent.result() for sent in list(writer._sent.values())]\n"
-        "os.kill(os.getpid(), 9)"
+        "writer.write(0, bytes(16 << 20)); sys.stdin.read()"
     )
-    done = prepared.run([sys.executable, "-c", script, url], timeout=60, check=False)
-    assert done.returncode == -9
+    with prepared.Popen([sys.executable, "-c", script, url], stdin=subprocess.PIPE) as writing:
+        s3_front.wait_for(1, PART)
+        writing.kill()
+    assert writing.returncode == -9
     assert s3_service.unfinished_uploads(place) == [f"{place}/run/shard"]
     store = open_store(url)
     assert list(store.list("")) == []

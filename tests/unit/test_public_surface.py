@@ -20,11 +20,13 @@ from tests.seams import Seam
 TESTS = Path(__file__).resolve().parents[1]
 SEAMS = {name: seam for name, seam in vars(seams).items() if isinstance(seam, Seam)}
 
+IMPORTS_OURS = re.compile(r"^\s*(import|from)\b.*\bckptd\b", re.MULTILINE)
+
 FOREIGN = {
     ("conformance/dcp/test_dcp_resharding.py", "_init_from_local_shards"): "torch has no other way to such a tensor",
     ("conformance/dcp/test_dcp_shards.py", "_CHECKPOINT_PROCESS"): "torch ends its saving process too late",
     ("conformance/dcp/test_dcp_training.py", "_CHECKPOINT_PROCESS"): "torch ends its saving process too late",
-    ("starts/prepared.py", "_close_pipe_fds"): "a stand-in for subprocess.Popen, which has this for such classes",
+    ("starts/forks.py", "_close_pipe_fds"): "a stand-in for subprocess.Popen, which has this for such classes",
     ("unit/tensorflow/test_keras_models.py", "_flatten_layers"): "Keras' own models find their layers so",
     ("unit/tensorflow/test_manager.py", "_checkpoint"): "TensorFlow's status tells nowhere else what it restores from",
     ("unit/torch/shards.py", "_make_wrapper_subclass"): "torch's way to a tensor without data",
@@ -49,7 +51,7 @@ def trees() -> dict[str, list[ast.Module]]:
 
 def programs(tree: ast.Module) -> Iterator[ast.Module]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "import ckptd" in node.value:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and IMPORTS_OURS.search(node.value):
             try:
                 yield ast.parse(node.value)
             except SyntaxError:

@@ -24,12 +24,12 @@ from ckptd.client.capture.memory_layout import Placement
 from ckptd.engine.lanes.capture import LONG_BYTES
 from ckptd.engine.manifest import Manifest
 
-_STRIPE_BYTES = 8 << 20  # what one thread takes at a time
-_PARALLEL_BYTES = 16 << 20  # below this, starting threads takes longer than it saves
+STRIPE_BYTES = 8 << 20  # what one thread takes at a time
+PARALLEL_BYTES = 16 << 20  # below this, starting threads takes longer than it saves
 _SMALL_BYTES = 128 << 10  # pieces below this keep threads waiting for the interpreter, not for memory
 _GATHERED_BYTES = 32 << 10  # parts up to this are copied several at once: twice, which costs less than once each
 _GATHER_BYTES = 512 << 10  # so many of them that the processor's cache holds them
-_NUM_COPIERS = max(1, min(4, os.cpu_count() or 1))
+NUM_COPIERS = max(1, min(4, os.cpu_count() or 1))
 
 
 class _Piece(NamedTuple):
@@ -52,16 +52,16 @@ def capture(inventory: Inventory, placement: Placement, room: Room) -> None:
 
     def carry_out(number: int) -> None:
         for piece in tasks[number]:
-            _copy(piece.source, room.data[piece.offset : piece.offset + piece.size])
+            copy_piece(piece.source, room.data[piece.offset : piece.offset + piece.size])
         mark.done(number)
 
     size, count = sum(piece.size for task in tasks for piece in task), sum(map(len, tasks))
-    if size < max(_PARALLEL_BYTES, _SMALL_BYTES * count) or _NUM_COPIERS == 1:
+    if size < max(PARALLEL_BYTES, _SMALL_BYTES * count) or NUM_COPIERS == 1:
         for number in range(len(tasks)):
             carry_out(number)
     else:
         # The memory is used again after an error: nobody may copy into it any more by then.
-        threads.each(carry_out, range(len(tasks)), _NUM_COPIERS, "ckptd-capture", insists=True)
+        threads.each(carry_out, range(len(tasks)), NUM_COPIERS, "ckptd-capture", insists=True)
     room.captured = len(room.data)
 
 
@@ -90,19 +90,19 @@ class _Mark:
 def _tasks(inventory: Inventory, placement: Placement) -> Iterator[list[_Piece]]:
     """Cut the work, in the order of the memory, into stripes of large parts and bunches of small ones."""
     bunch: list[_Piece] = []
-    room = _STRIPE_BYTES
+    room = STRIPE_BYTES
     for piece in _pieces(inventory, placement):
-        if piece.size > _STRIPE_BYTES and isinstance(piece.source, np.ndarray):
+        if piece.size > STRIPE_BYTES and isinstance(piece.source, np.ndarray):
             if bunch:
                 yield bunch
-                bunch, room = [], _STRIPE_BYTES
+                bunch, room = [], STRIPE_BYTES
             yield from ([stripe] for stripe in _stripes(piece.source, piece.offset, piece.size))
             continue
         bunch.append(piece)
         room -= piece.size
         if room <= 0:
             yield bunch
-            bunch, room = [], _STRIPE_BYTES
+            bunch, room = [], STRIPE_BYTES
     if bunch:
         yield bunch
 
@@ -132,17 +132,17 @@ def _stripes(source: Array, offset: int, size: int) -> Iterator[_Piece]:
     width = size // source.size
     while source.shape[0] == 1:
         source = source[0]
-    step = max(1, _STRIPE_BYTES // (size // len(source)))
+    step = max(1, STRIPE_BYTES // (size // len(source)))
     for at in range(0, len(source), step):
         stripe = source[at : at + step]
         yield _Piece(stripe, offset, stripe.size * width)
         offset += stripe.size * width
 
 
-def _copy(source: Source | list[Array], to: NDArray[np.uint8]) -> None:
+def copy_piece(source: Source | list[Array], to: NDArray[np.uint8]) -> None:
     """Copy what is stored of `source`."""
     if isinstance(source, list):
-        _gather(source, to)
+        gather(source, to)
     elif isinstance(source, EncodedStrings):
         to[: len(source.head)] = np.frombuffer(source.head, np.uint8)
         to[len(source.head) :] = np.frombuffer(source.payload, np.uint8)
@@ -153,14 +153,14 @@ def _copy(source: Source | list[Array], to: NDArray[np.uint8]) -> None:
         np.copyto(to.view(stored).reshape(source.shape), source, casting="equiv")
 
 
-def _gather(sources: Sequence[Array], to: NDArray[np.uint8]) -> None:
+def gather(sources: Sequence[Array], to: NDArray[np.uint8]) -> None:
     """Copy short arrays to where they lie side by side: joined in the processor's cache, without a step for each."""
     try:
         joined = b"".join(sources)  # type: ignore[arg-type]  # arrays are buffers, which the stubs don't know
     except (TypeError, ValueError, BufferError):  # one of them is not in C order
         at = 0
         for source in sources:
-            _copy(source, to[at : at + source.nbytes])
+            copy_piece(source, to[at : at + source.nbytes])
             at += source.nbytes
     else:
         np.copyto(to, np.frombuffer(joined, np.uint8))

@@ -24,9 +24,9 @@ Sums = NDArray[np.uint32]
 NUM_SUMMERS = max(1, min(4, os.cpu_count() or 1))
 """Threads that sum while training stands still."""
 
-_BUNCH_BYTES = 4 << 20  # what one thread takes at a time
-_PARALLEL_BYTES = 8 << 20  # below this, starting threads takes longer than it saves
-_SMALL_BYTES = 64 << 10  # ranges below this keep threads waiting for the interpreter, not for memory
+BUNCH_BYTES = 4 << 20  # what one thread takes at a time
+PARALLEL_BYTES = 8 << 20  # below this, starting threads takes longer than it saves
+SMALL_BYTES = 64 << 10  # ranges below this keep threads waiting for the interpreter, not for memory
 
 
 def sum_parts(manifest: Manifest, offsets: Column, memory: memoryview, num_threads: int = 1) -> Sums:
@@ -36,7 +36,7 @@ def sum_parts(manifest: Manifest, offsets: Column, memory: memoryview, num_threa
     """
     begins, ends = _ranges(manifest, offsets)
     size = int((ends - begins).sum())
-    if num_threads == 1 or size < max(_PARALLEL_BYTES, _SMALL_BYTES * len(begins)):
+    if num_threads == 1 or size < max(PARALLEL_BYTES, SMALL_BYTES * len(begins)):
         places = zip(begins.tolist(), ends.tolist(), strict=True)
         return np.array(crc32c.each(memory[at:end] for at, end in places), np.uint32)
 
@@ -67,7 +67,7 @@ def _ranges(manifest: Manifest, offsets: Column) -> tuple[Column, Column]:
 def _bunches(begins: Column, ends: Column) -> Iterator[list[tuple[int, int, int]]]:
     """Cut the ranges into about equal work: pieces of long ones, bunches of short ones; (row, begin, end) each."""
     bunch: list[tuple[int, int, int]] = []
-    room = _BUNCH_BYTES
+    room = BUNCH_BYTES
     for row, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
         at = begin
         while at < end:
@@ -77,6 +77,6 @@ def _bunches(begins: Column, ends: Column) -> Iterator[list[tuple[int, int, int]
             at = stop
             if not room:
                 yield bunch
-                bunch, room = [], _BUNCH_BYTES
+                bunch, room = [], BUNCH_BYTES
     if bunch:
         yield bunch

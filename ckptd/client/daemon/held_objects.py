@@ -17,7 +17,7 @@ from ckptd.storage.capabilities import read_by_many
 from ckptd.storage.holds import Hold, hold
 from ckptd.wire.v1 import arena_pb2
 
-_BLOCK_BYTES = 1 << 20  # larger leaves the caches; smaller is copied by an instruction that wants aligned arrays
+BLOCK_BYTES = 1 << 20  # larger leaves the caches; smaller is copied by an instruction that wants aligned arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class _Run:
         begin = self.arena_offset + at - self.begin
         source, target = self.segment.data[begin : begin + len(into)], np.frombuffer(into, np.uint8)
         crc = 0
-        for first in range(0, len(target), _BLOCK_BYTES):
-            block = target[first : first + _BLOCK_BYTES]
-            np.copyto(block, source[first : first + _BLOCK_BYTES])
+        for first in range(0, len(target), BLOCK_BYTES):
+            block = target[first : first + BLOCK_BYTES]
+            np.copyto(block, source[first : first + BLOCK_BYTES])
             crc = crc32c.extend(crc, block.data)
         return crc if self.segment.holds(self.generation) else None
 

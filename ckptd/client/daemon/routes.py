@@ -20,7 +20,7 @@ from ckptd.wire.addresses import Address
 from ckptd.wire.methods import SAVE, Stub
 
 _CONNECT_TIMEOUT_S = 2.0
-_AVOID_S = 600.0
+AVOID_S = 600.0
 
 _log = logging.getLogger("ckptd.client")
 
@@ -74,7 +74,7 @@ class Ways:
     def _avoid(self, port: int, reason: str) -> None:
         now = time.monotonic()
         if now >= self._avoided_until.get(port, 0.0):
-            self._avoided_until[port] = now + _AVOID_S
+            self._avoided_until[port] = now + AVOID_S
             _log.warning(
                 "port %d of %s takes no streams (%s): this rank sends to the daemon itself, which may be slower",
                 port,

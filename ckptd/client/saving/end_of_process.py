@@ -40,7 +40,7 @@ _STARTS_NO_THREAD = (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 1)
 """At the end, this interpreter doesn't; gRPC, which needs some, is not ready for that, and its own end is for ever."""
 
 _MARGIN_S = 20.0  # a save's own deadline comes first, and tells why
-_TELL_S = 10.0
+TELL_S = 10.0
 _POLL_S = 0.5
 
 
@@ -115,6 +115,9 @@ class _Ending:
         if self.has_lost and not has_failed and not isinstance(sys.stdout, _FailingAtTheEnd):
             sys.stdout = _FailingAtTheEnd(sys.stdout)
 
+    def owed(self) -> list[Completion]:
+        return [one.pending for one in self._rest()]
+
     def _rest(self) -> list[_Owed]:
         with self._lock:
             self._owed = [one for one in self._owed if not one.pending.owes_nothing]
@@ -122,7 +125,7 @@ class _Ending:
 
     def _wait(self) -> None:
         began = time.monotonic()
-        tell_at = began + _TELL_S
+        tell_at = began + TELL_S
         while under_way := [one for one in self._rest() if not one.pending.wait_until_over(0)]:
             one = under_way[0]
             if one.deadline.has_passed:
@@ -138,7 +141,7 @@ class _Ending:
                 continue
             now = time.monotonic()
             if now >= tell_at:
-                tell_at = now + _TELL_S
+                tell_at = now + TELL_S
                 more = f" and {len(under_way) - 1} more" if len(under_way) > 1 else ""
                 _say(
                     f"the program has ended but for {one}{more}: waiting for {now - began:.0f} s, at most "
@@ -219,6 +222,11 @@ _ending = _Ending()
 def owe(pending: Completion, where: str, timeout_s: float) -> None:
     """Have the end of the program wait for this save, which ends within `timeout_s`, and tell if it is lost."""
     _ending.owe(pending, where, timeout_s)
+
+
+def owed() -> list[Completion]:
+    """Return the saves that the end of the program would wait for, or report."""
+    return _ending.owed()
 
 
 def settle_if_late() -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 8 << 20
 """What is written at once; blocks begin at multiples of it in the shard."""
 
-_SHORT_BYTES = 384 << 20  # of all that a rank captures: copied in about 0.1 s, half as long again if a disk follows
+SHORT_BYTES = 384 << 20  # of all that a rank captures: copied in about 0.1 s, half as long again if a disk follows
 _CORES_PER_SUM = 4  # of which one at most is taken from training
 _summing = threading.BoundedSemaphore(max(1, (os.cpu_count() or 1) // _CORES_PER_SUM))
 _POLL_S = 0.0005  # how long a writer that has caught up with the capture sleeps
@@ -130,7 +130,7 @@ def feed(
         memory = memoryview(cast("Buffer", capture.memory))
         summed: list[Future[None]] = []
         summing = threads.Pool(1, "ckptd-sum")
-        if len(capture.memory) <= _SHORT_BYTES or capture.is_staged:
+        if len(capture.memory) <= SHORT_BYTES or capture.is_staged:
             wait_sealed(capture, check)
             standstill.wait(check)
         if capture.is_staged:

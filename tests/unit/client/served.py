@@ -23,7 +23,7 @@ class Daemon:
         self._clock = clock
         self._store = store
         self._arena = ArenaOptions(arena_bytes, root.parent) if arena_bytes else None
-        self._settings = Settings(**settings)
+        self.settings = Settings(**settings)
         self._listen = addresses.parse(listen)
         self.start()
 
@@ -38,7 +38,7 @@ class Daemon:
             raise self._failed
 
     def make_coordinator(self):
-        return Coordinator(self._store or open_store(str(self.root)), settings=self._settings, clock=self._clock)
+        return Coordinator(self._store or open_store(str(self.root)), settings=self.settings, clock=self._clock)
 
     def make_server(self, coordinator):
         return Server(coordinator, ServerOptions(listen=(self._listen,), access=OPEN, arena=self._arena))

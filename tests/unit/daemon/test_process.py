@@ -21,6 +21,7 @@ from ckptd.format.index import Index
 from ckptd.wire import convert, methods, versions
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2, save_pb2, watch_pb2
+from tests import seams
 from tests.fakes.worker import WAIT_S, Worker
 from tests.starts import prepared
 from tests.unit.service.test_server import caught, health_of
@@ -191,14 +192,12 @@ def test_a_second_signal_ends_at_once(serve):
 
 
 def test_sigterm_ends_a_daemon_whose_store_answers_no_more(tmp_path):
-    program = """
+    program = f"""
 import threading
 from ckptd.cli.main import main
-from ckptd.daemon import app
-from ckptd.engine.saves.runs import Runs
 
-app.LEAVE_S = 0.5
-Runs.close = lambda self: threading.Event().wait()  # as the last requests of all runs do
+{seams.LEAVE_S.in_program("0.5")}
+{seams.CLOSE_RUNS.in_program("lambda self: threading.Event().wait()")}  # as the last requests of all runs do
 main()
 """
     root = tmp_path / "root"

@@ -11,7 +11,7 @@ import pytest
 
 import ckptd
 from ckptd.errors import StorageFullError
-from ckptd.storage.local.system_disk import SystemDisk
+from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
@@ -28,15 +28,15 @@ def arrays(size_bytes):
 
 
 def test_a_save_that_does_not_fit_says_what_it_needs_and_what_is_free(address, monkeypatch):
-    reserve = SystemDisk.reserve
+    reserve = seams.RESERVE_ON_DISK.value
 
     def full(disk, file, size_bytes):
         if size_bytes > 3 * MB:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         reserve(disk, file, size_bytes)
 
-    monkeypatch.setattr(SystemDisk, "reserve", full)
-    monkeypatch.setattr(SystemDisk, "free_bytes", lambda *_: 3 * MB)
+    seams.RESERVE_ON_DISK.put(monkeypatch, full)
+    seams.FREE_ON_DISK.put(monkeypatch, lambda *_: 3 * MB)
     with ckptd.Checkpointer(address, run="r") as ckpt:
         with pytest.raises(StorageFullError, match=r"the disk is full.*\(8\.0 MB needed, 3\.0 MB free\)") as caught:
             ckpt.save(1, arrays(8 * MB)).result()
@@ -46,7 +46,7 @@ def test_a_save_that_does_not_fit_says_what_it_needs_and_what_is_free(address, m
 
 @pytest.mark.parametrize(("free", "warnings"), [(30 * MB, 1), (300 * MB, 0)])
 def test_it_is_told_once_where_what_is_kept_and_one_more_will_not_fit(address, monkeypatch, caplog, free, warnings):
-    monkeypatch.setattr(SystemDisk, "free_bytes", lambda *_: free)
+    seams.FREE_ON_DISK.put(monkeypatch, lambda *_: free)
     with caplog.at_level(logging.WARNING), ckptd.Checkpointer(address, run="r", max_to_keep=5) as ckpt:
         for step in range(1, 4):
             ckpt.save(step, arrays(8 * MB)).result()
@@ -66,7 +66,7 @@ def told_in(caplog):
 def test_status_shows_it_too(tmp_path, monkeypatch, capsys):
     from ckptd.cli import main
 
-    monkeypatch.setattr(SystemDisk, "free_bytes", lambda *_: 10 * MB)
+    seams.FREE_ON_DISK.put(monkeypatch, lambda *_: 10 * MB)
     daemon = Daemon(tmp_path / "root")
     try:
         with ckptd.Checkpointer(daemon.address, run="r", max_to_keep=None) as ckpt:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.client.capture import capturing
-from ckptd.engine.lanes import feeding
 from ckptd.errors import SessionAbortedError
+from tests import seams
 
 BOUND_S = 20.0
 ARRAYS = {"w": np.arange(100_000.0), "b": np.arange(7)}
@@ -19,7 +18,7 @@ ARRAYS = {"w": np.arange(100_000.0), "b": np.arange(7)}
 @pytest.fixture(params=["shared memory", "shared memory, followed", "stream", "direct", "direct, followed"])
 def ckpt(request, daemon, tmp_path, monkeypatch):
     if "followed" in request.param:  # as a capture is that takes long
-        monkeypatch.setattr(feeding, "_SHORT_BYTES", 0)
+        seams.COPIED_FIRST_BYTES.put(monkeypatch, 0)
     if request.param == "stream":
         monkeypatch.setenv("CKPTD_ROAD", "stream")
     where = tmp_path / "direct" if "direct" in request.param else daemon.address
@@ -28,13 +27,13 @@ def ckpt(request, daemon, tmp_path, monkeypatch):
 
 
 def test_the_call_returns_before_anything_is_copied(ckpt, monkeypatch):
-    gate, copy = threading.Event(), capturing._copy
+    gate, copy = threading.Event(), seams.COPY_PIECE.value
 
     def slow(source, to):
         assert gate.wait(BOUND_S)
         return copy(source, to)
 
-    monkeypatch.setattr(capturing, "_copy", slow)
+    seams.COPY_PIECE.put(monkeypatch, slow)
     pending = ckpt.save(1, ARRAYS, immutable=True)  # would never return if it waited
     assert not pending.done()
     gate.set()
@@ -45,7 +44,7 @@ def test_the_call_returns_before_anything_is_copied(ckpt, monkeypatch):
 
 def test_a_copy_that_fails_fails_the_save_and_leaves_the_next_in_peace(ckpt, monkeypatch, caplog):
     with monkeypatch.context() as patched:
-        patched.setattr(capturing, "_copy", lambda *_: 1 / 0)
+        seams.COPY_PIECE.put(patched, lambda *_: 1 / 0)
         pending = ckpt.save(1, ARRAYS, immutable=True)
         with pytest.raises(SessionAbortedError, match="could not be copied"):
             pending.result(BOUND_S)

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptd.client.capture import capturing, summing
+from ckptd.client.capture import summing
 from ckptd.client.capture.buffers import RoomPool
 from ckptd.client.capture.inventory import Inventory
 from ckptd.client.capture.memory_layout import place
@@ -17,6 +17,7 @@ from ckptd.client.slice import Slice
 from ckptd.errors import InvalidRequestError, SessionAbortedError
 from ckptd.format import crc32c, dtypes, tensors
 from ckptd.format.slices import Box
+from tests import seams
 
 
 def stored(snapshot, item, offset=0, size=None):
@@ -154,9 +155,9 @@ def test_any_range_of_any_part_can_be_taken():
 
 
 def test_large_arrays_are_copied_in_stripes_by_several_threads(monkeypatch):
-    monkeypatch.setattr(capturing, "_PARALLEL_BYTES", 1000)
-    monkeypatch.setattr(capturing, "_STRIPE_BYTES", 300)
-    monkeypatch.setattr(capturing, "_NUM_COPIERS", 3)
+    seams.COPY_PARALLEL_BYTES.put(monkeypatch, 1000)
+    seams.COPY_STRIPE_BYTES.put(monkeypatch, 300)
+    seams.NUM_COPIERS.put(monkeypatch, 3)
     arrays = {
         "a": np.arange(5000, dtype=np.int16).reshape(1, 50, 100),
         "b": np.asfortranarray(np.random.default_rng(0).random((37, 11))),
@@ -183,8 +184,8 @@ def test_short_arrays_that_lie_side_by_side_are_copied_together(monkeypatch):
         "flag": np.array([True, False]),
     }
     gathered = []
-    real = capturing._gather
-    monkeypatch.setattr(capturing, "_gather", lambda sources, to: gathered.append(len(sources)) or real(sources, to))
+    real = seams.GATHER.value
+    seams.GATHER.put(monkeypatch, lambda sources, to: gathered.append(len(sources)) or real(sources, to))
     snapshot = Snapshot.take(arrays, RoomPool())
     assert len(gathered) <= 4
     assert sum(gathered) > 250
@@ -222,8 +223,9 @@ def test_memory_is_given_back_only_when_nothing_is_copied_there_any_more():
 
 def test_who_waits_for_a_copy_that_fails_hears_of_it():
     inventory = Inventory.of({"a": np.ones(1000)})
-    snapshot = Snapshot(inventory, place(inventory.manifest), RoomPool().take(8000))
-    snapshot._room.data = snapshot._room.data[:100]
+    room = RoomPool().take(8000)
+    snapshot = Snapshot(inventory, place(inventory.manifest), room)
+    room.data = room.data[:100]
     with pytest.raises(ValueError, match="broadcast"):
         snapshot.capture()
     with pytest.raises(SessionAbortedError, match="could not be copied"):
@@ -302,9 +304,9 @@ def test_a_torch_tensor_of_bfloat16_keeps_its_bits(monkeypatch):
 
 
 def test_many_threads_take_the_same_sums_as_one(monkeypatch):
-    monkeypatch.setattr(summing, "_PARALLEL_BYTES", 0)
-    monkeypatch.setattr(summing, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(summing, "_BUNCH_BYTES", 1000)
+    seams.SUM_PARALLEL_BYTES.put(monkeypatch, 0)
+    seams.SUM_SMALL_BYTES.put(monkeypatch, 0)
+    seams.SUM_BUNCH_BYTES.put(monkeypatch, 1000)
     random = np.random.default_rng(0)
     arrays = {f"w{size}": random.integers(0, 256, size, np.uint8) for size in (0, 1, 7, 999, 1000, 1001, 2000, 54321)}
     snapshot = Snapshot.take(

@@ -13,7 +13,6 @@ import pytest
 
 import ckptd
 from ckptd.arena.lender import Lender
-from ckptd.client.capture import capturing
 from ckptd.client.capture.snapshot import Snapshot
 from ckptd.client.daemon.arena_link import ArenaLink
 from ckptd.client.daemon.arena_rooms import ArenaRoom, ArenaRooms
@@ -21,6 +20,7 @@ from ckptd.engine.lanes import feeding, standstill
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.storage.local.local_store import LocalStore
+from tests import seams
 from tests.fakes.waiting import eventually, never
 from tests.unit.client.served import BOUND_S, Daemon
 
@@ -44,10 +44,10 @@ def daemon(tmp_path):
     daemon.stop()
 
 
-@pytest.fixture(autouse=True, params=[feeding._SHORT_BYTES, 0], ids=["copied first", "followed"])
+@pytest.fixture(autouse=True, params=[seams.COPIED_FIRST_BYTES.value, 0], ids=["copied first", "followed"])
 def _when_written(request, monkeypatch):
     """Let captures be written once they are complete, as short ones are, or behind the copy, as long ones are."""
-    monkeypatch.setattr(feeding, "_SHORT_BYTES", request.param)
+    seams.COPIED_FIRST_BYTES.put(monkeypatch, request.param)
     if not request.param:
         for module in (feeding, standstill):
             monkeypatch.setattr(module, "LONG_BYTES", 0)
@@ -202,7 +202,7 @@ def test_a_save_that_failed_keeps_nothing_of_its_capture_alive(daemon, connect, 
 def test_a_capture_that_fails_ends_the_save_and_leaves_the_next_in_peace(connect, monkeypatch):
     ckpt = connect()
     with monkeypatch.context() as patched:
-        patched.setattr(capturing, "_copy", lambda *_: 1 / 0)
+        seams.COPY_PIECE.put(patched, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ckpt.save(1, ARRAYS)
     ckpt.save(2, ARRAYS).result(BOUND_S)
@@ -286,8 +286,8 @@ def test_memory_that_holds_other_bytes_than_were_saved_is_passed_by(daemon, conn
 def test_bytes_that_are_staged_are_not_copied(daemon, connect, monkeypatch):
     ckpt = connect()
     copied = []
-    copy = capturing._copy
-    monkeypatch.setattr(capturing, "_copy", lambda source, to: copied.append(len(to)) or copy(source, to))
+    copy = seams.COPY_PIECE.value
+    seams.COPY_PIECE.put(monkeypatch, lambda source, to: copied.append(len(to)) or copy(source, to))
     for step in (1, 2, 3):
         staged = ckpt.staging("w", (300, 400), np.float32)
         assert ckpt.staging("w", (300, 400), np.float32) is staged
@@ -303,8 +303,8 @@ def test_bytes_that_are_staged_are_not_copied(daemon, connect, monkeypatch):
 
 def test_what_is_staged_and_changed_by_mistake_is_never_saved(daemon, connect, monkeypatch):
     copying = threading.Event()
-    copy = capturing._copy
-    monkeypatch.setattr(capturing, "_copy", lambda *both: copying.wait(BOUND_S) and copy(*both))
+    copy = seams.COPY_PIECE.value
+    seams.COPY_PIECE.put(monkeypatch, lambda *both: copying.wait(BOUND_S) and copy(*both))
     ours, other = connect(0, 2), connect(1, 2)
     staged = ours.staging("staged", (1000, 1000), np.float32)
     staged[:] = 1

@@ -16,8 +16,6 @@ import pytest
 import trustme
 
 import ckptd
-from ckptd.client.daemon import contact as contacts
-from ckptd.client.daemon import join_call
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import (
     ConflictError,
@@ -29,7 +27,8 @@ from ckptd.errors import (
 )
 from ckptd.service.certificates import Tls
 from ckptd.service.server import Server, ServerOptions
-from ckptd.wire import status, versions
+from ckptd.wire import status
+from tests import seams
 from tests.fakes.access import OPEN
 from tests.fakes.waiting import eventually
 from tests.starts import prepared
@@ -76,7 +75,7 @@ def test_a_program_without_a_daemon_says_so_within_three_seconds_and_ends_with_a
 
 
 def test_a_daemon_that_was_never_there_is_not_waited_for_as_long_as_a_save_may_take(nobody, monkeypatch):
-    monkeypatch.setattr(contacts, "FIRST_CONTACT_S", 0.5)
+    seams.FIRST_CONTACT_S.put(monkeypatch, 0.5)
     with ckptd.Checkpointer(nobody, "r", timeout_s=600.0) as ckpt:
         began = time.monotonic()
         with pytest.raises(UnavailableError, match=r"connection refused.*\(tried for 0.5 s\)"):
@@ -90,7 +89,7 @@ def test_a_daemon_that_was_never_there_is_not_waited_for_as_long_as_a_save_may_t
 
 
 def test_a_daemon_that_was_there_is_waited_for_longer(tmp_path, monkeypatch):
-    monkeypatch.setattr(contacts, "FIRST_CONTACT_S", 0.3)
+    seams.FIRST_CONTACT_S.put(monkeypatch, 0.3)
     daemon = Daemon(tmp_path / "root")
     with ckptd.Checkpointer(daemon.address, "r", timeout_s=BOUND_S) as ckpt:
         assert ckpt.latest() is None
@@ -105,7 +104,7 @@ def test_a_daemon_that_was_there_is_waited_for_longer(tmp_path, monkeypatch):
 
 
 def test_an_error_of_the_daemon_is_a_contact_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(contacts, "FIRST_CONTACT_S", 0.3)
+    seams.FIRST_CONTACT_S.put(monkeypatch, 0.3)
     daemon = Daemon(tmp_path / "root")
     with ckptd.Checkpointer(daemon.address, "r", timeout_s=BOUND_S) as ckpt:
         with pytest.raises(NotFoundError):
@@ -121,7 +120,7 @@ def test_an_error_of_the_daemon_is_a_contact_too(tmp_path, monkeypatch):
 
 
 def test_a_port_that_takes_connections_and_never_answers_is_told_too(caplog, monkeypatch):
-    monkeypatch.setattr(contacts, "FIRST_CONTACT_S", 2.6)
+    seams.FIRST_CONTACT_S.put(monkeypatch, 2.6)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with (
@@ -205,14 +204,14 @@ def test_a_certificate_for_another_host_and_a_port_without_tls_are_final_too(sec
 
 def test_another_version_is_told_at_once_and_by_a_class_of_its_own(tmp_path, monkeypatch):
     daemon = Daemon(tmp_path / "root")
-    ours = versions.this_peer
+    ours = seams.THIS_PEER.value
 
     def from_the_future(incarnation, **more):
         peer = ours(incarnation, **more)
         peer.version = "7.3.0"
         return peer
 
-    monkeypatch.setattr(versions, "this_peer", from_the_future)
+    seams.THIS_PEER.put(monkeypatch, from_the_future)
     try:
         with ckptd.Checkpointer(daemon.address, "r", timeout_s=BOUND_S) as ckpt:
             began = time.monotonic()
@@ -228,12 +227,12 @@ def test_an_older_peer_reads_a_version_mismatch_as_a_conflict():
     packed = status.pack(VersionMismatchError("the client runs ckptd 7"))
     assert type(status.unpack(packed)) is VersionMismatchError
     with pytest.MonkeyPatch.context() as older:
-        older.setattr(status, "_FINER", {})
+        seams.FINER_ERRORS.put(older, {})
         assert type(status.unpack(packed)) is ConflictError
 
 
 def test_a_run_in_use_is_tried_with_pauses_and_told_once_in_a_while(tmp_path, monkeypatch, caplog, another_process):
-    monkeypatch.setattr(join_call, "FIRST_CONFLICT_WAIT_S", 3.0)
+    seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 3.0)
     daemon = Daemon(tmp_path / "root")
     try:
         with ckptd.Checkpointer(daemon.address, "r") as holder, caplog.at_level(logging.INFO):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
 
 import numpy as np
 import pytest
 
 from ckptd.arena.segment import Segment
-from ckptd.client.daemon import held_objects
 from ckptd.client.daemon.held_objects import HeldObjects, Offer
 from ckptd.errors import NotFoundError
 from ckptd.format import crc32c
 from ckptd.storage.base import SummingObjects
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire.v1 import arena_pb2
+from tests import seams
 
 SIZE = 10_000
 INDEX = b"an index"
@@ -23,9 +23,17 @@ RANGES = [(0, SIZE), (0, 500), (1000, 3000), (2500, 3200), (2900, 7000), (3500, 
 
 
 @pytest.fixture
-def held(tmp_path, monkeypatch):
+def is_alive():
+    """Say whether the daemon lives; a test ends it by clearing this."""
+    alive = threading.Event()
+    alive.set()
+    return alive
+
+
+@pytest.fixture
+def held(tmp_path, monkeypatch, is_alive):
     """Yield the content, objects that hold some of it, and the arena where that lies in reverse order."""
-    monkeypatch.setattr(held_objects, "_BLOCK_BYTES", 700)
+    seams.HELD_BLOCK_BYTES.put(monkeypatch, 700)
     content = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8).tobytes()
     (tmp_path / "shard").write_bytes(content)
     (tmp_path / "other").write_bytes(content[::-1])
@@ -46,7 +54,7 @@ def held(tmp_path, monkeypatch):
             )
         )
         at += end - begin
-    offer = Offer({1: segment}, runs, "m.index", crc32c.crc32c(INDEX), lambda: True)
+    offer = Offer({1: segment}, runs, "m.index", crc32c.crc32c(INDEX), is_alive.is_set)
     objects = HeldObjects(LocalStore(tmp_path), offer)
     assert objects.get("m.index") == INDEX
     yield content, objects, segment
@@ -82,7 +90,7 @@ def test_what_is_not_held_at_all_comes_from_the_store(held):
 
 
 @pytest.mark.parametrize("ends_by", ["deletion", "an overwrite of the memory", "the daemon's end"])
-def test_once_memory_is_gone_another_checkpoint_in_its_place_is_not_taken_for_it(held, tmp_path, ends_by):
+def test_once_memory_is_gone_another_checkpoint_in_its_place_is_not_taken_for_it(held, is_alive, tmp_path, ends_by):
     content, objects, segment = held
     into = bytearray(SIZE)
     match ends_by:
@@ -91,7 +99,7 @@ def test_once_memory_is_gone_another_checkpoint_in_its_place_is_not_taken_for_it
         case "an overwrite of the memory":
             segment.begin()
         case _:
-            objects._offer = replace(objects._offer, is_alive=lambda: False)
+            is_alive.clear()
     segment.data[:] = 0
     objects.read_into("shard", 0, memoryview(into))
     assert into == content, "the files are still there"

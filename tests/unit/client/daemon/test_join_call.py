@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-from ckptd.client.daemon import join_call
 from ckptd.client.daemon.join_call import JoinCall
 from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.errors import ConflictError, NotPermittedError, UnavailableError
 from ckptd.wire import versions
 from ckptd.wire.v1 import save_pb2
+from tests import seams
 
 BOUND_S = 20.0
 
@@ -90,7 +90,7 @@ def test_a_place_that_is_taken_is_waited_for_and_then_given_up_for_good(monkeypa
     joined = member_of(Stub(ConflictError("taken"), ConflictError("taken"), 5))
     assert joined.welcome(Deadline(BOUND_S)).epoch == 5
     joined.close()
-    monkeypatch.setattr(join_call, "FIRST_CONFLICT_WAIT_S", 0.1)
+    seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 0.1)
     joined = member_of(Stub(ConflictError("rank 2 is held by another")))
     for _ in range(2):
         with pytest.raises(ConflictError, match="held by another"):
@@ -113,7 +113,7 @@ def test_a_daemon_of_another_version_is_refused(monkeypatch):
                 event.welcome.peer.version = "9.0.0"
                 yield event
 
-    monkeypatch.setattr(join_call, "FIRST_CONFLICT_WAIT_S", 0.0)
+    seams.FIRST_CONFLICT_WAIT_S.put(monkeypatch, 0.0)
     stub = Stub(1)
     stub.Call = Newer
     joined = member_of(stub)

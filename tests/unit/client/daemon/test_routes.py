@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ckptd import Checkpointer
-from ckptd.client.daemon import remote_saves, routes
 from ckptd.client.daemon.routes import Ways
 from ckptd.wire import addresses
 from ckptd.wire.channels import open_channel
+from tests import seams
 from tests.unit.client.served import BOUND_S
 
 STATE = {"w": np.arange(4_000_000, dtype=np.float32)}
@@ -65,7 +65,7 @@ def test_a_port_that_is_closed_is_said_once_and_left_alone_for_a_while(closed_po
         assert several.to(closed_port).port == 0
     (said,) = caplog.messages
     assert said.startswith(f"port {closed_port} of grpc://127.0.0.1:7070 takes no streams")
-    monkeypatch.setattr(routes, "_AVOID_S", 0.0)
+    seams.AVOIDED_PORT_S.put(monkeypatch, 0.0)
     again = ways_of("grpc://127.0.0.1:7070")
     assert again.to(closed_port).port == 0
     with socket.create_server(("127.0.0.1", closed_port)), contextlib.closing(again):
@@ -83,13 +83,13 @@ def test_a_port_where_no_process_of_the_daemon_is_costs_no_save(which, daemon, m
             port = addresses.parse(other.address).port
         else:
             port = request.getfixturevalue(which)
-        understood = remote_saves.lanes.assignment_from_wire
+        understood = seams.ASSIGNMENT_FROM_WIRE.value
 
         def misled(replies):
             assignment = understood(replies)
             return replace(assignment, lanes=tuple(replace(lane, stream_port=port) for lane in assignment.lanes))
 
-        monkeypatch.setattr(remote_saves.lanes, "assignment_from_wire", misled)
+        seams.ASSIGNMENT_FROM_WIRE.put(monkeypatch, misled)
         with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
             for step in (1, 2):
                 assert ckpt.save(step, STATE).result(BOUND_S).step == step

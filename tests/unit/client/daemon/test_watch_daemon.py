@@ -10,6 +10,7 @@ import pytest
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.client.following import follow
 from ckptd.errors import InvalidRequestError, UnavailableError
+from tests import seams
 from tests.fakes.clock import HandClock
 from tests.fakes.waiting import eventually
 from tests.unit.client.relay import Relay
@@ -126,7 +127,7 @@ def test_an_answer_that_no_repetition_changes_is_raised_at_once(daemon, monkeypa
     def refuse(*_, **__):
         raise InvalidRequestError("this run cannot be")
 
-    monkeypatch.setattr("ckptd.watch.hub.Hub.watch", refuse)
+    seams.HUB_WATCH.put(monkeypatch, refuse)
     with pytest.raises(InvalidRequestError, match="cannot be"):
         next(follow(daemon.address, RUN, patience_s=BOUND_S))
 

@@ -38,7 +38,7 @@ class _Guarded(Daemon):
 
     def make_coordinator(self):
         holder = f"ckptd serve, pid {os.getpid()} on {socket.gethostname()}, grpcs://127.0.0.1:0"
-        return Coordinator(open_store(str(self.root)), settings=self._settings, holder=holder)
+        return Coordinator(open_store(str(self.root)), settings=self.settings, holder=holder)
 
     def make_server(self, coordinator):
         return Server(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import ckptd
+from ckptd.engine.settings import Settings
 from ckptd.errors import CkptdError, SessionAbortedError, StorageFullError, UnavailableError
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire import addresses
@@ -146,13 +147,11 @@ def test_an_older_client_hears_an_end_that_it_does_not_ask_for_again(failing):
 
 def test_a_newer_client_still_understands_an_older_daemon(daemon, monkeypatch):
     """Which answers an aborted save by a status, and knows no phase for it."""
-    from ckptd.service.save import SaveService
-
-    await_, declare = SaveService.await_, SaveService.declare
-    monkeypatch.setattr(SaveService, "await_", lambda self, request, call: await_(self, of_older(request), call))
-    monkeypatch.setattr(SaveService, "declare", lambda self, request, call: declare(self, of_older(request), call))
+    await_, declare = seams.SERVE_AWAIT.value, seams.SERVE_DECLARE.value
+    seams.SERVE_AWAIT.put(monkeypatch, lambda self, request, call: await_(self, of_older(request), call))
+    seams.SERVE_DECLARE.put(monkeypatch, lambda self, request, call: declare(self, of_older(request), call))
     daemon.stop()
-    daemon._settings = daemon._settings.__class__(declare_timeout_s=0.3)
+    daemon.settings = Settings(declare_timeout_s=0.3)
     daemon.start()
     with ckptd.Checkpointer(daemon.address, run="runs/a", rank=0, world_size=2) as checkpointer:
         failure = checkpointer.save(1, ARRAYS).exception(AT_ONCE_S)

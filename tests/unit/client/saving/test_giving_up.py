@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.client.capture import capturing
-from ckptd.client.capture.preparing import Preparation
 from ckptd.client.saving import end_of_process
 from ckptd.client.saving.pending import completion_of
-from ckptd.client.saving.undertaking import Undertaking
 from tests import seams
 from tests.unit.client.served import Daemon
 
@@ -60,11 +57,11 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
     with monkeypatch.context() as patched:
         match place:
             case "preparing":
-                patched.setattr(Preparation, "prepare", fail(cause))
+                seams.PREPARE_SAVE.put(patched, fail(cause))
             case "beginning":
-                patched.setattr(Undertaking, "begin", fail(cause))
+                seams.BEGIN_SAVE.put(patched, fail(cause))
             case "copying":
-                patched.setattr(capturing, "_copy", fail(cause))
+                seams.COPY_PIECE.put(patched, fail(cause))
         for _ in range(3):  # more than may be under way at once
             with pytest.raises(type(cause)):
                 ckpt.save(2, ARRAYS)

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd import threads
-from ckptd.client.capture import capturing
-from ckptd.client.capture.preparing import Preparation
-from ckptd.client.saving.undertaking import Undertaking
 from ckptd.engine.layout import Road
-from ckptd.engine.saves import withdrawals
-from ckptd.engine.saves.coordinator import Coordinator
-from ckptd.service.save import SaveService
 from ckptd.wire.v1 import save_pb2
+from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
@@ -100,13 +94,13 @@ def give_up(request, daemon, monkeypatch, ranks) -> Callable[[int], str]:
         with monkeypatch.context() as patched:
             match request.param:
                 case "preparing":
-                    patched.setattr(Preparation, "prepare", fail(kind()))
+                    seams.PREPARE_SAVE.put(patched, fail(kind()))
                 case "beginning":
-                    patched.setattr(Undertaking, "begin", fail(kind()))
+                    seams.BEGIN_SAVE.put(patched, fail(kind()))
                 case "copying":
-                    patched.setattr(capturing, "_copy", fail_once_declared(daemon, step, kind()))
+                    seams.COPY_PIECE.put(patched, fail_once_declared(daemon, step, kind()))
                 case "a thread":
-                    patched.setattr(threads, "start", fail(RuntimeError(told)))
+                    seams.START_THREAD.put(patched, fail(RuntimeError(told)))
             with pytest.raises(kind):
                 ranks[0].save(step, ARRAYS)
         return f"rank 0 gave up: .*{told}"
@@ -147,7 +141,7 @@ def test_others_that_have_declared_are_told_at_once_and_all_may_save_again(daemo
 
 
 def test_others_that_come_after_it_are_told_soon_if_it_does_not_save_again(daemon, ranks, give_up, monkeypatch):
-    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    seams.WITHDRAWAL_GRACE_S.put(monkeypatch, 0.2)
     told = give_up(2)
     others = [rank.save(2, ARRAYS) for rank in ranks[1:]]
     for one in others:
@@ -157,7 +151,7 @@ def test_others_that_come_after_it_are_told_soon_if_it_does_not_save_again(daemo
 
 
 def test_a_rank_that_refuses_its_state_before_it_ever_joined_is_not_waited_for(daemon, road, monkeypatch):
-    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    seams.WITHDRAWAL_GRACE_S.put(monkeypatch, 0.2)
     opened = [ckptd.Checkpointer(daemon.address, "r", rank=rank, world_size=2, timeout_s=TIMEOUT_S) for rank in (0, 1)]
     try:
         for step in (1, 2):  # with the second step it has joined
@@ -174,7 +168,7 @@ def test_a_rank_that_refuses_its_state_before_it_ever_joined_is_not_waited_for(d
 
 
 def test_a_function_that_does_not_return_what_is_to_be_saved_is_told_to_the_others(ranks, monkeypatch):
-    monkeypatch.setattr(withdrawals, "GRACE_S", 0.2)
+    seams.WITHDRAWAL_GRACE_S.put(monkeypatch, 0.2)
 
     def arrays_of() -> dict[str, object]:
         raise ValueError("no such layer")
@@ -190,20 +184,20 @@ def test_a_function_that_does_not_return_what_is_to_be_saved_is_told_to_the_othe
 
 
 def test_an_older_daemon_ends_what_it_has_planned(request, daemon, road, monkeypatch):
-    abort, asked = SaveService.abort, threading.Event()
+    abort, asked = seams.SERVE_ABORT.value, threading.Event()
 
     async def without_request_ids(self, message, call):
         if message.request_id:
             asked.set()
         return await abort(self, save_pb2.AbortRequest(save=message.save, reason=message.reason), call)
 
-    monkeypatch.setattr(SaveService, "abort", without_request_ids)
-    monkeypatch.setattr(Coordinator, "withdraw", lambda *_: None)
+    seams.SERVE_ABORT.put(monkeypatch, without_request_ids)
+    seams.WITHDRAW.put(monkeypatch, lambda *_: None)
     daemon.stop()
     daemon.start()
     ranks = request.getfixturevalue("ranks")
     with monkeypatch.context() as patched:
-        patched.setattr(capturing, "_copy", fail_once_declared(daemon, 2, KeyboardInterrupt()))
+        seams.COPY_PIECE.put(patched, fail_once_declared(daemon, 2, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             ranks[0].save(2, ARRAYS)
     assert asked.wait(SOON_S)

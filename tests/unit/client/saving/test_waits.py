@@ -15,6 +15,7 @@ from ckptd.errors import CkptdError
 from ckptd.service import flow
 from ckptd.service.server import Server, ServerOptions
 from ckptd.storage.local.local_store import LocalStore
+from tests import seams
 from tests.fakes.access import OPEN
 from tests.fakes.waiting import eventually
 from tests.unit.client.saving.test_ends_of_saves import Failing
@@ -33,7 +34,7 @@ class Talkative(Daemon):
 
 @pytest.fixture
 def often(monkeypatch, caplog):
-    monkeypatch.setattr("ckptd.client.saving.waits.NOTICE_S", 0.1)
+    seams.WAIT_NOTICE_S.put(monkeypatch, 0.1)
     caplog.set_level(logging.INFO, logger="ckptd")
     return caplog
 
