@@ -1,4 +1,4 @@
-"""Two sources of tensors, compared: what one has and the other has not, and by how much values differ.
+"""Comparing two sources of tensors: which tensors only one of them has, and by how much values differ.
 
 Both are read as streams, so memory does not grow with them; tensors of strings are held whole, one of each at a time.
 Equal means equal as numbers: -0.0 equals 0.0, and a NaN equals a NaN at the same place.
@@ -187,7 +187,7 @@ class _Tally:
         self._sum += float(apart.sum())
 
     def result(self) -> Values:
-        """Return what it came to."""
+        """Return the result."""
         if not self.is_number:
             return Values(self.num_elements, self._num_different, 0, None, None)
         mean = self._sum / self._num_compared if self._num_compared else 0.0

@@ -11,7 +11,7 @@ from ckptd.storage.base import ObjectWriter
 
 
 class Flow:
-    """Hands out the tensors' streams and counts what passes."""
+    """Yields the tensors' streams and counts their bytes."""
 
     def __init__(self, source: TensorSource, total_bytes: int, progress: Progress | None) -> None:
         self._source = source

@@ -46,7 +46,7 @@ def holds(dtype: DType | None) -> bool:
     """Return whether numpy alone can read such an array back: it knows neither bfloat16 nor float8 nor int4."""
     if dtype is None or dtype.array is None or dtype.array.kind not in "biufc" or dtype.array.isbuiltin != 1:
         return False
-    # A quantized integer would come back as a plain one.
+    # A quantized integer would be loaded as a plain one.
     return dtypes.of_array_dtype(dtype.array) == dtype
 
 

@@ -159,7 +159,7 @@ class NpzSource:
 
     @contextmanager
     def _translated(self, name: str | None = None) -> Iterator[None]:
-        """Turn what zipfile and zlib raise about wrong bytes into our errors, and say which array it was."""
+        """Translate errors of zipfile and zlib about wrong bytes into ckptd's errors, with the name of the array."""
         about = "" if name is None else f"array {name!r}: "
         try:
             yield

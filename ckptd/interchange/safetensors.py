@@ -65,7 +65,7 @@ class Placed:
 
 
 def code_of(facts: TensorFacts) -> str | None:
-    """Return what safetensors calls a dtype, None if it has none like it."""
+    """Return the safetensors name of a dtype; None if it has no such dtype."""
     return _CODES.get(facts.dtype_name) if facts.dtype is not None else None
 
 

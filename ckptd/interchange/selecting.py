@@ -21,7 +21,7 @@ def matching(names: Sequence[str], pattern: str, location: str) -> list[str]:
     """Return those names that a pattern means; a name that is written like a pattern means itself.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: no tensor matches.
     """
     if pattern in names:
         return [pattern]

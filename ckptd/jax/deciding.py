@@ -46,12 +46,12 @@ def reached_preemption(step: int) -> bool:
 
 
 class Decider:
-    """Knows the newest step that is there or was begun, and says whether a step's turn has come.
+    """Knows the newest step that exists or was begun, and decides whether to save a step.
 
     Args:
-        checkpointer: is asked once what is there.
-        options: say when to save.
-        take_up: called when it has been asked.
+        checkpointer: of the run; its steps are listed once.
+        options: when to save.
+        take_up: called when they have been listed.
         under_way: the saves that were begun.
     """
 
@@ -94,7 +94,7 @@ class Decider:
         return checkpoint.step
 
     def _tell_of_orbax(self) -> None:
-        """Warn, once, where nothing of ckptd lies but checkpoints of Orbax do: the job would begin anew beside them."""
+        """Warn once if there are only checkpoints of Orbax: the job would start from scratch beside them."""
         if self._has_told_of_orbax:
             return
         self._has_told_of_orbax = True
@@ -109,7 +109,7 @@ class Decider:
             )
 
     def forget(self) -> None:
-        """Ask again, next time."""
+        """List the steps again, next time."""
         self._has_looked = False
 
     def begun(self, step: int) -> None:
@@ -125,12 +125,12 @@ class Decider:
         self._previous = [one for one in self._previous if one.step <= step]
 
     def should_save(self, step: int) -> bool:
-        """Return whether this step's turn has come; all processes ask together."""
+        """Return whether to save this step; all processes call it together."""
         latest = self.latest
         if self._options.read_only:
             return False
         if step in self._under_way.failed and all(one.step != step for one in self._checkpointer.checkpoints()):
-            return True  # its turn had come
+            return True  # it was to be saved before
         if latest is not None and latest >= step:
             return False
         policy: Any = self._options.save_decision_policy
@@ -143,7 +143,7 @@ class Decider:
         return bool(policy.should_save(CheckpointInfo(step, _now()), previous_steps=self._previous, context=context))
 
     def tell_if_behind(self, step: int) -> None:
-        """Say, once for each newest step, that a step is passed over because newer ones are there."""
+        """Log, once for each newest step, that a step is skipped because newer ones exist."""
         latest, options = self.latest, self._options
         if latest is None or step >= latest or latest == self._told_of or options.read_only:
             return

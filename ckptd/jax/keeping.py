@@ -1,4 +1,4 @@
-"""What stays of what a manager saves, beyond the newest: rank 0 pins it, and deletes what is not wanted."""
+"""Which checkpoints a manager keeps besides the newest: rank 0 pins them, and deletes the others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Preserver:
             self._to_judge.append(pending)
 
     def take_up(self) -> None:
-        """Do what a process before this one had no more time for."""
+        """Finish the work that an earlier process could not do any more."""
         if not self._is_active:
             return
         if self._options.keep_period is not None or self._options.keep_time_interval is not None:
@@ -76,7 +76,7 @@ class Preserver:
             self._judge()
 
     def follow(self) -> None:
-        """Do what is to be done now: pin before so many newer ones are there that it would be deleted, and delete."""
+        """Pin a checkpoint before newer ones would cause its deletion; delete those that are not preserved."""
         is_urgent = self._options.max_to_keep is not None and self._options.max_to_keep <= _MAX_UNDER_WAY
         waiting, self._to_pin = self._to_pin, []
         for pending in waiting:
@@ -92,7 +92,7 @@ class Preserver:
             self._judge()
 
     def forget(self) -> None:
-        """Follow nothing any more."""
+        """Forget all saves."""
         self._to_pin, self._to_judge = [], []
 
     def delete(self, step: int, *, even_latest: bool = False) -> None:

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 _STRUCT: Callable[..., Any] = jax.ShapeDtypeStruct  # its constructor has no types
 
 _BATCH_BYTES = 1 << 30
-"""What is read before it is handed to JAX, which may copy it: no more than this is in memory twice."""
+"""How much is read before it is passed to JAX, which may copy it: at most this much is in memory twice."""
 
 
 @as_orbaxs

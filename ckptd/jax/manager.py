@@ -157,7 +157,7 @@ class CheckpointManager:
         Raises:
             InvalidRequestError: naming the leaf that can't be saved.
             ConflictError: the step is there already.
-            CkptdError: what ended an earlier save.
+            CkptdError: the error of an earlier save.
         """
         refuse_arguments(more)
         if items is not None and args is not None:
@@ -180,7 +180,7 @@ class CheckpointManager:
         arrays_of = held_arrays if is_held else to_arrays
         pending = self.checkpointer.save(
             step,
-            lambda: arrays_of(tree),  # what it refuses, other ranks hear of
+            lambda: arrays_of(tree),  # if it refuses something, the other ranks are told
             overwrite=overwrite,
             immutable=is_held,
             may_differ=may_differ,
@@ -339,7 +339,7 @@ class CheckpointManager:
 
     @as_orbaxs
     def close(self) -> None:
-        """Wait for the saves under way and free everything. May be repeated."""
+        """Wait for pending saves and free everything. May be repeated."""
         try:
             self.wait_until_finished()
         finally:

@@ -162,7 +162,7 @@ def refuse_arguments(more: dict[str, Any]) -> None:
 
     Raises:
         InvalidRequestError: it is an argument that Orbax's method has.
-        TypeError: it is none of anybody's.
+        TypeError: there is no such argument.
     """
     for name, value in more.items():
         if name not in _OF_CALLS:

@@ -42,7 +42,7 @@ def wrap(numbers: Any, impl: Any, name: str) -> jax.Array:
     """Return the keys again.
 
     Raises:
-        CorruptionError: the numbers are none of this generator's, or nobody knows the generator.
+        CorruptionError: the numbers do not fit this generator, or the generator is unknown.
     """
     try:
         keys: jax.Array = jax.random.wrap_key_data(numbers, impl=impl)

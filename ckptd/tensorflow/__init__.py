@@ -1,4 +1,4 @@
-"""TensorFlow's own ways of saving, over ckptd: `Saver` and its hook for sessions, and what freezes their graphs.
+"""TensorFlow's own ways of saving, over ckptd: `Saver` and its hook for sessions, and freezing their graphs.
 
 Names are loaded when they are first used, as in `ckptd` itself; only then is TensorFlow imported.
 """

@@ -41,7 +41,7 @@ def path_text(path: Any) -> str:
 
 
 def check_session(sess: Any, saver_def: Any) -> None:
-    """Refuse what is no session, or runs another graph than that of a Saver; an empty one has no operations.
+    """Refuse a value that is not a session, or a session of another graph; an empty Saver has no operations.
 
     Raises:
         NoSessionError: a TypeError, as with TensorFlow.
@@ -66,7 +66,7 @@ def tensorflows_saver_def(saver_def: Any) -> Any:
 
 
 def check_options(options: Any) -> None:
-    """Refuse what a save would ignore: this process or the daemon writes, and decides into how many files.
+    """Refuse options that a save would ignore: ckptd decides which process writes, and into how many files.
 
     Raises:
         InvalidRequestError: naming the option.

@@ -16,7 +16,7 @@ def meta_graph_of(saver: Any, graph: Any, *, strip_default_attrs: bool) -> bytes
 
 
 def debug_info_of(saver: Any, graph: Any) -> bytes:
-    """Return where operations were created: what TensorFlow writes as a file, and offers in no other way."""
+    """Return where operations were created; TensorFlow only writes that to a file."""
     with tempfile.TemporaryDirectory() as directory, graph.as_default():
         saver.export_meta_graph(os.path.join(directory, "graph.meta"), save_debug_info=True)  # noqa: PTH118
         return Path(directory, "graph.debug").read_bytes()

@@ -17,7 +17,7 @@ from ckptd.tensorflow.values import view_of
 
 
 class EagerVariables:
-    """What a list or dict of variables stands for, by TensorFlow's own rules for names."""
+    """The named variables of a list or dict, by TensorFlow's own rules for names."""
 
     def __init__(self, var_list: Any, *, reshape: bool = False) -> None:
         """Name the variables; `ValueError` and `TypeError` are TensorFlow's."""
@@ -26,7 +26,7 @@ class EagerVariables:
         self._saveables = saveable_object_util.validate_and_slice_inputs(named)
 
     def arrays(self) -> dict[str, Any]:
-        """Return names and what `Checkpointer.save` takes for them: views of the variables' memory where possible."""
+        """Return name → value for `Checkpointer.save`: views of the variables' memory where possible."""
         arrays: dict[str, Any] = {}
         for saveable in self._saveables:
             for spec in saveable.specs:
@@ -42,7 +42,7 @@ class EagerVariables:
         return arrays
 
     def targets(self) -> list[EagerTarget]:
-        """Return what `restore_all` assigns to."""
+        """Return the targets for `restore_all`."""
         return [
             EagerTarget(group, number, self._reshape)
             for group in map(_Group, self._saveables)
@@ -67,7 +67,7 @@ class _Group:
 
 
 class EagerTarget:
-    """One tensor of a saveable object, as what `restore_all` assigns to.
+    """One tensor of a saveable object, as a target of `restore_all`.
 
     Attributes:
         name: of the stored tensor.

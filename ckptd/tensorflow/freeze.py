@@ -20,7 +20,7 @@ from ckptd.tensorflow.refusals import as_tensorflows
 
 
 def freeze(prefix_or_directory: Path, outputs: Sequence[str], *, meta_graph: Path | None = None) -> bytes:
-    """Return what the outputs need of a saved graph, with the checkpoint's values in it: a serialized GraphDef.
+    """Return the part of a saved graph that the outputs need, with the checkpoint's values: a serialized GraphDef.
 
     Args:
         prefix_or_directory: the checkpoint, or a directory for its newest one; a path or a store's URL.
@@ -29,7 +29,7 @@ def freeze(prefix_or_directory: Path, outputs: Sequence[str], *, meta_graph: Pat
 
     Raises:
         NotFoundError: no such checkpoint, graph or operation, with the names that come near.
-        InvalidRequestError: the outputs are none, or the graph's variables are not those of the checkpoint.
+        InvalidRequestError: an output does not exist, or the graph's variables are not those of the checkpoint.
         CorruptionError: the bytes are wrong.
     """
     with as_tensorflows():

@@ -61,7 +61,7 @@ class GraphSaves:
         self._entries = [entry for operation in operations for entry in _entries(operation, list(operation.inputs)[3:])]
 
     def fetch(self, session: Any, staging: Staging | None = None) -> dict[str, Any]:
-        """Evaluate everything; return names and what `Checkpointer.save` takes for them.
+        """Evaluate everything; return name → value for `Checkpointer.save`.
 
         A session copies what it returns. Large tensors are evaluated one by one, so that always the same memory takes
         that copy, and copied on to where `staging` gives room for them: then a save has nothing to copy.
@@ -69,7 +69,7 @@ class GraphSaves:
         Whatever the session raises, about uninitialized variables say, passes.
 
         Raises:
-            InvalidRequestError: for a tensor that TensorFlow hands to nobody.
+            InvalidRequestError: for a tensor whose value TensorFlow does not return.
         """
         for entry in self._entries:
             if entry.tensor.dtype.base_dtype == tf.variant:
@@ -112,7 +112,7 @@ class GraphRestores:
     def run(
         self, session: Any, restore_all: Callable[[list[RestoredTensor]], None], *, sequentially: bool = False
     ) -> None:
-        """Let `restore_all` check and read everything, and assign what it has read.
+        """Let `restore_all` check and read everything, and assign the values.
 
         `sequentially`, each assignment is run as soon as everything is there that it needs, and then forgotten.
         """
@@ -122,7 +122,7 @@ class GraphRestores:
 
 
 class RestoredTensor:
-    """One output of a restore operation, as what `restore_all` assigns to.
+    """One output of a restore operation, as a target of `restore_all`.
 
     Attributes:
         name: of the stored tensor.
@@ -194,7 +194,7 @@ def _size_bytes(tensor: Any) -> int:
 
 
 def _entries(operation: Any, tensors: Any) -> Iterator[_Entry]:
-    """Yield what a save or restore operation works on; its second and third inputs are names and slices."""
+    """Yield the tensors of a save or restore operation; its second and third inputs are names and slices."""
     names, specs = (tf.get_static_value(operation.inputs[number]) for number in (1, 2))
     if names is None or specs is None:
         raise InvalidRequestError(f"operation {operation.name} computes its names; only constant ones are supported")

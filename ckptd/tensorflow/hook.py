@@ -60,18 +60,18 @@ class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: igno
             save_secs: how often, in seconds; 600 if `save_steps` is not given either.
             save_steps: how often, in steps.
             saver: which to use.
-            checkpoint_basename: what checkpoints are called.
+            checkpoint_basename: the base name of checkpoints.
             scaffold: whose Saver to use.
-            listeners: TensorFlow's, told before and after every save.
+            listeners: TensorFlow's, called before and after every save.
             save_graph_def: write ``graph.pbtxt``, and a ``.meta`` with every checkpoint.
             address: as `Saver` takes it. The session is then restored from the run there, if that has a checkpoint.
             max_to_keep: of a Saver that is made here.
             keep_checkpoint_every_n_hours: of a Saver that is made here.
-            wait: False lets training go on while a checkpoint is written; `end` waits for the last one. A listener's
+            wait: False lets training continue while a checkpoint is written; `end` waits for the last one. A listener's
                 ``after_save`` is then called when the variables are copied.
 
         Raises:
-            ValueError: TensorFlow's own, for what excludes each other.
+            ValueError: TensorFlow's own, for arguments that exclude each other.
         """
         if save_secs is None and save_steps is None:
             save_secs = DEFAULT_SAVE_SECS
@@ -128,7 +128,7 @@ class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: igno
         super().after_create_session(session, coord)
 
     def end(self, session: Any) -> None:
-        """Save the last step, if it is not saved yet, wait for all that is under way, and leave the daemon."""
+        """Save the last step if it is not saved yet, wait for pending saves, and leave the daemon."""
         super().end(session)
         saver = self._get_saver()
         if saver is not None:
@@ -167,7 +167,7 @@ class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: igno
 
 
 class _Waiting:
-    """A Saver whose `save` waits, or does not, as the hook was told."""
+    """A Saver whose `save` waits or not, by the argument of the hook."""
 
     def __init__(self, saver: Saver, wait: bool) -> None:
         self._saver = saver

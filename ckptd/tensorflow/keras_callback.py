@@ -1,4 +1,4 @@
-"""`ModelCheckpoint`: Keras's callback, whose checkpoints go through ckptd while training goes on."""
+"""`ModelCheckpoint`: Keras's callback, which saves through ckptd while training continues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         ckptd.tensorflow.load_weights(model, tf.train.latest_checkpoint("./run"))
 
     Every argument means what it means in Keras; when to save, and which value is better, Keras itself decides.
-    Training goes on while a checkpoint is written; the end of training waits for the last one.
+    Training continues while a checkpoint is written; the end of training waits for the last one.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         Args:
             filepath: the prefix of the checkpoints, with Keras's placeholders: ``{epoch:02d}``, ``{val_loss:.2f}``, ….
                 No suffix is wanted. A path or URL; below an `address`, the run and the name.
-            monitor: the value that tells which model is better.
+            monitor: the value that decides which model is better.
             verbose: 1 has Keras tell of each save.
             save_best_only: save only when the monitored value is the best so far.
             save_weights_only: weights and optimizer alone; otherwise also what `load_model` builds the model from.
@@ -80,10 +80,10 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
         self._place: CheckpointPlace | None = None
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Wait for the last save; raise what went wrong with one.
+        """Wait for the last save; raise the error of a save that failed.
 
         Raises:
-            CkptdError: what ended a save.
+            CkptdError: the error of a save.
         """
         super().on_train_end(logs)
         place, self._place = self._place, None

@@ -160,7 +160,7 @@ def _object(layer: Any, made: dict[int, Objects], auto_names: bool) -> Objects:
 
 
 def _put(objects: Objects, path: Path, value: Any) -> bool:
-    """Set what is at a path, if that is free; say whether it was."""
+    """Set the value at a path, if the path is free; return whether it was."""
     for name in path[:-1]:
         objects = objects.setdefault(name, {})
         if not isinstance(objects, dict):

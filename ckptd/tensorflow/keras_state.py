@@ -1,4 +1,4 @@
-"""What layers of Keras keep beside their weights: vocabularies, files, and what a layer of the user's saves by itself.
+"""State that Keras layers keep beside their weights: vocabularies, files, and whatever a user's layer saves itself.
 
 Keras 3 gets these by `save_own_variables` and `save_assets`. Here each is a tensor of the checkpoint, named
 by the path of the layer, and is given back by `load_own_variables` and `load_assets`.
@@ -24,7 +24,7 @@ ASSETS_NAME = "_CKPTD_KERAS_ASSETS/{}/.FILES/"
 
 
 def state_of(model: Any) -> dict[str, Any]:
-    """Return what the layers keep beside their weights, as it is stored."""
+    """Return the state that the layers keep beside their weights, in its stored form."""
     arrays: dict[str, Any] = {}
     for path, layer in layers_of(model):
         if _saves_itself(layer):
@@ -39,11 +39,11 @@ def state_of(model: Any) -> dict[str, Any]:
 
 
 def load_own_variables(model: Any, bundle: Bundle) -> None:
-    """Have the layers load what they keep beside their weights, once those are assigned."""
+    """Load the state that layers keep beside their weights, once the weights are assigned."""
     for path, layer in layers_of(model):
         if _saves_itself(layer):
             own = {name: bundle.read(key) for name, key in _stored(bundle, OWN_NAME.format(path))}
-            if own:  # none in what Keras 2 wrote, or an earlier ckptd
+            if own:  # Keras 2 and earlier versions of ckptd wrote none
                 layer.load_own_variables(own)
         elif _overrides(layer, "load_own_variables") and not _overrides(layer, "save_own_variables"):
             # It loads what every layer saves, and makes something of it: `Normalization` does.

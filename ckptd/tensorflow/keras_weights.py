@@ -203,10 +203,10 @@ def place_of_files(address: Path | None, options: Mapping[str, Any]) -> Checkpoi
 
 
 def check_options(address: str, options: Mapping[str, Any]) -> None:
-    """Refuse what would be ignored.
+    """Refuse arguments that would be ignored.
 
     Raises:
-        InvalidRequestError: nobody takes such an argument, or it means nothing without an address.
+        InvalidRequestError: there is no such argument, or it has no effect without an address.
     """
     for name, value in options.items():
         if name not in _OF_A_RUN:
@@ -219,7 +219,7 @@ def check_options(address: str, options: Mapping[str, Any]) -> None:
 
 
 def begin_to_save(place: CheckpointPlace, path: str, arrays: Mapping[str, Any]) -> Any:
-    """Begin to save under this very prefix; return the save under way."""
+    """Begin to save under exactly this prefix; return the pending save."""
     if isinstance(place, BesideThePath) and not is_url(path):
         directory = os.path.dirname(path) or os.curdir  # noqa: PTH120
         check_no_file_in_the_way(directory)
@@ -282,7 +282,7 @@ def _match(graph: TrackableObjectGraph, node: int, objects: Objects) -> dict[int
 
 
 def _optimizer(model: Any, graph: TrackableObjectGraph, node: int, bundle: Bundle) -> list[tuple[str, Any, str]]:
-    """Return what of the model's optimizer is to be assigned: all of it, or nothing."""
+    """Return the values to assign to the model's optimizer: all of them, or none."""
     optimizer = getattr(model, "optimizer", None)
     stored = [
         child.node_id

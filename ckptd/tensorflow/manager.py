@@ -83,7 +83,7 @@ class CheckpointManager:
             directory: where the checkpoints go; with an address, the run below its root.
             max_to_keep: how many stay; None keeps all.
             keep_checkpoint_every_n_hours: of those that leave, one per so many hours stays for good; None: none.
-            checkpoint_name: what the checkpoints' names begin with.
+            checkpoint_name: the base name of the checkpoints.
             step_counter: the variable that counts steps, for `checkpoint_interval`.
             checkpoint_interval: save only if there have been so many steps since the last save.
             init_fn: called by `restore_or_initialize` when there is no checkpoint.
@@ -162,7 +162,7 @@ class CheckpointManager:
         if state is None:
             return []
         if self._place.directory is not None and state.last_preserved_timestamp > time.time():
-            return []  # the clock was set back: nobody knows which of them were to stay for good, so all do
+            return []  # the clock was set back: it is unknown which of them were to stay for good, so all do
         beside = self._place.directory or self._checkpointer.prefix_of(0).rpartition("/")[0]
         times = state.all_model_checkpoint_timestamps
         return [
@@ -180,7 +180,7 @@ class CheckpointManager:
         *,
         wait: bool | None = None,
     ) -> str | None:
-        """Save the checkpoint under the next number; delete what is too many.
+        """Save the checkpoint under the next number; delete those beyond `max_to_keep`.
 
         A checkpoint of that number is replaced; at every moment one of the two is whole.
 
@@ -210,7 +210,7 @@ class CheckpointManager:
         counter = self._checkpoint.save_counter
         counter.assign_add(1)
         number = _whole_number(counter if checkpoint_number is None else checkpoint_number)
-        # Other ranks hear of what is refused.
+        # Other ranks are told what is refused.
         pending = self._checkpointer.save(number, lambda: arrays_of_checkpoint(self._checkpoint), overwrite=True)
         prefix = self._place.prefix(self._checkpointer.prefix_of(number))
         report(pending, prefix, began_at)
@@ -271,7 +271,7 @@ class CheckpointManager:
 
     @as_tensorflows()
     def sync(self) -> None:
-        """Wait for the saves under way; raise what went wrong with one, if that was not seen yet.
+        """Wait for pending saves; raise the error of a save, if it was not raised yet.
 
         Raises:
             UnavailableError: when one has not ended in time; it goes on.
@@ -280,10 +280,10 @@ class CheckpointManager:
 
     @as_tensorflows()
     def close(self) -> None:
-        """Wait for the saves under way and leave the directory to others. May be repeated, and left out.
+        """Wait for pending saves and release the directory. May be repeated; optional.
 
         Raises:
-            CkptdError: what ended a save, if that was not seen yet.
+            CkptdError: the error of a save, if it was not raised yet.
         """
         self._finalizer.detach()
         self._leave_directory()
@@ -351,7 +351,7 @@ def _call(callbacks: Sequence[Callable[..., object]], prefix: str) -> None:
 
 
 def _call_if_saved(pending: PendingSave, callbacks: Sequence[Callable[..., object]], prefix: str) -> None:
-    """Call them in the thread that ended the save, where nobody could catch what they raise."""
+    """Call them in the thread that ended the save, where no caller could catch their errors."""
     if pending.checkpoint is None:
         return
     try:

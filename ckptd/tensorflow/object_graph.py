@@ -1,8 +1,8 @@
 """What TensorFlow would write for a graph of objects, as named arrays: views of its memory where numpy can have them.
 
 TensorFlow itself names the tensors and describes the graph, so that its own `tf.train.Checkpoint.restore` reads what
-ckptd writes. A view of a variable is safe to read while training goes on: TensorFlow gives a variable new memory for
-its next value as long as somebody looks at the old one.
+ckptd writes. A view of a variable is safe to read while training continues: TensorFlow uses new memory for the next
+value of a variable as long as a view of the old one exists.
 """
 
 from __future__ import annotations

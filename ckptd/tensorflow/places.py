@@ -52,28 +52,28 @@ class CheckpointPlace(Protocol):
     """Where checkpoints are written, listed and read. One thread at a time."""
 
     def staging(self, target: Target) -> Staging:
-        """Return what gives arrays in the memory of the next save, which goes there; waits for a place among them."""
+        """Return a function that allocates arrays in the memory of the next save; waits while too many are pending."""
 
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
         """Begin to save; return once the arrays may be changed."""
 
     def open(self, path: str) -> Bundle:
-        """Open a checkpoint for reading, after the saves under way."""
+        """Open a checkpoint for reading, after pending saves."""
 
     def directory(self) -> SaverDirectory | None:
-        """Return the list of checkpoints, after the saves under way, if it is kept here."""
+        """Return the list of checkpoints, after pending saves, if it is kept here."""
 
     def paths(self) -> list[str]:
         """Return the prefixes that are listed, oldest first."""
 
     def settle(self, target: Target) -> None:
-        """Wait until what a save that has ended lets go is gone."""
+        """Wait until retention has deleted what it no longer keeps after a save."""
 
     def save_description(self, target: Target, meta_graph: bytes, debug_info: bytes | None) -> None:
         """Save the description of a graph without variables, durably on return."""
 
     def wait(self) -> None:
-        """Wait for the saves under way; raise the first error that was not seen yet."""
+        """Wait for pending saves; raise the first error that was not raised yet."""
 
     def close(self) -> None:
         """Wait, and leave every run; the next use joins it again."""
@@ -198,7 +198,7 @@ class BelowAnAddress:
     """The directory of a path is a run below an address, and retention is done there."""
 
     def __init__(self, address: str, options: Mapping[str, Any]) -> None:
-        """Remember what every `Checkpointer` is made with; nothing is opened yet."""
+        """Store the arguments of every `Checkpointer`; nothing is opened yet."""
         self._address = address
         self._options = dict(options)
         self._open: dict[str, tuple[tuple[str, str], Checkpointer]] = {}
@@ -289,7 +289,7 @@ class BelowAnAddress:
             checkpointer.close()
 
     def _checkpointer(self, run: str, name: str, latest_filename: str | None) -> Checkpointer:
-        """Return the one for a run, which a process joins once; anew, if it saves under another name now."""
+        """Return the `Checkpointer` of a run, which a process joins once; a new one for another checkpoint name."""
         known = self._open.get(run)
         wanted = (name, latest_filename or "checkpoint")
         if known is not None:

@@ -23,7 +23,7 @@ from ckptd.errors import (
 )
 
 
-class _WithoutOperation(Exception):  # noqa: N818 (nobody raises it)
+class _WithoutOperation(Exception):  # noqa: N818 (it is never raised)
     """Gives TensorFlow's exceptions, which come next, what they take: no node, no operation, a message."""
 
     def __init__(self, message: str) -> None:
@@ -104,7 +104,7 @@ _LEFT_ALONE = (
 
 @contextmanager
 def as_tensorflows(*, reads_graph: bool = False, opens_checkpoint: bool = False) -> Iterator[None]:
-    """Raise what the block raises as TensorFlow's programs expect it; fields, notes and cause stay.
+    """Raise errors of the block as the classes that TensorFlow's programs expect; fields, notes and cause stay.
 
     `reads_graph`: the block reads a ``.meta`` file, whose errors are of another family; `opens_checkpoint`: it takes a
     prefix or a directory, which has a family of its own, too.

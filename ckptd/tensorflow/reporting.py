@@ -23,7 +23,7 @@ def report(pending: PendingSave, prefix: str, began_at: float) -> None:
     def tell(pending: PendingSave) -> None:
         saved = pending.checkpoint
         if saved is None:
-            return  # the error is raised where somebody can catch it
+            return  # the error is raised where a caller can catch it
         log.info(
             "saved %s: %.1f MB in %.2f s, training stood still for %.3f s",
             prefix,

@@ -23,7 +23,7 @@ from ckptd.tensorflow.refusals import as_tensorflows
 _MEMORY = Path("/dev/shm")  # noqa: S108 (a directory of our own is made in it)
 _WILDCARDS = "*?[\\"
 _ROOM_FACTOR = 2
-"""Shared memory belongs to everybody: so many times what is wanted has to be free there."""
+"""All programs share this memory: this multiple of the size has to be free there."""
 
 
 @as_tensorflows()

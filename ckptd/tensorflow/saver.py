@@ -1,7 +1,7 @@
 """`Saver`: ``tf.compat.v1.train.Saver`` whose checkpoints ckptd writes and reads.
 
 It is TensorFlow's own class as far as the graph is concerned: the operations, the SaverDef, the MetaGraphDef are built
-by TensorFlow, so a stock TensorFlow imports what is written here, and the other way round. Only what touches files is
+by TensorFlow, so a stock TensorFlow imports what is written here, and vice versa. Only the code for files is
 ours: see `graph` for how the operations are used without being run.
 """
 
@@ -46,7 +46,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
     session is None. Not for several threads at once.
 
     What is better than there: a save is durable when it is acknowledged and replaces another one in one step; with
-    ``wait=False`` training goes on meanwhile; restoring assigns everything or nothing, and compares all shapes.
+    ``wait=False`` training continues meanwhile; restoring assigns everything or nothing, and compares all shapes.
 
     Errors are ours, and the exception that TensorFlow raises in that place, both at once.
     """
@@ -162,7 +162,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         *,
         wait: bool = True,
     ) -> str | None:
-        """Save the variables, publish the checkpoint in the state file, and delete what housekeeping lets go.
+        """Save the variables, publish the checkpoint in the state file, and delete those that are not kept.
 
         Args:
             sess: the session that holds the variables; None without a graph.
@@ -173,7 +173,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             write_meta_graph: write that file.
             write_state: False publishes, lists and deletes nothing.
             strip_default_attrs: leave attributes with default values out of that file.
-            save_debug_info: write another file, ``.debug``, that tells where operations were created.
+            save_debug_info: write another file, ``.debug``, with the places where operations were created.
             wait: return when the checkpoint is durable. Otherwise training may go on while it is written: return when
                 the variables are copied, at most two saves being under way. `wait` waits for them. An error that comes
                 after the return is raised by the next call.
@@ -185,7 +185,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             InvalidRequestError: in TensorFlow's words. Nothing was written.
             ConflictError: when a daemon or a `Checkpointer` works in this directory; `actual` names it.
             StorageFullError, UnavailableError, …: nothing was published.
-            tf.errors.OpError: what the session raises, about uninitialized variables say.
+            tf.errors.OpError: errors of the session, such as for uninitialized variables.
         """
         began_at = time.monotonic()
         with as_tensorflows():
@@ -272,7 +272,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
 
     @property
     def last_checkpoints(self) -> list[str]:
-        """The prefixes that are listed, oldest first; a save under way is in it once it is published."""
+        """The prefixes that are listed, oldest first; a pending save is included once it is published."""
         with as_tensorflows():
             return self._place.paths()
 
@@ -293,7 +293,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
     def recover_last_checkpoints(self, checkpoint_paths: Sequence[Any]) -> None:
         """Take over the list of an earlier process, usually `all_model_checkpoint_paths` of the state file.
 
-        Those that are there no more are left out; the age of the others is that of their files. With an address that
+        Deleted ones are left out; the age of the others is that of their files. With an address that
         is so already, as the list is kept there.
         """
         with as_tensorflows():
@@ -365,7 +365,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         return Content(dict(sorted(saves.fetch(sess, staging).items())), saves.num_shards, meta_graph, debug_info)
 
     def _eager_definition(self, path: str) -> Any:
-        """Return what TensorFlow's Saver leaves in `saver_def` when there is no graph."""
+        """Return the `saver_def` that TensorFlow's Saver sets when there is no graph."""
         return SaverDef(
             filename_tensor_name=path,
             save_tensor_name=path,

@@ -1,4 +1,4 @@
-"""Elements that no number of the format stands for, stored as integers of the same bits.
+"""Elements of dtypes that the format lacks, stored as integers of the same bits.
 
 TensorFlow has no float8_e8m0fnu, so neither has the format. The outline notes what the integers were: ``numpy.bits``,
 ``torch.bits`` or ``jax.bits``, and the name of the dtype. Every framework that has such elements
@@ -81,7 +81,7 @@ def make(form: Any, name: Any) -> Any:
 
 
 def refusal(name: str, where: str) -> InvalidRequestError:
-    """Return the error for elements that a framework has not."""
+    """Return the error for elements that a framework lacks."""
     return InvalidRequestError(
         f"{where} has no elements of {name}, which these are: read their bits with ckptd.load_variable", actual=name
     )

@@ -43,7 +43,7 @@ class KindOfClass:
 
     Attributes:
         name: in the outline.
-        is_one: tells whether values of a class are of this kind.
+        is_one: returns whether values of a class are of this kind.
         take: as in `Kind`.
         class_of: note → the name of the class that is wanted, None for none.
         make: plain form, note, class → the value. An `InvalidRequestError` says how the class has changed.

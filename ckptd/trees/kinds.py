@@ -61,7 +61,7 @@ def is_scalar(value: Any) -> bool:
 
 
 def name_of(value: Any) -> str | None:
-    """Return the name of a value's kind, None if it is none that is stored without its class."""
+    """Return the name of a value's kind; None if it has none, or one that needs its class."""
     kind = _kind_of(value)
     return kind.name if isinstance(kind, Kind) else None
 
@@ -112,7 +112,7 @@ def check_class(typed: Typed, classes: Classes, path: str) -> None:
         try:
             name = kind.class_of(typed.beside)
         except (TypeError, IndexError, KeyError):
-            return  # `make` tells what is damaged
+            return  # `make` reports the damage
         if name is not None:
             classes.find(name, path)
 

@@ -1,4 +1,4 @@
-"""numpy's values that a reader would give back as something else, and what is noted beside them; see `kinds`.
+"""numpy's values that would be loaded as another type without a note, and their notes; see `kinds`.
 
 | value | plain form | noted |
 |---|---|---|
@@ -27,7 +27,7 @@ def taken(value: Any) -> tuple[Any, Typed | None]:
     """Return what is stored of numpy's array or scalar, and its kind if a reader needs to know that.
 
     Raises:
-        ValueError: it would come back as something else.
+        ValueError: it would be loaded as another type.
     """
     kind = value.dtype.kind
     if not isinstance(value, np.generic) and type(value) not in _ARRAYS:

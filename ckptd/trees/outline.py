@@ -45,7 +45,7 @@ Place = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """Something that lies in a tensor of its own, and what it becomes again: a kind of the table above."""
+    """A value that is stored in a tensor of its own, and its kind in the table above."""
 
     kind: str
     typed: Typed | None = None

@@ -20,7 +20,7 @@ _DICT_LEVELS = 2  # an optimizer's state has a dict for each of its parameters
 def remarks_of(tree: Any) -> list[Remark]:
     """Return remarks on an outline's tree: on sequences, plain values, and the dicts of its first levels.
 
-    None is not remarked on: it gives way to what another rank has.
+    None gets no remark: a value of another rank replaces it.
     """
     found: list[Remark] = []
     for path, node in _nodes(tree, ()):
