@@ -297,6 +297,14 @@ QUARANTINED = "in quarantine"
 """Begins the problem of a checkpoint whose damage its owner has confirmed."""
 
 
+def is_complete(store: Store, prefix: str) -> bool:
+    """Whether a checkpoint of any program is there with all its files; checksums are not looked at."""
+    try:
+        return describe(store, store.stat(names.index_key(prefix)), [])[1] is None
+    except NotFoundError:
+        return False
+
+
 def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Checkpoint, str | None]:
     """Describe the checkpoint of an index in place, and say why it is not complete, if so.
 

@@ -15,10 +15,9 @@ from ckptd.engine.catalog.records import DIRECTORY
 from ckptd.engine.reading import indexes
 from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.format import names
-from ckptd.format.state_file import CheckpointState
+from ckptd.format.state_file import MAX_SIZE_BYTES, CheckpointState
 from ckptd.storage.base import Store
 
-_STATE_LIMIT_BYTES = 1 << 20
 _BEGINNING = b"model_checkpoint_path"
 
 
@@ -29,13 +28,13 @@ def state_files(store: Store, directory: str) -> dict[str, CheckpointState]:
     """
     found = {}
     for stat in store.list(directory, deep=False):
-        if not len(_BEGINNING) <= stat.size_bytes <= _STATE_LIMIT_BYTES:
+        if not len(_BEGINNING) <= stat.size_bytes <= MAX_SIZE_BYTES:
             continue
         beginning = bytearray(len(_BEGINNING))
         with suppress(CorruptionError, NotFoundError):
             store.read_into(stat.key, 0, memoryview(beginning))
             if beginning == _BEGINNING:
-                found[stat.key] = CheckpointState.decode(store.get(stat.key, limit_bytes=_STATE_LIMIT_BYTES), stat.key)
+                found[stat.key] = CheckpointState.decode(store.get(stat.key, limit_bytes=MAX_SIZE_BYTES), stat.key)
     return found
 
 
@@ -110,9 +109,4 @@ def _without(store: Store, directory: str, state: CheckpointState, prefix: str) 
 
 def _is_complete(store: Store, directory: str, path: str) -> bool:
     prefix = listed.resolve(store, directory, path)
-    if prefix is None:
-        return False
-    try:
-        return survey.describe(store, store.stat(names.index_key(prefix)), [])[1] is None
-    except NotFoundError:
-        return False
+    return prefix is not None and survey.is_complete(store, prefix)

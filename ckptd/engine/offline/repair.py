@@ -184,7 +184,7 @@ def _without_incomplete(
         elif prefix in found:
             is_good = found[prefix].problem is None
         else:  # in another directory of this store, or gone
-            is_good = _is_complete(store, prefix)
+            is_good = survey.is_complete(store, prefix)
             if not is_good:
                 left_out.append((store.location(prefix), "its index is missing, or a shard"))
         if is_good and prefix is not None and sighting.how and prefix.rpartition("/")[0] == directory:
@@ -208,13 +208,6 @@ def _without_incomplete(
 def _was_ever_published(store: Store, directory: str) -> bool:
     """Whether a checkpoint was here: if none is whole any more, a person looks before the history is given up."""
     return any(record.published for record in records.load(store, directory).found)
-
-
-def _is_complete(store: Store, prefix: str) -> bool:
-    try:
-        return survey.describe(store, store.stat(names.index_key(prefix)), [])[1] is None
-    except NotFoundError:
-        return False
 
 
 def _from_disk(directory: str, latest_filename: str, found: dict[str, Found], store: Store) -> CheckpointState | None:

@@ -45,6 +45,15 @@ def test_state_files_are_known_by_what_they_say(store):
     assert foreign.named_as_latest(store, "") == {store.location("m-2"), store.location("m-3")}
 
 
+def test_a_state_file_may_be_as_long_as_any(store):
+    """A Saver that keeps all names thousands: what it calls the latest is the latest all the same."""
+    paths = tuple(f"runs/of/a/year/model.ckpt-{step:08d}" for step in range(40_000))
+    long = CheckpointState("m-2", paths).encode()
+    assert len(long) > 1 << 20
+    store.put("long", long)
+    assert "long" in foreign.state_files(store, "")
+
+
 def test_one_leaves_the_state_file_with_its_time_and_all_its_files_go(store):
     foreign.delete(store, "m-1")
     assert not [key for key in content(store) if key.startswith("m-1")]
