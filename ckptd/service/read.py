@@ -10,7 +10,6 @@ from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.starts import Agreement
 from ckptd.errors import CorruptionError, InvalidRequestError
-from ckptd.format.names import ANY_NAME
 from ckptd.service.calls import Call
 from ckptd.service.flow import Budgets
 from ckptd.service.opening import Openings
@@ -56,9 +55,10 @@ class ReadService:
         run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         await self._settle(run)
         restoring = convert.restoring_from_wire(request.restoring) if request.HasField("restoring") else None
-        which = (run,) if name == ANY_NAME and restoring is None else (run, name)
-        meant = which if restoring is None else (*which, restoring)
-        latest = await self._openings.control(run, self._coordinator.latest, *meant)
+        if restoring is None:
+            latest = await self._openings.control(run, self._coordinator.latest, run, name)
+        else:
+            latest = await self._openings.control(run, self._coordinator.restores.latest, run, name, restoring)
         passed_by = await self._openings.control(run, self._coordinator.look, run, _passed_by, ())
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
@@ -97,7 +97,7 @@ class ReadService:
         verdict = await asyncio.shield(check)
         others = ""
         if restoring is not None and verdict.is_confirmed:
-            others = await self._openings.control(run, self._coordinator.go_back, run, restoring)
+            others = await self._openings.control(run, self._coordinator.restores.go_back, run, restoring)
         return read_pb2.CheckDamageReply(
             confirmed=verdict.is_confirmed,
             reason=verdict.reason,
@@ -117,13 +117,14 @@ class ReadService:
         run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         restoring = convert.restoring_from_wire(request.restoring)
         agreement, missing = await self._openings.control(
-            run, self._coordinator.agree, run, name, restoring, request.prefix, request.whole
+            run, self._coordinator.restores.agree, run, name, restoring, request.prefix, request.whole
         )
         return read_pb2.AgreeReply(agreement=_AGREEMENTS[agreement], missing=missing)
 
     async def _settle(self, run: str) -> None:
         """Wait a moment for saves whose processes have died, but whose bytes are all here."""
-        unattended = await self._pools.look(self._coordinator.unattended, run)
+        saves = self._coordinator.saves_of(run)
+        unattended = [] if saves is None else await self._pools.look(saves.unattended)
         if unattended:
             await asyncio.wait({asyncio.wrap_future(each) for each in unattended}, timeout=_SETTLE_S)
 

@@ -152,7 +152,8 @@ class SaveService:
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=[store])))
             declaring = await settled(asked)
             while hears_ends and not await settled_within(declaring, self._flow.limits.notice_s):
-                what = await self._pools.look(self._coordinator.waiting_for, save, request_id)
+                saves = self._coordinator.saves_of(run)
+                what = [] if saves is None else await self._pools.look(saves.waiting_for_plan, save, request_id)
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=what[:_MOST_AWAITED])))
             declared = await settled(declaring)
         except CkptdError as error:
@@ -162,8 +163,9 @@ class SaveService:
             await call.write(save_pb2.DeclareReply(ended=status.pack(error)))
             return
         differences = []
-        if save.rank == 0:  # one of them is enough
-            found = await self._pools.look(self._coordinator.differences, save, request_id)
+        saves = self._coordinator.saves_of(run)
+        if save.rank == 0 and saves is not None:  # one of them is enough
+            found = await self._pools.look(saves.differences, save, request_id)
             differences = convert.differences_to_wire(found)
         if isinstance(declared, Checkpoint):
             saved = convert.checkpoint_to_wire(declared, run)
@@ -238,7 +240,8 @@ class SaveService:
             phase = await self._pools.control(save.run, self._coordinator.phase, save)
             # Between the two looks it may have ended, well or not; then the outcome says it.
             if phase not in (Phase.PUBLISHED, Phase.ABORTED):
-                what = await self._pools.look(self._coordinator.waiting_for_end, save)
+                saves = self._coordinator.saves_of(save.run)
+                what = [] if saves is None else await self._pools.look(saves.waiting_for, save.save_id)
                 return save_pb2.AwaitReply(phase=convert.phase_to_wire(phase), waiting_for=what[:_MOST_AWAITED])
         try:
             checkpoint = convert.checkpoint_to_wire(await settled(outcome), save.run)

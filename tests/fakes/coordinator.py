@@ -76,6 +76,25 @@ class FakeCatalog:
         raise NotFoundError(f"{self._run} has no step {step} that was deleted lately")
 
 
+class FakeSaves:
+    """Of any run of a `FakeCoordinator`."""
+
+    def __init__(self, coordinator):
+        self._coordinator = coordinator
+
+    def differences(self, save, request_id):
+        return self._coordinator.differing
+
+    def waiting_for_plan(self, save, request_id):
+        return ["rank 1 of 2 to declare"]
+
+    def waiting_for(self, save_id):
+        return ["the store"]
+
+    def unattended(self):
+        return []
+
+
 class FakeManifests(dict):
     def knows(self, digest):
         return digest in self
@@ -144,9 +163,6 @@ class FakeCoordinator:
     def plan_of(self, save, request_id):
         return self.declared[save.rank]
 
-    def differences(self, save, request_id):
-        return self.differing
-
     def plan(self, save, lane_sizes=(10,)):
         save = replace(save, save_id="s1", attempt=1, plan_id="p1")
         lanes = []
@@ -172,11 +188,8 @@ class FakeCoordinator:
     def phase(self, save):
         return self.phases.get(save.save_id)
 
-    def waiting_for(self, save, request_id):
-        return ["rank 1 of 2 to declare"]
-
-    def waiting_for_end(self, save):
-        return ["the store"]
+    def saves_of(self, run):
+        return FakeSaves(self)
 
     def abort(self, save, reason):
         self.aborted.append((save, reason))
@@ -198,9 +211,6 @@ class FakeCoordinator:
         return self.newest.get(run)
 
     latest_for_watchers = latest
-
-    def unattended(self, run):
-        return []
 
     def checkpoints(self, run):
         return [self.newest[run]] if run in self.newest else []

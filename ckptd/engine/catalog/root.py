@@ -80,6 +80,13 @@ def stored_runs(store: Store) -> Iterator[str]:
             last = directory
 
 
+def is_stored(store: Store, run: str) -> bool:
+    """Whether anything of a run is there."""
+    if next(iter(store.list(run, deep=False)), None) is not None:
+        return True
+    return bool(store.keys(run)) or next(iter(store.list(join(run, _OURS))), None) is not None
+
+
 def _walk(store: FileStore) -> Iterator[str]:
     directories = [""]
     while directories:

@@ -10,10 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from typing import TypeVar
 
-from ckptd.engine.catalog import survey
 from ckptd.engine.catalog.nesting import check_apart
 from ckptd.engine.catalog.retention import Rule
 from ckptd.engine.catalog.root import stored_runs
@@ -24,20 +22,19 @@ from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
 from ckptd.engine.offline.repair import Repaired, repair
-from ckptd.engine.replicas import Difference
+from ckptd.engine.saves.engine_threads import EngineThreads
 from ckptd.engine.saves.held_root import HeldRoot
 from ckptd.engine.saves.inspection import Inspection
 from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.engine.saves.listeners import Heard, Listeners
 from ckptd.engine.saves.readers import Readers
+from ckptd.engine.saves.restores import Restores, check_not_all_in_quarantine
 from ckptd.engine.saves.run import Run
 from ckptd.engine.saves.runs import Runs
+from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.session import Phase
-from ckptd.engine.saves.shares import Share, Shares
-from ckptd.engine.saves.starts import Agreement, Restoring, StartsByRun
 from ckptd.engine.saves.views import RunView
-from ckptd.engine.saves.workers import Workers
 from ckptd.engine.settings import Settings
 from ckptd.errors import (
     CkptdError,
@@ -51,7 +48,6 @@ logger = logging.getLogger("ckptd.engine")
 
 Result = TypeVar("Result")
 
-_SHARES = 4  # runs that may each keep all threads of their share busy before one has to wait for another
 _CLEAN_UP_S = 10.0  # at the end, for removing what aborted saves wrote
 
 
@@ -92,15 +88,12 @@ class Coordinator:
         self._owns_root = owns_root
         self._ticking = threading.Lock()
         self._is_closed = False  # from then on no worker takes what a tick would begin
-        self._starts = StartsByRun()
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
+        self.restores = Restores(self._runs)
         self._inspection = Inspection(store, self._runs)
         self._founding = threading.Lock()
         self._readers = Readers()
-        self._workers = Workers(_SHARES * self.settings.threads)
-        self._feeders = Workers(_SHARES * self.settings.feeders, "ckptd-feed", self.settings.priority)
-        self._worker_shares = Shares(self._workers.submit, self.settings.threads)
-        self._feeder_shares = Shares(self._feeders.submit, self.settings.feeders)
+        self._threads = EngineThreads(self.settings)
 
     # Life.
 
@@ -109,8 +102,7 @@ class Coordinator:
 
         Runs are opened when they are needed; see also `inspect`.
         """
-        self._workers.open()
-        self._feeders.open()
+        self._threads.open()
         if self._owns_root:
             self._runs.start()
         self.root.take(allow_unfenced=self.settings.allow_unfenced)
@@ -128,11 +120,10 @@ class Coordinator:
         wait(under_way, grace_s)
         for run in runs:
             run.saves.abort_all("the daemon is stopping")
-        self._workers.settle(_CLEAN_UP_S)
+        self._threads.settle(_CLEAN_UP_S)
         with self._ticking:
             self._is_closed = True
-        self._feeders.close()
-        self._workers.close()
+        self._threads.close()
         self._runs.close()
         self.root.release()
         return all(outcome.done() and outcome.exception() is None for outcome in under_way)
@@ -152,7 +143,7 @@ class Coordinator:
     def settle(self, timeout_s: float) -> bool:
         """Wait until no work is left that needs no rank, cleaning up included; return whether that came to pass."""
         give_up_at = time.monotonic() + timeout_s
-        return self._workers.settle(timeout_s) and self._runs.settle(max(0.0, give_up_at - time.monotonic()))
+        return self._threads.settle(timeout_s) and self._runs.settle(max(0.0, give_up_at - time.monotonic()))
 
     # Members.
 
@@ -189,7 +180,7 @@ class Coordinator:
 
     def check_member(self, run: str, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place of the run."""
-        with self._joined(run) as opened:
+        with self._runs.joined(run) as opened:
             opened.check_member(rank, incarnation, epoch)
 
     def declare(self, declaration: Declaration, capture: Capture | None = None) -> Future[Assignment | Checkpoint]:
@@ -206,7 +197,7 @@ class Coordinator:
         manifest = self.manifests.find(declaration.manifest_digest)
 
         def answer() -> Future[Assignment] | Checkpoint:
-            with self._joined(declaration.save.run) as run:
+            with self._runs.joined(declaration.save.run) as run:
                 return run.declare(declaration, manifest, capture)
 
         return _answered(answer)
@@ -218,21 +209,16 @@ class Coordinator:
         """
 
         def answer() -> Future[Assignment] | Checkpoint:
-            run = self._runs.if_open(save.run)
-            if run is None:
+            saves = self.saves_of(save.run)
+            if saves is None:
                 raise NotFoundError(f"rank {save.rank} has not declared {save} here")
-            return run.saves.plan_of(save, request_id)
+            return saves.plan_of(save, request_id)
 
         return _answered(answer)
 
-    def differences(self, save: SaveRef, request_id: str) -> tuple[Difference, ...]:
-        """Return what ranks hold other values of in a save that `save.rank` has declared, once it is planned."""
-        run = self._runs.if_open(save.run)
-        return () if run is None else run.saves.differences(save, request_id)
-
     def lane(self, save: SaveRef, shard: int) -> LaneWriter:
         """Return where the bytes that `save.rank` owes `shard` go."""
-        with self._stored(save.run) as run:
+        with self._runs.stored(save.run) as run:
             found = run.saves.find(save)
             with run.lock:
                 if found.session.phase is Phase.DECLARING:
@@ -247,7 +233,7 @@ class Coordinator:
 
         `NotFoundError` when there is no trace of it: then it was not acknowledged and left nothing behind.
         """
-        with self._stored(save.run) as run:
+        with self._runs.stored(save.run) as run:
             published = run.stored.published_save(save.save_id)
             if published is None:
                 return run.saves.find(save).outcome
@@ -262,7 +248,7 @@ class Coordinator:
         end.
         """
         try:
-            with self._stored(save.run) as run:
+            with self._runs.stored(save.run) as run:
                 return run.saves.find(save).retired
         except NotFoundError:
             answer: Future[None] = Future()
@@ -272,26 +258,21 @@ class Coordinator:
     def phase(self, save: SaveRef) -> Phase | None:
         """Return how far a save has come; None when there is no trace of it."""
         try:
-            with self._stored(save.run) as run:
+            with self._runs.stored(save.run) as run:
                 if run.stored.published_save(save.save_id) is not None:
                     return Phase.PUBLISHED
                 return run.saves.find(save).session.phase
         except NotFoundError:
             return None
 
-    def waiting_for(self, save: SaveRef, request_id: str) -> list[str]:
-        """Say what the save waits for that `save.rank` has declared by this request, in words for people."""
-        run = self._runs.if_open(save.run)
-        return [] if run is None else run.saves.waiting_for_plan(save, request_id)
-
-    def waiting_for_end(self, save: SaveRef) -> list[str]:
-        """Say what a save waits for, in words for people; nothing when it is over, or there is no trace of it."""
-        run = self._runs.if_open(save.run)
-        return [] if run is None else run.saves.waiting_for(save.save_id)
+    def saves_of(self, run: str) -> SaveQueue | None:
+        """Return the saves of a run, None where it is not open. For looking only: it may be closed at any moment."""
+        found = self._runs.if_open(run)
+        return None if found is None else found.saves
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """End a save, if it can still be ended."""
-        with self._stored(save.run) as run, run.lock:
+        with self._runs.stored(save.run) as run, run.lock:
             run.saves.find(save).fail(f"rank {save.rank} gave up: {reason}")
 
     def withdraw(self, save: SaveRef, request_id: str, reason: str, name: str) -> None:
@@ -301,57 +282,30 @@ class Coordinator:
         wait a moment for the rank to declare it anew; see `withdrawals`. May be repeated.
         """
         names.check_checkpoint_name(name)
-        with self._stored(save.run) as run:
+        with self._runs.stored(save.run) as run:
             run.saves.withdraw(save, request_id, reason, name)
 
     # Checkpoints.
 
-    def latest(self, run: str, name: str = names.ANY_NAME, restoring: Restoring | None = None) -> Checkpoint | None:
-        """Return the newest complete checkpoint of a run that `name` means; see `series`.
-
-        To a rank of several that restores it, it is the one that all ranks of this start restore; see `starts`.
+    def latest(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
+        """Return the newest complete checkpoint of a run that `name` means; see `series`, and for ranks `restores`.
 
         Raises:
             CorruptionError: when all that it has are in quarantine.
         """
         with self._runs.use(run) as found:
-            if found is None:
-                return None
-            stored = found.stored
-            if restoring is None:
-                latest = stored.latest(name)
-            else:
-                latest = self._starts.of(run).choose(restoring, name, lambda: stored.latest(name), stored.is_there)
-            meant = [each for each in stored.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
-        if latest is None and meant:
-            # "None yet" would let a trainer begin anew without a word.
-            raise survey.all_in_quarantine(meant[-1])
-        return latest
-
-    def unattended(self, run: str) -> list[Future[Checkpoint]]:
-        """Return the outcomes of saves of a run that go on by themselves, after a rank of theirs has gone.
-
-        A restart after a crash waits for them: it goes on from what they save.
-        """
-        found = self._runs.if_open(run)
-        return found.saves.unattended() if found is not None else []
+            latest = None if found is None else found.stored.latest(name)
+            if found is not None and latest is None:
+                check_not_all_in_quarantine(found.stored, name)
+            return latest
 
     def checkpoints(self, run: str) -> list[Checkpoint]:
         """Return the checkpoints of a run, oldest first."""
         return self.look(run, lambda stored: stored.checkpoints(), [])
 
-    def go_back(self, run: str, restoring: Restoring) -> str:
-        """Let a rank restore an older checkpoint; return which others have the present one, see `Starts.go_back`."""
-        return "" if restoring.is_together else self._starts.of(run).go_back(restoring)
-
-    def agree(self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool) -> tuple[Agreement, str]:
-        """Take what a rank that restores together with others has found; see `Starts.report`."""
-        with self._stored(run) as found:
-            return self._starts.of(run).report(restoring, prefix, is_whole, lambda: found.stored.latest(name))
-
     def in_catalog(self, run: str, work: Callable[[ServedCatalog], Result]) -> Result:
         """Do something to the checkpoints of a run, which stays open meanwhile; `NotFoundError` when there is none."""
-        with self._stored(run) as found:
+        with self._runs.stored(run) as found:
             return work(found.stored)
 
     def look(self, run: str, work: Callable[[ServedCatalog], Result], otherwise: Result) -> Result:
@@ -407,32 +361,14 @@ class Coordinator:
         """Wait until `inspect` has looked at every run, at most so long; return whether that came to pass."""
         return self._inspection.wait(timeout_s)
 
-    # Runs.
-
-    @contextmanager
-    def _stored(self, name: str) -> Iterator[Run]:
-        """Use a run of which something is stored; `NotFoundError` when there is none."""
-        with self._runs.use(name) as run:
-            if run is None:
-                raise NotFoundError("there is no such run", key=name)
-            yield run
-
-    @contextmanager
-    def _joined(self, name: str) -> Iterator[Run]:
-        """Use a run that the caller must have joined before."""
-        with self._runs.use(name) as run:
-            if run is None:
-                raise ConflictError(f"this process does not hold a place in {name}: it must join first")
-            yield run
-
     def _build(self, name: str, listeners: Listeners) -> Run:
         return Run(
             name,
             self.store,
             settings=self.settings,
             clock=self.clock,
-            workers=Share(self._worker_shares, name),
-            feeders=Share(self._feeder_shares, name),
+            workers=self._threads.workers_of(name),
+            feeders=self._threads.feeders_of(name),
             readers=self._readers,
             writers=lambda: self.writers,
             owner=self.root.lock_run(name),

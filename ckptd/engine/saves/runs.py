@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ckptd.engine.catalog import rest
+from ckptd.engine.catalog.root import is_stored
 from ckptd.engine.clock import Clock
 from ckptd.engine.log import logger
 from ckptd.engine.refusals import NotNowError
@@ -24,7 +25,7 @@ from ckptd.engine.saves.run_quarantine import Quarantine, Quarantines
 from ckptd.engine.saves.views import RunView
 from ckptd.engine.saves.workers import Workers
 from ckptd.engine.settings import Settings
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
 
@@ -104,6 +105,22 @@ class Runs:
             with self._lock:
                 place.users -= 1
                 self._forget_if_unused(name, place)
+
+    @contextmanager
+    def stored(self, name: str) -> Iterator[Run]:
+        """Yield a run of which something is stored, as `use` does; `NotFoundError` when there is none."""
+        with self.use(name) as run:
+            if run is None:
+                raise NotFoundError("there is no such run", key=name)
+            yield run
+
+    @contextmanager
+    def joined(self, name: str) -> Iterator[Run]:
+        """Yield a run that the caller must have joined before, as `use` does; else `ConflictError`."""
+        with self.use(name) as run:
+            if run is None:
+                raise ConflictError(f"this process does not hold a place in {name}: it must join first")
+            yield run
 
     def when_open(self, name: str, *, create: bool = False) -> Future[None]:
         """Return a future that is done when `use` need not wait for the store; how opening ended, `use` says.
@@ -251,7 +268,7 @@ class Runs:
         try:
             # In a bucket one look serves for all.
             versions = rest.versions_of(self._store, name) if self._notes_rest else None
-            if not create and not (self._is_stored(name) if versions is None else versions):
+            if not create and not (is_stored(self._store, name) if versions is None else versions):
                 return None
             with self._lock:
                 listeners = self._listeners.setdefault(name, Listeners(name))
@@ -285,11 +302,6 @@ class Runs:
         if is_news:
             noted.log()
         return noted.error()
-
-    def _is_stored(self, name: str) -> bool:
-        if next(iter(self._store.list(name, deep=False)), None) is not None:
-            return True
-        return bool(self._store.keys(name)) or next(iter(self._store.list(f"{name}/.ckptd")), None) is not None
 
     def _forget_if_unused(self, name: str, place: _Place) -> None:
         if place.users or place.run is not None or place.busy is not None:

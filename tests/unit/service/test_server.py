@@ -102,7 +102,7 @@ def unlimited_channel(served, compression):
 
 
 def test_a_bug_is_told_by_its_type_only_and_the_daemon_lives_on(served, caplog):
-    served.coordinator.latest = lambda run: {}["secret detail"]
+    served.coordinator.latest = lambda run, name: {}["secret detail"]
     stub = served.stub(methods.READ)
     error = caught(lambda: stub.Latest(methods.READ["Latest"].request_type(run="runs/a"), timeout=WAIT_S))
     assert "KeyError" in str(error)

@@ -29,12 +29,18 @@ def declared(rank: Rank, step: int) -> SaveRef:
     return SaveRef(rank.run, rank.epoch, step, rank=rank.member.rank, incarnation=rank.member.incarnation)
 
 
+def waiting_for(coordinator: Coordinator, save: SaveRef) -> list[str]:
+    saves = coordinator.saves_of(save.run)
+    assert saves is not None
+    return saves.waiting_for_plan(save, "a0-1")
+
+
 def test_it_is_the_answer_to_the_declaration(job):
     coordinator, _, (zero, one) = job
     first = zero.declare(5)
     plan = coordinator.plan_of(declared(zero, 5), "a0-1")
     assert not plan.done()
-    assert coordinator.waiting_for(declared(zero, 5), "a0-1")
+    assert waiting_for(coordinator, declared(zero, 5))
     one.declare(5)
     assert plan.result(WAIT_S) is first.result(WAIT_S)
 
@@ -47,7 +53,7 @@ def test_of_a_save_that_is_published_it_is_the_checkpoint(job):
         rank.send(5)
     published = ranks[0].outcome(5)
     assert coordinator.plan_of(declared(ranks[0], 5), "a0-1").result(WAIT_S) == published
-    assert coordinator.waiting_for(declared(ranks[0], 5), "a0-1") == []
+    assert waiting_for(coordinator, declared(ranks[0], 5)) == []
 
 
 def test_of_a_save_that_failed_it_is_the_reason(job):
