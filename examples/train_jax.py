@@ -40,7 +40,7 @@ class Net(nnx.Module):
 
 
 def new_state() -> dict:
-    """Return everything that training changes. Its random numbers are part of it, so that they go on, too."""
+    """Return everything that training changes. Its random numbers are part of it, so that they continue, too."""
     net = Net(nnx.Rngs(0))
     return {"net": nnx.state(net), "optimizer": ADAM.init(nnx.state(net, nnx.Param)), "key": jax.random.key(1)}
 

@@ -30,7 +30,7 @@ def train(address: str, run: str, rank: int, world_size: int, steps: int, save_e
     import ckptd.tensorflow
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # reads who takes part from TF_CONFIG
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # reads the list of processes from TF_CONFIG
     digits = load_digits()
     images, labels = (digits.data / 16).astype(np.float32), digits.target.astype(np.int32)
 
@@ -75,7 +75,7 @@ def train(address: str, run: str, rank: int, world_size: int, steps: int, save_e
             loss = train_one_step(tf.constant(images[batch]), tf.constant(labels[batch]))
             step.assign_add(1)
             if int(step) % save_every == 0:
-                manager.save(checkpoint_number=int(step), wait=False)  # training goes on at once
+                manager.save(checkpoint_number=int(step), wait=False)  # training continues at once
                 print(f"worker {rank} of {world_size}: step {int(step)}, loss {float(loss):.4f}", flush=True)
         manager.sync()
         newest = manager.latest_checkpoint

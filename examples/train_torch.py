@@ -72,7 +72,7 @@ def train(address: str, run: str, steps: int, save_every: int) -> None:
             scheduler.step()
             optimizer.zero_grad()
             if state["step"] % save_every == 0:
-                ckptd.torch.save(state, checkpointer, state["step"])  # training goes on at once
+                ckptd.torch.save(state, checkpointer, state["step"])  # training continues at once
 
         checkpointer.wait()
         newest = checkpointer.latest()
