@@ -77,6 +77,8 @@ SUM_PARALLEL_BYTES = Seam("client.capture.summing:PARALLEL_BYTES")
 SUM_SMALL_BYTES = Seam("client.capture.summing:SMALL_BYTES")
 SUM_BUNCH_BYTES = Seam("client.capture.summing:BUNCH_BYTES")
 COPIED_FIRST_BYTES = Seam("engine.lanes.feeding:SHORT_BYTES")
+LONG_CAPTURE_BYTES = Seam("engine.lanes.feeding:LONG_BYTES")
+LONG_STANDSTILL_BYTES = Seam("engine.lanes.standstill:LONG_BYTES")
 HELD_BLOCK_BYTES = Seam("client.daemon.held_objects:BLOCK_BYTES")
 
 # Waits and ages in seconds, which tests shorten

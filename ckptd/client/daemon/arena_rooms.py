@@ -90,15 +90,22 @@ class ArenaRoom:
 
 
 class ArenaRooms:
-    """The arenas that one rank was lent over one connection. Any thread may use it."""
+    """The arenas that one rank was lent over one connection. Any thread may use it.
+
+    Attributes:
+        link: the connection.
+        epoch: under which they are lent.
+        lent: all of them, by number.
+        free: those that no save uses; the one whose content is oldest comes first.
+    """
 
     def __init__(self, link: ArenaLink, run: str, epoch: int, rank: int, incarnation: str) -> None:
         self.link = link
         self.epoch = epoch
         self._open = arena_pb2.ArenaOpen(run=run, epoch=epoch, rank=rank, incarnation=incarnation)
         self._lock = threading.Lock()
-        self._all: dict[int, ArenaRoom] = {}
-        self._free: list[ArenaRoom] = []  # whose content is oldest comes first
+        self.lent: dict[int, ArenaRoom] = {}
+        self.free: list[ArenaRoom] = []
 
     def take(self, size_bytes: int) -> ArenaRoom | None:
         """Return a room of at least `size_bytes`, None if none is free. Gets a larger one from the daemon if needed.
@@ -107,32 +114,32 @@ class ArenaRooms:
             CkptdError: the daemon lends no such memory.
         """
         with self._lock:
-            if not any(len(room.data) >= size_bytes for room in self._all.values()):
+            if not any(len(room.data) >= size_bytes for room in self.lent.values()):
                 self._borrow(size_bytes)
-            room = next((room for room in self._free if len(room.data) >= size_bytes), None)
+            room = next((room for room in self.free if len(room.data) >= size_bytes), None)
             if room is not None:
-                self._free.remove(room)
+                self.free.remove(room)
                 room.segment.begin()  # before a byte is changed: a process may be reading what is there
             return room
 
     def put(self, room: ArenaRoom) -> None:
         """Take a room back."""
         with self._lock:
-            if self._all.get(room.number) is room:
-                self._free.append(room)
+            if self.lent.get(room.number) is room:
+                self.free.append(room)
 
     def segment(self, number: int) -> Segment | None:
         """Return the memory of an arena that is lent to us, None if it is another's."""
         with self._lock:
-            room = self._all.get(number)
+            room = self.lent.get(number)
         return None if room is None else room.segment
 
     def _borrow(self, size_bytes: int) -> None:
         request = arena_pb2.ArenaOpen(size_bytes=rounded_up(size_bytes), count=GENERATIONS)
         request.MergeFrom(self._open)
         answer = self.link.ask(arena_pb2.ArenaRequest(open=request))
-        known, free = self._all, set(self._free)
-        self._all, self._free = {}, []
+        known, free = self.lent, set(self.free)
+        self.lent, self.free = {}, []
         for arena, descriptor in zip(answer.reply.arenas, answer.descriptors, strict=True):
             room = known.get(arena.id)
             if room is None and arena.in_use:
@@ -147,6 +154,6 @@ class ArenaRooms:
                 threading.Thread(target=room.map, name="ckptd-map", daemon=True).start()
             else:
                 os.close(descriptor)
-            self._all[arena.id] = room
+            self.lent[arena.id] = room
             if room in free:
-                self._free.append(room)
+                self.free.append(room)

@@ -46,6 +46,7 @@ class HostMemory:
     """See the module. Any thread may use it.
 
     Attributes:
+        rooms: what is lent to this rank; None before anything is, and where bytes are sent.
         why_not: why bytes are sent, in words; empty while memory is shared, or before anybody tried.
     """
 
@@ -59,7 +60,7 @@ class HostMemory:
         self._lock = threading.Lock()
         self._address: common_pb2.ArenaAddress | None = None
         self._link: ArenaLink | None = None
-        self._rooms: ArenaRooms | None = None
+        self.rooms: ArenaRooms | None = None
         self._segments: dict[int, Segment] = {}  # mapped for reading, over the present link
         self._has_waited = False
         self._try_at = 0.0
@@ -87,9 +88,9 @@ class HostMemory:
             if link is None:
                 return None
             with self._lock:
-                if self._rooms is None or self._rooms.link is not link or self._rooms.epoch != welcome.epoch:
-                    self._rooms = ArenaRooms(link, self._run, welcome.epoch, member.rank, member.incarnation)
-                rooms = self._rooms
+                if self.rooms is None or self.rooms.link is not link or self.rooms.epoch != welcome.epoch:
+                    self.rooms = ArenaRooms(link, self._run, welcome.epoch, member.rank, member.incarnation)
+                rooms = self.rooms
             return rooms.take(size_bytes)
         except CkptdError as error:
             self._give_up(error)
@@ -136,7 +137,7 @@ class HostMemory:
     def _segment(self, number: int, descriptor: int) -> Segment:
         """Map an arena, or return it as it is mapped already. Takes over the descriptor."""
         with self._lock:
-            known = self._segments.get(number) or (None if self._rooms is None else self._rooms.segment(number))
+            known = self._segments.get(number) or (None if self.rooms is None else self.rooms.segment(number))
         if known is not None:
             os.close(descriptor)
             return known
@@ -159,7 +160,7 @@ class HostMemory:
             if self._is_closed:
                 link.close()
                 return None
-            self._link, self._rooms, self._segments, self.why_not = link, None, {}, ""
+            self._link, self.rooms, self._segments, self.why_not = link, None, {}, ""
             return link
 
     def _give_up(self, error: CkptdError) -> None:
@@ -171,6 +172,6 @@ class HostMemory:
         """End the connection. May be repeated."""
         with self._lock:
             self._is_closed = True
-            link, self._link, self._rooms, self._segments = self._link, None, None, {}
+            link, self._link, self.rooms, self._segments = self._link, None, None, {}
         if link is not None:
             link.close()

@@ -16,7 +16,6 @@ from ckptd.arena.lender import Lender
 from ckptd.client.capture.snapshot import Snapshot
 from ckptd.client.daemon.arena_link import ArenaLink
 from ckptd.client.daemon.arena_rooms import ArenaRoom, ArenaRooms
-from ckptd.engine.lanes import feeding, standstill
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 from ckptd.storage.local.local_store import LocalStore
@@ -49,8 +48,8 @@ def _when_written(request, monkeypatch):
     """Let captures be written once they are complete, as short ones are, or behind the copy, as long ones are."""
     seams.COPIED_FIRST_BYTES.put(monkeypatch, request.param)
     if not request.param:
-        for module in (feeding, standstill):
-            monkeypatch.setattr(module, "LONG_BYTES", 0)
+        seams.LONG_CAPTURE_BYTES.put(monkeypatch, 0)
+        seams.LONG_STANDSTILL_BYTES.put(monkeypatch, 0)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def same(restored, arrays):
 
 
 def lent(ckpt):
-    return ckpt._transport.connection.seat().arenas._rooms
+    return ckpt._transport.connection.seat().arenas.rooms
 
 
 def test_nothing_is_sent_and_the_checkpoint_is_whole(daemon, connect, monkeypatch):
@@ -170,9 +169,9 @@ def test_what_a_worker_changes_afterwards_ends_that_save_alone(daemon, connect, 
         assert gate.wait(BOUND_S)
         return finish(store, key, size)
 
-    monkeypatch.setattr(LocalStore, "create", slow)
+    seams.CREATE_ON_DISK.put(monkeypatch, slow)
     pending = ckpt.save(2, ARRAYS)
-    room = next(room for room in lent(ckpt)._all.values() if room not in lent(ckpt)._free)
+    room = next(room for room in lent(ckpt).lent.values() if room not in lent(ckpt).free)
     eventually(lambda: all(thread.name != "ckptd-sums" for thread in threading.enumerate()))
     room.data[100] ^= 1
     gate.set()
@@ -214,11 +213,11 @@ def test_after_a_restart_of_the_daemon_what_was_captured_is_sent(daemon, connect
     ckpt.save(1, ARRAYS).result(BOUND_S)
     held = threading.Event()
     create = LocalStore.create
-    monkeypatch.setattr(LocalStore, "create", lambda *arguments: held.set() or (_ for _ in ()).throw(OSError("gone")))
+    seams.CREATE_ON_DISK.put(monkeypatch, lambda *arguments: held.set() or (_ for _ in ()).throw(OSError("gone")))
     pending = ckpt.save(2, ARRAYS)
     assert held.wait(BOUND_S)
     daemon.stop()
-    monkeypatch.setattr(LocalStore, "create", create)
+    seams.CREATE_ON_DISK.put(monkeypatch, create)
     daemon.start()
     assert isinstance(pending.exception(BOUND_S), SessionAbortedError) or pending.result().step == 2
     ckpt.save(3, ARRAYS).result(BOUND_S)
@@ -238,7 +237,7 @@ def test_a_restore_takes_from_memory_what_is_still_there(daemon, connect, monkey
         read.append((key, sum(map(len, into))))
         read_into(store, key, offset, *into)
 
-    monkeypatch.setattr(LocalStore, "read_into", counted)
+    seams.READ_FROM_DISK.put(monkeypatch, counted)
     with other:
         same(other.restore(1), ARRAYS)
         # What lies between the lengths and the payload of strings is the daemon's own.
@@ -257,8 +256,8 @@ def connect_reader(daemon):
 def test_what_is_overwritten_while_it_is_restored_is_read_from_the_store(daemon, connect, monkeypatch):
     ckpt = connect()
     ckpt.save(1, ARRAYS).result(BOUND_S)
-    room = next(iter(lent(ckpt)._all.values()))
-    rooms = [room for room in lent(ckpt)._all.values() if room.segment.generation]
+    room = next(iter(lent(ckpt).lent.values()))
+    rooms = [room for room in lent(ckpt).lent.values() if room.segment.generation]
     copy = np.copyto
 
     def overwritten(to, source, **options):
@@ -276,7 +275,7 @@ def test_what_is_overwritten_while_it_is_restored_is_read_from_the_store(daemon,
 def test_memory_that_holds_other_bytes_than_were_saved_is_passed_by(daemon, connect):
     ckpt = connect()
     ckpt.save(1, ARRAYS).result(BOUND_S)
-    for room in lent(ckpt)._all.values():
+    for room in lent(ckpt).lent.values():
         room.data[:] = 0xEE
     with connect_reader(daemon) as other:
         same(other.restore(1), ARRAYS)
@@ -339,7 +338,7 @@ def test_what_is_staged_and_changed_only_while_it_is_written_is_noticed_or_not_t
 
 
 def test_the_daemon_sums_a_long_capture_after_its_rank_has(daemon, connect, monkeypatch):
-    monkeypatch.setattr(feeding, "LONG_BYTES", 0)
+    seams.LONG_CAPTURE_BYTES.put(monkeypatch, 0)
     summing, order = threading.Event(), []
     take_sums, sum_block = Snapshot.sum, LaneWriter.sum
 
@@ -391,7 +390,7 @@ def test_what_cannot_be_staged_is_refused(connect, dtype):
 def test_memory_is_ready_before_the_first_save(daemon, connect):
     ckpt = connect()
     ckpt.prepare(ARRAYS)
-    eventually(lambda: lent(ckpt) is not None and len(lent(ckpt)._free) == 2, "the memory")
+    eventually(lambda: lent(ckpt) is not None and len(lent(ckpt).free) == 2, "the memory")
     ckpt.save(1, ARRAYS).result(BOUND_S)
     assert ckptd.verify(daemon.root / "r").ok
 

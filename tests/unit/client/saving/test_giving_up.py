@@ -36,7 +36,7 @@ def ckpt(request, daemon, tmp_path, monkeypatch) -> Iterator[ckptd.Checkpointer]
     with ckptd.Checkpointer(where, run="r", rank=0, world_size=1, timeout_s=TIMEOUT_S) as opened:
         opened.save(1, ARRAYS).result(TIMEOUT_S)
         if request.param == "shared memory":
-            assert opened._transport.connection.seat().arenas._rooms is not None
+            assert opened._transport.connection.seat().arenas.rooms is not None
         yield opened
 
 
