@@ -1,9 +1,15 @@
-"""Whether a process listens on a socket of the file system, before another takes its place."""
+"""Sockets in the file system: whether a process listens on one, and which process is at the other end."""
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 from pathlib import Path
+
+from ckptd.errors import NotPermittedError
+
+_PEERCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
 def may_be_in_use(path: Path) -> bool:
@@ -21,3 +27,11 @@ def may_be_in_use(path: Path) -> bool:
         except OSError:
             return True
     return True
+
+
+def process_at(connection: socket.socket, mode: int) -> int:
+    """Return the process at the other end; `NotPermittedError` for one of another user, unless `mode` lets that in."""
+    pid, uid, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    if uid not in (0, os.geteuid()) and not mode & 0o066:
+        raise NotPermittedError("shared memory is for processes of the daemon's own user", actual=uid)
+    return int(pid)
