@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import ckptd
 from ckptd.client.saving import end_of_process
+from tests import places
 from tests.processes import pytest_cmdline_main, pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from tests.services.fixtures import ask_every_server as pytest_generate_tests
 from tests.services.fixtures import s3_front, s3_root, s3_service, s3_services
@@ -32,6 +33,7 @@ __all__ = [
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compile ckptd once where Python may not keep what it compiles: hundreds of processes would each do it again."""
+    places.use_memory(config)
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(ckptd.__file__).parent, quiet=2)
 

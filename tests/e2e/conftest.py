@@ -10,7 +10,10 @@ from ckptd.demo.processes import child_environment
 from ckptd.wire import methods
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes.waiting import eventually
+from tests.places import on_disk as tmp_path
 from tests.starts.daemons import Daemon
+
+__all__ = ["tmp_path"]
 
 IDLE_WITHIN_S = 60.0
 
