@@ -1,8 +1,8 @@
 """Where tests write: to memory, except where the disk is what they are about.
 
 A sync of a disk takes a millisecond or several, and the suite makes tens of thousands: half of the time of many tests.
-What a file system in memory cannot show is tested on a disk all the same: in `tests/unit/storage` (its operations, reads
-and writes around the page cache), `tests/e2e` and `tests/unit/cli` (the programs), `tmp_path` is `on_disk`.
+What a file system in memory cannot show is tested on a disk all the same: in `tests/unit/storage` (its operations,
+reads and writes around the page cache), `tests/e2e` and `tests/unit/cli` (the programs), `tmp_path` is `on_disk`.
 """
 
 from __future__ import annotations

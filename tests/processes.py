@@ -18,22 +18,34 @@ MOST_PROCESSES = 4
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
+_TOGETHER = "frameworks"
+_PROGRAMS_OF_FRAMEWORKS = (
+    "tests/e2e/test_end_of_adapters.py",
+    "tests/e2e/test_example_tensorflow.py",
+    "tests/e2e/test_jax.py",
+    "tests/e2e/test_lightning_processes.py",
+    "tests/e2e/test_torch_example.py",
+    "tests/unit/torch/test_differing.py",
+    "tests/unit/torch/test_handing_out.py",
+    "tests/unit/torch/test_lightning_paths.py",
+    "tests/unit/torch/test_own_keys.py",
+    "tests/unit/torch/test_sharded.py",
+    "tests/unit/torch/test_trainer_ranks.py",
+)
+"""They stay in one process, so that each framework is imported once for the programs that they start."""
+
 # What takes longest begins first, so that no process is left alone with it at the end.
 _LONG_FIRST = (
+    _TOGETHER,
     "tests/e2e/test_benchmarks.py",
     "tests/e2e/test_end_of_program.py",
     "tests/e2e/test_docs_blocks.py",
     "tests/faults/test_failing_disk.py",
     "tests/unit/torch/test_lightning_as_stock.py",
     "tests/unit/torch/test_transformers_as_stock.py",
-    "tests/unit/torch/test_lightning_paths.py",
-    "tests/e2e/test_torch_example.py",
-    "tests/e2e/test_end_of_adapters.py",
-    "tests/e2e/test_example_tensorflow.py",
     "tests/faults/test_crash_sweep.py",
     "tests/e2e/test_demo.py",
     "tests/e2e/test_full_disk.py",
-    "tests/e2e/test_jax.py",
 )
 
 
@@ -69,7 +81,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let a process of its own have each S3 server, and what takes longest begin first."""
+    """Let one process have each S3 server, and one all programs of frameworks; what takes longest begins first."""
     if unstable := [item.nodeid for item in items if _ADDRESS.search(item.nodeid)]:
         raise pytest.UsageError(f"each process must give a test the same name; give these `ids`: {unstable}")
     if not hasattr(config, "workerinput"):
@@ -77,12 +89,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     order = {name: number for number, name in enumerate((*SERVERS, *_LONG_FIRST))}
 
     def rank(item: pytest.Item) -> int:
-        return order.get(server_of(item) or item.nodeid.partition("::")[0], len(order))
+        return order.get(_group_of(item) or item.nodeid.partition("::")[0], len(order))
 
     items.sort(key=rank)
     for item in items:
-        if server := server_of(item):
-            item.add_marker(pytest.mark.xdist_group(server))
+        if group := _group_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group_of(item: pytest.Item) -> str | None:
+    is_program = item.nodeid.partition("::")[0] in _PROGRAMS_OF_FRAMEWORKS
+    return server_of(item) or (_TOGETHER if is_program else None)
 
 
 def server_of(item: pytest.Item) -> str | None:
