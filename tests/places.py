@@ -41,9 +41,15 @@ def _has_room() -> bool:
         return False
 
 
-@pytest.fixture
-def on_disk() -> Iterator[Path]:
-    """A directory of the test's own on a disk. A directory's conftest names it `tmp_path`."""
-    directory = tempfile.mkdtemp(prefix="ckptd-test-", dir=os.environ.get(_DISK_VARIABLE))
+@pytest.fixture(autouse=True)
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of the test's own on a disk, where its other temporary files are, too.
+
+    A directory of tests whose conftest has it under the name of `tmp_path` writes to the disk.
+    """
+    if disk := os.environ.get(_DISK_VARIABLE):
+        monkeypatch.setenv("TMPDIR", disk)
+        monkeypatch.setattr(tempfile, "tempdir", disk)
+    directory = tempfile.mkdtemp(prefix="ckptd-test-")
     yield Path(directory).resolve()
     shutil.rmtree(directory, ignore_errors=True)

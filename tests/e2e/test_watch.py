@@ -20,6 +20,7 @@ import ckptd
 from ckptd.cli import main
 from ckptd.demo.processes import child_environment
 from tests.fakes.directory import publish
+from tests.fakes.waiting import eventually
 from tests.starts import prepared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -105,6 +106,7 @@ def test_a_daemons_run_is_heard_of_across_kill_and_restart(watching, daemon, tmp
     first = save(daemon.address, 1)
     assert json.loads(one.line())["save_id"] == first.save_id
     os.kill(daemon.process.pid, signal.SIGKILL)
+    eventually(lambda: daemon.process.exit_code() is not None, "the end of the daemon, and of its locks")
     port = daemon.address.rpartition(":")[2]
     log = (tmp_path / "second.log").open("wb")
     second = prepared.Popen(

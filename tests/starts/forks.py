@@ -80,7 +80,7 @@ class ForkedPopen(subprocess.Popen[Any]):
 
     children_fork = False
 
-    def forks(self, environment: Mapping[str, str]) -> Forks:
+    def forks(self, command: Sequence[str], environment: Mapping[str, str]) -> Forks:
         """Return where the program is forked."""
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class ForkedPopen(subprocess.Popen[Any]):
         files = {0: given["p2cread"], 1: given["c2pwrite"], 2: given["errwrite"]}
         files = {number: number if file == -1 else file for number, file in files.items()}
         try:
-            self.pid = self.forks(environment).start(
+            self.pid = self.forks(command, environment).start(
                 command[1:],
                 files | {number: number for number in given["pass_fds"]},
                 environment=environment,
@@ -113,7 +113,7 @@ def let_children_fork(forks: Forks) -> None:
     class Popen(ForkedPopen):
         children_fork = False
 
-        def forks(self, environment: Mapping[str, str]) -> Forks:
+        def forks(self, command: Sequence[str], environment: Mapping[str, str]) -> Forks:
             return forks
 
         def _execute_child(self, *arguments: Any) -> None:

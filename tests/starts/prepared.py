@@ -89,8 +89,10 @@ class Popen(ForkedPopen):
         self.children_fork = children_fork
         super().__init__(args, **options)
 
-    def forks(self, environment: Mapping[str, str]) -> Forks:
+    def forks(self, command: Sequence[str], environment: Mapping[str, str]) -> Forks:
         """Return the server that has imported what is wanted; the first one waits until it has."""
+        if command[1:3] == ["-m", "ckptd"]:
+            environment = {"GRPC_VERBOSITY": "NONE", **environment}  # set by the command before it imports gRPC
         return _server_for(self._imports, environment).forks
 
 
