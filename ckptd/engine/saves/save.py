@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from ckptd.engine.catalog import free_space
 from ckptd.engine.catalog.records import Record
@@ -27,7 +28,7 @@ from ckptd.engine.saves.deadlines import Debt, debts_of, waiting_for, why_over
 from ckptd.engine.saves.planning import Plan
 from ckptd.engine.saves.remembered import forget_frames, remembered
 from ckptd.engine.saves.session import Event, Session
-from ckptd.engine.saves.surroundings import Others, Surroundings
+from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -39,6 +40,19 @@ from ckptd.errors import (
 from ckptd.format.crc32c import crc32c
 
 _SLOW_REMOVAL_S = 2.0  # of what a failed save wrote: less than the grace that a client gives to our word for its end
+
+
+class Others(Protocol):
+    """What a save needs of the other saves of its run. The run's lock is held in each call."""
+
+    def whereabouts(self, save: Save) -> Mapping[int, str]:
+        """Say where the ranks are that a save still waits for."""
+
+    def turn_wanted(self) -> None:
+        """Hear that a save waits for its turn to commit."""
+
+    def ended(self, save: Save) -> None:
+        """Hear that a save is over."""
 
 
 @dataclass(eq=False)

@@ -243,7 +243,7 @@ class SaveQueue:
                 for save in self._live
             )
 
-    # What a save needs of the others (`ckptd.engine.saves.surroundings.Others`).
+    # What a save needs of the others (`ckptd.engine.saves.save.Others`).
 
     def whereabouts(self, save: Save) -> dict[int, str]:
         """See `Others`."""

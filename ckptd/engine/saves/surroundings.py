@@ -1,11 +1,10 @@
-"""What the saves of a run share, and what each needs of the others."""
+"""What the saves of a run share."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 from ckptd.engine.clock import Clock
 from ckptd.engine.saves.known_layouts import KnownLayouts
@@ -13,9 +12,6 @@ from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.shares import Share
 from ckptd.engine.settings import Settings
 from ckptd.storage.base import Store
-
-if TYPE_CHECKING:
-    from ckptd.engine.saves.save import Save
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,16 +39,3 @@ class Surroundings:
     workers: Share
     feeders: Share
     writers: Callable[[], tuple[str, ...]]
-
-
-class Others(Protocol):
-    """What a save needs of the other saves of its run. The run's lock is held in each call."""
-
-    def whereabouts(self, save: Save) -> Mapping[int, str]:
-        """Say where the ranks are that a save still waits for."""
-
-    def turn_wanted(self) -> None:
-        """Hear that a save waits for its turn to commit."""
-
-    def ended(self, save: Save) -> None:
-        """Hear that a save is over."""
