@@ -18,13 +18,13 @@ START_S = 60
 class Process:
     """A real `ckptd serve`."""
 
-    def __init__(self, tmp_path, *flags, root="root", name="d", env=()):
+    def __init__(self, tmp_path, *flags, root="root", name="d", env=(), popen=prepared.Popen):
         self.root = tmp_path / root
         self.ready_file = tmp_path / f"{name}.ready"
         self.log = tmp_path / f"{name}.log"
         self._channels = []
         with self.log.open("wb") as out:
-            self.process = prepared.Popen(
+            self.process = popen(
                 [sys.executable, "-m", "ckptd", "serve", "--root", str(self.root), "--ready-file", str(self.ready_file)]
                 + (["--listen", "127.0.0.1:0"] if "--listen" not in flags else [])
                 + list(flags),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 
 import grpc
 import pytest
@@ -20,7 +21,8 @@ TOKEN = "secret-of-the-daemon"
 def daemon(serve, tmp_path, request):
     (tmp_path / "token").write_text(TOKEN)
     flags = ("--token-file", str(tmp_path / "token")) if request.param == "token" else ()
-    return serve(*flags).ready()
+    # Started for real: gRPC looks at the environment when it is imported.
+    return serve(*flags, popen=subprocess.Popen).ready()
 
 
 def answers(daemon):
