@@ -1,0 +1,1 @@
+"""Byte strings that nobody would write by hand, for everything that decodes bytes of others."""
