@@ -17,6 +17,7 @@ from ckptd.service import requirements
 from ckptd.service.gate import Access
 from ckptd.wire import methods, status, versions
 from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
+from tests.fakes.coordinator import checkpoint
 from tests.unit.service.conftest import serving
 
 WAIT_S = 20
@@ -132,6 +133,8 @@ def served():
     }
     with serving(access=Access(tokens=Tokens(known), policy=policy_for("a/**"))) as running:
         running.secrets = secrets
+        for run in ("a/x", "a/x/nested"):
+            running.coordinator.newest[run] = checkpoint(1, run=run)  # a watcher that is let in is told at once
         yield running
 
 
