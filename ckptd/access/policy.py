@@ -27,6 +27,7 @@ from typing import Any
 from ckptd.access.callers import KINDS, LOOPBACK, Caller
 from ckptd.access.patterns import check_pattern, matches
 from ckptd.access.roles import ROLES, Right
+from ckptd.engine.catalog.floor import Floor
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
 
 if sys.version_info >= (3, 11):
@@ -44,14 +45,6 @@ class Grant:
     to: tuple[str, ...]
     runs: tuple[str, ...]
     role: str
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """What retention and a `save` role leave alone in a run: its newest `keep_at_least`, and whatever is younger."""
-
-    keep_at_least: int = 0
-    keep_younger_than_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,10 +75,11 @@ class AdminService:
         return admin_pb2.PinReply(checkpoint=convert.checkpoint_to_wire(pinned, run))
 
     async def delete(self, request: admin_pb2.DeleteRequest, call: Call) -> admin_pb2.DeleteReply:
-        """Delete one checkpoint."""
+        """Delete one checkpoint; for a caller that may only save, not below the run's floor."""
         run, which = _named(request)
         for_good, even_latest = request.for_good, request.even_latest
-        await self._in_catalog(run, lambda stored: stored.delete(which, for_good, even_latest))
+        append_only = not call.may(Right.MANAGE, run)
+        await self._in_catalog(run, lambda stored: stored.delete(which, for_good, even_latest, append_only=append_only))
         return admin_pb2.DeleteReply()
 
     async def undelete(self, request: admin_pb2.UndeleteRequest, call: Call) -> admin_pb2.UndeleteReply:

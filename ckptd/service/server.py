@@ -131,6 +131,7 @@ class Server:
         self._serves_nothing = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self.gate = Gate(options.access)
+        coordinator.floor_of = lambda run: self.gate.access.policy.floor(run)
         self._server = guarded_server.server([IdentityNeeded(self.gate)], channels.SERVER_OPTIONS)
         save = SaveService(coordinator, host, self._pools, flow, self._ending)
         self._presences = save.presences

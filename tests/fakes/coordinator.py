@@ -66,7 +66,7 @@ class FakeCatalog:
         self._coordinator.pinned.append((self._run, step, pinned))
         return replace(self._coordinator.newest[self._run], pinned=pinned)
 
-    def delete(self, step, for_good=False, even_latest=False):
+    def delete(self, step, for_good=False, even_latest=False, *, append_only=False):
         raise NotFoundError(f"{self._run} has no step {step}")
 
     def quarantine_of(self, save_id):

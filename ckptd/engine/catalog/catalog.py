@@ -18,6 +18,7 @@ from ckptd.engine.catalog.commit import OnStep, ignore_step
 from ckptd.engine.catalog.contents import Contents
 from ckptd.engine.catalog.edits import Edits
 from ckptd.engine.catalog.fence import Life
+from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
@@ -60,6 +61,7 @@ class Catalog:
         undo_s: for how long a deletion by its owner can be undone; 0 deletes at once.
         holder: the name of its owner, for processes that are kept out.
         life: of the daemon that opens the run, perhaps not for the first time.
+        floor: what the operator keeps whatever the policy says.
         on_step: called before each durable step with its name; for tests.
 
     Attributes:
@@ -81,16 +83,17 @@ class Catalog:
         undo_s: float = 0.0,
         holder: str = "ckptd",
         life: Life | None = None,
+        floor: FloorNow = no_floor,
         on_step: OnStep = ignore_step,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
         ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life)
-        publishing = Publishing(ledger)
+        publishing = Publishing(ledger, floor)
         uncommitted, undo = Uncommitted(ledger), Undo(ledger, undo_s)
         recoverer = Recoverer(ledger, publishing, undo, uncommitted)
         self.upkeep = Upkeep(ledger, publishing, recoverer, policy, relative_paths)
         self.contents = Contents(ledger, publishing)
-        self.edits = Edits(ledger, self.contents, publishing, undo, self.upkeep)
+        self.edits = Edits(ledger, self.contents, publishing, undo, self.upkeep, floor)
         self._store, self._run, self._clock, self._on_step = store, run, clock, on_step
         self._ledger, self._publishing, self._undo = ledger, publishing, undo
         self._uncommitted, self._recoverer = uncommitted, recoverer

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from ckptd.engine.catalog import deleting, quarantine, survey
 from ckptd.engine.catalog.contents import Contents, Which, in_words
+from ckptd.engine.catalog.floor import FloorNow
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
@@ -13,17 +14,26 @@ from ckptd.engine.catalog.undo import Undo
 from ckptd.engine.catalog.upkeep import Upkeep
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.series import NamedStep
-from ckptd.errors import CkptdError, ConflictError, NotFoundError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, NotPermittedError
 from ckptd.format import names
 
 
 class Edits:
     """Changes of single checkpoints of a run."""
 
-    def __init__(self, ledger: Ledger, contents: Contents, publishing: Publishing, undo: Undo, upkeep: Upkeep) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        contents: Contents,
+        publishing: Publishing,
+        undo: Undo,
+        upkeep: Upkeep,
+        floor: FloorNow,
+    ) -> None:
         """Change what `ledger` holds, once `upkeep` has made sure of it."""
         self._ledger, self._contents = ledger, contents
         self._publishing, self._undo, self._upkeep = publishing, undo, upkeep
+        self._floor = floor
 
     def pin(self, which: Which) -> Checkpoint:
         """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
@@ -42,14 +52,18 @@ class Edits:
             self._ledger.remember(self._ledger.note(record, pinned=pinned, released=released))
         return self._contents.find(which)
 
-    def delete(self, which: Which, *, even_latest: bool = False, for_good: bool = False) -> Checkpoint:
+    def delete(
+        self, which: Which, *, even_latest: bool = False, for_good: bool = False, append_only: bool = False
+    ) -> Checkpoint:
         """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
 
         For `undo_s` it can be brought back by `undelete`, so its shards go only after that, unless it is `for_good`.
         The latest is refused unless `even_latest`: readers would see time run backward. With it the one before becomes
-        the latest; if there is none, the state file goes.
+        the latest; if there is none, the state file goes. A caller that is `append_only` deletes nothing below the
+        operator's floor, and nothing that cannot be brought back.
 
         Raises:
+            NotPermittedError: the caller is `append_only`, and it has to stay.
             ConflictError: when it is pinned, the latest, not ours, or, for good, when it is being read.
         """
         record = self._record_of(which)
@@ -59,11 +73,22 @@ class Edits:
         if checkpoint == self._contents.latest() and not even_latest:
             raise ConflictError("it is the latest checkpoint", key=record.prefix_key)
         deleted_at = None if for_good else self._undo.deleted_at()
+        if append_only:
+            self._check_above_floor(checkpoint, record, can_come_back=deleted_at is not None)
         with ExitStack() as stack:
             if deleted_at is None:
                 stack.enter_context(deleting.unread(self._ledger.store, record.prefix_key, record.num_shards))
             self._delete(record, deleted_at)
         return checkpoint
+
+    def _check_above_floor(self, checkpoint: Checkpoint, record: Record, *, can_come_back: bool) -> None:
+        known = self._contents.checkpoints()
+        num_newer = len(known) - known.index(checkpoint) - 1 if checkpoint in known else len(known)
+        why = self._floor().why_kept(num_newer, self._ledger.clock.wall_s() - checkpoint.saved_at)
+        if not can_come_back:
+            why = why or "this daemon keeps nothing that was deleted (--undo-s 0), so it could not be brought back"
+        if why:
+            raise NotPermittedError(f"{why}: deleting it needs the role `manage`", key=record.prefix_key)
 
     def _delete(self, record: Record, deleted_at: float | None) -> None:
         try:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Action, Candidate, Decision, RetentionPolicy, Rule, decide
 from ckptd.engine.catalog.tensorflow_rules import ManagerHousekeeping
@@ -137,7 +138,7 @@ class Listing:
         )
         return Listing(tuple(taken)), manager.preserved
 
-    def reduced(self, policy: RetentionPolicy, mark: float) -> tuple[Listing, Decision]:
+    def reduced(self, policy: RetentionPolicy, mark: float, floor: Floor = NO_FLOOR) -> tuple[Listing, Decision]:
         """Let the rule record the last entry; return what stays, and the verdicts, in this list's order."""
         candidates = [
             Candidate(
@@ -149,7 +150,7 @@ class Listing:
             )
             for entry in self.entries
         ]
-        decision = decide(policy, candidates, mark)
+        decision = decide(policy, candidates, mark, floor)
         staying = [
             entry
             for entry, verdict in zip(self.entries, decision.verdicts, strict=True)

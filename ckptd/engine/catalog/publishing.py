@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from ckptd.engine.catalog import deleting, reserve
+from ckptd.engine.catalog.floor import FloorNow
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.listing import Listing, Style
 from ckptd.engine.catalog.records import Record
@@ -32,9 +33,9 @@ class _Publication:
 class Publishing:
     """The publications of one run of which not everything is done or noted."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Start with none."""
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, floor: FloorNow) -> None:
+        """Start with none. `floor` is what retention leaves alone whatever its policy says."""
+        self._ledger, self._floor = ledger, floor
         self._pending: list[_Publication] = []
 
     @property
@@ -69,7 +70,7 @@ class Publishing:
             ledger.on_step("publish.horizon")
             record = replace(record, next_keep_at=horizon)
             ledger.note(record, published=False)
-        staying, decision = listing.reduced(policy, mark)
+        staying, decision = listing.reduced(policy, mark, self._floor())
         preserved = decision.mark if policy.rule is Rule.MANAGER else None
         ledger.write_state(staying, Style(policy.rule, relative_paths, preserved), record.save_id)
         ledger.records[record.save_id] = record

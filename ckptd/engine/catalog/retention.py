@@ -1,8 +1,9 @@
 """What to keep, and why. Pure: the list of checkpoints and the time come in, a verdict for each goes out.
 
 The rules are TensorFlow's, see `housekeeping`; a policy names one. What ckptd adds: pinned ones stay and do not count,
-and the newest always stays. What leaves the list is one question, when files are deleted another: that waits for
-readers, and never happens to what is not ours; see `publishing`.
+the newest always stays, and so does what the operator's `Floor` keeps, which no rule undercuts. What leaves the list is
+one question, when files are deleted another: that waits for readers, and never happens to what is not ours; see
+`publishing`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.catalog.tensorflow_rules import HOUR_S, Leaving, ManagerHousekeeping, SaverHousekeeping, as_float32
 from ckptd.errors import InvalidRequestError
 
@@ -131,13 +133,14 @@ class Decision:
         return [verdict.prefix for verdict in self.verdicts if verdict.action is action]
 
 
-def decide(policy: RetentionPolicy, candidates: Sequence[Candidate], mark: float) -> Decision:
+def decide(policy: RetentionPolicy, candidates: Sequence[Candidate], mark: float, floor: Floor = NO_FLOOR) -> Decision:
     """Give every candidate its verdict, when the last of them has just been saved.
 
     Args:
         policy: the rule and its numbers.
         candidates: the list, oldest first; the last is the latest and always stays. Pinned ones don't count.
         mark: the rule's own time, wall clock: `next_keep` of a Saver, `preserved` of a manager.
+        floor: what the operator keeps of all of them, pinned ones included: that stays listed until it no longer does.
     """
     if not candidates:
         return Decision((), mark)
@@ -145,7 +148,7 @@ def decide(policy: RetentionPolicy, candidates: Sequence[Candidate], mark: float
     counted = [each for each in older if each.is_managed and not each.pinned]
     leaving, mark = _leaving(policy, counted, newest, mark)
     verdicts = []
-    for each in older:
+    for num_newer, each in zip(range(len(older), 0, -1), older, strict=True):
         if each.pinned:
             verdicts.append(Verdict(each.prefix, Action.KEEP, "it is pinned"))
         elif not each.is_managed:
@@ -155,6 +158,8 @@ def decide(policy: RetentionPolicy, candidates: Sequence[Candidate], mark: float
         elif leaving[each.prefix].is_kept:
             reason = f"one is kept for good every {policy.keep_checkpoint_every_n_hours:g} hours, and it was due"
             verdicts.append(Verdict(each.prefix, Action.PRESERVE, reason))
+        elif why := floor.why_kept(num_newer, newest.saved_at - each.saved_at):
+            verdicts.append(Verdict(each.prefix, Action.KEEP, why))
         else:
             verdicts.append(Verdict(each.prefix, Action.DROP, f"older than the newest {policy.max_to_keep}"))
     return Decision((*verdicts, Verdict(newest.prefix, Action.KEEP, "it is the latest")), mark)

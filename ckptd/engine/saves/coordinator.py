@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.catalog.nesting import check_apart
 from ckptd.engine.catalog.retention import Rule
 from ckptd.engine.catalog.root import stored_runs
@@ -83,6 +84,8 @@ class Coordinator:
         self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
         """Called with a run and the ids of the saves that it has, whenever it has looked at its catalog. The catalog's
         lock is held: no save can take the place of one that is gone before this returns, and it must not block."""
+        self.floor_of: Callable[[str], Floor] = lambda run: NO_FLOOR
+        """Returns what the operator keeps of a run; called whenever something could be deleted. It must not block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
@@ -376,6 +379,7 @@ class Coordinator:
             life=self.root.life,
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
+            floor=lambda: self.floor_of(name),
         )
 
 

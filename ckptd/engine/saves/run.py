@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from ckptd.engine.catalog.fence import Life
+from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import Declaration, Member, RunOptions
@@ -56,6 +57,7 @@ class Run:
         life: Life | None = None,
         on_look: Callable[[frozenset[str]], None],
         listeners: Listeners | None = None,
+        floor: FloorNow = no_floor,
     ) -> None:
         self.name = name
         self.lock = threading.RLock()
@@ -72,6 +74,7 @@ class Run:
             notes_rest=owner is None and not store.has_locks,
             on_look=on_look,
             on_rolled_back=self._listeners.tell_again,
+            floor=floor,
         )
         surroundings = Surroundings(
             store=store,

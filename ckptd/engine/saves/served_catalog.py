@@ -12,6 +12,7 @@ from ckptd.engine.catalog import epochs, presence, records, rest
 from ckptd.engine.catalog.catalog import Catalog
 from ckptd.engine.catalog.contents import Which
 from ckptd.engine.catalog.fence import Life
+from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy, Rule
 from ckptd.engine.checkpoint import Checkpoint
@@ -66,6 +67,7 @@ class ServedCatalog:
         notes_rest: bool,
         on_look: Callable[[frozenset[str]], None],
         on_rolled_back: Callable[[Checkpoint], None],
+        floor: FloorNow = no_floor,
     ) -> None:
         """Read nothing yet: `open` does.
 
@@ -80,6 +82,7 @@ class ServedCatalog:
             notes_rest: whether the store keeps a note of the run while it is at rest.
             on_look: called with the ids of all saves whenever these may have changed.
             on_rolled_back: called with the latest checkpoint when a newer one went into quarantine.
+            floor: what the operator keeps of the run, whatever its trainers request.
         """
         self.lock = threading.Lock()
         self.options = RunOptions()
@@ -91,6 +94,7 @@ class ServedCatalog:
         self._readers = readers
         self._notes_rest = notes_rest
         self._on_look, self._on_rolled_back = on_look, on_rolled_back
+        self._floor = floor
         self.catalog = self._new_catalog()
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._listed: tuple[Checkpoint, ...] = ()
@@ -132,7 +136,13 @@ class ServedCatalog:
 
     def _new_catalog(self) -> Catalog:
         return Catalog(
-            self._store, self._name, clock=self._clock, undo_s=self._undo_s, holder=self._holder, life=self._life
+            self._store,
+            self._name,
+            clock=self._clock,
+            undo_s=self._undo_s,
+            holder=self._holder,
+            life=self._life,
+            floor=self._floor,
         )
 
     def _recover(self) -> None:
@@ -237,8 +247,13 @@ class ServedCatalog:
         with self._changing() as catalog:
             return catalog.edits.pin(which) if pinned else catalog.edits.unpin(which)
 
-    def delete(self, which: Which, for_good: bool = False, even_latest: bool = False) -> None:
-        """Delete a checkpoint in a way that `undelete` can undo; or for good, if it is not being read."""
+    def delete(
+        self, which: Which, for_good: bool = False, even_latest: bool = False, *, append_only: bool = False
+    ) -> None:
+        """Delete a checkpoint in a way that `undelete` can undo; or for good, if it is not being read.
+
+        Of an `append_only` caller nothing goes below the floor.
+        """
         which = self._named(which)
         with self._changing() as catalog:
             prefix = catalog.contents.find(which).prefix
@@ -246,7 +261,7 @@ class ServedCatalog:
                 raise ConflictError(
                     "it is being read; it can be deleted in a way that leaves its data a while", key=prefix
                 )
-            catalog.edits.delete(which, for_good=for_good, even_latest=even_latest)
+            catalog.edits.delete(which, for_good=for_good, even_latest=even_latest, append_only=append_only)
 
     def undelete(self, which: Which) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ckptd.engine.catalog.floor import Floor
 from ckptd.engine.catalog.retention import Action, Candidate, RetentionPolicy, Rule, decide
 from ckptd.errors import InvalidRequestError
 
@@ -102,3 +103,36 @@ def test_a_rule_has_a_name() -> None:
 def test_a_policy_without_sense_is_refused(max_to_keep: int, hours: float) -> None:
     with pytest.raises(InvalidRequestError):
         RetentionPolicy(max_to_keep, hours)
+
+
+KEEPS_3 = Floor(keep_at_least=3)
+KEEPS_AN_HOUR = Floor(keep_younger_than_s=3600.0)
+
+FLOORS = [
+    (RetentionPolicy(1), KEEPS_3, [0.0, 1.0, 2.0], [KEEP, KEEP, KEEP]),
+    (RetentionPolicy(1), KEEPS_3, [0.0, 1.0, 2.0, 3.0], [DROP, KEEP, KEEP, KEEP]),
+    (RetentionPolicy(1, None, Rule.MANAGER), KEEPS_3, [*map(float, range(5))], [DROP, DROP, KEEP, KEEP, KEEP]),
+    (RetentionPolicy(1, None, Rule.MANAGER), KEEPS_AN_HOUR, [0.0, 400.0, 401.0, 4000.0], [DROP, DROP, KEEP, KEEP]),
+    (RetentionPolicy(1), KEEPS_AN_HOUR, [400.0, 4000.0], [DROP, KEEP]),
+    (RetentionPolicy(1), KEEPS_AN_HOUR, [400.1, 4000.0], [KEEP, KEEP]),
+    (RetentionPolicy(9), KEEPS_3, [0.0, 1.0, 2.0, 3.0], [KEEP] * 4),
+]
+
+
+@pytest.mark.parametrize(("policy", "floor", "saved_at", "expected"), FLOORS)
+def test_no_rule_undercuts_the_operators_floor(policy, floor, saved_at, expected) -> None:
+    decision = decide(policy, listed(*saved_at), NEVER, floor)
+    assert [verdict.action for verdict in decision.verdicts] == expected
+
+
+def test_what_the_floor_keeps_says_so() -> None:
+    verdicts = decide(RetentionPolicy(1), listed(0.0, 1.0), NEVER, KEEPS_3).verdicts
+    assert verdicts[0].reason == "the daemon's policy keeps the newest 3"
+    verdicts = decide(RetentionPolicy(1), listed(0.0, 1.0), NEVER, KEEPS_AN_HOUR).verdicts
+    assert verdicts[0].reason == "the daemon's policy keeps what is younger than 1 hours"
+
+
+def test_pinned_ones_count_for_the_floor_as_they_are_kept_too() -> None:
+    candidates = [*listed(0.0, 1.0), Candidate("p", 2.0, pinned=True), Candidate("n", 3.0)]
+    decision = decide(RetentionPolicy(1), candidates, NEVER, KEEPS_3)
+    assert [verdict.action for verdict in decision.verdicts] == [DROP, KEEP, KEEP, KEEP]
