@@ -130,11 +130,12 @@ class Gate:
 
     def check(self, caller: Caller, needed: Requirement) -> None:
         """Raise `NotPermittedError` unless the policy gives `caller` what a call needs."""
-        policy = self.access.policy
-        if needed.run is None:
-            allowed = policy.allows_anywhere(caller, needed.right)
+        policy, run = self.access.policy, needed.run
+        rights = [right for right in (needed.right, needed.or_right) if right is not None]
+        if run is None:
+            allowed = any(policy.allows_anywhere(caller, right) for right in rights)
         else:
-            allowed = policy.allows(caller, needed.right, needed.run)
+            allowed = any(policy.allows(caller, right, run) for right in rights)
         if not allowed:
             what = "any run" if needed.run is None else f"run {needed.run!r}"
             raise NotPermittedError(

@@ -15,10 +15,11 @@ from ckptd.wire import convert, methods
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What one call needs: a right, on `run`, or on any run where that is None."""
+    """What one call needs: a right, on `run`, or on any run where that is None. `or_right` serves as well."""
 
     right: Right
     run: str | None
+    or_right: Right | None = None
 
 
 Row = Callable[[Any], Requirement]
@@ -48,12 +49,17 @@ def _read(request: Any) -> Requirement:
 
 
 def _pin(request: Any) -> Requirement:
-    return Requirement(Right.SAVE if request.pinned else Right.MANAGE, convert.run_from_wire(request.run))
+    return _of_checkpoint(not request.pinned, request)
 
 
 def _delete(request: Any) -> Requirement:
-    is_final = request.for_good or request.even_latest
-    return Requirement(Right.MANAGE if is_final else Right.SAVE, convert.run_from_wire(request.run))
+    return _of_checkpoint(request.for_good or request.even_latest, request)
+
+
+def _of_checkpoint(is_for_managers: bool, request: Any) -> Requirement:
+    """Return what a call needs that managers may make, and those that may only save if it takes nothing away."""
+    run = convert.run_from_wire(request.run)
+    return Requirement(Right.MANAGE, run) if is_for_managers else Requirement(Right.SAVE, run, or_right=Right.MANAGE)
 
 
 def _paths(service: dict[str, methods.Method], rows: dict[str, Row]) -> dict[str, Row]:
