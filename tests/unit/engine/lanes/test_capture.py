@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ckptd.client.direct.followed_room import FollowedRoom
 
 from ckptd.arena.segment import ArenaFill, Segment
 from ckptd.client.capture.buffers import RoomPool
+from ckptd.client.direct.direct_rooms import FollowedRoom
 from ckptd.engine.lanes.capture import Capture, Holding
 from ckptd.errors import CorruptionError, InvalidRequestError, SessionAbortedError
 
