@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 TOKEN, CERTIFICATE, USER, LOOPBACK = "token", "cert", "uid", "loopback"
 
-KINDS = (TOKEN, CERTIFICATE, USER, LOOPBACK)
-
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """One identity.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: `TOKEN`, `CERTIFICATE`, `USER` or `LOOPBACK`.
         name: of the token, the certificate's common name, the number of the user; empty for the loopback interface.
         aliases: other names that a policy may call it by: a certificate's alternative names.
     """

@@ -10,15 +10,16 @@ import re
 from functools import lru_cache
 
 from ckptd.errors import InvalidRequestError
+from ckptd.format.names import check_run_name
 
 _MOST_CHARACTERS = 1024
 
 
 def check_pattern(pattern: str, where: str) -> None:
-    """Raise `InvalidRequestError` for what is no pattern of run names."""
+    """Raise `InvalidRequestError` for what is no pattern of run names, or one that no run's name can match."""
     parts = pattern.split("/")
-    is_ours = pattern and len(pattern) <= _MOST_CHARACTERS and pattern.isprintable() and all(parts)
-    if not is_ours or any("**" in part and part != "**" for part in parts) or not {".", ".."}.isdisjoint(parts):
+    is_ours = len(pattern) <= _MOST_CHARACTERS and not any("**" in part and part != "**" for part in parts)
+    if not is_ours or not _is_possible("/".join("x" if part == "**" else part.replace("*", "x") for part in parts)):
         raise InvalidRequestError(
             f"{where} is no pattern of runs: write a run's name, vision/* for those right below vision, vision/** for "
             "all below it, or ** for every run",
@@ -29,6 +30,14 @@ def check_pattern(pattern: str, where: str) -> None:
 def matches(pattern: str, run: str) -> bool:
     """Say whether a run's name is one of the pattern's."""
     return _compiled(pattern).fullmatch(run) is not None
+
+
+def _is_possible(run: str) -> bool:
+    try:
+        check_run_name(run)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=4096)

@@ -18,13 +18,15 @@ Several grants may name one identity; it has the rights of all of them. Of sever
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptd.access.callers import KINDS, LOOPBACK, Caller
+from ckptd.access import callers, tokens
+from ckptd.access.callers import Caller
 from ckptd.access.patterns import check_pattern, matches
 from ckptd.access.roles import ROLES, Right
 from ckptd.engine.catalog.floor import Floor
@@ -131,8 +133,7 @@ def _grant(row: Mapping[str, Any], where: str) -> Grant:
     _check_keys(row, {"to", "runs", "role"}, where)
     to = _texts(row, "to", where)
     for name in to:
-        kind, _, rest = name.partition(":")
-        if kind not in KINDS or (not rest and kind != LOOPBACK) or (kind == "uid" and not rest.isdecimal()):
+        if not _is_identity(name):
             raise InvalidRequestError(
                 f"{where}: `to` names identities: token:NAME, cert:NAME, uid:NUMBER or loopback", actual=name[:100]
             )
@@ -140,6 +141,20 @@ def _grant(row: Mapping[str, Any], where: str) -> Grant:
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidRequestError(f"{where}: there are the roles {', '.join(ROLES)}", actual=str(role)[:100])
     return Grant(to, _patterns(row, where), role)
+
+
+def _is_identity(name: str) -> bool:
+    """Say whether a caller can have this name: a row that none ever matches is a typing error, and nobody would see."""
+    kind, _, rest = name.partition(":")
+    match kind:
+        case callers.TOKEN:
+            return tokens.is_name(rest)
+        case callers.CERTIFICATE:
+            return rest == rest.strip() != ""
+        case callers.USER:
+            return re.fullmatch(r"0|[1-9][0-9]{0,9}", rest) is not None
+        case _:
+            return name == callers.LOOPBACK
 
 
 def _floor(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Floor]:

@@ -30,6 +30,9 @@ from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotP
 PREFIX = "ckptd_"
 """Begins every token that we make, so that a scanner for secrets finds a lost one."""
 
+SHARED = "token-file"
+"""What the one token of ``--token-file`` is called by a policy: no token of this file may have that name."""
+
 _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.@-]{0,62}[A-Za-z0-9])?", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -66,6 +69,11 @@ class Tokens:
         return self._by_hash.get(hash_of(shown))
 
 
+def is_name(name: str) -> bool:
+    """Say whether a token may be called so; the shared one, too, has such a name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def hash_of(shown: str) -> str:
     """Return what is kept of a token."""
     return hashlib.sha256(shown.encode("utf-8", "surrogateescape")).hexdigest()
@@ -90,8 +98,10 @@ def create(path: str, name: str, *, expires_s: float | None = None) -> str:
         ConflictError: there is a token of this name.
         NotPermittedError: the file cannot be written.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidRequestError("a token's name has up to 64 letters, digits and _ . @ -", actual=name[:100])
+    if name == SHARED:
+        raise InvalidRequestError("the token of --token-file is called so: choose another name", actual=name)
     if expires_s is not None and not (math.isfinite(expires_s) and expires_s > 0):
         raise InvalidRequestError("a token ends after a positive number of seconds", actual=expires_s)
     shown = PREFIX + secrets.token_urlsafe(32)
@@ -122,7 +132,11 @@ def readable_by_others(path: str) -> bool:
 
 @contextmanager
 def _changing(path: Path, *, create: bool) -> Iterator[list[Token]]:
-    """Yield the file's tokens, and write them back whole when the block ends well. One process at a time."""
+    """Yield the file's tokens, and write them back whole when the block ends well. One process at a time.
+
+    A link stays one, and a daemon that reads the file by its own name sees the change.
+    """
+    path = Path(os.path.realpath(path))
     try:
         lock = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -165,7 +179,7 @@ def _read(path: Path) -> list[Token]:
 def _token(item: Any) -> Token:
     token = Token(**item)
     times = (token.created_at, token.expires_at or 0.0)
-    if not (_NAME.fullmatch(token.name) and _HASH.fullmatch(token.sha256) and all(map(math.isfinite, times))):
+    if not (is_name(token.name) and _HASH.fullmatch(token.sha256) and all(map(math.isfinite, times))):
         raise ValueError
     return token
 
@@ -178,6 +192,7 @@ def _write(path: Path, tokens: list[Token]) -> None:
             with os.fdopen(descriptor, "w") as file:
                 file.write(text + "\n")
                 file.flush()
+                _keep_owner(path, file.fileno())
                 os.fsync(file.fileno())
             Path(unfinished).replace(path)
         except BaseException:
@@ -185,6 +200,17 @@ def _write(path: Path, tokens: list[Token]) -> None:
             raise
     except OSError as error:
         raise _refused(path, error) from error
+
+
+def _keep_owner(path: Path, descriptor: int) -> None:
+    """Leave a file to its owner: a daemon that can no longer read it would go on with the tokens that it knows."""
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        return
+    if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+    os.fchmod(descriptor, before.st_mode & 0o777)
 
 
 def _refused(path: Path, error: OSError) -> NotPermittedError:

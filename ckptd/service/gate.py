@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptd.access import callers
+from ckptd.access import callers, tokens
 from ckptd.access.callers import Caller
 from ckptd.access.policy import NO_POLICY, Policy
 from ckptd.access.roles import Right
@@ -24,9 +24,6 @@ from ckptd.service.requirements import Requirement
 from ckptd.wire.channels import TOKEN_KEY, authorization
 
 _log = logging.getLogger("ckptd.service")
-
-SHARED_TOKEN = "token-file"  # noqa: S105 - the name of an identity
-"""What the holder of the one token of ``--token-file`` is called, by a policy too."""
 
 OF_OTHER_USER = Caller(callers.USER, "other")
 """Any user that the permissions of a shared Unix socket let in."""
@@ -147,7 +144,7 @@ class Gate:
         if access.shared_token is not None:
             expected = authorization(access.shared_token)[1]
             if hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), expected.encode()):
-                return callers.of_token(SHARED_TOKEN)
+                return callers.of_token(tokens.SHARED)
         token = None
         if access.tokens is not None and shown.startswith(_BEARER):
             token = access.tokens.find(shown.removeprefix(_BEARER))

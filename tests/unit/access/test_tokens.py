@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 
 import pytest
@@ -64,6 +65,32 @@ def test_tokens_made_at_once_are_all_kept(path):
 def test_a_name_that_a_policy_could_not_name_is_refused(path, name):
     with pytest.raises(InvalidRequestError, match="a token's name"):
         tokens.create(path, name)
+
+
+def test_the_name_of_the_one_token_of_token_file_is_taken(path):
+    with pytest.raises(InvalidRequestError, match="--token-file is called so"):
+        tokens.create(path, "token-file")
+
+
+def test_a_link_stays_one_and_the_file_behind_it_changes(tmp_path):
+    (tmp_path / "etc").mkdir()
+    path, link = tmp_path / "etc" / "tokens.json", tmp_path / "tokens.json"
+    tokens.create(str(path), "vision")
+    link.symlink_to(path)
+    tokens.create(str(link), "audio")
+    tokens.revoke(str(link), "vision")
+    assert link.is_symlink()
+    assert [token.name for token in tokens.read(str(path))] == ["audio"]
+
+
+def test_a_changed_file_keeps_its_mode_and_its_owner(path):
+    tokens.create(path, "vision")
+    os.chmod(path, 0o640)
+    owner = (65534, 65534) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(path, *owner)  # of the daemon's user, as root leaves it
+    tokens.revoke(path, "vision")
+    status = os.stat(path)
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, *owner)
 
 
 @pytest.mark.parametrize(
