@@ -43,11 +43,13 @@ class Call:
     Attributes:
         peer: the host that it comes from, see `host_of`.
         caller: the identity behind it.
+        shares: on whose account it takes parts of budgets: the identity's at this peer, and the identity's as a whole.
     """
 
     def __init__(self, method: Method, context: Any, caller: Caller, gate: Gate) -> None:
         self.peer = host_of(context.peer())
         self.caller = caller
+        self.shares: tuple[str, ...] = (f"{caller} at {self.peer}", str(caller))
         self._gate = gate
         self._is_checked = False
         self._method = method
@@ -58,6 +60,7 @@ class Call:
         # A timer of its own for each of thousands of messages a second would cost as much as the message: one is
         # kept, which looks at this when it fires and sets itself anew.
         self._patient_until: float | None = None
+        self._waits_since = 0.0
         self._patience = (0.0, "")
         self._timer: asyncio.TimerHandle | None = None
 
@@ -86,6 +89,11 @@ class Call:
     async def write(self, message: Any, *, stall_s: float = 60.0) -> None:
         """Send a reply, a message or its bytes; `NotNowError` when the peer takes nothing for `stall_s`."""
         await self._within(stall_s, self._context.write(self._method.encode_reply(message)), "took")
+
+    @property
+    def idle_s(self) -> float:
+        """How long it has waited for its peer by now."""
+        return 0.0 if self._patient_until is None else self._loop.time() - self._waits_since
 
     def end(self, error: Exception) -> None:
         """Let the call end with `error`: what waits for the peer, now or later, raises it. On the event loop only."""
@@ -116,7 +124,8 @@ class Call:
             self._patient_until = None
 
     def _be_patient(self, seconds: float, did: str) -> None:
-        until = self._loop.time() + seconds
+        self._waits_since = self._loop.time()
+        until = self._waits_since + seconds
         self._patient_until, self._patience = until, (seconds, did)
         if self._timer is not None and self._timer.when() > until:
             self.close()

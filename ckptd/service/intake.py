@@ -81,7 +81,7 @@ class Intake:
             )
         await self._bytes_of_runs.acquire(self._save_run, size, patience_s=self._patience_s)
         try:
-            await self._bytes.acquire(self._call.peer, size, patience_s=self._patience_s)
+            await self._bytes.acquire(self._call.shares, size, patience_s=self._patience_s)
         except BaseException:
             self._bytes_of_runs.release(self._save_run, size)
             raise
@@ -161,7 +161,7 @@ class Intake:
             self._release(len(chunk.data))
 
     def _release(self, size: int) -> None:
-        self._bytes.release(self._call.peer, size)
+        self._bytes.release(self._call.shares, size)
         self._bytes_of_runs.release(self._save_run, size)
 
 

@@ -133,8 +133,8 @@ class ReadService:
         key = convert.key_from_wire(request.key)
         stall_s = self._flow.limits.stall_s
         async with (
-            self._flow.reads_of_runs.hold(_run_of(key), 1, patience_s=stall_s),
-            self._flow.read_streams.hold(call.peer, 1, patience_s=stall_s),
+            self._flow.reads_of_runs.hold(_run_of(key), 1, patience_s=stall_s, holder=call),
+            self._flow.read_streams.hold(call.shares, 1, patience_s=stall_s, holder=call),
         ):
             self._coordinator.note_read(key)
             stat = await self._pools.control(_run_of(key), self._coordinator.store.stat, key)

@@ -112,7 +112,7 @@ class SaveService:
     async def put_manifest(self, call: Call) -> save_pb2.PutManifestReply:
         """Take a manifest that is not known here."""
         limits = self._flow.limits
-        async with self._flow.manifests.hold(call.peer, 1, patience_s=limits.stall_s):
+        async with self._flow.manifests.hold(call.shares, 1, patience_s=limits.stall_s, holder=call):
             parts = ManifestParts(limit_bytes=limits.manifest_bytes)
             while (part := await call.read(stall_s=limits.stall_s)) is not None:
                 parts.add(part)
@@ -198,8 +198,8 @@ class SaveService:
         save = convert.save_from_wire(first.open.save)
         # Its run's share comes first: a stream that waits for that holds nothing that other runs could use.
         async with (
-            flow.streams_of_runs.hold(save.run, 1, patience_s=stall_s),
-            flow.write_streams.hold(call.peer, 1, patience_s=stall_s),
+            flow.streams_of_runs.hold(save.run, 1, patience_s=stall_s, holder=call),
+            flow.write_streams.hold(call.shares, 1, patience_s=stall_s, holder=call),
         ):
             lane = await self._pools.control(save.run, self._coordinator.lane, save, first.open.shard)
             await call.write(save_pb2.WriteReply(received=lane.received))

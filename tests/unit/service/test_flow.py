@@ -113,6 +113,71 @@ def test_nothing_is_an_amount_too():
     asyncio.run(scene())
 
 
+class Idle:
+    """A call that has waited for its peer for so long."""
+
+    shares = ("x at a", "x")
+
+    def __init__(self, idle_s):
+        self.idle_s = idle_s
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def end(self, error):
+        self.ended.set_exception(error)
+
+
+async def held_by(budget, keys, holder):
+    async with budget.hold(keys, 1, patience_s=20, holder=holder):
+        await holder.ended
+
+
+def test_the_idlest_gives_its_part_up_to_those_who_wait_and_says_whose_it_was():
+    async def scene():
+        budget = Budget("things", 3, 3)
+        busy, idle, idlest = Idle(0.1), Idle(5.0), Idle(7.0)
+        holders = [asyncio.ensure_future(held_by(budget, "a", each)) for each in (busy, idle, idlest)]
+        await asyncio.sleep(0)
+        async with budget.hold("b", 1, patience_s=20):
+            assert [each.ended.done() for each in (busy, idle, idlest)] == [False, False, True]
+        with pytest.raises(UnavailableError, match="x at a moved nothing for 7.0 s while others waited"):
+            await holders[2]
+        busy.ended.set_result(None)
+        idle.ended.set_result(None)
+        await asyncio.gather(*holders[:2])
+        assert budget.held == 0
+
+    asyncio.run(scene())
+
+
+def test_whose_own_share_is_full_takes_no_part_of_another():
+    async def scene():
+        budget = Budget("things", 4, 1, 2)
+        mine, other = Idle(5.0), Idle(50.0)
+        holders = [
+            asyncio.ensure_future(held_by(budget, keys, each))
+            for keys, each in ((("x at a", "x"), mine), (("y at a", "y"), other))
+        ]
+        await asyncio.sleep(0)
+        async with budget.hold(("x at a", "x"), 1, patience_s=20):
+            assert (mine.ended.done(), other.ended.done()) == (True, False)
+        other.ended.set_result(None)
+        await asyncio.gather(*holders, return_exceptions=True)
+
+    asyncio.run(scene())
+
+
+def test_an_identity_has_one_share_from_however_many_hosts():
+    async def scene():
+        budget = Budget("things", 4, 2, 3)
+        for host in ("a", "a", "b"):
+            await budget.acquire((f"x at {host}", "x"), 1, patience_s=1)
+        with pytest.raises(UnavailableError, match="3 for x, which holds 3"):
+            await budget.acquire(("x at c", "x"), 1, patience_s=0.01)
+        await budget.acquire(("y at a", "y"), 1, patience_s=1)
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize(
     ("peer", "host"),
     [

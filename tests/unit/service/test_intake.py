@@ -30,7 +30,7 @@ def played(scene, num_chunks=40):
         pools, flow = Pools(control_threads=1, data_threads=2, priority=Priority()), Budgets(Limits())
         ended = asyncio.get_running_loop().create_future()
         lane = FakeLane(num_chunks * SIZE)
-        intake = Intake(lane, "r", pools, flow, SimpleNamespace(peer="a", end=ended.set_result))
+        intake = Intake(lane, "r", pools, flow, SimpleNamespace(shares=("a", "a"), end=ended.set_result))
         try:
             await asyncio.wait_for(scene(intake, lane, flow, ended), BOUND_S)
         finally:

@@ -1,0 +1,116 @@
+"""Identities that take as much as they get, with an honest one beside them: that one is served within a second."""
+
+from __future__ import annotations
+
+import queue
+import time
+
+import grpc
+import pytest
+
+from ckptd.access import tokens
+from ckptd.access.tokens import Token, Tokens
+from ckptd.errors import UnavailableError
+from ckptd.service.flow import Limits
+from ckptd.service.gate import Access
+from ckptd.wire import manifests, methods, status
+from ckptd.wire.chunks import CHUNK_BYTES
+from ckptd.wire.v1 import admin_pb2, read_pb2
+from tests.unit.service.conftest import serving
+from tests.unit.service.test_save import MANIFEST, SAVE
+from tests.unit.service.test_server import WAIT_S
+from tests.unit.service.test_write import Sending
+
+KEY = "runs/a/m-1.data-00000-of-00001"
+REQUEST = read_pb2.ReadRequest(key=KEY, size=-1)
+STALL_S = 15.0
+"""What the honest caller would wait for, if the flood kept what it holds."""
+
+SOON_S = 5.0
+"""A second is promised; the hosts that run tests are slow, and this is still far from `STALL_S`."""
+
+
+def tokens_of(*names):
+    return Tokens({name: Token(name, tokens.hash_of(f"{tokens.PREFIX}{name}"), 0.0) for name in names})
+
+
+@pytest.fixture(params=["honest", "flood"], ids=["another identity", "the same identity"])
+def honest(request):
+    return f"{tokens.PREFIX}{request.param}"
+
+
+@pytest.fixture
+def served():
+    limits = Limits(stall_s=STALL_S, read_streams=8, write_streams=8, write_streams_per_peer=6)
+    with serving(access=Access(tokens=tokens_of("honest", "flood")), limits=limits) as running:
+        yield running
+
+
+def stub(served, token=f"{tokens.PREFIX}flood", service=methods.SAVE):
+    return served.stub(service, token=token)
+
+
+def is_soon(began):
+    return time.monotonic() - began < SOON_S
+
+
+class Silent:
+    """A stream that is opened, and on which nothing comes."""
+
+    def __init__(self, method):
+        self._never = queue.Queue()
+        self.call = method.future(iter(self._never.get, None), timeout=WAIT_S)
+
+    def end(self):
+        self._never.put(None)
+        self.call.cancel()
+
+
+def test_silent_manifests_hold_up_no_first_save(served, honest):
+    hostile = served.channel(token=f"{tokens.PREFIX}flood")
+    flood = [Silent(methods.Stub(hostile, methods.SAVE).PutManifest) for _ in range(6)]
+    methods.Stub(hostile, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S)  # they are there before it
+    began = time.monotonic()
+    stub(served, honest).PutManifest(manifests.manifest_parts(MANIFEST), timeout=WAIT_S)
+    assert is_soon(began)
+    for each in flood:
+        each.end()
+
+
+def test_idle_writers_hold_up_no_lane(served, honest):
+    save = served.coordinator.plan(SAVE, (10,))
+    flood = [Sending(stub(served), save) for _ in range(6)]
+    for each in flood[:4]:  # half of all are a run's
+        assert next(each.call).received == 0
+    began = time.monotonic()
+    lane = Sending(stub(served, honest), save)
+    assert next(lane.call).received == 0
+    assert is_soon(began)
+    assert any(refusal(each) for each in flood)
+    for each in (*flood, lane):
+        each.end()
+
+
+def refusal(sending):
+    """Return whether a stream that held a place was ended, by an error that says whose it was."""
+    try:
+        list(sending.call)
+    except grpc.RpcError as error:
+        ours = status.from_wire(error)
+        assert isinstance(ours, UnavailableError)
+        assert "token:flood at ipv4:127.0.0.1 moved nothing" in str(ours)
+        return True
+    return False
+
+
+def test_slow_readers_hold_up_no_read(served, honest):
+    served.coordinator.store.put(KEY, bytes(40 * CHUNK_BYTES))
+    hostile = [stub(served, service=methods.READ).Read(REQUEST, timeout=WAIT_S) for _ in range(8)]
+    for each in hostile[:6]:
+        next(each)  # its description; nothing else is taken
+    began = time.monotonic()
+    taken = stub(served, honest, methods.READ).Read(REQUEST, timeout=WAIT_S)
+    assert sum(len(block) for block in list(taken)[1:]) == 40 * CHUNK_BYTES
+    assert is_soon(began)
+    for each in hostile:
+        each.cancel()
