@@ -85,7 +85,7 @@ class Lender:
         self._now = now
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
-        self._arenas: dict[int, Arena] = {}
+        self.arenas: dict[int, Arena] = {}
         self._owners: dict[Tenant, object] = {}  # connections
         self._held: dict[tuple[str, str], HeldSave] = {}  # by run and save id
         self._faulters = ThreadPoolExecutor(_NUM_FAULTERS, thread_name_prefix="ckptd-prefault")
@@ -100,7 +100,7 @@ class Lender:
         """Return what each run has."""
         found: dict[str, Usage] = {}
         with self._lock:
-            for arena in self._arenas.values():
+            for arena in self.arenas.values():
                 usage = found.setdefault(arena.place.run, Usage())
                 usage.num_arenas += 1
                 usage.size_bytes += arena.segment.size_bytes
@@ -132,7 +132,7 @@ class Lender:
             ]
             while len(fitting) < count and self._make_room(size_bytes):
                 arena = Arena(next(self._ids), Segment.create(size_bytes), place)
-                self._arenas[arena.id] = arena
+                self.arenas[arena.id] = arena
                 fitting.append(arena)
                 self._faulters.submit(self._prefault, arena)
             if not fitting:
@@ -174,7 +174,7 @@ class Lender:
         if len(offsets) != len(sizes) or len(offsets) > _MAX_PARTS:
             raise InvalidRequestError("a capture does not fit its manifest", expected=len(sizes), actual=len(offsets))
         with self._lock:
-            arena = self._arenas.get(arena_id)
+            arena = self.arenas.get(arena_id)
             if arena is None or arena.owner is not owner or self._owners.get(place) is not owner:
                 raise ConflictError(f"arena {arena_id} is not lent to rank {place.rank} of {place.run}")
             if arena.capture is not None:
@@ -215,7 +215,7 @@ class Lender:
     def close(self) -> None:
         """Give all memory back to the system."""
         with self._lock:
-            for arena in list(self._arenas.values()):
+            for arena in list(self.arenas.values()):
                 self._drop(arena)
         self._faulters.shutdown(wait=False, cancel_futures=True)
 
@@ -238,15 +238,15 @@ class Lender:
             arena.idle_since = self._now()
 
     def _of(self, place: Tenant) -> list[Arena]:
-        return [arena for arena in self._arenas.values() if arena.place == place]
+        return [arena for arena in self.arenas.values() if arena.place == place]
 
     def _size(self) -> int:
-        return sum(arena.segment.size_bytes for arena in self._arenas.values())
+        return sum(arena.segment.size_bytes for arena in self.arenas.values())
 
     def _make_room(self, size_bytes: int) -> bool:
         """Reclaim what is not used, the longest idle first, until there is room; return whether there is."""
         idle = sorted(
-            (arena for arena in self._arenas.values() if arena.place not in self._owners and arena.capture is None),
+            (arena for arena in self.arenas.values() if arena.place not in self._owners and arena.capture is None),
             key=lambda arena: arena.idle_since,
         )
         while self._size() + size_bytes > self.limit_bytes and idle:
@@ -254,7 +254,7 @@ class Lender:
         return self._size() + size_bytes <= self.limit_bytes
 
     def _reclaim_expired(self) -> None:
-        for arena in list(self._arenas.values()):
+        for arena in list(self.arenas.values()):
             is_idle = arena.place not in self._owners and arena.capture is None
             if is_idle and self._now() - arena.idle_since > _KEEP_S:
                 self._drop(arena)
@@ -265,7 +265,7 @@ class Lender:
             self._reclaim_expired()
 
     def _drop(self, arena: Arena) -> None:
-        del self._arenas[arena.id]
+        del self.arenas[arena.id]
         arena.is_dropped = True
         self._forget(arena)
         arena.segment.end(arena.segment.generation)  # no reader can be told later that it was deleted

@@ -227,7 +227,7 @@ class Checkpointer(StoredRun):
 
         For adapters that need a `Checkpointer` for each checkpoint. Called before anything is saved.
         """
-        self._transport.rooms.share(pool)
+        self.transport.rooms.share(pool)
 
     def wait(self) -> None:
         """Wait for all saves of this object; raise the first error that was not seen yet.
@@ -279,7 +279,7 @@ class Checkpointer(StoredRun):
             self._under_way.wait_for_all()
         finally:
             self._preparation.close()
-            self._transport.close()
+            self.transport.close()
 
     def __enter__(self) -> Self:
         return self

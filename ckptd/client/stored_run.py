@@ -43,7 +43,7 @@ class StoredRun:
         self.rank = place.rank
         self.world_size = place.world_size
         self.timeout_s = timeout_s
-        self._transport = transport
+        self.transport = transport
         self._options = run_options
         self._under_way = under_way
         self._restored = Restored()
@@ -98,7 +98,7 @@ class StoredRun:
         # Ranks that read everything read the same; with names or boxes each has probably a part of its own.
         by_many = self.world_size > 1 and names is None and slices is None
         return restore(
-            self._transport.catalog,
+            self.transport.catalog,
             self.run,
             self._name(name),
             step,
@@ -129,7 +129,7 @@ class StoredRun:
         """
         self._await_own(which if isinstance(which, int) else None)
         self._under_way.raise_unseen()
-        return open_reader(self._transport.catalog, self.run, self._name(name), which, by_many=self.world_size > 1)
+        return open_reader(self.transport.catalog, self.run, self._name(name), which, by_many=self.world_size > 1)
 
     def latest(self, *, name: str | None = None) -> Checkpoint | None:
         """Return the newest complete checkpoint, None if there is none yet.
@@ -143,23 +143,23 @@ class StoredRun:
         """
         self._check_open()
         self._under_way.raise_unseen()
-        located = self._transport.catalog.latest(self._name(name))
+        located = self.transport.catalog.latest(self._name(name))
         return None if located is None else located.checkpoint
 
     def checkpoints(self, *, name: str | None = None) -> list[Checkpoint]:
         """Return the checkpoints of this `Checkpointer`'s name, or of `name` as for `latest`, oldest first."""
         self._check_open()
         self._under_way.raise_unseen()
-        found = [located.checkpoint for located in self._transport.catalog.checkpoints()]
+        found = [located.checkpoint for located in self.transport.catalog.checkpoints()]
         return of_name(found, self._name(name), checkpoint_of=lambda checkpoint: checkpoint)
 
     def pin(self, step: int, *, name: str | None = None) -> Checkpoint:
         """Keep a step of this `Checkpointer`'s name, or of `name`, whatever retention says. May be repeated."""
-        return self._transport.catalog.set_pinned(self._step(step, name), True)
+        return self.transport.catalog.set_pinned(self._step(step, name), True)
 
     def unpin(self, step: int, *, name: str | None = None) -> Checkpoint:
         """Leave a checkpoint to retention again. May be repeated."""
-        return self._transport.catalog.set_pinned(self._step(step, name), False)
+        return self.transport.catalog.set_pinned(self._step(step, name), False)
 
     def delete(self, step: int, *, for_good: bool = False, even_latest: bool = False, name: str | None = None) -> None:
         """Delete a checkpoint; it is durably gone on return.
@@ -168,7 +168,7 @@ class StoredRun:
         only after that; `for_good` frees it at once. The latest is refused, as readers would see time run backward;
         with `even_latest` the one before becomes the latest. The step is of this `Checkpointer`'s name, or of `name`.
         """
-        self._transport.catalog.delete(self._step(step, name), for_good, even_latest)
+        self.transport.catalog.delete(self._step(step, name), for_good, even_latest)
 
     def undelete(self, step: int, *, name: str | None = None) -> Checkpoint:
         """Bring back what `delete` deleted lately; durable on return.
@@ -178,7 +178,7 @@ class StoredRun:
         Raises:
             NotFoundError: nothing of this step was deleted lately, or the step was saved again.
         """
-        return self._transport.catalog.undelete(self._step(step, name))
+        return self.transport.catalog.undelete(self._step(step, name))
 
     def meta_graph(
         self, step: int | str | Checkpoint | None = None, *, suffix: str = "meta", name: str | None = None
@@ -195,7 +195,7 @@ class StoredRun:
         """
         suffix = naming.check_checkpoint_name(suffix)
         self._await_own(step)
-        return read_meta_graph(self._transport.catalog, self.run, self._name(name), step, suffix)
+        return read_meta_graph(self.transport.catalog, self.run, self._name(name), step, suffix)
 
     def files(
         self, step: int | str | Checkpoint | None = None, *, copy_into: str | os.PathLike[str], name: str | None = None
@@ -214,21 +214,21 @@ class StoredRun:
             CorruptionError: what was to be copied is damaged.
         """
         self._await_own(step)
-        located = locate_any(self._transport.catalog, self.run, self._name(name), step)
-        return files_of(self._transport.catalog.objects(located.key), located.key, as_text(copy_into))
+        located = locate_any(self.transport.catalog, self.run, self._name(name), step)
+        return files_of(self.transport.catalog.objects(located.key), located.key, as_text(copy_into))
 
     def state(self) -> CheckpointState | None:
         """Return what the run's state file says, its paths as they stand there; None if there is none yet."""
         self._check_open()
         key = f"{self.run}/{self._options.latest_filename}"
-        return read_state(self._transport.catalog.objects(key), key)
+        return read_state(self.transport.catalog.objects(key), key)
 
     def prefix_of(self, step: int | None) -> str:
         """Return the prefix that a checkpoint of this step has, or will have, as `Checkpoint.prefix` tells it."""
         self._check_open()
         name = self._options.name
         key = name if step is None else naming.prefix_for(name, step, self._options.pad_step_number)
-        return self._transport.catalog.objects(self.run).location(f"{self.run}/{key}")
+        return self.transport.catalog.objects(self.run).location(f"{self.run}/{key}")
 
     def watch(self, timeout_s: float | None = None, *, name: str | None = None) -> Watch:
         """Yield the newest checkpoint of this name, if there is one, then each newer one, until `close`.
@@ -245,7 +245,7 @@ class StoredRun:
             CorruptionError: while iterating, when the state file of a directory can't be read as one.
         """
         self._check_open()
-        return self._transport.watch(self._name(name), timeout_s)
+        return self.transport.watch(self._name(name), timeout_s)
 
     def _name(self, name: str | None) -> str:
         if name is None:

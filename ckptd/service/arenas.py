@@ -34,7 +34,7 @@ _log = logging.getLogger("ckptd.service")
 
 _MAX_CONNECTIONS = 512
 _TICK_S = 30.0
-_ACCEPT_PAUSE_S = 1.0
+ACCEPT_PAUSE_S = 1.0
 
 
 class ArenaServer:
@@ -48,7 +48,7 @@ class ArenaServer:
         coordinator.on_catalog = lender.keep_only
         self._path = path
         self._mode = mode
-        self._listener: socket.socket | None = None
+        self.listener: socket.socket | None = None
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()
         self._connections: set[ArenaConnection] = set()
@@ -80,8 +80,8 @@ class ArenaServer:
             listener.close()
             raise
         listener.settimeout(_TICK_S)
-        self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), name="ckptd-arenas", daemon=True).start()
+        self.listener = listener
+        threading.Thread(target=self.accept_from, args=(listener,), name="ckptd-arenas", daemon=True).start()
 
     def _remove_stale(self) -> None:
         if not self._path.exists():
@@ -95,7 +95,7 @@ class ArenaServer:
     def stop(self) -> None:
         """Hear no more, and give all memory back. May be repeated."""
         self._is_stopping.set()
-        listener, self._listener = self._listener, None
+        listener, self.listener = self.listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
@@ -107,7 +107,8 @@ class ArenaServer:
             connection.close()
         self.lender.close()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def accept_from(self, listener: socket.socket) -> None:
+        """Give each connection its thread, until `stop`."""
         said = ""
         while True:
             try:
@@ -122,7 +123,7 @@ class ArenaServer:
                 if said != str(error):
                     said = str(error)
                     _log.warning("new workers get no shared memory: %s", error)
-                self._is_stopping.wait(_ACCEPT_PAUSE_S)
+                self._is_stopping.wait(ACCEPT_PAUSE_S)
                 continue
             accepted.setblocking(True)
             with self._lock:

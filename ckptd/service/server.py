@@ -119,7 +119,7 @@ class Server:
         )
         self._host = host
         self._coordinator = coordinator
-        self._arenas: ArenaServer | None = None
+        self.arenas: ArenaServer | None = None
         self.streams: StreamProcesses | None = None
         self.hub = Hub(
             coordinator.subscribe,
@@ -192,7 +192,7 @@ class Server:
             # Everything works without; only slower.
             _log.warning("workers of this host get no shared memory, and send their bytes: %s", error)
             return
-        self._arenas = self._admin.arenas = self._host.arenas = arenas
+        self.arenas = self._admin.arenas = self._host.arenas = arenas
 
     def _stream_processes(self, bound: Sequence[Address]) -> StreamProcesses | None:
         hosts = _stream_hosts(bound)
@@ -250,8 +250,8 @@ class Server:
         await self._server.stop(_LAST_WORDS_S)
         if self.streams is not None:
             await self.streams.stop()
-        if self._arenas is not None:
-            self._arenas.stop()
+        if self.arenas is not None:
+            self.arenas.stop()
         await self._presences.settle(_LAST_WORDS_S)
         self._pools.close()
         for path in self._sockets:

@@ -35,17 +35,6 @@ FOREIGN = {
 }
 """Private names of other libraries, by file, and why nothing else will do."""
 
-LEFT = (
-    "unit/client/daemon/test_arenas.py",
-    "unit/client/daemon/test_remote_objects.py",
-    "unit/client/daemon/test_watch_daemon.py",
-    "unit/client/saving/test_giving_up.py",
-    "unit/client/saving/test_giving_up_ranks.py",
-    "unit/client/saving/test_settle.py",
-    "unit/client/saving/test_sharing.py",
-)
-"""Tests that still know the inside of the client. A line here goes when its file needs it no more."""
-
 
 @cache
 def trees() -> dict[str, list[ast.Module]]:
@@ -145,7 +134,7 @@ def test_no_test_reaches_for_what_is_private() -> None:
             for line, name in private_uses(tree, own_names(each[0]) | own_names(tree), of_tests):
                 if (path, name) in FOREIGN:
                     foreign.add((path, name))
-                elif not path.startswith(LEFT):
+                else:
                     found.append(f"tests/{path}:{line}: {name}")
     assert found == [], "use the public surface, or a seam (docs/testing.md)"
     assert foreign == set(FOREIGN), "these exceptions are needed no more"
@@ -155,7 +144,6 @@ def test_no_test_replaces_anything_of_ckptd_but_through_a_seam() -> None:
     found = [
         f"tests/{path}:{line}: {text}"
         for path, each in trees().items()
-        if not path.startswith(LEFT)
         for tree in each
         for line, text in replaced(tree)
     ]

@@ -74,7 +74,7 @@ class RemoteObjects:
         deadline, backoff = Deadline(self._timeout_s), Backoff()
         while done < size:
             try:
-                for block in self._blocks(key, offset + done, size - done, deadline):
+                for block in self.blocks(key, offset + done, size - done, deadline):
                     if len(block) > size - done:
                         raise CorruptionError("the daemon sent more than was requested", key=key, offset=offset + done)
                     done += len(block)
@@ -104,7 +104,8 @@ class RemoteObjects:
         """Return where the daemon keeps it."""
         return f"{self._root}/{key}" if self._root else key
 
-    def _blocks(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[memoryview]:
+    def blocks(self, key: str, offset: int, size: int, deadline: Deadline) -> Iterator[memoryview]:
+        """Yield the bytes of a range as the daemon sends them, in one call."""
         for reply in self._replies(key, offset, size, deadline):
             data = memoryview(reply.data) if isinstance(reply, read_pb2.ReadReply) else reply
             if len(data):

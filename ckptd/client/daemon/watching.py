@@ -54,7 +54,7 @@ class DaemonWatch:
         self._name = name
         self._news = News()
         self._changed = threading.Condition()
-        self._waiting: Checkpoint | None = None
+        self.waiting: Checkpoint | None = None
         self._error: CkptdError | None = None
         self._call: Any = None
         self._is_closed = threading.Event()
@@ -66,8 +66,8 @@ class DaemonWatch:
             if self._thread is None and not self._is_closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="ckptd-watch", daemon=True)
                 self._thread.start()
-            self._changed.wait_for(lambda: self._waiting or self._error or self._is_closed.is_set(), timeout_s)
-            checkpoint, self._waiting = self._waiting, None
+            self._changed.wait_for(lambda: self.waiting or self._error or self._is_closed.is_set(), timeout_s)
+            checkpoint, self.waiting = self.waiting, None
             if self._is_closed.is_set():
                 return None
             if checkpoint is None and self._error is not None:
@@ -153,5 +153,5 @@ class DaemonWatch:
             return
         with self._changed:
             if self._news.accept(checkpoint, is_next=is_next):
-                self._waiting = checkpoint
+                self.waiting = checkpoint
                 self._changed.notify_all()

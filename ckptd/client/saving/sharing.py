@@ -65,7 +65,7 @@ class SharedHold(Generic[C]):
         self.is_dropped = False
         self._commons = commons
         self._key = key
-        self._entry = entry
+        self.entry = entry
         self._pid = os.getpid()
         self._options: RunOptions | None = None
 
@@ -89,14 +89,14 @@ class SharedHold(Generic[C]):
             return
         deadline, is_collected = Deadline(timeout_s), False
         while True:
-            with self._entry.changed:
+            with self.entry.changed:
                 clash = self._clash(options)
                 if clash is None:
                     self._options = options
                     return
                 other, what = clash
                 if is_collected and other.is_dropped and not deadline.has_passed:
-                    self._entry.changed.wait(min(_LOOK_S, deadline.remaining_s))
+                    self.entry.changed.wait(min(_LOOK_S, deadline.remaining_s))
                 elif is_collected:
                     raise InvalidRequestError(
                         f"another Checkpointer of this process saves into {run!r} with another {what}: give both the "
@@ -109,7 +109,7 @@ class SharedHold(Generic[C]):
                 is_collected = True
 
     def _clash(self, options: RunOptions) -> tuple[SharedHold[C], str] | None:
-        for other in self._entry.holds:
+        for other in self.entry.holds:
             if other is self or other._options is None:
                 continue
             for each in fields(options):
@@ -126,7 +126,7 @@ class SharedHold(Generic[C]):
         """Have no part in it any more; the last one closes it. May be repeated."""
         if self.is_inherited:
             return
-        entry = self._entry
+        entry = self.entry
         with entry.changed:
             if self not in entry.holds:
                 return

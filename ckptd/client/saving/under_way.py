@@ -13,7 +13,7 @@ from ckptd.errors import CkptdError, UnavailableError
 MAX_SNAPSHOTS = 2
 """Saves under way at once: each holds a copy of the arrays."""
 
-_CLOSE_MARGIN_S = 20.0  # a save's own deadline comes first, and tells why
+CLOSE_MARGIN_S = 20.0  # a save's own deadline comes first, and tells why
 
 
 class UnderWay:
@@ -85,7 +85,7 @@ class UnderWay:
         with self._lock:
             pending = list(self._pending)
         for one in pending:
-            if not one.wait(self._timeout_s + _CLOSE_MARGIN_S):
+            if not one.wait(self._timeout_s + CLOSE_MARGIN_S):
                 raise UnavailableError(f"{one} has not ended; it goes on")
 
     def await_ends(self, step: int | None = None, name: str | None = None, deadline: Deadline | None = None) -> None:
@@ -95,7 +95,7 @@ class UnderWay:
             UnavailableError: one has not ended in time; it goes on.
         """
         self._check_fork()
-        deadline = deadline or Deadline(self._timeout_s + _CLOSE_MARGIN_S)
+        deadline = deadline or Deadline(self._timeout_s + CLOSE_MARGIN_S)
         for one in self._of_place():
             if one.is_of(step, name) and not one.wait(deadline.remaining_s):
                 raise UnavailableError(f"{one} has not ended within {deadline.timeout_s:g} s; it goes on")
@@ -112,7 +112,7 @@ class UnderWay:
         Raises:
             UnavailableError: that has not come to pass in time; it goes on.
         """
-        deadline = Deadline(self._timeout_s + _CLOSE_MARGIN_S)
+        deadline = Deadline(self._timeout_s + CLOSE_MARGIN_S)
         self.await_ends(step, name, deadline)
         for one in self._of_place():
             one.await_aftermath(deadline)

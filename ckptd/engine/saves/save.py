@@ -228,7 +228,7 @@ class Save:
                 case machine.AwaitTurn():
                     self.others.turn_wanted()
                 case machine.Commit():
-                    self._begin(self._commit, failed=machine.CommitFailed)
+                    self._begin(self.commit, failed=machine.CommitFailed)
                 case machine.Announce():
                     pass  # `_commit` goes on to tell every rank, as it knows the checkpoint.
                 case machine.Drop(error):
@@ -292,7 +292,8 @@ class Save:
         if self.plan.finish(shard, lambda: self.session.is_over):
             self.post(machine.ShardSealed(shard))
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Put the index in place: the commit. On a thread of the run."""
         record = self.plan.record
         assert record is not None
         catalog = self.run.stored.catalog

@@ -75,12 +75,12 @@ def same(restored, arrays):
 
 
 def lent(ckpt):
-    return ckpt._transport.connection.seat().arenas.rooms
+    return ckpt.transport.connection.seat().arenas.rooms
 
 
 def test_nothing_is_sent_and_the_checkpoint_is_whole(daemon, connect, monkeypatch):
     ckpt = connect()
-    monkeypatch.setattr("ckptd.client.daemon.remote_saves.send_lane", lambda *_: pytest.fail("bytes were sent"))
+    seams.SEND_LANE.put(monkeypatch, lambda *_: pytest.fail("bytes were sent"))
     for step in (1, 2, 3):
         ckpt.save(step, ARRAYS).result(BOUND_S)
         report = ckptd.verify(daemon.root / f"r/model.ckpt-{step}")
@@ -95,8 +95,8 @@ def load(reader):
 def test_saves_take_turns_in_two_arenas(connect):
     ckpt = connect()
     used = []
-    take = ckpt._transport.rooms.room
-    ckpt._transport.rooms.room = lambda size: used.append(take(size)) or used[-1]
+    take = ckpt.transport.rooms.room
+    ckpt.transport.rooms.room = lambda size: used.append(take(size)) or used[-1]
     for step in range(4):
         ckpt.save(step, ARRAYS).result(BOUND_S)
     assert all(isinstance(room, ArenaRoom) for room in used)
@@ -153,7 +153,7 @@ def test_too_little_memory_means_sending(tmp_path):
     try:
         with ckptd.Checkpointer(daemon.address, run="r", rank=0, world_size=1, timeout_s=BOUND_S) as ckpt:
             ckpt.save(1, ARRAYS).result(BOUND_S)
-            assert "--arena-bytes" in ckpt._transport.connection.seat().arenas.why_not
+            assert "--arena-bytes" in ckpt.transport.connection.seat().arenas.why_not
         assert ckptd.verify(daemon.root / "r").ok
     finally:
         daemon.stop()
@@ -190,9 +190,9 @@ def test_a_save_that_failed_keeps_nothing_of_its_capture_alive(daemon, connect, 
         captures.append(weakref.ref(capture))
         return capture
 
-    monkeypatch.setattr(Lender, "begin", watched)
+    seams.LEND_ROOM.put(monkeypatch, watched)
     take_sums = Snapshot.sum
-    monkeypatch.setattr(Snapshot, "sum", lambda snapshot: take_sums(snapshot) + np.uint32(1))
+    seams.SUM_CAPTURE.put(monkeypatch, lambda snapshot: take_sums(snapshot) + np.uint32(1))
     ckpt = connect()
     assert isinstance(ckpt.save(1, ARRAYS).exception(BOUND_S), CorruptionError)
     eventually(lambda: gc.collect() >= 0 and captures[0]() is None, "the end of the capture")
@@ -266,7 +266,7 @@ def test_what_is_overwritten_while_it_is_restored_is_read_from_the_store(daemon,
             room.data[:] = 0xEE
         copy(to, source, **options)
 
-    monkeypatch.setattr("ckptd.client.daemon.held_objects.np.copyto", overwritten)
+    monkeypatch.setattr(np, "copyto", overwritten)
     with connect_reader(daemon) as other:
         same(other.restore(1), ARRAYS)
     del room
@@ -332,7 +332,7 @@ def test_what_is_staged_and_changed_only_while_it_is_written_is_noticed_or_not_t
         finally:
             staged[:] = 1
 
-    monkeypatch.setattr(LaneWriter, "take", changed)
+    seams.TAKE_LANE.put(monkeypatch, changed)
     if not ckpt.save(1, {"staged": staged}).exception(BOUND_S):
         assert (ckptd.load_checkpoint(daemon.root / "r")["staged"] == 1).all()
 
@@ -347,8 +347,8 @@ def test_the_daemon_sums_a_long_capture_after_its_rank_has(daemon, connect, monk
         order.append("rank")
         return take_sums(snapshot)
 
-    monkeypatch.setattr(Snapshot, "sum", sum_of_rank)
-    monkeypatch.setattr(LaneWriter, "sum", lambda *given: order.append("daemon") or sum_block(*given))
+    seams.SUM_CAPTURE.put(monkeypatch, sum_of_rank)
+    seams.SUM_LANE.put(monkeypatch, lambda *given: order.append("daemon") or sum_block(*given))
     ckpt = connect()
     pending = ckpt.save(1, ARRAYS)
     eventually(lambda: list((daemon.root / "r").rglob("*.data-*")))
@@ -400,7 +400,7 @@ def test_a_forked_child_does_not_keep_the_connection():
     link = ArenaLink(ours)
     child = os.fork()
     if not child:
-        os._exit(0 if link._connection.fileno() < 0 else 1)
+        os._exit(1 if link.is_alive else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert link.is_alive
     ours.close()
@@ -410,13 +410,13 @@ def test_a_forked_child_does_not_keep_the_connection():
 def test_who_comes_back_in_the_middle_of_his_own_save_fills_other_memory(daemon, connect):
     ckpt = connect()
     ckpt.save(1, ARRAYS).result(BOUND_S)
-    lender = daemon.server._arenas.lender
-    arena = next(iter(lender._arenas.values()))
+    lender = daemon.server.arenas.lender
+    arena = next(iter(lender.arenas.values()))
     eventually(lambda: arena.capture is None, "the end of the first save in the daemon")
     arena.capture = object()
     try:
         before = lent(ckpt)
-        again = ArenaRooms(before.link, "r", before.epoch, 0, ckpt._transport.connection.member.incarnation)
+        again = ArenaRooms(before.link, "r", before.epoch, 0, ckpt.transport.connection.member.incarnation)
         taken = again.take(1000)
         assert taken.number != arena.id
         assert again.take(1000) is None
@@ -431,15 +431,15 @@ def test_a_save_without_bytes_works_as_well(connect):
 def test_the_status_tells_who_shares_memory(daemon, connect):
     ckpt = connect()
     ckpt.save(1, ARRAYS).result(BOUND_S)
-    usage = daemon.server._arenas.lender.usage()["r"]
+    usage = daemon.server.arenas.lender.usage()["r"]
     assert usage.ranks == {0}
     assert usage.num_arenas == 2
     ckpt.close()
-    eventually(lambda: not daemon.server._arenas.lender.usage()["r"].ranks, "the end of the connection")
+    eventually(lambda: not daemon.server.arenas.lender.usage()["r"].ranks, "the end of the connection")
 
 
 def test_memory_is_lent_again_after_the_daemon_was_short_of_descriptors(daemon, connect, monkeypatch):
-    listener = daemon.server._arenas._listener
+    listener = daemon.server.arenas.listener
     left = [3]
 
     class Short:
@@ -449,8 +449,8 @@ def test_memory_is_lent_again_after_the_daemon_was_short_of_descriptors(daemon, 
                 raise OSError(24, "Too many open files")
             return listener.accept()
 
-    monkeypatch.setattr("ckptd.service.arenas._ACCEPT_PAUSE_S", 0.01)
-    accepting = threading.Thread(target=daemon.server._arenas._accept, args=(Short(),), daemon=True)
+    seams.ACCEPT_PAUSE_S.put(monkeypatch, 0.01)
+    accepting = threading.Thread(target=daemon.server.arenas.accept_from, args=(Short(),), daemon=True)
     accepting.start()
     eventually(lambda: left[0] == 0)
     connect().save(1, ARRAYS).result(BOUND_S)

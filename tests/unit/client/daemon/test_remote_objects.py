@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ckptd import Checkpointer
-from ckptd.client.daemon import remote_objects
 from ckptd.client.daemon.remote_objects import RemoteObjects, objects_for
 from ckptd.client.daemon.stream_queue import OVERLAP_BYTES
 from ckptd.engine.reading.bundle import Bundle
@@ -18,6 +17,7 @@ from ckptd.format import crc32c
 from ckptd.storage.base import SummingObjects
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.wire.chunks import CHUNK_BYTES
+from tests import seams
 from tests.unit.client.relay import Relay
 
 BOUND_S = 30.0
@@ -29,7 +29,7 @@ ARRAY = np.random.default_rng(0).integers(0, 255, 20 * CHUNK_BYTES, dtype=np.uin
 def saved(daemon):
     with Checkpointer(daemon.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         ckpt.save(1, {"a": ARRAY}).result(BOUND_S)
-        assert isinstance(ckpt._transport.catalog.objects(""), LocalStore)
+        assert isinstance(ckpt.transport.catalog.objects(""), LocalStore)
     return daemon
 
 
@@ -40,13 +40,13 @@ def unseen(monkeypatch):
     def refuse(url, **_):
         raise NotFoundError(url)
 
-    monkeypatch.setattr(remote_objects, "open_store", refuse)
+    seams.OPEN_STORE_OF_DAEMON.put(monkeypatch, refuse)
 
 
 @pytest.fixture
 def remote(saved, unseen):
     ckpt = Checkpointer(saved.address, "runs/a", timeout_s=BOUND_S)
-    yield ckpt._transport.catalog.objects("")
+    yield ckpt.transport.catalog.objects("")
     ckpt.close()
 
 
@@ -87,20 +87,20 @@ def test_what_is_read_is_summed_on_the_way_part_by_part(remote):
 
 def test_what_lies_side_by_side_is_asked_for_at_once(remote, monkeypatch):
     asked = []
-    real = RemoteObjects._blocks
+    real = RemoteObjects.blocks
 
     def noting(self, key, offset, size, deadline):
         asked.append((key, offset, size))
         return real(self, key, offset, size, deadline)
 
-    monkeypatch.setattr(RemoteObjects, "_blocks", noting)
+    seams.READ_BLOCKS.put(monkeypatch, noting)
     assert (Bundle.open(remote, KEY.partition(".data")[0]).read("a") == ARRAY).all()
     assert [(offset, size) for key, offset, size in asked if key == KEY] == [(0, len(ARRAY))]
 
 
 @pytest.mark.parametrize(("size", "at_once"), [(12 << 20, 1), (1 << 20, 3)])
 def test_long_requests_take_turns_and_short_ones_do_not(remote, monkeypatch, size, at_once):
-    real, guard, meeting = RemoteObjects._blocks, threading.Lock(), threading.Barrier(3)
+    real, guard, meeting = RemoteObjects.blocks, threading.Lock(), threading.Barrier(3)
     under_way, most = [], []
 
     def noting(self, key, offset, size, deadline):
@@ -118,7 +118,7 @@ def test_long_requests_take_turns_and_short_ones_do_not(remote, monkeypatch, siz
                 if offset in under_way and left <= OVERLAP_BYTES + CHUNK_BYTES:
                     under_way.remove(offset)
 
-    monkeypatch.setattr(RemoteObjects, "_blocks", noting)
+    seams.READ_BLOCKS.put(monkeypatch, noting)
     parts = [np.zeros(size, np.uint8) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda n: remote.read_into(KEY, n * size, memoryview(parts[n])), range(3)))
@@ -141,7 +141,7 @@ def test_what_is_not_there_or_too_short_or_too_large_is_said(remote):
 
 def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
     relay = Relay(int(saved.address.rpartition(":")[2]))
-    real, cuts = RemoteObjects._blocks, []
+    real, cuts = RemoteObjects.blocks, []
 
     def cutting(self, key, offset, size, deadline):
         for block in real(self, key, offset, size, deadline):
@@ -150,7 +150,7 @@ def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
                 cuts.append(offset)
                 relay.cut()
 
-    monkeypatch.setattr(RemoteObjects, "_blocks", cutting)
+    seams.READ_BLOCKS.put(monkeypatch, cutting)
     with Checkpointer(relay.address, "runs/a", timeout_s=BOUND_S) as ckpt:
         assert (ckpt.restore()["a"] == ARRAY).all()
     assert len(cuts) >= 3
@@ -159,7 +159,7 @@ def test_a_broken_connection_is_resumed(saved, unseen, monkeypatch):
 
 def test_a_daemon_that_stays_away_ends_the_reading(saved, unseen):
     with Checkpointer(saved.address, "runs/a", timeout_s=0.5) as ckpt:
-        objects = ckpt._transport.catalog.objects("")
+        objects = ckpt.transport.catalog.objects("")
         saved.stop()
         with pytest.raises(UnavailableError, match="no daemon answers"):
             objects.stat(KEY)

@@ -65,8 +65,8 @@ def test_one_that_is_slow_finds_the_newest_and_not_all_that_was_missed(daemon):
         assert next(news).step == 1
         for step in range(2, 8):
             save(ckpt, step)
-        source = ckpt._transport.watches.now[0]
-        eventually(lambda: source._waiting is not None and source._waiting.step == 7)
+        source = ckpt.transport.watches.now[0]
+        eventually(lambda: source.waiting is not None and source.waiting.step == 7)
         assert next(news).step == 7
         save(ckpt, 8)
         assert next(news).step == 8
@@ -77,7 +77,7 @@ def test_a_watch_may_come_before_the_run_and_ends_when_nothing_comes(daemon):
         assert list(ckpt.watch(timeout_s=0.05)) == []
         news = ckpt.watch(timeout_s=BOUND_S)
         listener = Listener(news)
-        eventually(lambda: ckpt._transport.watches.now)
+        eventually(lambda: ckpt.transport.watches.now)
         save(ckpt, 1)
         listener.wait_for(1)
         ended = ckpt.watch(timeout_s=0.5)
@@ -136,7 +136,7 @@ def test_closing_the_checkpointer_ends_its_watches_and_leaves_no_thread(daemon):
     before = set(threading.enumerate())
     ckpt = Checkpointer(daemon.address, RUN, timeout_s=BOUND_S)
     listeners = [Listener(ckpt.watch()) for _ in range(3)]
-    eventually(lambda: len(ckpt._transport.watches.now) == 3)
+    eventually(lambda: len(ckpt.transport.watches.now) == 3)
     ckpt.close()
     for listener in listeners:
         listener.join()

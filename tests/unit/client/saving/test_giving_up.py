@@ -36,7 +36,7 @@ def ckpt(request, daemon, tmp_path, monkeypatch) -> Iterator[ckptd.Checkpointer]
     with ckptd.Checkpointer(where, run="r", rank=0, world_size=1, timeout_s=TIMEOUT_S) as opened:
         opened.save(1, ARRAYS).result(TIMEOUT_S)
         if request.param == "shared memory":
-            assert opened._transport.connection.seat().arenas.rooms is not None
+            assert opened.transport.connection.seat().arenas.rooms is not None
         yield opened
 
 
@@ -53,7 +53,7 @@ CAUSES = [KeyboardInterrupt(), MemoryError(), RuntimeError("of an array")]
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: type(cause).__name__)
 @pytest.mark.parametrize("place", ["preparing", "beginning", "copying"])
 def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseException, place: str):
-    began, of_others = time.monotonic(), set(end_of_process._ending._rest())
+    began, of_others = time.monotonic(), set(end_of_process.owed())
     with monkeypatch.context() as patched:
         match place:
             case "preparing":
@@ -70,7 +70,7 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
     ckpt.close()
     assert completion_of(pending).wait_until_over(SOON_S)
     assert time.monotonic() - began < SOON_S
-    assert of_others.issuperset(end_of_process._ending._rest())
+    assert of_others.issuperset(end_of_process.owed())
 
 
 def test_a_thread_that_cannot_be_started_ends_the_save_alone(ckpt, monkeypatch):

@@ -57,8 +57,9 @@ def saved(ranks: Ranks, step: int) -> None:
 
 def declared(daemon: Daemon, step: int) -> dict[int, Road]:
     """Return which ranks have declared a step that is under way, and how their bytes come."""
-    run = daemon.coordinator._runs.if_open("r")
-    live = [save for save in run.saves.live() if save.ref.step == step and not save.session.is_over]
+    live = [
+        save for save in daemon.coordinator.saves_of("r").live() if save.ref.step == step and not save.session.is_over
+    ]
     return {rank: claim.road for save in live for rank, claim in save.claims.items()}
 
 

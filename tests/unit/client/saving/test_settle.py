@@ -11,11 +11,10 @@ import pytest
 
 import ckptd
 from ckptd.client.saving.pending import completion_of
-from ckptd.engine.saves.run import Run
-from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.errors import SessionAbortedError, UnavailableError
 from ckptd.service.save import SaveService
 from ckptd.wire.v1 import save_pb2
+from tests import seams
 from tests.starts import prepared
 from tests.unit.client.served import BOUND_S
 
@@ -33,19 +32,24 @@ def place(request, tmp_path):
     return daemon.address, daemon.root
 
 
+OUTCOMES = (seams.OUTCOME_IN_PROCESS, seams.OUTCOME_AT_DAEMON)
+
+
 class Gate:
     """Holds calls of a method until it is opened."""
 
-    def __init__(self, monkeypatch, owner, name):
+    def __init__(self, monkeypatch, *seams):
         self.reached, self._go_on = threading.Event(), threading.Event()
-        real = getattr(owner, name)
+        for seam in seams:
+            seam.put(monkeypatch, self._holding(seam.value))
 
+    def _holding(self, real):
         def held(*args, **kwargs):
             self.reached.set()
             assert self._go_on.wait(BOUND_S)
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(owner, name, held)
+        return held
 
     def open(self):
         self._go_on.set()
@@ -55,8 +59,8 @@ class Gate:
 def gate(monkeypatch):
     gates = []
 
-    def close(owner, name):
-        gates.append(Gate(monkeypatch, owner, name))
+    def close(*seams):
+        gates.append(Gate(monkeypatch, *seams))
         return gates[-1]
 
     yield close
@@ -76,7 +80,7 @@ def test_restore_gives_what_was_saved_last_also_while_that_is_under_way(place, g
     address, _ = place
     with ckptd.Checkpointer(address, "r") as checkpointer:
         checkpointer.save(1, tree(1)).result(BOUND_S)
-        held = gate(checkpointer._transport.saves, "outcome")
+        held = gate(*OUTCOMES)
         second = checkpointer.save(2, tree(2))
         assert held.reached.wait(BOUND_S)
         assert not second.done()
@@ -89,7 +93,7 @@ def test_restore_gives_what_was_saved_last_also_while_that_is_under_way(place, g
 def test_a_step_under_way_is_found(place, gate, ask):
     address, _ = place
     with ckptd.Checkpointer(address, "r") as checkpointer:
-        held = gate(checkpointer._transport.saves, "outcome")
+        held = gate(*OUTCOMES)
         checkpointer.save(3, tree(3))
         assert held.reached.wait(BOUND_S)
         soon(held)
@@ -104,7 +108,7 @@ def test_restoring_an_older_step_waits_for_no_other(place, gate):
     address, _ = place
     with ckptd.Checkpointer(address, "r") as checkpointer:
         checkpointer.save(1, tree(1)).result(BOUND_S)
-        held = gate(checkpointer._transport.saves, "outcome")
+        held = gate(*OUTCOMES)
         second = checkpointer.save(2, tree(2))
         assert checkpointer.restore(1)["w"][0] == 1
         assert not second.done()
@@ -117,7 +121,7 @@ def test_once_settled_what_retention_deletes_is_gone(place, gate):
         for step in (1, 2):
             checkpointer.save(step, tree(step)).result(BOUND_S)
         checkpointer.settle()
-        held = gate(ServedCatalog, "retire")
+        held = gate(seams.RETIRE)
         checkpointer.save(3, tree(3)).result(BOUND_S)  # it does not wait for that
         assert held.reached.wait(BOUND_S)
         assert len(indexes(root)) == 3
@@ -146,7 +150,7 @@ def test_what_ended_and_was_forgotten_is_settled_too(place, gate):
     with ckptd.Checkpointer(address, "r", max_to_keep=1) as checkpointer:
         checkpointer.save(1, tree(1)).result(BOUND_S)
         checkpointer.settle()
-        held = gate(ServedCatalog, "retire")
+        held = gate(seams.RETIRE)
         checkpointer.save(2, tree(2)).result(BOUND_S)
         checkpointer.latest()  # forgets what is over
         soon(held)
@@ -155,17 +159,17 @@ def test_what_ended_and_was_forgotten_is_settled_too(place, gate):
 
 
 def test_settling_is_bounded(place, gate, monkeypatch):
-    monkeypatch.setattr("ckptd.client.saving.under_way._CLOSE_MARGIN_S", 0.0)
+    seams.CLOSE_MARGIN_S.put(monkeypatch, 0.0)
     address, _ = place
     checkpointer = ckptd.Checkpointer(address, "r", timeout_s=1.0)
     checkpointer.save(1, tree(1)).result(BOUND_S)
-    held = gate(ServedCatalog, "retire")
+    held = gate(seams.RETIRE)
     checkpointer.save(2, tree(2)).result(BOUND_S)
     with pytest.raises(UnavailableError, match="what retention"):
         checkpointer.settle()
     held.open()
     checkpointer.settle()
-    stuck = gate(checkpointer._transport.saves, "outcome")
+    stuck = gate(*OUTCOMES)
     pending = checkpointer.save(3, tree(3))
     with pytest.raises(UnavailableError, match="the save of step 3 has not ended within 1 s; it goes on"):
         checkpointer.settle()
@@ -182,7 +186,8 @@ def test_settling_raises_no_error_of_a_save_and_the_next_call_does(place, monkey
         def fail(*_):
             raise SessionAbortedError("rank 3 is lost")
 
-        monkeypatch.setattr(checkpointer._transport.saves, "outcome", fail)
+        for seam in OUTCOMES:
+            seam.put(monkeypatch, fail)
         checkpointer.save(2, tree(2))
         checkpointer.settle()
         with pytest.raises(SessionAbortedError, match="rank 3"):
@@ -215,7 +220,7 @@ def test_an_older_daemon_is_asked_and_says_nothing_of_retention(daemon, monkeypa
         older.until_retired = False
         return await real(self, older, call)
 
-    monkeypatch.setattr(SaveService, "await_", without)
+    seams.SERVE_AWAIT.put(monkeypatch, without)
     with ckptd.Checkpointer(daemon.address, "r", max_to_keep=1) as checkpointer:
         checkpointer.save(1, tree(1))
         checkpointer.save(2, tree(2))
@@ -223,7 +228,7 @@ def test_an_older_daemon_is_asked_and_says_nothing_of_retention(daemon, monkeypa
         assert checkpointer.latest().step == 2
 
 
-SCRIPT = """
+SCRIPT = f"""
 import sys, threading
 import numpy as np
 import ckptd
@@ -233,10 +238,10 @@ real = ServedCatalog.retire
 def slow(self):
     threading.main_thread().join(0.2)  # longer than the interpreter needs to end
     real(self)
-ServedCatalog.retire = slow
+{seams.RETIRE.in_program("slow")}
 checkpointer = ckptd.Checkpointer(sys.argv[1], "r", max_to_keep=2)
 for step in range(6):
-    checkpointer.save(step, {"w": np.ones(4)}).result()
+    checkpointer.save(step, {{"w": np.ones(4)}}).result()
 """
 
 
@@ -250,7 +255,7 @@ def test_after_the_end_of_the_process_no_more_than_max_to_keep_is_there(tmp_path
 def test_what_names_a_step_under_way_waits_for_it(place, gate, ask, tmp_path):
     address, root = place
     with ckptd.Checkpointer(address, "r") as checkpointer:
-        held = gate(Run, "declare")
+        held = gate(seams.DECLARE_IN_RUN)
         checkpointer.save(1, tree(1), meta_graph=b"graph")
         assert held.reached.wait(BOUND_S)
         soon(held)
@@ -291,7 +296,7 @@ PLAIN = {
 def test_plain_functions_wait_for_what_this_process_saves_there(tmp_path, gate, ask):
     (tmp_path / "link").symlink_to(tmp_path / "root")
     with ckptd.Checkpointer(str(tmp_path / "root"), "r") as checkpointer:
-        held = gate(Run, "declare")
+        held = gate(seams.DECLARE_IN_RUN)
         checkpointer.save(1, tree(1))
         assert held.reached.wait(BOUND_S)
         assert not ckptd.checkpoint_exists(str(tmp_path / "root/other/model.ckpt-1"))  # of another directory

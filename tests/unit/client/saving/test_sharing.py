@@ -67,7 +67,7 @@ def test_two_save_into_one_run_and_each_sees_all(address):
         assert sorted(each.step for each in first.checkpoints()) == [1, 2, 3, 4]
         assert [first.restore(step)["w"][0] for step in (1, 2, 3, 4)] == [1, 2, 3, 4]
         assert first.checkpoints() == second.checkpoints()
-        assert hold_of(first._transport).common is hold_of(second._transport).common
+        assert hold_of(first.transport).common is hold_of(second.transport).common
 
 
 @pytest.mark.parametrize("goes_first", ["first", "second"])
@@ -150,11 +150,11 @@ def test_one_in_a_cycle_lets_go_when_it_stands_in_the_way(address):
 def test_one_that_was_collected_leaves_the_run_once_its_save_has_ended(address, held, another_process):
     first = open_run(address)
     pending = first.save(1, tree(1))
-    transport, gone = first._transport, weakref.ref(first)
+    transport, gone = first.transport, weakref.ref(first)
     del first
     gc.collect()
     assert gone() is None
-    entry = hold_of(transport)._entry
+    entry = hold_of(transport).entry
     assert not entry.is_closed
     held.set()
     assert pending.result(BOUND_S).step == 1
@@ -180,14 +180,14 @@ def test_what_a_collected_one_gave_away_goes_on(address):
 
 
 def test_the_same_step_at_once_is_refused_to_the_second_and_the_first_is_whole(address, monkeypatch):
-    commits, go_on, commit = threading.Event(), threading.Event(), Save._commit
+    commits, go_on, commit = threading.Event(), threading.Event(), Save.commit
 
     def late(self):
         commits.set()
         assert go_on.wait(BOUND_S)
         commit(self)
 
-    monkeypatch.setattr(Save, "_commit", late)
+    seams.COMMIT_SAVE.put(monkeypatch, late)
     with open_run(address) as first, open_run(address) as second:
         one = first.save(1, tree(1))
         assert commits.wait(BOUND_S)
