@@ -84,6 +84,7 @@ class Segment:
         except OSError as error:
             raise UnavailableError(f"shared memory can't be made: {error.strerror}") from error
         try:
+            os.fchmod(descriptor, 0o600)  # born 0777: a reader of another user could open it anew under /proc, to write
             os.ftruncate(descriptor, total_bytes)
             fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
             segment = cls(descriptor, total_bytes)

@@ -8,6 +8,7 @@ import logging
 import secrets
 import socket
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     from ckptd.engine.saves.coordinator import Coordinator
 
 _log = logging.getLogger("ckptd.service")
+
+HELLO_BYTES = 4096
+"""The largest message of a process that has not shown its key."""
+
+HELLO_S = 5.0
+"""How long it may take for that."""
 
 _KEY_BYTES = 16
 _MOST_KEYS = 4096  # identities that are known by a key
@@ -118,9 +125,7 @@ class ArenaConnection:
     def serve(self) -> None:
         """Answer requests until the other end closes, in the connection's own thread."""
         pid = process_at(self.socket, self.lending.socket_mode)
-        while (frame := frames.receive_frame(self.socket)) is not None:
-            message, descriptors = frame
-            frames.close_all(descriptors)  # clients send none
+        while (message := self._receive()) is not None:
             try:
                 request = arena_pb2.ArenaRequest.FromString(message)
             except DecodeError as error:
@@ -152,6 +157,16 @@ class ArenaConnection:
                     frames.close_all(shared)
             if self._caller is None:
                 return
+
+    def _receive(self) -> bytes | None:
+        """Return the next message. Before the key was shown it is short, and comes soon; clients lend nothing ever."""
+        if self._caller is None:
+            until = time.monotonic() + HELLO_S
+            frame = frames.receive_frame(self.socket, limit_bytes=HELLO_BYTES, until=until, is_lent=False)
+            self.socket.settimeout(None)
+        else:
+            frame = frames.receive_frame(self.socket, is_lent=False)
+        return None if frame is None else frame[0]
 
     def _answer(self, kind: str | None, request: arena_pb2.ArenaRequest) -> tuple[arena_pb2.ArenaReply, list[int]]:
         match kind:

@@ -24,7 +24,7 @@ from ckptd.errors import (
 from ckptd.service import refusal_log
 from ckptd.service.arena_connection import ArenaConnection, Lending
 from ckptd.service.gate import Gate
-from ckptd.service.sockets import may_be_in_use
+from ckptd.service.sockets import may_be_in_use, user_at
 from ckptd.wire.v1 import common_pb2
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ckptd.service")
 
 _MAX_CONNECTIONS = 512
+_MAX_OF_A_USER = _MAX_CONNECTIONS * 3 // 4
 _TICK_S = 30.0
 ACCEPT_PAUSE_S = 1.0
 
@@ -51,7 +52,7 @@ class ArenaServer:
         self.listener: socket.socket | None = None
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()
-        self._connections: set[ArenaConnection] = set()
+        self._connections: dict[ArenaConnection, int] = {}  # and their users
 
     def address_for(self, caller: Caller) -> common_pb2.ArenaAddress:
         """Return what `caller` is told: its key is its identity at this socket, too."""
@@ -126,20 +127,24 @@ class ArenaServer:
                 self._is_stopping.wait(ACCEPT_PAUSE_S)
                 continue
             accepted.setblocking(True)
+            user = user_at(accepted)
             with self._lock:
-                has_room = len(self._connections) < _MAX_CONNECTIONS
+                of_user = sum(user == other for other in self._connections.values())
+                has_room = len(self._connections) < _MAX_CONNECTIONS and of_user < _MAX_OF_A_USER
                 if has_room:
                     connection = ArenaConnection(self._lending, accepted)
-                    self._connections.add(connection)
+                    self._connections[connection] = user
             if not has_room:
                 accepted.close()
+                full = f"user {user} has {of_user} connections for shared memory, all users at most {_MAX_CONNECTIONS}"
+                refusal_log.log.refused("unix:", f"a worker gets no shared memory: {full}", {"uid": user})
                 continue
             try:
                 threading.Thread(target=self._serve, args=(connection,), name="ckptd-arena", daemon=True).start()
             except RuntimeError as error:  # no thread is to be had
                 _log.warning("a worker gets no shared memory: %s", error)
                 with self._lock:
-                    self._connections.discard(connection)
+                    self._connections.pop(connection, None)
                 accepted.close()
 
     def _serve(self, connection: ArenaConnection) -> None:
@@ -153,5 +158,5 @@ class ArenaServer:
             refusal_log.log.bug("unix:", "a bug in ckptd: a connection for shared memory failed")
         finally:
             with self._lock:
-                self._connections.discard(connection)
+                self._connections.pop(connection, None)
             connection.end()

@@ -29,9 +29,20 @@ def may_be_in_use(path: Path) -> bool:
     return True
 
 
+def user_at(connection: socket.socket) -> int:
+    """Return the user of the process at the other end."""
+    _, uid, _ = _credentials(connection)
+    return uid
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    pid, uid, gid = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    return pid, uid, gid
+
+
 def process_at(connection: socket.socket, mode: int) -> int:
     """Return the process at the other end; `NotPermittedError` for one of another user, unless `mode` lets that in."""
-    pid, uid, _ = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    pid, uid, _ = _credentials(connection)
     if uid not in (0, os.geteuid()) and not mode & 0o066:
         raise NotPermittedError("shared memory is for processes of the daemon's own user", actual=uid)
-    return int(pid)
+    return pid

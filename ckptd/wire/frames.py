@@ -65,22 +65,32 @@ def _sent(connection: socket.socket, until: float, send: Callable[[], int]) -> i
             room.poll(left_s * 1000)
 
 
-def receive_frame(connection: socket.socket) -> tuple[bytes, list[int]] | None:
+def receive_frame(
+    connection: socket.socket, *, limit_bytes: int = MAX_FRAME_BYTES, until: float | None = None, is_lent: bool = True
+) -> tuple[bytes, list[int]] | None:
     """Return the next message and the descriptors that came with it, which are the caller's; None at the end.
+
+    Args:
+        connection: a Unix socket.
+        limit_bytes: the largest message that is accepted.
+        until: when it has to be there, on the monotonic clock; None for at any time.
+        is_lent: whether descriptors are wanted. The kernel drops those that are not: they never enter this process.
 
     Raises:
         InvalidRequestError: for a message that is too large, or ends early.
+        TimeoutError: it was not there in time.
         OSError: the connection is gone.
     """
     descriptors: list[int] = []
+    receive = partial(_receive, connection, until=until, descriptors=descriptors if is_lent else None)
     try:
-        head = _receive(connection, _SIZE.size, descriptors)
+        head = receive(_SIZE.size)
         if not head:
             return None
         (size,) = _SIZE.unpack(head)
-        if size > MAX_FRAME_BYTES:
+        if size > limit_bytes:
             raise InvalidRequestError("a message about shared memory is too large", actual=size)
-        message = _receive(connection, size, descriptors)
+        message = receive(size)
         if len(message) < size:
             raise InvalidRequestError("a message about shared memory ends early", expected=size, actual=len(message))
     except BaseException:
@@ -95,14 +105,16 @@ def close_all(descriptors: Sequence[int]) -> None:
         os.close(descriptor)
 
 
-def _receive(connection: socket.socket, size: int, descriptors: list[int]) -> bytes:
-    """Receive `size` bytes, fewer only at the very end of the stream; add descriptors to the list."""
-    room = array.array("i").itemsize * MAX_DESCRIPTORS
+def _receive(connection: socket.socket, size: int, *, until: float | None, descriptors: list[int] | None) -> bytes:
+    """Receive `size` bytes, fewer only at the very end of the stream; add descriptors to the list, if there is one."""
+    room = 0 if descriptors is None else socket.CMSG_SPACE(array.array("i").itemsize * MAX_DESCRIPTORS)
     data = bytearray()
     while len(data) < size:
-        chunk, ancillary, _, _ = connection.recvmsg(size - len(data), socket.CMSG_SPACE(room), socket.MSG_CMSG_CLOEXEC)
+        if until is not None:
+            connection.settimeout(max(until - time.monotonic(), 0.001))
+        chunk, ancillary, _, _ = connection.recvmsg(size - len(data), room, socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if descriptors is not None and level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 found = array.array("i")
                 found.frombytes(content[: len(content) - len(content) % found.itemsize])
                 descriptors.extend(found)

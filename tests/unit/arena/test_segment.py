@@ -55,6 +55,12 @@ def test_a_reader_cannot_write(segment):
     reader.close()
 
 
+def test_no_other_user_can_open_it_anew_under_proc(segment):
+    reader = segment.read_only()
+    assert os.fstat(reader).st_mode & 0o777 == 0o600
+    os.close(reader)
+
+
 def test_pages_are_made_as_long_as_that_is_wanted(segment):
     segment.data[3] = 7
     segment.prefault(segment.size_bytes)

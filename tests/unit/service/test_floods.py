@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import socket
+import struct
 import time
 
 import grpc
@@ -10,12 +12,14 @@ import pytest
 
 from ckptd.access import tokens
 from ckptd.access.tokens import Token, Tokens
-from ckptd.errors import UnavailableError
+from ckptd.errors import NotPermittedError, UnavailableError
 from ckptd.service.flow import Limits
 from ckptd.service.gate import Access
-from ckptd.wire import manifests, methods, status
+from ckptd.service.server import ArenaOptions
+from ckptd.wire import frames, manifests, methods, status, versions
 from ckptd.wire.chunks import CHUNK_BYTES
-from ckptd.wire.v1 import admin_pb2, read_pb2
+from ckptd.wire.v1 import admin_pb2, arena_pb2, read_pb2
+from tests import seams
 from tests.unit.service.conftest import serving
 from tests.unit.service.test_save import MANIFEST, SAVE
 from tests.unit.service.test_server import WAIT_S
@@ -114,3 +118,32 @@ def test_slow_readers_hold_up_no_read(served, honest):
     assert is_soon(began)
     for each in hostile:
         each.cancel()
+
+
+@pytest.fixture
+def arenas(tmp_path, monkeypatch):
+    seams.ARENA_HELLO_S.put(monkeypatch, 0.2)
+    path = tmp_path / "a.sock"
+    with serving(arena=ArenaOptions(1 << 20, None, path)):
+        yield str(path)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\0\0\0\5", struct.pack("<I", 4096) + b"x" * 4095], ids=["none", "5 MiB", "4 KiB"]
+)
+def test_what_shows_no_key_soon_is_hung_up_on_and_others_are_lent_memory(arenas, sent):
+    flood = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    for each in flood:
+        each.settimeout(WAIT_S)
+        each.connect(arenas)
+        each.sendall(sent)
+    assert [each.recv(1) for each in flood] == [b""] * 20
+    with socket.socket(socket.AF_UNIX) as honest:
+        honest.settimeout(WAIT_S)
+        honest.connect(arenas)
+        hello = arena_pb2.ArenaRequest(hello=arena_pb2.ArenaHello(peer=versions.this_peer("me"), key=b"?" * 16))
+        frames.send_frame(honest, hello.SerializeToString())
+        answer = arena_pb2.ArenaReply.FromString(frames.receive_frame(honest)[0])
+        assert isinstance(status.unpack(answer.error), NotPermittedError)  # heard, and its key is another daemon's
+    for each in flood:
+        each.close()

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+import time
 
 import pytest
 
@@ -38,6 +39,23 @@ def test_descriptors_come_with_their_message(pair, tmp_path):
     assert [os.fstat(got).st_ino for got in received] == [os.fstat(sent).st_ino for sent in files]
     assert not any(os.get_inheritable(got) for got in received)
     frames.close_all([*files, *received])
+
+
+def test_descriptors_that_are_not_wanted_never_enter_the_process(pair, tmp_path):
+    lent = [os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)] * 100
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        frames.send_frame(pair[0], b"none of yours", lent)
+    for _ in range(5):
+        assert frames.receive_frame(pair[1], is_lent=False) == (b"none of yours", [])
+        assert len(os.listdir("/proc/self/fd")) == before
+    os.close(lent[0])
+
+
+def test_a_message_is_not_waited_for_longer_than_it_may_take(pair):
+    pair[0].sendall(struct.pack("<I", 100) + b"not all of it")
+    with pytest.raises(TimeoutError):
+        frames.receive_frame(pair[1], until=time.monotonic() + 0.05)
 
 
 def test_what_was_said_before_death_still_comes(pair):
