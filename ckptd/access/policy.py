@@ -68,6 +68,11 @@ class Policy:
         """Say whether `caller` has a right on every run, and so on the daemon as a whole."""
         return any("**" in runs for runs in self._runs_of(caller, right))
 
+    def names_of(self, kind: str) -> set[str]:
+        """Return the names of one kind of identity that the rows give a role to."""
+        named = (name.partition(":") for grant in self.grants or () for name in grant.to)
+        return {rest for each, _, rest in named if each == kind}
+
     def floor(self, run: str) -> Floor:
         """Return what has to be kept in `run`."""
         ours = [floor for runs, floor in self.floors if _matches(runs, run)]

@@ -65,10 +65,14 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
     keep_freed_memory()
     allowed = descriptors.raise_limit()
+    # A hangup has the files of identities read again. Until that is possible it must not end us.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    seen = identity_files.signature(config)
     options = server_options(config, environ)
     check_exposure(options)
     options.priority.check()
     identity_files.warn_of_readable_secrets(config)
+    identity_files.warn_of_unknown_tokens(options.access)
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
     coordinator = Coordinator(
@@ -88,7 +92,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     )
     coordinator.open()
     with Ticker(coordinator):
-        return asyncio.run(_serve(coordinator, options, config, allowed))
+        return asyncio.run(_serve(coordinator, options, config, seen, allowed))
 
 
 def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
@@ -121,7 +125,13 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
     )
 
 
-async def _serve(coordinator: Coordinator, options: ServerOptions, config: Config, open_files: int) -> int:
+async def _serve(
+    coordinator: Coordinator,
+    options: ServerOptions,
+    config: Config,
+    seen: identity_files.Signature,
+    open_files: int,
+) -> int:
     _forget(config)  # one that a killed daemon left must not be taken for ours
     endings: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -129,7 +139,7 @@ async def _serve(coordinator: Coordinator, options: ServerOptions, config: Confi
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
     server = Server(coordinator, options)
-    files = identity_files.IdentityFiles(config, server.use_identities)
+    files = identity_files.IdentityFiles(config, seen, options.access, server.use_identities)
     loop.add_signal_handler(signal.SIGHUP, files.look_now)
     try:
         listening = await server.start()

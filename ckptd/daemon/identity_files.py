@@ -1,7 +1,7 @@
 """The files that say who may call: tokens, policy, certificates. Read at the start, and again when one has changed.
 
-A change that cannot be read is told in the log, and what was read before goes on: a typing error must not lock a
-training job out. Saves under way are not touched by any change; the next call is judged by the new content.
+A change that cannot be used is told in the log and in `status`, and what was read before goes on: a typing error must
+not lock a training job out. Saves under way are not touched by any change; the next call is judged by the new content.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ckptd.access import policy, tokens
+from ckptd.access import callers, policy, tokens
+from ckptd.access.policy import Policy
 from ckptd.daemon.config import Config
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.service.certificates import Tls
@@ -71,31 +74,45 @@ def warn_of_readable_secrets(config: Config) -> None:
             _log.warning("%s can be read by other users of this host: chmod 600 %s", path, path)
 
 
-class IdentityFiles:
-    """Looks whether a file has changed, once a second and when it is told to; and says what was read then."""
+def warn_of_unknown_tokens(access: Access) -> None:
+    """Write a line for each token that the policy names and that there is not: a typing error, or it was revoked."""
+    known = {token.name for token in access.tokens or ()} | ({tokens.SHARED} if access.shared_token else set())
+    for name in sorted(access.policy.names_of(callers.TOKEN) - known):
+        _log.warning("the policy names token:%s, and there is no such token", name)
 
-    def __init__(self, config: Config, changed: Callable[[Access, Tls | None], None]) -> None:
-        """`changed` is called on the event loop."""
+
+Signature = tuple[tuple[int, ...] | None, ...]
+"""Differs when a file was replaced, written, or given to other users."""
+
+
+def signature(config: Config) -> Signature:
+    """Look at all files, without reading them. To be taken before they are read, so that no change is missed."""
+    return tuple(_state(path) for path in _paths(config))
+
+
+class IdentityFiles:
+    """Looks whether a file has changed, once a second and when it is told to; and says what was read then.
+
+    A file that cannot be used leaves what was read of it before: it keeps no other file from being used, as a policy
+    with a mistake must not bring a revoked token back. One that still changes is read when it no longer does.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        seen: Signature,
+        access: Access,
+        changed: Callable[[Access, Tls | None, Sequence[str]], None],
+    ) -> None:
+        """`seen` and `access` are of the start; `changed` is called on the event loop, with what could not be used."""
         self._config = config
         self._changed = changed
-        self._paths = [
-            path
-            for path in (
-                config.token_file,
-                config.tokens,
-                config.policy,
-                config.tls_cert,
-                config.tls_key,
-                config.client_ca,
-            )
-            if path is not None
-        ]
-        self._seen = self._signature()
+        self._access = access
+        self._used = self._last = seen
         self._due = asyncio.Event()
 
     def look_now(self) -> None:
         """Read all files again, changed or not: what SIGHUP requests."""
-        self._seen = None
         self._due.set()
 
     async def run(self) -> None:
@@ -105,26 +122,61 @@ class IdentityFiles:
                 await asyncio.wait_for(self._due.wait(), LOOK_EVERY_S)
             is_requested = self._due.is_set()
             self._due.clear()
-            signature = await asyncio.to_thread(self._signature)
-            if signature == self._seen:
-                continue
-            self._seen = signature
-            await self._read_again(is_requested)
+            found = await asyncio.to_thread(signature, self._config)
+            is_settled, self._last = found == self._last, found
+            if is_requested or (is_settled and found != self._used):
+                self._used = found
+                await self._read_again(is_requested)
 
     async def _read_again(self, is_requested: bool) -> None:
+        self._access, tls, problems = await asyncio.to_thread(_read_again, self._config, self._access)
         try:
-            access = await asyncio.to_thread(read_access, self._config)
-            tls = await asyncio.to_thread(read_tls, self._config)
-            self._changed(access, tls)
+            self._changed(self._access, tls, problems)
         except CkptdError as error:
-            _log.error("a changed file is not used, what was read before goes on: %s", error)
-            return
-        why = "SIGHUP" if is_requested else "a file has changed"
-        _log.info("read again, as %s: %s", why, ", ".join(self._paths) or "there are no files of identities")
+            problems.append(str(error))
+        for problem in problems:
+            _log.error("a changed file is not used, what was read of it before goes on: %s", problem)
+        if not problems:
+            why = "SIGHUP" if is_requested else "a file has changed"
+            _log.info(
+                "read again, as %s: %s", why, ", ".join(_paths(self._config)) or "there are no files of identities"
+            )
+        warn_of_unknown_tokens(self._access)
 
-    def _signature(self) -> tuple[tuple[int, ...] | None, ...] | None:
-        """Return what changes when a file is replaced or written."""
-        return tuple(_state(path) for path in self._paths)
+
+def _paths(config: Config) -> list[str]:
+    each = (config.token_file, config.tokens, config.policy, config.tls_cert, config.tls_key, config.client_ca)
+    return [path for path in each if path is not None]
+
+
+def _read_again(config: Config, before: Access) -> tuple[Access, Tls | None, list[str]]:
+    readers: dict[str, tuple[str | None, Callable[[str], object]]] = {
+        "shared_token": (config.token_file, _token),
+        "tokens": (config.tokens, tokens.read),
+        "policy": (config.policy, _policy_again),
+    }
+    fresh: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, (path, read) in readers.items():
+        try:
+            if path is not None:
+                fresh[name] = read(path)
+        except CkptdError as error:
+            problems.append(str(error))
+    tls = None
+    try:
+        tls = read_tls(config)
+    except CkptdError as error:
+        problems.append(str(error))
+    return replace(before, **fresh), tls, problems
+
+
+def _policy_again(path: str) -> Policy:
+    found = policy.read(path)
+    if not found.grants and not found.floors:
+        # Of a copy that was cut off, most likely. Who means it stops the daemon, or leaves one row.
+        raise InvalidRequestError("the policy has no rows any more, which would lock out everybody", key=path)
+    return found
 
 
 def _state(path: str) -> tuple[int, ...] | None:
@@ -132,12 +184,12 @@ def _state(path: str) -> tuple[int, ...] | None:
         status = Path(path).stat()
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def _token(path: str) -> str:
     token = _read(path).strip()
-    if not token or not token.isascii() or b"\n" in token:
+    if not token or not all(0x20 <= byte < 0x7F for byte in token):
         raise InvalidRequestError("a token file holds one line of printable ASCII", key=path)
     return token.decode()
 

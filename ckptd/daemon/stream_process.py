@@ -140,7 +140,7 @@ def _credentials(setup: proxied.Setup) -> grpc.ServerCredentials:
 
 def main(descriptor: int) -> None:
     """Serve until the daemon closes its end, or dies."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the daemon, which lets saves under way finish
     keep_freed_memory()
     gc.freeze()

@@ -38,6 +38,7 @@ class AdminService:
         self._facts = StoreFacts(coordinator.store, pools)
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
+        self.problems: Sequence[str] = ()  # with the files of identities
         self.draining = False
         self.arenas: ArenaServer | None = None
 
@@ -61,7 +62,11 @@ class AdminService:
             runs=page.runs,
             next_after=page.next_after,
             draining=self.draining,
-            warnings=(*self._coordinator.root.warnings, *((complaint,) if complaint else ())),
+            warnings=(
+                *self._coordinator.root.warnings,
+                *((complaint,) if complaint else ()),
+                *(self.problems if call.is_admin else ()),
+            ),
             arena_bytes=0 if lender is None else lender.size_bytes,
             arena_limit_bytes=0 if lender is None else lender.limit_bytes,
             write_road=facts.write_road,

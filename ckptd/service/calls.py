@@ -86,6 +86,11 @@ class Call:
         """Say whether the caller has another right, on any run that the call comes across."""
         return self._gate.access.policy.allows(self.caller, right, run)
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether the caller may do everything, on every run."""
+        return self._gate.access.policy.allows_everywhere(self.caller, Right.ADMIN)
+
     async def write(self, message: Any, *, stall_s: float = 60.0) -> None:
         """Send a reply, a message or its bytes; `NotNowError` when the peer takes nothing for `stall_s`."""
         await self._within(stall_s, self._context.write(self._method.encode_reply(message)), "took")

@@ -233,9 +233,13 @@ class Server:
         self._sockets.append(Path(address.path))
         return address
 
-    def use_identities(self, access: Access, tls: Tls | None) -> None:
-        """Judge the calls that come from now on by this. Calls and connections in progress go on."""
+    def use_identities(self, access: Access, tls: Tls | None, problems: Sequence[str] = ()) -> None:
+        """Judge the calls that come from now on by this. Calls and connections in progress go on.
+
+        `problems` says which files could not be read again; `status` tells it those who may do everything.
+        """
         self.gate.access = access
+        self._admin.problems = tuple(f"not used, what was read before goes on: {problem}" for problem in problems)
         if tls is not None and self._certificates is not None:
             self._certificates.renew(tls)
 

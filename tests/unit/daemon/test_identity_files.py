@@ -10,7 +10,7 @@ import pytest
 from ckptd.access import tokens
 from ckptd.errors import NotPermittedError
 from ckptd.wire import methods, status
-from ckptd.wire.v1 import read_pb2
+from ckptd.wire.v1 import admin_pb2, read_pb2
 from tests.fakes.waiting import eventually
 from tests.unit.daemon.conftest import Process
 
@@ -71,6 +71,51 @@ def test_sighup_reads_the_files_again_and_ends_nothing(daemon, files):
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for_log("as SIGHUP")
     assert may_read(daemon, files[2])
+
+
+def status_warnings(daemon, token):
+    stub = methods.Stub(daemon.channel(token=token), methods.ADMIN)
+    return list(stub.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).warnings)
+
+
+def test_a_mistake_in_one_file_keeps_no_token_alive_and_only_who_may_do_all_sees_it_in_status(daemon, files):
+    path, policy, shown = files
+    admin = tokens.create(path, "boss")
+    policy.write_text(POLICY.format(name="vision") + '[[grant]]\nto = "token:boss"\nruns = "**"\nrole = "admin"\n')
+    eventually(lambda: may_read(daemon, admin, "b/x"), daemon.log.read_text)
+    policy.write_text("[[grant]]\nto = 'vision'\n")
+    eventually(lambda: any("grant 1" in each for each in status_warnings(daemon, admin)), daemon.log.read_text)
+    assert not status_warnings(daemon, shown)
+    tokens.revoke(path, "vision")
+    eventually(lambda: not may_read(daemon, shown), daemon.log.read_text)
+
+
+def test_a_policy_that_is_emptied_locks_nobody_out(daemon, files):
+    files[1].write_text("")
+    daemon.wait_for_log("has no rows any more")
+    assert may_read(daemon, files[2])
+
+
+def test_a_link_to_another_file_is_seen_and_a_name_that_no_token_has_is_told(daemon, files, tmp_path):
+    _, policy, shown = files
+    other = tmp_path / "other.toml"
+    other.write_text(POLICY.format(name="nobody"))
+    policy.unlink()
+    policy.symlink_to(other)
+    eventually(lambda: not may_read(daemon, shown), daemon.log.read_text)
+    daemon.wait_for_log("the policy names token:nobody, and there is no such token")
+
+
+def test_a_storm_of_hangups_ends_nothing_and_drops_no_token(serve, files, tmp_path):
+    (tmp_path / "tokens.json").chmod(0o644)
+    daemon = serve("--tokens", files[0], "--policy", str(files[1]))
+    daemon.wait_for_log("chmod 600")  # long before it listens
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.ready()
+    for _ in range(300):
+        daemon.process.send_signal(signal.SIGHUP)
+    assert may_read(daemon, files[2])
+    assert daemon.process.poll() is None
 
 
 def test_a_file_of_secrets_that_others_may_read_draws_a_warning(serve, files, tmp_path):
