@@ -1,13 +1,16 @@
-"""How a command reaches a daemon: the address, the token and the authority, from options or from the environment.
+"""How a command reaches a daemon: the address, the token and the certificates, from options or from the environment.
 
-Options come before `CKPTD_ADDRESS`, `CKPTD_TOKEN` and `CKPTD_CA`; without an address it is the daemon of this host.
+Options come before `CKPTD_ADDRESS`, `CKPTD_TOKEN`, `CKPTD_CA`, `CKPTD_CERT` and `CKPTD_KEY`; without an address it is
+the daemon of this host.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,20 +25,47 @@ if TYPE_CHECKING:
 
 _MOST_HANDSHAKE_S = 5.0
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
-def identity_options(command: Command) -> Command:
-    """Give a command ``--token-file`` and ``--ca``; it gets their values as `token_file` and `ca`."""
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a command shows a daemon and wants to see of it: files that options name; None is the environment's."""
+
+    token_file: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+    def token(self) -> str | None:
+        """Return the token that the file holds, or else the environment's."""
+        from ckptd.client.paths.environment import given_token
+
+        return given_token(Path(self.token_file).read_text().strip() if self.token_file else None)
+
+
+NOBODY = Identity()
+"""No option was given."""
+
+
+def identity_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command ``--token-file``, ``--ca``, ``--cert`` and ``--key``; it gets what they say as `identity`."""
+
+    @functools.wraps(command)
+    def with_identity(
+        *arguments: Any, token_file: str | None, ca: str | None, cert: str | None, key: str | None, **others: Any
+    ) -> T:
+        return command(*arguments, identity=Identity(token_file, ca, cert, key), **others)
+
     existing = click.Path(exists=True, dir_okay=False)
-    for option in (
-        click.option("--ca", metavar="FILE", type=existing, help="The daemon's authority, PEM; also CKPTD_CA."),
-        click.option(
-            "--token-file", metavar="FILE", type=existing, help="The daemon's token; CKPTD_TOKEN holds it itself."
-        ),
+    for name, text in (
+        ("--key", "Its private key, PEM; also CKPTD_KEY."),
+        ("--cert", "A certificate that says who calls, PEM; also CKPTD_CERT."),
+        ("--ca", "The daemon's authority, PEM; also CKPTD_CA."),
+        ("--token-file", "The daemon's token; CKPTD_TOKEN holds it itself."),
     ):
-        command = option(command)
-    return command
+        with_identity = click.option(name, metavar="FILE", type=existing, help=text)(with_identity)
+    return with_identity
 
 
 def where(address: str | None) -> Address:
@@ -67,25 +97,20 @@ def from_environment() -> str | None:
     return given if given and addresses.is_daemon(given) else None
 
 
-def token_of(token_file: str | None) -> str | None:
-    """Return the token that a file holds, or else the environment's."""
-    from ckptd.client.paths.environment import given_token
-
-    return given_token(Path(token_file).read_text().strip() if token_file else None)
-
-
 @contextmanager
-def channel(address: Address, token_file: str | None, ca: str | None, *, timeout_s: float) -> Iterator[grpc.Channel]:
-    """Yield a channel to a daemon; its certificate has been looked at.
+def channel(address: Address, identity: Identity, *, timeout_s: float) -> Iterator[grpc.Channel]:
+    """Yield a channel to a daemon; both certificates have been looked at.
 
     Raises:
         CkptdError: see `tls.check`.
     """
-    from ckptd.client.paths.environment import given_ca
+    from ckptd.client.paths.environment import given_credentials
     from ckptd.wire import tls
     from ckptd.wire.channels import open_channel
 
-    authority = given_ca(ca, str(address))
-    tls.check(address, authority, timeout_s=min(timeout_s, _MOST_HANDSHAKE_S))
-    with open_channel(address, token=token_of(token_file), ca=authority) as opened:
+    shown = given_credentials(
+        str(address), token=identity.token(), ca=identity.ca, cert=identity.cert, key=identity.key
+    )
+    tls.check(address, shown, timeout_s=min(timeout_s, _MOST_HANDSHAKE_S))
+    with open_channel(address, token=shown.token, ca=shown.ca, client_certificate=shown.client_certificate) as opened:
         yield opened

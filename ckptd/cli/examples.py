@@ -63,6 +63,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd token list --tokens tokens.json", "which there are, and when they end"),
         ("ckptd token revoke vision --tokens tokens.json", "no call with it passes from now on"),
     ),
+    "certs": (
+        ("ckptd certs trainer-0 10.0.0.5 --client vision", "all that a first set-up needs, in certs/"),
+        ("ckptd certs --client audio", "one more client, signed by the same authority"),
+    ),
     "prune": (
         (f"ckptd prune {_RUN} --keep 3 --dry-run", "what would go, and why the others stay"),
         (f"ckptd prune {_RUN} --keep 3 --keep-every-hours 24", "the newest three, and one a day"),

@@ -19,7 +19,7 @@ from ckptd.errors import UnavailableError
 @daemons.identity_options
 @click.option("--run", metavar="RUN", help="Check this run: in a bucket another owner may have taken it over.")
 @click.option("--timeout-s", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="How long to wait.")
-def command(address: str | None, run: str | None, token_file: str | None, ca: str | None, timeout_s: float) -> None:
+def command(address: str | None, run: str | None, identity: daemons.Identity, timeout_s: float) -> None:
     """Exit with 0 if a daemon takes saves, with 6 if it takes none or does not answer. ADDR: as for status."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -27,7 +27,7 @@ def command(address: str | None, run: str | None, token_file: str | None, ca: st
     from ckptd.wire import methods, status
 
     where = daemons.where(address)
-    with daemons.channel(where, token_file, ca, timeout_s=timeout_s) as channel:
+    with daemons.channel(where, identity, timeout_s=timeout_s) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)

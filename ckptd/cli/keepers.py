@@ -42,8 +42,7 @@ class Reach:
     """
 
     address: str | None = None
-    token_file: str | None = None
-    ca: str | None = None
+    identity: daemons.Identity = daemons.NOBODY
     timeout_s: float = 10.0
     takes_over: bool = False
 
@@ -70,15 +69,15 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
     def with_how(
         *arguments: Any,
         address: str | None,
-        token_file: str | None,
-        ca: str | None,
+        identity: daemons.Identity,
         timeout_s: float,
         takes_over: bool,
         **others: Any,
     ) -> T:
-        how = Reach(address, token_file, ca, timeout_s, takes_over)
+        how = Reach(address, identity, timeout_s, takes_over)
         return command(*arguments, how=how, **others)
 
+    decorated: Callable[..., T] = with_how
     for option in (
         click.option(
             "--timeout-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="How long to wait."
@@ -96,8 +95,8 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
             help="The daemon to use. Default: the one that holds the lock, or CKPTD_ADDRESS.",
         ),
     ):
-        with_how = option(with_how)
-    return with_how
+        decorated = option(decorated)
+    return decorated
 
 
 @contextmanager
@@ -287,7 +286,7 @@ class _Stub:
 @contextmanager
 def _channel(address: str, how: Reach) -> Iterator[_Stub]:
     where = daemons.where(address)
-    with daemons.channel(where, how.token_file, how.ca, timeout_s=how.timeout_s) as channel:
+    with daemons.channel(where, how.identity, timeout_s=how.timeout_s) as channel:
         yield _Stub(channel, str(where))
 
 

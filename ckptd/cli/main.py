@@ -50,6 +50,7 @@ COMMANDS = {
     "status": Listed("ckptd.cli.status", "Show what a daemon is doing."),
     "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
     "token": Listed("ckptd.cli.token", "Make, list and revoke the tokens of a daemon."),
+    "certs": Listed("ckptd.cli.certs", "Make certificates: an authority, the daemon's, and clients'."),
     "inspect": Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
     "prune": Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),
     "pin": Listed("ckptd.cli.pin", "Keep a checkpoint whatever retention says."),

@@ -15,19 +15,19 @@ from ckptd.cli import daemons, output
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @daemons.identity_options
 @click.option("--timeout-s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="How long to wait.")
-def command(address: str | None, as_json: bool, token_file: str | None, ca: str | None, timeout_s: float) -> None:
+def command(address: str | None, as_json: bool, identity: daemons.Identity, timeout_s: float) -> None:
     """Show a daemon's runs and the saves under way. ADDR: host:port or unix:///path.
 
     Without ADDR it is CKPTD_ADDRESS, or else the daemon of this host.
     """
-    reply = ask(address, token_file=token_file, ca=ca, timeout_s=timeout_s)
+    reply = ask(address, identity=identity, timeout_s=timeout_s)
     if as_json:
         output.emit_json(describe(reply))
     else:
         _print(reply)
 
 
-def ask(address: str | None, *, token_file: str | None = None, ca: str | None = None, timeout_s: float = 10.0) -> Any:
+def ask(address: str | None, *, identity: daemons.Identity = daemons.NOBODY, timeout_s: float = 10.0) -> Any:
     """Return the daemon's `StatusReply`, of all runs. Raises `UnavailableError` when none answers."""
     import grpc
 
@@ -35,7 +35,7 @@ def ask(address: str | None, *, token_file: str | None = None, ca: str | None = 
     from ckptd.wire.v1 import admin_pb2
 
     where = daemons.where(address)
-    with daemons.channel(where, token_file, ca, timeout_s=timeout_s) as channel:
+    with daemons.channel(where, identity, timeout_s=timeout_s) as channel:
         try:
             request = admin_pb2.StatusRequest(peer=versions.this_peer(versions.new_incarnation()))
             stub = methods.Stub(channel, methods.ADMIN)

@@ -49,8 +49,7 @@ def command(
     as_json: bool,
     poll_s: float | None,
     latest_filename: str,
-    token_file: str | None,
-    ca: str | None,
+    identity: daemons.Identity,
 ) -> int:
     """Print the newest checkpoint, then each newer one as soon as it is durable; the newest is never missed.
 
@@ -60,8 +59,17 @@ def command(
     from ckptd.client.following import follow
 
     place, run = _meant(place, run)
-    token = daemons.token_of(token_file)
-    news = follow(place, run, timeout_s=timeout_s, latest_filename=latest_filename, poll_s=poll_s, token=token, ca=ca)
+    news = follow(
+        place,
+        run,
+        timeout_s=timeout_s,
+        latest_filename=latest_filename,
+        poll_s=poll_s,
+        token=identity.token(),
+        ca=identity.ca,
+        cert=identity.cert,
+        key=identity.key,
+    )
     missing = _missing_directory(place)
     if missing is not None:
         output.note(f"there is no directory {missing!r} yet; waiting for it")

@@ -64,6 +64,8 @@ class Checkpointer(StoredRun):
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
+        cert: str | bytes | None = None,
+        key: str | bytes | None = None,
     ) -> None:
         """Describe the run; nothing is connected yet.
 
@@ -93,6 +95,9 @@ class Checkpointer(StoredRun):
             token: shown to the daemon; default: the environment's ``CKPTD_TOKEN``.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
                 environment's ``CKPTD_CA``.
+            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+                with it; default: the environment's ``CKPTD_CERT``.
+            key: the private key of `cert`, likewise; default: the environment's ``CKPTD_KEY``.
 
         Raises:
             InvalidRequestError: for anything above that can't be right.
@@ -115,7 +120,9 @@ class Checkpointer(StoredRun):
             save_relative_paths=save_relative_paths,
         )
         address = environment.address_or_local(address)
-        transport = open_transport(address, run, place, run_options, timeout_s=timeout_s, token=token, ca=ca)
+        transport = open_transport(
+            address, run, place, run_options, timeout_s=timeout_s, token=token, ca=ca, cert=cert, key=key
+        )
         under_way = UnderWay(timeout_s, f"{run} at {address}", transport.place)
         super().__init__(transport, run, place, run_options, under_way, timeout_s)
         self._lock = threading.Lock()

@@ -32,6 +32,8 @@ def follow(
     patience_s: float = 600.0,
     token: str | None = None,
     ca: str | bytes | None = None,
+    cert: str | bytes | None = None,
+    key: str | bytes | None = None,
 ) -> Watch:
     """Yield the newest checkpoint, if there is one, then each newer one once it is durable. `close` frees everything.
 
@@ -48,6 +50,9 @@ def follow(
         token: shown to the daemon; default: the environment's ``CKPTD_TOKEN``.
         ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
             environment's ``CKPTD_CA``.
+        cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file with
+            it; default: the environment's ``CKPTD_CERT``.
+        key: the private key of `cert`, likewise; default: the environment's ``CKPTD_KEY``.
 
     Raises:
         InvalidRequestError: for anything above that can't be right.
@@ -62,7 +67,17 @@ def follow(
     if addresses.is_daemon(place):
         if run is None:
             raise InvalidRequestError(f"{place} is a daemon, which keeps many runs: say which one to follow")
-        transport = open_daemon(place, run, this_member(0, 1), RunOptions(), timeout_s=patience_s, token=token, ca=ca)
+        transport = open_daemon(
+            place,
+            run,
+            this_member(0, 1),
+            RunOptions(),
+            timeout_s=patience_s,
+            token=token,
+            ca=ca,
+            cert=cert,
+            key=key,
+        )
         return Watch(_from_daemon(transport), timeout_s)
     store = open_store(place, confined=False)
     path = local_path(store)

@@ -28,7 +28,9 @@ def open_transport(
     *,
     timeout_s: float,
     token: str | None,
-    ca: str | bytes | None,
+    ca: environment.Pem | None,
+    cert: environment.Pem | None = None,
+    key: environment.Pem | None = None,
 ) -> Transport:
     """Return the transport to `run` at `address`, as the rank that `place` tells; nothing is connected yet.
 
@@ -37,7 +39,9 @@ def open_transport(
     """
     member = this_member(place.rank, place.world_size)
     if addresses.is_daemon(address):
-        return open_daemon(address, run, member, run_options, timeout_s=timeout_s, token=token, ca=ca)
+        return open_daemon(
+            address, run, member, run_options, timeout_s=timeout_s, token=token, ca=ca, cert=cert, key=key
+        )
     if place.world_size > 1:
         raise _direct_mode_is_for_one(address, member, place.source)
     return open_direct(address, run, member, run_options, timeout_s=timeout_s)
@@ -64,11 +68,13 @@ def open_daemon(
     *,
     timeout_s: float,
     token: str | None,
-    ca: str | bytes | None,
+    ca: environment.Pem | None,
+    cert: environment.Pem | None = None,
+    key: environment.Pem | None = None,
 ) -> Transport:
-    """Return the transport to a daemon; `token` and `ca` are the environment's where they are None."""
-    token, authority = environment.given_token(token), environment.given_ca(ca, address)
-    connection = Connection(address, run, member, run_options, timeout_s=timeout_s, token=token, ca=authority)
+    """Return the transport to a daemon; what it is shown is the environment's where it is None."""
+    credentials = environment.given_credentials(address, token=token, ca=ca, cert=cert, key=key)
+    connection = Connection(address, run, member, run_options, timeout_s=timeout_s, credentials=credentials)
     catalog = RemoteCatalog(connection)
     place = f"{connection.address}/{run}, {member.rank} of {member.world_size}"
     return Transport(place, connection, RemoteSaves(connection, catalog), catalog, DaemonRooms(connection))

@@ -69,6 +69,8 @@ class CheckpointManager:
         timeout_s: float | None = None,
         token: str | None = None,
         ca: str | bytes | None = None,
+        cert: str | bytes | None = None,
+        key: str | bytes | None = None,
         copy_in_background: bool = True,
         **changes: Any,
     ) -> None:
@@ -90,6 +92,9 @@ class CheckpointManager:
             timeout_s: the bound of every wait; default: that of ``async_options``, else 600.
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate; default: the environment's CKPTD_CA.
+            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+                with it; default: the environment's CKPTD_CERT.
+            key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
             copy_in_background: `save` returns before JAX's arrays are copied, and holds them until they are. Memory
                 that is donated meanwhile is not used again, so for that long there is one more state. False: it
                 returns when they are copied.
@@ -115,6 +120,8 @@ class CheckpointManager:
             timeout_s=self.options.timeout_s if timeout_s is None else timeout_s,
             token=token,
             ca=ca,
+            cert=cert,
+            key=key,
         )
         self._has_items = bool(item_names)
         self._copies_in_background = copy_in_background

@@ -38,6 +38,8 @@ _WITHOUT_AN_ADDRESS: dict[str, tuple[Any, ...] | None] = {
     "timeout_s": None,
     "token": None,
     "ca": None,
+    "cert": None,
+    "key": None,
     "rank": (None, 0),
     "world_size": (None, 1),
 }

@@ -75,6 +75,8 @@ class CheckpointManager:
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
+        cert: str | bytes | None = None,
+        key: str | bytes | None = None,
     ) -> None:
         """Describe what is saved and where; nothing is opened yet. The arguments are TensorFlow's, and some of ours.
 
@@ -96,6 +98,9 @@ class CheckpointManager:
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
                 environment's CKPTD_CA.
+            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+                with it; default: the environment's CKPTD_CERT.
+            key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
 
         Raises:
             InvalidRequestError: in TensorFlow's words, where it has this case.
@@ -128,6 +133,8 @@ class CheckpointManager:
             timeout_s=timeout_s,
             token=token,
             ca=ca,
+            cert=cert,
+            key=key,
         )
         # TensorFlow's manager has no end: it is dropped, and another one takes the directory.
         self._finalizer = weakref.finalize(self, _close, self._checkpointer)

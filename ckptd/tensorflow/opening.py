@@ -26,6 +26,8 @@ class Destination:
     timeout_s: float
     token: str | None
     ca: str | bytes | None
+    cert: str | bytes | None
+    key: str | bytes | None
     clock: Clock
 
     @classmethod
@@ -38,6 +40,8 @@ class Destination:
         timeout_s: float,
         token: str | None,
         ca: str | bytes | None,
+        cert: str | bytes | None,
+        key: str | bytes | None,
         clock: Clock | None,
     ) -> Destination:
         """Check the arguments.
@@ -59,6 +63,8 @@ class Destination:
             timeout_s=timeout_s,
             token=token,
             ca=ca,
+            cert=cert,
+            key=key,
             clock=clock or SystemClock(),
         )
 
@@ -79,6 +85,8 @@ class Destination:
             "timeout_s": self.timeout_s,
             "token": self.token,
             "ca": self.ca,
+            "cert": self.cert,
+            "key": self.key,
             "pad_step_number": pad_step_number,
             "save_relative_paths": save_relative_paths,
         }

@@ -77,6 +77,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
+        cert: str | bytes | None = None,
+        key: str | bytes | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Add the operations to the graph, as TensorFlow does; the first arguments are those of its Saver.
@@ -104,6 +106,9 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
                 environment's CKPTD_CA.
+            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+                with it; default: the environment's CKPTD_CERT.
+            key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
             clock: the time that housekeeping goes by.
 
         Raises:
@@ -118,7 +123,15 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                     "max_to_keep below zero keeps no checkpoint at all; 0 or None keeps all", actual=max_to_keep
                 )
             self._destination = Destination.of(
-                address, rank=rank, world_size=world_size, timeout_s=timeout_s, token=token, ca=ca, clock=clock
+                address,
+                rank=rank,
+                world_size=world_size,
+                timeout_s=timeout_s,
+                token=token,
+                ca=ca,
+                cert=cert,
+                key=key,
+                clock=clock,
             )
         self._save_relative_paths = save_relative_paths  # TensorFlow sets it after building
         self._opened: CheckpointPlace | None = None

@@ -41,6 +41,8 @@ class CkptdStorageReader(StorageReader):
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
+        cert: str | bytes | None = None,
+        key: str | bytes | None = None,
     ) -> None:
         """Say where to read; nothing is opened yet.
 
@@ -54,6 +56,9 @@ class CkptdStorageReader(StorageReader):
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
                 environment's CKPTD_CA.
+            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+                with it; default: the environment's CKPTD_CERT.
+            key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
 
         Raises:
             InvalidRequestError: for an invalid argument.
@@ -61,7 +66,7 @@ class CkptdStorageReader(StorageReader):
         super().__init__()
         self._id: Id | None
         self._origin, self._id = origin(address_or_path, run, step, name)
-        self._options: Mapping[str, Any] = {"timeout_s": timeout_s, "token": token, "ca": ca}
+        self._options: Mapping[str, Any] = {"timeout_s": timeout_s, "token": token, "ca": ca, "cert": cert, "key": key}
         self._opened: Opened | None = None
         self._checkpointer: tuple[tuple[str, str], Checkpointer] | None = None
 

@@ -61,6 +61,8 @@ class CkptdStorageWriter(StorageWriter):
         timeout_s: float = 600.0,
         token: str | None = None,
         ca: str | bytes | None = None,
+        cert: str | bytes | None = None,
+        key: str | bytes | None = None,
     ) -> None:
         """Say where to save; nothing is connected yet.
 
@@ -79,6 +81,9 @@ class CkptdStorageWriter(StorageWriter):
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
                 environment's CKPTD_CA.
+            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+                with it; default: the environment's CKPTD_CERT.
+            key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
 
         Raises:
             InvalidRequestError: for an invalid argument.
@@ -94,6 +99,8 @@ class CkptdStorageWriter(StorageWriter):
             "timeout_s": timeout_s,
             "token": token,
             "ca": ca,
+            "cert": cert,
+            "key": key,
         }
         self._rank: int | None = None
         self._is_coordinator = True

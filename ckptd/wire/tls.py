@@ -1,4 +1,4 @@
-"""A TLS handshake before gRPC's own: it distinguishes a wrong certificate from a daemon that is away.
+"""A TLS handshake before gRPC's own: it distinguishes a wrong certificate, of either end, from a daemon that is away.
 
 gRPC reports both as UNAVAILABLE, tries again without end, and prints two lines to stderr at each try. A certificate
 that is not trusted will not become trusted by trying again. So one handshake with Python's own TLS comes first; it
@@ -11,42 +11,56 @@ import os
 import pkgutil
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ckptd.errors import InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.wire.addresses import Address
+from ckptd.wire.credentials import Credentials
+
+_REFUSALS_OF_OURS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE",
+    "TLSV1_ALERT_DECRYPT_ERROR",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+}
+"""What the other end's TLS says of our certificate, or of there being none."""
 
 _ROOTS_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"  # gRPC's own: replaces the authorities that it brings along
 
 
-def check(address: Address, ca: bytes | None, *, timeout_s: float) -> None:
-    """Connect to a daemon over TLS, look at its certificate, and hang up. Does nothing for an address without TLS.
+def check(address: Address, credentials: Credentials, *, timeout_s: float) -> None:
+    """Connect to a daemon over TLS, see that both ends trust each other, and hang up. Nothing happens without TLS.
 
     Args:
         address: of the daemon.
-        ca: PEM of the authority that has to have signed its certificate; None for the usual ones.
+        credentials: the authority that must have signed its certificate, and ours, if it wants to see one.
         timeout_s: the bound of connecting and of the handshake.
 
     Raises:
-        NotPermittedError: the certificate cannot be trusted, or is for another host.
-        InvalidRequestError: the other end does not use TLS, or `ca` is no certificate.
+        NotPermittedError: its certificate cannot be trusted, or is for another host; or it does not take ours.
+        InvalidRequestError: the other end does not use TLS, or what was given is no certificate or no key of it.
         UnavailableError: nothing answers; trying again may help.
     """
     if not address.secure:
         return
-    context = _context(ca)
+    context = _context(credentials)
     try:
-        with (
-            socket.create_connection((address.host, address.port), timeout_s) as plain,
-            context.wrap_socket(plain, server_hostname=address.host.partition("%")[0]),
-        ):
-            return
+        if not _is_answered(address, context, timeout_s) and _refuses_in_handshake(address, context, timeout_s):
+            raise _refused(address, credentials)
     except ssl.SSLCertVerificationError as error:
         raise NotPermittedError(
             f"the certificate of {address} is not trusted: {error.verify_message.rstrip('.')}; pass the authority "
             "that signed it (ca=, --ca or CKPTD_CA), and connect by a name that the certificate is for"
         ) from None
     except ssl.SSLError as error:
+        if error.reason in _REFUSALS_OF_OURS:
+            raise _refused(address, credentials) from None
         if error.reason == "WRONG_VERSION_NUMBER":
             raise InvalidRequestError(
                 f"what listens at {address} does not use TLS: write grpc://{address.target}, or start the daemon "
@@ -60,8 +74,75 @@ def check(address: Address, ca: bytes | None, *, timeout_s: float) -> None:
         raise UnavailableError.unanswered(address, why) from error
 
 
-def _context(ca: bytes | None) -> ssl.SSLContext:
+def _is_answered(address: Address, context: ssl.SSLContext, timeout_s: float) -> bool:
+    """Say whether the other end goes on after the handshake.
+
+    With TLS 1.3 that ends on our side before the other has seen our certificate, or missed it.
+    """
+    with _connected(address, context, timeout_s) as encrypted:
+        try:
+            return bool(encrypted.recv(1))  # of HTTP/2's settings, which a server sends at once
+        except TimeoutError:
+            return True  # it has refused nothing; whether it serves is for the call to find out
+        except ConnectionError:
+            return False
+
+
+def _refuses_in_handshake(address: Address, context: ssl.SSLContext, timeout_s: float) -> bool:
+    """Say whether it is our certificate that the other end hangs up for.
+
+    gRPC does so without a word, as does a daemon that is just ending. With TLS 1.2 certificates are part of the
+    handshake: if that breaks off too, they are the reason.
+    """
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        with _connected(address, context, timeout_s):
+            return False
+    except (ssl.SSLEOFError, ConnectionResetError):
+        return True
+
+
+@contextmanager
+def _connected(address: Address, context: ssl.SSLContext, timeout_s: float) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection((address.host, address.port), timeout_s) as plain,
+        context.wrap_socket(plain, server_hostname=address.host.partition("%")[0]) as encrypted,
+    ):
+        yield encrypted
+
+
+def _refused(address: Address, credentials: Credentials) -> NotPermittedError:
+    how = "(cert= and key=, --cert and --key, or CKPTD_CERT and CKPTD_KEY)"
+    if credentials.client_certificate is None:
+        return NotPermittedError(f"{address} wants a client's certificate: pass one with its key {how}")
+    return NotPermittedError(
+        f"{address} does not take the client's certificate {how}: the authority that it trusts (--client-ca) did not "
+        "sign it, it has expired, or it is not for clients"
+    )
+
+
+def _load(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Have our certificate shown. Python's TLS reads files only; this one is memory of ours, and has no name."""
+    descriptor = os.memfd_create("ckptd-client-certificate", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(certificate + b"\n" + key)
+        file.flush()
+        try:
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+        except ssl.SSLError as error:
+            why = "the key is of another certificate" if error.reason == "KEY_VALUES_MISMATCH" else "they are not PEM"
+            raise InvalidRequestError(
+                f"the client's certificate and key (cert= and key=, --cert and --key) cannot be used: {why}"
+            ) from error
+
+
+def _no_password() -> str:
+    raise InvalidRequestError("the client's private key (key=, --key or CKPTD_KEY) is encrypted: pass it decrypted")
+
+
+def _context(credentials: Credentials) -> ssl.SSLContext:
     """Return what trusts as gRPC does: `ca` alone, or the authorities that gRPC takes when none is given."""
+    ca = credentials.ca
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
@@ -72,6 +153,8 @@ def _context(ca: bytes | None) -> ssl.SSLContext:
         raise InvalidRequestError(
             "the certificate authority (ca=, --ca or CKPTD_CA) is not a PEM certificate"
         ) from error
+    if credentials.client_certificate is not None:
+        _load(context, *credentials.client_certificate)
     return context
 
 

@@ -85,14 +85,6 @@ assert np.array_equal(same, w)
 def prepare(page, reader):
     """Give the reader what a page takes for granted."""
     exec(BROUGHT.get(page.name, ""), reader.names)
-    if page.name == "operations.md":
-        import trustme
-
-        authority = trustme.CA()
-        identity = authority.issue_cert("127.0.0.1", "localhost")
-        identity.private_key_pem.write_to_path(str(reader.directory / "server.key"))
-        identity.cert_chain_pems[0].write_to_path(str(reader.directory / "server.pem"))
-        (reader.directory / "token").write_text("a token of some length, as the daemon wants it\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(pages.REPOSITORY).as_posix())

@@ -27,6 +27,7 @@ from ckptd.engine.identity import Member, RunOptions
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError
 from ckptd.storage.base import Objects
 from ckptd.wire import addresses, status, versions
+from ckptd.wire.credentials import NO_CREDENTIALS, Credentials
 from ckptd.wire.v1 import common_pb2
 
 T = TypeVar("T")
@@ -53,8 +54,7 @@ class Connection:
         options: RunOptions,
         *,
         timeout_s: float,
-        token: str | None = None,
-        ca: bytes | None = None,
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         """Connect to nothing yet."""
         self.address = addresses.parse(address)
@@ -64,8 +64,7 @@ class Connection:
         self.timeout_s = timeout_s
         self.hold: SharedHold[Seat] | None = None
         self.objects: Objects | None = None
-        self._token = token
-        self._ca = ca
+        self._credentials = credentials
         self._shares_memory = is_wanted()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -102,14 +101,13 @@ class Connection:
                 return self.hold.common
             if self.member.pid != os.getpid():  # made before a fork: every child lives a life of its own
                 self.member = replace(self.member, incarnation=versions.new_incarnation(), pid=os.getpid())
-            key = (str(self.address), self.run, self.member.rank, self.member.world_size, self._token, self._ca)
+            key = (str(self.address), self.run, self.member.rank, self.member.world_size, self._credentials)
             make = partial(
                 Seat,
                 self.address,
                 self.run,
                 self.member,
-                token=self._token,
-                ca=self._ca,
+                credentials=self._credentials,
                 shares_memory=self._shares_memory,
             )
             self.hold = SEATS.hold(key, make)

@@ -22,6 +22,7 @@ from ckptd.client.deadline import Deadline
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.wire import tls
 from ckptd.wire.addresses import Address
+from ckptd.wire.credentials import NO_CREDENTIALS, Credentials
 
 FIRST_CONTACT_S = 60.0
 """How long a daemon that has never answered is tried, in each call."""
@@ -36,10 +37,10 @@ _log = logging.getLogger("ckptd.client")
 class FirstContact:
     """What is known of one daemon until it has answered for the first time. Any thread may use it."""
 
-    def __init__(self, address: Address, ca: bytes | None = None) -> None:
-        """`ca` as in `open_channel`. Nothing happens before the first `bounded` or `check`."""
+    def __init__(self, address: Address, credentials: Credentials = NO_CREDENTIALS) -> None:
+        """`credentials`: what its channel is opened with. Nothing happens before the first `bounded` or `check`."""
         self.address = address
-        self._ca = ca
+        self._credentials = credentials
         self._lock = threading.Lock()
         self._is_over = threading.Event()  # made, or closed
         self._is_made = False
@@ -89,7 +90,7 @@ class FirstContact:
         if self.address.is_unix and not self._is_made:
             _check_access(self.address)
         if not self._is_trusted:
-            tls.check(self.address, self._ca, timeout_s=_MOST_HANDSHAKE_S)
+            tls.check(self.address, self._credentials, timeout_s=_MOST_HANDSHAKE_S)
             self._is_trusted = True
 
     def made(self) -> None:

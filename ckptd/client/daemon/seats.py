@@ -18,6 +18,7 @@ from ckptd.engine.identity import Member, RunOptions
 from ckptd.wire import versions
 from ckptd.wire.addresses import Address
 from ckptd.wire.channels import open_channel
+from ckptd.wire.credentials import Credentials
 from ckptd.wire.methods import ADMIN, READ, SAVE, WATCH, Stub
 
 
@@ -39,16 +40,20 @@ class Seat:
         run: str,
         member: Member,
         *,
-        token: str | None,
-        ca: bytes | None,
+        credentials: Credentials,
         shares_memory: bool,
     ) -> None:
         """Prepare the connection; gRPC connects with the first call."""
         self.member = member
         self.peer = versions.this_peer(member.incarnation)
-        connect = partial(open_channel, token=token, ca=ca)
+        connect = partial(
+            open_channel,
+            token=credentials.token,
+            ca=credentials.ca,
+            client_certificate=credentials.client_certificate,
+        )
         self._channel = connect(address)
-        self.contact = FirstContact(address, ca)
+        self.contact = FirstContact(address, credentials)
         self.contact.over(self._channel)
         self.save, self.read = Stub(self._channel, SAVE), Stub(self._channel, READ)
         self.admin, self.watch = Stub(self._channel, ADMIN), Stub(self._channel, WATCH)

@@ -1,4 +1,4 @@
-"""What the environment says about the daemon: `CKPTD_ADDRESS`, `CKPTD_TOKEN` and `CKPTD_CA`.
+"""What the environment says about the daemon: `CKPTD_ADDRESS`, `CKPTD_TOKEN`, `CKPTD_CA`, `CKPTD_CERT`, `CKPTD_KEY`.
 
 They hold alike for `Checkpointer`, for every adapter and for every command; what a caller passes comes first.
 """
@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path as LocalPath
+from typing import TypeAlias
 
 from ckptd.client.paths.latest import Path, as_text
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import addresses, places
+from ckptd.wire.credentials import Credentials
 
 ADDRESS_VARIABLE = "CKPTD_ADDRESS"
 """Names a daemon, or a store, in the environment."""
 
 TOKEN_VARIABLE = "CKPTD_TOKEN"  # noqa: S105 - the variable's name
 CA_VARIABLE = "CKPTD_CA"
+CERT_VARIABLE = "CKPTD_CERT"
+KEY_VARIABLE = "CKPTD_KEY"
+
+Pem: TypeAlias = str | bytes
+"""PEM as such, as text or bytes, or the path of a file with it."""
 
 
 def given_address(address: Path | None) -> str:
@@ -32,30 +39,54 @@ def address_or_local(address: Path | None) -> str:
     return given_address(address) or str(places.local_daemon(os.environ))
 
 
-def given_token(token: str | None) -> str | None:
-    """Return the token that is given, or else the environment's."""
-    return (os.environ.get(TOKEN_VARIABLE, "").strip() or None) if token is None else token
+def given_credentials(
+    address: str, *, token: str | None, ca: Pem | None = None, cert: Pem | None = None, key: Pem | None = None
+) -> Credentials:
+    """Return what is given, and for what is not, the environment's.
 
-
-def given_ca(ca: str | bytes | None, address: str) -> bytes | None:
-    """Return the PEM of the authority that is given, as such or as a file's path, or else the environment's.
-
-    The environment's is left alone at an address without TLS, which would refuse one.
+    The environment's certificates are left alone at an address without TLS, which would refuse them. A certificate
+    that is given is not joined with the key that the environment names, which belongs to another.
 
     Raises:
-        InvalidRequestError: the file can't be read.
+        InvalidRequestError: a file can't be read, or a certificate came without its key, or the key alone.
     """
-    if isinstance(ca, bytes):
-        return ca
-    text = ca
-    if text is None and addresses.parse(address).secure:
-        text = os.environ.get(CA_VARIABLE, "").strip() or None
-    if text is None:
-        return None
-    if "-----BEGIN" in text:
-        return text.encode()
+    is_secure = addresses.parse(address).secure
+    if cert is None and key is None and is_secure:
+        cert, key = _of_environment(CERT_VARIABLE), _of_environment(KEY_VARIABLE)
+        names = f"{CERT_VARIABLE} and {KEY_VARIABLE}"
+        sources = (f" that {CERT_VARIABLE} names", f" that {KEY_VARIABLE} names")
+    else:
+        names, sources = "cert= and key= (--cert and --key)", ("", "")
+    if (cert is None) != (key is None):
+        raise InvalidRequestError(f"a client's certificate and its private key belong together: {names}")
+    ca_source = ""
+    if ca is None and is_secure:
+        ca, ca_source = _of_environment(CA_VARIABLE), f" that {CA_VARIABLE} names"
+    pair = None
+    if cert is not None and key is not None:
+        pair = _pem(cert, f"the client's certificate{sources[0]}"), _pem(key, f"the client's private key{sources[1]}")
+    return Credentials(
+        token=given_token(token),
+        ca=None if ca is None else _pem(ca, f"the certificate authority{ca_source}"),
+        client_certificate=pair,
+    )
+
+
+def given_token(token: str | None) -> str | None:
+    """Return the token that is given, or else the environment's."""
+    return _of_environment(TOKEN_VARIABLE) if token is None else token
+
+
+def _of_environment(variable: str) -> str | None:
+    return os.environ.get(variable, "").strip() or None
+
+
+def _pem(given: Pem, what: str) -> bytes:
+    if isinstance(given, bytes):
+        return given
+    if "-----BEGIN" in given:
+        return given.encode()
     try:
-        return LocalPath(text).read_bytes()
+        return LocalPath(given).read_bytes()
     except OSError as error:
-        where = "" if ca is not None else f" that {CA_VARIABLE} names"
-        raise InvalidRequestError(f"the certificate authority{where} can't be read: {error}") from error
+        raise InvalidRequestError(f"{what} can't be read: {error}") from error

@@ -1,10 +1,12 @@
-"""`CKPTD_ADDRESS`, `CKPTD_TOKEN` and `CKPTD_CA` hold for `Checkpointer` and for every command alike."""
+"""What the environment says of the daemon holds for `Checkpointer` and for every command alike."""
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +133,16 @@ def test_without_an_address_it_is_the_user_s_socket_then_that_of_the_host(tmp_pa
 def test_a_run_is_wanted(tmp_path):
     with pytest.raises(InvalidRequestError, match="run='runs/mnist'"):
         ckptd.Checkpointer(str(tmp_path))
+
+
+def test_whatever_takes_an_authority_takes_a_client_s_certificate_and_its_key():
+    takers = {}
+    for path in Path(ckptd.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                names = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                if {"token", "ca"} <= names:
+                    takers[f"{path.name}:{node.name}"] = names
+    assert {"checkpointer.py:__init__", "following.py:follow", "dcp_writer.py:__init__"} <= set(takers)
+    within = {"channels.py:open_channel"}  # takes both as one
+    assert {taker for taker, names in takers.items() if not {"cert", "key"} <= names} == within

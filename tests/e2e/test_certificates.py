@@ -1,0 +1,137 @@
+"""`ckptd certs`, then a real daemon that knows its clients by their certificates, and each way to reach it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+import ckptd
+from ckptd.cli import main
+from ckptd.errors import InvalidRequestError, NotPermittedError
+from tests.unit.daemon.conftest import Process
+
+W = {"w": np.arange(3.0)}
+POLICY = """
+[[grant]]
+to = "cert:vision"
+runs = "vision/**"
+role = "save"
+
+[[grant]]
+to = "cert:boss"
+runs = "**"
+role = "admin"
+"""
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory):
+    """What the command makes, for a daemon on this host and three clients."""
+    where = tmp_path_factory.mktemp("set-up") / "certs"
+    clients = [word for name in ("vision", "audio", "boss") for word in ("--client", name)]
+    assert main.run(["certs", "127.0.0.1", "localhost", "--dir", str(where), *clients]) == 0
+    return where
+
+
+@pytest.fixture(scope="module")
+def daemon(certs, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("daemon")
+    (directory / "policy.toml").write_text(POLICY)
+    files = {"--tls-cert": "server.crt", "--tls-key": "server.key", "--client-ca": "ca.crt"}
+    started = Process(
+        directory,
+        "--listen",
+        "grpcs://127.0.0.1:0",
+        f"--policy={directory}/policy.toml",
+        *(f"{flag}={certs / name}" for flag, name in files.items()),
+    )
+    try:
+        yield started.ready()
+    finally:
+        started.end()
+
+
+def shown(certs, name, authority="ca.crt"):
+    """What a client passes."""
+    return {
+        "ca": str(certs / authority),
+        "cert": str(certs / f"client-{name}.crt"),
+        "key": (certs / f"client-{name}.key").read_text(),  # a file's path or its content, alike
+    }
+
+
+def test_a_certificate_is_an_identity_of_the_policy(daemon, certs):
+    address = daemon.listening[0]
+    with ckptd.Checkpointer(address, "vision/a", **shown(certs, "vision")) as ckpt:
+        assert ckpt.save(1, W).result().step == 1
+        with closing(ckptd.follow(address, "vision/a", timeout_s=10.0, **shown(certs, "vision"))) as news:
+            assert next(news).step == 1
+    for name, run in (("audio", "vision/a"), ("vision", "audio/a")):
+        refused = pytest.raises(NotPermittedError, match=f"cert:{name} may not read")
+        with ckptd.Checkpointer(address, run, **shown(certs, name)) as ckpt, refused:
+            ckpt.latest()
+
+
+def test_commands_show_it_by_options_and_by_the_environment(daemon, certs, monkeypatch, capsys):
+    address = daemon.listening[0]
+    options = [f"--ca={certs}/ca.crt", f"--cert={certs}/client-boss.crt", f"--key={certs}/client-boss.key"]
+    with ckptd.Checkpointer(address, "vision/b", **shown(certs, "vision")) as ckpt:
+        ckpt.save(1, W).result()
+    monkeypatch.setenv("CKPTD_ADDRESS", address)
+    commands = (["status"], ["health"], ["watch", "--run", "vision/b", "--once"], ["pin", "vision/b/model.ckpt-1"])
+    for command in commands:
+        assert main.run([*command, *options]) == 0, (command, capsys.readouterr().err)
+    for variable, name in (("CA", "ca.crt"), ("CERT", "client-boss.crt"), ("KEY", "client-boss.key")):
+        monkeypatch.setenv(f"CKPTD_{variable}", str(certs / name))
+    for command in commands:
+        assert main.run(command) == 0, (command, capsys.readouterr().err)
+    assert "vision/b" in capsys.readouterr().out
+    with ckptd.Checkpointer(run="vision/b") as ckpt:
+        assert ckpt.latest().step == 1
+
+
+def test_what_a_client_lacks_is_told_at_once(daemon, certs, tmp_path):
+    foreign = tmp_path / "certs"
+    assert main.run(["certs", "--client", "vision", "--dir", str(foreign)]) == 0
+    right = shown(certs, "vision")
+    ours = {"ca": right["ca"]}
+    server_s = {**ours, "cert": str(certs / "server.crt"), "key": str(certs / "server.key")}
+    encrypted = {**right, "key": _encrypted(right["key"])}
+    for passed, kind, message in (
+        (ours, NotPermittedError, "wants a client's certificate"),
+        ({**shown(foreign, "vision"), **ours}, NotPermittedError, "does not take the client's certificate"),
+        (server_s, NotPermittedError, "does not take the client's certificate"),
+        ({**right, "cert": server_s["cert"]}, InvalidRequestError, "of another certificate"),
+        (encrypted, InvalidRequestError, "is encrypted"),
+        ({**right, "cert": "-----BEGIN NOTHING"}, InvalidRequestError, "cannot be used"),
+    ):
+        refused = pytest.raises(kind, match=message)
+        with ckptd.Checkpointer(daemon.listening[0], "vision/c", **passed) as ckpt, refused:
+            ckpt.latest()
+
+
+def test_a_certificate_without_its_key_or_without_tls_is_refused(daemon, certs, tmp_path, monkeypatch):
+    right = shown(certs, "vision")
+    del right["key"]
+    monkeypatch.setenv("CKPTD_KEY", str(certs / "client-boss.key"))  # of another certificate
+    with pytest.raises(InvalidRequestError, match="belong together"):
+        ckptd.Checkpointer(daemon.listening[0], "r", **right)
+    monkeypatch.setenv("CKPTD_CERT", str(tmp_path / "nothing.crt"))
+    with pytest.raises(InvalidRequestError, match="that CKPTD_CERT names can't be read"):
+        ckptd.Checkpointer(daemon.listening[0], "r", ca=right["ca"])
+    refused = pytest.raises(InvalidRequestError, match="write grpcs://")
+    with ckptd.Checkpointer("grpc://127.0.0.1:1", "r", cert="-----BEGIN", key="-----BEGIN") as ckpt, refused:
+        ckpt.latest()
+
+
+def _encrypted(pem):
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key(pem.encode(), None)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"a password"),
+    ).decode()
