@@ -58,6 +58,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd health unix:///run/ckptd/ckptd.sock", "what a container engine runs every few seconds"),
         ("ckptd health && echo it serves", "of the local daemon"),
     ),
+    "evict": (
+        ("ckptd evict runs/mnist --rank 3", "of the local daemon, the one that hangs"),
+        ("ckptd evict runs/mnist --address unix:///run/ckptd/ckptd.sock", "all of its ranks"),
+    ),
     "token": (
         ("ckptd token new vision --tokens tokens.json --expires 90d > vision.token", "for one team, printed once"),
         ("ckptd token list --tokens tokens.json", "which there are, and when they end"),

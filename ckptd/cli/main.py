@@ -49,6 +49,7 @@ COMMANDS = {
     "watch": Listed("ckptd.cli.watch", "Report each new checkpoint, and run a command for it."),
     "status": Listed("ckptd.cli.status", "Show what a daemon is doing."),
     "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
+    "evict": Listed("ckptd.cli.evict", "Free the place that a hung process holds in a run."),
     "token": Listed("ckptd.cli.token", "Make, list and revoke the tokens of a daemon."),
     "certs": Listed("ckptd.cli.certs", "Make certificates: an authority, the daemon's, and clients'."),
     "inspect": Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),

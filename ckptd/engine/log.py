@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.identity import SaveRef
+from ckptd.engine.identity import Member, SaveRef
 from ckptd.engine.replicas import Difference, told
 from ckptd.engine.wording import describe_bytes, describe_seconds
 from ckptd.errors import CkptdError
@@ -110,3 +110,19 @@ def log_quarantined(prefix: str, save: SaveRef, reason: str, by: str, latest: Ch
     }
     text = f"{prefix} is damaged and in quarantine, its files stay: {reason}; {now}. `ckptd repair` looks again"
     logger.error("%s", text, extra={"ckptd": fields})
+
+
+def log_evicted(run: str, members: Sequence[Member], saves: Sequence[SaveRef], by: str) -> None:
+    """Say which processes an operator has evicted from a run, and which saves ended with that."""
+    fields = {
+        "event": "evicted",
+        "run": run,
+        "ranks": [member.rank for member in members],
+        "processes": [f"pid {member.pid} on {member.host}" for member in members],
+        "steps": [save.step for save in saves],
+        "by": by,
+    }
+    ended = f"; ended: {', '.join(map(str, saves))}" if saves else ""
+    more = f" and {len(members) - _MOST_AWAITED} more" if len(members) > _MOST_AWAITED else ""
+    who = ", ".join(map(str, members[:_MOST_AWAITED])) + more
+    logger.warning("%s evicted %s from %s%s", by, who, run, ended, extra={"ckptd": fields})

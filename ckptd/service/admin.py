@@ -15,6 +15,7 @@ from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
+from ckptd.service.presence import Presences
 from ckptd.service.save import Host
 from ckptd.service.store_facts import StoreFacts
 from ckptd.wire import convert
@@ -30,10 +31,11 @@ Result = TypeVar("Result")
 class AdminService:
     """Behaviours of `AdminService`. `listening` is filled in by the server once it has bound its addresses."""
 
-    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools) -> None:
+    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, presences: Presences) -> None:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools
+        self._presences = presences
         self._openings = Openings(coordinator, pools)
         self._facts = StoreFacts(coordinator.store, pools)
         self._started = time.monotonic()
@@ -92,6 +94,13 @@ class AdminService:
         run, which = _named(request)
         back = await self._in_catalog(run, lambda stored: stored.undelete(which))
         return admin_pb2.UndeleteReply(checkpoint=convert.checkpoint_to_wire(back, run))
+
+    async def evict(self, request: admin_pb2.EvictRequest, call: Call) -> admin_pb2.EvictReply:
+        """Free the places that hung or hostile processes hold in a run."""
+        run, rank = convert.run_from_wire(request.run), request.rank if request.HasField("rank") else None
+        eviction = await self._openings.control(run, self._coordinator.evict, run, rank, str(call.caller))
+        self._presences.evicted(run, eviction.members)
+        return convert.eviction_to_wire(eviction.members, eviction.saves)
 
     async def _in_catalog(self, run: str, work: Callable[[ServedCatalog], Result]) -> Result:
         return await self._openings.control(run, self._coordinator.in_catalog, run, work)

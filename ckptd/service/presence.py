@@ -3,15 +3,17 @@
 When a connection breaks, the same process may be back on a new stream before the old one is found dead, so the end of
 a stream is the end of the connection only if it was the last; and what is told to the coordinator about one member
 is told in order, although it is told from a pool of threads.
+
+The streams of a member that an operator evicts end with the reason: so its process hears of it at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptd.engine.identity import Member, RunOptions
@@ -29,6 +31,7 @@ class _Presence:
 
     streams: int
     turn: asyncio.Lock
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Presences:
@@ -41,8 +44,11 @@ class Presences:
         self._departing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def arrive(self, run: str, member: Member, options: RunOptions) -> AsyncIterator[int]:
-        """Join, and be connected for the block; yields the epoch. `ConflictError` if the place is taken."""
+    async def arrive(self, run: str, member: Member, options: RunOptions) -> AsyncIterator[tuple[int, asyncio.Event]]:
+        """Join, and be connected for the block; yields the epoch, and what is set when the member is evicted.
+
+        `ConflictError` if the place is taken.
+        """
         place = (run, member.rank, member.incarnation)
         presence = self._here.setdefault(place, _Presence(0, asyncio.Lock()))
         presence.streams += 1
@@ -51,12 +57,19 @@ class Presences:
             async with presence.turn:
                 joined = self._pools.submit(run, self._coordinator.join, run, member, options)
                 epoch = await settled(joined)
-            yield epoch
+            yield epoch, presence.over
         finally:
             # The caller may be gone, and this task with it, before the engine has answered: another one sees to it.
             departing = asyncio.ensure_future(self._depart(place, presence, member, joined))
             self._departing.add(departing)
             departing.add_done_callback(self._departing.discard)
+
+    def evicted(self, run: str, members: Iterable[Member]) -> None:
+        """End the streams of members that have lost their places."""
+        for member in members:
+            presence = self._here.get((run, member.rank, member.incarnation))
+            if presence is not None:
+                presence.over.set()
 
     async def settle(self, timeout_s: float) -> None:
         """Wait until every member that left has been reported to the coordinator, up to a limit."""
@@ -80,3 +93,13 @@ class Presences:
                 )
             if not presence.streams:  # No stream came while the coordinator was told.
                 self._here.pop(place, None)
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait until one of several things has happened."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()

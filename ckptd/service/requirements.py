@@ -99,6 +99,7 @@ ROWS: dict[str, Row] = {
             "Delete": _delete,
             "Undelete": _on_run(Right.MANAGE),
             "Repair": _on_run(Right.MANAGE),
+            "Evict": _on_run(Right.ADMIN),
         },
     ),
 }

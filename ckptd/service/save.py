@@ -32,7 +32,7 @@ from ckptd.service.flow import Budgets
 from ckptd.service.intake import Intake
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled, settled_within
-from ckptd.service.presence import Presences
+from ckptd.service.presence import Presences, first_of
 from ckptd.service.stream_processes import StreamProcesses
 from ckptd.wire import convert, lanes, methods, status
 from ckptd.wire.chunks import MAX_MESSAGE_BYTES, Chunk
@@ -89,7 +89,7 @@ class SaveService:
             raise NotNowError("the daemon is shutting down")
         await self._openings.ready(run, create=True)
         self._descriptors.check()
-        async with self.presences.arrive(run, member, options) as epoch:
+        async with self.presences.arrive(run, member, options) as (epoch, evicted):
             welcome = save_pb2.Welcome(
                 peer=self._host.peer,
                 epoch=epoch,
@@ -100,7 +100,11 @@ class SaveService:
                 arena=self._host.arena_for(call.caller),
             )
             await call.write(save_pb2.JoinEvent(welcome=welcome))
-            await self._ending.wait()
+            await first_of(self._ending, evicted)
+            if evicted.is_set():
+                await self._pools.control(
+                    run, self._coordinator.check_member, run, member.rank, member.incarnation, epoch
+                )
             raise NotNowError("the daemon is shutting down")
 
     async def leave(self, request: save_pb2.LeaveRequest, call: Call) -> save_pb2.LeaveReply:

@@ -126,7 +126,6 @@ class Server:
             coordinator.latest,
             lambda run, save_id: coordinator.look(run, lambda stored: stored.quarantine_of(save_id), ""),
         )
-        self._admin = AdminService(coordinator, host, self._pools)
         self._taken_over: set[str] = set()
         self._serves_nothing = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
@@ -135,6 +134,7 @@ class Server:
         self._server = guarded_server.server([IdentityNeeded(self.gate)], channels.SERVER_OPTIONS)
         save = SaveService(coordinator, host, self._pools, flow, self._ending)
         self._presences = save.presences
+        self._admin = AdminService(coordinator, host, self._pools, save.presences)
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
@@ -317,6 +317,7 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
                 "Delete": admin.delete,
                 "Undelete": admin.undelete,
                 "Repair": admin.repair,
+                "Evict": admin.evict,
             },
         ),
     )

@@ -322,6 +322,14 @@ def repaired_to_wire(repaired: Repaired) -> admin_pb2.RepairReply:
     )
 
 
+def eviction_to_wire(members: Iterable[Member], saves: Iterable[SaveRef]) -> admin_pb2.EvictReply:
+    """Return the message that says which processes lost their places, and which saves ended with that."""
+    return admin_pb2.EvictReply(
+        evicted=[admin_pb2.Evicted(rank=each.rank, host=each.host, pid=each.pid) for each in members],
+        ended=[save_to_wire(save) for save in saves],
+    )
+
+
 def restoring_from_wire(message: read_pb2.Restoring) -> Restoring:
     """Check and read which call of `restore` this is."""
     _number("world_size", message.world_size, 1, MAX_WORLD_SIZE)

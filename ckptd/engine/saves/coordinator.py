@@ -35,13 +35,9 @@ from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.session import Phase
-from ckptd.engine.saves.views import RunView
+from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
-from ckptd.errors import (
-    CkptdError,
-    ConflictError,
-    NotFoundError,
-)
+from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
 
@@ -82,10 +78,10 @@ class Coordinator:
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()
         self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
-        """Called with a run and the ids of the saves that it has, whenever it has looked at its catalog. The catalog's
-        lock is held: no save can take the place of one that is gone before this returns, and it must not block."""
+        """Called with a run and the ids of its saves, when it has looked at its catalog. The catalog's lock is held:
+        no save can take the place of one that is gone before this returns, and it must not block."""
         self.floor_of: Callable[[str], Floor] = lambda run: NO_FLOOR
-        """Returns what the operator keeps of a run; called whenever something could be deleted. It must not block."""
+        """Returns what the operator keeps of a run; asked whenever something may be deleted. It must not block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
@@ -178,6 +174,11 @@ class Coordinator:
         opened = self._runs.if_open(run)
         if opened is not None:
             opened.leave(member, epoch)
+
+    def evict(self, run: str, rank: int | None, by: str) -> Eviction:
+        """Free the place of one rank, or of all, and end its saves in the name of `by`; see `Membership.evict`."""
+        with self._runs.stored(run) as opened:
+            return opened.evict(rank, by)
 
     # Saving.
 

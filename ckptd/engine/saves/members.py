@@ -109,6 +109,10 @@ class Members:
         self._membership.leave(member, epoch)
         return was_connected
 
+    def evict(self, rank: int | None, by: str) -> list[Member]:
+        """Free the place of one rank, or of all, and keep its process out; return the processes."""
+        return self._membership.evict(rank, by)
+
     def catch_up(self, epoch: int) -> None:
         """Take up the epoch that the run has reached with another owner: older members are fenced off."""
         self._membership.catch_up(epoch)

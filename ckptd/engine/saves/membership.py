@@ -3,14 +3,20 @@
 A rank holds its place while its connection lives, and for a lease after it broke, in which the same process may come
 back. A place that is held is never taken over, so a second job that is started by mistake is refused. A new process in
 a place that fell free starts a new *epoch*: the processes of the old one, should any wake up, are fenced off.
+
+An operator can free a place whose process hangs, or should not be there: that process is evicted, and gets no
+place again while the daemon keeps the run open.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field, fields
 
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.errors import ConflictError, InvalidRequestError
+
+_MOST_EVICTED = 1024  # of one run, remembered
 
 
 @dataclass(slots=True)
@@ -28,17 +34,20 @@ class Membership:
     epoch: int = 0
     world_size: int = 0
     _places: dict[int, _Place] = field(default_factory=dict)
+    _evicted: OrderedDict[str, str] = field(default_factory=OrderedDict)  # by incarnation: by whose order
 
     def join(self, member: Member, now: float, options: RunOptions | None = None) -> int:
         """Give the member its place; return the epoch.
 
         Raises:
-            ConflictError: another process holds the place, or its lease still runs; it is named.
+            ConflictError: another process holds the place, or its lease still runs; it is named. Or this one was
+                evicted.
             InvalidRequestError: another rank of the job was given other options; both are named.
         """
         options = options or RunOptions()
         if not 0 <= member.rank < member.world_size:
             raise InvalidRequestError(f"there is no rank {member.rank} among {member.world_size}")
+        self._check_not_evicted(member.rank, member.incarnation)
         own = self._places.get(member.rank)
         holders = [place for place in self._places.values() if self._holds(place, now)]
         if own is not None and own.member.incarnation == member.incarnation and self.world_size == member.world_size:
@@ -85,6 +94,30 @@ class Membership:
         if self._place(member, epoch) is not None:
             del self._places[member.rank]
 
+    def evict(self, rank: int | None, by: str) -> list[Member]:
+        """Free the place of one rank, or of all, and keep its process out; return the processes, by rank.
+
+        The next to join begins a new epoch, as after a lease that has run out.
+        """
+        evicted = [
+            place.member
+            for each, place in sorted(self._places.items())
+            if rank in (None, each) and place.member.incarnation not in self._evicted
+        ]
+        for member in evicted:
+            self._evicted[member.incarnation] = by
+            if len(self._evicted) > _MOST_EVICTED:
+                self._evicted.popitem(last=False)
+        return evicted
+
+    def _check_not_evicted(self, rank: int, incarnation: str) -> None:
+        by = self._evicted.get(incarnation)
+        if by is not None:
+            raise ConflictError(
+                f"this process was evicted as rank {rank} of the run by {by}: it saves nothing here any more; start "
+                "the job anew to save again"
+            )
+
     def catch_up(self, epoch: int) -> None:
         """Take up the epoch that the run has reached elsewhere: if it is a higher one, no place is taken."""
         if epoch > self.epoch:
@@ -93,6 +126,7 @@ class Membership:
 
     def check(self, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place in this epoch."""
+        self._check_not_evicted(rank, incarnation)
         place = self._places.get(rank)
         if epoch == self.epoch and place is not None and place.member.incarnation == incarnation:
             return
@@ -104,11 +138,11 @@ class Membership:
     def member(self, rank: int) -> tuple[Member, bool] | None:
         """Return the process in a rank's place, and whether its connection lives; None if there is none."""
         place = self._places.get(rank)
-        return None if place is None else (place.member, place.lost_at is None)
+        return None if place is None else (place.member, self._is_connected(place))
 
     def connected(self) -> list[int]:
         """Return the ranks whose connection lives, ascending."""
-        return sorted(rank for rank, place in self._places.items() if place.lost_at is None)
+        return sorted(rank for rank, place in self._places.items() if self._is_connected(place))
 
     def lost(self, now: float) -> dict[int, tuple[str, float]]:
         """Return the ranks whose lease has run out: the process, and for how many seconds its connection is gone."""
@@ -118,7 +152,12 @@ class Membership:
             if place.lost_at is not None and not self._holds(place, now)
         }
 
+    def _is_connected(self, place: _Place) -> bool:
+        return place.lost_at is None and place.member.incarnation not in self._evicted
+
     def _holds(self, place: _Place, now: float) -> bool:
+        if place.member.incarnation in self._evicted:
+            return False
         return place.lost_at is None or now - place.lost_at < self.lease_s
 
     def _place(self, member: Member, epoch: int) -> _Place | None:

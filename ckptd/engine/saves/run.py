@@ -13,6 +13,7 @@ from ckptd.engine.clock import Clock
 from ckptd.engine.identity import Declaration, Member, RunOptions
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.layout import Assignment
+from ckptd.engine.log import log_evicted
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.after_publishing import AfterPublishing
 from ckptd.engine.saves.known_layouts import KnownLayouts
@@ -24,9 +25,9 @@ from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog, policy_of
 from ckptd.engine.saves.shares import Share
 from ckptd.engine.saves.surroundings import Surroundings
-from ckptd.engine.saves.views import RunView
+from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError
+from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.base import Lock, Store
 
 
@@ -140,6 +141,17 @@ class Run:
         with self.lock:
             if self.members.leave(member, epoch):
                 self.saves.member_left(member)
+
+    def evict(self, rank: int | None, by: str) -> Eviction:
+        """Free the place of one rank, or of all; see `Coordinator.evict`."""
+        with self.lock:
+            members = self.members.evict(rank, by)
+            if not members:
+                who = "no process holds a place" if rank is None else f"no process holds the place of rank {rank}"
+                raise NotFoundError(who, key=self.name)
+            eviction = Eviction(tuple(members), tuple(self.saves.evicted(members, by)))
+        log_evicted(self.name, eviction.members, eviction.saves, by)
+        return eviction
 
     # Saving.
 

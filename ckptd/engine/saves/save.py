@@ -163,11 +163,15 @@ class Save:
     @property
     def needs_nobody(self) -> bool:
         """Whether it goes on by itself: every rank has declared, and what is still owed lies in captured memory."""
+        return not self.needed()
+
+    def needed(self) -> set[int]:
+        """Return the ranks without which it cannot go on, as they have not declared or still send."""
         if self.session.phase is machine.Phase.DECLARING:
             owing = set(range(self.session.world_size))
         else:
             owing = {rank for rank, _ in self.session.owed}
-        return all(rank in self.claims and self.claims[rank].is_safe for rank in owing)
+        return {rank for rank in owing if rank not in self.claims or not self.claims[rank].is_safe}
 
     def check_deadlines(self, lost: Mapping[int, tuple[str, float]]) -> None:
         """End the save if a rank is gone, late or stalled; `lost` is as `Membership.lost` gives it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 
 from ckptd.engine.checkpoint import Checkpoint
@@ -31,6 +31,7 @@ from ckptd.errors import NotFoundError, SessionAbortedError
 from ckptd.format.names import prefix_for
 
 _REMEMBERED_SAVES = 64
+_MOST_NAMED = 8  # processes in one message
 
 
 class SaveQueue:
@@ -304,6 +305,16 @@ class SaveQueue:
         """End the saves that a member still owed something, as it will never come; the lock is held."""
         for save in list(self._live):
             save.check_deadlines({member.rank: (str(member), 0.0)})
+
+    def evicted(self, members: Collection[Member], by: str) -> list[SaveRef]:
+        """End the saves that cannot go on without processes that were evicted; return them. The lock is held."""
+        ended = []
+        for save in list(self._live):
+            missing = [member for member in members if member.rank in save.needed()]
+            if missing and save.ref.epoch == self._members.epoch and not save.session.committing:
+                ended.append(save.ref)
+                save.fail(f"{', '.join(map(str, missing[:_MOST_NAMED]))} was evicted by {by}")
+        return ended
 
     def drain(self) -> None:
         """Begin no more saves."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.identity import SaveRef
+from ckptd.engine.identity import Member, SaveRef
 from ckptd.engine.layout import Road
 from ckptd.engine.saves.session import Phase
 
@@ -22,6 +22,14 @@ class SaveView:
     age_s: float
     waiting_for: tuple[str, ...]
     roads: frozenset[Road]
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Which processes an operator has evicted from a run, by rank, and which saves ended with that."""
+
+    members: tuple[Member, ...]
+    saves: tuple[SaveRef, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,3 +211,31 @@ class LeftOut(_message.Message):
     prefix: str
     reason: str
     def __init__(self, prefix: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class EvictRequest(_message.Message):
+    __slots__ = ("peer", "run", "rank")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    peer: _common_pb2.Peer
+    run: str
+    rank: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., rank: _Optional[int] = ...) -> None: ...
+
+class EvictReply(_message.Message):
+    __slots__ = ("evicted", "ended")
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    evicted: _containers.RepeatedCompositeFieldContainer[Evicted]
+    ended: _containers.RepeatedCompositeFieldContainer[_common_pb2.SaveIdentity]
+    def __init__(self, evicted: _Optional[_Iterable[_Union[Evicted, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[_common_pb2.SaveIdentity, _Mapping]]] = ...) -> None: ...
+
+class Evicted(_message.Message):
+    __slots__ = ("rank", "host", "pid")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    host: str
+    pid: int
+    def __init__(self, rank: _Optional[int] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...

@@ -47,13 +47,14 @@ NEEDS = {
     "DeleteLatest": "manage",
     "Undelete": "manage",
     "Repair": "manage",
+    "Evict": "admin",
 }
 HAS = {
     "read": {"read"},
     "save": {"read", "save"},
     "manage": {"read", "manage"},
     "agent": set(),
-    "admin": {"read", "save", "manage"},
+    "admin": {"read", "save", "manage", "admin"},
 }
 WITHOUT_A_RUN = {"PutManifest", "Status"}
 
@@ -84,6 +85,7 @@ def request_of(name, run):
         "DeleteLatest": lambda: admin_pb2.DeleteRequest(run=run, step=1, even_latest=True),
         "Undelete": lambda: admin_pb2.UndeleteRequest(run=run, step=1),
         "Repair": lambda: admin_pb2.RepairRequest(run=run),
+        "Evict": lambda: admin_pb2.EvictRequest(run=run),
     }[name]()
 
 

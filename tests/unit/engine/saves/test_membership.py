@@ -116,3 +116,27 @@ def test_a_process_that_never_joined_may_not_save():
 def test_there_is_no_rank_beyond_the_world(rank):
     with pytest.raises(InvalidRequestError):
         Membership(lease_s=5.0).join(member(rank), 0.0)
+
+
+def test_an_evicted_process_holds_nothing_and_the_next_in_its_place_begins_an_epoch():
+    places = joined()
+    assert places.evict(1, "token:root") == [member(1)]
+    assert places.connected() == [0]
+    for refused in (lambda: places.check(1, "a1", 1), lambda: places.join(member(1), 1.0)):
+        with pytest.raises(ConflictError, match="was evicted as rank 1 of the run by token:root"):
+            refused()
+    places.check(0, "a0", 1)
+    assert places.join(member(1, "b"), 1.0) == 2
+    with pytest.raises(ConflictError, match="evicted"):
+        places.join(member(1), 2.0)
+    with pytest.raises(ConflictError, match="fenced off by epoch 2"):
+        places.check(0, "a0", 1)
+    assert places.evict(1, "token:root") == [member(1, "b")]
+    assert places.evict(1, "token:root") == []
+
+
+def test_all_are_evicted_at_once_and_a_job_of_another_size_may_come():
+    places = joined()
+    assert places.evict(None, "uid:0") == [member(0), member(1)]
+    assert places.is_free(0.0)
+    assert places.join(member(0, "b", world_size=3), 0.0) == 2
