@@ -18,8 +18,7 @@ def command(
     run: str,
     rank: int | None,
     address: str | None,
-    token_file: str | None,
-    ca: str | None,
+    identity: daemons.Identity,
     timeout_s: float,
     as_json: bool,
 ) -> None:
@@ -35,7 +34,7 @@ def command(
 
     where = daemons.where(address)
     request = admin_pb2.EvictRequest(peer=versions.this_peer(versions.new_incarnation()), run=run, rank=rank)
-    with daemons.channel(where, token_file, ca, timeout_s=timeout_s) as channel:
+    with daemons.channel(where, identity, timeout_s=timeout_s) as channel:
         try:
             reply = methods.Stub(channel, methods.ADMIN).Evict(request, timeout=timeout_s)
         except grpc.RpcError as error:
