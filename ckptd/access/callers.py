@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TOKEN, CERTIFICATE, USER, LOOPBACK = "token", "cert", "uid", "loopback"
 
@@ -16,11 +16,14 @@ class Caller:
         kind: `TOKEN`, `CERTIFICATE`, `USER` or `LOOPBACK`.
         name: of the token, the certificate's common name, the number of the user; empty for the loopback interface.
         aliases: other names that a policy may call it by: a certificate's alternative names.
+        proof: the hash of the token that was shown. With it a token that was revoked, and a new one of the same name,
+            are two callers; the policy, the logs and limits do not tell them apart.
     """
 
     kind: str
     name: str = ""
     aliases: tuple[str, ...] = ()
+    proof: str = field(default="", repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -31,9 +34,9 @@ class Caller:
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
-def of_token(name: str) -> Caller:
-    """Return the identity of a token that has this name."""
-    return Caller(TOKEN, name)
+def of_token(name: str, proof: str = "") -> Caller:
+    """Return the identity of a token that has this name, and this hash."""
+    return Caller(TOKEN, name, proof=proof)
 
 
 def of_user(uid: int) -> Caller:

@@ -66,7 +66,11 @@ class Tokens:
 
     def find(self, shown: str) -> Token | None:
         """Return the token that was shown, expired or not; None if there is none such."""
-        return self._by_hash.get(hash_of(shown))
+        return self.find_hash(hash_of(shown))
+
+    def find_hash(self, sha256: str) -> Token | None:
+        """Return the token that has this hash, expired or not; None if there is none such."""
+        return self._by_hash.get(sha256)
 
 
 def is_name(name: str) -> bool:

@@ -203,7 +203,7 @@ class ArenaConnection:
 
     def _need(self, right: Right, run: str) -> None:
         assert self._caller is not None, "a connection begins with its key"
-        self.lending.gate.check(self._caller, Requirement(right, run))
+        self.lending.gate.check_still(self._caller, Requirement(right, run))
 
     def _open(self, request: arena_pb2.ArenaOpen) -> tuple[arena_pb2.ArenaReply, list[int]]:
         place = Tenant(convert.run_from_wire(request.run), request.rank)
@@ -220,6 +220,7 @@ class ArenaConnection:
         save = declaration.save
         if self.place != Tenant(save.run, save.rank) or save.incarnation != self._incarnation:
             raise ConflictError("a save was begun by another rank than the one that opened the connection")
+        self._need(Right.SAVE, save.run)
         if declaration.request_id in self._begun:
             raise ConflictError(f"{save} was begun already")
         coordinator = self.lending.coordinator

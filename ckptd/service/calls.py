@@ -22,6 +22,7 @@ from ckptd.errors import CkptdError, UnavailableError
 from ckptd.service import refusal_log, requirements
 from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
 from ckptd.service.refusal_log import host_of
+from ckptd.service.requirements import Requirement
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
 
@@ -51,7 +52,7 @@ class Call:
         self.caller = caller
         self.shares: tuple[str, ...] = (f"{caller} at {self.peer}", str(caller))
         self._gate = gate
-        self._is_checked = False
+        self._needed: Requirement | None = None
         self._method = method
         self._context = context
         self._loop = asyncio.get_running_loop()
@@ -77,10 +78,15 @@ class Call:
     def decode(self, data: Any) -> Any:
         """Return a request; the first one says which run the call is about, and the caller must have a right there."""
         request = self._method.decode_request(data)
-        if not self._is_checked:
-            self._gate.check(self.caller, requirements.of(self._method, request))
-            self._is_checked = True
+        if self._needed is None:
+            self._needed = requirements.of(self._method, request)
+            self._gate.check(self.caller, self._needed)
         return request
+
+    def check_still(self) -> None:
+        """Raise as at the start of the call, by what holds now: for calls that last, before they tell more."""
+        if self._needed is not None:
+            self._gate.check_still(self.caller, self._needed)
 
     def may(self, right: Right, run: str) -> bool:
         """Say whether the caller has another right, on any run that the call comes across."""

@@ -18,7 +18,7 @@ from ckptd.access import callers, tokens
 from ckptd.access.callers import Caller
 from ckptd.access.policy import NO_POLICY, Policy
 from ckptd.access.roles import Right
-from ckptd.access.tokens import Tokens
+from ckptd.access.tokens import Token, Tokens
 from ckptd.errors import NotPermittedError
 from ckptd.service.requirements import Requirement
 from ckptd.wire.channels import TOKEN_KEY, authorization
@@ -125,6 +125,20 @@ class Gate:
             "the call shows no token; pass one of the daemon's: token=, CKPTD_TOKEN, or --token-file of a command"
         )
 
+    def check_still(self, caller: Caller, needed: Requirement) -> None:
+        """Check a caller that showed its identity some time ago, and goes on by what it got then.
+
+        Raises:
+            UnauthenticatedError: the token that it showed is no longer known, or has expired.
+            NotPermittedError: as for `check`.
+        """
+        access = self.access
+        if caller.proof and not (
+            access.shared_token is not None and caller.proof == tokens.hash_of(access.shared_token)
+        ):
+            _check_known(None if access.tokens is None else access.tokens.find_hash(caller.proof))
+        self.check(caller, needed)
+
     def check(self, caller: Caller, needed: Requirement) -> None:
         """Raise `NotPermittedError` unless the policy gives `caller` what a call needs."""
         policy, run = self.access.policy, needed.run
@@ -144,20 +158,25 @@ class Gate:
         if access.shared_token is not None:
             expected = authorization(access.shared_token)[1]
             if hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), expected.encode()):
-                return callers.of_token(tokens.SHARED)
+                return callers.of_token(tokens.SHARED, tokens.hash_of(access.shared_token))
         token = None
         if access.tokens is not None and shown.startswith(_BEARER):
             token = access.tokens.find(shown.removeprefix(_BEARER))
-        if token is None:
-            raise UnauthenticatedError(
-                "the call shows a token that is not the daemon's; pass one that is: token=, CKPTD_TOKEN, or "
-                "--token-file of a command"
-            )
-        if token.is_expired(time.time()):
-            raise UnauthenticatedError(
-                f"the token {token.name!r} has expired: an operator makes a new one with `ckptd token new`"
-            )
-        return callers.of_token(token.name)
+        known = _check_known(token)
+        return callers.of_token(known.name, known.sha256)
+
+
+def _check_known(token: Token | None) -> Token:
+    if token is None:
+        raise UnauthenticatedError(
+            "the call shows a token that is not the daemon's; pass one that is: token=, CKPTD_TOKEN, or "
+            "--token-file of a command"
+        )
+    if token.is_expired(time.time()):
+        raise UnauthenticatedError(
+            f"the token {token.name!r} has expired: an operator makes a new one with `ckptd token new`"
+        )
+    return token
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class WatchService:
             while not self._ending.is_set():
                 news.clear()
                 while (checkpoint := watcher.take()) is not None:
+                    call.check_still()  # its token may have been revoked since the last one
                     await call.write(self._encode(run, checkpoint, watcher.has_heard), stall_s=_PATIENCE_S)
                 await news.wait()
             raise NotNowError("the daemon is shutting down")

@@ -1,0 +1,104 @@
+"""What a revoked token still gets by what it once got: an open connection, a key for shared memory, a watch."""
+
+from __future__ import annotations
+
+import socket
+
+import grpc
+import numpy as np
+import pytest
+
+from ckptd import Checkpointer
+from ckptd.access import tokens
+from ckptd.access.policy import parse
+from ckptd.access.tokens import Token, Tokens
+from ckptd.errors import NotPermittedError
+from ckptd.service.gate import Access
+from ckptd.service.server import Server, ServerOptions
+from ckptd.wire import addresses, frames, methods, status, versions
+from ckptd.wire.channels import open_channel
+from ckptd.wire.v1 import arena_pb2, read_pb2, watch_pb2
+from tests.unit.client.served import Daemon
+
+WAIT_S = 20.0
+W = {"w": np.arange(1000, dtype=np.float32)}
+POLICY = parse({"grant": [{"to": ["token:vision", "token:boss"], "runs": "vision/**", "role": "save"}]})
+
+
+def access_of(**secrets):
+    """Return what a daemon knows of these tokens, by name."""
+    known = {name: Token(name, tokens.hash_of(secret), 0.0) for name, secret in secrets.items()}
+    return Access(tokens=Tokens(known), policy=POLICY)
+
+
+class Guarded(Daemon):
+    """A daemon with two tokens for the same runs, and with shared memory."""
+
+    def make_server(self, coordinator):
+        access = access_of(vision="first", boss="boss")
+        return Server(coordinator, ServerOptions(listen=(self._listen,), access=access, arena=self._arena))
+
+    def revoke(self, **left):
+        self.server.use_identities(access_of(boss="boss", **left), None)
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    running = Guarded(tmp_path / "root", arena_bytes=64 << 20)
+    yield running
+    running.stop()
+
+
+def arena_of(daemon, token):
+    with open_channel(addresses.parse(daemon.address), token=token) as channel:
+        return methods.Stub(channel, methods.READ).Latest(read_pb2.LatestRequest(run="vision/a"), timeout=WAIT_S).arena
+
+
+def held(daemon, key):
+    """Ask for what memory holds, as the identity that got this key; return the refusal, None if there is none."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(WAIT_S)
+        connection.connect(arena_of(daemon, "boss").path)
+        for request in (
+            arena_pb2.ArenaRequest(hello=arena_pb2.ArenaHello(peer=versions.this_peer("me"), key=key)),
+            arena_pb2.ArenaRequest(hold=arena_pb2.ArenaHold(run="vision/a", key="vision/a/model.ckpt-1")),
+        ):
+            frames.send_frame(connection, request.SerializeToString())
+            answer, descriptors = frames.receive_frame(connection)
+            frames.close_all(descriptors)
+        reply = arena_pb2.ArenaReply.FromString(bytes(answer))
+        return status.unpack(reply.error) if reply.error else None
+
+
+@pytest.mark.parametrize("left", [{}, {"vision": "second"}], ids=["revoked", "replaced by one of the same name"])
+def test_a_member_whose_token_is_revoked_saves_no_more_over_shared_memory_either(daemon, left):
+    with Checkpointer(daemon.address, "vision/a", token="first", timeout_s=WAIT_S) as trainer:
+        trainer.save(1, W).result(WAIT_S)
+        daemon.revoke(**left)
+        with pytest.raises(NotPermittedError, match="not the daemon's"):
+            trainer.save(2, W).result(WAIT_S)
+    with Checkpointer(daemon.address, "vision/a", token="boss") as other:
+        assert [each.step for each in other.checkpoints()] == [1]
+
+
+def test_a_key_for_shared_memory_is_its_tokens_and_not_its_names(daemon):
+    key = arena_of(daemon, "first").key
+    assert arena_of(daemon, "first").key == key != arena_of(daemon, "boss").key
+    assert held(daemon, key) is None
+    daemon.revoke(vision="second")
+    assert arena_of(daemon, "second").key != key
+    assert "not the daemon's" in str(held(daemon, key))
+
+
+def test_a_watch_tells_a_revoked_token_of_no_more_checkpoints(daemon):
+    with (
+        open_channel(addresses.parse(daemon.address), token="first") as channel,
+        Checkpointer(daemon.address, "vision/a", token="boss") as trainer,
+    ):
+        trainer.save(1, W).result(WAIT_S)
+        watching = methods.Stub(channel, methods.WATCH).Watch(watch_pb2.WatchRequest(run="vision/a"), timeout=WAIT_S)
+        assert next(watching).checkpoint.step == 1
+        daemon.revoke()
+        trainer.save(2, W).result(WAIT_S)
+        with pytest.raises(grpc.RpcError, match="not the daemon's"):
+            next(watching)
