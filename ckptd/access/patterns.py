@@ -40,6 +40,19 @@ def _is_possible(run: str) -> bool:
     return True
 
 
+def may_match_below(pattern: str, run: str) -> bool:
+    """Say whether a run inside the directory of `run` could have a name of the pattern's."""
+    return _leaves_more(pattern.split("/"), run.split("/"))
+
+
+def _leaves_more(pattern: list[str], run: list[str]) -> bool:
+    if not run or not pattern:
+        return bool(pattern)
+    if pattern[0] == "**":
+        return _leaves_more(pattern, run[1:]) or _leaves_more(pattern[1:], run[1:])
+    return _compiled(pattern[0]).fullmatch(run[0]) is not None and _leaves_more(pattern[1:], run[1:])
+
+
 @lru_cache(maxsize=4096)
 def _compiled(pattern: str) -> re.Pattern[str]:
     parts = [".+" if part == "**" else re.escape(part).replace(r"\*", "[^/]*") for part in pattern.split("/")]

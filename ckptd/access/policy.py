@@ -27,7 +27,7 @@ from typing import Any
 
 from ckptd.access import callers, tokens
 from ckptd.access.callers import Caller
-from ckptd.access.patterns import check_pattern, matches
+from ckptd.access.patterns import check_pattern, matches, may_match_below
 from ckptd.access.roles import ROLES, Right
 from ckptd.engine.catalog.floor import Floor
 from ckptd.errors import InvalidRequestError, NotFoundError, NotPermittedError
@@ -67,6 +67,18 @@ class Policy:
     def allows_everywhere(self, caller: Caller, right: Right) -> bool:
         """Say whether `caller` has a right on every run, and so on the daemon as a whole."""
         return any("**" in runs for runs in self._runs_of(caller, right))
+
+    def names_inside(self, caller: Caller, run: str) -> str:
+        """Return a pattern of names inside `run` that others may save to, who may not save to `run`; "" if none.
+
+        Runs do not nest, so a run of `caller` there would keep them from their own names.
+        """
+        for grant in self.grants or ():
+            if Right.SAVE in ROLES[grant.role] and set(grant.to).isdisjoint(caller.names):
+                inside = (pattern for pattern in grant.runs if may_match_below(pattern, run))
+                if not _matches(grant.runs, run) and (found := next(inside, "")):
+                    return found
+        return ""
 
     def names_of(self, kind: str) -> set[str]:
         """Return the names of one kind of identity that the rows give a role to."""

@@ -92,6 +92,10 @@ class Call:
         """Say whether the caller has another right, on any run that the call comes across."""
         return self._gate.access.policy.allows(self.caller, right, run)
 
+    def names_inside(self, run: str) -> str:
+        """Return a pattern of names inside `run` that others may save to, and the caller must not take; "" if none."""
+        return self._gate.access.policy.names_inside(self.caller, run)
+
     @property
     def is_admin(self) -> bool:
         """Whether the caller may do everything, on every run."""

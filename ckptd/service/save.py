@@ -87,6 +87,7 @@ class SaveService:
         run, member, options = convert.join_from_wire(request)
         if self._ending.is_set():
             raise NotNowError("the daemon is shutting down")
+        await self._check_may_found(run, call)
         await self._openings.ready(run, create=True)
         self._descriptors.check()
         async with self.presences.arrive(run, member, options) as (epoch, evicted):
@@ -106,6 +107,15 @@ class SaveService:
                     run, self._coordinator.check_member, run, member.rank, member.incarnation, epoch
                 )
             raise NotNowError("the daemon is shutting down")
+
+    async def _check_may_found(self, run: str, call: Call) -> None:
+        """Refuse a new run around names that the policy gives to others: runs do not nest, so it would take them."""
+        others = call.names_inside(run)
+        if others and not await self._pools.control(run, self._coordinator.is_founded, run):
+            raise NotPermittedError(
+                f"{call.caller} may not make run {run!r}: the daemon's policy gives {others!r} to others, and no run "
+                "can be inside another; choose a name beside theirs"
+            )
 
     async def leave(self, request: save_pb2.LeaveRequest, call: Call) -> save_pb2.LeaveReply:
         """End a membership for good."""

@@ -126,6 +126,9 @@ class FakeCoordinator:
         self.grace_s = None
         self.differing = ()
 
+    def is_founded(self, run):
+        return run in self.members
+
     def _tell(self, what, member):
         with self.changed:
             self.told.append((what, member.rank))

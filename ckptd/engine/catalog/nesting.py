@@ -27,15 +27,15 @@ def check_apart(store: Store, run: str) -> None:
     Raises:
         InvalidRequestError: naming both.
     """
-    if _is_run(store, run):
+    if is_run(store, run):
         return
     above = run
     while above:
         above = above.rpartition("/")[0]
-        if _is_run(store, above):
+        if is_run(store, above):
             raise _inside(store, run, store.location(above) if above else store.url)
     for outer in stores_above(store):
-        if _is_run(outer, ""):
+        if is_run(outer, ""):
             raise _inside(store, run, outer.url)
     for stat in store.list(run):
         if stat.key.endswith("/" + EPOCH_NAME):
@@ -63,7 +63,8 @@ def stores_above(store: Store) -> Iterator[Store]:
             yield open_store(f"{scheme}://{path}")
 
 
-def _is_run(store: Store, directory: str) -> bool:
+def is_run(store: Store, directory: str) -> bool:
+    """Say whether a directory is a run: one that has had a member."""
     try:
         store.stat(join(directory, EPOCH_NAME))
     except (

@@ -13,7 +13,7 @@ from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from ckptd.engine.catalog.floor import NO_FLOOR, Floor
-from ckptd.engine.catalog.nesting import check_apart
+from ckptd.engine.catalog.nesting import check_apart, is_run
 from ckptd.engine.catalog.retention import Rule
 from ckptd.engine.catalog.root import stored_runs
 from ckptd.engine.checkpoint import Checkpoint
@@ -152,8 +152,7 @@ class Coordinator:
         names.check_checkpoint_name(options.name)
         names.check_state_name(options.latest_filename)
         Rule.named(options.retention)
-        known = self._runs.if_open(run)
-        if known is None or not known.is_founded:
+        if not self.is_founded(run):
             check_apart(self.store, run)
         with self._runs.use(run, create=True) as opened:
             assert opened is not None, "joining makes a run"
@@ -162,6 +161,11 @@ class Coordinator:
             with self._founding:  # of two that begin at once, one inside of the other, the second finds the first
                 check_apart(self.store, run)
                 return opened.join(member, options)
+
+    def is_founded(self, run: str) -> bool:
+        """Whether a run has had a member at some time: then its name is taken."""
+        known = self._runs.if_open(run)
+        return (known is not None and known.is_founded) or is_run(self.store, names.check_run_name(run))
 
     def disconnect(self, run: str, member: Member, epoch: int) -> None:
         """Note that a member's connection broke: its lease begins."""

@@ -104,10 +104,8 @@ class Members:
         self._membership.disconnect(member, epoch, self._clock.boot_s())
 
     def leave(self, member: Member, epoch: int) -> bool:
-        """Take a member's place back; return whether a process was connected in it."""
-        was_connected = member.rank in self._membership.connected()
-        self._membership.leave(member, epoch)
-        return was_connected
+        """Take a member's place back; return whether it was connected in it."""
+        return self._membership.leave(member, epoch)
 
     def evict(self, rank: int | None, by: str) -> list[Member]:
         """Free the place of one rank, or of all, and keep its process out; return the processes."""

@@ -89,10 +89,16 @@ class Membership:
         if place is not None and place.lost_at is None:
             place.lost_at = now
 
-    def leave(self, member: Member, epoch: int) -> None:
-        """Give the member's place back at once."""
-        if self._place(member, epoch) is not None:
-            del self._places[member.rank]
+    def leave(self, member: Member, epoch: int) -> bool:
+        """Give the member's place back at once; return whether it was connected in it.
+
+        An evicted one's stays as it is: the next in it begins a new epoch.
+        """
+        place = self._place(member, epoch)
+        if place is None or member.incarnation in self._evicted:
+            return False
+        del self._places[member.rank]
+        return place.lost_at is None
 
     def evict(self, rank: int | None, by: str) -> list[Member]:
         """Free the place of one rank, or of all, and keep its process out; return the processes, by rank.

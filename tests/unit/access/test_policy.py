@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptd.access import policy
+from ckptd.access import callers, patterns, policy
 from ckptd.access.callers import OF_LOOPBACK, of_certificate, of_token, of_user
 from ckptd.access.patterns import matches
 from ckptd.access.policy import NO_POLICY, Floor
@@ -156,3 +156,48 @@ def test_a_wrong_row_is_named(written, text, said):
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(NotFoundError, match=r"absent\.toml"):
         policy.read(str(tmp_path / "absent.toml"))
+
+
+INSIDE = [
+    ("vision/**", "vision", True),
+    ("vision/**", "vision/a", True),
+    ("vision/*", "vision", True),
+    ("vision/*", "vision/a", False),
+    ("vision/a/b", "vision/a", True),
+    ("vision/a/b", "vision/a/b", False),
+    ("v*/x", "vision", True),
+    ("audio/**", "vision", False),
+    ("**", "vision/a", True),
+    ("**/best", "vision/a", True),
+    ("*/a/**/b", "vision/a/x", True),
+    ("vision", "vision", False),
+]
+
+
+@pytest.mark.parametrize(("pattern", "run", "expected"), INSIDE)
+def test_a_pattern_may_have_names_inside_a_run(pattern, run, expected):
+    assert patterns.may_match_below(pattern, run) is expected
+
+
+def test_nobody_makes_a_run_around_names_that_the_policy_gives_to_others(written):
+    rules = written("""
+[[grant]]
+to = "token:vision"
+runs = "vision/**"
+role = "save"
+[[grant]]
+to = "token:ops"
+runs = ["*", "audio/*"]
+role = "save"
+[[grant]]
+to = "token:root"
+runs = "**"
+role = "admin"
+""")
+    vision, ops, root = (callers.of_token(name) for name in ("vision", "ops", "root"))
+    assert rules.names_inside(ops, "vision") == "vision/**"
+    assert rules.names_inside(root, "vision") == "vision/**"
+    assert rules.names_inside(ops, "other") == ""
+    assert rules.names_inside(vision, "vision/a") == ""
+    assert rules.names_inside(root, "audio/a") == ""
+    assert NO_POLICY.names_inside(ops, "vision") == ""

@@ -10,12 +10,14 @@ from ckptd import Checkpointer
 from ckptd.access import tokens
 from ckptd.access.policy import Policy, parse
 from ckptd.access.tokens import Token, Tokens
-from ckptd.errors import NotPermittedError
+from ckptd.engine.manifest import Manifest
+from ckptd.errors import CkptdError, ConflictError, NotPermittedError, SessionAbortedError
 from ckptd.service.gate import Access
 from ckptd.service.server import Server, ServerOptions
-from ckptd.wire import addresses, methods, status
+from ckptd.wire import addresses, methods, status, versions
 from ckptd.wire.channels import open_channel
-from ckptd.wire.v1 import admin_pb2
+from ckptd.wire.v1 import admin_pb2, common_pb2, save_pb2
+from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
 WAIT_S = 20.0
@@ -89,3 +91,119 @@ def test_no_option_of_a_trainer_undercuts_the_floor_which_counts_as_soon_as_it_i
         assert steps_of(trainer) == [3, 4, 5]
         call(daemon, "keeper", methods.ADMIN, "Delete", admin_pb2.DeleteRequest(run="vision/a", step=3))
         assert steps_of(trainer) == [4, 5]
+
+
+def identity_of(daemon, run):
+    """Return what `status` tells anybody that may read about the one save of a run."""
+    reply = call(daemon, "looker", methods.ADMIN, "Status", admin_pb2.StatusRequest())
+    saves = [save.save for each in reply.runs if each.run == run for save in each.saves]
+    return saves[0] if saves else None
+
+
+def calls_about(save, peer, manifest_digest):
+    """Every call of a member about its save, as one makes it that knows only what `status` tells."""
+    mine = common_pb2.SaveIdentity()
+    mine.CopyFrom(save)
+    mine.incarnation = peer.incarnation
+    undeclared = common_pb2.SaveIdentity()
+    undeclared.CopyFrom(mine)
+    undeclared.save_id, undeclared.plan_id, undeclared.attempt = "", "", 0
+    declared = save_pb2.DeclareRequest(
+        save=undeclared,
+        request_id="q",
+        world_size=2,
+        manifest_digest=manifest_digest,
+        timeout_s=WAIT_S,
+        checkpoint_name="model.ckpt",
+    )
+    return {
+        "Abort": save_pb2.AbortRequest(save=mine, reason="no"),
+        "withdraw": save_pb2.AbortRequest(save=undeclared, request_id="q", reason="no", checkpoint_name="model.ckpt"),
+        "Declare": declared,
+        "AwaitPlan": save_pb2.AwaitPlanRequest(save=undeclared, request_id="q"),
+        "Write": save_pb2.WriteRequest(open=save_pb2.WriteOpen(save=mine, shard=0)),
+        "Leave": save_pb2.LeaveRequest(peer=peer, run=save.run, rank=save.rank, epoch=save.epoch),
+    }
+
+
+def answer_to(daemon, name, method, request):
+    """Make a call of a member; return what it is refused with, None if it is not."""
+    with open_channel(addresses.parse(daemon.address), token=SECRETS[name]) as channel:
+        made = getattr(methods.Stub(channel, methods.SAVE), "Abort" if method == "withdraw" else method)
+        try:
+            answered = made(iter([request]) if method == "Write" else request, timeout=WAIT_S)
+            if method in ("Declare", "AwaitPlan", "Write"):
+                next(answered)
+        except grpc.RpcError as error:
+            return status.from_wire(error)
+    return None
+
+
+def test_ids_that_status_tells_give_no_right_to_touch_a_save(daemon):
+    with open_run(daemon, "vision", "vision/a", rank=0, world_size=2) as trainer:
+        pending = trainer.save(1, W)
+        eventually(lambda: identity_of(daemon, "vision/a") is not None, "the save")
+        known = identity_of(daemon, "vision/a")
+        assert not known.incarnation
+        manifest = Manifest.of([])
+        daemon.coordinator.manifests.add(manifest)
+        for method, request in calls_about(known, versions.this_peer("a-stranger"), manifest.digest).items():
+            assert isinstance(answer_to(daemon, "audio", method, request), NotPermittedError), method
+            refused = answer_to(daemon, "vision", method, request)
+            if method == "Leave":  # of a place that it does not hold: nothing happens
+                assert refused is None
+            else:
+                assert isinstance(refused, ConflictError), (method, refused)
+        assert identity_of(daemon, "vision/a") == known
+        assert not pending.done()
+        known.incarnation = "an-operator"
+        assert answer_to(daemon, "root", "Abort", save_pb2.AbortRequest(save=known, reason="enough")) is None
+        with pytest.raises(SessionAbortedError, match="enough"):
+            pending.result(WAIT_S)
+
+
+def test_a_member_of_an_epoch_that_is_over_ends_nothing(daemon):
+    with open_run(daemon, "vision", "vision/a", rank=0, world_size=2) as old:
+        lost = old.save(1, W)
+        eventually(lambda: identity_of(daemon, "vision/a") is not None, "the save")
+        stale = identity_of(daemon, "vision/a")
+        evicted = call(daemon, "root", methods.ADMIN, "Evict", admin_pb2.EvictRequest(run="vision/a"))
+        assert [each.step for each in evicted.ended] == [1]
+        with pytest.raises(CkptdError, match="evicted by token:root"):
+            lost.result(WAIT_S)
+    peer = versions.this_peer("of-the-old-job")
+    with open_run(daemon, "vision", "vision/a", rank=0, world_size=2) as new:
+        pending = new.save(2, W)
+        eventually(lambda: identity_of(daemon, "vision/a") not in (None, stale), "the next save")
+        known = identity_of(daemon, "vision/a")
+        assert known.epoch == stale.epoch + 1
+        forged = common_pb2.SaveIdentity()
+        forged.CopyFrom(known)
+        forged.epoch, forged.incarnation = stale.epoch, peer.incarnation
+        refused = answer_to(daemon, "vision", "Abort", save_pb2.AbortRequest(save=forged, reason="no"))
+        assert isinstance(refused, ConflictError)
+        assert "fenced off by epoch" in str(refused)
+        assert not pending.done()
+        call(daemon, "root", methods.ADMIN, "Evict", admin_pb2.EvictRequest(run="vision/a"))
+        with pytest.raises(CkptdError, match="evicted by token:root"):
+            pending.result(WAIT_S)
+
+
+def test_only_an_admin_evicts(daemon):
+    with open_run(daemon, "vision", "vision/a") as trainer:
+        save(trainer, 1)
+        for name in ("vision", "audio", "keeper", "looker"):
+            with pytest.raises(NotPermittedError, match="may not administer run 'vision/a'"):
+                call(daemon, name, methods.ADMIN, "Evict", admin_pb2.EvictRequest(run="vision/a"))
+        save(trainer, 2)
+
+
+def test_no_run_is_made_around_the_names_of_another_team(daemon):
+    with (
+        open_run(daemon, "root", "vision") as around,
+        pytest.raises(NotPermittedError, match=r"may not make run 'vision': the daemon's policy gives 'vision/\*\*'"),
+    ):
+        save(around, 1)
+    with open_run(daemon, "vision", "vision/a") as trainer:
+        save(trainer, 1)
+        assert steps_of(trainer) == [1]

@@ -140,3 +140,15 @@ def test_all_are_evicted_at_once_and_a_job_of_another_size_may_come():
     assert places.evict(None, "uid:0") == [member(0), member(1)]
     assert places.is_free(0.0)
     assert places.join(member(0, "b", world_size=3), 0.0) == 2
+
+
+def test_only_the_process_in_a_place_gives_it_back():
+    places = joined()
+    assert not places.leave(member(0, "stranger"), 1)
+    assert not places.leave(member(0), 2)
+    assert places.connected() == [0, 1]
+    assert places.leave(member(0), 1)
+    assert not places.leave(member(0), 1)
+    places.evict(1, "token:root")
+    assert not places.leave(member(1), 1)
+    assert places.join(member(1, "b"), 0.0) == 2
