@@ -25,6 +25,7 @@ from google.rpc import status_pb2
 
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.engine.priority import Priority
+from ckptd.service.certificates import Certificates, Tls
 from ckptd.wire import channels, frames, methods, proxied, status
 from ckptd.wire.addresses import Address
 
@@ -105,7 +106,9 @@ def _hang_up(call: socket.socket) -> None:
         call.shutdown(socket.SHUT_RDWR)
 
 
-def listen(setup: proxied.Setup, handler: grpc.GenericRpcHandler[Any, Any]) -> tuple[grpc.Server | None, int]:
+def listen(
+    setup: proxied.Setup, certificates: Certificates | None, handler: grpc.GenericRpcHandler[Any, Any]
+) -> tuple[grpc.Server | None, int]:
     """Start a server on the same port of every host; return it and the port, None if the system does not let us."""
     for _ in range(1 if setup.port else _BIND_ATTEMPTS):
         server = grpc.server(
@@ -119,7 +122,8 @@ def listen(setup: proxied.Setup, handler: grpc.GenericRpcHandler[Any, Any]) -> t
             for host, is_secure in setup.hosts:
                 target = Address(host, port).target
                 if is_secure:
-                    port = server.add_secure_port(target, _credentials(setup))
+                    assert certificates is not None, "the daemon listens with TLS only if it has some"
+                    port = server.add_secure_port(target, certificates.credentials())
                 else:
                     port = server.add_insecure_port(target)
         except RuntimeError:
@@ -130,12 +134,19 @@ def listen(setup: proxied.Setup, handler: grpc.GenericRpcHandler[Any, Any]) -> t
     return None, 0
 
 
-def _credentials(setup: proxied.Setup) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(setup.key.encode(), setup.certificate.encode())],
-        root_certificates=setup.client_ca.encode() or None,
-        require_client_auth=bool(setup.client_ca),
-    )
+def _tls(setup: proxied.Setup) -> Tls | None:
+    if not setup.certificate:
+        return None
+    certificate, key, client_ca = (each.encode("latin-1") for each in (setup.certificate, setup.key, setup.client_ca))
+    return Tls(certificate, key, client_ca or None)
+
+
+def _renew_until_the_end(control: socket.socket, certificates: Certificates | None) -> None:
+    """Take the daemon's new certificates, until it closes its end."""
+    while (frame := frames.receive_frame(control)) is not None:
+        tls = _tls(proxied.Setup(**json.loads(frame[0])))
+        if certificates is not None and tls is not None:
+            certificates.renew(tls)
 
 
 def main(descriptor: int) -> None:
@@ -151,10 +162,12 @@ def main(descriptor: int) -> None:
         setup = proxied.Setup(**json.loads(frame[0]))
         Priority(setup.nice, setup.io_class).apply()  # of all threads that are made from now on
         handlers = methods.handlers((methods.SAVE["Write"],), Doorman(control).behaviour)
-        server, port = listen(setup, grpc.method_handlers_generic_handler(*handlers))
+        tls = _tls(setup)
+        certificates = None if tls is None else Certificates(tls)
+        server, port = listen(setup, certificates, grpc.method_handlers_generic_handler(*handlers))
         with contextlib.suppress(OSError):
             frames.send_frame(control, proxied.to_json(proxied.Ready(port)))
-            frames.receive_frame(control)  # the daemon says nothing more: this is its end
+            _renew_until_the_end(control, certificates)
         if server is not None:
             server.stop(None).wait()
 

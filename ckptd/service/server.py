@@ -201,9 +201,8 @@ class Server:
             return None
         setup = proxied.Setup(
             hosts,
-            certificate="" if tls is None else tls.certificate.decode("latin-1"),
-            key="" if tls is None else tls.key.decode("latin-1"),
-            client_ca="" if tls is None or tls.client_ca is None else tls.client_ca.decode("latin-1"),
+            0,
+            *(("", "", "") if tls is None else _as_texts(tls)),
             nice=self._options.priority.nice,
             io_class=self._options.priority.io_class,
         )
@@ -242,6 +241,8 @@ class Server:
         self._admin.problems = tuple(f"not used, what was read before goes on: {problem}" for problem in problems)
         if tls is not None and self._certificates is not None:
             self._certificates.renew(tls)
+            if self.streams is not None:
+                self.streams.renew(*_as_texts(tls))
 
     async def drain(self) -> None:
         """Answer health checks that the daemon is about to end; calls in progress go on."""
@@ -322,6 +323,11 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
         ),
     )
     return {method.path: answers[name] for service, answers in table for name, method in service.items()}
+
+
+def _as_texts(tls: Tls) -> tuple[str, str, str]:
+    """Return certificate, key and authority as `proxied.Setup` has them."""
+    return tls.certificate.decode("latin-1"), tls.key.decode("latin-1"), (tls.client_ca or b"").decode("latin-1")
 
 
 def _stream_hosts(bound: Sequence[Address]) -> tuple[tuple[str, bool], ...]:

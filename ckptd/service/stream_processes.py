@@ -104,6 +104,12 @@ class StreamProcesses:
         ports = self.ports
         return ports[rank % len(ports)] if ports else 0
 
+    def renew(self, certificate: str, key: str, client_ca: str) -> None:
+        """Use other certificates from the next handshake on, all as PEM; those that are started later do, too."""
+        self._setup = replace(self._setup, certificate=certificate, key=key, client_ca=client_ca)
+        for process in self._processes:
+            process.renew(self._setup)
+
     async def stop(self) -> None:
         """End them, and the calls that came by them."""
         for process in self._processes:
@@ -154,6 +160,17 @@ class _Process:
     def start(self) -> None:
         self._thread.start()
 
+    def renew(self, setup: proxied.Setup) -> None:
+        """Have it use the certificates of `setup`."""
+        with self._guard:
+            self._setup = replace(setup, port=self._setup.port)
+            if self._control is not None:
+                try:
+                    frames.send_frame(self._control, proxied.to_json(self._setup))
+                except OSError:  # it has died, or takes nothing: its successor gets these
+                    with contextlib.suppress(OSError):
+                        self._control.shutdown(socket.SHUT_RDWR)
+
     def stop(self) -> None:
         """Let it end; `join` waits for that."""
         self._is_ending.set()
@@ -198,7 +215,8 @@ class _Process:
                 _end(process)
 
     def _take_calls(self, control: socket.socket) -> None:
-        frames.send_frame(control, proxied.to_json(self._setup))
+        with self._guard:
+            frames.send_frame(control, proxied.to_json(self._setup))
         control.settimeout(_START_TIMEOUT_S)
         frame = frames.receive_frame(control)
         if frame is None:

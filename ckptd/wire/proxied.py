@@ -1,7 +1,8 @@
 """What a daemon and its stream processes say to each other, on Unix sockets that only they have.
 
 The control socket carries JSON, in frames: `Setup` to the process, `Ready` back, then an `Opening` for each call, with
-the call's own socket as a descriptor. On that go messages as gRPC brought them::
+the call's own socket as a descriptor. A later `Setup` brings new certificates. On a call's socket go messages as gRPC
+brought them::
 
     [kind: uint8][size: uint32 little-endian][payload]
 
