@@ -1,1 +1,1 @@
-"""The client's room: `Checkpointer`, the reader, and the functions around them."""
+"""The client: `Checkpointer`, the reader, and the functions around them."""

@@ -36,7 +36,7 @@ class Checkpointer(StoredRun):
     """Saves and restores the checkpoints of one run, as one rank of it. Any thread may use it.
 
     Nothing is opened before the first call that needs it: a program may create a `Checkpointer`, fork, and use it in
-    the child. The program ends once its saves under way have, or their deadlines. A forked child owes nothing.
+    the child. The interpreter waits for pending saves, at most until their deadlines. A forked child waits for none.
 
     Several of one process may save into one run, as the same rank and with the same options, except `name`. The run is
     left when the last of them is closed, or was collected and its saves have ended.
@@ -84,7 +84,7 @@ class Checkpointer(StoredRun):
             keep_checkpoint_every_n_hours: beyond that, one per so many hours stays for good; None: none.
             pad_step_number: write steps with eight digits.
             latest_filename: the state file's name.
-            retention: whose rule the last two numbers follow: "saver", that of ``tf.compat.v1.train.Saver``, or
+            retention: the rule that the last two numbers follow: "saver", that of ``tf.compat.v1.train.Saver``, or
                 "manager", that of ``tf.train.CheckpointManager``, which also writes times into the state file.
             save_relative_paths: the state file names checkpoints relative to itself; otherwise by their full paths.
             write_meta_graph: save `meta_graph` with "each" checkpoint that brings one, or only with the "first".
@@ -297,8 +297,8 @@ class Checkpointer(StoredRun):
         if error is None:
             self.close()
             return
-        # The error that ends the block says more than the save that ended with it. What is only noted counts as seen by
-        # nobody: the error may be caught, or be a SystemExit, and then the end of the program tells of the save.
+        # The error that ends the block says more than the save that ended with it. A save's error in a note does not
+        # count as seen: the block's error may be caught, or be a SystemExit; the end of the program reports the save.
         failure: CkptdError | None = None
         try:
             self._finish()

@@ -1,4 +1,4 @@
-"""How long something may still take, and how long to pause between attempts."""
+"""How much time is left for an operation, and how long to pause between attempts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIRST_PAUSE_S = 0.05
 
 
 class Deadline:
-    """A moment after which nothing waits any more, on a clock that only runs forward."""
+    """The time at which every wait of an operation ends, on a monotonic clock."""
 
     def __init__(self, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
         self.timeout_s = timeout_s
@@ -36,9 +36,9 @@ class Deadline:
 
 
 class Backoff:
-    """Pauses between attempts: twice as long each time, up to a limit, and never quite regular.
+    """Pauses between attempts: twice as long each time, up to a limit, with jitter.
 
-    Many workers lose the same daemon at the same moment; irregular pauses keep them from coming back all at once.
+    Many workers lose the same daemon at the same moment; the jitter keeps them from reconnecting all at once.
     """
 
     def __init__(self, longest_s: float = 2.0) -> None:

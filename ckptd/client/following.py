@@ -1,4 +1,4 @@
-"""`follow`: hear of new checkpoints without saving any, from a directory or from a daemon."""
+"""`follow`: get news of checkpoints without saving any, from a directory or from a daemon."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def follow(
 ) -> Watch:
     """Yield the newest checkpoint, if there is one, then each newer one once it is durable. `close` frees everything.
 
-    Only ever goes forward, and tells nothing twice, also across restarts of the daemon. A slow reader misses some in
-    between, and never the newest. Nothing need be there yet. TensorFlow may write the directory, too.
+    Only ever goes forward, and yields nothing twice, also across restarts of the daemon. A slow reader misses some in
+    between, but never the newest. Nothing need be there yet. TensorFlow may write the directory, too.
 
     Args:
         place: a directory of checkpoints, or the address of a daemon.

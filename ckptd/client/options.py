@@ -1,4 +1,4 @@
-"""What callers may write for a `Checkpointer`'s arguments. Everything else is an `InvalidRequestError`."""
+"""Checks of a `Checkpointer`'s arguments. What is not allowed raises `InvalidRequestError`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_latest_filename(name: str) -> str:
 
 
 def check_timeout(timeout_s: Any) -> None:
-    """Refuse what is no number of seconds above zero."""
+    """Refuse what is not a number of seconds above zero."""
     if not (isinstance(timeout_s, (int, float)) and timeout_s > 0):
         raise InvalidRequestError("timeout_s is a number of seconds above zero", actual=timeout_s)
 
@@ -56,7 +56,7 @@ def run_options(
     save_relative_paths: bool,
 ) -> RunOptions:
     """Return the options of a run, each as `Checkpointer` describes it."""
-    RetentionPolicy(max_to_keep, keep_checkpoint_every_n_hours, Rule.named(retention))  # raises for nonsense
+    RetentionPolicy(max_to_keep, keep_checkpoint_every_n_hours, Rule.named(retention))  # raises for invalid values
     return RunOptions(
         name=naming.check_checkpoint_name(name),
         max_to_keep=max_to_keep or None,

@@ -1,4 +1,4 @@
-"""Named parts of nested state: what `Checkpointer.save` takes, and what else its ranks have to agree about."""
+"""Named parts of nested state: what `Checkpointer.save` takes, and what else its ranks have to agree on."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ckptd.errors import InvalidRequestError
 
 _DEFAULT_S: float = 600.0
-"""The default as one object: that it was not given is seen by `is`, so that 600 can be given too."""
+"""The default as one object: `is` shows that it was not given, so a caller can pass 600 too."""
 
 
 class SavePolicy:
@@ -32,8 +32,8 @@ class SavePolicy:
         if policy.end(step):
             save()
 
-    A policy that counts steps answers every rank alike. The clocks of several ranks never agree about seconds: let one
-    rank ask, and tell the others.
+    A policy that counts steps gives every rank the same answer. The clocks of several ranks never agree on seconds: let
+    one rank decide, and tell the others.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SavePolicy:
         )
 
     def _is_due(self, step: int) -> bool:
-        assert self._last_step is not None  # `after_step` has looked
+        assert self._last_step is not None  # `after_step` has decided
         if self.every_s is not None:
             return self._now() >= self._last_s + self.every_s
         if self.every_steps is not None:

@@ -1,6 +1,6 @@
 """Which rank this process is, of how many: from the arguments, `RANK` and `WORLD_SIZE`, or what launched it.
 
-Each of the two numbers is taken from the first that tells it:
+Each of the two numbers comes from the first source that has it:
 
 1. the arguments `rank` and `world_size`;
 2. ``RANK`` and ``WORLD_SIZE``, as torchrun and most others set them;
@@ -12,7 +12,7 @@ Batch scripts, ``salloc`` and notebooks of a SLURM job have the last ones too, a
 ``srun`` sets ``SLURM_STEP_ID`` to a number of its own. Open MPI and PMI come before SLURM, because ``mpirun`` starts
 its daemons, and not the processes, by ``srun``.
 
-Where they tell of several processes and not which one this is, it is refused: each would take itself for rank 0.
+If they name several processes but not which one this is, that is refused: each would act as rank 0.
 """
 
 from __future__ import annotations

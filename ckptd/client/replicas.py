@@ -1,4 +1,4 @@
-"""What other ranks may hold as well: digests of it, and what is told of values that differ.
+"""Values that several ranks hold: their digests, and the report of those that differ.
 
 Digests are taken while training stands still, so only of what is small: counters, settings, biases, statistics. Ten
 thousand numbers take about two milliseconds.
@@ -37,11 +37,11 @@ POLICIES = ("warn", "refuse", "first")
 _SMALL_BYTES = 64 << 10
 _MOST_BYTES = 2 << 20  # together, the smallest first
 
-_told: set[tuple[str, str, str]] = set()  # address, run, tensor: each save would say the same again
+_told: set[tuple[str, str, str]] = set()  # address, run, tensor: every save would repeat the warning
 
 
 def check_policy(policy: str) -> str:
-    """Return what is done about values that differ between ranks, if it is one of those that there are."""
+    """Return the policy for values that differ between ranks, if it is a known one."""
     if policy not in POLICIES:
         raise InvalidRequestError("replicas", expected=" or ".join(POLICIES), actual=repr(policy))
     return policy

@@ -1,4 +1,4 @@
-"""A part of a tensor that other processes hold the rest of."""
+"""A part of a tensor; other processes hold the rest."""
 
 from __future__ import annotations
 

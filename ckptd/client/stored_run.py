@@ -117,7 +117,7 @@ class StoredRun:
         return self._restored.checkpoint
 
     def reader(self, which: int | str | Checkpoint | None = None, *, name: str | None = None) -> CheckpointReader:
-        """Open a checkpoint to look into it and to read from it bit by bit, as `load_checkpoint` does of a path.
+        """Open a checkpoint to inspect it and to read single tensors, as `load_checkpoint` does for a path.
 
         Args:
             which: its step, its base name (``model.ckpt-1200``), or one of `checkpoints`; None for the latest.
@@ -233,8 +233,8 @@ class StoredRun:
     def watch(self, timeout_s: float | None = None, *, name: str | None = None) -> Watch:
         """Yield the newest checkpoint of this name, if there is one, then each newer one, until `close`.
 
-        Only ever goes forward, and tells nothing twice, also across restarts of a daemon. A slow reader misses some
-        in between, and never the newest. A checkpoint that was told may be deleted by retention: pin it to keep it.
+        Only ever goes forward, and yields nothing twice, also across restarts of a daemon. A slow reader misses some
+        in between, but never the newest. Retention may delete a checkpoint that was yielded: pin it to keep it.
 
         Args:
             timeout_s: end when nothing newer comes for so long; None waits for ever.

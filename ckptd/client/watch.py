@@ -101,7 +101,7 @@ class Watch:
     async def __anext__(self) -> Checkpoint:
         import asyncio  # a program that does not use it does not wait for it either
 
-        # A thread of its own, for the loop's own pool would wait at the program's end for a watch without an end.
+        # A thread of its own, as the loop's own pool would wait at the program's end for a watch without an end.
         # A task that is cancelled leaves it waiting: what comes then is what the next call returns.
         fetched = self._fetched
         if fetched is None:
@@ -118,7 +118,7 @@ class Watch:
         return checkpoint
 
     def close(self) -> None:
-        """End it and free everything. May be repeated."""
+        """End the watch and free everything. May be repeated."""
         with self._lock:
             is_open, self._is_over = self._source is not None and not self._is_over, True
         if is_open:

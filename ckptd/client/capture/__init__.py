@@ -1,1 +1,1 @@
-"""From arrays to bytes that a save may keep: what there is, how it lies in memory, copies, sums."""
+"""From the caller's arrays to bytes that a save owns: inventory, memory layout, copies, checksums."""

@@ -1,6 +1,6 @@
-"""Whatever holds numbers or strings → numpy array, without copying where that is possible.
+"""Convert whatever holds numbers or strings to a numpy array, without a copy where possible.
 
-Frameworks are recognised by what their objects offer, and none is ever imported here: a torch tensor can only be
+Frameworks are recognised by the methods of their objects, and none is imported here: a torch tensor can only be
 passed in by a program that has imported torch itself.
 """
 

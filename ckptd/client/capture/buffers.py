@@ -1,7 +1,7 @@
 """Memory to capture into, kept from one save to the next.
 
 Fresh pages are several times slower to fill than pages that were used before, and a training step waits for the
-copy. So the room of a finished save is kept for the next one, which is almost always of the same size.
+copy. So the memory of a finished save is kept for the next one, which is almost always of the same size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Room(Protocol):
     Attributes:
         data: the memory; it begins at a page.
         captured: how many bytes, from its start, are in place. Only ever goes up during one capture.
-        is_shown: arrays in it were given to a caller once, by `staging`. It can reach them still, and may go on to
+        is_shown: `staging` has returned arrays in it to a caller. The caller can still reach them, and may go on to
             change them by mistake, during this save or a later one that is captured here.
     """
 
@@ -41,7 +41,7 @@ class Room(Protocol):
     is_shown: bool
 
     def begin(self, declared: Declared, placement: Placement, manifest: Manifest) -> Handover | None:
-        """Let the lender of this memory follow what is captured into it from now on; None where nothing follows.
+        """Let the owner of this memory follow what is captured into it from now on; None where nothing follows.
 
         Args:
             declared: makes the declaration to send.
@@ -50,7 +50,7 @@ class Room(Protocol):
         """
 
     def drop(self, request_id: str, reason: str) -> None:
-        """Have the lender forget a save that may have begun here, as `begin` did not return. Never raises."""
+        """Tell the owner to drop a save that may have begun here, as `begin` did not return. Never raises."""
 
     def give_back(self) -> None:
         """Pass it on for another save; its former user must not touch it any more."""
@@ -70,7 +70,7 @@ class PrivateRoom:
         """See `Room`. No other process sees this memory."""
 
     def drop(self, request_id: str, reason: str) -> None:
-        """See `Room`. No other process has heard of the save."""
+        """See `Room`. No other process knows of the save."""
 
     def give_back(self) -> None:
         """See `Room`."""

@@ -1,4 +1,4 @@
-"""Arrays → memory of our own. Training stands still meanwhile, so that nothing else is done: they are summed later.
+"""Copy arrays into memory of our own. Training waits for this, so nothing else is done here: sums come later.
 
 Large arrays are cut into stripes for several threads, as numpy releases the GIL meanwhile; small ones are
 taken in bunches. Work is done in the order of the memory, and the room's mark follows, so that the writer of a
@@ -60,7 +60,7 @@ def capture(inventory: Inventory, placement: Placement, room: Room) -> None:
         for number in range(len(tasks)):
             carry_out(number)
     else:
-        # The memory is used again after an error: nobody may copy into it any more by then.
+        # The memory is used again after an error: no thread may still copy into it then.
         threads.each(carry_out, range(len(tasks)), NUM_COPIERS, "ckptd-capture", insists=True)
     room.captured = len(room.data)
 
@@ -108,7 +108,7 @@ def _tasks(inventory: Inventory, placement: Placement) -> Iterator[list[_Piece]]
 
 
 def _pieces(inventory: Inventory, placement: Placement) -> Iterator[_Piece]:
-    """Yield what is to be copied, in the order of the memory. Of short parts nothing is done for each alone."""
+    """Yield what is to be copied, in the order of the memory. Short parts are handled in groups, never one by one."""
     sources, sizes, offsets = inventory.sources, inventory.manifest.sizes, placement.offsets
     is_wanted = sizes > 0
     is_wanted[placement.staged] = False

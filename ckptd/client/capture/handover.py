@@ -28,13 +28,13 @@ class Handover(Protocol):
         """
 
     def give_sums(self, sums: NDArray[np.uint32]) -> None:
-        """Hand the checksums over: one per part and, of strings, two, of the lengths and of the payload."""
+        """Pass the checksums on: one per part and, of strings, two, of the lengths and of the payload."""
 
     def drop(self, reason: str) -> None:
         """Say that the capture will not be finished."""
 
     def wait(self, deadline: Deadline, *, until_summed: bool) -> Declaration | None:
-        """Wait until the engine has said whether it follows; if so, with `until_summed`, until all is handed over.
+        """Wait until the engine has said whether it follows; if so, with `until_summed`, until all is transferred.
 
         Returns what was declared by that, which need not be declared again; None if it is still to be declared.
         """

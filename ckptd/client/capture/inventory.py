@@ -1,6 +1,6 @@
 """What a save brings: the caller's arrays, checked and described, and not copied yet.
 
-Training saves the same arrays again and again. So what was found out about them is used again as long as names, dtypes,
+Training saves the same arrays again and again. So their description is reused as long as names, dtypes,
 shapes and slices stay the same; only strings are encoded anew, as their lengths are part of the description.
 """
 
@@ -78,7 +78,7 @@ class _Forms:
         self.shapes = [each.box.shape for each in plain]
 
     def fit(self, arrays: Mapping[str, Any]) -> list[Array] | None:
-        """Return the arrays if there is nothing to it but to compare them, and they differ in their values only."""
+        """Return the arrays if a plain comparison is enough, and they differ in their values only."""
         if not self.is_plain or list(arrays) != self.names:
             return None
         values = list(arrays.values())
@@ -97,7 +97,7 @@ class Inventory:
     """The parts of one rank, in the order of its manifest.
 
     Attributes:
-        manifest: what there is, one row per part.
+        manifest: describes the parts, one row each.
         sources: per part, the caller's array, or strings in their stored form.
     """
 

@@ -30,7 +30,7 @@ class Prepared:
     outgrown: Sequence[Room] = ()
 
     def give_back(self) -> None:
-        """Give all memory back; nothing was begun."""
+        """Return all memory to its pool; nothing was begun."""
         for room in [*self.outgrown, self.room]:
             room.give_back()
 
@@ -110,7 +110,7 @@ class Preparation:
                 self._placed = manifest, place(manifest, self._lanes)
 
     def close(self) -> None:
-        """Give back what was staged and not saved."""
+        """Free what was staged and not saved."""
         self._staging.close()
 
     def _place(self, manifest: Manifest) -> Placement:

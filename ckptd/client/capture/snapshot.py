@@ -25,7 +25,7 @@ class Snapshot:
     """What one rank saves, in memory of its own. Reading it is safe from any thread until `release`.
 
     Attributes:
-        manifest: what there is: its rows are the items of this snapshot.
+        manifest: describes the items of this snapshot, one row each.
         offsets: per item, where its stored form begins in `memory`.
         memory: where it lies.
         lanes: how it is laid out in the shards, once that is known.
@@ -75,7 +75,7 @@ class Snapshot:
         assert self._room is not None
         try:
             capture(self._inventory, self._placement, self._room)
-            if self._room.is_shown:  # from here on the caller might change it, and nothing else would tell
+            if self._room.is_shown:  # from here on the caller might change it, and only the sums would show it
                 self.sums = sum_parts(self.manifest, self.offsets, self.memory, NUM_SUMMERS)
             self._is_captured = True
         except BaseException as error:
@@ -122,7 +122,7 @@ class Snapshot:
         return self.manifest.size_bytes
 
     def release(self) -> None:
-        """Give the memory back, once nothing is copied there any more.
+        """Release the memory, once nothing is copied there any more.
 
         Harmless when repeated; what views show is arbitrary from then on.
         """

@@ -1,7 +1,7 @@
 """Arrays in the memory that a save is written from: arrays built there need no copy.
 
 A stage is a room that is not captured yet. It begins with the first array that is requested after a save, is as large
-as the stage or the save before, and grows by moving to a larger room: what was handed out before that is copied like
+as the stage or the save before, and grows by moving to a larger room: an array returned before that is copied like
 any array.
 """
 
@@ -24,7 +24,7 @@ _FIRST_BYTES = 1 << 20
 
 
 class Stage:
-    """One room with the arrays that were handed out of it.
+    """One room with the arrays that were allocated in it.
 
     Attributes:
         room: where they lie.
@@ -41,12 +41,12 @@ class Stage:
         self._begin = int(room.data.__array_interface__["data"][0])
 
     def find(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array | None:
-        """Return the array that was handed out under this name, if it is the same one."""
+        """Return the array that was allocated under this name, if shape and dtype are the same."""
         known = self._arrays.get(name)
         return known if known is not None and known.shape == shape and known.dtype == dtype else None
 
     def place(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array | None:
-        """Hand out another array; None if the room is too small."""
+        """Allocate another array; None if the room is too small."""
         size = prod(shape) * dtype.itemsize
         if self.used_bytes + size > len(self.room.data):
             return None
@@ -65,7 +65,7 @@ class Stage:
         return offset if offset >= 0 and offset + source.nbytes <= self.used_bytes else None
 
     def holds(self, source: Source) -> bool:
-        """Tell whether an array lies in memory that was handed out, be it outgrown or not in the order of a file."""
+        """Tell whether an array is in memory that was allocated here, outgrown or not, and whatever its byte order."""
         if isinstance(source, EncodedStrings) or not source.size:
             return False
         first = int(source.__array_interface__["data"][0])
@@ -110,14 +110,14 @@ class Staging:
             return found
 
     def expect(self, size_bytes: int, num_arrays: int) -> None:
-        """Let the next stage be large enough for so much, as that was saved now."""
+        """Make the next stage large enough for this many bytes, as many as were saved now."""
         with self._lock:
             self._last_bytes = max(size_bytes + num_arrays * _ALIGN_BYTES, _FIRST_BYTES)
 
     def take(self, sources: Sequence[Source]) -> Stage | None:
         """Take the stage for a save of `sources`, and the next array begins another; None if none of them lies in it.
 
-        Arrays that are staged for one save so survive another that comes in between.
+        So arrays that are staged for one save survive another save in between.
         """
         with self._lock:
             if self._stage is None or not any(map(self._stage.holds, sources)):
@@ -131,7 +131,7 @@ class Staging:
         return stage
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release everything."""
         with self._lock:
             stage = self._take()
         if stage is not None:

@@ -1,4 +1,4 @@
-"""Captured memory → the checksums of what lies in it.
+"""Compute the checksums of captured memory.
 
 Usually they are taken by one thread, after training goes on. Of memory that training can reach they are taken before
 `save` returns, by several: that takes less than the copy would, as nothing is written.

@@ -38,7 +38,7 @@ class ArenaAnswer:
     descriptors: list[int]
 
 
-# A forked child, a data loader's worker say, has our connections open: after our death it would be taken for us.
+# A forked child, such as a data loader's worker, inherits our connections: after our death it would pass for us.
 _LINKS: weakref.WeakSet[ArenaLink] = weakref.WeakSet()
 
 
@@ -101,7 +101,7 @@ class ArenaLink:
     def send(self, request: arena_pb2.ArenaRequest) -> Future[ArenaAnswer]:
         """Send a request, without waiting; the answer, or the error that it is, comes later.
 
-        A daemon that takes nothing, because it is stopped say, delays nothing for longer than `frames.SEND_TIMEOUT_S`.
+        A daemon that reads nothing, such as a stopped one, delays the caller at most `frames.SEND_TIMEOUT_S`.
 
         Raises:
             UnavailableError: the connection is gone.

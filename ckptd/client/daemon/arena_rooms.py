@@ -1,6 +1,6 @@
 """The arenas that a daemon on this host lends to one rank, as rooms to capture into.
 
-Where anything is in the way, bytes are sent instead, as from another host.
+Where that fails, bytes are sent instead, as from another host.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ckptd.wire import convert, manifests
 from ckptd.wire.v1 import arena_pb2
 
 _SHOWN: set[tuple[int, int]] = set()
-"""Arenas of which this process has given arrays away, by whatever `Checkpointer`: the mappings of all reach them."""
+"""Arenas in which some `Checkpointer` of this process has staged arrays: the mappings of all of them reach these."""
 
 
 class ArenaRoom:

@@ -99,7 +99,7 @@ class Connection:
                         "make a new one in the child"
                     )
                 return self.hold.common
-            if self.member.pid != os.getpid():  # made before a fork: every child lives a life of its own
+            if self.member.pid != os.getpid():  # made before a fork: every child is a member of its own
                 self.member = replace(self.member, incarnation=versions.new_incarnation(), pid=os.getpid())
             key = (str(self.address), self.run, self.member.rank, self.member.world_size, self._credentials)
             make = partial(
@@ -157,14 +157,14 @@ class Connection:
             raise self.hold.common.contact.given_up(error, deadline) from None
 
     def learn_root(self, root: str, root_id: str, arena: common_pb2.ArenaAddress) -> None:
-        """Hear from the daemon where its objects are, and its memory."""
+        """Take note of where the daemon's objects and its memory are."""
         seat = self.seat()
         seat.arenas.learn(arena)
         if self.objects is None:
             self.objects = objects_for(seat.read, str(self.address), seat.peer, root, root_id, self.timeout_s)
 
     def close(self) -> None:
-        """Refuse further calls and end waits; `let_go` gives the seat back. May be repeated."""
+        """Refuse further calls and end waits; `let_go` releases the seat. May be repeated."""
         self._closed.set()
 
     def mark_dropped(self) -> None:

@@ -79,9 +79,9 @@ class FirstContact:
         return bounded
 
     def check(self) -> None:
-        """Look, before gRPC connects, at what it would only call unavailable.
+        """Check, before gRPC connects, what gRPC would only report as unavailable.
 
-        That is a certificate, if the daemon uses TLS and it has not been looked at, and a socket without access.
+        That is the certificate, if the daemon uses TLS and it was not checked yet, and access to the socket.
 
         Raises:
             NotPermittedError: this user may not use the socket.
@@ -109,7 +109,7 @@ class FirstContact:
             return
         self._error = error
         if isinstance(error, UnavailableError):
-            self._is_trusted = not self.address.secure  # its next life may have another certificate
+            self._is_trusted = not self.address.secure  # after its restart it may have another certificate
         else:
             self._tried_until = 0.0  # nothing tries again
 

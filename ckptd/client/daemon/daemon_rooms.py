@@ -11,10 +11,10 @@ class DaemonRooms:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._pool = RoomPool()  # for what is sent
+        self._pool = RoomPool()  # for saves that are sent
 
     def share(self, pool: RoomPool) -> None:
-        """See `SaveRooms`. The daemon lends memory, and for what is sent there is a pool of its own."""
+        """See `SaveRooms`. The daemon lends memory; saves that are sent use a pool of their own."""
 
     def room(self, size_bytes: int) -> Room:
         """See `Rooms`. The first time it waits a moment for the daemon."""

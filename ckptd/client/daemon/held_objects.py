@@ -29,7 +29,7 @@ class Offer:
         runs: which bytes of which objects lie where in them.
         index_key: key of the save's index.
         index_crc32c: checksum of it. An index that has another is of another save with the same prefix.
-        is_alive: says whether the daemon is still there. Once it is not, nobody would say that the save was deleted.
+        is_alive: says whether the daemon still runs. After its end, nothing would report that the save was deleted.
     """
 
     segments: Mapping[int, Segment]
@@ -168,5 +168,5 @@ class HeldObjects:
         return self._objects.stat(key)
 
     def location(self, key: str) -> str:
-        """Say where an object is, for people."""
+        """Say where an object is, for messages."""
         return self._objects.location(key)

@@ -47,7 +47,7 @@ class HostMemory:
 
     Attributes:
         rooms: what is lent to this rank; None before anything is, and where bytes are sent.
-        why_not: why bytes are sent, in words; empty while memory is shared, or before anybody tried.
+        why_not: why bytes are sent, in words; empty while memory is shared, and before the first attempt.
     """
 
     def __init__(self, daemon: Address, run: str, peer: common_pb2.Peer, *, is_wanted: bool) -> None:
@@ -67,10 +67,10 @@ class HostMemory:
         self._is_closed = False
 
     def learn(self, address: common_pb2.ArenaAddress) -> None:
-        """Hear from the daemon where its memory is lent."""
+        """Take note of where the daemon lends its memory."""
         with self._lock:
             if self._address is not None and self._address.key != address.key:
-                self._try_at = 0.0  # another life of the daemon
+                self._try_at = 0.0  # the daemon was restarted
             self._address = address if address.path else None
 
     def room(self, size_bytes: int, membership: JoinCall, member: Member) -> ArenaRoom | None:
@@ -104,7 +104,7 @@ class HostMemory:
             ).start()
 
     def _prepare(self, size_bytes: int, membership: JoinCall, member: Member) -> None:
-        with contextlib.suppress(CkptdError):  # the save itself finds out what is wrong
+        with contextlib.suppress(CkptdError):  # the save itself will raise what is wrong
             membership.welcome(Deadline(_PREPARE_S))
             room = self.room(size_bytes, membership, member)
             if room is not None:

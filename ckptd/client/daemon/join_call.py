@@ -1,7 +1,7 @@
 """Being a member of a run: a Join call that is kept alive, and made again after a break.
 
-The daemon takes the end of the call for the loss of this process, after a lease; so the call lives in a thread of its
-own as long as the process does, and comes back with the same incarnation when the network or the daemon was away.
+The daemon treats the end of the call as the loss of this process, after a lease. So the call runs in a thread of its
+own as long as the process does, and is made again with the same incarnation after the network or the daemon was away.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ckptd.wire import addresses, convert, status, versions
 from ckptd.wire.v1 import common_pb2, save_pb2
 
 FIRST_CONFLICT_WAIT_S = 15.0
-"""How long to wait for a place that is taken: longer than a daemon's usual lease, of which we know nothing yet."""
+"""How long to wait for a place that is taken: longer than a daemon's usual lease, which we do not know yet."""
 
-_LONGEST_PAUSE_S = 0.5  # for a daemon that was away: a trainer stands still meanwhile
+_LONGEST_PAUSE_S = 0.5  # for a daemon that was away: training waits meanwhile
 _LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer
 _CONFLICT_NOTICE_S = (1.0, 10.0)  # after so long the user is told, and again so often
 STORE_WAIT_S = 5.0
@@ -153,7 +153,7 @@ class JoinCall:
                 return
             with self._changed:
                 if self._welcome is not None:
-                    # The connection held for a while: begin again with short pauses, for the lease is running.
+                    # The connection held for a while: begin again with short pauses, as the lease runs out.
                     backoff, conflict, answer_deadline = Backoff(_LONGEST_PAUSE_S), _Conflict(), None
                 self._welcome = None
                 self._last_error = error
@@ -175,7 +175,7 @@ class JoinCall:
             self._is_closing.wait(pauses.next_s(forever))
 
     def _told_of_this_process(self, error: CkptdError) -> CkptdError:
-        """Return a conflict as it is told: those of one process share one place, if they name the daemon alike."""
+        """Return a conflict as it is reported: those of one process share a place if they name the daemon alike."""
         if not isinstance(error, ConflictError) or error.holder != str(self._member):
             return error
         return ConflictError(

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, as the daemon that serves it tells of them: found, read, pinned, deleted and judged."""
+"""The checkpoints of a run, over the daemon that serves it: found, read, pinned, deleted and judged."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class RemoteCatalog:
         return _AGREEMENTS.get(reply.agreement, Agreement.GO_BACK), reply.missing
 
     def _restoring(self, call: RestoreCall | None) -> read_pb2.Restoring | None:
-        """Return which call of `restore` this is; a single rank has nobody to agree with."""
+        """Return which call of `restore` this is; a single rank has no other to agree with."""
         member = self.connection.member
         if call is None or member.world_size == 1:
             return None

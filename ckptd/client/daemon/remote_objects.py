@@ -39,7 +39,7 @@ class RemoteObjects:
 
     @property
     def access(self) -> AccessPattern:
-        """Long requests, as a call of its own for each block costs as much as the block; they take turns.
+        """Requests are long, as one call for each block would cost as much as the block; they take turns.
 
         The daemon takes longer to answer than to send a gap, so several distant ranges are requested at once.
         """
@@ -62,7 +62,7 @@ class RemoteObjects:
         """See `SummingObjects`; what arrives is summed when it is put in its place."""
         places, turn = _Places(into), QueuePlace(self._line)
         if places.size_bytes > _LONG_BYTES:
-            turn.take(Deadline(self._timeout_s))  # late is better than never: it goes on without
+            turn.take(Deadline(self._timeout_s))  # past the deadline it goes on without its turn
         try:
             self._fill(key, offset, places, turn)
         finally:
@@ -136,7 +136,7 @@ def objects_for(stub: Any, address: str, peer: common_pb2.Peer, root: str, root_
             ):
                 return open_store(root)
         except CkptdError:
-            pass  # not here, or not ours to read
+            pass  # not on this host, or not readable by us
     return RemoteObjects(stub, address, peer, root, timeout_s)
 
 
@@ -169,7 +169,7 @@ class _Places:
 
 
 def _pause(error: UnavailableError, deadline: Deadline, backoff: Backoff) -> None:
-    """Wait before the next attempt; raise the error when there is no time for one, or nobody will fare better."""
+    """Wait before the next attempt; raise the error when there is no time for one, or none would succeed."""
     pause_s = backoff.next_s(deadline)
     if error.is_answer or deadline.remaining_s <= pause_s:
         raise error

@@ -1,4 +1,4 @@
-"""A save as a daemon hears of it: declared, sent in lanes unless it is followed in memory, awaited, given up."""
+"""A save's calls to a daemon: declare it, send its lanes unless it is followed in memory, await it, give it up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ckptd.wire import convert, lanes, manifests, status
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import save_pb2
 
-_AWAIT_S = 15.0  # one question lasts this long; the daemon allows 20
+_AWAIT_S = 15.0  # one request waits this long; the daemon allows 20
 _CALL_MARGIN_S = 10.0
 _ABORT_TIMEOUT_S = 5.0
 _WITHDRAW_TIMEOUT_S = 2.0  # the caller waits for it, and wants to raise its error
@@ -210,7 +210,7 @@ class RemoteSaves:
                 return self._find_saved(save)
 
     def _find_saved(self, save: SaveRef) -> Checkpoint:
-        """Look whether a save that the daemon has no memory of was completed all the same."""
+        """Check whether a save that the daemon has no record of was completed all the same."""
         for located in self._catalog.checkpoints():
             if located.checkpoint.save_id and located.checkpoint.save_id == save.save_id:
                 return located.checkpoint

@@ -1,7 +1,7 @@
-"""The ways by which lanes can be sent: to the daemon itself, which takes every lane, and to processes beside it.
+"""The routes by which lanes can be sent: to the daemon itself, which takes every lane, and to processes beside it.
 
-Those have ports of their own, which a firewall or a forwarded port may not let through. So each is tried before it is
-used, and left alone for a while when it does not answer.
+Those have ports of their own, which a firewall or a forwarded port may block. So each is tried before it is used, and
+skipped for a while when it does not answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Way:
 
 
 class Ways:
-    """The ways to one daemon. Safe from any thread."""
+    """The routes to one daemon. Any thread may use it."""
 
     def __init__(self, stub: Any, address: Address, open_channel: Callable[[Address], grpc.Channel]) -> None:
         """`stub` is the daemon's own, at `address`; `open_channel` connects as it was connected."""
@@ -48,7 +48,7 @@ class Ways:
         self._channels: list[grpc.Channel] = []
 
     def to(self, port: int) -> Way:
-        """Return the way to the process at this port; the daemon's own for 0, and while it cannot be reached."""
+        """Return the route to the process at this port; the daemon's own for 0, and while it cannot be reached."""
         if not port:
             return self._daemon
         with self._lock:
@@ -67,7 +67,7 @@ class Ways:
             return self._ways[port]
 
     def avoid(self, way: Way, reason: Exception) -> None:
-        """Send to the daemon itself for a while, as this way leads nowhere."""
+        """Send to the daemon itself for a while, as this route does not work."""
         with self._lock:
             self._avoid(way.port, str(reason))
 

@@ -30,8 +30,8 @@ class Seat:
         peer: the same, as it is told with each call.
         contact: what is known of the daemon until it answers.
         arenas: the memory that it lends.
-        ways: by which bytes are sent.
-        line: of lanes, whose bytes go one after the other.
+        ways: the routes by which bytes are sent.
+        line: the queue of lanes, whose bytes are sent one after the other.
     """
 
     def __init__(

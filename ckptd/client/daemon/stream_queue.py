@@ -13,7 +13,7 @@ _LOOK_EVERY_S = 0.1  # whether a thread in the queue has given up
 
 
 class QueuePlace:
-    """A place at the head of the line: taken by one thread, given up by whichever comes first."""
+    """The head of the queue: taken by one thread, released by whichever end comes first."""
 
     def __init__(self, line: threading.Semaphore) -> None:
         self._line = line

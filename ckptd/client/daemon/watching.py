@@ -118,7 +118,7 @@ class DaemonWatch:
             self._is_closed.wait(pause_s)
 
     def _patience(self) -> Deadline:
-        """Begin to be patient with a daemon that is away."""
+        """Begin to wait for a daemon that is away."""
         return self._contact.bounded(Deadline(self._timeout_s))
 
     def _take_from_one(self) -> tuple[CkptdError, bool]:

@@ -23,7 +23,7 @@ class DirectCatalog:
         self._connection = connection
 
     def latest(self, name: str, call: RestoreCall | None = None) -> Located | None:
-        """See `RunCatalog.latest`. The first call brings the run in order, if no process works on it."""
+        """See `RunCatalog.latest`. The first call repairs what a crash left, if no process works on the run."""
         connection = self._connection
         connection.recover()
         coordinator = connection.coordinator
@@ -65,12 +65,12 @@ class DirectCatalog:
                     self._connection.run, lambda stored: stored.check_damage(located.key, save_id, suspicion, by)
                 )
             except (ConflictError, NotPermittedError, StorageFullError):
-                pass  # another process works on it, or nothing can be noted there: then only this process passes it by
+                pass  # another process works on it, or the store is read-only: then only this process skips it
             finally:
                 owner.close()
         problem = look_again(self._connection.store, located.key, suspicion)
         if problem is None:
-            return DamageVerdict(False, "read once more, these bytes are as they should be")
+            return DamageVerdict(False, "read once more, these bytes are correct")
         return DamageVerdict(True, str(problem), is_listed_no_more=False)
 
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:

@@ -59,7 +59,7 @@ class DirectConnection:
         return self._is_closed.is_set()
 
     def held(self) -> SharedHold[Engine]:
-        """Return this process's part in the engine, which may not have been opened yet."""
+        """Return this process's share of the engine, which may not have been opened yet."""
         with self._lock:
             if self._is_closed.is_set():
                 raise InvalidRequestError("the Checkpointer was closed")
@@ -93,7 +93,7 @@ class DirectConnection:
         return self.open().in_catalog(self.run, work)
 
     def recover(self) -> None:
-        """Let what a crash left be completed or swept, once, before this process decides where to go on from.
+        """Complete or sweep what a crash left, once, before this process decides where to resume.
 
         Without this a checkpoint that was complete but not yet published would be found only by the first save, after
         training had been resumed from an older one.
@@ -103,13 +103,13 @@ class DirectConnection:
                 return
             self._is_recovered = True
             if next(iter(self.store.list(self.run)), None) is None:
-                return  # nothing there yet, and reading makes nothing
+                return  # nothing there yet, and reading creates nothing
             coordinator = new_coordinator(self.store, self.member, takes_over=False)
             try:
                 coordinator.open()
                 coordinator.checkpoints(self.run)
             except (ConflictError, NotPermittedError, StorageFullError):
-                pass  # another process works on it and keeps it in order; it is not ours to change; or the disk is full
+                pass  # another process works on it and repairs it; we may not write there; or the disk is full
             finally:
                 coordinator.close()
 

@@ -45,12 +45,12 @@ class FollowedRoom:
         """See `Memory`. The room is another save's only once this one is over."""
 
     def begin(self, declared: Declared, placement: Placement, manifest: Manifest) -> LocalHandover:
-        """See `Room`. The engine hears of it with the declaration."""
+        """See `Room`. The declaration tells the engine."""
         num_sums = int(first_sums(manifest)[-1])
         return LocalHandover(Capture(self, placement.offsets, num_sums, is_staged=self.is_shown))
 
     def drop(self, request_id: str, reason: str) -> None:
-        """See `Room`. The engine has not heard of the save."""
+        """See `Room`. The engine does not know of the save."""
 
     def give_back(self) -> None:
         """See `Room`."""
@@ -85,7 +85,7 @@ class LocalHandover:
 
 
 class DirectRooms:
-    """See `SaveRooms`: private memory, of this transport or of a pool that others use as well."""
+    """See `SaveRooms`: private memory, of this transport or of a shared pool."""
 
     def __init__(self, connection: DirectConnection) -> None:
         self._connection = connection

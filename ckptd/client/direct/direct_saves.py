@@ -1,4 +1,4 @@
-"""Saves of direct mode: the engine in this process takes them."""
+"""Saves of direct mode: the engine in this process carries them out."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class DirectSaves:
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `SaveRoad.abort`."""
-        with contextlib.suppress(CkptdError):  # then it is over already
+        with contextlib.suppress(CkptdError):  # then it has already ended
             self._connection.open().abort(save, reason)
 
 

@@ -20,7 +20,7 @@ from ckptd.storage.lock_holder import LockHolder
 
 _ALLOW_UNFENCED = "CKPTD_ALLOW_UNFENCED"  # the daemon's setting of that name
 _TICK_S = 0.2
-LOCK_WAIT_S = 2.0  # a reader that brings the run in order holds it for a moment
+LOCK_WAIT_S = 2.0  # a reader that repairs the run holds it for a moment
 
 
 class Engine:
@@ -98,7 +98,7 @@ class Engine:
         return coordinator
 
     def _take_run(self, options: RunOptions) -> tuple[Coordinator, int]:
-        """Open a coordinator and join the run, waiting a moment for a reader that brings it in order."""
+        """Open a coordinator and join the run, waiting a moment for a reader that repairs it."""
         deadline = Deadline(LOCK_WAIT_S)
         while True:
             coordinator = new_coordinator(self._store, self.member, takes_over=True)
@@ -128,7 +128,7 @@ class Engine:
 
 
 def holder(member: Member) -> LockHolder:
-    """Return what the lock of a run says of its holder."""
+    """Return the holder that the lock of a run names."""
     return replace(holder_here(), host=member.host)
 
 

@@ -1,1 +1,1 @@
-"""From what a user writes, a path or a URL, to a checkpoint that is there."""
+"""From the path or URL that a user writes to an existing checkpoint."""

@@ -1,6 +1,6 @@
 """What the environment says about the daemon: `CKPTD_ADDRESS`, `CKPTD_TOKEN`, `CKPTD_CA`, `CKPTD_CERT`, `CKPTD_KEY`.
 
-They hold alike for `Checkpointer`, for every adapter and for every command; what a caller passes comes first.
+They apply to `Checkpointer`, to every adapter and to every command; what a caller passes takes precedence.
 """
 
 from __future__ import annotations

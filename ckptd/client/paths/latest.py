@@ -68,7 +68,7 @@ def latest_checkpoint(directory: Path, latest_filename: str | None = None) -> st
     """Return the prefix of the checkpoint that the state file names, None if there is no such file or checkpoint.
 
     In a directory that was moved, this is the checkpoint of that name beside the state file, which TensorFlow does not
-    find. Where nothing of that name is there it is None, as with TensorFlow; the log then tells of what is whole there,
+    find. If no such checkpoint exists it is None, as with TensorFlow; the log then names what is whole there,
     and `Checkpointer.latest` takes it. What this process itself saves there is waited for.
 
     Raises as `get_checkpoint_state`.
@@ -85,7 +85,7 @@ def _latest(directory: Path, latest_filename: str | None = None) -> str | None:
     try:
         if find_stat(state.model_checkpoint_path) is not None:
             return state.model_checkpoint_path
-    except CkptdError as error:  # the directory came from a bucket, perhaps, that is out of reach here
+    except CkptdError as error:  # the directory may come from a bucket that this host cannot reach
         unreachable = error
     directory = as_text(directory)
     store, key = open_state(directory, latest_filename)

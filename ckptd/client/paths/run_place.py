@@ -1,7 +1,7 @@
-"""Where the checkpoints of a directory go: to a daemon, or into that directory by the engine in this process.
+"""Where the checkpoints of a directory go: to a daemon, or into that directory through the engine in this process.
 
-Frameworks know paths and no addresses. So their adapters take the path that a program has, and the address comes from
-an argument or from the environment; what a `Checkpointer` wants is made of both.
+Frameworks know paths, not addresses. So their adapters take the path that a program has, and the address comes from an
+argument or from the environment. Both together give the arguments of a `Checkpointer`.
 """
 
 from __future__ import annotations

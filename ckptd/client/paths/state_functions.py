@@ -1,6 +1,6 @@
-"""Changing what a directory says and holds: the functions that TensorFlow's users know, on paths and store URLs.
+"""Change a directory's state file and checkpoints: the functions that TensorFlow's users know, on paths and store URLs.
 
-The counterparts that only look are in `finding`. Source: TensorFlow
+The counterparts that only read are in `latest`. Source: TensorFlow
 ``tensorflow/python/checkpoint/checkpoint_management.py``.
 """
 
@@ -87,7 +87,7 @@ def state_of(
     *,
     save_relative_paths: bool = False,
 ) -> CheckpointState:
-    """Return what a state file in `save_dir` has to say, its paths as they are stored there.
+    """Return the content of a state file in `save_dir`, with paths as they are stored there.
 
     With `save_relative_paths`, absolute paths are stored relative to `save_dir` too.
     """

@@ -1,4 +1,4 @@
-"""Saving a checkpoint in one go, from one process, without a run: no state file, no retention."""
+"""Save a single checkpoint from one process, without a run: no state file, no retention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was probably meant by a path at which there is no checkpoint."""
+"""Suggestions for a path at which there is no checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMPORTED = (".safetensors", ".npz")
 
 
 def way_to_prefix(path: str) -> str:
-    """Return what to append to the error that there is nothing at `path`; nothing where nothing is known."""
+    """Return what to append to the error that there is nothing at `path`; empty if there is no suggestion."""
     for suffix in _FILE_SUFFIXES:
         if path.endswith(suffix):
             return f"; a checkpoint is opened by its prefix: {path.removesuffix(suffix)}"
@@ -24,7 +24,7 @@ def way_to_prefix(path: str) -> str:
         return "; ~ is the shell's, os.path.expanduser replaces it"
     try:
         return _beside(path)
-    except CkptdError:  # it is out of reach: the error is told already
+    except CkptdError:  # it cannot be reached: the error says so already
         return ""
 
 

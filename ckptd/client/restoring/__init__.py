@@ -1,1 +1,1 @@
-"""Restoring: what is requested against what is stored, and what happens when it is damaged."""
+"""Restoring: compare what is requested with what is stored, and fall back when that is damaged."""

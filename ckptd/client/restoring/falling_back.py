@@ -1,7 +1,7 @@
-"""What `Checkpointer.restore` does about damage: the owner of the run looks, and the newest that verifies is restored.
+"""What `Checkpointer.restore` does about damage: the run's owner reads again, and the newest that verifies is restored.
 
 A program restores in one piece or in several calls. All of them read one checkpoint: once something of it has been
-restored, damage is an error and no reason to go back, as what came first would be of another step.
+restored, damage is an error and `restore` does not go back: what came first would be of another step.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ckptd.printable import printable
 
 T = TypeVar("T")
 
-_MOST_ATTEMPTS = 1000  # each passes one by
+_MOST_ATTEMPTS = 1000  # each skips one checkpoint
 _MOST_PAUSE_S = 0.5
-_REREADS = 1  # of what the owner reads as it should be: a bit of this host's memory may have been wrong for once
+_REREADS = 1  # when the owner reads correct bytes: a bit of this host's memory may have been wrong once
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ def restore_newest(
                 if not verdict.is_listed_no_more:
                     restored.passed[located.key] = verdict.reason
             elif rereads == _REREADS:
-                error.add_note(f"{verdict.reason}: this host's memory is at fault, or its way to the bytes")
+                error.add_note(f"{verdict.reason}: this host's memory is at fault, or its connection to the bytes")
                 raise
             else:
                 rereads += 1
@@ -111,7 +111,7 @@ def _verdict(
     call: RestoreCall,
     falls_back: bool,
 ) -> DamageVerdict:
-    """Return what the owner says; raise `error`, with what it means, where this process may not go back."""
+    """Return the owner's verdict; raise `error`, with an explanation, where this process may not go back."""
     if not falls_back:
         raise error from error.__cause__
     try:
@@ -140,7 +140,7 @@ def _verdict(
 def _all_have_it(
     catalog: RunCatalog, name: str, located: Located, call: RestoreCall, is_whole: bool, timeout_s: float
 ) -> bool:
-    """Say what was found here, and wait for the other ranks; return whether all of them found it as it should be."""
+    """Report what was found here, and wait for the other ranks; return whether all of them read it without damage."""
     deadline, backoff = Deadline(timeout_s), Backoff()
     while True:
         agreement, missing = catalog.agree(name, located, call, is_whole)

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run a name and a step mean, and what is there instead when there is none."""
+"""Find the checkpoint of a run that a name and a step mean; if there is none, list what exists instead."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _NUM_NEAR_MISSES = 3
 
 
 class _MissingTensorError(NotFoundError, KeyError):
-    """There is no such tensor. Also a `KeyError`, as a mapping owes it to ``reader.get(name)`` and its kind."""
+    """There is no such tensor. Also a `KeyError`, which ``reader.get(name)`` and other methods of a mapping need."""
 
 
 class CheckpointReader(Mapping[str, Any]):
@@ -51,7 +51,7 @@ class CheckpointReader(Mapping[str, Any]):
 
     @property
     def bundle(self) -> Bundle:
-        """What it reads from, for modules that check before they read."""
+        """The bundle that it reads from, for modules that check before they read."""
         return self._bundle
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class CheckpointReader(Mapping[str, Any]):
         boxes = list(wanted)
         check_names(self._bundle, (name for name, _, _ in boxes))
         self._bundle.read_many(
-            # Whole tensors are read as such: short ones have a faster road then.
+            # Whole tensors are read as such: short ones then take a faster path.
             (
                 Wanted(name, None if self._bundle.shape(name) == array.shape else Box(tuple(start), array.shape), array)
                 for name, start, array in boxes

@@ -17,7 +17,7 @@ from ckptd.storage.base import Objects
 
 
 class ReportingBundle(Bundle):
-    """A checkpoint opened for reading, whose damage its owner hears of. Make one with `open_reporting`."""
+    """A checkpoint opened for reading that reports damage to the run's owner. Make one with `open_reporting`."""
 
     _catalog: RunCatalog
     _located: Located
@@ -45,7 +45,7 @@ def open_reporting(catalog: RunCatalog, located: Located, name: str, objects: Ob
 
 
 def report(error: CorruptionError, catalog: RunCatalog, located: Located, name: str) -> None:
-    """Have the owner look at damage in the latest checkpoint; a note of the error says what came of it."""
+    """Have the owner read damage in the latest checkpoint again; a note of the error says what it found."""
     try:
         latest = catalog.latest(name)
         if latest is None or latest.key != located.key:

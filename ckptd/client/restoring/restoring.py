@@ -85,7 +85,7 @@ def _read_step(
         except (NotFoundError, CorruptionError):
             now = locate(catalog, run, name, step)
             if (now.key, now.checkpoint.save_id) == (located.key, located.checkpoint.save_id):
-                raise  # it is still the one that is meant, so this is about the checkpoint itself
+                raise  # it is still the one that is meant, so the error is the checkpoint's own
             located = now
     else:
         arrays = read(located)
@@ -130,7 +130,7 @@ def _locate_prefix(catalog: RunCatalog, prefix: str) -> Located:
     for located in catalog.checkpoints():
         if located.checkpoint.prefix == prefix:
             return located
-    raise NotFoundError("this checkpoint is there no more", key=prefix)
+    raise NotFoundError("this checkpoint no longer exists", key=prefix)
 
 
 def _locate_named(catalog: RunCatalog, run: str, base: str) -> Located:
@@ -151,7 +151,7 @@ def _read(
 ) -> dict[str, Array]:
     objects = _objects(catalog, key, by_many)
     if is_afresh:
-        objects = beneath(objects)  # what memory holds may be what is wrong
+        objects = beneath(objects)  # the copy in memory may be the damaged one
     # Not every box is summed: only the index tells whether they are still of the checkpoint that was opened.
     bundle = Bundle.open_guarded(objects, key) if slices else Bundle.open(objects, key)
     try:

@@ -1,4 +1,4 @@
-"""Stored tensors → variables, all or none: what `Saver.restore` does once it has opened a checkpoint.
+"""Assign stored tensors to variables, all or none: what `Saver.restore` does once it has opened a checkpoint.
 
 Everything is looked up and compared first, in TensorFlow's words where something does not fit, and read and verified
 before anything is assigned. Source: TensorFlow ``tensorflow/core/kernels/save_restore_tensor.cc``,
@@ -26,15 +26,15 @@ _FAILED = (
 
 
 class Assignable(Protocol):
-    """A variable, or what stands for one in a framework: it says what it wants, and gets it."""
+    """A variable, or a framework's equivalent: it says which tensors it needs, and receives them."""
 
     name: str
 
     def places(self) -> list[VariableBox]:
-        """Return what it wants of the stored tensor of its name: as many boxes as `assign` takes arrays."""
+        """Return the boxes that it needs of the stored tensor of its name: as many as `assign` takes arrays."""
 
     def assign(self, arrays: list[Array]) -> None:
-        """Take over one array for each of the `places` returned before."""
+        """Assign one array for each of the `places` returned before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def restore_all(bundle: Bundle, variables: Sequence[Assignable], *, reshape: boo
 
     Args:
         bundle: the checkpoint.
-        variables: what to restore; other tensors of the checkpoint are passed over.
+        variables: what to restore; other tensors of the checkpoint are ignored.
         reshape: whether a stored tensor may have another shape of as many elements.
         sequentially: read and assign one variable after the other. This takes less memory, and damage that is only
             found while reading leaves those before it assigned.

@@ -1,8 +1,8 @@
 """Writing a checkpoint over another one of the same prefix, so that at every moment one of the two is whole.
 
 A Saver's files have fixed names, and two files cannot be replaced in one step. So when data of the final name is in
-use, the new checkpoint is first put in place under another shard count, by replacing the index; then the old data is
-nobody's, and the same is done again under the final name. A crash leaves the old checkpoint or the new one, perhaps
+use, the new checkpoint is first put in place under another shard count, by replacing the index. The old data is then
+unused, and the same is done again under the final name. A crash leaves the old checkpoint or the new one, perhaps
 with files beside it that no index refers to; the next save of the prefix removes them, and so does removing it.
 """
 
@@ -49,12 +49,12 @@ def write_over(
             passing = replace(passing, shard_sizes=(*passing.shard_sizes, 0))
         _write(store, key, passing, snapshot, meta_key, meta_graph)
         if _is_read(store, key, layout):
-            return  # the old data has the names that the new one should have: that is for the next save
+            return  # the old data has the names that the new one should have: the next save moves it
     _write(store, key, layout, snapshot, meta_key, meta_graph)
 
 
 def _take_back(store: Store, key: str, shards: Sequence[str], beside: Sequence[str]) -> None:
-    """Delete the data of a save that could not be committed, which would keep its room on a full disk."""
+    """Delete the data of a save that could not be committed, which would take space on a full disk."""
     try:
         index = index_in_place(store, index_key(key))
     except ConflictError:  # a directory has its name
@@ -66,7 +66,7 @@ def _take_back(store: Store, key: str, shards: Sequence[str], beside: Sequence[s
 
 
 def _is_read(store: Store, key: str, layout: Layout) -> bool:
-    """Say whether somebody reads data that is in place under this layout's names."""
+    """Say whether any reader has data open that is in place under this layout's names."""
     with unread(store, [shard_key(key, 0, layout.num_shards)]) as is_unread:
         return not is_unread
 
@@ -86,7 +86,7 @@ def _write(store: Store, key: str, layout: Layout, snapshot: Snapshot, meta_key:
     # Crash here: the checkpoint in place, and the whole data of the new one, that no index refers to.
     try:
         commit(store, Files(index_key(key), merge(layout, crcs), meta_key, meta_graph, overwrite=True))
-    except (ConflictError, NotPermittedError, StorageFullError):  # after others it may get into place later
+    except (ConflictError, NotPermittedError, StorageFullError):  # after other errors it may still get into place
         with suppress(CkptdError):
             _take_back(store, key, ours, [] if in_place or meta_graph is None else [meta_key])
         raise

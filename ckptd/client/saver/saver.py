@@ -35,7 +35,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _session_is_optional(method: _Method) -> _Method:
-    """Let old scripts pass TensorFlow's leading session, or None: what comes before the path is dropped unseen."""
+    """Let old scripts pass TensorFlow's leading session, or None: what comes before the path is ignored."""
 
     @functools.wraps(method)
     def call(self: Saver, *args: Any, **kwargs: Any) -> Any:
@@ -181,18 +181,18 @@ class Saver:
         *,
         meta_graph: bytes | None = None,
     ) -> str | None:
-        """Save all variables, publish the checkpoint in the state file, and delete what housekeeping lets go.
+        """Save all variables, publish the checkpoint in the state file, and delete what leaves the list.
 
         Args:
             save_path: the prefix, to which the step is appended; one missing directory is created.
             global_step: a whole number, or something that gives one: an array, a variable, a callable.
             latest_filename: the state file's name, ``checkpoint`` if None.
             meta_graph_suffix: of the file for `meta_graph`.
-            write_meta_graph: False leaves `meta_graph` away.
+            write_meta_graph: False writes no file for `meta_graph`.
             write_state: False publishes, lists and deletes nothing.
             strip_default_attrs: has no meaning without a graph.
             save_debug_info: has no meaning without a graph.
-            meta_graph: a serialized MetaGraphDef to lay beside the checkpoint.
+            meta_graph: a serialized MetaGraphDef to write beside the checkpoint.
 
         Returns:
             The prefix, durable and complete; None for an empty Saver.
@@ -235,7 +235,7 @@ class Saver:
     def restore(self, save_path: Path) -> None:
         """Assign every variable its value in a checkpoint: all of them, or none if anything does not fit or is damaged.
 
-        Tensors of the checkpoint that are no variables here are passed over. Variables saved by
+        Tensors of the checkpoint that are no variables here are ignored. Variables saved by
         ``tf.train.Checkpoint`` are found by the names that they had in TensorFlow's graph.
 
         Raises:
@@ -262,7 +262,7 @@ class Saver:
         return self._directory.paths
 
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
-        """Set the list, of checkpoints of unknown age: they count as new, so housekeeping keeps them for good."""
+        """Set the list to checkpoints of unknown age: they count as new, so housekeeping keeps them for good."""
         self._directory.set_paths(last_checkpoints)
 
     def set_last_checkpoints_with_time(self, last_checkpoints_with_time: list[tuple[str, float]]) -> None:
@@ -272,7 +272,7 @@ class Saver:
     def recover_last_checkpoints(self, checkpoint_paths: Sequence[Path]) -> None:
         """Take over the list of an earlier process, usually `all_model_checkpoint_paths` of the state file.
 
-        Those that are there no more are left out; the age of the others is that of their files.
+        Those that no longer exist are left out; the age of the others is that of their files.
         """
         self._directory.recover(checkpoint_paths)
 
@@ -296,7 +296,7 @@ class Saver:
         return Saver(var_list, saver_def=definition)
 
     def export_meta_graph(self, *_: Any, **__: Any) -> NoReturn:
-        """Raise: a graph is TensorFlow's, there is none here."""
+        """Raise an error: only TensorFlow has a graph."""
         raise InvalidRequestError(
             "export_meta_graph needs TensorFlow's graph, and ckptd has none; "
             "pass the bytes of a MetaGraphDef to save(…, meta_graph=…) to keep them beside a checkpoint"
@@ -317,7 +317,7 @@ class Saver:
 
 
 def _step(value: Any) -> int:
-    """Return a step as a number, whatever gives it."""
+    """Return a step as a number, from a number, an array, a variable or a callable."""
     given = value() if callable(value) else value
     given = given.numpy() if callable(getattr(given, "numpy", None)) else given
     try:

@@ -1,4 +1,4 @@
-"""How a Saver is set up, as a message: TensorFlow's SaverDef in a package of our own."""
+"""The configuration of a Saver as a message: TensorFlow's SaverDef in a package of our own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_INT32 = (1 << 31) - 1
 
 
 def make(*, sharded: bool, max_to_keep: int | None, hours: float, version: int, filename: str | None) -> SaverDef:
-    """Return a SaverDef without operations, as TensorFlow makes them without a graph.
+    """Return a SaverDef without operations, as TensorFlow makes it without a graph.
 
     Raises:
         InvalidRequestError: for numbers that no Saver can have, and for formats that we do not write.

@@ -1,4 +1,4 @@
-"""A Saver's directory: where its next checkpoint goes, and the list of those before it. Shared by every Saver of ours.
+"""A Saver's directory: where its next checkpoint goes, and the list of those before it. Every Saver of ckptd uses it.
 
 Source: TensorFlow ``tensorflow/python/training/saver.py``.
 """
@@ -97,7 +97,7 @@ class Target:
             raise InvalidRequestError(f"Parent directory of {self.save_path} doesn't exist, can't save.")
 
     def check_state_file(self) -> None:
-        """Refuse a checkpoint that the state file would have the place of, before anything is written."""
+        """Refuse a checkpoint whose name is that of the state file, before anything is written."""
         check_state_path(os.path.dirname(self.save_path), self.latest_filename, self.prefix)  # noqa: PTH120
 
 
@@ -120,7 +120,7 @@ class SaverDirectory:
         return self._kept.paths
 
     def set_paths(self, paths: list[str]) -> None:
-        """Set the list, of checkpoints of unknown age: they count as new, so housekeeping keeps them for good."""
+        """Set the list to checkpoints of unknown age: they count as new, so housekeeping keeps them for good."""
         _check_list(paths)
         self._kept.last = [(as_text(path), float("inf")) for path in paths]
 
@@ -130,7 +130,7 @@ class SaverDirectory:
         self._kept.last = [(as_text(path), float(at)) for path, at in paths_with_time]
 
     def recover(self, paths: Sequence[AnyPath]) -> None:
-        """Take over the list of an earlier process; those that are there no more are left out."""
+        """Take over the list of an earlier process; those that no longer exist are left out."""
         found = []
         for path in map(as_text, paths):
             found += [(path, at) for at in get_checkpoint_mtimes([path])]
@@ -146,13 +146,13 @@ class SaverDirectory:
         num_shards: int = 1,
         write_state: bool = True,
     ) -> None:
-        """Write one checkpoint, publish it and keep house; all of it durable on return.
+        """Write one checkpoint, publish it, and delete what leaves the list; all of it durable on return.
 
         Args:
             target: where to.
             snapshot: what; it stays the caller's.
             meta_graph: bytes for the file beside it, None for no such file.
-            holder: the name of the writer, for processes that are kept away meanwhile.
+            holder: the name of the writer, as shown to processes that are refused meanwhile.
             num_shards: how many data files.
             write_state: False publishes, lists and deletes nothing.
 
@@ -175,7 +175,7 @@ class SaverDirectory:
         directory = os.path.dirname(target.save_path)  # noqa: PTH120
         state = state_of(directory, target.prefix, noted.paths, save_relative_paths=self._save_relative_paths)
         write_state(directory, target.latest_filename, target.prefix, state)
-        self._kept = noted  # not before: a save that could not be published is not in the list
+        self._kept = noted  # only now: a save that could not be published is not in the list
 
     def _let_go(self, suffix: str) -> None:
         """Delete the checkpoint that left the list, unless it is to be kept for good.
@@ -199,7 +199,7 @@ class SaverDirectory:
 
 @contextmanager
 def _unowned(store: Store, holder_line: str) -> Iterator[None]:
-    """Do what `ownership.unowned` does; say so if it is this process itself that has the directory."""
+    """Do what `ownership.unowned` does; if this process itself owns the directory, the error says so."""
     with ExitStack() as stack:
         try:
             stack.enter_context(ownership.unowned(store, holder_line))

@@ -1,6 +1,6 @@
 """What a `Saver` saves and restores: names, and things that can be read and assigned.
 
-What a variable may be is told in `Saver`, where users look for it.
+The docstring of `Saver` lists what a variable may be, as users look for it there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ckptd.format.slices import Box
 
 @dataclass(frozen=True, slots=True)
 class VariableBox:
-    """One box of a stored tensor that a variable wants.
+    """One box of a stored tensor that a variable needs.
 
     Attributes:
         shape: of the whole tensor as the variable has it, None if it takes any.
@@ -37,7 +37,7 @@ class VariableBox:
 
 
 class Variable:
-    """One name and what it stands for.
+    """One name and its variable.
 
     Attributes:
         name: of the tensor in the checkpoint.
@@ -58,7 +58,7 @@ class Variable:
         return value
 
     def places(self) -> list[VariableBox]:
-        """Return what the variable wants of the stored tensor: as many boxes as `assign` takes arrays.
+        """Return the boxes that the variable needs of the stored tensor: as many as `assign` takes arrays.
 
         Raises:
             InvalidRequestError: when the variable is an array that cannot be filled.

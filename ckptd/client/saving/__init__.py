@@ -1,1 +1,1 @@
-"""One save from `save` to its end, whichever transport carries it."""
+"""One save from `save` to its end, over any transport."""

@@ -1,4 +1,4 @@
-"""One save from its declaration to its end, over any road."""
+"""One save from its declaration to its end, over any transport."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def carry_out(
 ) -> Checkpoint:
     """Carry out one save; return the published checkpoint. The snapshot may still be under way.
 
-    A daemon that was restarted in the middle knows nothing of the save. The snapshot is still here, so the save begins
-    again, as a call that is repeated.
+    A daemon that was restarted in the middle knows nothing of the save. The snapshot is still here, so the save starts
+    again, as a repeated call.
     """
     what = "the save without a step" if request.step is None else f"the save of step {request.step}"
     with waits.told(what):
@@ -63,7 +63,7 @@ def _carry_out(
 
 
 def _finish(road: SaveRoad, planned: Assignment, snapshot: Snapshot, deadline: Deadline) -> Checkpoint:
-    """Send what was planned and wait for the end; `NotFoundError` when the daemon has no memory of the save."""
+    """Send what was planned and wait for the end; `NotFoundError` when the daemon has no record of the save."""
     lanes = [lane for lane in planned.lanes if lane.road is Road.STREAM]
     try:
         if lanes:
@@ -90,8 +90,8 @@ def _left(sources: Sequence[LaneSource]) -> str:
 def _settle(road: SaveRoad, save: SaveRef, error: CkptdError) -> Checkpoint:
     """End a save whose lanes could not all be sent: raise why, or return the checkpoint if it was made all the same.
 
-    When the save had ended before, because another rank was lost say, our lanes were refused for that reason and
-    it is the one to tell. Only a save that still waits for us is ended by us.
+    If the save had ended before, for example because another rank was lost, our lanes were refused for that reason,
+    and that reason is raised. We end only a save that still waits for us.
     """
     try:
         return road.outcome(save, Deadline(_SETTLE_S))

@@ -1,4 +1,4 @@
-"""How a save ends, as the package sees it: the thread that carries it out reports the end, and others wait for it.
+"""The end of a save, inside the package: the thread that carries the save out reports it, and others wait for it.
 
 `PendingSave` is the user's view of it.
 """
@@ -67,7 +67,7 @@ class Completion:
             return self._error
 
     def add_done_callback(self, callback: Callable[[Any], object], argument: object) -> None:
-        """Have `callback` called with `argument` at the end, by the thread that ends it; at once if it has ended.
+        """Call `callback` with `argument` at the end, in the thread that ends it; at once if it has ended.
 
         What it raises goes to the log.
         """
@@ -117,7 +117,7 @@ class Completion:
             return self._error is not None or (self._checkpoint is not None and self._aftermath is None)
 
     def wait_until_over(self, timeout: float | None = None) -> bool:
-        """Wait until nothing of it is left for this process to do; return whether that came to pass.
+        """Wait until this process has nothing left to do for it; return whether that happened in time.
 
         It has ended, every callback was called, and what retention deletes because of it is gone, if this process does
         that itself.

@@ -1,7 +1,7 @@
 """`Checkpointer`s that were collected and not closed: each leaves its run once its saves have ended.
 
-The collector calls at any moment, in any thread, with whatever lock that holds. So nothing is done there but to note
-it, in a queue that needs no lock of Python's; a thread that waits there does the rest.
+The collector calls at any moment, in any thread, whatever locks that thread holds. So the call only adds an entry to a
+queue that needs no Python lock; a thread that waits on the queue does the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger("ckptd.client")
 
 
 class Droppable(Protocol):
-    """What is left of a `Checkpointer`."""
+    """The part of a `Checkpointer` that outlives it."""
 
     def mark_dropped(self) -> None:
         """Note that it was dropped. Called by the collector: takes no lock."""
@@ -33,7 +33,7 @@ class Droppable(Protocol):
 
 
 class _Dropped:
-    """The thread of this process, and what it is told by."""
+    """The thread of this process, and its queue."""
 
     def __init__(self) -> None:
         self.queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -45,7 +45,7 @@ class _Dropped:
             return
         with self._lock:
             if not self._is_begun:
-                with contextlib.suppress(RuntimeError):  # no thread is to be had now: the next call tries again
+                with contextlib.suppress(RuntimeError):  # no thread can be started now: the next call tries again
                     threading.Thread(target=_serve, args=(self.queue,), name="ckptd-dropped", daemon=True).start()
                     self._is_begun = True
 
@@ -54,7 +54,7 @@ def _serve(dropped: queue.SimpleQueue[Callable[[], None]]) -> None:
     while True:
         work = dropped.get()
         try:
-            threads.start(work, "ckptd-drop")  # one that waits for its saves holds up no other
+            threads.start(work, "ckptd-drop")  # one that waits for its saves delays no other
         except RuntimeError:
             threads.guarded(work)
         del work
@@ -72,14 +72,14 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def begin() -> None:
-    """Be ready: called by whatever makes something that is to be left one day."""
+    """Start the thread: called by whatever makes something that may be dropped later."""
     _dropped.begin()
 
 
 def follow(owner: object, what: Droppable, wait: Callable[[], None]) -> Callable[[], object]:
-    """Have `what` dropped once `owner` was collected and `wait` has returned; return what takes that back.
+    """Drop `what` once `owner` was collected and `wait` has returned; return a function that cancels this.
 
-    Neither may refer to the owner. At the end of the program nothing is dropped: that is `ending`'s.
+    Neither may refer to the owner. At the end of the program nothing is dropped: `end_of_process` does that work.
     """
     finalizer = weakref.finalize(owner, _note, what, wait)
     finalizer.atexit = False
@@ -94,7 +94,7 @@ def _note(what: Droppable, wait: Callable[[], None]) -> None:
 def _drop(what: Droppable, wait: Callable[[], None]) -> None:
     try:
         wait()
-    except CkptdError as error:  # the end of the program tells of the save
+    except CkptdError as error:  # the end of the program reports the save
         _log.debug("a Checkpointer that was dropped leaves its run: %s", error)
     finally:
         what.let_go()

@@ -1,4 +1,4 @@
-"""The end of the program: it waits for the saves under way, and says which were lost.
+"""The end of the program: the interpreter waits for pending saves, and reports those that were lost.
 
 What `save` has accepted is durable when the process has ended by itself: at the end of the script, by `sys.exit`, by an
 exception, by the end of the main thread while others run. Python gives two moments for that, and both are needed. The
@@ -10,9 +10,9 @@ then, such as JAX's end of its devices.
 A save that failed, and whose error was not seen, is reported on stderr, and the exit code is not 0. Nothing that
 Python calls at the end may choose the exit code, except one: when stdout can't be flushed, after everything else was
 called, the code is 120, which Python's documentation has for an error in the cleanup. So flushing is made to fail. A
-process of `multiprocessing` chooses its own exit code, and has no `atexit`: it is told in its own way.
+process of `multiprocessing` chooses its own exit code, and has no `atexit`: it uses hooks of its own.
 
-Ctrl-C ends the wait. A forked child owes nothing of what its parent does.
+Ctrl-C ends the wait. A forked child does not wait for its parent's saves.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from ckptd.errors import CkptdError, UnavailableError
 from ckptd.printable import printable
 
 EXIT_CODE = 120
-"""Of a program that would have ended with 0, and has lost a save."""
+"""The exit code of a program that would have ended with 0, and has lost a save."""
 
 _STARTS_NO_THREAD = (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 1)
 """At the end, this interpreter doesn't; gRPC, which needs some, is not ready for that, and its own end is for ever."""
 
-_MARGIN_S = 20.0  # a save's own deadline comes first, and tells why
+_MARGIN_S = 20.0  # a save's own deadline comes first, and its error says why
 TELL_S = 10.0
 _POLL_S = 0.5
 
@@ -57,10 +57,10 @@ class _Owed:
 
 
 class _Ending:
-    """What this process owes. Any thread may use it.
+    """The saves that this process still has to wait for. Any thread may use it.
 
     Attributes:
-        has_lost: whether a save was told to be lost.
+        has_lost: whether a save was reported as lost.
     """
 
     def __init__(self) -> None:
@@ -81,13 +81,13 @@ class _Ending:
                 _before_a_worker_ends()
 
     def settle_if_late(self) -> None:
-        """Wait for everything that is owed if it is the end of the program that saves: nothing may come after it."""
+        """Wait for every pending save if it is the end of the program that saves: nothing may come after it."""
         main = threading.main_thread()
         if threading.current_thread() is main and not main.is_alive():
             self.last_call()
 
     def settle(self) -> None:
-        """Wait for everything that is owed, and tell what is lost. May be repeated."""
+        """Wait for every pending save, and report what is lost. May be repeated."""
         try:
             self._wait()
         except BaseException as error:
@@ -99,12 +99,12 @@ class _Ending:
             lost = one.pending.take_unseen_error()
             if lost is not None:
                 self.has_lost = True
-                # What did not answer may have the whole of it, and commit it yet.
+                # A daemon that did not answer may have all bytes, and may still commit the save.
                 is_open = isinstance(lost, UnavailableError) and lost.may_have_arrived and not lost.is_answer
                 _say(f"{one} {'may be' if is_open else 'is'} lost: {_in_full(lost)}")
 
     def last_call(self) -> None:
-        """Settle, and see to the exit code."""
+        """Settle, and set the exit code."""
         self.settle()
         # An exception that nothing has caught ends the program with 1.
         has_failed = hasattr(sys, "last_value") and not hasattr(sys, "ps1")
@@ -161,13 +161,13 @@ def _in_full(error: CkptdError) -> str:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(Exception):  # there may be no stderr any more
+    with contextlib.suppress(Exception):  # stderr may be closed already
         sys.stderr.write(f"ckptd: {printable(text)}\n")
         sys.stderr.flush()
 
 
 class _FailingAtTheEnd:
-    """stdout, but that the interpreter itself can't flush it: then it ends with `EXIT_CODE`."""
+    """stdout, except that the interpreter itself can't flush it: then it ends with `EXIT_CODE`."""
 
     def __init__(self, stdout: Any) -> None:
         self._stdout = stdout
@@ -179,7 +179,7 @@ class _FailingAtTheEnd:
         return False
 
     def flush(self) -> None:
-        """Flush; fail if that is called by no function, but by the interpreter."""
+        """Flush; fail if the interpreter itself calls this, and no function."""
         if self._stdout is not None and not self._stdout.closed:
             self._stdout.flush()
         try:
@@ -220,7 +220,7 @@ _ending = _Ending()
 
 
 def owe(pending: Completion, where: str, timeout_s: float) -> None:
-    """Have the end of the program wait for this save, which ends within `timeout_s`, and tell if it is lost."""
+    """Have the end of the program wait for this save, which ends within `timeout_s`, and report it if it is lost."""
     _ending.owe(pending, where, timeout_s)
 
 
@@ -230,17 +230,17 @@ def owed() -> list[Completion]:
 
 
 def settle_if_late() -> None:
-    """Wait for the saves here and now if the main thread has ended, and this is what it calls at the end."""
+    """Wait for the saves now if the main thread has ended and calls this as part of that."""
     _ending.settle_if_late()
 
 
 def forget() -> None:
-    """Let this process owe nothing: it is a forked child, or what has failed was meant to."""
+    """Forget all saves of this process: it is a forked child, or the failures were intended."""
     global _ending
     _ending = _Ending()
 
 
-# What is registered is inherited by a forked child, and then it is about the child.
+# A forked child inherits what is registered, which then runs for the child.
 
 
 def _main_thread_has_ended() -> None:

@@ -51,7 +51,7 @@ class Launcher:
 
         Raises:
             InvalidRequestError: naming the tensor that can't be saved.
-            UnavailableError: the memory for one more copy is not to be had, or no thread can be started.
+            UnavailableError: no memory for one more copy, or no thread can be started.
         """
         prepared: Prepared | None = None
         save: Undertaking | None = None
@@ -71,7 +71,7 @@ class Launcher:
                 _start(save.capture_behind, f"ckptd-save-{request.step}-capture")
             else:
                 save.capture()
-            with contextlib.suppress(RuntimeError):  # it may do without, and its thread will tell
+            with contextlib.suppress(RuntimeError):  # it may need no memory, and its thread will report this
                 threads.reserve(_NUM_RESERVED)
         except BaseException as error:
             if save is not None:

@@ -1,4 +1,4 @@
-"""The saves that this process has begun and that are not over, by the place that they go to.
+"""The saves that this process has begun and that are not over, by their destination.
 
 A question about what a job has begun is answered when that has ended: after `save(2)` the latest is 2, whether the same
 `Checkpointer` is asked, another one, or a plain function that takes a path.
@@ -38,7 +38,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def add(place: str, pending: Completion) -> None:
-    """Take one in that has begun, in the order in which they begin."""
+    """Add a save that has begun; saves are added in the order in which they begin."""
     with _own.lock:
         for each in list(_own.by_place):
             rest = _left(_own.by_place.pop(each))

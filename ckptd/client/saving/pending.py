@@ -1,4 +1,4 @@
-"""A save in progress: wait for it, look at it, get notice of its end."""
+"""A save in progress: wait for it, inspect it, be notified of its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PendingSave:
     An error that was not seen through `result` or `exception` is raised at the next call of the `Checkpointer`.
     If there is none, the program says so on stderr when it ends, and its exit code is not 0.
 
-    A forked child never waits for a save of its parent, as it would not be told of the end.
+    A forked child never waits for a save of its parent, as it would not learn of the end.
 
     Attributes:
         step: which step is saved.
@@ -66,7 +66,7 @@ class PendingSave:
         return self._completion.checkpoint
 
     def add_done_callback(self, callback: Callable[[PendingSave], object]) -> None:
-        """Have `callback` called with this object at the end, by the thread that ends it; at once if it has ended.
+        """Call `callback` with this object at the end, in the thread that ends it; at once if it has ended.
 
         What it raises goes to the log.
         """
@@ -94,5 +94,5 @@ class PendingSave:
 
 
 def completion_of(pending: PendingSave) -> Completion:
-    """Return what the package knows of the end of a save, for adapters."""
+    """Return the package's own record of the end of a save, for adapters."""
     return pending._completion

@@ -1,8 +1,8 @@
-"""The order of one rank's saves: a later one is never declared before an earlier one, also not after a restart.
+"""The order of one rank's saves: a later one is never declared before an earlier one, not even after a restart.
 
-Saves commit in the order in which the daemon hears of them first. A daemon that was restarted hears of those under way
-anew, and which of our threads notices that first is chance; so a save waits until the one before it has been planned
-under the epoch that holds now, or has ended.
+Saves commit in the order of their first declaration. After a restart of the daemon, saves under way are declared again,
+and which of our threads notices the restart first is chance. So a save waits until the one before it has been planned
+under the present epoch, or has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Turn:
     """
 
     def __init__(self, before: Turn | None = None) -> None:
-        """Stand behind `before`."""
+        """Queue behind `before`."""
         self.given_up: str | None = None
         self._before = before
         self._changed = threading.Condition()
@@ -46,7 +46,7 @@ class Turn:
             self._before = before._before if before._is_skipped else None
 
     def may_begin(self, epoch: int, connection: object) -> bool:
-        """Whether this save may be begun now over `connection`, which keeps the order of what it is told.
+        """Whether this save may be begun now over `connection`, which keeps the order of its requests.
 
         Notes that it is, if so.
         """
@@ -67,7 +67,7 @@ class Turn:
             self._changed.notify_all()
 
     def give_up(self, reason: str) -> None:
-        """Say that this save will fail: the next, which may be of the same step, waits until the engine knows it."""
+        """Say that this save will fail: the next, which may be of the same step, waits until the engine knows that."""
         with self._changed:
             self.given_up, cancel = reason, self._cancel
         if cancel is not None:

@@ -1,12 +1,12 @@
-"""What the `Checkpointer`s of one process have in common: its one place in a run, however many of them save into it.
+"""What the `Checkpointer`s of one process share: its one place in a run, however many of them save into it.
 
 A process is one member of a run. In direct mode it holds the lock of the directory once, beside a daemon it has one
 lease. So what has that place is made for the first `Checkpointer` that needs it, found again by the others, and given
 up when the last one has closed. Those that save have to agree about the options of the run: which of them counted would
 be chance. One that only reads says nothing about options.
 
-A `Checkpointer` that was dropped and not closed lets go once its saves have ended, see `dropping`; one that wants other
-options waits for that. A forked child shares nothing with its parent.
+A `Checkpointer` that was dropped and not closed releases the place once its saves have ended, see `dropping`; one with
+other options waits for that. A forked child shares nothing with its parent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ckptd.client.saving import dropping
 from ckptd.engine.identity import RunOptions
 from ckptd.errors import InvalidRequestError
 
-_LOOK_S = 0.1  # how soon it is seen that a `Checkpointer` was dropped: that can't be told by a lock
+_LOOK_S = 0.1  # how often to check for dropped `Checkpointer`s: the collector can't notify a lock
 
 
 class Common(Protocol):
@@ -34,7 +34,7 @@ class Common(Protocol):
         """Whether it has lost the place for good: the next user needs another."""
 
     def leave(self) -> None:
-        """Nothing saves any more: give the place up, if others need it to be free. It may be taken again."""
+        """Nothing saves any more: release the place, if others need it. It may be taken again."""
 
     def close(self, *, is_dropped: bool) -> None:
         """It is not used any more. If the last one was dropped, what reads may go on without it."""
@@ -49,7 +49,7 @@ class _Entry(Generic[C]):
         self.changed = threading.Condition(threading.RLock())
         self.holds: list[SharedHold[C]] = []
         self.is_closed = False
-        self.was_dropped = False  # by any: what it gave away may still read
+        self.was_dropped = False  # by any: objects that it returned may still read
 
 
 class SharedHold(Generic[C]):
@@ -123,7 +123,7 @@ class SharedHold(Generic[C]):
         return None
 
     def release(self, *, is_dropped: bool = False) -> None:
-        """Have no part in it any more; the last one closes it. May be repeated."""
+        """Release this share; the last one closes what is shared. May be repeated."""
         if self.is_inherited:
             return
         entry = self.entry
@@ -149,19 +149,19 @@ class Commons(Generic[C]):
     """What is shared in this process, of one kind, by what it is about. Any thread may use it."""
 
     def __init__(self) -> None:
-        """Have nothing yet; a forked child begins with nothing, too."""
+        """Begin empty, in a forked child too."""
         self.forget()
         os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Share nothing of what there is with those that come from now on."""
+        """Share nothing that exists now with later users."""
         self._lock = threading.Lock()
         self._entries: dict[Hashable, _Entry[C]] = {}
 
     def hold(self, key: Hashable, make: Callable[[], C]) -> SharedHold[C]:
-        """Take part in what has this key; `make` makes it, without waiting for anything, if there is none.
+        """Return a share of what has this key; `make` creates it, without waiting, if there is none.
 
-        While the last one that had a part in it closes it, this waits for that.
+        While its last user closes it, this waits for that.
         """
         dropping.begin()
         while True:
@@ -177,7 +177,7 @@ class Commons(Generic[C]):
                 self.forget_entry(key, entry)
 
     def forget_entry(self, key: Hashable, entry: _Entry[C]) -> None:
-        """Give this one to no caller any more."""
+        """Return this one to no further caller."""
         with self._lock:
             if self._entries.get(key) is entry:
                 del self._entries[key]

@@ -98,12 +98,12 @@ class SaveRoad(Protocol):
         """Return what this rank declares under `epoch`, with the manifest that has this digest."""
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
-        """Tell other ranks that this one gives a save up that nothing carries out. Waits a moment. Never raises."""
+        """Tell other ranks that this one gives up a save that nothing carries out. Waits a moment. Never raises."""
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
-        """Say what this rank brings; return what it owes, once every rank has, or what is saved already.
+        """Declare what this rank saves; once all ranks have, return what it has to send, or what is saved already.
 
         Waits for `turn` first, so that saves are declared in their order.
         """
@@ -117,7 +117,7 @@ class SaveRoad(Protocol):
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
         """Wait until what retention deletes because of a published save is gone, as far as it can be deleted now.
 
-        Returns at once where nobody can say: beside an older daemon.
+        Returns at once with an older daemon, which cannot tell.
 
         Raises:
             UnavailableError: not until the deadline.
@@ -152,7 +152,7 @@ class RunCatalog(Protocol):
         """Bring a checkpoint back that was deleted lately; durable on return."""
 
     def agree(self, name: str, located: Located, call: RestoreCall, is_whole: bool) -> tuple[Agreement, str]:
-        """Say what was found in the checkpoint that all ranks restore together.
+        """Report what was found in the checkpoint that all ranks restore together.
 
         Returns what follows, and which ranks are missing; does not wait for them: to be repeated.
         """
@@ -175,7 +175,7 @@ class SaveRooms(Rooms, Protocol):
     """Memory to capture saves into: shared with the engine where it can be."""
 
     def share(self, pool: RoomPool) -> None:
-        """Take memory from `pool`, which others use before and after, unless the engine lends it."""
+        """Take memory from `pool`, which is shared, unless the engine lends it."""
 
     def close(self) -> None:
         """Free what is kept, unless others use it."""
@@ -189,14 +189,14 @@ class EngineConnection(Droppable, Protocol):
         """Whether it is the parent's, and this process a forked child, which must not touch it."""
 
     def close(self) -> None:
-        """Refuse further calls and end waits; `let_go` gives the hold back. May be repeated."""
+        """Refuse further calls and end waits; `let_go` releases the hold. May be repeated."""
 
     def let_go(self, *, is_dropped: bool = True) -> None:
         """See `Droppable`; not `is_dropped`: it was closed."""
 
 
 class Transport:
-    """The road to the engine, over one connection: to a daemon, or to the engine in this process.
+    """The transport to the engine, over one connection: to a daemon, or to the engine in this process.
 
     Attributes:
         place: what it saves to, the same for all objects that save there as this rank; see `own_saves`.

@@ -13,13 +13,13 @@ from ckptd.errors import CkptdError, UnavailableError
 MAX_SNAPSHOTS = 2
 """Saves under way at once: each holds a copy of the arrays."""
 
-CLOSE_MARGIN_S = 20.0  # a save's own deadline comes first, and tells why
+CLOSE_MARGIN_S = 20.0  # a save's own deadline comes first, and its error says why
 
 
 class UnderWay:
     """See the module. Any thread may use it; every wait ends after `timeout_s`, or a little more.
 
-    A forked child has no saves under way: those of its parent are the parent's.
+    A forked child has no saves under way: its parent's saves stay with the parent.
     """
 
     def __init__(self, timeout_s: float, where: str, place: str = "") -> None:
@@ -45,7 +45,7 @@ class UnderWay:
             self._begin()
 
     def add(self, pending: Completion) -> None:
-        """Take one in; the end of the program waits for it, too."""
+        """Add a save; the end of the program waits for it, too."""
         self._check_fork()
         end_of_process.owe(pending, self._where, self._timeout_s)
         if self._place:
@@ -130,6 +130,6 @@ class UnderWay:
             for pending in self._pending:
                 error = pending.take_unseen_error()
                 if error is not None:
-                    error.add_note(f"this is about {pending}, which was not waited for")
+                    error.add_note(f"this error is from {pending}, which was not waited for")
                     raise error
             self._pending = [pending for pending in self._pending if not pending.done()]

@@ -1,8 +1,8 @@
 """One save that has begun: the caller's part of it, the part of the thread that carries it out, and how it ends.
 
 The caller's part may fail at any point: by an array that can't be copied, for want of memory or of a thread, by Ctrl-C.
-Then the save ends at once, with that cause. What it holds is given back by the thread that carries it out, or by the
-caller if there is no such thread.
+Then the save ends at once, with that cause. The thread that carries it out frees what it holds, or the caller
+does if there is no such thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Undertaking:
 
     Attributes:
         completion: how it ends.
-        pending: what the caller gets of that.
+        pending: the caller's view of it.
     """
 
     def __init__(
@@ -160,14 +160,14 @@ class Undertaking:
                 self.completion.fail(error or CkptdError(f"{self.pending} was interrupted"), is_known=is_known)
 
     def _clean_up(self, *, is_skipped: bool = False) -> None:
-        with ExitStack() as each:  # each of them, whatever becomes of the others; the last one first
+        with ExitStack() as each:  # each of them, even if others fail; the last one first
             each.callback(self._snapshot.release)
             each.callback(self._preparation.learn, self._snapshot)
             each.callback(self._turn.ended, is_skipped=is_skipped)
 
 
 def _sum_behind(snapshot: Snapshot, handover: Handover, pause_s: float) -> None:
-    """Sum what was captured, and hand the sums over, while training goes on.
+    """Sum what was captured, and pass the sums on, while training goes on.
 
     After a long copy there is a pause of the same length: other ranks on this host may not have come to the end of
     theirs, and training stands still until the last of them has.

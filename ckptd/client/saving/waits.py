@@ -1,4 +1,4 @@
-"""Lines about what takes long: every half minute, what a save waits for.
+"""Log lines for long waits: every half minute, what a save waits for.
 
 They are warnings of the logger ``ckptd.client``, which Python writes to stderr in a program that has set up no logging.
 """
@@ -38,9 +38,9 @@ class _Wait:
 
 @contextmanager
 def told(caller: str) -> Iterator[None]:
-    """Write a line every half minute, while this lasts, about what `caller` waits for; `waiting_for` tells it."""
+    """Write a line every half minute, while this lasts, about what `caller` waits for; `waiting_for` says what."""
     wait = _Wait(caller)
-    with suppress(RuntimeError):  # no thread is to be had: then there are no lines
+    with suppress(RuntimeError):  # no thread can be started: then there are no lines
         threading.Thread(target=wait.run, name="ckptd-waits", daemon=True).start()
     before = getattr(_here, "wait", None)
     _here.wait = wait
