@@ -201,7 +201,7 @@ class Pool:
         return result
 
     def settle(self, timeout_s: float | None = None) -> bool:
-        """Wait until nothing is left to do; return whether that came to pass within `timeout_s`."""
+        """Wait until nothing is left to do; return whether that happened within `timeout_s`."""
         if self._pid != os.getpid():
             return True
         with self._changed:

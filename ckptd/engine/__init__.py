@@ -1,1 +1,1 @@
-"""What a checkpoint is and how one comes to be: plan, session, commit, recovery, retention, reading."""
+"""What a checkpoint is and how it is made: plan, session, commit, recovery, retention, reading."""

@@ -1,4 +1,4 @@
-"""What people mean by "a checkpoint": one saved state, described."""
+"""The description of one checkpoint: a saved state."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Checkpoint:
         pinned: retention never removes it while this holds.
         save_id: which save wrote it; empty when it was not ours.
         durability: what it survives.
-        verified_at: when all of it was last read and found as it should be, wall-clock seconds; None: not yet.
-        rolled_back: of one that is told to watchers once more: why the newer one that they were told is not to be
+        verified_at: when all of it was last read and found intact, wall-clock seconds; None: not yet.
+        rolled_back: for one that watchers receive a second time: why the newer one that they received is not to be
             used; empty otherwise.
     """
 

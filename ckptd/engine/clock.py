@@ -1,4 +1,4 @@
-"""Time, passed in so that tests can wind it by hand."""
+"""Time, passed in so that tests can set it."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A layout depends only on the ranks' manifests, so saves of one layout share it. 
 
 - **entries**, what the index will list: a whole tensor, or one slice of it;
 - **segments**, what moves: runs of bytes of one rank's part that land at one place of one shard. A numeric part is
-  one segment. A part of strings is two, its lengths and its payload; the checksum between them is ours.
+  one segment. A part of strings is two, its lengths and its payload; the daemon writes the checksum between them.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Road(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Lane:
-    """What one rank owes one shard: segments in the order in which they are sent.
+    """What one rank has to send to one shard: segments in the order in which they are sent.
 
     Attributes:
         shard: where the bytes go.
@@ -150,7 +150,7 @@ class Lane:
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """What a rank is told: where its save goes, and which lanes it owes."""
+    """The answer to a rank's declaration: where its save goes, and which lanes it has to send."""
 
     save: SaveRef
     key: str

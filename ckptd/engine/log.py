@@ -20,7 +20,7 @@ _warned: dict[str, None] = {}
 
 
 def warn_once(text: str) -> None:
-    """Write a warning, unless this process has just written the same: what looks again and again finds the same."""
+    """Write a warning, unless this process has just written the same: repeated checks find the same problem."""
     if text not in _warned:
         _warned[text] = None
         while len(_warned) > _MOST_REMEMBERED:
@@ -82,7 +82,7 @@ def log_differences(save: SaveRef, differences: Sequence[Difference]) -> None:
 
 
 def log_failed(save: SaveRef, error: CkptdError) -> None:
-    """Say that a save came to nothing, and why."""
+    """Say that a save failed, and why."""
     fields = {
         "event": "save_failed",
         "run": save.run,

@@ -1,4 +1,4 @@
-"""What one rank brings to a save: a schema of tensors, and columns with a row per part.
+"""What one rank contributes to a save: a schema of tensors, and columns with a row per part.
 
 A part is a box of a tensor that this rank holds: the whole tensor, or a slice of it. Columns instead of an object per
 part make a plan of a million slices array work. The same layout gives the same digest, save after save, so
@@ -142,7 +142,7 @@ class Manifest:
     def with_schema_of(self, other: Manifest) -> Manifest:
         """Return this manifest with the names, dtypes and shapes of `other` in the place of its own, if they are equal.
 
-        The ranks of a job bring the same tensors: kept once for each, the names of a thousand ranks are most of it.
+        The ranks of a job save the same tensors: kept once per rank, the names would take most of the memory.
         """
         if other is self or (self.names, self.dtypes, self.full_shapes) != (
             other.names,

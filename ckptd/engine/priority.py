@@ -1,4 +1,4 @@
-"""How much the threads that write yield to others: to programs that compute, and to programs that use the disk.
+"""The priority of the threads that write, below that of programs that compute and of programs that use the disk.
 
 On Linux both priorities belong to a thread, not to a process, and a thread starts with those of the one that made it.
 So they are set in the threads that write, each by itself, and training beside them keeps its own.
@@ -31,11 +31,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Priority:
-    """What a thread that writes requests from the kernel.
+    """The priorities that a writing thread requests from the kernel.
 
     Attributes:
         nice: 0 (as others) to 19 (after all others); None leaves it as it is.
-        io_class: one of `IO_CLASSES`; None leaves it as it is. Only some of the kernel's schedulers look at it.
+        io_class: one of `IO_CLASSES`; None leaves it as it is. Only some of the kernel's I/O schedulers use it.
     """
 
     nice: int | None = None

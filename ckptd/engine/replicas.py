@@ -1,8 +1,8 @@
 """What several ranks hold under one name, and whether it is the same on all of them. Pure.
 
 Of a box that several ranks hold one rank's bytes are stored. The ranks declare digests of the small ones, so that a
-value that differs, such as a counter that is each rank's own, does not vanish unseen: the save is refused or warned
-about, as its caller has chosen, and what is stored then is the value of the lowest rank that holds it.
+value that differs, such as a counter of each rank's own, is not lost silently: the save is refused, or a warning is
+logged, as its caller has chosen, and the value of the lowest rank that holds it is stored.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ROW_BITS = 32
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Compared:
-    """Digests of what one rank brings, to be compared with what others bring under the same names.
+    """Digests of what one rank saves, to be compared with what others save under the same names.
 
     Attributes:
         rows: of its manifest, ascending.
@@ -102,7 +102,7 @@ class Difference:
 
 
 def differences(layout: Layout, compared: Mapping[int, Compared]) -> tuple[Difference, ...]:
-    """Return what ranks hold in common and have other values of, as far as they declared digests; at most 100.
+    """Return the names that several ranks hold with different values, as far as they declared digests; at most 100.
 
     Args:
         layout: of the save.
@@ -137,7 +137,7 @@ def remarked(remarks: Mapping[int, tuple[Remark, ...]], tensors: Collection[str]
         remarks: rank → its remarks.
         tensors: names of all tensors: where an outline has something else, one rank contradicts another.
     """
-    # Most ranks say the same; what they say is looked at once.
+    # Most ranks remark the same; equal remarks are checked once.
     ranks_of: dict[tuple[Remark, ...], list[int]] = {}
     for rank, said in remarks.items():
         ranks_of.setdefault(said, []).append(rank)
@@ -205,7 +205,7 @@ def _told(digests: NDArray[np.uint64], ranks: NDArray[np.int64], number: int, si
 
 
 def _not_the_same(groups: Sequence[Sequence[int]]) -> str:
-    """Say of values that are not shown which ranks have another one than the first."""
+    """Return which ranks have another value than the first, for values that are not shown."""
     others = [rank for each in groups[1:] for rank in each]
     return f"not the same on {describe_ranks(groups[0])} as on {describe_ranks(others)}"
 

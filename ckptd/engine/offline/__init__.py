@@ -1,1 +1,1 @@
-"""Work on checkpoints that no save takes part in: copy, place, repair, remove, take over."""
+"""Work on checkpoints outside of any save: copy, place, repair, remove, take over."""

@@ -1,4 +1,4 @@
-"""A checkpoint → the same checkpoint elsewhere, perhaps in another number of shards.
+"""Copy a checkpoint elsewhere, perhaps into another number of shards.
 
 The stored bytes move as they are, whatever their byte order and dtype, and so do their checksums: nothing is encoded
 again. Every piece is compared with its checksum on its way, and a copy whose source is damaged is never committed.
@@ -149,7 +149,7 @@ def _as_stored(bundle: Bundle, pieces: Sequence[tuple[StoredTensor, Piece]]) -> 
 
 
 def _laid_out(pieces: Sequence[tuple[StoredTensor, Piece]], num_shards: int) -> list[_Shard]:
-    """Lay the pieces out in shards of about equal bytes, none of them without a piece."""
+    """Lay the pieces out in shards of about equal bytes, each with at least one piece."""
     shards = []
     for number, run in enumerate(spread([piece.size for _, piece in pieces], num_shards)):
         moves, offset = [], 0

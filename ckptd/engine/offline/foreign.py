@@ -1,6 +1,6 @@
-"""Deleting checkpoints that ckptd did not write, when a person requests exactly that.
+"""Delete checkpoints that ckptd did not write, when a person explicitly requests that.
 
-No record proves whose they are, so nothing here is called by retention or recovery. The order is the one that `prune`
+No record proves which program owns them, so retention and recovery call nothing here. The order is the one that `prune`
 keeps for ours: first no state file names it, then the index goes, then what the index referred to.
 """
 
@@ -22,7 +22,7 @@ _BEGINNING = b"model_checkpoint_path"
 
 
 def state_files(store: Store, directory: str) -> dict[str, CheckpointState]:
-    """Return the state files directly in a directory by their keys: whatever begins like one and reads as one.
+    """Return the state files directly in a directory by their keys: whatever begins like one and parses as one.
 
     A Saver may use any name for its state file, so the name proves nothing.
     """

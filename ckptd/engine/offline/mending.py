@@ -1,4 +1,4 @@
-"""Puts aside what keeps a run from being opened, and nothing else: its bytes stay beside it, under another name.
+"""Move aside what keeps a run from being opened, and nothing else: the bytes stay there under another name.
 
 Opening a run never does this by itself: a person requests it, with `ckptd repair`.
 """
@@ -22,7 +22,7 @@ _EPOCHS_AHEAD = 1000  # more than a run can have begun since: a lost epoch is no
 
 
 def make_room_for_records(store: Store, directory: str) -> list[str]:
-    """Move aside files in the place of the directories for records and deleted indexes, or of the lock; say so."""
+    """Move aside files that stand where records, deleted indexes or the lock belong; return what was done."""
     return [
         *_checked(store, join(directory, records.DIRECTORY), presence.check_directory),
         *_checked(store, join(directory, records.ASIDE_DIRECTORY), presence.check_directory),
@@ -31,7 +31,7 @@ def make_room_for_records(store: Store, directory: str) -> list[str]:
 
 
 def mend_records(store: Store, directory: str) -> list[str]:
-    """Put damaged records and a damaged epoch aside, the latter for a new one; say what was done.
+    """Move damaged records and a damaged epoch aside, and write a new epoch; return what was done.
 
     The caller has the run's lock.
     """
@@ -49,12 +49,12 @@ def mend_records(store: Store, directory: str) -> list[str]:
 
 
 def make_room_for_state(store: Store, key: str) -> list[str]:
-    """Put aside what is at a state file's place, if it is no file that may be one; say what was done."""
+    """Move aside what is at a state file's place, if it can't be a state file; return what was done."""
     return _checked(store, key, durable.look)
 
 
 def put_away_unreadable(store: Store, directory: str) -> list[str]:
-    """Put aside what has the name of an index or a shard, and is no file; say what was done."""
+    """Move aside what has the name of an index or a shard but is not a file; return what was done."""
     if not isinstance(store, FileStore):
         return []
     done = []
@@ -78,13 +78,13 @@ def _check_lock(store: Store, key: str) -> None:
 
 
 def put_away(store: Store, key: str, why: CkptdError) -> str:
-    """Give what is at a key another name beside it, durably; say so."""
+    """Rename what is at a key, durably, in the same directory; return what was done."""
     if isinstance(store, FileStore):
         away = store.put_away(key)
     else:
         data = store.get(key)
         away = f"{key}.before-{crc32c(data):08x}"
-        with suppress(ConflictError):  # the same bytes were put aside before
+        with suppress(ConflictError):  # the same bytes were moved aside before
             store.put(away, data)
         store.delete([key])
     return f"{why}; it is now {away.rpartition('/')[2]}"

@@ -1,4 +1,4 @@
-"""Owning one run for a moment, from outside: for commands that pin and delete where no daemon does it for them.
+"""Own one run for a moment, from outside: for commands that pin and delete where no daemon does it for them.
 
 The locks are those that daemons and direct mode take, so none of them works on the run meanwhile: exclusively the
 run's own, and shared the one of every root above it.
@@ -48,15 +48,15 @@ def roots_kept(store: Store, holder: str, *, takes_over: bool = False) -> Iterat
 
 @contextmanager
 def unowned(store: Store, holder: str) -> Iterator[None]:
-    """Keep owners away while the block runs, for writers that are none; nothing is left behind.
+    """Keep owners away while the block runs, for writers that own no run; nothing is left behind.
 
-    Any number of them may work beside each other: they are no trainers of ours, and look after themselves.
+    Any number of such writers may work at once: they are not ckptd's trainers, and take care of their own conflicts.
 
     Raises:
         ConflictError: when another process owns the directory that is `store`'s root; its line is in `actual`.
     """
     with roots_kept(store, holder), ExitStack() as stack:
-        if store.keys(records.DIRECTORY):  # elsewhere no run of ours has ever been
+        if store.keys(records.DIRECTORY):  # elsewhere ckptd has never had a run
             stack.enter_context(_lock(store, holder, True, False))
         yield
 
@@ -75,7 +75,7 @@ def set_pinned(store: Store, key: str, pinned: bool) -> Checkpoint:
     """Pin the checkpoint `key`, directly in the root of `store`, or no longer. The caller owns that directory.
 
     Raises:
-        ConflictError: when ckptd did not write it: nothing of ours would ever delete it.
+        ConflictError: when ckptd did not write it: then ckptd would never delete it anyway.
     """
     catalog = _catalog(store, _record(store, key))
     return catalog.edits.pin(key) if pinned else catalog.edits.unpin(key)
@@ -113,7 +113,7 @@ def _record(store: Store, key: str) -> Record:
 
 
 def _catalog(store: Store, record: Record) -> Catalog:
-    """Return the catalog that a checkpoint is in, brought in order: what a crash left is completed or swept.
+    """Return the catalog that a checkpoint is in, after recovery: what a crash left is completed or swept.
 
     Retention does not run here, because its rule belongs to the trainer. Deletions are for good: there may be no
     later start that sweeps them.
@@ -125,7 +125,7 @@ def _catalog(store: Store, record: Record) -> Catalog:
         clock=SystemClock(),
         policy=keep_all,
         latest_filename=record.latest_filename,
-        undo_s=math.inf,  # for how long a deletion can be undone is the owner's affair, too
+        undo_s=math.inf,  # the owner also decides how long a deletion can be undone
         holder=LockHolder.here("a ckptd command").line,
     )
     catalog.upkeep.recover()

@@ -1,4 +1,4 @@
-"""Puts the files of a checkpoint in place without a run: for copies and imports, which have no coordinator.
+"""Put the files of a checkpoint in place without a run: for copies and imports, which have no coordinator.
 
 The order is that of every commit: shards, graph description, index, and only then are the files of a replaced
 checkpoint removed. Replacing one never touches its files before the new index is in place, so the new shards need keys
@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 
 class Placing:
-    """One checkpoint being put in place. Use it as a context: left by an error, it takes away what it put there.
+    """One checkpoint being put in place. Use it as a context manager: on an error it removes what it put there.
 
     A crash leaves shards that no index names, which nothing reads.
     """
 
     def __init__(self, store: Store, key: str, *, overwrite: bool, on_step: OnStep = ignore_step) -> None:
-        """Look at what is there.
+        """Check what is at the destination.
 
         Raises:
             ConflictError: when there is a checkpoint and `overwrite` is False, or it is being read.
@@ -49,7 +49,7 @@ class Placing:
             raise ConflictError("there is a checkpoint already", key=store.location(key))
         if self._old is not None:
             with unread(store, key, self._old.num_shards):
-                pass  # rather now than when all is written
+                pass  # better now than after everything is written
         self._finished: list[str] = []
         self._num_shards = 0
 
@@ -60,7 +60,7 @@ class Placing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            # What stays behind after a second error is no checkpoint, and the first one says more.
+            # What a second error leaves behind is no checkpoint, and the first error says more.
             with suppress(CkptdError):
                 self._store.delete(self._finished)
 
@@ -89,7 +89,7 @@ class Placing:
 
     @contextmanager
     def shard(self, shard: int, size_bytes: int) -> Iterator[ObjectWriter]:
-        """Give a writer for one shard, which is durable when the block has ended. Do one after the other."""
+        """Yield a writer for one shard, which is durable when the block has ended. Write one shard at a time."""
         writer = self._store.create(names.shard_key(self._key, shard, self._num_shards), size_bytes)
         try:
             yield writer
@@ -104,7 +104,7 @@ class Placing:
         """Make it a checkpoint: complete and durable on return, in place of the old one."""
         files = Files(names.index_key(self._key), index, names.meta_key(self._key), meta, self._overwrite)
         if meta is not None and self._old is None:
-            # Put here and not by `commit`, so that we know whether it is ours to take away again.
+            # Put here and not by `commit`, so that we know whether we have to remove it again.
             self._on_step("place.meta")
             self._store.put(files.meta_key, meta)
             self._finished.append(files.meta_key)

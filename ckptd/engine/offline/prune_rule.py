@@ -1,4 +1,4 @@
-"""Which checkpoints of a directory a person may want to be rid of, and why each of the others stays. Pure.
+"""Which checkpoints of a directory `ckptd prune` deletes, and why each of the others stays. Pure.
 
 This is the rule of `ckptd prune`, for any directory, of any program. It is stricter than a run's own retention, which
 knows what it has just saved: here a checkpoint counts as superseded only when enough newer ones exist both by their
@@ -43,7 +43,7 @@ class PruneRule:
 
 
 class PruneAction(Enum):
-    """What becomes of a checkpoint."""
+    """What `ckptd prune` does with a checkpoint."""
 
     KEEP = "keep"  # the rule wants it
     DELETE = "delete"  # superseded, and proven to be so
@@ -52,7 +52,7 @@ class PruneAction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PruneVerdict:
-    """What becomes of one checkpoint, and why, in words for people."""
+    """Whether one checkpoint stays, and why, in words for people."""
 
     found: Found
     action: PruneAction
@@ -70,7 +70,7 @@ def judge(
     named: Collection[str] = (),
     verifies: Callable[[Found], bool] | None = None,
 ) -> list[PruneVerdict]:
-    """Give every checkpoint of a directory its verdict, in the order of `found`.
+    """Return a verdict for every checkpoint of a directory, in the order of `found`.
 
     Args:
         found: all of them, as `survey` gives them.

@@ -146,7 +146,7 @@ def _with_lifted(state: CheckpointState, lifted: list[Record], ours: dict[str, R
 
 
 def _signature(store: Store, seen: SeenState) -> bytes:
-    """Return the line that keeps a former owner out, in a store without locks: it would go on with what it knew."""
+    """Return the line that keeps a former owner out, in a store without locks: its state is outdated."""
     if store.has_locks:
         return b""
     holder = LockHolder.here("ckptd repair").line
@@ -206,7 +206,7 @@ def _without_incomplete(
 
 
 def _was_ever_published(store: Store, directory: str) -> bool:
-    """Whether a checkpoint was here: if none is whole any more, a person looks before the history is given up."""
+    """Whether a checkpoint was here: if none is whole any more, a person has to decide before the history is lost."""
     return any(record.published for record in records.load(store, directory).found)
 
 
@@ -215,8 +215,8 @@ def _from_disk(directory: str, latest_filename: str, found: dict[str, Found], st
     whole = [each for each in found.values() if each.problem is None]
     usable = survey.by_age(whole, ours, latest_filename)
     if not usable:
-        # A run that was opened without its state file notes of all that it holds that it left the list, and is kept
-        # for good. Some were before: those that are listed go in their turn, so it is the newest only.
+        # When a run is opened without its state file, all its checkpoints are noted as off the list and kept for good.
+        # Some were so before. Those on the list are deleted in their turn, so only the newest is listed again.
         listed_once = (
             record is None or (record.write_state and record.latest_filename == latest_filename)
             for record in (ours.get(each.checkpoint.save_id) for each in whole)

@@ -1,7 +1,7 @@
-"""When a checkpoint was last read and found as it should be, also part by part: noted in its record.
+"""When a checkpoint was last read and found intact, as a whole or part by part: noted in its record.
 
-A large checkpoint can be verified in several goes, one part of it in each. It counts as verified since the first of
-them once every part has been read.
+A large checkpoint can be verified in several passes, one part in each. Once every part has been read, it counts as
+verified since the first pass.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Subset:
 
 
 def note_verified(store: Store, key: str, save_id: str, subset: Subset, holder: str) -> str:
-    """Note that a part of the checkpoint `key`, directly in the root of `store`, was read and is as it should be.
+    """Note that a part of the checkpoint `key`, directly in the root of `store`, was read and is intact.
 
     Returns why it could not be noted, in words; "" when it was. Nothing of that is an error: the bytes are right.
     """

@@ -1,1 +1,1 @@
-"""Saves in progress: which ranks take part, what each still owes, and when a save is over."""
+"""Saves in progress: which ranks take part, what each still has to send, and when a save is over."""

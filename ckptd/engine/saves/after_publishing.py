@@ -1,4 +1,4 @@
-"""What follows the publication of a save: watchers are told, retention deletes, and the free space is checked."""
+"""What follows the publication of a save: watchers are notified, retention deletes, and the free space is checked."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class AfterPublishing:
         self._num_published = 0  # guarded by the run's lock
 
     def begin(self, checkpoint: Checkpoint, *, is_listed: bool, retired: Future[None]) -> None:
-        """Set it going; `retired` is done once retention is. The run's lock is held: publications come in order."""
+        """Start it; `retired` is done once retention is. The run's lock is held: publications come in order."""
         self._num_published += 1
         if is_listed:
             self._stored.passed_by = ()
         try:
             self._workers.submit(self._carry_out, checkpoint, self._num_published, is_listed, retired)
         except BaseException:
-            retired.set_result(None)  # the engine was closed: the next opening of the run does the rest
+            retired.set_result(None)  # the engine was closed: the next opening of the run does this work
             raise
 
     def _carry_out(self, checkpoint: Checkpoint, number: int, is_listed: bool, retired: Future[None]) -> None:
-        """Do it for publication `number`; a newer one may have been told already, as these run side by side."""
+        """Do it for publication `number`; a newer one may have been announced already, as these run side by side."""
         try:
             if is_listed:  # an unlisted one is not the latest, which watchers follow
                 self._listeners.tell(checkpoint, number)
@@ -56,7 +56,7 @@ class AfterPublishing:
         try:
             free_bytes = self._store.free_bytes()
         except CkptdError:
-            return  # to look is no part of a save
+            return  # the check is no part of a save
         kept, most = len(self._stored.checkpoints()), self._stored.catalog.upkeep.policy.max_to_keep
         self.shortage = free_space.shortage(checkpoint.size_bytes, kept, most, free_bytes)
         if self.shortage is not None:

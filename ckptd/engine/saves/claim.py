@@ -27,7 +27,7 @@ class Claim:
     manifest: Manifest | None  # until it is planned
     planned: Future[Assignment] | None  # until the save is over
     done_at: float | None = None  # when its last lane ended
-    capture: Capture | None = None  # where its bytes lie
+    capture: Capture | None = None  # where its bytes are
     sum_begins: Column | None = None  # per part, the first of its checksums in the capture
     compared: Compared | None = None  # until it is planned, as are the remarks
     remarks: tuple[Remark, ...] = ()
@@ -57,12 +57,12 @@ class Claim:
         return (self.request_id, self.incarnation) == (request_id, ref.incarnation)
 
     def forget_declared(self) -> None:
-        """Forget what only the plan needs: of many ranks that adds up."""
+        """Free what only the plan needs: with many ranks that adds up."""
         self.manifest, self.compared, self.remarks = None, None, ()
 
     @property
     def road(self) -> Road:
-        """How its bytes come."""
+        """How its bytes arrive."""
         return Road.STREAM if self.capture is None else Road.ARENA
 
     @property
@@ -81,9 +81,9 @@ class Claim:
             submit(feed, lane, runs, self.capture, sum_rows(layout, lane.segments, self.sum_begins), standstill)
 
     def keep_in_memory(self, save_id: str, index_crc32c: int, shard_keys: Sequence[str]) -> None:
-        """Tell the memory what it holds, now that it is saved: a restart right after this reads it from there.
+        """Record in the memory which save it holds, now that it is published: a restart right after reads it there.
 
-        Not memory that training can reach: what it changes there later nobody would notice in a box of a tensor.
+        Not for memory that training can reach: a later change there would go unnoticed in a box of a tensor.
         """
         if self.capture is not None and not self.capture.is_staged:
             held = [stretch for shard, runs in self._fed.items() for stretch in stretches_of(runs, shard_keys[shard])]
@@ -95,7 +95,7 @@ class Claim:
             self.planned.set_exception(error)
 
     def end(self, error: CkptdError | None) -> None:
-        """Note that the save is over: forget everything that is large, as ended saves are remembered for a while."""
+        """Note that the save is over: free everything that is large, as ended saves are remembered for a while."""
         if error is not None:
             self.refuse(error)
         if self.capture is not None:

@@ -1,6 +1,6 @@
-"""The engine's front door: runs, their saves, their checkpoints. A daemon has one, direct mode has one.
+"""The entry point of the engine: runs, their saves, their checkpoints. A daemon has one, direct mode has one.
 
-Thread-safe. No call blocks for longer than its own work on the store; what takes the work of others is a future.
+Thread-safe. No call blocks for longer than its own work on the store; what waits for others returns a future.
 """
 
 from __future__ import annotations
@@ -69,24 +69,24 @@ class Coordinator:
             clock: both kinds of time.
             owns_root: a daemon owns all runs below its root. Direct mode owns the runs that it opens, so that
                 several programs may work below one root.
-            takes_over: in a store without locks, whether to take the root or a run from an owner of which nobody
-                can tell whether it is alive.
-            holder: our name, for processes that we keep out.
+            takes_over: in a store without locks, whether to take the root or a run from an owner when no process
+                can tell whether that owner is alive.
+            holder: our name, as shown to processes that are refused.
         """
         self.store = store
         self.root = HeldRoot(store, owns_all=owns_root, takes_over=takes_over, holder=holder)
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()
         self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
-        """Called with a run and the ids of its saves, when it has looked at its catalog. The catalog's lock is held:
+        """Called with a run and the ids of its saves, when its catalog has been read. The catalog's lock is held:
         no save can take the place of one that is gone before this returns, and it must not block."""
         self.floor_of: Callable[[str], Floor] = lambda run: NO_FLOOR
-        """Returns what the operator keeps of a run; asked whenever something may be deleted. It must not block."""
+        """Returns what the operator keeps of a run; called whenever something may be deleted. It must not block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
         self._ticking = threading.Lock()
-        self._is_closed = False  # from then on no worker takes what a tick would begin
+        self._is_closed = False  # from then on no worker takes the work that a tick would begin
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
         self.restores = Restores(self._runs)
         self._inspection = Inspection(store, self._runs)
@@ -107,7 +107,7 @@ class Coordinator:
         self.root.take(allow_unfenced=self.settings.allow_unfenced)
 
     def close(self, grace_s: float = 0.0) -> bool:
-        """Begin nothing more, wait at most `grace_s` for what is under way, end the rest, and let the root go.
+        """Begin nothing more, wait at most `grace_s` for what is under way, end the rest, and release the root.
 
         Returns whether everything under way was published.
         """
@@ -128,7 +128,7 @@ class Coordinator:
         return all(outcome.done() and outcome.exception() is None for outcome in under_way)
 
     def tick(self) -> None:
-        """Apply deadlines; to be called several times a second. At the end there is nothing left to apply them to."""
+        """Apply deadlines; to be called several times a second. After `close` it does nothing."""
         with self._ticking:
             if not self._is_closed:
                 self._runs.tick()
@@ -140,7 +140,7 @@ class Coordinator:
         return lost, bool(lost) and len(lost) == len(opened)
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until no work is left that needs no rank, cleaning up included; return whether that came to pass."""
+        """Wait until no work is left that needs no rank, cleaning up included; return whether that happened in time."""
         give_up_at = time.monotonic() + timeout_s
         return self._threads.settle(timeout_s) and self._runs.settle(max(0.0, give_up_at - time.monotonic()))
 
@@ -158,7 +158,7 @@ class Coordinator:
             assert opened is not None, "joining makes a run"
             if opened.is_founded or not self.store.has_locks:
                 return opened.join(member, options)
-            with self._founding:  # of two that begin at once, one inside of the other, the second finds the first
+            with self._founding:  # of two nested runs that begin at once, the second finds the first
                 check_apart(self.store, run)
                 return opened.join(member, options)
 
@@ -237,7 +237,7 @@ class Coordinator:
                 return found.lane(save.rank, shard)
 
     def outcome(self, save: SaveRef) -> Future[Checkpoint]:
-        """Return how a save ends, or ended; also one of an earlier life of the daemon, if it was published.
+        """Return how a save ends, or ended; also a save from before the daemon's restart, if it was published.
 
         `NotFoundError` when there is no trace of it: then it was not acknowledged and left nothing behind.
         """
@@ -252,8 +252,7 @@ class Coordinator:
     def retired(self, save: SaveRef) -> Future[None]:
         """Return a future that is done once a save is over, and with it what retention does because of it.
 
-        Of a save of an earlier life, or one that ended long ago, it is done: opening the run brings retention to its
-        end.
+        For a save from before a restart, or one that ended long ago, it is done: opening the run completes retention.
         """
         try:
             with self._runs.stored(save.run) as run:
@@ -274,7 +273,7 @@ class Coordinator:
             return None
 
     def saves_of(self, run: str) -> SaveQueue | None:
-        """Return the saves of a run, None where it is not open. For looking only: it may be closed at any moment."""
+        """Return the saves of a run, None where it is not open. For reading only: it may be closed at any moment."""
         found = self._runs.if_open(run)
         return None if found is None else found.saves
 
@@ -354,11 +353,11 @@ class Coordinator:
         names.check_checkpoint_name(latest_filename)
         with self._runs.kept_closed(run):
             repaired = repair(self.store, run, latest_filename)
-        with self._runs.use(run):  # what is still wrong with it is raised here
+        with self._runs.use(run):  # raises what is still wrong with it
             return repaired
 
     def inspect(self) -> None:
-        """Begin to look at every stored run, in the background: what a crash left is completed or swept.
+        """Begin to check every stored run, in the background: what a crash left is completed or swept.
 
         A daemon calls it once it listens. A call about a run meanwhile opens that run first.
         """
@@ -366,7 +365,7 @@ class Coordinator:
             self._inspection.start()
 
     def is_inspected(self, timeout_s: float) -> bool:
-        """Wait until `inspect` has looked at every run, at most so long; return whether that came to pass."""
+        """Wait until `inspect` has checked every run, at most so long; return whether that happened in time."""
         return self._inspection.wait(timeout_s)
 
     def _build(self, name: str, listeners: Listeners) -> Run:
@@ -389,7 +388,7 @@ class Coordinator:
 
 
 def _answered(answer: Callable[[], Future[Assignment] | Checkpoint]) -> Future[Assignment | Checkpoint]:
-    """Return what `answer` returns or raises as a future."""
+    """Return a future with what `answer` returns or raises."""
     settled: Future[Assignment | Checkpoint] = Future()
     try:
         result = answer()

@@ -1,4 +1,4 @@
-"""Why a save can't go on, in words that name the culprit. It changes nothing; time is passed in."""
+"""Why a save can't go on, in words that name the cause. It changes nothing; time is passed in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ckptd.engine.settings import Settings
 from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
 
 NOBODY: Mapping[int, str] = MappingProxyType({})
-_MOST_ABSENT = 4  # ranks whose host a line names
-_SLOW_S = 5.0  # for one block of bytes: then it is the store that is waited for, and no rank
+_MOST_ABSENT = 4  # how many ranks a line names with their hosts
+_SLOW_S = 5.0  # for one block of bytes: then the save waits for the store, and for no rank
 
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """What one rank still owes, of how many bytes, and for how many seconds nothing came from it."""
+    """What one rank still has to send, of how many bytes, and for how many seconds nothing came from it."""
 
     owed_bytes: int
     total_bytes: int
@@ -35,7 +35,7 @@ class Debt:
 def debts_of(
     session: Session, lanes: Mapping[tuple[int, int], LaneWriter], is_safe: Callable[[int], bool], now: float
 ) -> dict[int, Debt]:
-    """Return what ranks still owe.
+    """Return what ranks still have to send.
 
     Args:
         session: of the save.
@@ -88,7 +88,7 @@ def waiting_for(session: Session, debts: Mapping[int, Debt], whereabouts: Mappin
 
 
 def describe_absent(ranks: Iterable[int], whereabouts: Mapping[int, str]) -> str:
-    """Say where ranks are that something waits for: "rank 3: pid 4711 on host-a, which waits with step 7"."""
+    """Say where the awaited ranks are: "rank 3: pid 4711 on host-a, which waits with step 7"."""
     known = [f"rank {rank}: {whereabouts[rank]}" for rank in ranks if rank in whereabouts]
     more = f"; and {len(known) - _MOST_ABSENT} more" if len(known) > _MOST_ABSENT else ""
     return "; ".join(known[:_MOST_ABSENT]) + more

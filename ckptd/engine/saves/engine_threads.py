@@ -1,4 +1,4 @@
-"""The threads of an engine, shared out among its runs, so that one whose store hangs leaves threads to the others."""
+"""The threads of an engine, divided among its runs, so that a run whose store hangs leaves threads to the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHARES = 4  # runs that may each keep all threads of their share busy before on
 
 
 class EngineThreads:
-    """Workers work on the store; feeders, beside them, take lanes from captured memory: they wait for ranks."""
+    """Workers work on the store. Feeders, separate from them, take lanes from captured memory: they wait for ranks."""
 
     def __init__(self, settings: Settings) -> None:
         """Start no thread yet."""
@@ -33,7 +33,7 @@ class EngineThreads:
         return Share(self._feeder_shares, run)
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until no work on the store is left, at most so long; return whether that came to pass."""
+        """Wait until no work on the store is left, at most so long; return whether that happened in time."""
         return self._workers.settle(timeout_s)
 
     def close(self) -> None:

@@ -19,10 +19,10 @@ class HeldRoot:
     """The hold that one coordinator has on a root, or, in direct mode, on runs below it.
 
     Attributes:
-        id: the word by which clients know the root again; "" before `take`.
+        id: the word by which clients recognise the root; "" before `take`.
         life: of a daemon whose store has no locks; else None.
         warnings: which promises the store does not keep.
-        holder: our name, for processes that we keep out.
+        holder: our name, as shown to processes that are refused.
     """
 
     def __init__(self, store: Store, *, owns_all: bool, takes_over: bool, holder: str | None) -> None:
@@ -45,7 +45,7 @@ class HeldRoot:
             raise ConflictError(f"{store.url} is in use: a directory has one daemon", actual=error.actual) from error
         except NotFoundError as error:
             if not store.has_locks:
-                raise  # nobody can make a bucket but its owner
+                raise  # only its owner can make a bucket
             raise NotPermittedError(f"{store.url} can't be made or written to") from error
         if self._owns_all and self._lock.taken_at is not None:
             self.life = Life(secrets.token_hex(8), self._lock.taken_at)
@@ -71,12 +71,12 @@ class HeldRoot:
             _log.warning("%s: %s", self._store.url, warning)
 
     def lock_run(self, name: str) -> Lock | None:
-        """Take one run, where the root does not come with all its runs; else there is nothing to take."""
+        """Take one run, unless the root includes all its runs; then there is nothing to take."""
         if self._owns_all:
             return None
         return self._store.lock(f"{name}/{LOCK_KEY}", holder=self.holder, takes_over=self._takes_over)
 
     def release(self) -> None:
-        """Let the root go."""
+        """Release the root."""
         if self._lock is not None:
             self._lock.release()

@@ -1,4 +1,4 @@
-"""The look at every stored run after a start: what a crash left is completed or swept, even if the run is not used.
+"""The check of every stored run after a start: what a crash left is completed or swept, even if the run is not used.
 
 It goes on in the background while the daemon serves, a few runs side by side. A run that is needed meanwhile is
 opened at once, by the call itself.
@@ -18,12 +18,12 @@ from ckptd.storage.base import Durability, Store
 
 _log = logging.getLogger("ckptd.engine")
 
-_AT_ONCE_IN_A_BUCKET = 8  # it takes longer to answer than to work
+_AT_ONCE_IN_A_BUCKET = 8  # most of the time is waiting for the store
 _STOP_S = 10.0
 
 
 class Inspection:
-    """See the module. Begun once, and over when every run has been looked at."""
+    """See the module. Begun once, and over when every run has been checked."""
 
     def __init__(self, store: Store, runs: Runs) -> None:
         """Begin nothing yet."""
@@ -40,13 +40,13 @@ class Inspection:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, after the runs that it is at."""
+        """End it, after the runs that are being checked."""
         self._is_ended.set()
         if self._thread is not None:
             self._thread.join(_STOP_S)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until every run has been looked at, at most so long; return whether that came to pass."""
+        """Wait until every run has been checked, at most so long; return whether that happened in time."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()

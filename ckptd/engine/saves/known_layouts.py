@@ -18,7 +18,7 @@ class KnownLayouts:
     """The layouts of a run's latest saves. Thread-safe."""
 
     def __init__(self, durability: Durability, num_shards: int | None) -> None:
-        """Know none.
+        """Begin empty.
 
         Args:
             durability: of the store: on a disk, shards are written in whole pages.

@@ -16,12 +16,12 @@ class KnownManifests:
     """Manifests by digest, up to a bound in bytes; the least recently used go first. Thread-safe."""
 
     def __init__(self, most_bytes: int = _REMEMBERED_BYTES) -> None:
-        """Know none. One manifest is remembered whatever its size."""
+        """Begin empty. One manifest is remembered whatever its size."""
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._manifests: OrderedDict[bytes, Manifest] = OrderedDict()  # the one that was used last at the end
         self._bytes = 0
-        self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # whose schema others share
+        self._schemas: WeakValueDictionary[int, Manifest] = WeakValueDictionary()  # their schemas are shared
 
     def knows(self, digest: bytes) -> bool:
         """Whether a declaration may name this manifest by its digest alone."""

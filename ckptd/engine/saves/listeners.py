@@ -21,7 +21,7 @@ class Listeners:
         self._num_told = 0  # the last publication that they know, guarded by `_telling`
 
     def add(self, heard: Heard) -> Callable[[], None]:
-        """Call `heard` for each checkpoint from now on, in their order; return what ends that. It must not block."""
+        """Call `heard`, which must not block, for each checkpoint from now on; return a function that ends that."""
         self._listeners.append(heard)
 
         def remove() -> None:
@@ -36,7 +36,7 @@ class Listeners:
         return not self._listeners
 
     def tell(self, checkpoint: Checkpoint, number: int) -> None:
-        """Tell all of publication `number`; one that was overtaken by a newer one's telling has nothing to say."""
+        """Notify all of publication `number`; one that a newer notification has overtaken does nothing."""
         with self._telling:
             if number <= self._num_told:
                 return
@@ -44,7 +44,7 @@ class Listeners:
             self._tell_all(checkpoint)
 
     def tell_again(self, checkpoint: Checkpoint) -> None:
-        """Tell all that the newest one that they know is damaged, and which they were told before is to be used."""
+        """Notify all that the newest one that they know is damaged, and which earlier one is to be used."""
         with self._telling:
             self._tell_all(checkpoint)
 

@@ -1,6 +1,6 @@
-"""The processes that may save into a run, and the options that they brought.
+"""The processes that may save into a run, and their options.
 
-When a process is told its place, its epoch is durable and its options are in force.
+When a process learns its place, its epoch is durable and its options are in force.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Members:
 
         Args:
             name: the run.
-            store: where it lies.
+            store: where it is.
             stored: its checkpoints, which follow the options.
             lock: the run's.
             clock: the time.
@@ -66,11 +66,11 @@ class Members:
         if self._in_force == (epoch, options):
             return
         stored = self._stored
-        stored.catalog.upkeep.confirm(0.0)  # an owner that was taken over from may give out no epochs
+        stored.catalog.upkeep.confirm(0.0)  # an owner that has lost the run may issue no epochs
         with self._lock:
             self._membership.check(member.rank, member.incarnation, epoch)
         if epoch > stored.durable_epoch:
-            # Durable before it is announced: the next life of the daemon must not give it out again.
+            # Durable before it is announced: after a restart the daemon must not issue it again.
             epochs.store(self._store, self._name, epoch)
             stored.durable_epoch = epoch
         stored.follow(options, policy)
@@ -112,7 +112,7 @@ class Members:
         return self._membership.evict(rank, by)
 
     def catch_up(self, epoch: int) -> None:
-        """Take up the epoch that the run has reached with another owner: older members are fenced off."""
+        """Adopt the epoch that the run has reached with another owner: older members are fenced off."""
         self._membership.catch_up(epoch)
 
     def connected(self) -> list[int]:

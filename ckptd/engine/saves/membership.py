@@ -76,7 +76,7 @@ class Membership:
 
     @property
     def is_empty(self) -> bool:
-        """No place is taken: the next to join begins a new life of the job, in the same epoch or another."""
+        """Free all places: the next process to join begins a new start of the job, in the same epoch or another."""
         return not self._places
 
     def is_free(self, now: float) -> bool:
@@ -125,7 +125,7 @@ class Membership:
             )
 
     def catch_up(self, epoch: int) -> None:
-        """Take up the epoch that the run has reached elsewhere: if it is a higher one, no place is taken."""
+        """Adopt the epoch that the run has reached elsewhere: if it is higher, all places are free."""
         if epoch > self.epoch:
             self.epoch = epoch
             self._places.clear()
@@ -189,7 +189,7 @@ def _check_agreed(member: Member, options: RunOptions, others: list[_Place]) -> 
         for field_ in (each for each in fields(options) if each.compare):
             mine, theirs = getattr(options, field_.name), getattr(other.options, field_.name)
             if mine != theirs:
-                # Whose connection is lost may be of a job that has ended: that is known when its lease is over.
+                # A member whose connection is lost may belong to a job that has ended: the end of its lease decides.
                 kind = InvalidRequestError if other.lost_at is None else ConflictError
                 raise kind(
                     f"{member} was given another {field_.name} than {other.member}: "

@@ -1,4 +1,4 @@
-"""Whether a run in a store without locks is still ours: looked at ahead of the commits, and taken back if it is not."""
+"""Whether a run in a store without locks is still ours: checked ahead of the commits, and taken back if it is not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.errors import CkptdError, ConflictError
 
 _CONFIRM_AGAIN_S = 2.0  # while saves are under way; well below what a commit wants
-_CONFIRM_IDLE_S = 10.0  # while none is: so that health tells before a save fails
-_TAKE_BACK_AGAIN_S = 60.0  # two owners that both want a run would let no save of either come to its end
+_CONFIRM_IDLE_S = 10.0  # while none is: so that health shows it before a save fails
+_TAKE_BACK_AGAIN_S = 60.0  # two owners that take a run from each other would let no save of either finish
 
 
 class OwnershipWatch:
@@ -26,11 +26,11 @@ class OwnershipWatch:
             saves: ended when the run is lost.
         """
         self._name, self._run, self._members, self._saves = name, run, members, saves
-        self._confirmed_at = run.clock.boot_s()  # when it was last looked at
+        self._confirmed_at = run.clock.boot_s()  # when it was last checked
         self._take_back_at = 0.0
 
     def tick(self) -> None:
-        """Look at it if it is time."""
+        """Check it if it is time."""
         now, is_busy = self._run.clock.boot_s(), self._saves.are_any
         if self._run.stored.is_taken_over:
             if self._run.settings.takes_back and not is_busy and now >= self._take_back_at:

@@ -1,6 +1,6 @@
 """What a save writes: decided once every rank has declared, and noted in the catalog before the first byte.
 
-The ranks' tensors give the layout, of which equal saves share one. What several ranks hold alike is compared first.
+The ranks' tensors give the layout, which equal saves share. What several ranks hold is compared first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ckptd.storage.limited import limited
 
 
 class Plan:
-    """Of one save. It is filled in step by step: of a save that fails halfway, `remove` removes what there is.
+    """The plan of one save. It is filled in step by step: if the save fails halfway, `remove` removes what exists.
 
     One thread at a time works on it, except in `finish`: each shard has a lock of its own.
 
@@ -39,7 +39,7 @@ class Plan:
     """
 
     def __init__(self, run: Surroundings) -> None:
-        """Plan nothing yet."""
+        """Begin without a plan."""
         self.layout: Layout | None = None
         self.differences: tuple[Difference, ...] = ()
         self.record: Record | None = None
@@ -48,7 +48,7 @@ class Plan:
         self._shard_locks: list[threading.Lock] = []
 
     def lay_out(self, ref: SaveRef, claims: Sequence[Claim]) -> Layout:
-        """Lay out what the ranks bring, after a look whether what several of them hold is the same on all.
+        """Lay out what the ranks save, after checking that what several of them hold is the same on all.
 
         Args:
             ref: the save.
@@ -159,7 +159,7 @@ class Plan:
         return merge(self.layout, crcs)
 
     def remove(self) -> None:
-        """Remove what was written, and the record; what cannot be undone any more goes forward."""
+        """Remove what was written, and the record; what can't be undone any more is completed."""
         for lock, writer in zip(self._shard_locks, self._writers, strict=True):
             with lock:
                 writer.abort()
@@ -167,8 +167,8 @@ class Plan:
             stored = self._run.stored
             with stored.lock:
                 stored.catalog.abandon(self.record)
-                stored.look()  # what could not be undone has gone forward
+                stored.look()  # what could not be undone has been completed
 
     def forget(self) -> None:
-        """Forget what is large, as ended saves are remembered for a while."""
+        """Free what is large, as ended saves are remembered for a while."""
         self.layout, self._writers = None, []

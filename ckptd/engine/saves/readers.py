@@ -1,6 +1,6 @@
 """Which checkpoints are being read through us: retention leaves them until their readers are done.
 
-A reader does not announce its begin or end, it only requests ranges of objects, so recent requests count.
+A reader does not announce when it begins and ends; it only requests ranges of objects. So recent requests count.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from ckptd.format import names
 
 READING_S = 30.0
-"""How long after its last question a reader still counts."""
+"""How long after its last request a reader still counts."""
 
 
 class Readers:

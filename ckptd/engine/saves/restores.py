@@ -11,7 +11,7 @@ from ckptd.format import names
 
 
 class Restores:
-    """Those of the runs of one root. Thread-safe."""
+    """The restores of all runs of one root. Thread-safe."""
 
     def __init__(self, runs: Runs) -> None:
         """No rank restores yet."""
@@ -47,5 +47,5 @@ def check_not_all_in_quarantine(stored: ServedCatalog, name: str) -> None:
     """Raise `CorruptionError` if a run without a latest checkpoint of that name has some in quarantine."""
     meant = [each for each in stored.quarantined() if name in (names.ANY_NAME, names.DEFAULT_NAME, each.name)]
     if meant:
-        # "None yet" would let a trainer begin anew without a word.
+        # "None yet" would let a trainer silently begin anew.
         raise survey.all_in_quarantine(meant[-1])

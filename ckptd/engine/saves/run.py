@@ -1,4 +1,4 @@
-"""One run: its members, its saves and its checkpoints, and what the three have to do with each other."""
+"""One run: its members, its saves and its checkpoints, and how they depend on each other."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Run:
         self._ownership = None if store.has_locks else OwnershipWatch(name, surroundings, self.members, self.saves)
 
     def open(self, versions: Mapping[str, str] | None = None) -> None:
-        """Bring the run's directory in order and load what it holds; see `ServedCatalog.open`."""
+        """Recover the run's directory and load what it holds; see `ServedCatalog.open`."""
         self.members.resume(self.stored.open(versions))
 
     # Members.
@@ -116,7 +116,7 @@ class Run:
             with self.stored.lock:
                 self.members.put_in_force(member, epoch, options, policy)
         except BaseException:
-            # What is not in force must not be taken for it by the next call, nor hold the place for nothing.
+            # Options that are not in force must not look so to the next call, nor keep the place taken.
             self.leave(member, epoch)
             raise
         return epoch
@@ -137,7 +137,7 @@ class Run:
             self.members.disconnect(member, epoch)
 
     def leave(self, member: Member, epoch: int) -> None:
-        """Take a member's place back; what it still owed will never come."""
+        """Take a member's place back; what it still had to send will never come."""
         with self.lock:
             if self.members.leave(member, epoch):
                 self.saves.member_left(member)
@@ -164,7 +164,7 @@ class Run:
             answer = self.saves.declare_known(declaration, manifest, capture)
             if answer is not None:
                 return answer
-        # Only now look at the store, without holding up the others.
+        # Only now read the store, without blocking the others.
         name, step = declaration.name, declaration.save.step
         with self.stored.lock:
             catalog = self.stored.catalog
@@ -220,13 +220,13 @@ class Run:
         if self.stored.is_to_be_swept or not self._listeners.is_empty:
             return False
         if self.stored.is_taken_over:
-            return False  # opening it again would take it back, which is not for us to decide
+            return False  # opening it again would take it back, which we must not decide
         if self.is_joined():
             return False
         return not self._readers.are_in(self.name, self._clock.boot_s())
 
     def close(self) -> None:
-        """Release the run; what was to be done about it later finds it closed."""
+        """Release the run; later work on it finds it closed."""
         self.stored.close()
         if self._owner is not None:
             self._owner.release()

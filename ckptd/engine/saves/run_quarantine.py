@@ -1,4 +1,4 @@
-"""Why a run cannot be opened now: kept beside the runs, so that one run's damage is told about and stops no other."""
+"""Why a run cannot be opened now: kept beside the runs, so that one run's damage is reported and stops no other."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ckptd.engine.log import logger
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, NotPermittedError
 
 _DAMAGE = (CorruptionError, NotPermittedError, InvalidRequestError, NotFoundError)
-"""What stays as it is until a person mends it; everything else may pass by itself."""
+"""Errors that stay until a person mends them; everything else may pass by itself."""
 
 RETRY_S = 1.0
 """A call about a quarantined run tries to open it again, but no more often than this."""
 
 _AGAIN_S = 30.0  # quarantined runs are tried so often without a call
-_MOST = 1024  # a peer may name what is no run: the memory for them is bounded
+_MOST = 1024  # a peer may send names that are no runs: the memory for them is bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Quarantines:
     """
 
     def __init__(self) -> None:
-        """Start with all in order."""
+        """Begin with nothing in quarantine."""
         self._quarantined: dict[str, Quarantine] = {}
         self._problems: dict[str, tuple[str, ...]] = {}
         self._retry_at = 0.0
@@ -82,7 +82,7 @@ class Quarantines:
             raise known.error()
 
     def add(self, run: str, location: str, error: CkptdError, *, since: float, now: float) -> tuple[Quarantine, bool]:
-        """Note why a run could not be opened, by the wall clock since when; return that, and whether it is news."""
+        """Note why a run could not be opened, and since when by the wall clock; return that, and whether it is new."""
         before = self._quarantined.get(run)
         noted = Quarantine(run, location, error, since if before is None else before.since, now)
         self._quarantined[run] = noted
@@ -99,7 +99,7 @@ class Quarantines:
             logger.info("%s is in order again, and no longer quarantined", run)
 
     def forget(self, run: str) -> None:
-        """Judge a run anew when it is opened next."""
+        """Check a run again when it is opened next."""
         self._quarantined.pop(run, None)
         self._problems.pop(run, None)
 

@@ -1,9 +1,9 @@
-"""The runs of one root. Each is opened when it is needed and closed when it rests, so cost follows what is alive.
+"""The runs of one root. Each is opened when it is needed and closed when idle, so only runs in use cost memory.
 
 A run that cannot be opened is quarantined with its reason: calls about it raise that, and the other runs go on. It is
 tried again by later calls, and from time to time, so that nothing has to be restarted once it is mended.
 
-A question never makes a run: only `use` with `create` opens one of which nothing is stored.
+A query never makes a run: only `use` with `create` opens one of which nothing is stored.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class Runs:
         Args:
             store: where the runs are.
             build: makes a run that `Run.open` has not been called of; may take its lock.
-            settings: how many may be open at once, and how long one rests before it is closed.
+            settings: how many may be open at once, and how long one is idle before it is closed.
             clock: both kinds of time.
-            closes_at_rest: a daemon closes runs that rest. In direct mode a run is its trainer's until the end.
+            closes_at_rest: a daemon closes idle runs. In direct mode a run stays its trainer's until the end.
         """
         self._store = store
         self._build = build
@@ -146,7 +146,7 @@ class Runs:
             with self.use(name, create=create):
                 pass
         except CkptdError:
-            pass  # the call itself meets it again, and says so
+            pass  # the call itself meets the error again, and raises it
         finally:
             with self._lock:
                 self._opening.pop((name, create), None)
@@ -159,7 +159,7 @@ class Runs:
         return [run for _, run in sorted(found, key=lambda each: each[0]) if run is not None]
 
     def if_open(self, name: str) -> Run | None:
-        """Return a run only if it is open now. It may be closed at any moment: for looking only."""
+        """Return a run only if it is open now. It may be closed at any moment: for reading only."""
         with self._lock:
             place = self._places.get(name)
             return None if place is None else place.run
@@ -266,7 +266,7 @@ class Runs:
 
     def _open(self, name: str, place: _Place, create: bool) -> Run | None:
         try:
-            # In a bucket one look serves for all.
+            # In a bucket one listing serves for all.
             versions = rest.versions_of(self._store, name) if self._notes_rest else None
             if not create and not (is_stored(self._store, name) if versions is None else versions):
                 return None
@@ -315,7 +315,7 @@ class Runs:
     # Time, and the end
 
     def tick(self) -> None:
-        """Apply the deadlines of open runs, close those that rest, and try quarantined ones again."""
+        """Apply the deadlines of open runs, close idle ones, and try quarantined ones again."""
         now = self._clock.boot_s()
         for run in self.opened():
             run.tick()
@@ -341,7 +341,7 @@ class Runs:
         return rest.load(self._store, name, rest.versions_of(self._store, name)) is not None
 
     def close_if_at_rest(self, name: str) -> None:
-        """Close an unused run at once, without waiting until it has rested a while."""
+        """Close an unused run at once, without waiting until it has been idle for a while."""
         with self._lock:
             place = self._places.get(name)
             if place is not None and _may_be_closed(place):
@@ -380,14 +380,14 @@ class Runs:
         return self.opened()
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until no run is being opened or closed, at most so long; return whether that came to pass."""
+        """Wait until no run is being opened or closed, at most so long; return whether that happened in time."""
         return self._openers.settle(timeout_s)
 
     def close(self) -> None:
         """Close every run. After `begin_no_more`, when nothing uses them any more."""
         for run in self.opened():
             if self._notes_rest:
-                self._openers.submit(run.close)  # each takes the time of two journeys
+                self._openers.submit(run.close)  # each takes two round trips to the store
             else:
                 run.close()  # at the end of a program no thread can be started any more
         self._openers.close()

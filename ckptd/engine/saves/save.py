@@ -1,7 +1,7 @@
-"""One save under way: feeds its session events and carries out the effects.
+"""One save under way: it passes events to its session and carries out the effects.
 
 All of it is guarded by its run's lock, except where bytes move: lanes have locks of their own, and so has each
-shard while it is sealed. Work that touches the store is handed to the run's threads and comes back as an event.
+shard while it is sealed. Work that touches the store runs on the run's threads, and its result is an event.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ckptd.errors import (
 )
 from ckptd.format.crc32c import crc32c
 
-_SLOW_REMOVAL_S = 2.0  # of what a failed save wrote: less than the grace that a client gives to our word for its end
+_SLOW_REMOVAL_S = 2.0  # to remove what a failed save wrote: less than a client's grace for our report
 
 
 class Others(Protocol):
@@ -49,17 +49,17 @@ class Others(Protocol):
         """Say where the ranks are that a save still waits for."""
 
     def turn_wanted(self) -> None:
-        """Hear that a save waits for its turn to commit."""
+        """Called when a save waits for its turn to commit."""
 
     def ended(self, save: Save) -> None:
-        """Hear that a save is over."""
+        """Called when a save is over."""
 
 
 @dataclass(eq=False)
 class Save:
     """See the module. `began_at` is on the forward-only clock.
 
-    Only the engine settles futures: a caller that gives up cannot cancel them for the others.
+    Only the engine completes futures: a caller that gives up cannot cancel them for the others.
     """
 
     run: Surroundings
@@ -75,8 +75,8 @@ class Save:
     retired: Future[None] = field(init=False)  # once it is over, and so is what retention does because of it
     claims: dict[int, Claim] = field(default_factory=dict)
     number: int = 0  # among the saves of its run, in the order in which they began
-    told: dict[int, str] = field(default_factory=dict)  # ranks that heard of the end undeclared, by which request
-    is_withdrawn: bool = False  # by the only rank that had declared: the others do not hear of its end
+    told: dict[int, str] = field(default_factory=dict)  # rank → its request, if told of the end undeclared
+    is_withdrawn: bool = False  # by the only rank that had declared: the others are not told of its end
     plan: Plan = field(init=False)
     lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
     _plan_id: str = ""
@@ -100,7 +100,7 @@ class Save:
     def declare(
         self, declaration: Declaration, manifest: Manifest, capture: Capture | None = None
     ) -> Future[Assignment]:
-        """Take a rank's part; the answer comes when every rank has declared. A retry gets the same answer.
+        """Add a rank's part; the answer comes when every rank has declared. A retry gets the same answer.
 
         With `capture` the rank sends nothing: its bytes are taken from there.
         """
@@ -131,7 +131,7 @@ class Save:
     def planned_for(self, rank: int) -> Future[Assignment]:
         """Return the answer to what a rank has declared, which a save under way keeps."""
         planned = self.claims[rank].planned
-        assert planned is not None, "a save that is over answers by its end"
+        assert planned is not None, "a save that is over answers with its outcome"
         return planned
 
     def is_declared_by(self, ref: SaveRef, request_id: str) -> bool:
@@ -162,7 +162,7 @@ class Save:
 
     @property
     def needs_nobody(self) -> bool:
-        """Whether it goes on by itself: every rank has declared, and what is still owed lies in captured memory."""
+        """Whether it goes on by itself: every rank has declared, and what is still missing is in captured memory."""
         return not self.needed()
 
     def needed(self) -> set[int]:
@@ -188,7 +188,7 @@ class Save:
             self.fail(reason)
 
     def remind(self) -> None:
-        """Write a line once in a while that says what the save waits for. The run's lock is held."""
+        """Write a line from time to time that says what the save waits for. The run's lock is held."""
         now = self.run.clock.boot_s()
         if now - self._reminded_at >= self.run.settings.notice_s and not self.session.is_over:
             self._reminded_at = now
@@ -215,13 +215,13 @@ class Save:
     # Events and effects.
 
     def post(self, event: Event) -> None:
-        """Post an event from any thread. What comes too late for a save that is over is ignored."""
+        """Post an event from any thread. An event that comes after the end of the save is ignored."""
         with self.run.lock:
             if not self.session.is_over:
                 self.handle(event)
 
     def handle(self, event: Event) -> None:
-        """Apply an event and set its effects going. The run's lock is held."""
+        """Apply an event and start its effects. The run's lock is held."""
         self.session, effects = machine.step(self.session, event)
         for effect in effects:
             match effect:
@@ -249,7 +249,7 @@ class Save:
                 error.add_note(f"while saving {self.ref}")
                 self.post(failed(error))
             except Exception as error:
-                # A bug must end this save, or its ranks would wait until their deadline for a reason.
+                # A bug must end this save, or its ranks would wait until their deadline to learn of it.
                 logger.exception("internal error while saving %s", self.ref)
                 failure = SessionAbortedError(f"{self.ref} was aborted by an internal error: {error!r}")
                 failure.__cause__ = error
@@ -309,13 +309,13 @@ class Save:
                         record,
                         index,
                         self._meta_graph,
-                        # One in quarantine makes room: its step is saved anew by a training that went back.
+                        # One in quarantine gives way: training that went back saves its step again.
                         overwrite=self.first.overwrite or catalog.is_replaceable(record.name, record.step),
                         duration_s=self.run.clock.boot_s() - self.began_at,
                     )
                 except CkptdError as error:
                     checkpoint = self._after_failed_commit(record, error)
-                with self.run.lock:  # before anybody can delete it again
+                with self.run.lock:  # before any call can delete it again
                     for claim in self.claims.values():
                         claim.keep_in_memory(self.save_id, crc32c(index), record.shard_keys)
                 self.run.stored.look()
@@ -379,13 +379,13 @@ class Save:
 
     def _tell_failed(self, error: CkptdError) -> None:
         log_failed(self.ref, error)
-        # Before it is announced: to clear the frame of a coroutine that is about to tell it on would end that.
+        # Before it is announced: clearing the frame of a coroutine that is about to report it would end that coroutine.
         forget_frames(error)
         self.outcome.set_exception(error)
 
 
 def _shared_by_all(declaration: Declaration) -> str:
-    """Return what all ranks of a save have to say alike, in words."""
+    """Return what all ranks of a save have to declare alike, in words."""
     return (
         f"world size {declaration.world_size}, name {declaration.name}, padded step {declaration.pad_step_number}, "
         f"overwrite {declaration.overwrite}" + ("" if declaration.write_state else ", not to be listed")

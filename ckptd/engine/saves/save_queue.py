@@ -67,7 +67,7 @@ class SaveQueue:
     def declare_known(
         self, declaration: Declaration, manifest: Manifest, capture: Capture | None
     ) -> Future[Assignment] | Checkpoint | None:
-        """Take a rank's declaration of a save that others have begun, or say how it ended; the lock is held.
+        """Accept a rank's declaration of a save that others have begun, or say how it ended; the lock is held.
 
         None means that the declaration begins a save.
         """
@@ -124,7 +124,7 @@ class SaveQueue:
     def _ended_save_of(self, declaration: Declaration) -> Save | None:
         """Find the ended save that a declaration repeats, or that aborted while this rank was still on its way to it.
 
-        A rank that has declared a later save since, of any step, is not late for that one: what it declares now is new.
+        A rank that has since declared a later save, of any step, is not late for that one: what it declares now is new.
         """
         ref, now = declaration.save, self._clock.boot_s()
         over = [save for save in self._live if save.session.is_over]
@@ -160,7 +160,7 @@ class SaveQueue:
             if declared.is_withdrawn if declared is not None else live is None:
                 self._withdrawals.expect(ref.epoch, prefix, ref.rank, reason, self._clock.boot_s())
 
-    # Questions.
+    # Queries.
 
     @property
     def are_any(self) -> bool:
@@ -260,7 +260,7 @@ class SaveQueue:
             self._live[0].handle(machine.TurnCame())
 
     def ended(self, save: Save) -> None:
-        """Take a save that is over out of the line, begin what follows it, and let the next one commit."""
+        """Remove a save that is over from the queue, start what follows it, and let the next one commit."""
         self._live.remove(save)
         self._ended[save.save_id] = save
         while len(self._ended) > _REMEMBERED_SAVES:
@@ -277,7 +277,7 @@ class SaveQueue:
     # Time and the end.
 
     def check_deadlines(self) -> None:
-        """End what a rank is gone from, late for or stalls, and say what the others wait for."""
+        """End saves from which a rank is gone, late or stalled, and log what the others wait for."""
         with self._lock:
             lost = self._members.lost()
             for save in list(self._live):
@@ -296,13 +296,13 @@ class SaveQueue:
 
     def fence_off(self, epoch: int, member: Member) -> None:
         """End the saves of older epochs, as a process has begun a new one; the lock is held."""
-        # Whose bytes are all captured needs nobody of the old epoch, and is not lost with it.
+        # A save whose bytes are all captured needs no process of the old epoch, and is not lost with it.
         for save in [save for save in self._live if save.ref.epoch != epoch and not save.needs_nobody]:
             if not save.session.committing:
                 save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
 
     def member_left(self, member: Member) -> None:
-        """End the saves that a member still owed something, as it will never come; the lock is held."""
+        """End the saves to which a member still had to send bytes, as those will never come; the lock is held."""
         for save in list(self._live):
             save.check_deadlines({member.rank: (str(member), 0.0)})
 
@@ -329,7 +329,7 @@ class SaveQueue:
 
 
 def _end_without(save: Save, reasons: Mapping[int, str]) -> None:
-    """End a save that ranks will not declare, as they gave it up; they themselves need not hear of it."""
+    """End a save that ranks will not declare, as they gave it up; those ranks need not be told."""
     save.told.update(dict.fromkeys(reasons, ""))
     save.fail("; ".join(f"rank {rank} gave up: {reason}" for rank, reason in sorted(reasons.items())))
 

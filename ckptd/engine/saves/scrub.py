@@ -1,7 +1,7 @@
 """A background scrub: every checkpoint is read again from time to time, slowly, before it is needed.
 
-The one that was verified longest ago comes first. What is found damaged goes the way of all damage: the owner of the
-run reads those bytes again, and puts the checkpoint in quarantine.
+The one that was verified longest ago comes first. Damage is handled as everywhere: the owner of the run reads those
+bytes again, and puts the checkpoint in quarantine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ckptd.engine")
 
-_LEAST_PAUSE_S = 60.0  # before looking anew for what is due, which looks at every run
+_LEAST_PAUSE_S = 60.0  # before the next search for what is due, which reads every run
 _MOST_PAUSE_S = 3600.0
 _BY = "the scrub"
 
@@ -78,7 +78,7 @@ class _Due:
 
     @property
     def read_at(self) -> float:
-        """When it was last known to be as it should be: verified, or written."""
+        """When it was last known to be intact: verified, or written."""
         return self.checkpoint.verified_at or self.checkpoint.saved_at
 
 
@@ -96,7 +96,7 @@ class Scrub:
         self._thread.start()
 
     def close(self) -> None:
-        """Read no further. What is being read is given up."""
+        """Stop. The read under way is given up."""
         self._end.set()
         self._thread.join()
 
@@ -118,7 +118,7 @@ class Scrub:
             self._end.wait(pause_s)
 
     def _pass_over_all(self) -> float:
-        """Read what is due, and return how long nothing more will be."""
+        """Read what is due, and return for how long nothing more will be due."""
         found = sorted(self._all(), key=lambda each: each.read_at)
         now = self._coordinator.clock.wall_s()
         for each in found:
@@ -136,8 +136,8 @@ class Scrub:
             try:
                 found = self._coordinator.checkpoints(run)
             except CkptdError:
-                continue  # it is quarantined as a whole, which is said elsewhere
-            # One that is not ours has no record in which its verification could be noted.
+                continue  # it is quarantined as a whole, which is reported elsewhere
+            # One that ckptd did not write has no record in which its verification could be noted.
             yield from (_Due(run, checkpoint) for checkpoint in found if checkpoint.save_id)
 
     def _read(self, due: _Due) -> None:
@@ -161,4 +161,4 @@ class Scrub:
 
 
 class _EndedError(CkptdError):
-    """The scrub is closed: not to be told to anybody."""
+    """Internal: the scrub is closed. Never reported."""

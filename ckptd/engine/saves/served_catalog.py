@@ -37,8 +37,8 @@ from ckptd.storage.keys import join
 
 _SWEEP_AGAIN_S = 5.0
 _SOUND_FOR_S = 60.0
-_SOUND = "the owner of the run reads these bytes as they should be"
-_NOTE_REST_AFTER_S = 5.0  # without a change, a run in a bucket is noted to be at rest
+_SOUND = "the owner of the run reads these bytes without damage"
+_NOTE_REST_AFTER_S = 5.0  # after so long without a change, a run in a bucket is noted as idle
 
 
 class ServedCatalog:
@@ -50,7 +50,7 @@ class ServedCatalog:
         catalog: what is stored of the run; replaced when the run is taken back from another owner.
         options: what the run's members requested, as far as the catalog follows it.
         problems: what is wrong with the run's files, found when it was opened, in words.
-        passed_by: listed as newer than the latest, and not whole; until the next save.
+        passed_by: listed as newer than the latest, but not whole; until the next save.
         durable_epoch: the epoch that the store knows; guarded by `lock`.
     """
 
@@ -100,15 +100,15 @@ class ServedCatalog:
         self._listed: tuple[Checkpoint, ...] = ()
         self._forgotten: tuple[Checkpoint, ...] = ()
         self._quarantined: tuple[Record, ...] = ()
-        self._checking = threading.Lock()  # one look at suspected bytes at a time
-        self._sound: dict[tuple[str, str, int | None], float] = {}  # what was found so, and until when that counts
-        self._sweep_at: float | None = None  # wall clock, when the time to undo some deletion is over
+        self._checking = threading.Lock()  # suspected bytes are read one at a time
+        self._sound: dict[tuple[str, str, int | None], float] = {}  # the results, and until when they count
+        self._sweep_at: float | None = None  # wall clock, when some deletion can be undone no longer
         self._is_closed = False  # guarded by `lock`
         self._is_rest_noted = not notes_rest
         self._rests_since = 0.0  # boot clock, since when nothing has changed
 
     def open(self, versions: Mapping[str, str] | None = None) -> int:
-        """Bring the run's directory in order, load what it holds, and return the highest epoch there was.
+        """Recover the run's directory, load what it holds, and return the highest epoch there was.
 
         `versions` are of all its objects, where they were looked at already; see `ckptd.engine.catalog.rest`.
         """
@@ -124,7 +124,7 @@ class ServedCatalog:
             return self.durable_epoch
 
     def close(self) -> None:
-        """Note that the run is at rest; what was to be done about it later finds it closed."""
+        """Note that the run is idle; later work on it finds it closed."""
         self.note_rest()
         with self.lock:
             self._is_closed = True
@@ -173,7 +173,7 @@ class ServedCatalog:
         self._is_rest_noted = not self._notes_rest
         self._rests_since = self._clock.boot_s()
         sweep_at = self.catalog.next_sweep_at()
-        # What could not be swept, because it is being read perhaps, is not tried again with every tick.
+        # What could not be swept, for example because it is being read, is not tried again with every tick.
         self._sweep_at = None if sweep_at is None else max(sweep_at, self._clock.wall_s() + _SWEEP_AGAIN_S)
 
     def latest(self, name: str = ANY_NAME) -> Checkpoint | None:
@@ -193,7 +193,7 @@ class ServedCatalog:
         return any(is_same_save(each, checkpoint) for each in self._checkpoints)
 
     def published_save(self, save_id: str) -> Checkpoint | None:
-        """Return the checkpoint that a save made, also one of an earlier life of the daemon."""
+        """Return the checkpoint that a save made, also one from before the daemon's restart."""
         return next((each for each in self._checkpoints if each.save_id == save_id), None)
 
     def save_id_at(self, prefix_key: str) -> str:
@@ -215,7 +215,7 @@ class ServedCatalog:
 
     @contextmanager
     def _changing(self) -> Iterator[Catalog]:
-        """Give the catalog to one change, and remember what it holds afterwards."""
+        """Apply one change to the catalog, and remember what it holds afterwards."""
         with self.lock:
             try:
                 yield self.catalog
@@ -269,7 +269,7 @@ class ServedCatalog:
             return catalog.edits.undelete(which)
 
     def note_verified(self, save_id: str) -> None:
-        """Note that all of a checkpoint was read just now and is as it should be."""
+        """Note that all of a checkpoint was read just now and is intact."""
         with self._changing() as catalog:
             catalog.edits.note_verified(save_id)
 
@@ -278,7 +278,7 @@ class ServedCatalog:
     def check_damage(self, key: str, save_id: str, suspicion: Suspicion, by: str) -> DamageVerdict:
         """Read bytes again that looked wrong to a reader; only what is wrong here, too, goes into quarantine.
 
-        `key` is the checkpoint's prefix. One that is not ours has no `save_id`, and is only looked at.
+        `key` is the checkpoint's prefix. One that ckptd did not write has no `save_id`, and is only read.
 
         Raises:
             UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
@@ -302,7 +302,7 @@ class ServedCatalog:
                     self.look()
                 return DamageVerdict(True, "it is there no more")
             if problem is None:
-                # A reader that says the same again and again must not keep the store busy.
+                # A reader that repeats its report again and again must not keep the store busy.
                 self._sound = {known: self._clock.boot_s() + _SOUND_FOR_S}
                 return DamageVerdict(False, _SOUND)
             if record is None:
@@ -335,7 +335,7 @@ class ServedCatalog:
         return self._sweep_at is not None
 
     def is_sweep_due(self) -> bool:
-        """Say, once, that `retire` has something to sweep."""
+        """Return, once, that `retire` has something to sweep."""
         if self._sweep_at is None or self._clock.wall_s() < self._sweep_at:
             return False
         self._sweep_at = self._clock.wall_s() + _SWEEP_AGAIN_S  # unless the sweep finds otherwise
@@ -349,18 +349,18 @@ class ServedCatalog:
                     self.catalog.retire(self.in_use())
                     self.look()
         except CkptdError as error:
-            # The save is done and told; what could not be removed is found again after the next one.
+            # The save is done and announced; what could not be removed is found again after the next one.
             logger.warning("retention of %s could not finish: %s", self._name, error)
 
     def is_rest_note_due(self) -> bool:
-        """Say, once after each change, that nothing has changed for so long that `note_rest` should note it."""
+        """Return, once after each change, that nothing has changed for so long that `note_rest` should note it."""
         if self._is_rest_noted or self._clock.boot_s() - self._rests_since < _NOTE_REST_AFTER_S:
             return False
         self._rests_since = math.inf  # not again before something changes
         return True
 
     def note_rest(self) -> None:
-        """Note that the run is at rest, if it is; without the note the next start only takes longer."""
+        """Note that the run is idle, if it is; without the note the next start only takes longer."""
         try:
             with self.lock:
                 if not self._is_closed and not self._is_rest_noted:

@@ -15,9 +15,9 @@ from ckptd.errors import CkptdError, ConflictError
 class Phase(Enum):
     """How far a save has come. It only moves down this list, or to ABORTED while it still may."""
 
-    DECLARING = "declaring"  # ranks say what they bring; then it is planned
+    DECLARING = "declaring"  # ranks declare what they save; then it is planned
     FILLING = "filling"  # ranks send their lanes
-    SEALED = "sealed"  # every shard is durable; its turn to commit has to come
+    SEALED = "sealed"  # every shard is durable; it waits for its turn to commit
     COMMITTED = "committed"  # the index is in place: the checkpoint exists
     PUBLISHED = "published"  # the state file names it: readers find it
     ABORTED = "aborted"
@@ -28,7 +28,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A rank has said what it brings."""
+    """A rank has declared what it saves."""
 
     rank: int
 
@@ -73,7 +73,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class CommitFailed:
-    """The store refused, and looking showed that the index is not in place."""
+    """The store refused, and a read showed that the index is not in place."""
 
     error: CkptdError
 
@@ -93,7 +93,7 @@ Event = Declared | Planned | LaneEnded | ShardSealed | TurnCame | Committed | Pu
 
 @dataclass(frozen=True, slots=True)
 class MakePlan:
-    """Lay out what the ranks bring, note the save durably, open its shards; then `Planned`."""
+    """Lay out what the ranks save, note the save durably, open its shards; then `Planned`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A pool's threads, shared out: no run has more than its share of them.
+"""A pool's threads, divided: no run has more than its share of them.
 
 Where a store hangs for one run, each of its calls keeps a thread for as long. Its further calls wait here, in their
 order, and the other runs have the rest of the pool.
@@ -47,7 +47,7 @@ class Shares:
             raise
 
     def num_waiting(self, owner: str) -> int:
-        """Say how much of an owner's work waits for a thread."""
+        """Return how much of an owner's work waits for a thread."""
         with self._lock:
             part = self._parts.get(owner)
             return 0 if part is None else len(part.waiting)
@@ -62,7 +62,7 @@ class Shares:
                     self._submit(partial(self._run, owner, part, following))
 
     def _next(self, owner: str, part: _Part) -> Work | None:
-        """Return this thread's next work; otherwise give the thread back."""
+        """Return this thread's next work; if there is none, release the thread."""
         with self._lock:
             if part.waiting:
                 return part.waiting.popleft()

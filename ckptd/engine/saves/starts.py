@@ -26,7 +26,7 @@ from ckptd.errors import ConflictError, CorruptionError, InvalidRequestError
 Latest = Callable[[], Checkpoint | None]
 
 _REMEMBERED_CALLS = 1 << 16  # as many as a job may have ranks
-_REMEMBERED_NAMES = 256  # clients may make up any
+_REMEMBERED_NAMES = 256  # clients may send any name
 _REMEMBERED_RUNS = 256
 
 
@@ -41,23 +41,23 @@ class Restoring:
 
 
 class Agreement(Enum):
-    """What ranks that restore together are told after reporting."""
+    """The answer to ranks that restore together, after they have reported."""
 
     WAITING = "waiting"  # for other ranks
-    AGREED = "agreed"  # all have read it and found it as it should be
+    AGREED = "agreed"  # all have read it and found it intact
     GO_BACK = "go back"  # another checkpoint is restored
 
 
 @dataclass(slots=True)
 class _Start:
-    """One start: its processes by rank, what it restores, and which have found that to be as it should be.
+    """One start: its processes by rank, what it restores, and which have found that intact.
 
     Attributes:
         before: ranks that were given the same in the start before, perhaps by the job that is starting.
         reports: by rank what it has found, and the number of its last report.
-        num_reports: so many there were.
+        num_reports: how many reports there were.
         complete_at: the number of the report with which all ranks had reported; None: some have not.
-        has_agreed: all ranks that restore together have found it as it should be.
+        has_agreed: all ranks that restore together have found it intact.
     """
 
     world_size: int
@@ -75,7 +75,7 @@ class _Start:
         self.complete_at = None
 
     def choose(self, chosen: Checkpoint | None) -> None:
-        """Restore another checkpoint, of which nobody has reported anything."""
+        """Restore another checkpoint, about which no rank has reported yet."""
         self.chosen, self.reports, self.complete_at = chosen, {}, None
 
     def take(self, rank: int, is_whole: bool) -> set[int]:
@@ -124,7 +124,7 @@ class Starts:
     def go_back(self, call: Restoring) -> str:
         """Let this rank's start go on to the next checkpoint, as the one that it was given is damaged.
 
-        Returns in words which other ranks were given it: then nothing has changed, and nobody may go back alone.
+        Returns in words which other ranks were given it: then nothing has changed, and no rank may go back alone.
         """
         with self._lock:
             start = self._by_call.get(call.id)
@@ -171,7 +171,7 @@ class Starts:
         if start is None or start.world_size != call.world_size:
             start = _Start(call.world_size, latest())
         elif call.rank in start.calls and call.is_together and not start.has_agreed:
-            start.forget(call.rank)  # others may wait for this rank here
+            start.forget(call.rank)  # other ranks may wait for this one here
             if start.chosen is not None and not is_there(start.chosen):
                 start.choose(None)
         elif call.rank in start.calls:
@@ -205,7 +205,7 @@ class StartsByRun:
 
 
 def is_same_save(one: Checkpoint, other: Checkpoint) -> bool:
-    """Say whether both describe one save at one place."""
+    """Return whether both describe one save at one place."""
     return (one.prefix, one.save_id) == (other.prefix, other.save_id)
 
 

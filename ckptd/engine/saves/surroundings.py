@@ -24,7 +24,7 @@ class Surroundings:
         settings: bounds.
         lock: the run's; guards every save of it.
         stored: the run's checkpoints; their lock is never taken while `lock` is held by the same thread.
-        layouts: those of lately, as most saves of a run are equal.
+        layouts: the latest ones, as most saves of a run are equal.
         workers: run blocking work.
         feeders: take lanes from captured memory, beside all other work: this waits for ranks.
         writers: returns the addresses of processes that take shards; empty means the one that answered.

@@ -28,7 +28,7 @@ class _Withdrawn:
 
 
 class Withdrawals:
-    """Those of one run. Its lock is held in each call. Times are of the forward-only clock."""
+    """The withdrawals of one run. Its lock is held in each call. Times are of the forward-only clock."""
 
     def __init__(self) -> None:
         self._requests: OrderedDict[str, str] = OrderedDict()  # ids, and why they were taken back
@@ -48,7 +48,7 @@ class Withdrawals:
         return True
 
     def expect(self, epoch: int, prefix: str, rank: int, reason: str, now: float) -> None:
-        """Note that others have to be told, unless the rank declares this checkpoint again soon."""
+        """Note that other ranks have to be told, unless the rank declares this checkpoint again soon."""
         key = (epoch, prefix, rank)
         self._withdrawn.pop(key, None)
         self._withdrawn[key] = _Withdrawn(rank, prefix, reason, now)
@@ -67,7 +67,7 @@ class Withdrawals:
                 each.is_final = True
 
     def missed(self, epoch: int, prefix: str, missing: Iterable[int], began_at: float, now: float) -> dict[int, str]:
-        """Return which of the ranks that a save still wants will not come, and why they gave up."""
+        """Return which of the ranks that a save still waits for will not come, and why they gave up."""
         if not self._withdrawn:
             return {}
         found = {rank: self._withdrawn.get((epoch, prefix, rank)) for rank in missing}

@@ -1,4 +1,4 @@
-"""The engine's threads: a bounded pool that can say when nothing is left to do."""
+"""The engine's threads: a bounded pool that knows when nothing is left to do."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Workers:
         self._pool.submit(partial(work, *arguments))
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until nothing is left to do, at most so long; return whether that came to pass."""
+        """Wait until nothing is left to do, at most so long; return whether that happened in time."""
         return self._pool.settle(timeout_s)
 
     def close(self) -> None:
