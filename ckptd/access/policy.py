@@ -12,7 +12,20 @@ A TOML file. Once there is one, nothing is allowed that it does not say::
     keep_at_least = 3
     keep_younger_than_hours = 24
 
+    [[limit]]
+    to = "*"
+    saves = 8
+    runs = 50
+    watchers = 100
+    claimed_bytes = 1_000_000_000_000
+
+    [[quota]]
+    runs = ["vision/**"]
+    stored_bytes = 5_000_000_000_000
+
 Several grants may name one identity; it has the rights of all of them. Of several floors that match a run each holds.
+A limit is each identity's own that it names, ``*`` names all; a quota is of all runs together that its patterns match.
+Of several the lowest holds.
 """
 
 from __future__ import annotations
@@ -21,7 +34,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +52,9 @@ else:
 
 _MOST_BYTES = 4 << 20
 
+EACH = "*"
+"""In a limit: every identity, each by itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -50,11 +66,42 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How much one identity may have at once; None for as much as there is.
+
+    Attributes:
+        saves: under way.
+        runs: that it has joined.
+        watchers: streams that wait for news.
+        claimed_bytes: of its saves under way that have not arrived.
+    """
+
+    saves: int | None = None
+    runs: int | None = None
+    watchers: int | None = None
+    claimed_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many bytes may be stored of all runs of these patterns together."""
+
+    runs: tuple[str, ...]
+    stored_bytes: int
+
+    def is_of(self, run: str) -> bool:
+        """Say whether a run counts."""
+        return _matches(self.runs, run)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The rows of one file. `grants` None: there is no file, and each identity that is let in may do everything."""
 
     grants: tuple[Grant, ...] | None = None
     floors: tuple[tuple[tuple[str, ...], Floor], ...] = ()
+    limits: tuple[tuple[tuple[str, ...], Limit], ...] = ()
+    quotas: tuple[Quota, ...] = ()
 
     def allows(self, caller: Caller, right: Right, run: str) -> bool:
         """Say whether `caller` has a right on one run."""
@@ -93,6 +140,12 @@ class Policy:
             max((floor.keep_younger_than_s for floor in ours), default=0.0),
         )
 
+    def limit(self, caller: Caller) -> Limit:
+        """Return how much `caller` may have at once."""
+        named = {EACH, *caller.names}
+        ours = [limit for to, limit in self.limits if not named.isdisjoint(to)]
+        return Limit(**{name: _lowest(getattr(limit, name) for limit in ours) for name in _LIMITS})
+
     def _runs_of(self, caller: Caller, right: Right) -> Iterable[tuple[str, ...]]:
         if self.grants is None:
             yield ("**",)
@@ -101,6 +154,8 @@ class Policy:
             if right in ROLES[grant.role] and not set(grant.to).isdisjoint(caller.names):
                 yield grant.runs
 
+
+_LIMITS = tuple(each.name for each in fields(Limit))
 
 NO_POLICY = Policy()
 
@@ -133,10 +188,12 @@ def read(path: str) -> Policy:
 
 def parse(content: Mapping[str, Any]) -> Policy:
     """Return the policy that a file's content says; `InvalidRequestError` names the row that is wrong."""
-    _check_keys(content, {"grant", "floor"}, "the policy")
+    _check_keys(content, {"grant", "floor", "limit", "quota"}, "the policy")
     grants = [_grant(row, f"grant {number}") for number, row in _rows(content, "grant")]
     floors = [_floor(row, f"floor {number}") for number, row in _rows(content, "floor")]
-    return Policy(tuple(grants), tuple(floors))
+    limits = [_limit(row, f"limit {number}") for number, row in _rows(content, "limit")]
+    quotas = [_quota(row, f"quota {number}") for number, row in _rows(content, "quota")]
+    return Policy(tuple(grants), tuple(floors), tuple(limits), tuple(quotas))
 
 
 def _rows(content: Mapping[str, Any], name: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
@@ -148,16 +205,21 @@ def _rows(content: Mapping[str, Any], name: str) -> Iterable[tuple[int, Mapping[
 
 def _grant(row: Mapping[str, Any], where: str) -> Grant:
     _check_keys(row, {"to", "runs", "role"}, where)
+    to = _identities(row, where)
+    role = row.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise InvalidRequestError(f"{where}: there are the roles {', '.join(ROLES)}", actual=str(role)[:100])
+    return Grant(to, _patterns(row, where), role)
+
+
+def _identities(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     to = _texts(row, "to", where)
     for name in to:
         if not _is_identity(name):
             raise InvalidRequestError(
                 f"{where}: `to` names identities: token:NAME, cert:NAME, uid:NUMBER or loopback", actual=name[:100]
             )
-    role = row.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise InvalidRequestError(f"{where}: there are the roles {', '.join(ROLES)}", actual=str(role)[:100])
-    return Grant(to, _patterns(row, where), role)
+    return to
 
 
 def _is_identity(name: str) -> bool:
@@ -172,6 +234,28 @@ def _is_identity(name: str) -> bool:
             return re.fullmatch(r"0|[1-9][0-9]{0,9}", rest) is not None
         case _:
             return name == callers.LOOPBACK
+
+
+def _limit(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Limit]:
+    _check_keys(row, {"to", *_LIMITS}, where)
+    to = (EACH,) if row.get("to") == EACH else _identities(row, where)
+    return to, Limit(**{name: _amount(row, name, where) for name in _LIMITS if name in row})
+
+
+def _quota(row: Mapping[str, Any], where: str) -> Quota:
+    _check_keys(row, {"runs", "stored_bytes"}, where)
+    return Quota(_patterns(row, where), _amount(row, "stored_bytes", where))
+
+
+def _amount(row: Mapping[str, Any], name: str, where: str) -> int:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidRequestError(f"{where}: {name} is a whole number, 0 or more", actual=str(value)[:100])
+    return value
+
+
+def _lowest(values: Iterable[int | None]) -> int | None:
+    return min((value for value in values if value is not None), default=None)
 
 
 def _floor(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Floor]:

@@ -69,6 +69,10 @@ def describe(reply: Any) -> dict[str, object]:
         "warnings": list(reply.warnings),
         "arena_bytes": reply.arena_bytes,
         "arena_limit_bytes": reply.arena_limit_bytes,
+        "limits": [
+            {"whose": each.whose, "what": each.what, "used": None if each.used < 0 else each.used, "most": each.most}
+            for each in reply.limits
+        ],
         "stream_ports": list(reply.stream_ports),
         "write_road": reply.write_road or None,
         "runs": [
@@ -126,6 +130,8 @@ def _print(reply: Any) -> None:
         output.tell(f"bulk data goes to the disk {_road_in_words(reply.write_road)}")
     for warning in reply.warnings:
         output.tell(f"WARNING: {warning}")
+    for each in reply.limits:
+        output.tell(f"limit of {each.whose}: {_amount(each, each.used)} of {_amount(each, each.most)} {each.what}")
     if reply.draining:
         output.tell("it is shutting down: no new saves begin")
     if not reply.runs:
@@ -174,6 +180,12 @@ def _print(reply: Any) -> None:
                 for run, save in saves
             ],
         )
+
+
+def _amount(limit: Any, number: int) -> str:
+    if number < 0:
+        return "an unknown part"
+    return str(output.size(number)) if limit.what.endswith("_bytes") else str(number)
 
 
 def _road(live: Any) -> str:

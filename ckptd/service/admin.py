@@ -11,6 +11,7 @@ from ckptd.arena.lender import Usage
 from ckptd.engine.catalog.contents import Which
 from ckptd.format import names
 from ckptd.service import status_page
+from ckptd.service.allowances import Allowances
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
 from ckptd.service.opening import Openings
@@ -31,11 +32,14 @@ Result = TypeVar("Result")
 class AdminService:
     """Behaviours of `AdminService`. `listening` is filled in by the server once it has bound its addresses."""
 
-    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, presences: Presences) -> None:
+    def __init__(
+        self, coordinator: Coordinator, host: Host, pools: Pools, presences: Presences, allowances: Allowances
+    ) -> None:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools
         self._presences = presences
+        self._allowances = allowances
         self._openings = Openings(coordinator, pools)
         self._facts = StoreFacts(coordinator.store, pools)
         self._started = time.monotonic()
@@ -72,6 +76,13 @@ class AdminService:
             arena_bytes=0 if lender is None else lender.size_bytes,
             arena_limit_bytes=0 if lender is None else lender.limit_bytes,
             write_road=facts.write_road,
+            limits=[
+                admin_pb2.LimitUse(
+                    whose=use.whose, what=use.what, used=-1 if use.used is None else use.used, most=use.most
+                )
+                for use in self._allowances.uses()
+                if use.whose == str(call.caller) or any(call.may(Right.READ, pattern) for pattern in use.runs)
+            ],
             stream_ports=() if self._host.streams is None else self._host.streams.ports,
         )
 

@@ -32,6 +32,7 @@ from ckptd.errors import (
     NotPermittedError,
     SessionAbortedError,
 )
+from ckptd.service.allowances import Allowances
 from ckptd.service.gate import Gate
 from ckptd.service.requirements import Requirement
 from ckptd.service.sockets import process_at
@@ -86,6 +87,7 @@ class Lending:
     Attributes:
         coordinator: of the saves.
         gate: judges what an identity may do.
+        allowances: how much it may have at once.
         lender: of the memory.
         keys: by which identities are known.
         socket_mode: permissions of the socket.
@@ -94,6 +96,7 @@ class Lending:
 
     coordinator: Coordinator
     gate: Gate
+    allowances: Allowances
     lender: Lender
     socket_mode: int
     manifest_bytes: int
@@ -202,8 +205,11 @@ class ArenaConnection:
         self._caller = self.lending.keys.holder_of(hello.key)
 
     def _need(self, right: Right, run: str) -> None:
+        self.lending.gate.check_still(self._identity(), Requirement(right, run))
+
+    def _identity(self) -> Caller:
         assert self._caller is not None, "a connection begins with its key"
-        self.lending.gate.check_still(self._caller, Requirement(right, run))
+        return self._caller
 
     def _open(self, request: arena_pb2.ArenaOpen) -> tuple[arena_pb2.ArenaReply, list[int]]:
         place = Tenant(convert.run_from_wire(request.run), request.rank)
@@ -236,7 +242,8 @@ class ArenaConnection:
             is_staged=request.staged,
         )
         try:
-            declared = coordinator.declare(declaration, capture)
+            with self.lending.allowances.beginning(self._identity(), declaration):
+                declared = coordinator.declare(declaration, capture)
             error = declared.exception() if declared.done() else None
             if isinstance(error, CkptdError):
                 raise error

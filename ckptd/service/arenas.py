@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptd.access.callers import Caller
-from ckptd.arena.lender import Lender
 from ckptd.errors import (
     CkptdError,
     ConflictError,
@@ -23,12 +22,11 @@ from ckptd.errors import (
 )
 from ckptd.service import refusal_log
 from ckptd.service.arena_connection import ArenaConnection, Lending
-from ckptd.service.gate import Gate
 from ckptd.service.sockets import may_be_in_use, user_at
 from ckptd.wire.v1 import common_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    pass
 
 _log = logging.getLogger("ckptd.service")
 
@@ -39,16 +37,15 @@ ACCEPT_PAUSE_S = 1.0
 
 
 class ArenaServer:
-    """Lends arenas over a Unix socket at `path`, to processes of our own user unless `mode` lets others in."""
+    """Lends arenas over a Unix socket at `path`, to processes of our own user unless its mode lets others in."""
 
-    def __init__(
-        self, coordinator: Coordinator, gate: Gate, lender: Lender, path: Path, mode: int, manifest_bytes: int
-    ) -> None:
-        self.lender = lender
-        self._lending = Lending(coordinator, gate, lender, mode, manifest_bytes)
-        coordinator.on_catalog = lender.keep_only
+    def __init__(self, lending: Lending, path: Path) -> None:
+        """`lending` is what the connections share."""
+        self.lender = lending.lender
+        self._lending = lending
+        lending.coordinator.on_catalog = self.lender.keep_only
         self._path = path
-        self._mode = mode
+        self._mode = lending.socket_mode
         self.listener: socket.socket | None = None
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()

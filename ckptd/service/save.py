@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ckptd.access.callers import Caller
 from ckptd.access.roles import Right
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.identity import SaveRef
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment, Road
 from ckptd.engine.refusals import NotNowError
@@ -25,6 +25,7 @@ from ckptd.errors import (
     SessionAbortedError,
     UnavailableError,
 )
+from ckptd.service.allowances import Allowances
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
 from ckptd.service.descriptors import Descriptors
@@ -71,12 +72,19 @@ class SaveService:
     """Behaviours of `SaveService`, over one coordinator. Runs on one event loop."""
 
     def __init__(
-        self, coordinator: Coordinator, host: Host, pools: Pools, flow: Budgets, ending: asyncio.Event
+        self,
+        coordinator: Coordinator,
+        host: Host,
+        pools: Pools,
+        flow: Budgets,
+        allowances: Allowances,
+        ending: asyncio.Event,
     ) -> None:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools
         self._flow = flow
+        self._allowances = allowances
         self._ending = ending
         self._descriptors = Descriptors()
         self.presences = Presences(coordinator, pools)
@@ -90,6 +98,10 @@ class SaveService:
         await self._check_may_found(run, call)
         await self._openings.ready(run, create=True)
         self._descriptors.check()
+        with self._allowances.joined(call.caller, run):
+            await self._stay(run, member, options, call)
+
+    async def _stay(self, run: str, member: Member, options: RunOptions, call: Call) -> None:
         async with self.presences.arrive(run, member, options) as (epoch, evicted):
             welcome = save_pb2.Welcome(
                 peer=self._host.peer,
@@ -140,8 +152,12 @@ class SaveService:
         if not await self._pools.look(self._coordinator.manifests.knows, declaration.manifest_digest):
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
-        asked = self._pools.submit(declaration.save.run, self._coordinator.declare, declaration)
+        asked = self._pools.submit(declaration.save.run, self._begin, call.caller, declaration)
         await self._answer(asked, declaration.save, declaration.request_id, call, hears_ends=request.hears_ends)
+
+    def _begin(self, caller: Caller, declaration: Declaration) -> Future[Assignment | Checkpoint]:
+        with self._allowances.beginning(caller, declaration):
+            return self._coordinator.declare(declaration)
 
     async def await_plan(self, request: save_pb2.AwaitPlanRequest, call: Call) -> None:
         """Answer a declaration that came over shared memory, as `declare` does."""

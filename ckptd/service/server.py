@@ -20,6 +20,8 @@ from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.service import guarded_server
 from ckptd.service.admin import AdminService
+from ckptd.service.allowances import Allowances
+from ckptd.service.arena_connection import Lending
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
 from ckptd.service.certificates import Certificates, Tls
@@ -130,15 +132,17 @@ class Server:
         self._serves_nothing = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self.gate = Gate(options.access)
+        self._allowances = Allowances(coordinator, self.gate)
+        coordinator.admit = self._allowances.admit
         coordinator.floor_of = lambda run: self.gate.access.policy.floor(run)
         self._server = guarded_server.server([IdentityNeeded(self.gate)], channels.SERVER_OPTIONS)
-        save = SaveService(coordinator, host, self._pools, flow, self._ending)
+        save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending)
         self._presences = save.presences
-        self._admin = AdminService(coordinator, host, self._pools, save.presences)
+        self._admin = AdminService(coordinator, host, self._pools, save.presences, self._allowances)
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
-            WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._ending),
+            WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._allowances, self._ending),
             self._admin,
         )
         boundary = Boundary(self.gate, limit_s=options.limits.control_s)
@@ -176,14 +180,15 @@ class Server:
         path = options.path or _arena_path(bound, options.directory)
         if path is None:
             return
-        arenas = ArenaServer(
+        lending = Lending(
             self._coordinator,
             self.gate,
+            self._allowances,
             Lender(options.limit_bytes),
-            path,
             self._options.socket_mode,
             self._options.limits.manifest_bytes,
         )
+        arenas = ArenaServer(lending, path)
         try:
             arenas.start()
         except CkptdError as error:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.refusals import NotNowError
+from ckptd.service.allowances import Allowances
 from ckptd.service.calls import Call
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled
@@ -22,16 +23,23 @@ _PATIENCE_S = 3600.0
 class WatchService:
     """Behaviours of `WatchService`."""
 
-    def __init__(self, hub: Hub, pools: Pools, openings: Openings, ending: asyncio.Event) -> None:
+    def __init__(
+        self, hub: Hub, pools: Pools, openings: Openings, allowances: Allowances, ending: asyncio.Event
+    ) -> None:
         self._hub = hub
         self._openings = openings
         self._pools = pools
+        self._allowances = allowances
         self._ending = ending
         self._bell: _Bell | None = None
         self._encoded: tuple[str, Checkpoint, bool, bytes] | None = None
 
     async def watch(self, request: watch_pb2.WatchRequest, call: Call) -> None:
         """Tell the newest checkpoint, then each newer one, until the peer goes or the daemon ends."""
+        with self._allowances.watching(call.caller):
+            await self._watch(request, call)
+
+    async def _watch(self, request: watch_pb2.WatchRequest, call: Call) -> None:
         run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         await self._openings.ready(run)
         news = asyncio.Event()

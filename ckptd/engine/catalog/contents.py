@@ -58,6 +58,11 @@ class Contents:
         """Return all checkpoints, oldest first, those as well that left the list but are kept for good."""
         return [entry.checkpoint for entry in self._ledger.listing.with_unlisted(self._unlisted())]
 
+    def stored_bytes(self) -> int:
+        """Return how much is stored of the run: what is in quarantine, or can be undeleted, counts, too."""
+        besides = [each for each in self._ledger.records.values() if each.quarantine or each.deleted_at is not None]
+        return sum(each.size_bytes for each in self.checkpoints()) + sum(each.size_bytes for each in besides)
+
     def _unlisted(self) -> list[ListedEntry]:
         return self._ledger.unlisted(self._publishing.leaving())
 

@@ -35,6 +35,7 @@ from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.session import Phase
+from ckptd.engine.saves.surroundings import Admit, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
@@ -82,6 +83,8 @@ class Coordinator:
         no save can take the place of one that is gone before this returns, and it must not block."""
         self.floor_of: Callable[[str], Floor] = lambda run: NO_FLOOR
         """Returns what the operator keeps of a run; called whenever something may be deleted. It must not block."""
+        self.admit: Admit = admit_all
+        """Called with each save and its size before anything of it is written; raises why it may not be. May block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root = owns_root
@@ -383,6 +386,7 @@ class Coordinator:
             life=self.root.life,
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
+            admit=lambda save, size_bytes: self.admit(save, size_bytes),
             floor=lambda: self.floor_of(name),
         )
 

@@ -77,7 +77,11 @@ class Plan:
             first: the declaration that began it.
             layout: as `lay_out` returned it.
             meta_suffix: what the name of the ``.meta`` object ends in; None for none.
+
+        Raises:
+            StorageFullError, UnavailableError: it is more than may be stored, or be under way, of this run.
         """
+        self._run.admit(ref, sum(layout.shard_sizes))
         stored = self._run.stored
         with stored.lock:
             num_shards = stored.catalog.choose_num_shards(first.name, ref.step, layout.num_shards)

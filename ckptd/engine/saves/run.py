@@ -24,7 +24,7 @@ from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog, policy_of
 from ckptd.engine.saves.shares import Share
-from ckptd.engine.saves.surroundings import Surroundings
+from ckptd.engine.saves.surroundings import Admit, Surroundings, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, NotFoundError
@@ -59,6 +59,7 @@ class Run:
         on_look: Callable[[frozenset[str]], None],
         listeners: Listeners | None = None,
         floor: FloorNow = no_floor,
+        admit: Admit = admit_all,
     ) -> None:
         self.name = name
         self.lock = threading.RLock()
@@ -87,6 +88,7 @@ class Run:
             workers=workers,
             feeders=feeders,
             writers=writers,
+            admit=admit,
         )
         self.members = Members(name, store, self.stored, lock=self.lock, clock=clock, lease_s=settings.lease_s)
         self._after = AfterPublishing(name, store, self.stored, self._listeners, workers)

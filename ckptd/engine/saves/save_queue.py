@@ -172,6 +172,16 @@ class SaveQueue:
         with self._lock:
             return list(self._live)
 
+    def is_under_way(self, declaration: Declaration) -> bool:
+        """Say whether a declaration belongs to a save that others have begun."""
+        with self._lock:
+            return self._live_save_of(declaration.prefix) is not None
+
+    def owed_bytes(self) -> dict[str, int | None]:
+        """Return the saves under way by their ids, and what has not arrived of each; None of one without a plan."""
+        with self._lock:
+            return {save.save_id: _owed_bytes(save) for save in self._live}
+
     def find(self, ref: SaveRef) -> Save:
         """Return the save of that id, under way or ended; `NotFoundError` when there is no trace of it."""
         with self._lock:
@@ -332,6 +342,10 @@ def _end_without(save: Save, reasons: Mapping[int, str]) -> None:
     """End a save that ranks will not declare, as they gave it up; those ranks need not be told."""
     save.told.update(dict.fromkeys(reasons, ""))
     save.fail("; ".join(f"rank {rank} gave up: {reason}" for rank, reason in sorted(reasons.items())))
+
+
+def _owed_bytes(save: Save) -> int | None:
+    return sum(lane.size_bytes - lane.received for lane in save.lanes.values()) if save.lanes else None
 
 
 def _end_of(save: Save) -> Checkpoint:

@@ -169,6 +169,7 @@ class ServedCatalog:
         self._checkpoints = tuple(self.catalog.contents.checkpoints())
         self._listed, self._forgotten = tuple(self.catalog.contents.listed()), tuple(self.catalog.contents.forgotten())
         self._quarantined = tuple(self.catalog.contents.quarantined())
+        self.stored_bytes = self.catalog.contents.stored_bytes()
         self._on_look(frozenset(checkpoint.save_id for checkpoint in self._checkpoints))
         self._is_rest_noted = not self._notes_rest
         self._rests_since = self._clock.boot_s()

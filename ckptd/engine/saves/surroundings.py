@@ -7,11 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptd.engine.clock import Clock
+from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.known_layouts import KnownLayouts
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.shares import Share
 from ckptd.engine.settings import Settings
 from ckptd.storage.base import Store
+
+Admit = Callable[[SaveRef, int], None]
+
+
+def admit_all(save: SaveRef, size_bytes: int) -> None:
+    """Let every save begin."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +35,7 @@ class Surroundings:
         workers: run blocking work.
         feeders: take lanes from captured memory, beside all other work: this waits for ranks.
         writers: returns the addresses of processes that take shards; empty means the one that answered.
+        admit: is called with a save and its size before anything of it is written, and raises why it may not be.
     """
 
     store: Store
@@ -39,3 +47,4 @@ class Surroundings:
     workers: Share
     feeders: Share
     writers: Callable[[], tuple[str, ...]]
+    admit: Admit

@@ -17,7 +17,7 @@ class StatusRequest(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_road", "stream_ports", "next_after")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_road", "stream_ports", "next_after", "limits")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class StatusReply(_message.Message):
     WRITE_ROAD_FIELD_NUMBER: _ClassVar[int]
     STREAM_PORTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     root: str
     durability: _common_pb2.Durability
@@ -46,7 +47,20 @@ class StatusReply(_message.Message):
     write_road: str
     stream_ports: _containers.RepeatedScalarFieldContainer[int]
     next_after: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_road: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ...) -> None: ...
+    limits: _containers.RepeatedCompositeFieldContainer[LimitUse]
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_road: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ...) -> None: ...
+
+class LimitUse(_message.Message):
+    __slots__ = ("whose", "what", "used", "most")
+    WHOSE_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    whose: str
+    what: str
+    used: int
+    most: int
+    def __init__(self, whose: _Optional[str] = ..., what: _Optional[str] = ..., used: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
 
 class RunStatus(_message.Message):
     __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error", "arena_ranks", "num_arenas", "arena_bytes", "quarantined", "problems", "damaged")

@@ -5,7 +5,7 @@ import pytest
 from ckptd.access import callers, patterns, policy
 from ckptd.access.callers import OF_LOOPBACK, of_certificate, of_token, of_user
 from ckptd.access.patterns import matches
-from ckptd.access.policy import NO_POLICY, Floor
+from ckptd.access.policy import NO_POLICY, Floor, Limit
 from ckptd.access.roles import Right
 from ckptd.errors import InvalidRequestError, NotFoundError
 
@@ -109,6 +109,18 @@ def test_each_floor_that_matches_holds(written):
     assert written("").floor("audio") == Floor()
 
 
+def test_of_several_limits_the_lowest_is_an_identity_s_own(written):
+    rules = written(
+        '[[limit]]\nto="*"\nsaves=8\nwatchers=0\n[[limit]]\nto=["token:vision", "uid:7"]\nsaves=2\nruns=3\n'
+        '[[quota]]\nruns=["vision/**"]\nstored_bytes=1000'
+    )
+    assert rules.limit(VISION) == Limit(saves=2, runs=3, watchers=0)
+    assert rules.limit(OF_LOOPBACK) == Limit(saves=8, watchers=0)
+    assert written("").limit(VISION) == Limit()
+    assert [quota.stored_bytes for quota in rules.quotas if quota.is_of("vision/a")] == [1000]
+    assert not any(quota.is_of("audio") for quota in rules.quotas)
+
+
 def test_an_empty_policy_allows_nothing_and_none_at_all_everything(written):
     assert not written("").allows_anywhere(of_user(1000), Right.READ)
     assert all(NO_POLICY.allows(OF_LOOPBACK, right, "any") for right in Right)
@@ -119,6 +131,13 @@ def test_an_empty_policy_allows_nothing_and_none_at_all_everything(written):
     [
         ("[[grant]]\nto='token:a'\nruns='a'\nrole='boss'", "grant 1: there are the roles read, save"),
         ("[[grant]]\nto='a'\nruns='a'\nrole='read'", "grant 1: `to`"),
+        ("[[limit]]\nto='a'\nsaves=1", "limit 1: `to`"),
+        ("[[limit]]\nsaves=1", "limit 1: `to`"),
+        ("[[limit]]\nto='*'\nsaves=-1", "limit 1: saves is a whole number"),
+        ("[[limit]]\nto='*'\nruns=true", "limit 1: runs is a whole number"),
+        ("[[limit]]\nto='*'\nstored_bytes=1", "limit 1: there is no 'stored_bytes'"),
+        ("[[quota]]\nruns='a'", "quota 1: stored_bytes is a whole number"),
+        ("[[quota]]\nruns='a**'\nstored_bytes=1", "quota 1: `runs`"),
         ("[[grant]]\nto='uid:root'\nruns='a'\nrole='read'", "grant 1: `to`"),
         ("[[grant]]\nto='token:'\nruns='a'\nrole='read'", "grant 1: `to`"),
         ("[[grant]]\nto=[]\nruns='a'\nrole='read'", "grant 1: `to`"),

@@ -1,0 +1,232 @@
+"""What each identity may have at once, and how much may be stored of runs: the limits and quotas of the policy.
+
+Whatever a limit refuses, its error names it, whose it is, and what to do. Nothing is written before both were asked.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptd.access.callers import Caller
+from ckptd.access.policy import Limit, Quota
+from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.refusals import NotNowError
+from ckptd.errors import CkptdError, StorageFullError, UnavailableError, readable_size
+from ckptd.service.gate import Gate
+
+if TYPE_CHECKING:
+    from ckptd.engine.saves.coordinator import Coordinator
+
+_LIST_RUNS_S = 60.0  # runs that another program copied below the root count from then on
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How much of a limit or quota is used; `used` None: that is not known yet."""
+
+    whose: str
+    what: str
+    used: int | None
+    most: int
+    runs: tuple[str, ...] = ("**",)  # who may read these may know
+
+
+class Allowances:
+    """Counts what identities have. Any thread may use it."""
+
+    def __init__(self, coordinator: Coordinator, gate: Gate) -> None:
+        """Judge by the policy of `gate`, as it is then; no work is done where that has neither limits nor quotas."""
+        self._coordinator, self._gate = coordinator, gate
+        self._guard = threading.Lock()
+        self._runs: dict[Caller, Counter[str]] = {}
+        self._watchers: Counter[Caller] = Counter()
+        self._beginning: Counter[tuple[str, str]] = Counter()  # run and prefix: declared, and not under way yet
+        self._admitted: dict[str, tuple[str, int]] = {}  # run and size of each save that was, by its id
+        self._measuring = threading.Lock()
+        self._sizes: dict[str, int] = {}  # of runs, as they were seen last
+        self._listed_at = float("-inf")
+
+    def _limit(self, caller: Caller) -> Limit:
+        return self._gate.access.policy.limit(caller)
+
+    @contextmanager
+    def joined(self, caller: Caller, run: str) -> Iterator[None]:
+        """Count a membership while the block runs; `UnavailableError` if its run is one too many."""
+        most = self._limit(caller).runs
+        with self._guard:
+            runs = self._runs.setdefault(caller, Counter())
+            if most is not None and run not in runs and len(runs) >= most:
+                raise UnavailableError(
+                    f"{caller} has joined {len(runs)} runs, and the daemon's policy allows it {most} at once: "
+                    "it joins another when it has left one"
+                )
+            runs[run] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                runs[run] -= 1
+                if not runs[run]:
+                    del runs[run]
+                if not runs and self._runs.get(caller) is runs:
+                    del self._runs[caller]
+
+    @contextmanager
+    def watching(self, caller: Caller) -> Iterator[None]:
+        """Count a watcher while the block runs; `UnavailableError` if it is one too many."""
+        most = self._limit(caller).watchers
+        with self._guard:
+            if most is not None and self._watchers[caller] >= most:
+                raise UnavailableError(
+                    f"{caller} has {self._watchers[caller]} watchers, and the daemon's policy allows it {most} at once"
+                )
+            self._watchers[caller] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._watchers[caller] -= 1
+                if not self._watchers[caller]:
+                    del self._watchers[caller]
+
+    @contextmanager
+    def beginning(self, caller: Caller, declaration: Declaration) -> Iterator[None]:
+        """Let the block declare; `NotNowError` if that begins a save too many."""
+        most = self._limit(caller).saves
+        if most is None:
+            yield
+            return
+        key = declaration.save.run, declaration.prefix
+        saves = self._coordinator.saves_of(key[0])
+        with self._guard:
+            if key not in self._beginning and not (saves is not None and saves.is_under_way(declaration)):
+                under_way = self._num_under_way(caller)
+                if under_way >= most:
+                    raise NotNowError(
+                        f"{under_way} saves of {caller} are under way, and the daemon's policy allows it {most} at "
+                        "once: wait for one to end"
+                    )
+            self._beginning[key] += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._beginning[key] -= 1
+                if not self._beginning[key]:
+                    del self._beginning[key]
+
+    def _num_under_way(self, caller: Caller) -> int:
+        runs = set(self._runs.get(caller, ()))
+        begun = sum(len(self._owed(run)) for run in runs)
+        return begun + sum(run in runs for run, _ in self._beginning)
+
+    def _owed(self, run: str) -> dict[str, int | None]:
+        saves = self._coordinator.saves_of(run)
+        return {} if saves is None else saves.owed_bytes()
+
+    def admit(self, save: SaveRef, size_bytes: int) -> None:
+        """Let a save begin to write, or say why it may not. It may have to open runs to see how much there is.
+
+        Raises:
+            UnavailableError: it is more than one of the identities that have joined its run may have under way.
+            StorageFullError: it is more than a quota leaves room for.
+        """
+        quotas = [quota for quota in self._gate.access.policy.quotas if quota.is_of(save.run)]
+        with self._guard:
+            callers = [caller for caller, runs in self._runs.items() if save.run in runs]
+        limits = [(caller, most) for caller in callers if (most := self._limit(caller).claimed_bytes) is not None]
+        if not quotas and not limits:
+            return
+        with self._measuring:  # of two saves that fit alone, and not together, the second is refused
+            self._forget_ended()
+            for caller, most in limits:
+                self._check_claimed(caller, most, save, size_bytes)
+            if quotas:
+                self._measure()
+            for quota in quotas:
+                self._check_stored(quota, save, size_bytes)
+            self._admitted[save.save_id] = save.run, size_bytes
+
+    def _check_claimed(self, caller: Caller, most: int, save: SaveRef, size_bytes: int) -> None:
+        with self._guard:
+            runs = list(self._runs.get(caller, ()))
+        owed = sum(
+            self._admitted.get(save_id, ("", 0))[1] if left is None else left
+            for run in runs
+            for save_id, left in self._owed(run).items()
+        )
+        if owed + size_bytes > most:
+            raise UnavailableError(
+                f"{save} has {readable_size(size_bytes)}; {caller} has claimed {readable_size(owed)} that have not "
+                f"arrived, and the daemon's policy allows it {readable_size(most)}: wait for a save to end"
+            )
+
+    def _check_stored(self, quota: Quota, save: SaveRef, size_bytes: int) -> None:
+        stored = self._stored(quota)
+        if stored + size_bytes > quota.stored_bytes:
+            raise StorageFullError(
+                f"{save} has {readable_size(size_bytes)}; of the runs {', '.join(quota.runs)} {readable_size(stored)} "
+                f"are stored, and the daemon's policy allows them {readable_size(quota.stored_bytes)}: delete "
+                "checkpoints (what can be undeleted counts until then), or have an operator raise the quota",
+            )
+
+    def _forget_ended(self) -> None:
+        for save_id, (run, _) in list(self._admitted.items()):
+            if save_id not in self._owed(run):
+                del self._admitted[save_id]
+
+    def _measure(self) -> None:
+        """See how much is stored of each run that a quota is of: those that are open are looked at each time."""
+        now = time.monotonic()
+        if now - self._listed_at >= _LIST_RUNS_S:
+            self._listed_at = now
+            for run in self._coordinator.stored_runs():
+                self._sizes.setdefault(run, -1)
+        with self._guard:
+            for runs in self._runs.values():
+                for run in runs:
+                    self._sizes.setdefault(run, -1)
+        quotas = self._gate.access.policy.quotas
+        for run, known in list(self._sizes.items()):
+            is_open = self._coordinator.saves_of(run) is not None
+            if (is_open or known < 0) and any(quota.is_of(run) for quota in quotas):
+                self._sizes[run] = self._size_of(run, known)
+
+    def _size_of(self, run: str, known: int) -> int:
+        try:
+            return self._coordinator.look(run, lambda stored: stored.stored_bytes, 0)
+        except CkptdError:  # a run that cannot be opened: it counts as it was seen last, and hides no other
+            return max(known, 0)
+
+    def _stored(self, quota: Quota) -> int:
+        at_rest = sum(max(size, 0) for run, size in list(self._sizes.items()) if quota.is_of(run))
+        return at_rest + sum(size for run, size in list(self._admitted.values()) if quota.is_of(run))
+
+    def uses(self) -> list[Use]:
+        """Return how much of each limit and quota is used, as far as that is known; nothing is waited for."""
+        policy = self._gate.access.policy
+        with self._guard:
+            runs = {caller: len(names) for caller, names in self._runs.items()}
+            saves = {caller: self._num_under_way(caller) for caller in runs}
+            watchers = dict(self._watchers)
+        found = []
+        for caller in sorted({*runs, *watchers}, key=str):
+            limit = policy.limit(caller)
+            for what, most, used in (
+                ("saves", limit.saves, saves.get(caller, 0)),
+                ("runs", limit.runs, runs.get(caller, 0)),
+                ("watchers", limit.watchers, watchers.get(caller, 0)),
+            ):
+                if most is not None:
+                    found.append(Use(str(caller), what, used, most))
+        is_measured = self._listed_at > float("-inf")
+        for quota in policy.quotas:
+            stored = self._stored(quota) if is_measured else None
+            found.append(Use(", ".join(quota.runs), "stored_bytes", stored, quota.stored_bytes, quota.runs))
+        return found

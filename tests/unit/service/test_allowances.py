@@ -1,0 +1,164 @@
+"""The limits and quotas of a policy, against a daemon with a real engine, over both ways that bytes take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+
+from ckptd.access import policy
+from ckptd.client.checkpointer import Checkpointer
+from ckptd.errors import StorageFullError, UnavailableError
+from ckptd.service.server import ArenaOptions, Server, ServerOptions
+from ckptd.wire import addresses, methods, status
+from ckptd.wire.channels import open_channel
+from ckptd.wire.v1 import admin_pb2, watch_pb2
+from tests.fakes.access import OPEN
+from tests.unit.client.served import BOUND_S, Daemon
+
+GRANT = {"to": "loopback", "runs": "**", "role": "admin"}
+ARRAYS = {"w": np.arange(75_000.0)}  # 600 kB
+
+
+class Limited(Daemon):
+    """A daemon whose policy has rows besides the grant."""
+
+    def __init__(self, root, *, arena_bytes=0, **rows):
+        self.access = replace(OPEN, policy=policy.parse({"grant": [GRANT], **{k: [v] for k, v in rows.items()}}))
+        super().__init__(root, arena_bytes=arena_bytes)
+
+    def make_server(self, coordinator):
+        arena = self._arena if isinstance(self._arena, ArenaOptions) else None
+        return Server(coordinator, ServerOptions(listen=(self._listen,), access=self.access, arena=arena))
+
+
+@pytest.fixture
+def limited(tmp_path):
+    started = []
+
+    def start(**rows):
+        started.append(Limited(tmp_path / "root", **rows))
+        return started[-1]
+
+    yield start
+    for daemon in started:
+        daemon.stop()
+
+
+@pytest.fixture(params=[0, 64 << 20], ids=["streams", "memory"])
+def road(request):
+    return request.param
+
+
+def checkpointer(daemon, run, **more):
+    return Checkpointer(daemon.address, run=run, **more)
+
+
+def stub(daemon, service):
+    return methods.Stub(open_channel(addresses.parse(daemon.address)), service)
+
+
+def limits_of(daemon):
+    reply = stub(daemon, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=BOUND_S)
+    return {(each.whose, each.what): (each.used, each.most) for each in reply.limits}
+
+
+def files_of(daemon):
+    return sorted(str(path) for path in daemon.root.rglob("*.data-*"))
+
+
+def test_a_quota_is_checked_before_anything_is_written_and_other_runs_go_on(limited, road):
+    daemon = limited(arena_bytes=road, quota={"runs": "r/**", "stored_bytes": 1_000_000})
+    assert limits_of(daemon) == {("r/**", "stored_bytes"): (-1, 1_000_000)}
+    with checkpointer(daemon, "r/a") as one, checkpointer(daemon, "r/b") as two, checkpointer(daemon, "s") as other:
+        one.save(1, ARRAYS).result(BOUND_S)
+        before = files_of(daemon)
+        with pytest.raises(StorageFullError, match=r"600.0 kB; of the runs r/\*\* 600.0 kB are stored, .* 1\.0 MB"):
+            two.save(1, ARRAYS).result(BOUND_S)
+        assert files_of(daemon) == before
+        other.save(1, ARRAYS).result(BOUND_S)
+        [used] = {used for used, most in limits_of(daemon).values()}
+        assert 600_000 <= used < 610_000
+        two.save(2, {"w": np.zeros(10_000)}).result(BOUND_S)
+
+
+def test_what_was_stored_before_a_restart_counts_and_what_is_deleted_for_good_does_not(limited, tmp_path):
+    with checkpointer(first := limited(), "r/a") as before:
+        before.save(1, ARRAYS).result(BOUND_S)
+        before.save(2, {"w": np.zeros(3)}).result(BOUND_S)
+    first.stop()
+    daemon = limited(quota={"runs": "r/**", "stored_bytes": 1_000_000})
+    with checkpointer(daemon, "r/b") as two:
+        with pytest.raises(StorageFullError):
+            two.save(1, ARRAYS).result(BOUND_S)
+        admin = stub(daemon, methods.ADMIN)
+        admin.Delete(admin_pb2.DeleteRequest(run="r/a", step=1), timeout=BOUND_S)
+        with pytest.raises(StorageFullError, match="can be undeleted counts"):
+            two.save(2, ARRAYS).result(BOUND_S)
+        admin.Undelete(admin_pb2.UndeleteRequest(run="r/a", step=1), timeout=BOUND_S)
+        admin.Delete(admin_pb2.DeleteRequest(run="r/a", step=1, for_good=True), timeout=BOUND_S)
+        two.save(3, ARRAYS).result(BOUND_S)
+
+
+def test_retention_makes_room_within_a_quota(limited):
+    daemon = limited(quota={"runs": "**", "stored_bytes": 1_300_000})
+    with checkpointer(daemon, "r", max_to_keep=1) as one:
+        for step in range(1, 6):
+            one.save(step, ARRAYS).result(BOUND_S)
+
+
+def test_saves_beyond_a_limit_wait_for_one_to_end(limited, road):
+    daemon = limited(arena_bytes=road, limit={"to": "*", "saves": 1})
+    with (
+        checkpointer(daemon, "a", rank=0, world_size=2) as zero,
+        checkpointer(daemon, "a", rank=1, world_size=2) as one,
+        checkpointer(daemon, "b", timeout_s=BOUND_S) as other,
+        checkpointer(daemon, "c", timeout_s=0.6) as impatient,
+    ):
+        first = zero.save(1, ARRAYS)
+        with pytest.raises(UnavailableError, match=r"1 saves of loopback are under way, .* allows it 1 at once"):
+            impatient.save(1, ARRAYS).result(BOUND_S)
+        waiting = other.save(1, ARRAYS)
+        one.save(1, ARRAYS).result(BOUND_S)  # its other rank is no save of its own
+        first.result(BOUND_S)
+        assert waiting.result(BOUND_S).step == 1
+        assert limits_of(daemon) == {("loopback", "saves"): (0, 1)}
+
+
+def test_a_run_too_many_cannot_be_joined_until_another_is_left(limited):
+    daemon = limited(limit={"to": "loopback", "runs": 1})
+    with checkpointer(daemon, "a") as one:
+        one.save(1, ARRAYS).result(BOUND_S)
+        with checkpointer(daemon, "b", timeout_s=0.6) as two, pytest.raises(UnavailableError, match="joined 1 runs"):
+            two.save(1, ARRAYS).result(BOUND_S)
+    with checkpointer(daemon, "b") as two:
+        two.save(1, ARRAYS).result(BOUND_S)
+
+
+def test_a_watcher_too_many_is_refused_and_the_others_hear_on(limited):
+    daemon = limited(limit={"to": "loopback", "watchers": 2})
+    watch = stub(daemon, methods.WATCH).Watch
+    with checkpointer(daemon, "a") as one:
+        one.save(1, ARRAYS).result(BOUND_S)
+        watching = [watch(watch_pb2.WatchRequest(run="a"), timeout=BOUND_S) for _ in range(2)]
+        for each in watching:
+            assert next(each).checkpoint.step == 1
+        with pytest.raises(grpc.RpcError) as refused:
+            next(watch(watch_pb2.WatchRequest(run="a"), timeout=BOUND_S))
+        assert "loopback has 2 watchers" in str(status.from_wire(refused.value))
+        one.save(2, ARRAYS).result(BOUND_S)
+        for each in watching:
+            assert next(each).checkpoint.step == 2
+            each.cancel()
+
+
+def test_more_cannot_be_claimed_than_the_limit_allows(limited, road):
+    daemon = limited(arena_bytes=road, limit={"to": "loopback", "claimed_bytes": 500_000})
+    with checkpointer(daemon, "a") as one:
+        with pytest.raises(UnavailableError, match=r"has 600.0 kB; loopback has claimed 0 B .* allows it 500.0 kB"):
+            one.save(1, ARRAYS).result(BOUND_S)
+        assert not files_of(daemon)
+        for step in range(2, 6):
+            one.save(step, {"w": np.zeros(50_000)}).result(BOUND_S)
