@@ -1,4 +1,7 @@
-"""What happens to calls of services that are not ours, health and reflection: they need an identity, and no right."""
+"""What happens to calls of services that are not ours, health and reflection.
+
+They need an identity, and no right; only the health of one run is told to those who may read that run.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from ckptd.access.roles import Right
 from ckptd.errors import NotPermittedError
 from ckptd.service import refusal_log, requirements
 from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
-from ckptd.wire import status
+from ckptd.service.requirements import Requirement
+from ckptd.wire import methods, status
 
 
 class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
@@ -51,20 +56,23 @@ class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generi
         answer, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
 
         async def checked(request: Any, context: Any) -> Any:
-            await self._check(method, context)
+            await self._check(method, context, request)
             return await answer(request, context)
 
         async def checked_stream(request: Any, context: Any) -> Any:
-            await self._check(method, context)
+            await self._check(method, context, request)
             async for reply in answer(request, context):
                 yield reply
 
         behaviour = checked_stream if inspect.isasyncgenfunction(answer) else checked
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
-    async def _check(self, method: str, context: Any) -> None:
+    async def _check(self, method: str, context: Any, request: Any = None) -> None:
         try:
-            self._gate.caller(shown_by(context))
+            caller = self._gate.caller(shown_by(context))
+            service = getattr(request, "service", "")  # of a question about health
+            if service.startswith(methods.RUN_HEALTH):
+                self._gate.check(caller, Requirement(Right.READ, service.removeprefix(methods.RUN_HEALTH)))
         except NotPermittedError as error:
             code = grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnauthenticatedError) else None
             refused = status.to_wire(error, code=code)
