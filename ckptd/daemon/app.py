@@ -22,7 +22,9 @@ from pathlib import Path
 
 from ckptd.daemon import descriptors, identity_files, logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
+from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
+from ckptd.engine.journal import DONE, JournalEntry
 from ckptd.engine.priority import Priority
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
@@ -75,6 +77,9 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     identity_files.warn_of_unknown_tokens(options.access)
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
+    audit = AuditLog(config.audit_log, required=config.audit_required)
+    started = {"version": versions.VERSION, "pid": os.getpid(), "root": config.root}
+    audit.begins(JournalEntry("start", uses_reserve=True, details=started))
     coordinator = Coordinator(
         open_store(config.root),
         settings=Settings(
@@ -89,10 +94,11 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
             write_limit=None if config.write_bytes_per_s is None else RateLimit(config.write_bytes_per_s),
         ),
         holder=LockHolder.here("ckptd serve", str(options.listen[0])).line,
+        journal=audit,
     )
     coordinator.open()
     with Ticker(coordinator):
-        return asyncio.run(_serve(coordinator, options, config, seen, allowed))
+        return asyncio.run(_serve(coordinator, options, config, audit, seen, allowed))
 
 
 def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
@@ -129,6 +135,7 @@ async def _serve(
     coordinator: Coordinator,
     options: ServerOptions,
     config: Config,
+    audit: AuditLog,
     seen: identity_files.Signature,
     open_files: int,
 ) -> int:
@@ -138,13 +145,14 @@ async def _serve(
     # From here on a signal ends us in order, also one that comes before we are ready.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
-    server = Server(coordinator, options)
-    files = identity_files.IdentityFiles(config, seen, options.access, server.use_identities)
-    loop.add_signal_handler(signal.SIGHUP, files.look_now)
+    server = Server(coordinator, options, audit)
+    files = identity_files.IdentityFiles(config, seen, options.access, server.use_identities, audit)
+    loop.add_signal_handler(signal.SIGHUP, functools.partial(_read_again, files, audit))
     try:
         listening = await server.start()
         coordinator.writers = tuple(listening)
         _announce(listening, coordinator, config)
+        audit.ended(JournalEntry("start", DONE, details={"listening": list(listening)}))
         descriptors.tell(open_files)
         coordinator.inspect()
     except BaseException:
@@ -176,8 +184,17 @@ async def _serve(
     _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
     await server.stop()
     _forget(config)
-    _log.info("stopped; %s", "nothing was lost" if finished else "saves in progress were aborted")
+    saves = "nothing was lost" if finished else "saves in progress were aborted"
+    audit.ended(JournalEntry("stop", DONE, details={"reason": reason, "saves": saves}))
+    audit.close()
+    _log.info("stopped; %s", saves)
     return code
+
+
+def _read_again(files: identity_files.IdentityFiles, audit: AuditLog) -> None:
+    """Do what SIGHUP requests."""
+    asyncio.get_running_loop().run_in_executor(None, audit.reopen)
+    files.look_now()
 
 
 async def _watch_ownership(

@@ -85,6 +85,16 @@ class Config:
         metavar="FILE",
         optional=True,
     )
+    audit_log: str | None = _setting(
+        None,
+        "text",
+        "Append to this file what happens and who did it, one JSON object a line; SIGHUP opens it anew.",
+        metavar="FILE",
+        optional=True,
+    )
+    audit_required: bool = _setting(
+        False, "flag", "What cannot be recorded in the audit log does not happen, saves included."
+    )
     socket_mode: str = _setting("0600", "text", "Permissions of Unix sockets, in octal.", metavar="MODE")
     ready_file: str | None = _setting(
         None, "text", "Write addresses and pid here as JSON once ready.", metavar="FILE", optional=True

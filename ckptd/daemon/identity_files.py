@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from ckptd.access import callers, policy, tokens
 from ckptd.access.policy import Policy
 from ckptd.daemon.config import Config
+from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
@@ -103,9 +105,13 @@ class IdentityFiles:
         seen: Signature,
         access: Access,
         changed: Callable[[Access, Tls | None, Sequence[str]], None],
+        journal: Journal = NO_JOURNAL,
     ) -> None:
-        """`seen` and `access` are of the start; `changed` is called on the event loop, with what could not be used."""
-        self._config = config
+        """`seen` and `access` are of the start; `changed` is called on the event loop, with what could not be used.
+
+        `journal` is told of every change.
+        """
+        self._config, self._journal = config, journal
         self._changed = changed
         self._access = access
         self._used = self._last = seen
@@ -129,15 +135,20 @@ class IdentityFiles:
                 await self._read_again(is_requested)
 
     async def _read_again(self, is_requested: bool) -> None:
-        self._access, tls, problems = await asyncio.to_thread(_read_again, self._config, self._access)
+        why = "SIGHUP" if is_requested else "a file has changed"
+        access, tls, problems = await asyncio.to_thread(_read_again, self._config, self._access)
+        told = JournalEntry("identities", uses_reserve=True, details={"why": why, **_described(access)})
         try:
-            self._changed(self._access, tls, problems)
+            await asyncio.to_thread(self._journal.begins, told)
+            self._access = access
+            self._changed(access, tls, problems)
         except CkptdError as error:
             problems.append(str(error))
         for problem in problems:
             _log.error("a changed file is not used, what was read of it before goes on: %s", problem)
+        outcome = told.ended("in part", {"problems": problems}) if problems else told.ended()
+        await asyncio.to_thread(self._journal.ended, outcome)
         if not problems:
-            why = "SIGHUP" if is_requested else "a file has changed"
             _log.info(
                 "read again, as %s: %s", why, ", ".join(_paths(self._config)) or "there are no files of identities"
             )
@@ -177,6 +188,16 @@ def _policy_again(path: str) -> Policy:
         # Of a copy that was cut off, most likely. Who means it stops the daemon, or leaves one row.
         raise InvalidRequestError("the policy has no rows any more, which would lock out everybody", key=path)
     return found
+
+
+def _described(access: Access) -> dict[str, object]:
+    """Return what tells one set of identities from another, and nothing secret."""
+    rows = sorted(repr(row) for row in (*(access.policy.grants or ()), *access.policy.floors))
+    return {
+        "policy": hashlib.sha256("\n".join(rows).encode("utf-8", "backslashreplace")).hexdigest() if rows else "",
+        "grants": len(access.policy.grants or ()),
+        "tokens": [token.name for token in access.tokens or ()],
+    }
 
 
 def _state(path: str) -> tuple[int, ...] | None:

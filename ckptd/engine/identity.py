@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ckptd.engine.journal import Actor
 from ckptd.engine.replicas import Compared, Remark
 from ckptd.format.names import prefix_for
 
@@ -91,6 +92,7 @@ class Declaration:
         compared: digests of what other ranks may hold as well; None for none.
         remarks: what it has beside its tensors, to be compared as well.
         refuses_differences: end the save if ranks differ in any of this.
+        actor: the identity that declares; None in direct mode.
     """
 
     save: SaveRef
@@ -107,8 +109,17 @@ class Declaration:
     compared: Compared | None = None
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
+    actor: Actor | None = None
 
     @property
     def prefix(self) -> str:
         """What the checkpoint's files will share, within the run: no two saves that are under way have the same."""
         return self.name if self.save.step is None else prefix_for(self.name, self.save.step, self.pad_step_number)
+
+    @property
+    def said_alike(self) -> str:
+        """What all ranks of a save have to say alike, in words."""
+        return (
+            f"world size {self.world_size}, name {self.name}, padded step {self.pad_step_number}, "
+            f"overwrite {self.overwrite}" + ("" if self.write_state else ", not to be listed")
+        )

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from ckptd.access.callers import Caller
 from ckptd.access.roles import Right
 from ckptd.arena.lender import Arena, Lender, Tenant
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.feeding import first_sums
 from ckptd.engine.manifest import Manifest
@@ -222,7 +223,8 @@ class ArenaConnection:
         return arena_pb2.ArenaReply(arenas=map(_to_wire, arenas)), [arena.segment.descriptor for arena in arenas]
 
     def _begin(self, request: arena_pb2.ArenaBegin) -> None:
-        declaration = convert.declaration_from_wire(request.declare)
+        assert self._caller is not None, "a connection begins with its key"
+        declaration = replace(convert.declaration_from_wire(request.declare), actor=Actor(str(self._caller), "unix"))
         save = declaration.save
         if self.place != Tenant(save.run, save.rank) or save.incarnation != self._incarnation:
             raise ConflictError("a save was begun by another rank than the one that opened the connection")

@@ -17,10 +17,12 @@ from grpc import aio
 
 from ckptd.access.callers import Caller
 from ckptd.access.roles import Right
+from ckptd.engine.journal import Actor
 from ckptd.engine.refusals import NotNowError
-from ckptd.errors import CkptdError, UnavailableError
-from ckptd.service import refusal_log, requirements
+from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
+from ckptd.service import audited, refusal_log, requirements
 from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
+from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of
 from ckptd.service.requirements import Requirement
 from ckptd.wire import status, versions
@@ -64,6 +66,16 @@ class Call:
         self._waits_since = 0.0
         self._patience = (0.0, "")
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def run(self) -> str:
+        """The run that the first request names; "" before that, or for none."""
+        return "" if self._needed is None else self._needed.run or ""
+
+    @property
+    def actor(self) -> Actor:
+        """Who causes what the call does."""
+        return Actor(str(self.caller), self.peer)
 
     @property
     def is_remote(self) -> bool:
@@ -167,8 +179,9 @@ class Boundary:
     them.
     """
 
-    def __init__(self, gate: Gate, *, limit_s: float) -> None:
+    def __init__(self, gate: Gate, recorder: Recorder, *, limit_s: float) -> None:
         self._gate = gate
+        self._recorder = recorder
         self._limit_s = limit_s
 
     def around(self, method: Method, behaviour: Behaviour) -> Callable[..., Awaitable[bytes | None]]:
@@ -188,11 +201,17 @@ class Boundary:
                     method.name == "Join" or request.HasField("peer")
                 ):
                     versions.check_peer(request.peer, role="client")
-                return behaviour(request, call)
+                if method.reply_streaming:
+                    return behaviour(request, call)
+                return self._recorded(method, behaviour, request, call)
 
             return await self._answer(method, context, begin)
 
         return answer_one
+
+    async def _recorded(self, method: Method, behaviour: Behaviour, request: Any, call: Call) -> Any:
+        async with self._recorder.recorded(audited.entry_of(method, request, call.actor)):
+            return await behaviour(request, call)
 
     async def _answer(self, method: Method, context: Any, begin: Callable[[Call], Awaitable[Any]]) -> bytes | None:
         started = time.monotonic()
@@ -201,21 +220,25 @@ class Boundary:
         try:
             call = Call(method, context, self._gate.caller(shown_by(context)), self._gate)
             reply = await self._bounded(method, begin, call)
-            _report(method, context, started, "OK", logging.DEBUG)
+            _report(method, context, call, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)
         except asyncio.CancelledError:
-            _report(method, context, started, "CANCELLED", logging.DEBUG)
+            _report(method, context, call, started, "CANCELLED", logging.DEBUG)
             raise
         except CkptdError as e:
+            if isinstance(e, NotPermittedError):
+                actor = Actor("", host_of(context.peer())) if call is None else call.actor
+                run = "" if call is None else call.run
+                self._recorder.refused(context.peer(), method.name, actor, run, str(e))
             is_answer = isinstance(e, UnavailableError) and not isinstance(e, NotNowError)
             code = grpc.StatusCode.UNAUTHENTICATED if isinstance(e, UnauthenticatedError) else None
             failed = status.to_wire(e, code=code, is_answer=is_answer)
             level = logging.WARNING if failed.code is grpc.StatusCode.INTERNAL else logging.INFO
-            _report(method, context, started, failed.code.name, level, e)
+            _report(method, context, call, started, failed.code.name, level, e)
         except Exception as e:
             # What gRPC raises when a peer vanishes in the middle of a write is not a bug.
             if context.cancelled() or context.done():
-                _report(method, context, started, "CANCELLED", logging.DEBUG)
+                _report(method, context, call, started, "CANCELLED", logging.DEBUG)
                 raise asyncio.CancelledError from e
             refusal_log.log.bug(context.peer(), f"a bug in ckptd: {method.path} failed")
             failed = status.to_wire(
@@ -238,11 +261,19 @@ class Boundary:
 
 
 def _report(
-    method: Method, context: Any, started: float, code: str, level: int, error: CkptdError | None = None
+    method: Method,
+    context: Any,
+    call: Call | None,
+    started: float,
+    code: str,
+    level: int,
+    error: CkptdError | None = None,
 ) -> None:
     took_ms = (time.monotonic() - started) * 1e3
-    fields = {"method": method.path, "peer": context.peer(), "code": code, "took_ms": round(took_ms, 1)}
-    said = f"{method.name} from {context.peer()}: {code}"
+    who = "" if call is None else str(call.caller)
+    peer = context.peer()
+    fields = {"method": method.path, "peer": peer, "identity": who, "code": code, "took_ms": round(took_ms, 1)}
+    said = f"{method.name} {f'by {who} ' if who else ''}from {peer}: {code}"
     if error is None:
         _log.log(level, "%s", said, extra={"ckptd": fields})
         return

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ckptd.engine.journal import Actor
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.starts import Agreement
@@ -92,7 +93,7 @@ class ReadService:
         which = run, key, save_id, Suspicion(request.object_key, offset)
         check = self._checks.get(which)
         if check is None:
-            check = self._checks[which] = asyncio.ensure_future(self._check(*which))
+            check = self._checks[which] = asyncio.ensure_future(self._check(*which, call.actor))
             check.add_done_callback(lambda _: self._checks.pop(which, None))
         verdict = await asyncio.shield(check)
         others = ""
@@ -105,11 +106,13 @@ class ReadService:
             others=others,
         )
 
-    async def _check(self, run: str, key: str, save_id: str, suspicion: Suspicion) -> DamageVerdict:
+    async def _check(self, run: str, key: str, save_id: str, suspicion: Suspicion, actor: Actor) -> DamageVerdict:
         by = f"{self._host.peer.host}, pid {self._host.peer.pid}"
         async with self._checking:  # one after the other: many readers see the same damage
             return await self._pools.data(
-                self._coordinator.in_catalog, run, lambda stored: stored.check_damage(key, save_id, suspicion, by)
+                self._coordinator.in_catalog,
+                run,
+                lambda stored: stored.check_damage(key, save_id, suspicion, by, (actor,)),
             )
 
     async def agree(self, request: read_pb2.AgreeRequest, call: Call) -> read_pb2.AgreeReply:

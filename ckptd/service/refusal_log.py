@@ -52,19 +52,42 @@ class LineBudget:
         return True
 
 
-class RefusalLog:
-    """Writes the lines. Any thread may use it."""
+class PeerBudgets:
+    """How many lines each peer, and all of them, may still cause. Any thread may use it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._guard = threading.Lock()
         self._of_all = LineBudget(BURST_OF_ALL, clock())
         self._of_peer: OrderedDict[str, LineBudget] = OrderedDict()
+
+    def take(self, peer: str) -> int | None:
+        """Return how many lines were left out since the last one of a peer; None if this one is to be, too."""
+        now = self._clock()
+        with self._guard:
+            bucket = self._of_peer.setdefault(peer, LineBudget(BURST, now))
+            self._of_peer.move_to_end(peer)
+            while len(self._of_peer) > _MOST_PEERS:
+                self._of_peer.popitem(last=False)
+            if bucket.take(now, BURST, _PER_SECOND) and self._of_all.take(now, BURST_OF_ALL, _PER_SECOND_OF_ALL):
+                left_out, bucket.left_out = bucket.left_out, 0
+                return left_out
+            bucket.left_out += 1
+            return None
+
+
+class RefusalLog:
+    """Writes the lines. Any thread may use it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._budgets = PeerBudgets(clock)
         self._said_at: OrderedDict[str, float] = OrderedDict()
 
     def refused(self, peer: str, text: str, fields: Mapping[str, object], *, level: int = logging.INFO) -> None:
         """Log that a call of `peer` was refused. What is left out appears at the level DEBUG, one line for each."""
-        left_out = self._admitted(network_of(peer))
+        left_out = self._budgets.take(network_of(peer))
         cut = {name: value[:MOST_CHARACTERS] if isinstance(value, str) else value for name, value in fields.items()}
         if left_out is None:
             level, left_out = logging.DEBUG, 0
@@ -73,7 +96,7 @@ class RefusalLog:
 
     def bug(self, peer: str, text: str) -> None:
         """Log the exception that is being handled, a bug of ours that a call of `peer` met, with its traceback."""
-        if self._admitted(network_of(peer)) is not None:
+        if self._budgets.take(network_of(peer)) is not None:
             _log.exception("%s", printable(text, limit=MOST_CHARACTERS))
 
     def is_repeated(self, text: str) -> bool:
@@ -87,20 +110,6 @@ class RefusalLog:
             while len(self._said_at) > _MOST_TEXTS:
                 self._said_at.popitem(last=False)
             return False
-
-    def _admitted(self, peer: str) -> int | None:
-        """Return how many lines were left out since the last one of a peer; None if this one is, too."""
-        now = self._clock()
-        with self._guard:
-            bucket = self._of_peer.setdefault(peer, LineBudget(BURST, now))
-            self._of_peer.move_to_end(peer)
-            while len(self._of_peer) > _MOST_PEERS:
-                self._of_peer.popitem(last=False)
-            if bucket.take(now, BURST, _PER_SECOND) and self._of_all.take(now, BURST_OF_ALL, _PER_SECOND_OF_ALL):
-                left_out, bucket.left_out = bucket.left_out, 0
-                return left_out
-            bucket.left_out += 1
-            return None
 
 
 def host_of(peer: str) -> str:

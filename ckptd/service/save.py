@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptd.access.callers import Caller
@@ -25,6 +25,7 @@ from ckptd.errors import (
     SessionAbortedError,
     UnavailableError,
 )
+from ckptd.service import audited
 from ckptd.service.allowances import Allowances
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
@@ -34,6 +35,7 @@ from ckptd.service.intake import Intake
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools, settled, settled_within
 from ckptd.service.presence import Presences, first_of
+from ckptd.service.recorder import Recorded, Recorder
 from ckptd.service.stream_processes import StreamProcesses
 from ckptd.wire import convert, lanes, methods, status
 from ckptd.wire.chunks import MAX_MESSAGE_BYTES, Chunk
@@ -79,6 +81,7 @@ class SaveService:
         flow: Budgets,
         allowances: Allowances,
         ending: asyncio.Event,
+        recorder: Recorder,
     ) -> None:
         self._coordinator = coordinator
         self._host = host
@@ -86,6 +89,7 @@ class SaveService:
         self._flow = flow
         self._allowances = allowances
         self._ending = ending
+        self._recorder = recorder
         self._descriptors = Descriptors()
         self.presences = Presences(coordinator, pools)
         self._openings = Openings(coordinator, pools)
@@ -98,11 +102,15 @@ class SaveService:
         await self._check_may_found(run, call)
         await self._openings.ready(run, create=True)
         self._descriptors.check()
+        told = audited.entry_of(methods.SAVE["Join"], request, call.actor)
         with self._allowances.joined(call.caller, run):
-            await self._stay(run, member, options, call)
+            async with self._recorder.recorded(told) as joining:
+                await self._stay(run, member, options, call, joining)
 
-    async def _stay(self, run: str, member: Member, options: RunOptions, call: Call) -> None:
+    async def _stay(self, run: str, member: Member, options: RunOptions, call: Call, joining: Recorded | None) -> None:
         async with self.presences.arrive(run, member, options) as (epoch, evicted):
+            if joining is not None:
+                await joining.done(epoch=epoch)
             welcome = save_pb2.Welcome(
                 peer=self._host.peer,
                 epoch=epoch,
@@ -152,6 +160,7 @@ class SaveService:
         if not await self._pools.look(self._coordinator.manifests.knows, declaration.manifest_digest):
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
+        declaration = replace(declaration, actor=call.actor)
         asked = self._pools.submit(declaration.save.run, self._begin, call.caller, declaration)
         await self._answer(asked, declaration.save, declaration.request_id, call, hears_ends=request.hears_ends)
 

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from ckptd.arena.lender import Lender
 from ckptd.arena.segment import is_supported
+from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.service import guarded_server
@@ -31,6 +32,7 @@ from ckptd.service.interceptors import IdentityNeeded
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
+from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host, SaveService
 from ckptd.service.sockets import may_be_in_use
 from ckptd.service.stream_processes import StreamOptions, StreamProcesses
@@ -103,7 +105,8 @@ def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
 class Server:
     """A daemon's gRPC server over one coordinator. Belongs to one event loop."""
 
-    def __init__(self, coordinator: Coordinator, options: ServerOptions) -> None:
+    def __init__(self, coordinator: Coordinator, options: ServerOptions, journal: Journal = NO_JOURNAL) -> None:
+        """`journal` is told of calls that change something."""
         self._options = options
         self._addresses = check_exposure(options)
         self._certificates = None if options.tls is None else Certificates(options.tls)
@@ -136,7 +139,8 @@ class Server:
         coordinator.admit = self._allowances.admit
         coordinator.floor_of = lambda run: self.gate.access.policy.floor(run)
         self._server = guarded_server.server([IdentityNeeded(self.gate)], channels.SERVER_OPTIONS)
-        save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending)
+        self._recorder = Recorder(journal)
+        save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences = save.presences
         self._admin = AdminService(coordinator, host, self._pools, save.presences, self._allowances)
         behaviours = _behaviours(
@@ -145,7 +149,7 @@ class Server:
             WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._allowances, self._ending),
             self._admin,
         )
-        boundary = Boundary(self.gate, limit_s=options.limits.control_s)
+        boundary = Boundary(self.gate, self._recorder, limit_s=options.limits.control_s)
         self._register(behaviours, boundary)
         self._write = boundary.around(methods.SAVE["Write"], save.write)
 
@@ -264,6 +268,7 @@ class Server:
             self.arenas.stop()
         await self._presences.settle(_LAST_WORDS_S)
         self._pools.close()
+        self._recorder.close()
         for path in self._sockets:
             path.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ from ckptd.engine.catalog.contents import Contents
 from ckptd.engine.catalog.edits import Edits
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
-from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.ledger import Ledger, OnRemoval, ignore_removal
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recoverer import Recoverer
@@ -63,6 +63,7 @@ class Catalog:
         life: of the daemon that opens the run, perhaps not for the first time.
         floor: what the operator keeps whatever the policy says.
         on_step: called before each durable step with its name; for tests.
+        on_removal: told of each checkpoint that is removed by itself, by retention above all.
 
     Attributes:
         contents: what there is.
@@ -85,9 +86,10 @@ class Catalog:
         life: Life | None = None,
         floor: FloorNow = no_floor,
         on_step: OnStep = ignore_step,
+        on_removal: OnRemoval = ignore_removal,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
-        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life)
+        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, on_removal)
         publishing = Publishing(ledger, floor)
         uncommitted, undo = Uncommitted(ledger), Undo(ledger, undo_s)
         recoverer = Recoverer(ledger, publishing, undo, uncommitted)
@@ -200,7 +202,8 @@ class Catalog:
         for other in attempts:
             if other.dropped and not self._keys.is_there(other.index_key):
                 with suppress(deleting.BeingReadError):  # it goes later, as one that was overwritten
-                    self._publishing.drop(other)  # else what is left of it would pass for ours
+                    # What is left of it would pass for ours.
+                    self._publishing.drop(other, reason="its step is saved anew")
         present = set(self._keys.like(record.prefix))
         if not self._store.has_locks and record.index_key in present:
             record = replace(record, index_version=self._store.stat(record.index_key).version)

@@ -6,7 +6,7 @@ write through it, so none removes anything from a run that another owner has tak
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from ckptd.engine.catalog import records, survey
 from ckptd.engine.catalog.commit import OnStep
@@ -27,6 +27,15 @@ _REMOVING = ("drop.", "sweep.", "delete.index", "undelete.aside", "unlist.")
 """How the names of steps begin that remove something: before each of them the owner looks whether it still is one."""
 
 
+OnRemoval = Callable[[Record, str, str], None]
+"""Called when a checkpoint of ours is about to be removed, with the reason, and when it has been: with the outcomes of
+`ckptd.engine.journal`. What it raises before keeps the checkpoint."""
+
+
+def ignore_removal(record: Record, reason: str, outcome: str) -> None:
+    """Tell nobody."""
+
+
 class Ledger:
     """The records and the list of one run and one state file. Not thread-safe: it has one owner, its catalog."""
 
@@ -39,6 +48,7 @@ class Ledger:
         clock: Clock,
         holder: str,
         life: Life | None = None,
+        on_removal: OnRemoval = ignore_removal,
     ) -> None:
         """Know nothing yet: `Recoverer` reads. `holder` names the owner to processes that are kept out."""
         self.listing = Listing()
@@ -51,6 +61,7 @@ class Ledger:
         self.store = store
         self.run = run
         self.clock = clock
+        self.on_removal = on_removal
         self._tell_step = on_step
         self._holder, self._life = holder, life
         self.use(latest_filename)

@@ -17,6 +17,7 @@ from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.listing import Listing, Style
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule, Verdict
+from ckptd.engine.journal import BEGUN, DONE
 from ckptd.errors import CkptdError
 
 _log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Publishing:
             later = "it is being read; it goes at a later save"
         elif in_use is not None:
             try:
-                self.drop(record)
+                self.drop(record, reason=reason)
             except deleting.BeingReadError:
                 if not record.dropped:  # otherwise it was reported when its turn came
                     _log.info("%s is being read: it is deleted when that has ended", prefix)
@@ -166,14 +167,28 @@ class Publishing:
         self._ledger.on_step("settle.dropped")
         return self._ledger.remember(self._ledger.note(record, dropped=True))
 
-    def drop(self, record: Record, *, is_unread: bool = False) -> None:
-        """Delete what is left of a checkpoint that the state file names no more, and forget it; see `deleting.drop`."""
+    def drop(self, record: Record, *, reason: str = "", is_unread: bool = False) -> None:
+        """Delete what is left of a checkpoint that the state file names no more, and forget it; see `deleting.drop`.
+
+        Without a `reason` a caller has requested it, and the journal was told when that came.
+        """
         ledger = self._ledger
+        is_told = not reason
+
+        def on_step(step: str) -> None:
+            nonlocal is_told
+            if not is_told:  # only now is it sure that nothing reads it
+                ledger.on_removal(record, reason, BEGUN)
+                is_told = True
+            ledger.on_step(step)
+
         others = [
             each
             for each in ledger.records.values()
             if each.prefix == record.prefix and each.sequence > record.sequence and not each.dropped
         ]
-        deleting.drop(ledger.store, record, others=others, on_step=ledger.on_step, is_unread=is_unread)
+        deleting.drop(ledger.store, record, others=others, on_step=on_step, is_unread=is_unread)
         ledger.records.pop(record.save_id, None)
+        if reason:
+            ledger.on_removal(record, reason, DONE)
         reserve.keep(ledger.store, ledger.run)

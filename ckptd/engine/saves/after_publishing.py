@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 from ckptd.engine.catalog import free_space
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.journal import Actor
 from ckptd.engine.log import logger
 from ckptd.engine.saves.listeners import Listeners
 from ckptd.engine.saves.served_catalog import ServedCatalog
@@ -28,23 +29,30 @@ class AfterPublishing:
         self._listeners, self._workers = listeners, workers
         self._num_published = 0  # guarded by the run's lock
 
-    def begin(self, checkpoint: Checkpoint, *, is_listed: bool, retired: Future[None]) -> None:
-        """Start it; `retired` is done once retention is. The run's lock is held: publications come in order."""
+    def begin(
+        self, checkpoint: Checkpoint, *, is_listed: bool, retired: Future[None], actors: tuple[Actor, ...] = ()
+    ) -> None:
+        """Start it; `retired` is done once retention is. The run's lock is held: publications come in order.
+
+        `actors` have saved it, and so cause what retention deletes now.
+        """
         self._num_published += 1
         if is_listed:
             self._stored.passed_by = ()
         try:
-            self._workers.submit(self._carry_out, checkpoint, self._num_published, is_listed, retired)
+            self._workers.submit(self._carry_out, checkpoint, self._num_published, is_listed, retired, actors)
         except BaseException:
             retired.set_result(None)  # the engine was closed: the next opening of the run does this work
             raise
 
-    def _carry_out(self, checkpoint: Checkpoint, number: int, is_listed: bool, retired: Future[None]) -> None:
+    def _carry_out(
+        self, checkpoint: Checkpoint, number: int, is_listed: bool, retired: Future[None], actors: tuple[Actor, ...]
+    ) -> None:
         """Do it for publication `number`; a newer one may have been announced already, as these run side by side."""
         try:
             if is_listed:  # an unlisted one is not the latest, which watchers follow
                 self._listeners.tell(checkpoint, number)
-            self._stored.retire()
+            self._stored.retire(actors)
         finally:
             retired.set_result(None)
         self._look_for_room(checkpoint)

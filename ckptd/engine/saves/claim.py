@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture, Holding
 from ckptd.engine.lanes.feeding import SegmentRun, feed, first_sums, runs_of, stretches_of, sum_rows
 from ckptd.engine.lanes.lane_writer import LaneWriter
@@ -32,6 +33,7 @@ class Claim:
     compared: Compared | None = None  # until it is planned, as are the remarks
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
+    actor: Actor | None = None
     _fed: dict[int, list[SegmentRun]] = field(default_factory=dict)  # per shard
 
     @classmethod
@@ -50,6 +52,7 @@ class Claim:
             compared=declaration.compared,
             remarks=declaration.remarks,
             refuses_differences=declaration.refuses_differences,
+            actor=declaration.actor,
         )
 
     def is_by(self, ref: SaveRef, request_id: str) -> bool:

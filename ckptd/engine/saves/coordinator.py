@@ -19,6 +19,7 @@ from ckptd.engine.catalog.root import stored_runs
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
@@ -61,6 +62,7 @@ class Coordinator:
         owns_root: bool = True,
         takes_over: bool = True,
         holder: str | None = None,
+        journal: Journal = NO_JOURNAL,
     ) -> None:
         """Prepare a coordinator over `store`.
 
@@ -73,6 +75,7 @@ class Coordinator:
             takes_over: in a store without locks, whether to take the root or a run from an owner when no process
                 can tell whether that owner is alive.
             holder: our name, as shown to processes that are refused.
+            journal: is told what happens to runs.
         """
         self.store = store
         self.root = HeldRoot(store, owns_all=owns_root, takes_over=takes_over, holder=holder)
@@ -87,7 +90,7 @@ class Coordinator:
         """Called with each save and its size before anything of it is written; raises why it may not be. May block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
-        self._owns_root = owns_root
+        self._owns_root, self._journal = owns_root, journal
         self._ticking = threading.Lock()
         self._is_closed = False  # from then on no worker takes the work that a tick would begin
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
@@ -388,6 +391,7 @@ class Coordinator:
             listeners=listeners,
             admit=lambda save, size_bytes: self.admit(save, size_bytes),
             floor=lambda: self.floor_of(name),
+            journal=self._journal,
         )
 
 

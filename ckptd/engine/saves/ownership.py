@@ -58,6 +58,7 @@ class OwnershipWatch:
         except CkptdError as error:
             logger.warning("%s could not be taken back now: %s", self._name, error)
         else:
+            self._run.journal.taken_back()
             logger.warning("%s is ours again: it was taken back from another owner", self._name)
 
     def _confirm(self) -> None:
@@ -66,6 +67,7 @@ class OwnershipWatch:
             self._run.stored.confirm()
         except ConflictError as error:
             self._saves.last_error = str(error)
+            self._run.journal.taken_over(str(error))
             self._saves.abort_all(str(error))
         except CkptdError as error:
             logger.warning("cannot tell now whether %s is still ours: %s", self._name, error)

@@ -11,6 +11,7 @@ from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import Declaration, Member, RunOptions
+from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.layout import Assignment
 from ckptd.engine.log import log_evicted
@@ -21,6 +22,7 @@ from ckptd.engine.saves.listeners import Listeners
 from ckptd.engine.saves.members import Members
 from ckptd.engine.saves.ownership import OwnershipWatch
 from ckptd.engine.saves.readers import Readers
+from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.saves.save_queue import SaveQueue
 from ckptd.engine.saves.served_catalog import ServedCatalog, policy_of
 from ckptd.engine.saves.shares import Share
@@ -60,11 +62,13 @@ class Run:
         listeners: Listeners | None = None,
         floor: FloorNow = no_floor,
         admit: Admit = admit_all,
+        journal: Journal = NO_JOURNAL,
     ) -> None:
         self.name = name
         self.lock = threading.RLock()
         self._clock, self._workers, self._readers, self._owner = clock, workers, readers, owner
         self._listeners = listeners or Listeners(name)
+        told = RunJournal(journal, name)
         self.stored = ServedCatalog(
             store,
             name,
@@ -77,6 +81,7 @@ class Run:
             on_look=on_look,
             on_rolled_back=self._listeners.tell_again,
             floor=floor,
+            journal=told,
         )
         surroundings = Surroundings(
             store=store,
@@ -89,6 +94,7 @@ class Run:
             feeders=feeders,
             writers=writers,
             admit=admit,
+            journal=told,
         )
         self.members = Members(name, store, self.stored, lock=self.lock, clock=clock, lease_s=settings.lease_s)
         self._after = AfterPublishing(name, store, self.stored, self._listeners, workers)

@@ -16,6 +16,7 @@ from ckptd.engine.catalog import free_space
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill
@@ -95,6 +96,12 @@ class Save:
         save = self.first.save
         return SaveRef(save.run, save.epoch, save.step, self.save_id, self.attempt, self._plan_id)
 
+    @property
+    def actors(self) -> tuple[Actor, ...]:
+        """The identities of the ranks that have declared it, each once."""
+        claims = (self.claims[rank] for rank in sorted(self.claims))
+        return tuple(dict.fromkeys(claim.actor for claim in claims if claim.actor is not None))
+
     # Calls of ranks. The run's lock is held.
 
     def declare(
@@ -114,7 +121,7 @@ class Save:
             if claim.digest != manifest.digest:
                 raise ConflictError(f"rank {rank} repeated its declaration of {self.ref} with other tensors")
             return self.planned_for(rank)
-        same, other = _shared_by_all(self.first), _shared_by_all(declaration)
+        same, other = self.first.said_alike, declaration.said_alike
         if same != other:
             raise InvalidRequestError(
                 f"rank {rank} disagrees with rank {self.first.save.rank} about {self.ref}",
@@ -266,6 +273,7 @@ class Save:
             for claim in claims:
                 claim.forget_declared()
             meta_suffix = None if self._meta_graph is None else self._meta_suffix
+            self.run.journal.save_begins(self.ref, self.first.prefix, self.actors)
             num_shards = self.plan.begin(self.ref, self.first, layout, meta_suffix)
         with self.run.lock:
             if self.session.is_over:
@@ -319,6 +327,7 @@ class Save:
                     for claim in self.claims.values():
                         claim.keep_in_memory(self.save_id, crc32c(index), record.shard_keys)
                 self.run.stored.look()
+        self.run.journal.save_ended(self.ref, self.actors, prefix=self.first.prefix)  # before any rank hears of it
         with self.run.lock:
             self.handle(machine.Committed())
             self.handle(machine.Published())
@@ -360,6 +369,7 @@ class Save:
         finally:
             if self.plan.record is not None:
                 free_space.measure(error, self.plan.record.size_bytes, self.run.store)
+            self.run.journal.save_ended(self.ref, self.actors, prefix=self.first.prefix, error=error)
             with self.run.lock:
                 self._end(error)
 
@@ -382,14 +392,6 @@ class Save:
         # Before it is announced: clearing the frame of a coroutine that is about to report it would end that coroutine.
         forget_frames(error)
         self.outcome.set_exception(error)
-
-
-def _shared_by_all(declaration: Declaration) -> str:
-    """Return what all ranks of a save have to declare alike, in words."""
-    return (
-        f"world size {declaration.world_size}, name {declaration.name}, padded step {declaration.pad_step_number}, "
-        f"overwrite {declaration.overwrite}" + ("" if declaration.write_state else ", not to be listed")
-    )
 
 
 def _settled_by_engine() -> Future:  # type: ignore[type-arg]

@@ -277,7 +277,8 @@ class SaveQueue:
             self._ended.popitem(last=False)
         if save.session.phase is Phase.PUBLISHED:
             checkpoint = save.outcome.result(timeout=0)
-            self._after.begin(checkpoint, is_listed=save.first.write_state, retired=save.retired)
+            is_listed = save.first.write_state
+            self._after.begin(checkpoint, is_listed=is_listed, retired=save.retired, actors=save.actors)
         else:
             save.retired.set_result(None)
             if save.session.error is not None:

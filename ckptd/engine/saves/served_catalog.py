@@ -17,27 +17,24 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy, Rule
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
-from ckptd.engine.identity import RunOptions, SaveRef
-from ckptd.engine.log import log_quarantined, logger
-from ckptd.engine.reading.damage import DamageVerdict, Suspicion, look_again
+from ckptd.engine.identity import RunOptions
+from ckptd.engine.journal import Actor
+from ckptd.engine.log import logger
+from ckptd.engine.reading.damage import DamageVerdict, Suspicion
+from ckptd.engine.saves.damage_checks import DamageChecks
 from ckptd.engine.saves.readers import Readers
+from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.saves.starts import is_same_save
 from ckptd.engine.series import NamedStep, latest_of, name_of
 from ckptd.errors import (
     CkptdError,
     ConflictError,
-    InvalidRequestError,
-    NotFoundError,
-    NotPermittedError,
-    StorageFullError,
 )
 from ckptd.format.names import ANY_NAME
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
 
 _SWEEP_AGAIN_S = 5.0
-_SOUND_FOR_S = 60.0
-_SOUND = "the owner of the run reads these bytes without damage"
 _NOTE_REST_AFTER_S = 5.0  # after so long without a change, a run in a bucket is noted as idle
 
 
@@ -67,6 +64,7 @@ class ServedCatalog:
         notes_rest: bool,
         on_look: Callable[[frozenset[str]], None],
         on_rolled_back: Callable[[Checkpoint], None],
+        journal: RunJournal,
         floor: FloorNow = no_floor,
     ) -> None:
         """Read nothing yet: `open` does.
@@ -83,6 +81,7 @@ class ServedCatalog:
             on_look: called with the ids of all saves whenever these may have changed.
             on_rolled_back: called with the latest checkpoint when a newer one went into quarantine.
             floor: what the operator keeps of the run, whatever its trainers request.
+            journal: is told of removals, recovery and damage.
         """
         self.lock = threading.Lock()
         self.options = RunOptions()
@@ -91,17 +90,16 @@ class ServedCatalog:
         self.durable_epoch = 0
         self._store, self._name, self._clock, self._undo_s = store, name, clock, undo_s
         self._holder, self._life = holder, life
-        self._readers = readers
+        self._readers, self._journal = readers, journal
         self._notes_rest = notes_rest
-        self._on_look, self._on_rolled_back = on_look, on_rolled_back
+        self._on_look = on_look
         self._floor = floor
         self.catalog = self._new_catalog()
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._listed: tuple[Checkpoint, ...] = ()
         self._forgotten: tuple[Checkpoint, ...] = ()
         self._quarantined: tuple[Record, ...] = ()
-        self._checking = threading.Lock()  # suspected bytes are read one at a time
-        self._sound: dict[tuple[str, str, int | None], float] = {}  # the results, and until when they count
+        self._damage = DamageChecks(store, name, self, clock=clock, on_rolled_back=on_rolled_back, journal=journal)
         self._sweep_at: float | None = None  # wall clock, when some deletion can be undone no longer
         self._is_closed = False  # guarded by `lock`
         self._is_rest_noted = not notes_rest
@@ -143,6 +141,7 @@ class ServedCatalog:
             holder=self._holder,
             life=self._life,
             floor=self._floor,
+            on_removal=self._journal.removal,
         )
 
     def _recover(self) -> None:
@@ -151,6 +150,7 @@ class ServedCatalog:
         recovery = self.catalog.upkeep.recover()
         for outcome in recovery.outcomes:
             logger.info("%s: %s: %s", outcome.subject, outcome.fate.value, outcome.reason)
+            self._journal.recovered(outcome)
         self.problems, self.passed_by = recovery.problems, recovery.passed_by
         for problem in self.problems_in_words():
             logger.warning("%s: %s", self._name, problem)
@@ -274,59 +274,11 @@ class ServedCatalog:
         with self._changing() as catalog:
             catalog.edits.note_verified(save_id)
 
-    # Damage.
-
-    def check_damage(self, key: str, save_id: str, suspicion: Suspicion, by: str) -> DamageVerdict:
-        """Read bytes again that looked wrong to a reader; only what is wrong here, too, goes into quarantine.
-
-        `key` is the checkpoint's prefix. One that ckptd did not write has no `save_id`, and is only read.
-
-        Raises:
-            UnavailableError, NotPermittedError: when they can't be read, which says nothing about them.
-        """
-        with self._checking:
-            with self.lock:
-                record = self.catalog.contents.record_of(save_id)
-            if save_id and (record is None or record.quarantine):
-                return DamageVerdict(True, "it is there no more" if record is None else record.quarantine)
-            prefix = key if record is None else record.prefix_key
-            if prefix.rpartition("/")[0] != self._name:
-                raise InvalidRequestError("this is no checkpoint of the run", key=prefix)
-            known = (save_id or prefix, suspicion.key, suspicion.offset)
-            if self._sound.get(known, -math.inf) > self._clock.boot_s():
-                return DamageVerdict(False, _SOUND)
-            try:
-                problem = look_again(self._store, prefix, suspicion)
-            except NotFoundError:
-                with self.lock:
-                    self.catalog.upkeep.recover(None)
-                    self.look()
-                return DamageVerdict(True, "it is there no more")
-            if problem is None:
-                # A reader that repeats its report again and again must not keep the store busy.
-                self._sound = {known: self._clock.boot_s() + _SOUND_FOR_S}
-                return DamageVerdict(False, _SOUND)
-            if record is None:
-                return DamageVerdict(True, str(problem), is_listed_no_more=False)
-            try:
-                return self._put_in_quarantine(record, str(problem), by)
-            except (StorageFullError, NotPermittedError) as error:
-                logger.error("%s is damaged: %s; that could not be noted: %s", prefix, problem, error)
-                return DamageVerdict(True, str(problem), is_listed_no_more=False)
-
-    def _put_in_quarantine(self, record: Record, reason: str, by: str) -> DamageVerdict:
-        with self.lock:
-            try:
-                is_new = self.catalog.edits.quarantine(record.save_id, reason, by)
-            finally:
-                self.look()
-            latest = self.latest(record.name)
-        if is_new:
-            save = SaveRef(self._name, 0, record.step, record.save_id)
-            log_quarantined(self._store.location(record.prefix_key), save, reason, by, latest)
-            if latest is not None:
-                self._on_rolled_back(replace(latest, rolled_back=f"{record.prefix}: {reason}"))
-        return DamageVerdict(True, reason)
+    def check_damage(
+        self, key: str, save_id: str, suspicion: Suspicion, by: str, actors: tuple[Actor, ...] = ()
+    ) -> DamageVerdict:
+        """Read bytes again that looked wrong to a reader; see `DamageChecks.check`."""
+        return self._damage.check(key, save_id, suspicion, by, actors)
 
     # Housekeeping.
 
@@ -342,10 +294,10 @@ class ServedCatalog:
         self._sweep_at = self._clock.wall_s() + _SWEEP_AGAIN_S  # unless the sweep finds otherwise
         return True
 
-    def retire(self) -> None:
-        """Delete what retention no longer keeps, and what was deleted long enough ago."""
+    def retire(self, actors: tuple[Actor, ...] = ()) -> None:
+        """Delete what retention no longer keeps because of `actors`, and what was deleted long enough ago."""
         try:
-            with self.lock:
+            with self.lock, self._journal.caused_by(actors):
                 if not self._is_closed:
                     self.catalog.retire(self.in_use())
                     self.look()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.known_layouts import KnownLayouts
+from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.shares import Share
 from ckptd.engine.settings import Settings
@@ -36,6 +37,7 @@ class Surroundings:
         feeders: take lanes from captured memory, beside all other work: this waits for ranks.
         writers: returns the addresses of processes that take shards; empty means the one that answered.
         admit: is called with a save and its size before anything of it is written, and raises why it may not be.
+        journal: is told of them.
     """
 
     store: Store
@@ -48,3 +50,4 @@ class Surroundings:
     feeders: Share
     writers: Callable[[], tuple[str, ...]]
     admit: Admit
+    journal: RunJournal

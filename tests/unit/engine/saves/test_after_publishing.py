@@ -3,9 +3,11 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 from ckptd.engine.clock import SystemClock
+from ckptd.engine.journal import NO_JOURNAL
 from ckptd.engine.saves.after_publishing import AfterPublishing
 from ckptd.engine.saves.listeners import Listeners
 from ckptd.engine.saves.readers import Readers
+from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.shares import Share, Shares
 from ckptd.storage.memory import MemoryStore
@@ -26,6 +28,7 @@ def test_what_follows_an_older_publication_tells_nothing_after_that_of_a_newer_o
         notes_rest=False,
         on_look=lambda save_ids: None,
         on_rolled_back=lambda found: None,
+        journal=RunJournal(NO_JOURNAL, "runs/a"),
     )
     stored.open()
     told, pool, retired = [], [], [Future() for _ in range(4)]

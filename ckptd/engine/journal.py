@@ -1,0 +1,80 @@
+"""What happens to runs, and who caused it: told to a journal, which a daemon keeps as its audit log.
+
+Everything that changes a run is told twice: before it happens, and when it is over. What is only begun in the journal
+was interrupted, or is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+BEGUN, DONE = "begun", "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who caused something: an identity, and the host that it called from."""
+
+    identity: str
+    peer: str = ""
+
+
+DAEMON = Actor("daemon")
+"""What no caller caused: deadlines, the end of the time to undo a deletion, recovery after a crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One thing that happens.
+
+    Attributes:
+        event: what it is, ``delete``.
+        outcome: ``begun``, ``done``, or why it came to nothing.
+        run: the run that it is about; "" for none.
+        step: the checkpoint's; None for none.
+        actors: who caused it: of a save all whose ranks have declared it.
+        uses_reserve: it removes something, ends something, or has to come before that: it is recorded durably before
+            it happens, and its record may use the room that is set aside, so that a full disk can be emptied.
+        details: what else is known: texts, numbers, lists of texts.
+    """
+
+    event: str
+    outcome: str = BEGUN
+    run: str = ""
+    step: int | None = None
+    actors: tuple[Actor, ...] = (DAEMON,)
+    uses_reserve: bool = False
+    details: Mapping[str, object] = field(default_factory=dict)
+
+    def ended(self, outcome: str = DONE, details: Mapping[str, object] | None = None) -> JournalEntry:
+        """Return the entry that tells how it ended; `details` are added."""
+        return replace(self, outcome=outcome, details={**self.details, **(details or {})})
+
+
+class Journal(Protocol):
+    """Takes entries, from any thread."""
+
+    def begins(self, entry: JournalEntry) -> None:
+        """Take what is about to happen.
+
+        Raises:
+            CkptdError: it cannot be recorded, and so it must not happen.
+        """
+
+    def ended(self, entry: JournalEntry) -> None:
+        """Take how something ended that has begun, or what happened by itself. Never raises `CkptdError`."""
+
+
+class NoJournal:
+    """Takes everything and keeps nothing: for direct mode, whose programs are their own witnesses."""
+
+    def begins(self, entry: JournalEntry) -> None:
+        """See `Journal`."""
+
+    def ended(self, entry: JournalEntry) -> None:
+        """See `Journal`."""
+
+
+NO_JOURNAL = NoJournal()

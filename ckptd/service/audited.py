@@ -1,0 +1,85 @@
+"""Which calls change something, and what the journal is told of each: one row a method.
+
+Saves are not here: the engine tells of them itself, as a save is many calls of many ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ckptd.engine.journal import Actor, JournalEntry
+from ckptd.wire import methods
+
+Row = Callable[[Any], JournalEntry]
+"""Reads what is to be told off a request; the caller is added."""
+
+
+def _join(request: Any) -> JournalEntry:
+    told = {"rank": request.rank, "world_size": request.world_size, "host": request.peer.host, "pid": request.peer.pid}
+    return JournalEntry("join", run=request.run, details=told)
+
+
+def _leave(request: Any) -> JournalEntry:
+    return JournalEntry("leave", run=request.run, details={"rank": request.rank, "epoch": request.epoch})
+
+
+def _abort(request: Any) -> JournalEntry:
+    save = request.save
+    told = {"rank": save.rank, "save_id": save.save_id, "reason": request.reason}
+    return JournalEntry("abort", run=save.run, step=save.step if save.HasField("step") else None, details=told)
+
+
+def _pin(request: Any) -> JournalEntry:
+    # Unpinning comes before removing.
+    return _of_checkpoint("pin" if request.pinned else "unpin", request, uses_reserve=not request.pinned)
+
+
+def _delete(request: Any) -> JournalEntry:
+    told = {"for_good": request.for_good, "even_latest": request.even_latest}
+    return _of_checkpoint("delete", request, uses_reserve=True, **told)
+
+
+def _undelete(request: Any) -> JournalEntry:
+    return _of_checkpoint("undelete", request)
+
+
+def _repair(request: Any) -> JournalEntry:
+    # It is what opens a run again, so that something can be removed there.
+    return JournalEntry("repair", run=request.run, uses_reserve=True)
+
+
+def _evict(request: Any) -> JournalEntry:
+    told = {"rank": request.rank if request.HasField("rank") else "all"}
+    return JournalEntry("evict", run=request.run, uses_reserve=True, details=told)
+
+
+def _of_checkpoint(event: str, request: Any, *, uses_reserve: bool = False, **told: object) -> JournalEntry:
+    is_by_name = request.name and not request.series
+    named = {"checkpoint": request.name} if is_by_name else {"series": request.series} if request.series else {}
+    step = None if is_by_name else request.step
+    return JournalEntry(event, run=request.run, step=step, uses_reserve=uses_reserve, details={**named, **told})
+
+
+ROWS: dict[str, Row] = {
+    methods.SAVE["Join"].path: _join,
+    methods.SAVE["Leave"].path: _leave,
+    methods.SAVE["Abort"].path: _abort,
+    methods.ADMIN["Pin"].path: _pin,
+    methods.ADMIN["Delete"].path: _delete,
+    methods.ADMIN["Undelete"].path: _undelete,
+    methods.ADMIN["Repair"].path: _repair,
+    methods.ADMIN["Evict"].path: _evict,
+}
+
+OF_SAVES = frozenset(methods.SAVE[name].path for name in ("PutManifest", "Declare", "AwaitPlan", "Write"))
+"""What a save is made of: the engine tells of it when it begins to write, and when it has ended."""
+
+
+def entry_of(method: methods.Method, request: Any, actor: Actor) -> JournalEntry | None:
+    """Return what to tell before a call is carried out; None for one that changes nothing, or is part of a save."""
+    row = ROWS.get(method.path)
+    if row is None:
+        return None
+    entry = row(request)
+    return JournalEntry(entry.event, entry.outcome, entry.run, entry.step, (actor,), entry.uses_reserve, entry.details)

@@ -1,0 +1,94 @@
+"""Tells the journal of calls, from threads of its own: a disk that hangs must hold up neither the loop nor the runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+
+from ckptd.engine.journal import NO_JOURNAL, Actor, Journal, JournalEntry
+from ckptd.errors import CkptdError
+from ckptd.service.refusal_log import PeerBudgets, network_of
+
+_THREADS = 4
+
+
+class Recorded:
+    """One call that the journal knows has begun."""
+
+    def __init__(self, recorder: Recorder, entry: JournalEntry) -> None:
+        """Not ended yet."""
+        self._recorder, self.entry = recorder, entry
+        self.is_ended = False
+
+    async def done(self, **details: object) -> None:
+        """Tell that it was carried out, before it is answered."""
+        self.is_ended = True
+        await self._recorder.tell(self.entry.ended(details=details))
+
+
+class Recorder:
+    """See the module. Belongs to one event loop, but `refused`, which any thread may call."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Start no thread yet."""
+        self._journal = journal
+        self._is_deaf = journal is NO_JOURNAL
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ckptd-audit")
+        self._refusals = PeerBudgets()
+
+    @asynccontextmanager
+    async def recorded(self, entry: JournalEntry | None) -> AsyncIterator[Recorded | None]:
+        """Tell that a call begins, and how it ended when the block does, unless `Recorded.done` has said it.
+
+        Raises:
+            CkptdError: it cannot be recorded, and must not happen.
+        """
+        if entry is None or self._is_deaf:
+            yield None
+            return
+        await self._run(self._journal.begins, entry)
+        call = Recorded(self, entry)
+        try:
+            yield call
+        except CkptdError as error:
+            if not call.is_ended:
+                await self.tell(entry.ended("failed", {"error": type(error).__name__, "reason": str(error)}))
+            raise
+        except BaseException:
+            if not call.is_ended:  # it may still be carried out: it is not interrupted
+                self._start(self._journal.ended, entry.ended("not answered"))
+            raise
+        if not call.is_ended:
+            await call.done()
+
+    async def tell(self, entry: JournalEntry) -> None:
+        """Tell how something ended."""
+        await self._run(self._journal.ended, entry)
+
+    def refused(self, peer: str, method: str, actor: Actor, run: str, reason: str) -> None:
+        """Tell that a call was refused; of one network, and of all, not more often than a caller may fill a disk with.
+
+        `peer` is as gRPC names it.
+        """
+        if self._is_deaf:
+            return
+        left_out = self._refusals.take(network_of(peer))
+        if left_out is None:
+            return
+        told: dict[str, object] = {"method": method, "reason": reason}
+        if left_out:
+            told["not_recorded"] = left_out
+        self._start(self._journal.ended, JournalEntry("refusal", "refused", run, actors=(actor,), details=told))
+
+    async def _run(self, call: Callable[[JournalEntry], None], entry: JournalEntry) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, call, entry)
+
+    def _start(self, call: Callable[[JournalEntry], None], entry: JournalEntry) -> None:
+        with suppress(RuntimeError):  # the daemon ends
+            self._threads.submit(call, entry)
+
+    def close(self) -> None:
+        """Take nothing more; what was told is not waited for."""
+        self._threads.shutdown(wait=False)

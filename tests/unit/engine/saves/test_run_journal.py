@@ -1,0 +1,95 @@
+"""What a run tells the journal, and that a removal waits when the journal refuses it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptd.engine.identity import RunOptions
+from ckptd.engine.journal import BEGUN, DAEMON, DONE
+from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.settings import Settings
+from ckptd.errors import StorageFullError
+from ckptd.storage.memory import MemoryStore
+from tests.fakes.job import Rank, save_all
+
+RUN = "runs/r"
+
+
+class Kept:
+    """A journal that keeps its entries, and refuses to begin some events."""
+
+    def __init__(self):
+        self.entries = []
+        self.refused = set()
+
+    def begins(self, entry):
+        if entry.event in self.refused:
+            raise StorageFullError(f"the {entry.event} is refused")
+        self.entries.append(entry)
+
+    def ended(self, entry):
+        self.entries.append(entry)
+
+    def of(self, event):
+        return [(each.step, each.outcome) for each in self.entries if each.event == event]
+
+
+@pytest.fixture
+def journal():
+    return Kept()
+
+
+@pytest.fixture
+def coordinator(journal):
+    made = Coordinator(MemoryStore("m"), settings=Settings(undo_s=0.0), journal=journal)
+    made.open()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rank(coordinator):
+    return Rank(coordinator, 0, 1, options=RunOptions(max_to_keep=1)).join()
+
+
+def save(rank, step):
+    outcome = save_all([rank], step)
+    assert rank.coordinator.settle(20)
+    return outcome
+
+
+def test_a_save_and_what_retention_deletes_because_of_it_are_told_in_order(rank, journal):
+    save(rank, 1)
+    save(rank, 2)
+    assert [(each.event, each.step, each.outcome) for each in journal.entries] == [
+        ("save", 1, BEGUN),
+        ("save", 1, "committed"),
+        ("save", 2, BEGUN),
+        ("save", 2, "committed"),
+        ("remove", 1, BEGUN),
+        ("remove", 1, DONE),
+    ]
+    assert all(each.actors == (DAEMON,) and each.run == RUN for each in journal.entries)
+
+
+def test_what_retention_would_delete_waits_until_it_can_be_told(rank, journal, coordinator):
+    journal.refused = {"remove"}
+    save(rank, 1)
+    save(rank, 2)
+    assert any("m-1" in stat.key or "ckpt-1." in stat.key for stat in coordinator.store.list(RUN))
+    assert not journal.of("remove")
+    journal.refused = set()
+    save(rank, 3)
+    assert sorted(journal.of("remove")) == [(1, BEGUN), (1, DONE), (2, BEGUN), (2, DONE)]
+    assert not any("ckpt-1." in stat.key for stat in coordinator.store.list(RUN))
+
+
+def test_a_save_that_must_not_be_is_refused_and_leaves_nothing(rank, journal, coordinator):
+    journal.refused = {"save"}
+    with pytest.raises(StorageFullError, match="the save is refused"):
+        save(rank, 1)
+    assert coordinator.settle(20)
+    assert journal.of("save") == [(1, "aborted")]
+    assert not any("ckpt-1" in stat.key for stat in coordinator.store.list(RUN))
+    journal.refused = set()
+    save(rank, 1)
