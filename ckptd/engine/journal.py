@@ -54,7 +54,13 @@ class JournalEntry:
 
 
 class Journal(Protocol):
-    """Takes entries, from any thread."""
+    """Takes entries, from any thread.
+
+    Attributes:
+        complaint: why the last entry was not kept, in words; "" if it was.
+    """
+
+    complaint: str
 
     def begins(self, entry: JournalEntry) -> None:
         """Take what is about to happen.
@@ -69,6 +75,8 @@ class Journal(Protocol):
 
 class NoJournal:
     """Takes everything and keeps nothing: for direct mode, whose programs are their own witnesses."""
+
+    complaint = ""
 
     def begins(self, entry: JournalEntry) -> None:
         """See `Journal`."""

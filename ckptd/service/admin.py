@@ -17,6 +17,7 @@ from ckptd.service.calls import Call
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.presence import Presences
+from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host
 from ckptd.service.store_facts import StoreFacts
 from ckptd.wire import convert
@@ -33,13 +34,19 @@ class AdminService:
     """Behaviours of `AdminService`. `listening` is filled in by the server once it has bound its addresses."""
 
     def __init__(
-        self, coordinator: Coordinator, host: Host, pools: Pools, presences: Presences, allowances: Allowances
+        self,
+        coordinator: Coordinator,
+        host: Host,
+        pools: Pools,
+        presences: Presences,
+        allowances: Allowances,
+        recorder: Recorder,
     ) -> None:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools
         self._presences = presences
-        self._allowances = allowances
+        self._allowances, self._recorder = allowances, recorder
         self._openings = Openings(coordinator, pools)
         self._facts = StoreFacts(coordinator.store, pools)
         self._started = time.monotonic()
@@ -71,7 +78,7 @@ class AdminService:
             warnings=(
                 *self._coordinator.root.warnings,
                 *((complaint,) if complaint else ()),
-                *(self.problems if call.is_admin else ()),
+                *((*self.problems, *filter(None, [self._recorder.complaint])) if call.is_admin else ()),
             ),
             arena_bytes=0 if lender is None else lender.size_bytes,
             arena_limit_bytes=0 if lender is None else lender.limit_bytes,

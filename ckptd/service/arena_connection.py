@@ -35,6 +35,7 @@ from ckptd.errors import (
 )
 from ckptd.service.allowances import Allowances
 from ckptd.service.gate import Gate
+from ckptd.service.recorder import Recorder
 from ckptd.service.requirements import Requirement
 from ckptd.service.sockets import process_at
 from ckptd.wire import convert, frames, status, versions
@@ -89,6 +90,7 @@ class Lending:
         coordinator: of the saves.
         gate: judges what an identity may do.
         allowances: how much it may have at once.
+        recorder: is told of refusals.
         lender: of the memory.
         keys: by which identities are known.
         socket_mode: permissions of the socket.
@@ -98,6 +100,7 @@ class Lending:
     coordinator: Coordinator
     gate: Gate
     allowances: Allowances
+    recorder: Recorder
     lender: Lender
     socket_mode: int
     manifest_bytes: int
@@ -146,6 +149,10 @@ class ArenaConnection:
                     reply, shared = self._answer(kind, request)
             except CkptdError as error:
                 _log.debug("%s of process %d was refused: %s", kind, pid, error)
+                if isinstance(error, NotPermittedError):
+                    actor = Actor("" if self._caller is None else str(self._caller), "unix")
+                    run = "" if self.place is None else self.place.run
+                    self.lending.recorder.refused("unix:", f"shared memory: {kind}", actor, run, str(error))
                 reply, shared = arena_pb2.ArenaReply(error=status.pack(error)), []
             reply.number = request.number
             try:

@@ -38,6 +38,11 @@ class Recorder:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ckptd-audit")
         self._refusals = PeerBudgets()
 
+    @property
+    def complaint(self) -> str:
+        """Why the last thing that happened was not recorded, in words; "" if it was."""
+        return self._journal.complaint
+
     @asynccontextmanager
     async def recorded(self, entry: JournalEntry | None) -> AsyncIterator[Recorded | None]:
         """Tell that a call begins, and how it ended when the block does, unless `Recorded.done` has said it.

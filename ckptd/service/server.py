@@ -142,7 +142,7 @@ class Server:
         self._recorder = Recorder(journal)
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences = save.presences
-        self._admin = AdminService(coordinator, host, self._pools, save.presences, self._allowances)
+        self._admin = AdminService(coordinator, host, self._pools, save.presences, self._allowances, self._recorder)
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
@@ -188,6 +188,7 @@ class Server:
             self._coordinator,
             self.gate,
             self._allowances,
+            self._recorder,
             Lender(options.limit_bytes),
             self._options.socket_mode,
             self._options.limits.manifest_bytes,

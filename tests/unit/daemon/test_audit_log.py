@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
+import socket
 
 import grpc
 import numpy as np
@@ -16,8 +18,8 @@ from ckptd.daemon.audit_log import AuditLog
 from ckptd.engine.journal import Actor, JournalEntry
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError
 from ckptd.service import audited, requirements
-from ckptd.wire import methods, status
-from ckptd.wire.v1 import admin_pb2
+from ckptd.wire import frames, methods, status, versions
+from ckptd.wire.v1 import admin_pb2, arena_pb2
 from tests.fakes.waiting import eventually
 
 WAIT_S = 20
@@ -113,6 +115,33 @@ def test_what_is_answered_is_recorded_with_who_did_it(serve, path, tmp_path):
     assert "delete of step 2 of runs/a by token:vision" in daemon.log.read_text()
 
 
+def test_a_wrong_key_for_shared_memory_is_recorded(serve, path, tmp_path):
+    daemon = serve("--audit-log", str(path), "--arena-socket", str(tmp_path / "arena.sock")).ready()
+    hello = arena_pb2.ArenaRequest(hello=arena_pb2.ArenaHello(peer=versions.this_peer("me"), key=b"?" * 16))
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(tmp_path / "arena.sock"))
+        frames.send_frame(stranger, hello.SerializeToString())
+        eventually(lambda: told(path, "refusal"), daemon.log.read_text)
+    [refused] = told(path, "refusal")
+    assert (refused["method"], refused["identity"], refused["peer"]) == ("shared memory: hello", "", "unix")
+
+
+def test_status_says_when_the_log_cannot_be_written(serve, path):
+    daemon = serve("--audit-log", str(path)).ready()
+    stub = admin(daemon)
+    before = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    with pytest.raises(grpc.RpcError):  # of a run that there is not; it goes on without a record
+        stub.Pin(admin_pb2.PinRequest(run="runs/a", step=1, pinned=True), timeout=WAIT_S)
+    [warning] = stub.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).warnings
+    assert "the audit log cannot be written" in warning
+    daemon.wait_for_log("the audit log cannot be written")
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, before)
+    save(daemon, (1,))
+    assert not stub.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).warnings
+    assert [each["unrecorded_before"] for each in records_of(path) if "unrecorded_before" in each] == [2]
+
+
 def test_numbers_go_on_over_restarts_kills_and_rotations(serve, path):
     daemon = serve("--audit-log", str(path)).ready()
     save(daemon, (1,))
@@ -192,8 +221,6 @@ def test_the_number_is_found_in_what_was_rotated_before_a_crash(path):
 @pytest.mark.parametrize("is_required", [False, True])
 def test_a_file_that_cannot_be_written_refuses_what_must_be_recorded(path, is_required, monkeypatch):
     """The kernel refuses all writing to a file that is sealed so; here its limit of sizes does."""
-    import resource
-
     log = AuditLog(str(path), required=is_required)
     log.begins(JournalEntry("pin", run="r"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
