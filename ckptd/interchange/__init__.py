@@ -1,1 +1,1 @@
-"""Other people's files of named tensors: safetensors and npz, read and written in bounded memory."""
+"""Files of named tensors in other formats: safetensors and npz, read and written in bounded memory."""

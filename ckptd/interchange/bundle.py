@@ -37,7 +37,7 @@ class BundleSource:
 
     def facts(self, name: str) -> TensorFacts:
         """See `TensorSource`."""
-        if name not in self._facts:  # a tensor of many slices takes a while to look at
+        if name not in self._facts:  # describing a tensor of many slices takes a while
             tensor = self._bundle.index.tensor(name)
             self._facts[name] = TensorFacts(name, tensor.dtype, tensor.dtype.name, tensor.shape)
         return self._facts[name]
@@ -69,7 +69,7 @@ class BundleSource:
             yield buffer[: len(block)].view(tensor.dtype.array)
 
     def _in_parts(self, tensor: StoredTensor) -> Iterator[Array]:
-        """Join slices, or turn bytes round, part by part: of those nothing can be checked, so that comes first."""
+        """Join slices, or swap bytes, part by part: parts can't be checked, so the check comes first."""
         buffer = np.empty(BLOCK_BYTES, np.uint8)
         for piece in tensor.pieces:
             self._bundle.check_place(tensor, piece)

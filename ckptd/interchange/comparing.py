@@ -1,4 +1,4 @@
-"""Comparing two sources of tensors: which tensors only one of them has, and by how much values differ.
+"""Compare two sources of tensors: which tensors only one of them has, and by how much values differ.
 
 Both are read as streams, so memory does not grow with them; tensors of strings are held whole, one of each at a time.
 Equal means equal as numbers: -0.0 equals 0.0, and a NaN equals a NaN at the same place.
@@ -77,7 +77,7 @@ class TensorDifference:
 def compare(
     a: TensorSource, b: TensorSource, *, values: bool = True, progress: Progress | None = None
 ) -> TensorDifference:
-    """Compare `a`, the older one, with `b`. Without `values` only names, dtypes and shapes are looked at.
+    """Compare `a`, the older one, with `b`. Without `values` only names, dtypes and shapes are compared.
 
     Raises:
         CorruptionError: when bytes do not have their checksum: then there is nothing to compare.
@@ -141,7 +141,7 @@ def _pairs(a: Iterator[Array], b: Iterator[Array]) -> Iterator[tuple[Array, Arra
         if count:
             yield left[:count], right[:count]
         left, right = left[count:], right[count:]
-        # A stream's part lives until the next is requested, so it is used up first.
+        # A stream's part is valid until the next is requested, so it is used up first.
         if not len(left):
             left = next(a, None)
         if not len(right):
@@ -164,7 +164,7 @@ class _Tally:
         self._sum = 0.0
 
     def take(self, a: Array, b: Array) -> None:
-        """Go on with two parts of equal length."""
+        """Add two parts of equal length."""
         self.num_elements += len(a)
         if not self.is_number:
             self._num_different += int(np.count_nonzero(a != b))

@@ -1,4 +1,4 @@
-"""A source of tensors → one safetensors or npz file, in bounded memory, whole or not at all."""
+"""Export a source of tensors to one safetensors or npz file, in bounded memory, whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ckptd.storage.base import ObjectWriter, Store
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export came to: the file, its bytes, and the tensors that are in it and that are not."""
+    """The result of an export: the file, its bytes, and the tensors that are in it and that are not."""
 
     file: str
     size_bytes: int
@@ -38,7 +38,7 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write tensors of `source` to the object `key`, whose name says in which format; durable on return.
+    """Write tensors of `source` to the object `key`, in the format that its name says; durable on return.
 
     Every checksum that the source has is compared before the file gets its name.
 

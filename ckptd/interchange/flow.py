@@ -1,4 +1,4 @@
-"""Tensors' streams → the bytes of an object being born."""
+"""Write tensors' streams into an object that is being created."""
 
 from __future__ import annotations
 

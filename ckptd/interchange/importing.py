@@ -1,4 +1,4 @@
-"""A source of tensors → a checkpoint, in bounded memory, complete or not at all."""
+"""Import a source of tensors as a checkpoint, in bounded memory, complete or not at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ckptd.storage.base import ObjectWriter, Store
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import came to: the checkpoint, and the tensors that are in it and that are not."""
+    """The result of an import: the checkpoint, and the tensors that are in it and that are not."""
 
     checkpoint: Checkpoint
     imported: tuple[str, ...]
@@ -43,7 +43,7 @@ def import_checkpoint(
     """Write all tensors of `source` as the checkpoint `key`, in at most `num_shards` shards; durable on return.
 
     Raises:
-        InvalidRequestError: naming the first tensor whose dtype we do not have, or that has the name of one of our
+        InvalidRequestError: naming the first tensor whose dtype ckptd does not have, or that has the name of one of its
             notes; or there is no tensor at all.
         ConflictError: when there is a checkpoint and `overwrite` is False.
         CorruptionError: when the source is damaged. Nothing was put in place.
@@ -108,7 +108,7 @@ def _fill(
 
 
 class _Checksum:
-    """Of all that it is shown."""
+    """The checksum of all bytes that it receives."""
 
     def __init__(self) -> None:
         self.crc = 0

@@ -23,7 +23,7 @@ PREAMBLE_BYTES = len(MAGIC) + 2 + 4
 """Enough to know how long the header is, in every version."""
 
 MAX_HEADER_BYTES = 10_000
-"""As numpy itself believes without being asked to."""
+"""The limit up to which numpy itself accepts a header by default."""
 
 _ALIGNMENT = 64
 _MAX_INT64 = (1 << 63) - 1
@@ -51,7 +51,7 @@ def holds(dtype: DType | None) -> bool:
 
 
 def encode_header(facts: TensorFacts) -> bytes:
-    """Return what comes before the elements, the same bytes that numpy writes.
+    """Return the bytes before the elements, the same that numpy writes.
 
     Raises:
         InvalidRequestError: for a dtype that numpy does not have.
@@ -75,7 +75,7 @@ def header_size(preamble: bytes) -> int:
     """Return how many bytes come before the elements, from the first `PREAMBLE_BYTES` of an array.
 
     Raises:
-        CorruptionError: if they are no array's.
+        CorruptionError: if they are not those of an array.
     """
     if len(preamble) < PREAMBLE_BYTES or not preamble.startswith(MAGIC):
         raise CorruptionError("this is no npy array", offset=0)

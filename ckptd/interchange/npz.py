@@ -20,7 +20,7 @@ from ckptd.storage.base import Objects
 SUFFIX = ".npz"
 MEMBER_SUFFIX = ".npy"
 MAX_TRANSPOSED_BYTES = 256 << 20
-"""Arrays in column order are turned round in memory, up to this size."""
+"""Arrays in column order are transposed in memory, up to this size."""
 
 MAX_UNPACKED_BYTES = 1 << 30
 """An archive may unpack to so much, or to `MAX_GROWTH` times its own size: three megabytes of zeros can stand for three
@@ -47,7 +47,7 @@ class NpzSource:
     """Reads one npz file. A member's CRC-32 is compared when its stream ends.
 
     Attributes:
-        metadata: always empty: the format has no place for any.
+        metadata: always empty, as the format has none.
     """
 
     def __init__(self, objects: Objects, key: str) -> None:
@@ -120,7 +120,7 @@ class NpzSource:
             raise InvalidRequestError(
                 f"array {name!r} is not read: this file unpacks to {readable_size(self._unpacked_bytes)}, "
                 f"{self._unpacked_bytes // max(1, self._packed_bytes)} times its size, as a file does that is meant to "
-                "fill memory or disk; if you trust it, write it anew with numpy.savez, which does not compress",
+                "fill memory or disk; if you trust it, write it again with numpy.savez, which does not compress",
                 key=self._location,
             )
 
@@ -144,7 +144,7 @@ class NpzSource:
     def _transposed(self, facts: TensorFacts, header: npy.NpyHeader, file: IO[bytes]) -> Array:
         if facts.size_bytes > MAX_TRANSPOSED_BYTES:
             raise InvalidRequestError(
-                f"array {facts.name!r} is in column order and too large to turn round in memory; "
+                f"array {facts.name!r} is in column order and too large to transpose in memory; "
                 "save numpy.ascontiguousarray(array) instead",
                 key=self._location,
                 expected=f"at most {MAX_TRANSPOSED_BYTES} bytes",

@@ -1,4 +1,4 @@
-"""Which tensors of a source are taken, and under which names."""
+"""Select tensors of a source, and the names for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def is_pattern(text: str) -> bool:
-    """Return whether `text` has a wildcard: ``*``, ``?`` or ``[…]``, of which each also stands for a ``/``."""
+    """Return whether `text` has a wildcard: ``*``, ``?`` or ``[…]``, each of which also matches a ``/``."""
     return _WILD.search(text) is not None
 
 
@@ -32,7 +32,7 @@ def matching(names: Sequence[str], pattern: str, location: str) -> list[str]:
 
 
 class Stripped:
-    """A source whose names lack a prefix that they have in another one."""
+    """A source with the names of another one, without their prefix."""
 
     def __init__(self, source: TensorSource, names: Sequence[str], prefix: str) -> None:
         """Take these tensors of `source`; names that do not begin with `prefix` stay as they are.

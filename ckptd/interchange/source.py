@@ -49,7 +49,7 @@ class TensorFacts:
 
 
 def is_possible(shape: Sequence[int], width_bytes: float) -> bool:
-    """Say whether an array of this shape can be; of an empty one, too, numpy makes none with more bytes than 2**63.
+    """Say whether an array of this shape can exist; even of empty ones numpy makes none with more bytes than 2**63.
 
     `width_bytes` is of an element, and counts as one at least.
     """
@@ -61,7 +61,7 @@ class TensorSource(Protocol):
 
     @property
     def location(self) -> str:
-        """Where it is, as people write it."""
+        """Where it is, as users write it."""
 
     def names(self) -> list[str]:
         """Return the names, in the order of their UTF-8 bytes."""
@@ -96,7 +96,7 @@ def unsupported(facts: TensorFacts, where: str) -> InvalidRequestError:
 
 
 class ObjectFile(io.RawIOBase):
-    """An object as a file to read, for libraries that want one; not for reading much at once."""
+    """An object as a file to read, for libraries that need one; not for reading much at once."""
 
     def __init__(self, objects: Objects, key: str) -> None:
         super().__init__()

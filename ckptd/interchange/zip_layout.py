@@ -1,6 +1,6 @@
-"""The bytes of a zip archive around members that are stored as they are, all places known before the first byte.
+"""The bytes of a zip archive around uncompressed members, with all offsets known before the first byte.
 
-An object's size is fixed when it is created, and a member's CRC-32 is known only when it has passed; so every record
+An object's size is fixed when it is created, and a member's CRC-32 is known only at its end; so every record
 has its zip64 fields, and records are filled in after the data they describe. Everything that may vary between two
 archives of the same members (times, systems, attributes) is constant.
 Source: PKWARE ``APPNOTE.TXT`` 6.3.10, sections 4.3 and 4.5.3.
@@ -41,7 +41,7 @@ class ZipMember:
     data_offset: int
 
     def local_header(self, crc: int) -> bytes:
-        """Return what stands before the data; `crc` is the data's CRC-32."""
+        """Return the bytes before the data; `crc` is the data's CRC-32."""
         extra = _EXTRA_SIZES.pack(_ZIP64, _EXTRA_SIZES.size - 4, self.size, self.size)
         fields = (_VERSION, _UTF8, 0, 0, _NEW_YEAR_1980, crc, _MASK32, _MASK32, len(self.name), len(extra))
         return _LOCAL.pack(b"PK\3\4", *fields) + self.name + extra
@@ -83,7 +83,7 @@ class ZipLayout:
         return cls(tuple(placed), offset, offset + directory + _END64.size + _LOCATOR.size + _END.size)
 
     def directory(self, crcs: Sequence[int]) -> bytes:
-        """Return all that stands behind the last member; `crcs` are the members' CRC-32s."""
+        """Return all bytes after the last member; `crcs` are the members' CRC-32s."""
         lines = b"".join(member.central_header(crc) for member, crc in zip(self.members, crcs, strict=True))
         count, place = len(self.members), self.directory_offset
         end64 = _END64.pack(b"PK\6\6", _END64.size - 12, _MADE_BY, _VERSION, 0, 0, count, count, len(lines), place)

@@ -1,4 +1,4 @@
-"""JAX's state ⇄ checkpoints: pytrees, sharded arrays and random keys, and a manager shaped like Orbax's.
+"""Save and load JAX's state: pytrees, sharded arrays and random keys, and a manager shaped like Orbax's.
 
 One changed line: ``manager = ckptd.jax.CheckpointManager(directory, options=options)``.
 """

@@ -1,4 +1,4 @@
-"""Whether a step is saved: what the options say, what is there already, and whether the platform stops the job."""
+"""Decide whether to save a step: from the options, the existing steps, and the platform's notice to stop the job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Processes:
 
 @dataclass(frozen=True)
 class _Context:
-    """What Orbax's policies are told besides the steps."""
+    """The context that Orbax's policies receive besides the steps."""
 
     is_saving_in_progress: bool
     reached_preemption: bool
@@ -74,7 +74,7 @@ class Decider:
 
     @property
     def latest(self) -> int | None:
-        """The newest step there is or was begun."""
+        """The newest step that exists or was begun."""
         if not self._has_looked:
             self._latest = self.look()
             self._has_looked = True
@@ -120,7 +120,7 @@ class Decider:
             self._previous.append(CheckpointInfo(step, _now()))
 
     def went_back(self, step: int) -> None:
-        """Note that all steps after this one are deleted, whatever this process saw of that."""
+        """Note that all steps after this one are deleted, even if this process did not see that."""
         self._latest, self._has_looked = step, True
         self._previous = [one for one in self._previous if one.step <= step]
 
@@ -130,7 +130,7 @@ class Decider:
         if self._options.read_only:
             return False
         if step in self._under_way.failed and all(one.step != step for one in self._checkpointer.checkpoints()):
-            return True  # it was to be saved before
+            return True  # it was due before
         if latest is not None and latest >= step:
             return False
         policy: Any = self._options.save_decision_policy
@@ -147,12 +147,12 @@ class Decider:
         latest, options = self.latest, self._options
         if latest is None or step >= latest or latest == self._told_of or options.read_only:
             return
-        # What decides has been called with the newest step; with an invented one it is not.
+        # The deciding function has been called with the newest step; it is not called with an invented one.
         is_asked = options.should_save_fn is not None or options.save_decision_policy is not None
         if is_asked or options.wants(step, step - 1):
             self._told_of = latest
             _LOG.warning(
-                "step %d is not saved, nor are others up to %d, as newer ones are there: after a rollback call "
+                "step %d is not saved, nor are others up to %d, as newer ones exist: after a rollback call "
                 "roll_back(step) with the step that the job went back to, or save(…, overwrite=True)",
                 step,
                 latest,

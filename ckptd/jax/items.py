@@ -1,7 +1,7 @@
-"""Orbax's words for what is saved and restored, recognised by what they offer: Orbax is never imported here.
+"""Orbax's arguments for saving and restoring, recognised by their attributes: Orbax is never imported here.
 
 ``StandardSave(tree)`` and its kin have the tree as ``item``. ``Composite(state=…, meta=…)`` is a mapping of names to
-such, and here a tree with these names on top. ``restore_args`` is a tree of what each leaf is to become.
+such, and here a tree with these names on top. ``restore_args`` is a tree that says what each leaf becomes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def tree_of(args: Any) -> Any:
 
 
 def load_args(reader: CheckpointReader, args: Any, *, partial: bool) -> Any:
-    """Return what is meant of a checkpoint; of a mapping a mapping of its kind.
+    """Return the part of a checkpoint that is meant; for a mapping, a mapping of its kind.
 
     Arrays get the dtype and the sharding that ``restore_args`` has for them, else those of the item, as with Orbax.
 
@@ -103,7 +103,7 @@ def _load(reader: CheckpointReader, args: Any, part: str | None, partial: bool) 
 
 
 def _by_name(args: Any) -> dict[str, Any]:
-    """Return name → what a tree of arguments has for a leaf."""
+    """Return a mapping from name to what a tree of arguments has for that leaf."""
     flat, _ = tree_util.tree_flatten_with_path(args, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
     return {name_of(path): leaf for path, leaf in flat}
 
@@ -113,7 +113,7 @@ def _part_of(tree: Any, part: str | None) -> Any:
 
 
 def _check_fields(args: Any) -> None:
-    """Refuse what is set and would be ignored."""
+    """Refuse arguments that are set and would be ignored."""
     for each in dataclasses.fields(args) if dataclasses.is_dataclass(args) else ():
         value = getattr(args, each.name)
         if each.name not in _UNDERSTOOD and value is not each.default and value != each.default:

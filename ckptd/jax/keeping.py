@@ -15,12 +15,12 @@ from ckptd.errors import ConflictError, InvalidRequestError, UnavailableError
 from ckptd.jax.options import CheckpointManagerOptions
 
 _MAX_UNDER_WAY = 2  # saves of a `Checkpointer`
-_LOOK_S = 0.1  # between two looks for what another process deletes
+_LOOK_S = 0.1  # between two checks for what another process deletes
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What Orbax's policies are told of a checkpoint. Metrics are saved in the tree, and nothing is known of them."""
+    """What Orbax's policies receive about a checkpoint. Metrics are saved in the tree, so they are not known here."""
 
     step: int
     time: datetime.datetime
@@ -28,13 +28,13 @@ class CheckpointInfo:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> CheckpointInfo:
-        """Return it for one that is durable and has a step."""
+        """Return it for a checkpoint that is durable and has a step."""
         assert checkpoint.step is not None
         return cls(checkpoint.step, datetime.datetime.fromtimestamp(checkpoint.saved_at, datetime.timezone.utc))
 
 
 class _Context:
-    """What Orbax's policies are told besides, which is nothing so far."""
+    """The context that Orbax's policies receive, which is empty so far."""
 
 
 class Preserver:
@@ -63,7 +63,7 @@ class Preserver:
             self._to_judge.append(pending)
 
     def take_up(self) -> None:
-        """Finish the work that an earlier process could not do any more."""
+        """Finish the work that an earlier process left."""
         if not self._is_active:
             return
         if self._options.keep_period is not None or self._options.keep_time_interval is not None:
@@ -156,7 +156,7 @@ class Preserver:
         policy: Any = self._options.preservation_policy
         there = self._there()
         if not there:
-            return  # many a policy looks at the last one
+            return  # many policies depend on the last one
         preserved = list(policy.should_preserve([CheckpointInfo.of(one) for one in there], context=_Context()))
         if len(preserved) != len(there):
             raise InvalidRequestError(

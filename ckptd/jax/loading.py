@@ -1,4 +1,4 @@
-"""A checkpoint → a pytree: plain containers, or exactly what a target says."""
+"""Load a checkpoint as a pytree: plain containers, or exactly what a target says."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _is_small(leaf: Leaf) -> bool:
 
 
 def _outline(reader: CheckpointReader) -> Any:
-    """Return how it nests; of what others wrote, a flat dict."""
+    """Return the nesting; for a checkpoint of another program, a flat dict."""
     tree = merged_outline(reader, reader).tree
     if tree is not None:
         return tree
@@ -135,7 +135,7 @@ def _load_plain(reader: CheckpointReader, tree: Any, path: tuple[Any, ...]) -> A
 
 
 def _with_keys(tree: Any, wrap: Callable[[Any, Any, str], Any], path: tuple[Any, ...] = ()) -> Any:
-    """Return the tree with what stands for random keys turned into them."""
+    """Return the tree with random keys in the place of their stored form."""
     if random_keys.is_stored_key(tree):
         return wrap(tree[random_keys.NUMBERS], tree[random_keys.IMPL], outline.describe(path))
     if type(tree) is dict:
@@ -146,7 +146,7 @@ def _with_keys(tree: Any, wrap: Callable[[Any, Any, str], Any], path: tuple[Any,
 
 
 def _stored(reader: CheckpointReader, tree: Any, path: tuple[Any, ...], whole: Set[str]) -> dict[str, StoredLeaf]:
-    """Return name → what is there: tensors, and the plain values of the outline.
+    """Return a mapping from name to content: tensors, and the plain values of the outline.
 
     Args:
         reader: has the tensors.
@@ -199,7 +199,7 @@ def _batches(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf]) ->
 def _load_batch(
     reader: CheckpointReader, targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf]
 ) -> Iterator[Any]:
-    """Read what these leaves are made of, all at once, and yield them."""
+    """Read the tensors of these leaves, all at once, and yield the leaves."""
     wanted = [target.wanted(stored) for target in targets]
     arrays = iter(reader.get_many(one for each in wanted for one in each))
     for target, each in zip(targets, wanted, strict=True):

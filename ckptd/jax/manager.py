@@ -47,7 +47,7 @@ class CheckpointManager:
     Every process of the job has one and makes the same calls. For one thread.
 
     Attributes:
-        checkpointer: what it works with, for everything that Orbax has no name for: `pin`, `watch`, `undelete`.
+        checkpointer: does the work; use it for what Orbax has no name for: `pin`, `watch`, `undelete`.
         options: when it saves, what it keeps.
     """
 
@@ -77,7 +77,7 @@ class CheckpointManager:
         """Describe the job; nothing is connected yet.
 
         Args:
-            directory: where the checkpoints lie, a path or a store's URL; or the address of a daemon.
+            directory: where the checkpoints are, a path or a store's URL; or the address of a daemon.
             checkpointers: refused, as what is saved needs none.
             options: `CheckpointManagerOptions`, ours or Orbax's.
             metadata: refused: it belongs in the tree.
@@ -145,7 +145,7 @@ class CheckpointManager:
         may_differ: Collection[str] = (),
         **more: Any,
     ) -> bool:
-        """Save a pytree, if this step's turn has come; return once its arrays may be donated and others changed.
+        """Save a pytree, if this step is due; return once its arrays may be donated and others changed.
 
         Args:
             step: the training step.
@@ -187,7 +187,7 @@ class CheckpointManager:
         arrays_of = held_arrays if is_held else to_arrays
         pending = self.checkpointer.save(
             step,
-            lambda: arrays_of(tree),  # if it refuses something, the other ranks are told
+            lambda: arrays_of(tree),  # if it refuses something, this tells the other ranks
             overwrite=overwrite,
             immutable=is_held,
             may_differ=may_differ,
@@ -273,7 +273,7 @@ class CheckpointManager:
 
     @as_orbaxs
     def all_steps(self, read: bool = False) -> list[int]:
-        """Return the steps that are there, in ascending order; waits for the saves under way, and for retention.
+        """Return the existing steps, in ascending order; waits for the saves under way, and for retention.
 
         Args:
             read: call `reload` besides. The steps themselves are always looked up.
@@ -285,7 +285,7 @@ class CheckpointManager:
         return sorted(one.step for one in self.checkpointer.checkpoints() if one.step is not None)
 
     def reload(self) -> None:
-        """Forget what is known of the directory, in case that another process changed it."""
+        """Forget what is known of the directory, in case another process changed it."""
         self._decider.forget()
 
     def is_saving_in_progress(self) -> bool:
@@ -323,7 +323,7 @@ class CheckpointManager:
     def roll_back(self, step: int) -> list[int]:
         """Delete every step that is newer than this one, after a job has gone back to it; return them.
 
-        Until then `save` passes over the steps up to the newest that is there, as Orbax does. Every process calls it:
+        Until then `save` skips the steps up to the newest that exists, as Orbax does. Every process calls it:
         rank 0 deletes, durably, and the others wait until that is done, so that all of them save the next step.
 
         Raises:
@@ -335,7 +335,7 @@ class CheckpointManager:
         if self.options.read_only:
             raise InvalidRequestError("this manager is read only")
         step = check_step(step)
-        _ = self._decider.latest  # pins what a killed process left to pin
+        _ = self._decider.latest  # sets the pins that a killed process had still to set
         steps = self.all_steps()
         if step not in steps:
             raise NotFoundError(f"step {step} is not there to roll back to", actual=steps[-5:])

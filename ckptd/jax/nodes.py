@@ -1,7 +1,7 @@
-"""A pytree of any registered nodes → dicts, lists and tuples, and the names of its leaves.
+"""Convert a pytree of any registered nodes to dicts, lists and tuples, and name its leaves.
 
-A checkpoint knows no node of JAX: what has named children becomes a dict, what has numbered ones a list. A tensor's
-name is the path to its leaf, as `jax.tree_util` tells it, its keys joined by ``/``.
+A checkpoint has no node types of JAX: a node with named children becomes a dict, one with numbered children a list. A
+tensor's name is the path to its leaf, as `jax.tree_util` gives it, its keys joined by ``/``.
 """
 
 from __future__ import annotations

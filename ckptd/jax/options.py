@@ -11,7 +11,7 @@ from typing import Any
 from ckptd.errors import InvalidRequestError
 
 _OWN_NAMES = "checkpoints are files named after their step, and name=… names them"
-_WHOLE = "a checkpoint is there whole or not at all, on every store; leave it out"
+_WHOLE = "a checkpoint is whole or not there at all, on every store; leave it out"
 _WITHOUT_COUNTERPART = {
     "atomicity_options": _WHOLE,
     "best_fn": "metrics are saved in the tree; `checkpointer.pin(step)` keeps the best",
@@ -27,7 +27,7 @@ _ARGUMENTS = {
     "checkpointers": "leave them out: save(step, tree), or save(step, {'params': …, 'meta': …})",
     "handler_registry": "leave it out: a tree is saved without handlers",
     "item_handlers": "give item_names=…, or nothing: a tree is saved without handlers",
-    "logger": "the logger 'ckptd.jax' tells of each save",
+    "logger": "the logger 'ckptd.jax' reports each save",
     "metadata": "save it in the tree",
 }
 """Arguments of Orbax's manager that this one has not, and what to do."""
@@ -52,7 +52,7 @@ _WITHOUT_MEANING = (
     "save_root_metadata",
     "single_host_load_and_broadcast",
 )
-"""How Orbax goes about it, or what counts there only beside `best_fn`: what is there in the end is the same."""
+"""Options about how Orbax works, or that matter there only with `best_fn`: the resulting checkpoints are the same."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class CheckpointManagerOptions:
         return 600.0 if self.async_options is None else float(self.async_options.timeout_secs)
 
     def wants(self, step: int, latest: int | None) -> bool:
-        """Return whether the turn of a step that is newer than the latest has come, where no policy decides."""
+        """Return whether a step that is newer than the latest is due, where no policy decides."""
         if self.should_save_fn is not None:
             return self.should_save_fn(step, latest)
         if latest is None or step % self.save_interval_steps == 0:
@@ -158,7 +158,7 @@ class CheckpointManagerOptions:
 
 
 def refuse_arguments(more: dict[str, Any]) -> None:
-    """Refuse what a call was given besides its arguments, with a way to go on.
+    """Refuse extra arguments of a call, and say what to use instead.
 
     Raises:
         InvalidRequestError: it is an argument that Orbax's method has.

@@ -1,4 +1,4 @@
-"""Where a manager saves: the address of a daemon or store and a run, from the one path that people give."""
+"""Where a manager saves: the address of a daemon or store and a run, from the one path that users pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def place(directory: str | os.PathLike[str], address: str | None, run: str | Non
     """Return what a `Checkpointer` takes as address and run.
 
     With a daemon, which is `address`, or else the environment's CKPTD_ADDRESS, or `directory` itself, the run is `run`
-    or the path of the directory, below the daemon's root. Without one, checkpoints lie in the directory, or in `run`
+    or the path of the directory, below the daemon's root. Without one, checkpoints are in the directory, or in `run`
     below it.
 
     Raises:
@@ -26,9 +26,7 @@ def place(directory: str | os.PathLike[str], address: str | None, run: str | Non
     text = as_text(directory)
     if addresses.is_daemon(text):
         if run is None:
-            raise InvalidRequestError(
-                "with a daemon's address goes a run: CheckpointManager(address, run='runs/mnist')"
-            )
+            raise InvalidRequestError("a daemon's address needs a run: CheckpointManager(address, run='runs/mnist')")
         return text, run
     if run is not None:
         return given_address(address) or text, run

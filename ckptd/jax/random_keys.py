@@ -1,6 +1,6 @@
-"""Typed random keys (`jax.random.key`) ⇄ two tensors that everyone can read: their numbers and their generator's name.
+"""Store typed random keys (`jax.random.key`) as two tensors that any reader can use: numbers and the generator's name.
 
-In the nesting a key is a dict of these two, so that checkpoints with keys need nothing that other frameworks lack.
+In the nesting a key is a dict of these two, so checkpoints with keys need nothing that other frameworks lack.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def read_step(
 
     Args:
         checkpointer: of the run.
-        decider: is told to look again when a step is damaged: the step may be saved again then.
+        decider: reads the steps again when one is damaged: that step may be saved again then.
         step: None is the latest. If it is damaged, a single process goes back to the newest that verifies, and the log
             says so. In a job of several processes the error is raised.
         read: may be called again with an older checkpoint.

@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class RefusedError(InvalidRequestError, ValueError):
-    """The caller erred, or a target does not fit the checkpoint."""
+    """The request is wrong, or a target does not fit the checkpoint."""
 
 
 class MissingError(NotFoundError, FileNotFoundError):

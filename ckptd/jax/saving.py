@@ -1,4 +1,4 @@
-"""A pytree → what `Checkpointer.save` takes."""
+"""Convert a pytree to what `Checkpointer.save` takes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def to_arrays(tree: Any) -> dict[str, Any]:
 
     A name is the path to a leaf, its keys joined by ``/``. Arrays are views of JAX's memory where the host can see it,
     so that the tree may be donated once `save` has returned and the views are gone. Of arrays that are spread over
-    devices it is the boxes that this process answers for, as `Slice`s. Leaves may also be numpy arrays, numbers,
+    devices it is the boxes that this process saves, as `Slice`s. Leaves may also be numpy arrays, numbers,
     strings and bytes. How it all nests is in one more tensor, so that `load` needs no target; what a node holds
     besides its children is not saved.
 
@@ -37,7 +37,7 @@ def to_arrays(tree: Any) -> dict[str, Any]:
     value everywhere.
 
     Raises:
-        InvalidRequestError: naming the leaf that can't be saved, because it was donated, say.
+        InvalidRequestError: naming the leaf that can't be saved, for example because it was donated.
     """
     return _arrays(tree, lambda name, value: value)
 
@@ -80,7 +80,7 @@ def _copy(name: str, value: Any) -> Any:
 
 
 def _leaf(path: Path, value: Any) -> Any:
-    """Return a leaf as it is, or what stands for it in the tree of containers."""
+    """Return a leaf as it is, or its stored form in the tree of containers."""
     if not isinstance(value, jax.Array):
         return value
     name = describe(path)

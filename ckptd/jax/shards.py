@@ -1,7 +1,7 @@
-"""A `jax.Array` over any devices ⇄ boxes of the whole array.
+"""Convert between a `jax.Array` over any devices and boxes of the whole array.
 
-Of every box one device's copy is saved, the one that JAX numbers 0, whichever process it belongs to. Restored is, once
-for each process, every box that its devices hold of the new sharding.
+Of every box one device's copy is saved, the one that JAX numbers 0, whichever process it belongs to. Each process
+restores every box that its devices hold of the new sharding, once.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def places(sharding: Sharding, shape: tuple[int, ...]) -> dict[Any, Bounds]:
 def assemble(shape: tuple[int, ...], dtype: Any, sharding: Sharding, boxes: Mapping[Bounds, Any]) -> jax.Array:
     """Return the array of this sharding whose boxes, those of this process, are these arrays of numpy's or JAX's.
 
-    Memory that lies as JAX wants it is taken over without a copy; it must not be changed any more.
+    Memory in the layout that JAX needs is used without a copy; it must not be changed any more.
     """
     kind = sharding.memory_kind
     parts = [

@@ -1,4 +1,4 @@
-"""The leaves of a target: what each wants of a checkpoint, whether it is there, and what becomes of it."""
+"""The leaves of a target: what each needs of a checkpoint, whether that is there, and the value that is returned."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class StoredLeaf:
 
 @dataclass(frozen=True, slots=True)
 class LeafTarget:
-    """One leaf of a target: `like` says what it shall become."""
+    """One leaf of a target: `like` says what it becomes."""
 
     name: str
     like: Any
@@ -99,7 +99,7 @@ class LeafTarget:
 
     @property
     def is_numpy(self) -> bool:
-        """Whether it is to be in numpy's hands."""
+        """Whether it becomes a numpy array."""
         return isinstance(self.like, (np.ndarray, np.generic))
 
     @property
@@ -109,7 +109,7 @@ class LeafTarget:
 
     @property
     def sharding(self) -> Sharding | None:
-        """How it is to be spread; None leaves that to JAX, as it is for an array that was put nowhere on purpose."""
+        """Its sharding; None leaves that to JAX, as for an array that was not explicitly placed."""
         if isinstance(self.like, jax.Array):
             array = jax.random.key_data(self.like) if self.is_key else self.like
             if not getattr(array, "committed", True):
@@ -127,7 +127,7 @@ class LeafTarget:
         return _described(self.like.dtype, self.like.shape) if self.is_array else type(self.like).__name__
 
     def misfit(self, stored: Mapping[str, StoredLeaf]) -> str | None:
-        """Return in what the checkpoint does not fit, None if it does."""
+        """Return how the checkpoint does not fit, None if it does."""
         kind = None if self.is_plain or self.is_array else kinds.name_of(self.like)
         if not (self.is_plain or self.is_array or kind):
             return (
@@ -234,7 +234,7 @@ def _to_device(array: Any, where: Sharding | None) -> jax.Array:
 
 
 def check(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf], where: str, *, partial: bool) -> None:
-    """Refuse a target that the checkpoint does not fit, naming all that is wrong.
+    """Refuse a target that the checkpoint does not fit, naming everything that is wrong.
 
     Raises:
         InvalidRequestError: shapes or dtypes differ, something is missing or, unless `partial`, too much.
@@ -255,7 +255,7 @@ def _misfits(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf], pa
         more = [f"{name}: {one} is stored and not in the target" for name, one in stored.items() if name not in asked]
         yield from more
         if more:
-            yield "(partial=True passes over what is not in the target)"
+            yield "(partial=True ignores what is not in the target)"
 
 
 def _is_castable(there: StoredLeaf, like: Any) -> bool:

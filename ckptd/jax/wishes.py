@@ -1,4 +1,4 @@
-"""What a leaf becomes when Orbax's arguments restore it: what is read of the checkpoint, and what is made of that then.
+"""What a leaf becomes when Orbax's arguments restore it: what is read of the checkpoint, and how that is converted.
 
 A target of Orbax need not have the dtype that was saved, nor be of the same framework: arrays are cast, and a number is
 put into an array. What was numpy's or Python's stays numpy's where the target only describes it.
@@ -24,18 +24,18 @@ _FOR_ARRAYS = ("dtype", "sharding", "mesh", "global_shape", "shape")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The leaf of the target that `load` gets, and what is made of the leaf that it returns."""
+    """The leaf of the target for `load`, and the conversion of the leaf that it returns."""
 
     target: Any
     finish: Callable[[Any], Any] = lambda leaf: leaf
 
 
 def wish_of(name: str, like: Any, args: Any, stored: Any) -> Wish:
-    """Return what is wished for one leaf.
+    """Return what is requested for one leaf.
 
     Args:
         name: of the leaf.
-        like: what stands for it in the item; without an item what `describe` has for it.
+        like: the item's leaf in its place; without an item what `describe` has for it.
         args: its ``restore_args``, or None.
         stored: what `describe` has for it; None if nothing is stored.
 
@@ -161,7 +161,7 @@ def _wish_of_number(name: str, stored: Any, kind: type) -> Wish:
         number = value.item() if hasattr(value, "item") else value
         made = kind(number) if kind is complex or not isinstance(number, complex) else None
         if made is None or (kind in (bool, int) and made != number):
-            raise InvalidRequestError(f"this is to become a number of type {kind.__name__}", key=name, actual=number)
+            raise InvalidRequestError(f"this should become a number of type {kind.__name__}", key=name, actual=number)
         return made
 
     return Wish(np.zeros((), stored.dtype) if hasattr(stored, "dtype") else stored, finish)

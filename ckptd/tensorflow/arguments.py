@@ -1,4 +1,4 @@
-"""What callers may write for the arguments of a Saver and a manager."""
+"""Checks of the arguments of a Saver and a manager."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SaverDef = tf.compat.v1.train.SaverDef
 
 
 def step_number(sess: Any, global_step: Any) -> int | None:
-    """Return a step: a whole number is one, of a tensor, a variable or a name it is the value."""
+    """Return a step: a whole number itself, or the value of a tensor, a variable or a name."""
     if global_step is None:
         return None
     if isinstance(global_step, (int, np.integer)):
@@ -58,7 +58,7 @@ def check_session(sess: Any, saver_def: Any) -> None:
 
 
 def tensorflows_saver_def(saver_def: Any) -> Any:
-    """Return a SaverDef as TensorFlow's message; given are that, ours, or the bytes of one."""
+    """Return a SaverDef as TensorFlow's message, from that, from ours, or from the bytes of one."""
     if saver_def is None or isinstance(saver_def, SaverDef):
         return saver_def
     data = saver_def if isinstance(saver_def, bytes) else saver_def.SerializeToString()

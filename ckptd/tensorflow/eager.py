@@ -1,4 +1,4 @@
-"""Variables of TensorFlow 2 that a Saver is given without a graph, as names and arrays."""
+"""Variables of TensorFlow 2, passed to a Saver without a graph, as names and arrays."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Group:
         self._arrays[number] = array
         specs = self.saveable.specs
         if len(self._arrays) == len(specs):
-            # Reshaped already, where that is wanted.
+            # Reshaped already, where that is requested.
             tensors = [tf.constant(self._arrays[each], dtype=spec.dtype) for each, spec in enumerate(specs)]
             self.saveable.restore(tensors, None)
 

@@ -1,7 +1,7 @@
 """What a SaverDef names in a graph: which tensors its save operation takes, and which its restore operation reads.
 
 A graph is self-contained: an imported one has no variables that Python knows, but its operations still tell names,
-slices and tensors. So saving fetches the inputs of the save operations, which then never run; and restoring runs the
+slices and tensors. So saving fetches the inputs of the save operations, which themselves never run; restoring runs the
 graph's own assignments while the outputs of its restore operations are fed. TensorFlow opens no file for either.
 """
 
@@ -45,7 +45,7 @@ class GraphSaves:
     """The save operations below one operation of a graph.
 
     Attributes:
-        num_shards: how many there are: as many data files does TensorFlow write.
+        num_shards: how many there are; TensorFlow writes as many data files.
     """
 
     def __init__(self, graph: Any, save_tensor_name: str) -> None:
@@ -66,7 +66,7 @@ class GraphSaves:
         A session copies what it returns. Large tensors are evaluated one by one, so that always the same memory takes
         that copy, and copied on to where `staging` gives room for them: then a save has nothing to copy.
 
-        Whatever the session raises, about uninitialized variables say, passes.
+        What the session raises, for example about uninitialized variables, is not caught.
 
         Raises:
             InvalidRequestError: for a tensor whose value TensorFlow does not return.
@@ -112,7 +112,7 @@ class GraphRestores:
     def run(
         self, session: Any, restore_all: Callable[[list[RestoredTensor]], None], *, sequentially: bool = False
     ) -> None:
-        """Let `restore_all` check and read everything, and assign the values.
+        """Have `restore_all` check and read everything, and assign the values.
 
         `sequentially`, each assignment is run as soon as everything is there that it needs, and then forgotten.
         """
@@ -149,7 +149,7 @@ class RestoredTensor:
 
 
 class _Feed:
-    """What has been read and not been assigned yet."""
+    """Tensors that were read and not assigned yet."""
 
     def __init__(self, session: Any, whole: Any, tensors: list[Any], sequentially: bool) -> None:
         self._session = session

@@ -1,6 +1,6 @@
 """`CheckpointSaverHook`: saving during a ``MonitoredTrainingSession``, by the policy of TensorFlow's Estimators.
 
-When and what it saves, its listeners, ``graph.pbtxt`` and the events are TensorFlow's own; the Saver is ours.
+When and what it saves, its listeners, ``graph.pbtxt`` and the events are TensorFlow's own; the Saver is ckptd's.
 Source: TensorFlow ``tensorflow/python/training/basic_session_run_hooks.py``.
 """
 
@@ -61,7 +61,7 @@ class CheckpointSaverHook(tf.compat.v1.train.CheckpointSaverHook):  # type: igno
             save_steps: how often, in steps.
             saver: which to use.
             checkpoint_basename: the base name of checkpoints.
-            scaffold: whose Saver to use.
+            scaffold: its Saver is used.
             listeners: TensorFlow's, called before and after every save.
             save_graph_def: write ``graph.pbtxt``, and a ``.meta`` with every checkpoint.
             address: as `Saver` takes it. The session is then restored from the run there, if that has a checkpoint.

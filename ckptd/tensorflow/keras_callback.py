@@ -48,7 +48,7 @@ class ModelCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]
             filepath: the prefix of the checkpoints, with Keras's placeholders: ``{epoch:02d}``, ``{val_loss:.2f}``, ….
                 No suffix is wanted. A path or URL; below an `address`, the run and the name.
             monitor: the value that decides which model is better.
-            verbose: 1 has Keras tell of each save.
+            verbose: 1 has Keras print a line for each save.
             save_best_only: save only when the monitored value is the best so far.
             save_weights_only: weights and optimizer alone; otherwise also what `load_model` builds the model from.
             mode: ``min``, ``max`` or ``auto``.

@@ -1,7 +1,7 @@
-"""A Keras model as the objects that Keras 2 saved: what its weights are called in TensorFlow's format.
+"""A Keras model as the objects that Keras 2 saved: the names of its weights in TensorFlow's format.
 
 Keras 3 no longer writes that format, and ``tf.train.Checkpoint(model=…)`` names its weights by private attributes of
-its own. Under the names of Keras 2, ``layer_with_weights-0/kernel``, whatever reads Keras weights reads them.
+its own. Under the names of Keras 2, ``layer_with_weights-0/kernel``, every reader of Keras weights can read them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tensorflow as tf
 from ckptd.errors import InvalidRequestError
 
 Objects = dict[str, Any]
-"""An object: name → variable of Keras, or another object. One that has several names is one dict."""
+"""An object: maps names to variables of Keras, or to other objects. One that has several names is one dict."""
 
 Path = tuple[str, ...]
 
@@ -179,7 +179,7 @@ def _layers(layer: Any) -> Iterator[tuple[Path, Any]]:
                 yield (f"layer_with_weights-{weighty}",), one
                 weighty += 1
             yield (f"layer-{number}",), one
-        # A class of the user's may have others beside those of its graph. The graph itself is kept in attributes, too.
+        # A user's class may have others beside those of its graph. The graph itself is kept in attributes, too.
         others = [(path, one) for path, one in _attributes(layer) if id(one) not in yielded]
     else:
         others = list(_attributes(layer))

@@ -1,7 +1,7 @@
 """State that Keras layers keep beside their weights: vocabularies, files, and whatever a user's layer saves itself.
 
 Keras 3 gets these by `save_own_variables` and `save_assets`. Here each is a tensor of the checkpoint, named
-by the path of the layer, and is given back by `load_own_variables` and `load_assets`.
+by the path of the layer, and is restored with `load_own_variables` and `load_assets`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ckptd.tensorflow.keras_objects import layers_of
 
 OWN_NAME = "_CKPTD_KERAS_OWN/{}/.VALUES/"
 ASSETS_NAME = "_CKPTD_KERAS_ASSETS/{}/.FILES/"
-"""What the tensors of a layer with this path begin with. Paths of layers below it do not."""
+"""Return the prefix of the tensors of a layer with this path. Layers below it do not have it."""
 
 
 def state_of(model: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def load_own_variables(model: Any, bundle: Bundle) -> None:
             if own:  # Keras 2 and earlier versions of ckptd wrote none
                 layer.load_own_variables(own)
         elif _overrides(layer, "load_own_variables") and not _overrides(layer, "save_own_variables"):
-            # It loads what every layer saves, and makes something of it: `Normalization` does.
+            # It loads what every layer saves, and computes values from it, as `Normalization` does.
             weights = [*layer._trainable_variables, *layer._non_trainable_variables]
             layer.load_own_variables({str(number): weight.numpy() for number, weight in enumerate(weights)})
 
@@ -74,7 +74,7 @@ def _overrides(layer: Any, method: str) -> bool:
 
 
 def _saves_itself(layer: Any) -> bool:
-    """Return whether a layer saves more than its weights. Keras's own do so only for their files' sake."""
+    """Return whether a layer saves more than its weights. Keras's own layers do so only because of their files."""
     if not _overrides(layer, "save_own_variables") or not _overrides(layer, "load_own_variables"):
         return False
     saving = next(kind for kind in type(layer).__mro__ if "save_own_variables" in vars(kind))

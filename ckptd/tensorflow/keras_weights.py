@@ -1,4 +1,4 @@
-"""Keras weights in TensorFlow's format, which Keras 2 wrote and Keras 3 does not: saved, and loaded by their names."""
+"""Save Keras weights in TensorFlow's format, which Keras 2 wrote and Keras 3 does not, and load them by their names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WITHOUT_AN_ADDRESS: dict[str, tuple[Any, ...] | None] = {
     "rank": (None, 0),
     "world_size": (None, 1),
 }
-"""What a program may leave in place when it takes the address away, and with which values; None: any."""
+"""Options that a program may keep when it removes the address, and their allowed values; None: any."""
 
 
 def save_weights(
@@ -182,7 +182,7 @@ def load_model(
 
 
 def arrays_of_model(model: Any, *, with_model: bool = False) -> dict[str, Any]:
-    """Return the weights as they are stored, with the optimizer and, if wanted, what the model itself is."""
+    """Return the weights as they are stored, with the optimizer and, on request, the model's description."""
     objects = dict(objects_of(model))
     optimizer = optimizer_objects_of(model)
     if optimizer is not None:
@@ -195,7 +195,7 @@ def arrays_of_model(model: Any, *, with_model: bool = False) -> dict[str, Any]:
 
 
 def place_of_files(address: Path | None, options: Mapping[str, Any]) -> CheckpointPlace:
-    """Return where files of just the given names go; nothing of theirs is ever deleted."""
+    """Return the place for files of just the given names; none of them is ever deleted."""
     given = given_address(address)
     check_options(given, options)
     if given:

@@ -38,7 +38,7 @@ else:
     from typing_extensions import Self
 
 _OWNERS: weakref.WeakValueDictionary[tuple[str, str], CheckpointManager] = weakref.WeakValueDictionary()
-"""Which manager saves into a run, until it is closed or dropped."""
+"""The manager that saves into each run, until it is closed or dropped."""
 
 
 class CheckpointManager:
@@ -78,7 +78,7 @@ class CheckpointManager:
         cert: str | bytes | None = None,
         key: str | bytes | None = None,
     ) -> None:
-        """Describe what is saved and where; nothing is opened yet. The arguments are TensorFlow's, and some of ours.
+        """Describe what is saved and where; nothing is opened yet. The arguments are TensorFlow's, and a few more.
 
         Args:
             checkpoint: the `tf.train.Checkpoint`.
@@ -217,7 +217,7 @@ class CheckpointManager:
         counter = self._checkpoint.save_counter
         counter.assign_add(1)
         number = _whole_number(counter if checkpoint_number is None else checkpoint_number)
-        # Other ranks are told what is refused.
+        # This tells other ranks what is refused.
         pending = self._checkpointer.save(number, lambda: arrays_of_checkpoint(self._checkpoint), overwrite=True)
         prefix = self._place.prefix(self._checkpointer.prefix_of(number))
         report(pending, prefix, began_at)
@@ -226,7 +226,7 @@ class CheckpointManager:
         callbacks = list(getattr(options, "experimental_write_callbacks", None) or ())
         if wait:
             pending.result()
-            self._checkpointer.settle(number)  # what is too many is gone, as with TensorFlow
+            self._checkpointer.settle(number)  # those beyond max_to_keep are deleted, as with TensorFlow
             _call(callbacks, prefix)
         elif callbacks:
             pending.add_done_callback(lambda ended: _call_if_saved(ended, callbacks, prefix))
@@ -323,7 +323,7 @@ class CheckpointManager:
             del _OWNERS[place]
 
     def _is_due(self, check_interval: bool) -> bool:
-        """Return whether to save at this step, and take it for saved."""
+        """Return whether to save at this step, and note it as saved."""
         if self._checkpoint_interval is None:
             return True
         step, last = _whole_number(self._step_counter), self._last_checkpoint_step
@@ -343,7 +343,7 @@ class CheckpointManager:
 
 
 def _whole_number(value: Any) -> int:
-    """Return what a number, a variable or a tensor says."""
+    """Return the value of a number, a variable or a tensor."""
     value = value.numpy() if callable(getattr(value, "numpy", None)) else value
     return check_step(value)
 
@@ -368,7 +368,7 @@ def _call_if_saved(pending: PendingSave, callbacks: Sequence[Callable[..., objec
 
 
 def _close(checkpointer: Checkpointer) -> None:
-    """Leave the run when the manager was dropped. Nobody could catch an error, so the log gets it."""
+    """Leave the run when the manager was dropped. No caller could catch an error, so the log gets it."""
     try:
         checkpointer.close()
     except CkptdError as error:

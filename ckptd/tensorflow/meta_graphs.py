@@ -1,4 +1,4 @@
-"""`import_meta_graph`: a graph that was saved, with a Saver of ours over it."""
+"""`import_meta_graph`: import a saved graph, with a Saver of ckptd's over it."""
 
 from __future__ import annotations
 

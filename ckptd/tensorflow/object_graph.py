@@ -1,4 +1,4 @@
-"""What TensorFlow would write for a graph of objects, as named arrays: views of its memory where numpy can have them.
+"""What TensorFlow would write for a graph of objects, as named arrays: views of its memory where numpy can make them.
 
 TensorFlow itself names the tensors and describes the graph, so that its own `tf.train.Checkpoint.restore` reads what
 ckptd writes. A view of a variable is safe to read while training continues: TensorFlow uses new memory for the next
@@ -82,8 +82,8 @@ def _is_plain(owner: Any) -> bool:
 def _read(variable: Any) -> Any:
     """Return a plain variable's value, None if it has none yet.
 
-    What TensorFlow gives for reading it does the same by way of six operations and scopes, and with a thousand
-    variables training would stand still for that and not for the copy.
+    TensorFlow's own way of reading it uses six operations and scopes; with a thousand variables, training would wait
+    for that and not for the copy.
     """
     tf.raw_ops.DisableCopyOnRead(resource=variable.handle)  # TensorFlow copies on write again, not on each read
     try:

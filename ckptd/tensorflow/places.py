@@ -36,7 +36,7 @@ _STEP = re.compile(r"-\d+$", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What one save holds: the tensors, in how many data files, and the files that describe the graph, by suffix."""
+    """What one save holds: the tensors, the number of data files, and the files that describe the graph, by suffix."""
 
     arrays: Mapping[str, Any]
     num_shards: int = 1
@@ -175,7 +175,7 @@ class BesideThePath:
         return self._directory.paths
 
     def settle(self, target: Target) -> None:
-        """See `CheckpointPlace`: a save here ends with that."""
+        """See `CheckpointPlace`: a save here ends with retention."""
 
     def save_description(self, target: Target, meta_graph: bytes, debug_info: bytes | None) -> None:
         """See `CheckpointPlace`: TensorFlow writes that file alone."""
@@ -211,7 +211,7 @@ class BelowAnAddress:
     def save(self, target: Target, content: Content, *, write_state: bool) -> PendingSave:
         """See `CheckpointPlace`."""
         if content.debug_info is not None:
-            raise InvalidRequestError("save_debug_info writes a file beside the checkpoint: leave the address away")
+            raise InvalidRequestError("save_debug_info writes a file beside the checkpoint: leave the address out")
         run, name = run_of(target.save_path)
         self._last_path = target.save_path
         return self._checkpointer(run, name, target.latest_filename).save(
@@ -248,7 +248,7 @@ class BelowAnAddress:
         return None
 
     def latest(self, directory: str, name: str) -> str | None:
-        """Return the newest checkpoint of a directory, None if there is none; `name` is what the next are called."""
+        """Return the newest checkpoint of a directory, None if there is none; `name` is the next ones' base name."""
         run, name = run_of(f"{directory}/{name}")
         latest = self._checkpointer(run, name, None).latest(name=ANY_NAME)  # as the state file has it
         return None if latest is None else join(directory, posixpath.basename(latest.prefix))
@@ -336,7 +336,7 @@ def run_of(path: str) -> tuple[str, str]:
         InvalidRequestError: when it has no directory, or is a URL.
     """
     if "://" in path:
-        raise InvalidRequestError(f"{path} is a place of its own; below an address a path names a run and a checkpoint")
+        raise InvalidRequestError(f"{path} is a URL; below an address a path names a run and a checkpoint")
     run, name = posixpath.split(posixpath.normpath(path).lstrip("/"))
     if not run or not name:
         raise InvalidRequestError(

@@ -1,4 +1,4 @@
-"""Our errors, as TensorFlow's programs catch them: each is also the exception that TensorFlow raises in its place.
+"""Our errors, as programs for TensorFlow catch them: each is also the exception that TensorFlow raises in its place.
 
 Training programs have ``except tf.errors.NotFoundError`` around a restore, ``except ValueError`` around a wrong path.
 They keep working, and ``except ckptd.CkptdError`` works too.
@@ -24,14 +24,14 @@ from ckptd.errors import (
 
 
 class _WithoutOperation(Exception):  # noqa: N818 (it is never raised)
-    """Gives TensorFlow's exceptions, which come next, what they take: no node, no operation, a message."""
+    """Passes TensorFlow's exceptions, the next base, their arguments: no node, no operation, a message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(None, None, message)
 
 
 class RefusedError(InvalidRequestError, _WithoutOperation, tf.errors.InvalidArgumentError, ValueError):  # type: ignore[misc]
-    """The caller erred. TensorFlow raises one or the other, by whether its Python or its kernels notice."""
+    """The request is wrong. TensorFlow raises one or the other: its Python code or its kernels notice first."""
 
 
 class MissingError(NotFoundError, _WithoutOperation, tf.errors.NotFoundError):  # type: ignore[misc]
@@ -51,7 +51,7 @@ class DamagedGraphError(DamagedError, OSError):
 
 
 class TakenError(ConflictError, _WithoutOperation, tf.errors.FailedPreconditionError):  # type: ignore[misc]
-    """Something is in the way: another owner, or a directory of the file's name."""
+    """A conflict: another owner, or a directory with the file's name."""
 
 
 class NoSpaceError(StorageFullError, _WithoutOperation, tf.errors.ResourceExhaustedError):  # type: ignore[misc]
@@ -71,7 +71,7 @@ class UnknownArgumentError(RefusedError, TypeError):
 
 
 class NotBuiltError(InvalidRequestError, RuntimeError):
-    """The Saver was to be built first, or eager execution rules this out."""
+    """The Saver has to be built first, or eager execution rules this out."""
 
 
 class NoSessionError(InvalidRequestError, TypeError):
@@ -106,8 +106,8 @@ _LEFT_ALONE = (
 def as_tensorflows(*, reads_graph: bool = False, opens_checkpoint: bool = False) -> Iterator[None]:
     """Raise errors of the block as the classes that TensorFlow's programs expect; fields, notes and cause stay.
 
-    `reads_graph`: the block reads a ``.meta`` file, whose errors are of another family; `opens_checkpoint`: it takes a
-    prefix or a directory, which has a family of its own, too.
+    `reads_graph`: the block reads a ``.meta`` file, which has its own classes of errors; `opens_checkpoint`: it takes a
+    prefix or a directory, which has its own classes, too.
     """
     families = _GRAPHS if reads_graph else _READERS if opens_checkpoint else _FAMILIES
     try:

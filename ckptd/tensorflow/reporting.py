@@ -11,7 +11,7 @@ log = logging.getLogger("ckptd.tensorflow")
 
 
 def report(pending: PendingSave, prefix: str, began_at: float) -> None:
-    """Log how long training stood still for a save, once it has been saved.
+    """Log how long training stood still for a save, once the save has ended.
 
     Args:
         pending: the save.

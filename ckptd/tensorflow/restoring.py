@@ -1,8 +1,8 @@
 """Restoring objects: TensorFlow reads the files itself, as it may do so long after the call.
 
 A variable that is created after `restore` gets its value then. So the files have to stay for as long as TensorFlow
-waits for such variables. On this host's disk they do, as far as retention lets them. Those of elsewhere are copied to
-memory that looks like a disk, or to the temporary directory, until TensorFlow has released the checkpoint.
+waits for such variables. On this host's disk they do, as far as retention lets them. Files from elsewhere are copied
+to a file system in memory, or to the temporary directory, until TensorFlow has released the checkpoint.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def restore(checkpoint: Any, save_path: latest.Path | None, options: Any = None)
 
 
 def _linked(path: str, directory: str) -> str:
-    """Link the files of a checkpoint under a plain name, as TensorFlow takes their own for a pattern."""
+    """Link the files of a checkpoint under a plain name, as TensorFlow would read their own name as a pattern."""
     at = Path(os.path.abspath(path))  # noqa: PTH100 (links on the way stay)
     for one in at.parent.iterdir():
         if one.name.startswith((f"{at.name}.index", f"{at.name}.data-")):

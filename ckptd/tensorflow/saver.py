@@ -1,8 +1,8 @@
 """`Saver`: ``tf.compat.v1.train.Saver`` whose checkpoints ckptd writes and reads.
 
-It is TensorFlow's own class as far as the graph is concerned: the operations, the SaverDef, the MetaGraphDef are built
-by TensorFlow, so a stock TensorFlow imports what is written here, and vice versa. Only the code for files is
-ours: see `graph` for how the operations are used without being run.
+For the graph it is TensorFlow's own class: TensorFlow builds the operations, the SaverDef and the MetaGraphDef, so a
+stock TensorFlow imports what is written here, and vice versa. Only the code for files is ckptd's: see `graph` for how
+the operations are used without being run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
     What is better than there: a save is durable when it is acknowledged and replaces another one in one step; with
     ``wait=False`` training continues meanwhile; restoring assigns everything or nothing, and compares all shapes.
 
-    Errors are ours, and the exception that TensorFlow raises in that place, both at once.
+    Each error is both a class of ckptd and the exception that TensorFlow raises in that case.
     """
 
     saver_def: Any  # TensorFlow's
@@ -227,7 +227,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             waited_s = time.monotonic() - began_at
             if wait:
                 done = pending.result()
-                self._place.settle(target)  # what is too many is gone, as with TensorFlow
+                self._place.settle(target)  # those beyond max_to_keep are deleted, as with TensorFlow
                 _report(done, target.prefix, time.monotonic() - began_at)
             else:
                 pending.add_done_callback(lambda ended: _report(ended.checkpoint, target.prefix, waited_s))
@@ -236,7 +236,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
     def restore(self, sess: Any, save_path: Any) -> None:
         """Assign every variable its value in a checkpoint: all of them, or none if anything does not fit or is damaged.
 
-        Variables need not be initialized. Tensors of the checkpoint that are no variables here are passed over.
+        Variables need not be initialized. Tensors of the checkpoint that are no variables here are ignored.
 
         Args:
             sess: the session that holds the variables; None without a graph.
@@ -290,7 +290,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             return self._place.paths()
 
     def set_last_checkpoints(self, last_checkpoints: list[str]) -> None:
-        """Set the list, of checkpoints of unknown age: they count as new, so housekeeping keeps them for good.
+        """Set the list to checkpoints of unknown age: they count as new, so housekeeping keeps them for good.
 
         Raises:
             InvalidRequestError: there is an address: the list is kept there, and is known after a restart.
@@ -371,7 +371,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             return Content(dict(sorted(arrays.items())))
         if self._saves is None or self._saves[0] is not sess.graph:
             self._saves = (sess.graph, GraphSaves(sess.graph, self.saver_def.save_tensor_name))
-            staging = None  # before the first save it is not known how much memory there is to be
+            staging = None  # before the first save the size of the memory is not known
         else:
             staging = self._place.staging(target)
         saves = self._saves[1]

@@ -24,7 +24,7 @@ def view_of(tensor: Any) -> Array:
 
 
 def named(value: Any, dtype: Any) -> Array:
-    """Return what TensorFlow gave for a tensor of `dtype` as an array that says so: quantized numbers come as plain."""
+    """Return TensorFlow's value of a tensor of `dtype` as an array of that dtype; quantized numbers come as plain."""
     wanted = dtype.base_dtype.as_numpy_dtype
     if wanted is object:
         return np.array(value, object)

@@ -1,1 +1,1 @@
-"""Nested Python state ⇄ named arrays and an outline of how they nest. No framework is imported here."""
+"""Convert nested Python state to named arrays and an outline of its nesting, and back. Imports no framework."""

@@ -30,7 +30,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 """numpy's dtypes that are stored so, by name. One element of each is one byte."""
 
 TENSOR = "torch.tensor"
-"""What torch notes of a tensor: its class, if it wants a gradient, and last the dtype whose bits these are, or None."""
+"""What torch notes of a tensor: its class, whether it requires a gradient, and the dtype of these bits, or None."""
 
 _SUFFIX = ".bits"
 _MAKERS: dict[type, Callable[[Any, str], Any]] = {}
@@ -60,7 +60,7 @@ def name_in(typed: Typed | None) -> str | None:
 
 
 def register_maker(form: type, make: Callable[[Any, str], Any]) -> None:
-    """Have `make` called for integers that are a `form`, with the name of the dtype without that of a framework.
+    """Call `make` for integers that are a `form`, with the name of the dtype without that of a framework.
 
     It raises `InvalidRequestError` if there are no such elements here.
     """
@@ -71,8 +71,8 @@ def make(form: Any, name: Any) -> Any:
     """Return what the integers were.
 
     Raises:
-        InvalidRequestError: they were what the framework that reads them has not.
-        ValueError: these are no integers of anything's bits.
+        InvalidRequestError: they were elements that the reading framework lacks.
+        ValueError: these are not integers that hold the bits of another dtype.
     """
     for kind, made in _MAKERS.items():
         if isinstance(form, kind):

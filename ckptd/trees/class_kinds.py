@@ -103,7 +103,7 @@ def _make_dataclass(form: Any, _: Any, kind: Any) -> Any:
         raise InvalidRequestError(
             f"{kind.__qualname__} has other fields than what was stored", expected=sorted(form), actual=names
         )
-    new = object.__new__(kind)  # no __init__, no __post_init__: what they made is stored
+    new = object.__new__(kind)  # no __init__, no __post_init__: the stored fields are their result
     for name, value in form.items():
         object.__setattr__(new, name, value)
     return new
@@ -143,4 +143,4 @@ CLASS_KINDS = (
     KindOfClass("dataclass", dataclasses.is_dataclass, _take_dataclass, str, _make_dataclass),
     KindOfClass("namedtuple", _has_fields, _take_namedtuple, lambda beside: str(beside[0]), _make_namedtuple),
 )
-"""The first that a value is of is its kind."""
+"""The first kind that a value matches is its kind."""

@@ -1,8 +1,8 @@
-"""Nested state → named leaves, and back.
+"""Convert nested state to named leaves, and back.
 
 A leaf's name is the path to it, its keys joined by ``/``: ``optimizer/state/0/exp_avg``. Numbers and strings below a
-dict become tensors of their own, so that every reader sees them: ``epoch`` is an int64 scalar. Those in lists of
-nothing but plain values, which may be long and say little one by one, stay in the outline.
+dict become tensors of their own, so that every reader sees them: ``epoch`` is an int64 scalar. Those in lists of only
+plain values, which may be long and mean little one by one, stay in the outline.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def flatten_apart(
 
 
 def unflatten(stored: Mapping[str, Any], to_framework: Callable[[Any], Any]) -> Any:
-    """Return the nested state again, from all tensors of a checkpoint: name → numpy array.
+    """Return the nested state from all tensors of a checkpoint: name → numpy array.
 
     Without an outline, as others write checkpoints, it is a flat dict of names.
 
@@ -121,7 +121,7 @@ _NO_CLASSES = Classes()
 
 
 def check_classes(tree: Any, classes: Classes, path: tuple[Any, ...] = ()) -> None:
-    """Look whether `rebuild` will find every class that it wants, before anything is read or changed.
+    """Check that `rebuild` will find every class that it needs, before anything is read or changed.
 
     Raises:
         InvalidRequestError: it will not.
@@ -195,7 +195,7 @@ def _leaf_value(
     if tree.kind not in _PYTHON:
         raise CorruptionError("the outline has a kind that is not known here", key=name, actual=tree.kind)
     try:
-        # numpy's own arrays of bytes end at the last byte that is not NUL: a string stays out of them.
+        # numpy's own arrays of bytes cut trailing NULs: a string must not become one.
         return _PYTHON[tree.kind](array if isinstance(array, bytes) else np.asarray(array).item())
     except (ValueError, TypeError, AttributeError) as error:
         raise CorruptionError(f"no {tree.kind} can be made of this tensor", key=name) from error
@@ -318,7 +318,7 @@ class _Walk:
     def _plain(self, value: Any, path: tuple[Any, ...], typed: Typed | None) -> Any:
         kind = type(value).__name__
         in_line = value if typed is None else PlainOfKind(value, typed)
-        # A tensor's name can't be empty; what has no UTF-8 is for JSON alone.
+        # A tensor's name can't be empty; a key without UTF-8 can only be in JSON.
         if kind not in _PYTHON or not path or not describe(path) or (kind == "int" and value not in _INT64):
             return in_line
         if kind == "str" and not _has_utf8(value):

@@ -1,4 +1,4 @@
-"""What a kind of values is, and which values need none."""
+"""The definition of a kind of values, and the values that need none."""
 
 from __future__ import annotations
 

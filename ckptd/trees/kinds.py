@@ -19,7 +19,7 @@
 | ``dataclass``, ``namedtuple`` | dict of its fields; tuple | class |
 
 The last two rows need the class again, which a reader passes; loading imports nothing by name. Frameworks add kinds of
-their own with `register`, in which a class may be wanted, too.
+their own with `register`; those may need a class, too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The outlines of several ranks → one that lists whatever any of them has.
+"""Merge the outlines of several ranks into one that lists whatever any of them has.
 
-Rank 0 stores its outline as `OUTLINE_NAME`, every other rank its own below that, under a hash of what it says. So
+Rank 0 stores its outline as `OUTLINE_NAME`, every other rank its own below that, under a hash of its content. So
 equal ones are stored once, however many ranks there are, and no rank has to call another. Versions of ckptd that do
 not know this read the outline of rank 0.
 """
@@ -36,11 +36,11 @@ def outline_name(outline: bytes, rank: int) -> str:
 
 @dataclass
 class Outline:
-    """What the ranks of a checkpoint say together about how it nests.
+    """The merged outline of all ranks of a checkpoint.
 
     Attributes:
         tree: as from `read_outline`; None when there is no outline.
-        conflicts: the paths at which ranks say what can't both hold, with what they say; `tree` has the first there.
+        conflicts: the paths at which ranks contradict each other, with what each has; `tree` has the first there.
         partial: the paths of dict entries that only some ranks have.
     """
 
@@ -50,7 +50,7 @@ class Outline:
 
 
 def merged_outline(stored: Mapping[str, Any], names: Iterable[str]) -> Outline:
-    """Return the outlines of a checkpoint in one.
+    """Return the outlines of a checkpoint merged into one.
 
     Dicts are united, sequences of equal length part by part, and None gives way to a value.
 
@@ -65,7 +65,7 @@ def merged_outline(stored: Mapping[str, Any], names: Iterable[str]) -> Outline:
     if not notes:
         return Outline(None)
     notes.sort()  # that of rank 0 first
-    encoded = dict.fromkeys(_one_string(stored[name]) for name in notes)  # equal ones need no second look
+    encoded = dict.fromkeys(_one_string(stored[name]) for name in notes)  # equal ones are read once
     first, *others = (read_outline(one) for one in encoded)
     outline = Outline(first)
     for other in others:

@@ -20,11 +20,11 @@ from ckptd.trees.kinds import register
 
 _TEXTS = {"U": "numpy.text", "S": "numpy.bytes"}
 _ORDERED = "numpy.array"
-_ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)  # the last is refused later, and told what to do
+_ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)  # the last is refused later, with a hint what to do
 
 
 def taken(value: Any) -> tuple[Any, Typed | None]:
-    """Return what is stored of numpy's array or scalar, and its kind if a reader needs to know that.
+    """Return the stored form of numpy's array or scalar, and its kind if a reader needs to know that.
 
     Raises:
         ValueError: it would be loaded as another type.
@@ -35,7 +35,7 @@ def taken(value: Any) -> tuple[Any, Typed | None]:
     if kind == "O":
         return value, _of_objects(value)
     if kind in _TEXTS and isinstance(value, np.generic):
-        # An array would end its text at the last character that is not NUL.
+        # An array would cut trailing NULs off its text.
         return value.encode() if kind == "U" else bytes(value), Typed("numpy.scalar", value.dtype.str)  # type: ignore[attr-defined, call-overload]
     form, noted = (value, None) if kind not in _TEXTS else (value, value.dtype.str)
     if bits.is_stored_so(value.dtype):

@@ -1,7 +1,7 @@
-"""What the outlines of several ranks have to agree about, small enough to be compared before anything is stored.
+"""What the outlines of several ranks have to agree on, small enough to be compared before anything is stored.
 
-The daemon never reads outlines: it compares these remarks. Ranks whose remarks agree have outlines that `merging` makes
-one of, but for leaves of other kinds under one name, and for dicts far down where another rank has a tensor.
+The daemon never reads outlines: it compares these remarks. Ranks whose remarks agree have outlines that `merging` can
+merge, except for leaves of other kinds under one name, and for deeply nested dicts where another rank has a tensor.
 """
 
 from __future__ import annotations

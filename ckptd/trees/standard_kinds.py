@@ -76,7 +76,7 @@ def _triple(value: Any) -> tuple[Any, None]:
 
 
 LONG_INT = Kind("int", lambda value: (hex(value), None), lambda form, _: int(form, 16), is_scalar=True)
-"""Of so many digits that Python refuses to write them as decimals."""
+"""An integer of so many digits that Python refuses to write it as a decimal."""
 
 STANDARD: dict[type, Kind] = {
     OrderedDict: Kind("OrderedDict", lambda value: (dict(value), None), lambda form, _: OrderedDict(form)),

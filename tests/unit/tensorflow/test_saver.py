@@ -412,7 +412,7 @@ class TestPlaces:
         saver.restore(session, pretrained)
         assert session.run(w).tolist() == [1] * 3
         assert saver.latest_checkpoint("runs/a") is None
-        for wrong, why in [("model.ckpt", "has none"), ("s3://bucket/m", "a place of its own"), ("../a/m", "dot")]:
+        for wrong, why in [("model.ckpt", "has none"), ("s3://bucket/m", "is a URL"), ("../a/m", "dot")]:
             with pytest.raises(ckptd.InvalidRequestError, match=why):
                 saver.save(session, wrong)
         with pytest.raises(ValueError, match="is not a valid checkpoint: runs/a/model.ckpt-1"):
