@@ -1,4 +1,4 @@
-"""`ckptd bench`: what this disk and this host are good for, what we make of it, and what keeps us from more."""
+"""`ckptd bench`: measure this disk and this host, the speed of ckptd on them, and what limits it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from ckptd.cli import output
 from ckptd.errors import InvalidRequestError, StorageFullError
 
-_COPIES = 6  # of the size, on disk at once at most: three roads, two checkpoints each
+_COPIES = 6  # times the size, on disk at once at most: three transports, two checkpoints each
 
 
 @click.command()
@@ -19,13 +19,13 @@ _COPIES = 6  # of the size, on disk at once at most: three roads, two checkpoint
 @click.option("--size-mb", type=click.IntRange(1, 65536), default=256, show_default=True, help="Bytes to move, in MB.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(directory: str | None, size_mb: int, as_json: bool) -> None:
-    """Measure what the disk below DIR and this host's memory can do, what ckptd makes of it, and what bounds that.
+    """Measure what the disk below DIR and this host's memory can do, what ckptd reaches, and what limits it.
 
     One process saves and restores: without a daemon, through a daemon by shared memory, and by gRPC as other hosts do.
     "Bounded by" names what accounts for most of the time, and for how much of it; where nothing does for half of it,
-    there is a dash, and the time goes into waiting and fixed costs, as with little data. Works in a new directory below
-    DIR (default: the temporary directory) and removes it. For comparisons with other libraries see benchmarks/ in the
-    source.
+    there is a dash, and the time goes into waiting and fixed costs, as with little data. It works in a new directory
+    below DIR (default: the temporary directory) and removes it. For comparisons with other libraries see benchmarks/
+    in the source.
     """
     from ckptd.cli import measuring, places
     from ckptd.storage.local.mounts import mount_of

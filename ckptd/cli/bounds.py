@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_REASON = 0.5  # a limit that accounts for less than half of the time is not what to look at
+_REASON = 0.5  # a limit that accounts for less than half of the time is not the reason
 
 
 @dataclass(frozen=True, slots=True)

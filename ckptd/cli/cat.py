@@ -66,7 +66,7 @@ def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: b
         output.emit_json({"prefix": container.location, "tensors": documents})
 
 
-_POINTER_BYTES = 8  # what a string takes in numpy's array at least
+_POINTER_BYTES = 8  # the least memory of a string in numpy's array
 
 
 class _Container(Protocol):
@@ -143,7 +143,7 @@ def _box(spec: str, shape: tuple[int, ...]) -> Box:
 
 
 def json_values(array: Any) -> object:
-    """Return nested lists of numbers that JSON has: odd dtypes by way of float, complex ones as text."""
+    """Return nested lists of numbers that JSON has: other dtypes as float, complex ones as text."""
     if array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8", "float4", "float6")):
         return array.astype("float32").tolist()
     if array.dtype.name in ("int4", "uint4", "int2", "uint2"):

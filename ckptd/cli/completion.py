@@ -1,4 +1,4 @@
-"""`ckptd completion`: what a shell needs to complete our command lines, and the answers to its requests."""
+"""`ckptd completion`: the scripts with which a shell completes our command lines, and the answers to its requests."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PREFIX_ARGUMENTS = ("prefix", "place", "directory", "first", "second", "source"
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete commands, options, checkpoints and the names of tensors.
+    """Print the script with which SHELL completes commands, options, checkpoints and the names of tensors.
 
-    Put one of the lines below in your shell's start-up file, or save the output where it looks for completions.
+    Put one of the lines below in your shell's start-up file, or save the output where the shell reads completions.
     """
     kind = get_completion_class(shell)
     assert kind is not None  # the choices are click's own
     found = kind(ctx.find_root().command, {}, "ckptd", VARIABLE)
-    # Click would look at the version of the bash on this host; the text is the same for all that it takes.
+    # Click would check the version of bash on this host; the text is the same for all versions that it supports.
     text = found.source_template % found.source_vars() if isinstance(found, BashComplete) else found.source()
     output.say(text.rstrip("\n"), lines=True)
 
@@ -83,7 +83,7 @@ def complete_tensor(ctx: click.Context, parameter: click.Parameter, typed: str) 
     from ckptd.errors import CkptdError
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # what is said to people would land in their command line
+        with contextlib.redirect_stderr(io.StringIO()):  # messages for people would land in their command line
             _, bundle = places.bundle(places.look(place))
     except CkptdError:
         return []

@@ -1,4 +1,4 @@
-"""`ckptd cp`: a checkpoint, copied and checked on the way."""
+"""`ckptd cp`: copy a checkpoint, and check it on the way."""
 
 from __future__ import annotations
 

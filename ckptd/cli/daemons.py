@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a command shows a daemon and wants to see of it: files that options name; None is the environment's."""
+    """Credentials for a daemon, and the authority that signed its own: files of options; None is the environment's."""
 
     token_file: str | None = None
     ca: str | None = None
@@ -45,11 +45,11 @@ class Identity:
 
 
 NOBODY = Identity()
-"""No option was given."""
+"""No option was passed."""
 
 
 def identity_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command ``--token-file``, ``--ca``, ``--cert`` and ``--key``; it gets what they say as `identity`."""
+    """Add ``--token-file``, ``--ca``, ``--cert`` and ``--key`` to a command, which gets their values as `identity`."""
 
     @functools.wraps(command)
     def with_identity(
@@ -99,7 +99,7 @@ def from_environment() -> str | None:
 
 @contextmanager
 def channel(address: Address, identity: Identity, *, timeout_s: float) -> Iterator[grpc.Channel]:
-    """Yield a channel to a daemon; both certificates have been looked at.
+    """Yield a channel to a daemon, after a check of both certificates.
 
     Raises:
         CkptdError: see `tls.check`.

@@ -1,4 +1,4 @@
-"""`ckptd demo`: tells the story of `ckptd.demo.story` on a terminal, or as JSON."""
+"""`ckptd demo`: show the run of `ckptd.demo.story` on a terminal, or as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CLAIM_FAILED_EXIT_CODE = 1
 
 
 class Stage:
-    """Tells the story on a stream: chapters and lines, and on a terminal a bar for the training under way."""
+    """Writes the story to a stream: chapters and lines, and on a terminal a bar for the training under way."""
 
     def __init__(self, *, stderr: bool) -> None:
         self._console = output.console(stderr=stderr)
@@ -88,7 +88,7 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
     from ckptd.demo.script import Script
 
     with ExitStack() as stack:
-        # Told to end, it ends its daemon and its workers first, as for Ctrl-C.
+        # On SIGTERM it ends its daemon and its workers first, as for Ctrl-C.
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
         if directory is None:
             kept = False

@@ -1,4 +1,4 @@
-"""`ckptd diff`: what has changed between two checkpoints, or files."""
+"""`ckptd diff`: compare two checkpoints, or files."""
 
 from __future__ import annotations
 

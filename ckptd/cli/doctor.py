@@ -1,4 +1,4 @@
-"""`ckptd doctor`: try out whether checkpoints would be safe here, and say what would be refused and why."""
+"""`ckptd doctor`: test whether checkpoints would be safe here, and say what would be refused and why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EARLIEST_S = 1_735_689_600  # 2025: a clock before this program was written is 
 @click.argument("directory", metavar="[DIR]", default=".")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(directory: str, as_json: bool) -> int:
-    """Try out whether a file system or bucket, and this host's limits and clock, keep checkpoints in DIR safe.
+    """Test whether a file system or bucket, and this host's limits and clock, keep checkpoints in DIR safe.
 
     Every promise that ckptd relies on is tested with real files or objects in DIR, which are removed again. The exit
     code is 0 unless a save would be refused; then it is the one that the save would give.
@@ -62,8 +62,8 @@ def _conclusion(findings: list[Finding]) -> str:
         return "checkpoints here would be refused"
     num_warnings = sum(each.outcome.value == "warning" for each in findings)
     if not num_warnings:
-        return "checkpoints are welcome here"
-    return f"checkpoints are welcome here, but read the warning{'s' * (num_warnings > 1)} above"
+        return "checkpoints are safe here"
+    return f"checkpoints are safe here, but read the warning{'s' * (num_warnings > 1)} above"
 
 
 def look(directory: str) -> Iterator[Finding]:

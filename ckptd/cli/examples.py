@@ -1,4 +1,4 @@
-"""What each command's help shows at its end: lines to copy, in the order in which people need them."""
+"""The examples at the end of each command's help: lines to copy, in the order in which people need them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("CKPTD_ROOT=/checkpoints ckptd serve --print-config", "what would be used, and why"),
     ),
     "demo": (
-        ("ckptd demo", "everything at work, in less than a minute"),
+        ("ckptd demo", "everything in action, in less than a minute"),
         ("ckptd demo --workers 8 --dir /tmp/demo", "keep what it saved, to look around"),
     ),
     "ls": (
@@ -80,7 +80,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         (f"ckptd pin {_RUN}/model.ckpt-120", "keep it, whatever retention says"),
         ("ckptd pin runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "by this daemon"),
     ),
-    "unpin": ((f"ckptd unpin {_RUN}/model.ckpt-120", "retention may have it again"),),
+    "unpin": ((f"ckptd unpin {_RUN}/model.ckpt-120", "retention may delete it again"),),
     "rm": (
         (f"ckptd rm {_RUN}/model.ckpt-120", "one checkpoint, if it is not the latest"),
         (f"ckptd rm {_RUN}/model.ckpt-200 --even-latest", "roll back to the one before"),
@@ -103,11 +103,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd doctor /checkpoints", "before the first training job"),
         (
             "ckptd doctor /checkpoints --json | jq '.findings[] | select(.outcome != \"ok\")'",
-            "what is not as it should be",
+            "everything that is not ok",
         ),
     ),
     "bench": (
-        ("ckptd bench /checkpoints", "limits, and saves and restores by each road"),
+        ("ckptd bench /checkpoints", "limits, and saves and restores by each transport"),
         ("ckptd bench /checkpoints --size-mb 2000", "with more bytes, for fast disks"),
     ),
     "completion": (

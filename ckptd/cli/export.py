@@ -1,4 +1,4 @@
-"""`ckptd export`: a checkpoint as a safetensors or npz file."""
+"""`ckptd export`: write a checkpoint as a safetensors or npz file."""
 
 from __future__ import annotations
 

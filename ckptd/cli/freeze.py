@@ -1,4 +1,4 @@
-"""`ckptd freeze`: a checkpoint of TensorFlow's and its graph as one file, for programs that only compute."""
+"""`ckptd freeze`: write a checkpoint of TensorFlow and its graph as one file, for programs that only compute."""
 
 from __future__ import annotations
 

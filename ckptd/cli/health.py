@@ -1,7 +1,7 @@
 """`ckptd health`: calls gRPC's own health service. For container engines, which probe often.
 
 An engine's own gRPC probe speaks neither TLS nor tokens, and reaches no Unix socket: this one does. It needs less than
-`ckptd status`, which looks at every run, and starts faster.
+`ckptd status`, which reads every run, and starts faster.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def command(address: str | None, run: str | None, identity: daemons.Identity, ti
 
 
 def _of_run(stub: Any, request: Any, timeout_s: float) -> Any:
-    """Return the answer about one run, None where there is nothing to be said of it."""
+    """Return the answer about one run, None where the daemon reports nothing about it."""
     import grpc
 
     try:

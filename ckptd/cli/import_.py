@@ -1,4 +1,4 @@
-"""`ckptd import`: a safetensors or npz file as a checkpoint."""
+"""`ckptd import`: write a safetensors or npz file as a checkpoint."""
 
 from __future__ import annotations
 

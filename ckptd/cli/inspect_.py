@@ -65,7 +65,7 @@ def command(
     raw: bool,
     as_json: bool,
 ) -> int:
-    """Print what TensorFlow's inspect_checkpoint prints for the checkpoint at PREFIX, to the letter. What a
+    """Print exactly what TensorFlow's inspect_checkpoint prints for the checkpoint at PREFIX. What a
     terminal would obey is written as escapes, unless with --raw.
 
     Without options that is a line per stored entry. For people there is `ckptd show`.
@@ -100,7 +100,7 @@ def command(
             for text in answer:
                 _print(text, raw)
     except CkptdError as error:
-        # The reason alone, on stdout: that is where and how TensorFlow's tool says it.
+        # The reason alone, on stdout, as TensorFlow's tool prints it.
         _print(error.reason if error.key is None else str(error), raw)
         return error.exit_code
     return 0
@@ -184,7 +184,7 @@ def _headline(bundle: Bundle, name: str, raw: bool) -> str:
 
 
 def _old_format(store: Store, key: str, place: str) -> Iterator[str]:
-    """Answer as TensorFlow does for a name without an index: what is there is taken for a table of its first format.
+    """Answer as TensorFlow does for a name without an index: it reads the file as a table of its first format.
 
     An index is such a table, and one without tensors; a data file is none.
     """
@@ -210,7 +210,7 @@ def _old_format(store: Store, key: str, place: str) -> Iterator[str]:
 
 
 def _plain(args: list[str]) -> Iterator[str]:
-    """Yield arguments as click takes them: a flag that is false is left away, an option is repeated for each value."""
+    """Yield arguments as click takes them: a flag that is false is left out, an option is repeated for each value."""
     rest = list(args)
     while rest:
         arg = rest.pop(0)

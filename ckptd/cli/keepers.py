@@ -31,12 +31,12 @@ from ckptd.storage.locations import is_url, open_store, split_prefix
 from ckptd.storage.lock_holder import LockHolder
 
 T = TypeVar("T")
-_REPAIR_S = 60.0  # every checkpoint is looked at
+_REPAIR_S = 60.0  # every checkpoint is read
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How a daemon may be reached: its address, None to find it by its lock, and what it wants to see.
+    """How a daemon may be reached: its address, None to find it by its lock, and the credentials for it.
 
     With `takes_over` the run is taken even if its owner may be alive, as on another host of a bucket.
     """
@@ -48,7 +48,7 @@ class Reach:
 
 
 class Keeper(Protocol):
-    """What pins and deletes in one directory. `key` is the last component of a prefix there."""
+    """Pins and deletes in one directory. `key` is the last component of a prefix there."""
 
     name: str
 
@@ -63,7 +63,7 @@ class Keeper(Protocol):
 
 
 def reach_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options that say how a daemon is reached; it gets what they say as `how`."""
+    """Add the options that say how a daemon is reached to a command, which gets their values as `how`."""
 
     @functools.wraps(command)
     def with_how(
@@ -101,7 +101,7 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
 
 @contextmanager
 def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
-    """Yield what may change the directory that is `store`'s root.
+    """Yield the keeper that may change the directory that is `store`'s root.
 
     Raises:
         ConflictError: when a process works there that accepts no commands.
@@ -119,7 +119,7 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
 
 
 def repaired_by_daemon(store: Store, address: str, how: Reach, latest_filename: str) -> Repaired:
-    """Let the daemon at `address` repair the run that is `store`'s root; afterwards it has the run open again.
+    """Have the daemon at `address` repair the run that is `store`'s root; afterwards it has the run open again.
 
     Raises:
         ConflictError: when processes have joined the run, or the daemon is too old to do it.
@@ -242,7 +242,7 @@ class _Asked:
 
         try:
             self._ask("Delete", admin_pb2.DeleteRequest(for_good=for_good, even_latest=even_latest), key)
-        except NotFoundError as error:  # it is there: we have looked
+        except NotFoundError as error:  # it is there: we have checked
             raise ConflictError(f"{self.name} did not write it, and leaves it alone", key=key) from error
 
     def undelete(self, key: str) -> Checkpoint:
@@ -263,7 +263,7 @@ class _Asked:
 
 
 class _Stub:
-    """The service of one daemon for operators, with its errors made ours."""
+    """The service of one daemon for operators, with its errors translated to ours."""
 
     def __init__(self, channel: Any, address: str) -> None:
         from ckptd.wire.methods import ADMIN, Stub

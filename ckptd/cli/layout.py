@@ -1,8 +1,8 @@
 """Tables and sentences on a terminal of any width: no number, path or word is ever broken.
 
 A table that fits is drawn as one; if only its long texts are too wide, they are wrapped between words. In a narrower
-terminal each row becomes a short list. A path that is longer than a line is left to the terminal, from which it can be
-copied as one.
+terminal each row becomes a short list. The terminal itself breaks a path that is longer than a line, so that it can be
+copied whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_PROSE_COLUMNS = 28  # a text that is wrapped to less is no pleasure to read
+_PROSE_COLUMNS = 28  # a text that is wrapped to less is hard to read
 _CELL_FRAME = 3  # a rule and two blanks around each cell
 _INDENT = "  "
 
@@ -86,7 +86,7 @@ def _print_list(out: Console, columns: Sequence[str], rows: Cells) -> None:
 
 
 def _split(columns: Sequence[str], row: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
-    """Return a row's heading, its first cell and those without a name, and the other cells that say anything."""
+    """Return a row's heading, its first cell and those without a name, and the other cells that are not empty."""
     named = [i for i, name in enumerate(columns) if name]
     head = [row[i] for i in range(len(columns)) if row[i] and (i == named[0] or i not in named)]
     return "  ".join(head), [(columns[i], row[i]) for i in named[1:] if row[i]]

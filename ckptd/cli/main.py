@@ -35,7 +35,7 @@ class Listed:
 
 COMMANDS = {
     "serve": Listed("ckptd.cli.serve", "Run the daemon."),
-    "demo": Listed("ckptd.cli.demo", "Train, kill a worker in the middle of a save, and recover: everything at work."),
+    "demo": Listed("ckptd.cli.demo", "Train, kill a worker in the middle of a save, and recover: all of it in action."),
     "ls": Listed("ckptd.cli.ls", "List the checkpoints in a directory."),
     "show": Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),
     "cat": Listed("ckptd.cli.cat", "Print the values of tensors."),
@@ -61,7 +61,7 @@ COMMANDS = {
     "repair": Listed("ckptd.cli.repair", "Rebuild a lost or malformed state file."),
     "doctor": Listed("ckptd.cli.doctor", "Test whether checkpoints are safe in a directory or bucket."),
     "bench": Listed("ckptd.cli.bench", "Measure disk and memory, saves and restores, and what bounds them."),
-    "completion": Listed("ckptd.cli.completion", "Print what a shell needs to complete command lines."),
+    "completion": Listed("ckptd.cli.completion", "Print the script with which a shell completes command lines."),
     "schema": Listed("ckptd.cli.schema", "Print the JSON Schema of a command's --json."),
 }
 
@@ -137,7 +137,7 @@ cli.params.append(_debug_option())
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out one command line and return its exit code; messages are on stderr already."""
+    """Run one command line and return its exit code; messages have been written to stderr."""
     debug = bool(os.environ.get("CKPTD_DEBUG"))
     meta: dict[str, object] = {}
     try:
@@ -162,7 +162,7 @@ def run(arguments: Sequence[str]) -> int:
         _explain(e)
         return e.exit_code
     except BrokenPipeError:
-        # The reader of our stdout left (`ckptd ls | head`); Python would complain once more when it flushes at exit.
+        # The reader of our stdout has closed it (`ckptd ls | head`); Python would report that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError as e:
@@ -184,11 +184,11 @@ def _explain(error: CkptdError) -> None:
 
 
 def main() -> None:
-    """Be the `ckptd` command: run what the arguments say and exit."""
+    """The `ckptd` command: run what the arguments say and exit."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a sign is no reason to fail
-    # gRPC writes past our log and past `printable`, text of the other side too: a peer could forge lines.
+            stream.reconfigure(errors="backslashreplace")  # a terminal that can't show a character is no reason to fail
+    # gRPC bypasses our log and `printable`, and prints text from the peer too: a peer could forge lines.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if completion.VARIABLE in os.environ:
         sys.exit(completion.answer(cli, os.environ))

@@ -1,4 +1,4 @@
-"""The measurements of `ckptd bench`: each one is what a user would do, with a clock beside it."""
+"""The measurements of `ckptd bench`: each one does what a user would do, and times it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUM_TENSORS = 8
 _TIMEOUT_S = 600.0
 _ROUNDS = 3
 _COPIERS = 2
-_PREPARED_S = 1.0  # between joining and the first save, as a program has it that trains before it saves
+_PREPARED_S = 1.0  # between joining and the first save, as in a program that trains before it saves
 _ROAD = "CKPTD_ROAD"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -50,7 +50,7 @@ class Figure:
 
 @dataclass
 class _Spent:
-    """What a piece of work took: by the clock, and of the processor in this process and in the daemon."""
+    """What a piece of work took: elapsed time, and processor time in this process and in the daemon."""
 
     seconds: list[float] = field(default_factory=list)
     worker_s: list[float] = field(default_factory=list)
@@ -166,14 +166,14 @@ class _Road:
         ]
 
     def _figure(self, what: str, spent: _Spent, parts: dict[str, float], about: str) -> Figure:
-        # A restore reads the files itself where it can, as it can here, on any road.
+        # A restore reads the files itself where it can, as here, over any transport.
         processor = "gRPC: processor" if self._name == "stream" and "save" in what else "processor"
         bound = bound_of(spent.took_s, {**parts, processor: spent.processor_s})
         return Figure(f"{self._name}: {what}", spent.took_s, self._size / spent.took_s, bound, about)
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
-        """Have the road taken: the environment chooses it."""
+        """Select the transport: the environment chooses it."""
         before = os.environ.get(_ROAD)
         os.environ[_ROAD] = "stream" if self._name == "stream" else "auto"
         try:

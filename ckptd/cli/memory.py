@@ -1,4 +1,4 @@
-"""Room in memory for what a command reads whole: a file of a few bytes can claim, or be, terabytes (a sparse one)."""
+"""Free memory for what a command reads whole: a file of a few bytes can claim, or be, terabytes (a sparse one)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong command lines, answered in one line: what is wrong, what may have been meant, and where to look."""
+"""Errors of command lines, in one line: what is wrong, what may have been meant, and where to read more."""
 
 from __future__ import annotations
 

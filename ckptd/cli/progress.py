@@ -1,4 +1,4 @@
-"""How far a command is: a bar for people, JSON lines for scripts (``--progress json``), both on stderr."""
+"""The progress of a command: a bar for people, JSON lines for scripts (``--progress json``), both on stderr."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _WIDE = 80  # columns
 
 Progressed = Callable[[int, int], None]
-"""Told the bytes done so far, and those there are."""
+"""Called with the bytes done so far, and the total."""
 
 
 def option(command: _Command) -> _Command:
-    """Give a command the option `--progress`, which it gets as `progress`."""
+    """Add the option `--progress` to a command, which gets it as `progress`."""
     return click.option(
         "--progress",
         type=click.Choice(["auto", "json", "none"]),
@@ -36,7 +36,7 @@ def option(command: _Command) -> _Command:
 
 @contextmanager
 def shown(label: str, how: str = "auto") -> Iterator[Progressed]:
-    """Show progress as the option says while the block runs; yield what moves it on."""
+    """Show progress as the option says while the block runs; yield the function that updates it."""
     if how == "json":
         yield _lines(label)
     elif how == "auto" and sys.stderr.isatty():
@@ -53,7 +53,7 @@ def _bar(label: str) -> Iterator[Progressed]:
     def whole() -> Column:
         return Column(no_wrap=True)
 
-    # In a narrow terminal the speed and the time make room for the figures.
+    # A narrow terminal shows the figures without speed and time.
     more = (TransferSpeedColumn(whole()), TimeRemainingColumn(table_column=whole()))
     bar = Progress(
         TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
@@ -73,7 +73,7 @@ def _bar(label: str) -> Iterator[Progressed]:
 
 
 def _lines(label: str) -> Progressed:
-    """Return what prints a line whenever another hundredth is done."""
+    """Return a function that prints a line whenever another hundredth is done."""
     told = -1
 
     def progressed(done_bytes: int, total_bytes: int, /) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--keep-every-hours", type=click.FloatRange(min=0, min_open=True), metavar="H", help="Also keep one per H hours."
 )
 @click.option("--keep-every-steps", type=click.IntRange(min=1), metavar="S", help="Also keep steps divisible by S.")
-@click.option("--foreign", is_flag=True, help="Judge checkpoints that ckptd did not write, too.")
+@click.option("--foreign", is_flag=True, help="Also judge checkpoints that ckptd did not write.")
 @click.option("--dry-run", "-n", is_flag=True, help="Only print what would be done, and why; change nothing.")
 @click.option("--no-verify", is_flag=True, help="Don't verify the newest before older ones are deleted.")
 @click.option("--latest-filename", default="checkpoint", show_default=True, help="Name of the state file.")
@@ -60,7 +60,7 @@ def command(
         verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
     else:
         with keepers.keeper(store, how) as keeper:
-            # Looked at only now: from here on nothing else changes it, or the daemon has the last word.
+            # Read only now: from here on nothing else changes it, or the daemon decides.
             verdicts = judge(store, rule, latest_filename, None if no_verify else progress)
             failures = _carry_out(verdicts, keeper, foreign)
     going = [verdict for verdict in verdicts if verdict.action is PruneAction.DELETE and verdict.name not in failures]
@@ -84,7 +84,7 @@ def command(
 
 
 def judge(store: Store, rule: PruneRule, latest_filename: str, progress: str | None) -> list[PruneVerdict]:
-    """Look at the directory that is `store`'s root and give every checkpoint its verdict; nothing is changed.
+    """Read the directory that is `store`'s root and return a verdict for every checkpoint; nothing is changed.
 
     `progress` says how to show how far verifying is; None verifies nothing.
     """

@@ -26,7 +26,7 @@ def command(directory: str, latest_filename: str, how: Reach, as_json: bool) -> 
 
     Needed when it is lost, cannot be read, or names what is gone, and when a damaged epoch or record keeps the run from
     being opened; where nothing is wrong, nothing is changed. What is replaced is kept under another name. Shards are
-    looked for, not read: `ckptd verify` reads them. A running daemon is asked to do it, and then serves the run again.
+    looked for, not read: `ckptd verify` reads them. A running daemon does it itself, and then serves the run again.
     """
     from ckptd.cli import keepers
 
@@ -53,7 +53,7 @@ def command(directory: str, latest_filename: str, how: Reach, as_json: bool) -> 
     if not repaired.prefixes:
         output.tell("there is no complete checkpoint here, and no state file now: the next save makes one")
         return
-    what = f"written anew, because {repaired.reason}" if repaired.reason else "as it should be: it was not changed"
+    what = f"written anew, because {repaired.reason}" if repaired.reason else "correct: it was not changed"
     output.tell(f"{store.location(latest_filename)} is {what}")
     if repaired.kept_at is not None:
         output.tell(f"what it said before is in {repaired.kept_at}")
@@ -61,7 +61,7 @@ def command(directory: str, latest_filename: str, how: Reach, as_json: bool) -> 
 
 
 def _repaired(store: Store, latest_filename: str, how: Reach) -> Repaired:
-    """Repair the directory that is `store`'s root, or let the daemon do it that owns it."""
+    """Repair the directory that is `store`'s root, or have the daemon that owns it do so."""
     from ckptd.cli import keepers
     from ckptd.engine.offline import ownership
     from ckptd.engine.offline.repair import repair

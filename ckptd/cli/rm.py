@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Delete the checkpoint at PREFIX: from the state file first, then its index, then its shards.
 
-    Refused are pinned ones, the latest, and those that ckptd did not write; the flags say otherwise. A running daemon
-    is asked to do it.
+    Pinned ones, the latest, and those that ckptd did not write are refused; flags permit the last two. A running daemon
+    deletes it itself.
     """
     from ckptd.cli import keepers, places
     from ckptd.engine.catalog.survey import describe, latest_checkpoint, list_checkpoints, records_by_prefix

@@ -1,4 +1,4 @@
-"""Running a user's command for a checkpoint, so that it never outlives us by a signal."""
+"""Run a user's command for a checkpoint, so that it never outlives us after a signal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _GRACE_S = 10.0
 
 
 class Terminated(BaseException):
-    """SIGTERM came. Not an `Exception`: nothing may take it for an error and go on."""
+    """SIGTERM came. Not an `Exception`: no handler may treat it as an error and go on."""
 
 
 @contextlib.contextmanager
 def terminating() -> Iterator[None]:
-    """Raise `Terminated` where SIGTERM finds us; as the first process of a container we would not even notice it."""
+    """Raise `Terminated` on SIGTERM; without a handler the first process of a container would ignore the signal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -38,7 +38,7 @@ def terminating() -> Iterator[None]:
 
 
 class Command:
-    """A shell's command line. It sees which checkpoint it is about in CKPTD_PREFIX and CKPTD_STEP."""
+    """A shell's command line. CKPTD_PREFIX and CKPTD_STEP name the checkpoint."""
 
     def __init__(self, line: str, *, output_to_stderr: bool = False) -> None:
         self._line = line
@@ -47,10 +47,10 @@ class Command:
     def run(self, checkpoint: Checkpoint) -> int:
         """Run it for one checkpoint, wait for its end, and return its exit code; 128 and more for a signal's.
 
-        An interrupt or SIGTERM is passed on to it and all that it has started, and then goes on here; what has not
+        An interrupt or SIGTERM is sent to it and all that it has started, and is then raised here; what has not
         ended when the command itself has, or after ten seconds, is killed.
         """
-        sys.stdout.flush()  # what we said comes before what it says
+        sys.stdout.flush()  # our output comes before the command's
         step = "" if checkpoint.step is None else str(checkpoint.step)
         process = subprocess.Popen(  # noqa: S602 - the user's own line, and nothing is put into it
             self._line,
@@ -58,7 +58,7 @@ class Command:
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
             env={**os.environ, "CKPTD_PREFIX": checkpoint.prefix, "CKPTD_STEP": step},
-            start_new_session=True,  # signals go to the whole of it, by us and in one place
+            start_new_session=True,  # only we send signals, to the whole group
         )
         try:
             code = process.wait()

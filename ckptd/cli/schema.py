@@ -18,7 +18,7 @@ _SUFFIX = ".json"
 def command(name: str | None) -> None:
     """Print the JSON Schema of what the command NAME prints with --json; without NAME, which schemas there are.
 
-    Fields are only ever added: a program that leaves alone what it does not know goes on working.
+    Fields are only ever added: a program that ignores unknown fields goes on working.
     """
     if name is None:
         for each in names():

@@ -1,4 +1,4 @@
-"""`ckptd show`: what a checkpoint holds, and on request what its values are like."""
+"""`ckptd show`: what a checkpoint holds, and on request statistics of its values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PieceRow:
 @click.argument("prefix")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--stats", is_flag=True, help="Read the values, in bounded memory: extremes, mean, NaNs.")
-@click.option("--plot", is_flag=True, help="Draw how the values are spread, a histogram per tensor.")
+@click.option("--plot", is_flag=True, help="Draw the distribution of the values, a histogram per tensor.")
 @click.option("--layout", is_flag=True, help="Say where each piece lies: shard, first byte, bytes, checksum.")
 @progress_bars.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -259,7 +259,7 @@ def describe_shards(store: Store, bundle: Bundle) -> list[ShardRow]:
 
 
 def ranges(numbers: tuple[int, ...]) -> str:
-    """Format ascending numbers with runs drawn together: ``0-3, 7``."""
+    """Format ascending numbers, runs of them as ranges: ``0-3, 7``."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][1] == number - 1:

@@ -1,4 +1,4 @@
-"""From what a person types to tensors that can be read: a checkpoint's prefix, a safetensors file, an npz file."""
+"""Open what a user names: a checkpoint's prefix, a safetensors file, an npz file."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def read(source: FileSource, name: str) -> Array:
     facts, parts = source.facts(name), source.stream(name)
     source.check(name)
     memory.check_fits(name, source.size_bytes(name), "`ckptd show --stats` reads it in parts")
-    first = next(parts, None)  # which refuses a dtype that we do not have
+    first = next(parts, None)  # which refuses a dtype that ckptd does not have
     assert facts.dtype is not None
     whole = np.empty(facts.num_elements, facts.dtype.array)
     at = 0

@@ -189,7 +189,7 @@ def _amount(limit: Any, number: int) -> str:
 
 
 def _road(live: Any) -> str:
-    """Say how the bytes of a save come to the daemon."""
+    """Say how the bytes of a save reach the daemon."""
     from ckptd.wire.v1.save_pb2 import ROAD_ARENA, ROAD_STREAM
 
     names = {ROAD_ARENA: "memory", ROAD_STREAM: "stream"}

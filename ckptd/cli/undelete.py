@@ -15,8 +15,8 @@ from ckptd.cli.keepers import Reach, reach_options
 def command(prefix: str, how: Reach, as_json: bool) -> None:
     """Bring back the checkpoint at PREFIX, which a daemon or a training program deleted a few minutes ago.
 
-    For how long that can be done the daemon's --undo-s says. It is listed again at its old place, or kept for good if
-    its place was taken since. What `ckptd rm` deleted where no daemon works is gone for good.
+    The daemon's --undo-s sets for how long that is possible. It is listed again at its old place, or kept for good if
+    its place was taken since. What `ckptd rm` deleted without a daemon is gone for good.
     """
     from ckptd.cli import keepers
 

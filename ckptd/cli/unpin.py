@@ -1,4 +1,4 @@
-"""`ckptd unpin`: let retention have a checkpoint again."""
+"""`ckptd unpin`: let retention delete a checkpoint again."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ from ckptd.cli.pin import set_pinned
 @reach_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(prefix: str, how: Reach, as_json: bool) -> None:
-    """Let retention have the checkpoint at PREFIX again. One that was kept for good stays kept."""
+    """Let retention delete the checkpoint at PREFIX again. One that was kept for good stays kept."""
     set_pinned(prefix, False, how, as_json)

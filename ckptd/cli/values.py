@@ -1,4 +1,4 @@
-"""What `ckptd show` says about values: figures in a table, and histograms that any terminal can draw."""
+"""The statistics of `ckptd show`: figures in a table, and histograms that any terminal can draw."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A tensor of numbers that can be read, part by part, as often as one likes."""
+    """A tensor of numbers that can be read, part by part, any number of times."""
 
     name: str
     size_bytes: int
@@ -36,7 +36,7 @@ def in_bundle(bundle: Bundle, names: Sequence[str]) -> list[Numbers]:
 
 
 def in_file(source: TensorSource, names: Sequence[str]) -> list[Numbers]:
-    """Return those of the named tensors of a file whose numbers we can read."""
+    """Return those of the named tensors of a file that hold numbers we can read."""
     found = []
     for name in names:
         facts = source.facts(name)
@@ -47,7 +47,7 @@ def in_file(source: TensorSource, names: Sequence[str]) -> list[Numbers]:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found out about one tensor of numbers."""
+    """The statistics of one tensor of numbers."""
 
     statistics: Statistics
     histogram: Histogram | None
@@ -55,13 +55,13 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """What was found out about tensors of numbers, by name."""
+    """The statistics of tensors of numbers, by name."""
 
     found: Mapping[str, Look]
 
     @classmethod
     def at(cls, tensors: Sequence[Numbers], *, with_histogram: bool, progress: str = "auto") -> Looks:
-        """Read the tensors, and say how far that is; a histogram takes a second pass."""
+        """Read the tensors, and report the progress; a histogram takes a second pass."""
         total = (2 if with_histogram else 1) * sum(tensor.size_bytes for tensor in tensors)
         done = 0
         found = {}
@@ -122,7 +122,7 @@ class Looks:
 def bars(drawn: Histogram, columns: int | None = None) -> list[str]:
     """Draw a histogram, a line per bin: where the bin begins and ends, a bar, and how many values are in it.
 
-    `columns` there are at most, if there is room for a bar at all.
+    It is at most `columns` wide, if there is room for a bar at all.
     """
     most = max(drawn.counts, default=0) or 1
     limits = [_number(edge) for edge in drawn.edges]
@@ -133,7 +133,7 @@ def bars(drawn: Histogram, columns: int | None = None) -> list[str]:
     for n, count in enumerate(drawn.counts):
         eighths = round(count * longest * 8 / most)
         if count and not eighths:
-            eighths = 1  # one among millions is still there
+            eighths = 1  # one among millions is still shown
         bar = "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
         lines.append(f"  {limits[n]:>{width}} … {limits[n + 1]:>{width}}  {bar:<{longest}}  {count}".rstrip())
     return lines

@@ -1,4 +1,4 @@
-"""`ckptd verify`: reads everything back and checks it."""
+"""`ckptd verify`: read everything back and check it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def command(place: str, subset: str | None, progress: str, as_json: bool) -> int:
     """Read every byte of the checkpoint at PREFIX, or of all checkpoints in DIR, and check it.
 
-    When a checkpoint was last verified is noted, if ckptd wrote it and the run is not in use, and `ckptd ls` shows it.
-    With --subset a large one is read in several goes; it counts as verified once every part has been read.
+    The time of the verification is noted, if ckptd wrote the checkpoint and the run is not in use; `ckptd ls` shows it.
+    With --subset a large one is read in several passes; it counts as verified once every part has been read.
 
     Exit code 8 if anything is wrong that a reader would notice, with what and where it is.
     """
@@ -100,7 +100,7 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
 
 
 def _save_id(store: Store, key: str) -> str:
-    """Return which save of ours the checkpoint is of, "" if of none: it may be replaced while it is read."""
+    """Return which save of ckptd wrote the checkpoint, "" if none did: it may be replaced while it is read."""
     from ckptd.engine.catalog.survey import describe, records_by_prefix
     from ckptd.format.names import index_key
 
@@ -113,7 +113,7 @@ def _save_id(store: Store, key: str) -> str:
 
 
 def _note(store: Store, key: str, save_id: str, part: Subset) -> str:
-    """Note that a part was verified; return why that could not be, in words, "" when it was."""
+    """Note that a part was verified; return why it could not be noted, in words, "" when it was."""
     from ckptd.engine.offline.verified import note_verified
     from ckptd.storage.lock_holder import LockHolder
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--exec", "command_line", metavar="CMD", help="Run CMD for each, with CKPTD_PREFIX and CKPTD_STEP set.")
 @click.option("--stop-on-failure", is_flag=True, help="End with CMD's exit code as soon as it is not 0.")
 @click.option("--once", is_flag=True, help="End after the first one; with CMD's exit code if there is a CMD.")
-@click.option("--after", metavar="STEP", type=click.IntRange(min=0), help="Pass over steps up to this one.")
+@click.option("--after", metavar="STEP", type=click.IntRange(min=0), help="Ignore steps up to this one.")
 @click.option(
     "--timeout", "timeout_s", metavar="S", type=click.FloatRange(min=0), help="End when none comes for S seconds."
 )
@@ -54,7 +54,7 @@ def command(
     """Print the newest checkpoint, then each newer one as soon as it is durable; the newest is never missed.
 
     DIR is a run's directory, which need not be there yet; ADDR is a daemon's. With --exec, a checkpoint that comes
-    while CMD runs is taken up when CMD has ended; of several, the newest.
+    while CMD runs is handled when CMD has ended; of several, the newest.
     """
     from ckptd.client.following import follow
 
@@ -109,7 +109,7 @@ def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
 
 
 def _missing_directory(place: str) -> str | None:
-    """Return the path of a directory that is to be watched and not there: it may be misspelt."""
+    """Return the path of a directory that is to be watched but does not exist: it may be misspelt."""
     from ckptd.storage.capabilities import local_path
     from ckptd.storage.locations import open_store
     from ckptd.wire import addresses
