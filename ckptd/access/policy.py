@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ EACH = "*"
 class Grant:
     """A row of the policy: these identities have this role on these runs."""
 
-    to: tuple[str, ...]
+    to: frozenset[str]
     runs: tuple[str, ...]
     role: str
 
@@ -107,6 +107,11 @@ class Policy:
         """Say whether `caller` has a right on one run."""
         return any(_matches(runs, run) for runs in self._runs_of(caller, right))
 
+    def allowed(self, caller: Caller, right: Right) -> Callable[[str], bool]:
+        """Return what `allows` says of one run after the other: for thousands of runs, in milliseconds."""
+        patterns = [pattern for runs in self._runs_of(caller, right) for pattern in runs]
+        return lambda run: _matches(patterns, run)
+
     def allows_anywhere(self, caller: Caller, right: Right) -> bool:
         """Say whether `caller` has a right on any run."""
         return any(True for _ in self._runs_of(caller, right))
@@ -121,7 +126,7 @@ class Policy:
         Runs do not nest, so a run of `caller` there would keep them from their own names.
         """
         for grant in self.grants or ():
-            if Right.SAVE in ROLES[grant.role] and set(grant.to).isdisjoint(caller.names):
+            if Right.SAVE in ROLES[grant.role] and grant.to.isdisjoint(caller.names):
                 inside = (pattern for pattern in grant.runs if may_match_below(pattern, run))
                 if not _matches(grant.runs, run) and (found := next(inside, "")):
                     return found
@@ -150,8 +155,9 @@ class Policy:
         if self.grants is None:
             yield ("**",)
             return
+        names = caller.names
         for grant in self.grants:
-            if right in ROLES[grant.role] and not set(grant.to).isdisjoint(caller.names):
+            if right in ROLES[grant.role] and not grant.to.isdisjoint(names):
                 yield grant.runs
 
 
@@ -209,7 +215,7 @@ def _grant(row: Mapping[str, Any], where: str) -> Grant:
     role = row.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise InvalidRequestError(f"{where}: there are the roles {', '.join(ROLES)}", actual=str(role)[:100])
-    return Grant(to, _patterns(row, where), role)
+    return Grant(frozenset(to), _patterns(row, where), role)
 
 
 def _identities(row: Mapping[str, Any], where: str) -> tuple[str, ...]:

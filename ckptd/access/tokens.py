@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -37,6 +36,8 @@ _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.@-]{0,62}[A-Za-z0-9])?", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _MOST_BYTES = 16 << 20
+_MOST_S = 100 * 366 * 86400.0
+_LAST_MOMENT_S = 253_402_214_400.0  # in the year 9999, the last that can be shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def create(path: str, name: str, *, expires_s: float | None = None) -> str:
         raise InvalidRequestError("a token's name has up to 64 letters, digits and _ . @ -", actual=name[:100])
     if name == SHARED:
         raise InvalidRequestError("the token of --token-file is called so: choose another name", actual=name)
-    if expires_s is not None and not (math.isfinite(expires_s) and expires_s > 0):
-        raise InvalidRequestError("a token ends after a positive number of seconds", actual=expires_s)
+    if expires_s is not None and not 0 < expires_s <= _MOST_S:
+        raise InvalidRequestError("a token ends after a positive time, of a hundred years at most", actual=expires_s)
     shown = PREFIX + secrets.token_urlsafe(32)
     now = time.time()
     with _changing(Path(path), create=True) as tokens:
@@ -183,7 +184,9 @@ def _read(path: Path) -> list[Token]:
 def _token(item: Any) -> Token:
     token = Token(**item)
     times = (token.created_at, token.expires_at or 0.0)
-    if not (is_name(token.name) and _HASH.fullmatch(token.sha256) and all(map(math.isfinite, times))):
+    if not (
+        is_name(token.name) and _HASH.fullmatch(token.sha256) and all(0 <= each < _LAST_MOMENT_S for each in times)
+    ):
         raise ValueError
     return token
 

@@ -60,7 +60,8 @@ class AdminService:
 
         The caller is told of those that it may read.
         """
-        views = [view for view in await self._pools.look(self._coordinator.runs) if call.may(Right.READ, view.run)]
+        may_read = call.allowed(Right.READ)
+        views = [view for view in await self._pools.look(self._coordinator.runs) if may_read(view.run)]
         facts, complaint = await self._facts.look()
         lender = None if self.arenas is None else self.arenas.lender
         usage = {} if lender is None else lender.usage()

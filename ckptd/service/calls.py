@@ -108,6 +108,10 @@ class Call:
         """Return a pattern of names inside `run` that others may save to, and the caller must not take; "" if none."""
         return self._gate.access.policy.names_inside(self.caller, run)
 
+    def allowed(self, right: Right) -> Callable[[str], bool]:
+        """Return what `may` says of one run after the other."""
+        return self._gate.access.policy.allowed(self.caller, right)
+
     @property
     def is_admin(self) -> bool:
         """Whether the caller may do everything, on every run."""

@@ -102,6 +102,14 @@ def test_admin_may_do_everything_where_it_is_one(written):
     assert not rules.allows_anywhere(VISION, Right.MANAGE)
 
 
+def test_many_runs_are_judged_as_each_alone(written):
+    rules = written(TEXT)
+    for caller in (VISION, of_user(1000), OF_LOOPBACK):
+        may_read = rules.allowed(caller, Right.READ)
+        for run in ("vision/a", "vision", "shared/a", "audio/a"):
+            assert may_read(run) is rules.allows(caller, Right.READ, run)
+
+
 def test_each_floor_that_matches_holds(written):
     rules = written(TEXT)
     assert rules.floor("vision/a") == Floor(3, 7200.0)

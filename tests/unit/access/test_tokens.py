@@ -72,6 +72,12 @@ def test_the_name_of_the_one_token_of_token_file_is_taken(path):
         tokens.create(path, "token-file")
 
 
+@pytest.mark.parametrize("expires_s", [0.0, -1.0, 1e11, float("inf"), float("nan")])
+def test_a_time_that_no_calendar_has_is_refused(path, expires_s):
+    with pytest.raises(InvalidRequestError, match="positive time"):
+        tokens.create(path, "a", expires_s=expires_s)
+
+
 def test_a_link_stays_one_and_the_file_behind_it_changes(tmp_path):
     (tmp_path / "etc").mkdir()
     path, link = tmp_path / "etc" / "tokens.json", tmp_path / "tokens.json"
@@ -106,6 +112,7 @@ def test_a_changed_file_keeps_its_mode_and_its_owner(path):
         '{"version": 1, "tokens": [{"name": "a"}]}',
         '{"version": 1, "tokens": [{"name": "a", "sha256": "0", "created_at": 0}]}',
         f'{{"version": 1, "tokens": [{{"name": "a", "sha256": "{0:064d}", "created_at": NaN}}]}}',
+        f'{{"version": 1, "tokens": [{{"name": "a", "sha256": "{0:064d}", "created_at": 0, "expires_at": 1e99}}]}}',
     ],
 )
 def test_what_is_no_token_file_is_refused_and_left_alone(path, content):
