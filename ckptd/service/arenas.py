@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptd.access.callers import Caller
-from ckptd.errors import (
-    CkptdError,
-    ConflictError,
-    UnavailableError,
-)
+from ckptd.errors import CkptdError
 from ckptd.service import refusal_log
 from ckptd.service.arena_connection import ArenaConnection, Lending
-from ckptd.service.sockets import may_be_in_use, user_at
+from ckptd.service.sockets import listen_at, user_at
 from ckptd.wire.v1 import common_pb2
 
 if TYPE_CHECKING:
@@ -62,33 +57,10 @@ class ArenaServer:
             ConflictError: another daemon listens there.
             UnavailableError: the system does not let us.
         """
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._remove_stale()
-            mask = os.umask(0o777 & ~self._mode)  # born with its permissions
-            try:
-                listener.bind(str(self._path))
-            finally:
-                os.umask(mask)
-            listener.listen(128)
-        except OSError as error:
-            listener.close()
-            raise UnavailableError(f"the system does not allow listening on {self._path}: {error.strerror}") from error
-        except CkptdError:
-            listener.close()
-            raise
+        listener = listen_at(self._path, self._mode, "--arena-socket")
         listener.settimeout(_TICK_S)
         self.listener = listener
         threading.Thread(target=self.accept_from, args=(listener,), name="ckptd-arenas", daemon=True).start()
-
-    def _remove_stale(self) -> None:
-        if not self._path.exists():
-            return
-        if not self._path.is_socket():
-            raise ConflictError(f"there is something else at {self._path}: it is no socket")
-        if may_be_in_use(self._path):
-            raise ConflictError(f"another daemon listens on {self._path}; pass another --arena-socket")
-        self._path.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Hear no more, and give all memory back. May be repeated."""

@@ -1,8 +1,8 @@
 """Who calls, and whether it may: every call passes here before a service sees it.
 
 An identity is a bearer token, else the certificate that the TLS handshake checked, else the user at the other end of a
-Unix socket, else, where the operator opened it so, any process of this host. What the identity may do is the policy's
-to say (`ckptd.access.policy`).
+Unix socket, which a ticket tells, else, where the operator opened it so, any process of this host. What the identity
+may do is the policy's to say (`ckptd.access.policy`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,22 @@ from ckptd.access.callers import Caller
 from ckptd.access.policy import NO_POLICY, Policy
 from ckptd.access.roles import Right
 from ckptd.access.tokens import Token, Tokens
+from ckptd.engine.refusals import NotNowError
 from ckptd.errors import NotPermittedError
 from ckptd.service.requirements import Requirement
+from ckptd.service.tickets import Tickets
 from ckptd.wire.channels import TOKEN_KEY, authorization
+from ckptd.wire.tickets import TICKET_KEY
 
 _log = logging.getLogger("ckptd.service")
 
 OF_OTHER_USER = Caller(callers.USER, "other")
-"""Any user that the permissions of a shared Unix socket let in."""
+"""A user that the permissions of a shared Unix socket let in and that shows no ticket: an older ckptd, say."""
 
+_NO_TICKET = (
+    "the call does not show its user: its ckptd is older than the daemon's, or users other than root, it and the "
+    "daemon's can replace the socket"
+)
 _BEARER = "Bearer "
 _VERBS = {
     Right.READ: "read",
@@ -65,6 +72,11 @@ class Access:
         """Whether any token is known."""
         return self.shared_token is not None or self.tokens is not None
 
+    @property
+    def admits_users(self) -> bool:
+        """Whether a user's ticket is an identity: not at a shared socket where tokens alone say who may do all."""
+        return self.socket_owner is not None or not self.has_tokens or self.policy.grants is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -74,19 +86,23 @@ class Shown:
         is_unix: whether it came over a Unix socket.
         authorization: its metadata entry of that name.
         certificate: of the client, as the TLS handshake checked it.
+        ticket: of its user, see `ckptd.wire.tickets`.
     """
 
     is_unix: bool
     authorization: str | None = field(default=None, repr=False)
     certificate: Caller | None = None
+    ticket: str | None = field(default=None, repr=False)
 
 
 def shown_by(context: Any) -> Shown:
     """Read what a call shows off its gRPC context."""
-    value = next((value for key, value in context.invocation_metadata() or () if key == TOKEN_KEY), None)
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "backslashreplace")
-    return Shown(context.peer().startswith("unix:"), value, certificate_of(context.auth_context()))
+    shown: dict[str, str] = {}
+    for key, value in context.invocation_metadata() or ():
+        if key in (TOKEN_KEY, TICKET_KEY):  # of several the first
+            shown.setdefault(key, value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value)
+    is_unix = context.peer().startswith("unix:")
+    return Shown(is_unix, shown.get(TOKEN_KEY), certificate_of(context.auth_context()), shown.get(TICKET_KEY))
 
 
 def certificate_of(properties: Mapping[str, Any]) -> Caller | None:
@@ -98,23 +114,32 @@ def certificate_of(properties: Mapping[str, Any]) -> Caller | None:
 
 
 class Gate:
-    """Answers both questions. `access` may be replaced at any time; calls in progress go on."""
+    """Answers both questions. `access` may be replaced at any time; calls in progress go on.
+
+    Attributes:
+        access: what is known now.
+        tickets: of the users of this host, good for as long as the daemon lives.
+    """
 
     def __init__(self, access: Access) -> None:
         """Begin with what was read at the start."""
         self.access = access
+        self.tickets = Tickets()
 
     def caller(self, shown: Shown) -> Caller:
         """Return the identity behind a call.
 
         Raises:
             UnauthenticatedError: it shows none, or one that is not known or has expired.
+            NotNowError: its ticket is of an earlier life of the daemon.
         """
         access = self.access
         if shown.authorization is not None and access.has_tokens:  # else a token is of another daemon, and not needed
             return self._holder(shown.authorization)
         if shown.certificate is not None:
             return shown.certificate
+        if shown.is_unix and shown.ticket is not None and access.admits_users:
+            return self._user(shown.ticket)
         if shown.is_unix and access.socket_owner is not None:
             return callers.of_user(access.socket_owner)
         if shown.is_unix and not access.has_tokens:
@@ -149,9 +174,18 @@ class Gate:
             allowed = any(policy.allows(caller, right, run) for right in rights)
         if not allowed:
             what = "any run" if needed.run is None else f"run {needed.run!r}"
-            raise NotPermittedError(
+            refused = NotPermittedError(
                 f"{caller} may not {_VERBS[needed.right]} {what}: the daemon's policy gives it no such role there"
             )
+            if caller == OF_OTHER_USER:
+                refused.add_note(_NO_TICKET)
+            raise refused
+
+    def _user(self, ticket: str) -> Caller:
+        uid = self.tickets.uid_of(ticket)
+        if uid is None:
+            raise NotNowError("the daemon was restarted: the ticket of the call's user is of its life before")
+        return callers.of_user(uid)
 
     def _holder(self, shown: str) -> Caller:
         access = self.access

@@ -13,7 +13,7 @@ import grpc
 from grpc import aio
 
 from ckptd.access.roles import Right
-from ckptd.errors import NotPermittedError
+from ckptd.errors import CkptdError
 from ckptd.service import refusal_log, requirements
 from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
 from ckptd.service.requirements import Requirement
@@ -73,7 +73,7 @@ class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generi
             service = getattr(request, "service", "")  # of a question about health
             if service.startswith(methods.RUN_HEALTH):
                 self._gate.check(caller, Requirement(Right.READ, service.removeprefix(methods.RUN_HEALTH)))
-        except NotPermittedError as error:
+        except CkptdError as error:
             code = grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnauthenticatedError) else None
             refused = status.to_wire(error, code=code)
             fields = {"method": method, "peer": context.peer(), "code": refused.code.name}

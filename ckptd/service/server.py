@@ -36,10 +36,12 @@ from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host, SaveService
 from ckptd.service.sockets import may_be_in_use
 from ckptd.service.stream_processes import StreamOptions, StreamProcesses
+from ckptd.service.tickets import TicketServer
 from ckptd.service.watch import WatchService
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, proxied, versions
 from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
+from ckptd.wire.tickets import TICKET_SUFFIX
 
 if TYPE_CHECKING:
     from ckptd.engine.saves.coordinator import Coordinator
@@ -111,6 +113,7 @@ class Server:
         self._addresses = check_exposure(options)
         self._certificates = None if options.tls is None else Certificates(options.tls)
         self._sockets: list[Path] = []  # that we made: a refused start must not remove another daemon's
+        self._ticket_servers: list[TicketServer] = []
         self._ending = asyncio.Event()
         self._pools = Pools(
             control_threads=options.control_threads, data_threads=options.data_threads, priority=options.priority
@@ -223,6 +226,7 @@ class Server:
     def _bind(self, address: Address) -> Address:
         if address.is_unix:
             _check_socket_is_free(address)
+            self._give_tickets(address)  # before the socket is there: clients that find no tickets show none
         # A socket is born with its permissions: changed only afterwards, it would be open for a moment.
         mask = os.umask(0o777 & ~self._options.socket_mode)
         try:
@@ -241,6 +245,15 @@ class Server:
             return replace(address, port=port)
         self._sockets.append(Path(address.path))
         return address
+
+    def _give_tickets(self, address: Address) -> None:
+        path = Path(f"{address.path}{TICKET_SUFFIX}")
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+            _log.warning("%s is too long: who calls there can't be told apart by user", address)
+            return
+        tickets = TicketServer(self.gate.tickets, path, self._options.socket_mode)
+        tickets.start()
+        self._ticket_servers.append(tickets)
 
     def use_identities(self, access: Access, tls: Tls | None, problems: Sequence[str] = ()) -> None:
         """Judge the calls that come from now on by this. Calls and connections in progress go on.
@@ -272,6 +285,8 @@ class Server:
         self._recorder.close()
         for path in self._sockets:
             path.unlink(missing_ok=True)
+        for tickets in self._ticket_servers:
+            tickets.stop()
 
     async def _set_health(self, state: Any) -> None:
         for service in ("", *methods.SERVICES):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from pathlib import Path
 
-from ckptd.errors import NotPermittedError
+from ckptd.errors import ConflictError, NotPermittedError, UnavailableError
+from ckptd.wire.tickets import credentials_at
 
-_PEERCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
+_BACKLOG = 128
 
 
 def may_be_in_use(path: Path) -> bool:
@@ -29,20 +29,49 @@ def may_be_in_use(path: Path) -> bool:
     return True
 
 
+def listen_at(path: Path, mode: int, option: str) -> socket.socket:
+    """Return a socket that listens at `path` with these permissions; what a dead process left there is removed.
+
+    Raises:
+        ConflictError: another daemon listens there: `option` would say where else; or it is no socket.
+        UnavailableError: the system does not let us.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path, option)
+        mask = os.umask(0o777 & ~mode)  # born with its permissions
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UnavailableError(f"the system does not allow listening on {path}: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: Path, option: str) -> None:
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise ConflictError(f"there is something else at {path}: it is no socket")
+    if may_be_in_use(path):
+        raise ConflictError(f"another daemon listens on {path}; pass another {option}")
+    path.unlink(missing_ok=True)
+
+
 def user_at(connection: socket.socket) -> int:
     """Return the user of the process at the other end."""
-    _, uid, _ = _credentials(connection)
-    return uid
-
-
-def _credentials(connection: socket.socket) -> tuple[int, int, int]:
-    pid, uid, gid = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-    return pid, uid, gid
+    return credentials_at(connection)[1]
 
 
 def process_at(connection: socket.socket, mode: int) -> int:
     """Return the process at the other end; `NotPermittedError` for one of another user, unless `mode` lets that in."""
-    pid, uid, _ = _credentials(connection)
+    pid, uid = credentials_at(connection)
     if uid not in (0, os.geteuid()) and not mode & 0o066:
         raise NotPermittedError("shared memory is for processes of the daemon's own user", actual=uid)
     return pid

@@ -11,6 +11,7 @@ import grpc
 from ckptd.errors import InvalidRequestError, NotPermittedError
 from ckptd.wire.addresses import Address
 from ckptd.wire.chunks import MAX_MESSAGE_BYTES
+from ckptd.wire.tickets import TICKET_KEY, ticket_for
 
 PING_EVERY_MS = 10_000
 PING_TIMEOUT_MS = 10_000
@@ -77,6 +78,8 @@ def open_channel(
 ) -> grpc.Channel:
     """Open a channel to a daemon; nothing is sent before the first call. The caller closes it.
 
+    Calls show the token, and at a Unix socket the ticket that says which user we are (`ckptd.wire.tickets`).
+
     `ca`: PEM of the authority that signed the daemon's certificate, None for the system's. `client_certificate`: PEM of
     a certificate chain and its private key. `NotPermittedError` when a token would travel readably to another host.
     """
@@ -92,7 +95,9 @@ def open_channel(
         if token is not None and not address.is_loopback:
             raise NotPermittedError(f"a token must not travel unencrypted to {address}: use grpcs://")
         channel = grpc.insecure_channel(address.target, options=_CHANNEL_OPTIONS)
-    return channel if token is None else grpc.intercept_channel(channel, _ShowToken(token))
+    if token is None and not address.is_unix:
+        return channel
+    return grpc.intercept_channel(channel, _ShowIdentity(token, address.path))
 
 
 class _CallDetails(
@@ -102,22 +107,29 @@ class _CallDetails(
     """A call's details, with our metadata; gRPC hands them out read-only."""
 
 
-class _ShowToken(
+class _ShowIdentity(
     grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
     grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
     grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
     grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
 ):
-    """Adds the bearer token to every call."""
+    """Adds to every call what shows who we are: the bearer token, the ticket of a Unix socket, or both."""
 
-    def __init__(self, token: str) -> None:
-        self._entry = authorization(token)
+    def __init__(self, token: str | None, path: str) -> None:
+        """`path` of the Unix socket, empty for others."""
+        self._token = [] if token is None else [authorization(token)]
+        self._path = path
+
+    def _entries(self, timeout_s: float | None) -> list[tuple[str, str]]:
+        # With each call anew: the daemon may have been restarted, and this process may have become another user's.
+        ticket = ticket_for(self._path, timeout_s) if self._path else None
+        return self._token if ticket is None else [*self._token, (TICKET_KEY, ticket)]
 
     def _shown(self, details: Any) -> _CallDetails:
         return _CallDetails(
             details.method,
             details.timeout,
-            [*(details.metadata or ()), self._entry],
+            [*(details.metadata or ()), *self._entries(details.timeout)],
             details.credentials,
             getattr(details, "wait_for_ready", None),
             getattr(details, "compression", None),
@@ -127,17 +139,17 @@ class _ShowToken(
         return continuation(self._shown(details), request)
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        """Go on with the token."""
+        """Go on with it."""
         return self._call(continuation, details, request)
 
     def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        """Go on with the token."""
+        """Go on with it."""
         return self._call(continuation, details, request)
 
     def intercept_stream_unary(self, continuation: Any, details: Any, request: Iterator[Any]) -> Any:
-        """Go on with the token."""
+        """Go on with it."""
         return self._call(continuation, details, request)
 
     def intercept_stream_stream(self, continuation: Any, details: Any, request: Iterator[Any]) -> Any:
-        """Go on with the token."""
+        """Go on with it."""
         return self._call(continuation, details, request)
