@@ -57,14 +57,15 @@ def says(capfd, *arguments):
     return code, out, err
 
 
-def test_health_is_told_to_whoever_shows_the_token_by_the_socket_and_with_tls(guarded, tmp_path, capfd):
+def test_health_is_told_to_whoever_shows_the_token_with_tls_and_to_its_own_user_by_the_socket(guarded, tmp_path, capfd):
     secure, socket = guarded.listening
     token, ca = f"--token-file={tmp_path / 'token'}", f"--ca={tmp_path / 'ca.crt'}"
     assert says(capfd, "health", socket, token)[:2] == (0, "SERVING\n")
     assert says(capfd, "health", secure, token, ca)[:2] == (0, "SERVING\n")
-    code, out, err = says(capfd, "health", socket)
+    code, out, err = says(capfd, "health", secure, ca)
     assert (code, out) == (9, "")
     assert "token" in err
+    assert says(capfd, "health", socket)[:2] == (0, "SERVING\n")  # a user needs no token at a socket of its own
 
 
 def test_health_of_nobody_and_of_a_daemon_that_drains_is_unavailable(tmp_path, capfd):
