@@ -7,12 +7,14 @@ durable, ``lost N: why`` when the daemon was gone.
 import contextlib
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 import ckptd
 
 ADDRESS, RUN, SIZE_BYTES = sys.argv[1], sys.argv[2], int(sys.argv[3])
+TOKEN = Path(sys.argv[4]).read_text().strip()
 
 
 def say(line: str) -> None:
@@ -27,7 +29,9 @@ while True:
     say(f"saving {step}")
     try:
         if ckpt is None:
-            ckpt = ckptd.Checkpointer(ADDRESS, run=RUN, rank=0, world_size=1, max_to_keep=10_000, timeout_s=30)
+            ckpt = ckptd.Checkpointer(
+                ADDRESS, run=RUN, rank=0, world_size=1, max_to_keep=10_000, timeout_s=30, token=TOKEN
+            )
         ckpt.save(step, {"weights": weights, "step": np.int64(step)}).result()
         say(f"saved {step}")
     except ckptd.CkptdError as e:

@@ -33,7 +33,8 @@ def test_every_service_is_confined_and_limited(name):
 
 
 def test_the_override_gives_another_engine_no_more_rights():
-    assert set(CEPH["services"]) == {"s3"}
+    assert set(CEPH["services"]) == {"s3", "s3-key"}
+    assert CEPH["services"]["s3-key"]["entrypoint"] == ["true"]  # Ceph makes the daemon's user itself
     assert not {"user", "cap_add", "read_only", "security_opt", "privileged"} & set(CEPH["services"]["s3"])
     for volume in CEPH["services"]["s3"]["volumes"]:
         path, _, mode = volume.split(":")
@@ -44,9 +45,11 @@ def test_the_override_gives_another_engine_no_more_rights():
 
 def test_no_secret_is_in_the_files_and_a_missing_one_is_said_to_be_missing():
     assigned = re.findall(r"^ +\w*(?:SECRET|PASSWORD|ACCESS_KEY|ROOT_USER)\w*: (.+)$", TEXT, re.M)
-    assert len(assigned) >= 6
+    assert len(assigned) >= 10
     for value in assigned:
-        assert re.fullmatch(r"\$\{S3_(ACCESS|SECRET)_KEY:\?begin with  cp \.env\.example \.env .*\}", value)
+        assert re.fullmatch(
+            r"\$\{S3_(ACCESS_KEY|SECRET_KEY|ROOT_USER|ROOT_PASSWORD):\?begin with  cp \.env\.example \.env .*\}", value
+        )
     assert ".env" in (REPOSITORY / ".gitignore").read_text().splitlines()
 
 
@@ -90,8 +93,10 @@ def test_everything_waits_for_what_it_needs():
     }
     assert waits == {
         ("s3", "s3-volume"): "service_completed_successfully",
-        ("bucket", "s3"): "service_healthy",
+        ("s3-key", "s3"): "service_healthy",
+        ("bucket", "s3-key"): "service_completed_successfully",
         ("ckptd", "bucket"): "service_completed_successfully",
+        ("ckptd", "tokens"): "service_completed_successfully",
         ("train", "ckptd"): "service_healthy",
     }
     assert "healthcheck" in SERVICES["s3"]
@@ -107,6 +112,33 @@ def test_the_demo_is_a_job_of_four_workers_that_needs_no_network():
     assert options[:2] == ["--workers", "4"]
     example = (REPOSITORY / "examples" / "train_numpy.py").read_text()
     assert all(f'"{word}"' in example for word in options if word.startswith("--"))
+
+
+def test_only_the_store_and_what_makes_the_daemon_s_key_have_the_administrator_s():
+    with_it = {name for name, service in SERVICES.items() if "S3_ROOT_" in str(service)}
+    assert with_it == {"s3", "s3-key"}
+    assert SERVICES["s3-key"]["image"] == SERVICES["s3"]["image"]  # none of our code
+    assert "S3_ROOT_" not in str(CEPH)
+    for name in ("bucket", "ckptd"):
+        assert SERVICES[name]["environment"]["AWS_ACCESS_KEY_ID"].startswith("${S3_ACCESS_KEY:")
+    assert not [
+        name for name, service in SERVICES.items() if "AWS_" in str(service) and name not in ("bucket", "ckptd")
+    ]
+
+
+def test_the_job_has_a_token_of_its_own_and_no_other_secret():
+    hashes, *holders = SERVICES["tokens"]["command"]
+    daemon, train = SERVICES["ckptd"], SERVICES["train"]
+    assert daemon["environment"]["CKPTD_TOKENS"] == hashes
+    held = dict(holder.split("=") for holder in holders)
+    assert train["command"][-2:] == ["--token-file", held["train"]]
+    volumes = [volume.split(":")[0] for volume in train["volumes"]]
+    assert volumes == ["socket", "train-token"]
+    assert not any(volume.startswith("train-token") for volume in daemon["volumes"])
+    (policy,) = (v.split(":") for v in daemon["volumes"] if v.endswith(f"{daemon['environment']['CKPTD_POLICY']}:ro"))
+    assert (REPOSITORY / policy[0]).is_file()
+    made = re.findall(r"install -d -o 7070 -g 7070 -m 0700 (.+)", (REPOSITORY / "deploy" / "Dockerfile").read_text())
+    assert {"/" + path.split("/")[1] for path in [hashes, *held.values()]} == set(made[0].split())
 
 
 def test_the_trial_says_in_one_line_why_it_cannot_be_made():

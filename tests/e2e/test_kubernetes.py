@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from ckptd.access import callers
+from ckptd.access import policy as access
+from ckptd.access.roles import Right
+from ckptd.cli import main
 from tests.e2e.test_packaging import REPOSITORY, options_of
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
-SECRETS = {"ckptd-s3", "ckptd-tls", "ckptd-token"}  # whoever deploys makes them, docs/deploying.md
+SECRETS = {"ckptd-s3", "ckptd-tls", "ckptd-tokens", "train-token"}  # whoever deploys makes them, docs/deploying.md
 
 
 def render(directory: Path) -> list[dict]:
@@ -53,9 +63,12 @@ def name_of(manifest: dict) -> str:
     return f"{manifest['kind']}-{manifest['metadata']['name']}"
 
 
-def the(kind: str) -> dict:
-    (found,) = (manifest for manifest in ALL if manifest["kind"] == kind)
+def the(kind: str, name: str | None = None) -> dict:
+    (found,) = (m for m in ALL if m["kind"] == kind and (name is None or m["metadata"]["name"] == name))
     return found
+
+
+SETTINGS = the("ConfigMap", "ckptd")["data"]
 
 
 def check(manifest: dict) -> None:
@@ -92,7 +105,7 @@ def test_pods_keep_to_the_restricted_profile_and_to_limits(manifest):
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-    assert all({"emptyDir", "secret"} & set(volume) for volume in pod["volumes"])
+    assert all({"emptyDir", "secret", "configMap"} & set(volume) for volume in pod["volumes"])
     for container in pod["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -112,30 +125,47 @@ def test_no_secret_has_its_value_in_the_files():
     for container in containers_of(the("StatefulSet")):
         referred |= {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
     assert referred == SECRETS
-    settings = the("ConfigMap")["data"]
-    assert not [name for name in settings if "SECRET" in name or "TOKEN" in name or "ACCESS_KEY" in name]
+    assert not [name for name in SETTINGS if "SECRET" in name or "TOKEN" in name or "ACCESS_KEY" in name]
 
 
-def test_the_daemon_listens_with_tls_and_a_token_and_its_probes_ask_it_by_the_socket():
+def test_the_daemon_listens_with_tls_and_knows_tokens_and_a_policy_and_its_probes_ask_it_by_the_socket():
     (daemon,) = containers_of(the("StatefulSet"))
     assert daemon["args"][0] == "serve"
     given = dict(word.split("=", 1) for word in daemon["args"][2:])
     assert "--listen=grpcs://0.0.0.0:7070" in daemon["args"]
-    assert {"--tls-cert", "--tls-key", "--token-file"} <= set(given)
+    assert {"--tls-cert", "--tls-key", "--tokens", "--policy"} <= set(given)
     assert set(given) <= options_of("serve")
+    mounted = {mount["mountPath"]: mount["name"] for mount in daemon["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod_of(the("StatefulSet"))["volumes"]}
+    directory, _, name = given["--policy"].rpartition("/")
+    assert name in the("ConfigMap", volumes[mounted[directory]]["configMap"]["name"])["data"]
+    assert "secret" in volumes[mounted[given["--tokens"].rpartition("/")[0]]]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        program, command, address, token = daemon[probe]["exec"]["command"]
+        program, command, address = daemon[probe]["exec"]["command"]
         assert program == "ckptd"
+        assert command in main.COMMANDS
         assert f"--listen={address}" in daemon["args"]
-        assert token == f"--token-file={given['--token-file']}"
-        assert "--token-file" in options_of(command)
+
+
+def test_workers_may_save_below_their_own_prefix_and_nothing_else():
+    policy = access.parse(tomllib.loads(the("ConfigMap", "ckptd-policy")["data"]["policy.toml"]))
+    worker, operator = (
+        callers.of_token("train"),
+        callers.of_user(pod_of(the("StatefulSet"))["securityContext"]["runAsUser"]),
+    )
+    (run,) = (word.partition("=")[2] for word in containers_of(the("Job"))[0]["args"] if word.startswith("--run="))
+    assert policy.allows(worker, Right.SAVE, run)
+    assert not policy.allows(worker, Right.SAVE, "other/run")
+    assert not policy.allows(worker, Right.READ, "other/run")
+    assert not policy.allows(worker, Right.MANAGE, run)
+    assert policy.allows_everywhere(operator, Right.ADMIN)
+    assert policy.floor(run).keep_at_least > 0
 
 
 def test_its_settings_exist_and_it_is_given_time_to_finish_saves():
-    settings = the("ConfigMap")["data"]
     known = {"CKPTD_" + option[2:].upper().replace("-", "_") for option in options_of("serve")}
-    assert {name for name in settings if name.startswith("CKPTD_")} <= known
-    assert float(settings["CKPTD_GRACE_S"]) < pod_of(the("StatefulSet"))["terminationGracePeriodSeconds"]
+    assert {name for name in SETTINGS if name.startswith("CKPTD_")} <= known
+    assert float(SETTINGS["CKPTD_GRACE_S"]) < pod_of(the("StatefulSet"))["terminationGracePeriodSeconds"]
 
 
 def test_selectors_find_the_pods_that_they_are_meant_for():
