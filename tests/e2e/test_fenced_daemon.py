@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -163,7 +164,8 @@ def test_a_daemon_takes_its_runs_back_if_that_is_wanted(
     s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the other owner has saved is part of the run from then on, and that owner is fenced off."""
-    with running(s3_root, tmp_path, "--when-taken-over", "take-back") as (_, address):
+    audit = tmp_path / "audit.jsonl"
+    with running(s3_root, tmp_path, "--when-taken-over", "take-back", "--audit-log", str(audit)) as (_, address):
         with ckptd.Checkpointer(address, run="runs/a", timeout_s=WAIT_S) as trainer:
             trainer.save(1, ONE_PART).result(timeout=WAIT_S)
             began_at = time.monotonic()
@@ -178,4 +180,9 @@ def test_a_daemon_takes_its_runs_back_if_that_is_wanted(
             assert restarted.save(3, ONE_PART).result(timeout=WAIT_S).step == 3
         with elsewhere(monkeypatch), other, pytest.raises(ConflictError, match="taken over"):
             other.save(4, ONE_PART).result(timeout=WAIT_S)
+    told = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [(each["run"], each["outcome"]) for each in told if each["event"] == "take-over"] == [
+        ("runs/a", "lost to another owner"),
+        ("runs/a", "taken back from another owner"),
+    ]
     assert ckptd.latest_checkpoint(f"{s3_root}/runs/a") == f"{s3_root}/runs/a/model.ckpt-3"

@@ -28,11 +28,15 @@ class OwnershipWatch:
         self._name, self._run, self._members, self._saves = name, run, members, saves
         self._confirmed_at = run.clock.boot_s()  # when it was last checked
         self._take_back_at = 0.0
+        self._is_loss_told = False
 
     def tick(self) -> None:
         """Check it if it is time."""
         now, is_busy = self._run.clock.boot_s(), self._saves.are_any
         if self._run.stored.is_taken_over:
+            if not self._is_loss_told:  # whatever found it out: this look, a save or a call
+                self._is_loss_told = True
+                self._run.workers.submit(self._run.journal.taken_over)
             if self._run.settings.takes_back and not is_busy and now >= self._take_back_at:
                 self._take_back_at = now + _TAKE_BACK_AGAIN_S
                 self._run.workers.submit(self._take_back)
@@ -58,6 +62,7 @@ class OwnershipWatch:
         except CkptdError as error:
             logger.warning("%s could not be taken back now: %s", self._name, error)
         else:
+            self._is_loss_told = False
             self._run.journal.taken_back()
             logger.warning("%s is ours again: it was taken back from another owner", self._name)
 
@@ -67,7 +72,6 @@ class OwnershipWatch:
             self._run.stored.confirm()
         except ConflictError as error:
             self._saves.last_error = str(error)
-            self._run.journal.taken_over(str(error))
             self._saves.abort_all(str(error))
         except CkptdError as error:
             logger.warning("cannot tell now whether %s is still ours: %s", self._name, error)

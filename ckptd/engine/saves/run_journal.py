@@ -79,9 +79,9 @@ class RunJournal:
             raise
         self._journal.ended(entry.ended())
 
-    def taken_over(self, reason: str) -> None:
+    def taken_over(self) -> None:
         """Tell that another owner has taken the run."""
-        self._journal.ended(JournalEntry("take-over", "lost to another owner", self._run, details={"reason": reason}))
+        self._journal.ended(JournalEntry("take-over", "lost to another owner", self._run))
 
     def taken_back(self) -> None:
         """Tell that the run was taken back from another owner."""
