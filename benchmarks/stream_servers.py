@@ -117,6 +117,7 @@ def serve_daemon(store: MemoryStore, orders: Any, stream_processes: int = 0) -> 
     from ckptd.daemon.allocator import keep_freed_memory
     from ckptd.daemon.app import STREAM_PROCESS, Ticker
     from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.service.gate import Access
     from ckptd.service.server import Server, ServerOptions
     from ckptd.service.stream_processes import StreamOptions
     from ckptd.wire import addresses
@@ -127,7 +128,8 @@ def serve_daemon(store: MemoryStore, orders: Any, stream_processes: int = 0) -> 
 
     async def run() -> None:
         streams = StreamOptions(stream_processes, STREAM_PROCESS)
-        server = Server(coordinator, ServerOptions(listen=(addresses.parse("127.0.0.1:0"),), streams=streams))
+        listen = (addresses.parse("127.0.0.1:0"),)
+        server = Server(coordinator, ServerOptions(listen, access=Access(admits_loopback=True), streams=streams))
         orders.send((await server.start())[0])
         await asyncio.to_thread(orders.recv)
         await server.stop()

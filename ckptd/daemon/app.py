@@ -31,7 +31,7 @@ from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
 from ckptd.service.flow import Limits
-from ckptd.service.server import ArenaOptions, Server, ServerOptions, check_exposure
+from ckptd.service.server import ArenaOptions, Server, ServerOptions, check_exposure, exposure_warning
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
@@ -71,7 +71,8 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     seen = identity_files.signature(config)
     options = server_options(config, environ)
-    check_exposure(options)
+    if exposed := exposure_warning(options, check_exposure(options)):
+        _log.warning("%s", exposed)
     options.priority.check()
     identity_files.warn_of_readable_secrets(config)
     identity_files.warn_of_unknown_tokens(options.access)

@@ -56,8 +56,13 @@ class Config:
         (),
         "texts",
         "Address to listen on, may be repeated: host:port, grpcs://host:port, unix:///path. "
-        "Port 0 means any free one. [default: 127.0.0.1:7070 and a socket in the user's runtime directory]",
+        "Port 0 means any free one. [default: a socket in the user's runtime directory]",
         metavar="ADDR",
+    )
+    insecure_loopback: bool = _setting(
+        False,
+        "flag",
+        "Let every process of this host, of any user, do everything over addresses such as 127.0.0.1:7070.",
     )
     tls_cert: str | None = _setting(None, "text", "PEM file: our certificate chain.", metavar="FILE", optional=True)
     tls_key: str | None = _setting(None, "text", "PEM file: the certificate's key.", metavar="FILE", optional=True)

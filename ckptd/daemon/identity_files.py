@@ -35,13 +35,18 @@ def read_access(config: Config) -> Access:
     Raises:
         NotFoundError, NotPermittedError, InvalidRequestError: of the file that is missing, closed to us or wrong.
     """
+    if config.insecure_loopback and (config.token_file or config.tokens or config.client_ca):
+        raise InvalidRequestError(
+            "--insecure-loopback serves callers without an identity, but --token-file, --tokens and --client-ca require "
+            "one: leave out one or the other"
+        )
     token = None if config.token_file is None else _token(config.token_file)
     named = None if config.tokens is None else tokens.read(config.tokens)
     return Access(
         shared_token=token,
         tokens=named,
         policy=policy.NO_POLICY if config.policy is None else policy.read(config.policy),
-        admits_loopback=token is None and named is None,
+        admits_loopback=config.insecure_loopback,
         socket_owner=None if socket_mode(config) & 0o066 else os.geteuid(),
     )
 

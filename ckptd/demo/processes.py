@@ -26,6 +26,7 @@ from ckptd.wire import methods, status, versions
 from ckptd.wire.v1 import admin_pb2
 
 _SERVE = (sys.executable, "-m", "ckptd", "serve")
+_OPEN = ("--listen", "127.0.0.1:0", "--insecure-loopback")
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 
@@ -70,7 +71,7 @@ class Daemon:
         self._ready_file = ready_file
         self._out = log.open("wb")
         self._process = popen(
-            [*serve, "--root", str(root), "--listen", "127.0.0.1:0", "--ready-file", str(ready_file), *options],
+            [*serve, "--root", str(root), *_OPEN, "--ready-file", str(ready_file), *options],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=subprocess.STDOUT,

@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class AdminService:
-    """Behaviours of `AdminService`. `listening` is filled in by the server once it has bound its addresses."""
+    """Behaviours of `AdminService`. The server fills in `listening` and `warning` once it has bound its addresses."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class AdminService:
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
         self.problems: Sequence[str] = ()  # with the files of identities
+        self.warning: str | None = None
         self.draining = False
         self.arenas: ArenaServer | None = None
 
@@ -77,8 +78,7 @@ class AdminService:
             next_after=page.next_after,
             draining=self.draining,
             warnings=(
-                *self._coordinator.root.warnings,
-                *((complaint,) if complaint else ()),
+                *filter(None, (self.warning, *self._coordinator.root.warnings, complaint)),
                 *((*self.problems, *filter(None, [self._recorder.complaint])) if call.is_admin else ()),
             ),
             arena_bytes=0 if lender is None else lender.size_bytes,

@@ -93,15 +93,28 @@ def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
             address = replace(address, secure=options.tls is not None and not address.is_loopback)
         if address.secure and options.tls is None:
             raise NotPermittedError(f"{address} needs a certificate: pass --tls-cert FILE and --tls-key FILE")
-        if not address.is_loopback:
-            identity = options.access.has_tokens or (options.tls is not None and options.tls.client_ca is not None)
-            if not address.secure or not identity:
-                raise NotPermittedError(
-                    f"{address} can be reached from other hosts: that needs TLS (--tls-cert and --tls-key) and an "
-                    "identity (--token-file or --client-ca); or listen on 127.0.0.1 or a unix:// socket"
-                )
+        identity = options.access.has_tokens or (address.secure and options.tls and options.tls.client_ca)
+        if not address.is_loopback and not (address.secure and identity):
+            raise NotPermittedError(
+                f"{address} can be reached from other hosts: that needs TLS (--tls-cert and --tls-key) and an "
+                "identity (--token-file, --tokens or --client-ca); or listen on a unix:// socket"
+            )
+        if not (address.is_unix or identity or options.access.admits_loopback):
+            raise NotPermittedError(
+                f"{address} can be reached by every user of this host, so callers need an identity: --token-file, "
+                "--tokens, or --client-ca with grpcs://. Without one, leave out --listen, and the daemon has a socket "
+                "for its own user; or pass --insecure-loopback to serve every process of this host"
+            )
         decided.append(address)
     return tuple(decided)
+
+
+def exposure_warning(options: ServerOptions, listen: Sequence[Address]) -> str | None:
+    """Return what an operator must know of the addresses in `listen`, as long as the daemon runs; None if nothing."""
+    exposed = [str(address) for address in listen if not address.is_unix]
+    if not exposed or not options.access.admits_loopback:
+        return None
+    return f"--insecure-loopback: every process of this host, of any user, may do everything over {', '.join(exposed)}"
 
 
 class Server:
@@ -174,6 +187,7 @@ class Server:
         """
         bound = [self._bind(address) for address in self._addresses]
         self._admin.listening = tuple(map(str, bound))
+        self._admin.warning = exposure_warning(self._options, bound)
         self._lend_arenas(bound)
         self.streams = self._host.streams = self._stream_processes(bound)
         await self._server.start()

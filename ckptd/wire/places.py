@@ -45,8 +45,8 @@ def runtime_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 def default_addresses(environ: Mapping[str, str]) -> tuple[Address, ...]:
-    """Return where a daemon listens by default."""
-    return DEFAULT, runtime_socket(environ, create=True)
+    """Return where a daemon listens by default: where only its own user can reach it."""
+    return (runtime_socket(environ, create=True),)
 
 
 def local_daemon(environ: Mapping[str, str]) -> Address:

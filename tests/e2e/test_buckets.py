@@ -208,7 +208,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
 ) -> None:
     with LyingStore(s3_service, ALL_CONDITIONS) as liar:
         environment = {**child_environment(), **s3_service.environment(liar.endpoint)}
-        serve = [sys.executable, "-m", "ckptd", "serve", "--root", s3_root, "--listen", "127.0.0.1:0"]
+        serve = [sys.executable, "-m", "ckptd", "serve", "--root", s3_root, "--listen", f"unix://{tmp_path}/d.sock"]
         refused = subprocess.run(serve, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert refused.returncode == 2
         assert "cannot keep a second owner out" in refused.stderr
@@ -231,7 +231,7 @@ def test_a_daemon_refuses_a_store_that_ignores_conditions_unless_told_and_then_s
 
 def test_a_second_daemon_on_the_same_host_is_refused(daemon: Daemon, s3_root: str, tmp_path: Path) -> None:
     second = prepared.run(
-        [sys.executable, "-m", "ckptd", "serve", "--root", s3_root, "--listen", "127.0.0.1:0"],
+        [sys.executable, "-m", "ckptd", "serve", "--root", s3_root, "--listen", f"unix://{tmp_path}/d.sock"],
         env=child_environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert second.returncode == 4

@@ -110,7 +110,7 @@ def test_a_daemons_run_is_heard_of_across_kill_and_restart(watching, daemon, tmp
     port = daemon.address.rpartition(":")[2]
     log = (tmp_path / "second.log").open("wb")
     second = prepared.Popen(
-        [sys.executable, "-m", "ckptd", "serve", "--root", daemon.root, "--listen", f"127.0.0.1:{port}"],
+        [sys.executable, "-m", "ckptd", "serve", "--root", daemon.root, "--listen", f"127.0.0.1:{port}", "--insecure-loopback"],
         stdout=log,
         stderr=log,
         env=child_environment(),

@@ -258,6 +258,8 @@ def test_an_address_in_use_is_a_conflict_and_leaves_no_mess(serve):
     ("flags", "code", "says"),
     [
         (("--listen", "0.0.0.0:0"), 9, "--token-file"),
+        (("--client-ca", "x", "--listen", "127.0.0.1:0"), 2, "--tls-cert"),
+        (("--token-file", "x", "--insecure-loopback"), 2, "leave out one or the other"),
         (("--listen", "nonsense::"), 2, "is not an address"),
         (("--token-file", "/no/such/file"), 3, "/no/such/file"),
         (("--tls-cert", "x"), 2, "--tls-key"),

@@ -17,6 +17,7 @@ from ckptd.service.server import ServerOptions, check_exposure
 from ckptd.wire import addresses, chunks, methods, status, versions
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2
+from tests.fakes.access import OPEN
 from tests.unit.service.conftest import serving
 
 WAIT_S = 20
@@ -210,16 +211,33 @@ def test_an_address_for_strangers_needs_tls_and_an_identity(listen, options):
     [
         ("0.0.0.0:1", {"tls": TLS, "access": WITH_TOKEN}, True),
         ("grpcs://a.example:1", {"tls": Tls(b"c", b"k", b"ca")}, True),
-        ("127.0.0.1:1", {}, False),
-        ("localhost:1", {"tls": TLS}, False),
-        ("[::1]:1", {}, False),
-        ("grpcs://127.0.0.1:1", {"tls": TLS}, True),
+        ("127.0.0.1:1", {"access": WITH_TOKEN}, False),
+        ("127.0.0.1:1", {"access": OPEN}, False),
+        ("localhost:1", {"tls": TLS, "access": OPEN}, False),
+        ("[::1]:1", {"access": OPEN}, False),
+        ("grpcs://127.0.0.1:1", {"tls": TLS, "access": OPEN}, True),
+        ("grpcs://127.0.0.1:1", {"tls": Tls(b"c", b"k", b"ca")}, True),
         ("unix:///x.sock", {}, False),
     ],
 )
 def test_what_is_safe_may_listen(listen, options, secure):
     (address,) = check_exposure(ServerOptions((addresses.parse(listen),), **options))
     assert address.secure is secure
+
+
+@pytest.mark.parametrize(
+    ("listen", "options"),
+    [
+        ("127.0.0.1:1", {}),
+        ("[::1]:1", {"tls": TLS}),
+        ("localhost:1", {"tls": Tls(b"c", b"k", b"ca")}),  # without TLS there, no certificate can be shown
+        ("grpcs://127.0.0.1:1", {"tls": TLS}),
+    ],
+)
+def test_an_address_for_all_users_of_this_host_needs_an_identity(listen, options):
+    with pytest.raises(NotPermittedError, match=r"--token-file.*leave out --listen.*--insecure-loopback") as refused:
+        check_exposure(ServerOptions((addresses.parse(listen),), **options))
+    assert addresses.parse(listen).host in str(refused.value)
 
 
 def test_tls_without_a_certificate_is_refused():

@@ -1,0 +1,51 @@
+"""Who can reach a daemon that asks nobody for an identity: its own user, and others only where it was told so."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from ckptd.cli.status import command as status_command
+from ckptd.errors import NotPermittedError
+from tests.fakes.waiting import eventually
+from tests.starts import prepared
+
+
+def test_without_listen_only_its_own_user_reaches_it(tmp_path):
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    log, ready = tmp_path / "log", tmp_path / "ready"
+    with log.open("wb") as out:
+        daemon = prepared.Popen(
+            [sys.executable, "-m", "ckptd", "serve", "--root", str(tmp_path / "root"), "--ready-file", str(ready)],
+            stderr=out,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+        )
+    try:
+        eventually(lambda: ready.exists() or daemon.poll() is not None, log.read_text)
+        assert json.loads(ready.read_text())["listening"] == [f"unix://{runtime}/ckptd.sock"]
+        sockets = [path for path in runtime.iterdir() if path.is_socket()]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o600}
+        assert "WARNING" not in log.read_text()
+    finally:
+        daemon.terminate()
+        assert daemon.wait(60) == 0
+
+
+def test_a_port_of_this_host_is_refused_unless_its_openness_is_accepted_and_told(serve, tmp_path):
+    command = [sys.executable, "-m", "ckptd", "serve", "--root", str(tmp_path / "root"), "--listen", "127.0.0.1:0"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == NotPermittedError.exit_code
+    assert "leave out --listen" in refused.stderr
+    assert "--insecure-loopback" in refused.stderr
+    assert not (tmp_path / "root").exists()
+    daemon = serve().ready()  # the fixture accepts it
+    assert "WARNING" in (first := daemon.log.read_text().splitlines()[0])
+    assert "--insecure-loopback" in first
+    status = CliRunner().invoke(status_command, [daemon.listening[0]])
+    assert f"may do everything over {daemon.listening[0]}" in status.output
