@@ -31,7 +31,7 @@ def test_without_listen_only_its_own_user_reaches_it(tmp_path):
         assert json.loads(ready.read_text())["listening"] == [f"unix://{runtime}/ckptd.sock"]
         sockets = [path for path in runtime.iterdir() if path.is_socket()]
         assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o600}
-        assert "WARNING" not in log.read_text()
+        assert " warning: " not in log.read_text()
     finally:
         daemon.terminate()
         assert daemon.wait(60) == 0
@@ -45,7 +45,8 @@ def test_a_port_of_this_host_is_refused_unless_its_openness_is_accepted_and_told
     assert "--insecure-loopback" in refused.stderr
     assert not (tmp_path / "root").exists()
     daemon = serve().ready()  # the fixture accepts it
-    assert "WARNING" in (first := daemon.log.read_text().splitlines()[0])
+    first = daemon.log.read_text().splitlines()[0]
+    assert " warning: " in first
     assert "--insecure-loopback" in first
     status = CliRunner().invoke(status_command, [daemon.listening[0]])
     assert f"may do everything over {daemon.listening[0]}" in status.output
