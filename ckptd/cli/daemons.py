@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import InvalidRequestError, UnavailableError
 
 if TYPE_CHECKING:
     import grpc
@@ -74,14 +74,11 @@ def where(address: str | None) -> Address:
     Raises:
         InvalidRequestError: it is none, or names a store.
     """
-    from ckptd.client.paths.environment import ADDRESS_VARIABLE, given_address
-    from ckptd.wire import addresses, places
+    from ckptd.client.paths.environment import ADDRESS_VARIABLE, address_or_local
+    from ckptd.wire import addresses
 
-    given = given_address(address)
-    if not given:
-        return places.daemon_address(os.environ)
     try:
-        return addresses.parse(given)
+        return addresses.parse(address_or_local(address))
     except InvalidRequestError as error:
         if address is None:
             error.add_note(f"{ADDRESS_VARIABLE} says so; this command needs a daemon")
@@ -98,19 +95,27 @@ def from_environment() -> str | None:
 
 
 @contextmanager
-def channel(address: Address, identity: Identity, *, timeout_s: float) -> Iterator[grpc.Channel]:
-    """Yield a channel to a daemon, after a check of both certificates.
+def channel(
+    address: Address, identity: Identity, *, timeout_s: float, shows_token: bool = True
+) -> Iterator[grpc.Channel]:
+    """Yield a channel to a daemon, after a check of both certificates. It has no token without `shows_token`.
 
     Raises:
         CkptdError: see `tls.check`.
     """
     from ckptd.client.paths.environment import given_credentials
-    from ckptd.wire import tls
+    from ckptd.wire import places, tls
     from ckptd.wire.channels import open_channel
 
     shown = given_credentials(
         str(address), token=identity.token(), ca=identity.ca, cert=identity.cert, key=identity.key
     )
-    tls.check(address, shown, timeout_s=min(timeout_s, _MOST_HANDSHAKE_S))
-    with open_channel(address, token=shown.token, ca=shown.ca, client_certificate=shown.client_certificate) as opened:
-        yield opened
+    token = shown.token if shows_token else None
+    try:
+        tls.check(address, shown, timeout_s=min(timeout_s, _MOST_HANDSHAKE_S))
+        with open_channel(address, token=token, ca=shown.ca, client_certificate=shown.client_certificate) as opened:
+            yield opened
+    except UnavailableError as error:
+        if not error.is_answer and (why := places.origin(address, os.environ)):
+            error.add_note(why)
+        raise

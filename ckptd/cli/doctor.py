@@ -157,14 +157,13 @@ def _addresses() -> Iterator[Finding]:
     """Say where a daemon would listen by default."""
     from ckptd.storage.findings import Finding, Outcome
     from ckptd.wire import places
-    from ckptd.wire.addresses import DEFAULT
 
     try:
         where = places.runtime_socket(os.environ)
     except CkptdError as error:
         yield Finding("socket", Outcome.REFUSED, str(error), error)
         return
-    yield Finding("socket", Outcome.OK, f"{where}, and {DEFAULT}, unless `ckptd serve --listen` says otherwise")
+    yield Finding("socket", Outcome.OK, f"{where}, unless `ckptd serve --listen` says otherwise")
 
 
 def _software() -> Finding:

@@ -23,7 +23,7 @@ from ckptd.cli.places import Named
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.offline import ownership
 from ckptd.engine.offline.repair import Repaired
-from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.format.names import INDEX_SUFFIX, step_of
 from ckptd.storage.base import Store
 from ckptd.storage.capabilities import local_path
@@ -285,9 +285,21 @@ class _Stub:
 
 @contextmanager
 def _channel(address: str, how: Reach) -> Iterator[_Stub]:
+    """Yield a way to call a daemon. One that only a lock names gets no token: anyone may have written it."""
+    from ckptd.wire import places as wire_places
+
     where = daemons.where(address)
-    with daemons.channel(where, how.identity, timeout_s=how.timeout_s) as channel:
-        yield _Stub(channel, str(where))
+    is_named = how.address is not None or bool(wire_places.origin(where, os.environ))
+    try:
+        with daemons.channel(where, how.identity, timeout_s=how.timeout_s, shows_token=is_named) as channel:
+            yield _Stub(channel, str(where))
+    except NotPermittedError as error:
+        if not is_named and how.identity.token() is not None:
+            error.add_note(
+                f"no token was sent to {where}, which only the lock of this directory names: if it is your daemon, "
+                f"pass --address {where}, or set CKPTD_ADDRESS"
+            )
+        raise
 
 
 @contextmanager

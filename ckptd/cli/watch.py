@@ -100,12 +100,14 @@ def command(
 def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
     """Return what is to be watched; without a place it is the environment's, or the daemon of this host."""
     if place is not None:
-        return place, run
+        from ckptd.client.paths.environment import or_local
+
+        return or_local(place), run
     if run is None:
         raise InvalidRequestError("say what to watch: a directory, or a daemon's run with --run RUN")
-    from ckptd.client.paths.environment import given_address
+    from ckptd.client.paths.environment import address_or_local
 
-    return given_address(None) or str(daemons.where(None)), run
+    return address_or_local(None), run
 
 
 def _missing_directory(place: str) -> str | None:

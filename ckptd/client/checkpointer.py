@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -30,6 +31,8 @@ if sys.version_info >= (3, 11):
     from typing import Self
 else:
     from typing_extensions import Self
+
+_log = logging.getLogger("ckptd.client")
 
 
 class Checkpointer(StoredRun):
@@ -72,8 +75,8 @@ class Checkpointer(StoredRun):
         Args:
             address: a daemon's (``grpc://host:port``, ``grpcs://host:port``, ``unix:///path``, ``host:port``), or the
                 path or URL of a store for direct mode, which is for one rank. None is the environment's
-                ``CKPTD_ADDRESS``, or else a daemon of this host, at the user's own socket or at
-                ``/run/ckptd/ckptd.sock``.
+                ``CKPTD_ADDRESS``, or else ``unix://``: the daemon of this host, at the user's own socket or at
+                ``/run/ckptd/ckptd.sock``. The log says which it is (logger ``ckptd.client``).
             run: the run's directory below the daemon's root or below the store: ``runs/mnist``.
             rank: of this process; default: what the environment's ``RANK`` says, or what launched it (Open MPI, PMI,
                 SLURM's ``srun``), else 0.
@@ -119,7 +122,10 @@ class Checkpointer(StoredRun):
             retention=retention,
             save_relative_paths=save_relative_paths,
         )
-        address = environment.address_or_local(address)
+        if address is None:
+            address = environment.address_or_local(None)
+            _log.info("run %s is at %s: %s", run, address, environment.origin_of(address))
+        address = environment.given_address(address)
         transport = open_transport(
             address, run, place, run_options, timeout_s=timeout_s, token=token, ca=ca, cert=cert, key=key
         )

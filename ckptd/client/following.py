@@ -8,7 +8,8 @@ from pathlib import Path as LocalPath
 
 from ckptd.client import options
 from ckptd.client.daemon.connection import this_member
-from ckptd.client.paths.latest import Path, as_text
+from ckptd.client.paths.environment import address_or_local
+from ckptd.client.paths.latest import Path
 from ckptd.client.saving.transport import Transport
 from ckptd.client.transports import open_daemon
 from ckptd.client.watch import Source, Watch
@@ -23,7 +24,7 @@ from ckptd.wire import addresses
 
 
 def follow(
-    place: Path,
+    place: Path | None = None,
     run: str | None = None,
     *,
     timeout_s: float | None = None,
@@ -41,7 +42,8 @@ def follow(
     between, but never the newest. Nothing need be there yet. TensorFlow may write the directory, too.
 
     Args:
-        place: a directory of checkpoints, or the address of a daemon.
+        place: a directory of checkpoints, or the address of a daemon; None is ``CKPTD_ADDRESS``, or else the daemon
+            of this host.
         run: the run, below the directory or the daemon's root; a daemon needs one.
         timeout_s: end when nothing newer comes for so long; None waits for ever.
         latest_filename: the state file's name; a daemon knows it.
@@ -59,7 +61,9 @@ def follow(
         UnavailableError: while iterating, once the daemon or the store was away for too long.
         CorruptionError: while iterating, when the state file of a directory can't be read as one.
     """
-    place = as_text(place)
+    if place is None and run is None:
+        raise InvalidRequestError("say what to follow: a directory, or a daemon's run with run='runs/mnist'")
+    place = address_or_local(place)
     if run is not None:
         naming.check_run_name(run)
     if timeout_s is not None and not timeout_s >= 0:

@@ -37,8 +37,8 @@ def read_access(config: Config) -> Access:
     """
     if config.insecure_loopback and (config.token_file or config.tokens or config.client_ca):
         raise InvalidRequestError(
-            "--insecure-loopback serves callers without an identity, but --token-file, --tokens and --client-ca require "
-            "one: leave out one or the other"
+            "--insecure-loopback serves callers without an identity, but --token-file, --tokens and --client-ca "
+            "require one: leave out one or the other"
         )
     token = None if config.token_file is None else _token(config.token_file)
     named = None if config.tokens is None else tokens.read(config.tokens)

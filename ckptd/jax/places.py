@@ -6,7 +6,7 @@ import os
 
 import jax
 
-from ckptd.client.paths.environment import given_address
+from ckptd.client.paths.environment import given_address, or_local
 from ckptd.client.paths.latest import as_text
 from ckptd.client.paths.run_place import RunPlace
 from ckptd.errors import InvalidRequestError
@@ -23,7 +23,7 @@ def place(directory: str | os.PathLike[str], address: str | None, run: str | Non
     Raises:
         InvalidRequestError: there is nothing that names a run.
     """
-    text = as_text(directory)
+    text = or_local(as_text(directory))
     if addresses.is_daemon(text):
         if run is None:
             raise InvalidRequestError("a daemon's address needs a run: CheckpointManager(address, run='runs/mnist')")

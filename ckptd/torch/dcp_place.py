@@ -17,7 +17,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from ckptd.client.paths.environment import ADDRESS_VARIABLE, given_address
+from ckptd.client.paths.environment import address_or_local, given_address, or_local
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names as naming
 from ckptd.storage.locations import is_url
@@ -130,7 +130,7 @@ def origin(
 
     Args:
         address_or_path: a daemon's address; with `run`, a store's path or URL; else a checkpoint's id. None is the
-            environment's CKPTD_ADDRESS, if there is one.
+            environment's CKPTD_ADDRESS, if there is one; with `run`, else the daemon of this host.
         run: for ids that name no run.
         step: of the checkpoint, in `run`.
         name: for ids that are only a step.
@@ -138,14 +138,13 @@ def origin(
     Raises:
         InvalidRequestError: the arguments contradict each other.
     """
-    text = given_address(None) or None if address_or_path is None else as_text(address_or_path)
+    if address_or_path is None:
+        text = given_address(None) or None if run is None else address_or_local(None)
+    else:
+        text = or_local(as_text(address_or_path))
     is_daemon = text is not None and addresses.is_daemon(text) and not _DAEMON_URL.fullmatch(text)
     if run is None and step is not None:
         raise InvalidRequestError("step= needs run=; without run=, a checkpoint_id names both", actual=step)
-    if run is not None and text is None:
-        raise InvalidRequestError(
-            f"run= needs a root: pass the address of a daemon or a store, or set {ADDRESS_VARIABLE}", actual=run
-        )
     if run is not None or is_daemon or address_or_path is None:
         return Origin(text, run, name), step
     return Origin(None, None, name), text

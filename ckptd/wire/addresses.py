@@ -64,9 +64,6 @@ class Address:
         return {True: "grpcs://", False: "grpc://", None: ""}[self.secure] + self.target
 
 
-DEFAULT = Address("127.0.0.1", DEFAULT_PORT)
-
-
 def is_daemon(text: str) -> bool:
     """Tell whether `text` has the form of a daemon's address, and not of a store's. Doesn't check it further."""
     scheme, colon, _ = text.partition("://")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ckptd.errors import NotPermittedError
-from ckptd.wire.addresses import DEFAULT, MAX_SOCKET_PATH, Address
+from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.wire import addresses
+from ckptd.wire.addresses import MAX_SOCKET_PATH, Address
+
+ADDRESS_VARIABLE = "CKPTD_ADDRESS"
+"""Names a daemon, or a store, in the environment."""
+
+LOCAL = ("unix://", "unix:")
+"""What people write for `local_daemon`."""
 
 SOCKET_NAME = "ckptd.sock"
 SYSTEM_SOCKET = Address(path=f"/run/ckptd/{SOCKET_NAME}")
@@ -56,10 +64,29 @@ def local_daemon(environ: Mapping[str, str]) -> Address:
     return next(found, own)
 
 
-def daemon_address(environ: Mapping[str, str]) -> Address:
-    """Return where a command looks for a daemon: at `local_daemon`, or at the default port if no socket is there."""
-    socket = local_daemon(environ)
-    return socket if Path(socket.path).is_socket() else DEFAULT
+def origin(address: Address, environ: Mapping[str, str]) -> str:
+    """Say why `address` is one that this user has named, or that is looked at by default; empty for any other.
+
+    A token may go there. To an address that a file of somebody else names, it may not.
+    """
+    named = environ.get(ADDRESS_VARIABLE, "").strip()
+    if addresses.is_daemon(named) and named not in LOCAL:
+        with contextlib.suppress(InvalidRequestError):
+            if _is_same(addresses.parse(named), address):
+                return f"{ADDRESS_VARIABLE} names this address"
+    if _is_same(SYSTEM_SOCKET, address):
+        return "this is the socket of the host's daemon"
+    with contextlib.suppress(NotPermittedError):
+        if _is_same(runtime_socket(environ), address):
+            return (
+                f"this is the socket of the user's own daemon; without an address, {ADDRESS_VARIABLE}, this socket and "
+                f"{SYSTEM_SOCKET.path} are looked for, in this order"
+            )
+    return ""
+
+
+def _is_same(one: Address, other: Address) -> bool:
+    return one.target == other.target and bool(one.secure) == bool(other.secure)
 
 
 def _check_ours(directory: Path, uid: int) -> None:

@@ -109,8 +109,9 @@ def test_a_daemons_run_is_heard_of_across_kill_and_restart(watching, daemon, tmp
     eventually(lambda: daemon.process.exit_code() is not None, "the end of the daemon, and of its locks")
     port = daemon.address.rpartition(":")[2]
     log = (tmp_path / "second.log").open("wb")
+    serve = [sys.executable, "-m", "ckptd", "serve", "--root", daemon.root]
     second = prepared.Popen(
-        [sys.executable, "-m", "ckptd", "serve", "--root", daemon.root, "--listen", f"127.0.0.1:{port}", "--insecure-loopback"],
+        [*serve, "--listen", f"127.0.0.1:{port}", "--insecure-loopback"],
         stdout=log,
         stderr=log,
         env=child_environment(),

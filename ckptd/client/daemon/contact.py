@@ -20,7 +20,7 @@ import grpc
 
 from ckptd.client.deadline import Deadline
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
-from ckptd.wire import tls
+from ckptd.wire import places, tls
 from ckptd.wire.addresses import Address
 from ckptd.wire.credentials import NO_CREDENTIALS, Credentials
 
@@ -118,6 +118,8 @@ class FirstContact:
         if self._is_made or not isinstance(error, UnavailableError):
             return error
         never = UnavailableError(f"{error.reason} (tried for {_seconds(deadline.timeout_s)})")
+        if why := places.origin(self.address, os.environ):
+            never.add_note(why)
         never.may_have_arrived = False
         return never
 

@@ -13,9 +13,9 @@ from ckptd.client.paths.latest import Path, as_text
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import addresses, places
 from ckptd.wire.credentials import Credentials
+from ckptd.wire.places import ADDRESS_VARIABLE
 
-ADDRESS_VARIABLE = "CKPTD_ADDRESS"
-"""Names a daemon, or a store, in the environment."""
+__all__ = ["ADDRESS_VARIABLE", "CA_VARIABLE", "TOKEN_VARIABLE"]
 
 TOKEN_VARIABLE = "CKPTD_TOKEN"  # noqa: S105 - the variable's name
 CA_VARIABLE = "CKPTD_CA"
@@ -27,16 +27,29 @@ Pem: TypeAlias = str | bytes
 
 
 def given_address(address: Path | None) -> str:
-    """Return the address that is given, or else the environment's; empty when there is none."""
-    return os.environ.get(ADDRESS_VARIABLE, "").strip() if address is None else as_text(address)
+    """Return the address that is given, or else the environment's; empty when there is none.
+
+    ``unix://`` without a path is the daemon of this host: the user's own socket, or ``/run/ckptd/ckptd.sock``,
+    whichever is there first; if neither is, the user's.
+    """
+    return or_local(os.environ.get(ADDRESS_VARIABLE, "").strip() if address is None else as_text(address))
+
+
+def or_local(address: str) -> str:
+    """Return `address`, but for ``unix://`` that of the daemon of this host."""
+    return str(places.local_daemon(os.environ)) if address in places.LOCAL else address
 
 
 def address_or_local(address: Path | None) -> str:
-    """Return the address that is given, or the environment's, or else that of the daemon of this host.
+    """Return the address that is given, or the environment's, or else that of the daemon of this host."""
+    return given_address(address) or or_local("unix://")
 
-    That is the user's own socket, or ``/run/ckptd/ckptd.sock``, whichever is there first; if neither is, the user's.
-    """
-    return given_address(address) or str(places.local_daemon(os.environ))
+
+def origin_of(address: str) -> str:
+    """Say why an address that nobody passed is used."""
+    if not addresses.is_daemon(address):
+        return f"{ADDRESS_VARIABLE} names it"
+    return places.origin(addresses.parse(address), os.environ)
 
 
 def given_credentials(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent import futures
+
+import grpc
+import numpy as np
 import pytest
 
+import ckptd
+from ckptd.cli import main
 from ckptd.cli.keepers import address_of
-from ckptd.errors import ConflictError
+from ckptd.errors import ConflictError, NotPermittedError
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.lock_holder import LockHolder
 
 
@@ -27,3 +34,65 @@ def test_without_an_address_the_error_says_what_to_do(address: str, note: str) -
     with pytest.raises(ConflictError) as caught:
         address_of(ConflictError("in use", actual=holder.line))
     assert caught.value.__notes__ == [note]
+
+
+class _Hostile(grpc.GenericRpcHandler):
+    """Wants a token of every call, and records what it is shown."""
+
+    def __init__(self):
+        self.calls = []
+        self.shown = []
+
+    def service(self, handler_call_details):
+        self.calls.append(handler_call_details.method)
+        self.shown += [value for key, value in handler_call_details.invocation_metadata if key == "authorization"]
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _, context: context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token, please")
+        )
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Yield a directory of a stranger, whose lock names the address of a listener; its address, and what it hears."""
+    run = tmp_path / "runs" / "a"
+    with ckptd.Checkpointer(tmp_path, run="runs/a") as ckpt:
+        ckpt.save(1, {"w": np.zeros(1)}).result()
+    heard = _Hostile()
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=(heard,))
+    address = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with LocalStore(str(tmp_path)).lock(".ckptd/lock", holder=LockHolder.here("ckptd serve", address).line):
+        yield run, address, heard
+    server.stop(0).wait()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["rm", "{run}/model.ckpt-1"], ["pin", "{run}/model.ckpt-1"], ["unpin", "{run}/model.ckpt-1"],
+     ["undelete", "{run}/model.ckpt-1"], ["prune", "{run}", "--keep", "1"], ["repair", "{run}"]],
+)  # fmt: skip
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_lock_s_address_gets_no_token(hostile, command, from_file, tmp_path, monkeypatch, capsys):
+    run, address, heard = hostile
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    arguments = [word.format(run=run) for word in command]
+    if from_file:
+        (tmp_path / "token").write_text("s3same")
+        arguments += ["--token-file", str(tmp_path / "token")]
+    else:
+        monkeypatch.setenv("CKPTD_TOKEN", "s3same")
+    assert main.run(arguments) == NotPermittedError.exit_code
+    assert (bool(heard.calls), heard.shown) == (True, [])
+    assert f"pass --address {address}" in capsys.readouterr().err
+
+
+def test_an_address_that_its_owner_names_gets_the_token(hostile, monkeypatch, capsys):
+    run, address, heard = hostile
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    monkeypatch.setenv("CKPTD_TOKEN", "s3same")
+    assert main.run(["rm", f"{run}/model.ckpt-1", "--address", address]) == NotPermittedError.exit_code
+    assert heard.shown == ["Bearer s3same"]
+    monkeypatch.setenv("CKPTD_ADDRESS", address.removeprefix("grpc://"))
+    assert main.run(["rm", f"{run}/model.ckpt-1"]) == NotPermittedError.exit_code
+    assert heard.shown == ["Bearer s3same"] * 2
+    assert "pass --address" not in capsys.readouterr().err

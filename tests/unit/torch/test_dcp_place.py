@@ -78,10 +78,17 @@ def test_the_environment_names_the_daemon_that_nobody_else_has(monkeypatch):
     assert origin("/d/run/net-7", None, None, "net")[1] == "/d/run/net-7"
 
 
+def test_a_run_without_an_address_is_one_of_this_host_s_daemon(tmp_path, monkeypatch):
+    monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    socket = f"unix://{tmp_path}/ckptd.sock"
+    for address in (None, "unix://"):
+        assert origin(address, "runs/a", None, "net")[0].find(5) == DcpPath(socket, "runs/a", "net", 5)
+
+
 @pytest.mark.parametrize(
     ("address", "run", "step", "why"),
     [
-        (None, "runs/a", None, "run= needs a root"),
         ("/d/run/net-7", None, 7, "step= needs run="),
         (DAEMON, None, 7, "step= needs run="),
     ],

@@ -14,8 +14,9 @@ import trustme
 
 import ckptd
 from ckptd.cli import main
+from ckptd.client.paths.environment import address_or_local, given_address
 from ckptd.engine.saves.coordinator import Coordinator
-from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.errors import InvalidRequestError, NotPermittedError, UnavailableError
 from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
 from ckptd.service.server import Server, ServerOptions
@@ -112,22 +113,48 @@ def test_a_store_in_the_environment_is_no_daemon_for_a_command_that_wants_one(tm
     assert "CKPTD_ADDRESS" in capsys.readouterr().err
 
 
-def test_without_an_address_it_is_the_user_s_socket_then_that_of_the_host(tmp_path, monkeypatch):
+@pytest.fixture
+def sockets(tmp_path, monkeypatch):
+    """Where the sockets of the user and of the host would be."""
     monkeypatch.delenv("CKPTD_ADDRESS", raising=False)
-    own, of_the_host = tmp_path / "own", tmp_path / "host.sock"
-    own.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(own))
-    seams.SYSTEM_SOCKET.put(monkeypatch, places.Address(path=str(of_the_host)))
-    assert str(places.local_daemon({"XDG_RUNTIME_DIR": str(own)})) == f"unix://{own}/ckptd.sock"
+    (tmp_path / "own").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "own"))
+    seams.SYSTEM_SOCKET.put(monkeypatch, places.Address(path=str(tmp_path / "host.sock")))
+    return tmp_path / "own" / "ckptd.sock", tmp_path / "host.sock"
+
+
+def test_without_an_address_it_is_the_user_s_socket_then_that_of_the_host(sockets, tmp_path):
+    own, of_the_host = sockets
+    assert address_or_local(None) == f"unix://{own}"
     with socket.socket(socket.AF_UNIX) as host:
         host.bind(str(of_the_host))
-        assert str(places.local_daemon({"XDG_RUNTIME_DIR": str(own)})) == f"unix://{of_the_host}"
-        daemon = Daemon(tmp_path / "root", listen=f"unix://{own}/ckptd.sock")
+        assert address_or_local(None) == given_address("unix://") == f"unix://{of_the_host}"
+        daemon = Daemon(tmp_path / "root", listen=f"unix://{own}")
         try:
+            assert address_or_local(None) == f"unix://{own}"
             with ckptd.Checkpointer(run="r") as ckpt:
                 assert ckpt.save(1, W).result().step == 1
+            with closing(ckptd.follow(run="r", timeout_s=10.0)) as news:
+                assert next(news).step == 1
         finally:
             daemon.stop()
+
+
+def test_the_log_and_errors_say_which_daemon_was_taken_and_why(sockets, monkeypatch, capsys, caplog):
+    own, of_the_host = sockets
+    expected = f"socket of the user's own daemon; without an address, CKPTD_ADDRESS, this socket and {of_the_host}"
+    for address, why in ((None, expected), ("grpc://127.0.0.1:1", "CKPTD_ADDRESS names this address")):
+        if address is not None:
+            monkeypatch.setenv("CKPTD_ADDRESS", address)
+        caplog.clear()
+        with caplog.at_level("INFO", "ckptd.client"), ckptd.Checkpointer(run="r", timeout_s=0.2) as ckpt:
+            assert f"run r is at {address or f'unix://{own}'}: " in caplog.text
+            assert why in caplog.text
+            with pytest.raises(UnavailableError) as never:
+                ckpt.latest()
+        assert any(why in note for note in never.value.__notes__)
+        assert main.run(["status", "--timeout-s", "0.2"]) == UnavailableError.exit_code
+        assert why in capsys.readouterr().err
 
 
 def test_a_run_is_wanted(tmp_path):
