@@ -1,8 +1,8 @@
 """An evaluation job that follows a training job: each new checkpoint is read, measured, and the best one kept.
 
-    ckptd serve --root /tmp/checkpoints --listen 127.0.0.1:7070 &
-    python examples/evaluate.py 127.0.0.1:7070 --timeout 60 &
-    python examples/train_numpy.py 127.0.0.1:7070 --workers 4
+    ckptd serve --root /tmp/checkpoints &
+    python examples/evaluate.py --timeout 60 &
+    python examples/train_numpy.py --workers 4
 
 It may be started before the training job, during it, or afterwards, and started again. It is told of a checkpoint only
 when that is durable. Evaluation that is slower than training skips to the newest. The best checkpoint is pinned, so
@@ -12,6 +12,7 @@ that retention spares it; what was the best before is unpinned.
 from __future__ import annotations
 
 import argparse
+import os
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def evaluate(address: str, run: str, until_step: int, timeout_s: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of the daemon: host:port or unix:///path")
+    here = os.environ.get("CKPTD_ADDRESS", "unix://")
+    parser.add_argument("address", nargs="?", default=here, help="the daemon's; default: CKPTD_ADDRESS or this host's")
     parser.add_argument("--run", default="examples/linear")
     parser.add_argument("--until-step", type=int, default=200, help="end after this one")
     parser.add_argument("--timeout", type=float, default=60.0, help="end when nothing comes for so many seconds")

@@ -1,7 +1,7 @@
 """Several JAX processes train one Flax model on the handwritten digits, and checkpoint through one daemon.
 
-    ckptd serve --root /tmp/checkpoints --listen 127.0.0.1:7070 &
-    python examples/train_jax.py 127.0.0.1:7070 --workers 4
+    ckptd serve --root /tmp/checkpoints &
+    python examples/train_jax.py --workers 4
 
 Kill it and run it again: it continues from the newest checkpoint, also with another number of workers. The processes
 form one `jax.distributed` job on this host's processors; weights and optimizer are spread over them, so that each saves
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import multiprocessing.connection
+import os
 import socket
 
 import flax.nnx as nnx
@@ -129,7 +130,9 @@ def work(rank: int, world_size: int, meeting: str, args: argparse.Namespace) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of the daemon, host:port or unix:///path; for one worker also a directory")
+    here = os.environ.get("CKPTD_ADDRESS", "unix://")
+    place = "of the daemon, or for one worker a directory; default: CKPTD_ADDRESS, or this host's daemon"
+    parser.add_argument("address", nargs="?", default=here, help=place)
     parser.add_argument("--run", default="examples/jax")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--steps", type=int, default=400)

@@ -1,7 +1,7 @@
 """Several processes train together and checkpoint through one daemon. Plain numpy; nothing to download.
 
-    ckptd serve --root /tmp/checkpoints --listen 127.0.0.1:7070 &
-    python examples/train_numpy.py 127.0.0.1:7070 --workers 4
+    ckptd serve --root /tmp/checkpoints &
+    python examples/train_numpy.py --workers 4
 
 Run it again and it continues from the newest checkpoint, also with another number of workers: each of them asks for
 the rows that it now holds, whichever worker saved them. Each worker fits its own rows of a large linear map by gradient
@@ -63,7 +63,8 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of the daemon: host:port or unix:///path")
+    here = os.environ.get("CKPTD_ADDRESS", "unix://")
+    parser.add_argument("address", nargs="?", default=here, help="the daemon's; default: CKPTD_ADDRESS or this host's")
     parser.add_argument("--run", default="examples/linear")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200)

@@ -1,7 +1,7 @@
 """Several processes train one network on handwritten digits, and checkpoint it together through one daemon.
 
-    ckptd serve --root /tmp/checkpoints --listen 127.0.0.1:7070 &
-    python examples/train_tensorflow.py 127.0.0.1:7070 --workers 2
+    ckptd serve --root /tmp/checkpoints &
+    python examples/train_tensorflow.py --workers 2
 
 Kill it whenever you like, all of it or one worker, and run it again: it continues from the newest checkpoint, and ends
 with the very weights that it would have had. TensorFlow's MultiWorkerMirroredStrategy averages the gradients. What
@@ -97,7 +97,8 @@ def free_ports(count: int) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of the daemon: host:port or unix:///path")
+    here = os.environ.get("CKPTD_ADDRESS", "unix://")
+    parser.add_argument("address", nargs="?", default=here, help="the daemon's; default: CKPTD_ADDRESS or this host's")
     parser.add_argument("--run", default="examples/digits")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=300)

@@ -1,8 +1,8 @@
 """Several processes train a network on handwritten digits with FSDP2, and checkpoint through one daemon.
 
     pip install 'ckptd[demo,torch]'
-    ckptd serve --root /tmp/checkpoints --listen 127.0.0.1:7070 &
-    python examples/train_torch.py 127.0.0.1:7070 --workers 4
+    ckptd serve --root /tmp/checkpoints &
+    python examples/train_torch.py --workers 4
 
 Kill it whenever you like, and run it again: it continues from the newest checkpoint, also with another number of
 workers, each of which reads the parts that it now holds. What belongs to ckptd is in `train`: one line that loads and
@@ -10,7 +10,7 @@ one that saves. The data are the 1,797 images that scikit-learn carries, so ther
 
 With torchrun, which puts RANK and WORLD_SIZE into the environment, each process is one worker:
 
-    torchrun --nproc-per-node 4 examples/train_torch.py 127.0.0.1:7070
+    torchrun --nproc-per-node 4 examples/train_torch.py
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def join(*rest: object) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of the daemon: host:port or unix:///path")
+    here = os.environ.get("CKPTD_ADDRESS", "unix://")
+    parser.add_argument("address", nargs="?", default=here, help="the daemon's; default: CKPTD_ADDRESS or this host's")
     parser.add_argument("--run", default="examples/digits-torch")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--steps", type=int, default=300)

@@ -8,7 +8,7 @@ _RUN = "/checkpoints/runs/mnist"
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "serve": (
-        ("ckptd serve --root /checkpoints", "on 127.0.0.1:7070 and the user's socket"),
+        ("ckptd serve --root /checkpoints", "on the user's socket"),
         ("ckptd serve --root /checkpoints --listen unix:///run/ckptd/ckptd.sock", "on one socket only"),
         ("ckptd serve --root /checkpoints --tokens tokens.json --policy policy.toml", "for several teams"),
         ("CKPTD_ROOT=/checkpoints ckptd serve --print-config", "what would be used, and why"),
@@ -78,7 +78,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "pin": (
         (f"ckptd pin {_RUN}/model.ckpt-120", "keep it, whatever retention says"),
-        ("ckptd pin runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "by this daemon"),
+        ("ckptd pin runs/mnist/model.ckpt-120 --address unix://", "by this host's daemon"),
     ),
     "unpin": ((f"ckptd unpin {_RUN}/model.ckpt-120", "retention may delete it again"),),
     "rm": (
@@ -88,7 +88,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "undelete": (
         (f"ckptd undelete {_RUN}/model.ckpt-120", "after a deletion too many"),
-        ("ckptd undelete runs/mnist/model.ckpt-120 --address 127.0.0.1:7070", "by this daemon"),
+        ("ckptd undelete runs/mnist/model.ckpt-120 --address unix://", "by this host's daemon"),
     ),
     "repair": (
         (f"ckptd repair {_RUN}", "after its state file was lost"),
@@ -96,7 +96,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "watch": (
         (f"ckptd watch {_RUN} --exec 'python eval.py \"$CKPTD_PREFIX\"'", "evaluate each new checkpoint"),
-        ("ckptd watch 127.0.0.1:7070 --run runs/mnist --json", "as a daemon publishes them, for a script"),
+        ("ckptd watch --run runs/mnist --json", "as a daemon publishes them, for a script"),
         (f"ckptd watch {_RUN} --once --timeout 600", "wait for one, at most ten minutes"),
     ),
     "doctor": (

@@ -85,6 +85,6 @@ def _direct_mode_is_for_one(url: str, member: Member, source: str) -> InvalidReq
     told = f" {source}" if source else ""
     return InvalidRequestError(
         f"direct mode is for one process, and this is {member}{told}: several ranks need a daemon. "
-        f"Start one with `ckptd serve --root {url}` and pass its address, grpc://127.0.0.1:7070; "
+        f"Start one with `ckptd serve --root {url}` and pass no address, or unix://, on this host; "
         "or pass rank=0, world_size=1 if this process saves alone"
     )

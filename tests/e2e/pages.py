@@ -10,7 +10,8 @@ The blocks of a page run from top to bottom in one empty directory, as somebody 
 - ``text``, ``toml`` and ``json`` hold no program. Any other word behind the fence is refused.
 
 ``<!-- not run: WHY -->`` above a block leaves it out; the test holds the list of those. For `/checkpoints` and
-`/tmp/checkpoints` a directory of the test stands in, and for port 7070 a free one.
+`/tmp/checkpoints` a directory of the test stands in, and for port 7070 a free one. The daemon's
+socket, which pages leave to the default, is in a directory of the test.
 """
 
 from __future__ import annotations
@@ -113,7 +114,6 @@ class Reader:
         self._root_as_written = "/tmp/checkpoints" if "/tmp/checkpoints" in page.read_text("utf-8") else "/checkpoints"
         self.names: dict[str, object] = {"__name__": "page"}
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._address = "127.0.0.1:7070"
         self._runtime = tempfile.TemporaryDirectory(prefix="ckptd-")  # short: the path of a socket has little room
         programs = directory / "bin"
         programs.mkdir()
@@ -125,15 +125,20 @@ class Reader:
         } | {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "XDG_RUNTIME_DIR": self._runtime.name,
-            "CKPTD_LISTEN": f"127.0.0.1:0 unix://{self._runtime.name}/ckptd.sock",
             "COLUMNS": "120",
             "LC_ALL": "C.UTF-8",
         }
 
     def __enter__(self) -> Reader:
+        self._runtime_before = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = self._runtime.name  # for the blocks of Python, which run in this process
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._runtime_before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = self._runtime_before
         self._stop_daemon()
         self._runtime.cleanup()
 
@@ -158,14 +163,14 @@ class Reader:
         return None
 
     def adapted(self, code: str) -> str:
-        """Return code of a page with this reader's own directory and port."""
+        """Return code of a page with this reader's own directory, and any free port."""
         code = code.replace("0.0.0.0:7070", "127.0.0.1:0")  # the tests stay on this host
-        return _ROOT.sub(str(self.directory / "checkpoints"), code).replace("127.0.0.1:7070", self._address)
+        return _ROOT.sub(str(self.directory / "checkpoints"), code)
 
     def _as_written(self, said: str) -> str:
-        """Return what a command said as the page tells it: with the page's own directory and port."""
+        """Return what a command said as the page tells it: with the page's own directories."""
         said = said.replace(str(self.directory / "checkpoints"), self._root_as_written)
-        return said.replace(self._address, "127.0.0.1:7070").replace(self._runtime.name, "/run/user/1000")
+        return said.replace(self._runtime.name, "/run/user/1000")
 
     def _transcript(self, code: str) -> Iterator[str]:
         for command in re.findall(r"^\$ ((?:.*\\\n)*.*\n)", code, re.M):
@@ -208,9 +213,6 @@ class Reader:
         while not lines or "listening on" not in lines[-1]:
             lines.append(said.get(timeout=_START_TIMEOUT_S))
             assert lines[-1], "the daemon ended:\n" + "".join(lines)
-        address = re.search(r"127\.0\.0\.1:\d+", lines[-1])
-        assert address is not None, lines[-1]
-        self._address = address[0]
 
     def _stop_daemon(self) -> None:
         if self._daemon is not None:
