@@ -15,7 +15,7 @@ from ckptd.wire import addresses, places
 from ckptd.wire.credentials import Credentials
 from ckptd.wire.places import ADDRESS_VARIABLE
 
-__all__ = ["ADDRESS_VARIABLE", "CA_VARIABLE", "TOKEN_VARIABLE"]
+__all__ = ["ADDRESS_VARIABLE", "CA_VARIABLE", "CERT_VARIABLE", "KEY_VARIABLE", "TOKEN_VARIABLE"]
 
 TOKEN_VARIABLE = "CKPTD_TOKEN"  # noqa: S105 - the variable's name
 CA_VARIABLE = "CKPTD_CA"
