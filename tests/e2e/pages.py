@@ -114,6 +114,7 @@ class Reader:
         self._root_as_written = "/tmp/checkpoints" if "/tmp/checkpoints" in page.read_text("utf-8") else "/checkpoints"
         self.names: dict[str, object] = {"__name__": "page"}
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._address = "127.0.0.1:7070"
         self._runtime = tempfile.TemporaryDirectory(prefix="ckptd-")  # short: the path of a socket has little room
         programs = directory / "bin"
         programs.mkdir()
@@ -163,14 +164,14 @@ class Reader:
         return None
 
     def adapted(self, code: str) -> str:
-        """Return code of a page with this reader's own directory, and any free port."""
+        """Return code of a page with this reader's own directory and port."""
         code = code.replace("0.0.0.0:7070", "127.0.0.1:0")  # the tests stay on this host
-        return _ROOT.sub(str(self.directory / "checkpoints"), code)
+        return _ROOT.sub(str(self.directory / "checkpoints"), code).replace("127.0.0.1:7070", self._address)
 
     def _as_written(self, said: str) -> str:
-        """Return what a command said as the page tells it: with the page's own directories."""
+        """Return what a command said as the page tells it: with the page's own directories and port."""
         said = said.replace(str(self.directory / "checkpoints"), self._root_as_written)
-        return said.replace(self._runtime.name, "/run/user/1000")
+        return said.replace(self._address, "127.0.0.1:7070").replace(self._runtime.name, "/run/user/1000")
 
     def _transcript(self, code: str) -> Iterator[str]:
         for command in re.findall(r"^\$ ((?:.*\\\n)*.*\n)", code, re.M):
@@ -213,6 +214,8 @@ class Reader:
         while not lines or "listening on" not in lines[-1]:
             lines.append(said.get(timeout=_START_TIMEOUT_S))
             assert lines[-1], "the daemon ended:\n" + "".join(lines)
+        if address := re.search(r"127\.0\.0\.1:\d+", lines[-1]):
+            self._address = address[0]
 
     def _stop_daemon(self) -> None:
         if self._daemon is not None:
