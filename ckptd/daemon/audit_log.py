@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 
 from ckptd.daemon.audit_file import MOST_LINE_BYTES, AuditFile, last_number_before
 from ckptd.engine.journal import BEGUN, JournalEntry
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
 from ckptd.printable import printable, printable_json
 from ckptd.storage.local.os_errors import from_os_error
 
@@ -64,21 +64,25 @@ class AuditLog:
         Raises:
             StorageFullError, NotPermittedError, UnavailableError: it must be recorded, and cannot be.
         """
-        try:
-            self._record(entry, from_reserve=entry.uses_reserve, durable=entry.uses_reserve or self._required)
-        except OSError as error:
-            self._complain(error)
-            if self._required:
-                raise self._refusal(entry, error) from error
-            _tell(entry, None)
+        failed = self._try(entry, from_reserve=entry.uses_reserve, durable=entry.uses_reserve or self._required)
+        if failed is not None and self._required:
+            raise self._refusal(entry, failed) from failed
 
     def ended(self, entry: JournalEntry) -> None:
         """Record how something ended. It has happened, so that it may take the room that is set aside."""
+        self._try(entry, from_reserve=True, durable=self._required)
+
+    def _try(self, entry: JournalEntry, *, from_reserve: bool, durable: bool) -> Exception | None:
+        """Record an entry; return why that could not be."""
         try:
-            self._record(entry, from_reserve=True, durable=self._required)
-        except OSError as error:
+            self._record(entry, from_reserve=from_reserve, durable=durable)
+        except Exception as error:
+            if not isinstance(error, OSError):  # a bug must not turn a save that is published into one that has failed
+                _log.exception("a bug in ckptd: %s was not recorded", entry.event)
             self._complain(error)
             _tell(entry, None)
+            return error
+        return None
 
     def reopen(self) -> None:
         """Go on in a new file if this one was renamed: what rotates logs does that, and then sends SIGHUP."""
@@ -127,15 +131,17 @@ class AuditLog:
                 file.sync()
                 self._synced = newest
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, error: Exception) -> None:
         with self._writing:
             self._unrecorded += 1
             is_news, self.complaint = not self.complaint, f"the audit log cannot be written: {self._path}: {error}"
         if is_news:
             _log.error("%s", self.complaint)
 
-    def _refusal(self, entry: JournalEntry, error: OSError) -> CkptdError:
-        ours = from_os_error(error, self._path or "")
+    def _refusal(self, entry: JournalEntry, error: Exception) -> CkptdError:
+        ours = (
+            from_os_error(error, "") if isinstance(error, OSError) else UnavailableError(f"a bug in ckptd: {error!r}")
+        )
         return type(ours)(
             f"the {entry.event} is refused: the daemon must record it (--audit-required), and its audit log cannot be "
             f"written: {ours.reason}",

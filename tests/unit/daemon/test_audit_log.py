@@ -242,6 +242,18 @@ def test_a_file_that_cannot_be_written_refuses_what_must_be_recorded(path, is_re
     assert not log.complaint
 
 
+def test_a_bug_in_recording_ends_nothing_that_need_not_be_recorded(path):
+    bad = JournalEntry("save", details={"what": object()})
+    log = AuditLog(str(path))
+    log.begins(bad)
+    log.ended(bad)
+    log.close()
+    log = AuditLog(str(path), required=True)
+    with pytest.raises(ckptd.UnavailableError, match="a bug in ckptd"):
+        log.begins(bad)
+    log.ended(bad)
+
+
 def test_a_refused_call_says_so_to_the_client(serve, path, tmp_path):
     file, policy = str(tmp_path / "tokens.json"), tmp_path / "policy.toml"
     shown = tokens.create(file, "vision")
