@@ -16,7 +16,8 @@ def command(prefix: str, how: Reach, as_json: bool) -> None:
     """Bring back the checkpoint at PREFIX, which a daemon or a training program deleted a few minutes ago.
 
     The daemon's --undo-s sets for how long that is possible. It is listed again at its old place, or kept for good if
-    its place was taken since. What `ckptd rm` deleted without a daemon is gone for good.
+    its place was taken since. If an identity that may only save has saved the step again, the two change places. What
+    `ckptd rm` deleted without a daemon is gone for good.
     """
     from ckptd.cli import keepers
 

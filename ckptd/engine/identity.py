@@ -93,6 +93,8 @@ class Declaration:
         remarks: what it has beside its tensors, to be compared as well.
         refuses_differences: end the save if ranks differ in any of this.
         actor: the identity that declares; None in direct mode.
+        append_only: the caller may take nothing away: what the save replaces can be brought back for a while. The
+            daemon says so, never the rank.
     """
 
     save: SaveRef
@@ -110,6 +112,7 @@ class Declaration:
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
     actor: Actor | None = None
+    append_only: bool = False
 
     @property
     def prefix(self) -> str:

@@ -231,7 +231,9 @@ class ArenaConnection:
 
     def _begin(self, request: arena_pb2.ArenaBegin) -> None:
         assert self._caller is not None, "a connection begins with its key"
-        declaration = replace(convert.declaration_from_wire(request.declare), actor=Actor(str(self._caller), "unix"))
+        declaration = convert.declaration_from_wire(request.declare)
+        append_only = not self.lending.gate.access.policy.allows(self._caller, Right.MANAGE, declaration.save.run)
+        declaration = replace(declaration, actor=Actor(str(self._caller), "unix"), append_only=append_only)
         save = declaration.save
         if self.place != Tenant(save.run, save.rank) or save.incarnation != self._incarnation:
             raise ConflictError("a save was begun by another rank than the one that opened the connection")

@@ -160,7 +160,8 @@ class SaveService:
         if not await self._pools.look(self._coordinator.manifests.knows, declaration.manifest_digest):
             await call.write(save_pb2.DeclareReply(need_manifest=save_pb2.NeedManifest()))
             return
-        declaration = replace(declaration, actor=call.actor)
+        append_only = not call.may(Right.MANAGE, declaration.save.run)
+        declaration = replace(declaration, actor=call.actor, append_only=append_only)
         asked = self._pools.submit(declaration.save.run, self._begin, call.caller, declaration)
         await self._answer(asked, declaration.save, declaration.request_id, call, hears_ends=request.hears_ends)
 

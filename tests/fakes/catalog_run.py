@@ -31,11 +31,28 @@ class Run:
         self.catalog = Catalog(store, "run", clock=clock, policy=policy, **options)  # type: ignore[arg-type]
         self.recovery: Recovery = self.catalog.upkeep.recover()
 
-    def begin(self, step: int | None, seed: int = 0, *, shards: int = 2, name: str = "m", meta: bool = False) -> Record:
+    def begin(
+        self,
+        step: int | None,
+        seed: int = 0,
+        *,
+        shards: int = 2,
+        name: str = "m",
+        meta: bool = False,
+        keeps_replaced: bool = False,
+    ) -> Record:
         count = self.catalog.choose_num_shards(name, step, shards)
         sizes = [len(shard_bytes(seed or step or 0, shard)) for shard in range(count)]
         save_id = f"{step}-{seed}-{count}"
-        record = self.catalog.draft(name, step, save_id=save_id, shard_sizes=sizes, meta_graph=meta, epoch=4)
+        record = self.catalog.draft(
+            name,
+            step,
+            save_id=save_id,
+            shard_sizes=sizes,
+            meta_graph=meta,
+            epoch=4,
+            keeps_replaced=keeps_replaced,
+        )
         self.catalog.begin(record)
         for shard, key in enumerate(record.shard_keys):
             self.store.put(key, shard_bytes(seed or step or 0, shard))
@@ -45,10 +62,10 @@ class Run:
         index = index_bytes(seed or record.step or 0, record.num_shards)
         return self.catalog.commit(record, index, **options)  # type: ignore[arg-type]
 
-    def save(self, *steps: int, seed: int = 0, overwrite: bool = False) -> Checkpoint:
+    def save(self, *steps: int, seed: int = 0, overwrite: bool = False, keeps_replaced: bool = False) -> Checkpoint:
         for step in steps:
             self.clock.advance(10)
-            done = self.commit(self.begin(step, seed), seed, overwrite=overwrite)
+            done = self.commit(self.begin(step, seed, keeps_replaced=keeps_replaced), seed, overwrite=overwrite)
             self.catalog.retire()
         return done
 

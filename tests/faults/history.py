@@ -95,9 +95,11 @@ class History:
         ]
         if self.max_to_keep and len(ours) > self.max_to_keep:
             raise BrokenPromiseError(f"retention keeps {self.max_to_keep}, and there are {sorted(ours)} [{self}]")
-        aside = {path.partition("/.ckptd/trash/")[2]: path for path in files if "/.ckptd/trash/" in path}
-        aside = {f"{HERE}/{name.split('.')[0]}": path for name, path in aside.items()}
-        for path in files.keys() - FOREIGN.keys() - set(aside.values()):
+        set_aside = [path for path in files if "/.ckptd/trash/" in path]
+        aside: dict[str, list[str]] = {}
+        for path in set_aside:
+            aside.setdefault(f"{HERE}/{path.partition('/.ckptd/trash/')[2].split('.')[0]}", []).append(path)
+        for path in files.keys() - FOREIGN.keys() - set(set_aside):
             name = path.removeprefix(HERE + "/")
             if name in ("checkpoint", ".ckptd/checkpoint.fence"):  # the fence outlives every checkpoint
                 continue
@@ -106,8 +108,8 @@ class History:
                 wanted = prefix in whole | aside.keys()
             elif ".data-" in name:
                 prefix, _, rest = path.rpartition(".data-")
-                index = f"{prefix}.index" if prefix in whole else aside.get(prefix)
-                wanted = index is not None and f".data-{rest}" in _shards(files, index)
+                indexes = [*([f"{prefix}.index"] if prefix in whole else []), *aside.get(prefix, [])]
+                wanted = any(f".data-{rest}" in _shards(files, index) for index in indexes)
             else:
                 wanted = name.endswith((".index", ".meta")) and path.rpartition(".")[0] in whole
             if not wanted:
@@ -155,6 +157,7 @@ class Trainer:
         seed: int | None = None,
         *,
         overwrite: bool = False,
+        keeps_replaced: bool = False,
         meta: bytes | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> None:
@@ -165,7 +168,7 @@ class Trainer:
         self.history.under_way.setdefault(prefix, set()).add(seed)
         record = None
         try:
-            record = self.begin(step, seed, meta is not None)
+            record = self.begin(step, seed, meta is not None, keeps_replaced=keeps_replaced)
             if not self.shards_after_index:
                 self.write_shards(record, seed)
             if meanwhile is not None:
@@ -235,10 +238,35 @@ class Trainer:
         else:
             self.history.deleted.discard(f"{HERE}/m-{step}")
 
-    def begin(self, step: int, seed: int, has_meta: bool) -> Record:
+    def exchange(self, step: int, seed: int) -> None:
+        """Bring back what was replaced, of this seed; until that is acknowledged, either may be in place."""
+        prefix = f"{HERE}/m-{step}"
+        has_failed = prefix in self.history.under_way
+        self.history.under_way.setdefault(prefix, set()).add(seed)
+        try:
+            self.catalog.edits.undelete(step)
+        except NotFoundError:
+            assert self.history.failures, "what a caller replaced that may only save is gone"
+        except CkptdError as error:
+            self.failures(error)
+        else:
+            if has_failed:  # the save that replaced it got through all the same, perhaps as the newest: who knows
+                self.history.acknowledged.pop(prefix, None)
+            else:
+                self.history.acknowledged[prefix] = seed
+                del self.history.under_way[prefix]
+
+    def begin(self, step: int, seed: int, has_meta: bool, *, keeps_replaced: bool = False) -> Record:
         count = self.catalog.choose_num_shards("m", step, 2)
         sizes = [len(shard_bytes(seed, shard)) for shard in range(count)]
-        record = self.catalog.draft("m", step, save_id=f"s{seed}-{count}", shard_sizes=sizes, meta_graph=has_meta)
+        record = self.catalog.draft(
+            "m",
+            step,
+            save_id=f"s{seed}-{count}",
+            shard_sizes=sizes,
+            meta_graph=has_meta,
+            keeps_replaced=keeps_replaced,
+        )
         self.catalog.begin(record)
         return record
 
@@ -313,6 +341,15 @@ def a_deletion_undone(trainer: Trainer) -> None:
     trainer.save(3)
 
 
+def a_replacement_undone(trainer: Trainer) -> None:
+    trainer.save(1)
+    trainer.save(2)
+    trainer.save(1, 11, overwrite=True, keeps_replaced=True)
+    trainer.exchange(1, 1)
+    trainer.clock.advance(2 * UNDO_S)
+    trainer.save(3)
+
+
 STORIES = [
     saves_with_retention,
     an_overwrite,
@@ -320,4 +357,5 @@ STORIES = [
     pins_and_deletes,
     a_pin_while_its_step_is_saved_again,
     a_deletion_undone,
+    a_replacement_undone,
 ]

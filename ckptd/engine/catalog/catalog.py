@@ -134,6 +134,17 @@ class Catalog:
         incomplete = (each for each in ledger.records.values() if each.published and each.save_id in ledger.incomplete)
         return any(record.prefix == prefix for record in (*quarantine.quarantined(ledger), *incomplete))
 
+    def why_lost(self, name: str, step: int | None) -> str:
+        """Return why a save of a step would replace what could not be brought back, in words; "" if that is not so."""
+        if not self.exists(name, step) or self.is_replaceable(name, step):
+            return ""
+        if self._undo.deleted_at() is None:
+            return "this daemon keeps nothing that is replaced (--undo-s 0)"
+        prefix = self._keys.prefix(name, step)
+        if not any(each.prefix == prefix and each.published for each in self._ledger.records.values()):
+            return "another program wrote it"
+        return ""
+
     # A save
 
     def choose_num_shards(self, name: str, step: int | None, wanted: int) -> int:
@@ -153,6 +164,7 @@ class Catalog:
         meta_graph: bool = False,
         meta_suffix: str = "meta",
         write_state: bool = True,
+        keeps_replaced: bool = False,
     ) -> Record:
         """Return the record of a save that is to begin now. Nothing is written yet."""
         return Record(
@@ -169,6 +181,7 @@ class Catalog:
             meta_graph=meta_graph,
             meta_suffix=meta_suffix,
             write_state=write_state,
+            keeps_replaced=keeps_replaced,
         )
 
     def begin(self, record: Record) -> None:
@@ -200,7 +213,8 @@ class Catalog:
         if record.save_id in self._ledger.records:
             raise ConflictError("a save with this id has begun before", key=record.key)
         for other in attempts:
-            if other.dropped and not self._keys.is_there(other.index_key):
+            is_kept = record.keeps_replaced and self._undo.is_undoable(other)
+            if other.dropped and not is_kept and not self._keys.is_there(other.index_key):
                 with suppress(deleting.BeingReadError):  # it goes later, as one that was overwritten
                     # What is left of it would pass for ours.
                     self._publishing.drop(other, reason="its step is saved anew")
@@ -255,11 +269,11 @@ class Catalog:
         # Where others cannot be kept out, only the very index that was there when the save began is replaced.
         overwrite = overwrite and (self._store.has_locks or record.index_version is not None)
         files = durable.Files(record.index_key, index, record.meta_key, meta_graph, overwrite, record.index_version)
-        if meta_graph is not None and overwrite:
+        if meta_graph is not None and (overwrite or record.keeps_replaced):
             is_there = self._keys.is_there(record.meta_key)
             if is_there and not self._keys.owns_meta(record):
                 raise ConflictError("this key is taken since the save began, and not by ours", key=record.meta_key)
-            files = replace(files, is_meta_new=not is_there)
+            files = replace(files, replaces_meta=is_there)
         done = replace(
             record,
             published=True,
@@ -268,6 +282,8 @@ class Catalog:
             index_crc32c=crc32c(index),
         )
         try:
+            if record.keeps_replaced and overwrite:
+                self._undo.keep_replaced(record)
             durable.commit(self._store, files, self._on_step, confirm=upkeep.confirm)
             if done.write_state:
                 listing = ledger.listing.with_newest(ledger.entry(done))

@@ -35,8 +35,8 @@ class SeenState:
 class Files:
     """What a commit puts in place besides the shards. `meta` is None when there is no graph description.
 
-    With `overwrite` an index in place is replaced; only the very one of `index_version`, where that is given. So is a
-    graph description, unless `is_meta_new`: then there must be none.
+    With `overwrite` an index in place is replaced; only the very one of `index_version`, where that is given. With
+    `replaces_meta` a graph description is; None is as for the index.
     """
 
     index_key: str
@@ -45,7 +45,7 @@ class Files:
     meta: bytes | None
     overwrite: bool
     index_version: str | None = None
-    is_meta_new: bool = False
+    replaces_meta: bool | None = None
 
 
 def commit(
@@ -65,7 +65,7 @@ def commit(
         # Crash here: shards that no index refers to. `recovery` sweeps them.
         confirm()
         on_step("commit.meta")
-        if files.overwrite and not files.is_meta_new:
+        if files.overwrite if files.replaces_meta is None else files.replaces_meta:
             store.replace(files.meta_key, files.meta)
         else:
             store.put(files.meta_key, files.meta)

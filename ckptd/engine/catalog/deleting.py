@@ -45,6 +45,25 @@ def set_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) ->
     store.delete([record.index_key])
 
 
+def copy_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> bool:
+    """Copy the index of a checkpoint of ours aside, before another replaces it; say whether it is in place."""
+    index = index_in_place(store, record.index_key)
+    if index is None or not index.is_as_written_by(record):
+        return False
+    # Crash here: nothing has changed.
+    on_step("replace.aside")
+    reserve.copy(store, record.index_key, store.get(record.index_key), record.aside_key)
+    return True
+
+
+def exchange(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
+    """Put the index of one that was replaced in the place of its successor's, of which there is a copy."""
+    data, version = store.get(record.aside_key), store.stat(record.index_key).version
+    # Crash here: the successor is in place, as if nothing had happened.
+    on_step("undelete.exchange")
+    store.replace(record.index_key, data, if_version=version)
+
+
 def bring_back(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
     """Put the index of one that was set aside in place again. The copy stays until the record says that it is back.
 

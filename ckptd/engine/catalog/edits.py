@@ -107,10 +107,13 @@ class Edits:
     def undelete(self, which: Which) -> Checkpoint:
         """Bring back what `delete` deleted lately, by its step or prefix. Durable on return.
 
-        It is listed again at its old place if the list has room, and otherwise kept for good.
+        It is listed again at its old place if the list has room, and otherwise kept for good. What an `append_only`
+        caller has replaced changes places with its successor, which can be brought back in its turn.
 
         Raises:
-            NotFoundError: when nothing of the kind was deleted, its time is over, or the step was saved again.
+            NotFoundError: when nothing of the kind was deleted, its time is over, or the step was saved again by a
+                caller that is not `append_only`.
+            ConflictError: when its successor is pinned.
         """
         self._upkeep.refresh(0.0)
         ledger = self._ledger
@@ -125,9 +128,18 @@ class Edits:
         ]
         if not deleted:
             raise NotFoundError(f"nothing that was deleted lately is {in_words(which)}", key=self._ledger.run or None)
-        record = max(deleted, key=lambda each: each.sequence)
+        present = self._undo.replaced_by(deleted[0])
+        # Where the step was saved again it is the one before that; from the first of all it is the last once more.
+        before = [each for each in deleted if present is not None and each.sequence < present.sequence]
+        record = max(before or deleted, key=lambda each: each.sequence)
+        if present is not None and present.pinned:
+            raise ConflictError("it was saved again, and that is pinned: unpin it first", key=present.prefix_key)
         try:
-            return survey.checkpoint_of(self._ledger.store, self._undo.bring_back(record, self._upkeep.policy))
+            if present is not None:
+                back = self._undo.exchange(record, present)
+            else:
+                back = self._undo.bring_back(record, self._upkeep.policy)
+            return survey.checkpoint_of(self._ledger.store, back)
         except CkptdError:
             ledger.is_stale = True
             raise

@@ -85,6 +85,17 @@ class Listing:
         """Return the list as a Saver without limit leaves it: it names the latest and does not remember it."""
         return Listing((*self.entries[:-1], *(replace(entry, is_managed=False) for entry in self.entries[-1:])))
 
+    def with_replaced(self, entry: ListedEntry) -> Listing:
+        """Return the list with another checkpoint of the same prefix in an entry's place."""
+        return Listing(
+            tuple(
+                replace(each, checkpoint=entry.checkpoint, record=entry.record)
+                if each.prefix_key == entry.prefix_key
+                else each
+                for each in self.entries
+            )
+        )
+
     def updated(self, record: Record, checkpoint: Checkpoint) -> Listing:
         """Return the list with what is now known of a save, if it, or an older one of the same prefix, is listed."""
         return Listing(
@@ -93,7 +104,7 @@ class Listing:
                 if entry.record is not None
                 and entry.prefix_key == record.prefix_key
                 and entry.record.sequence <= record.sequence
-                and (record.published or entry.record.save_id == record.save_id)
+                and (entry.record.save_id == record.save_id or (record.published and not record.dropped))
                 else entry
                 for entry in self.entries
             )

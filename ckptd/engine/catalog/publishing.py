@@ -15,6 +15,7 @@ from ckptd.engine.catalog import deleting, reserve
 from ckptd.engine.catalog.floor import FloorNow
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.listing import Listing, Style
+from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule, Verdict
 from ckptd.engine.journal import BEGUN, DONE
@@ -128,12 +129,25 @@ class Publishing:
                 verdicts.append(self.let_go(mine, verdict.reason, in_use))
         for other in list(ledger.records.values()):
             if other.prefix == record.prefix and other.sequence < record.sequence and other.published:
+                if record.keeps_replaced and self._keep_aside(other):
+                    continue
                 verdicts.append(self.let_go(other, f"save {record.save_id} replaced it", in_use))
                 left = ledger.records.get(other.save_id)
                 if left is not None and left.deleted_at is not None:
                     # It is being read, so it is deleted later. Saving the step again ends the undo nevertheless.
                     ledger.remember(ledger.note(left, deleted_at=None))
         return record
+
+    def _keep_aside(self, record: Record) -> bool:
+        """Mark a checkpoint that was replaced as deleted for a while, if there is a copy of its index; say whether."""
+        ledger = self._ledger
+        if (record.dropped and record.deleted_at is None) or not has_object(ledger.store, record.aside_key):
+            return False
+        if not record.dropped:
+            # Crash here: replaced, with a copy of its index: `recovery` marks it.
+            ledger.on_step("settle.aside")
+            ledger.remember(ledger.note(record, dropped=True, deleted_at=ledger.clock.wall_s()))
+        return True
 
     def let_go(self, record: Record, reason: str, in_use: Collection[str] | None) -> Verdict:
         """Delete a checkpoint that left the list; if it is being read or cannot be deleted, mark it for later.

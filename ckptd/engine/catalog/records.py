@@ -86,6 +86,7 @@ class Record:
         meta_suffix: what the graph description's key ends in.
         latest_filename: the state file that publishes it.
         write_state: whether a state file is to name it; one that none names is kept for good.
+        keeps_replaced: what it replaces can be brought back for a while, as after a deletion.
         retention, max_to_keep, keep_hours, relative_paths: what the trainer requested, so that recovery publishes in
             its sense, before any trainer has joined. Older releases did not note them: then nothing is deleted.
         published: the state file has named it, and all that follows from that has been noted.
@@ -121,6 +122,7 @@ class Record:
     meta_suffix: str = "meta"
     latest_filename: str = names.STATE_KEY
     write_state: bool = True
+    keeps_replaced: bool = False
     retention: str = Rule.SAVER.value
     max_to_keep: int | None = None
     keep_hours: float | None = None

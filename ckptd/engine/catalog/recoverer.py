@@ -152,6 +152,8 @@ class Recoverer:
                 if verdict.action is Action.KEEP and in_use is not None:
                     fate, reason = Fate.LEAVE, verdict.reason
             case Fate.SET_ASIDE:
+                if record.deleted_at is None:  # it was replaced, just before a crash
+                    record = ledger.remember(ledger.note(record, dropped=True, deleted_at=ledger.clock.wall_s()))
                 self._undo.set_aside(record)
             case Fate.CONFIRM:
                 confirmed = self._as_found(record)

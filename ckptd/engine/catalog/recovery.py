@@ -13,6 +13,7 @@ from enum import Enum
 
 from ckptd.engine.catalog import deleting
 from ckptd.engine.catalog.deleting import IndexInPlace, index_in_place
+from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.errors import NotFoundError
 from ckptd.storage.base import Store
@@ -46,6 +47,7 @@ class SaveFacts:
         horizon: set when retention was interrupted: what was saved up to then was to be deleted, wall clock.
         is_undoable: its owner deleted it, and the time in which that can be undone is not over.
         is_aside: the copy of its index is there that undoing needs; looked at only where it matters.
+        is_kept: another save of ours has its place, which keeps what it replaces, and there is a copy of its index.
     """
 
     record: Record
@@ -56,6 +58,7 @@ class SaveFacts:
     horizon: float | None
     is_undoable: bool = False
     is_aside: bool = False
+    is_kept: bool = False
 
     @property
     def has_its_index(self) -> bool:
@@ -138,6 +141,8 @@ def _judge_published(facts: SaveFacts) -> tuple[Fate, str]:
             return Fate.DROP, "retention had begun to delete it"
         return Fate.LEAVE, "another program deleted its index"
     if not facts.has_its_index:
+        if facts.is_kept:
+            return Fate.SET_ASIDE, "another save replaced it, which can be undone"
         if facts.replaced_by is not None:
             return Fate.DROP, f"save {facts.replaced_by.save_id} replaced it"
         return Fate.LEAVE, "another program has replaced its index"
@@ -196,6 +201,7 @@ def gather(
                     horizon=None,
                     is_undoable=is_undoable(record),
                     is_aside=deleting.is_aside(store, record),
+                    is_kept=not its_own and _is_kept(store, record, attempts, index),
                 )
             )
         return facts
@@ -204,6 +210,13 @@ def gather(
     interrupted = (each.record for each in facts if each.is_listed and not each.record.published and each.has_its_index)
     horizon = horizon_of(interrupted)
     return [replace(each, horizon=horizon) for each in sorted(facts, key=lambda each: each.record.sequence)]
+
+
+def _is_kept(store: Store, record: Record, attempts: Collection[Record], index: IndexInPlace | None) -> bool:
+    if index is None or not record.published or record.dropped:
+        return False
+    owner = next((each for each in attempts if index.refers_to_shards_of(each)), None)
+    return owner is not None and owner.keeps_replaced and has_object(store, record.aside_key)
 
 
 def _shards_are_there(store: Store, record: Record) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ckptd.engine.catalog import deleting
 from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy
 
@@ -54,6 +55,41 @@ class Undo:
         ledger.on_step("undelete.record")
         ledger.remember(ledger.note(back))
         self.drop_copy(record)
+        return back
+
+    def keep_replaced(self, successor: Record) -> None:
+        """Copy the index aside of what a save is about to replace, so that it can come back; `settle` marks it."""
+        for record in self._in_place(successor):
+            deleting.copy_aside(self._ledger.store, record, on_step=self._ledger.on_step)
+
+    def replaced_by(self, record: Record) -> Record | None:
+        """Return the checkpoint of ours that has the place of one that was deleted or replaced, None if none has."""
+        return next((each for each in self._in_place(record) if has_object(self._ledger.store, each.index_key)), None)
+
+    def _in_place(self, record: Record) -> list[Record]:
+        return [
+            each
+            for each in self._ledger.records.values()
+            if each.prefix == record.prefix
+            and each.published
+            and not (each.dropped or each.quarantine)
+            and each.save_id != record.save_id
+            and each.save_id not in self._ledger.incomplete
+        ]
+
+    def exchange(self, record: Record, successor: Record) -> Record:
+        """Bring one back to the place of the checkpoint that replaced it, which can be brought back in its turn."""
+        ledger = self._ledger
+        deleting.copy_aside(ledger.store, successor, on_step=ledger.on_step)
+        # Crash here: a copy that is not needed: `recovery` removes it.
+        ledger.on_step("undelete.record")
+        back = ledger.note(record, dropped=False, deleted_at=None, preserved=successor.preserved, keeps_replaced=True)
+        deleting.exchange(ledger.store, back, on_step=ledger.on_step)
+        # Crash here: it is in place, and the other, of which there is a copy, is not: `recovery` marks that one.
+        ledger.remember(ledger.note(successor, dropped=True, deleted_at=self.deleted_at()))
+        ledger.remember(back)
+        ledger.listing = ledger.listing.with_replaced(ledger.entry(back))
+        self.drop_copy(back)
         return back
 
     def drop_copy(self, record: Record) -> None:

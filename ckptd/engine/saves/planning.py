@@ -97,6 +97,7 @@ class Plan:
                 meta_graph=meta_suffix is not None,
                 meta_suffix="meta" if meta_suffix is None else meta_suffix,
                 write_state=first.write_state,
+                keeps_replaced=first.append_only,
             )
             stored.catalog.begin(self.record)
         self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))

@@ -29,7 +29,7 @@ from ckptd.engine.saves.shares import Share
 from ckptd.engine.saves.surroundings import Admit, Surroundings, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError, NotFoundError
+from ckptd.errors import ConflictError, NotFoundError, NotPermittedError
 from ckptd.storage.base import Lock, Store
 
 
@@ -177,12 +177,17 @@ class Run:
         with self.stored.lock:
             catalog = self.stored.catalog
             taken = not declaration.overwrite and catalog.exists(name, step) and not catalog.is_replaceable(name, step)
+            why_lost = catalog.why_lost(name, step) if declaration.append_only and declaration.overwrite else ""
         with self.lock:
             answer = self.saves.declare_known(declaration, manifest, capture)  # others may have begun it meanwhile
             if answer is not None:
                 return answer
             if taken:
                 raise ConflictError(f"{declaration.save} is already saved; pass overwrite=True to replace it")
+            if why_lost:
+                raise NotPermittedError(
+                    f"{declaration.save} is already saved, and {why_lost}: replacing it needs the role `manage`"
+                )
             return self.saves.declare_new(declaration, manifest, capture)
 
     # What operators see.

@@ -128,6 +128,8 @@ class Save:
                 expected=same,
                 actual=other,
             )
+        if declaration.append_only:
+            self.first = replace(self.first, append_only=True)
         planned: Future[Assignment] = _settled_by_engine()
         self.claims[rank] = Claim.of(declaration, manifest, capture, planned)
         if declaration.meta_graph is not None:

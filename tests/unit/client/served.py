@@ -18,10 +18,11 @@ BOUND_S = 30.0
 class Daemon:
     """A coordinator over a directory, or over the store that is given, and a server in a loop of its own."""
 
-    def __init__(self, root, listen="127.0.0.1:0", arena_bytes=0, clock=None, store=None, **settings):
+    def __init__(self, root, listen="127.0.0.1:0", arena_bytes=0, clock=None, store=None, access=OPEN, **settings):
         self.root = root
         self._clock = clock
         self._store = store
+        self._access = access
         self._arena = ArenaOptions(arena_bytes, root.parent) if arena_bytes else None
         self.settings = Settings(**settings)
         self._listen = addresses.parse(listen)
@@ -41,7 +42,7 @@ class Daemon:
         return Coordinator(self._store or open_store(str(self.root)), settings=self.settings, clock=self._clock)
 
     def make_server(self, coordinator):
-        return Server(coordinator, ServerOptions(listen=(self._listen,), access=OPEN, arena=self._arena))
+        return Server(coordinator, ServerOptions(listen=(self._listen,), access=self._access, arena=self._arena))
 
     async def _serve(self):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

@@ -11,9 +11,8 @@ from ckptd.access import tokens
 from ckptd.access.policy import Policy, parse
 from ckptd.access.tokens import Token, Tokens
 from ckptd.engine.manifest import Manifest
-from ckptd.errors import CkptdError, ConflictError, NotPermittedError, SessionAbortedError
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, NotPermittedError, SessionAbortedError
 from ckptd.service.gate import Access
-from ckptd.service.server import Server, ServerOptions
 from ckptd.wire import addresses, methods, status, versions
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, common_pb2, save_pb2
@@ -39,18 +38,23 @@ def access_with(*floors: dict[str, object]) -> Access:
     return Access(tokens=KNOWN, policy=policy)
 
 
-class TwoTeams(Daemon):
-    """A daemon with tokens for two teams, one for their keeper, and one for its operator."""
+@pytest.fixture
+def served(tmp_path):
+    """Starts daemons with tokens for two teams, one for their keeper, and one for its operator."""
+    running = []
 
-    def make_server(self, coordinator):
-        return Server(coordinator, ServerOptions(listen=(addresses.parse("127.0.0.1:0"),), access=access_with()))
+    def serve(**options):
+        running.append(Daemon(tmp_path / "root", access=access_with(), **options))
+        return running[-1]
+
+    yield serve
+    for each in running:
+        each.stop()
 
 
 @pytest.fixture
-def daemon(tmp_path):
-    running = TwoTeams(tmp_path / "root", undo_s=600.0)
-    yield running
-    running.stop()
+def daemon(served):
+    return served(undo_s=600.0)
 
 
 def open_run(daemon, name, run, **options):
@@ -207,3 +211,39 @@ def test_no_run_is_made_around_the_names_of_another_team(daemon):
     with open_run(daemon, "vision", "vision/a") as trainer:
         save(trainer, 1)
         assert steps_of(trainer) == [1]
+
+
+@pytest.mark.parametrize("arena_bytes", [0, 64 << 20], ids=["streams", "shared memory"])
+def test_what_a_trainer_saves_again_can_be_brought_back(served, arena_bytes):
+    daemon = served(undo_s=600.0, arena_bytes=arena_bytes)
+    with open_run(daemon, "vision", "vision/a") as trainer:
+        save(trainer, 1)
+        trainer.save(1, {"w": W["w"] * 0}, overwrite=True).result(WAIT_S)
+        trainer.settle()
+        assert not trainer.restore()["w"].any()
+        told = call(daemon, "looker", methods.ADMIN, "Status", admin_pb2.StatusRequest())
+        assert bool(told.arena_bytes) is bool(arena_bytes)
+        with pytest.raises(NotPermittedError, match="may not manage"):
+            trainer.undelete(1)
+        call(daemon, "keeper", methods.ADMIN, "Undelete", admin_pb2.UndeleteRequest(run="vision/a", step=1))
+        assert np.array_equal(trainer.restore()["w"], W["w"])
+        assert steps_of(trainer) == [1]
+
+
+def test_where_nothing_can_be_brought_back_a_trainer_replaces_nothing(served):
+    daemon = served(undo_s=0.0)
+    with open_run(daemon, "vision", "vision/a") as trainer:
+        save(trainer, 1)
+        with pytest.raises(NotPermittedError, match=r"keeps nothing that is replaced .*needs the role `manage`"):
+            trainer.save(1, {"w": W["w"] * 0}, overwrite=True).result(WAIT_S)
+        assert np.array_equal(trainer.restore()["w"], W["w"])
+
+
+def test_who_may_manage_too_replaces_as_ever(served):
+    daemon = served(undo_s=600.0)
+    with open_run(daemon, "root", "audio/a") as trainer:
+        save(trainer, 1)
+        trainer.save(1, {"w": W["w"] * 0}, overwrite=True).result(WAIT_S)
+        trainer.settle()
+        with pytest.raises(NotFoundError):
+            trainer.undelete(1)
