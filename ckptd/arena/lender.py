@@ -44,7 +44,7 @@ class Arena:
     id: int
     segment: Segment
     place: Tenant
-    owner: object = None  # the connection that it was lent to last
+    owner: object = None  # the connection that it is lent to, as long as that lives
     saved_at: float = 0.0
     idle_since: float = 0.0
     capture: Capture | None = None
@@ -124,14 +124,17 @@ class Lender:
             for arena in self._of(place):
                 if arena.segment.size_bytes < size_bytes and arena.capture is None:
                     self._drop(arena)
-            # Memory that another process's save is still written from must not be filled.
-            fitting = [
-                arena
-                for arena in self._of(place)
-                if arena.segment.size_bytes >= size_bytes and (arena.capture is None or arena.owner is owner)
-            ]
+            # Memory that another process's save is still written from must not be filled. Nor may two fill the same: a
+            # process that was stopped, and has lost its place meanwhile, goes on with its copy when it is continued.
+            large = [arena for arena in self._of(place) if arena.segment.size_bytes >= size_bytes]
+            own = [arena for arena in large if arena.owner is owner]
+            kept = [arena for arena in large if arena.owner is None and arena.capture is None]
+            kept.sort(key=lambda arena: arena.saved_at, reverse=True)
+            fitting = own + kept[: max(0, count - len(own))]
+            for arena in fitting:
+                arena.owner = owner
             while len(fitting) < count and self._make_room(size_bytes):
-                arena = Arena(next(self._ids), Segment.create(size_bytes), place)
+                arena = Arena(next(self._ids), Segment.create(size_bytes), place, owner)
                 self.arenas[arena.id] = arena
                 fitting.append(arena)
                 self._faulters.submit(self._prefault, arena)
@@ -141,8 +144,6 @@ class Lender:
                     expected=f"{size_bytes} bytes",
                     actual=f"{self.limit_bytes - self._size()} of {self.limit_bytes}",
                 )
-            for arena in fitting:
-                arena.owner = owner
             return sorted(fitting, key=lambda arena: arena.saved_at)
 
     def leave(self, place: Tenant, owner: object) -> None:
@@ -150,7 +151,9 @@ class Lender:
         with self._lock:
             if self._owners.get(place) is owner:
                 del self._owners[place]
-                for arena in self._of(place):
+            for arena in self._of(place):
+                if arena.owner is owner:
+                    arena.owner = None
                     arena.idle_since = self._now()
 
     def begin(
@@ -246,7 +249,7 @@ class Lender:
     def _make_room(self, size_bytes: int) -> bool:
         """Reclaim what is not used, the longest idle first, until there is room; return whether there is."""
         idle = sorted(
-            (arena for arena in self.arenas.values() if arena.place not in self._owners and arena.capture is None),
+            (arena for arena in self.arenas.values() if arena.owner is None and arena.capture is None),
             key=lambda arena: arena.idle_since,
         )
         while self._size() + size_bytes > self.limit_bytes and idle:
@@ -255,7 +258,7 @@ class Lender:
 
     def _reclaim_expired(self) -> None:
         for arena in list(self.arenas.values()):
-            is_idle = arena.place not in self._owners and arena.capture is None
+            is_idle = arena.owner is None and arena.capture is None
             if is_idle and self._now() - arena.idle_since > _KEEP_S:
                 self._drop(arena)
 

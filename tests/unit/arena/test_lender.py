@@ -113,6 +113,19 @@ def test_who_takes_a_place_is_not_lent_what_its_predecessors_save_is_written_fro
     assert len(lender.lend(HERE, "b", MB, 2)) == 2
 
 
+def test_memory_of_a_process_that_lost_its_place_and_lives_is_filled_by_no_other(lender, clock):
+    first = lender.lend(HERE, "a", MB, 2)
+    begin(lender, HERE, "a", first[0]).ended()  # its save was given up; it is stopped in the middle of its copy
+    second = lender.lend(HERE, "b", MB, 2)
+    assert not set(ids(second)) & set(ids(first))
+    assert not set(ids(lender.lend(HERE, "b", MB, 2))) & set(ids(first))
+    lender.leave(HERE, "a")
+    assert ids(lender.lend(HERE, "b", MB, 2)) == ids(second)
+    clock.now_s = 601.0
+    lender.tick()
+    assert lender.size_bytes == 2 * MB
+
+
 def test_asking_again_in_the_middle_of_a_save_gives_the_same(lender):
     first = lender.lend(HERE, "a", MB, 2)
     begin(lender, HERE, "a", first[0])
