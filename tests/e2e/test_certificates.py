@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import closing
 
 import numpy as np
@@ -10,7 +11,11 @@ import pytest
 import ckptd
 from ckptd.cli import main
 from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.wire import addresses, methods
+from ckptd.wire.v1 import admin_pb2
+from tests.fakes.waiting import eventually
 from tests.unit.daemon.conftest import Process
+from tests.unit.daemon.test_stream_processes import has_caller
 
 W = {"w": np.arange(3.0)}
 POLICY = """
@@ -45,6 +50,7 @@ def daemon(certs, tmp_path_factory):
         "--listen",
         "grpcs://127.0.0.1:0",
         f"--policy={directory}/policy.toml",
+        "--stream-processes=1",
         *(f"{flag}={certs / name}" for flag, name in files.items()),
     )
     try:
@@ -72,6 +78,37 @@ def test_a_certificate_is_an_identity_of_the_policy(daemon, certs):
         refused = pytest.raises(NotPermittedError, match=f"cert:{name} may not read")
         with ckptd.Checkpointer(address, run, **shown(certs, name)) as ckpt, refused:
             ckpt.latest()
+
+
+def test_it_is_the_same_identity_where_streams_are_taken(daemon, certs, monkeypatch, caplog):
+    monkeypatch.setenv("CKPTD_ROAD", "stream")
+    address, operator = daemon.listening[0], certs / "client-boss"
+    with ckptd.Checkpointer(address, "vision/streamed", **shown(certs, "vision")) as ckpt:
+        ckpt.save(1, W).result()
+        identity = (operator.with_suffix(".crt").read_bytes(), operator.with_suffix(".key").read_bytes())
+        status = methods.Stub(
+            daemon.channel(ca=(certs / "ca.crt").read_bytes(), client_certificate=identity), methods.ADMIN
+        )
+        eventually(lambda: status.Status(admin_pb2.StatusRequest(), timeout=10).stream_ports, "the process")
+        (port,) = status.Status(admin_pb2.StatusRequest(), timeout=10).stream_ports
+        ckpt.save(2, W).result()
+        assert has_caller(port)
+    assert "takes no streams" not in caplog.text
+
+
+def test_a_certificate_that_is_made_anew_is_used_without_a_restart(daemon, certs):
+    def of_the_daemon():
+        address = addresses.parse(daemon.listening[0])
+        return ssl.get_server_certificate((address.host, address.port))
+
+    before = of_the_daemon()
+    for name in ("server.crt", "server.key"):
+        (certs / name).unlink()
+    assert main.run(["certs", "127.0.0.1", "--dir", str(certs)]) == 0
+    eventually(lambda: of_the_daemon() != before, daemon.log.read_text)
+    assert of_the_daemon() == (certs / "server.crt").read_text()
+    with ckptd.Checkpointer(daemon.listening[0], "vision/renewed", **shown(certs, "vision")) as ckpt:
+        assert ckpt.save(1, W).result().step == 1
 
 
 def test_commands_show_it_by_options_and_by_the_environment(daemon, certs, monkeypatch, capsys):

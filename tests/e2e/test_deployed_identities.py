@@ -110,9 +110,10 @@ elif (kind, call) == ("user", "info"):
     print(json.dumps({"accessKey": rest[0], "memberOf": [], "policyName": state["attached"].get(rest[0], "")}))
 elif (kind, call) == ("policy", "attach"):
     policy, user = rest
-    if user not in state["users"] or policy not in state["policies"] or state["attached"].get(user) == policy:
+    had = state["attached"].get(user, "").split(",")
+    if user not in state["users"] or policy not in state["policies"] or policy in had:
         sys.exit("mc: <ERROR> Unable to make user/group policy association.")
-    state["attached"][user] = policy
+    state["attached"][user] = ",".join(filter(None, [*had, policy]))
 else:
     sys.exit(f"unknown: {words}")
 place.write_text(json.dumps(state))
@@ -162,6 +163,13 @@ def test_the_daemon_s_key_opens_its_bucket_and_nothing_else(tmp_path):
     )
     needed = {word.strip("` \n,").removeprefix("s3:") for word in said.split("`")[1::2]}
     assert {f"s3:{word}" for word in needed} <= actions
+
+
+def test_a_second_bucket_is_opened_by_the_same_key_beside_the_first(tmp_path):
+    for bucket in ("one", "two", "one", "two"):
+        done = make_key(tmp_path, f"s3://{bucket}/runs")
+        assert (done.returncode, done.stdout) == (0, f"key daemon: opens bucket {bucket}\n"), done.stderr
+    assert json.loads((tmp_path / "store.json").read_text())["attached"] == {"daemon": "ckptd-one,ckptd-two"}
 
 
 def test_the_administrator_s_key_is_not_taken_for_the_daemon_s_and_failures_are_failures(tmp_path):
