@@ -21,7 +21,8 @@ from ckptd.engine.journal import Actor
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.service import audited, refusal_log, requirements
-from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
+from ckptd.service.door import Door
+from ckptd.service.gate import Gate, UnauthenticatedError
 from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of
 from ckptd.service.requirements import Requirement
@@ -183,8 +184,8 @@ class Boundary:
     them.
     """
 
-    def __init__(self, gate: Gate, recorder: Recorder, *, limit_s: float) -> None:
-        self._gate = gate
+    def __init__(self, door: Door, recorder: Recorder, *, limit_s: float) -> None:
+        self._gate, self._door = door.gate, door
         self._recorder = recorder
         self._limit_s = limit_s
 
@@ -222,7 +223,7 @@ class Boundary:
         call: Call | None = None
         failed: status.Status | None = None
         try:
-            call = Call(method, context, self._gate.caller(shown_by(context)), self._gate)
+            call = Call(method, context, await self._door.caller(context), self._gate)
             reply = await self._bounded(method, begin, call)
             _report(method, context, call, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)

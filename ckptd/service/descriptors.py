@@ -23,7 +23,7 @@ class Descriptors:
     def __init__(self, *, used: Callable[[], int] | None = None, allowed: Callable[[], int] | None = None) -> None:
         """Where they are counted, and what is allowed; by default in this process."""
         self._used = used or _used
-        self._allowed = allowed or _allowed
+        self._allowed = allowed or open_files
         self._looked_at = float("-inf")
         self._left = 0
 
@@ -42,7 +42,8 @@ class Descriptors:
         self._left -= 1  # until the next look
 
 
-def _allowed() -> int:
+def open_files() -> int:
+    """Return how many this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
@@ -53,4 +54,4 @@ def _used() -> int:
     except FileNotFoundError:
         return 0  # a system without /proc does not tell
     except OSError:
-        return _allowed()  # none is left to look with
+        return open_files()  # none is left to look with

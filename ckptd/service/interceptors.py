@@ -15,7 +15,8 @@ from grpc import aio
 from ckptd.access.roles import Right
 from ckptd.errors import CkptdError
 from ckptd.service import refusal_log, requirements
-from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
+from ckptd.service.door import Door
+from ckptd.service.gate import UnauthenticatedError
 from ckptd.service.requirements import Requirement
 from ckptd.wire import methods, status
 
@@ -23,8 +24,8 @@ from ckptd.wire import methods, status
 class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
     """Lets calls pass that show an identity. Those of our own services are checked where they are decoded."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, door: Door) -> None:
+        self._gate, self._door = door.gate, door
 
     async def intercept_service(
         self,
@@ -69,7 +70,7 @@ class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generi
 
     async def _check(self, method: str, context: Any, request: Any = None) -> None:
         try:
-            caller = self._gate.caller(shown_by(context))
+            caller = await self._door.caller(context)
             service = getattr(request, "service", "")  # of a question about health
             if service.startswith(methods.RUN_HEALTH):
                 self._gate.check(caller, Requirement(Right.READ, service.removeprefix(methods.RUN_HEALTH)))

@@ -19,13 +19,15 @@ from ckptd.arena.segment import is_supported
 from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
-from ckptd.service import guarded_server
+from ckptd.service import descriptors, guarded_server
 from ckptd.service.admin import AdminService
 from ckptd.service.allowances import Allowances
 from ckptd.service.arena_connection import Lending
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
 from ckptd.service.certificates import Certificates, Tls
+from ckptd.service.connections import Connections
+from ckptd.service.door import Door
 from ckptd.service.flow import Budgets, Limits
 from ckptd.service.gate import Access, Gate
 from ckptd.service.interceptors import IdentityNeeded
@@ -151,10 +153,11 @@ class Server:
         self._serves_nothing = False
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self.gate = Gate(options.access)
+        self._door = Door(self.gate)
         self._allowances = Allowances(coordinator, self.gate)
         coordinator.admit = self._allowances.admit
         coordinator.floor_of = lambda run: self.gate.access.policy.floor(run)
-        self._server = guarded_server.server([IdentityNeeded(self.gate)], channels.SERVER_OPTIONS)
+        self._server = guarded_server.server([IdentityNeeded(self._door)], channels.SERVER_OPTIONS)
         self._recorder = Recorder(journal)
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences = save.presences
@@ -165,7 +168,7 @@ class Server:
             WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._allowances, self._ending),
             self._admin,
         )
-        boundary = Boundary(self.gate, self._recorder, limit_s=options.limits.control_s)
+        boundary = Boundary(self._door, self._recorder, limit_s=options.limits.control_s)
         self._register(behaviours, boundary)
         self._write = boundary.around(methods.SAVE["Write"], save.write)
 
@@ -190,6 +193,9 @@ class Server:
         self._admin.warning = exposure_warning(self._options, bound)
         self._lend_arenas(bound)
         self.streams = self._host.streams = self._stream_processes(bound)
+        if ports := [address.port for address in bound if not address.is_unix]:
+            self._door.connections = Connections(ports, allowed=descriptors.open_files())
+            self._door.connections.start()
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._admin.listening
@@ -290,6 +296,8 @@ class Server:
         """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
         self._ending.set()
         await self._server.stop(_LAST_WORDS_S)
+        if self._door.connections is not None:
+            self._door.connections.stop()
         if self.streams is not None:
             await self.streams.stop()
         if self.arenas is not None:

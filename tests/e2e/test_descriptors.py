@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import socket
 import sys
+import time
 
 import numpy as np
 
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.demo.processes import Daemon
 from ckptd.errors import UnavailableError
+from ckptd.wire import addresses, methods
+from ckptd.wire.channels import open_channel
+from ckptd.wire.v1 import read_pb2
 from tests import seams
+from tests.fakes.raw_http2 import RawConnection
 
 LAUNCHER = """
 import resource, sys
@@ -47,12 +51,32 @@ def test_a_rank_for_which_there_are_no_descriptors_hears_so(tmp_path, monkeypatc
         daemon.wait_until_ready()
         with contextlib.ExitStack() as others:  # what other ranks would take
             free = 120 - len(os.listdir(f"/proc/{daemon.pid}/fd"))
-            for _ in range(free - 12):
-                others.enter_context(socket.create_connection(daemon.port(), timeout=10))
             host, port = daemon.port()
+            for _ in range(free - 12):
+                channel = others.enter_context(open_channel(addresses.parse(f"{host}:{port}")))
+                methods.Stub(channel, methods.READ).List(read_pb2.ListRequest(run="r"), timeout=20)
             with Checkpointer(f"{host}:{port}", run="r", rank=0, world_size=1, timeout_s=20.0) as checkpointer:
                 failure = checkpointer.save(1, {"w": np.ones(3)}).exception(20.0)
         assert isinstance(failure, UnavailableError)
         assert "no descriptors left for another rank (120 allowed)" in str(failure)
     finally:
         daemon.stop()
+
+
+def test_silent_connections_take_no_descriptors_from_a_save(tmp_path):
+    daemon = served(tmp_path, 200, 200)
+    try:
+        daemon.wait_until_ready()
+        host, port = daemon.port()
+        with contextlib.ExitStack() as flood:
+            for _ in range(250):  # HTTP/2, and no call
+                flood.enter_context(RawConnection(f"grpc://{host}:{port}"))
+            began = time.monotonic()
+            with Checkpointer(f"{host}:{port}", run="r", timeout_s=60.0) as checkpointer:
+                for step in range(1, 4):
+                    checkpointer.save(step, {"w": np.ones(3)}).result(60.0)
+            assert time.monotonic() - began < 10.0  # it took 1.1 s; before, no connection was accepted for 35 s
+            assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 150
+    finally:
+        daemon.stop()
+    assert "connections from ipv4:127.0.0.1 were closed" in (tmp_path / "daemon.log").read_text()

@@ -1,0 +1,75 @@
+"""Where a call comes in: its identity, or a refusal that comes late to who shows wrong ones again and again.
+
+A refusal costs the peer nothing, so one connection could request 1,350 a second. After a few of them in a minute those
+of the same peer are answered a second later; where more than a few wait for that, their connections are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from ckptd.access.callers import Caller
+from ckptd.service.connections import Connections
+from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
+from ckptd.service.refusal_log import LineBudget, network_of
+
+AT_ONCE = 10
+"""So many refusals of one peer come at once; of later ones one every six seconds does."""
+
+LATE_S = 1.0
+"""How much later the others come."""
+
+MOST_LATE = 512
+"""So many may wait for that, of all peers, and an eighth of them of one: the connections of the others are closed."""
+
+_PER_SECOND = 1 / 6
+_MOST_PEERS = 1024
+
+
+class Door:
+    """Belongs to one event loop. `connections` is there once the server listens."""
+
+    def __init__(self, gate: Gate, now: Callable[[], float] = time.monotonic) -> None:
+        """Ask `gate` who a caller is."""
+        self.connections: Connections | None = None
+        self.gate, self._now = gate, now
+        self._budgets: OrderedDict[str, LineBudget] = OrderedDict()
+        self._late: dict[str, int] = {}
+
+    async def caller(self, context: Any) -> Caller:
+        """Return the identity behind a call.
+
+        Raises:
+            UnauthenticatedError: it shows none, or one that is not known or has expired.
+        """
+        try:
+            caller = self.gate.caller(shown_by(context))
+        except UnauthenticatedError:
+            await self._hold_back(context.peer())
+            raise
+        if self.connections is not None:
+            self.connections.note(context.peer())
+        return caller
+
+    async def _hold_back(self, peer: str) -> None:
+        network, now = network_of(peer), self._now()
+        budget = self._budgets.setdefault(network, LineBudget(AT_ONCE, now))
+        self._budgets.move_to_end(network)
+        while len(self._budgets) > _MOST_PEERS:
+            self._budgets.popitem(last=False)
+        if budget.take(now, AT_ONCE, _PER_SECOND):
+            return
+        waiting = self._late.get(network, 0)
+        if self.connections is not None and (waiting >= MOST_LATE // 8 or sum(self._late.values()) >= MOST_LATE):
+            self.connections.expel(peer)  # and with it this call, and what waits beside it
+        self._late[network] = waiting + 1
+        try:
+            await asyncio.sleep(LATE_S)
+        finally:
+            self._late[network] -= 1
+            if not self._late[network]:
+                del self._late[network]

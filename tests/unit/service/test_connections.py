@@ -1,0 +1,156 @@
+"""Connections that show no identity, or are more than a host's share, are closed; the others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+
+import pytest
+
+from ckptd.service.connections import UNKNOWN_S, Connections, place_of
+
+ALLOWED = 32
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        listening.settimeout(20)
+        yield listening
+
+
+@pytest.fixture
+def connect(listener):
+    """Make connections: both ends of each, ours and the daemon's."""
+    with contextlib.ExitStack() as opened:
+
+        def make(number):
+            pairs = []
+            for _ in range(number):
+                ours = opened.enter_context(socket.create_connection(listener.getsockname(), timeout=20))
+                pairs.append((ours, opened.enter_context(listener.accept()[0])))
+            return pairs
+
+        yield make
+
+
+@pytest.fixture
+def watched(listener):
+    time_s = [100.0]
+    connections = Connections([listener.getsockname()[1]], allowed=ALLOWED, now=lambda: time_s[0])
+    return connections, time_s
+
+
+def name_of(ours):
+    return "ipv4:{}:{}".format(*ours.getsockname())
+
+
+def are_open(pairs):
+    found = []
+    for ours, _ in pairs:
+        ours.setblocking(False)
+        try:
+            found.append(ours.recv(1) != b"")
+        except BlockingIOError:
+            found.append(True)
+    return found
+
+
+def test_one_that_shows_no_identity_in_time_is_closed_and_one_that_does_stays(connect, watched):
+    connections, time_s = watched
+    pairs = connect(2)
+    connections.look()
+    assert are_open(pairs) == [True, True]
+    connections.note(name_of(pairs[0][0]))
+    time_s[0] += UNKNOWN_S
+    late = connect(1)
+    connections.look()
+    assert are_open(pairs + late) == [True, False, True]
+
+
+def test_of_those_without_identity_a_host_has_an_eighth_of_the_descriptors_the_first(connect, watched):
+    connections, time_s = watched
+    known, first = connect(6), connect(4)
+    for ours, _ in known:
+        connections.note(name_of(ours))
+    connections.look()
+    time_s[0] += 1.0
+    more = connect(3)
+    connections.look()
+    assert are_open(known + first) == [True] * 10
+    assert are_open(more) == [False] * 3
+
+
+def test_a_host_has_three_quarters_of_the_descriptors_with_identities_too(connect, watched):
+    connections, time_s = watched
+    first = connect(24)
+    for ours, _ in first:
+        connections.note(name_of(ours))
+    connections.look()
+    time_s[0] += 1.0
+    more = connect(2)
+    for ours, _ in more:
+        connections.note(name_of(ours))
+    connections.look()
+    assert are_open(first) == [True] * 24
+    assert are_open(more) == [False] * 2
+
+
+def test_what_is_expelled_is_closed_at_the_next_look(connect, watched):
+    connections, _ = watched
+    pairs = connect(2)
+    connections.note(name_of(pairs[0][0]))
+    connections.expel(name_of(pairs[0][0]))
+    connections.look()
+    assert are_open(pairs) == [False, True]
+
+
+def test_other_sockets_and_files_are_left_alone_and_no_descriptor_is_lost(connect, watched):
+    connections, time_s = watched
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ours = socket.create_connection(other.getsockname())
+        theirs, _ = other.accept()
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            connections.look()
+            time_s[0] += UNKNOWN_S
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert are_open([(ours, theirs)]) == [True]
+        ours.close()
+        theirs.close()
+
+
+def test_a_look_needs_no_descriptor(connect, watched):
+    connections, time_s = watched
+    pairs = connect(3)
+    connections.look()
+    time_s[0] += UNKNOWN_S
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        connections = Connections(connections.ports, allowed=before[0], now=lambda: time_s[0])
+        connections.look()
+        time_s[0] += UNKNOWN_S
+        connections.look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert are_open(pairs) == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("peer", "place"),
+    [
+        ("ipv4:10.0.0.1:5000", ("10.0.0.1", 5000)),
+        ("ipv6:%5B::1%5D:5000", ("::1", 5000)),
+        ("ipv6:[::ffff:10.0.0.1]:5000", ("10.0.0.1", 5000)),
+        ("unix:", None),
+        ("unix:/run/x.sock", None),
+        ("ipv4:nonsense", None),
+    ],
+)
+def test_a_peer_is_found_by_its_name(peer, place):
+    assert place_of(peer) == place
