@@ -225,7 +225,7 @@ def test_doctor_follows_its_schema_and_its_exit_code_is_that_of_a_save(tmp_path,
     assert list(tmp_path.iterdir()) == []
     out, _ = ckptd_says(capsys, "doctor", tmp_path / "new")
     assert "not there yet" in out
-    assert "welcome" in out
+    assert "checkpoints are safe here" in out
     document = as_json(capsys, "doctor", "/proc", code=9)
     assert document["ok"] is False
 
