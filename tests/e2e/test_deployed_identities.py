@@ -58,8 +58,8 @@ def test_a_file_that_is_no_token_file_is_told_and_left_alone(tmp_path):
 def test_the_job_saves_below_its_prefix_and_may_do_nothing_else(tmp_path, capsys):
     make_tokens(tmp_path)
     socket = f"unix://{tmp_path}/s.sock"
-    files = {"CKPTD_TOKENS": str(tmp_path / "tokens.json"), "CKPTD_POLICY": str(DEPLOY / "policy.toml")}
-    daemon = Process(tmp_path, "--listen", socket, env=files)
+    files = [f"--tokens={tmp_path / 'tokens.json'}", f"--policy={DEPLOY / 'policy.toml'}"]
+    daemon = Process(tmp_path, "--listen", socket, *files)
     try:
         daemon.ready()
         done = subprocess.run(
