@@ -1,7 +1,7 @@
 """Clients of an S3 server, as programs use them: each uploads whole objects and reads ranges, several at once.
 
-Who the server is comes from the AWS environment (AWS_ENDPOINT_URL, credentials, region), for all of them alike; or one
-of the tests' own is started for the time of a benchmark.
+The AWS environment names the server (AWS_ENDPOINT_URL, credentials, region), for all of them alike; or the benchmark
+starts the tests' own server.
 """
 
 from __future__ import annotations

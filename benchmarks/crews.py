@@ -1,4 +1,4 @@
-"""A crew: one process per rank, all running the same contender, taking orders and telling how long each took."""
+"""A crew: one process per rank, all running the same contender; they take commands and report how long each took."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CrewFailedError(Exception):
 
 
 def work(contender: type[Contender], job: Job, directory: Path, orders: Any) -> None:
-    """Be one rank until told to end."""
+    """Run one rank until it receives the command to end."""
     try:
         member = contender(job, directory)
         orders.send((True, member.size_bytes()))
@@ -79,13 +79,13 @@ class Crew:
         self.size_bytes = sum(self._heard())
 
     def everyone(self, *order: Any) -> list[Any]:
-        """Give all ranks an order, return their answers in rank order."""
+        """Send a command to all ranks, return their answers in rank order."""
         for pipe in self._pipes:
             pipe.send(order)
         return self._heard()
 
     def one(self, *order: Any) -> Any:
-        """Give rank 0 an order."""
+        """Send a command to rank 0."""
         self._pipes[0].send(order)
         return self._hear(0)
 
@@ -170,7 +170,7 @@ class Crew:
 def crew_of(
     contender: type[Contender], job: Job, directory: Path, daemon_options: Sequence[str] = ()
 ) -> Iterator[Crew]:
-    """Give a crew that has made its arrays; end it."""
+    """Yield a crew that has made its arrays; end it afterwards."""
     crew = Crew(contender, job, directory, daemon_options)
     try:
         crew.start()
@@ -187,6 +187,6 @@ def free_port() -> int:
 
 
 def wait_until_quiet(pause_s: float) -> None:
-    """Let the disk finish what others wrote, so that nobody pays for the one before."""
+    """Let the disk finish what others wrote, so that no contender pays for the one before."""
     os.sync()
     time.sleep(pause_s)

@@ -111,7 +111,7 @@ def measure(kind: str, processes: int, place: Path, args: argparse.Namespace) ->
             saving += [step for *_, steps in answers for step in steps]
             stalls.append(max(stall for stall, *_ in answers))
             durables.append(max(durable for _, durable, _ in answers))
-            # The quiet windows are as long as the saves are, or one would see more of the machine's moods.
+            # The quiet windows are as long as the saves are, or one would see more of the machine's variation.
             window_s = args.window_s or durables[-1]
     flat = [step for window in quiet for step in window]
     odd, even = ([step for window in quiet[parity::2] for step in window] for parity in (0, 1))

@@ -8,7 +8,7 @@ What takes part, in turns, so that a slow minute of the machine hits all of them
 - ckptd      Checkpointer.save in each process, over gRPC, to a daemon on this host, whose root is in the bucket; each
              process restores its own part, straight from the bucket into arrays that it has, as a trainer does
 - the rest   each process uploads its bytes as one object, in parallel parts of 16 MiB, and reads them back in ranges of
-             16 MiB: what the server and that client can do, with no checksums, no index and nobody who waits for all;
+             16 MiB: what the server and that client can do, with no checksums, no index and no wait for all ranks;
              the bytes are left in the memory in which the client brings them
 
 *save* is from the first call to the last return, when everything is durable; *restore* likewise. For the ratios the

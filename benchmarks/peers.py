@@ -16,11 +16,11 @@ more saves; restores. Nothing of one turn is there in the next.
 - cold     each rank reads its own part into fresh memory; no page of a file is cached, and no daemon remembers it. That
            memory is taken and given back once before: what a virtual machine has freed longer ago may be gone
 - warm     the same at once after the save: from the page cache, or from the daemon's memory
-- into     the same into arrays that exist, where that can be asked for
+- into     the same into arrays that exist, where the library can do that
 
 `copy` is the limit of a stall: each process copies its part into memory that was used before, all at once. `raw` is the
 limit of the disk. What is required of ckptd is a ratio to one of these, of the medians of one run: see verdicts.py.
-benchmarks/requirements-peers.txt installs the others; who is missing is named.
+benchmarks/requirements-peers.txt installs the others; those that are missing are named.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 except CrewFailedError as failure:
                     if name in OURS_AND_LIMITS:
                         raise SystemExit(str(failure)) from failure
-                    # What others can't do here is told, and must not cost half an hour of everybody's figures.
+                    # What others can't do here is reported, and must not cost half an hour of all other figures.
                     missing[name] = str(failure).splitlines()[0]
                     print(failure, file=sys.stderr)
                 shutil.rmtree(place)

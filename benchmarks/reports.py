@@ -119,7 +119,7 @@ def _amount(size_bytes: int) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Draw stall, durable and restores of everyone, with their ranges."""
+    """Draw stall, durable and restores of all contenders, with their ranges."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -8,7 +8,7 @@ What takes part, in turns, so that a slow minute of the machine hits all of them
 - bare aio, bare threads   the same chunks as raw bytes, over as many streams, to a server that drops them: the fastest
                            that gRPC is here, and what the others are compared with
 - ckptd, nothing kept      Checkpointer.save to a daemon whose store drops the shards: all of ckptd but the disk
-- ckptd, 2 more processes  the same by two stream processes beside the daemon; only if it is asked for
+- ckptd, 2 more processes  the same by two stream processes beside the daemon; only on request
 - ckptd, disk              the same to a daemon on a directory, durable
 - read: ...                the way back: Checkpointer.restore(into=...) through the daemon, whose store is its memory
 

@@ -11,7 +11,7 @@ Figures = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Required:
-    """`measure` of `who`, at most `limit` times `of_measure` of `of`; of nobody: at most `limit` seconds."""
+    """`measure` of `who`, at most `limit` times `of_measure` of `of`; without `of`: at most `limit` seconds."""
 
     what: str
     who: str
@@ -53,7 +53,7 @@ FRAMEWORKS = tuple(
 
 
 def verdicts(figures: Figures, required: Sequence[Required]) -> list[dict[str, Any]]:
-    """Return one line for each requirement; `reached` is None where somebody it speaks of did not take part.
+    """Return one line for each requirement; `reached` is None where a contender that it names did not take part.
 
     A ratio that is only an aim has `reached` None as well, and says in `aimed` how it went.
     """

@@ -1,4 +1,4 @@
-"""How long it takes from a checkpoint's publication until those who watch have heard of it.
+"""How long it takes from a checkpoint's publication until all watchers have received it.
 
     python benchmarks/watch.py                               # 1,000 watchers of a daemon, 20 of a directory
     python benchmarks/watch.py --watchers 1 --publishes 100  # what one watcher sees
@@ -10,7 +10,7 @@ over a few processes, because 1,000 Python processes would measure the memory of
 `ckptd.follow`, in one process. The clock starts when the state file is in place (its change time, which the kernel
 takes at the rename, to 4 ms), before its directory is synced, so that the sync is part of what is measured. It ends
 when the watcher has the `Checkpoint` in its hands. Everything shares this host's cores: 1,000 watchers on 1,000 hosts
-would be told sooner.
+would receive it sooner.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python examples/evaluate.py --timeout 60 &
     python examples/train_numpy.py --workers 4
 
-It may be started before the training job, during it, or afterwards, and started again. It is told of a checkpoint only
+It may be started before the training job, during it, or afterwards, and started again. It learns of a checkpoint only
 when that is durable. Evaluation that is slower than training skips to the newest. The best checkpoint is pinned, so
 that retention spares it; what was the best before is unpinned.
 """

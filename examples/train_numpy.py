@@ -3,7 +3,7 @@
     ckptd serve --root /tmp/checkpoints &
     python examples/train_numpy.py --workers 4
 
-Run it again and it continues from the newest checkpoint, also with another number of workers: each of them asks for
+Run it again and it continues from the newest checkpoint, also with another number of workers: each of them reads
 the rows that it now holds, whichever worker saved them. Each worker fits its own rows of a large linear map by gradient
 descent, so the processes need not talk to each other; what belongs to ckptd is in `train`.
 

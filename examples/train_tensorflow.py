@@ -70,7 +70,7 @@ def train(address: str, run: str, rank: int, world_size: int, steps: int, save_e
         if manager.restore_or_initialize():
             print(f"worker {rank} of {world_size} continues at step {int(step)}", flush=True)
         while int(step) < steps:
-            # Everybody draws the same batch, which the step alone decides, and takes its part of it.
+            # Every worker draws the same batch, which the step alone decides, and takes its part of it.
             batch = np.random.default_rng(int(step)).choice(len(images), BATCH, replace=False)[rank::world_size]
             loss = train_one_step(tf.constant(images[batch]), tf.constant(labels[batch]))
             step.assign_add(1)

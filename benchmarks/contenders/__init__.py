@@ -1,4 +1,4 @@
-"""Who takes part in peers.py, in the order of its tables."""
+"""The contenders of peers.py, in the order of its tables."""
 
 from __future__ import annotations
 

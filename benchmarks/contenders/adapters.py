@@ -1,6 +1,6 @@
 """Each framework's own state, saved by ckptd's adapter for it, and by the framework's own way of not waiting.
 
-Who saves by `torch.distributed.checkpoint` and Orbax is in modules of their own. Here all of a save is counted, from
+The contenders for `torch.distributed.checkpoint` and Orbax are in modules of their own. Here all of a save counts, from
 the framework's call on; restores are measured elsewhere, as they go the same way as all of ckptd's.
 """
 
@@ -139,7 +139,7 @@ class _Variables(Contender):
         self._manager: Any = None
 
     def restore(self, step: int, into: bool) -> dict[str, np.ndarray]:
-        raise NotImplementedError  # `measures` names saves only, so nobody asks
+        raise NotImplementedError  # `measures` names saves only, so this is never called
 
 
 class TensorFlowAsync(_Variables):

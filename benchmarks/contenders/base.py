@@ -1,4 +1,4 @@
-"""What every contender is given, and what it has to be able to do."""
+"""What every contender receives, and what it has to be able to do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Job:
-    """The same for everyone: which arrays each rank holds. `small`: whole tensors of 4 KiB instead of slices."""
+    """The same for every contender: which arrays each rank holds. `small`: whole tensors of 4 KiB instead of slices."""
 
     rank: int
     processes: int
@@ -58,7 +58,7 @@ class Job:
         ]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return random bits, so that nobody gains by compressing; each array has memory of its own."""
+        """Return random bits, so that compression gains nothing; each array has memory of its own."""
         random = np.random.default_rng(self.rank)
         made = {}
         for piece in self.pieces():
@@ -114,14 +114,14 @@ class Contender:
         raise NotImplementedError
 
     def complete(self, step: int) -> None:
-        """Do what remains once all ranks have written, inside the clock. Rank 0 is asked."""
+        """Do what remains once all ranks have written, inside the clock. Called on rank 0."""
 
     def restore(self, step: int, into: bool) -> dict[str, np.ndarray]:
         """Return the rank's arrays: in fresh memory, or in `self.into`."""
         raise NotImplementedError
 
     def leave(self) -> None:
-        """Let go of the daemon, which is about to be replaced."""
+        """Disconnect from the daemon, which is about to be replaced."""
 
     def join(self, address: str) -> None:
         """Go on with another daemon."""
@@ -138,7 +138,7 @@ class Contender:
         """Take as much memory as a restore into fresh memory takes, and give it back.
 
         The host of a virtual machine may take away what a guest has freed a second ago, and finding it again then
-        takes longer than the disk: chance would decide whose restore pays for that.
+        takes longer than the disk: chance would decide which restore pays for that.
         """
         touch({name: np.empty(array.nbytes, np.uint8) for name, array in self.arrays.items()}, write=True)
 
@@ -190,7 +190,7 @@ def sync(path: Path) -> None:
 
 
 def sync_below(directory: Path) -> None:
-    """Make the entries of a directory and all below it durable; the files have been synced by who wrote them."""
+    """Make the entries of a directory and all below it durable; their writers have synced the files."""
     for path in [*directory.rglob("*"), directory]:
         if path.is_dir():
             sync(path)

@@ -17,7 +17,7 @@ _TIMEOUT_S = 600.0
 
 
 class Ckptd(Contender):
-    """`Checkpointer.save` in each process, to one daemon on this host, by the road that it chooses."""
+    """`Checkpointer.save` in each process, to one daemon on this host, over the transport that it chooses."""
 
     name = "ckptd"
     about = "Checkpointer.save to a daemon on this host: shared memory"

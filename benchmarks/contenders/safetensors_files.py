@@ -12,7 +12,7 @@ from contenders.base import Contender, MissingError, Times, sync, sync_below
 
 
 class Safetensors(Contender):
-    """`save_file` of what the rank holds; nobody merges anything, so restoring knows who wrote what."""
+    """`save_file` of what the rank holds; nothing merges the files, so restoring has to know which rank wrote what."""
 
     name = "safetensors"
     about = "save_file, one file a process; synced by the benchmark, safetensors syncs nothing"

@@ -11,7 +11,7 @@ from typing import Any
 from ckptd.errors import InvalidRequestError
 
 _OWN_NAMES = "checkpoints are files named after their step, and name=… names them"
-_WHOLE = "a checkpoint is whole or not there at all, on every store; leave it out"
+_WHOLE = "a checkpoint is written whole or not at all, on every store; leave it out"
 _WITHOUT_COUNTERPART = {
     "atomicity_options": _WHOLE,
     "best_fn": "metrics are saved in the tree; `checkpointer.pin(step)` keeps the best",

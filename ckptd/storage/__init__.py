@@ -1,1 +1,1 @@
-"""Where objects live. The only room that opens files or buckets; `base` says what every store promises."""
+"""Where objects are stored. Only this package opens files or buckets; `base` says what every store promises."""

@@ -35,10 +35,10 @@ class Durability(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ObjectStat:
-    """What a store knows of one object without reading it.
+    """What a store knows about one object without reading it.
 
     `version` changes whenever the content does (an ETag, or inode and times); `modified_at` is wall-clock
-    seconds since the epoch, as the store saw it: to the second or two, in what writing returns.
+    seconds since the epoch, by the store's clock: to a second or two, in what writing returns.
     """
 
     key: str
@@ -48,7 +48,7 @@ class ObjectStat:
 
 
 class ObjectWriter(Protocol):
-    """One object being born: no reader sees it until `finish` returns. Its size is fixed at the start."""
+    """One object that is being written: no reader sees it until `finish` returns. Its size is fixed at the start."""
 
     key: str
     size_bytes: int
@@ -64,27 +64,27 @@ class ObjectWriter(Protocol):
         """
 
     def abort(self) -> None:
-        """Forget the object and free its space. May be called at any time, repeatedly, also after a failure."""
+        """Drop the object and free its space. May be called at any time, repeatedly, also after a failure."""
 
 
 @runtime_checkable
 class BorrowingWriter(ObjectWriter, Protocol):
-    """A writer that can spare itself a copy of what stays where it is."""
+    """A writer that can avoid a copy of bytes that stay where they are."""
 
     def borrow(self, offset: int, data: memoryview, crc: int) -> None:
         """As `write`, but `data` is read where it is, until `finish` or `abort` returns.
 
-        `crc` is its CRC-32C: bytes that are others when they are read never become part of an object, so the memory
-        may be shared with a process that is not trusted to leave it alone. Then `finish` raises `CorruptionError`.
+        `crc` is its CRC-32C: bytes that differ when they are read never become part of an object, so the memory
+        may be shared with a process that is not trusted to leave it unchanged. Then `finish` raises `CorruptionError`.
         """
 
 
 @runtime_checkable
 class SparingStore(Protocol):
-    """A store that can be full, and can still do two things then that a removal needs."""
+    """A store that can be full, and can even then do two things that a removal needs."""
 
     def replace_within(self, reserve: str, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
-        """As `Store.replace`, but in the room of the object `reserve`, which is used up; no new space is needed.
+        """As `Store.replace`, but in the space of the object `reserve`, which is used up; no new space is needed.
 
         `NotFoundError` when there is no such object; `StorageFullError` when it is too small for `data`.
         """
@@ -116,11 +116,11 @@ class Lock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AccessPattern:
-    """How one process reads fastest from somewhere.
+    """How one process reads fastest from a store.
 
     Attributes:
         num_readers: threads that read at once.
-        gap_bytes: of what is apart: gaps of fewer bytes than these are better read than skipped.
+        gap_bytes: gaps of fewer bytes between ranges are better read than skipped.
         request_bytes: the best size of one request for adjoining bytes.
     """
 
@@ -130,7 +130,7 @@ class AccessPattern:
 
 
 class Store(Protocol):
-    """A place where objects live. See the module for what every method promises."""
+    """A store of objects. See the module for what every method promises."""
 
     @property
     def url(self) -> str:
@@ -153,10 +153,10 @@ class Store(Protocol):
         """Whether a write is acknowledged only after its checksum was compared, so that nothing need be read back."""
 
     def broken_promises(self) -> Sequence[str]:
-        """Return in which ways owners are not kept apart here, in words for people; usually none.
+        """Return in which ways owners are not kept apart here, as text for people; usually none.
 
-        A store that has no locks, and does not honour conditions either, cannot be used by two without losing
-        something. Whether it honours them is tried out, with objects that are removed again.
+        Two owners that use a store without locks and without conditions would lose data. Whether the store honours
+        conditions is tested, with objects that are removed again.
         """
 
     def location(self, key: str) -> str:
@@ -195,7 +195,7 @@ class Store(Protocol):
         """
 
     def keys(self, directory: str, starts_with: str = "") -> Sequence[str]:
-        """Return the keys directly in `directory` whose last component starts so, in order; no object is looked at."""
+        """Return the keys directly in `directory` whose last component starts so, in order; no object is read."""
 
     def delete(self, keys: Sequence[str], *, if_version: str | None = None) -> None:
         """Remove objects, in the given order; missing ones are fine. All are durably gone on return.
@@ -241,12 +241,12 @@ class Objects(Protocol):
         """Describe one object; `NotFoundError` if there is none."""
 
     def location(self, key: str) -> str:
-        """Say where an object is, for people."""
+        """Say where an object is, for messages."""
 
 
 @runtime_checkable
 class LayeredObjects(Objects, Protocol):
-    """Objects that are read from a copy where there is one, and that may be wrong: the originals are beneath."""
+    """Objects that are read from a copy where there is one. A copy may be wrong: the originals are beneath."""
 
     @property
     def beneath(self) -> Objects:

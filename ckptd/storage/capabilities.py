@@ -1,4 +1,4 @@
-"""What some stores can do besides the contract of `ckptd.storage.base`. Callers ask for it, never for a class.
+"""What some stores can do besides the contract of `ckptd.storage.base`. Callers check for these, never for a class.
 
 A wrapper declares its own capabilities; `beneath` returns the store that it wraps.
 """
@@ -40,10 +40,10 @@ class FileStore(FileObjects, Protocol):
 
 @runtime_checkable
 class DiskStore(Protocol):
-    """A store that knows by which of several ways its disk is written."""
+    """A store that knows in which of several ways its disk is written."""
 
     def write_road(self) -> Enum:
-        """Return how bulk data is written; the value is a word for it. It is tried out if need be."""
+        """Return how bulk data is written; the value is a word for it. It is tested if need be."""
 
 
 @runtime_checkable
@@ -64,14 +64,14 @@ class NestedStore(Protocol):
 
 @runtime_checkable
 class ProbedStore(Protocol):
-    """A store on a server that can be tried out: does it keep what a store promises?"""
+    """A store on a server that can be tested: does it keep what a store promises?"""
 
     @property
     def place(self) -> str:
         """Which server that is, for people."""
 
     def probe(self) -> Iterator[Finding]:
-        """Try out every promise, on objects that are removed again; yield what each check found."""
+        """Test every promise, on objects that are removed again; yield the result of each check."""
 
     def holder_of(self, key: str) -> str | None:
         """Return the holder of a lock, from its line; None if the lock is free."""
@@ -88,7 +88,7 @@ def read_by_many(objects: Objects) -> Objects:
 
 
 def beneath(objects: Objects) -> Objects:
-    """Return what is beneath all copies: the objects that the others were made of."""
+    """Return the objects beneath all copies: the originals."""
     while isinstance(objects, LayeredObjects):
         objects = objects.beneath
     return objects

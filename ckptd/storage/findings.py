@@ -1,4 +1,4 @@
-"""What is found when a place for checkpoints is tried out."""
+"""The results of testing a place for checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ckptd.errors import CkptdError
 
 
 class Outcome(Enum):
-    """What came of one check."""
+    """The outcome of one check."""
 
     OK = "ok"
     WARNING = "warning"  # works, with something that the operator should know
@@ -18,13 +18,13 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         name: of the check, for programs too.
-        outcome: what came of it.
+        outcome: of the check.
         detail: what was seen, and what follows from it.
-        error: what a save would run into, None unless refused.
+        error: what a save would raise, None unless refused.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Keeping objects that are being read from being deleted, where a store can see its readers.
+"""Protect objects that are being read from deletion, where a store can see its readers.
 
 A program that reads straight from a local disk makes no call that a deletion could see. A reader holds what it reads: a
 shared advisory lock on the opened file, which needs no more than the right to read, works on read-only mounts, takes no
-space and ends with the process. A deletion looks for it. Neither ever waits for the other.
+space and ends with the process. A deletion checks for it. Neither ever waits for the other.
 
 Without locks, as in buckets and on some file systems, readers read all the same, and programs that delete do not see
 them.
@@ -27,7 +27,7 @@ class HoldingObjects(Protocol):
     """Objects that a reader can hold."""
 
     def hold(self, key: str) -> Hold | None:
-        """Hold one object; None when it is not there, is just being deleted, or nothing can be held here."""
+        """Hold one object; None when it is not there, is being deleted, or holds are not possible here."""
 
 
 @runtime_checkable

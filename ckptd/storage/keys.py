@@ -1,4 +1,4 @@
-"""Which keys every store takes, and which names a store keeps for itself."""
+"""The keys that every store accepts, and the names that a store reserves."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def check_key(key: str) -> tuple[str, ...]:
     """Split `key` into its components; `InvalidRequestError` for one that no store may take.
 
     Refused are absolute and empty keys, empty, ``.`` and ``..`` components, NUL bytes, and the names that stores
-    keep for themselves. A key is taken as it is: nothing is decoded or normalised, so nothing can be smuggled.
+    reserve. A key is used as it is: nothing is decoded or normalised, so nothing can be smuggled in.
     """
     parts = _check_path(key)
     if is_reserved(parts[-1]):
-        raise InvalidRequestError("this name is kept for the store's own files", key=key)
+        raise InvalidRequestError("this name is reserved for the store's own files", key=key)
     return parts
 
 

@@ -1,7 +1,7 @@
-"""Writing slower than a store could, so that others have something of the disk or the network, too.
+"""Write more slowly than a store could, to leave others some of the disk or the network.
 
-One `RateLimit` is shared by all writers that it limits. A writer takes room for a small piece, waits its
-turn, writes, and comes again: so concurrent writers get equal parts, and none waits for another's whole object.
+One `RateLimit` is shared by all writers that it limits. A writer reserves a small piece, waits its turn, writes, and
+does so again: so concurrent writers get equal shares, and none waits for another's whole object.
 """
 
 from __future__ import annotations

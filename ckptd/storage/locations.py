@@ -1,4 +1,4 @@
-"""From what a user writes, a URL or a path, to a store and a key in it."""
+"""From the URL or path that a user writes to a store and a key in it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
 
 
 def split_prefix(prefix_or_url: str, *, confined: bool = False) -> tuple[Store, str]:
-    """Split what names one checkpoint or object into the store of its directory and its key there.
+    """Split the name of one checkpoint or object into the store of its directory and its key there.
 
     ``/d/run/model.ckpt-5`` becomes the store ``/d/run`` and ``model.ckpt-5``; a bare name is in the working
     directory. In memory everything up to the first slash names the store. Links are followed, unless `confined`:
@@ -84,7 +84,7 @@ def is_url(text: str) -> bool:
 
 
 def _in_bucket(scheme: str, name: str, root: str, patience_s: float | None) -> Store:
-    # Programs that stay on this host need not load what talks to buckets.
+    # Programs that stay on this host need not load the code for buckets.
     from ckptd.storage.bucket.object_store import ObjectStore
 
     parts = [part for part in root.split("/") if part]

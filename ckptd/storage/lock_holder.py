@@ -46,12 +46,12 @@ class LockHolder:
 
     @property
     def is_daemon(self) -> bool:
-        """Whether it listens, so that it can be asked."""
+        """Whether it listens, and so accepts requests."""
         return bool(self.address)
 
     @property
     def line(self) -> str:
-        """What a lock says of it."""
+        """Its line in a lock."""
         parts = [self.program]
         if self.pid:
             parts.append(f"pid {self.pid}" + (f" on {self.host}" if self.host else ""))

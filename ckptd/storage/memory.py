@@ -22,7 +22,7 @@ class _Object:
 
 
 class MemoryStore:
-    """A dictionary as a `Store`. Gone with the process; "durable" means what it can mean here.
+    """A dictionary as a `Store`. Gone with the process, so "durable" only means "stored".
 
     Args:
         name: what comes after ``memory://`` in its URL.
@@ -62,7 +62,7 @@ class MemoryStore:
 
     @property
     def access(self) -> AccessPattern:
-        """As many readers as there are likely processors; another request costs nothing."""
+        """As many readers as there probably are processors; another request costs nothing."""
         return AccessPattern(num_readers=4, gap_bytes=4096)
 
     @property

@@ -1,4 +1,4 @@
-"""Which ranges of bytes an object has."""
+"""Check that a range of bytes lies within an object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that saves without end and says what was acknowledged: the one whose daemon `deploy/try_compose` kills.
+"""A worker that saves without end and reports what was acknowledged; `deploy/try_compose` kills its daemon.
 
 It runs in a container of the training service. Its lines: ``saving N`` before a save begins, ``saved N`` when it is
 durable, ``lost N: why`` when the daemon was gone.

@@ -1,1 +1,1 @@
-"""The store in a bucket: S3, and what fsspec knows."""
+"""The store in a bucket: S3, and what fsspec supports."""

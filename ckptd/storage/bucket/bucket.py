@@ -16,7 +16,7 @@ from ckptd.storage.base import Buffer
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a bucket knows of one object. `modified_at` is in seconds since the epoch; names in `metadata` are small."""
+    """What a bucket knows about one object. `modified_at`: in seconds since the epoch; `metadata` has lower-case names."""
 
     key: str
     size_bytes: int
@@ -27,7 +27,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class UploadedPart:
-    """One uploaded part: its number from 1 on, and what the bucket wants to see again when the upload is completed."""
+    """One uploaded part: its number from 1 on, and what completing the upload has to repeat."""
 
     number: int
     etag: str
@@ -48,7 +48,7 @@ class Bucket(Protocol):
     """See the module. Keys are whole keys of the bucket."""
 
     url: str
-    place: str  # where the bucket is: two of one place are the same
+    place: str  # where the bucket is: buckets of one place are the same
     unfenced: str | None  # why conditions do not keep owners of several hosts apart; None where they may
     verifies_writes: bool  # whether checksums are sent along for the bucket to compare
     keeps_metadata: bool  # whether `head` returns a writer's metadata, which identifies its object
@@ -65,7 +65,7 @@ class Bucket(Protocol):
     ) -> Head:
         """Write a whole object, with a checksum that the bucket compares; describe it, its time to a second or two.
 
-        `crc` is sent in place of the right CRC-32C, to try out whether it is compared.
+        `crc` is sent in place of the right CRC-32C, to test whether it is compared.
 
         Raises:
             ConflictError: it is there although `if_absent`, or is not what `if_etag` says.
@@ -100,7 +100,7 @@ class Bucket(Protocol):
     def upload_part(
         self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None
     ) -> UploadedPart:
-        """Upload one part, which is in several memories, one after another; `crc` is what the bucket compares.
+        """Upload one part, which consists of several buffers, one after another; the bucket compares `crc`.
 
         Raises:
             CorruptionError: the bytes that arrived have another CRC-32C.
@@ -133,7 +133,7 @@ class Bucket(Protocol):
 
 
 def scatter(data: Buffer, into: Sequence[memoryview]) -> None:
-    """Copy `data` into several memories, one after another, which are as long together."""
+    """Copy `data` into several buffers, one after another, of the same total length."""
     view, at = memoryview(data), 0
     for memory in into:
         memory.cast("B")[:] = view[at : at + memory.nbytes]

@@ -1,8 +1,8 @@
-"""Whatever fsspec has a package for, as a bucket: `gs://`, `az://` and many more.
+"""Every storage that fsspec has a package for, as a bucket: `gs://`, `az://` and many more.
 
-fsspec has no word for a condition, so two owners on two hosts cannot be kept apart here: `broken_promises` says so, and
-going on all the same is the user's decision. Within one process conditions hold. Large objects are gathered in files
-of this host and sent in one piece, as parts have no common word either.
+fsspec has no conditional requests, so two owners on two hosts cannot be kept apart here: `broken_promises` says so, and
+the user decides whether to go on all the same. Within one process conditions hold. Large objects are collected in files
+of this host and sent in one piece, as fsspec has no common interface for parts either.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from ckptd.storage.base import Buffer
 from ckptd.storage.bucket.bucket import Head, Upload, UploadedPart, scatter
 
 _PIECE_BYTES = 8 << 20
-_ONE_WRITE = threading.Lock()  # looking and writing is one step within this process
+_ONE_WRITE = threading.Lock()  # check and write are one step within this process
 
 
 def open_fsspec(scheme: str, name: str) -> FsspecBucket:
-    """Return the bucket `name` of a scheme that fsspec knows.
+    """Return the bucket `name` of a scheme that fsspec supports.
 
     Raises:
-        InvalidRequestError: when it knows none of the kind, or the package for it is missing or makes no sense of its
+        InvalidRequestError: when it does not support the scheme, or the package for it is missing or rejects its
             configuration.
     """
     try:
@@ -189,7 +189,7 @@ class FsspecBucket:
         self, key: str, upload_id: str, number: int, *data: memoryview, crc: int | None = None
     ) -> UploadedPart:
         """See `Bucket`."""
-        body = b"".join(data)  # ours, so that what is summed is what is written
+        body = b"".join(data)  # a copy of ours, so that the bytes that are summed are those that are written
         found = crc32c(body)
         if crc is not None and crc != found:
             raise CorruptionError("the bytes were damaged on the way", key=key)
@@ -203,7 +203,7 @@ class FsspecBucket:
         """See `Bucket`."""
         directory = self._directory(upload_id)
         with _translating(key):
-            # Left by an error this object never comes to be: plain `open` would publish what there is of it.
+            # After an error this object is never created: plain `open` would publish the part that was written.
             self._make_directory(key)
             writer = self._files.open(self._path(key), "wb", autocommit=False)
             try:
@@ -283,7 +283,7 @@ def _translating(key: str) -> Iterator[None]:
 
 
 def _translated(error: Exception, key: str) -> CkptdError:
-    """Return our error for one of the many that packages of fsspec raise."""
+    """Translate one of the many errors that packages of fsspec raise."""
     named = key or None
     match error:
         case FileNotFoundError() | NotADirectoryError():

@@ -1,4 +1,4 @@
-"""One large object on its way into a bucket: parts are sent as they fill up, and one request makes an object of them.
+"""The upload of one large object to a bucket: parts are sent as they fill up, and one request makes an object of them.
 
 Until that request nothing is visible under the key. The upload's id is noted in the bucket before its first part is
 sent, so that a start after a crash finds and aborts it: parts of an upload that is not completed cost money and
@@ -39,7 +39,7 @@ def part_size(size_bytes: int) -> int:
 
 
 class UploadStore(Protocol):
-    """What a writer needs of its store."""
+    """What a writer needs from its store."""
 
     bucket: Bucket
     parts: Parts
@@ -60,14 +60,14 @@ class UploadStore(Protocol):
         """Return metadata that identifies this write."""
 
     def was_written(self, key: str, metadata: Mapping[str, str]) -> ObjectStat | None:
-        """Look whether the object in place is the one of this writing."""
+        """Check whether the object in place is the one of this write."""
 
 
 class MultipartWriter:
     """See `ckptd.storage.base.BorrowingWriter`."""
 
     def __init__(self, store: UploadStore, full_key: str, key: str, size_bytes: int) -> None:
-        """Remember what is to come; nothing is sent yet. `full_key` is the bucket's, `key` the store's."""
+        """Prepare; nothing is sent yet. `full_key` is the bucket's, `key` the store's."""
         self.key = key
         self.size_bytes = size_bytes
         self._store = store
@@ -84,7 +84,7 @@ class MultipartWriter:
         self._is_over = False
 
     def write(self, offset: int, data: Buffer) -> None:
-        """See `ObjectWriter`. Returns when the bytes are copied; waits while too many parts are on their way."""
+        """See `ObjectWriter`. Returns when the bytes are copied; waits while too many parts are being sent."""
         view = memoryview(data).cast("B")
         self._check_range(offset, view)
         for number, at, piece in self._split(offset, view):
@@ -97,7 +97,7 @@ class MultipartWriter:
                 self._send_if_complete(number, part)
 
     def borrow(self, offset: int, data: memoryview, crc: int) -> None:
-        """See `BorrowingWriter`. Returns at once, but for waiting while too many parts are on their way."""
+        """See `BorrowingWriter`. Returns at once, except that it waits while too many parts are being sent."""
         view = data.cast("B")
         self._check_range(offset, view)
         pieces = list(self._split(offset, view))
@@ -208,8 +208,8 @@ class MultipartWriter:
             # A lost answer is requested again, and then the upload is gone, or the key taken: by us?
             stat, is_gone = self._looked(error), self._is_gone()
         else:
-            # An ETag made of those of all parts proves that just they are in it; any other tells nothing, and where
-            # nothing else does, the answer has to do.
+            # An ETag made of those of all parts proves that it holds exactly these; any other proves nothing, and where
+            # there is no other proof, the answer has to suffice.
             is_proved = head.etag.strip('"') == _etag_of(parts) or not self._store.bucket.keeps_metadata
             described = ObjectStat(self.key, head.size_bytes, head.modified_at, head.etag)
             stat, is_gone = described if is_proved else self._looked(None), True
@@ -221,14 +221,14 @@ class MultipartWriter:
         return stat
 
     def _is_gone(self) -> bool:
-        """Say whether the upload has gone, now that the object is there; if that is unknown, the note has to stay."""
+        """Say whether the upload is gone, now that the object is there; if that is unknown, the note has to stay."""
         try:
             return not any(each.upload_id == self._upload_id for each in self._store.bucket.uploads(self._full_key))
         except CkptdError:
             return False
 
     def _looked(self, error: CkptdError | None) -> ObjectStat:
-        """Return the object if it is in place and ours, else raise why not."""
+        """Return the object if it is in place and ours, else raise the reason."""
         stat = self._store.was_written(self.key, self._metadata)
         if stat is None:
             if error is None:
@@ -253,7 +253,7 @@ class MultipartWriter:
             part.dismiss(self._store.parts)
 
     def abort(self) -> None:
-        """See `ObjectWriter`. A part that is on its way could bring the upload back: it is waited for."""
+        """See `ObjectWriter`. A part that is being sent could bring the upload back, so this waits for it."""
         with self._lock:
             was_over = self._is_over
         self._end()

@@ -1,4 +1,4 @@
-"""Which process wrote a note in a bucket, and whether it is alive: as far as this host can tell."""
+"""Which process wrote a note in a bucket, and whether it is alive, as far as this host can tell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOSTS_OWN_PIDS = "pid:[4026531836]"  # in Linux a constant: PROC_PID_INIT_INO
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process, by a name that no other will ever have: a pid is reused, its time of birth is not.
+    """One process, by a name that no other will ever have: a pid is reused, but not with the same start time.
 
     `started` is in clock ticks since the host was started, `boot_id` says which start that was.
     """
@@ -25,7 +25,7 @@ class Process:
     started: int = 0
 
     def is_alive(self) -> bool | None:
-        """Say whether it lives, None for a process of another host, of which nothing is known.
+        """Say whether it is alive; None for a process of another host, about which nothing is known.
 
         A container counts as a host. A host that was restarted has none of its processes left.
         """
@@ -41,7 +41,7 @@ def this_process() -> Process:
 
 
 def _host() -> str:
-    """Return the host's name, and in a container also where its pids count: neighbours may share the host's name."""
+    """Return the host's name, and in a container its pid namespace too: other containers may have the same host name."""
     name = socket.gethostname()
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
@@ -58,7 +58,7 @@ def _boot_id() -> str:
 
 
 def _started(pid: int) -> int:
-    """Return when a process was born, in clock ticks; 0 when there is none, or only what is left of one."""
+    """Return when a process started, in clock ticks; 0 when there is none, or only a zombie."""
     try:
         told = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -69,7 +69,7 @@ def _started(pid: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a store notes in the bucket about something that a process holds: a lock, or an upload under way."""
+    """A store's note in the bucket about something that a process holds: a lock, or an upload under way."""
 
     holder: str = ""
     process: Process = field(default_factory=Process)

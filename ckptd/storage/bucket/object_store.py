@@ -1,8 +1,8 @@
-"""A store in a bucket, of S3 and its kin.
+"""A store in a bucket, of S3 or a similar service.
 
-What a directory does with renames and locks is done here with conditions. Creating is a request that holds only if the
-key is free; replacing, one that holds only for the version that was seen. An answer that is lost leaves open whether
-the request was carried out, so every object has a mark of its writing in its metadata: a writer that gets no
+What a directory does with renames and locks is done here with conditions. A request that creates succeeds only if the
+key is free; one that replaces, only for the version that was seen. A lost answer leaves open whether the request was
+carried out, so every object has a mark of its write in its metadata: a writer that gets no
 answer, or the error that the key is taken, checks whether the object in place is its own.
 
 A lock is only a note here: nothing in a bucket dies with its process. Owners fence each other off by conditional writes
@@ -51,9 +51,9 @@ class ObjectStore:
         """Remember where the root is; the bucket gets no request yet.
 
         Args:
-            bucket: what requests go to.
+            bucket: receives the requests.
             root: where the store's keys begin within the bucket, without slashes at its ends.
-            parts: memory for uploads; by default what all stores of the process share.
+            parts: memory for uploads; default: shared by all stores of the process.
         """
         self.bucket = bucket
         self.parts = parts or _PARTS
@@ -88,7 +88,7 @@ class ObjectStore:
         return self.bucket.verifies_writes
 
     def broken_promises(self) -> Sequence[str]:
-        """See `Store`. The bucket is examined once in the life of a process."""
+        """See `Store`. The bucket is examined once per process."""
         return fences(self.bucket, self.root)
 
     def location(self, key: str) -> str:
@@ -153,7 +153,7 @@ class ObjectStore:
         return {_MARK: secrets.token_hex(16)}
 
     def was_written(self, key: str, metadata: Mapping[str, str]) -> ObjectStat | None:
-        """Look whether the object in place is the one of this writing; a look that fails is an error of its own."""
+        """Check whether the object in place is the one of this write; a check that fails is an error of its own."""
         try:
             with named(key):
                 head = self.bucket.head(self._full(key))
@@ -217,7 +217,7 @@ class ObjectStore:
     def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
         """See `Store`. Whether a process on another host is alive is unknown, so its uploads stay for a day.
 
-        One whose object is in place, or which the server does not release now, stays for a later sweep.
+        An upload whose object is in place, or which the server does not release now, stays for a later sweep.
         """
         swept = []
         below = self._below(directory)
@@ -241,7 +241,7 @@ class ObjectStore:
 
     def _is_over(self, note: Note, began_at: float, given_up: Collection[str]) -> bool:
         """Say whether no process writes to a note's upload any more. Not for uploads in progress in this process."""
-        if not note.key:  # what a trial of the bucket left, or a damaged note
+        if not note.key:  # left by a trial of the bucket, or a damaged note
             return self._is_old(began_at, SWEPT_BY_AGE_S)
         if note.key in given_up or note.process == this_process():
             return True
@@ -255,8 +255,8 @@ class ObjectStore:
         """Abort a dead writer's upload; return whether it is gone.
 
         A gateway of Ceph that is killed while it completes an upload may leave the object and the upload, both with the
-        same parts: aborting then destroys the object, minutes later. And it leaves a lock, for whose ten minutes
-        nothing can be done about the upload.
+        same parts: aborting then destroys the object, minutes later. It also leaves a lock, which blocks every request
+        about the upload for ten minutes.
         """
         try:
             self.bucket.head(full_key)
@@ -295,7 +295,7 @@ class ObjectStore:
             try:
                 self.bucket.delete(note_key)
             except CkptdError as error:
-                _log.warning("%s could not be deleted, and is at the next start: %s", note_key, error)
+                _log.warning("%s could not be deleted, and will be at the next start: %s", note_key, error)
             finally:
                 self.give_up_upload(note_key)
 
@@ -328,7 +328,7 @@ class ObjectStore:
         put = self.bucket.put(lock.note_key, Note(holder=holder, process=this_process(), shared=shared).encode())
         lock.taken_at = put.modified_at
         try:
-            # Two that came at once see each other now; then neither gets it.
+            # Two that came at once see each other now; then neither gets the lock.
             self._check_holders(directory, name, shared, takes_over, lock.note_key)
         except ConflictError:
             lock.release()
@@ -360,7 +360,7 @@ class ObjectStore:
         return None
 
     def unlock(self, note_key: str) -> None:
-        """Forget a lock; called by the lock itself."""
+        """Drop a lock; called by the lock itself."""
         try:
             self.bucket.delete(note_key)
         except CkptdError as error:

@@ -1,4 +1,4 @@
-"""One part of an upload while it still wants bytes: some copied into a buffer, some borrowed where they are."""
+"""One part of an upload that is not complete yet: some bytes copied into a buffer, some borrowed where they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_lent(offset: int, actual: int, expected: int) -> None:
 
 
 class OpenPart:
-    """What there is of a part that `Parts` has admitted. Its writer guards it by a lock.
+    """The bytes so far of a part that `Parts` has admitted. Its writer guards it with a lock.
 
     A part that was borrowed whole is sent from there, with the checksum that its bytes had when they were lent. Of any
     other part a copy is sent; a buffer for it is taken when it is first needed.
@@ -61,7 +61,7 @@ class OpenPart:
         self.note(begin, begin + len(data))
 
     def content(self, parts: Parts) -> tuple[Sequence[memoryview], int | None]:
-        """Return the bytes of the part, in order, and their checksum if they are borrowed and have to have just that.
+        """Return the bytes of the part, in order, and the checksum that they must have if they are borrowed.
 
         Raises:
             CorruptionError: borrowed bytes have changed.
@@ -73,14 +73,14 @@ class OpenPart:
         return [data for data, _ in pieces], whole
 
     def whole(self, parts: Parts) -> memoryview:
-        """Return a copy of the part that is one memory; bytes that were never written are zeros.
+        """Return a copy of the part in one buffer; bytes that were never written are zeros.
 
         Raises:
             CorruptionError: borrowed bytes have changed.
         """
         buffer, at = self.buffer_of(parts), 0
         for begin, end in [*self._filled, (self.size_bytes, self.size_bytes)]:
-            buffer[at:begin] = bytes(begin - at)  # of the buffer's former user
+            buffer[at:begin] = bytes(begin - at)  # left by the buffer's former user
             at = end
         for begin, (data, crc) in self._borrowed.items():
             copy = memoryview(buffer)[begin : begin + len(data)]

@@ -1,11 +1,11 @@
-"""Does this bucket keep what a store promises? Every promise is tried out, on objects of our own, and cleaned up after.
+"""Does this bucket keep what a store promises? Every promise is tested, on objects of our own, which are removed after.
 
-`ckptd doctor` shows what every check found, a daemon only makes those that it needs: both refuse the same buckets. What
-else cannot be tried out, for want of rights or because the server does not offer it, is a warning.
+`ckptd doctor` shows the result of every check, a daemon makes only those that it needs: both refuse the same buckets.
+Other checks that can't be made, for lack of rights or because the server does not support them, give a warning.
 
-A server says yes to a condition that it has never heard of, so an answer is believed only when the opposite was tried
-too. What matters most is `fences`: without it a second coordinator, or one that was thought dead, could overwrite what
-another has published.
+A server accepts a condition that it does not know, so an answer is believed only when the opposite was tried too.
+`fences` matters most: without it a second coordinator, or one that was thought dead, could overwrite what another has
+published.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from ckptd.storage.findings import Finding, Outcome
 from ckptd.storage.keys import UNFINISHED_SUFFIX, join
 
 _MAX_SKEW_S = 60.0  # the server refuses requests from 15 minutes on
-KNOWN: dict[str, tuple[str, ...]] = {}  # what `fences` found, by bucket: it does not change while a process lives
+KNOWN: dict[str, tuple[str, ...]] = {}  # results of `fences`, by bucket: they do not change while a process runs
 _KNOWN_LOCK = threading.Lock()
 
 
 def probe(bucket: Bucket, root: str) -> Iterator[Finding]:
-    """Try out a bucket below `root`; yield what each check found. Nothing is left behind."""
+    """Test a bucket below `root`; yield the result of each check. Nothing is left behind."""
     trial = _Trial(bucket, root)
     try:
         if bucket.unfenced is not None:
@@ -45,7 +45,7 @@ def probe(bucket: Bucket, root: str) -> Iterator[Finding]:
             finding = _carry_out(name, check, trial)
             yield finding
             if name == "write" and finding.outcome is Outcome.REFUSED:
-                return  # the others would say the same
+                return  # the others would fail likewise
     finally:
         trial.clean_up()
 
@@ -100,7 +100,7 @@ def _carry_out(name: str, check: Callable[[_Trial], tuple[Outcome, str]], trial:
         outcome, detail = check(trial)
     except CkptdError as error:
         if isinstance(error, UnavailableError):
-            trial.forget()  # to delete what it may not have would take as long again; a later start sweeps it
+            trial.forget()  # deleting objects that may not exist would take as long again; a later start sweeps them
         if name not in _NEEDED:
             return Finding(name, Outcome.WARNING, f"cannot tell: {error.reason}")
         return Finding(name, Outcome.REFUSED, error.reason, error)
@@ -112,7 +112,7 @@ def _write(trial: _Trial) -> tuple[Outcome, str]:
     trial.bucket.put(key, b"probe")
     data, _ = trial.bucket.get(key, limit_bytes=100)
     if data != b"probe":
-        return Outcome.REFUSED, "an object reads back other than it was written"
+        return Outcome.REFUSED, "an object reads back different from what was written"
     trial.bucket.delete(key)
     with suppress(NotFoundError):
         trial.bucket.head(key)
@@ -127,8 +127,8 @@ def _create(trial: _Trial) -> tuple[Outcome, str]:
     try:
         trial.bucket.put(key, b"second", if_absent=True)
     except ConflictError:
-        return Outcome.OK, "what is there is not created again (If-None-Match)"
-    return Outcome.REFUSED, "it creates what is there already: two saves could overwrite each other (If-None-Match)"
+        return Outcome.OK, "an existing object is not created again (If-None-Match)"
+    return Outcome.REFUSED, "it creates an object that exists: two saves could overwrite each other (If-None-Match)"
 
 
 def _replace(trial: _Trial) -> tuple[Outcome, str]:
@@ -137,7 +137,7 @@ def _replace(trial: _Trial) -> tuple[Outcome, str]:
     try:
         trial.bucket.put(key, b"second", if_etag=first.etag)
     except ConflictError:
-        return Outcome.REFUSED, "it refuses to replace even the version that is there (If-Match)"
+        return Outcome.REFUSED, "it refuses to replace even the current version (If-Match)"
     try:
         trial.bucket.put(key, b"third", if_etag=first.etag)
     except ConflictError:
@@ -152,8 +152,8 @@ def _replace_missing(trial: _Trial) -> tuple[Outcome, str]:
     try:
         trial.bucket.put(key, b"second", if_etag=gone)
     except ConflictError:
-        return Outcome.OK, "what is gone is not replaced (If-Match)"
-    return Outcome.REFUSED, "it replaces what is gone: a coordinator thought dead could publish (If-Match)"
+        return Outcome.OK, "a deleted object is not replaced (If-Match)"
+    return Outcome.REFUSED, "it replaces a deleted object: a coordinator thought dead could publish (If-Match)"
 
 
 def _complete(trial: _Trial) -> tuple[Outcome, str]:
@@ -165,8 +165,8 @@ def _complete(trial: _Trial) -> tuple[Outcome, str]:
         trial.bucket.complete_upload(key, upload, [part], if_absent=True)
     except ConflictError:
         abort_upload(trial.bucket, key, upload)
-        return Outcome.OK, "what is there is not completed over (If-None-Match)"
-    return Outcome.WARNING, "uploads replace what is there; ckptd gives every attempt keys of its own"
+        return Outcome.OK, "an upload does not replace an existing object (If-None-Match)"
+    return Outcome.WARNING, "uploads replace existing objects; ckptd gives every attempt keys of its own"
 
 
 def _listing(trial: _Trial) -> tuple[Outcome, str]:
@@ -187,21 +187,21 @@ def _checksums(trial: _Trial) -> tuple[Outcome, str]:
     except CorruptionError:
         pass
     else:
-        return Outcome.WARNING, "it takes bytes that were damaged on their way; `ckptd verify` finds them"
+        return Outcome.WARNING, "it accepts bytes that were damaged in transit; `ckptd verify` finds them"
     key = trial.new_key()
     upload = trial.bucket.create_upload(key, {})
     try:
         trial.bucket.upload_part(key, upload, 1, memoryview(b"probe"), crc=wrong)
     except CorruptionError:
-        return Outcome.OK, "bytes that were damaged on their way are refused (CRC-32C)"
+        return Outcome.OK, "bytes that were damaged in transit are refused (CRC-32C)"
     finally:
         abort_upload(trial.bucket, key, upload)
-    return Outcome.WARNING, "it takes parts that were damaged on their way; `ckptd verify` finds them"
+    return Outcome.WARNING, "it accepts parts that were damaged in transit; `ckptd verify` finds them"
 
 
 def _versions(trial: _Trial) -> tuple[Outcome, str]:
     if trial.bucket.has_versions():
-        return Outcome.WARNING, "the bucket keeps old versions: what retention deletes still takes room and costs money"
+        return Outcome.WARNING, "the bucket keeps old versions: what retention deletes still uses space and costs money"
     return Outcome.OK, "what is deleted is gone"
 
 
@@ -219,7 +219,7 @@ def _clock(trial: _Trial) -> tuple[Outcome, str]:
 
 
 _NEEDED = ("write", "create", "replace", "replace missing")
-"""The checks that a daemon makes, too, and without which it refuses the bucket. The others may fail, and only warn."""
+"""The checks that a daemon makes, too; it refuses the bucket if one fails. The other checks only warn."""
 
 _CHECKS: list[tuple[str, Callable[[_Trial], tuple[Outcome, str]]]] = [
     ("write", _write),

@@ -1,4 +1,4 @@
-"""Making a request again: with growing pauses, which spare a server in trouble, and for a limited time."""
+"""Repeat a request: with growing pauses, which spare a server in trouble, and for a limited time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SILENT_S = 5.0  # shorter waits are not logged
 
 
 class Retries:
-    """The attempts at one request. It begins when this is made."""
+    """The attempts at one request. Its time begins when this is made."""
 
     def __init__(self, deadline_s: float) -> None:
         """After `deadline_s` there are no more."""

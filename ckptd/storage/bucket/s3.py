@@ -151,7 +151,7 @@ class S3Bucket:
         answer = self._requests.send("POST", key, query={"uploads": ""}, headers=headers)
         upload_id = _text(_xml(answer, key), "UploadId")
         if answer.num_attempts > 1:
-            # An upload whose beginning was not answered would stay for ever. Keys are written by one writer only.
+            # An upload that was begun without an answer would stay for ever. Keys are written by one writer only.
             for other in [each for each in self.uploads(key) if each.key == key and each.upload_id != upload_id]:
                 self.abort_upload(key, other.upload_id)
         return upload_id

@@ -1,4 +1,4 @@
-"""Errors of an S3 server, as our errors: the class says what to do."""
+"""Translate errors of an S3 server to ours: the class says what to do."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _CODES: dict[str, tuple[type[CkptdError], str]] = {
     "RequestTimeout": (UnavailableError, "the server waited too long for bytes"),
 }
 _STATUSES: dict[int, tuple[type[CkptdError], str]] = {
-    301: (InvalidRequestError, "the bucket lies in another region: set AWS_REGION"),
+    301: (InvalidRequestError, "the bucket is in another region: set AWS_REGION"),
     304: (ConflictError, "not modified"),
     400: (InvalidRequestError, "the server does not understand the request"),
     401: (NotPermittedError, "these credentials may not do this"),
@@ -100,7 +100,7 @@ def error_of(status: int, body: bytes, key: str) -> CkptdError:
 
 
 def error_of_code(status: int, code: str, message: str, key: str) -> CkptdError:
-    """Return the error that a server's code means, or its status where it gave none that we know."""
+    """Return the error for a server's code, or for its status if we don't know the code."""
     kind, reason = _CODES.get(code) or _STATUSES.get(status) or (UnavailableError, "the server failed")
     error = kind(reason, key=key or None)
     error.add_note(f"the server said {status} {code}" + (f": {message[:200]}" if message else ""))

@@ -1,4 +1,4 @@
-"""How to reach S3: what fsspec's users have configured for ``s3``, and for the rest what botocore finds.
+"""How to reach S3: from fsspec's configuration of ``s3``, and for the rest from what botocore finds.
 
 So one configuration serves us, s3fs, and every other program of that ecosystem: the AWS environment variables,
 ``AWS_ENDPOINT_URL``, profiles, and fsspec's own ``FSSPEC_S3_…`` variables and files with ``client_kwargs``.
@@ -28,7 +28,7 @@ def open_s3(name: str, patience_s: float | None = None) -> Bucket:
     """Return the bucket of that name; nothing is sent yet. See `ckptd.storage.locations.open_store`.
 
     Raises:
-        InvalidRequestError: when the configuration makes no sense.
+        InvalidRequestError: when the configuration is invalid.
     """
     client = os.environ.get(CLIENT_VARIABLE, "ckptd")
     if client == "s3fs":
@@ -44,7 +44,7 @@ def open_s3(name: str, patience_s: float | None = None) -> Bucket:
 
 
 def options_of(configured: Mapping[str, Any]) -> S3Options:
-    """Read what s3fs would be called with. What we have no use for is left out.
+    """Read the arguments that s3fs would get. Those that we don't use are left out.
 
     Raises:
         InvalidRequestError: for a value that is no text.

@@ -3,7 +3,7 @@
 `botocore` finds region, endpoint and credentials as everywhere in that ecosystem (environment, profiles, roles, with
 their renewal) and signs, unless a public bucket is read without credentials; `urllib3` keeps the connections. What is
 repeated and how often is decided here: a lost answer is requested again, so a request may be carried out
-twice, which the caller has to bear.
+twice, which the caller has to tolerate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ckptd.storage.bucket import s3_errors
 from ckptd.storage.bucket.retrying import Retries
 
 _PIECE_BYTES = 1 << 20  # sent at once; each has the progress timeout to itself
-_MOST_DAMAGED = 3  # times that bytes may arrive other than they were sent
+_MOST_DAMAGED = 3  # times that bytes may arrive damaged
 _MAX_ANSWER_BYTES = 64 << 20
 _REPEATED = (urllib3.exceptions.HTTPError, OSError)
 
@@ -57,7 +57,7 @@ class S3Options:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a server is waited for, in seconds.
+    """How long to wait for a server, in seconds.
 
     Attributes:
         connect_s: for a connection.
@@ -72,7 +72,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a status below 300, headers, and the body unless it went into the caller's memory.
+    """The answer: a status below 300, headers, and the body unless it went into the caller's memory.
 
     Where `num_attempts` is above 1, the server may have carried the request out more often than once.
     """
@@ -152,11 +152,11 @@ class S3Requests:
             key: of the object, empty for the bucket.
             query: parameters.
             headers: besides those that sign.
-            body: what is sent, one memory after another.
-            into: where the answer's body goes, which has to fill all of it.
+            body: what is sent, one buffer after another.
+            into: receives the answer's body, which has to fill all of it.
 
         Raises:
-            CkptdError: what the server said, or `UnavailableError` when it says nothing that helps.
+            CkptdError: what the server said, or `UnavailableError` when it gives no useful answer.
         """
         retries, is_renewed, num_damaged = Retries(self._patience.deadline_s), False, 0
         for num_attempts in itertools.count(1):
@@ -220,7 +220,7 @@ class S3Requests:
             answer.release_conn()
         except _REPEATED as error:
             raise UnavailableError(f"{self.base_url}: {_reason_of(error)}", key=key or None) from error
-        # What takes the server long may begin with a status of 200, to keep the connection alive, and end in an error.
+        # A slow answer may begin with a status of 200, to keep the connection alive, and end in an error.
         code = s3_errors.code_of(data) if answer.status >= 300 or method != "GET" else ""
         if answer.status < 300 and not code:
             return Answer(answer.status, answer.headers, data)
@@ -272,7 +272,7 @@ def _models(data_path: str | None) -> Loader:
 
 
 class _ExpiredError(Exception):
-    """The server wants fresh credentials; `error` is what to raise when there are none."""
+    """The server requires fresh credentials; `error` is raised when there are none."""
 
     def __init__(self, error: CkptdError) -> None:
         super().__init__(str(error))
@@ -280,7 +280,7 @@ class _ExpiredError(Exception):
 
 
 def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment wants for a URL, as every program of that ecosystem takes it."""
+    """Return the proxy that the environment sets for a URL, as every program of that ecosystem reads it."""
     where = urlsplit(url)
     host = where.hostname or ""
     if host in ("localhost", "::1") or host.startswith("127.") or proxy_bypass(host):
@@ -321,7 +321,7 @@ def _check_length(answer: Any, wanted: int, key: str) -> None:
 def _fill(answer: Any, into: memoryview) -> None:
     """Read a body into memory; one that is cut short is a broken connection."""
     done = 0
-    # urllib3's own `readinto` reads into memory of its own and copies: the response below it does not.
+    # urllib3's own `readinto` reads into memory of its own and copies; the response below it does not.
     source = getattr(answer, "_fp", None) or answer
     while done < len(into):
         count = source.readinto(into[done:])

@@ -1,8 +1,8 @@
-"""An S3 bucket by s3fs: slower than our own requests, and it works wherever s3fs does.
+"""An S3 bucket through s3fs: slower than our own requests, but it works wherever s3fs does.
 
 A user who has configured s3fs in ways that we do not know (another session, other authentication) chooses it by
-``CKPTD_S3_CLIENT=s3fs``. Every request is one that s3fs passes on unchanged, so all promises are the same; its files
-and its listings are not used, as they publish what an error has cut short, and remember what has changed.
+``CKPTD_S3_CLIENT=s3fs``. Every request is one that s3fs passes on unchanged, so all promises are the same. Its files
+and its listings are not used: they publish objects that an error cut short, and cache listings that have changed.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class S3fsBucket:
 
 
 def _translated(key: str, act: Callable[[], Any]) -> Any:
-    """Do something with s3fs. Its errors are those of files: what the server really said is behind them."""
+    """Do something with s3fs. Its errors are those of files; the server's own error is their cause."""
     try:
         return act()
     except CkptdError:

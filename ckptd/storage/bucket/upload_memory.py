@@ -1,7 +1,7 @@
 """The parts of uploads in progress, of all writers of a store: how many, their memory, and their threads.
 
-There is a limit to their bytes; a writer that wants one more part waits for another to be sent. When nothing is being
-sent, waiting would be for ever, as all of them still want bytes: then the limit gives way. Fresh memory is slow, as the
+Their bytes are limited; a writer that needs one more part waits until another is sent. When no part is being sent, the
+wait would never end, as all of them still lack bytes: then the limit does not apply. Fresh memory is slow, as the
 kernel zeroes each page at its first touch: so a part's buffer is kept when it is sent, and used again.
 """
 
@@ -56,7 +56,7 @@ class Parts:
             self._out_bytes += size_bytes
 
     def dismiss(self, size_bytes: int, buffer: bytearray | None = None) -> None:
-        """Hear that a part is sent, or not wanted any more, and take back the buffer that it had."""
+        """Note that a part is sent, or no longer needed, and take back its buffer."""
         with self._changed:
             self._out_bytes -= size_bytes
             if buffer is not None:

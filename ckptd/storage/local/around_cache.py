@@ -1,10 +1,10 @@
 """Around the page cache: bulk data goes between memory and disk without a copy in the kernel (``O_DIRECT``).
 
 Filling new pages of the page cache costs more processor time than all else that a save or a restore does, so bulk data
-avoids it. The price is alignment. The file's side of it is met by cutting: *units* of the file (pages, on nearly every
+avoids it. The price is alignment. For the file it is met by cutting: *units* of the file (pages, on nearly every
 file system) that one call covers whole go around the cache, the partial ones at both ends go through it. So no unit is
 ever written both ways by calls that may run at once: two callers that meet inside a unit both go through the cache.
-The memory's side is met by luck, by the layout of the memory, or by a copy through a small aligned buffer, which stays
+For the memory it is met by chance, by the memory's layout, or by a copy through a small aligned buffer, which stays
 in the processor's cache and still costs half of what the page cache costs.
 
 None of what is written is durable before `sync`, like any other write: the disk has a cache of its own.
@@ -60,7 +60,7 @@ def address_of(view: memoryview) -> int:
 
 
 def empty_at(size_bytes: int, phase: int = 0) -> Bytes:
-    """Return new memory whose address is `phase` bytes past a page's begin.
+    """Return new memory that begins `phase` bytes past the start of a page.
 
     A part of a slightly larger array, which lives as long as it.
     """
@@ -81,8 +81,8 @@ class Bounces:
     def __init__(self, size_bytes: int, most: int = _MAX_BOUNCES) -> None:
         """Make none yet."""
         self.size_bytes = size_bytes
-        # Taking from a list and adding to it are single steps of the interpreter, so there is no lock, which a fork
-        # could leave shut for ever.
+        # Taking from a list and adding to it are single steps of the interpreter, so no lock is needed, which a fork
+        # could leave locked for ever.
         self._free: list[Bytes | None] = [None] * most
 
     def take(self) -> Bytes | None:
@@ -119,7 +119,7 @@ def write_bulk(disk: Disk, file: int, direct: DirectFile, offset: int, data: mem
         done = begin + _bounce(disk, direct, begin, body)
     else:
         done = begin + _straight(disk, direct, begin, body)
-    if done < end:  # refused, now or since long
+    if done < end:  # refused, now or earlier
         disk.write(file, done, data[done - offset : end - offset], bulk=True)
     # Partial units stay in the page cache until the sync: a neighbour is about to fill the rest of them.
     for low, high in ((offset, begin), (end, offset + len(data))):

@@ -1,4 +1,4 @@
-"""Opens paths below a directory such that no symbolic link leads out of it."""
+"""Open paths below a directory so that no symbolic link leads out of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ConfinedOpener:
     """Has the kernel resolve a whole path (``openat2``); where it cannot, walks and follows no links at all."""
 
     def __init__(self, *, newer_calls: bool = True) -> None:
-        """Believe that the kernel can until it says otherwise; without `newer_calls`, that it cannot."""
+        """Assume that the kernel can until it refuses; without `newer_calls`, that it cannot."""
         self.has_openat2 = newer_calls
 
     def open(self, root: int, path: str, flags: int) -> int:

@@ -1,4 +1,4 @@
-"""What a disk gives without us: written and read past the page cache, straight from memory that begins at a page.
+"""The speed of a disk by itself: written and read past the page cache, straight from page-aligned memory.
 
 Only for measuring: nothing that is to be kept is written here.
 """
@@ -31,7 +31,7 @@ class Device:
         write_s: to write the bytes and sync them.
         read_s: to read them back; meaningless where `is_direct` is false and the page cache has them.
         size_bytes: how many were moved.
-        is_direct: the page cache was passed by.
+        is_direct: the page cache was bypassed.
     """
 
     sync_s: float

@@ -35,7 +35,7 @@ class DirectCalls:
     """Safe from any thread; remembers what was refused, so that it is not tried again."""
 
     def __init__(self, *, newer_calls: bool = True) -> None:
-        """Believe that everything is possible until it is refused; without `newer_calls`, that nothing is."""
+        """Assume that everything is possible until it is refused; without `newer_calls`, that nothing is."""
         self._has_direct = newer_calls and hasattr(os, "O_DIRECT")
         self._reads_direct = self._has_direct
 
@@ -63,18 +63,18 @@ class DirectCalls:
             except OSError as error:
                 if error.errno not in NOT_SUPPORTED:
                     raise
-                # After half a unit the rest is out of line: that is the end of this write and no refusal.
+                # After half a unit the rest is not aligned: that ends this write and is no refusal.
                 self._has_direct = done % file.unit_bytes != 0
                 break
         return done
 
     def open_direct_again(self, file: int) -> DirectFile | None:
-        """See `Disk`. By way of the descriptor: the path may lead elsewhere by now."""
+        """See `Disk`. Through the descriptor: the path may lead elsewhere by now."""
         if not self._reads_direct:
             return None
         try:
             opened = _aligned(os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
-        except OSError:  # whatever it is: reading through the page cache may still do
+        except OSError:  # whatever the error is: reading through the page cache may still work
             opened = None
         self._reads_direct = opened is not None
         return opened
@@ -96,10 +96,10 @@ class DirectCalls:
         return done
 
     def is_cached(self, file: int, offset: int, size_bytes: int) -> bool:
-        """See `Disk`. Another process's file, of which the kernel does not tell, counts as cached."""
+        """See `Disk`. Another process's file, which the kernel does not report on, counts as cached."""
         begin = offset // mmap.PAGESIZE * mmap.PAGESIZE
         length = offset + size_bytes - begin
-        # Mapped for a query, never to be touched: a file that became shorter would kill us.
+        # Mapped for a query, never read: a file that became shorter would kill this process.
         address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, file, begin)
         if address in (None, _MAP_FAILED):
             return True

@@ -21,7 +21,7 @@ from ckptd.storage.local.around_cache import DirectFile
 
 @dataclass(frozen=True, slots=True)
 class FileStatus:
-    """What the file system knows of one open file. Times are in nanoseconds of wall-clock time."""
+    """What the file system knows about one open file. Times are in nanoseconds of wall-clock time."""
 
     size_bytes: int
     modified_ns: int
@@ -43,7 +43,7 @@ class WriteRoad(Enum):
     """How bulk data goes to the disk, from the fastest to the slowest."""
 
     DIRECT = "direct"  # around the page cache, see `around_cache`
-    DONTCACHE = "dontcache"  # through pages of the cache that are given back at once
+    DONTCACHE = "dontcache"  # through pages of the cache that are released at once
     BUFFERED = "buffered"  # through the page cache, as any program's data
 
     @property
@@ -52,12 +52,12 @@ class WriteRoad(Enum):
         return {
             WriteRoad.DIRECT: "around the page cache (O_DIRECT)",
             WriteRoad.DONTCACHE: "through the page cache, which keeps nothing of it (RWF_DONTCACHE)",
-            WriteRoad.BUFFERED: "through the page cache, which costs more processor time than any other road",
+            WriteRoad.BUFFERED: "through the page cache, which costs more processor time than the other ways",
         }[self]
 
 
 class Disk(Protocol):
-    """What a local store needs of the operating system. Every number returned is a descriptor to be closed."""
+    """What a local store needs from the operating system. Every number returned is a descriptor to be closed."""
 
     def open_root(self, path: str) -> int:
         """Open the directory that all other paths start from."""
@@ -98,7 +98,7 @@ class Disk(Protocol):
 
     @property
     def write_road(self) -> WriteRoad:
-        """The fastest road for bulk data that was not refused yet."""
+        """The fastest way for bulk data that was not refused yet."""
 
     def truncate(self, file: int, size_bytes: int) -> None:
         """Cut or extend a file."""
@@ -158,7 +158,7 @@ class Disk(Protocol):
         """Take an advisory lock on an open file without waiting; it lasts until `unlock` or the process's end."""
 
     def unlock(self, file: int) -> None:
-        """Let the lock go, also when a forked child still has the file open."""
+        """Release the lock, even when a forked child still has the file open."""
 
     def free_bytes(self, directory: int) -> int:
         """Say how many bytes an ordinary user may still write here."""

@@ -1,4 +1,4 @@
-"""Does this directory keep what a store promises? Every promise is tried out, on real files, and cleaned up after.
+"""Does this directory keep what a store promises? Every promise is tested, on real files, which are removed after.
 
 The same calls are made as by `LocalStore`, and the answers of the file system are checked instead of believed: a rename
 that replaces although it must not, or a lock that two hold at once, would lose checkpoints silently.
@@ -32,7 +32,7 @@ SLOW_SYNC_S = 0.25
 
 
 def examine(root: str, disk: Disk | None = None) -> Iterator[Finding]:
-    """Try out the directory `root`, which must exist; yield what each check found, in the order of being made.
+    """Test the directory `root`, which must exist; yield the result of each check, in the order in which they are made.
 
     Nothing is left behind, unless the process dies meanwhile: then files that the next sweep removes.
     """
@@ -51,7 +51,7 @@ def examine(root: str, disk: Disk | None = None) -> Iterator[Finding]:
                 finding = _carry_out(name, check, trial)
                 yield finding
                 if name == "write" and finding.outcome is Outcome.REFUSED:
-                    return  # the others would say the same
+                    return  # the others would fail likewise
         finally:
             trial.clean_up()
     finally:
@@ -59,7 +59,7 @@ def examine(root: str, disk: Disk | None = None) -> Iterator[Finding]:
 
 
 def look_at_room(root: str) -> Iterator[Finding]:
-    """Say how much room is left, in bytes and in files."""
+    """Say how much space is left, in bytes and in files."""
     try:
         facts = os.statvfs(root)
     except OSError as error:
@@ -89,7 +89,7 @@ def holder_of(root: str, key: str, disk: Disk | None = None) -> str | None:
     """Return the line of the process that holds the lock `key` below `root` alone, or None; nothing is changed.
 
     Raises:
-        CkptdError: when the lock cannot be looked at.
+        CkptdError: when the lock cannot be examined.
     """
     disk = SystemDisk() if disk is None else disk
     directory, _, name = key.rpartition("/")
@@ -154,7 +154,7 @@ def _carry_out(name: str, check: Callable[[_Trial], tuple[Outcome, str]], trial:
         outcome, detail = check(trial)
     except OSError as error:
         ours = from_os_error(error, trial.root)
-        if isinstance(ours, NotFoundError):  # what some special file systems say instead of refusing
+        if isinstance(ours, NotFoundError):  # what some special file systems return instead of refusing
             ours = NotPermittedError("the file system refuses the operation", key=trial.root)
         return _refused(name, ours, f"{ours.reason}: {os.strerror(error.errno or 0)}")
     if outcome is Outcome.REFUSED:
@@ -175,14 +175,14 @@ def _look_at_mount(mount: Mount | None) -> Finding:
             "mount", NotPermittedError("the file system is read-only", key=mount.point), f"{text}, read-only"
         )
     if mount.durability is Durability.MEMORY:
-        return Finding("mount", Outcome.WARNING, f"{text}: lives in memory, and nothing in it survives a power cut")
+        return Finding("mount", Outcome.WARNING, f"{text}: is in memory, and nothing in it survives a power cut")
     if mount.is_overlay:
         return Finding("mount", Outcome.WARNING, f"{text}: a container's own layer, gone with it; mount a volume")
     if mount.is_network:
         return Finding(
             "mount",
             Outcome.WARNING,
-            f"{text}: a network file system; how durable it is the server decides, and readers on other hosts may see "
+            f"{text}: a network file system; the server decides how durable it is, and readers on other hosts may see "
             "a new checkpoint some seconds late",
         )
     if "nobarrier" in mount.options or "barrier=0" in mount.options:
@@ -197,7 +197,7 @@ def _write(trial: _Trial) -> tuple[Outcome, str]:
     found = bytearray(4096)
     if trial.disk.read_into(file, 0, memoryview(found)) != 4096 or found != b"\x5a" * 4096:
         return Outcome.REFUSED, "what was written does not read back"
-    return Outcome.OK, "a file was made, given its room, written and read back"
+    return Outcome.OK, "a file was made, given its space, written and read back"
 
 
 def _sync_file(trial: _Trial) -> tuple[Outcome, str]:
@@ -233,7 +233,7 @@ def _rename_new(trial: _Trial) -> tuple[Outcome, str]:
     trial.disk.rename_new(trial.directory, first, final)
     names = {entry.name for entry in trial.disk.entries(trial.directory)}
     if final not in names or first in names:
-        return Outcome.REFUSED, "a rename to a free name was answered as done, and was not"
+        return Outcome.REFUSED, "a rename to a free name was reported as done, and was not"
     return Outcome.OK, "a rename to a free name works, and one to a taken name is refused"
 
 

@@ -1,8 +1,8 @@
-"""Holds on the files of a local store: shared locks of readers, and the exclusive one that looks for them.
+"""Holds on the files of a local store: shared locks of readers, and the exclusive lock that detects them.
 
 Locks are those of flock(2), so they belong to an open file: readers in one process see each other, and a forked child
-shares its parent's hold. The parent's `close` ends it for both, so that a child which inherited a reader without
-wanting it keeps nothing; when the parent dies without `close`, the hold lives as long as the child.
+shares its parent's hold. The parent's `close` ends it for both, so that a child which inherited a reader by accident
+keeps nothing; when the parent dies without `close`, the hold lasts as long as the child.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Open = Callable[[], int]
 class LocalHold:
     """A file with a shared lock. It owns the descriptor."""
 
-    num_open = 0  # in this process, about
+    num_open = 0  # in this process, approximately
 
     def __init__(self, disk: Disk, file: int) -> None:
         """Take over the descriptor, which is locked."""

@@ -1,4 +1,4 @@
-"""Fills memory from one open file: from the page cache while it is there, else around it."""
+"""Fill memory from one open file: from the page cache where it has the bytes, else around it."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def _after(done: int, into: Sequence[memoryview]) -> Sequence[memoryview]:
 def check_content(disk: Disk, file: int, expected: memoryview, key: str) -> None:
     """Read a synced file and compare it with what was written to it, around the page cache where that is possible.
 
-    A disk, or what is between, may acknowledge a write that it has not carried out. `CorruptionError` says so; raises
-    `OSError`.
+    A disk, or a layer above it, may acknowledge a write that it has not carried out: `CorruptionError`. Raises
+    `OSError` too.
     """
     size = len(expected)
     buffer = empty_at(min(_BACK_BYTES, size))

@@ -1,4 +1,4 @@
-"""Opening what is below the root of a local store, and making directories whose names are durable."""
+"""Open what is below the root of a local store, and make directories with durable names."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class LocalRoot:
             return self.disk.open_file(root, key, confined=self.confined)
 
     def open_to_write(self, parts: tuple[str, ...]) -> int:
-        """Open a directory whose name is durable, creating what is missing.
+        """Open a directory with a durable name, creating what is missing.
 
-        A directory that we find is synced into its parent once, too: its maker may have died before that.
+        A directory that exists already is synced into its parent once, too: its maker may have died before that.
         """
         if parts not in self._durable_directories:
             self._make_durable(parts)

@@ -1,7 +1,7 @@
 """A store in a directory. `system_disk.py` makes the system calls; what is called in which order is decided here.
 
-An object is born in a file of `unfinished.py`, with a temporary name. It gets its final name when its bytes are synced,
-by a rename that never replaces, and counts as there once the directory is synced too.
+An object begins as a file of `unfinished.py`, with a temporary name. It gets its final name when its bytes are synced,
+by a rename that never replaces, and counts as stored once the directory is synced too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ckptd.storage.local.os_errors import from_os_error, translated
 from ckptd.storage.local.system_disk import SystemDisk
 from ckptd.storage.local.turns import turn_at
 
-_BULK_BYTES = 1 << 20  # from here on an object is data that nothing reads soon
+_BULK_BYTES = 1 << 20  # an object from this size on is data that nothing reads soon
 _ROAD_TRIAL = "road"  # never an object: its writer is aborted
 
 
@@ -104,7 +104,7 @@ class LocalStore:
     # Writing
 
     def write_road(self) -> WriteRoad:
-        """Return how bulk data goes to the disk here; it is tried out, with a file that is removed again, if need be.
+        """Return how bulk data goes to the disk here; if need be it is tested, with a file that is removed again.
 
         Raises:
             CkptdError: when nothing can be written here at all.
@@ -155,7 +155,7 @@ class LocalStore:
     def replace_within(self, reserve: str, key: str, data: Buffer, *, if_version: str | None = None) -> ObjectStat:
         """See `SparingStore`. The reserve's file, with its blocks, becomes the object's: no directory grows.
 
-        A file that has another name as well, by a backup perhaps, is no reserve: what changes in place is ours alone.
+        A file that has another name as well, such as a backup, is no reserve: only our own file changes in place.
         """
         view = memoryview(data).cast("B")
         *parents, name = check_key(key)
@@ -357,7 +357,7 @@ class LocalStore:
             return None  # removed meanwhile, or a link that leads nowhere we may go
         return stat_of(key, status) if status.is_file else None
 
-    # Holds, locks and room
+    # Holds, locks and space
 
     def hold(self, key: str) -> Hold | None:
         """See `HoldingObjects`."""

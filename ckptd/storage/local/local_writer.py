@@ -1,4 +1,4 @@
-"""One object being born in a local store, and a lock that is held: both own open files."""
+"""One object that is being written in a local store, and a lock that is held: both own open files."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class LocalLock:
         self.release()
 
 
-# A forked child (a data loader's worker, say) has our files open, and with them our locks: they would outlive us.
+# A forked child, such as a data loader's worker, has our files open, and so our locks: they would outlive us.
 _OWNERS: weakref.WeakSet[LocalWriter | LocalLock] = weakref.WeakSet()
 
 

@@ -1,4 +1,4 @@
-"""Locks of a local store: files that are locked while a process lives, and say which one it is."""
+"""Locks of a local store: files that are locked while a process is alive, and that name it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,6 @@ def _write_line(disk: Disk, file: int, line: bytes) -> None:
 
 
 def read_line(disk: Disk, file: int) -> str:
-    """Return what a lock file says of its holder; raises `OSError`."""
+    """Return the holder that a lock file names; raises `OSError`."""
     line = bytearray(_MAX_HOLDER_BYTES)
     return bytes(line[: disk.read_into(file, 0, memoryview(line))]).decode("utf-8", "replace")

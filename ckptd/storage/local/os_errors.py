@@ -1,4 +1,4 @@
-"""Where the operating system's errors become ours."""
+"""Translate the operating system's errors to ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KINDS: dict[int, tuple[type[CkptdError], str]] = {
 
 
 def from_os_error(error: OSError, key: str) -> CkptdError:
-    """Return our error for `error`, which happened at `key`. What we don't know counts as passing trouble."""
+    """Return our error for `error`, which happened at `key`. An unknown one counts as temporary."""
     kind, reason = _KINDS.get(error.errno or 0, (UnavailableError, "the file system failed"))
     name = errno.errorcode.get(error.errno or 0, str(error.errno))
     if error.errno == errno.EMFILE:

@@ -1,4 +1,4 @@
-"""How direct reads and writes of a file must be aligned (``statx``, which Python has no name for)."""
+"""How direct reads and writes of a file must be aligned (``statx``, which Python does not offer)."""
 
 from __future__ import annotations
 

@@ -33,10 +33,10 @@ def _drop(memories: list[memoryview], count: int) -> None:
 
 
 class SystemDisk(DirectCalls):
-    """The real thing. Safe to use from any thread; it remembers only what this kernel cannot do."""
+    """The real disk. Any thread may use it; it remembers only what this kernel cannot do."""
 
     def __init__(self, *, newer_calls: bool = True) -> None:
-        """Find the calls that Python has no name for; without `newer_calls`, do without those that not all have."""
+        """Find the calls that Python does not offer; without `newer_calls`, use none that some kernels lack."""
         super().__init__(newer_calls=newer_calls)
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._opener = ConfinedOpener(newer_calls=newer_calls)
@@ -49,7 +49,7 @@ class SystemDisk(DirectCalls):
         return os.open(path, _DIRECTORY_FLAGS)
 
     def make_root(self, path: str) -> None:
-        """See `Disk`. What others made is left to them, but for the root's own name, which we may have made before."""
+        """See `Disk`. Syncs no directory that others made, but the root's own name, which we may have made before."""
         path, name = os.path.split(path.rstrip("/"))
         missing = [name] if name else []
         while True:

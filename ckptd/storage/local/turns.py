@@ -1,6 +1,6 @@
 """Turns at a path: comparing a file's version and renaming over it is one step within this process.
 
-Each path has a lock of its own, so that a file that can't be replaced because its disk hangs holds up no other.
+Each path has a lock of its own, so that a file that can't be replaced because its disk hangs blocks no other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _guard = threading.Lock()
 
 @contextmanager
 def turn_at(path: str) -> Iterator[None]:
-    """Be the only one of this process at `path`."""
+    """Hold the turn at `path`, alone in this process."""
     with _guard:
         turn = _turns.get(path)
         if turn is None:

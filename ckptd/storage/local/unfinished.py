@@ -24,10 +24,10 @@ def new_file(disk: Disk, directory: int, name: str) -> tuple[str, int]:
         temporary = f".{name}.{secrets.token_hex(16)}{UNFINISHED_SUFFIX}"
         file = disk.create(directory, temporary)
         try:
-            # Between these two calls a sweeper may take us for dead; then it has the lock, or the name is gone.
+            # Between these two calls a sweeper may believe us dead; then it has the lock, or the name is gone.
             if disk.try_lock(file, shared=False) and disk.status(file).num_links:
                 return temporary, file
-        except BaseException:  # a file system that gives no locks
+        except BaseException:  # a file system without locks
             with suppress(OSError):
                 disk.unlink(directory, temporary)
             disk.close(file)
@@ -54,7 +54,7 @@ def _sweep(disk: Disk, directory: int, temporary: str) -> bool:
         return False  # finished or swept by another process in this moment
     except OSError as error:
         if error.errno in _NOBODYS:
-            return False  # a link, or another user's: no writer of ours left it
+            return False  # a link, or another user's file: no writer of ckptd left it
         raise
     try:
         if not disk.try_lock(file, shared=False):
