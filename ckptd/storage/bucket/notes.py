@@ -41,7 +41,7 @@ def this_process() -> Process:
 
 
 def _host() -> str:
-    """Return the host's name, and in a container its pid namespace too: other containers may have the same host name."""
+    """Return the host's name, and in a container its pid namespace: other containers may have the same host name."""
     name = socket.gethostname()
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
