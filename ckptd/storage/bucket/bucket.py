@@ -16,7 +16,7 @@ from ckptd.storage.base import Buffer
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a bucket knows about one object. `modified_at`: seconds since the epoch; names in `metadata` are lower case."""
+    """What a bucket knows about one object. `modified_at`: seconds since the epoch; `metadata`: lower-case names."""
 
     key: str
     size_bytes: int
