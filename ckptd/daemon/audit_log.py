@@ -6,6 +6,7 @@ happen, and every record is durable; without it, what was not recorded is counte
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import threading
@@ -113,6 +114,8 @@ class AuditLog:
     def _record(self, entry: JournalEntry, *, from_reserve: bool, durable: bool) -> None:
         with self._writing:
             number = self._number + 1
+            if self._file is None and self._path is not None:
+                raise OSError(errno.EBADF, "it is closed, as the daemon ends")
             if self._file is not None:
                 line = _line(number, self._clock(), entry, self._unrecorded)
                 self._file.append(line, from_reserve=from_reserve)

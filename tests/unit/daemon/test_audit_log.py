@@ -126,6 +126,11 @@ def test_a_wrong_key_for_shared_memory_is_recorded(serve, path, tmp_path):
     assert (refused["method"], refused["identity"], refused["peer"]) == ("shared memory: hello", "", "unix")
 
 
+def complaints(stub):
+    warnings = stub.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).warnings
+    return [each for each in warnings if "the audit log cannot be written" in each]
+
+
 def test_status_says_when_the_log_cannot_be_written(serve, path):
     daemon = serve("--audit-log", str(path)).ready()
     stub = admin(daemon)
@@ -133,12 +138,11 @@ def test_status_says_when_the_log_cannot_be_written(serve, path):
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
     with pytest.raises(grpc.RpcError):  # of a run that there is not; it goes on without a record
         stub.Pin(admin_pb2.PinRequest(run="runs/a", step=1, pinned=True), timeout=WAIT_S)
-    [warning] = stub.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).warnings
-    assert "the audit log cannot be written" in warning
+    assert complaints(stub)
     daemon.wait_for_log("the audit log cannot be written")
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, before)
     save(daemon, (1,))
-    assert not stub.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).warnings
+    assert not complaints(stub)
     assert [each["unrecorded_before"] for each in records_of(path) if "unrecorded_before" in each] == [2]
 
 
@@ -252,6 +256,13 @@ def test_a_bug_in_recording_ends_nothing_that_need_not_be_recorded(path):
     with pytest.raises(ckptd.UnavailableError, match="a bug in ckptd"):
         log.begins(bad)
     log.ended(bad)
+
+
+def test_nothing_that_must_be_recorded_happens_once_the_log_is_closed(path):
+    log = AuditLog(str(path), required=True)
+    log.close()
+    with pytest.raises(CkptdError, match="the pin is refused"):
+        log.begins(JournalEntry("pin", run="r"))
 
 
 def test_a_refused_call_says_so_to_the_client(serve, path, tmp_path):
