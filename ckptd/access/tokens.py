@@ -127,12 +127,17 @@ def revoke(path: str, name: str) -> None:
         tokens[:] = left
 
 
-def readable_by_others(path: str) -> bool:
-    """Say whether other users may read a file of secrets."""
+def readable_by_others(path: str, *, user: int | None = None) -> bool:
+    """Say whether others than `user`, by default ours, may read a file of secrets.
+
+    One that another user owns may be open to its group: that is how we read it, as what Kubernetes mounts for us.
+    """
     try:
-        return bool(Path(path).stat().st_mode & 0o077)
+        status = Path(path).stat()
     except OSError:
         return False
+    is_ours = status.st_uid == (os.geteuid() if user is None else user)
+    return bool(status.st_mode & (0o077 if is_ours else 0o007))
 
 
 @contextmanager

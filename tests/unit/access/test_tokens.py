@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,18 @@ def test_a_token_is_found_by_what_was_shown_once_and_the_file_does_not_hold_it(p
 def test_the_file_is_its_users_alone(path):
     tokens.create(path, "vision")
     assert not tokens.readable_by_others(path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ours", "another_s"),
+    [(0o600, False, False), (0o440, True, False), (0o640, True, False), (0o604, True, True), (0o644, True, True)],
+)
+def test_a_file_that_another_user_owns_is_read_through_its_group(path, mode, ours, another_s):
+    tokens.create(path, "vision")
+    Path(path).chmod(mode)
+    owner = Path(path).stat().st_uid
+    assert tokens.readable_by_others(path, user=owner) is ours
+    assert tokens.readable_by_others(path, user=owner + 1) is another_s
 
 
 def test_no_two_tokens_are_alike_and_no_two_have_a_name(path):
