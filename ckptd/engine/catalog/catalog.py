@@ -283,7 +283,7 @@ class Catalog:
         )
         try:
             if record.keeps_replaced and overwrite:
-                self._undo.keep_replaced(record)
+                self._keep_replaced(record)
             durable.commit(self._store, files, self._on_step, confirm=upkeep.confirm)
             if done.write_state:
                 listing = ledger.listing.with_newest(ledger.entry(done))
@@ -296,6 +296,15 @@ class Catalog:
         finally:
             ledger.live.discard(record.save_id)  # also when it failed: from here on it is recovery's
         return survey.checkpoint_of(self._store, done)
+
+    def _keep_replaced(self, record: Record) -> None:
+        is_kept = self._undo.keep_replaced(record) or self.is_replaceable(record.name, record.step)
+        if not is_kept and self._keys.is_there(record.index_key):
+            raise ConflictError(
+                "the index in place is not one that ckptd wrote, so it could not be brought back: replacing it needs "
+                "the role `manage`",
+                key=record.index_key,
+            )
 
     def abandon(self, record: Record) -> RecoveryOutcome:
         """End a save that will not be committed: its shards, temporaries and record are deleted.

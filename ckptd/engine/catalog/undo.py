@@ -9,6 +9,7 @@ from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy
+from ckptd.errors import ConflictError
 
 _LOOK_AGAIN_S = 30.0  # at what could not be deleted yet
 
@@ -57,10 +58,13 @@ class Undo:
         self.drop_copy(record)
         return back
 
-    def keep_replaced(self, successor: Record) -> None:
-        """Copy the index aside of what a save is about to replace, so that it can come back; `settle` marks it."""
-        for record in self._in_place(successor):
-            deleting.copy_aside(self._ledger.store, record, on_step=self._ledger.on_step)
+    def keep_replaced(self, successor: Record) -> bool:
+        """Copy the index aside of what a save is about to replace, so that it can come back; `settle` marks it.
+
+        Returns False when the index in place is of no checkpoint that the run knows as whole.
+        """
+        store, on_step = self._ledger.store, self._ledger.on_step
+        return any(deleting.copy_aside(store, record, on_step=on_step) for record in self._in_place(successor))
 
     def replaced_by(self, record: Record) -> Record | None:
         """Return the checkpoint of ours that has the place of one that was deleted or replaced, None if none has."""
@@ -78,9 +82,14 @@ class Undo:
         ]
 
     def exchange(self, record: Record, successor: Record) -> Record:
-        """Bring one back to the place of the checkpoint that replaced it, which can be brought back in its turn."""
+        """Bring one back to the place of the checkpoint that replaced it, which can be brought back in its turn.
+
+        Raises:
+            ConflictError: when the index in place is another program's; nothing was changed.
+        """
         ledger = self._ledger
-        deleting.copy_aside(ledger.store, successor, on_step=ledger.on_step)
+        if not deleting.copy_aside(ledger.store, successor, on_step=ledger.on_step):
+            raise ConflictError("the index in place is not the one that ckptd wrote", key=successor.index_key)
         # Crash here: a copy that is not needed: `recovery` removes it.
         ledger.on_step("undelete.record")
         back = ledger.note(record, dropped=False, deleted_at=None, preserved=successor.preserved, keeps_replaced=True)

@@ -170,3 +170,18 @@ def test_a_crash_at_any_step_loses_neither(story: Callable[[Run], None], is_list
         if is_over:
             assert reachable == {2, 22}
             return
+
+
+def test_what_another_program_has_put_in_its_place_is_neither_replaced_nor_exchanged() -> None:
+    run = a_run()
+    run.save(1, 2)
+    replace_2(run, 22)
+    foreign = run.store.get("run/m-1.index")
+    run.store.replace("run/m-2.index", foreign)
+    with pytest.raises(ConflictError, match="not the one that ckptd wrote"):
+        run.catalog.edits.undelete(2)
+    record = run.begin(2, 222, keeps_replaced=True)
+    with pytest.raises(ConflictError, match="needs the role `manage`"):
+        run.commit(record, 222, overwrite=True)
+    run.catalog.abandon(record)
+    assert run.store.get("run/m-2.index") == foreign
