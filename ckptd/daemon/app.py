@@ -30,8 +30,9 @@ from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
+from ckptd.service.exposure import check_exposure, exposure_warning
 from ckptd.service.flow import Limits
-from ckptd.service.server import ArenaOptions, Server, ServerOptions, check_exposure, exposure_warning
+from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.service.stream_processes import StreamOptions
 from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
@@ -52,6 +53,7 @@ is one every few saves, while the watchers wait.
 """
 
 _PORTS = 1 << 16
+_ROOT_MODE = 0o700  # of a root that we create: who else may read it is the operator's to say
 
 STREAM_PROCESS = (sys.executable, "-m", "ckptd.daemon.stream_process")
 """The command of a process that takes streams beside the daemon, less its descriptor."""
@@ -82,7 +84,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     started = {"version": versions.VERSION, "pid": os.getpid(), "root": config.root}
     audit.begins(JournalEntry("start", uses_reserve=True, details=started))
     coordinator = Coordinator(
-        open_store(config.root),
+        open_store(config.root, root_mode=_ROOT_MODE),
         settings=Settings(
             declare_timeout_s=config.declare_timeout_s,
             stall_timeout_s=config.stall_timeout_s,

@@ -1,4 +1,4 @@
-"""Binds addresses, serves, drains. Refuses to listen where strangers could reach it without an identity."""
+"""Binds addresses, serves, drains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ckptd.arena.lender import Lender
 from ckptd.arena.segment import is_supported
 from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.priority import Priority
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError
 from ckptd.service import descriptors, guarded_server
 from ckptd.service.admin import AdminService
 from ckptd.service.allowances import Allowances
@@ -28,6 +28,7 @@ from ckptd.service.calls import Behaviour, Boundary
 from ckptd.service.certificates import Certificates, Tls
 from ckptd.service.connections import Connections
 from ckptd.service.door import Door
+from ckptd.service.exposure import check_exposure, exposure_warning
 from ckptd.service.flow import Budgets, Limits
 from ckptd.service.gate import Access, Gate
 from ckptd.service.interceptors import IdentityNeeded
@@ -83,40 +84,6 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     arena: ArenaOptions | None = None
     streams: StreamOptions | None = None
-
-
-def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
-    """Return the addresses with TLS decided; `NotPermittedError` for one that strangers could use as they like."""
-    if not options.listen:
-        raise InvalidRequestError("there is no address to listen on")
-    decided = []
-    for address in options.listen:
-        if address.secure is None:
-            address = replace(address, secure=options.tls is not None and not address.is_loopback)
-        if address.secure and options.tls is None:
-            raise NotPermittedError(f"{address} needs a certificate: pass --tls-cert FILE and --tls-key FILE")
-        identity = options.access.has_tokens or (address.secure and options.tls and options.tls.client_ca)
-        if not address.is_loopback and not (address.secure and identity):
-            raise NotPermittedError(
-                f"{address} can be reached from other hosts: that needs TLS (--tls-cert and --tls-key) and an "
-                "identity (--token-file, --tokens or --client-ca); or listen on a unix:// socket"
-            )
-        if not (address.is_unix or identity or options.access.admits_loopback):
-            raise NotPermittedError(
-                f"{address} can be reached by every user of this host, so callers need an identity: --token-file, "
-                "--tokens, or --client-ca with grpcs://. Without one, leave out --listen, and the daemon has a socket "
-                "for its own user; or pass --insecure-loopback to serve every process of this host"
-            )
-        decided.append(address)
-    return tuple(decided)
-
-
-def exposure_warning(options: ServerOptions, listen: Sequence[Address]) -> str | None:
-    """Return what an operator must know of the addresses in `listen`, as long as the daemon runs; None if nothing."""
-    exposed = [str(address) for address in listen if not address.is_unix]
-    if not exposed or not options.access.admits_loopback:
-        return None
-    return f"--insecure-loopback: every process of this host, of any user, may do everything over {', '.join(exposed)}"
 
 
 class Server:

@@ -22,7 +22,7 @@ _MEMORY_GUARD = threading.Lock()
 _MEMORY: dict[str, MemoryStore] = {}
 
 
-def open_store(url: str, *, confined: bool = True, patience_s: float | None = None) -> Store:
+def open_store(url: str, *, confined: bool = True, patience_s: float | None = None, root_mode: int = 0o777) -> Store:
     """Open the store that `url` names: a path, ``file:///path``, ``memory://name``, ``s3://bucket/path``, or what
     fsspec has a package for.
 
@@ -32,6 +32,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
     Args:
         url: a relative path counts from the working directory, ``~`` is left to the shell.
         confined: for local stores, whether symbolic links may lead out of the root, see `LocalStore`.
+        root_mode: of a local root, if it has to be created.
         patience_s: how long a server that does not answer is tried again; None is for unattended programs.
 
     Raises:
@@ -39,7 +40,7 @@ def open_store(url: str, *, confined: bool = True, patience_s: float | None = No
     """
     scheme, rest = _split(url)
     if scheme == "file":
-        return LocalStore(rest, confined=confined)
+        return LocalStore(rest, confined=confined, root_mode=root_mode)
     if scheme == "memory":
         name = rest.strip("/")
         with _MEMORY_GUARD:

@@ -223,7 +223,7 @@ class SimulatedDisk:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             return self._descriptor(node)
 
-    def make_root(self, path: str) -> None:
+    def make_root(self, path: str, mode: int) -> None:
         with self._guard:
             here = self._top
             for name in path.strip("/").split("/"):

@@ -62,8 +62,11 @@ class Disk(Protocol):
     def open_root(self, path: str) -> int:
         """Open the directory that all other paths start from."""
 
-    def make_root(self, path: str) -> None:
-        """Create the root, if need be, and whatever leads to it; on return all these names are durable."""
+    def make_root(self, path: str, mode: int) -> None:
+        """Create the root, if need be, and whatever leads to it; on return all these names are durable.
+
+        `mode` is that of the root, less the umask's; what leads to it has what the umask leaves.
+        """
 
     def open_directory(self, root: int, path: str, *, confined: bool) -> int:
         """Open a directory below `root`; "." is the root. `confined`: never by a link that leads outside."""

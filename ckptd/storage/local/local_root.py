@@ -18,13 +18,15 @@ class LocalRoot:
         path: its absolute path; made with the first directory that is opened to write.
         disk: makes the system calls.
         confined: whether symbolic links may lead out of it.
+        mode: its permissions, where we make it.
     """
 
-    def __init__(self, path: str, disk: Disk, confined: bool) -> None:
+    def __init__(self, path: str, disk: Disk, confined: bool, mode: int) -> None:
         """Remember where it is; nothing is opened or created yet."""
         self.path = path
         self.disk = disk
         self.confined = confined
+        self.mode = mode
         self._durable_directories: set[tuple[str, ...]] = set()
 
     @contextmanager
@@ -78,7 +80,7 @@ class LocalRoot:
             return self._open_directory(parts)
 
     def _make_durable(self, parts: tuple[str, ...]) -> None:
-        self.disk.make_root(self.path)
+        self.disk.make_root(self.path, self.mode)
         for depth, name in enumerate(parts):
             with self.opened(parts[:depth]) as parent:
                 with suppress(FileExistsError):

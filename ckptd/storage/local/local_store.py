@@ -39,11 +39,11 @@ class LocalStore:
             confined; a command that reads a path its own user typed follows links as any program does.
     """
 
-    def __init__(self, root: str, *, disk: Disk | None = None, confined: bool = True) -> None:
-        """Remember where the root is; nothing is opened or created yet."""
+    def __init__(self, root: str, *, disk: Disk | None = None, confined: bool = True, root_mode: int = 0o777) -> None:
+        """Remember where the root is; nothing is opened or created yet. `root_mode` as in `Disk.make_root`."""
         self._disk: Disk = SystemDisk() if disk is None else disk
         path = os.path.abspath(root)  # noqa: PTH100 (a Path would not survive every byte of a name)
-        self._root = LocalRoot(path, self._disk, confined)
+        self._root = LocalRoot(path, self._disk, confined, root_mode)
         self._has_tried_road = False
         self._reads_around = True
 

@@ -48,7 +48,7 @@ class SystemDisk(DirectCalls):
         """See `Disk`. The root itself may be reached by links: it is the operator's choice."""
         return os.open(path, _DIRECTORY_FLAGS)
 
-    def make_root(self, path: str) -> None:
+    def make_root(self, path: str, mode: int) -> None:
         """See `Disk`. Syncs no directory that others made, but the root's own name, which we may have made before."""
         path, name = os.path.split(path.rstrip("/"))
         missing = [name] if name else []
@@ -64,9 +64,9 @@ class SystemDisk(DirectCalls):
             except PermissionError:
                 return  # a root in a place that we may not list was made by another user
         try:
-            for name in reversed(missing):
+            for above, name in reversed(list(enumerate(missing))):
                 with suppress(FileExistsError):  # its maker may not have synced it, so we do
-                    os.mkdir(name, dir_fd=parent)
+                    os.mkdir(name, 0o777 if above else mode, dir_fd=parent)
                 os.fsync(parent)
                 child = os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
                 os.close(parent)

@@ -29,6 +29,7 @@ def test_without_listen_only_its_own_user_reaches_it(tmp_path):
     try:
         eventually(lambda: ready.exists() or daemon.poll() is not None, log.read_text)
         assert json.loads(ready.read_text())["listening"] == [f"unix://{runtime}/ckptd.sock"]
+        assert stat.S_IMODE((tmp_path / "root").stat().st_mode) == 0o700
         sockets = [path for path in runtime.iterdir() if path.is_socket()]
         assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o600}
         assert " warning: " not in log.read_text()

@@ -1,0 +1,47 @@
+"""Where a daemon may listen: nowhere that strangers could reach without an identity, unless the operator said so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.wire.addresses import Address
+
+if TYPE_CHECKING:
+    from ckptd.service.server import ServerOptions
+
+
+def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
+    """Return the addresses with TLS decided; `NotPermittedError` for one that strangers could use as they like."""
+    if not options.listen:
+        raise InvalidRequestError("there is no address to listen on")
+    decided = []
+    for address in options.listen:
+        if address.secure is None:
+            address = replace(address, secure=options.tls is not None and not address.is_loopback)
+        if address.secure and options.tls is None:
+            raise NotPermittedError(f"{address} needs a certificate: pass --tls-cert FILE and --tls-key FILE")
+        identity = options.access.has_tokens or (address.secure and options.tls and options.tls.client_ca)
+        if not address.is_loopback and not (address.secure and identity):
+            raise NotPermittedError(
+                f"{address} can be reached from other hosts: that needs TLS (--tls-cert and --tls-key) and an "
+                "identity (--token-file, --tokens or --client-ca); or listen on a unix:// socket"
+            )
+        if not (address.is_unix or identity or options.access.admits_loopback):
+            raise NotPermittedError(
+                f"{address} can be reached by every user of this host, so callers need an identity: --token-file, "
+                "--tokens, or --client-ca with grpcs://. Without one, leave out --listen, and the daemon has a socket "
+                "for its own user; or pass --insecure-loopback to serve every process of this host"
+            )
+        decided.append(address)
+    return tuple(decided)
+
+
+def exposure_warning(options: ServerOptions, listen: Sequence[Address]) -> str | None:
+    """Return what an operator must know of the addresses in `listen`, as long as the daemon runs; None if nothing."""
+    exposed = [str(address) for address in listen if not address.is_unix]
+    if not exposed or not options.access.admits_loopback:
+        return None
+    return f"--insecure-loopback: every process of this host, of any user, may do everything over {', '.join(exposed)}"
