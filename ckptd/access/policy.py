@@ -18,6 +18,7 @@ A TOML file. Once there is one, nothing is allowed that it does not say::
     runs = 50
     watchers = 100
     claimed_bytes = 1_000_000_000_000
+    requests_per_s = 200
 
     [[quota]]
     runs = ["vision/**"]
@@ -74,12 +75,14 @@ class Limit:
         runs: that it has joined.
         watchers: streams that wait for news.
         claimed_bytes: of its saves under way that have not arrived.
+        requests_per_s: calls that it begins, each message of a stream not counted.
     """
 
     saves: int | None = None
     runs: int | None = None
     watchers: int | None = None
     claimed_bytes: int | None = None
+    requests_per_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,6 +224,7 @@ class Boundary:
         failed: status.Status | None = None
         try:
             call = Call(method, context, await self._door.caller(context), self._gate)
+            self._door.check_rate(call.caller)
             reply = await self._bounded(method, begin, call)
             _report(method, context, call, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ckptd.access.callers import Caller
+from ckptd.engine.refusals import NotNowError
 from ckptd.service.connections import Connections
 from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
 from ckptd.service.refusal_log import LineBudget, network_of
@@ -28,6 +29,7 @@ MOST_LATE = 512
 
 _PER_SECOND = 1 / 6
 _MOST_PEERS = 1024
+_BURST_S = 2  # of what a caller may request, at once
 
 
 class Door:
@@ -39,6 +41,7 @@ class Door:
         self.gate, self._now = gate, now
         self._budgets: OrderedDict[str, LineBudget] = OrderedDict()
         self._late: dict[str, int] = {}
+        self._rates: OrderedDict[Caller, LineBudget] = OrderedDict()
 
     async def caller(self, context: Any) -> Caller:
         """Return the identity behind a call.
@@ -54,6 +57,19 @@ class Door:
         if self.connections is not None:
             self.connections.note(context.peer())
         return caller
+
+    def check_rate(self, caller: Caller) -> None:
+        """Count a call; `NotNowError` if its caller has begun more in these seconds than the policy allows it."""
+        rate = self.gate.access.policy.limit(caller).requests_per_s
+        if rate is None:
+            return
+        now, at_once = self._now(), max(rate * _BURST_S, AT_ONCE)
+        budget = self._rates.setdefault(caller, LineBudget(at_once, now))
+        self._rates.move_to_end(caller)
+        while len(self._rates) > _MOST_PEERS:
+            self._rates.popitem(last=False)
+        if not budget.take(now, at_once, rate):
+            raise NotNowError(f"{caller} calls too often: the daemon's policy allows it {rate} requests a second")
 
     async def _hold_back(self, peer: str) -> None:
         network, now = network_of(peer), self._now()

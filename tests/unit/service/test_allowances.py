@@ -10,11 +10,12 @@ import pytest
 
 from ckptd.access import policy
 from ckptd.client.checkpointer import Checkpointer
+from ckptd.engine.refusals import NotNowError
 from ckptd.errors import StorageFullError, UnavailableError
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.wire import addresses, methods, status
 from ckptd.wire.channels import open_channel
-from ckptd.wire.v1 import admin_pb2, watch_pb2
+from ckptd.wire.v1 import admin_pb2, read_pb2, watch_pb2
 from tests.fakes.access import OPEN
 from tests.unit.client.served import BOUND_S, Daemon
 
@@ -162,3 +163,17 @@ def test_more_cannot_be_claimed_than_the_limit_allows(limited, road):
         assert not files_of(daemon)
         for step in range(2, 6):
             one.save(step, {"w": np.zeros(50_000)}).result(BOUND_S)
+
+
+def test_who_calls_too_often_is_refused_by_name_and_a_save_gets_through_all_the_same(limited):
+    daemon = limited(limit={"to": "loopback", "requests_per_s": 20})
+    read = stub(daemon, methods.READ)
+    calls = [read.List.future(read_pb2.ListRequest(run="a"), timeout=BOUND_S) for _ in range(200)]
+    refused = [status.from_wire(each) for call in calls if (each := call.exception()) is not None]
+    assert 100 <= len(refused) < 200
+    assert all(
+        "loopback calls too often: the daemon's policy allows it 20 requests a second" in str(e) for e in refused
+    )
+    assert {type(each) for each in refused} <= {NotNowError, UnavailableError}
+    with checkpointer(daemon, "a") as one:
+        assert one.save(1, ARRAYS).result(BOUND_S).step == 1
