@@ -132,6 +132,7 @@ def complaints(stub):
 
 
 def test_status_says_when_the_log_cannot_be_written(serve, path):
+    path.write_text(json.dumps({"number": 1, "event": "long", "outcome": "x" * 50_000}) + "\n")  # the log is shorter
     daemon = serve("--audit-log", str(path)).ready()
     stub = admin(daemon)
     before = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
