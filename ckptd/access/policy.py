@@ -258,7 +258,7 @@ def _quota(row: Mapping[str, Any], where: str) -> Quota:
 
 def _amount(row: Mapping[str, Any], name: str, where: str) -> int:
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise InvalidRequestError(f"{where}: {name} is a whole number, 0 or more", actual=str(value)[:100])
     return value
 

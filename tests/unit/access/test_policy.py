@@ -142,6 +142,7 @@ def test_an_empty_policy_allows_nothing_and_none_at_all_everything(written):
         ("[[limit]]\nto='a'\nsaves=1", "limit 1: `to`"),
         ("[[limit]]\nsaves=1", "limit 1: `to`"),
         ("[[limit]]\nto='*'\nsaves=-1", "limit 1: saves is a whole number"),
+        ("[[limit]]\nto='*'\nsaves=9223372036854775808", "limit 1: saves is a whole number"),
         ("[[limit]]\nto='*'\nruns=true", "limit 1: runs is a whole number"),
         ("[[limit]]\nto='*'\nstored_bytes=1", "limit 1: there is no 'stored_bytes'"),
         ("[[quota]]\nruns='a'", "quota 1: stored_bytes is a whole number"),
