@@ -1,1 +1,1 @@
-"""Bytes ⇄ values of TensorFlow's V2 checkpoint format: no files, clocks or threads."""
+"""Encode and decode TensorFlow's V2 checkpoint format: no files, clocks or threads."""

@@ -1,4 +1,4 @@
-"""Several bundles → one, as TensorFlow's ``MergeV2Checkpoints`` joins the parts of a sharded save. Pure.
+"""Merge several bundles into one, as TensorFlow's ``MergeV2Checkpoints`` joins the parts of a sharded save. Pure.
 
 No tensor moves: the data files get new names, and the index says under which. A data file is given the next free
 number when an entry that is in it is met first, inputs being taken in order and the entries of each in key order.

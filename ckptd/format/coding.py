@@ -1,4 +1,4 @@
-"""Varints and fixed-width integers, as LevelDB tables and protobuf messages hold them.
+"""Varints and fixed-width integers, as in LevelDB tables and protobuf messages.
 
 A varint is little-endian groups of seven bits, the high bit set on all bytes but the last: at most 5 bytes
 for 32 bits of value, 10 for 64. Fixed-width integers are little-endian on every machine.

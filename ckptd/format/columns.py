@@ -1,8 +1,8 @@
 """Entries and keys of many slices of one tensor at once, straight from arrays.
 
-A plan of a million slices is array work: nothing here runs a step of Python per field. Each function builds a matrix
-with one row per slice, wide enough for the longest form of each field, beside a mask of the bytes that are
-there; the masked bytes, row after row, are the encoding. What comes out equals `Entry.encode` and `TensorSlice.key`.
+A plan of a million slices needs array operations: nothing here runs a step of Python per field. Each function builds a
+matrix with one row per slice, wide enough for the longest form of each field, beside a mask of the bytes that are
+used; the masked bytes, row after row, are the encoding. The results equal `Entry.encode` and `TensorSlice.key`.
 """
 
 from __future__ import annotations

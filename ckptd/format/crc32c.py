@@ -62,7 +62,7 @@ def joined(crcs: Iterable[int], sizes: Iterable[int]) -> int:
     """Return the checksum of byte strings laid end to end, from theirs and their lengths in bytes."""
     whole = 0
     for crc, size in zip(crcs, sizes, strict=True):
-        whole = combine(whole, crc, size) if whole else crc  # to join with what has none so far takes time for nothing
+        whole = combine(whole, crc, size) if whole else crc  # joining with an empty one would only take time
     return whole
 
 

@@ -1,4 +1,4 @@
-"""TensorFlow dtype ⇄ numpy dtype.
+"""Map TensorFlow's dtypes to numpy's and back.
 
 Numbers and names are those of TensorFlow's enum DataType; the element types that numpy lacks come from `ml_dtypes`.
 Quantized integers are read as plain integers of their width, as TensorFlow's reader gives them; to write them, pass
@@ -44,7 +44,7 @@ class DType:
 
     @property
     def is_variant(self) -> bool:
-        """Whether elements are serialized variant messages, which we hand out raw."""
+        """Whether elements are serialized variant messages, which we return raw."""
         return self.number == VARIANT_NUMBER
 
 
@@ -166,4 +166,4 @@ _WAYS = {
     "c": ": store x.astype(numpy.complex128)",
     "fields": ": store each field as an array of its own",
 }
-"""What a program does with arrays that have no counterpart, by numpy's kinds; there is no one way for extensions."""
+"""What a program can do with arrays that have no counterpart, by numpy's kinds; extensions have no single way."""

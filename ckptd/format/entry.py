@@ -1,4 +1,4 @@
-"""The value under one key of an index ⇄ bytes: a tensor, or a slice of one.
+"""Encode and decode the value under one key of an index: a tensor, or a slice of one.
 
 Source: TensorFlow ``tensorflow/core/protobuf/tensor_bundle.proto``.
 """
@@ -71,7 +71,7 @@ class Entry:
 
     @classmethod
     def of(cls, message: BundleEntryProto) -> Self:
-        """Return what a message says."""
+        """Return the fields of a message."""
         return cls(
             message.dtype,
             tuple([dim.size for dim in message.shape.dim]),

@@ -1,8 +1,7 @@
 """The entries of many undivided tensors, read into columns: the way back from `columns.entry_values`.
 
 Made for restoring tens of thousands of tensors, where a message and an object for each takes longer than their bytes.
-It understands entries as TensorFlow and we write them and gives up on each that is different, which `Entry.decode`
-then reads.
+It reads entries as TensorFlow and we write them, and leaves every other one to `Entry.decode`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Recognizes other files in the place of a checkpoint's by their first bytes, and says how to get the right one."""
+"""Recognize other files in the place of a checkpoint's by their first bytes, and say how to get the right one."""
 
 from __future__ import annotations
 
 HEAD_BYTES = 64
-"""How much of a file is needed for that."""
+"""How many bytes of a file are needed for that."""
 
 _BEGINNINGS = (
     (b"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the file that it stands for"),

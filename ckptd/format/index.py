@@ -1,4 +1,4 @@
-"""A whole ``.index``: header, entries and slices ⇄ bytes.
+"""Encode and decode a whole ``.index``: header, entries and slices.
 
 An index is a table. The empty key holds the header; a tensor's name holds its entry; a tensor stored in slices has a
 full entry that lists them and one entry per slice under an encoded key. Nothing marks a key as a slice's: it is
@@ -46,7 +46,7 @@ def encode_index(num_shards: int, items: Iterable[tuple[bytes, Entry]]) -> bytes
     """Encode an index of entries in any order: the same bytes that TensorFlow writes for them.
 
     Raises:
-        InvalidRequestError: if a key is there twice or empty.
+        InvalidRequestError: if a key occurs twice or is empty.
     """
     return encode_entries(num_shards, sorted((key, entry.encode()) for key, entry in items))
 
@@ -55,13 +55,13 @@ def encode_entries(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> byt
     """Encode an index of entries that are bytes already and ascend by key, as `columns` makes them by the million.
 
     Raises:
-        InvalidRequestError: if a key is out of order, there twice, or empty.
+        InvalidRequestError: if a key is out of order, occurs twice, or is empty.
     """
     return encode_with_places(num_shards, items).data
 
 
 def encode_with_places(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> table.EncodedTable:
-    """Do as `encode_entries`, and tell where things are; the header is the first value."""
+    """Do as `encode_entries`, and return where things are; the header is the first value."""
     return table.encode_with_places([(HEADER_KEY, _header(num_shards)), *items])
 
 

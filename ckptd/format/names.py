@@ -27,9 +27,9 @@ MAX_STEP = (1 << 63) - 1
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-(?P<shard>\d{5,10})-of-(?P<count>\d{5,10})", re.DOTALL | re.ASCII)
 _STEP = re.compile(r"-(\d+)$", re.ASCII)
 _NOTES = ("_CKPTD_OUTLINE", "_CKPTD_DCP", "_CKPTD_KERAS_MODEL", "_CKPTD_GRAPH_ONLY")  # and what is below them
-# Letters and digits of every script are welcome; of the rest what frameworks' users write: "epoch=1, loss: 0.5 [a]". A
-# shell and other programs' globs give spaces and brackets a meaning, nothing of ours does. At the end of a component a
-# space is not seen, and a colon before a slash begins a URL.
+# Letters and digits of every script are allowed; of the rest, what frameworks' users write: "epoch=1, loss: 0.5 [a]". A
+# shell and other programs' globs give spaces and brackets a meaning, ckptd does not. At the end of a component a space
+# is invisible, and a colon before a slash begins a URL.
 _COMPONENT = re.compile(r"[\w\[({](?:[\w.+=@,\-: \[\](){}]*[\w.+=@,\-\[\](){}])?")
 
 

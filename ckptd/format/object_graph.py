@@ -1,4 +1,4 @@
-"""The object graph of an object-based checkpoint (`tf.train.Checkpoint`): what a Saver calls the tensors in it.
+"""The object graph of an object-based checkpoint (`tf.train.Checkpoint`): a Saver's names of its tensors.
 
 Such a checkpoint stores variables under paths of attribute names and, as one string scalar, the graph of the objects;
 a variable's node has both the key in the index and the name that the variable had in the program's graph.

@@ -1,4 +1,4 @@
-"""Where many tensors are, in columns: those that are stored in one piece and have elements of fixed width."""
+"""Find many tensors at once, in columns: those that are stored in one piece and have elements of fixed width."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ckptd.format.varint_columns import IntArray
 
 
 class Form(NamedTuple):
-    """What many tensors have in common; `size` is in bytes."""
+    """Dtype and shape that many tensors share; `size` is in bytes."""
 
     dtype: DType
     shape: tuple[int, ...]

@@ -1,7 +1,7 @@
 """The slices that a full entry lists, read into columns: the way back from `columns.slice_list_value`.
 
-Made for listing an index of a million slices, where a Python object per slice would take seconds. It
-understands entries as TensorFlow and we write them and gives up on everything else, which `Entry.decode` then reads.
+Made for listing an index of a million slices, where a Python object per slice would take seconds. It reads
+entries as TensorFlow and we write them, and leaves everything else to `Entry.decode`.
 """
 
 from __future__ import annotations

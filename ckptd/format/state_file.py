@@ -44,7 +44,7 @@ _ESCAPES = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r", 0x22: '\\"', 0x27: "\\'", 0x5
 
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
-    """What a state file says. Paths are as recorded: absolute, or relative to the file's directory.
+    """The content of a state file. Paths are as recorded: absolute, or relative to the file's directory.
 
     Timestamps are seconds since 1970, one per path or none at all; a `last_preserved_timestamp` of 0 is none.
     """
@@ -110,7 +110,7 @@ class CheckpointState:
         message = bundle_pb2.CheckpointState()
         try:
             # Unlike `Parse`, this lets a value that is given twice overwrite itself, as TensorFlow's reader does.
-            # Fields that we don't know are skipped: a later TensorFlow may have more to say.
+            # Fields that we don't know are skipped: a later TensorFlow may add some.
             text_format.Merge(text, message, allow_unknown_field=True)
         except text_format.ParseError as error:
             line = error.GetLine()

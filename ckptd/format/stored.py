@@ -1,4 +1,4 @@
-"""Where a tensor is: found in an index, and checked as far as that is possible without the data files.
+"""Find a tensor in an index, and check it as far as that is possible without the data files.
 
 A tensor is stored whole, or in slices: then its entry lists them, and each has an entry of its own. A checkpoint of
 very many workers has very many slices, and restoring one box needs few of them: only their entries are read then,
@@ -87,7 +87,7 @@ def _undivided(name: str, key: bytes, message: BundleEntryProto, num_shards: int
 def _touching(value: bytes, shape: tuple[int, ...], box: Box) -> list[tuple[TensorSlice, Box]] | None:
     """Return the slices that an entry lists and that have elements of `box`.
 
-    All listed ones are looked at together; None if something is odd with one of them: `_all_listed` finds what it is.
+    All listed ones are checked together; None if one of them is wrong: `_all_listed` finds out which.
     """
     listed = slice_columns(value, len(shape))
     if listed is None:

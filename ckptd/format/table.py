@@ -1,4 +1,4 @@
-"""A whole LevelDB table: sorted keys and values ⇄ the bytes of an index file.
+"""Encode and decode a whole LevelDB table: sorted keys and values, the content of an index file.
 
 Layout::
 
@@ -150,7 +150,7 @@ def encode_table(items: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def encode_with_places(items: Sequence[tuple[bytes, bytes]]) -> EncodedTable:
-    """Do as `encode_table`, and tell where things are."""
+    """Do as `encode_table`, and return where things are."""
     keys = [key for key, _ in items]
     values = [value for _, value in items]
     try:

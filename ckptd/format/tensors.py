@@ -1,4 +1,4 @@
-"""Array ⇄ the bytes a shard holds.
+"""Encode arrays as the bytes of a shard, and decode them.
 
 Fixed-width types are row-major, little-endian, one after the other; four- and two-bit types take one byte per
 element, as in `ml_dtypes`. Strings and variants, whose elements vary in length, are in `strings`.

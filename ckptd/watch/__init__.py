@@ -1,1 +1,1 @@
-"""Hearing of a newer checkpoint."""
+"""Watch for newer checkpoints."""

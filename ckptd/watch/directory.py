@@ -1,8 +1,8 @@
 """The kernel's events from a directory, through `watchdog`.
 
-The directory may not be there yet: then the nearest one above it that is, is listened to, for the next part of the
-path. It may be deleted and made again: then the new one is watched. Events can be lost (a full queue, a
-directory that was moved away), so it is read every few seconds nevertheless.
+The directory may not exist yet: then the nearest existing one above it is watched for the next part of the path. It may
+be deleted and made again: then the new one is watched. Events can be lost (a full queue, a directory that was moved
+away), so it is also read every few seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ckptd.storage.keys import is_reserved
 _REGULAR_LOOK_S = 2.0
 POLL_S = 0.5  # without events: the host's limit of inotify instances or watches is reached
 _STOP_S = 5.0
-_MOST_ATTEMPTS = 20  # at a path whose parts come and go faster than they can be listened to
+_MOST_ATTEMPTS = 20  # at a path whose parts come and go faster than they can be watched
 
 _EVENTS: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
@@ -45,7 +45,7 @@ _EVENTS: list[type[FileSystemEvent]] = [
 
 
 class DirectoryHints:
-    """Says "look" when something appears in the directory at `path` or goes. See `ckptd.watch.hints.Hints`."""
+    """Gives a hint when something appears in the directory at `path` or goes. See `ckptd.watch.hints.Hints`."""
 
     def __init__(self, path: str, *, regular_look_s: float = _REGULAR_LOOK_S) -> None:
         self._path = Path(path).absolute()
@@ -70,7 +70,7 @@ class DirectoryHints:
             self._leave()
             if not self._listen(target):
                 return
-        # Directories that move so quickly are seen by the regular looks.
+        # The regular checks find directories that move so quickly.
 
     @property
     def is_due(self) -> bool:
@@ -90,12 +90,12 @@ class DirectoryHints:
         self._leave()
 
     def _listen(self, target: _Target) -> bool:
-        """Listen to what is at `target`; False when that cannot be, or need not be any more."""
+        """Watch what is at `target`; False when that is not possible, or no longer needed."""
         listening = _Listening(target, self._path, self._wake, self._is_lost)
         try:
             listening.start()
         except OSError:
-            # No more inotify instances or watches, or no right to list the directory. Looking often does it, too.
+            # No more inotify instances or watches, or no right to list the directory. Frequent checks work, too.
             listening.stop()
             self._has_events = False
             return False
@@ -124,12 +124,12 @@ class _Target:
 
 
 class _Listening(FileSystemEventHandler):
-    """Listens to one directory, which is the wanted one or is above it."""
+    """Watches one directory, which is the wanted one or is above it."""
 
     def __init__(self, target: _Target, wanted: Path, wake: threading.Event, is_lost: threading.Event) -> None:
         self.target = target
         rest = wanted.relative_to(target.path).parts
-        self._directory = target.path.resolve()  # watchdog listens to a link itself, not to what it leads to
+        self._directory = target.path.resolve()  # watchdog watches a link itself, not its target
         self._next_part = self._directory / rest[0] if rest else None
         self._wake = wake
         self._is_lost = is_lost
@@ -159,10 +159,10 @@ class _Listening(FileSystemEventHandler):
 
 
 class _Emitter(InotifyEmitter):
-    """Hears of names that appear and go, and of no others.
+    """Receives events of names that appear and go, and no others.
 
     watchdog would also request the first half of each rename, hold it back for half a second to pair it with the second
-    half, and hold up everything behind it. And each write to a shard would be an event.
+    half, and delay everything behind it. And each write to a shard would be an event.
     """
 
     def get_event_mask_from_filter(self) -> Any:
@@ -177,7 +177,7 @@ class _Emitter(InotifyEmitter):
 
 
 def _nearest(path: Path) -> _Target:
-    """Return what is at `path`, or at the nearest directory above it that is there."""
+    """Return what is at `path`, or at the nearest existing directory above it."""
     for directory in (path, *path.parents):
         try:
             status = directory.stat()

@@ -45,8 +45,8 @@ class Follower:
             directory: its key there, "" for the root.
             latest_filename: the state file's name.
             name: follow only what this means, see `ckptd.engine.series`.
-            poll_s: look so often, and do not rely on events; default: events where the file system has them.
-            hints: say when to look; default: what fits the place.
+            poll_s: check so often, and do not rely on events; default: events where the file system has them.
+            hints: say when to check; default: what fits the directory.
             now: seconds on a clock that only runs forward.
         """
         self._looker = Looker(store, directory, latest_filename, name)

@@ -1,6 +1,6 @@
-"""When to look again. Never what changed: only the look at the state file decides that.
+"""When to check again. Never what changed: only the state file decides that.
 
-So a hint too many costs one look, and a hint that was lost costs the time until the next regular one, not a checkpoint.
+So an extra hint costs one check, and a lost hint costs the time until the next regular check, not a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from ckptd.watch.directory import DirectoryHints
 from ckptd.watch.polling import PollingHints
 
 POLL_S = 1.0
-"""How often a directory is looked at that no events come from."""
+"""How often to check a directory that sends no events."""
 
 _MEMORY_POLL_S = 0.1  # nothing else can be slowed down by it
 
 
 class Hints(Protocol):
-    """Tells one watcher when to look. `close` may come from any thread, the rest belongs to the watcher."""
+    """Tells one watcher when to check. `close` may come from any thread, the rest belongs to the watcher."""
 
     def arm(self) -> None:
-        """Be ready to notice every change from now on. Called before each look, so that none falls in between."""
+        """Be ready to notice every change from now on. Called before each check, so that no change falls in between."""
 
     def wait(self, timeout_s: float | None) -> None:
-        """Return when it may be worth looking, when closed, and at latest after `timeout_s`."""
+        """Return when a check may be worthwhile, when closed, and after `timeout_s` at the latest."""
 
     def close(self) -> None:
         """End a wait under way and every later one; free everything. Harmless when repeated."""
 
 
 def hints_for(store: Store, directory: str, poll_s: float | None = None) -> Hints:
-    """Return what fits where `directory` is: the kernel's events, or, where those tell nothing, regular looks.
+    """Return the hints that fit `directory`: the kernel's events or, where there are none, regular checks.
 
-    `poll_s` sets regular looks, so far apart.
+    `poll_s` selects regular checks, so far apart.
     """
     path = local_path(store, directory)
     if poll_s is None and path is not None:

@@ -1,6 +1,6 @@
-"""Telling many watchers of newer checkpoints, each at its own pace.
+"""Notify many watchers of newer checkpoints, each at its own pace.
 
-A watcher owns a mailbox with room for one: the newest checkpoint that it has not been told. Publishing replaces what
+A watcher owns a mailbox with room for one: the newest checkpoint that it has not taken yet. Publishing replaces what
 is there, so a slow watcher skips straight to the newest, never blocks anything, and costs the same whatever it
 misses. What is taken out only ever goes forward, in the order in which checkpoints were published.
 """
@@ -46,16 +46,16 @@ class Watcher:
 
     @property
     def has_heard(self) -> bool:
-        """Whether anything was published since it was made: what is taken then is no mere look at what there was."""
+        """Whether anything was published since it was made: otherwise `take` returns what existed before."""
         return self._heard
 
     def close(self) -> None:
-        """Hear no more. Harmless when repeated."""
+        """Receive nothing more. Harmless when repeated."""
         leave, self._leave = self._leave, lambda: None
         leave()
 
     def _put(self, checkpoint: Checkpoint) -> None:
-        """Take in what was just published."""
+        """Store what was just published."""
         if not self._wants(checkpoint):
             return
         with self._lock:
@@ -65,7 +65,7 @@ class Watcher:
             self._wake()
 
     def _start_with(self, latest: Checkpoint) -> None:
-        """Take in what was the latest when the watcher came, unless something newer has been heard since."""
+        """Store what was the latest when the watcher came, unless something newer has been published since."""
         with self._lock:
             is_news = not self._heard and self._accept(latest)
         if is_news:
@@ -82,7 +82,7 @@ class Watcher:
 
 
 class Hub:
-    """Where watchers are made. Safe from any thread."""
+    """Makes watchers. Safe from any thread."""
 
     def __init__(
         self, subscribe: Subscribe, latest: Latest, quarantine_of: Callable[[str, str], str] = lambda run, save_id: ""
@@ -98,7 +98,7 @@ class Hub:
         """Return a mailbox that starts with the latest checkpoint of `run` that `name` means, if that is news.
 
         `wake` is called from any thread whenever there is something to take, and must not block. `after_save_id`: the
-        save that the caller knows already. Blocks for a look at the store. Close the watcher when done.
+        save that the caller knows already. Blocks while it reads the store. Close the watcher when done.
         """
 
         def wants(checkpoint: Checkpoint) -> bool:
@@ -111,7 +111,7 @@ class Hub:
             return latest is not None and is_same(latest, checkpoint)
 
         watcher = Watcher(wake, wants, after_save_id=after_save_id)
-        # First listen, then look: a checkpoint published in between is heard, and then the look is ignored.
+        # First subscribe, then read: a checkpoint published in between is received, and what was read is ignored.
         unsubscribe = self._subscribe(run, watcher._put)
         with self._lock:
             self._watchers.add(watcher)
@@ -131,7 +131,7 @@ class Hub:
 
     @property
     def num_watchers(self) -> int:
-        """How many are listening, over all runs."""
+        """How many watchers there are, over all runs."""
         with self._lock:
             return len(self._watchers)
 

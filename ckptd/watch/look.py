@@ -1,4 +1,4 @@
-"""One look at a directory: the checkpoint that its state file names, once all of it is there."""
+"""One check of a directory: the checkpoint that its state file names, once all of it is there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_ATTEMPTS = 5  # at an index that is replaced while it is being read
 
 
 class Looker:
-    """Looks again and again, and costs next to nothing where nothing has changed since."""
+    """Checks a directory again and again, at almost no cost while nothing changes."""
 
     def __init__(
         self, store: Store, directory: str, latest_filename: str = names.STATE_KEY, name: str = names.ANY_NAME
@@ -29,7 +29,7 @@ class Looker:
         self._settled: str | None = None  # the state file of this version has been dealt with
 
     def look(self) -> Checkpoint | None:
-        """Return the checkpoint that the state file names; None if there is none, or the same as at the last look.
+        """Return the checkpoint that the state file names; None if there is none, or the same as at the last check.
 
         What is named but not all there yet, as while a directory is being copied, does not count. A checkpoint of ours
         was durable before it was named.
@@ -53,7 +53,7 @@ class Looker:
                 paths = survey.of_name(self._store, self._directory, paths, self._latest_filename, self._name)
                 prefix = listed.resolve(self._store, self._directory, paths[-1]) if paths else None
                 if prefix is None:
-                    return None  # of another name, or of another directory, whose files are not ours to judge
+                    return None  # of another name, or of another directory, about whose files we know nothing
                 index = self._store.stat(names.index_key(prefix))
             except NotFoundError:
                 return None

@@ -8,10 +8,10 @@ from ckptd.engine.checkpoint import Checkpoint
 
 
 class News:
-    """Remembers what was taken in last, so that watching only ever goes forward. For one thread at a time.
+    """Remembers what was accepted last, so that watching only ever goes forward. For one thread at a time.
 
-    A source that is called again after a break or pause names the newest there is. That may be the one that was told
-    last, or, when that was deleted, an older one: neither is news. Nor is one that was overtaken on its way here.
+    A source that is called again after a break or pause names the newest that exists. That may be the one that was
+    reported last, or, when that was deleted, an older one: neither is news. Nor is one that a newer one has overtaken.
     """
 
     def __init__(self) -> None:
@@ -20,12 +20,12 @@ class News:
 
     @property
     def last(self) -> Checkpoint | None:
-        """What was taken in last, None before the first."""
+        """What was accepted last, None before the first."""
         return self._last
 
     @property
     def last_save_id(self) -> str:
-        """The save that was taken in last; empty before the first, and when it was not ours."""
+        """The save that was accepted last; empty before the first, and when ckptd did not write it."""
         return "" if self._last is None else self._last.save_id
 
     def accept(self, checkpoint: Checkpoint, *, is_next: bool = False, listed: Sequence[str] = ()) -> bool:
@@ -42,7 +42,7 @@ class News:
         if last is not None:
             if is_same(checkpoint, last):
                 return False
-            # Told once more because the last is damaged, it takes its place.
+            # Reported once more because the last is damaged, it takes its place.
             if not is_next and not checkpoint.rolled_back and self._is_older(checkpoint, last, listed):
                 return False
         self._last, self._listed = checkpoint, frozenset(listed)

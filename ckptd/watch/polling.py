@@ -1,4 +1,4 @@
-"""Regular looks, where no events come from: network file systems, buckets, memory."""
+"""Regular checks, for places without events: network file systems, buckets, memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ckptd.errors import InvalidRequestError
 
 
 class PollingHints:
-    """Says "look" every `poll_s` seconds. See `ckptd.watch.hints.Hints`."""
+    """Gives a hint every `poll_s` seconds. See `ckptd.watch.hints.Hints`."""
 
     def __init__(self, poll_s: float) -> None:
         if not 0 < poll_s <= threading.TIMEOUT_MAX:
-            raise InvalidRequestError("the time between two looks is a number of seconds above zero", actual=poll_s)
+            raise InvalidRequestError("the time between two checks is a number of seconds above zero", actual=poll_s)
         self._poll_s = poll_s
         self._is_closed = threading.Event()
 
     def arm(self) -> None:
-        """See `Hints`. Nothing can be missed between looks that see all there is."""
+        """See `Hints`. Nothing can be missed between checks that read everything."""
 
     def wait(self, timeout_s: float | None) -> None:
         """See `Hints`."""
