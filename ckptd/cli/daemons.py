@@ -60,7 +60,7 @@ def identity_options(command: Callable[..., T]) -> Callable[..., T]:
     existing = click.Path(exists=True, dir_okay=False)
     for name, text in (
         ("--key", "Its private key, PEM; also CKPTD_KEY."),
-        ("--cert", "A certificate that says who calls, PEM; also CKPTD_CERT."),
+        ("--cert", "The client's own certificate, PEM; also CKPTD_CERT."),
         ("--ca", "The daemon's authority, PEM; also CKPTD_CA."),
         ("--token-file", "The daemon's token; CKPTD_TOKEN holds it itself."),
     ):

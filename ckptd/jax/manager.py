@@ -92,7 +92,7 @@ class CheckpointManager:
             timeout_s: the bound of every wait; default: that of ``async_options``, else 600.
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate; default: the environment's CKPTD_CA.
-            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+            cert: the client's own certificate, for a daemon with ``--client-ca``: PEM, or the path of a file
                 with it; default: the environment's CKPTD_CERT.
             key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
             copy_in_background: `save` returns before JAX's arrays are copied, and holds them until they are. Memory

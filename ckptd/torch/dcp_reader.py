@@ -56,7 +56,7 @@ class CkptdStorageReader(StorageReader):
             token: shown to the daemon; default: the environment's CKPTD_TOKEN.
             ca: the authority that signed the daemon's certificate: PEM, or the path of a file with it; default: the
                 environment's CKPTD_CA.
-            cert: the certificate that says who calls, for a daemon with ``--client-ca``: PEM, or the path of a file
+            cert: the client's own certificate, for a daemon with ``--client-ca``: PEM, or the path of a file
                 with it; default: the environment's CKPTD_CERT.
             key: the private key of `cert`, likewise; default: the environment's CKPTD_KEY.
 

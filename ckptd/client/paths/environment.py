@@ -46,7 +46,7 @@ def address_or_local(address: Path | None) -> str:
 
 
 def origin_of(address: str) -> str:
-    """Say why an address that nobody passed is used."""
+    """Say why an address is used that the caller did not pass."""
     if not addresses.is_daemon(address):
         return f"{ADDRESS_VARIABLE} names it"
     return places.origin(addresses.parse(address), os.environ)

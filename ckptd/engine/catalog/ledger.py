@@ -33,7 +33,7 @@ OnRemoval = Callable[[Record, str, str], None]
 
 
 def ignore_removal(record: Record, reason: str, outcome: str) -> None:
-    """Tell nobody."""
+    """Notify nothing."""
 
 
 class Ledger:
