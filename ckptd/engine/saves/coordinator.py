@@ -24,6 +24,7 @@ from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
 from ckptd.engine.offline.repair import Repaired, repair
+from ckptd.engine.saves.answers import answered
 from ckptd.engine.saves.engine_threads import EngineThreads
 from ckptd.engine.saves.held_root import HeldRoot
 from ckptd.engine.saves.inspection import Inspection
@@ -39,7 +40,7 @@ from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.surroundings import Admit, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
-from ckptd.errors import CkptdError, ConflictError, NotFoundError
+from ckptd.errors import ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
 
@@ -214,7 +215,7 @@ class Coordinator:
             with self._runs.joined(declaration.save.run) as run:
                 return run.declare(declaration, manifest, capture)
 
-        return _answered(answer)
+        return answered(answer)
 
     def plan_of(self, save: SaveRef, request_id: str) -> Future[Assignment | Checkpoint]:
         """Return the answer to what `save.rank` has declared by this request, as `declare` gave it.
@@ -228,7 +229,7 @@ class Coordinator:
                 raise NotFoundError(f"rank {save.rank} has not declared {save} here")
             return saves.plan_of(save, request_id)
 
-        return _answered(answer)
+        return answered(answer)
 
     def lane(self, save: SaveRef, shard: int) -> LaneWriter:
         """Return where the bytes that `save.rank` owes `shard` go."""
@@ -393,17 +394,3 @@ class Coordinator:
             floor=lambda: self.floor_of(name),
             journal=self._journal,
         )
-
-
-def _answered(answer: Callable[[], Future[Assignment] | Checkpoint]) -> Future[Assignment | Checkpoint]:
-    """Return a future with what `answer` returns or raises."""
-    settled: Future[Assignment | Checkpoint] = Future()
-    try:
-        result = answer()
-    except CkptdError as error:
-        settled.set_exception(error)
-        return settled
-    if isinstance(result, Checkpoint):
-        settled.set_result(result)
-        return settled
-    return result  # type: ignore[return-value]  # Future is invariant, but only we set it

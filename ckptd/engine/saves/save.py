@@ -24,6 +24,7 @@ from ckptd.engine.layout import Assignment, Road
 from ckptd.engine.log import log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves import session as machine
+from ckptd.engine.saves.answers import settled_by_engine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.deadlines import Debt, debts_of, waiting_for, why_over
 from ckptd.engine.saves.planning import Plan
@@ -88,7 +89,7 @@ class Save:
     def __post_init__(self) -> None:
         self.session, self.plan = Session(self.first.world_size), Plan(self.run)
         self.began_at = self._reminded_at = self.run.clock.boot_s()
-        self.outcome, self.retired = _settled_by_engine(), _settled_by_engine()
+        self.outcome, self.retired = settled_by_engine(), settled_by_engine()
 
     @property
     def ref(self) -> SaveRef:
@@ -130,7 +131,7 @@ class Save:
             )
         if declaration.append_only:
             self.first = replace(self.first, append_only=True)
-        planned: Future[Assignment] = _settled_by_engine()
+        planned: Future[Assignment] = settled_by_engine()
         self.claims[rank] = Claim.of(declaration, manifest, capture, planned)
         if declaration.meta_graph is not None:
             self._meta_graph, self._meta_suffix = declaration.meta_graph, declaration.meta_suffix
@@ -394,9 +395,3 @@ class Save:
         # Before it is announced: clearing the frame of a coroutine that is about to report it would end that coroutine.
         forget_frames(error)
         self.outcome.set_exception(error)
-
-
-def _settled_by_engine() -> Future:  # type: ignore[type-arg]
-    future: Future[object] = Future()
-    future.set_running_or_notify_cancel()
-    return future

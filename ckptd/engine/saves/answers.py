@@ -1,0 +1,31 @@
+"""Futures that answer calls of ranks: only the engine settles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.layout import Assignment
+from ckptd.errors import CkptdError
+
+
+def answered(answer: Callable[[], Future[Assignment] | Checkpoint]) -> Future[Assignment | Checkpoint]:
+    """Return a future with what `answer` returns or raises."""
+    settled: Future[Assignment | Checkpoint] = Future()
+    try:
+        result = answer()
+    except CkptdError as error:
+        settled.set_exception(error)
+        return settled
+    if isinstance(result, Checkpoint):
+        settled.set_result(result)
+        return settled
+    return result  # type: ignore[return-value]  # Future is invariant, but only we set it
+
+
+def settled_by_engine() -> Future:  # type: ignore[type-arg]
+    """Return a future that a caller which gives up cannot cancel for the others."""
+    future: Future[object] = Future()
+    future.set_running_or_notify_cancel()
+    return future
