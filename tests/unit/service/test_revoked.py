@@ -12,12 +12,14 @@ from ckptd import Checkpointer
 from ckptd.access import tokens
 from ckptd.access.policy import parse
 from ckptd.access.tokens import Token, Tokens
-from ckptd.errors import NotPermittedError
+from ckptd.engine.settings import Settings
+from ckptd.errors import NotPermittedError, SessionAbortedError
 from ckptd.service.gate import Access
 from ckptd.service.server import Server, ServerOptions
 from ckptd.wire import addresses, frames, methods, status, versions
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import arena_pb2, read_pb2, watch_pb2
+from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
 WAIT_S = 20.0
@@ -102,3 +104,32 @@ def test_a_watch_tells_a_revoked_token_of_no_more_checkpoints(daemon):
         trainer.save(2, W).result(WAIT_S)
         with pytest.raises(grpc.RpcError, match="not the daemon's"):
             next(watching)
+
+
+def end_of(pending):
+    """Return the error that a save ended with; None if it was published."""
+    try:
+        pending.result(WAIT_S)
+    except (NotPermittedError, SessionAbortedError) as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("road", ["stream", "auto"])
+def test_a_save_under_way_when_the_token_is_revoked_ends_whole_or_not_at_all(daemon, monkeypatch, road):
+    monkeypatch.setenv("CKPTD_ROAD", road)
+    daemon.stop()
+    daemon.settings = Settings(stall_timeout_s=0.5)
+    daemon.start()
+    ranks = [
+        Checkpointer(daemon.address, "vision/b", rank=rank, world_size=2, token=token, timeout_s=WAIT_S)
+        for rank, token in enumerate(("first", "boss"))
+    ]
+    with ranks[0], ranks[1]:
+        assert [end_of(each) for each in [rank.save(1, {str(rank.rank): W["w"]}) for rank in ranks]] == [None, None]
+        waiting = ranks[0].save(2, {"0": W["w"]})
+        eventually(lambda: any(view.saves for view in daemon.coordinator.runs()), "the declaration of rank 0")
+        daemon.revoke()
+        errors = [end_of(each) for each in (ranks[1].save(2, {"1": W["w"]}), waiting)]
+    with Checkpointer(daemon.address, "vision/b", token="boss") as other:
+        assert [each.step for each in other.checkpoints()] == ([1] if errors[0] else [1, 2])
