@@ -116,6 +116,10 @@ WRONG = [
     ("bench {dir} --size-mb lots", 2, "'lots' is not a valid integer"),
     ("completion", 2, "missing argument"),
     ("completion tcsh", 2, "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+    ("evict", 2, "missing argument 'RUN'"),
+    ("evict runs/a --address 127.0.0.1:1 --timeout-s 0.2", 6, "127.0.0.1:1"),
+    ("certs", 2, "say what for"),
+    ("certs trainer-0:7070 --dir {dir}/certs", 2, "without port"),
     ("schema lss", 3, "did you mean 'ls'"),
     ("schema xyzzy", 3, "there are: bench"),
 ]

@@ -117,8 +117,11 @@ def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         LocalStore(str(tmp_path)).put("k", b"")
+        for root in ("above/root", "above"):  # made, and found
+            LocalStore(str(tmp_path / root), root_mode=0o700).put("k", b"")
     finally:
         os.umask(before)
+    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("above", "above/root")] == [0o750, 0o700]
     assert (tmp_path / "k").stat().st_mode & 0o777 == 0o640
 
 
