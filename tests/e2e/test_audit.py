@@ -18,7 +18,7 @@ from ckptd.wire.v1 import admin_pb2
 from tests.e2e.killing import WAIT_S, Daemon, fresh_seed, pause
 from tests.e2e.test_full_disk import fill, mounted
 
-ROUNDS, CAMPAIGN_ROUNDS = 2, 100
+ROUNDS, CAMPAIGN_ROUNDS = 1, 100
 RUN = "runs/a"
 MANY = 100  # more records than fit before the room that is set aside
 
