@@ -235,9 +235,9 @@ import ckptd
 from ckptd.engine.saves.served_catalog import ServedCatalog
 
 real = ServedCatalog.retire
-def slow(self):
+def slow(self, *args):
     threading.main_thread().join(0.2)  # longer than the interpreter needs to end
-    real(self)
+    real(self, *args)
 {seams.RETIRE.in_program("slow")}
 checkpointer = ckptd.Checkpointer(sys.argv[1], "r", max_to_keep=2)
 for step in range(6):
