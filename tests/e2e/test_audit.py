@@ -17,6 +17,7 @@ from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2
 from tests.e2e.killing import WAIT_S, Daemon, fresh_seed, pause
 from tests.e2e.test_full_disk import fill, mounted
+from tests.fakes.waiting import eventually
 
 ROUNDS, CAMPAIGN_ROUNDS = 1, 100
 RUN = "runs/a"
@@ -193,7 +194,11 @@ def check_killed(tmp_path, rounds):
         daemon = Daemon(tmp_path, tmp_path / "root", "--audit-log", str(audit))
         try:
             daemon.wait_until_ready()
+            if step == 1:
+                save(daemon.address, (1, 2, 3), size=1)
+                step = 4
             busy = Busy(daemon.address, step)
+            eventually(lambda busy=busy: {"save", "pin"} <= {event for event, _ in busy.answered}, daemon.log_end)
             pause(random.uniform(0.05, 1.0))
         finally:
             daemon.kill()
