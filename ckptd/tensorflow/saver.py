@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -24,7 +25,8 @@ from ckptd.errors import InvalidRequestError
 from ckptd.tensorflow.arguments import SaverDef, check_session, path_text, step_number, tensorflows_saver_def
 from ckptd.tensorflow.descriptions import debug_info_of, meta_graph_of
 from ckptd.tensorflow.eager import EagerVariables
-from ckptd.tensorflow.graph import GraphRestores, GraphSaves
+from ckptd.tensorflow.evaluating import Evaluation, eagerly
+from ckptd.tensorflow.graph import GraphRestores
 from ckptd.tensorflow.opening import Destination
 from ckptd.tensorflow.places import BelowAnAddress, CheckpointPlace, Content
 from ckptd.tensorflow.refusals import NotBuiltError, as_tensorflows
@@ -135,7 +137,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
             )
         self._save_relative_paths = save_relative_paths  # TensorFlow sets it after building
         self._opened: CheckpointPlace | None = None
-        self._saves: tuple[Any, GraphSaves] | None = None
+        self._evaluation = Evaluation()
         super().__init__(
             var_list=var_list,
             reshape=reshape,
@@ -365,17 +367,11 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
         return False
 
     def _content(self, target: Target, sess: Any, meta_graph: bytes | None, debug_info: bytes | None) -> Content:
-        """Evaluate the variables; without a session, those of TensorFlow 2."""
         if sess is None:
-            arrays = EagerVariables(self._var_list).arrays()
-            return Content(dict(sorted(arrays.items())))
-        if self._saves is None or self._saves[0] is not sess.graph:
-            self._saves = (sess.graph, GraphSaves(sess.graph, self.saver_def.save_tensor_name))
-            staging = None  # before the first save the size of the memory is not known
-        else:
-            staging = self._place.staging(target)
-        saves = self._saves[1]
-        return Content(dict(sorted(saves.fetch(sess, staging).items())), saves.num_shards, meta_graph, debug_info)
+            return eagerly(self._var_list)
+        name = self.saver_def.save_tensor_name
+        content = self._evaluation.in_session(sess, name, lambda: self._place.staging(target))
+        return replace(content, meta_graph=meta_graph, debug_info=debug_info)
 
     def _eager_definition(self, path: str) -> Any:
         """Return the `saver_def` that TensorFlow's Saver sets when there is no graph."""
