@@ -232,7 +232,7 @@ def _identities(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _is_identity(name: str) -> bool:
-    """Say whether a caller can have this name: a row that none ever matches is a typing error, and nobody would see."""
+    """Say whether a caller can have this name: a row that never matches is a typing error that no one would see."""
     kind, _, rest = name.partition(":")
     match kind:
         case callers.TOKEN:

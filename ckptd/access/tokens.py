@@ -96,7 +96,7 @@ def read(path: str) -> Tokens:
 
 
 def create(path: str, name: str, *, expires_s: float | None = None) -> str:
-    """Make a token, add it to the file and return it: nobody can show it again.
+    """Make a token, add it to the file and return it: it cannot be shown again.
 
     Raises:
         InvalidRequestError: a bad name or time.

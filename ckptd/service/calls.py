@@ -276,10 +276,10 @@ def _report(
     error: CkptdError | None = None,
 ) -> None:
     took_ms = (time.monotonic() - started) * 1e3
-    who = "" if call is None else str(call.caller)
+    identity = "" if call is None else str(call.caller)
     peer = context.peer()
-    fields = {"method": method.path, "peer": peer, "identity": who, "code": code, "took_ms": round(took_ms, 1)}
-    said = f"{method.name} {f'by {who} ' if who else ''}from {peer}: {code}"
+    fields = {"method": method.path, "peer": peer, "identity": identity, "code": code, "took_ms": round(took_ms, 1)}
+    said = f"{method.name} {f'by {identity} ' if identity else ''}from {peer}: {code}"
     if error is None:
         _log.log(level, "%s", said, extra={"ckptd": fields})
         return

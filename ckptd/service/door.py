@@ -1,4 +1,4 @@
-"""Where a call comes in: its identity, or a refusal that comes late to who shows wrong ones again and again.
+"""Where a call comes in: its identity, or a refusal, which comes late after many wrong ones.
 
 A refusal costs the peer nothing, so one connection could request 1,350 a second. After a few of them in a minute those
 of the same peer are answered a second later; where more than a few wait for that, their connections are closed.
@@ -36,7 +36,7 @@ class Door:
     """Belongs to one event loop. `connections` is there once the server listens."""
 
     def __init__(self, gate: Gate, now: Callable[[], float] = time.monotonic) -> None:
-        """Ask `gate` who a caller is."""
+        """Let `gate` find the identity of a caller."""
         self.connections: Connections | None = None
         self.gate, self._now = gate, now
         self._budgets: OrderedDict[str, LineBudget] = OrderedDict()

@@ -236,7 +236,7 @@ class Server:
     def _give_tickets(self, address: Address) -> None:
         path = Path(f"{address.path}{TICKET_SUFFIX}")
         if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-            _log.warning("%s is too long: who calls there can't be told apart by user", address)
+            _log.warning("%s is too long: users that call there can't be told apart", address)
             return
         tickets = TicketServer(self.gate.tickets, path, self._options.socket_mode)
         tickets.start()

@@ -67,7 +67,7 @@ def local_daemon(environ: Mapping[str, str]) -> Address:
 def origin(address: Address, environ: Mapping[str, str]) -> str:
     """Say why `address` is one that this user has named, or that is looked at by default; empty for any other.
 
-    A token may go there. To an address that a file of somebody else names, it may not.
+    A token may go there. It may not go to an address that a file of another user names.
     """
     named = environ.get(ADDRESS_VARIABLE, "").strip()
     if addresses.is_daemon(named) and named not in LOCAL:

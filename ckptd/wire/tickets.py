@@ -1,8 +1,8 @@
 """How a process shows which user it is of, at a daemon's Unix socket: by a ticket from a second socket beside it.
 
-gRPC does not tell a server who is at the other end of a Unix socket. At ``PATH.uid`` the daemon reads it from the
-kernel, and answers each connection with a ticket: text that says the user and that only this daemon, in this life of
-it, can have made. Calls over ``PATH`` show the ticket. A client says nothing there and reads until the end.
+gRPC does not tell a server which user is at the other end of a Unix socket. At ``PATH.uid`` the daemon reads it from
+the kernel, and answers each connection with a ticket: text that says the user and that only this daemon, in this life
+of it, can have made. Calls over ``PATH`` show the ticket. A client says nothing there and reads until the end.
 
 A ticket is shown only where those who could replace the socket are root, this user or the daemon's: whoever can might
 else put a socket of their own there and collect the tickets of others.
@@ -147,7 +147,7 @@ def _connects(connection: socket.socket, path: str) -> bool:
 
 
 def _connects_late(connection: socket.socket, path: str, timeout_s: float) -> bool:
-    """Connect for a ticket where nobody listened just now; False where an older daemon has taken the place of ours.
+    """Connect for a ticket where nothing listened just now; False where an older daemon has taken the place of ours.
 
     That is one which listens at `path` alone: one that gives tickets listens for those first.
     """

@@ -145,7 +145,7 @@ def test_a_job_goes_on_with_the_ticket_of_the_next_life(serve, place, policy):
 def test_a_daemon_whose_socket_has_too_long_a_name_says_so_and_serves(serve, place):
     path = f"{place}/" + "x" * (addresses.MAX_SOCKET_PATH - len(f"{place}/"))
     daemon = serve("--listen", f"unix://{path}").ready()
-    daemon.wait_for_log("can't be told apart by user")
+    daemon.wait_for_log("users that call there can't be told apart")
     assert list_run(daemon.channel(), "a/r") is None
 
 
