@@ -45,7 +45,7 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with _without_chatter():
-            from ckptd.tensorflow.freeze import freeze
+            from ckptd.tensorflow.freeze import freeze_stored
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "tensorflow":
             raise
@@ -54,7 +54,7 @@ def command(prefix: str, file: str, outputs: tuple[str, ...], meta: str | None, 
         ) from error
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it advises against the functions that do this
     with _without_chatter():
-        frozen = freeze(store.location(key), names, meta_graph=meta)
+        frozen = freeze_stored(store, key, names, meta_graph=meta)
     to.replace(at, frozen)
     if as_json:
         output.emit_json(

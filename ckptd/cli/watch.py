@@ -113,10 +113,10 @@ def _meant(place: str | None, run: str | None) -> tuple[str, str | None]:
 def _missing_directory(place: str) -> str | None:
     """Return the path of a directory that is to be watched but does not exist: it may be misspelt."""
     from ckptd.storage.capabilities import local_path
-    from ckptd.storage.locations import open_store
+    from ckptd.storage.locations import is_url, open_store
     from ckptd.wire import addresses
 
-    if addresses.is_daemon(place):
+    if addresses.is_daemon(place) or (is_url(place) and not place.startswith("file:")):
         return None
     path = local_path(open_store(place, confined=False))
     return path if path is not None and not Path(path).exists() else None

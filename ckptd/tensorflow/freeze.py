@@ -13,6 +13,7 @@ from ckptd.client.restoring.reader import did_you_mean
 from ckptd.client.saver.assigning import restore_all
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.storage.base import Store
 from ckptd.storage.locations import split_prefix
 from ckptd.tensorflow.graph import GraphRestores
 from ckptd.tensorflow.meta_graphs import parse
@@ -33,10 +34,15 @@ def freeze(prefix_or_directory: Path, outputs: Sequence[str], *, meta_graph: Pat
         CorruptionError: the bytes are wrong.
     """
     with as_tensorflows():
+        return freeze_stored(*resolve(prefix_or_directory), outputs, meta_graph=meta_graph)
+
+
+def freeze_stored(store: Store, key: str, outputs: Sequence[str], *, meta_graph: Path | None = None) -> bytes:
+    """Do as `freeze`, of the checkpoint at `key` in a store that is open already."""
+    with as_tensorflows():
         names = [output.removesuffix(":0") for output in outputs]
         if not names:
             raise InvalidRequestError("freezing a graph needs the names of its outputs")
-        store, key = resolve(prefix_or_directory)
         description = _read(as_text(meta_graph)) if meta_graph is not None else None
         if description is None:
             try:

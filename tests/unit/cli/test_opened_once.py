@@ -77,6 +77,7 @@ COMMANDS = [  # the command, how many paths it has, and of how many it must find
     (["cp", RUN, f"{BUCKET}/copies/"], 2, 2),
     (["inspect", "--file_name", f"{RUN}/m-1"], 1, 0),
     (["export", f"{RUN}/m-1", f"{BUCKET}/files/w.npz"], 2, 1),
+    (["watch", RUN, "--once"], 1, 0),
     (["import", f"{RUN}/w.npz", f"{BUCKET}/imported/m-0"], 2, 1),
 ]
 
