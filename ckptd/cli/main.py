@@ -18,7 +18,7 @@ from difflib import get_close_matches
 import click
 
 from ckptd.cli import completion, examples, mistakes, output
-from ckptd.errors import CkptdError, StorageFullError
+from ckptd.errors import CkptdError, NotPermittedError, StorageFullError
 
 BUG_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
@@ -161,6 +161,11 @@ def run(arguments: Sequence[str]) -> int:
             output.note(traceback.format_exc().rstrip(), lines=True)
         _explain(e)
         return e.exit_code
+    except PermissionError as e:
+        if debug or meta.get("ckptd.debug"):
+            traceback.print_exc()
+        output.note(f"ckptd: {e.filename or 'a file'}: this user may not use it: {e.strerror}")
+        return NotPermittedError.exit_code
     except BrokenPipeError:
         # The reader of our stdout has closed it (`ckptd ls | head`); Python would report that again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

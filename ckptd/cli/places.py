@@ -15,7 +15,7 @@ from pathlib import Path
 from ckptd.cli import output
 from ckptd.engine.catalog import lookalikes, survey
 from ckptd.engine.reading.bundle import Bundle
-from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError
+from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
 from ckptd.near import nearest
 from ckptd.storage.base import Store
@@ -66,7 +66,12 @@ def look(text: str) -> Named:
 
 def _is_there(directory: Store) -> bool:
     path = local_path(directory)
-    return Path(path).is_dir() if path is not None else next(iter(directory.list("")), None) is not None
+    if path is None:
+        return next(iter(directory.list("")), None) is not None
+    try:
+        return Path(path).is_dir()
+    except PermissionError:  # below a directory of another user; a daemon of that user may be asked for it
+        return False
 
 
 def directory(text: str) -> Store:
@@ -82,12 +87,15 @@ def check_directory(store: Store, text: str | None = None) -> None:
         raise _no_directory(store.url if text is None else text, store)
 
 
-def _no_directory(text: str, store: Store) -> InvalidRequestError | NotFoundError:
+def _no_directory(text: str, store: Store) -> CkptdError:
     path = local_path(store)
     if path is None:
         return NotFoundError(f"there is nothing below {text!r}")
-    if Path(path).exists():
-        return InvalidRequestError("this is a file; pass a directory", key=text)
+    try:
+        if Path(path).exists():
+            return InvalidRequestError("this is a file; pass a directory", key=text)
+    except PermissionError:
+        return NotPermittedError("another user's directory on the way to it is closed to this user", key=text)
     return NotFoundError(f"there is no directory {text!r}{_near_name(Path(path))}")
 
 

@@ -1,8 +1,9 @@
 """Which processes may save into a run: one per rank, all of one job. Pure; time is passed in.
 
 A rank holds its place while its connection lives, and for a lease after it broke, in which the same process may come
-back. A place that is held is never taken over, so a second job that is started by mistake is refused. A new process in
-a place that fell free starts a new *epoch*: the processes of the old one, should any wake up, are fenced off.
+back. While none of a job is connected, only its own processes may come, until the last lease has run out. A place that
+is held is never taken over, so a second job that is started by mistake is refused. A new process in a place that fell
+free starts a new *epoch*: the processes of the old one, should any wake up, are fenced off.
 
 An operator can free a place whose process hangs, or should not be there: that process is evicted, and gets no
 place again while the daemon keeps the run open.
@@ -60,6 +61,10 @@ class Membership:
         elif own is None:
             if holders or not self._places:
                 _check_agreed(member, options, holders)
+                if holders and not any(self._is_connected(place) for place in holders):
+                    # They may be of a job that has just died. Its first rank to be replaced would begin a new epoch,
+                    # and end what this process has begun by then.
+                    raise _occupied(member, holders[0].member)
                 return self._take(member, options)
         elif own in holders:
             raise _occupied(member, own.member)

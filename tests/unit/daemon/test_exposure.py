@@ -7,7 +7,10 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from ckptd.cli.status import command as status_command
@@ -16,9 +19,14 @@ from tests.fakes.waiting import eventually
 from tests.starts import prepared
 
 
-def test_without_listen_only_its_own_user_reaches_it(tmp_path):
-    runtime = tmp_path / "runtime"
-    runtime.mkdir()
+@pytest.fixture
+def runtime():
+    """Give a directory whose path is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
+
+
+def test_without_listen_only_its_own_user_reaches_it(tmp_path, runtime):
     log, ready = tmp_path / "log", tmp_path / "ready"
     with log.open("wb") as out:
         daemon = prepared.Popen(

@@ -73,10 +73,17 @@ def test_the_save_is_over_and_the_next_one_works(ckpt, monkeypatch, cause: BaseE
     assert of_others.issuperset(end_of_process.owed())
 
 
+class NoneIdle(list[object]):
+    """Idle threads, of which there are none, even when one has finished meanwhile."""
+
+    def append(self, _thread: object) -> None:
+        pass
+
+
 def test_a_thread_that_cannot_be_started_ends_the_save_alone(ckpt, monkeypatch):
     began = time.monotonic()
     with monkeypatch.context() as patched:
-        seams.IDLE_THREADS.put(patched, [])
+        seams.IDLE_THREADS.put(patched, NoneIdle())
         patched.setattr(threading.Thread, "start", fail(RuntimeError("can't start new thread")))
         for _ in range(3):
             with pytest.raises(ckptd.UnavailableError, match="no thread can be started: can't start new thread"):

@@ -64,6 +64,20 @@ def test_a_place_that_fell_free_starts_a_new_epoch_and_fences_the_old_processes_
     places.check(1, "b1", 2)
 
 
+def test_a_rank_of_the_next_job_waits_while_only_lost_ones_of_the_last_hold_a_place():
+    places = joined()
+    places.leave(member(1), 1)
+    places.disconnect(member(0), 1, now=0.0)  # it was killed
+    with pytest.raises(ConflictError, match="in use.*pid 100"):
+        places.join(member(1, "b"), 1.0)
+    assert places.join(member(0), 2.0) == 1  # it is back: the same job goes on
+    assert places.join(member(1, "b"), 2.0) == 1
+    places.leave(member(1, "b"), 1)
+    places.disconnect(member(0), 1, now=3.0)
+    assert [places.join(member(1, "c"), 8.0), places.join(member(0, "c"), 8.0)] == [2, 2]
+    places.check(1, "c1", 2)
+
+
 def test_another_number_of_ranks_may_start_when_all_places_fell_free():
     places = joined()
     places.leave(member(0), 1)
