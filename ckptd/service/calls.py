@@ -22,7 +22,7 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.service import audited, refusal_log, requirements
 from ckptd.service.door import Door
-from ckptd.service.gate import Gate, UnauthenticatedError
+from ckptd.service.gate import Gate, refusal_of
 from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of
 from ckptd.service.requirements import Requirement
@@ -237,8 +237,7 @@ class Boundary:
                 run = "" if call is None else call.run
                 self._recorder.refused(context.peer(), method.name, actor, run, str(e))
             is_answer = isinstance(e, UnavailableError) and not isinstance(e, NotNowError)
-            code = grpc.StatusCode.UNAUTHENTICATED if isinstance(e, UnauthenticatedError) else None
-            failed = status.to_wire(e, code=code, is_answer=is_answer)
+            failed = refusal_of(e, is_answer=is_answer)
             level = logging.WARNING if failed.code is grpc.StatusCode.INTERNAL else logging.INFO
             _report(method, context, call, started, failed.code.name, level, e)
         except Exception as e:

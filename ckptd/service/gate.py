@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from ckptd.access import callers, tokens
 from ckptd.access.callers import Caller
 from ckptd.access.policy import NO_POLICY, Policy
 from ckptd.access.roles import Right
 from ckptd.access.tokens import Token, Tokens
 from ckptd.engine.refusals import NotNowError
-from ckptd.errors import NotPermittedError
+from ckptd.errors import CkptdError, NotPermittedError
 from ckptd.service.requirements import Requirement
 from ckptd.service.tickets import Tickets
+from ckptd.wire import status
 from ckptd.wire.channels import TOKEN_KEY, authorization
 from ckptd.wire.tickets import TICKET_KEY
 
@@ -47,6 +50,12 @@ _VERBS = {
 
 class UnauthenticatedError(NotPermittedError):
     """The call shows no identity, or one that is not known: UNAUTHENTICATED on the wire."""
+
+
+def refusal_of(error: CkptdError, *, is_answer: bool = False) -> status.Status:
+    """Return what a call that ends with `error` is answered; see `status.to_wire`."""
+    code = grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnauthenticatedError) else None
+    return status.to_wire(error, code=code, is_answer=is_answer)
 
 
 @dataclass(frozen=True, slots=True)

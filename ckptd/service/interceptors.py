@@ -16,9 +16,9 @@ from ckptd.access.roles import Right
 from ckptd.errors import CkptdError
 from ckptd.service import refusal_log, requirements
 from ckptd.service.door import Door
-from ckptd.service.gate import UnauthenticatedError
+from ckptd.service.gate import refusal_of
 from ckptd.service.requirements import Requirement
-from ckptd.wire import methods, status
+from ckptd.wire import methods
 
 
 class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in the stubs
@@ -75,8 +75,7 @@ class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generi
             if service.startswith(methods.RUN_HEALTH):
                 self._gate.check(caller, Requirement(Right.READ, service.removeprefix(methods.RUN_HEALTH)))
         except CkptdError as error:
-            code = grpc.StatusCode.UNAUTHENTICATED if isinstance(error, UnauthenticatedError) else None
-            refused = status.to_wire(error, code=code)
+            refused = refusal_of(error)
             fields = {"method": method, "peer": context.peer(), "code": refused.code.name}
             refusal_log.log.refused(context.peer(), f"{method} from {context.peer()} refused: {error}", fields)
             await context.abort(refused.code, refused.details, refused.metadata)

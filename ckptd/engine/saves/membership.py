@@ -81,7 +81,7 @@ class Membership:
 
     @property
     def is_empty(self) -> bool:
-        """Free all places: the next process to join begins a new start of the job, in the same epoch or another."""
+        """Whether no place is taken: the next process to join begins a new start of the job, in any epoch."""
         return not self._places
 
     def is_free(self, now: float) -> bool:
