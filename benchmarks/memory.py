@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py                              # 10 GiB from 8 workers, three saves
     python benchmarks/memory.py --size 512MiB --workers 4
-    python benchmarks/memory.py --road stream                # as if the workers were on other hosts
+    python benchmarks/memory.py --transport stream                # as if the workers were on other hosts
 
 The workers themselves need little: their tensors share one buffer of 32 MiB each. The daemon's arenas are as large as
 what is saved, as far as `--arena-bytes` allows; by the stream each worker holds a copy of its part instead. What counts
@@ -142,14 +142,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--saves", type=int, default=3)
     parser.add_argument("--prepared-s", type=float, default=5.0, help="between joining and the first save")
-    parser.add_argument("--road", choices=("own", "stream"), default="own", help="own: what ckptd chooses by itself")
+    parser.add_argument(
+        "--transport", choices=("own", "stream"), default="own", help="own: what ckptd chooses by itself"
+    )
     parser.add_argument("--daemon-option", action="append", default=[], help="of ckptd serve: =--arena-bytes=4GiB")
     parser.add_argument("--dir", type=Path, help="where to write; default: a temporary directory")
     parser.add_argument("--limit", default="256MiB", help="exit code 1 if it needs more beyond its arenas")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    if args.road == "stream":
-        os.environ["CKPTD_ROAD"] = "stream"
+    if args.transport == "stream":
+        os.environ["CKPTD_TRANSPORT"] = "stream"
 
     with TemporaryDirectory(prefix="ckptd-memory-", dir=args.dir) as temporary:
         found = measure(args, Path(temporary))

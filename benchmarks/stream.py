@@ -217,7 +217,7 @@ def measure(clients: int, args: argparse.Namespace, place: Path) -> dict[str, An
 
 
 def main() -> None:
-    os.environ["CKPTD_ROAD"] = "stream"  # as from another host, also for the processes that are started
+    os.environ["CKPTD_TRANSPORT"] = "stream"  # as from another host, also for the processes that are started
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="1GiB", help="of all clients together")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4], help="processes that send")

@@ -101,5 +101,5 @@ class CkptdStream(Ckptd):
     measures = ("save", "cold")
 
     def __init__(self, job: Job, directory: Path) -> None:
-        os.environ["CKPTD_ROAD"] = "stream"
+        os.environ["CKPTD_TRANSPORT"] = "stream"
         super().__init__(job, directory)

@@ -23,7 +23,7 @@ _TIMEOUT_S = 600.0
 _ROUNDS = 3
 _COPIERS = 2
 _PREPARED_S = 1.0  # between joining and the first save, as in a program that trains before it saves
-_ROAD = "CKPTD_ROAD"
+_TRANSPORT = "CKPTD_TRANSPORT"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 Arrays = dict[str, np.ndarray]
@@ -97,15 +97,15 @@ def measure(where: Path, size_bytes: int, told: Callable[[str], None]) -> list[F
         Figure("memory: new", new_memory_s, size_bytes / new_memory_s, None, "one thread, into memory just allocated"),
     ]
     told("saves and restores without a daemon")
-    figures += _Road("direct", where / "direct", arrays, limits).figures()
+    figures += _Transport("direct", where / "direct", arrays, limits).figures()
     told("saves and restores through a daemon, by shared memory")
-    figures += _Road("shared memory", where / "shared", arrays, limits).figures()
+    figures += _Transport("shared memory", where / "shared", arrays, limits).figures()
     told("saves and restores through a daemon, by gRPC")
-    figures += _Road("stream", where / "stream", arrays, limits).figures()
+    figures += _Transport("stream", where / "stream", arrays, limits).figures()
     return figures
 
 
-class _Road:
+class _Transport:
     """One way from the arrays to the disk and back: "direct", or through a daemon by "shared memory" or "stream"."""
 
     def __init__(self, name: str, place: Path, arrays: Arrays, limits: Bounds) -> None:
@@ -174,14 +174,14 @@ class _Road:
     @contextmanager
     def _environment(self) -> Iterator[None]:
         """Select the transport: the environment chooses it."""
-        before = os.environ.get(_ROAD)
-        os.environ[_ROAD] = "stream" if self._name == "stream" else "auto"
+        before = os.environ.get(_TRANSPORT)
+        os.environ[_TRANSPORT] = "stream" if self._name == "stream" else "auto"
         try:
             yield
         finally:
-            del os.environ[_ROAD]
+            del os.environ[_TRANSPORT]
             if before is not None:
-                os.environ[_ROAD] = before
+                os.environ[_TRANSPORT] = before
 
     @contextmanager
     def _daemon(self) -> Iterator[Daemon | None]:

@@ -74,7 +74,7 @@ def describe(reply: Any) -> dict[str, object]:
             for each in reply.limits
         ],
         "stream_ports": list(reply.stream_ports),
-        "write_road": reply.write_road or None,
+        "write_mode": reply.write_mode or None,
         "runs": [
             {
                 "run": run.run,
@@ -110,7 +110,7 @@ def _describe_save(live: Any) -> dict[str, object]:
         "step": live.save.step if live.save.HasField("step") else None,
         "save_id": live.save.save_id,
         "phase": live.phase,
-        "road": _road(live),
+        "transport": _transport(live),
         "size_bytes": live.size_bytes,
         "received_bytes": live.received_bytes,
         "age_s": live.age_s,
@@ -126,8 +126,8 @@ def _print(reply: Any) -> None:
     output.tell(f"checkpoints in {reply.root}{free}; listening on {', '.join(reply.listening)}")
     if reply.stream_ports:
         output.tell(f"streams are taken at ports {', '.join(map(str, reply.stream_ports))} as well")
-    if reply.write_road:
-        output.tell(f"bulk data goes to the disk {_road_in_words(reply.write_road)}")
+    if reply.write_mode:
+        output.tell(f"bulk data goes to the disk {_describe_write_mode(reply.write_mode)}")
     for warning in reply.warnings:
         output.tell(f"WARNING: {warning}")
     for each in reply.limits:
@@ -165,13 +165,13 @@ def _print(reply: Any) -> None:
     if saves:
         output.table(
             "Saves under way",
-            ("run", "step", "phase", "road", "received", "of", "for", "waiting for"),
+            ("run", "step", "phase", "transport", "received", "of", "for", "waiting for"),
             [
                 (
                     run,
                     save.save.step if save.save.HasField("step") else "–",
                     save.phase,
-                    _road(save),
+                    _transport(save),
                     output.size(save.received_bytes),
                     output.size(save.size_bytes),
                     output.duration(save.age_s),
@@ -188,12 +188,12 @@ def _amount(limit: Any, number: int) -> str:
     return str(output.size(number)) if limit.what.endswith("_bytes") else str(number)
 
 
-def _road(live: Any) -> str:
+def _transport(live: Any) -> str:
     """Say how the bytes of a save reach the daemon."""
-    from ckptd.wire.v1.save_pb2 import ROAD_ARENA, ROAD_STREAM
+    from ckptd.wire.v1.save_pb2 import LANE_TRANSPORT_ARENA, LANE_TRANSPORT_STREAM
 
-    names = {ROAD_ARENA: "memory", ROAD_STREAM: "stream"}
-    return " and ".join(names.get(road, "?") for road in live.roads) or "–"
+    names = {LANE_TRANSPORT_ARENA: "memory", LANE_TRANSPORT_STREAM: "stream"}
+    return " and ".join(names.get(transport, "?") for transport in live.transports) or "–"
 
 
 def _memory(run: Any) -> str:
@@ -205,10 +205,10 @@ def _memory(run: Any) -> str:
     return f"{size}, kept" if not ranks else f"{size}, {ranks} of {max(ranks, connected)}"
 
 
-def _road_in_words(road: str) -> str:
-    from ckptd.storage.local.disk import WriteRoad
+def _describe_write_mode(mode: str) -> str:
+    from ckptd.storage.local.disk import WriteMode
 
-    return WriteRoad(road).in_words if road in {each.value for each in WriteRoad} else road
+    return WriteMode(mode).description if mode in {each.value for each in WriteMode} else mode
 
 
 def _name(checkpoint: Any) -> str:

@@ -207,7 +207,7 @@ def main() -> int:
     connections = {int(rank): socket.socket(fileno=fd) for rank, fd in assignment.peers.items()}
     peers = Peers(assignment.rank, connections, _TIMEOUT_S)
     if assignment.is_elsewhere:
-        os.environ["CKPTD_ROAD"] = "stream"
+        os.environ["CKPTD_TRANSPORT"] = "stream"
     checkpointer = ckptd.Checkpointer(
         assignment.address,
         run=assignment.run,

@@ -114,7 +114,7 @@ class Layout:
         return shards
 
 
-class Road(Enum):
+class LaneTransport(Enum):
     """How the bytes of a lane come to the engine."""
 
     STREAM = "stream"  # the rank sends them
@@ -133,7 +133,7 @@ class Lane:
         items: per segment, the row of the rank's manifest.
         item_offsets: per segment, its first byte within that part's stored form.
         sizes: per segment, bytes.
-        road: how they travel.
+        transport: how they travel.
         stream_port: of a process beside the daemon that takes the lane as well, on the daemon's host; 0 for none.
     """
 
@@ -144,7 +144,7 @@ class Lane:
     items: Column
     item_offsets: Column
     sizes: Column
-    road: Road = Road.STREAM
+    transport: LaneTransport = LaneTransport.STREAM
     stream_port: int = 0
 
 

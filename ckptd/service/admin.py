@@ -83,7 +83,7 @@ class AdminService:
             ),
             arena_bytes=0 if lender is None else lender.size_bytes,
             arena_limit_bytes=0 if lender is None else lender.limit_bytes,
-            write_road=facts.write_road,
+            write_mode=facts.write_mode,
             limits=[
                 admin_pb2.LimitUse(
                     whose=use.whose, what=use.what, used=-1 if use.used is None else use.used, most=use.most

@@ -13,7 +13,7 @@ from ckptd.access.roles import Right
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.lanes.lane_writer import LaneWriter
-from ckptd.engine.layout import Assignment, Road
+from ckptd.engine.layout import Assignment, LaneTransport
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.session import Phase
 from ckptd.errors import (
@@ -217,7 +217,7 @@ class SaveService:
             await call.write(reply)
 
     def _stream_port(self, assignment: Assignment, call: Call) -> int:
-        sends = any(lane.road is Road.STREAM for lane in assignment.lanes)
+        sends = any(lane.transport is LaneTransport.STREAM for lane in assignment.lanes)
         if self._host.streams is None or not sends or not call.is_remote:
             return 0
         return self._host.streams.port_for(assignment.save.rank)

@@ -98,7 +98,7 @@ def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
         received_bytes=view.received_bytes,
         age_s=view.age_s,
         waiting_for=view.waiting_for,
-        roads=sorted(lanes.ROADS[road] for road in view.roads),
+        transports=sorted(lanes.TRANSPORTS[transport] for transport in view.transports),
     )
 
 

@@ -20,10 +20,10 @@ PATIENCE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`free_bytes` is None where that has no meaning; `write_road` is empty where there is no disk."""
+    """`free_bytes` is None where that has no meaning; `write_mode` is empty where there is no disk."""
 
     free_bytes: int | None = None
-    write_road: str = ""
+    write_mode: str = ""
 
 
 class StoreFacts:
@@ -75,6 +75,6 @@ def _ask(store: Store) -> Facts:
             pass  # it has answered
         return Facts(free_bytes)
     try:
-        return Facts(free_bytes, str(store.write_road().value))
+        return Facts(free_bytes, str(store.write_mode().value))
     except CkptdError:  # a full disk, say: that is when a status is wanted
         return Facts(free_bytes)

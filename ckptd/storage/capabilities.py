@@ -42,7 +42,7 @@ class FileStore(FileObjects, Protocol):
 class DiskStore(Protocol):
     """A store that knows in which of several ways its disk is written."""
 
-    def write_road(self) -> Enum:
+    def write_mode(self) -> Enum:
         """Return how bulk data is written; the value is a word for it. It is tested if need be."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ckptd.engine.layout import Assignment, Lane, Road
+from ckptd.engine.layout import Assignment, Lane, LaneTransport
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import convert
 from ckptd.wire.v1 import save_pb2
@@ -14,7 +14,7 @@ from ckptd.wire.v1 import save_pb2
 ROWS_PER_PART = 30_000  # three numbers a row, ten bytes each at most: below 1 MiB with everything else
 STREAMS_PER_LANE = 1
 
-ROADS = {Road.STREAM: save_pb2.ROAD_STREAM, Road.ARENA: save_pb2.ROAD_ARENA}
+TRANSPORTS = {LaneTransport.STREAM: save_pb2.LANE_TRANSPORT_STREAM, LaneTransport.ARENA: save_pb2.LANE_TRANSPORT_ARENA}
 """How lanes travel, as messages say it."""
 
 
@@ -43,7 +43,7 @@ def assignment_to_wire(
                     shard=lane.shard,
                     key=lane.key,
                     writers=lane.writers,
-                    road=ROADS[lane.road],
+                    transport=TRANSPORTS[lane.transport],
                     size_bytes=lane.size_bytes,
                     request_budget=STREAMS_PER_LANE,
                     items=lane.items[rows].tolist(),
@@ -83,9 +83,12 @@ def _lane(parts: list[save_pb2.LanePart], stream_port: int) -> Lane:
     first = parts[0]
     if any((part.shard, part.key, part.size_bytes) != (first.shard, first.key, first.size_bytes) for part in parts):
         raise InvalidRequestError("parts of two lanes are mixed up")
-    road = next((ours for ours, theirs in ROADS.items() if theirs == (first.road or save_pb2.ROAD_STREAM)), None)
-    if road is None or any(part.road != first.road for part in parts):
-        raise InvalidRequestError("the daemon requests a way of sending that is unknown here", actual=first.road)
+    transport = next(
+        (ours for ours, theirs in TRANSPORTS.items() if theirs == (first.transport or save_pb2.LANE_TRANSPORT_STREAM)),
+        None,
+    )
+    if transport is None or any(part.transport != first.transport for part in parts):
+        raise InvalidRequestError("the daemon requests a transport that is unknown here", actual=first.transport)
     items, item_offsets, sizes = (
         np.array([number for part in parts for number in getattr(part, column)], np.int64)
         for column in ("items", "item_offsets", "sizes")
@@ -100,6 +103,6 @@ def _lane(parts: list[save_pb2.LanePart], stream_port: int) -> Lane:
         items,
         item_offsets,
         sizes,
-        road,
+        transport,
         stream_port,
     )

@@ -17,7 +17,7 @@ from ckptd.version import VERSION as VERSION
 from ckptd.wire.v1 import common_pb2
 
 AWAIT_PLAN = "await-plan"
-CAPABILITIES: tuple[str, ...] = ("road-stream", "road-arena", "manifest-digest", "resume", AWAIT_PLAN)
+CAPABILITIES: tuple[str, ...] = ("transport-stream", "transport-arena", "manifest-digest", "resume", AWAIT_PLAN)
 """What this end offers: lanes over the Write stream or in shared memory, declaring by digest, resuming a broken
 stream, waiting for the plan of what was declared over shared memory."""
 

@@ -47,7 +47,7 @@ _ROOT = re.compile(r"(?<![\w./~])(?:/tmp)?/checkpoints(?![\w-])")
 _COMMAND_TIMEOUT_S = 120.0
 _START_TIMEOUT_S = 60.0
 _VOLATILE = [
-    (re.compile(r"^(bulk data goes to the disk) .*", re.MULTILINE), r"\1 ROAD"),
+    (re.compile(r"^(bulk data goes to the disk) .*", re.MULTILINE), r"\1 MODE"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "MOMENT"),
     (re.compile(r"\b\d+(\.\d+)? (µs|ms|s|min \d+ s)\b( ago)?|\bnow\b"), "SPAN"),
     (re.compile(r"\d+(\.\d+)? [kMGTP]?B free"), "ROOM free"),

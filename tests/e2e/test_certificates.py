@@ -81,7 +81,7 @@ def test_a_certificate_is_an_identity_of_the_policy(daemon, certs):
 
 
 def test_it_is_the_same_identity_where_streams_are_taken(daemon, certs, monkeypatch, caplog):
-    monkeypatch.setenv("CKPTD_ROAD", "stream")
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
     address, operator = daemon.listening[0], certs / "client-boss"
     with ckptd.Checkpointer(address, "vision/streamed", **shown(certs, "vision")) as ckpt:
         ckpt.save(1, W).result()

@@ -230,18 +230,18 @@ def test_doctor_follows_its_schema_and_its_exit_code_is_that_of_a_save(tmp_path,
     assert document["ok"] is False
 
 
-def test_bench_measures_limits_and_roads_and_leaves_nothing(tmp_path, capsys):
+def test_bench_measures_limits_and_transports_and_leaves_nothing(tmp_path, capsys):
     document = as_json(capsys, "bench", tmp_path, "--size-mb", 4)
     figures = {figure["name"]: figure for figure in document["figures"]}
     assert all(figure["seconds"] > 0 for figure in figures.values())
     limits = {name for name in figures if name.startswith(("disk:", "memory: copy", "memory: new"))}
     assert limits == {"disk: sync", "disk: write", "disk: read", "memory: copy", "memory: new"}
     assert all(figures[name]["bounded_by"] is None for name in limits)
-    roads = {name.partition(":")[0] for name in figures} - {"disk", "memory"}
-    assert {"direct", "stream"} <= roads <= {"direct", "shared memory", "stream"}
-    for road in roads:
+    transports = {name.partition(":")[0] for name in figures} - {"disk", "memory"}
+    assert {"direct", "stream"} <= transports <= {"direct", "shared memory", "stream"}
+    for transport in transports:
         for what in ("save, stall", "save, durable", "first save", "restore, warm", "restore, cold"):
-            figure = figures[f"{road}: {what}"]
+            figure = figures[f"{transport}: {what}"]
             assert (figure["bounded_by"] is None) == (figure["bound_share"] is None)
             assert figure["bound_share"] is None or figure["bound_share"] >= 0.5
     assert list(tmp_path.iterdir()) == []

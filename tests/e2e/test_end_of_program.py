@@ -89,8 +89,8 @@ def test_a_save_is_durable_when_the_program_ends_right_after_it(tmp_path: Path, 
     assert "lost" not in ended.stderr
 
 
-@pytest.mark.parametrize("road", ["auto", "stream"])
-def test_a_save_beside_a_daemon_is_durable_when_the_program_ends_right_after_it(daemon, road: str):
+@pytest.mark.parametrize("transport", ["auto", "stream"])
+def test_a_save_beside_a_daemon_is_durable_when_the_program_ends_right_after_it(daemon, transport: str):
     ended = run(
         """
         ckpt = checkpointer()
@@ -98,7 +98,7 @@ def test_a_save_beside_a_daemon_is_durable_when_the_program_ends_right_after_it(
         ckpt.save(2, arrays(2), immutable=True)
         """,
         daemon.address,
-        CKPTD_ROAD=road,
+        CKPTD_TRANSPORT=transport,
     )
     assert (ended.code, steps_in(daemon.root)) == (0, [1, 2]), ended.stderr
 

@@ -1,4 +1,4 @@
-"""Arrays from `staging`: what is changed after `save` has returned is never in a checkpoint, on every road."""
+"""Arrays from `staging`: what is changed after `save` has returned is never in a checkpoint, on every transport."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAVES = 4
 @pytest.fixture(params=["shared memory", "stream", "direct"])
 def ckpt(request, tmp_path, monkeypatch):
     if request.param == "stream":
-        monkeypatch.setenv("CKPTD_ROAD", "stream")
+        monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
     is_direct = request.param == "direct"
     address = str(tmp_path / "root") if is_direct else request.getfixturevalue("daemon").address
     with ckptd.Checkpointer(address, "r", rank=0, world_size=1, timeout_s=TIMEOUT_S) as ckpt:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.layout import Assignment, Lane, Road
+from ckptd.engine.layout import Assignment, Lane, LaneTransport
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.views import RunView, SaveView
 from ckptd.engine.settings import Settings
@@ -22,7 +22,7 @@ from ckptd.errors import ConflictError, CorruptionError, NotFoundError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.memory import MemoryStore
 
-STREAM = frozenset({Road.STREAM})
+STREAM = frozenset({LaneTransport.STREAM})
 
 
 class FakeLane:
@@ -246,7 +246,7 @@ class FakeCoordinator:
                         40,
                         1.5,
                         ("rank 1 of 2: 60 B of 100 B",),
-                        frozenset({Road.STREAM}),
+                        frozenset({LaneTransport.STREAM}),
                     )
                     for d in self.declared.values()
                     if d.done()

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ckptd.storage.local.around_cache import UNIT_BYTES, DirectFile, address_of
-from ckptd.storage.local.disk import DirectoryEntry, FileStatus, WriteRoad
+from ckptd.storage.local.disk import DirectoryEntry, FileStatus, WriteMode
 from tests.fakes.disk_nodes import Change, Crash, Directory, File, Unsynced, after_crash, status_of, walk
 
 
@@ -329,8 +329,8 @@ class SimulatedDisk:
             return len(data)
 
     @property
-    def write_road(self) -> WriteRoad:
-        return WriteRoad.DIRECT if self.has_direct else WriteRoad.BUFFERED
+    def write_mode(self) -> WriteMode:
+        return WriteMode.DIRECT if self.has_direct else WriteMode.BUFFERED
 
     def read_into(self, file: int, offset: int, *into: memoryview) -> int:
         with self._guard:

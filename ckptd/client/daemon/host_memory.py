@@ -24,7 +24,7 @@ from ckptd.wire.v1 import arena_pb2, common_pb2
 
 _log = logging.getLogger("ckptd.client")
 
-_ROAD_VARIABLE = "CKPTD_ROAD"
+_TRANSPORT_VARIABLE = "CKPTD_TRANSPORT"
 _FIRST_JOIN_S = 2.0  # how long the very first save waits for the daemon before it captures into memory of its own
 _TRY_AGAIN_S = 10.0
 _PREPARE_S = 60.0
@@ -34,12 +34,14 @@ def is_wanted(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether memory may be shared, unless the environment forbids it.
 
     Raises:
-        InvalidRequestError: it names a way that does not exist.
+        InvalidRequestError: it names a transport that does not exist.
     """
-    road = environ.get(_ROAD_VARIABLE, "auto") or "auto"
-    if road not in ("auto", "stream"):
-        raise InvalidRequestError(f"{_ROAD_VARIABLE} in the environment", expected="auto or stream", actual=road)
-    return road == "auto"
+    transport = environ.get(_TRANSPORT_VARIABLE, "auto") or "auto"
+    if transport not in ("auto", "stream"):
+        raise InvalidRequestError(
+            f"{_TRANSPORT_VARIABLE} in the environment", expected="auto or stream", actual=transport
+        )
+    return transport == "auto"
 
 
 class HostMemory:
@@ -52,7 +54,7 @@ class HostMemory:
 
     def __init__(self, daemon: Address, run: str, peer: common_pb2.Peer, *, is_wanted: bool) -> None:
         """Connect to nothing yet."""
-        self.why_not = "" if is_wanted else f"{_ROAD_VARIABLE} says so"
+        self.why_not = "" if is_wanted else f"{_TRANSPORT_VARIABLE} says so"
         self._is_wanted = is_wanted and is_supported()
         self._beside = f"{daemon.path}{ARENA_SUFFIX}" if daemon.is_unix else ""
         self._run = run

@@ -37,7 +37,7 @@ _RENEWAL_WAIT_S = 0.2
 
 
 class RemoteSaves:
-    """A `SaveRoad` to a daemon."""
+    """A `SaveTransport` to a daemon."""
 
     chunk_bytes = CHUNK_BYTES
     retains_here = False
@@ -48,12 +48,12 @@ class RemoteSaves:
         self._catalog = catalog
 
     def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
-        """See `SaveRoad.declaration`."""
+        """See `SaveTransport.declaration`."""
         connection = self.connection
         return request.declared(connection.run, connection.options, connection.seat().member, epoch, digest)
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
-        """See `SaveRoad.withdraw`. Joins the run first if need be: the others may wait for a rank that never came."""
+        """See `SaveTransport.withdraw`. Joins the run first if need be: others may wait for this rank."""
         if self.connection.member.world_size == 1:
             return
         with contextlib.suppress(CkptdError):
@@ -80,7 +80,7 @@ class RemoteSaves:
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
-        """See `SaveRoad.declare`. Joins the run first, if that has not happened yet."""
+        """See `SaveTransport.declare`. Joins the run first, if that has not happened yet."""
         _, membership = self.connection.joined()
         begun: Declaration | None = None  # over shared memory
         if handover is not None:
@@ -174,12 +174,12 @@ class RemoteSaves:
         return lanes.assignment_from_wire(replies)
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
-        """See `SaveRoad.send`."""
+        """See `SaveTransport.send`."""
         seat = self.connection.seat()
         send_lane(seat.ways, save, source, deadline, stop, seat.line)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
-        """See `SaveRoad.outcome`. A lost answer is requested again, also from a daemon that was restarted."""
+        """See `SaveTransport.outcome`. A lost answer is requested again, also from a daemon that was restarted."""
         backoff = Backoff()
         waits.waiting_for(f"the daemon at {self.connection.address} to make it durable")
         phase = save_pb2.SAVE_PHASE_FILLING
@@ -217,7 +217,7 @@ class RemoteSaves:
         raise NotFoundError(f"the daemon was restarted before {save} was complete; it kept nothing of it")
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
-        """See `SaveRoad.await_retention`."""
+        """See `SaveTransport.await_retention`."""
         if self.connection.is_closed:
             return  # the caller is another `Checkpointer` of this process; the daemon deletes without it, too
         member = self.connection.seat().member
@@ -245,7 +245,7 @@ class RemoteSaves:
         return reply
 
     def abort(self, save: SaveRef, reason: str) -> None:
-        """See `SaveRoad.abort`."""
+        """See `SaveTransport.abort`."""
         request = save_pb2.AbortRequest(save=convert.save_to_wire(save), reason=reason[:1000])
         with contextlib.suppress(CkptdError):  # then the save's own deadline ends it
             self.connection.call(lambda seat: seat.save.Abort(request, timeout=_ABORT_TIMEOUT_S))

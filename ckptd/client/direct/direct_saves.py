@@ -26,7 +26,7 @@ _CHUNK_BYTES = 4 << 20  # no message limits it; larger ones would no longer fit 
 
 
 class DirectSaves:
-    """A `SaveRoad` to the engine in this process."""
+    """A `SaveTransport` to the engine in this process."""
 
     chunk_bytes = _CHUNK_BYTES
     world_size = 1
@@ -36,18 +36,18 @@ class DirectSaves:
         self._connection = connection
 
     def declaration(self, request: SaveRequest, digest: bytes, epoch: int) -> Declaration:
-        """See `SaveRoad.declaration`."""
+        """See `SaveTransport.declaration`."""
         return request.declared(
             self._connection.run, self._connection.options, self._connection.held().common.member, epoch, digest
         )
 
     def withdraw(self, request: SaveRequest, reason: str) -> None:
-        """See `SaveRoad.withdraw`. There are no other ranks."""
+        """See `SaveTransport.withdraw`. There are no other ranks."""
 
     def declare(
         self, request: SaveRequest, manifest: Manifest, deadline: Deadline, turn: Turn, handover: Handover | None
     ) -> Assignment | Checkpoint:
-        """See `SaveRoad.declare`. Takes the run, if that has not happened yet."""
+        """See `SaveTransport.declare`. Takes the run, if that has not happened yet."""
         coordinator = self._connection.open(to_save=True)
         engine = self._connection.held().common
         turn.await_earlier(engine.epoch, deadline)
@@ -58,7 +58,7 @@ class DirectSaves:
         return self._connection.own(answer) if isinstance(answer, Checkpoint) else answer
 
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
-        """See `SaveRoad.send`."""
+        """See `SaveTransport.send`."""
         lane = self._connection.open().lane(save, source.lane.shard)
         for chunk in source.chunks(lane.received):
             deadline.check(f"the store at {self._connection.store.url} did not take shard {source.lane.shard}")
@@ -69,20 +69,20 @@ class DirectSaves:
             lane.end(first, crcs, last)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
-        """See `SaveRoad.outcome`."""
+        """See `SaveTransport.outcome`."""
         return self._connection.own(
             _await(self._connection.open().outcome(save), deadline, f"the outcome of {save} is not known")
         )
 
     def await_retention(self, checkpoint: Checkpoint, deadline: Deadline) -> None:
-        """See `SaveRoad.await_retention`."""
+        """See `SaveTransport.await_retention`."""
         coordinator = self._connection.coordinator
         if coordinator is not None:  # closing it waits for that, too
             save = SaveRef(self._connection.run, 0, checkpoint.step, checkpoint.save_id)
             _await(coordinator.retired(save), deadline, "what retention deletes is not gone")
 
     def abort(self, save: SaveRef, reason: str) -> None:
-        """See `SaveRoad.abort`."""
+        """See `SaveTransport.abort`."""
         with contextlib.suppress(CkptdError):  # then it has already ended
             self._connection.open().abort(save, reason)
 

@@ -13,10 +13,10 @@ from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving import waits
 from ckptd.client.saving.lane_source import LaneSource
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import SaveRequest, SaveRoad
+from ckptd.client.saving.transport import SaveRequest, SaveTransport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import SaveRef
-from ckptd.engine.layout import Assignment, Road
+from ckptd.engine.layout import Assignment, LaneTransport
 from ckptd.engine.wording import describe_bytes
 from ckptd.errors import CkptdError, NotFoundError, UnavailableError
 
@@ -28,7 +28,7 @@ _SETTLE_S = 1.0  # a daemon that refused a lane knows the save's end by then
 
 
 def carry_out(
-    road: SaveRoad, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None = None
+    transport: SaveTransport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None = None
 ) -> Checkpoint:
     """Carry out one save; return the published checkpoint. The snapshot may still be under way.
 
@@ -37,22 +37,22 @@ def carry_out(
     """
     what = "the save without a step" if request.step is None else f"the save of step {request.step}"
     with waits.told(what):
-        return _carry_out(road, request, snapshot, turn, handover)
+        return _carry_out(transport, request, snapshot, turn, handover)
 
 
 def _carry_out(
-    road: SaveRoad, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
+    transport: SaveTransport, request: SaveRequest, snapshot: Snapshot, turn: Turn, handover: Handover | None
 ) -> Checkpoint:
     deadline = Deadline(request.timeout_s + _GRACE_S)
     backoff = Backoff()
     while True:
-        answer = road.declare(request, snapshot.manifest, deadline, turn, handover)
+        answer = transport.declare(request, snapshot.manifest, deadline, turn, handover)
         if isinstance(answer, Checkpoint):
             return answer
         turn.planned(answer.save.epoch)
         snapshot.lanes = answer.lanes
         try:
-            return _finish(road, answer, snapshot, deadline)
+            return _finish(transport, answer, snapshot, deadline)
         except NotFoundError as forgotten:
             pause_s = backoff.next_s(deadline)
             if deadline.remaining_s <= pause_s:
@@ -62,22 +62,22 @@ def _carry_out(
             time.sleep(pause_s)
 
 
-def _finish(road: SaveRoad, planned: Assignment, snapshot: Snapshot, deadline: Deadline) -> Checkpoint:
+def _finish(transport: SaveTransport, planned: Assignment, snapshot: Snapshot, deadline: Deadline) -> Checkpoint:
     """Send what was planned and wait for the end; `NotFoundError` when the daemon has no record of the save."""
-    lanes = [lane for lane in planned.lanes if lane.road is Road.STREAM]
+    lanes = [lane for lane in planned.lanes if lane.transport is LaneTransport.STREAM]
     try:
         if lanes:
             waits.waiting_for("its arrays to be copied")
             snapshot.wait(deadline.remaining_s)
-        sources = [LaneSource(lane, snapshot, road.chunk_bytes) for lane in lanes]
+        sources = [LaneSource(lane, snapshot, transport.chunk_bytes) for lane in lanes]
         waits.waiting_for(lambda: _left(sources))
-        _send_all(road, planned.save, sources, deadline)
+        _send_all(transport, planned.save, sources, deadline)
     except CkptdError as error:
         if snapshot.has_failed:
-            road.abort(planned.save, str(error))
+            transport.abort(planned.save, str(error))
             raise
-        return _settle(road, planned.save, error)
-    return road.outcome(planned.save, deadline)
+        return _settle(transport, planned.save, error)
+    return transport.outcome(planned.save, deadline)
 
 
 def _left(sources: Sequence[LaneSource]) -> str:
@@ -87,24 +87,24 @@ def _left(sources: Sequence[LaneSource]) -> str:
     return f"the daemon to take {describe_bytes(left)} of {describe_bytes(total)}"
 
 
-def _settle(road: SaveRoad, save: SaveRef, error: CkptdError) -> Checkpoint:
+def _settle(transport: SaveTransport, save: SaveRef, error: CkptdError) -> Checkpoint:
     """End a save whose lanes could not all be sent: raise why, or return the checkpoint if it was made all the same.
 
     If the save had ended before, for example because another rank was lost, our lanes were refused for that reason,
     and that reason is raised. We end only a save that still waits for us.
     """
     try:
-        return road.outcome(save, Deadline(_SETTLE_S))
+        return transport.outcome(save, Deadline(_SETTLE_S))
     except UnavailableError as unknown:
         if unknown.is_answer:
             raise unknown from error
-        road.abort(save, f"rank {save.rank} could not send its part: {error}")
+        transport.abort(save, f"rank {save.rank} could not send its part: {error}")
         raise error from error.__cause__
     except CkptdError as reason:
         raise reason from error
 
 
-def _send_all(road: SaveRoad, save: SaveRef, sources: Sequence[LaneSource], deadline: Deadline) -> None:
+def _send_all(transport: SaveTransport, save: SaveRef, sources: Sequence[LaneSource], deadline: Deadline) -> None:
     """Send all lanes, a few at a time; the first error stops the others and is raised.
 
     Every rank goes from the first shard to the last. Where several fill one shard in turns, as with a tensor of
@@ -116,7 +116,7 @@ def _send_all(road: SaveRoad, save: SaveRef, sources: Sequence[LaneSource], dead
 
     def send(source: LaneSource) -> None:
         try:
-            road.send(save, source, deadline, stop)
+            transport.send(save, source, deadline, stop)
         except BaseException as error:
             errors.append(error)
             stop.set()

@@ -15,7 +15,7 @@ from ckptd.client.replicas import with_digests
 from ckptd.client.saving import end_of_process
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import SaveRequest, SaveRoad
+from ckptd.client.saving.transport import SaveRequest, SaveTransport
 from ckptd.client.saving.under_way import UnderWay
 from ckptd.client.saving.undertaking import Undertaking
 from ckptd.errors import UnavailableError
@@ -27,8 +27,8 @@ _NUM_RESERVED = 5
 class Launcher:
     """Launches the saves of one `Checkpointer`. Any thread may use it."""
 
-    def __init__(self, road: SaveRoad, preparation: Preparation, under_way: UnderWay) -> None:
-        self._road = road
+    def __init__(self, transport: SaveTransport, preparation: Preparation, under_way: UnderWay) -> None:
+        self._transport = transport
         self._preparation = preparation
         self._under_way = under_way
         self._lock = threading.Lock()
@@ -58,11 +58,11 @@ class Launcher:
         try:
             arrays = _given(arrays)
             prepared = self._preparation.prepare(arrays)
-            if self._road.world_size > 1:
+            if self._transport.world_size > 1:
                 request = with_digests(request, arrays, prepared.inventory, replicas, may_differ)
             with self._lock:
                 turn = Turn(self._last_turn)
-                save = Undertaking(self._road, self._preparation, request, prepared, turn)
+                save = Undertaking(self._transport, self._preparation, request, prepared, turn)
                 self._last_turn = turn
                 self._under_way.add(save.completion)
             save.begin()
@@ -79,7 +79,7 @@ class Launcher:
             else:
                 if prepared is not None:
                     prepared.give_back()
-                self._road.withdraw(request, why(error))
+                self._transport.withdraw(request, why(error))
             raise
         end_of_process.settle_if_late()
         return save.pending

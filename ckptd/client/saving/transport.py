@@ -86,7 +86,7 @@ class RestoreCall:
     is_together: bool = False
 
 
-class SaveRoad(Protocol):
+class SaveTransport(Protocol):
     """Carries saves to the engine. Methods may be called from any thread, several at a time."""
 
     chunk_bytes: int
@@ -208,7 +208,7 @@ class Transport:
     """
 
     def __init__(
-        self, place: str, connection: EngineConnection, saves: SaveRoad, catalog: RunCatalog, rooms: SaveRooms
+        self, place: str, connection: EngineConnection, saves: SaveTransport, catalog: RunCatalog, rooms: SaveRooms
     ) -> None:
         self.place = place
         self.connection = connection

@@ -22,7 +22,7 @@ from ckptd.client.saving.carrying_out import carry_out
 from ckptd.client.saving.completion import Completion
 from ckptd.client.saving.pending import PendingSave
 from ckptd.client.saving.save_order import Turn
-from ckptd.client.saving.transport import SaveRequest, SaveRoad
+from ckptd.client.saving.transport import SaveRequest, SaveTransport
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration
 from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
@@ -41,12 +41,12 @@ class Undertaking:
     """
 
     def __init__(
-        self, road: SaveRoad, preparation: Preparation, request: SaveRequest, prepared: Prepared, turn: Turn
+        self, transport: SaveTransport, preparation: Preparation, request: SaveRequest, prepared: Prepared, turn: Turn
     ) -> None:
         """Begin nothing yet."""
-        self.completion = Completion(request.step, request.name, road)
+        self.completion = Completion(request.step, request.name, transport)
         self.pending = PendingSave(self.completion)
-        self._road = road
+        self._transport = transport
         self._preparation = preparation
         self._request = request
         self._prepared: Prepared | None = prepared
@@ -68,7 +68,7 @@ class Undertaking:
         def declared(epoch: int, connection: object) -> Declaration | None:
             if not self._turn.may_begin(epoch, connection):
                 return None
-            return self._road.declaration(self._request, manifest.digest, epoch)
+            return self._transport.declaration(self._request, manifest.digest, epoch)
 
         self._handover = prepared.room.begin(declared, prepared.placement, manifest)
 
@@ -121,8 +121,8 @@ class Undertaking:
         try:
             self.completion.fail(error, is_known=is_known)
             if not is_carried:
-                self._road.withdraw(self._request, why(cause))
-            elif self._road.world_size > 1:
+                self._transport.withdraw(self._request, why(cause))
+            elif self._transport.world_size > 1:
                 # What other ranks do because of the error comes after it, for the daemon as well.
                 self._turn.await_end(_TOLD_S)
         finally:
@@ -140,7 +140,7 @@ class Undertaking:
         checkpoint: Checkpoint | None = None
         error: CkptdError | None = None
         try:
-            checkpoint = carry_out(self._road, self._request, self._snapshot, self._turn, self._handover)
+            checkpoint = carry_out(self._transport, self._request, self._snapshot, self._turn, self._handover)
         except CkptdError as failure:
             error = failure
         except BaseException as failure:  # it has to reach the caller, which is another thread

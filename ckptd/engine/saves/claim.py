@@ -12,7 +12,7 @@ from ckptd.engine.lanes.capture import Capture, Holding
 from ckptd.engine.lanes.feeding import SegmentRun, feed, first_sums, runs_of, stretches_of, sum_rows
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill
-from ckptd.engine.layout import Assignment, Column, Layout, Road
+from ckptd.engine.layout import Assignment, Column, LaneTransport, Layout
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.replicas import Compared, Remark
 from ckptd.errors import CkptdError
@@ -64,9 +64,9 @@ class Claim:
         self.manifest, self.compared, self.remarks = None, None, ()
 
     @property
-    def road(self) -> Road:
+    def transport(self) -> LaneTransport:
         """How its bytes arrive."""
-        return Road.STREAM if self.capture is None else Road.ARENA
+        return LaneTransport.STREAM if self.capture is None else LaneTransport.ARENA
 
     @property
     def is_safe(self) -> bool:

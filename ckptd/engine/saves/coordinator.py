@@ -205,7 +205,7 @@ class Coordinator:
         repeats a save that has been published. It fails as the save fails. May be repeated.
 
         With `capture` the rank sends nothing: its bytes are taken from memory that it shares with us. A repeated
-        declaration leaves the road as the first one chose it.
+        declaration leaves the transport as the first one chose it.
         """
         names.check_checkpoint_name(declaration.name)
         names.check_meta_suffix(declaration.meta_suffix)

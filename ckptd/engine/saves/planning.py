@@ -17,7 +17,7 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.merge import merge
-from ckptd.engine.layout import Assignment, Lane, Layout, Road
+from ckptd.engine.layout import Assignment, Lane, LaneTransport, Layout
 from ckptd.engine.log import log_differences
 from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.claim import Claim
@@ -126,7 +126,7 @@ class Plan:
             for rank, shard in self.layout.lane_segments
         }
 
-    def assignment(self, ref: SaveRef, road: Road) -> Assignment:
+    def assignment(self, ref: SaveRef, transport: LaneTransport) -> Assignment:
         """Return what `ref.rank` has to send, and where."""
         assert self.layout is not None
         assert self.record is not None
@@ -138,7 +138,7 @@ class Plan:
                     shard=shard,
                     key=self._writers[shard].key,
                     writers=self._run.writers(),
-                    road=road,
+                    transport=transport,
                     size_bytes=int(layout.segment_size[rows].sum()),
                     items=layout.segment_item[rows],
                     item_offsets=layout.segment_item_offset[rows],

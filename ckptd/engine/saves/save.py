@@ -20,7 +20,7 @@ from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill
-from ckptd.engine.layout import Assignment, Road
+from ckptd.engine.layout import Assignment, LaneTransport
 from ckptd.engine.log import log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves import session as machine
@@ -116,7 +116,7 @@ class Save:
         claim = self.claims.get(rank)
         if claim is not None:
             if capture is not None:
-                capture.ended()  # the road is chosen already
+                capture.ended()  # the transport is chosen already
             if claim.request_id != declaration.request_id:
                 raise ConflictError(f"rank {rank} is already saving {self.ref}")
             if claim.digest != manifest.digest:
@@ -166,9 +166,9 @@ class Save:
         return debts_of(self.session, self.lanes, lambda rank: self.claims[rank].is_safe, self.run.clock.boot_s())
 
     @property
-    def roads(self) -> frozenset[Road]:
+    def transports(self) -> frozenset[LaneTransport]:
         """How the bytes of ranks that have declared come here."""
-        return frozenset(claim.road for claim in self.claims.values())
+        return frozenset(claim.transport for claim in self.claims.values())
 
     @property
     def needs_nobody(self) -> bool:
@@ -294,7 +294,7 @@ class Save:
         for rank, claim in enumerate(claims):
             if claim.planned is not None:
                 ref = replace(self.ref, rank=rank, incarnation=claim.incarnation)
-                claim.planned.set_result(self.plan.assignment(ref, claim.road))
+                claim.planned.set_result(self.plan.assignment(ref, claim.transport))
             lanes = [self.lanes[rank, shard] for shard in layout.shards_of.get(rank, ())]
             claim.feed(layout, lanes, standstill, self.run.feeders.submit)
 

@@ -249,7 +249,7 @@ class SaveQueue:
                     received_bytes=sum(lane.received for lane in save.lanes.values()),
                     age_s=now - save.began_at,
                     waiting_for=tuple(save.waiting_for()),
-                    roads=save.roads,
+                    transports=save.transports,
                 )
                 for save in self._live
             )

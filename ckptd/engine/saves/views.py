@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Member, SaveRef
-from ckptd.engine.layout import Road
+from ckptd.engine.layout import LaneTransport
 from ckptd.engine.saves.session import Phase
 
 
@@ -21,7 +21,7 @@ class SaveView:
     received_bytes: int
     age_s: float
     waiting_for: tuple[str, ...]
-    roads: frozenset[Road]
+    transports: frozenset[LaneTransport]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class DirectoryEntry:
     is_directory: bool
 
 
-class WriteRoad(Enum):
+class WriteMode(Enum):
     """How bulk data goes to the disk, from the fastest to the slowest."""
 
     DIRECT = "direct"  # around the page cache, see `around_cache`
@@ -47,12 +47,12 @@ class WriteRoad(Enum):
     BUFFERED = "buffered"  # through the page cache, as any program's data
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """For people."""
         return {
-            WriteRoad.DIRECT: "around the page cache (O_DIRECT)",
-            WriteRoad.DONTCACHE: "through the page cache, which keeps nothing of it (RWF_DONTCACHE)",
-            WriteRoad.BUFFERED: "through the page cache, which costs more processor time than the other ways",
+            WriteMode.DIRECT: "around the page cache (O_DIRECT)",
+            WriteMode.DONTCACHE: "through the page cache, which keeps nothing of it (RWF_DONTCACHE)",
+            WriteMode.BUFFERED: "through the page cache, which costs more processor time than the other ways",
         }[self]
 
 
@@ -100,7 +100,7 @@ class Disk(Protocol):
         """
 
     @property
-    def write_road(self) -> WriteRoad:
+    def write_mode(self) -> WriteMode:
         """The fastest way for bulk data that was not refused yet."""
 
     def truncate(self, file: int, size_bytes: int) -> None:

@@ -278,7 +278,7 @@ def _bulk(trial: _Trial) -> tuple[Outcome, str]:
     else:
         trial.keep(direct.descriptor)
         write_bulk(trial.disk, file, direct, 0, data)
-    return Outcome.OK, f"large data is written {trial.disk.write_road.in_words}"
+    return Outcome.OK, f"large data is written {trial.disk.write_mode.description}"
 
 
 _CHECKS: tuple[tuple[str, Callable[[_Trial], tuple[Outcome, str]]], ...] = (

@@ -17,7 +17,7 @@ from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectSt
 from ckptd.storage.holds import Hold
 from ckptd.storage.keys import check_directory, check_key, is_reserved, join
 from ckptd.storage.local import local_holds, lock_files, unfinished
-from ckptd.storage.local.disk import Disk, WriteRoad
+from ckptd.storage.local.disk import Disk, WriteMode
 from ckptd.storage.local.local_reader import check_content, fill
 from ckptd.storage.local.local_root import LocalRoot
 from ckptd.storage.local.local_writer import LocalWriter, stat_of
@@ -26,7 +26,7 @@ from ckptd.storage.local.system_disk import SystemDisk
 from ckptd.storage.local.turns import turn_at
 
 _BULK_BYTES = 1 << 20  # an object from this size on is data that nothing reads soon
-_ROAD_TRIAL = "road"  # never an object: its writer is aborted
+_MODE_TRIAL = "trial"  # never an object: its writer is aborted
 
 
 class LocalStore:
@@ -44,7 +44,7 @@ class LocalStore:
         self._disk: Disk = SystemDisk() if disk is None else disk
         path = os.path.abspath(root)  # noqa: PTH100 (a Path would not survive every byte of a name)
         self._root = LocalRoot(path, self._disk, confined, root_mode)
-        self._has_tried_road = False
+        self._has_tried_mode = False
         self._reads_around = True
 
     def __repr__(self) -> str:
@@ -103,20 +103,20 @@ class LocalStore:
 
     # Writing
 
-    def write_road(self) -> WriteRoad:
+    def write_mode(self) -> WriteMode:
         """Return how bulk data goes to the disk here; if need be it is tested, with a file that is removed again.
 
         Raises:
             CkptdError: when nothing can be written here at all.
         """
-        if not self._has_tried_road:
-            writer = self._create(_ROAD_TRIAL, _BULK_BYTES)
+        if not self._has_tried_mode:
+            writer = self._create(_MODE_TRIAL, _BULK_BYTES)
             try:
                 writer.write(0, bytes(_BULK_BYTES))
             finally:
                 writer.abort()
-            self._has_tried_road = True
-        return self._disk.write_road
+            self._has_tried_mode = True
+        return self._disk.write_mode
 
     def create(self, key: str, size_bytes: int) -> ObjectWriter:
         """See `Store`. Two or three descriptors stay open until the writer finishes or aborts."""

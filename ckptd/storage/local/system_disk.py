@@ -12,7 +12,7 @@ from contextlib import suppress
 from ckptd.storage.base import Buffer
 from ckptd.storage.local.confined import ConfinedOpener
 from ckptd.storage.local.direct_calls import NOT_SUPPORTED, DirectCalls
-from ckptd.storage.local.disk import DirectoryEntry, FileStatus, WriteRoad
+from ckptd.storage.local.disk import DirectoryEntry, FileStatus, WriteMode
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
@@ -138,11 +138,11 @@ class SystemDisk(DirectCalls):
         return os.pwrite(file, data, offset)
 
     @property
-    def write_road(self) -> WriteRoad:
+    def write_mode(self) -> WriteMode:
         """See `Disk`."""
         if self._has_direct:
-            return WriteRoad.DIRECT
-        return WriteRoad.DONTCACHE if self._has_dontcache else WriteRoad.BUFFERED
+            return WriteMode.DIRECT
+        return WriteMode.DONTCACHE if self._has_dontcache else WriteMode.BUFFERED
 
     def truncate(self, file: int, size_bytes: int) -> None:
         """See `Disk`."""

@@ -17,7 +17,7 @@ class StatusRequest(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_road", "stream_ports", "next_after", "limits")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -29,7 +29,7 @@ class StatusReply(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     ARENA_BYTES_FIELD_NUMBER: _ClassVar[int]
     ARENA_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
-    WRITE_ROAD_FIELD_NUMBER: _ClassVar[int]
+    WRITE_MODE_FIELD_NUMBER: _ClassVar[int]
     STREAM_PORTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
@@ -44,11 +44,11 @@ class StatusReply(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     arena_bytes: int
     arena_limit_bytes: int
-    write_road: str
+    write_mode: str
     stream_ports: _containers.RepeatedScalarFieldContainer[int]
     next_after: str
     limits: _containers.RepeatedCompositeFieldContainer[LimitUse]
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_road: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ...) -> None: ...
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ...) -> None: ...
 
 class LimitUse(_message.Message):
     __slots__ = ("whose", "what", "used", "most")
@@ -109,22 +109,22 @@ class Damaged(_message.Message):
     def __init__(self, name: _Optional[str] = ..., save_id: _Optional[str] = ..., reason: _Optional[str] = ..., since: _Optional[float] = ..., by: _Optional[str] = ...) -> None: ...
 
 class LiveSave(_message.Message):
-    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "roads")
+    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "transports")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
-    ROADS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     phase: str
     size_bytes: int
     received_bytes: int
     age_s: float
     waiting_for: _containers.RepeatedScalarFieldContainer[str]
-    roads: _containers.RepeatedScalarFieldContainer[_save_pb2.Road]
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., roads: _Optional[_Iterable[_Union[_save_pb2.Road, str]]] = ...) -> None: ...
+    transports: _containers.RepeatedScalarFieldContainer[_save_pb2.LaneTransport]
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[_save_pb2.LaneTransport, str]]] = ...) -> None: ...
 
 class PinRequest(_message.Message):
     __slots__ = ("peer", "run", "step", "pinned", "name", "series")

@@ -8,11 +8,11 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Road(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class LaneTransport(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    ROAD_UNSPECIFIED: _ClassVar[Road]
-    ROAD_STREAM: _ClassVar[Road]
-    ROAD_ARENA: _ClassVar[Road]
+    LANE_TRANSPORT_UNSPECIFIED: _ClassVar[LaneTransport]
+    LANE_TRANSPORT_STREAM: _ClassVar[LaneTransport]
+    LANE_TRANSPORT_ARENA: _ClassVar[LaneTransport]
 
 class SavePhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -24,9 +24,9 @@ class SavePhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SAVE_PHASE_COMMITTED: _ClassVar[SavePhase]
     SAVE_PHASE_PUBLISHED: _ClassVar[SavePhase]
     SAVE_PHASE_ABORTED: _ClassVar[SavePhase]
-ROAD_UNSPECIFIED: Road
-ROAD_STREAM: Road
-ROAD_ARENA: Road
+LANE_TRANSPORT_UNSPECIFIED: LaneTransport
+LANE_TRANSPORT_STREAM: LaneTransport
+LANE_TRANSPORT_ARENA: LaneTransport
 SAVE_PHASE_UNSPECIFIED: SavePhase
 SAVE_PHASE_UNKNOWN: SavePhase
 SAVE_PHASE_DECLARING: SavePhase
@@ -237,11 +237,11 @@ class Assignment(_message.Message):
     def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., key: _Optional[str] = ..., num_shards: _Optional[int] = ..., num_lanes: _Optional[int] = ..., stream_port: _Optional[int] = ...) -> None: ...
 
 class LanePart(_message.Message):
-    __slots__ = ("shard", "key", "writers", "road", "size_bytes", "request_budget", "items", "item_offsets", "sizes", "last")
+    __slots__ = ("shard", "key", "writers", "transport", "size_bytes", "request_budget", "items", "item_offsets", "sizes", "last")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     WRITERS_FIELD_NUMBER: _ClassVar[int]
-    ROAD_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_BUDGET_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
@@ -251,14 +251,14 @@ class LanePart(_message.Message):
     shard: int
     key: str
     writers: _containers.RepeatedScalarFieldContainer[str]
-    road: Road
+    transport: LaneTransport
     size_bytes: int
     request_budget: int
     items: _containers.RepeatedScalarFieldContainer[int]
     item_offsets: _containers.RepeatedScalarFieldContainer[int]
     sizes: _containers.RepeatedScalarFieldContainer[int]
     last: bool
-    def __init__(self, shard: _Optional[int] = ..., key: _Optional[str] = ..., writers: _Optional[_Iterable[str]] = ..., road: _Optional[_Union[Road, str]] = ..., size_bytes: _Optional[int] = ..., request_budget: _Optional[int] = ..., items: _Optional[_Iterable[int]] = ..., item_offsets: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., last: bool = ...) -> None: ...
+    def __init__(self, shard: _Optional[int] = ..., key: _Optional[str] = ..., writers: _Optional[_Iterable[str]] = ..., transport: _Optional[_Union[LaneTransport, str]] = ..., size_bytes: _Optional[int] = ..., request_budget: _Optional[int] = ..., items: _Optional[_Iterable[int]] = ..., item_offsets: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., last: bool = ...) -> None: ...
 
 class WriteRequest(_message.Message):
     __slots__ = ("open", "chunk", "end")

@@ -1,4 +1,4 @@
-"""What `Checkpointer` promises, over both roads: this process, and a daemon."""
+"""What `Checkpointer` promises, over both transports: this process, and a daemon."""
 
 from __future__ import annotations
 
@@ -418,7 +418,7 @@ def test_meta_graph_lies_beside_the_checkpoint(address, place):
     assert (place[1] / "runs/a/model.ckpt-1.meta").read_bytes() == b"graph"
 
 
-def test_a_reader_sees_shapes_before_bytes_over_every_road(address):
+def test_a_reader_sees_shapes_before_bytes_over_every_transport(address):
     with open_run(address) as ckpt:
         with pytest.raises(NotFoundError):
             ckpt.reader()

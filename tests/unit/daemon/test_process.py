@@ -81,7 +81,7 @@ def test_a_daemon_writes_as_fast_as_it_may_and_yields_to_others(serve):
     least_s = FULL.nbytes / 10e6 - 0.1 - 0.05  # less what may be made up for, and the last piece
     assert time.monotonic() - began >= least_s
     status = methods.Stub(daemon.channel(), methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S)
-    assert status.write_road in ("direct", "dontcache", "buffered")
+    assert status.write_mode in ("direct", "dontcache", "buffered")
     tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
     # The name before the parenthesis may hold anything; nice is the 17th field after it.
     nice = {int(task.name): int(task.joinpath("stat").read_text().rpartition(") ")[2].split()[16]) for task in tasks}
@@ -328,7 +328,7 @@ def test_status_is_shown_as_a_table_and_as_json(serve):
     (run,) = told["runs"]
     assert (run["run"], run["latest"]["step"], run["connected_ranks"]) == ("runs/a", 1, [0, 1])
     (live,) = run["saves"]
-    assert (live["step"], live["phase"], live["road"]) == (2, "filling", "stream")
+    assert (live["step"], live["phase"], live["transport"]) == (2, "filling", "stream")
     assert 0 < live["received_bytes"] < live["size_bytes"]
     assert any("rank 1" in line for line in live["waiting_for"])
     assert told["version"] == versions.VERSION

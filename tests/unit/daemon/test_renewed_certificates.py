@@ -46,7 +46,7 @@ def answer(address, **shown):
 
 
 def test_a_replaced_authority_lets_in_no_more_clients_of_the_old_one_anywhere(serve, tmp_path, monkeypatch):
-    monkeypatch.setenv("CKPTD_ROAD", "stream")
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
     before = Pki(tmp_path)
     daemon = serve("--listen", "grpcs://127.0.0.1:0", "--stream-processes", "1", *before.flags).ready()
     (tmp_path / "mine.crt").write_bytes(before.shown["client_certificate"][0])

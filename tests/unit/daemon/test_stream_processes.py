@@ -25,7 +25,7 @@ STATE = {"w": np.arange(6_000_000, dtype=np.float32), "b": np.ones(3)}  # 24 MB:
 
 @pytest.fixture(autouse=True)
 def _from_another_host(monkeypatch):
-    monkeypatch.setenv("CKPTD_ROAD", "stream")
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
 
 
 def ports_of(daemon, **credentials):
@@ -80,7 +80,7 @@ def test_none_are_started_for_who_shares_memory_or_comes_by_a_unix_socket(serve,
     daemon = serve("--stream-processes", "1", *listen).ready()
     with Checkpointer(daemon.listening[1], "runs/a", rank=0, world_size=1) as ckpt:
         ckpt.save(1, STATE).result(WAIT_S)
-    monkeypatch.delenv("CKPTD_ROAD")
+    monkeypatch.delenv("CKPTD_TRANSPORT")
     with Checkpointer(daemon.listening[0], "runs/a", rank=0, world_size=1) as ckpt:
         ckpt.save(2, STATE).result(WAIT_S)
     assert processes_of(daemon) == []

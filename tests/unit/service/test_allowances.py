@@ -49,7 +49,7 @@ def limited(tmp_path):
 
 
 @pytest.fixture(params=[0, 64 << 20], ids=["streams", "memory"])
-def road(request):
+def arena_bytes(request):
     return request.param
 
 
@@ -70,8 +70,8 @@ def files_of(daemon):
     return sorted(str(path) for path in daemon.root.rglob("*.data-*"))
 
 
-def test_a_quota_is_checked_before_anything_is_written_and_other_runs_go_on(limited, road):
-    daemon = limited(arena_bytes=road, quota={"runs": "r/**", "stored_bytes": 1_000_000})
+def test_a_quota_is_checked_before_anything_is_written_and_other_runs_go_on(limited, arena_bytes):
+    daemon = limited(arena_bytes=arena_bytes, quota={"runs": "r/**", "stored_bytes": 1_000_000})
     assert limits_of(daemon) == {("r/**", "stored_bytes"): (-1, 1_000_000)}
     with checkpointer(daemon, "r/a") as one, checkpointer(daemon, "r/b") as two, checkpointer(daemon, "s") as other:
         one.save(1, ARRAYS).result(BOUND_S)
@@ -110,8 +110,8 @@ def test_retention_makes_room_within_a_quota(limited):
             one.save(step, ARRAYS).result(BOUND_S)
 
 
-def test_saves_beyond_a_limit_wait_for_one_to_end(limited, road):
-    daemon = limited(arena_bytes=road, limit={"to": "*", "saves": 1})
+def test_saves_beyond_a_limit_wait_for_one_to_end(limited, arena_bytes):
+    daemon = limited(arena_bytes=arena_bytes, limit={"to": "*", "saves": 1})
     with (
         checkpointer(daemon, "a", rank=0, world_size=2) as zero,
         checkpointer(daemon, "a", rank=1, world_size=2) as one,
@@ -155,8 +155,8 @@ def test_a_watcher_too_many_is_refused_and_the_others_hear_on(limited):
             each.cancel()
 
 
-def test_more_cannot_be_claimed_than_the_limit_allows(limited, road):
-    daemon = limited(arena_bytes=road, limit={"to": "loopback", "claimed_bytes": 500_000})
+def test_more_cannot_be_claimed_than_the_limit_allows(limited, arena_bytes):
+    daemon = limited(arena_bytes=arena_bytes, limit={"to": "loopback", "claimed_bytes": 500_000})
     with checkpointer(daemon, "a") as one:
         with pytest.raises(UnavailableError, match=r"has 600.0 kB; loopback has claimed 0 B .* allows it 500.0 kB"):
             one.save(1, ARRAYS).result(BOUND_S)

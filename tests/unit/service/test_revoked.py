@@ -115,9 +115,9 @@ def end_of(pending):
     return None
 
 
-@pytest.mark.parametrize("road", ["stream", "auto"])
-def test_a_save_under_way_when_the_token_is_revoked_ends_whole_or_not_at_all(daemon, monkeypatch, road):
-    monkeypatch.setenv("CKPTD_ROAD", road)
+@pytest.mark.parametrize("transport", ["stream", "auto"])
+def test_a_save_under_way_when_the_token_is_revoked_ends_whole_or_not_at_all(daemon, monkeypatch, transport):
+    monkeypatch.setenv("CKPTD_TRANSPORT", transport)
     daemon.stop()
     daemon.settings = Settings(stall_timeout_s=0.5)
     daemon.start()

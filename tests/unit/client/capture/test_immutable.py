@@ -20,7 +20,7 @@ def ckpt(request, daemon, tmp_path, monkeypatch):
     if "followed" in request.param:  # as a capture is that takes long
         seams.COPIED_FIRST_BYTES.put(monkeypatch, 0)
     if request.param == "stream":
-        monkeypatch.setenv("CKPTD_ROAD", "stream")
+        monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
     where = tmp_path / "direct" if "direct" in request.param else daemon.address
     with ckptd.Checkpointer(where, run="r", rank=0, world_size=1, timeout_s=BOUND_S) as opened:
         yield opened

@@ -132,7 +132,7 @@ def test_several_ranks_fill_one_checkpoint(daemon, connect):
 
 def test_a_rank_that_sends_and_one_that_shares_make_one_checkpoint(daemon, connect, monkeypatch):
     sharing = connect(0, 2)
-    monkeypatch.setenv("CKPTD_ROAD", "stream")
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
     sending = connect(1, 2)
     pending = [ckpt.save(1, {f"t{rank}": RANDOM.random(100_000)}) for rank, ckpt in enumerate((sharing, sending))]
     for each in pending:
@@ -142,9 +142,9 @@ def test_a_rank_that_sends_and_one_that_shares_make_one_checkpoint(daemon, conne
     assert ckptd.verify(daemon.root / "r").ok
 
 
-def test_a_wrong_road_in_the_environment_is_refused(connect, monkeypatch):
-    monkeypatch.setenv("CKPTD_ROAD", "pigeon")
-    with pytest.raises(InvalidRequestError, match="CKPTD_ROAD"):
+def test_a_wrong_transport_in_the_environment_is_refused(connect, monkeypatch):
+    monkeypatch.setenv("CKPTD_TRANSPORT", "pigeon")
+    with pytest.raises(InvalidRequestError, match="CKPTD_TRANSPORT"):
         connect()
 
 

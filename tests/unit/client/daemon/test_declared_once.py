@@ -54,7 +54,7 @@ def test_what_is_declared_over_shared_memory_is_declared_once(heard, daemon):
 
 
 def test_what_is_sent_is_declared_over_grpc(heard, daemon, monkeypatch):
-    monkeypatch.setenv("CKPTD_ROAD", "stream")
+    monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
     with connect(daemon) as ckpt:
         ckpt.save(1, ARRAYS).result(BOUND_S)
     assert set(heard) == {"Declare"}  # again with the manifest, which it did not know

@@ -31,7 +31,7 @@ def daemon(tmp_path) -> Iterator[Daemon]:
 @pytest.fixture(params=["shared memory", "stream", "direct"])
 def ckpt(request, daemon, tmp_path, monkeypatch) -> Iterator[ckptd.Checkpointer]:
     if request.param == "stream":
-        monkeypatch.setenv("CKPTD_ROAD", "stream")
+        monkeypatch.setenv("CKPTD_TRANSPORT", "stream")
     where = tmp_path / "direct" if request.param == "direct" else daemon.address
     with ckptd.Checkpointer(where, run="r", rank=0, world_size=1, timeout_s=TIMEOUT_S) as opened:
         opened.save(1, ARRAYS).result(TIMEOUT_S)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ckptd
-from ckptd.engine.layout import Road
+from ckptd.engine.layout import LaneTransport
 from ckptd.wire.v1 import save_pb2
 from tests import seams
 from tests.fakes.waiting import eventually
@@ -32,13 +32,13 @@ def daemon(tmp_path) -> Iterator[Daemon]:
 
 
 @pytest.fixture(params=["auto", "stream"])
-def road(request, monkeypatch) -> str:
-    monkeypatch.setenv("CKPTD_ROAD", request.param)
+def transport(request, monkeypatch) -> str:
+    monkeypatch.setenv("CKPTD_TRANSPORT", request.param)
     return request.param
 
 
 @pytest.fixture
-def ranks(daemon, road) -> Iterator[Ranks]:
+def ranks(daemon, transport) -> Iterator[Ranks]:
     opened = [
         ckptd.Checkpointer(daemon.address, "r", rank=rank, world_size=len(RANKS), timeout_s=TIMEOUT_S) for rank in RANKS
     ]
@@ -55,12 +55,12 @@ def saved(ranks: Ranks, step: int) -> None:
     assert [one.result(SOON_S).step for one in pending] == [step] * len(ranks)
 
 
-def declared(daemon: Daemon, step: int) -> dict[int, Road]:
+def declared(daemon: Daemon, step: int) -> dict[int, LaneTransport]:
     """Return which ranks have declared a step that is under way, and how their bytes come."""
     live = [
         save for save in daemon.coordinator.saves_of("r").live() if save.ref.step == step and not save.session.is_over
     ]
-    return {rank: claim.road for save in live for rank, claim in save.claims.items()}
+    return {rank: claim.transport for save in live for rank, claim in save.claims.items()}
 
 
 def fail_once_declared(daemon: Daemon, step: int, error: BaseException) -> Callable[..., None]:
@@ -109,10 +109,10 @@ def give_up(request, daemon, monkeypatch, ranks) -> Callable[[int], str]:
     return give_up
 
 
-def test_the_road_is_the_one_that_is_meant(daemon, ranks, road):
+def test_the_transport_is_the_one_that_is_meant(daemon, ranks, transport):
     pending = [rank.save(2, ARRAYS) for rank in ranks[1:]]
     eventually(lambda: len(declared(daemon, 2)) == 3)
-    assert set(declared(daemon, 2).values()) == {Road.STREAM if road == "stream" else Road.ARENA}
+    assert set(declared(daemon, 2).values()) == {LaneTransport.STREAM if transport == "stream" else LaneTransport.ARENA}
     saved([ranks[0]], 2)
     assert [one.result(SOON_S).step for one in pending] == [2, 2, 2]
 
@@ -151,7 +151,7 @@ def test_others_that_come_after_it_are_told_soon_if_it_does_not_save_again(daemo
     saved(ranks, 2)
 
 
-def test_a_rank_that_refuses_its_state_before_it_ever_joined_is_not_waited_for(daemon, road, monkeypatch):
+def test_a_rank_that_refuses_its_state_before_it_ever_joined_is_not_waited_for(daemon, transport, monkeypatch):
     seams.WITHDRAWAL_GRACE_S.put(monkeypatch, 0.2)
     opened = [ckptd.Checkpointer(daemon.address, "r", rank=rank, world_size=2, timeout_s=TIMEOUT_S) for rank in (0, 1)]
     try:
@@ -184,7 +184,7 @@ def test_a_function_that_does_not_return_what_is_to_be_saved_is_told_to_the_othe
     assert [one.result(SOON_S).step for one in pending] == [2] * len(ranks)
 
 
-def test_an_older_daemon_ends_what_it_has_planned(request, daemon, road, monkeypatch):
+def test_an_older_daemon_ends_what_it_has_planned(request, daemon, transport, monkeypatch):
     abort, asked = seams.SERVE_ABORT.value, threading.Event()
 
     async def without_request_ids(self, message, call):

@@ -15,7 +15,7 @@ from ckptd.errors import CorruptionError, StorageFullError, UnavailableError
 from ckptd.storage.base import Durability
 from ckptd.storage.local import around_cache
 from ckptd.storage.local.around_cache import LEAST_DIRECT_BYTES, UNIT_BYTES, Bounces, address_of, empty_at, whole_units
-from ckptd.storage.local.disk import WriteRoad
+from ckptd.storage.local.disk import WriteMode
 from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.local.mounts import mount_of
 from ckptd.storage.local.system_disk import SystemDisk
@@ -115,7 +115,7 @@ def test_lanes_that_meet_within_pages_are_written_at_once_by_several_threads(tmp
         list(pool.map(write, range(len(cuts) - 1)))
     assert writer.finish().size_bytes == size
     assert (tmp_path / "k").read_bytes() == data
-    assert store.write_road() is not WriteRoad.BUFFERED
+    assert store.write_mode() is not WriteMode.BUFFERED
 
 
 @pytest.mark.parametrize("phase", [0, 16])
@@ -150,7 +150,7 @@ def test_when_all_bounce_buffers_are_lent_the_page_cache_takes_the_rest(monkeypa
     writer.write(0, data)
     writer.finish()
     assert not any(each.startswith("write_direct") for each in disk.operations)
-    assert (store.get("k"), disk.write_road) == (data, WriteRoad.DIRECT)
+    assert (store.get("k"), disk.write_mode) == (data, WriteMode.DIRECT)
 
 
 @pytest.mark.parametrize("through", [0, MIB, 8 * MIB, 9 * MIB])
@@ -164,18 +164,18 @@ def test_a_file_system_that_refuses_when_written_to_gets_the_rest_another_way(th
         writer.write(0, data)
         writer.finish()
         assert store.get(key) == data
-        assert store.write_road() is WriteRoad.BUFFERED
+        assert store.write_mode() is WriteMode.BUFFERED
     block = MIB if phase else 8 * MIB  # a copy goes down in smaller blocks
     assert sum(each.startswith("write_direct") for each in disk.operations) == -(-through // block)
 
 
-def test_a_store_finds_its_road_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    for disk, roads in (
-        (SystemDisk(), set(WriteRoad)),
-        (RefusingDisk(0), {WriteRoad.DONTCACHE, WriteRoad.BUFFERED}),
+def test_a_store_finds_its_write_mode_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    for disk, modes in (
+        (SystemDisk(), set(WriteMode)),
+        (RefusingDisk(0), {WriteMode.DONTCACHE, WriteMode.BUFFERED}),
     ):
         store = LocalStore(str(tmp_path), disk=disk)
-        assert store.write_road() in roads
+        assert store.write_mode() in modes
         assert list(tmp_path.iterdir()) == []
 
 
@@ -225,7 +225,7 @@ ERRORS = [(errno.ENOSPC, StorageFullError), (errno.EIO, UnavailableError)]
 
 
 @pytest.mark.parametrize(("code", "kind"), ERRORS)
-def test_a_direct_write_that_fails_is_an_error_and_no_reason_for_another_road(code: int, kind: type[Exception]) -> None:
+def test_a_direct_write_that_fails_is_an_error_and_no_reason_for_another_mode(code: int, kind: type[Exception]) -> None:
     probe = SimulatedDisk()
     writer = LocalStore("/root", disk=probe).create("k", 2 * MIB)
     at = len(probe.operations) + 1
@@ -237,7 +237,7 @@ def test_a_direct_write_that_fails_is_an_error_and_no_reason_for_another_road(co
     with pytest.raises(kind):
         writer.write(0, random_at(0, 2 * MIB))
     writer.abort()
-    assert disk.write_road is WriteRoad.DIRECT
+    assert disk.write_mode is WriteMode.DIRECT
     assert disk.content() == {}
 
 
