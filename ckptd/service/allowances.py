@@ -8,10 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptd.access.callers import Caller
 from ckptd.access.policy import Limit, Quota
@@ -22,6 +22,8 @@ from ckptd.service.gate import Gate
 
 if TYPE_CHECKING:
     from ckptd.engine.saves.coordinator import Coordinator
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 _LIST_RUNS_S = 60.0  # runs that another program copied below the root count from then on
 
@@ -59,21 +61,21 @@ class Allowances:
     def joined(self, caller: Caller, run: str) -> Iterator[None]:
         """Count a membership while the block runs; `UnavailableError` if its run is one too many."""
         most = self._limit(caller).runs
-        with self._guard:
-            runs = self._runs.setdefault(caller, Counter())
+
+        def check() -> None:
             if most is not None and run not in runs and len(runs) >= most:
                 raise UnavailableError(
                     f"{caller} has joined {len(runs)} runs, and the daemon's policy allows it {most} at once: "
                     "it joins another when it has left one"
                 )
-            runs[run] += 1
+
+        with self._guard:
+            runs = self._runs.setdefault(caller, Counter())
         try:
-            yield
+            with self._counted(runs, run, check):
+                yield
         finally:
             with self._guard:
-                runs[run] -= 1
-                if not runs[run]:
-                    del runs[run]
                 if not runs and self._runs.get(caller) is runs:
                     del self._runs[caller]
 
@@ -81,19 +83,15 @@ class Allowances:
     def watching(self, caller: Caller) -> Iterator[None]:
         """Count a watcher while the block runs; `UnavailableError` if it is one too many."""
         most = self._limit(caller).watchers
-        with self._guard:
+
+        def check() -> None:
             if most is not None and self._watchers[caller] >= most:
                 raise UnavailableError(
                     f"{caller} has {self._watchers[caller]} watchers, and the daemon's policy allows it {most} at once"
                 )
-            self._watchers[caller] += 1
-        try:
+
+        with self._counted(self._watchers, caller, check):
             yield
-        finally:
-            with self._guard:
-                self._watchers[caller] -= 1
-                if not self._watchers[caller]:
-                    del self._watchers[caller]
 
     @contextmanager
     def beginning(self, caller: Caller, declaration: Declaration) -> Iterator[None]:
@@ -104,22 +102,33 @@ class Allowances:
             return
         key = declaration.save.run, declaration.prefix
         saves = self._coordinator.saves_of(key[0])
+
+        def check() -> None:
+            if key in self._beginning or (saves is not None and saves.is_under_way(declaration)):
+                return
+            under_way = self._num_under_way(caller)
+            if under_way >= most:
+                raise NotNowError(
+                    f"{under_way} saves of {caller} are under way, and the daemon's policy allows it {most} at "
+                    "once: wait for one to end"
+                )
+
+        with self._counted(self._beginning, key, check):
+            yield
+
+    @contextmanager
+    def _counted(self, counts: Counter[_Key], key: _Key, check: Callable[[], None]) -> Iterator[None]:
+        """Count one more while the block runs, unless `check` raises."""
         with self._guard:
-            if key not in self._beginning and not (saves is not None and saves.is_under_way(declaration)):
-                under_way = self._num_under_way(caller)
-                if under_way >= most:
-                    raise NotNowError(
-                        f"{under_way} saves of {caller} are under way, and the daemon's policy allows it {most} at "
-                        "once: wait for one to end"
-                    )
-            self._beginning[key] += 1
+            check()
+            counts[key] += 1
         try:
             yield
         finally:
             with self._guard:
-                self._beginning[key] -= 1
-                if not self._beginning[key]:
-                    del self._beginning[key]
+                counts[key] -= 1
+                if not counts[key]:
+                    del counts[key]
 
     def _num_under_way(self, caller: Caller) -> int:
         runs = set(self._runs.get(caller, ()))

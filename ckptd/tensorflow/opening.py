@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-from ckptd.client.paths.environment import given_address
 from ckptd.client.saver.saver_directory import SaverDirectory
-from ckptd.engine.clock import Clock, SystemClock
+from ckptd.engine.clock import Clock
 from ckptd.errors import InvalidRequestError
 from ckptd.tensorflow.places import BelowAnAddress, BesideThePath, CheckpointPlace
 
@@ -18,6 +16,9 @@ class Destination:
 
     Attributes:
         address: of a daemon or a store; empty if files are beside the paths.
+
+    Raises:
+        InvalidRequestError: for several ranks without an address.
     """
 
     address: str
@@ -30,43 +31,14 @@ class Destination:
     key: str | bytes | None
     clock: Clock
 
-    @classmethod
-    def of(
-        cls,
-        address: str | os.PathLike[str] | None,
-        *,
-        rank: int,
-        world_size: int,
-        timeout_s: float,
-        token: str | None,
-        ca: str | bytes | None,
-        cert: str | bytes | None,
-        key: str | bytes | None,
-        clock: Clock | None,
-    ) -> Destination:
-        """Check the arguments.
-
-        Raises:
-            InvalidRequestError: for several ranks without an address.
-        """
-        where = given_address(address)
-        if not where and (rank, world_size) != (0, 1):
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if not self.address and (self.rank, self.world_size) != (0, 1):
             raise InvalidRequestError(
                 "several ranks save one checkpoint through a daemon only: give its address",
                 expected="rank 0 of 1",
-                actual=f"rank {rank} of {world_size}",
+                actual=f"rank {self.rank} of {self.world_size}",
             )
-        return cls(
-            address=where,
-            rank=rank,
-            world_size=world_size,
-            timeout_s=timeout_s,
-            token=token,
-            ca=ca,
-            cert=cert,
-            key=key,
-            clock=clock or SystemClock(),
-        )
 
     def open(
         self, max_to_keep: int, keep_every_n_hours: float, *, pad_step_number: bool, save_relative_paths: bool

@@ -16,11 +16,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from ckptd.client.paths.environment import given_address
 from ckptd.client.paths.latest import latest_checkpoint
 from ckptd.client.saver.assigning import Assignable, restore_all
 from ckptd.client.saver.saver_directory import SaverDirectory, Target
 from ckptd.engine.checkpoint import Checkpoint
-from ckptd.engine.clock import Clock
+from ckptd.engine.clock import Clock, SystemClock
 from ckptd.errors import InvalidRequestError
 from ckptd.tensorflow.arguments import SaverDef, check_session, path_text, step_number, tensorflows_saver_def
 from ckptd.tensorflow.descriptions import debug_info_of, meta_graph_of
@@ -124,8 +125,8 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 raise InvalidRequestError(
                     "max_to_keep below zero keeps no checkpoint at all; 0 or None keeps all", actual=max_to_keep
                 )
-            self._destination = Destination.of(
-                address,
+            self._destination = Destination(
+                address=given_address(address),
                 rank=rank,
                 world_size=world_size,
                 timeout_s=timeout_s,
@@ -133,7 +134,7 @@ class Saver(tf.compat.v1.train.Saver):  # type: ignore[misc]
                 ca=ca,
                 cert=cert,
                 key=key,
-                clock=clock,
+                clock=clock or SystemClock(),
             )
         self._save_relative_paths = save_relative_paths  # TensorFlow sets it after building
         self._opened: CheckpointPlace | None = None
