@@ -113,6 +113,19 @@ class Layout:
             shards.setdefault(rank, []).append(shard)
         return shards
 
+    def rows_of(self, shard: int) -> slice:
+        """Return the segments of a shard: they are one range, as all are sorted by shard."""
+        begin, end = np.searchsorted(self.segment_shard, [shard, shard + 1]).tolist()
+        return slice(begin, end)
+
+    @cached_property
+    def senders_of(self) -> Mapping[int, Sequence[int]]:
+        """Per shard that ranks have bytes for: these ranks, ascending."""
+        ranks: dict[int, list[int]] = {}
+        for rank, shard in self.lane_segments:
+            ranks.setdefault(shard, []).append(rank)
+        return ranks
+
 
 class LaneTransport(Enum):
     """How the bytes of a lane come to the engine."""

@@ -2,61 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.shard import Debt, Shard
 from ckptd.engine.saves.session import Phase, Session
 from ckptd.engine.settings import Settings
-from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
+from ckptd.engine.wording import describe_ranks, describe_seconds
 
 NOBODY: Mapping[int, str] = MappingProxyType({})
 _MOST_ABSENT = 4  # how many ranks a line names with their hosts
 _SLOW_S = 5.0  # for one block of bytes: then the save waits for the store, and for no rank
 
 
-@dataclass(frozen=True, slots=True)
-class Debt:
-    """What one rank still has to send, of how many bytes, and for how many seconds nothing came from it."""
-
-    owed_bytes: int
-    total_bytes: int
-    idle_s: float
-    at_store_s: float | None = None  # for how long the store has not taken what it is given
-
-    def __str__(self) -> str:
-        owed = f"{describe_bytes(self.owed_bytes)} of {describe_bytes(self.total_bytes)}"
-        if self.at_store_s is None:
-            return owed
-        return f"{owed}, held up by the store, which has taken nothing for {describe_seconds(self.at_store_s)}"
-
-
-def debts_of(
-    session: Session, lanes: Mapping[tuple[int, int], LaneWriter], is_safe: Callable[[int], bool], now: float
-) -> dict[int, Debt]:
+def debts_of(session: Session, shards: Sequence[Shard], is_safe: Callable[[int], bool]) -> dict[int, Debt]:
     """Return what ranks still have to send.
 
     Args:
         session: of the save.
-        lanes: by rank and shard.
+        shards: all of them.
         is_safe: whether the save can do without a rank from now on.
-        now: on the forward-only clock.
     """
-    debts = {}
+    of_rank: dict[int, list[Debt]] = {}
+    for shard in shards:
+        for rank, debt in shard.debts().items():
+            of_rank.setdefault(rank, []).append(debt)
     # A rank that waits for the store is not slow, nor is one that waits behind it for a thread.
-    began = [lane.at_store_since for lane in lanes.values()]
-    at_store_s = now - min((at for at in began if at is not None), default=now)
-    lanes_of: dict[int, list[LaneWriter]] = {}
-    for (rank, _), lane in lanes.items():
-        lanes_of.setdefault(rank, []).append(lane)
+    at_store_s = max((debt.at_store_s or 0.0 for debts in of_rank.values() for debt in debts), default=0.0)
+    debts = {}
     for rank in {rank for rank, _ in session.owed}:
-        total = sum(lane.size_bytes for lane in lanes_of[rank])
-        owed = total - sum(lane.received for lane in lanes_of[rank])
+        parts = of_rank[rank]
         # A rank that has captured everything is not slow now: the store is.
         is_held_up = is_safe(rank) or at_store_s > _SLOW_S
-        idle_s = 0.0 if is_held_up else now - max(lane.progressed_at for lane in lanes_of[rank])
-        debts[rank] = Debt(owed, total, idle_s, at_store_s if at_store_s > _SLOW_S else None)
+        debts[rank] = Debt(
+            sum(part.owed_bytes for part in parts),
+            sum(part.total_bytes for part in parts),
+            0.0 if is_held_up else min(part.idle_s for part in parts),
+            at_store_s if at_store_s > _SLOW_S else None,
+        )
     return debts
 
 

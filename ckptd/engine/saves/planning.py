@@ -5,37 +5,36 @@ The ranks' tensors give the layout, which equal saves share. What several ranks 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
 from ckptd.engine import replicas
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.identity import Declaration, SaveRef
-from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.lanes.merge import merge
+from ckptd.engine.lanes.shard import Shard
 from ckptd.engine.layout import Assignment, Lane, LaneTransport, Layout
 from ckptd.engine.log import log_differences
 from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.errors import CkptdError
-from ckptd.storage.base import ObjectWriter
 from ckptd.storage.limited import limited
 
 
 class Plan:
     """The plan of one save. It is filled in step by step: if the save fails halfway, `remove` removes what exists.
 
-    One thread at a time works on it, except in `finish`: each shard has a lock of its own.
+    One thread at a time works on it; shards may be used by several.
 
     Attributes:
         layout: which bytes go to which shard.
         differences: between ranks, of what should be the same.
         record: what the catalog notes about the save, from before its shards are there.
+        shards: all of them, once they are there.
     """
 
     def __init__(self, run: Surroundings) -> None:
@@ -43,9 +42,9 @@ class Plan:
         self.layout: Layout | None = None
         self.differences: tuple[Difference, ...] = ()
         self.record: Record | None = None
+        self.shards: Sequence[Shard] = ()
         self._run = run
-        self._writers: list[ObjectWriter] = []
-        self._shard_locks: list[threading.Lock] = []
+        self._begun: list[Shard] = []
 
     def lay_out(self, ref: SaveRef, claims: Sequence[Claim]) -> Layout:
         """Lay out what the ranks save, after checking that what several of them hold is the same on all.
@@ -69,14 +68,25 @@ class Plan:
             log_differences(ref, self.differences)
         return self._run.layouts.of(manifests, frozenset(each.name for each in of_tensors)) if of_tensors else layout
 
-    def begin(self, ref: SaveRef, first: Declaration, layout: Layout, meta_suffix: str | None) -> int:
-        """Note the save in the catalog, create its shards, and return how many there are.
+    def begin(
+        self,
+        ref: SaveRef,
+        first: Declaration,
+        layout: Layout,
+        meta_suffix: str | None,
+        *,
+        on_end: Callable[[int, int], None],
+        on_failure: Callable[[CkptdError], None],
+    ) -> None:
+        """Note the save in the catalog, then create its shards.
 
         Args:
             ref: the save, with its id and attempt.
             first: the declaration that began it.
             layout: as `lay_out` returned it.
             meta_suffix: what the name of the ``.meta`` object ends in; None for none.
+            on_end: called with rank and shard when all that the rank owes the shard has come.
+            on_failure: called with what makes the save impossible.
 
         Raises:
             StorageFullError, UnavailableError: it is more than may be stored, or be under way, of this run.
@@ -101,30 +111,13 @@ class Plan:
             )
             stored.catalog.begin(self.record)
         self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
-        for key, size in zip(self.record.shard_keys, sizes, strict=True):
-            self._writers.append(limited(self._run.store.create(key, size), self._run.settings.write_limit))
-            self._shard_locks.append(threading.Lock())
-        for literal in layout.literals:
-            self._writers[literal.shard].write(literal.offset, literal.data)
-        return num_shards
-
-    def lanes(
-        self, on_end: Callable[[int, int], None], on_failure: Callable[[CkptdError], None]
-    ) -> dict[tuple[int, int], LaneWriter]:
-        """Return what takes the bytes of each rank for each shard; `on_end` is called with the two."""
-        assert self.layout is not None
-        return {
-            (rank, shard): LaneWriter(
-                self.layout,
-                rank,
-                shard,
-                self._writers[shard],
-                now=self._run.clock.boot_s,
-                on_end=partial(on_end, rank, shard),
-                on_failure=on_failure,
-            )
-            for rank, shard in self.layout.lane_segments
-        }
+        now = self._run.clock.boot_s
+        for shard, (key, size) in enumerate(zip(self.record.shard_keys, sizes, strict=True)):
+            writer = limited(self._run.store.create(key, size), self._run.settings.write_limit)
+            filled = FilledShard(self.layout, shard, writer, now=now, on_end=on_end, on_failure=on_failure)
+            self._begun.append(filled)
+            filled.begin()
+        self.shards = tuple(self._begun)
 
     def assignment(self, ref: SaveRef, transport: LaneTransport) -> Assignment:
         """Return what `ref.rank` has to send, and where."""
@@ -136,7 +129,7 @@ class Plan:
             lanes.append(
                 Lane(
                     shard=shard,
-                    key=self._writers[shard].key,
+                    key=self.shards[shard].key,
                     writers=self._run.writers(),
                     transport=transport,
                     size_bytes=int(layout.segment_size[rows].sum()),
@@ -147,27 +140,20 @@ class Plan:
             )
         return Assignment(ref, self.record.prefix_key, layout.num_shards, tuple(lanes))
 
-    def finish(self, shard: int, is_over: Callable[[], bool]) -> bool:
-        """Make a shard durable, unless the save is over; return whether it is."""
-        with self._shard_locks[shard]:
-            if is_over():
-                return False
-            self._writers[shard].finish()
-            return True
-
-    def index(self, lanes: Mapping[tuple[int, int], LaneWriter]) -> bytes:
-        """Return the index of a save whose lanes have all ended."""
+    def index(self) -> bytes:
+        """Return the index of a save that no rank owes anything."""
         assert self.layout is not None
         crcs = np.zeros(len(self.layout.segment_size), np.uint32)
-        for lane in lanes.values():
-            crcs[lane.segments] = lane.crcs
+        for shard in self.shards:
+            crcs[shard.rows] = shard.crcs
         return merge(self.layout, crcs)
 
-    def remove(self) -> None:
-        """Remove what was written, and the record; what can't be undone any more is completed."""
-        for lock, writer in zip(self._shard_locks, self._writers, strict=True):
-            with lock:
-                writer.abort()
+    def remove(self, error: CkptdError) -> None:
+        """Remove what was written, and the record, because of `error`; what can't be undone any more is completed."""
+        for shard in self._begun:
+            shard.close(error)
+        for shard in self._begun:
+            shard.abort()
         if self.record is not None:
             stored = self._run.stored
             with stored.lock:
@@ -176,4 +162,4 @@ class Plan:
 
     def forget(self) -> None:
         """Free what is large, as ended saves are remembered for a while."""
-        self.layout, self._writers = None, []
+        self.layout, self.shards, self._begun = None, (), []

@@ -13,20 +13,21 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ckptd.engine.catalog import free_space
-from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.shard import Debt, Shard
 from ckptd.engine.lanes.standstill import Standstill
-from ckptd.engine.layout import Assignment, LaneTransport
+from ckptd.engine.layout import Assignment, LaneTransport, Layout
 from ckptd.engine.log import log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves import session as machine
 from ckptd.engine.saves.answers import settled_by_engine
 from ckptd.engine.saves.claim import Claim
-from ckptd.engine.saves.deadlines import Debt, debts_of, waiting_for, why_over
+from ckptd.engine.saves.committing import put_in_place
+from ckptd.engine.saves.deadlines import debts_of, waiting_for, why_over
 from ckptd.engine.saves.planning import Plan
 from ckptd.engine.saves.remembered import forget_frames, remembered
 from ckptd.engine.saves.session import Event, Session
@@ -37,7 +38,6 @@ from ckptd.errors import (
     InvalidRequestError,
     NotFoundError,
     SessionAbortedError,
-    UnavailableError,
 )
 from ckptd.format.crc32c import crc32c
 
@@ -80,7 +80,6 @@ class Save:
     told: dict[int, str] = field(default_factory=dict)  # rank → its request, if told of the end undeclared
     is_withdrawn: bool = False  # by the only rank that had declared: the others are not told of its end
     plan: Plan = field(init=False)
-    lanes: dict[tuple[int, int], LaneWriter] = field(default_factory=dict)
     _plan_id: str = ""
     _meta_graph: bytes | None = None
     _meta_suffix: str = "meta"
@@ -153,7 +152,8 @@ class Save:
         """Return where a lane's bytes go."""
         if self.session.error is not None:
             raise remembered(self.session.error)
-        lane = self.lanes.get((rank, shard))
+        shards = self.plan.shards
+        lane = shards[shard].lanes.get(rank) if 0 <= shard < len(shards) else None
         if lane is None:
             raise NotFoundError(f"rank {rank} owes shard {shard} of {self.ref} nothing")
         return lane
@@ -163,7 +163,13 @@ class Save:
         return waiting_for(self.session, self._debts(), self.others.whereabouts(self))
 
     def _debts(self) -> dict[int, Debt]:
-        return debts_of(self.session, self.lanes, lambda rank: self.claims[rank].is_safe, self.run.clock.boot_s())
+        return debts_of(self.session, self.plan.shards, lambda rank: self.claims[rank].is_safe)
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many bytes of it have arrived, and of how many; 0 of 0 before it is planned."""
+        debts = [debt for shard in self.plan.shards for debt in shard.debts().values()]
+        total = sum(debt.total_bytes for debt in debts)
+        return total - sum(debt.owed_bytes for debt in debts), total
 
     @property
     def transports(self) -> frozenset[LaneTransport]:
@@ -238,7 +244,7 @@ class Save:
                 case machine.MakePlan():
                     self._begin(self._make_plan)
                 case machine.Seal(shard):
-                    self._begin(self._seal, shard)
+                    self._begin(self._seal, shard, self.plan.shards[shard])
                 case machine.AwaitTurn():
                     self.others.turn_wanted()
                 case machine.Commit():
@@ -277,25 +283,30 @@ class Save:
                 claim.forget_declared()
             meta_suffix = None if self._meta_graph is None else self._meta_suffix
             self.run.journal.save_begins(self.ref, self.first.prefix, self.actors)
-            num_shards = self.plan.begin(self.ref, self.first, layout, meta_suffix)
+            self.plan.begin(
+                self.ref,
+                self.first,
+                layout,
+                meta_suffix,
+                on_end=self._lane_ended,
+                on_failure=lambda error: self.post(machine.Failed(remembered(error))),
+            )
         with self.run.lock:
             if self.session.is_over:
                 return
             self._plan_id = f"{self.save_id}.{self.attempt}"
-            self.lanes = self.plan.lanes(self._lane_ended, lambda error: self.post(machine.Failed(remembered(error))))
-            self.handle(machine.Planned(num_shards, frozenset(self.lanes)))
-            self._answer_ranks(claims)
+            assert self.plan.layout is not None
+            self.handle(machine.Planned(len(self.plan.shards), frozenset(self.plan.layout.lane_segments)))
+            self._answer_ranks(claims, self.plan.layout)
 
-    def _answer_ranks(self, claims: Sequence[Claim]) -> None:
+    def _answer_ranks(self, claims: Sequence[Claim], layout: Layout) -> None:
         """Tell each rank what it has to send, and take what is captured here already. The run's lock is held."""
-        layout = self.plan.layout
-        assert layout is not None
         standstill = Standstill([claim.capture for claim in claims if claim.capture is not None])
         for rank, claim in enumerate(claims):
             if claim.planned is not None:
                 ref = replace(self.ref, rank=rank, incarnation=claim.incarnation)
                 claim.planned.set_result(self.plan.assignment(ref, claim.transport))
-            lanes = [self.lanes[rank, shard] for shard in layout.shards_of.get(rank, ())]
+            lanes = [self.plan.shards[shard].lanes[rank] for shard in layout.shards_of.get(rank, ())]
             claim.feed(layout, lanes, standstill, self.run.feeders.submit)
 
     def _lane_ended(self, rank: int, shard: int) -> None:
@@ -303,29 +314,26 @@ class Save:
             self.claims[rank].done_at = self.run.clock.boot_s()
         self.post(machine.LaneEnded(rank, shard))
 
-    def _seal(self, shard: int) -> None:
-        if self.plan.finish(shard, lambda: self.session.is_over):
-            self.post(machine.ShardSealed(shard))
+    def _seal(self, number: int, shard: Shard) -> None:
+        if not self.session.is_over and shard.finish():
+            self.post(machine.ShardSealed(number))
 
     def commit(self) -> None:
         """Put the index in place: the commit. On a thread of the run."""
         record = self.plan.record
         assert record is not None
-        catalog = self.run.stored.catalog
         with self._working:
-            index = self.plan.index(self.lanes)
+            index = self.plan.index()
             with self.run.stored.lock:
-                try:
-                    checkpoint = catalog.commit(
-                        record,
-                        index,
-                        self._meta_graph,
-                        # One in quarantine gives way: training that went back saves its step again.
-                        overwrite=self.first.overwrite or catalog.is_replaceable(record.name, record.step),
-                        duration_s=self.run.clock.boot_s() - self.began_at,
-                    )
-                except CkptdError as error:
-                    checkpoint = self._after_failed_commit(record, error)
+                checkpoint = put_in_place(
+                    self.run.stored.catalog,
+                    record,
+                    index,
+                    self._meta_graph,
+                    ref=self.ref,
+                    overwrite=self.first.overwrite,
+                    duration_s=self.run.clock.boot_s() - self.began_at,
+                )
                 with self.run.lock:  # before any call can delete it again
                     for claim in self.claims.values():
                         claim.keep_in_memory(self.save_id, crc32c(index), record.shard_keys)
@@ -340,32 +348,10 @@ class Save:
             log_saved(self.ref, checkpoint, slowest, slowest_s, self.run.clock.boot_s() - self.began_at)
             self._end(checkpoint)
 
-    def _after_failed_commit(self, record: Record, error: CkptdError) -> Checkpoint:
-        """Find out what a failed commit left; return the checkpoint if it is there all the same, else raise."""
-        try:
-            self.run.stored.catalog.abandon(record)
-            published = next(
-                (one for one in self.run.stored.catalog.contents.checkpoints() if one.save_id == self.save_id), None
-            )
-        except CkptdError as failure:
-            if self.run.stored.catalog.upkeep.is_fenced:
-                failure.add_note(f"whether {self.ref} counts is for that owner to say: it knows what was complete")
-                raise failure from error
-            raise UnavailableError(
-                f"cannot tell now whether {self.ref} was saved: committing it failed ({error}), and so did looking "
-                f"for what is there ({failure}); try again later"
-            ) from error
-        if published is None:
-            raise error
-        logger.warning("%s was saved in spite of an error: %s", self.ref, error)
-        return published
-
     def _drop(self, error: CkptdError) -> None:
         try:
             with self._working:
-                for lane in self.lanes.values():
-                    lane.close(error)
-                self.plan.remove()
+                self.plan.remove(error)
         except CkptdError as failure:
             logger.warning("could not clean up after %s: %s", self.ref, failure)
             error.add_note(f"what it had written could not be removed now: {failure}")
@@ -386,7 +372,7 @@ class Save:
             claim.end(result if isinstance(result, CkptdError) else None)
         # Ended saves are remembered for a while, and what they held may be large.
         self.plan.forget()
-        self.lanes, self._meta_graph = {}, None
+        self._meta_graph = None
         self.first = replace(self.first, meta_graph=None)
         self.others.ended(self)
 

@@ -240,19 +240,7 @@ class SaveQueue:
     def views(self) -> tuple[SaveView, ...]:
         """Describe those under way for people, oldest first."""
         with self._lock:
-            now = self._clock.boot_s()
-            return tuple(
-                SaveView(
-                    save=save.ref,
-                    phase=save.session.phase,
-                    size_bytes=sum(lane.size_bytes for lane in save.lanes.values()),
-                    received_bytes=sum(lane.received for lane in save.lanes.values()),
-                    age_s=now - save.began_at,
-                    waiting_for=tuple(save.waiting_for()),
-                    transports=save.transports,
-                )
-                for save in self._live
-            )
+            return tuple(_view(save, self._clock.boot_s()) for save in self._live)
 
     # What a save needs of the others (`ckptd.engine.saves.save.Others`).
 
@@ -345,8 +333,22 @@ def _end_without(save: Save, reasons: Mapping[int, str]) -> None:
     save.fail("; ".join(f"rank {rank} gave up: {reason}" for rank, reason in sorted(reasons.items())))
 
 
+def _view(save: Save, now: float) -> SaveView:
+    received, total = save.progress()
+    return SaveView(
+        save=save.ref,
+        phase=save.session.phase,
+        size_bytes=total,
+        received_bytes=received,
+        age_s=now - save.began_at,
+        waiting_for=tuple(save.waiting_for()),
+        transports=save.transports,
+    )
+
+
 def _owed_bytes(save: Save) -> int | None:
-    return sum(lane.size_bytes - lane.received for lane in save.lanes.values()) if save.lanes else None
+    received, total = save.progress()
+    return total - received if save.plan.shards else None
 
 
 def _end_of(save: Save) -> Checkpoint:
