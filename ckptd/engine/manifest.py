@@ -272,10 +272,17 @@ def flat_full_shapes(manifest: Manifest) -> NDArray[np.int64]:
 
 def box_volumes(manifest: Manifest) -> NDArray[np.int64]:
     """Return the number of elements of each part."""
-    # A leading 1 per part keeps scalars, which have no numbers at all, from vanishing in `reduceat`.
-    counts = manifest.ranks[manifest.tensor]
-    padded = np.ones(len(manifest.shapes) + manifest.num_parts, np.int64)
-    begins = manifest.row_starts[:-1] + np.arange(manifest.num_parts)
-    places = np.arange(len(manifest.shapes), dtype=np.int64) + np.repeat(np.arange(manifest.num_parts), counts) + 1
-    padded[places] = manifest.shapes
-    return np.multiply.reduceat(padded, begins) if manifest.num_parts else np.zeros(0, np.int64)
+    return products(manifest.shapes, manifest.ranks[manifest.tensor])
+
+
+def products(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the product of the first `counts[0]` numbers, of the next `counts[1]`, and so on; of none it is 1."""
+    if not len(counts):
+        return np.zeros(0, np.int64)
+    if (counts == counts[0]).all():
+        alike: NDArray[np.int64] = numbers.reshape(len(counts), int(counts[0])).prod(axis=1)
+        return alike
+    # A leading 1 per run keeps the empty ones from vanishing in `reduceat`.
+    padded = np.ones(len(numbers) + len(counts), np.int64)
+    padded[np.arange(len(numbers)) + np.repeat(np.arange(len(counts)), counts) + 1] = numbers
+    return np.multiply.reduceat(padded, np.cumsum(counts) - counts + np.arange(len(counts)))

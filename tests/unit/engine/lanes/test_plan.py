@@ -85,6 +85,35 @@ def test_other_cuts_of_such_a_dtype_stay_slices():
     assert len(plan(manifests, 2).slices[0].entries) == 2
 
 
+def test_tensors_of_many_shapes_and_cuts_are_planned_together():
+    cuts = {
+        "rows": ((6, 4), [((0, 0), (2, 4)), ((2, 0), (4, 4))]),
+        "grid": ((6, 4), [((0, 0), (3, 1)), ((0, 1), (3, 3)), ((3, 0), (3, 1)), ((3, 1), (3, 3))]),
+        "pinwheel": (
+            (3, 3),
+            [((0, 0), (1, 2)), ((0, 2), (2, 1)), ((1, 0), (2, 1)), ((1, 1), (1, 1)), ((2, 1), (1, 2))],
+        ),
+        "line": ((5,), [((0,), (3,)), ((3,), (2,))]),
+    }
+    manifests = [
+        Manifest.of(
+            [part(name, full, *boxes[(rank + turn) % len(boxes)]) for name, (full, boxes) in cuts.items()
+             for turn in range(0, len(boxes), 2) if rank + turn < len(boxes)]
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    layout = plan(manifests, 3)
+    assert list(layout.slices) == [0, 1, 2, 3]
+    for tensor, name in enumerate(layout.names):
+        found = layout.slices[tensor]
+        boxes = zip(map(tuple, found.starts.tolist()), map(tuple, found.shapes.tolist()), strict=True)
+        assert list(boxes) == sorted(cuts[name][1])
+    cuts["pinwheel"][1][3] = ((1, 0), (1, 1))
+    overlapping = [Manifest.of([part(name, full, *box) for name, (full, boxes) in cuts.items() for box in boxes])]
+    with pytest.raises(InvalidRequestError, match=r"tensor 'pinwheel' \[3, 3\] overlap"):
+        plan(overlapping, 1)
+
+
 def test_an_empty_tensor_needs_no_bytes_and_an_empty_part_of_a_full_one_is_left_out():
     manifests = [
         Manifest.of([whole("z", (0, 3)), part("w", (2,), (0,), (2,))]),
