@@ -1,0 +1,88 @@
+"""One save as the agent of one host sees it: what its ranks declared, and how far its part has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ckptd.engine.hosts.messages import CarriedSave, Go, HostDeclaration, Receipt
+from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
+
+
+class PartPhase(Enum):
+    """How far a host's part of a save has come. It only moves down this list."""
+
+    DECLARED = "declared"  # the coordinator has not said yet what to write
+    FILLING = "filling"
+    SEALED = "sealed"  # durable; the coordinator commits
+    FAILED = "failed"  # it will not come; the coordinator ends the save
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class HostOutcome:
+    """How a save ended for the ranks of a host.
+
+    Attributes:
+        prefix: of the published checkpoint, "" when there is none.
+        reason: why there is none, or why that is not known; names the host and its ranks.
+        is_known: False when the coordinator did not say how it ended: it may be committed, now or later.
+    """
+
+    prefix: str = ""
+    reason: str = ""
+    is_known: bool = True
+
+
+@dataclass(slots=True)
+class HostSave:
+    """What is known of one save. Belongs to the agent's machine.
+
+    Attributes:
+        declaration: of this host's ranks.
+        began_at: when they declared.
+        phase: how far it has come.
+        go: what the coordinator told to write, None before that.
+        owed_bytes: what is still to be written.
+        receipts: once it is sealed.
+        failure: why it will not come, once that is so.
+        told_at: when the coordinator was last told of it by itself; None if it never was.
+        outcome: once it has ended.
+    """
+
+    declaration: HostDeclaration
+    began_at: float
+    phase: PartPhase = PartPhase.DECLARED
+    go: Go | None = None
+    owed_bytes: int = 0
+    receipts: tuple[Receipt, ...] | None = None
+    failure: str = ""
+    told_at: float | None = None
+    outcome: HostOutcome | None = None
+
+    @property
+    def save(self) -> str:
+        """The id that the coordinator gave it, "" before that."""
+        return "" if self.go is None else self.go.save
+
+    def carried(self) -> CarriedSave:
+        """Return what a coordinator that does not know of it must be told."""
+        digest = b"" if self.go is None else self.go.layout_digest
+        return CarriedSave(self.declaration, self.save, digest, self.receipts)
+
+    def waits_for(self, host: str, silent_s: float) -> str:
+        """Say what it waits for, with the host and its ranks. `silent_s` is how long the coordinator said nothing."""
+        step = "a save" if self.declaration.step is None else f"step {self.declaration.step}"
+        ours = f"{host}, {describe_ranks(self.declaration.ranks)}, {step}"
+        match self.phase:
+            case PartPhase.FILLING:
+                assert self.go is not None
+                owed = f"{describe_bytes(self.owed_bytes)} of {describe_bytes(self.go.size_bytes)}"
+                return f"{ours}: the store, which has still to take {owed}"
+            case PartPhase.SEALED:
+                what = "the coordinator, which commits it"
+            case PartPhase.FAILED:
+                what = f"the coordinator, which ends it, as {self.failure}"
+            case _:
+                what = "the coordinator, which has not said what to write"
+        return f"{ours}: {what} (nothing was heard from it for {describe_seconds(silent_s)})"

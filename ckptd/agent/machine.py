@@ -1,0 +1,323 @@
+"""The agent of one host as a state machine: attend, declare, go, fill, seal, receipt, ended. Pure; time is passed in.
+
+What happens comes in by the methods, and each returns the work that it calls for, in order. Any message may be lost,
+repeated or late: each is repeated until it is answered, and what is repeated changes nothing. A coordinator of a lower
+term than the highest that was seen is not listened to. After a break, and to every new term, the agent says again what
+its ranks declared and what it has sealed; what is sealed is never written again.
+
+The agent ends no save as failed by itself: only the coordinator knows whether a save was committed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+
+from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase
+from ckptd.engine.hosts.messages import (
+    AgentLife,
+    Attached,
+    Beat,
+    DeclareHost,
+    EndSeen,
+    Fenced,
+    FromAgent,
+    FromCoordinator,
+    Go,
+    Hello,
+    HostDeclaration,
+    PartFailed,
+    PartSealed,
+    Receipt,
+    Replaced,
+    SaveEnded,
+)
+
+_MOST_ENDED = 256  # saves, remembered for retries of ranks and late messages
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Look up which coordinator the root has, and connect to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to the coordinator."""
+
+    message: FromAgent
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Write this host's shard; then `filled`, `found_taken` or `fill_failed`."""
+
+    go: Go
+    declaration: HostDeclaration
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the writers of a save, which may have none; then `stopped`."""
+
+    save: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the ranks how their save ended."""
+
+    request_id: str
+    outcome: HostOutcome
+
+
+Effect = Find | Send | Fill | Stop | Tell
+
+
+@dataclass(slots=True)
+class AgentMachine:
+    """One life of one host's agent. Has one owner, which carries out what the methods return.
+
+    Attributes:
+        life: of this agent.
+        root_id: of the root that it has opened.
+        addresses: where other agents reach it.
+        labels: the operator's.
+        members: the ranks that are connected to it.
+        again_s: after this time without an answer a message is sent again.
+        timeout_s: how long a save may take in all.
+        lease_s: how long the coordinator waits for a silent agent, and the agent for a silent coordinator.
+        highest_term: the highest that was seen.
+        is_attached: whether the coordinator of that term has answered.
+        replaced_by: the later life of this host's agent; then this one does nothing any more.
+    """
+
+    life: AgentLife
+    root_id: str
+    addresses: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    members: set[int] = field(default_factory=set)
+    again_s: float = 2.0
+    timeout_s: float = 600.0
+    lease_s: float = 15.0
+    highest_term: int = 0
+    is_attached: bool = False
+    replaced_by: AgentLife | None = None
+    _saves: dict[str, HostSave] = field(default_factory=dict)  # by request
+    _ended: OrderedDict[str, HostSave] = field(default_factory=OrderedDict)
+    _to_acknowledge: dict[str, str] = field(default_factory=dict)  # saves whose writers are being ended: the request
+    _heard_at: float = 0.0
+    _spoke_at: float | None = None
+
+    # The ranks
+
+    def declare(self, declaration: HostDeclaration, now: float) -> list[Effect]:
+        """The ranks of this host save something. A retry repeats the request id."""
+        if self.replaced_by is not None:
+            return []
+        request_id = declaration.request_id
+        ended = self._ended.get(request_id)
+        if ended is not None and ended.outcome is not None:
+            return [Tell(request_id, ended.outcome)]
+        if request_id in self._saves:
+            return []
+        self._saves[request_id] = HostSave(declaration, now)
+        return self._tell_of(self._saves[request_id], now)
+
+    def give_up(self, request_id: str, reason: str, now: float) -> list[Effect]:
+        """A rank is gone before all was captured, or gave up: this host's part will not come."""
+        save = self._saves.get(request_id)
+        if save is None or save.phase in (PartPhase.SEALED, PartPhase.FAILED):
+            return []
+        stop: list[Effect] = [Stop(save.save)] if save.phase is PartPhase.FILLING else []
+        return stop + self._fail(save, reason, now)
+
+    # The writers
+
+    def progress(self, save_id: str, owed_bytes: int) -> None:
+        """Note how much of a shard is still to be written."""
+        save = self._filling(save_id)
+        if save is not None:
+            save.owed_bytes = owed_bytes
+
+    def filled(self, receipt: Receipt, now: float) -> list[Effect]:
+        """A shard is durable."""
+        save = self._filling(receipt.save)
+        if save is None:
+            return []
+        save.phase, save.receipts, save.owed_bytes = PartPhase.SEALED, (receipt,), 0
+        return self._tell_of(save, now)
+
+    def found_taken(self, own: Receipt, found: Receipt | None, now: float) -> list[Effect]:
+        """The key of a shard was taken. `found` is what is there, if it could be read; `own` what was to be written.
+
+        A former life of this agent may have sealed it, and given the receipt. So it is never deleted: it holds the
+        same bytes, or the save ends.
+        """
+        if found is not None and (found.size_bytes, found.sums) == (own.size_bytes, own.sums):
+            return self.filled(replace(own, version=found.version), now)
+        return self.fill_failed(own.save, f"other bytes than ours are at {own.key}", now)
+
+    def fill_failed(self, save_id: str, reason: str, now: float) -> list[Effect]:
+        """A shard could not be written."""
+        save = self._filling(save_id)
+        return [] if save is None else self._fail(save, reason, now)
+
+    def stopped(self, save_id: str) -> list[Effect]:
+        """The writers of a save have ended: nothing of this agent's can come to its keys any more."""
+        request_id = self._to_acknowledge.pop(save_id, None)
+        return [] if request_id is None else self._say(EndSeen(self.life, self.highest_term, save_id, request_id))
+
+    def _filling(self, save_id: str) -> HostSave | None:
+        found = (each for each in self._saves.values() if each.save == save_id)
+        save = next(found, None)
+        return save if save is not None and save.phase is PartPhase.FILLING else None
+
+    # The coordinator
+
+    def is_outdated(self, term: int) -> bool:
+        """Whether a message of this term comes from a coordinator that another has taken over from."""
+        return term < self.highest_term
+
+    def hear(self, message: FromCoordinator, now: float) -> list[Effect]:
+        """Take a message of a coordinator."""
+        if self.replaced_by is not None or self.is_outdated(message.term):
+            return []
+        is_new = message.term > self.highest_term or not self.is_attached
+        self.highest_term = max(self.highest_term, message.term)
+        match message:
+            case Replaced(by=later):
+                return self._give_way(later)
+            case Fenced():
+                self.is_attached = False
+                return self._attend(now) if self._may_speak(now) else []
+        self.is_attached, self._heard_at = True, now
+        match message:
+            case Attached(lease_s=lease_s):
+                self.lease_s = lease_s
+                return [work for save in list(self._saves.values()) if is_new for work in self._tell_of(save, now)]
+            case Go():
+                return self._go(message, now)
+            case SaveEnded():
+                return self._end(message)
+
+    def _give_way(self, later: AgentLife) -> list[Effect]:
+        self.replaced_by, self.is_attached = later, False
+        return [Stop(each.save) for each in self._saves.values() if each.phase is PartPhase.FILLING]
+
+    def _go(self, go: Go, now: float) -> list[Effect]:
+        save = self._saves.get(go.request_id)
+        if save is None:
+            return []
+        if save.phase is not PartPhase.DECLARED:
+            # It is repeated, or comes from a later term: what is sealed is told again, and never written again.
+            return self._tell_of(save, now) if save.save == go.save else []
+        save.go = go
+        if go.shard is None:
+            save.phase, save.receipts = PartPhase.SEALED, ()
+            return self._tell_of(save, now)
+        save.phase, save.owed_bytes = PartPhase.FILLING, go.size_bytes
+        return [Fill(go, save.declaration)]
+
+    def _end(self, ended: SaveEnded) -> list[Effect]:
+        effects: list[Effect] = []
+        save = self._saves.get(ended.request_id)
+        if save is not None and save.save in ("", ended.save):
+            outcome = HostOutcome(ended.prefix, ended.reason, ended.is_known)
+            effects = [Tell(ended.request_id, outcome)]
+            self._forget(save, outcome)
+        if ended.save:
+            self._to_acknowledge[ended.save] = ended.request_id
+            return [*effects, Stop(ended.save)]
+        return [*effects, *self._say(EndSeen(self.life, self.highest_term, "", ended.request_id))]
+
+    # Time
+
+    def tick(self, now: float) -> list[Effect]:
+        """Send again what was not answered, and end what took too long. Called several times in `again_s`."""
+        if self.replaced_by is not None:
+            return []
+        if self.is_attached and now - self._heard_at > self.lease_s:
+            self.is_attached = False
+        effects: list[Effect] = []
+        if not self.is_attached:
+            effects += self._attend(now) if self._may_speak(now) else []
+        elif self._spoke_at is None or now - self._spoke_at >= self.lease_s / 5:
+            self._spoke_at = now
+            effects.append(Send(self._beat()))
+        for save in list(self._saves.values()):
+            if now - save.began_at > self.timeout_s:
+                effects += self._time_out(save, now)
+            elif save.phase is not PartPhase.FILLING and (save.told_at is None or now - save.told_at >= self.again_s):
+                effects += self._tell_of(save, now)
+        return effects
+
+    def waits(self, now: float) -> list[str]:
+        """Say what each save waits for, with the host and its ranks."""
+        return [each.waits_for(self.life.host, now - self._heard_at) for each in self._saves.values()]
+
+    def _time_out(self, save: HostSave, now: float) -> list[Effect]:
+        waited = save.waits_for(self.life.host, now - self._heard_at)
+        reason = f"it was not done within {self.timeout_s:.0f} s: {waited}"
+        effects = self.give_up(save.declaration.request_id, reason, now)
+        # Even if this life never told the coordinator of it, a former one may have.
+        outcome = HostOutcome(reason=reason, is_known=False)
+        self._forget(save, outcome)
+        return [*effects, Tell(save.declaration.request_id, outcome)]
+
+    # Speaking
+
+    def hello(self) -> Hello:
+        """Return what a coordinator must know of this agent now."""
+        carried = tuple(each.carried() for each in self._saves.values())
+        return Hello(
+            self.life,
+            self.root_id,
+            self.highest_term,
+            self.addresses,
+            self.labels,
+            tuple(sorted(self.members)),
+            carried,
+        )
+
+    def _may_speak(self, now: float) -> bool:
+        return self._spoke_at is None or now - self._spoke_at >= self.again_s
+
+    def _attend(self, now: float) -> list[Effect]:
+        self._spoke_at = now
+        return [Find(), Send(self.hello())]
+
+    def _beat(self) -> Beat:
+        filling = (each for each in self._saves.values() if each.phase is PartPhase.FILLING)
+        return Beat(self.life, self.highest_term, tuple((each.save, each.owed_bytes) for each in filling))
+
+    def _tell_of(self, save: HostSave, now: float) -> list[Effect]:
+        """Tell the coordinator how far a save is, unless the next `Hello` will."""
+        if not self.is_attached:
+            return []
+        save.told_at = now
+        if save.phase is PartPhase.SEALED and save.receipts is not None:
+            return self._say(PartSealed(self.life, self.highest_term, save.save, save.receipts))
+        if save.phase is PartPhase.DECLARED:
+            return self._say(DeclareHost(self.life, self.highest_term, save.declaration))
+        if save.phase is PartPhase.FAILED:
+            request_id = save.declaration.request_id
+            return self._say(PartFailed(self.life, self.highest_term, request_id, save.save, save.failure))
+        return []
+
+    def _fail(self, save: HostSave, reason: str, now: float) -> list[Effect]:
+        save.phase, save.failure = PartPhase.FAILED, reason
+        return self._tell_of(save, now)
+
+    def _say(self, message: FromAgent) -> list[Effect]:
+        return [Send(message)] if self.is_attached else []
+
+    def _forget(self, save: HostSave, outcome: HostOutcome) -> None:
+        save.outcome = outcome
+        request_id = save.declaration.request_id
+        self._ended[request_id] = self._saves.pop(request_id)
+        if len(self._ended) > _MOST_ENDED:
+            self._ended.popitem(last=False)

@@ -1,0 +1,1 @@
+"""Agents on other hosts, as their coordinator sees them: what both tell each other, and which of it counts."""

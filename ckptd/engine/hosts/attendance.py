@@ -1,0 +1,143 @@
+"""Which agents attend, and which of what they say counts. Pure; time is passed in.
+
+An agent has its place while it is heard, and for a lease after that. A later life of the same host's agent takes the
+place at once; what the former life still says is refused for good, however late it comes. Nothing counts that was said
+in another term: a higher one means that another coordinator has taken over, and then this one is fenced off.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ckptd.engine.hosts.messages import AgentLife, Attached, Fenced, Hello, Replaced
+from ckptd.engine.wording import describe_ranks, describe_seconds
+from ckptd.errors import InvalidRequestError
+
+_MOST_REPLACED = 4096  # lives, remembered
+
+
+@dataclass(slots=True)
+class _Place:
+    hello: Hello
+    heard_at: float
+
+
+@dataclass(slots=True)
+class Attendance:
+    """The agents of one coordinator. Has one owner, which passes the time in seconds on a forward-only clock.
+
+    Attributes:
+        term: of this coordinator.
+        root_id: of the root that it has opened.
+        holder: this coordinator, in words.
+        lease_s: for how long an agent may be silent.
+        fenced_by: the highest term above this one that an agent has told; 0 while there is none.
+    """
+
+    term: int
+    root_id: str
+    holder: str = "the coordinator"
+    lease_s: float = 15.0
+    fenced_by: int = 0
+    _places: dict[str, _Place] = field(default_factory=dict)
+    _replaced: OrderedDict[str, AgentLife] = field(default_factory=OrderedDict)  # by incarnation: the later life
+
+    def attend(self, hello: Hello, now: float) -> Attached | Fenced | Replaced:
+        """Give an agent its place, or keep it there; the answer is for the agent.
+
+        Raises:
+            InvalidRequestError: the agent writes to another root.
+        """
+        agent = hello.agent
+        if hello.root_id != self.root_id:
+            raise InvalidRequestError(
+                f"the {agent} has opened another root: both have to be given the same place",
+                expected=self.root_id,
+                actual=hello.root_id,
+            )
+        if refusal := self._refusal(hello.highest_term):
+            return refusal
+        if later := self._replaced.get(agent.incarnation):
+            return Replaced(self.term, later)
+        place = self._places.get(agent.host)
+        if place is not None and place.hello.agent.incarnation != agent.incarnation:
+            if self._is_later(place, agent, now):
+                return Replaced(self.term, place.hello.agent)
+            self._replace(place.hello.agent, agent)
+        self._places[agent.host] = _Place(hello, now)
+        return Attached(self.term, self.lease_s)
+
+    def _is_later(self, place: _Place, agent: AgentLife, now: float) -> bool:
+        """Whether the life in a place is the later one. A wall clock that was set back wins only against a lost one."""
+        return place.hello.agent.born > agent.born and now - place.heard_at < self.lease_s
+
+    def _replace(self, former: AgentLife, by: AgentLife) -> None:
+        self._replaced[former.incarnation] = by
+        if len(self._replaced) > _MOST_REPLACED:
+            self._replaced.popitem(last=False)
+
+    def _refusal(self, term: int) -> Fenced | None:
+        if term > self.term:
+            self.fenced_by = max(self.fenced_by, term)
+        if self.fenced_by:
+            return Fenced(self.fenced_by, f"a coordinator of term {self.fenced_by}")
+        return None
+
+    def hear(self, agent: AgentLife, term: int, now: float) -> Fenced | Replaced | None:
+        """Take notice of a message; return the refusal when it does not count, None when it does."""
+        if refusal := self._refusal(term):
+            return refusal
+        if later := self._replaced.get(agent.incarnation):
+            return Replaced(self.term, later)
+        if term < self.term or not self.is_present(agent):
+            return Fenced(self.term, self.holder)  # it has to attend first
+        self._places[agent.host].heard_at = now
+        return None
+
+    def is_present(self, agent: AgentLife) -> bool:
+        """Whether this is the present life of its host's agent. Receipts of any other are not believed."""
+        place = self._places.get(agent.host)
+        return place is not None and place.hello.agent.incarnation == agent.incarnation
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another coordinator has taken over. That is final."""
+        return self.fenced_by > 0
+
+    def present(self, host: str) -> AgentLife | None:
+        """Return the present life of a host's agent, None when it has never attended."""
+        place = self._places.get(host)
+        return None if place is None else place.hello.agent
+
+    def hosts(self) -> list[str]:
+        """Return the hosts whose agents have attended, in order."""
+        return sorted(self._places)
+
+    def hello_of(self, host: str) -> Hello:
+        """Return what a host's agent said last when it attended."""
+        return self._places[host].hello
+
+    def silent_s(self, host: str, now: float) -> float:
+        """Return for how long nothing was heard from a host's agent."""
+        return now - self._places[host].heard_at
+
+    def is_lost(self, host: str, now: float) -> bool:
+        """Whether a host's agent has been silent for longer than its lease, or has never attended."""
+        return host not in self._places or self.silent_s(host, now) > self.lease_s
+
+    def lost(self, now: float) -> dict[str, float]:
+        """Return the hosts whose agents' leases have run out, and for how many seconds they are gone."""
+        return {host: self.silent_s(host, now) for host in self.hosts() if self.is_lost(host, now)}
+
+    def whereabouts(self, ranks: Iterable[int], now: float) -> str:
+        """Say where these ranks are, host by host; "" when no agent has told of any."""
+        awaited = set(ranks)
+        texts = []
+        for host in self.hosts():
+            here = awaited.intersection(self._places[host].hello.members)
+            if here:
+                gone = f" is gone {describe_seconds(self.silent_s(host, now))}" if self.is_lost(host, now) else ""
+                texts.append(f"{describe_ranks(here)}: agent on {host}{gone}")
+        return "; ".join(texts)

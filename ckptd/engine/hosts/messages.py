@@ -1,0 +1,243 @@
+"""What an agent and its coordinator tell each other. Values only: the wire converts them, both machines take them.
+
+Everything that an agent says carries its `AgentLife`, and everything that a coordinator says its *term*: so whoever
+hears it can tell what a former life of an agent, or a former coordinator, has said. Any message may be lost, come
+twice, or come after later ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptd.storage.base import Durability
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLife:
+    """One life of the agent of one host.
+
+    Attributes:
+        host: the host's stable name: the same in every life.
+        incarnation: a random word, one for each start.
+        born: when it started, by its own host's wall clock: of two lives of one host the later is the present one.
+    """
+
+    host: str
+    incarnation: str
+    born: float = 0.0
+
+    def __str__(self) -> str:
+        return f"agent on {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostDeclaration:
+    """What the ranks of one host save together.
+
+    Attributes:
+        request_id: one for each call of `save` on this host; a retry, also by a later life of the agent, repeats it.
+        run: the run's directory below the root.
+        step: the training step, None for a save without one.
+        ranks: those of this host, ascending.
+        world_size: how many ranks there are on all hosts.
+        manifest_digest: of the manifests of these ranks together.
+        size_bytes: what they hold.
+    """
+
+    request_id: str
+    run: str
+    step: int | None
+    ranks: tuple[int, ...]
+    world_size: int
+    manifest_digest: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A shard that an agent has made durable: all that the coordinator needs to commit it.
+
+    Attributes:
+        save: the id of the save.
+        by: the agent that wrote it.
+        shard: its number.
+        key: where it is.
+        size_bytes: how large it is.
+        version: of the object in the store.
+        durability: what it survives.
+        sums: the CRC-32C of its slices in the order of the layout, each a little-endian fixed32.
+    """
+
+    save: str
+    by: AgentLife
+    shard: int
+    key: str
+    size_bytes: int
+    version: str
+    durability: Durability
+    sums: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedSave:
+    """A save that an agent has not heard the end of. `save` is empty, and so is the rest, before its `Go`."""
+
+    declaration: HostDeclaration
+    save: str = ""
+    layout_digest: bytes = b""
+    receipts: tuple[Receipt, ...] | None = None
+    """None while something is owed; empty when it had nothing to write."""
+
+
+# An agent tells
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """An agent attends, again after every break: whatever the coordinator must know of it, as it is now.
+
+    Attributes:
+        agent: which one.
+        root_id: of the root that it writes to, as `.ckptd/id` says.
+        highest_term: the highest that it has seen.
+        addresses: where other agents reach it, the best first.
+        labels: the operator's, as pairs.
+        members: the ranks that are connected to it.
+        saves: those that it has not heard the end of.
+    """
+
+    agent: AgentLife
+    root_id: str
+    highest_term: int
+    addresses: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    members: tuple[int, ...] = ()
+    saves: tuple[CarriedSave, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """It is alive. `owed` says for each save that it fills how many bytes are still to be written."""
+
+    agent: AgentLife
+    term: int
+    owed: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareHost:
+    """Its ranks have declared a save."""
+
+    agent: AgentLife
+    term: int
+    declaration: HostDeclaration
+
+
+@dataclass(frozen=True, slots=True)
+class PartSealed:
+    """All that this host writes of a save is durable: without receipts when it had nothing to write."""
+
+    agent: AgentLife
+    term: int
+    save: str
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartFailed:
+    """This host's part of a request will not come: a rank is gone, or the store refused."""
+
+    agent: AgentLife
+    term: int
+    request_id: str
+    save: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndSeen:
+    """It has heard the end of a save, and none of its writers writes for that save any more."""
+
+    agent: AgentLife
+    term: int
+    save: str
+    request_id: str
+
+
+FromAgent = Hello | Beat | DeclareHost | PartSealed | PartFailed | EndSeen
+
+
+# A coordinator tells
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The answer to `Hello` and `Beat`: the term that holds now, and how long an agent may be silent in it."""
+
+    term: int
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Refused: this term is not the coordinator's, or the agent has not attended in it. `holder` is in words."""
+
+    term: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Refused for good: a later life of this host's agent has attended."""
+
+    term: int
+    by: AgentLife
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """A save is planned and noted: this is what the host writes.
+
+    Attributes:
+        term: of the coordinator.
+        request_id: which declaration it answers.
+        save: the id of the save.
+        num_shards: of the whole checkpoint.
+        shard: the one that this host fills, None when it has nothing to write.
+        key: where that is to be.
+        size_bytes: how large it will be.
+        layout_digest: of the whole layout.
+    """
+
+    term: int
+    request_id: str
+    save: str
+    num_shards: int
+    shard: int | None
+    key: str
+    size_bytes: int
+    layout_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SaveEnded:
+    """A save has ended, and with it the requests that it was an attempt at.
+
+    Attributes:
+        term: of the coordinator.
+        request_id: which declaration it answers.
+        save: the id of the save, "" when it ended before it was noted.
+        prefix: of the published checkpoint, "" when there is none.
+        reason: why there is none, or why that is not known.
+        is_known: False when the coordinator cannot tell how it ended: nothing is left of it but what agents remember.
+    """
+
+    term: int
+    request_id: str
+    save: str
+    prefix: str = ""
+    reason: str = ""
+    is_known: bool = True
+
+
+FromCoordinator = Attached | Fenced | Replaced | Go | SaveEnded

@@ -1,0 +1,168 @@
+"""The agent of one host: what it says when, and what it never does."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptd.agent.host_save import HostOutcome
+from ckptd.agent.machine import AgentMachine, Fill, Find, Send, Stop, Tell
+from ckptd.engine.hosts.messages import (
+    AgentLife,
+    Attached,
+    Beat,
+    CarriedSave,
+    DeclareHost,
+    EndSeen,
+    Fenced,
+    Go,
+    Hello,
+    PartFailed,
+    PartSealed,
+    Receipt,
+    Replaced,
+    SaveEnded,
+)
+from ckptd.storage.base import Durability
+from tests.fakes.many_hosts import declaration
+
+LIFE = AgentLife("h3", "one", 1.0)
+MINE = declaration("h3", 5, (6, 7), 8)
+REQUEST = MINE.request_id
+GO = Go(3, REQUEST, "s", 4, 2, "m-5.data-00002-of-00004", 16, b"digest")
+RECEIPT = Receipt("s", LIFE, 2, GO.key, 16, "v", Durability.OBJECT_STORE, b"sums")
+FOUND = Receipt("s", LIFE, 2, GO.key, 16, "w", Durability.OBJECT_STORE, b"sums")
+
+
+def attached(term: int = 3) -> AgentMachine:
+    machine = AgentMachine(LIFE, "root")
+    assert machine.tick(0.0) == [Find(), Send(Hello(LIFE, "root", 0))]
+    assert machine.hear(Attached(term, 15.0), 0.0) == []
+    return machine
+
+
+def filling() -> AgentMachine:
+    machine = attached()
+    assert machine.declare(MINE, 1.0) == [Send(DeclareHost(LIFE, 3, MINE))]
+    assert machine.hear(GO, 1.0) == [Fill(GO, MINE)]
+    return machine
+
+
+def sealed() -> AgentMachine:
+    machine = filling()
+    assert machine.filled(RECEIPT, 2.0) == [Send(PartSealed(LIFE, 3, "s", (RECEIPT,)))]
+    return machine
+
+
+def test_a_save_goes_from_declared_to_ended():
+    machine = sealed()
+    ended = SaveEnded(3, REQUEST, "s", prefix="m-5")
+    assert machine.hear(ended, 3.0) == [Tell(REQUEST, HostOutcome("m-5")), Stop("s")]
+    assert machine.stopped("s") == [Send(EndSeen(LIFE, 3, "s", REQUEST))]
+    # It may come twice, and the ranks may ask again.
+    assert machine.hear(ended, 4.0) == [Stop("s")]
+    assert machine.hear(GO, 4.0) == []
+    assert machine.declare(MINE, 4.0) == [Tell(REQUEST, HostOutcome("m-5"))]
+
+
+def test_what_happens_twice_changes_nothing():
+    machine = filling()
+    assert machine.declare(MINE, 2.0) == []
+    assert machine.hear(GO, 2.0) == []
+    machine.filled(RECEIPT, 2.0)
+    assert machine.filled(RECEIPT, 3.0) == []
+    assert machine.fill_failed("s", "late", 3.0) == []
+    assert machine.give_up(REQUEST, "rank 6 is gone", 3.0) == []  # all was captured, and is durable
+
+
+def test_a_new_term_is_told_again_and_what_is_sealed_is_not_written_again():
+    machine = sealed()
+    assert machine.hear(Fenced(4, "next"), 5.0) == [
+        Find(),
+        Send(Hello(LIFE, "root", 4, saves=(CarriedSave(MINE, "s", b"digest", (RECEIPT,)),))),
+    ]
+    told = [Send(PartSealed(LIFE, 4, "s", (RECEIPT,)))]
+    assert machine.hear(Attached(4, 15.0), 6.0) == told
+    again = Go(4, REQUEST, "s", 4, 2, GO.key, 16, b"digest")
+    assert machine.hear(again, 6.0) == told
+
+
+def test_a_lower_term_is_refused():
+    machine = filling()
+    machine.hear(Attached(4, 15.0), 2.0)
+    assert machine.hear(SaveEnded(3, REQUEST, "s", reason="former"), 3.0) == []
+    assert machine.hear(Fenced(3, "former"), 3.0) == []
+    assert machine.is_attached
+    assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 4, "s", (RECEIPT,)))]
+
+
+def test_a_replaced_life_ends_its_writers_and_has_no_effect_any_more():
+    machine = filling()
+    assert machine.hear(Replaced(3, AgentLife("h3", "two", 2.0)), 2.0) == [Stop("s")]
+    assert machine.filled(RECEIPT, 3.0) == []
+    assert machine.tick(100.0) == []
+    assert machine.declare(declaration("h3", 6, (6, 7), 8), 3.0) == []
+
+
+def test_a_taken_key_is_never_deleted_it_holds_the_same_bytes_or_the_save_ends():
+    machine = filling()
+    [done] = machine.found_taken(RECEIPT, FOUND, 2.0)
+    assert done == Send(PartSealed(LIFE, 3, "s", (FOUND,)))
+    for found in (None, Receipt("s", LIFE, 2, GO.key, 16, "w", Durability.OBJECT_STORE, b"other")):
+        [done] = filling().found_taken(RECEIPT, found, 2.0)
+        assert done == Send(PartFailed(LIFE, 3, REQUEST, "s", f"other bytes than ours are at {GO.key}"))
+
+
+def test_a_host_that_has_nothing_to_write_seals_without_a_receipt():
+    machine = attached()
+    machine.declare(MINE, 1.0)
+    empty = Go(3, REQUEST, "s", 4, None, "", 0, b"digest")
+    assert machine.hear(empty, 1.0) == [Send(PartSealed(LIFE, 3, "s", ()))]
+
+
+def test_whatever_is_not_answered_is_sent_again():
+    machine = attached()
+    machine.declare(MINE, 0.0)
+    assert machine.tick(1.0) == []
+    assert machine.tick(2.0) == [Send(DeclareHost(LIFE, 3, MINE))]
+    assert machine.tick(3.0) == [Send(Beat(LIFE, 3))]
+    machine.hear(GO, 3.0)
+    machine.progress("s", 5)
+    assert machine.tick(6.0) == [Send(Beat(LIFE, 3, (("s", 5),)))]
+    failed = Send(PartFailed(LIFE, 3, REQUEST, "s", "disk on fire"))
+    assert machine.fill_failed("s", "disk on fire", 6.0) == [failed]
+    assert machine.tick(8.0) == [failed]
+
+
+def test_a_silent_coordinator_is_looked_up_again_and_again():
+    machine = attached()
+    machine.tick(14.0)
+    assert machine.tick(16.0) == [Find(), Send(Hello(LIFE, "root", 3))]
+    assert machine.tick(17.0) == []
+    assert machine.tick(18.0) == [Find(), Send(Hello(LIFE, "root", 3))]
+
+
+def test_a_save_waits_no_longer_than_its_time_and_names_host_ranks_and_step():
+    machine = AgentMachine(LIFE, "root", timeout_s=60.0)
+    machine.declare(MINE, 0.0)
+    [waits] = machine.waits(20.0)
+    assert waits == (
+        "h3, ranks 6-7, step 5: the coordinator, which has not said what to write (nothing was heard from it for 20 s)"
+    )
+    [tell] = [each for each in machine.tick(61.0) if isinstance(each, Tell)]
+    assert not tell.outcome.is_known  # a former life may have sealed it: only the coordinator can tell that it failed
+    assert "not done within 60 s: h3, ranks 6-7, step 5" in tell.outcome.reason
+    assert machine.waits(61.0) == []
+
+
+@pytest.mark.parametrize("begin", [filling, sealed])
+def test_the_coordinators_word_ends_a_save_in_any_phase(begin):
+    machine = begin()
+    outcome = HostOutcome(reason="rank 1 is gone")
+    assert machine.hear(SaveEnded(3, REQUEST, "s", reason="rank 1 is gone"), 3.0) == [Tell(REQUEST, outcome), Stop("s")]
+
+
+def test_the_end_of_another_attempt_is_acknowledged_and_told_to_no_rank():
+    machine = filling()
+    assert machine.hear(SaveEnded(3, REQUEST, "other", reason="gone"), 3.0) == [Stop("other")]
+    assert machine.stopped("other") == [Send(EndSeen(LIFE, 3, "other", REQUEST))]
+    assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 3, "s", (RECEIPT,)))]

@@ -1,0 +1,98 @@
+"""The term of a root: it only rises, one coordinator holds it, and a lost answer is neither a loss nor a win."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptd.engine.catalog import term
+from ckptd.engine.catalog.term import Term, TermNote
+from ckptd.errors import ConflictError, CorruptionError, UnavailableError
+from ckptd.storage.memory import MemoryStore
+from tests.fakes.clock import HandClock
+from tests.fakes.hooked_store import HookedStore
+
+
+def bucket() -> MemoryStore:
+    return MemoryStore(has_locks=False, verifies_writes=True)
+
+
+def test_each_coordinator_takes_a_higher_term_and_fences_the_former_off():
+    store, clock = bucket(), HandClock(wall_s=100.0)
+    first = Term(store, clock, holder="first", addresses=["10.0.0.1:7070", "192.168.0.1:7070"])
+    assert first.take() == 100  # above any that was lost with the object
+    first.confirm()
+    assert term.look(store).addresses == ("10.0.0.1:7070", "192.168.0.1:7070")
+    clock.jump(-50)
+    second = Term(store, clock, holder="second")
+    assert second.take() == 101
+    with pytest.raises(ConflictError, match="second"):
+        first.confirm()
+    with pytest.raises(ConflictError):
+        first.take()  # that is final
+    second.confirm()
+    assert Term(store, clock).take(above=500) == 501
+
+
+@pytest.mark.parametrize("error", [UnavailableError, ConflictError])
+@pytest.mark.parametrize("earlier", [False, True], ids=["first", "replacing"])
+def test_an_answer_that_was_lost_after_the_write_took_effect_is_told_apart(error, earlier):
+    inner = bucket()
+    if earlier:
+        Term(inner, HandClock()).take()
+
+    def lose(number: int, what: str) -> None:
+        raise error("the answer was lost, or the client tried again and was refused")
+
+    mine = Term(HookedStore(inner, after=lose), HandClock())
+    taken = mine.take()
+    assert term.look(inner).term == taken
+    mine.confirm()
+
+
+def test_a_write_that_had_no_effect_is_no_win():
+    inner = bucket()
+    rival = Term(inner, HandClock(), holder="rival")
+
+    def fail(number: int, what: str) -> None:
+        raise UnavailableError("503")
+
+    with pytest.raises(UnavailableError):
+        Term(HookedStore(inner, before=fail), HandClock()).take()
+
+    def overtake(number: int, what: str) -> None:
+        if number == 1:
+            rival.take()
+
+    mine = Term(HookedStore(inner, before=overtake), HandClock())
+    assert mine.take() > rival.number
+    with pytest.raises(ConflictError):
+        rival.confirm()
+
+
+def test_only_what_removes_or_publishes_is_confirmed():
+    store = bucket()
+    former = Term(store, HandClock())
+    former.take()
+    Term(store, HandClock()).take()
+    former.before("begin.record")
+    for step in ("sweep.shards", "drop.index", "publish.state", "commit.index"):
+        with pytest.raises(ConflictError):
+            former.before(step)
+
+
+def test_a_deleted_object_fences_and_a_damaged_one_is_named():
+    store = bucket()
+    mine = Term(store, HandClock())
+    mine.take()
+    store.delete([term.KEY])
+    with pytest.raises(ConflictError, match="nothing says whose it is"):
+        mine.confirm()
+    for data in (b"", b"{", b"[]", b'{"term": 0, "owner": "", "holder": "", "addresses": []}'):
+        store.replace(term.KEY, data)
+        with pytest.raises(CorruptionError, match=r"\.ckptd/coordinator"):
+            Term(store, HandClock()).take()
+
+
+def test_a_note_and_its_bytes_are_one_thing():
+    note = TermNote(7, "word", "ckptd serve, pid 1 on a", ("a:1", "b:2"))
+    assert TermNote.decode(note.encode()) == note

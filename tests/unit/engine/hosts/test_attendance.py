@@ -1,0 +1,147 @@
+"""Which agents attend, and what counts of what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptd.engine.hosts.attendance import Attendance
+from ckptd.engine.hosts.messages import AgentLife, Attached, Fenced, Hello, PartSealed, Receipt, Replaced
+from ckptd.engine.hosts.parts import HostPart, HostParts
+from ckptd.engine.hosts.revival import Revival, is_attempt_at, save_id_of
+from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.storage.base import Durability
+from tests.fakes.many_hosts import declaration
+
+H1 = AgentLife("h1", "one", born=1.0)
+H1_AGAIN = AgentLife("h1", "two", born=2.0)
+H9 = AgentLife("h9", "nine", born=1.0)
+
+
+def attended(*lives: AgentLife, term: int = 3) -> Attendance:
+    attendance = Attendance(term, "root")
+    for life in lives:
+        ranks = (0, 1) if life.host == "h1" else tuple(range(64, 72))
+        assert attendance.attend(Hello(life, "root", 0, members=ranks), 0.0) == Attached(3, 15.0)
+    return attendance
+
+
+def receipt(by: AgentLife, save: str = "s", shard: int = 0, size: int = 45_000_000) -> Receipt:
+    return Receipt(save, by, shard, f"k{shard}", size, "v", Durability.OBJECT_STORE, b"sums")
+
+
+def parts(attendance: Attendance) -> HostParts:
+    return HostParts(
+        "s",
+        [
+            HostPart("h9", tuple(range(64, 72)), 0, "k0", 45_000_000, 45_000_000, 0.0),
+            HostPart("h1", (0, 1), None, "", 0, 0, 0.0),
+        ],
+        attendance,
+    )
+
+
+def test_a_lost_agent_is_named_with_its_ranks_and_what_they_owe():
+    attendance = attended(H1, H9)
+    owed = parts(attendance)
+    owed.progress("h9", 12_000_000, 1.0)
+    attendance.hear(H1, 3, 16.0)
+    assert attendance.lost(15.0) == {}
+    assert attendance.lost(16.0) == {"h9": 16.0}
+    assert owed.why_over(16.0) == "agent on h9 is gone 16 s; ranks 64-71 owed 12.0 MB of 45.0 MB"
+    assert owed.waiting_for(14.0)[-1] == "agent on h9; ranks 64-71 owed 12.0 MB of 45.0 MB"
+    assert attendance.whereabouts(range(60, 66), 16.0) == "ranks 64-65: agent on h9 is gone 16 s"
+
+
+def test_an_agent_that_owes_nothing_may_go():
+    attendance = attended(H1, H9)
+    owed = parts(attendance)
+    sealed = owed.seal(PartSealed(H9, 3, "s", (receipt(H9),)))
+    assert sealed is not None
+    assert owed.seal(PartSealed(H9, 3, "s", (receipt(H9),))) is None
+    owed.seal(PartSealed(H1, 3, "s", ()))
+    assert (owed.owing(), owed.why_over(1000.0)) == ([], None)
+
+
+def test_an_agent_that_writes_nothing_is_named():
+    attendance = attended(H1, H9)
+    owed = parts(attendance)
+    owed.seal(PartSealed(H1, 3, "s", ()))
+    for now in (10.0, 20.0, 30.0, 31.0):
+        attendance.hear(H9, 3, now)
+    assert owed.why_over(30.0) is None
+    assert owed.why_over(31.0).startswith("the agent on h9 has written nothing for 31 s; ranks 64-71 owed")
+    owed.resume("h9", 31.0)
+    assert owed.why_over(32.0) is None
+
+
+def test_a_later_life_takes_the_place_and_the_former_is_refused_for_good():
+    attendance = attended(H1, H9)
+    assert attendance.attend(Hello(H1_AGAIN, "root", 3), 1.0) == Attached(3, 15.0)
+    assert attendance.hear(H1, 3, 2.0) == Replaced(3, H1_AGAIN)
+    assert attendance.attend(Hello(H1, "root", 3), 100.0) == Replaced(3, H1_AGAIN)
+    owed = parts(attendance)
+    with pytest.raises(ConflictError, match="not believed"):
+        owed.seal(PartSealed(H1, 3, "s", ()))
+    with pytest.raises(ConflictError, match="not believed"):
+        owed.seal(PartSealed(H1_AGAIN, 3, "s", (receipt(H1),)))
+
+
+def test_a_late_hello_of_a_former_life_does_not_put_out_the_present_one():
+    attendance = attended(H1_AGAIN)
+    assert attendance.attend(Hello(H1, "root", 3), 1.0) == Replaced(3, H1_AGAIN)
+    assert attendance.hear(H1_AGAIN, 3, 2.0) is None
+    # A wall clock may have been set back: once the other is lost, the one that comes is the present one.
+    assert attendance.attend(Hello(H1, "root", 3), 18.0) == Attached(3, 15.0)
+
+
+def test_terms_fence_both_ways():
+    attendance = attended(H1)
+    assert attendance.hear(H1, 2, 1.0) == Fenced(3, "the coordinator")  # it has to attend first
+    assert attendance.hear(H9, 3, 1.0) == Fenced(3, "the coordinator")
+    assert not attendance.is_fenced
+    assert attendance.attend(Hello(H9, "root", 4), 1.0) == Fenced(4, "a coordinator of term 4")
+    assert attendance.is_fenced
+    assert attendance.hear(H1, 3, 1.0) == Fenced(4, "a coordinator of term 4")  # that is final
+
+
+def test_an_agent_of_another_root_is_refused():
+    with pytest.raises(InvalidRequestError, match="agent on h1 has opened another root"):
+        attended().attend(Hello(H1, "elsewhere", 0), 0.0)
+
+
+def test_only_what_was_ordered_is_taken():
+    owed = parts(attended(H1, H9))
+    for wrong in (receipt(H9, size=1), receipt(H9, shard=1), receipt(H9, save="other")):
+        with pytest.raises(ConflictError, match="something else"):
+            owed.seal(PartSealed(H9, 3, "s", (wrong,)))
+    with pytest.raises(ConflictError, match="no part"):
+        owed.seal(PartSealed(H9, 3, "other", ()))
+
+
+def test_a_save_goes_on_only_with_the_very_calls_that_it_was_begun_for():
+    mine = [declaration("h1", 5, (0, 1), 4), declaration("h2", 5, (2, 3), 4)]
+    save = save_id_of("x" * 12, mine)
+    assert is_attempt_at(save, reversed(mine))
+    assert not is_attempt_at(save, mine[:1])
+    assert not is_attempt_at(save, [mine[0], declaration("h2", 5, (2, 3), 4, call=1)])
+    assert not is_attempt_at("short", mine)
+
+
+def test_a_revival_waits_for_all_and_names_those_that_do_not_come():
+    attendance = attended(H1, H9)
+    mine = [declaration("h1", 5, (0, 1), 72), declaration("h9", 5, tuple(range(2, 72)), 72)]
+    save = save_id_of("x" * 12, mine)
+    revival = Revival(save, until=60.0, wait_s=60.0)
+    assert revival.why_over(attendance, 59.0) is None
+    assert "no agent that holds a part of it has come back within 60 s" in revival.why_over(attendance, 60.0)
+    revival.tell("h1", mine[0])
+    assert (revival.missing, revival.is_complete) == (tuple(range(2, 72)), False)
+    assert revival.why_over(attendance, 60.0) == (
+        "ranks 2-71 have not come back within 60 s of the coordinator's start "
+        "(ranks 64-71: agent on h9 is gone 60 s); agents on h1 have"
+    )
+    revival.tell("h9", mine[1])
+    assert revival.is_complete
+    assert revival.why_over(attendance, 60.0) is None
+    revival.tell("h9", declaration("h9", 5, tuple(range(2, 72)), 72, call=1))
+    assert "another save of this step" in revival.why_over(attendance, 1.0)
