@@ -27,6 +27,10 @@ A TOML file. Once there is one, nothing is allowed that it does not say::
 Several grants may name one identity; it has the rights of all of them. Of several floors that match a run each holds.
 A limit is each identity's own that it names, ``*`` names all; a quota is of all runs together that its patterns match.
 Of several the lowest holds.
+
+A file that begins with ``has_end = true`` must end with the line ``[end]``: one that was cut off between two rows is
+refused then, where it would be another policy. What no row can mean is refused here; what changes nothing is found by
+`ckptd.access.idle_rows`.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,9 @@ else:
     import tomli as tomllib
 
 _MOST_BYTES = 4 << 20
+_KINDS = ("grant", "floor", "limit", "quota")
+_END_KEYS = ("has_end", "end")
+_HEADER = re.compile(rf"[ \t]*\[\[[ \t]*({'|'.join(_KINDS)})[ \t]*\]\]")
 
 EACH = "*"
 """In a limit: every identity, each by itself."""
@@ -105,6 +112,11 @@ class Policy:
     floors: tuple[tuple[tuple[str, ...], Floor], ...] = ()
     limits: tuple[tuple[tuple[str, ...], Limit], ...] = ()
     quotas: tuple[Quota, ...] = ()
+    lines: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    def where(self, kind: str, index: int) -> str:
+        """Return how a row is called in messages; `kind` as in the file, `index` from 0."""
+        return _where(kind, index, self.lines)
 
     def allows(self, caller: Caller, right: Right, run: str) -> bool:
         """Say whether `caller` has a right on one run."""
@@ -136,8 +148,9 @@ class Policy:
         return ""
 
     def names_of(self, kind: str) -> set[str]:
-        """Return the names of one kind of identity that the rows give a role to."""
-        named = (name.partition(":") for grant in self.grants or () for name in grant.to)
+        """Return the names of one kind of identity that rows are about."""
+        rows = (*(grant.to for grant in self.grants or ()), *(to for to, _ in self.limits))
+        named = (name.partition(":") for row in rows for name in row)
         return {rest for each, _, rest in named if each == kind}
 
     def floor(self, run: str) -> Floor:
@@ -187,7 +200,10 @@ def read(path: str) -> Policy:
     if len(data) > _MOST_BYTES:
         raise InvalidRequestError("the policy file is too large", key=path, expected=f"at most {_MOST_BYTES} bytes")
     try:
-        return parse(tomllib.loads(data.decode("utf-8")))
+        text = data.decode("utf-8")
+        content = tomllib.loads(text)
+        _check_end(content, text)
+        return parse(content, _lines_of_rows(text))
     except InvalidRequestError as error:
         error.key = path
         raise
@@ -195,21 +211,61 @@ def read(path: str) -> Policy:
         raise InvalidRequestError(f"the policy file is not TOML: {error}", key=path) from error
 
 
-def parse(content: Mapping[str, Any]) -> Policy:
-    """Return the policy that a file's content says; `InvalidRequestError` names the row that is wrong."""
-    _check_keys(content, {"grant", "floor", "limit", "quota"}, "the policy")
-    grants = [_grant(row, f"grant {number}") for number, row in _rows(content, "grant")]
-    floors = [_floor(row, f"floor {number}") for number, row in _rows(content, "floor")]
-    limits = [_limit(row, f"limit {number}") for number, row in _rows(content, "limit")]
-    quotas = [_quota(row, f"quota {number}") for number, row in _rows(content, "quota")]
-    return Policy(tuple(grants), tuple(floors), tuple(limits), tuple(quotas))
+def parse(content: Mapping[str, Any], lines: Mapping[str, tuple[int, ...]] | None = None) -> Policy:
+    """Return the policy that a file's content says; `InvalidRequestError` names the row that is wrong.
+
+    `lines`: for each kind of rows the lines of the file where they begin.
+    """
+    _check_keys(content, {*_KINDS, *_END_KEYS}, "the policy")
+    found = {kind: each for kind, each in (lines or {}).items() if len(each) == len(content.get(kind, ()))}
+    grants = [_grant(row, where) for where, row in _rows(content, "grant", found)]
+    floors = [_floor(row, where) for where, row in _rows(content, "floor", found)]
+    limits = [_limit(row, where) for where, row in _rows(content, "limit", found)]
+    quotas = [_quota(row, where) for where, row in _rows(content, "quota", found)]
+    return Policy(tuple(grants), tuple(floors), tuple(limits), tuple(quotas), found)
 
 
-def _rows(content: Mapping[str, Any], name: str) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    rows = content.get(name, [])
+def _check_end(content: Mapping[str, Any], text: str) -> None:
+    """Refuse a file that was cut off, as far as it says how it ends."""
+    has_end, end = content.get("has_end", False), content.get("end")
+    if not isinstance(has_end, bool):
+        raise InvalidRequestError("has_end is neither true nor false", actual=str(has_end)[:100])
+    if end is not None and (end != {} or not has_end):
+        raise InvalidRequestError(
+            "[end] is the last line of a file that begins with has_end = true, with nothing in it"
+        )
+    if has_end and (end is None or _last_line(text) != "[end]"):
+        raise InvalidRequestError(
+            "it begins with has_end = true, and its last line is not [end]: it was cut off, or is not written yet",
+            actual=_last_line(text)[:100],
+        )
+
+
+def _last_line(text: str) -> str:
+    lines = (line.strip() for line in reversed(text.split("\n")))
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+def _lines_of_rows(text: str) -> dict[str, tuple[int, ...]]:
+    """Return where rows begin. That may be wrong where texts of several lines look like rows: then their number is."""
+    found: dict[str, list[int]] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if header := _HEADER.match(line):
+            found.setdefault(header[1], []).append(number)
+    return {kind: tuple(numbers) for kind, numbers in found.items()}
+
+
+def _where(kind: str, index: int, lines: Mapping[str, tuple[int, ...]]) -> str:
+    return f"{f'line {lines[kind][index]}: ' if kind in lines else ''}{kind} {index + 1}"
+
+
+def _rows(
+    content: Mapping[str, Any], kind: str, lines: Mapping[str, tuple[int, ...]]
+) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    rows = content.get(kind, [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InvalidRequestError(f"rows of the policy are written as [[{name}]]")
-    return enumerate(rows, start=1)
+        raise InvalidRequestError(f"rows of the policy are written as [[{kind}]]")
+    return [(_where(kind, index, lines), row) for index, row in enumerate(rows)]
 
 
 def _grant(row: Mapping[str, Any], where: str) -> Grant:
@@ -248,6 +304,8 @@ def _is_identity(name: str) -> bool:
 def _limit(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Limit]:
     _check_keys(row, {"to", *_LIMITS}, where)
     to = (EACH,) if row.get("to") == EACH else _identities(row, where)
+    if row.keys().isdisjoint(_LIMITS):
+        raise InvalidRequestError(f"{where}: it limits nothing: pass one of {', '.join(_LIMITS)}")
     return to, Limit(**{name: _amount(row, name, where) for name in _LIMITS if name in row})
 
 
@@ -274,6 +332,8 @@ def _floor(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Floor]:
         raise InvalidRequestError(f"{where}: keep_at_least is a number of checkpoints", actual=str(keep)[:100])
     if isinstance(hours, bool) or not isinstance(hours, int | float) or not (math.isfinite(hours) and hours >= 0):
         raise InvalidRequestError(f"{where}: keep_younger_than_hours is a number of hours", actual=str(hours)[:100])
+    if not keep and not hours:
+        raise InvalidRequestError(f"{where}: it keeps nothing: pass keep_at_least, keep_younger_than_hours, or both")
     return _patterns(row, where), Floor(keep, hours * 3600.0)
 
 

@@ -30,7 +30,7 @@ from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
-from ckptd.service.exposure import check_exposure, exposure_warning
+from ckptd.service.exposure import check_exposure, exposure_warnings
 from ckptd.service.flow import Limits
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.service.stream_processes import StreamOptions
@@ -73,11 +73,13 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     seen = identity_files.signature(config)
     options = server_options(config, environ)
-    if exposed := exposure_warning(options, check_exposure(options)):
-        _log.warning("%s", exposed)
+    exposed = exposure_warnings(options, check_exposure(options))
+    for warning in exposed:
+        _log.warning("%s", warning)
     options.priority.check()
     identity_files.warn_of_readable_secrets(config)
-    identity_files.warn_of_unknown_tokens(options.access)
+    for complaint in options.problems:
+        _log.warning("%s", complaint)
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
@@ -101,7 +103,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     )
     coordinator.open()
     with Ticker(coordinator):
-        return asyncio.run(_serve(coordinator, options, config, audit, seen, allowed))
+        return asyncio.run(_serve(coordinator, options, config, audit, seen, allowed, exposed))
 
 
 def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
@@ -111,10 +113,12 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
         raise InvalidRequestError(
             "there are not enough ports from --stream-port on", expected=f"below {_PORTS}", actual=config.stream_port
         )
+    tls, access = identity_files.read_tls(config), identity_files.read_access(config)
     return ServerOptions(
         listen=listen,
-        tls=identity_files.read_tls(config),
-        access=identity_files.read_access(config),
+        tls=tls,
+        access=access,
+        problems=identity_files.complaints(config, access),
         socket_mode=identity_files.socket_mode(config),
         control_threads=config.control_threads,
         data_threads=config.data_threads,
@@ -141,6 +145,7 @@ async def _serve(
     audit: AuditLog,
     seen: identity_files.Signature,
     open_files: int,
+    exposed: Sequence[str],
 ) -> int:
     _forget(config)  # one that a killed daemon left must not be taken for ours
     endings: asyncio.Queue[str] = asyncio.Queue()
@@ -153,6 +158,9 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, functools.partial(_read_again, files, audit))
     try:
         listening = await server.start()
+        for warning in server.warnings:
+            if warning not in exposed:  # it names the port that was chosen
+                _log.warning("%s", warning)
         coordinator.writers = tuple(listening)
         _announce(listening, coordinator, config)
         audit.ended(JournalEntry("start", DONE, details={"listening": list(listening)}))

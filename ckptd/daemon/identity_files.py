@@ -16,15 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckptd.access import callers, policy, tokens
+from ckptd.access import idle_rows, policy, tokens
+from ckptd.access.idle_rows import Seen
 from ckptd.access.policy import Policy
 from ckptd.daemon.config import Config
 from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
+from ckptd.wire import addresses
 
 LOOK_EVERY_S = 1.0
+_NOT_USED = "a changed file is not used, what was read of it before goes on"
 
 _log = logging.getLogger("ckptd.daemon")
 
@@ -81,11 +84,24 @@ def warn_of_readable_secrets(config: Config) -> None:
             _log.warning("%s can be read by other users of this host: chmod 600 %s", path, path)
 
 
-def warn_of_unknown_tokens(access: Access) -> None:
-    """Write a line for each token that the policy names and that there is not: a typing error, or it was revoked."""
-    known = {token.name for token in access.tokens or ()} | ({tokens.SHARED} if access.shared_token else set())
-    for name in sorted(access.policy.names_of(callers.TOKEN) - known):
-        _log.warning("the policy names token:%s, and there is no such token", name)
+def complaints(config: Config, access: Access) -> list[str]:
+    """Return what of the policy changes nothing, a sentence each: typing errors, or what is meant for later."""
+    if config.policy is None:
+        return []
+    has_socket = not config.listen or any(addresses.parse(each).is_unix for each in config.listen)
+    users: frozenset[str] | None = None if has_socket else frozenset()
+    if has_socket and access.socket_owner is not None:
+        users = frozenset({"0", str(access.socket_owner)})
+    seen = Seen(
+        idle_rows.known_tokens(access.shared_token, access.tokens),
+        has_certificates=config.client_ca is not None,
+        users=users,
+        has_loopback=access.admits_loopback,
+    )
+    return [
+        f"{config.policy}: {each}"
+        for each in (*idle_rows.unseen_identities(access.policy, seen), *idle_rows.idle_rows(access.policy))
+    ]
 
 
 Signature = tuple[tuple[int, ...] | None, ...]
@@ -112,7 +128,7 @@ class IdentityFiles:
         changed: Callable[[Access, Tls | None, Sequence[str]], None],
         journal: Journal = NO_JOURNAL,
     ) -> None:
-        """`seen` and `access` are of the start; `changed` is called on the event loop, with what could not be used.
+        """`seen` and `access` are of the start; `changed` is called on the event loop, with what an admin has to know.
 
         `journal` is told of every change.
         """
@@ -128,6 +144,7 @@ class IdentityFiles:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        paths = _paths(self._config)
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._due.wait(), LOOK_EVERY_S)
@@ -136,28 +153,30 @@ class IdentityFiles:
             found = await asyncio.to_thread(signature, self._config)
             is_settled, self._last = found == self._last, found
             if is_requested or (is_settled and found != self._used):
+                changed = [path for path, one, other in zip(paths, self._used, found, strict=True) if one != other]
                 self._used = found
-                await self._read_again(is_requested)
+                await self._read_again(is_requested, paths if is_requested else changed)
 
-    async def _read_again(self, is_requested: bool) -> None:
+    async def _read_again(self, is_requested: bool, paths: Sequence[str]) -> None:
+        """Read all files: `paths` are those that the log names."""
         why = "SIGHUP" if is_requested else "a file has changed"
         access, tls, problems = await asyncio.to_thread(_read_again, self._config, self._access)
         told = JournalEntry("identities", uses_reserve=True, details={"why": why, **_described(access)})
         try:
             await asyncio.to_thread(self._journal.begins, told)
             self._access = access
-            self._changed(access, tls, problems)
+            idle = complaints(self._config, access)
+            self._changed(access, tls, (*(f"{_NOT_USED}: {problem}" for problem in problems), *idle))
         except CkptdError as error:
             problems.append(str(error))
         for problem in problems:
-            _log.error("a changed file is not used, what was read of it before goes on: %s", problem)
+            _log.error("%s: %s", _NOT_USED, problem)
         outcome = told.ended("in part", {"problems": problems}) if problems else told.ended()
         await asyncio.to_thread(self._journal.ended, outcome)
         if not problems:
-            _log.info(
-                "read again, as %s: %s", why, ", ".join(_paths(self._config)) or "there are no files of identities"
-            )
-        warn_of_unknown_tokens(self._access)
+            _log.info("read again, as %s: %s", why, ", ".join(paths) or "there are no files of identities")
+        for each in complaints(self._config, self._access):
+            _log.warning("%s", each)
 
 
 def _paths(config: Config) -> list[str]:
@@ -197,10 +216,11 @@ def _policy_again(path: str) -> Policy:
 
 def _described(access: Access) -> dict[str, object]:
     """Return what tells one set of identities from another, and nothing secret."""
-    rows = sorted(repr(row) for row in (*(access.policy.grants or ()), *access.policy.floors))
+    found = access.policy
+    rows = sorted(repr(row) for row in (*(found.grants or ()), *found.floors, *found.limits, *found.quotas))
     return {
         "policy": hashlib.sha256("\n".join(rows).encode("utf-8", "backslashreplace")).hexdigest() if rows else "",
-        "grants": len(access.policy.grants or ()),
+        "grants": len(found.grants or ()),
         "tokens": [token.name for token in access.tokens or ()],
     }
 

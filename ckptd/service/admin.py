@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class AdminService:
-    """Behaviours of `AdminService`. The server fills in `listening` and `warning` once it has bound its addresses."""
+    """Behaviours of `AdminService`. The server fills in `listening` and `warnings` once it has bound its addresses."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class AdminService:
         self._started = time.monotonic()
         self.listening: Sequence[str] = ()
         self.problems: Sequence[str] = ()  # with the files of identities
-        self.warning: str | None = None
+        self.warnings: Sequence[str] = ()
         self.draining = False
         self.arenas: ArenaServer | None = None
 
@@ -78,7 +78,7 @@ class AdminService:
             next_after=page.next_after,
             draining=self.draining,
             warnings=(
-                *filter(None, (self.warning, *self._coordinator.root.warnings, complaint)),
+                *filter(None, (*self.warnings, *self._coordinator.root.warnings, complaint)),
                 *((*self.problems, *filter(None, [self._recorder.complaint])) if call.is_admin else ()),
             ),
             arena_bytes=0 if lender is None else lender.size_bytes,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from ckptd.errors import InvalidRequestError, NotPermittedError
 from ckptd.wire.addresses import Address
 
+_OF_OTHERS = 0o006  # users that are not of the socket's group
+
 if TYPE_CHECKING:
     from ckptd.service.server import ServerOptions
 
@@ -39,9 +41,25 @@ def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
     return tuple(decided)
 
 
-def exposure_warning(options: ServerOptions, listen: Sequence[Address]) -> str | None:
-    """Return what an operator must know of the addresses in `listen`, as long as the daemon runs; None if nothing."""
-    exposed = [str(address) for address in listen if not address.is_unix]
-    if not exposed or not options.access.admits_loopback:
-        return None
-    return f"--insecure-loopback: every process of this host, of any user, may do everything over {', '.join(exposed)}"
+def exposure_warnings(options: ServerOptions, listen: Sequence[Address]) -> tuple[str, ...]:
+    """Return what an operator must know of the addresses in `listen`, for as long as the daemon runs."""
+    access = options.access
+    ports = [_shown(address) for address in listen if not address.is_unix]
+    sockets = [str(address) for address in listen if address.is_unix]
+    said = []
+    if ports and access.admits_loopback:
+        said.append(
+            f"--insecure-loopback: every process of this host, of any user, may do everything over {', '.join(ports)}"
+        )
+    if sockets and access.socket_owner is None and not access.has_tokens and access.policy.grants is None:
+        mode = options.socket_mode
+        whom = "every user of this host" if mode & _OF_OTHERS else "every user of the socket's group"
+        said.append(
+            f"--socket-mode {mode:04o}: {whom} may do everything over {', '.join(sockets)}, as there is neither "
+            "--policy nor --tokens"
+        )
+    return tuple(said)
+
+
+def _shown(address: Address) -> str:
+    return str(address) if address.port else f"{address.host} (a free port is chosen)"

@@ -28,7 +28,7 @@ from ckptd.service.calls import Behaviour, Boundary
 from ckptd.service.certificates import Certificates, Tls
 from ckptd.service.connections import Connections
 from ckptd.service.door import Door
-from ckptd.service.exposure import check_exposure, exposure_warning
+from ckptd.service.exposure import check_exposure, exposure_warnings
 from ckptd.service.flow import Budgets, Limits
 from ckptd.service.gate import Access, Gate
 from ckptd.service.interceptors import IdentityNeeded
@@ -72,7 +72,11 @@ class ArenaOptions:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How a server listens, and how much it takes on."""
+    """How a server listens, and how much it takes on.
+
+    Attributes:
+        problems: with the files of identities, a sentence each: `status` tells them to those that may do everything.
+    """
 
     listen: tuple[Address, ...]
     tls: Tls | None = None
@@ -84,6 +88,7 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     arena: ArenaOptions | None = None
     streams: StreamOptions | None = None
+    problems: Sequence[str] = ()
 
 
 class Server:
@@ -129,6 +134,7 @@ class Server:
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences = save.presences
         self._admin = AdminService(coordinator, host, self._pools, save.presences, self._allowances, self._recorder)
+        self._admin.problems = options.problems
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
@@ -157,7 +163,7 @@ class Server:
         """
         bound = [self._bind(address) for address in self._addresses]
         self._admin.listening = tuple(map(str, bound))
-        self._admin.warning = exposure_warning(self._options, bound)
+        self._admin.warnings = exposure_warnings(self._options, bound)
         self._lend_arenas(bound)
         self.streams = self._host.streams = self._stream_processes(bound)
         if ports := [address.port for address in bound if not address.is_unix]:
@@ -245,14 +251,19 @@ class Server:
     def use_identities(self, access: Access, tls: Tls | None, problems: Sequence[str] = ()) -> None:
         """Judge the calls that come from now on by this. Calls and connections in progress go on.
 
-        `problems` says which files could not be read again; `status` tells it those who may do everything.
+        `problems`: what is wrong with their files, a sentence each; see `ServerOptions`.
         """
         self.gate.access = access
-        self._admin.problems = tuple(f"not used, what was read before goes on: {problem}" for problem in problems)
+        self._admin.problems = tuple(problems)
         if tls is not None and self._certificates is not None:
             self._certificates.renew(tls)
             if self.streams is not None:
                 self.streams.renew(*_as_texts(tls))
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What an operator must know of the addresses, with the real ports."""
+        return self._admin.warnings
 
     async def drain(self) -> None:
         """Answer health checks that the daemon is about to end; calls in progress go on."""

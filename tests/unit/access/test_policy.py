@@ -172,6 +172,11 @@ def test_an_empty_policy_allows_nothing_and_none_at_all_everything(written):
         ("[[floor]]\nruns='a'\nkeep_at_least=-1", "floor 1: keep_at_least"),
         ("[[floor]]\nruns='a'\nkeep_at_least=true", "floor 1: keep_at_least"),
         ("[[floor]]\nruns='a'\nkeep_younger_than_hours=nan", "floor 1: keep_younger"),
+        ("[[floor]]\nruns='a'", "line 1: floor 1: it keeps nothing"),
+        ("[[floor]]\nruns='a'\nkeep_at_least=0", "floor 1: it keeps nothing"),
+        ("\n[[limit]]\nto='*'\nsaves=1\n\n[[limit]]\nto='*'", "line 6: limit 2: it limits nothing"),
+        ("[[grant]]\nto='token:a'\nruns='a'\nrole='read'\n[end]", "has_end = true"),
+        ("has_end = 1", "has_end is neither"),
         ("grant", "not TOML"),
     ],
 )
@@ -179,6 +184,21 @@ def test_a_wrong_row_is_named(written, text, said):
     with pytest.raises(InvalidRequestError, match=said) as refused:
         written(text)
     assert "policy.toml" in str(refused.value)
+
+
+def test_a_file_that_says_how_it_ends_is_refused_wherever_it_is_cut_off(written):
+    rows = "[[grant]]\nto='token:a'\nruns='a'\nrole='read'\n[[limit]]\nto='token:a'\nsaves=80\n"
+    whole = f"has_end = true\n{rows}[end]\n# end"
+    last = whole.index("[end]") + len("[end]")
+    assert written(whole) == written(whole[:last])
+    for length in range(whole.index("\n"), last):
+        with pytest.raises(InvalidRequestError, match=r"cut off|not TOML|has_end"):
+            written(whole[:length])
+
+
+def test_a_row_is_not_called_by_a_line_that_only_looks_like_its_first(written):
+    with pytest.raises(InvalidRequestError, match=r"policy\.toml: grant 1: `runs`"):
+        written("[[grant]]\nrole='read'\nto='token:a'\nruns='''\n[[grant]]\n'''")
 
 
 def test_a_missing_file_is_said(tmp_path):
@@ -200,6 +220,42 @@ INSIDE = [
     ("*/a/**/b", "vision/a/x", True),
     ("vision", "vision", False),
 ]
+
+
+@pytest.mark.parametrize(
+    ("general", "special", "expected"),
+    [
+        ("**", "a/**", True),
+        ("a/**", "a/*", True),
+        ("a/*", "a/**", False),
+        ("a/*", "a/b*", True),
+        ("a/b*", "a/*", False),
+        ("a/**", "a", False),
+        ("**/b", "a/**/b", True),
+        ("*/**", "**", False),
+        ("a*", "a*b", True),
+    ],
+)
+def test_a_pattern_covers_another(general, special, expected):
+    assert patterns.covers(general, special) is expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("vision/**", "visoin/**", False),
+        ("vision/**", "**", True),
+        ("vision/**", "vision", False),
+        ("vision/*/best", "**/best", True),
+        ("vision/*/best", "**/worst", False),
+        ("v*/a", "vision/*", True),
+        ("a*b", "*c", False),
+        ("a*", "*c", True),
+        ("a/*", "a/b/*", False),
+    ],
+)
+def test_patterns_have_a_run_in_common(one, other, expected):
+    assert patterns.overlap(one, other) is patterns.overlap(other, one) is expected
 
 
 @pytest.mark.parametrize(("pattern", "run", "expected"), INSIDE)

@@ -53,9 +53,20 @@ def test_a_port_of_this_host_is_refused_unless_its_openness_is_accepted_and_told
     assert "leave out --listen" in refused.stderr
     assert "--insecure-loopback" in refused.stderr
     assert not (tmp_path / "root").exists()
-    daemon = serve().ready()  # the fixture accepts it
+
+
+def test_what_strangers_may_do_is_told_at_the_start_and_in_every_status(serve, runtime):
+    socket = f"unix://{runtime}/d.sock"
+    shared = ["--listen", "127.0.0.1:0", "--listen", socket, "--socket-mode", "0660"]
+    daemon = serve(*shared).ready()  # the fixture accepts the port
     first = daemon.log.read_text().splitlines()[0]
     assert " warning: " in first
     assert "--insecure-loopback" in first
+    assert ":0" not in first
     status = CliRunner().invoke(status_command, [daemon.listening[0]])
-    assert f"may do everything over {daemon.listening[0]}" in status.output
+    for said in (
+        f"of any user, may do everything over {daemon.listening[0]}",
+        f"--socket-mode 0660: every user of the socket's group may do everything over {socket}",
+    ):
+        assert said in daemon.log.read_text()
+        assert f"WARNING: {said}" in status.output.replace("--insecure-loopback: every process of this host, ", "")

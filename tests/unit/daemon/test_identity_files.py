@@ -96,6 +96,20 @@ def test_a_policy_that_is_emptied_locks_nobody_out(daemon, files):
     assert may_read(daemon, files[2])
 
 
+def test_what_of_a_policy_changes_nothing_is_told_in_the_log_and_to_admins(serve, files):
+    _, policy, shown = files
+    boss = '[[grant]]\nto = "token:vision"\nruns = "**"\nrole = "admin"\n'
+    policy.write_text(boss + '[[grant]]\nto = ["cert:c", "uid:7", "loopback"]\nruns = "a"\nrole = "read"\n')
+    daemon = serve("--tokens", files[0], "--policy", str(policy)).ready()
+    told = status_warnings(daemon, shown)
+    assert [each.partition("names ")[2].partition(",")[0] for each in told] == ["cert:c", "uid:7", "loopback"]
+    assert all(each in daemon.log.read_text() for each in told)
+    policy.write_text(boss + '[[limit]]\nto = "*"\nsaves = 0\n')
+    daemon.wait_for_log("line 5: limit 1 says saves = 0")
+    assert f"read again, as a file has changed: {policy}\n" in daemon.log.read_text()
+    assert len(status_warnings(daemon, shown)) == 1
+
+
 def test_a_link_to_another_file_is_seen_and_a_name_that_no_token_has_is_told(daemon, files, tmp_path):
     _, policy, shown = files
     other = tmp_path / "other.toml"
