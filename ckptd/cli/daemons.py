@@ -44,7 +44,7 @@ class Identity:
         return given_token(Path(self.token_file).read_text().strip() if self.token_file else None)
 
 
-NOBODY = Identity()
+ANONYMOUS = Identity()
 """No option was passed."""
 
 

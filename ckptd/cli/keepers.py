@@ -42,7 +42,7 @@ class Reach:
     """
 
     address: str | None = None
-    identity: daemons.Identity = daemons.NOBODY
+    identity: daemons.Identity = daemons.ANONYMOUS
     timeout_s: float = 10.0
     takes_over: bool = False
 

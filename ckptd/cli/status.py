@@ -27,7 +27,7 @@ def command(address: str | None, as_json: bool, identity: daemons.Identity, time
         _print(reply)
 
 
-def ask(address: str | None, *, identity: daemons.Identity = daemons.NOBODY, timeout_s: float = 10.0) -> Any:
+def ask(address: str | None, *, identity: daemons.Identity = daemons.ANONYMOUS, timeout_s: float = 10.0) -> Any:
     """Return the daemon's `StatusReply`, of all runs. Raises `UnavailableError` when none answers."""
     import grpc
 

@@ -10,7 +10,7 @@ from ckptd.engine.saves.session import Phase, Session
 from ckptd.engine.settings import Settings
 from ckptd.engine.wording import describe_ranks, describe_seconds
 
-NOBODY: Mapping[int, str] = MappingProxyType({})
+NO_WHEREABOUTS: Mapping[int, str] = MappingProxyType({})
 _MOST_ABSENT = 4  # how many ranks a line names with their hosts
 _SLOW_S = 5.0  # for one block of bytes: then the save waits for the store, and for no rank
 
@@ -43,7 +43,9 @@ def debts_of(session: Session, shards: Sequence[Shard], is_safe: Callable[[int],
     return debts
 
 
-def waiting_for(session: Session, debts: Mapping[int, Debt], whereabouts: Mapping[int, str] = NOBODY) -> list[str]:
+def waiting_for(
+    session: Session, debts: Mapping[int, Debt], whereabouts: Mapping[int, str] = NO_WHEREABOUTS
+) -> list[str]:
     """Say what a save waits for, rank by rank where it is ranks.
 
     Args:

@@ -177,7 +177,7 @@ class Save:
         return frozenset(claim.transport for claim in self.claims.values())
 
     @property
-    def needs_nobody(self) -> bool:
+    def is_self_contained(self) -> bool:
         """Whether it goes on by itself: every rank has declared, and what is still missing is in captured memory."""
         return not self.needed()
 

@@ -234,7 +234,7 @@ class SaveQueue:
             return [
                 save.outcome
                 for save in self._live
-                if save.needs_nobody and (save.ref.epoch != epoch or any(r not in here for r in save.claims))
+                if save.is_self_contained and (save.ref.epoch != epoch or any(r not in here for r in save.claims))
             ]
 
     def views(self) -> tuple[SaveView, ...]:
@@ -296,7 +296,7 @@ class SaveQueue:
     def fence_off(self, epoch: int, member: Member) -> None:
         """End the saves of older epochs, as a process has begun a new one; the lock is held."""
         # A save whose bytes are all captured needs no process of the old epoch, and is not lost with it.
-        for save in [save for save in self._live if save.ref.epoch != epoch and not save.needs_nobody]:
+        for save in [save for save in self._live if save.ref.epoch != epoch and not save.is_self_contained]:
             if not save.session.committing:
                 save.fail(f"its processes are fenced off by epoch {epoch} of {member}")
 
