@@ -67,7 +67,7 @@ class Intake:
     ) -> None:
         with self._guard:
             dropped = self._drop(keep=1 if self._is_running else 0)
-        self._give_back(dropped)
+        self._release_chunks(dropped)
 
     async def put(self, chunk: Chunk) -> None:
         """Take one chunk; return when there is room for the next."""
@@ -146,7 +146,7 @@ class Intake:
             waiter = None
             if self._waiter is not None and len(self._queue) <= self._enough:
                 waiter, self._waiter = self._waiter, None
-        self._give_back([chunk, *dropped])
+        self._release_chunks([chunk, *dropped])
         with suppress(RuntimeError):  # the loop is closed: the daemon has ended
             if waiter is not None:
                 self._loop.call_soon_threadsafe(_wake, waiter)
@@ -156,7 +156,7 @@ class Intake:
     def _drop(self, *, keep: int) -> list[Chunk]:
         return [self._queue.pop() for _ in range(len(self._queue) - keep)]
 
-    def _give_back(self, chunks: list[Chunk]) -> None:
+    def _release_chunks(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             self._release(len(chunk.data))
 

@@ -111,7 +111,7 @@ class BesideThePath:
             raise
         finally:
             for room in prepared.outgrown:
-                room.give_back()
+                room.release()
         completion = Completion(step_of(target.prefix))
         self._under_way.add(completion)
         own_saves.add(own_saves.directory_of(*target.place), completion)

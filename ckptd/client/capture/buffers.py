@@ -52,7 +52,7 @@ class Room(Protocol):
     def drop(self, request_id: str, reason: str) -> None:
         """Tell the owner to drop a save that may have begun here, as `begin` did not return. Never raises."""
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Pass it on for another save; its former user must not touch it any more."""
 
 
@@ -72,7 +72,7 @@ class PrivateRoom:
     def drop(self, request_id: str, reason: str) -> None:
         """See `Room`. No other process knows of the save."""
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """See `Room`."""
         self._pool.put(self)
 
@@ -94,7 +94,7 @@ class RoomPool:
         return self.take(size_bytes)
 
     def take(self, size_bytes: int) -> PrivateRoom:
-        """Return a room of at least `size_bytes`; the caller owns it until `give_back`. Its content is arbitrary."""
+        """Return a room of at least `size_bytes`; the caller owns it until `release`. Its content is arbitrary."""
         with self._lock:
             fitting = [room for room in self._free if len(room.data) >= size_bytes]
             if fitting:
@@ -113,7 +113,7 @@ class RoomPool:
         def touch() -> None:
             for room in rooms:
                 room.data[::PAGE_BYTES] = 0
-                room.give_back()
+                room.release()
 
         threading.Thread(target=touch, name="ckptd-prepare", daemon=True).start()
 

@@ -29,10 +29,10 @@ class Prepared:
     room: Room
     outgrown: Sequence[Room] = ()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Return all memory to its pool; nothing was begun."""
         for room in [*self.outgrown, self.room]:
-            room.give_back()
+            room.release()
 
 
 class Rooms(Protocol):
@@ -83,7 +83,7 @@ class Preparation:
                 return self._prepare_staged(inventory, stage)
             except BaseException:
                 for room in [*stage.outgrown, stage.room]:
-                    room.give_back()
+                    room.release()
                 raise
         placement = self._place(inventory.manifest)
         self._staging.expect(placement.size_bytes, inventory.manifest.num_parts)

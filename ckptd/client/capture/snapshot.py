@@ -129,7 +129,7 @@ class Snapshot:
         self._is_settled.wait()
         room, self._room = self._room, None
         if room is not None:
-            room.give_back()
+            room.release()
 
 
 def why(cause: BaseException | None) -> str:

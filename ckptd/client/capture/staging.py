@@ -136,4 +136,4 @@ class Staging:
             stage = self._take()
         if stage is not None:
             for room in [*stage.outgrown, stage.room]:
-                room.give_back()
+                room.release()

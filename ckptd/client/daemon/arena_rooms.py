@@ -84,7 +84,7 @@ class ArenaRoom:
         with contextlib.suppress(CkptdError):  # then they are mapped when they are used
             self.segment.prefault(self.segment.size_bytes)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """See `Room`."""
         self._rooms.put(self)
 

@@ -110,7 +110,7 @@ class HostMemory:
             membership.welcome(Deadline(_PREPARE_S))
             room = self.room(size_bytes, membership, member)
             if room is not None:
-                room.give_back()
+                room.release()
 
     def objects(self, key: str, objects: Objects) -> Objects:
         """Return `objects`, with those bytes of the checkpoint `key` before them that still lie in memory."""

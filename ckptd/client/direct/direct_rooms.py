@@ -52,9 +52,9 @@ class FollowedRoom:
     def drop(self, request_id: str, reason: str) -> None:
         """See `Room`. The engine does not know of the save."""
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """See `Room`."""
-        self._room.give_back()
+        self._room.release()
 
 
 class LocalHandover:

@@ -78,7 +78,7 @@ class Launcher:
                 save.give_up(error)
             else:
                 if prepared is not None:
-                    prepared.give_back()
+                    prepared.release()
                 self._transport.withdraw(request, why(error))
             raise
         end_of_process.settle_if_late()

@@ -81,7 +81,7 @@ class Undertaking:
             self._snapshot.capture()
         finally:
             for room in prepared.outgrown:
-                room.give_back()
+                room.release()
         if self._handover is not None:
             self._handover.seal(self._snapshot.sums)
         if self._handover is not None and self._snapshot.sums is None:

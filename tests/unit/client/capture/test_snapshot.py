@@ -113,7 +113,7 @@ REFUSED = [
 def test_what_cannot_be_saved_is_named_and_leaves_nothing(arrays, message):
     pool = RoomPool()
     before = pool.take(1 << 20)
-    before.give_back()
+    before.release()
     with pytest.raises(InvalidRequestError, match=message):
         Snapshot.take(arrays, pool)
     assert pool.take(1) is before
@@ -259,7 +259,7 @@ def test_the_pool_keeps_few_buffers_and_prefers_the_smallest_that_fits():
     pool = RoomPool(keep=2)
     small, middle, large = (pool.take(size << 20) for size in (1, 3, 9))
     for buffer in (large, small, middle):
-        buffer.give_back()
+        buffer.release()
     assert pool.take(2 << 20) is middle
     assert pool.take(2 << 20) is large
     fresh = pool.take(100)
