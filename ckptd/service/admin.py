@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ckptd.access.roles import Right
 from ckptd.arena.lender import Usage
-from ckptd.engine.catalog.contents import Which
+from ckptd.engine.catalog.contents import CheckpointSelector
 from ckptd.format import names
 from ckptd.service import status_page
 from ckptd.service.allowances import Allowances
@@ -136,7 +136,7 @@ class AdminService:
 _Naming = admin_pb2.PinRequest | admin_pb2.DeleteRequest | admin_pb2.UndeleteRequest
 
 
-def _named(request: _Naming) -> tuple[str, Which]:
+def _named(request: _Naming) -> tuple[str, CheckpointSelector]:
     """Return the run, and which of its checkpoints is meant."""
     which = convert.checkpoint_from_choice(request.name, request.step, request.series)
     return convert.run_from_wire(request.run), which

@@ -94,7 +94,7 @@ class Intake:
             self._release(size)
             raise self._error
         if begins:
-            self._pools.hand_over(self._save_run, self._run)
+            self._pools.dispatch(self._save_run, self._run)
         if waiting >= MAX_WAITING:
             await self._wait(MAX_WAITING // 2)
 
@@ -134,7 +134,7 @@ class Intake:
             except Exception as e:  # raised again by the call's task
                 error = e
             self._written(chunk, error)
-        self._pools.hand_over(self._save_run, self._run)
+        self._pools.dispatch(self._save_run, self._run)
 
     def _written(self, chunk: Chunk, error: Exception | None) -> None:
         dropped: list[Chunk] = []

@@ -56,7 +56,7 @@ class Pools:
         """Begin a call that moves bytes of `run`, to be awaited later; its caller may cancel it."""
         return _waiting(_shared(self._data_shares, run, partial(call, *args, **kwargs)))
 
-    def hand_over(self, run: str, work: Callable[[], None]) -> None:
+    def dispatch(self, run: str, work: Callable[[], None]) -> None:
         """Run work that moves bytes of `run`; it sees to its own errors. What comes when the daemon ends is dropped."""
         with suppress(RuntimeError):
             self._data_shares.submit(run, work)

@@ -164,7 +164,7 @@ class Connection:
             self.objects = objects_for(seat.read, str(self.address), seat.peer, root, root_id, self.timeout_s)
 
     def close(self) -> None:
-        """Refuse further calls and end waits; `let_go` releases the seat. May be repeated."""
+        """Refuse further calls and end waits; `release` releases the seat. May be repeated."""
         self._closed.set()
 
     def mark_dropped(self) -> None:
@@ -172,7 +172,7 @@ class Connection:
         if self.hold is not None:
             self.hold.is_dropped = True
 
-    def let_go(self, *, is_dropped: bool = True) -> None:
+    def release(self, *, is_dropped: bool = True) -> None:
         """See `Droppable`."""
         hold = self.hold
         if hold is not None:

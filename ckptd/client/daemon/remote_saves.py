@@ -176,7 +176,7 @@ class RemoteSaves:
     def send(self, save: SaveRef, source: LaneSource, deadline: Deadline, stop: threading.Event) -> None:
         """See `SaveTransport.send`."""
         seat = self.connection.seat()
-        send_lane(seat.ways, save, source, deadline, stop, seat.line)
+        send_lane(seat.routes, save, source, deadline, stop, seat.line)
 
     def outcome(self, save: SaveRef, deadline: Deadline) -> Checkpoint:
         """See `SaveTransport.outcome`. A lost answer is requested again, also from a daemon that was restarted."""

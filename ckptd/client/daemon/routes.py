@@ -26,7 +26,7 @@ _log = logging.getLogger("ckptd.client")
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """Where to send: the stub of the save service there, and its address; `port` is 0 for the daemon itself."""
 
     stub: Any
@@ -34,27 +34,27 @@ class Way:
     port: int = 0
 
 
-class Ways:
+class Routes:
     """The routes to one daemon. Any thread may use it."""
 
     def __init__(self, stub: Any, address: Address, open_channel: Callable[[Address], grpc.Channel]) -> None:
         """`stub` is the daemon's own, at `address`; `open_channel` connects as it was connected."""
-        self._daemon = Way(stub, str(address))
+        self._daemon = Route(stub, str(address))
         self._address = address
         self._open_channel = open_channel
         self._lock = threading.Lock()
-        self._ways: dict[int, Way] = {}
+        self._routes: dict[int, Route] = {}
         self._avoided_until: dict[int, float] = {}
         self._channels: list[grpc.Channel] = []
 
-    def to(self, port: int) -> Way:
+    def to(self, port: int) -> Route:
         """Return the route to the process at this port; the daemon's own for 0, and while it cannot be reached."""
         if not port:
             return self._daemon
         with self._lock:
             if time.monotonic() < self._avoided_until.get(port, 0.0):
                 return self._daemon
-            if port not in self._ways:
+            if port not in self._routes:
                 address = replace(self._address, port=port)
                 try:
                     socket.create_connection((address.host, port), _CONNECT_TIMEOUT_S).close()
@@ -63,13 +63,13 @@ class Ways:
                     return self._daemon
                 channel = self._open_channel(address)
                 self._channels.append(channel)
-                self._ways[port] = Way(Stub(channel, SAVE), str(address), port)
-            return self._ways[port]
+                self._routes[port] = Route(Stub(channel, SAVE), str(address), port)
+            return self._routes[port]
 
-    def avoid(self, way: Way, reason: Exception) -> None:
+    def avoid(self, route: Route, reason: Exception) -> None:
         """Send to the daemon itself for a while, as this route does not work."""
         with self._lock:
-            self._avoid(way.port, str(reason))
+            self._avoid(route.port, str(reason))
 
     def _avoid(self, port: int, reason: str) -> None:
         now = time.monotonic()
@@ -85,6 +85,6 @@ class Ways:
     def close(self) -> None:
         """Close every channel but the daemon's."""
         with self._lock:
-            channels, self._channels, self._ways = self._channels, [], {}
+            channels, self._channels, self._routes = self._channels, [], {}
         for channel in channels:
             channel.close()

@@ -12,7 +12,7 @@ from functools import partial
 from ckptd.client.daemon.contact import FirstContact
 from ckptd.client.daemon.host_memory import HostMemory
 from ckptd.client.daemon.join_call import JoinCall
-from ckptd.client.daemon.routes import Ways
+from ckptd.client.daemon.routes import Routes
 from ckptd.client.saving.sharing import Commons
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.wire import versions
@@ -30,7 +30,7 @@ class Seat:
         peer: the same, as it is told with each call.
         contact: what is known of the daemon until it answers.
         arenas: the memory that it lends.
-        ways: the routes by which bytes are sent.
+        routes: the routes by which bytes are sent.
         line: the queue of lanes, whose bytes are sent one after the other.
     """
 
@@ -57,7 +57,7 @@ class Seat:
         self.contact.over(self._channel)
         self.save, self.read = Stub(self._channel, SAVE), Stub(self._channel, READ)
         self.admin, self.watch = Stub(self._channel, ADMIN), Stub(self._channel, WATCH)
-        self.ways = Ways(self.save, address, connect)
+        self.routes = Routes(self.save, address, connect)
         self.line = threading.Semaphore()
         self._lend = partial(HostMemory, address, run, self.peer, is_wanted=shares_memory)
         self.arenas = self._lend()
@@ -108,7 +108,7 @@ class Seat:
         if membership is not None:
             membership.close()
         if not is_dropped:
-            self.ways.close()
+            self.routes.close()
             self._channel.close()
 
 

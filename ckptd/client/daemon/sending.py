@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from ckptd.client.daemon.routes import Ways
+from ckptd.client.daemon.routes import Routes
 from ckptd.client.daemon.stream_queue import OVERLAP_BYTES, QueuePlace
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.client.saving.lane_source import LaneSource
@@ -25,7 +25,7 @@ _ANSWER_TIMEOUT_S = 5.0  # of a process that is not the only one
 
 
 def send_lane(
-    ways: Ways,
+    routes: Routes,
     save: SaveRef,
     source: LaneSource,
     deadline: Deadline,
@@ -44,17 +44,17 @@ def send_lane(
     backoff = Backoff()
     received = 0
     while True:
-        way = ways.to(source.lane.stream_port)
-        attempt = _Attempt(save, source, stop, QueuePlace(line), _ANSWER_TIMEOUT_S if way.port else None)
+        route = routes.to(source.lane.stream_port)
+        attempt = _Attempt(save, source, stop, QueuePlace(line), _ANSWER_TIMEOUT_S if route.port else None)
         try:
-            attempt.run(way.stub, deadline)
+            attempt.run(route.stub, deadline)
             return
         except grpc.RpcError as failure:
-            error = attempt.failure or status.from_wire(failure, address=way.address)
+            error = attempt.failure or status.from_wire(failure, address=route.address)
         except CkptdError as refused:
             error = refused
-        if way.port and attempt.led_nowhere:
-            ways.avoid(way, error)
+        if route.port and attempt.led_nowhere:
+            routes.avoid(route, error)
             continue
         if not error.retryable or error.is_answer:
             raise error
@@ -163,7 +163,7 @@ class _Attempt:
         last = self._source.size_bytes - OVERLAP_BYTES
         for chunk in self._source.chunks(self.received):
             if chunk.position >= last:
-                self._place.give_up()  # The next lane is opened while the rest of this one is under way.
+                self._place.give_up()  # The next lane is opened while the rest of this one is under route.
             yield Chunk(chunk.position, chunk.crc32c, chunk.joined())
         self._place.give_up()
         for first, crcs, last in self._source.segment_crcs():

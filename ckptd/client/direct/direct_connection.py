@@ -132,7 +132,7 @@ class DirectConnection:
         if self.hold is not None:
             self.hold.is_dropped = True
 
-    def let_go(self, *, is_dropped: bool = True) -> None:
+    def release(self, *, is_dropped: bool = True) -> None:
         """See `Droppable`. What reads and watches needs the store only."""
         with self._lock:
             hold, self.hold = self.hold, None

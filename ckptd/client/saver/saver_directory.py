@@ -166,7 +166,7 @@ class SaverDirectory:
             write_over(store, key, snapshot, meta_graph, target.meta_graph_suffix, num_shards=num_shards)
             if write_state:
                 self._publish(target)
-                self._let_go(target.meta_graph_suffix)
+                self._delete_surplus(target.meta_graph_suffix)
 
     def _publish(self, target: Target) -> None:
         """Note the checkpoint and write the state file; what leaves the list is absent from it already."""
@@ -177,7 +177,7 @@ class SaverDirectory:
         write_state(directory, target.latest_filename, target.prefix, state)
         self._kept = noted  # only now: a save that could not be published is not in the list
 
-    def _let_go(self, suffix: str) -> None:
+    def _delete_surplus(self, suffix: str) -> None:
         """Delete the checkpoint that left the list, unless it is to be kept for good.
 
         The save is acknowledged whatever happens here: what cannot be deleted now is tried again at the next one.

@@ -28,7 +28,7 @@ class Droppable(Protocol):
     def mark_dropped(self) -> None:
         """Note that it was dropped. Called by the collector: takes no lock."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Leave the run. What still reads through it may go on."""
 
 
@@ -97,4 +97,4 @@ def _drop(what: Droppable, wait: Callable[[], None]) -> None:
     except CkptdError as error:  # the end of the program reports the save
         _log.debug("a Checkpointer that was dropped leaves its run: %s", error)
     finally:
-        what.let_go()
+        what.release()

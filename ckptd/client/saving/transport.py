@@ -189,9 +189,9 @@ class EngineConnection(Droppable, Protocol):
         """Whether it is the parent's, and this process a forked child, which must not touch it."""
 
     def close(self) -> None:
-        """Refuse further calls and end waits; `let_go` releases the hold. May be repeated."""
+        """Refuse further calls and end waits; `release` releases the hold. May be repeated."""
 
-    def let_go(self, *, is_dropped: bool = True) -> None:
+    def release(self, *, is_dropped: bool = True) -> None:
         """See `Droppable`; not `is_dropped`: it was closed."""
 
 
@@ -237,4 +237,4 @@ class Transport:
         if self.connection.is_inherited:
             return
         self.watches.close()
-        self.connection.let_go(is_dropped=False)
+        self.connection.release(is_dropped=False)

@@ -358,7 +358,7 @@ class Catalog:
                 if self._store.location(record.prefix_key) not in settled:
                     is_deleted = record.deleted_at is not None
                     why = "its deletion can be undone no longer" if is_deleted else "it left the list earlier"
-                    verdicts.append(self._publishing.let_go(record, why, in_use))
+                    verdicts.append(self._publishing.delete_or_mark(record, why, in_use))
         except CkptdError as error:
             _log.warning("retention must wait: %s", error)
             return [Verdict(self._store.url, Action.KEEP, f"retention must wait: {error}")]

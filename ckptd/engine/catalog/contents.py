@@ -14,11 +14,11 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import names
 
-Which = int | str | series.NamedStep
+CheckpointSelector = int | str | series.NamedStep
 """Which checkpoint of a run: the newest of a step whatever its name, the one of a prefix, or the step of a name."""
 
 
-def in_words(which: Which) -> str:
+def describe(which: CheckpointSelector) -> str:
     """Name a checkpoint for people."""
     if isinstance(which, int):
         return f"step {which}"
@@ -66,7 +66,7 @@ class Contents:
     def _unlisted(self) -> list[ListedEntry]:
         return self._ledger.unlisted(self._publishing.leaving())
 
-    def find(self, which: Which) -> Checkpoint:
+    def find(self, which: CheckpointSelector) -> Checkpoint:
         """Return the newest checkpoint of a step, or the one with this prefix, whole or as the run knows it.
 
         One in quarantine is found too, if there is no other: to be deleted, or pinned.
@@ -89,7 +89,7 @@ class Contents:
                     _check_one_name(which, meant)
             if meant:
                 return meant[-1]
-        raise NotFoundError(f"there is no checkpoint of {in_words(which)} in this run", key=self._ledger.run or None)
+        raise NotFoundError(f"there is no checkpoint of {describe(which)} in this run", key=self._ledger.run or None)
 
     def record_of(self, save_id: str) -> Record | None:
         """Return the record of a published save that is not being deleted, None if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from ckptd.engine.catalog import deleting, quarantine, survey
-from ckptd.engine.catalog.contents import Contents, Which, in_words
+from ckptd.engine.catalog.contents import CheckpointSelector, Contents, describe
 from ckptd.engine.catalog.floor import FloorNow
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.publishing import Publishing
@@ -35,15 +35,15 @@ class Edits:
         self._publishing, self._undo, self._upkeep = publishing, undo, upkeep
         self._floor = floor
 
-    def pin(self, which: Which) -> Checkpoint:
+    def pin(self, which: CheckpointSelector) -> Checkpoint:
         """Keep a checkpoint of ours from retention until `unpin`. Durable on return."""
         return self._set_pinned(which, True)
 
-    def unpin(self, which: Which) -> Checkpoint:
+    def unpin(self, which: CheckpointSelector) -> Checkpoint:
         """Let retention have a checkpoint again. One that was kept for good stays kept."""
         return self._set_pinned(which, False)
 
-    def _set_pinned(self, which: Which, pinned: bool) -> Checkpoint:
+    def _set_pinned(self, which: CheckpointSelector, pinned: bool) -> Checkpoint:
         record = self._record_of(which)
         if record.pinned != pinned:
             # Its place was taken while it was pinned: it goes at the next save, and not another in its place.
@@ -53,7 +53,7 @@ class Edits:
         return self._contents.find(which)
 
     def delete(
-        self, which: Which, *, even_latest: bool = False, for_good: bool = False, append_only: bool = False
+        self, which: CheckpointSelector, *, even_latest: bool = False, for_good: bool = False, append_only: bool = False
     ) -> Checkpoint:
         """Delete one checkpoint of ours: from the state file first, then its files. Durable on return.
 
@@ -104,7 +104,7 @@ class Edits:
             self._ledger.is_stale = True
             raise
 
-    def undelete(self, which: Which) -> Checkpoint:
+    def undelete(self, which: CheckpointSelector) -> Checkpoint:
         """Bring back what `delete` deleted lately, by its step or prefix. Durable on return.
 
         It is listed again at its old place if the list has room, and otherwise kept for good. What an `append_only`
@@ -127,7 +127,7 @@ class Edits:
             and deleting.is_aside(self._ledger.store, each)
         ]
         if not deleted:
-            raise NotFoundError(f"nothing that was deleted lately is {in_words(which)}", key=self._ledger.run or None)
+            raise NotFoundError(f"nothing that was deleted lately is {describe(which)}", key=self._ledger.run or None)
         present = self._undo.replaced_by(deleted[0])
         # Where the step was saved again it is the one before that; from the first of all it is the last once more.
         before = [each for each in deleted if present is not None and each.sequence < present.sequence]
@@ -181,7 +181,7 @@ class Edits:
             self._ledger.is_stale = True
             raise
 
-    def _is_meant(self, record: Record, which: Which) -> bool:
+    def _is_meant(self, record: Record, which: CheckpointSelector) -> bool:
         if not isinstance(which, NamedStep):
             return which in (record.step, record.prefix, self._ledger.store.location(record.prefix_key))
         if record.step != which.step:
@@ -192,7 +192,7 @@ class Edits:
         called = {each.name for each in self._ledger.records.values()}
         return which.name == names.DEFAULT_NAME and which.name not in called
 
-    def _record_of(self, which: Which) -> Record:
+    def _record_of(self, which: CheckpointSelector) -> Record:
         self._upkeep.refresh(0.0)
         self._publishing.settle(None)
         checkpoint = self._contents.find(which)

@@ -126,12 +126,12 @@ class Publishing:
             else:
                 if mine.saved_at > record.next_keep_at:
                     mine = self._mark_dropped(mine)  # recovery would not dare to delete it without
-                verdicts.append(self.let_go(mine, verdict.reason, in_use))
+                verdicts.append(self.delete_or_mark(mine, verdict.reason, in_use))
         for other in list(ledger.records.values()):
             if other.prefix == record.prefix and other.sequence < record.sequence and other.published:
                 if record.keeps_replaced and self._keep_aside(other):
                     continue
-                verdicts.append(self.let_go(other, f"save {record.save_id} replaced it", in_use))
+                verdicts.append(self.delete_or_mark(other, f"save {record.save_id} replaced it", in_use))
                 left = ledger.records.get(other.save_id)
                 if left is not None and left.deleted_at is not None:
                     # It is being read, so it is deleted later. Saving the step again ends the undo nevertheless.
@@ -149,7 +149,7 @@ class Publishing:
             ledger.remember(ledger.note(record, dropped=True, deleted_at=ledger.clock.wall_s()))
         return True
 
-    def let_go(self, record: Record, reason: str, in_use: Collection[str] | None) -> Verdict:
+    def delete_or_mark(self, record: Record, reason: str, in_use: Collection[str] | None) -> Verdict:
         """Delete a checkpoint that left the list; if it is being read or cannot be deleted, mark it for later.
 
         Deleting comes first because it needs no room, and marking does.

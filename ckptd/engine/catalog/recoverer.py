@@ -148,7 +148,7 @@ class Recoverer:
             case Fate.PRESERVE:
                 ledger.remember(ledger.note(record, preserved=True))
             case Fate.DROP:
-                verdict = self._publishing.let_go(record, reason, in_use)
+                verdict = self._publishing.delete_or_mark(record, reason, in_use)
                 if verdict.action is Action.KEEP and in_use is not None:
                     fate, reason = Fate.LEAVE, verdict.reason
             case Fate.SET_ASIDE:

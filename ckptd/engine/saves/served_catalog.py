@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ckptd.engine.catalog import epochs, presence, records, rest
 from ckptd.engine.catalog.catalog import Catalog
-from ckptd.engine.catalog.contents import Which
+from ckptd.engine.catalog.contents import CheckpointSelector
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.catalog.records import Record
@@ -235,21 +235,21 @@ class ServedCatalog:
         self.look()
         self.options = options
 
-    def _named(self, which: Which) -> Which:
+    def _named(self, which: CheckpointSelector) -> CheckpointSelector:
         """Read a step without a name, as older clients send it: of the run's name, if there is such a checkpoint."""
         own = self.options.name
         if isinstance(which, int) and any(each.step == which and name_of(each) == own for each in self._checkpoints):
             return NamedStep(own, which)
         return which
 
-    def pin(self, which: Which, pinned: bool) -> Checkpoint:
+    def pin(self, which: CheckpointSelector, pinned: bool) -> Checkpoint:
         """Keep a checkpoint whatever retention says, or no longer."""
         which = self._named(which)
         with self._changing() as catalog:
             return catalog.edits.pin(which) if pinned else catalog.edits.unpin(which)
 
     def delete(
-        self, which: Which, for_good: bool = False, even_latest: bool = False, *, append_only: bool = False
+        self, which: CheckpointSelector, for_good: bool = False, even_latest: bool = False, *, append_only: bool = False
     ) -> None:
         """Delete a checkpoint in a way that `undelete` can undo; or for good, if it is not being read.
 
@@ -264,7 +264,7 @@ class ServedCatalog:
                 )
             catalog.edits.delete(which, for_good=for_good, even_latest=even_latest, append_only=append_only)
 
-    def undelete(self, which: Which) -> Checkpoint:
+    def undelete(self, which: CheckpointSelector) -> Checkpoint:
         """Bring a checkpoint back that was deleted lately."""
         with self._changing() as catalog:
             return catalog.edits.undelete(which)

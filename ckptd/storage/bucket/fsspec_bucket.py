@@ -208,7 +208,7 @@ class FsspecBucket:
             writer = self._files.open(self._path(key), "wb", autocommit=False)
             try:
                 for part in sorted(parts, key=lambda part: part.number):
-                    self._hand_over(directory / str(part.number), part, writer, key)
+                    self._append_part(directory / str(part.number), part, writer, key)
                 with _ONE_WRITE:
                     self._check(key, if_absent, None)
                     writer.close()
@@ -220,7 +220,7 @@ class FsspecBucket:
         self.abort_upload(key, upload_id)
         return self.head(key)
 
-    def _hand_over(self, path: Path, part: UploadedPart, writer: Any, key: str) -> None:
+    def _append_part(self, path: Path, part: UploadedPart, writer: Any, key: str) -> None:
         crc = 0
         with path.open("rb") as file:
             while piece := file.read(_PIECE_BYTES):

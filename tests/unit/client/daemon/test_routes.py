@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ckptd import Checkpointer
-from ckptd.client.daemon.routes import Ways
+from ckptd.client.daemon.routes import Routes
 from ckptd.wire import addresses
 from ckptd.wire.channels import open_channel
 from tests import seams
@@ -43,7 +43,7 @@ def closed_port():
 
 
 def ways_of(address):
-    return Ways("the daemon's stub", addresses.parse(address), open_channel)
+    return Routes("the daemon's stub", addresses.parse(address), open_channel)
 
 
 def test_no_port_is_the_daemon_itself():
