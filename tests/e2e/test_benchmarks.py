@@ -69,6 +69,12 @@ def test_the_cost_of_a_slice_is_found_stage_by_stage_and_the_index_read_by_tenso
     assert (found["tensorflow_tensors"], found["tensorflow_checked"]) == (40, 2)
 
 
+def test_the_cost_of_a_rank_is_found_for_each_number_of_ranks():
+    found = run("ranks.py", "--ranks", "20", "40", "--rounds=1")
+    assert [each["ranks"] for each in found["sizes"]] == [20, 40]
+    assert all(cost > 0 for cost in found["growth"].values())
+
+
 def test_many_workers_speak_the_whole_protocol(tmp_path):
     few = ("--workers=12", "--slices=20", "--processes=2", "--saves=2")
     found = run("many_workers.py", *few, f"--dir={tmp_path}")
@@ -205,6 +211,7 @@ def is_empty(s3_service, bucket):
     [
         "lanes.py",
         "slices.py",
+        "ranks.py",
         "many_workers.py",
         "interference.py",
         "peers.py",

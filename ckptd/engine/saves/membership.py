@@ -29,12 +29,18 @@ class _Place:
 
 @dataclass(slots=True)
 class Membership:
-    """The places of one run. Has one owner, which passes the time in seconds on a forward-only clock."""
+    """The places of one run. Has one owner, which passes the time in seconds on a forward-only clock.
+
+    Those that hold a place all have the same options, as each was compared with those before it: to compare with one of
+    them is enough, and a job of thousands joins without a look at all for each.
+    """
 
     lease_s: float
     epoch: int = 0
     world_size: int = 0
     _places: dict[int, _Place] = field(default_factory=dict)
+    _connected: dict[int, _Place] = field(default_factory=dict)  # of these, those with a connection and not evicted
+    _lost: dict[int, _Place] = field(default_factory=dict)  # those whose connection broke, in the order of that
     _evicted: OrderedDict[str, str] = field(default_factory=OrderedDict)  # by incarnation: by whose order
 
     def join(self, member: Member, now: float, options: RunOptions | None = None) -> int:
@@ -50,34 +56,52 @@ class Membership:
             raise InvalidRequestError(f"there is no rank {member.rank} among {member.world_size}")
         self._check_not_evicted(member.rank, member.incarnation)
         own = self._places.get(member.rank)
-        holders = [place for place in self._places.values() if self._holds(place, now)]
         if own is not None and own.member.incarnation == member.incarnation and self.world_size == member.world_size:
-            _check_agreed(member, options, [each for each in holders if each is not own])
+            _check_agreed(member, options, self._holder(now, but=own))
             own.options, own.lost_at = options, None
+            self._lost.pop(member.rank, None)
+            self._connected[member.rank] = own
             return self.epoch
+        holder = self._holder(now)
         if member.world_size != self.world_size:
-            if holders:
-                raise _occupied(member, holders[0].member)
+            if holder is not None:
+                raise _occupied(member, holder.member)
         elif own is None:
-            if holders or not self._places:
-                _check_agreed(member, options, holders)
-                if holders and not any(self._is_connected(place) for place in holders):
+            if holder is not None or not self._places:
+                _check_agreed(member, options, holder)
+                if holder is not None and not self._connected:
                     # They may be of a job that has just died. Its first rank to be replaced would begin a new epoch,
                     # and end what this process has begun by then.
-                    raise _occupied(member, holders[0].member)
+                    raise _occupied(member, holder.member)
                 return self._take(member, options)
-        elif own in holders:
+        elif self._holds(own, now):
             raise _occupied(member, own.member)
         self.epoch += 1
-        self._places.clear()
+        self._clear()
         return self._take(member, options)
 
     def _take(self, member: Member, options: RunOptions) -> int:
         if not self.epoch:
             self.epoch = 1
         self.world_size = member.world_size
-        self._places[member.rank] = _Place(member, options)
+        self._places[member.rank] = self._connected[member.rank] = _Place(member, options)
         return self.epoch
+
+    def _clear(self) -> None:
+        self._places.clear()
+        self._connected.clear()
+        self._lost.clear()
+
+    def _holder(self, now: float, but: _Place | None = None) -> _Place | None:
+        """Return one that holds a place, of those that are connected if there are any; None if no place is held."""
+        for place in self._connected.values():
+            if place is not but:
+                return place
+        # The lease of the one that was lost last ends last.
+        for place in reversed(self._lost.values()):
+            if place is not but and place.member.incarnation not in self._evicted:
+                return place if self._holds(place, now) else None
+        return None
 
     @property
     def is_empty(self) -> bool:
@@ -86,13 +110,15 @@ class Membership:
 
     def is_free(self, now: float) -> bool:
         """Whether no place is held any more: all were given back, or lost for longer than the lease."""
-        return not any(self._holds(place, now) for place in self._places.values())
+        return self._holder(now) is None
 
     def disconnect(self, member: Member, epoch: int, now: float) -> None:
         """Note that a member's connection broke; its lease begins. An old epoch's is ignored."""
         place = self._place(member, epoch)
         if place is not None and place.lost_at is None:
             place.lost_at = now
+            self._connected.pop(member.rank, None)
+            self._lost[member.rank] = place
 
     def leave(self, member: Member, epoch: int) -> bool:
         """Give the member's place back at once; return whether it was connected in it.
@@ -103,6 +129,8 @@ class Membership:
         if place is None or member.incarnation in self._evicted:
             return False
         del self._places[member.rank]
+        self._connected.pop(member.rank, None)
+        self._lost.pop(member.rank, None)
         return place.lost_at is None
 
     def evict(self, rank: int | None, by: str) -> list[Member]:
@@ -117,8 +145,9 @@ class Membership:
         ]
         for member in evicted:
             self._evicted[member.incarnation] = by
-            if len(self._evicted) > _MOST_EVICTED:
-                self._evicted.popitem(last=False)
+            self._connected.pop(member.rank, None)
+        while len(self._evicted) > max(_MOST_EVICTED, len(self._places)):  # a large job can be evicted whole
+            self._evicted.popitem(last=False)
         return evicted
 
     def _check_not_evicted(self, rank: int, incarnation: str) -> None:
@@ -133,7 +162,7 @@ class Membership:
         """Adopt the epoch that the run has reached elsewhere: if it is higher, all places are free."""
         if epoch > self.epoch:
             self.epoch = epoch
-            self._places.clear()
+            self._clear()
 
     def check(self, rank: int, incarnation: str, epoch: int) -> None:
         """Raise `ConflictError` unless this process holds this place in this epoch."""
@@ -149,22 +178,19 @@ class Membership:
     def member(self, rank: int) -> tuple[Member, bool] | None:
         """Return the process in a rank's place, and whether its connection lives; None if there is none."""
         place = self._places.get(rank)
-        return None if place is None else (place.member, self._is_connected(place))
+        return None if place is None else (place.member, rank in self._connected)
 
     def connected(self) -> list[int]:
         """Return the ranks whose connection lives, ascending."""
-        return sorted(rank for rank, place in self._places.items() if self._is_connected(place))
+        return sorted(self._connected)
 
     def lost(self, now: float) -> dict[int, tuple[str, float]]:
         """Return the ranks whose lease has run out: the process, and for how many seconds its connection is gone."""
         return {
             rank: (str(place.member), now - place.lost_at)
-            for rank, place in self._places.items()
+            for rank, place in self._lost.items()
             if place.lost_at is not None and not self._holds(place, now)
         }
-
-    def _is_connected(self, place: _Place) -> bool:
-        return place.lost_at is None and place.member.incarnation not in self._evicted
 
     def _holds(self, place: _Place, now: float) -> bool:
         if place.member.incarnation in self._evicted:
@@ -188,17 +214,18 @@ def _occupied(member: Member, holder: Member) -> ConflictError:
     return error
 
 
-def _check_agreed(member: Member, options: RunOptions, others: list[_Place]) -> None:
-    """Refuse options that differ from those of the other ranks: which of them counted would be chance."""
-    for other in others:
-        for field_ in (each for each in fields(options) if each.compare):
-            mine, theirs = getattr(options, field_.name), getattr(other.options, field_.name)
-            if mine != theirs:
-                # A member whose connection is lost may belong to a job that has ended: the end of its lease decides.
-                kind = InvalidRequestError if other.lost_at is None else ConflictError
-                raise kind(
-                    f"{member} was given another {field_.name} than {other.member}: "
-                    "start all ranks of a run with the same options",
-                    expected=repr(theirs),
-                    actual=repr(mine),
-                )
+def _check_agreed(member: Member, options: RunOptions, other: _Place | None) -> None:
+    """Refuse options that differ from those of another rank: which of them counted would be chance."""
+    if other is None:
+        return
+    for field_ in (each for each in fields(options) if each.compare):
+        mine, theirs = getattr(options, field_.name), getattr(other.options, field_.name)
+        if mine != theirs:
+            # A member whose connection is lost may belong to a job that has ended: the end of its lease decides.
+            kind = InvalidRequestError if other.lost_at is None else ConflictError
+            raise kind(
+                f"{member} was given another {field_.name} than {other.member}: "
+                "start all ranks of a run with the same options",
+                expected=repr(theirs),
+                actual=repr(mine),
+            )

@@ -6,9 +6,12 @@ Tensor bytes never pass through here, and neither does time: both arrive as even
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from ckptd.engine.saves.bit_set import BitSet
 from ckptd.errors import CkptdError, ConflictError
 
 
@@ -129,18 +132,43 @@ Effect = MakePlan | Seal | AwaitTurn | Commit | Announce | Drop
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """What is known of one save.
+class Lanes:
+    """The lanes of a save, as (shard, rank), ascending: those of one shard are next to each other."""
 
-    `unsealed` are the shards that are not durable yet, `owed` the lanes that have not ended. `committing`
-    holds from `TurnCame` on: then only the store can still fail the save.
+    numbered: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, lanes: Iterable[tuple[int, int]]) -> Lanes:
+        """Number lanes that are given as (rank, shard)."""
+        return cls(tuple(sorted((shard, rank) for rank, shard in lanes)))
+
+    def number(self, rank: int, shard: int) -> int | None:
+        """Return the number of a lane, None if there is none."""
+        at = bisect_left(self.numbered, (shard, rank))
+        return at if at < len(self.numbered) and self.numbered[at] == (shard, rank) else None
+
+    def of_shard(self, shard: int) -> tuple[int, int]:
+        """Return the number of a shard's first lane, and the one after its last."""
+        return bisect_left(self.numbered, (shard, -1)), bisect_left(self.numbered, (shard + 1, -1))
+
+
+_NOTHING, _NO_LANES = BitSet(), Lanes()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is known of one save. With thousands of ranks, an event still takes microseconds.
+
+    `unsealed` are the shards that are not durable yet, `unended` the numbers of the `lanes` that have not ended.
+    `committing` holds from `TurnCame` on: then only the store can still fail the save.
     """
 
     world_size: int
     phase: Phase = Phase.DECLARING
-    declared: frozenset[int] = frozenset()
-    owed: frozenset[tuple[int, int]] = frozenset()
-    unsealed: frozenset[int] = frozenset()
+    declared: BitSet = _NOTHING
+    lanes: Lanes = _NO_LANES
+    unended: BitSet = _NOTHING
+    unsealed: BitSet = _NOTHING
     committing: bool = False
     error: CkptdError | None = None
 
@@ -152,7 +180,15 @@ class Session:
     @property
     def missing(self) -> tuple[int, ...]:
         """Ranks that have not declared, ascending."""
-        return tuple(rank for rank in range(self.world_size) if rank not in self.declared)
+        return tuple(BitSet(BitSet.below(self.world_size).bits & ~self.declared.bits))
+
+    @property
+    def owed(self) -> tuple[tuple[int, int], ...]:
+        """The (rank, shard) of lanes that have not ended."""
+        return tuple((rank, shard) for shard, rank in map(self.lanes.numbered.__getitem__, self.unended))
+
+    def _is_owed(self, shard: int) -> bool:
+        return self.unended.has_any(*self.lanes.of_shard(shard))
 
 
 def step(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
@@ -164,19 +200,26 @@ def step(session: Session, event: Event) -> tuple[Session, tuple[Effect, ...]]:
         case Phase.DECLARING, Declared(rank) if 0 <= rank < session.world_size:
             if rank in session.declared:
                 return session, ()
-            after = replace(session, declared=session.declared | {rank})
-            return after, () if after.missing else (MakePlan(),)
-        case Phase.DECLARING, Planned(num_shards, lanes) if not session.missing:
-            after = replace(session, phase=Phase.FILLING, owed=lanes, unsealed=frozenset(range(num_shards)))
-            filled = sorted(after.unsealed - {shard for _, shard in lanes})
+            after = replace(session, declared=session.declared | rank)
+            return after, () if len(after.declared) < session.world_size else (MakePlan(),)
+        case Phase.DECLARING, Planned(num_shards, lanes) if len(session.declared) == session.world_size:
+            after = replace(
+                session,
+                phase=Phase.FILLING,
+                lanes=Lanes.of(lanes),
+                unended=BitSet.below(len(lanes)),
+                unsealed=BitSet.below(num_shards),
+            )
+            filled = sorted(set(range(num_shards)) - {shard for _, shard in lanes})
             return after, tuple(Seal(shard) for shard in filled)
         case Phase.FILLING, LaneEnded(rank, shard):
-            if (rank, shard) not in session.owed:
+            lane = session.lanes.number(rank, shard)
+            if lane is None or lane not in session.unended:
                 return session, ()
-            after = replace(session, owed=session.owed - {(rank, shard)})
-            return after, () if any(other == shard for _, other in after.owed) else (Seal(shard),)
-        case Phase.FILLING, ShardSealed(shard) if not any(other == shard for _, other in session.owed):
-            after = replace(session, unsealed=session.unsealed - {shard})
+            after = replace(session, unended=session.unended - lane)
+            return after, () if after._is_owed(shard) else (Seal(shard),)
+        case Phase.FILLING, ShardSealed(shard) if not session._is_owed(shard):
+            after = replace(session, unsealed=session.unsealed - shard)
             if after.unsealed:
                 return after, ()
             return replace(after, phase=Phase.SEALED), (AwaitTurn(),)

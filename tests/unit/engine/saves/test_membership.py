@@ -166,3 +166,24 @@ def test_only_the_process_in_a_place_gives_it_back():
     places.evict(1, "token:root")
     assert not places.leave(member(1), 1)
     assert places.join(member(1, "b"), 0.0) == 2
+
+
+def test_a_large_job_can_be_evicted_whole():
+    places = Membership(lease_s=5.0)
+    for rank in range(1500):
+        places.join(member(rank, world_size=1500), 0.0)
+    assert len(places.evict(None, "an operator")) == 1500
+    assert (places.connected(), places.is_free(0.0)) == ([], True)
+    with pytest.raises(ConflictError, match="evicted as rank 0"):
+        places.join(member(0, world_size=1500), 1.0)
+
+
+def test_those_that_are_lost_hold_their_places_until_the_lease_of_the_last_ends():
+    places = joined()
+    places.disconnect(member(1), 1, now=1.0)
+    places.disconnect(member(0), 1, now=3.0)
+    assert (places.is_free(7.9), list(places.lost(7.0))) == (False, [1])
+    with pytest.raises(ConflictError, match="the run is in use"):
+        places.join(member(2, "b", world_size=3), 7.9)
+    assert places.join(member(0, "b"), 8.0) == 2
+    assert places.lost(99.0) == {}

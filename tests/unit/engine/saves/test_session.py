@@ -90,3 +90,20 @@ def test_an_event_that_does_not_fit_is_refused():
         step(Session(2), machine.LaneEnded(0, 0))
     with pytest.raises(ConflictError):
         step(Session(2), machine.Declared(2))
+
+
+def test_a_save_of_thousands_of_ranks_does_each_effect_once():
+    """Sets that were copied for each event took seconds here."""
+    session, done, count = Session(5_000), [], 5_000
+    planned = machine.Planned(count + 1, frozenset((rank, rank) for rank in range(count)))
+    for event in (*map(machine.Declared, range(count)), planned):
+        session, effects = step(session, event)
+        done += effects
+    assert done == [machine.MakePlan(), machine.Seal(count)]
+    for rank in reversed(range(count)):
+        for event in (machine.LaneEnded(rank, rank), machine.ShardSealed(rank)):
+            session, effects = step(session, event)
+            done += effects
+    session, effects = step(session, machine.ShardSealed(count))
+    assert done[2:] == [machine.Seal(rank) for rank in reversed(range(count))]
+    assert (effects, session.phase) == ((machine.AwaitTurn(),), Phase.SEALED)
