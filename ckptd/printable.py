@@ -39,6 +39,17 @@ def printable_json(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else _json_escaped(c) for c in text)
 
 
+def why_no_token(text: str) -> str:
+    """Return why `text` is no bearer token, in words that show nothing of it; "" if it is one."""
+    if not text.strip():
+        return "it is empty"
+    if "\n" in text or "\r" in text:
+        return "it has a line end in it"
+    if not text.isascii() or not text.isprintable():
+        return "it has characters that are not printable ASCII"
+    return ""
+
+
 def _is_from_bytes(text: str) -> bool:
     """Say whether all surrogates of a text stand for single bytes."""
     return all("\udc80" <= c <= "\udcff" for c in _LONE_SURROGATE.findall(text))

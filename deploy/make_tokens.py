@@ -10,11 +10,10 @@ is worth nothing from then on.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from ckptd.access import tokens
+from ckptd.access import token_file, tokens
 from ckptd.errors import CkptdError
 
 
@@ -44,15 +43,8 @@ def ensure(hashes: str, name: str, file: Path) -> str:
         if found is not None and found.name == name:
             return "there already"
         tokens.revoke(hashes, name)
-    shown = tokens.create(hashes, name)
-    unfinished = file.with_name(file.name + ".new")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as opened:
-        opened.write(shown + "\n")
-        opened.flush()
-        os.fsync(descriptor)
-    unfinished.replace(file)
+    with token_file.made(str(file), replaces=True) as write:
+        write(tokens.create(hashes, name))
     return "made"
 
 

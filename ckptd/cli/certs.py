@@ -79,7 +79,7 @@ def _to_type(directory: str, hosts: tuple[str, ...], issued: list[Issued]) -> li
     if not clients:
         lines += [
             "",
-            "# Clients, each with a token that `ckptd token new NAME --tokens tokens.json` prints:",
+            "# Clients, each with a token that `ckptd token new NAME --tokens tokens.json --out NAME.token` makes:",
             f"export CKPTD_ADDRESS={address} CKPTD_CA={ca} CKPTD_TOKEN=…",
         ]
     return lines

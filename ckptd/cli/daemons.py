@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ckptd.cli import output
 from ckptd.errors import InvalidRequestError, UnavailableError
 
 if TYPE_CHECKING:
@@ -41,7 +41,24 @@ class Identity:
         """Return the token that the file holds, or else the environment's."""
         from ckptd.client.paths.environment import given_token
 
-        return given_token(Path(self.token_file).read_text().strip() if self.token_file else None)
+        return given_token(_held(self.token_file) if self.token_file else None)
+
+
+def _held(path: str) -> str:
+    """Return the token that a file holds."""
+    from ckptd.access import token_file
+
+    token = token_file.read(path)
+    _warn_if_readable(path)
+    return token
+
+
+@functools.cache
+def _warn_if_readable(path: str) -> None:
+    from ckptd.access import tokens
+
+    if tokens.readable_by_others(path):
+        output.note(f"ckptd: {path} can be read by other users of this host: chmod 600 {path}")
 
 
 ANONYMOUS = Identity()
@@ -57,7 +74,7 @@ def identity_options(command: Callable[..., T]) -> Callable[..., T]:
     ) -> T:
         return command(*arguments, identity=Identity(token_file, ca, cert, key), **others)
 
-    existing = click.Path(exists=True, dir_okay=False)
+    existing = click.Path(exists=True, dir_okay=False, readable=False)  # whether it can be read is told when it is
     for name, text in (
         ("--key", "Its private key, PEM; also CKPTD_KEY."),
         ("--cert", "The client's own certificate, PEM; also CKPTD_CERT."),

@@ -63,9 +63,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd evict runs/mnist --address unix:///run/ckptd/ckptd.sock", "all of its ranks"),
     ),
     "token": (
-        ("ckptd token new vision --tokens tokens.json --expires 90d > vision.token", "for one team, printed once"),
+        ("ckptd token new vision --tokens tokens.json --expires 90d --out vision.token", "for one team"),
         ("ckptd token list --tokens tokens.json", "which there are, and when they end"),
         ("ckptd token revoke vision --tokens tokens.json", "no call with it passes from now on"),
+    ),
+    "policy": (
+        ("ckptd policy check new.toml && mv new.toml policy.toml", "before a daemon reads it"),
+        ("ckptd policy check policy.toml --run vision/released/resnet", "who may do what there"),
     ),
     "certs": (
         ("ckptd certs trainer-0 10.0.0.5 --client vision", "all that a first set-up needs, in certs/"),

@@ -40,11 +40,24 @@ def _file_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("name")
 @_file_option
 @click.option("--expires", metavar="TIME", help="It ends after this time: 90d, 12h, 30m. [default: never]")
-def new(name: str, path: str, expires: str | None) -> None:
-    """Make a token called NAME and print it, once: only its hash is kept. FILE is made if there is none."""
-    from ckptd.access import tokens
+@click.option("--out", metavar="FILE", help="Write it to this new file, of mode 0600, and print nothing.")
+@click.option("--force", is_flag=True, help="With --out: replace the file if there is one.")
+def new(name: str, path: str, expires: str | None, out: str | None, force: bool) -> None:
+    """Make a token called NAME and print it, once: only its hash is kept. FILE is made if there is none.
 
-    output.say(tokens.create(path, name, expires_s=None if expires is None else _seconds(expires)))
+    --out keeps the token that a file has when this command fails; a shell empties what follows > before that.
+    """
+    from ckptd.access import token_file, tokens
+
+    if force and out is None:
+        raise InvalidRequestError("--force belongs to --out")
+    expires_s = None if expires is None else _seconds(expires)
+    if out is None:
+        output.say(tokens.create(path, name, expires_s=expires_s))
+    else:
+        with token_file.made(out, replaces=force) as write:
+            write(tokens.create(path, name, expires_s=expires_s))
+        output.tell(f"{name}'s token is in {out}")
     output.note(f"ckptd: {name} is known to the daemon that reads {path}; this token cannot be shown again")
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckptd.access import idle_rows, policy, tokens
+from ckptd.access import idle_rows, policy, token_file, tokens
 from ckptd.access.idle_rows import Seen
 from ckptd.access.policy import Policy
 from ckptd.daemon.config import Config
@@ -43,7 +43,7 @@ def read_access(config: Config) -> Access:
             "--insecure-loopback serves callers without an identity, but --token-file, --tokens and --client-ca "
             "require one: leave out one or the other"
         )
-    token = None if config.token_file is None else _token(config.token_file)
+    token = None if config.token_file is None else token_file.read(config.token_file)
     named = None if config.tokens is None else tokens.read(config.tokens)
     return Access(
         shared_token=token,
@@ -186,7 +186,7 @@ def _paths(config: Config) -> list[str]:
 
 def _read_again(config: Config, before: Access) -> tuple[Access, Tls | None, list[str]]:
     readers: dict[str, tuple[str | None, Callable[[str], object]]] = {
-        "shared_token": (config.token_file, _token),
+        "shared_token": (config.token_file, token_file.read),
         "tokens": (config.tokens, tokens.read),
         "policy": (config.policy, _policy_again),
     }
@@ -231,13 +231,6 @@ def _state(path: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
-
-
-def _token(path: str) -> str:
-    token = _read(path).strip()
-    if not token or not all(0x20 <= byte < 0x7F for byte in token):
-        raise InvalidRequestError("a token file holds one line of printable ASCII", key=path)
-    return token.decode()
 
 
 def _read(path: str) -> bytes:

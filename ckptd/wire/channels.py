@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.printable import why_no_token
 from ckptd.wire.addresses import Address
 from ckptd.wire.chunks import MAX_MESSAGE_BYTES
 from ckptd.wire.tickets import TICKET_KEY, ticket_for
@@ -83,8 +84,8 @@ def open_channel(
     `ca`: PEM of the authority that signed the daemon's certificate, None for the system's. `client_certificate`: PEM of
     a certificate chain and its private key. `NotPermittedError` when a token would travel readably to another host.
     """
-    if token is not None and (not token.isascii() or not token.isprintable() or not token.strip()):
-        raise InvalidRequestError("a token consists of printable ASCII characters")
+    if token is not None and (why := why_no_token(token)):
+        raise InvalidRequestError(f"a token (token= or CKPTD_TOKEN) consists of printable ASCII characters: {why}")
     if address.secure:
         chain, key = client_certificate or (None, None)
         credentials = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=chain)

@@ -64,6 +64,8 @@ WRONG = [
     ("token list --tokens {dir}/absent.json", 3, "absent.json"),
     ("token revoke vision --tokens {dir}/notes.txt", 2, "notes.txt"),
     ("token nwe vision", 2, "new"),
+    ("policy check {dir}/absent.toml", 3, "absent.toml"),
+    ("policy check {dir}/notes.txt", 2, "notes.txt"),
     ("prune {dir}", 2, "missing option '--keep'"),
     ("prune {dir} --keep 0", 2, "0 is not in the range"),
     ("prune {dir} --keep two", 2, "'two' is not a valid integer"),

@@ -10,7 +10,7 @@ from pathlib import Path as LocalPath
 from typing import TypeAlias
 
 from ckptd.client.paths.latest import Path, as_text
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import InvalidRequestError, NotPermittedError
 from ckptd.wire import addresses, places
 from ckptd.wire.credentials import Credentials
 from ckptd.wire.places import ADDRESS_VARIABLE
@@ -61,7 +61,8 @@ def given_credentials(
     that is given is not joined with the key that the environment names, which belongs to another.
 
     Raises:
-        InvalidRequestError: a file can't be read, or a certificate came without its key, or the key alone.
+        NotPermittedError: this user may not read a file.
+        InvalidRequestError: there is no such file, or a certificate came without its key, or the key alone.
     """
     is_secure = addresses.parse(address).secure
     if cert is None and key is None and is_secure:
@@ -101,5 +102,7 @@ def _pem(given: Pem, what: str) -> bytes:
         return given.encode()
     try:
         return LocalPath(given).read_bytes()
+    except PermissionError as error:
+        raise NotPermittedError(f"{what} can't be read: {error.strerror}", key=given) from error
     except OSError as error:
         raise InvalidRequestError(f"{what} can't be read: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptd.access import tokens
+from ckptd.access import token_file, tokens
 from ckptd.cli import main
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
 from tests.fakes import schemas
@@ -155,3 +155,53 @@ def test_the_commands_make_list_and_revoke(path, capsys):
     assert "vision" in capsys.readouterr().out
     assert main.run(["token", "revoke", "vision", "--tokens", path]) == 0
     assert not list(tokens.read(path))
+
+
+def test_a_token_goes_to_a_file_of_its_own_that_is_replaced_only_on_request(path, tmp_path, capsys):
+    out = tmp_path / "vision.token"
+    make = ["token", "new", "vision", "--tokens", path, "--out", str(out)]
+    assert main.run(make) == 0
+    first = out.read_text()
+    assert first.strip() not in capsys.readouterr().out
+    assert tokens.read(path).find(token_file.read(str(out))).name == "vision"
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert main.run(make) == ConflictError.exit_code
+    assert "--force" in capsys.readouterr().err
+    assert main.run([*make, "--force"]) == ConflictError.exit_code  # the name is taken: revoke it first
+    assert (out.read_text(), len(list(tmp_path.iterdir()))) == (first, 2)
+    tokens.revoke(path, "vision")
+    assert main.run([*make, "--force"]) == 0
+    assert tokens.read(path).find(token_file.read(str(out))).name == "vision"
+    assert main.run(["token", "new", "b", "--tokens", path, "--out", str(tmp_path / "no" / "b")]) == 9
+    assert main.run(["token", "new", "b", "--tokens", path, "--force"]) == 2
+    assert [token.name for token in tokens.read(path)] == ["vision"]
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"a\nb\n", "a line end"),
+        (b"\xff", "not printable ASCII"),
+        (b"t\xc3\xb6ken", "not printable ASCII"),
+        (b'{"version": 1, "tokens": []}', "--tokens of `ckptd serve`"),
+        (b"a" * 100_000, "too large"),
+    ],
+)
+def test_a_file_without_a_token_is_named_with_what_is_wrong(tmp_path, held, said, capsys):
+    file = tmp_path / "x.token"
+    file.write_bytes(held)
+    with pytest.raises(InvalidRequestError, match=said) as refused:
+        token_file.read(str(file))
+    assert refused.value.key == str(file)
+    assert main.run(["status", "127.0.0.1:1", "--token-file", str(file)]) == 2
+    assert f"{file}: " in capsys.readouterr().err
+
+
+def test_a_client_s_token_file_that_others_may_read_draws_a_warning(tmp_path, capsys):
+    file = tmp_path / "x.token"
+    file.write_text("s3same\n")
+    file.chmod(0o644)
+    assert main.run(["status", "127.0.0.1:1", "--token-file", str(file)]) == 6
+    assert f"chmod 600 {file}" in capsys.readouterr().err
