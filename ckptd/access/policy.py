@@ -19,6 +19,8 @@ A TOML file. Once there is one, nothing is allowed that it does not say::
     watchers = 100
     claimed_bytes = 1_000_000_000_000
     requests_per_s = 200
+    bytes_per_s = 2_000_000_000
+    bytes_per_s_per_host = 500_000_000
 
     [[quota]]
     runs = ["vision/**"]
@@ -83,6 +85,9 @@ class Limit:
         watchers: streams that wait for news.
         claimed_bytes: of its saves under way that have not arrived.
         requests_per_s: calls that it begins, each message of a stream not counted.
+        bytes_per_s: that it sends and is sent; more is delayed, and not refused.
+        requests_per_s_per_host: as `requests_per_s`, of each of its hosts by itself.
+        bytes_per_s_per_host: as `bytes_per_s`, of each of its hosts by itself.
     """
 
     saves: int | None = None
@@ -90,6 +95,9 @@ class Limit:
     watchers: int | None = None
     claimed_bytes: int | None = None
     requests_per_s: int | None = None
+    bytes_per_s: int | None = None
+    requests_per_s_per_host: int | None = None
+    bytes_per_s_per_host: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +186,8 @@ class Policy:
 
 
 _LIMITS = tuple(each.name for each in fields(Limit))
+_RATES_OF_BYTES = ("bytes_per_s", "bytes_per_s_per_host")
+_LEAST_BYTES_PER_S = 1 << 20  # less than half a message a second: no save would end within its time limit
 
 NO_POLICY = Policy()
 
@@ -306,7 +316,11 @@ def _limit(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Limit]:
     to = (EACH,) if row.get("to") == EACH else _identities(row, where)
     if row.keys().isdisjoint(_LIMITS):
         raise InvalidRequestError(f"{where}: it limits nothing: pass one of {', '.join(_LIMITS)}")
-    return to, Limit(**{name: _amount(row, name, where) for name in _LIMITS if name in row})
+    limit = {name: _amount(row, name, where) for name in _LIMITS if name in row}
+    for name in _RATES_OF_BYTES:
+        if limit.get(name, _LEAST_BYTES_PER_S) < _LEAST_BYTES_PER_S:
+            raise InvalidRequestError(f"{where}: {name} is {_LEAST_BYTES_PER_S} or more", actual=limit[name])
+    return to, Limit(**limit)
 
 
 def _quota(row: Mapping[str, Any], where: str) -> Quota:

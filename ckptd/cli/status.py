@@ -185,7 +185,7 @@ def _print(reply: Any) -> None:
 def _amount(limit: Any, number: int) -> str:
     if number < 0:
         return "an unknown part"
-    return str(output.size(number)) if limit.what.endswith("_bytes") else str(number)
+    return str(output.size(number)) if "bytes" in limit.what else str(number)
 
 
 def _transport(live: Any) -> str:

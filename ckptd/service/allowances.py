@@ -19,6 +19,7 @@ from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, StorageFullError, UnavailableError, readable_size
 from ckptd.service.gate import Gate
+from ckptd.service.pacing import Pacing
 
 if TYPE_CHECKING:
     from ckptd.engine.saves.coordinator import Coordinator
@@ -42,9 +43,12 @@ class Use:
 class Allowances:
     """Counts what identities have. Any thread may use it."""
 
-    def __init__(self, coordinator: Coordinator, gate: Gate) -> None:
-        """Judge by the policy of `gate`, as it is then; no work is done where that has neither limits nor quotas."""
-        self._coordinator, self._gate = coordinator, gate
+    def __init__(self, coordinator: Coordinator, gate: Gate, pacing: Pacing) -> None:
+        """Judge by the policy of `gate`, as it is then; no work is done where that has neither limits nor quotas.
+
+        `pacing` knows how fast bytes move.
+        """
+        self._coordinator, self._gate, self._pacing = coordinator, gate, pacing
         self._guard = threading.Lock()
         self._runs: dict[Caller, Counter[str]] = {}
         self._watchers: Counter[Caller] = Counter()
@@ -163,18 +167,21 @@ class Allowances:
             self._admitted[save.save_id] = save.run, size_bytes
 
     def _check_claimed(self, caller: Caller, most: int, save: SaveRef, size_bytes: int) -> None:
-        with self._guard:
-            runs = list(self._runs.get(caller, ()))
-        owed = sum(
-            self._admitted.get(save_id, ("", 0))[1] if left is None else left
-            for run in runs
-            for save_id, left in self._owed(run).items()
-        )
+        owed = self._claimed(caller)
         if owed + size_bytes > most:
             raise UnavailableError(
                 f"{save} has {readable_size(size_bytes)}; {caller} has claimed {readable_size(owed)} that have not "
                 f"arrived, and the daemon's policy allows it {readable_size(most)}: wait for a save to end"
             )
+
+    def _claimed(self, caller: Caller) -> int:
+        with self._guard:
+            runs = list(self._runs.get(caller, ()))
+        return sum(
+            self._admitted.get(save_id, ("", 0))[1] if left is None else left
+            for run in runs
+            for save_id, left in self._owed(run).items()
+        )
 
     def _check_stored(self, quota: Quota, save: SaveRef, size_bytes: int) -> None:
         stored = self._stored(quota)
@@ -234,6 +241,11 @@ class Allowances:
             ):
                 if most is not None:
                     found.append(Use(str(caller), what, used, most))
+            if limit.claimed_bytes is not None:
+                found.append(Use(str(caller), "claimed_bytes", self._claimed(caller), limit.claimed_bytes))
+        for rate in self._pacing.rates():
+            what = f"bytes_per_s_per_host at {rate.host}" if rate.host else "bytes_per_s"
+            found.append(Use(rate.whose, what, rate.used, rate.most))
         is_measured = self._listed_at > float("-inf")
         for quota in policy.quotas:
             stored = self._stored(quota) if is_measured else None

@@ -35,9 +35,10 @@ from ckptd.errors import (
 )
 from ckptd.service.allowances import Allowances
 from ckptd.service.gate import Gate
+from ckptd.service.pacing import Pacing
 from ckptd.service.recorder import Recorder
 from ckptd.service.requirements import Requirement
-from ckptd.service.sockets import process_at
+from ckptd.service.sockets import is_hung_up, process_at
 from ckptd.wire import convert, frames, status, versions
 from ckptd.wire.manifests import ManifestParts
 from ckptd.wire.v1 import arena_pb2
@@ -53,6 +54,7 @@ HELLO_BYTES = 4096
 HELLO_S = 5.0
 """How long it may take for that."""
 
+_PACE_S = 1.0  # a delay is slept in such pieces: a policy that is replaced ends it
 _KEY_BYTES = 16
 _MOST_KEYS = 4096  # identities that are known by a key
 
@@ -90,6 +92,7 @@ class Lending:
         coordinator: of the saves.
         gate: judges what an identity may do.
         allowances: how much it may have at once.
+        pacing: how many bytes a second it may store.
         recorder: is told of refusals.
         lender: of the memory.
         keys: by which identities are known.
@@ -100,6 +103,7 @@ class Lending:
     coordinator: Coordinator
     gate: Gate
     allowances: Allowances
+    pacing: Pacing
     recorder: Recorder
     lender: Lender
     socket_mode: int
@@ -114,6 +118,7 @@ class _Begun:
     capture: Capture
     save: SaveRef
     name: str
+    size_bytes: int
 
 
 @dataclass(eq=False)
@@ -127,6 +132,7 @@ class ArenaConnection:
     _epoch: int = 0
     _incarnation: str = ""
     _is_deaf: bool = False
+    _unpaid_s: float = 0.0
     _begun: dict[str, _Begun] = field(default_factory=dict)
 
     def serve(self) -> None:
@@ -168,6 +174,7 @@ class ArenaConnection:
                     frames.close_all(shared)
             if self._caller is None:
                 return
+            self._pay()
 
     def _receive(self) -> bytes | None:
         """Return the next message. Before the key was shown it is short, and comes soon; clients lend nothing ever."""
@@ -191,6 +198,7 @@ class ArenaConnection:
                     begun.capture.give_sums(_sums(request.seal.crcs))
                     self._begun.pop(request.seal.request_id)
                 begun.capture.seal()
+                self._unpaid_s = self._moved(begun.size_bytes)
             case "sums":
                 self._of(request.sums.request_id).capture.give_sums(_sums(request.sums.crcs))
                 self._begun.pop(request.sums.request_id)
@@ -207,6 +215,17 @@ class ArenaConnection:
             case _:
                 raise InvalidRequestError("this daemon does not know this request about shared memory")
         return arena_pb2.ArenaReply(), []
+
+    def _moved(self, size_bytes: int) -> float:
+        return self.lending.pacing.moved(self._identity(), "unix", size_bytes)
+
+    def _pay(self) -> None:
+        """Take no more until what was captured is paid for, or the other end is gone: the save itself goes on."""
+        until, self._unpaid_s = time.monotonic() + self._unpaid_s, 0.0
+        policy = self.lending.pacing.policy
+        while (left_s := until - time.monotonic()) > 0 and self.lending.pacing.policy is policy:
+            if is_hung_up(self.socket, min(left_s, _PACE_S)):
+                return
 
     def _hello(self, hello: arena_pb2.ArenaHello) -> None:
         versions.check_peer(hello.peer, role="client")
@@ -261,7 +280,7 @@ class ArenaConnection:
         except CkptdError:
             capture.ended()
             raise
-        self._begun[declaration.request_id] = _Begun(capture, save, declaration.name)
+        self._begun[declaration.request_id] = _Begun(capture, save, declaration.name, int(manifest.sizes.sum()))
 
     def _manifest(self, request: arena_pb2.ArenaBegin, digest: bytes) -> Manifest:
         manifests = self.lending.coordinator.manifests

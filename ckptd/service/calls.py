@@ -22,9 +22,9 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.service import audited, refusal_log, requirements
 from ckptd.service.door import Door
-from ckptd.service.gate import Gate, refusal_of
+from ckptd.service.gate import refusal_of
 from ckptd.service.recorder import Recorder
-from ckptd.service.refusal_log import host_of
+from ckptd.service.refusal_log import host_of, network_of
 from ckptd.service.requirements import Requirement
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
@@ -35,6 +35,9 @@ _NETWORKS = ("ipv4", "ipv6")
 
 END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 """What a context's `read` returns after the last request."""
+
+_CONTROL_BYTES = 4096  # shorter ones of calls that bring no data are counted, and not delayed: saves depend on them
+_PACE_S = 1.0  # a delay is slept in such pieces: a policy that is replaced ends it
 
 Behaviour = Callable[..., Awaitable[Any]]
 """``await behaviour(request, call)``, or ``behaviour(call)`` where requests are streamed; returns the reply of a method
@@ -48,13 +51,17 @@ class Call:
         peer: the host that it comes from, see `host_of`.
         caller: the identity behind it.
         shares: on whose account it takes parts of budgets: the identity's at this peer, and the identity's as a whole.
+        on_pause: is called while the policy's limit of bytes delays it, so that its peer is not taken for slow.
     """
 
-    def __init__(self, method: Method, context: Any, caller: Caller, gate: Gate) -> None:
+    def __init__(self, method: Method, context: Any, caller: Caller, door: Door) -> None:
         self.peer = host_of(context.peer())
         self.caller = caller
+        self.on_pause: Callable[[], None] = _nothing
         self.shares: tuple[str, ...] = (f"{caller} at {self.peer}", str(caller))
-        self._gate = gate
+        self._gate, self._pacing = door.gate, door.pacing
+        self._network = network_of(context.peer())
+        self._unpaid_s = 0.0
         self._needed: Requirement | None = None
         self._method = method
         self._context = context
@@ -85,11 +92,13 @@ class Call:
 
     async def read(self, *, stall_s: float) -> Any | None:
         """Return the next request, None after the last; `NotNowError` when none comes for `stall_s`."""
+        await self.pay()
         data = await self._within(stall_s, self._context.read(), "sent")
         return None if data is END_OF_REQUESTS else self.decode(data)
 
     def decode(self, data: Any) -> Any:
         """Return a request; the first one says which run the call is about, and the caller must have a right there."""
+        self._count(len(data))
         request = self._method.decode_request(data)
         if self._needed is None:
             self._needed = requirements.of(self._method, request)
@@ -120,7 +129,25 @@ class Call:
 
     async def write(self, message: Any, *, stall_s: float = 60.0) -> None:
         """Send a reply, a message or its bytes; `NotNowError` when the peer takes nothing for `stall_s`."""
-        await self._within(stall_s, self._context.write(self._method.encode_reply(message)), "took")
+        data = self._method.encode_reply(message)
+        self._count(len(data))
+        await self.pay()
+        await self._within(stall_s, self._context.write(data), "took")
+
+    def _count(self, size_bytes: int) -> None:
+        wait_s = self._pacing.moved(self.caller, self._network, size_bytes)
+        if size_bytes > _CONTROL_BYTES or self._method.request_streaming:
+            self._unpaid_s = wait_s
+
+    async def pay(self) -> None:
+        """Wait until the caller may move more bytes. A place that it holds meanwhile can be others', as of one idle."""
+        if not self._unpaid_s:
+            return
+        until, self._unpaid_s = self._loop.time() + self._unpaid_s, 0.0
+        policy = self._pacing.policy
+        while (left_s := until - self._loop.time()) > 0 and self._pacing.policy is policy:
+            self.on_pause()
+            await self._within(3600.0, asyncio.sleep(min(left_s, _PACE_S)), "moved")
 
     @property
     def idle_s(self) -> float:
@@ -185,7 +212,7 @@ class Boundary:
     """
 
     def __init__(self, door: Door, recorder: Recorder, *, limit_s: float) -> None:
-        self._gate, self._door = door.gate, door
+        self._door = door
         self._recorder = recorder
         self._limit_s = limit_s
 
@@ -215,6 +242,7 @@ class Boundary:
         return answer_one
 
     async def _recorded(self, method: Method, behaviour: Behaviour, request: Any, call: Call) -> Any:
+        await call.pay()
         async with self._recorder.recorded(audited.entry_of(method, request, call.actor)):
             return await behaviour(request, call)
 
@@ -223,8 +251,8 @@ class Boundary:
         call: Call | None = None
         failed: status.Status | None = None
         try:
-            call = Call(method, context, await self._door.caller(context), self._gate)
-            self._door.check_rate(call.caller)
+            call = Call(method, context, await self._door.caller(context), self._door)
+            self._door.check_rate(call.caller, context.peer())
             reply = await self._bounded(method, begin, call)
             _report(method, context, call, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)
@@ -263,6 +291,10 @@ class Boundary:
             return await asyncio.wait_for(answer, self._limit_s)
         except asyncio.TimeoutError as e:
             raise NotNowError(f"the daemon is busy: {method.name} took longer than {self._limit_s:g} s") from e
+
+
+def _nothing() -> None:
+    pass
 
 
 def _report(

@@ -16,6 +16,7 @@ from ckptd.access.callers import Caller
 from ckptd.engine.refusals import NotNowError
 from ckptd.service.connections import Connections
 from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
+from ckptd.service.pacing import Pacing
 from ckptd.service.refusal_log import LineBudget, network_of
 
 AT_ONCE = 10
@@ -39,9 +40,10 @@ class Door:
         """Let `gate` find the identity of a caller."""
         self.connections: Connections | None = None
         self.gate, self._now = gate, now
+        self.pacing = Pacing(gate)
         self._budgets: OrderedDict[str, LineBudget] = OrderedDict()
         self._late: dict[str, int] = {}
-        self._rates: OrderedDict[Caller, LineBudget] = OrderedDict()
+        self._rates: OrderedDict[tuple[Caller, str], LineBudget] = OrderedDict()
 
     async def caller(self, context: Any) -> Caller:
         """Return the identity behind a call.
@@ -58,18 +60,23 @@ class Door:
             self.connections.note(context.peer())
         return caller
 
-    def check_rate(self, caller: Caller) -> None:
+    def check_rate(self, caller: Caller, peer: str) -> None:
         """Count a call; `NotNowError` if its caller has begun more in these seconds than the policy allows it."""
-        rate = self.gate.access.policy.limit(caller).requests_per_s
+        limit = self.gate.access.policy.limit(caller)
+        self._check_rate(caller, "", limit.requests_per_s)
+        self._check_rate(caller, network_of(peer), limit.requests_per_s_per_host)
+
+    def _check_rate(self, caller: Caller, host: str, rate: int | None) -> None:
         if rate is None:
             return
         now, at_once = self._now(), max(rate * _BURST_S, AT_ONCE)
-        budget = self._rates.setdefault(caller, LineBudget(at_once, now))
-        self._rates.move_to_end(caller)
+        budget = self._rates.setdefault((caller, host), LineBudget(at_once, now))
+        self._rates.move_to_end((caller, host))
         while len(self._rates) > _MOST_PEERS:
             self._rates.popitem(last=False)
         if not budget.take(now, at_once, rate):
-            raise NotNowError(f"{caller} calls too often: the daemon's policy allows it {rate} requests a second")
+            whose, where = (f"{caller} at {host}", " from one host") if host else (str(caller), "")
+            raise NotNowError(f"{whose} calls too often: the daemon's policy allows it {rate} requests a second{where}")
 
     async def _hold_back(self, peer: str) -> None:
         network, now = network_of(peer), self._now()

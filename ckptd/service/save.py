@@ -248,6 +248,7 @@ class SaveService:
 
     async def _take_chunks(self, lane: LaneWriter, intake: Intake, call: Call) -> None:
         chunks = 0
+        call.on_pause = lane.excuse
         while (message := await call.read(stall_s=self._flow.limits.stall_s)) is not None:
             if isinstance(message, Chunk):
                 await intake.put(message)

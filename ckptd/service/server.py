@@ -126,7 +126,7 @@ class Server:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
         self.gate = Gate(options.access)
         self._door = Door(self.gate)
-        self._allowances = Allowances(coordinator, self.gate)
+        self._allowances = Allowances(coordinator, self.gate, self._door.pacing)
         coordinator.admit = self._allowances.admit
         coordinator.floor_of = lambda run: self.gate.access.policy.floor(run)
         self._server = guarded_server.server([IdentityNeeded(self._door)], channels.SERVER_OPTIONS)
@@ -184,6 +184,7 @@ class Server:
             self._coordinator,
             self.gate,
             self._allowances,
+            self._door.pacing,
             self._recorder,
             Lender(options.limit_bytes),
             self._options.socket_mode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def _remove_stale(path: Path, option: str) -> None:
 def user_at(connection: socket.socket) -> int:
     """Return the user of the process at the other end."""
     return credentials_at(connection)[1]
+
+
+def is_hung_up(connection: socket.socket, within_s: float) -> bool:
+    """Wait, whatever else comes, until the other end has hung up, or so long; say whether it has."""
+    waiting = select.poll()
+    waiting.register(connection, select.POLLRDHUP)
+    return bool(waiting.poll(within_s * 1e3))
 
 
 def process_at(connection: socket.socket, mode: int) -> int:

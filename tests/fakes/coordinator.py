@@ -31,6 +31,7 @@ class FakeLane:
         self.data = bytearray()
         self.crcs = b""
         self.ended = False
+        self.excused = 0
         self.let_write = threading.Event()
         self.let_write.set()
         self.writing = threading.Semaphore(0)
@@ -47,6 +48,9 @@ class FakeLane:
         fresh = data[len(self.data) - position :]
         self.data += fresh
         return self.received
+
+    def excuse(self):
+        self.excused += 1
 
     def end(self, first_segment, crcs, last):
         self.crcs += crcs

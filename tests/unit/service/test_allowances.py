@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import grpc
@@ -177,3 +178,18 @@ def test_who_calls_too_often_is_refused_by_name_and_a_save_gets_through_all_the_
     assert {type(each) for each in refused} <= {NotNowError, UnavailableError}
     with checkpointer(daemon, "a") as one:
         assert one.save(1, ARRAYS).result(BOUND_S).step == 1
+
+
+def test_bytes_above_a_rate_are_delayed_in_and_out_and_status_tells_of_them(limited, road):
+    daemon = limited(arena_bytes=road, limit={"to": "loopback", "bytes_per_s": 4_000_000})
+    with checkpointer(daemon, "a") as one:
+        began = time.monotonic()
+        for step in range(1, 3):
+            one.save(step, {"w": np.full(300_000, float(step))}).result(BOUND_S)  # 2.4 MB
+        one.save(3, {"w": np.zeros(10)}).result(BOUND_S)
+    assert time.monotonic() - began > 0.1  # of 4.8 MB the 4 of one second may come at once
+    assert set(limits_of(daemon)) == {("loopback", "bytes_per_s")}
+    began = time.monotonic()
+    request = read_pb2.ReadRequest(key="a/model.ckpt-2.data-00000-of-00001", size=-1)
+    assert sum(map(len, list(stub(daemon, methods.READ).Read(request, timeout=BOUND_S))[1:])) == 2_400_000
+    assert time.monotonic() - began > 0.1

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from ckptd.access import callers, policy
+from ckptd.engine.refusals import NotNowError
 from ckptd.service import door
 from ckptd.service.door import Door
 from ckptd.service.gate import Access, Gate, UnauthenticatedError
@@ -65,5 +67,19 @@ def test_who_shows_an_identity_is_known_to_be_connected():
         opened.connections = SimpleNamespace(note=noted.append)
         await opened.caller(context("ipv4:10.0.0.1:5", "right"))
         assert noted == ["ipv4:10.0.0.1:5"]
+
+    asyncio.run(scene())
+
+
+def test_each_host_of_an_identity_has_a_rate_of_calls_of_its_own():
+    async def scene():
+        rows = policy.parse({"limit": [{"to": "*", "requests_per_s_per_host": 1}]})
+        opened = Door(Gate(Access(shared_token="right", policy=rows)), now=lambda: 0.0)
+        caller = callers.of_token("token-file")
+        for _ in range(door.AT_ONCE):
+            opened.check_rate(caller, "ipv4:10.0.0.1:5")
+        opened.check_rate(caller, "ipv4:10.0.0.2:5")
+        with pytest.raises(NotNowError, match="at ipv4:10.0.0.1 calls too often: .* 1 requests"):
+            opened.check_rate(caller, "ipv4:10.0.0.1:6")
 
     asyncio.run(scene())

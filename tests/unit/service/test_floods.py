@@ -6,20 +6,23 @@ import queue
 import socket
 import struct
 import time
+from dataclasses import replace
 
 import grpc
 import pytest
 
-from ckptd.access import tokens
+from ckptd.access import policy, tokens
 from ckptd.access.tokens import Token, Tokens
 from ckptd.errors import NotPermittedError, UnavailableError
+from ckptd.format.crc32c import crc32c
 from ckptd.service.flow import Limits
 from ckptd.service.gate import Access
 from ckptd.service.server import ArenaOptions
 from ckptd.wire import frames, manifests, methods, status, versions
-from ckptd.wire.chunks import CHUNK_BYTES
+from ckptd.wire.chunks import CHUNK_BYTES, Chunk
 from ckptd.wire.v1 import admin_pb2, arena_pb2, read_pb2
 from tests import seams
+from tests.fakes.waiting import eventually
 from tests.unit.service.conftest import serving
 from tests.unit.service.test_save import MANIFEST, SAVE
 from tests.unit.service.test_server import WAIT_S
@@ -147,3 +150,24 @@ def test_what_shows_no_key_soon_is_hung_up_on_and_others_are_lent_memory(arenas,
         assert isinstance(status.unpack(answer.error), NotPermittedError)  # heard, and its key is another daemon's
     for each in flood:
         each.close()
+
+
+def test_writers_above_their_rate_are_delayed_not_aborted_and_others_are_not():
+    rows = policy.parse({"limit": [{"to": "token:flood", "bytes_per_s": CHUNK_BYTES}]})
+    limited = replace(rows, grants=None)
+    limits = Limits(stall_s=STALL_S, write_streams=4, write_streams_per_peer=3)
+    with serving(access=Access(tokens=tokens_of("honest", "flood"), policy=limited), limits=limits) as served:
+        save = served.coordinator.plan(SAVE, (10 * CHUNK_BYTES,))
+        data = bytes(CHUNK_BYTES)
+        flood = [Sending(stub(served), save) for _ in range(2)]  # half of all are a run's
+        for each in flood:
+            next(each.call)
+            for _ in range(2):
+                each.send(Chunk(0, crc32c(data), data))
+        eventually(lambda: served.coordinator.lanes[0].excused)
+        began = time.monotonic()
+        lane = Sending(stub(served, f"{tokens.PREFIX}honest"), save)
+        next(lane.call)  # it has the place of one that is delayed
+        assert is_soon(began)
+        for each in (*flood, lane):
+            each.end()

@@ -178,3 +178,14 @@ def test_memory_that_is_used_again_at_once_is_copied_by_writers_that_borrow(may_
         lane.sum(0, memoryview(data))
         assert writer.data[:40] == bytes(range(40))
     lane.finish(np.array([crc32c(data)], np.uint32))
+
+
+def test_a_sender_that_the_daemon_holds_back_is_not_late():
+    sender = Sender()
+    times = iter([5.0, 9.0])
+    lane = LaneWriter(
+        sender.layout, 0, 0, sender.writer, now=lambda: next(times), on_end=sender.end_seen, on_failure=print
+    )
+    assert lane.progressed_at == 5.0
+    lane.excuse()
+    assert lane.progressed_at == 9.0
