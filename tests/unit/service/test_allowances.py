@@ -180,8 +180,8 @@ def test_who_calls_too_often_is_refused_by_name_and_a_save_gets_through_all_the_
         assert one.save(1, ARRAYS).result(BOUND_S).step == 1
 
 
-def test_bytes_above_a_rate_are_delayed_in_and_out_and_status_tells_of_them(limited, road):
-    daemon = limited(arena_bytes=road, limit={"to": "loopback", "bytes_per_s": 4_000_000})
+def test_bytes_above_a_rate_are_delayed_in_and_out_and_status_tells_of_them(limited, arena_bytes):
+    daemon = limited(arena_bytes=arena_bytes, limit={"to": "loopback", "bytes_per_s": 4_000_000})
     with checkpointer(daemon, "a") as one:
         began = time.monotonic()
         for step in range(1, 3):
