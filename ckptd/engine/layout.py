@@ -9,10 +9,13 @@ A layout depends only on the ranks' manifests, so saves of one layout share it. 
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +60,8 @@ class Layout:
         segment_is_lengths: the segment holds lengths of strings.
         literals: what the daemon writes by itself.
         replicas: what several ranks hold.
+        shard_hosts: where several hosts write: per shard, the host that fills it. The shards after them, which are
+            empty, and all shards where this is empty, are filled by the process that plans.
     """
 
     names: tuple[str, ...]
@@ -78,6 +83,7 @@ class Layout:
     segment_is_lengths: NDArray[np.bool_]
     literals: tuple[Literal, ...]
     replicas: Replicas
+    shard_hosts: tuple[str, ...] = ()
 
     @property
     def num_shards(self) -> int:
@@ -88,6 +94,38 @@ class Layout:
     def size_bytes(self) -> int:
         """Bytes of all shards together."""
         return sum(self.shard_sizes)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over all that says where bytes go and what the index lists: the same layout, the same 32 bytes.
+
+        It holds across processes and releases. Empty shards at the end do not count: they are of an attempt.
+        """
+        used = int(self.entry_shard.max()) + 1
+        digest = hashlib.sha256(b"ckptd layout 1\0")
+        lengths = len(self.names), len(self.entry_shard), len(self.segment_entry), len(self.literals), used
+        digest.update(struct.pack("<5q", *lengths))
+        for name, dtype, shape in zip(self.names, self.dtypes, self.full_shapes, strict=True):
+            encoded = name.encode("utf-8", "surrogateescape")
+            digest.update(struct.pack(f"<qqq{len(shape)}q", len(encoded), dtype, len(shape), *shape) + encoded)
+        for host in self.shard_hosts[:used]:
+            encoded = host.encode("utf-8", "surrogateescape")
+            digest.update(struct.pack("<q", len(encoded)) + encoded)
+        for literal in self.literals:
+            digest.update(struct.pack("<qqq", literal.shard, literal.offset, len(literal.data)) + literal.data)
+        slices = [self.slices[tensor] for tensor in sorted(self.slices)]
+        columns: tuple[NDArray[Any], ...] = (
+            np.array(self.shard_sizes[:used], np.int64),
+            *(self.entry_tensor, self.entry_shard, self.entry_offset, self.entry_size, self.entry_lengths_crc),
+            *(self.segment_entry, self.segment_rank, self.segment_item, self.segment_item_offset),
+            *(self.segment_size, self.segment_offset, self.segment_is_lengths),
+            np.array(sorted(self.slices), np.int64),
+            *(column for each in slices for column in (each.starts, each.shapes, each.entries)),
+        )
+        for column in columns:
+            digest.update(struct.pack("<q", column.size))
+            digest.update(np.ascontiguousarray(column, "<i8").tobytes())
+        return digest.digest()
 
     @cached_property
     def segment_shard(self) -> Column:

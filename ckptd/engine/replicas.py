@@ -69,6 +69,9 @@ class Replicas:
     size: NDArray[np.int64]
 
 
+NO_REPLICAS = Replicas(*(np.zeros(0, np.int64) for _ in range(5)))
+
+
 @dataclass(frozen=True, slots=True)
 class Remark:
     """What one rank has under a name beside its tensors, to be compared with what others have there.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.engine.lanes.cutting import Hosts, choose_hosts, cut_by_bytes, cut_by_host, place
 from ckptd.engine.lanes.part_table import PartTable, gather
 from ckptd.engine.lanes.units import Units, choose_units
 from ckptd.engine.layout import Column, Layout, Literal, SliceSet
@@ -26,13 +27,17 @@ PAGE_BYTES = 4096
 """What disks are written in. A sender's bytes begin at a page of their shard, so that they can be written from memory
 that begins at one. The format allows gaps."""
 
-_LONG_BYTES = 256 << 10  # fewer bytes of a sender are not worth a gap
-
 
 def plan(
-    manifests: Sequence[Manifest], wanted_shards: int, align_bytes: int = 1, from_lowest: Collection[str] = ()
+    manifests: Sequence[Manifest],
+    wanted_shards: int,
+    align_bytes: int = 1,
+    from_lowest: Collection[str] = (),
+    hosts: Sequence[str] = (),
 ) -> Layout:
     """Lay out what the ranks bring, `manifests[rank]`, in at most `wanted_shards` shards.
+
+    With `hosts`, which names the host of each rank, there is a shard for each host that has bytes instead.
 
     A sender's bytes begin at a multiple of `align_bytes` in each shard, if they are many. Of the tensors `from_lowest`
     each box is sent by the lowest rank that holds it, however much that has to send.
@@ -41,19 +46,36 @@ def plan(
     """
     parts = gather(manifests)
     units, replicas = choose_units(parts, from_lowest)
-    order, entry = _group_entries(parts, units)
-    return _lay_out(parts, units.take(order), entry, replicas, wanted_shards, align_bytes)
+    cut = _Cut(wanted_shards, align_bytes, Hosts.of(hosts) if hosts else None)
+    order, entry, entry_host = _group_entries(parts, units, cut.hosts)
+    return _lay_out(parts, units.take(order), entry, entry_host, replicas, cut)
 
 
-def _group_entries(parts: PartTable, units: Units) -> tuple[Column, Column]:
-    """Return the units in the order of their bytes, by sender of the entry, and the entry of each in that order."""
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What is wanted of shards; with `hosts` their number is that of the hosts."""
+
+    wanted_shards: int
+    align_bytes: int
+    hosts: Hosts | None
+
+
+def _group_entries(parts: PartTable, units: Units, hosts: Hosts | None) -> tuple[Column, Column, Column]:
+    """Return the units in the order of their bytes, by host and sender of the entry, and the entry of each so.
+
+    Also return the host of each entry, in the same order; 0 where hosts do not matter.
+    """
     starts_entry = units.is_slice | (np.diff(units.tensor, prepend=-1) != 0)
     entry = np.cumsum(starts_entry) - 1
     sender = parts.rank[units.row[starts_entry]]
-    place = np.empty(len(sender), np.int64)
-    place[np.argsort(sender, kind="stable")] = np.arange(len(sender))
-    order = np.argsort(place[entry], kind="stable")
-    return order, place[entry][order]
+    host = np.zeros(len(sender), np.int64)
+    if hosts is not None:
+        host = choose_hosts(entry, hosts.of_rank[parts.rank[units.row]], parts.size[units.row])
+    in_order = np.lexsort((sender, host))
+    place_of = np.empty(len(sender), np.int64)
+    place_of[in_order] = np.arange(len(sender))
+    order = np.argsort(place_of[entry], kind="stable")
+    return order, place_of[entry][order], host[in_order]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -97,15 +119,20 @@ def _pieces(parts: PartTable, units: Units, entry: Column) -> tuple[_Pieces, dic
 
 
 def _lay_out(
-    parts: PartTable, units: Units, entry: Column, replicas: Replicas, wanted_shards: int, align_bytes: int
+    parts: PartTable, units: Units, entry: Column, entry_host: Column, replicas: Replicas, cut: _Cut
 ) -> Layout:
     pieces, lengths_crcs = _pieces(parts, units, entry)
     first_piece = np.flatnonzero(np.diff(pieces.entry, prepend=-1))
     entry_size = np.add.reduceat(pieces.size, first_piece)
-    entry_shard = _cut(entry_size, wanted_shards)
+    shard_hosts: tuple[str, ...] = ()
+    if cut.hosts is None:
+        entry_shard = cut_by_bytes(entry_size, cut.wanted_shards)
+    else:
+        entry_shard, host_of_shard = cut_by_host(entry_size, entry_host)
+        shard_hosts = tuple(cut.hosts.names[host] for host in host_of_shard.tolist())
     entry_tensor = units.tensor[np.flatnonzero(np.diff(entry, prepend=-1))]
     sender = parts.rank[units.row[np.flatnonzero(np.diff(entry, prepend=-1))]]
-    entry_offset, shard_sizes = _place(entry_size, entry_shard, sender, align_bytes)
+    entry_offset, shard_sizes = place(entry_size, entry_shard, sender, cut.align_bytes)
     position = np.cumsum(pieces.size) - pieces.size  # as if all shards were one
     offset = position + (entry_offset - position[first_piece])[pieces.entry]
 
@@ -137,36 +164,8 @@ def _lay_out(
         segment_is_lengths=pieces.is_lengths[moved],
         literals=literals,
         replicas=replicas,
+        shard_hosts=shard_hosts,
     )
-
-
-def _cut(sizes: Column, wanted_shards: int) -> Column:
-    """Give each entry a shard so that all have about the same bytes; every shard from 0 on has an entry."""
-    total = int(sizes.sum())
-    middles = np.cumsum(sizes) - sizes // 2
-    shard = np.minimum(middles * wanted_shards // max(total, 1), wanted_shards - 1)
-    return np.cumsum(np.diff(shard, prepend=shard[0]) > 0)
-
-
-def _place(sizes: Column, shards: Column, senders: Column, align_bytes: int) -> tuple[Column, tuple[int, ...]]:
-    """Return where each entry begins in its shard, and how long the shards are. Entries come shard by shard."""
-    position = np.cumsum(sizes) - sizes
-    begins = np.flatnonzero((np.diff(shards, prepend=-1) != 0) | (np.diff(senders, prepend=-1) != 0))
-    ends = np.append(begins[1:], len(sizes))
-    moved = np.empty(len(begins), np.int64)  # per run of one sender in one shard: how far its entries move
-    shard_sizes: list[int] = []
-    shard = -1
-    for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-        size = int(position[end - 1] + sizes[end - 1] - position[begin])
-        if shards[begin] != shard:
-            shard = int(shards[begin])
-            shard_sizes.append(0)
-        at = shard_sizes[-1]
-        if size >= _LONG_BYTES:
-            at = -(-at // align_bytes) * align_bytes
-        moved[number] = at - position[begin]
-        shard_sizes[-1] = at + size
-    return position + np.repeat(moved, ends - begins), tuple(shard_sizes)
 
 
 def _slice_sets(parts: PartTable, units: Units, entry: Column) -> dict[int, SliceSet]:
