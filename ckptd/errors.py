@@ -125,6 +125,10 @@ class VersionMismatchError(ConflictError):
     """Client and daemon are of versions that do not work together. Trying again gives the same answer."""
 
 
+class EvictedError(ConflictError):
+    """An operator has freed this process's place in a run. It gets none there again; start the job anew to save."""
+
+
 class SessionAbortedError(CkptdError):
     """This save is over and left nothing behind; start another."""
 

@@ -22,6 +22,7 @@ from ckptd.errors import (
     CkptdError,
     ConflictError,
     CorruptionError,
+    EvictedError,
     InvalidRequestError,
     NotFoundError,
     NotPermittedError,
@@ -49,7 +50,7 @@ _CLASSES = {kind.__name__: kind for kind, _ in _TABLE}
 
 # Finer classes of those above. The reason on the wire stays the class of the table, which every version knows; the
 # finer one travels beside it, for those that know it too.
-FINER: dict[str, type[CkptdError]] = {kind.__name__: kind for kind in (VersionMismatchError,)}
+FINER: dict[str, type[CkptdError]] = {kind.__name__: kind for kind in (VersionMismatchError, EvictedError)}
 _FINER_KEY = "class"
 
 # What a status means that carries no error of ours: gRPC itself spoke, a proxy, or some other server.

@@ -46,7 +46,7 @@ def test_a_stopped_rank_is_evicted_and_replaced_and_is_fenced_off_when_it_wakes_
         os.kill(stopped, signal.SIGCONT)
         of_healthy, of_stopped = old.answers(WAIT_S)
         assert "was evicted by loopback" in of_healthy
-        assert of_stopped.startswith("ConflictError")
+        assert of_stopped.startswith("EvictedError")
         assert "was evicted as rank 1 of the run by loopback" in of_stopped
         new.save(4, COUNT)
         assert new.answers(WAIT_S) == ["saved", "saved"]

@@ -18,7 +18,14 @@ import grpc
 from ckptd.client.daemon.contact import FirstContact
 from ckptd.client.deadline import Backoff, Deadline
 from ckptd.engine.identity import Member, RunOptions
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError, VersionMismatchError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    EvictedError,
+    InvalidRequestError,
+    UnavailableError,
+    VersionMismatchError,
+)
 from ckptd.wire import addresses, convert, status, versions
 from ckptd.wire.v1 import common_pb2, save_pb2
 
@@ -30,6 +37,9 @@ _LONGEST_CONFLICT_PAUSE_S = 2.0  # for a lease to pass, which takes longer
 _CONFLICT_NOTICE_S = (1.0, 10.0)  # after so long the user is told, and again so often
 STORE_WAIT_S = 5.0
 """How long a daemon that answers, but can't take us in because its store or its host fails, is tried again."""
+
+_FINAL = VersionMismatchError, EvictedError
+"""Conflicts that time does not end: no other process gives its place up."""
 
 _LEAVE_TIMEOUT_S = 5.0
 _FOREVER_S = 10.0 * 365 * 24 * 3600
@@ -157,7 +167,7 @@ class JoinCall:
                     backoff, conflict, answer_deadline = Backoff(_LONGEST_PAUSE_S), _Conflict(), None
                 self._welcome = None
                 self._last_error = error
-                is_conflict = isinstance(error, ConflictError) and not isinstance(error, VersionMismatchError)
+                is_conflict = isinstance(error, ConflictError) and not isinstance(error, _FINAL)
                 if is_conflict:
                     conflict.go_on(error, self._latest.lease_s if self._latest else FIRST_CONFLICT_WAIT_S)
                     is_final = conflict.is_over

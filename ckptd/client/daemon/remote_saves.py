@@ -23,7 +23,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.manifest import Manifest
-from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, EvictedError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.wire import convert, lanes, manifests, status
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import save_pb2
@@ -110,6 +110,8 @@ class RemoteSaves:
                 if error.is_answer:
                     raise
                 self.connection.pause(error, deadline, backoff)
+            except EvictedError:
+                raise
             except ConflictError:
                 # Our epoch may be the old one only because we have not noticed yet that the daemon was restarted.
                 if deadline.has_passed or not membership.is_newer_than(welcome.epoch, _RENEWAL_WAIT_S):

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, fields
 
 from ckptd.engine.identity import Member, RunOptions
-from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.errors import ConflictError, EvictedError, InvalidRequestError
 
 _MOST_EVICTED = 1024  # of one run, remembered
 
@@ -47,8 +47,8 @@ class Membership:
         """Give the member its place; return the epoch.
 
         Raises:
-            ConflictError: another process holds the place, or its lease still runs; it is named. Or this one was
-                evicted.
+            ConflictError: another process holds the place, or its lease still runs; it is named.
+            EvictedError: this one was evicted.
             InvalidRequestError: another rank of the job was given other options; both are named.
         """
         options = options or RunOptions()
@@ -153,7 +153,7 @@ class Membership:
     def _check_not_evicted(self, rank: int, incarnation: str) -> None:
         by = self._evicted.get(incarnation)
         if by is not None:
-            raise ConflictError(
+            raise EvictedError(
                 f"this process was evicted as rank {rank} of the run by {by}: it saves nothing here any more; start "
                 "the job anew to save again"
             )

@@ -43,7 +43,7 @@ CODES = [
 ]
 
 
-FINER = [(errors.VersionMismatchError, errors.ConflictError)]
+FINER = [(errors.VersionMismatchError, errors.ConflictError), (errors.EvictedError, errors.ConflictError)]
 """Classes that say more than their base, and are the base for a peer that does not know them."""
 
 

@@ -9,10 +9,11 @@ import pytest
 from ckptd.client.daemon.join_call import JoinCall
 from ckptd.client.deadline import Deadline
 from ckptd.engine.identity import Member, RunOptions
-from ckptd.errors import ConflictError, NotPermittedError, UnavailableError
+from ckptd.errors import ConflictError, EvictedError, NotPermittedError, UnavailableError
 from ckptd.wire import versions
 from ckptd.wire.v1 import save_pb2
 from tests import seams
+from tests.fakes.waiting import eventually
 
 BOUND_S = 20.0
 
@@ -94,6 +95,18 @@ def test_a_place_that_is_taken_is_waited_for_and_then_given_up_for_good(monkeypa
     joined = member_of(Stub(ConflictError("rank 2 is held by another")))
     for _ in range(2):
         with pytest.raises(ConflictError, match="held by another"):
+            joined.welcome(Deadline(BOUND_S))
+    joined.close()
+
+
+def test_a_process_that_was_evicted_does_not_try_again():
+    stub = Stub(3, EvictedError("evicted by token:ops"), 4)
+    joined = member_of(stub)
+    assert joined.welcome(Deadline(BOUND_S)).epoch == 3
+    stub.call.cancel()
+    eventually(lambda: joined.is_refused, "the refusal")
+    for _ in range(2):
+        with pytest.raises(EvictedError, match="by token:ops"):
             joined.welcome(Deadline(BOUND_S))
     joined.close()
 

@@ -6,7 +6,7 @@ import pytest
 
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.saves.membership import Membership
-from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.errors import ConflictError, EvictedError, InvalidRequestError
 
 
 def member(rank: int, life: str = "a", world_size: int = 2) -> Member:
@@ -137,7 +137,7 @@ def test_an_evicted_process_holds_nothing_and_the_next_in_its_place_begins_an_ep
     assert places.evict(1, "token:root") == [member(1)]
     assert places.connected() == [0]
     for refused in (lambda: places.check(1, "a1", 1), lambda: places.join(member(1), 1.0)):
-        with pytest.raises(ConflictError, match="was evicted as rank 1 of the run by token:root"):
+        with pytest.raises(EvictedError, match="was evicted as rank 1 of the run by token:root"):
             refused()
     places.check(0, "a0", 1)
     assert places.join(member(1, "b"), 1.0) == 2
