@@ -24,8 +24,7 @@ from ckptd.wire import convert
 from ckptd.wire.v1 import admin_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
-    from ckptd.engine.saves.served_catalog import ServedCatalog
+    from ckptd.engine.front import Engine, StoredCheckpoints
 
 Result = TypeVar("Result")
 
@@ -35,7 +34,7 @@ class AdminService:
 
     def __init__(
         self,
-        coordinator: Coordinator,
+        coordinator: Engine,
         host: Host,
         pools: Pools,
         presences: Presences,
@@ -121,7 +120,7 @@ class AdminService:
         self._presences.evicted(run, eviction.members)
         return convert.eviction_to_wire(eviction.members, eviction.saves)
 
-    async def _in_catalog(self, run: str, work: Callable[[ServedCatalog], Result]) -> Result:
+    async def _in_catalog(self, run: str, work: Callable[[StoredCheckpoints], Result]) -> Result:
         return await self._openings.control(run, self._coordinator.in_catalog, run, work)
 
     async def repair(self, request: admin_pb2.RepairRequest, call: Call) -> admin_pb2.RepairReply:

@@ -22,7 +22,7 @@ from ckptd.service.gate import Gate
 from ckptd.service.pacing import Pacing
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.front import Engine
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -43,7 +43,7 @@ class Use:
 class Allowances:
     """Counts what identities have. Any thread may use it."""
 
-    def __init__(self, coordinator: Coordinator, gate: Gate, pacing: Pacing) -> None:
+    def __init__(self, coordinator: Engine, gate: Gate, pacing: Pacing) -> None:
         """Judge by the policy of `gate`, as it is then; no work is done where that has neither limits nor quotas.
 
         `pacing` knows how fast bytes move.

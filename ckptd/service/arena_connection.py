@@ -44,7 +44,7 @@ from ckptd.wire.manifests import ManifestParts
 from ckptd.wire.v1 import arena_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.front import Engine
 
 _log = logging.getLogger("ckptd.service")
 
@@ -100,7 +100,7 @@ class Lending:
         manifest_bytes: that a manifest may have.
     """
 
-    coordinator: Coordinator
+    coordinator: Engine
     gate: Gate
     allowances: Allowances
     pacing: Pacing

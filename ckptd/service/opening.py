@@ -9,7 +9,7 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.service.pools import Pools, settled_within
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.front import Engine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +21,7 @@ OPENING_S = 20.0
 class Openings:
     """See the module. Belongs to one event loop."""
 
-    def __init__(self, coordinator: Coordinator, pools: Pools) -> None:
+    def __init__(self, coordinator: Engine, pools: Pools) -> None:
         self._coordinator = coordinator
         self._pools = pools
 

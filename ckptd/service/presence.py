@@ -20,7 +20,7 @@ from ckptd.engine.identity import Member, RunOptions
 from ckptd.service.pools import Pools, settled
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.front import Engine
 
 _Place = tuple[str, int, str]
 
@@ -37,7 +37,7 @@ class _Presence:
 class Presences:
     """The members that are connected. Belongs to one event loop."""
 
-    def __init__(self, coordinator: Coordinator, pools: Pools) -> None:
+    def __init__(self, coordinator: Engine, pools: Pools) -> None:
         self._coordinator = coordinator
         self._pools = pools
         self._here: dict[_Place, _Presence] = {}

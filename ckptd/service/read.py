@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ckptd.engine.front import StoredCheckpoints
 from ckptd.engine.journal import Actor
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
-from ckptd.engine.saves.served_catalog import ServedCatalog
 from ckptd.engine.saves.starts import Agreement
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.service.calls import Call
@@ -21,7 +21,7 @@ from ckptd.wire import chunks, convert
 from ckptd.wire.v1 import read_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.front import Engine
 
 _SETTLE_S = 30.0
 _AGREEMENTS = {
@@ -35,14 +35,14 @@ _MOST_REASON = 500  # characters
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
 
-def _passed_by(stored: ServedCatalog) -> tuple[str, ...]:
+def _passed_by(stored: StoredCheckpoints) -> tuple[str, ...]:
     return stored.passed_by
 
 
 class ReadService:
     """Behaviours of `ReadService`."""
 
-    def __init__(self, coordinator: Coordinator, host: Host, pools: Pools, flow: Budgets) -> None:
+    def __init__(self, coordinator: Engine, host: Host, pools: Pools, flow: Budgets) -> None:
         self._coordinator = coordinator
         self._host = host
         self._pools = pools
@@ -169,7 +169,7 @@ class ReadService:
 class _Blocks:
     """Reads a byte range of one object, a few messages at a time."""
 
-    def __init__(self, coordinator: Coordinator, key: str, start: int, end: int) -> None:
+    def __init__(self, coordinator: Engine, key: str, start: int, end: int) -> None:
         self._coordinator = coordinator
         self._key = key
         self._at = start

@@ -43,7 +43,7 @@ from ckptd.wire.manifests import ManifestParts
 from ckptd.wire.v1 import common_pb2, save_pb2
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.front import Engine
 
 MAX_WAIT_S = 20.0
 """How long one Await stays open; callers repeat it."""
@@ -75,7 +75,7 @@ class SaveService:
 
     def __init__(
         self,
-        coordinator: Coordinator,
+        coordinator: Engine,
         host: Host,
         pools: Pools,
         flow: Budgets,

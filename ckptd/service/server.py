@@ -47,7 +47,7 @@ from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
 from ckptd.wire.tickets import TICKET_SUFFIX
 
 if TYPE_CHECKING:
-    from ckptd.engine.saves.coordinator import Coordinator
+    from ckptd.engine.front import Engine
 
 _log = logging.getLogger("ckptd.service")
 
@@ -94,7 +94,7 @@ class ServerOptions:
 class Server:
     """A daemon's gRPC server over one coordinator. Belongs to one event loop."""
 
-    def __init__(self, coordinator: Coordinator, options: ServerOptions, journal: Journal = NO_JOURNAL) -> None:
+    def __init__(self, coordinator: Engine, options: ServerOptions, journal: Journal = NO_JOURNAL) -> None:
         """`journal` is told of calls that change something."""
         self._options = options
         self._addresses = check_exposure(options)

@@ -7,10 +7,10 @@ from concurrent.futures import Future
 import numpy as np
 
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.front import Engine
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment, Lane
 from ckptd.engine.manifest import Manifest, Part
-from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.format.crc32c import crc32c
 from ckptd.format.slices import Box
 
@@ -29,7 +29,7 @@ class Rank:
 
     def __init__(
         self,
-        coordinator: Coordinator,
+        coordinator: Engine,
         rank: int,
         world_size: int,
         *,

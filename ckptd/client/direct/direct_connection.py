@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from ckptd.client.direct.engines import ENGINES, Engine, new_coordinator
+from ckptd.client.direct.engines import ENGINES, EngineOfRun, new_coordinator
 from ckptd.client.saving.own_saves import place_of
 from ckptd.client.saving.sharing import SharedHold
 from ckptd.client.saving.transport import Located
@@ -49,7 +49,7 @@ class DirectConnection:
         self.options = options
         self.timeout_s = timeout_s
         self._lock = threading.Lock()
-        self.hold: SharedHold[Engine] | None = None
+        self.hold: SharedHold[EngineOfRun] | None = None
         self._is_recovered = False
         self._is_closed = threading.Event()
 
@@ -58,14 +58,14 @@ class DirectConnection:
         """Whether `close` was called."""
         return self._is_closed.is_set()
 
-    def held(self) -> SharedHold[Engine]:
+    def held(self) -> SharedHold[EngineOfRun]:
         """Return this process's share of the engine, which may not have been opened yet."""
         with self._lock:
             if self._is_closed.is_set():
                 raise InvalidRequestError("the Checkpointer was closed")
             if self.hold is None:
                 key = place_of(self.store, "")
-                self.hold = ENGINES.hold((key, self.run), partial(Engine, self.store, self.run, self.member))
+                self.hold = ENGINES.hold((key, self.run), partial(EngineOfRun, self.store, self.run, self.member))
             elif self.hold.is_inherited:
                 raise ConflictError(
                     "this Checkpointer was used before the process forked, and the run belongs to the parent: "

@@ -23,7 +23,7 @@ _TICK_S = 0.2
 LOCK_WAIT_S = 2.0  # a reader that repairs the run holds it for a moment
 
 
-class Engine:
+class EngineOfRun:
     """See the module. Any thread may use it.
 
     Attributes:
@@ -144,5 +144,5 @@ def new_coordinator(store: Store, member: Member, *, takes_over: bool) -> Coordi
     return Coordinator(store, settings=settings, owns_root=False, takes_over=takes_over, holder=holder(member).line)
 
 
-ENGINES: Commons[Engine] = Commons()
+ENGINES: Commons[EngineOfRun] = Commons()
 """The engines of this process, by root and run."""
