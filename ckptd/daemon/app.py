@@ -24,7 +24,7 @@ from ckptd.daemon import descriptors, identity_files, logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
-from ckptd.engine.journal import DONE, JournalEntry
+from ckptd.engine.journal import DONE, JournalEntry, Reserve
 from ckptd.engine.priority import Priority
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
@@ -84,7 +84,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
     started = {"version": versions.VERSION, "pid": os.getpid(), "root": config.root}
-    audit.begins(JournalEntry("start", uses_reserve=True, details=started))
+    audit.begins(JournalEntry("start", reserve=Reserve.HALF, details=started))
     coordinator = Coordinator(
         open_store(config.root, root_mode=_ROOT_MODE),
         settings=Settings(

@@ -5,24 +5,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import gzip
-import json
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from ckptd.errors import ConflictError, InvalidRequestError
-
-RESERVE_BYTES = 256 << 10
-"""Set aside for records of removals: about five hundred."""
-
-MOST_LINE_BYTES = 64 << 10
+from ckptd.daemon.audit_numbers import MOST_LINE_BYTES, last_number
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotFoundError
+from ckptd.storage.local.os_errors import from_os_error
 
 _AHEAD_BYTES = 16 << 10  # so that not every line takes room anew
 _LEAST_BYTES = 4096
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_FALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
+_BEGINNING = b'{"number": '
 
 
 class AuditFile:
@@ -30,27 +26,34 @@ class AuditFile:
 
     Room is taken beyond the end of the file, where only appending to it finds it: no other program can use it up, and
     it survives a restart.
+
+    Attributes:
+        has_fallocate: whether the file system can set room aside; what has no such thing takes lines as they come.
+        last_number: of the last record at the start, 0 of none.
     """
 
     def __init__(self, path: str) -> None:
         """Open the file, make it if it is missing, and remove a line at its end that was not written whole.
 
         Raises:
-            OSError: the system refuses.
+            NotFoundError, NotPermittedError, StorageFullError, UnavailableError: the system refuses it.
             ConflictError: another daemon writes to it.
             InvalidRequestError: it is no regular file, or does not end in a record.
         """
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        self._file = _open(path)
+        self._room_to = 0
+        self._refused = errno.ENOSPC  # why there is no more room
+        self.has_fallocate = hasattr(_LIBC, "fallocate")
         try:
             self._take()
-            self.last_number = last_number(self._file, path)
+            self._end, self.last_number = self._find_end()
+        except OSError as error:
+            os.close(self._file)
+            raise from_os_error(error, path) from error
         except BaseException:
             os.close(self._file)
             raise
-        self._room_to = 0
-        self._has_fallocate = hasattr(_LIBC, "fallocate")
-        self._take_room()
 
     def _take(self) -> None:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
@@ -58,19 +61,25 @@ class AuditFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConflictError("another daemon writes to this audit log", key=self.path) from error
+            raise ConflictError("another daemon writes to this audit log: give each its own", key=self.path) from error
         directory = os.open(Path(self.path).absolute().parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def _find_end(self) -> tuple[int, int]:
+        """Return where the last whole line ends, and its number; what a crash has left after it is cut off."""
         size = self.size_bytes
-        tail = os.pread(self._file, MOST_LINE_BYTES, max(0, size - MOST_LINE_BYTES))
-        torn = len(tail) - (tail.rfind(b"\n") + 1)
-        if torn and torn == len(tail) and size > len(tail):
+        tail = os.pread(self._file, 2 * MOST_LINE_BYTES, max(0, size - 2 * MOST_LINE_BYTES))
+        whole, newline, torn = tail.rpartition(b"\n")
+        if not torn.startswith(_BEGINNING[: len(torn)]) or (not newline and size > len(tail)):
             raise InvalidRequestError("this is no audit log: it does not end in a record", key=self.path)
+        number = last_number(whole, self.path) if newline else 0
         if torn:
-            os.ftruncate(self._file, size - torn)  # a crash cut it off, so nothing relied on it
+            with suppress(PermissionError):  # where a file may only grow, it stays, on a line of its own
+                os.ftruncate(self._file, size - len(torn))  # nothing relied on it
+        return size - len(torn), number
 
     @property
     def size_bytes(self) -> int:
@@ -87,93 +96,100 @@ class AuditFile:
             return False
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
-    def append(self, line: bytes, *, from_reserve: bool) -> None:
-        """Append a line, whole or not at all.
+    @property
+    def is_removed(self) -> bool:
+        """Whether it has no name any more: what is appended to it is lost."""
+        return os.fstat(self._file).st_nlink == 0
+
+    def was_shortened(self) -> bool:
+        """Tell, once, whether another program has cut the file off: what it had set aside went with that."""
+        if self.size_bytes >= self._end:
+            return False
+        self._end = self.size_bytes
+        self._room_to = 0
+        return True
+
+    def append(self, line: bytes, *, leaves: int, wanted: int) -> bool:
+        """Append a line, whole or not at all, and return whether `wanted` bytes are set aside after it.
 
         Raises:
-            OSError: it cannot be written, or only in the room that is set aside, and `from_reserve` is False.
+            OSError: it cannot be written, or fewer than `leaves` bytes would be set aside after it.
         """
         begin = self.size_bytes
+        if begin > self._end and os.pread(self._file, 1, begin - 1) != b"\n":
+            line = b"\n" + line  # another program has left a line without an end
         end = begin + len(line)
-        has_reserve = self._room_to >= end + RESERVE_BYTES or self._take_room(len(line))
-        if not has_reserve and not from_reserve:
-            raise OSError(errno.ENOSPC, "only the room for records of removals is left")
+        is_whole = self._room_to >= end + wanted or self.take_room(len(line) + wanted)
+        if self.has_fallocate and self._room_to < end + leaves:
+            raise OSError(self._refused, "what is left of the disk is set aside for records of removals")
+        written = 0
         try:
-            written = 0
             while written < len(line):
                 written += os.write(self._file, line[written:])
         except BaseException:
-            with suppress(OSError):
-                os.ftruncate(self._file, begin)
-            self._room_to = 0  # shortening has freed it
+            if written:
+                with suppress(OSError):
+                    os.ftruncate(self._file, begin)
+                self._room_to = 0  # shortening has freed it
+                self.take_room(wanted)
             raise
+        self._end = end
+        return is_whole
 
-    def _take_room(self, line_bytes: int = 0) -> bool:
-        """Set room aside from the end on; return whether all of it is there, or the file system knows no such thing."""
-        if not self._has_fallocate:
-            return True
+    def take_room(self, wanted: int) -> bool:
+        """Set room aside from the end on; return whether all of it is there, or the file system knows no such thing.
+
+        If not all of it can be had, as much as there is.
+        """
         begin = self.size_bytes
-        wanted = line_bytes + RESERVE_BYTES
+        self._room_to = max(self._room_to, begin)
         for size in (wanted + _AHEAD_BYTES, wanted):
-            failed = _allocate(self._file, begin, size)
-            if not failed:
-                self._room_to = begin + size
+            if not self.has_fallocate or self._allocate(begin, size):
                 return True
-            if failed not in _NO_ROOM:
-                self._has_fallocate = False
-                return True
-        part = RESERVE_BYTES // 2
-        while part >= _LEAST_BYTES and self._room_to <= begin:
-            if not _allocate(self._file, begin, part):
-                self._room_to = begin + part
-            part //= 2
-        return False
+        part = 1 << (wanted.bit_length() - 1)
+        while part >= _LEAST_BYTES and self._room_to < begin + wanted:
+            if not self._allocate(self._room_to, part):
+                part //= 2
+        return self._room_to >= begin + wanted
+
+    def _allocate(self, offset: int, size: int) -> bool:
+        failed = _allocate(self._file, offset, size)
+        if failed in _NO_FALLOCATE:
+            self.has_fallocate = False
+        elif failed:
+            self._refused = failed
+        else:
+            self._room_to = max(self._room_to, offset + size)
+        return not failed
+
+    def give_back_room(self) -> None:
+        """Let other files have what is set aside."""
+        with suppress(OSError):
+            os.ftruncate(self._file, self.size_bytes)
+        self._room_to = 0
 
     def sync(self) -> None:
         """Make what was appended durable."""
         os.fdatasync(self._file)
 
-    def close(self, *, keeps_room: bool = True) -> None:
-        """Close it. A file that is rotated away gives back its room."""
-        if not keeps_room:
-            with suppress(OSError):
-                os.ftruncate(self._file, self.size_bytes)
+    def close(self) -> None:
+        """Close it; what is set aside stays so."""
         os.close(self._file)
 
 
-def last_number(file: int, path: str) -> int:
-    """Return the number of the last record of an audit log, 0 of an empty one; it ends in a whole line."""
-    size = os.fstat(file).st_size
-    tail = os.pread(file, 2 * MOST_LINE_BYTES, max(0, size - 2 * MOST_LINE_BYTES))
-    return _number(tail.splitlines()[-1], path) if tail else 0
-
-
-def last_number_before(path: str) -> int:
-    """Return the number of the last record of the files that `path` was rotated into, 0 if there are none.
-
-    They are beside it: its name, a dot or a dash, and more; those that end in .gz are read, too.
-    """
-    ours = Path(path)
-    rotated = [each for each in ours.parent.iterdir() if each.name.startswith((f"{ours.name}.", f"{ours.name}-"))]
-    newest = max(rotated, key=lambda each: each.stat().st_mtime, default=None)
-    if newest is None:
-        return 0
-    last = b""
-    with gzip.open(newest) if newest.suffix == ".gz" else newest.open("rb") as lines:
-        for line in lines:
-            if line.endswith(b"\n"):
-                last = line
-    return _number(last, str(newest)) if last else 0
-
-
-def _number(line: bytes, path: str) -> int:
+def _open(path: str) -> int:
     try:
-        number = json.loads(line)["number"]
-        if isinstance(number, int) and number > 0:
-            return number
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise InvalidRequestError("this is no audit log: its last line is no numbered record", key=path)
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(
+            "the audit log cannot be made: its directory does not exist, and ckptd makes none", key=path
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ENXIO):  # a directory, a socket
+            raise InvalidRequestError("the audit log is no regular file", key=path) from error
+        refused = from_os_error(error, path)
+        ours: CkptdError = type(refused)(f"the audit log cannot be opened: {refused.reason}", key=path)
+        raise ours from error
 
 
 def _load_libc() -> ctypes.CDLL:

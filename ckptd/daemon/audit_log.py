@@ -2,32 +2,37 @@
 
 A record of what removes something is durable before that happens. With `required`, what cannot be recorded does not
 happen, and every record is durable; without it, what was not recorded is counted in the next record that is.
+
+Room for records is set aside on the disk. What begins takes room for how it ends as well, so that an end is always
+recorded. The rest, `RESERVE_BYTES`, is for what removes something, so that a full disk can be emptied: what only comes
+before a removal leaves half of it, and everything else all of it. What is tried again and again counts as less.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from collections import Counter
+from collections.abc import Callable
 
-from ckptd.daemon.audit_file import MOST_LINE_BYTES, AuditFile, last_number_before
-from ckptd.engine.journal import BEGUN, JournalEntry
+from ckptd.daemon.audit_file import AuditFile
+from ckptd.daemon.audit_lines import line, tell
+from ckptd.daemon.audit_numbers import MOST_LINE_BYTES, last_number_before
+from ckptd.engine.journal import JournalEntry, Reserve
 from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
-from ckptd.printable import printable, printable_json
 from ckptd.storage.local.os_errors import from_os_error
 
-_log = logging.getLogger("ckptd.audit")
+RESERVE_BYTES = 256 << 10
+"""Set aside for records of removals: about four hundred of them."""
 
-_MOST_CHARACTERS = 1000  # of one text
-_FEWEST_CHARACTERS = 200
-_ALWAYS = ("number", "time", "event", "outcome", "identity", "peer", "run", "step")
-_MOST_NAMED = 16  # identities, or texts of a list
-_HAVE_LINES = frozenset({"save", "quarantine", "recovery", "refusal"})
-"""What the engine or the service writes a line about, too: these are in the log at the level DEBUG only."""
+_END_MORE_BYTES = 1024  # that a record of how something ended may have more than the one that it began
+_TRIES = 4
+_LEFT = {Reserve.NONE: RESERVE_BYTES, Reserve.HALF: RESERVE_BYTES // 2, Reserve.ALL: 0}
+_LESS = {Reserve.NONE: Reserve.NONE, Reserve.HALF: Reserve.NONE, Reserve.ALL: Reserve.HALF}
+
+_log = logging.getLogger("ckptd.audit")
 
 
 class AuditLog:
@@ -51,13 +56,15 @@ class AuditLog:
         self._syncing = threading.Lock()  # taken before `_writing`
         self._unrecorded = 0
         self._number = self._synced = 0
+        self._ends: dict[int, int] = {}  # bytes that are kept for how each act ends
+        self._tries: Counter[tuple[object, ...]] = Counter()  # that took of the reserve since it was whole
         self._file: AuditFile | None = None
         if path is not None:
-            try:
-                self._file = AuditFile(path)
-                self._number = self._file.last_number or last_number_before(path)
-            except OSError as error:
-                raise from_os_error(error, path) from error
+            self._file = AuditFile(path)
+            self._number = self._file.last_number or last_number_before(path)
+            self._file.take_room(RESERVE_BYTES)
+            if not self._file.has_fallocate:
+                _log.warning("the file system sets no room aside for the audit log: %s", path)
 
     def begins(self, entry: JournalEntry) -> None:
         """Record what is about to happen.
@@ -65,44 +72,61 @@ class AuditLog:
         Raises:
             StorageFullError, NotPermittedError, UnavailableError: it must be recorded, and cannot be.
         """
-        failed = self._try(entry, from_reserve=entry.uses_reserve, durable=entry.uses_reserve or self._required)
+        durable = self._required or entry.reserve is not Reserve.NONE
+        failed = self._try(entry, self._append_beginning, durable=durable)
         if failed is not None and self._required:
+            if entry.act in self._ends:  # it was written, and is not durable
+                self.ended(entry.ended("refused"))
             raise self._refusal(entry, failed) from failed
 
     def ended(self, entry: JournalEntry) -> None:
-        """Record how something ended. It has happened, so that it may take the room that is set aside."""
-        self._try(entry, from_reserve=True, durable=self._required)
+        """Record how something ended: in the room that was kept for that when it began."""
+        self._try(entry, self._append_end, durable=self._required)
 
-    def _try(self, entry: JournalEntry, *, from_reserve: bool, durable: bool) -> Exception | None:
+    def _try(
+        self, entry: JournalEntry, append: Callable[[AuditFile, JournalEntry], None], *, durable: bool
+    ) -> Exception | None:
         """Record an entry; return why that could not be."""
         try:
-            self._record(entry, from_reserve=from_reserve, durable=durable)
+            self._record(entry, append, durable=durable)
         except Exception as error:
             if not isinstance(error, OSError):  # a bug must not turn a save that is published into one that has failed
                 _log.exception("a bug in ckptd: %s was not recorded", entry.event)
             self._complain(error)
-            _tell(entry, None)
+            tell(entry, None)
             return error
         return None
 
     def reopen(self) -> None:
         """Go on in a new file if this one was renamed: what rotates logs does that, and then sends SIGHUP."""
         with self._syncing, self._writing:
-            old = self._file
-            if old is None or self._path is None or old.is_at_its_path:
+            if self._file is None or self._file.is_at_its_path:
                 return
             try:
-                new = AuditFile(self._path)
+                self._go_on_in_new_file(self._file)
             except (OSError, CkptdError) as error:
                 _log.error("the audit log goes on in the file that was renamed: %s: %s", self._path, error)
                 return
-            try:
-                old.sync()
-            except OSError as error:
-                _log.error("the end of the audit log before its rotation may not be durable: %s", error)
-            old.close(keeps_room=False)
-            self._file, self._synced = new, self._number
-        self.ended(JournalEntry("rotation", "done"))  # so that each file says where its numbers go on
+        self.ended(
+            JournalEntry("rotation", "done", reserve=Reserve.HALF)
+        )  # so that each file says where its numbers go on
+
+    def _go_on_in_new_file(self, old: AuditFile) -> None:
+        """Open the path anew. Both locks are held."""
+        new = AuditFile(old.path)
+        try:
+            old.sync()
+        except OSError as error:
+            _log.error("the end of the audit log before its rotation may not be durable: %s", error)
+        # One disk may not have room for both reserves.
+        if not new.take_room(self._wanted):
+            old.give_back_room()
+            new.take_room(self._wanted)
+        else:
+            old.give_back_room()
+        old.close()
+        self._number = max(self._number, new.last_number)
+        self._file, self._synced = new, self._number
 
     def close(self) -> None:
         """Close the file."""
@@ -111,19 +135,72 @@ class AuditLog:
                 self._file.close()
             self._file = None
 
-    def _record(self, entry: JournalEntry, *, from_reserve: bool, durable: bool) -> None:
-        with self._writing:
-            number = self._number + 1
-            if self._file is None and self._path is not None:
-                raise OSError(errno.EBADF, "it is closed, as the daemon ends")
-            if self._file is not None:
-                line = _line(number, self._clock(), entry, self._unrecorded)
-                self._file.append(line, from_reserve=from_reserve)
-                self._number, self._unrecorded = number, 0
-                self.complaint = ""
-        _tell(entry, number if self._path is not None else None)
-        if durable:
+    def _record(self, entry: JournalEntry, append: Callable[[AuditFile, JournalEntry], None], *, durable: bool) -> None:
+        number = None
+        if self._path is not None:
+            self._look_after_file()
+            with self._writing:
+                if self._file is None:
+                    raise OSError(errno.EBADF, "it is closed, as the daemon ends")
+                append(self._file, entry)
+                self._number += 1
+                self._unrecorded, self.complaint, number = 0, "", self._number
+        tell(entry, number)
+        if durable and number is not None:
             self._sync(number)
+
+    @property
+    def _wanted(self) -> int:
+        return RESERVE_BYTES + sum(self._ends.values())
+
+    def _append_beginning(self, file: AuditFile, entry: JournalEntry) -> None:
+        text = self._line(entry)
+        end_bytes = len(text) + _END_MORE_BYTES
+        self._append(file, text, entry, kept=self._wanted - RESERVE_BYTES + end_bytes)
+        self._ends[entry.act] = end_bytes
+
+    def _append_end(self, file: AuditFile, entry: JournalEntry) -> None:
+        end_bytes = self._ends.pop(entry.act, 0)
+        kept = self._wanted - RESERVE_BYTES
+        text = self._line(entry)
+        if len(text) > end_bytes:
+            try:
+                self._append(file, text, entry, kept=kept)
+                return
+            except OSError:
+                if not end_bytes:
+                    raise
+                text = self._line(entry, end_bytes)
+        file.append(text, leaves=kept, wanted=kept + RESERVE_BYTES)
+
+    def _append(self, file: AuditFile, text: bytes, entry: JournalEntry, *, kept: int) -> None:
+        """Append a line that leaves of the reserve what its entry has to leave, and all that is `kept` for ends."""
+        subject = (entry.event, entry.run, entry.step, entry.details.get("save_id"))
+        room = _LESS[entry.reserve] if self._tries[subject] >= _TRIES else entry.reserve
+        if file.append(text, leaves=kept + _LEFT[room], wanted=kept + RESERVE_BYTES):
+            self._tries.clear()
+        else:
+            self._tries[subject] += 1
+
+    def _look_after_file(self) -> None:
+        """Notice what other programs did to the file: nothing of ours may end in one that has no name any more."""
+        file = self._file
+        if file is not None and file.is_removed:
+            with self._syncing, self._writing:
+                if self._file is not file:
+                    return
+                try:
+                    self._go_on_in_new_file(file)
+                except CkptdError as error:
+                    raise OSError(errno.ENOENT, f"it was deleted, and cannot be made anew: {error}") from error
+            what = "the file was deleted"
+        else:
+            with self._writing:
+                if self._file is None or not self._file.was_shortened():
+                    return
+            what = "the file was shortened"
+        _log.error("the audit log goes on, but records are missing: %s: %s", what, self._path)
+        self.ended(JournalEntry("rotation", what, reserve=Reserve.HALF))
 
     def _sync(self, number: int) -> None:
         """Make a record durable; of those that wait here together, one does it for all."""
@@ -141,6 +218,9 @@ class AuditLog:
         if is_news:
             _log.error("%s", self.complaint)
 
+    def _line(self, entry: JournalEntry, most_bytes: int = MOST_LINE_BYTES) -> bytes:
+        return line(self._number + 1, self._clock(), entry, self._unrecorded, most_bytes)
+
     def _refusal(self, entry: JournalEntry, error: Exception) -> CkptdError:
         ours = (
             from_os_error(error, "") if isinstance(error, OSError) else UnavailableError(f"a bug in ckptd: {error!r}")
@@ -150,65 +230,3 @@ class AuditLog:
             f"written: {ours.reason}",
             key=self._path,
         )
-
-
-def _line(number: int, at: float, entry: JournalEntry, unrecorded: int) -> bytes:
-    moment = datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    first, *others = entry.actors
-    told: dict[str, object] = {
-        "number": number,
-        "time": moment,
-        "event": entry.event,
-        "outcome": _bounded(entry.outcome),
-        "identity": _bounded(first.identity),
-        "peer": _bounded(first.peer),
-        "run": _bounded(entry.run),
-        "step": entry.step,
-        **{name: _bounded(value) for name, value in entry.details.items()},
-    }
-    if others:
-        told["others"] = [[_bounded(each.identity), _bounded(each.peer)] for each in others[:_MOST_NAMED]]
-        told["num_others"] = len(others)
-    if unrecorded:
-        told["unrecorded_before"] = unrecorded
-    line = _encoded(told)
-    if len(line) > MOST_LINE_BYTES:  # only names that are made for it are so long
-        told = {name: _bounded(told[name], _FEWEST_CHARACTERS) for name in _ALWAYS}
-        line = _encoded({**told, "cut": True})
-    return line
-
-
-def _encoded(told: Mapping[str, object]) -> bytes:
-    return printable_json(json.dumps(told)).encode("ascii") + b"\n"
-
-
-def _bounded(value: object, most: int = _MOST_CHARACTERS) -> object:
-    if isinstance(value, str):
-        return value if len(value) <= most else f"{value[:most]} ({len(value)} characters)"
-    if isinstance(value, list | tuple):
-        return [_bounded(each, most) for each in value[:_MOST_NAMED]]
-    return value
-
-
-def _tell(entry: JournalEntry, number: int | None) -> None:
-    is_quiet = entry.outcome == BEGUN or entry.event in _HAVE_LINES
-    level = logging.DEBUG if is_quiet else logging.INFO
-    if not _log.isEnabledFor(level):
-        return
-    first = entry.actors[0]
-    about = "" if entry.step is None else f" of step {entry.step}"
-    about += f" of {entry.run}" if entry.run else ""
-    where = f" at {first.peer}" if first.peer else ""
-    more = "".join(f", {name} {value}" for name, value in entry.details.items() if value not in ("", None, False))
-    text = f"{entry.event}{about} by {first.identity}{where}: {entry.outcome}{more}"
-    fields = {
-        "event": "audit",
-        "what": entry.event,
-        "outcome": entry.outcome,
-        "identity": first.identity,
-        "peer": first.peer,
-        "run": entry.run,
-        "step": entry.step,
-        "number": number,
-    }
-    _log.log(level, "%s", printable(text, limit=_MOST_CHARACTERS), extra={"ckptd": fields})

@@ -20,7 +20,7 @@ from ckptd.access import idle_rows, policy, token_file, tokens
 from ckptd.access.idle_rows import Seen
 from ckptd.access.policy import Policy
 from ckptd.daemon.config import Config
-from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry
+from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry, Reserve
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
@@ -161,7 +161,7 @@ class IdentityFiles:
         """Read all files: `paths` are those that the log names."""
         why = "SIGHUP" if is_requested else "a file has changed"
         access, tls, problems = await asyncio.to_thread(_read_again, self._config, self._access)
-        told = JournalEntry("identities", uses_reserve=True, details={"why": why, **_described(access)})
+        told = JournalEntry("identities", reserve=Reserve.HALF, details={"why": why, **_described(access)})
         try:
             await asyncio.to_thread(self._journal.begins, told)
             self._access = access

@@ -6,8 +6,10 @@ was interrupted, or is under way.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Protocol
 
 BEGUN, DONE = "begun", "done"
@@ -25,6 +27,17 @@ DAEMON = Actor("daemon")
 """What no caller caused: deadlines, the end of the time to undo a deletion, recovery after a crash."""
 
 
+class Reserve(Enum):
+    """What a record may use of the room that a journal sets aside, once the disk is full otherwise."""
+
+    NONE = "none"  # it can wait
+    HALF = "half"  # it has to come before a removal, or it is the daemon's own
+    ALL = "all"  # it frees something
+
+
+_next_act = itertools.count(1).__next__
+
+
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """One thing that happens.
@@ -35,9 +48,10 @@ class JournalEntry:
         run: the run that it is about; "" for none.
         step: the checkpoint's; None for none.
         actors: who caused it: of a save all whose ranks have declared it.
-        uses_reserve: it removes something, ends something, or has to come before that: it is recorded durably before
-            it happens, and its record may use the room that is set aside, so that a full disk can be emptied.
+        reserve: what its record may use of the room that is set aside, so that a full disk can be emptied. All but
+            `NONE` is recorded durably before it happens.
         details: what else is known: texts, numbers, lists of texts.
+        act: tells which entry that ends something belongs to which one that began it.
     """
 
     event: str
@@ -45,8 +59,9 @@ class JournalEntry:
     run: str = ""
     step: int | None = None
     actors: tuple[Actor, ...] = (DAEMON,)
-    uses_reserve: bool = False
+    reserve: Reserve = Reserve.NONE
     details: Mapping[str, object] = field(default_factory=dict)
+    act: int = field(default_factory=_next_act, compare=False)
 
     def ended(self, outcome: str = DONE, details: Mapping[str, object] | None = None) -> JournalEntry:
         """Return the entry that tells how it ended; `details` are added."""
@@ -70,7 +85,10 @@ class Journal(Protocol):
         """
 
     def ended(self, entry: JournalEntry) -> None:
-        """Take how something ended that has begun, or what happened by itself. Never raises `CkptdError`."""
+        """Take how something ended, with the `act` that it began with, or what happened by itself.
+
+        Never raises `CkptdError`.
+        """
 
 
 class NoJournal:

@@ -6,9 +6,10 @@ Saves are not here: the engine tells of them itself, as a save is many calls of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from ckptd.engine.journal import Actor, JournalEntry
+from ckptd.engine.journal import Actor, JournalEntry, Reserve
 from ckptd.wire import methods
 
 Row = Callable[[Any], JournalEntry]
@@ -32,12 +33,14 @@ def _abort(request: Any) -> JournalEntry:
 
 def _pin(request: Any) -> JournalEntry:
     # Unpinning comes before removing.
-    return _of_checkpoint("pin" if request.pinned else "unpin", request, uses_reserve=not request.pinned)
+    return _of_checkpoint(
+        "pin" if request.pinned else "unpin", request, reserve=Reserve.NONE if request.pinned else Reserve.HALF
+    )
 
 
 def _delete(request: Any) -> JournalEntry:
     told = {"for_good": request.for_good, "even_latest": request.even_latest}
-    return _of_checkpoint("delete", request, uses_reserve=True, **told)
+    return _of_checkpoint("delete", request, reserve=Reserve.ALL if request.for_good else Reserve.HALF, **told)
 
 
 def _undelete(request: Any) -> JournalEntry:
@@ -46,19 +49,19 @@ def _undelete(request: Any) -> JournalEntry:
 
 def _repair(request: Any) -> JournalEntry:
     # It is what opens a run again, so that something can be removed there.
-    return JournalEntry("repair", run=request.run, uses_reserve=True)
+    return JournalEntry("repair", run=request.run, reserve=Reserve.HALF)
 
 
 def _evict(request: Any) -> JournalEntry:
     told = {"rank": request.rank if request.HasField("rank") else "all"}
-    return JournalEntry("evict", run=request.run, uses_reserve=True, details=told)
+    return JournalEntry("evict", run=request.run, reserve=Reserve.ALL, details=told)
 
 
-def _of_checkpoint(event: str, request: Any, *, uses_reserve: bool = False, **told: object) -> JournalEntry:
+def _of_checkpoint(event: str, request: Any, *, reserve: Reserve = Reserve.NONE, **told: object) -> JournalEntry:
     is_by_name = request.name and not request.series
     named = {"checkpoint": request.name} if is_by_name else {"series": request.series} if request.series else {}
     step = None if is_by_name else request.step
-    return JournalEntry(event, run=request.run, step=step, uses_reserve=uses_reserve, details={**named, **told})
+    return JournalEntry(event, run=request.run, step=step, reserve=reserve, details={**named, **told})
 
 
 ROWS: dict[str, Row] = {
@@ -81,5 +84,4 @@ def entry_of(method: methods.Method, request: Any, actor: Actor) -> JournalEntry
     row = ROWS.get(method.path)
     if row is None:
         return None
-    entry = row(request)
-    return JournalEntry(entry.event, entry.outcome, entry.run, entry.step, (actor,), entry.uses_reserve, entry.details)
+    return replace(row(request), actors=(actor,))

@@ -53,7 +53,7 @@ class Recorder:
         if entry is None or self._is_deaf:
             yield None
             return
-        await self._run(self._journal.begins, entry)
+        await self._begin(entry)
         call = Recorded(self, entry)
         try:
             yield call
@@ -67,6 +67,21 @@ class Recorder:
             raise
         if not call.is_ended:
             await call.done()
+
+    async def _begin(self, entry: JournalEntry) -> None:
+        """Tell that it begins; if nothing waits for it any more by then, also that it was not carried out."""
+        begun = asyncio.get_running_loop().run_in_executor(self._threads, self._journal.begins, entry)
+        try:
+            await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            given_up = entry.ended("not carried out", {"reason": "its caller gave up"})
+
+            def tell(done: asyncio.Future[None]) -> None:
+                if not done.cancelled() and done.exception() is None:
+                    self._start(self._journal.ended, given_up)
+
+            begun.add_done_callback(tell)
+            raise
 
     async def tell(self, entry: JournalEntry) -> None:
         """Tell how something ended."""

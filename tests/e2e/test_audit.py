@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ckptd
+from ckptd.daemon.audit_log import RESERVE_BYTES
 from ckptd.errors import StorageFullError
 from ckptd.wire import addresses, methods, status
 from ckptd.wire.channels import open_channel
@@ -87,6 +88,8 @@ def test_on_a_full_disk_removals_are_recorded_and_the_rest_only_happens_if_it_ne
                         save(daemon.address, (4,), size=1)
                 else:
                     operator.pin_often(2)
+                state = audit.stat()
+                assert state.st_blocks * 512 - state.st_size >= RESERVE_BYTES  # no pin takes it
                 operator.pin(2, False)
                 operator.delete(1, for_good=True)
             assert [each["step"] for each in records_of(audit) if each["event"] == "delete"] == [1, 1]

@@ -19,7 +19,7 @@ from ckptd.engine.catalog.contents import Contents
 from ckptd.engine.catalog.edits import Edits
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
-from ckptd.engine.catalog.ledger import Ledger, OnRemoval, ignore_removal
+from ckptd.engine.catalog.ledger import Ledger, Removal, untold_removal
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recoverer import Recoverer
@@ -63,7 +63,7 @@ class Catalog:
         life: of the daemon that opens the run, perhaps not for the first time.
         floor: what the operator keeps whatever the policy says.
         on_step: called before each durable step with its name; for tests.
-        on_removal: told of each checkpoint that is removed by itself, by retention above all.
+        removal: told of each checkpoint that is removed by itself, by retention above all.
 
     Attributes:
         contents: what there is.
@@ -86,10 +86,10 @@ class Catalog:
         life: Life | None = None,
         floor: FloorNow = no_floor,
         on_step: OnStep = ignore_step,
-        on_removal: OnRemoval = ignore_removal,
+        removal: Removal = untold_removal,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
-        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, on_removal)
+        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, removal)
         publishing = Publishing(ledger, floor)
         uncommitted, undo = Uncommitted(ledger), Undo(ledger, undo_s)
         recoverer = Recoverer(ledger, publishing, undo, uncommitted)

@@ -7,6 +7,7 @@ write through it, so none removes anything from a run that another owner has tak
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 
 from ckptd.engine.catalog import records, survey
 from ckptd.engine.catalog.commit import OnStep
@@ -27,13 +28,14 @@ _REMOVING = ("drop.", "sweep.", "delete.index", "undelete.aside", "unlist.")
 """How the names of steps begin that remove something: before each of them the owner looks whether it still is one."""
 
 
-OnRemoval = Callable[[Record, str, str], None]
-"""Called when a checkpoint of ours is about to be removed, with the reason, and when it has been: with the outcomes of
-`ckptd.engine.journal`. What it raises before keeps the checkpoint."""
+Removal = Callable[[Record, str], AbstractContextManager[None]]
+"""Entered when a checkpoint of ours is about to be removed, with the reason, and left when it has been, or has not.
+What it raises before keeps the checkpoint."""
 
 
-def ignore_removal(record: Record, reason: str, outcome: str) -> None:
+def untold_removal(record: Record, reason: str) -> AbstractContextManager[None]:
     """Notify nothing."""
+    return nullcontext()
 
 
 class Ledger:
@@ -48,7 +50,7 @@ class Ledger:
         clock: Clock,
         holder: str,
         life: Life | None = None,
-        on_removal: OnRemoval = ignore_removal,
+        removal: Removal = untold_removal,
     ) -> None:
         """Know nothing yet: `Recoverer` reads. `holder` names the owner to processes that are kept out."""
         self.listing = Listing()
@@ -61,7 +63,7 @@ class Ledger:
         self.store = store
         self.run = run
         self.clock = clock
-        self.on_removal = on_removal
+        self.removal = removal
         self._tell_step = on_step
         self._holder, self._life = holder, life
         self.use(latest_filename)

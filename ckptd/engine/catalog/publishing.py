@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ckptd.engine.catalog import deleting, reserve
@@ -18,7 +19,6 @@ from ckptd.engine.catalog.listing import Listing, Style
 from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule, Verdict
-from ckptd.engine.journal import BEGUN, DONE
 from ckptd.errors import CkptdError
 
 _log = logging.getLogger(__name__)
@@ -188,21 +188,20 @@ class Publishing:
         """
         ledger = self._ledger
         is_told = not reason
-
-        def on_step(step: str) -> None:
-            nonlocal is_told
-            if not is_told:  # only now is it sure that nothing reads it
-                ledger.on_removal(record, reason, BEGUN)
-                is_told = True
-            ledger.on_step(step)
-
         others = [
             each
             for each in ledger.records.values()
             if each.prefix == record.prefix and each.sequence > record.sequence and not each.dropped
         ]
-        deleting.drop(ledger.store, record, others=others, on_step=on_step, is_unread=is_unread)
-        ledger.records.pop(record.save_id, None)
-        if reason:
-            ledger.on_removal(record, reason, DONE)
+        with ExitStack() as telling:
+
+            def on_step(step: str) -> None:
+                nonlocal is_told
+                if not is_told:  # only now is it sure that nothing reads it
+                    telling.enter_context(ledger.removal(record, reason))
+                    is_told = True
+                ledger.on_step(step)
+
+            deleting.drop(ledger.store, record, others=others, on_step=on_step, is_unread=is_unread)
+            ledger.records.pop(record.save_id, None)
         reserve.keep(ledger.store, ledger.run)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
 from ckptd.engine.identity import SaveRef
-from ckptd.engine.journal import BEGUN, DAEMON, DONE, Actor, Journal, JournalEntry
+from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Reserve
 from ckptd.errors import CkptdError
 
 _UNTOLD = (Fate.NOTHING, Fate.LEAVE, Fate.DROP)  # nothing was done, or it is told as a removal
@@ -21,26 +21,26 @@ class RunJournal:
         """Begin with removals that no caller causes."""
         self._journal, self._run = journal, run
         self._causes: tuple[Actor, ...] = (DAEMON,)
+        self._begun: dict[str, JournalEntry] = {}  # by id of the save
 
     # Saves
 
     def save_begins(self, save: SaveRef, prefix: str, actors: tuple[Actor, ...]) -> None:
         """Tell that a save begins to write; `CkptdError` when it must not, as it cannot be recorded."""
-        self._journal.begins(self._of_save(save, actors, prefix=prefix))
+        entry = self._of_save(save, actors, prefix)
+        self._journal.begins(entry)
+        self._begun[save.save_id] = entry
 
     def save_ended(
         self, save: SaveRef, actors: tuple[Actor, ...], *, prefix: str = "", error: CkptdError | None = None
     ) -> None:
         """Tell how a save ended."""
-        if error is None:
-            self._journal.ended(self._of_save(save, actors, prefix=prefix).ended("committed"))
-        else:
-            told = {"error": type(error).__name__, "reason": str(error)}
-            self._journal.ended(self._of_save(save, actors, prefix=prefix).ended("aborted", told))
+        entry = self._begun.pop(save.save_id, None) or self._of_save(save, actors, prefix)
+        self._journal.ended(entry.ended("committed") if error is None else entry.ended("aborted", _told_of(error)))
 
-    def _of_save(self, save: SaveRef, actors: tuple[Actor, ...], *, prefix: str) -> JournalEntry:
+    def _of_save(self, save: SaveRef, actors: tuple[Actor, ...], prefix: str) -> JournalEntry:
         named = {"prefix": prefix, "save_id": save.save_id, "epoch": save.epoch}
-        return JournalEntry("save", BEGUN, self._run, save.step, actors or (DAEMON,), details=named)
+        return JournalEntry("save", run=self._run, step=save.step, actors=actors or (DAEMON,), details=named)
 
     # What the catalog does by itself
 
@@ -53,11 +53,15 @@ class RunJournal:
         finally:
             self._causes = before
 
-    def removal(self, record: Record, reason: str, outcome: str) -> None:
-        """Tell that a checkpoint is about to be removed, or has been. Before it, `CkptdError` when it must not be."""
-        named = {"prefix": record.prefix, "save_id": record.save_id, "reason": reason}
-        entry = JournalEntry("remove", outcome, self._run, record.step, self._causes, uses_reserve=True, details=named)
-        (self._journal.begins if outcome == BEGUN else self._journal.ended)(entry)
+    @contextmanager
+    def removal(self, record: Record, reason: str) -> Iterator[None]:
+        """Tell that a checkpoint is removed in the block, and how that ended.
+
+        Raises:
+            CkptdError: it must not be removed, as that cannot be recorded.
+        """
+        with self._told(self._of_record("remove", record, reason, self._causes, Reserve.ALL)):
+            yield
 
     def recovered(self, outcome: RecoveryOutcome) -> None:
         """Tell what was done about what a crash left."""
@@ -68,14 +72,24 @@ class RunJournal:
     @contextmanager
     def quarantine(self, record: Record, reason: str, actors: tuple[Actor, ...]) -> Iterator[None]:
         """Tell that a damaged checkpoint goes into quarantine in the block, and how that ended."""
+        with self._told(self._of_record("quarantine", record, reason, actors, Reserve.HALF)):
+            yield
+
+    def _of_record(
+        self, event: str, record: Record, reason: str, actors: tuple[Actor, ...], reserve: Reserve
+    ) -> JournalEntry:
         named = {"prefix": record.prefix, "save_id": record.save_id, "reason": reason}
-        who = actors or (DAEMON,)
-        entry = JournalEntry("quarantine", BEGUN, self._run, record.step, who, uses_reserve=True, details=named)
+        return JournalEntry(
+            event, run=self._run, step=record.step, actors=actors or (DAEMON,), reserve=reserve, details=named
+        )
+
+    @contextmanager
+    def _told(self, entry: JournalEntry) -> Iterator[None]:
         self._journal.begins(entry)
         try:
             yield
-        except CkptdError as error:
-            self._journal.ended(entry.ended("failed", {"error": type(error).__name__}))
+        except Exception as error:
+            self._journal.ended(entry.ended("failed", _told_of(error, "problem")))
             raise
         self._journal.ended(entry.ended())
 
@@ -86,3 +100,7 @@ class RunJournal:
     def taken_back(self) -> None:
         """Tell that the run was taken back from another owner."""
         self._journal.ended(JournalEntry("take-over", "taken back from another owner", self._run))
+
+
+def _told_of(error: Exception, name: str = "reason") -> dict[str, object]:
+    return {"error": type(error).__name__, name: str(error)}

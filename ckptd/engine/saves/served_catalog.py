@@ -141,7 +141,7 @@ class ServedCatalog:
             holder=self._holder,
             life=self._life,
             floor=self._floor,
-            on_removal=self._journal.removal,
+            removal=self._journal.removal,
         )
 
     def _recover(self) -> None:

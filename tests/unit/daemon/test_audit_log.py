@@ -13,9 +13,9 @@ import pytest
 
 import ckptd
 from ckptd.access import tokens
-from ckptd.daemon.audit_file import last_number_before
 from ckptd.daemon.audit_log import AuditLog
-from ckptd.engine.journal import Actor, JournalEntry
+from ckptd.daemon.audit_numbers import last_number_before
+from ckptd.engine.journal import Actor, JournalEntry, Reserve
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError
 from ckptd.service import audited, requirements
 from ckptd.wire import frames, methods, status, versions
@@ -234,9 +234,9 @@ def test_a_file_that_cannot_be_written_refuses_what_must_be_recorded(path, is_re
     try:
         if is_required:
             with pytest.raises(ckptd.StorageFullError, match="the delete is refused: the daemon must record it"):
-                log.begins(JournalEntry("delete", run="r", uses_reserve=True))
+                log.begins(JournalEntry("delete", run="r", reserve=Reserve.ALL))
         else:
-            log.begins(JournalEntry("delete", run="r", uses_reserve=True))
+            log.begins(JournalEntry("delete", run="r", reserve=Reserve.ALL))
         assert "cannot be written" in log.complaint
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -8,7 +8,7 @@ from ckptd.engine.identity import RunOptions
 from ckptd.engine.journal import BEGUN, DAEMON, DONE
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
-from ckptd.errors import StorageFullError
+from ckptd.errors import StorageFullError, UnavailableError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.job import Rank, save_all
 
@@ -93,3 +93,20 @@ def test_a_save_that_must_not_be_is_refused_and_leaves_nothing(rank, journal, co
     assert not any("ckpt-1" in stat.key for stat in coordinator.store.list(RUN))
     journal.refused = set()
     save(rank, 1)
+
+
+def test_a_removal_that_fails_half_way_is_told_so(rank, journal, coordinator, monkeypatch):
+    save(rank, 1)
+    delete = coordinator.store.delete
+
+    def fails(keys):
+        if any("ckpt-1." in key for key in keys):
+            raise UnavailableError("the store hangs")
+        delete(keys)
+
+    monkeypatch.setattr(coordinator.store, "delete", fails)
+    save(rank, 2)
+    assert journal.of("remove") == [(1, BEGUN), (1, "failed")]
+    begun, failed = [each for each in journal.entries if each.event == "remove"]
+    assert begun.act == failed.act
+    assert failed.details["error"] == "UnavailableError"
