@@ -44,6 +44,20 @@ class Identity:
         return given_token(_held(self.token_file) if self.token_file else None)
 
 
+class _File(click.Path):
+    """A file that exists. One in a directory that is closed to us is left to its reader, which says so."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        try:
+            os.stat(value)  # noqa: PTH116 (a Path would not take every byte of a name)
+        except PermissionError:
+            return value
+        except OSError:
+            pass
+        return super().convert(value, parameter, ctx)
+
+
 def _held(path: str) -> str:
     """Return the token that a file holds."""
     from ckptd.access import token_file
@@ -74,7 +88,7 @@ def identity_options(command: Callable[..., T]) -> Callable[..., T]:
     ) -> T:
         return command(*arguments, identity=Identity(token_file, ca, cert, key), **others)
 
-    existing = click.Path(exists=True, dir_okay=False, readable=False)  # whether it can be read is told when it is
+    existing = _File(exists=True, dir_okay=False, readable=False)  # whether it can be read is told when it is
     for name, text in (
         ("--key", "Its private key, PEM; also CKPTD_KEY."),
         ("--cert", "The client's own certificate, PEM; also CKPTD_CERT."),
@@ -115,9 +129,12 @@ def from_environment() -> str | None:
 def channel(
     address: Address, identity: Identity, *, timeout_s: float, shows_token: bool = True
 ) -> Iterator[grpc.Channel]:
-    """Yield a channel to a daemon, after a check of both certificates. It has no token without `shows_token`.
+    """Yield a channel to a daemon, after a check of the socket or of both certificates.
+
+    It has no token without `shows_token`.
 
     Raises:
+        NotPermittedError: this user may not use the socket.
         CkptdError: see `tls.check`.
     """
     from ckptd.client.paths.environment import given_credentials
@@ -129,6 +146,8 @@ def channel(
     )
     token = shown.token if shows_token else None
     try:
+        if address.is_unix:
+            places.check_access(address)
         tls.check(address, shown, timeout_s=min(timeout_s, _MOST_HANDSHAKE_S))
         with open_channel(address, token=token, ca=shown.ca, client_certificate=shown.client_certificate) as opened:
             yield opened

@@ -18,7 +18,7 @@ from ckptd.arena.lender import Lender
 from ckptd.arena.segment import is_supported
 from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.priority import Priority
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.service import descriptors, guarded_server
 from ckptd.service.admin import AdminService
 from ckptd.service.allowances import Allowances
@@ -37,7 +37,7 @@ from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
 from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host, SaveService
-from ckptd.service.sockets import may_be_in_use
+from ckptd.service.sockets import may_be_in_use, refusal, why_no_port
 from ckptd.service.stream_processes import StreamOptions, StreamProcesses
 from ckptd.service.tickets import TicketServer
 from ckptd.service.watch import WatchService
@@ -159,7 +159,8 @@ class Server:
     async def start(self) -> Sequence[str]:
         """Bind and serve; return the addresses, with the real ports.
 
-        `ConflictError` when something listens there already, `UnavailableError` when the system refuses.
+        `ConflictError` when something listens there already, `UnavailableError` when the system refuses, and
+        `NotPermittedError` when it does so to this user.
         """
         bound = [self._bind(address) for address in self._addresses]
         self._admin.listening = tuple(map(str, bound))
@@ -232,7 +233,7 @@ class Server:
         except RuntimeError as e:
             if not address.is_unix and _answers(address):
                 raise ConflictError(f"another program already listens on {address}; pass another --listen") from e
-            raise UnavailableError(f"the system does not allow listening on {address}") from e
+            raise refusal(address, None if address.is_unix else why_no_port(address.host, address.port)) from e
         finally:
             os.umask(mask)
         if not address.is_unix:

@@ -7,7 +7,7 @@ import select
 import socket
 from pathlib import Path
 
-from ckptd.errors import ConflictError, NotPermittedError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, NotPermittedError, UnavailableError
 from ckptd.wire.tickets import credentials_at
 
 _BACKLOG = 128
@@ -35,6 +35,7 @@ def listen_at(path: Path, mode: int, option: str) -> socket.socket:
 
     Raises:
         ConflictError: another daemon listens there: `option` would say where else; or it is no socket.
+        NotPermittedError: this user may not.
         UnavailableError: the system does not let us.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -48,11 +49,27 @@ def listen_at(path: Path, mode: int, option: str) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise UnavailableError(f"the system does not allow listening on {path}: {error.strerror}") from error
+        raise refusal(path, error) from error
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def refusal(where: object, error: OSError | None) -> CkptdError:
+    """Return the error that says that the system does not let us listen there."""
+    kind = NotPermittedError if isinstance(error, PermissionError) else UnavailableError
+    return kind(f"the system does not allow listening on {where}{'' if error is None else f': {error.strerror}'}")
+
+
+def why_no_port(host: str, port: int) -> OSError | None:
+    """Return the system's reason why no program may listen there, which gRPC does not pass on."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
 
 
 def _remove_stale(path: Path, option: str) -> None:

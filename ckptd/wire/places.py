@@ -85,6 +85,22 @@ def origin(address: Address, environ: Mapping[str, str]) -> str:
     return ""
 
 
+def check_access(address: Address) -> None:
+    """Raise `NotPermittedError` unless this user may connect to a Unix socket; gRPC would call it unavailable."""
+    try:
+        Path(address.path).stat()
+        is_open = os.access(address.path, os.W_OK, effective_ids=True)
+    except PermissionError:
+        is_open = False
+    except OSError:  # not there yet, perhaps: gRPC tells
+        return
+    if not is_open:
+        raise NotPermittedError(
+            f"this user may not use the socket {address.path}: it needs write permission for the socket, and the right "
+            "to pass through each directory above it"
+        )
+
+
 def _is_same(one: Address, other: Address) -> bool:
     return one.target == other.target and bool(one.secure) == bool(other.secure)
 

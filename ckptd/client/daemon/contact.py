@@ -13,13 +13,12 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from ckptd.client.deadline import Deadline
-from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
+from ckptd.errors import CkptdError, UnavailableError
 from ckptd.wire import places, tls
 from ckptd.wire.addresses import Address
 from ckptd.wire.credentials import NO_CREDENTIALS, Credentials
@@ -88,7 +87,7 @@ class FirstContact:
             CkptdError: see `tls.check`.
         """
         if self.address.is_unix and not self._is_made:
-            _check_access(self.address)
+            places.check_access(self.address)
         if not self._is_trusted:
             tls.check(self.address, self._credentials, timeout_s=_MOST_HANDSHAKE_S)
             self._is_trusted = True
@@ -176,21 +175,6 @@ class _UntilContact(Deadline):
         """Seconds left; 0.0 when it has passed."""
         left_s = self._whole.remaining_s
         return left_s if self._contact.is_made else min(left_s, super().remaining_s)
-
-
-def _check_access(address: Address) -> None:
-    try:
-        Path(address.path).stat()
-        is_open = os.access(address.path, os.W_OK, effective_ids=True)
-    except PermissionError:
-        is_open = False
-    except OSError:  # not there yet, perhaps: gRPC tells
-        return
-    if not is_open:
-        raise NotPermittedError(
-            f"this user may not use the socket {address.path}: it needs write permission for the socket, and the right "
-            "to pass through each directory above it"
-        )
 
 
 _told_lock = threading.Lock()
