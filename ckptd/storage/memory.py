@@ -170,7 +170,9 @@ class MemoryStore:
                         raise ConflictError("changed since it was read", key=key, expected=if_version, actual=found)
                 self._objects.pop(key, None)
 
-    def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
+    def sweep_unfinished(
+        self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
+    ) -> Sequence[str]:
         """See `Store`. Writers die with their store here, so there is never anything to sweep."""
         check_directory(directory)
         return []

@@ -140,6 +140,11 @@ class Ledger:
         self.listing = self.listing.updated(record, survey.checkpoint_of(self.store, record))
         return record
 
+    def live_keys(self) -> list[str]:
+        """Return the keys of all shards of saves that are under way, here or by writers on other hosts."""
+        live = (record for save_id, record in self.records.items() if save_id in self.live)
+        return [key for record in live for key in record.shard_keys]
+
     def is_pinned(self, prefix: str) -> bool:
         """Say whether the checkpoint that is in place under this prefix is pinned."""
         attempts = (each for each in self.records.values() if each.prefix == prefix and each.published)

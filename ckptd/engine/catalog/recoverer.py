@@ -118,7 +118,7 @@ class Recoverer:
         store, run = self._ledger.store, self._ledger.run
         given_up = [key for facts, fate, _ in judged if fate is Fate.SWEEP for key in facts.record.shard_keys]
         swept = [
-            *store.sweep_unfinished(run, given_up=given_up),
+            *store.sweep_unfinished(run, given_up=given_up, spare=self._ledger.live_keys()),
             *store.sweep_unfinished(join(run, records.DIRECTORY)),
         ]
         if store.has_locks:  # elsewhere small objects are never unfinished, and each look is a request

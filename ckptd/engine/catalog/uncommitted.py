@@ -82,5 +82,6 @@ class Uncommitted:
 
     def sweep_uploads_of(self, record: Record) -> None:
         """Abort what uploads of a save of ours are left that will not be committed."""
-        self._ledger.confirm(0.0)
-        self._ledger.store.sweep_unfinished(self._ledger.run, given_up=record.shard_keys)
+        ledger = self._ledger
+        ledger.confirm(0.0)
+        ledger.store.sweep_unfinished(ledger.run, given_up=record.shard_keys, spare=ledger.live_keys())

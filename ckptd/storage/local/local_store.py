@@ -250,11 +250,13 @@ class LocalStore:
             with translated(key), suppress(FileNotFoundError), self._root.opened(parents_of) as directory:
                 self._disk.sync_directory(directory)
 
-    def sweep_unfinished(self, directory: str, *, given_up: Collection[str] = ()) -> Sequence[str]:
-        """See `Store`. A writer's lock says whether it is alive, so `given_up` is ignored."""
+    def sweep_unfinished(
+        self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
+    ) -> Sequence[str]:
+        """See `Store`. A writer's lock says whether it is alive, so `given_up` is ignored; on this host, if at all."""
         parts = check_directory(directory)
         with translated(directory), suppress(FileNotFoundError), self._root.opened(parts) as opened:
-            return [join(directory, name) for name in unfinished.sweep(self._disk, opened)]
+            return unfinished.sweep(self._disk, opened, directory, spare)
         return []
 
     # Reading

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import re
 import secrets
+from collections.abc import Collection
 from contextlib import suppress
 
-from ckptd.storage.keys import UNFINISHED_SUFFIX
+from ckptd.storage.keys import UNFINISHED_SUFFIX, join
 from ckptd.storage.local.disk import Disk
 
 _NOBODYS = frozenset((errno.ELOOP, errno.EXDEV, errno.EACCES, errno.EPERM))
@@ -35,13 +36,19 @@ def new_file(disk: Disk, directory: int, name: str) -> tuple[str, int]:
         disk.close(file)
 
 
-def sweep(disk: Disk, directory: int) -> list[str]:
-    """Remove what dead writers left in an opened directory, durably; return the names it was for. Raises `OSError`."""
+def sweep(disk: Disk, directory: int, name: str, spare: Collection[str] = ()) -> list[str]:
+    """Remove what dead writers left in an opened directory, durably; return the keys it was for. Raises `OSError`.
+
+    What is for a key in `spare` is left alone: where hosts share a directory, the locks of others may be unknown here.
+    `name` is the directory's.
+    """
     swept = []
     for entry in sorted(disk.entries(directory), key=lambda entry: entry.name):
         match = _NAME.fullmatch(entry.name)
-        if match and not entry.is_directory and _sweep(disk, directory, entry.name):
-            swept.append(match["name"])
+        if match is None or entry.is_directory or (key := join(name, match["name"])) in spare:
+            continue
+        if _sweep(disk, directory, entry.name):
+            swept.append(key)
     if swept:
         disk.sync_directory(directory)
     return swept

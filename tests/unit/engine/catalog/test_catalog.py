@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ckptd.engine.catalog.catalog import Catalog
@@ -7,6 +9,7 @@ from ckptd.engine.catalog.recovery import Fate, Recovery
 from ckptd.engine.catalog.retention import Action, RetentionPolicy, Rule
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.errors import ConflictError, InvalidRequestError
+from ckptd.storage.local.local_store import LocalStore
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.catalog_run import Run, again
 from tests.fakes.clock import HandClock
@@ -272,3 +275,19 @@ def test_a_run_may_be_the_root_of_its_store() -> None:
     fresh = Catalog(store, "", clock=clock)
     assert fresh.upkeep.recover() == Recovery(())
     assert fresh.contents.checkpoints() == [done]
+
+
+def test_what_others_write_for_a_save_under_way_is_swept_with_that_save_alone(tmp_path: Path) -> None:
+    """By writers on other hosts, whose locks are not seen here."""
+    run = Run(LocalStore(str(tmp_path)), HandClock())  # type: ignore[arg-type]
+    saves = [run.begin(step) for step in (1, 2)]
+    theirs = [tmp_path / "run" / f".m-{step}.data-00000-of-00002.{'0f' * 16}.ckptd-tmp" for step in (1, 2, 3)]
+    for path in theirs:
+        path.write_bytes(b"under way")
+    run.catalog.abandon(saves[0])
+    assert [path.exists() for path in theirs] == [False, True, False]
+    run.catalog.upkeep.recover()
+    assert theirs[1].exists()
+    run.commit(saves[1])
+    run.catalog.upkeep.recover()
+    assert not theirs[1].exists()

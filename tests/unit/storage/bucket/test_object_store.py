@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from ckptd.errors import ConflictError, UnavailableError
 from ckptd.storage.base import BorrowingWriter, Durability, Lock, Store
 from ckptd.storage.bucket.fsspec_bucket import FsspecBucket
 from ckptd.storage.bucket.multipart import PART_BYTES, part_size
+from ckptd.storage.bucket.notes import Note, Process, this_process
 from ckptd.storage.bucket.object_store import ObjectStore
 from ckptd.storage.bucket.upload_memory import Parts
+from ckptd.storage.keys import UNFINISHED_SUFFIX
 from ckptd.storage.locations import open_store
 from tests import seams
 from tests.fakes.waiting import eventually
@@ -227,6 +230,32 @@ class TestUploadsThatNobodyNoted:
         assert self.left(store) == ["run/shard"]
         writer.abort()
         assert self.left(store) == []
+
+
+class TestUploadsThatAreSpared:
+    """Those of saves under way: writers on other hosts fill them, about which this process may be wrong."""
+
+    def test_neither_age_nor_a_writer_that_seems_dead_ends_one(
+        self, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bucket = store.bucket
+        keys = ["run/alive", "run/of-a-twin", "run/unnoted"]
+        uploads = {key: bucket.create_upload(f"{store.root}/{key}", {}) for key in keys}
+        strangers = {
+            "run/alive": Process("another-host", "boot", 7, 7),
+            "run/of-a-twin": replace(this_process(), boot_id="of another host of this name"),
+        }
+        for key, process in strangers.items():
+            note = Note(process=process, key=key, upload_id=uploads[key])
+            name = key.rpartition("/")[2]
+            bucket.put(f"{store.root}/run/.{name}.{'0f' * 16}{UNFINISHED_SUFFIX}", note.encode())
+        later = bucket.now() + 100_000.0
+        monkeypatch.setattr(bucket, "now", lambda: later)
+        assert store.sweep_unfinished("run", spare=keys) == []
+        assert {each.upload_id for each in bucket.uploads(store.root)} == set(uploads.values())
+        assert sorted(store.sweep_unfinished("run", given_up=keys, spare=keys[:2])) == keys[2:]
+        assert sorted(store.sweep_unfinished("run")) == keys[:2]
+        assert list(bucket.list(store.root, deep=True)) == []
 
 
 class TestAnUploadBesideItsObject:

@@ -209,7 +209,8 @@ def test_sweeping_takes_only_names_of_its_own_pattern(tmp_path: Path) -> None:
     others = [".shard.ckptd-tmp", "shard.tempstate123", f"x.{'0f' * 16}.ckptd-tmp", f".shard.{'0F' * 16}.ckptd-tmp"]
     for name in [mine, *others]:
         (tmp_path / name).write_bytes(b"")
-    assert LocalStore(str(tmp_path)).sweep_unfinished("") == ["shard"]
+    assert LocalStore(str(tmp_path)).sweep_unfinished("", spare=["shard"]) == []
+    assert LocalStore(str(tmp_path)).sweep_unfinished("", spare=["run/shard"]) == ["shard"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
