@@ -38,6 +38,7 @@ from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
 from ckptd.storage.lock_holder import LockHolder
 from ckptd.wire import addresses, places, versions
+from ckptd.wire.channels import ConnectionLife
 
 TICK_S = 0.2
 LEAVE_S = 15.0
@@ -129,6 +130,7 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
             manifest_bytes=config.max_manifest_bytes,
             stall_s=config.stall_timeout_s,
         ),
+        connection_life=ConnectionLife(config.connection_idle_s, config.connection_age_s),
         arena=ArenaOptions(
             memory.usable_bytes() // 2 if config.arena_bytes is None else config.arena_bytes,
             places.runtime_directory(environ),

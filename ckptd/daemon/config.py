@@ -176,6 +176,14 @@ class Config:
     )
     max_manifest_bytes: int = _setting(64 << 20, "integer", "The largest manifest that a rank may send.", least=1 << 10)
     max_write_streams: int = _setting(128, "integer", "Write streams that are read concurrently.", least=1)
+    connection_idle_s: float = _setting(
+        600.0, "seconds", "Close a connection that makes no call for so long; clients connect again. 0: never."
+    )
+    connection_age_s: float = _setting(
+        6 * 3600.0,
+        "seconds",
+        "Have clients connect anew, and show their identity anew, after so long; saves go on. 0: never.",
+    )
     log_format: str = _setting("human", "text", "Format of log lines.", choices=("human", "json"))
     log_level: str = _setting(
         "info", "text", "Lowest level that is logged.", choices=("debug", "info", "warning", "error")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import signal
 import socket
 import sys
@@ -26,6 +25,10 @@ from google.rpc import status_pb2
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.engine.priority import Priority
 from ckptd.service.certificates import Certificates, Tls
+from ckptd.service.connections import Connections
+from ckptd.service.descriptors import open_files
+from ckptd.service.peer_sockets import Endpoints
+from ckptd.service.refusal_log import network_of
 from ckptd.wire import channels, frames, methods, proxied, status
 from ckptd.wire.addresses import Address
 
@@ -39,6 +42,7 @@ class Doorman:
 
     def __init__(self, control: socket.socket) -> None:
         """`control` leads to the daemon."""
+        self.connections: Connections | None = None  # once it is known where they come
         self._control = control
         self._turn = threading.Lock()
 
@@ -56,11 +60,37 @@ class Doorman:
                 forward.start()
                 try:
                     if context.add_callback(lambda: _hang_up(call)):
-                        yield from _replies(call, context)
+                        yield from self._replies(call, context)
                 finally:
                     _hang_up(call)
 
         return answer
+
+    def _replies(self, call: socket.socket, context: Any) -> Iterator[bytes]:
+        while True:
+            try:
+                kind, payload = proxied.receive(call)
+            except OSError:
+                context.abort(grpc.StatusCode.UNAVAILABLE, _GONE)
+            if kind == proxied.END:
+                break
+            if kind == proxied.MESSAGE:
+                yield bytes(payload)
+            elif self.connections is not None:
+                self.connections.note(context.peer(), network_of(context.peer()))
+        if len(payload):
+            outcome = status_pb2.Status.FromString(bytes(payload))
+            context.set_trailing_metadata(((status.DETAILS_KEY, bytes(payload)),))
+            context.abort(_CODES.get(outcome.code, grpc.StatusCode.UNKNOWN), outcome.message)
+
+    def watch(self, ports: Endpoints) -> None:
+        """Close what is more than a host's share of the connections to `ports`, or does not bring a call in time."""
+        self.connections = Connections(ports, allowed=open_files(), tell=self._tell)
+        self.connections.start()
+
+    def _tell(self, host: str, said: str, number: int) -> None:
+        with contextlib.suppress(OSError), self._turn:
+            frames.send_frame(self._control, proxied.to_json(proxied.Closed(host, said, number)))
 
     def _open(self, method: methods.Method, context: Any) -> socket.socket:
         shown = dict(context.invocation_metadata()).get(channels.TOKEN_KEY)
@@ -86,21 +116,6 @@ def _forward(requests: Iterator[bytes], call: socket.socket) -> None:
             _hang_up(call)
 
 
-def _replies(call: socket.socket, context: Any) -> Iterator[bytes]:
-    while True:
-        try:
-            kind, payload = proxied.receive(call)
-        except OSError:
-            context.abort(grpc.StatusCode.UNAVAILABLE, _GONE)
-        if kind == proxied.END:
-            break
-        yield bytes(payload)
-    if len(payload):
-        outcome = status_pb2.Status.FromString(bytes(payload))
-        context.set_trailing_metadata(((status.DETAILS_KEY, bytes(payload)),))
-        context.abort(_CODES.get(outcome.code, grpc.StatusCode.UNKNOWN), outcome.message)
-
-
 def _hang_up(call: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it is closed already
         call.shutdown(socket.SHUT_RDWR)
@@ -114,7 +129,8 @@ def listen(
         server = grpc.server(
             ThreadPoolExecutor(setup.max_streams, thread_name_prefix="ckptd-replies"),
             handlers=[handler],
-            options=channels.SERVER_OPTIONS,
+            options=channels.server_options(setup.life),
+            maximum_concurrent_rpcs=2 * setup.max_streams,
             compression=grpc.Compression.NoCompression,
         )
         port = setup.port
@@ -144,7 +160,7 @@ def _tls(setup: proxied.Setup) -> Tls | None:
 def _renew_until_the_end(control: socket.socket, certificates: Certificates | None) -> None:
     """Take the daemon's new certificates, until it closes its end."""
     while (frame := frames.receive_frame(control)) is not None:
-        tls = _tls(proxied.Setup(**json.loads(frame[0])))
+        tls = _tls(proxied.setup_from_json(frame[0]))
         if certificates is not None and tls is not None:
             certificates.renew(tls)
 
@@ -159,14 +175,17 @@ def main(descriptor: int) -> None:
         frame = frames.receive_frame(control)
         if frame is None:
             return
-        setup = proxied.Setup(**json.loads(frame[0]))
+        setup = proxied.setup_from_json(frame[0])
         Priority(setup.nice, setup.io_class).apply()  # of all threads that are made from now on
-        handlers = methods.handlers((methods.SAVE["Write"],), Doorman(control).behaviour)
+        doorman = Doorman(control)
+        handlers = methods.handlers((methods.SAVE["Write"],), doorman.behaviour)
         tls = _tls(setup)
         certificates = None if tls is None else Certificates(tls)
         server, port = listen(setup, certificates, grpc.method_handlers_generic_handler(*handlers))
         with contextlib.suppress(OSError):
             frames.send_frame(control, proxied.to_json(proxied.Ready(port)))
+            if port:
+                doorman.watch(Endpoints.of([Address(host, port, secure=is_secure) for host, is_secure in setup.hosts]))
             _renew_until_the_end(control, certificates)
         if server is not None:
             server.stop(None).wait()

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
-from grpc import aio
 
 from ckptd.access.callers import Caller
 from ckptd.access.roles import Right
@@ -23,6 +22,7 @@ from ckptd.errors import CkptdError, NotPermittedError, UnavailableError
 from ckptd.service import audited, refusal_log, requirements
 from ckptd.service.door import Door
 from ckptd.service.gate import refusal_of
+from ckptd.service.proxied_call import END_OF_REQUESTS
 from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of, network_of
 from ckptd.service.requirements import Requirement
@@ -32,9 +32,6 @@ from ckptd.wire.methods import Method
 _log = logging.getLogger("ckptd.service")
 
 _NETWORKS = ("ipv4", "ipv6")
-
-END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
-"""What a context's `read` returns after the last request."""
 
 _CONTROL_BYTES = 4096  # shorter ones of calls that bring no data are counted, and not delayed: saves depend on them
 _PACE_S = 1.0  # a delay is slept in such pieces: a policy that is replaced ends it

@@ -17,6 +17,7 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.service.connections import Connections
 from ckptd.service.gate import Gate, UnauthenticatedError, shown_by
 from ckptd.service.pacing import Pacing
+from ckptd.service.proxied_call import ProxiedContext
 from ckptd.service.refusal_log import LineBudget, network_of
 
 AT_ONCE = 10
@@ -56,8 +57,10 @@ class Door:
         except UnauthenticatedError:
             await self._hold_back(context.peer())
             raise
-        if self.connections is not None:
-            self.connections.note(context.peer())
+        if isinstance(context, ProxiedContext):
+            await context.is_known()
+        elif self.connections is not None:
+            self.connections.note(context.peer(), str(caller))
         return caller
 
     def check_rate(self, caller: Caller, peer: str) -> None:

@@ -11,14 +11,17 @@ from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 import grpc
+from grpc import aio
 
-from ckptd.service.calls import END_OF_REQUESTS
 from ckptd.storage.base import Buffer
 from ckptd.wire import proxied, status
 from ckptd.wire.channels import TOKEN_KEY
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+END_OF_REQUESTS: Any = aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+"""What a context's `read` returns after the last request, gRPC's own and this one's."""
 
 
 class ProxiedContext:
@@ -50,6 +53,10 @@ class ProxiedContext:
     def auth_context(self) -> Mapping[str, Sequence[str]]:
         """Return what the TLS handshake said of the caller, as gRPC has it."""
         return self._opening.certificate
+
+    async def is_known(self) -> None:
+        """Say that the caller has shown an identity: its connection may stay."""
+        await self._elsewhere(proxied.send, self._connection, proxied.KNOWN)
 
     async def read(self) -> Any:
         """Return the next request's bytes, or `END_OF_REQUESTS`."""

@@ -33,6 +33,7 @@ from ckptd.service.flow import Budgets, Limits
 from ckptd.service.gate import Access, Gate
 from ckptd.service.interceptors import IdentityNeeded
 from ckptd.service.opening import Openings
+from ckptd.service.peer_sockets import Endpoints
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
 from ckptd.service.recorder import Recorder
@@ -44,6 +45,7 @@ from ckptd.service.watch import WatchService
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, proxied, versions
 from ckptd.wire.addresses import ARENA_SUFFIX, MAX_SOCKET_PATH, Address
+from ckptd.wire.channels import ConnectionLife
 from ckptd.wire.tickets import TICKET_SUFFIX
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class ServerOptions:
     data_threads: int = 8
     priority: Priority = field(default_factory=Priority)  # of the threads for data
     limits: Limits = field(default_factory=Limits)
+    connection_life: ConnectionLife = field(default_factory=ConnectionLife)
     arena: ArenaOptions | None = None
     streams: StreamOptions | None = None
     problems: Sequence[str] = ()
@@ -129,7 +132,9 @@ class Server:
         self._allowances = Allowances(coordinator, self.gate, self._door.pacing)
         coordinator.admit = self._allowances.admit
         coordinator.floor_of = lambda run: self.gate.access.policy.floor(run)
-        self._server = guarded_server.server([IdentityNeeded(self._door)], channels.SERVER_OPTIONS)
+        self._server = guarded_server.server(
+            [IdentityNeeded(self._door)], channels.server_options(options.connection_life)
+        )
         self._recorder = Recorder(journal)
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences = save.presences
@@ -167,9 +172,8 @@ class Server:
         self._admin.warnings = exposure_warnings(self._options, bound)
         self._lend_arenas(bound)
         self.streams = self._host.streams = self._stream_processes(bound)
-        if ports := [address.port for address in bound if not address.is_unix]:
-            self._door.connections = Connections(ports, allowed=descriptors.open_files())
-            self._door.connections.start()
+        self._door.connections = Connections(Endpoints.of(bound), allowed=descriptors.open_files())
+        self._door.connections.start()
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._admin.listening
@@ -211,6 +215,7 @@ class Server:
             hosts,
             0,
             *(("", "", "") if tls is None else _as_texts(tls)),
+            life=self._options.connection_life,
             nice=self._options.priority.nice,
             io_class=self._options.priority.io_class,
         )

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptd.errors import CkptdError, ConflictError, UnavailableError
+from ckptd.service.connections import tell_log
 from ckptd.service.proxied_call import ProxiedContext
 from ckptd.wire import frames, proxied
 
@@ -229,7 +230,12 @@ class _Process:
         self.port = ready.port
         _log.info("streams are taken at port %d as well", self.port)
         while (frame := frames.receive_frame(control)) is not None:
-            opening, (descriptor,) = frame
+            opening, descriptors = frame
+            if not descriptors:
+                closed = proxied.Closed(**json.loads(opening))
+                tell_log(closed.host, closed.said, closed.number)
+                continue
+            (descriptor,) = descriptors
             self._came(proxied.Opening(**json.loads(opening)), socket.socket(fileno=descriptor))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from ckptd.wire.tickets import TICKET_KEY, ticket_for
 
 PING_EVERY_MS = 10_000
 PING_TIMEOUT_MS = 10_000
+_FOREVER_MS = (1 << 31) - 1  # for gRPC
 TOKEN_KEY = "authorization"  # noqa: S105 - the metadata key, not a token
 
 COMMON_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -63,6 +65,31 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # With it two daemons could share a port, and each would get half of the calls.
     ("grpc.so_reuseport", 0),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLife:
+    """How long connections last, in seconds; 0 is for ever. Clients connect again by themselves.
+
+    Attributes:
+        idle_s: without a call in progress, however many there were before.
+        age_s: in all, give or take a tenth, as those that began together would end together.
+        grace_s: how long calls in progress may go on after that; what is cut is made again, or goes on, elsewhere.
+    """
+
+    idle_s: float = 600.0
+    age_s: float = 6 * 3600.0
+    grace_s: float = 60.0
+
+
+def server_options(life: ConnectionLife) -> tuple[tuple[str, int], ...]:
+    """Return gRPC's options for a server whose connections live so long."""
+    limits = (
+        ("grpc.max_connection_idle_ms", life.idle_s),
+        ("grpc.max_connection_age_ms", life.age_s),
+        ("grpc.max_connection_age_grace_ms", life.grace_s),
+    )
+    return *SERVER_OPTIONS, *((name, min(int(seconds * 1000), _FOREVER_MS)) for name, seconds in limits if seconds)
 
 
 def authorization(token: str) -> tuple[str, str]:

@@ -1,14 +1,14 @@
 """What a daemon and its stream processes say to each other, on Unix sockets that only they have.
 
 The control socket carries JSON, in frames: `Setup` to the process, `Ready` back, then an `Opening` for each call, with
-the call's own socket as a descriptor. A later `Setup` brings new certificates. On a call's socket go messages as gRPC
-brought them::
+the call's own socket as a descriptor, and `Closed` without one. A later `Setup` brings new certificates. On a call's
+socket go messages as gRPC brought them::
 
     [kind: uint8][size: uint32 little-endian][payload]
 
 Towards the daemon a `MESSAGE` is a request and the `END` says that no more will come; back, a `MESSAGE` is a reply and
-the `END` carries the outcome: nothing when all is well, else a ``google.rpc.Status``. A socket that is closed without
-an `END` is a peer that is gone.
+the `END` carries the outcome: nothing when all is well, else a ``google.rpc.Status``; before them, `KNOWN` says that
+the caller has shown an identity. A socket that is closed without an `END` is a peer that is gone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from ckptd.storage.base import Buffer
+from ckptd.wire.channels import ConnectionLife
 from ckptd.wire.chunks import MAX_MESSAGE_BYTES
 
-MESSAGE, END = 0, 1
+MESSAGE, END, KNOWN = 0, 1, 2
 
 _HEAD = struct.Struct("<BI")
 
@@ -39,7 +40,8 @@ class Setup:
         certificate: PEM of the chain, empty without TLS.
         key: PEM of the certificate's key.
         client_ca: PEM of the authority whose clients are let in; empty for all.
-        max_streams: that are read from at once.
+        max_streams: that are read from at once; of twice as many the others wait, and more are refused.
+        life: of connections.
         nice: as `Priority` has it.
         io_class: as `Priority` has it.
     """
@@ -50,6 +52,7 @@ class Setup:
     key: str = field(default="", repr=False)
     client_ca: str = field(default="", repr=False)
     max_streams: int = 32
+    life: ConnectionLife = field(default_factory=ConnectionLife)
     nice: int | None = None
     io_class: str | None = None
 
@@ -78,9 +81,24 @@ class Opening:
     certificate: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def to_json(told: Setup | Ready | Opening) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Connections that a stream process has closed: whose, how many, and a line of the log that says why."""
+
+    host: str
+    said: str
+    number: int
+
+
+def to_json(told: Setup | Ready | Opening | Closed) -> bytes:
     """Return what the control socket carries."""
     return json.dumps(asdict(told)).encode()
+
+
+def setup_from_json(data: bytes) -> Setup:
+    """Return what `to_json` made of a setup."""
+    told = json.loads(data)
+    return Setup(**{**told, "life": ConnectionLife(**told["life"])})
 
 
 def send(connection: socket.socket, kind: int, payload: Buffer = b"") -> None:
@@ -104,7 +122,7 @@ def receive(connection: socket.socket) -> tuple[int, memoryview]:
     head = bytearray(_HEAD.size)
     _fill(connection, memoryview(head))
     kind, size = _HEAD.unpack(head)
-    if kind not in (MESSAGE, END) or size > MAX_MESSAGE_BYTES:
+    if kind not in (MESSAGE, END, KNOWN) or size > MAX_MESSAGE_BYTES:
         raise ConnectionError(f"what comes from a stream process is no message: kind {kind}, {size} bytes")
     payload = np.empty(size, np.uint8).data  # a bytearray would be cleared first
     _fill(connection, payload)

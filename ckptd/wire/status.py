@@ -72,6 +72,7 @@ _MAX_NOTES = 4
 _START_ONE = "start one with `ckptd serve --root DIR`"
 _IS_ANSWER = "answer"
 _HOLDER = "holder"
+_GOODBYE = re.compile(r"Debug Text: (connections from [^(){}]*)")  # see `ckptd.service.peer_sockets`
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -205,6 +206,8 @@ def _foreign(code: grpc.StatusCode, details: str, address: str) -> CkptdError:
 
 def _unreachable(details: str, address: str) -> UnavailableError:
     """Read what gRPC says of a connection: it has that as text only, written for people."""
+    if told := _GOODBYE.search(details):
+        return UnavailableError(f"the daemon at {address} closed the connection: {told[1]}")
     lowered = details.lower()
     if "connection refused" in lowered or "no such file or directory" in lowered:
         why = "connection refused" if "refused" in lowered else "there is no such socket"

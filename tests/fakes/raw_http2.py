@@ -81,6 +81,10 @@ class RawConnection:
             if head[3] == PING:
                 return
 
+    def read_to_end(self) -> bytes:
+        """Return what comes until the server ends the connection."""
+        return self._read(1 << 30)
+
     def _read(self, size: int) -> bytes:
         data = b""
         with contextlib.suppress(OSError):

@@ -18,6 +18,7 @@ from ckptd.wire import addresses, methods, status
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, read_pb2, watch_pb2
 from tests.fakes.access import OPEN
+from tests.fakes.waiting import eventually
 from tests.unit.client.served import BOUND_S, Daemon
 
 GRANT = {"to": "loopback", "runs": "**", "role": "admin"}
@@ -120,6 +121,7 @@ def test_saves_beyond_a_limit_wait_for_one_to_end(limited, arena_bytes):
         checkpointer(daemon, "c", timeout_s=0.6) as impatient,
     ):
         first = zero.save(1, ARRAYS)
+        eventually(lambda: limits_of(daemon) == {("loopback", "saves"): (1, 1)})
         with pytest.raises(UnavailableError, match=r"1 saves of loopback are under way, .* allows it 1 at once"):
             impatient.save(1, ARRAYS).result(BOUND_S)
         waiting = other.save(1, ARRAYS)

@@ -9,7 +9,8 @@ import socket
 
 import pytest
 
-from ckptd.service.connections import UNKNOWN_S, Connections, place_of
+from ckptd.service.connections import UNKNOWN_S, Connections
+from ckptd.service.peer_sockets import Endpoints, place_of
 
 ALLOWED = 32
 
@@ -39,7 +40,8 @@ def connect(listener):
 @pytest.fixture
 def watched(listener):
     time_s = [100.0]
-    connections = Connections([listener.getsockname()[1]], allowed=ALLOWED, now=lambda: time_s[0])
+    ports = frozenset([listener.getsockname()[1]])
+    connections = Connections(Endpoints(ports, ports), allowed=ALLOWED, now=lambda: time_s[0])
     return connections, time_s
 
 
@@ -52,7 +54,8 @@ def are_open(pairs):
     for ours, _ in pairs:
         ours.setblocking(False)
         try:
-            found.append(ours.recv(1) != b"")
+            told = ours.recv(1000)
+            found.append(told != b"" and b"were closed" not in told)
         except BlockingIOError:
             found.append(True)
     return found
@@ -63,7 +66,7 @@ def test_one_that_shows_no_identity_in_time_is_closed_and_one_that_does_stays(co
     pairs = connect(2)
     connections.look()
     assert are_open(pairs) == [True, True]
-    connections.note(name_of(pairs[0][0]))
+    connections.note(name_of(pairs[0][0]), "token:a")
     time_s[0] += UNKNOWN_S
     late = connect(1)
     connections.look()
@@ -74,7 +77,7 @@ def test_of_those_without_identity_a_host_has_an_eighth_of_the_descriptors_the_f
     connections, time_s = watched
     known, first = connect(6), connect(4)
     for ours, _ in known:
-        connections.note(name_of(ours))
+        connections.note(name_of(ours), "token:a")
     connections.look()
     time_s[0] += 1.0
     more = connect(3)
@@ -87,12 +90,12 @@ def test_a_host_has_three_quarters_of_the_descriptors_with_identities_too(connec
     connections, time_s = watched
     first = connect(24)
     for ours, _ in first:
-        connections.note(name_of(ours))
+        connections.note(name_of(ours), "token:a")
     connections.look()
     time_s[0] += 1.0
     more = connect(2)
     for ours, _ in more:
-        connections.note(name_of(ours))
+        connections.note(name_of(ours), "token:a")
     connections.look()
     assert are_open(first) == [True] * 24
     assert are_open(more) == [False] * 2
@@ -101,7 +104,7 @@ def test_a_host_has_three_quarters_of_the_descriptors_with_identities_too(connec
 def test_what_is_expelled_is_closed_at_the_next_look(connect, watched):
     connections, _ = watched
     pairs = connect(2)
-    connections.note(name_of(pairs[0][0]))
+    connections.note(name_of(pairs[0][0]), "token:a")
     connections.expel(name_of(pairs[0][0]))
     connections.look()
     assert are_open(pairs) == [False, True]
@@ -132,13 +135,64 @@ def test_a_look_needs_no_descriptor(connect, watched):
     try:
         with pytest.raises(OSError, match="Too many open files"):
             os.dup(0)
-        connections = Connections(connections.ports, allowed=before[0], now=lambda: time_s[0])
+        connections = Connections(connections.endpoints, allowed=before[0], now=lambda: time_s[0])
         connections.look()
         time_s[0] += UNKNOWN_S
         connections.look()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert are_open(pairs) == [False] * 3
+
+
+def test_an_identity_has_seven_eighths_from_however_many_hosts(listener):
+    with contextlib.ExitStack() as opened:
+        bound = Endpoints(frozenset([listener.getsockname()[1]]))
+        connections = Connections(bound, allowed=ALLOWED, now=lambda: 0.0)
+        pairs = []
+        for number in range(30):
+            ours = opened.enter_context(
+                socket.create_connection(listener.getsockname(), source_address=(f"127.0.0.{2 + number % 2}", 0))
+            )
+            pairs.append((ours, opened.enter_context(listener.accept()[0])))
+            connections.note(name_of(ours), "token:a")
+        connections.look()
+        assert are_open(pairs).count(False) == 2
+
+
+@pytest.fixture
+def at_unix_socket(tmp_path):
+    path = str(tmp_path / "s.sock")
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.ExitStack() as opened:
+        listening.bind(path)
+        listening.listen(64)
+
+        def connect(number):
+            pairs = []
+            for _ in range(number):
+                ours = opened.enter_context(socket.socket(socket.AF_UNIX))
+                ours.connect(path)
+                pairs.append((ours, opened.enter_context(listening.accept()[0])))
+            return pairs
+
+        yield path, connect
+
+
+def test_a_user_of_a_unix_socket_has_three_quarters_and_the_rest_hear_so(at_unix_socket):
+    path, connect = at_unix_socket
+    time_s = [100.0]
+    told = []
+    bound = Endpoints(paths=frozenset([path]))
+    connections = Connections(bound, allowed=ALLOWED, now=lambda: time_s[0], tell=lambda *said: told.append(said))
+    first = connect(24)
+    connections.look()
+    time_s[0] += UNKNOWN_S  # the kernel has said whose they are: they may be silent
+    late = connect(2)
+    connections.look()
+    assert are_open(first) == [True] * 24
+    goodbye = late[0][0].recv(1000)
+    why = "there are 26, and one host or user may have 24: raise the limit of open files"
+    assert f"connections from uid:{os.geteuid()} were closed: {why}".encode() in goodbye
+    assert told == [(f"uid:{os.geteuid()}", f"2 connections from uid:{os.geteuid()} were closed: {why}", 2)]
 
 
 @pytest.mark.parametrize(

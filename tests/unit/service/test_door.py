@@ -64,9 +64,9 @@ def test_who_shows_an_identity_is_known_to_be_connected():
     async def scene():
         opened = Door(Gate(Access(shared_token="right")))
         noted = []
-        opened.connections = SimpleNamespace(note=noted.append)
+        opened.connections = SimpleNamespace(note=lambda *told: noted.append(told))
         await opened.caller(context("ipv4:10.0.0.1:5", "right"))
-        assert noted == ["ipv4:10.0.0.1:5"]
+        assert noted == [("ipv4:10.0.0.1:5", "token:token-file")]
 
     asyncio.run(scene())
 

@@ -137,6 +137,13 @@ def test_an_endless_error_fits_in_a_header():
         ("UNAVAILABLE", "Socket closed", errors.UnavailableError, "broke: Socket closed"),
         (
             "UNAVAILABLE",
+            "Stream removed (Socket closed (GOAWAY received; Error code: 0; Debug Text: connections from uid:7 were "
+            "closed: there are 9))",
+            errors.UnavailableError,
+            "closed the connection: connections from uid:7 were closed: there are 9",
+        ),
+        (
+            "UNAVAILABLE",
             "failed to connect; last error: UNKNOWN: unix:/x.sock: connect: No such file or directory (2)",
             errors.UnavailableError,
             "there is no such socket",
