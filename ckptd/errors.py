@@ -142,6 +142,8 @@ class UnavailableError(CkptdError):
     retryable = True
     may_have_arrived: bool = True
     """Whether the other side may have taken the call: then the request may be carried out, now or later."""
+    hung_up: bool = False
+    """Whether what listens at the address ends each connection before it has answered anything."""
     no_answer: str = ""
     """Why nothing answers at an address, where the reason says just that; "" where it says another thing."""
 

@@ -152,6 +152,7 @@ def channel(
         with open_channel(address, token=token, ca=shown.ca, client_certificate=shown.client_certificate) as opened:
             yield opened
     except UnavailableError as error:
+        tls.check_plain(address, error, timeout_s=min(timeout_s, _MOST_HANDSHAKE_S))
         if not error.is_answer and (why := places.origin(address, os.environ)):
             error.add_note(why)
         raise

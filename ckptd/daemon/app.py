@@ -119,7 +119,7 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
         listen=listen,
         tls=tls,
         access=access,
-        problems=identity_files.complaints(config, access),
+        problems=identity_files.complaints(config, access, tls),
         socket_mode=identity_files.socket_mode(config),
         control_threads=config.control_threads,
         data_threads=config.data_threads,

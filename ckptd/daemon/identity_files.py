@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry, Reserve
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.service.certificates import Tls
 from ckptd.service.gate import Access
-from ckptd.wire import addresses
+from ckptd.wire import addresses, tls_faults
 
 LOOK_EVERY_S = 1.0
 _NOT_USED = "a changed file is not used, what was read of it before goes on"
@@ -63,7 +64,13 @@ def read_tls(config: Config) -> Tls | None:
     if config.tls_cert is None or config.tls_key is None:
         return None
     client_ca = None if config.client_ca is None else _read(config.client_ca)
-    return Tls(_read(config.tls_cert), _read(config.tls_key), client_ca)
+    tls = Tls(_read(config.tls_cert), _read(config.tls_key), client_ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(tls_faults.ANY_STRENGTH)
+    tls_faults.load(context, tls.certificate, tls.key, "the daemon", f"{config.tls_cert} and {config.tls_key}")
+    if client_ca is not None:
+        tls_faults.trust(context, client_ca, f"--client-ca {config.client_ca}")
+    return tls
 
 
 def socket_mode(config: Config) -> int:
@@ -84,8 +91,15 @@ def warn_of_readable_secrets(config: Config) -> None:
             _log.warning("%s can be read by other users of this host: chmod 600 %s", path, path)
 
 
-def complaints(config: Config, access: Access) -> list[str]:
-    """Return what of the policy changes nothing, a sentence each: typing errors, or what is meant for later."""
+def complaints(config: Config, access: Access, tls: Tls | None) -> list[str]:
+    """Return what of the files cannot be meant so, a sentence each, although they can be used."""
+    why = "" if tls is None else tls_faults.fault_of(tls.certificate, tls.key, is_server_s=True)
+    of_tls = [f"no client takes the daemon's certificate, {config.tls_cert}: {why}"] if why else []
+    return [*of_tls, *_of_policy(config, access)]
+
+
+def _of_policy(config: Config, access: Access) -> list[str]:
+    """Return what of the policy changes nothing: typing errors, or what is meant for later."""
     if config.policy is None:
         return []
     has_socket = not config.listen or any(addresses.parse(each).is_unix for each in config.listen)
@@ -165,8 +179,8 @@ class IdentityFiles:
         try:
             await asyncio.to_thread(self._journal.begins, told)
             self._access = access
-            idle = complaints(self._config, access)
-            self._changed(access, tls, (*(f"{_NOT_USED}: {problem}" for problem in problems), *idle))
+            found = complaints(self._config, access, tls)
+            self._changed(access, tls, (*(f"{_NOT_USED}: {problem}" for problem in problems), *found))
         except CkptdError as error:
             problems.append(str(error))
         for problem in problems:
@@ -175,7 +189,7 @@ class IdentityFiles:
         await asyncio.to_thread(self._journal.ended, outcome)
         if not problems:
             _log.info("read again, as %s: %s", why, ", ".join(paths) or "there are no files of identities")
-        for each in complaints(self._config, self._access):
+        for each in complaints(self._config, self._access, tls):
             _log.warning("%s", each)
 
 

@@ -183,8 +183,10 @@ class Gate:
             allowed = any(policy.allows(caller, right, run) for right in rights)
         if not allowed:
             what = "any run" if needed.run is None else f"run {needed.run!r}"
+            roles = " or ".join(f"`{right.value}`" for right in rights)  # they are named alike
             refused = NotPermittedError(
-                f"{caller} may not {_VERBS[needed.right]} {what}: the daemon's policy gives it no such role there"
+                f"{caller} may not {_VERBS[needed.right]} {what}: the daemon's policy gives it no such role there; it "
+                f"needs the role {roles}"
             )
             if caller == OF_OTHER_USER:
                 refused.add_note(_NO_TICKET)

@@ -223,10 +223,12 @@ def _unreachable(details: str, address: str) -> UnavailableError:
         )
     if "dns" in lowered or "lookup" in lowered or "resolving" in lowered or "resolution" in lowered:
         return UnavailableError.unanswered(address, "the host's name is not known")
-    if "failed to connect" in lowered and "socket closed" in lowered:
-        return UnavailableError(
+    if "failed to connect" in lowered and ("socket closed" in lowered or "connection reset" in lowered):
+        closes = UnavailableError(
             f"what answers at {address} closes the connection: it may need TLS (grpcs://), or it is no ckptd daemon"
         )
+        closes.hung_up = True
+        return closes
     if "failed to connect" in lowered:
         return UnavailableError.unanswered(address, f"{_last_cause(details)}; {_START_ONE}")
     return UnavailableError(f"the connection to the daemon at {address} broke: {details or 'no reason given'}")

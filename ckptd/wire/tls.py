@@ -7,6 +7,7 @@ trusts what gRPC would trust, and its error is final.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
 import socket
@@ -14,8 +15,10 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ckptd.errors import InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.wire import tls_faults
 from ckptd.wire.addresses import Address
 from ckptd.wire.credentials import Credentials
 
@@ -30,6 +33,10 @@ _REFUSALS_OF_OURS = {
     "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
 }
 """What the other end's TLS says of our certificate, or of there being none."""
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+_OWN = "cert= and key=, --cert and --key, or CKPTD_CERT and CKPTD_KEY"
+_MOST_NAMES = 10
 
 _ROOTS_VARIABLE = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"  # gRPC's own: replaces the authorities that it brings along
 
@@ -54,14 +61,17 @@ def check(address: Address, credentials: Credentials, *, timeout_s: float) -> No
         if not _is_answered(address, context, timeout_s) and _refuses_in_handshake(address, context, timeout_s):
             raise _refused(address, credentials)
     except ssl.SSLCertVerificationError as error:
-        raise NotPermittedError(
-            f"the certificate of {address} is not trusted: {error.verify_message.rstrip('.')}; pass the authority "
-            "that signed it (ca=, --ca or CKPTD_CA), and connect by a name that the certificate is for"
-        ) from None
+        names = (
+            _names(address, context, timeout_s)
+            if error.verify_code in (tls_faults.Code.OTHER_HOST, tls_faults.Code.OTHER_ADDRESS)
+            else []
+        )
+        why = tls_faults.why_not_trusted(error, address.host, names)
+        raise NotPermittedError(f"the certificate of {address} is not trusted: {why}") from None
     except ssl.SSLError as error:
         if error.reason in _REFUSALS_OF_OURS:
             raise _refused(address, credentials) from None
-        if error.reason == "WRONG_VERSION_NUMBER":
+        if error.reason in _NO_TLS:
             raise InvalidRequestError(
                 f"what listens at {address} does not use TLS: write grpc://{address.target}, or start the daemon "
                 "with --tls-cert and --tls-key"
@@ -111,33 +121,49 @@ def _connected(address: Address, context: ssl.SSLContext, timeout_s: float) -> I
         yield encrypted
 
 
+def _names(address: Address, context: ssl.SSLContext, timeout_s: float) -> list[str]:
+    """Return the names that the other end's certificate is for, once it is trusted but for that."""
+    context.check_hostname = False
+    with contextlib.suppress(OSError), _connected(address, context, timeout_s) as encrypted:
+        shown: Any = encrypted.getpeercert()
+        return [str(name) for _, name in shown.get("subjectAltName", ())][:_MOST_NAMES]
+    return []
+
+
+def check_plain(address: Address, error: UnavailableError, *, timeout_s: float) -> None:
+    """Raise `InvalidRequestError` if a call without TLS failed with `error` because what listens there uses TLS.
+
+    All that gRPC says of it is that the other end hangs up.
+    """
+    if error.hung_up and not address.secure and not address.is_unix and _uses_tls(address, timeout_s):
+        raise InvalidRequestError(
+            f"what listens at {address} uses TLS: write grpcs://{address.target}, and pass the authority that signed "
+            "its certificate (ca=, --ca or CKPTD_CA)"
+        ) from None
+
+
+def _uses_tls(address: Address, timeout_s: float) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # it is only asked what it speaks
+    context.set_alpn_protocols(["h2"])
+    try:
+        with _connected(address, context, timeout_s):
+            return True
+    except ssl.SSLError as error:
+        return error.reason in _REFUSALS_OF_OURS
+    except (OSError, UnicodeError):
+        return False
+
+
 def _refused(address: Address, credentials: Credentials) -> NotPermittedError:
-    how = "(cert= and key=, --cert and --key, or CKPTD_CERT and CKPTD_KEY)"
     if credentials.client_certificate is None:
-        return NotPermittedError(f"{address} wants a client's certificate: pass one with its key {how}")
+        return NotPermittedError(f"{address} wants a client's certificate: pass one with its key ({_OWN})")
+    why = tls_faults.fault_of(*credentials.client_certificate, is_server_s=False)
     return NotPermittedError(
-        f"{address} does not take the client's certificate {how}: the authority that it trusts (--client-ca) did not "
-        "sign it, it has expired, or it is not for clients"
+        f"{address} does not take the client's certificate ({_OWN}): "
+        + (why or "the authority that it trusts (--client-ca) did not sign it: have one made with that authority")
     )
-
-
-def _load(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Have our certificate shown. Python's TLS reads files only; this one is memory of ours, and has no name."""
-    descriptor = os.memfd_create("ckptd-client-certificate", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(certificate + b"\n" + key)
-        file.flush()
-        try:
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
-        except ssl.SSLError as error:
-            why = "the key is of another certificate" if error.reason == "KEY_VALUES_MISMATCH" else "they are not PEM"
-            raise InvalidRequestError(
-                f"the client's certificate and key (cert= and key=, --cert and --key) cannot be used: {why}"
-            ) from error
-
-
-def _no_password() -> str:
-    raise InvalidRequestError("the client's private key (key=, --key or CKPTD_KEY) is encrypted: pass it decrypted")
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:
@@ -147,14 +173,9 @@ def _context(credentials: Credentials) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_TRUSTED_FIRST
     context.set_alpn_protocols(["h2"])
-    try:
-        context.load_verify_locations(cadata=(_usual_roots() if ca is None else ca).decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(
-            "the certificate authority (ca=, --ca or CKPTD_CA) is not a PEM certificate"
-        ) from error
+    tls_faults.trust(context, _usual_roots() if ca is None else ca, "ca=, --ca or CKPTD_CA")
     if credentials.client_certificate is not None:
-        _load(context, *credentials.client_certificate)
+        tls_faults.load(context, *credentials.client_certificate, "the client", _OWN)
     return context
 
 

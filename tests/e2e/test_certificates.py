@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
-from contextlib import closing
+import threading
+from contextlib import closing, contextmanager, suppress
 
 import numpy as np
 import pytest
 
 import ckptd
 from ckptd.cli import main
+from ckptd.daemon import config, identity_files
 from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.service.gate import Access
 from ckptd.wire import addresses, methods
 from ckptd.wire.v1 import admin_pb2
 from tests.fakes.waiting import eventually
@@ -132,14 +136,18 @@ def test_commands_show_it_by_options_and_by_the_environment(daemon, certs, monke
 def test_what_a_client_lacks_is_told_at_once(daemon, certs, tmp_path):
     foreign = tmp_path / "certs"
     assert main.run(["certs", "--client", "vision", "--dir", str(foreign)]) == 0
+    expired = tmp_path / "expired"
+    assert main.run(["certs", "127.0.0.1", "--client", "vision", "--dir", str(expired), "--days", "1e-9"]) == 0
     right = shown(certs, "vision")
     ours = {"ca": right["ca"]}
     server_s = {**ours, "cert": str(certs / "server.crt"), "key": str(certs / "server.key")}
     encrypted = {**right, "key": _encrypted(right["key"])}
     for passed, kind, message in (
         (ours, NotPermittedError, "wants a client's certificate"),
-        ({**shown(foreign, "vision"), **ours}, NotPermittedError, "does not take the client's certificate"),
-        (server_s, NotPermittedError, "does not take the client's certificate"),
+        ({**shown(foreign, "vision"), **ours}, NotPermittedError, "does not take the client's .* did not sign it"),
+        ({**shown(expired, "vision"), **ours}, NotPermittedError, "does not take the client's .* it has expired"),
+        (server_s, NotPermittedError, "does not take the client's .* it is not for clients"),
+        ({**right, "ca": str(foreign / "ca.crt")}, NotPermittedError, "no authority known here signed it .*--ca"),
         ({**right, "cert": server_s["cert"]}, InvalidRequestError, "of another certificate"),
         (encrypted, InvalidRequestError, "is encrypted"),
         ({**right, "cert": "-----BEGIN NOTHING"}, InvalidRequestError, "cannot be used"),
@@ -147,6 +155,68 @@ def test_what_a_client_lacks_is_told_at_once(daemon, certs, tmp_path):
         refused = pytest.raises(kind, match=message)
         with ckptd.Checkpointer(daemon.listening[0], "vision/c", **passed) as ckpt, refused:
             ckpt.latest()
+
+
+def test_what_is_wrong_with_the_daemon_s_certificate_is_told(certs, tmp_path, capsys):
+    expired, other = tmp_path / "expired", tmp_path / "other"
+    assert main.run(["certs", "127.0.0.1", "--dir", str(expired), "--days", "1e-9"]) == 0
+    assert main.run(["certs", "trainer.example", "10.0.0.5", "--dir", str(other)]) == 0
+    for pair, authority, message in (
+        (expired / "server", expired, "it has expired: the daemon's operator makes another"),
+        (other / "server", other, "it is for trainer.example, 10.0.0.5 and not valid for '127.0.0.1'"),
+        (certs / "client-vision", certs, "it is not for servers"),
+    ):
+        with _listening(pair) as port:
+            assert main.run(["status", f"grpcs://127.0.0.1:{port}", f"--ca={authority}/ca.crt"]) == 9
+        assert message in capsys.readouterr().err
+
+
+def test_without_tls_at_a_daemon_with_tls_it_is_told_at_once(daemon):
+    plain = daemon.listening[0].replace("grpcs:", "grpc:")
+    assert main.run(["status", plain]) == InvalidRequestError.exit_code
+    with ckptd.Checkpointer(plain, "r") as ckpt, pytest.raises(InvalidRequestError, match="uses TLS: write grpcs://"):
+        ckpt.latest()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"--tls-key": "client-boss.key"}, "the key is of another certificate"),
+        ({"--tls-cert": "server.key"}, "no PEM certificate"),
+        ({"--client-ca": "server.key"}, "is not a PEM certificate"),
+        ({"--tls-cert": "client-boss.crt", "--tls-key": "client-boss.key"}, ""),
+    ],
+)
+def test_files_that_no_handshake_can_use_keep_a_daemon_from_starting(certs, changed, said):
+    names = {"--tls-cert": "server.crt", "--tls-key": "server.key", "--client-ca": "ca.crt", **changed}
+    settings = config.Config(**{flag[2:].replace("-", "_"): str(certs / name) for flag, name in names.items()})
+    if said:
+        with pytest.raises(InvalidRequestError, match=said):
+            identity_files.read_tls(settings)
+    else:
+        found = identity_files.complaints(settings, Access(), identity_files.read_tls(settings))
+        assert [each.partition("crt: ")[2] for each in found] == ["it is not for servers"]
+
+
+@contextmanager
+def _listening(pair):
+    """Make TLS handshakes with this certificate, on a port that is yielded."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{pair}.crt", f"{pair}.key")
+
+    def shake_hands():
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with suppress(OSError), connection:
+                    context.wrap_socket(connection, server_side=True).recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=shake_hands)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_a_certificate_without_its_key_or_without_tls_is_refused(daemon, certs, tmp_path, monkeypatch):

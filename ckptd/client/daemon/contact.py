@@ -80,7 +80,8 @@ class FirstContact:
     def check(self) -> None:
         """Check, before gRPC connects, what gRPC would only report as unavailable.
 
-        That is the certificate, if the daemon uses TLS and it was not checked yet, and access to the socket.
+        That is the certificate, if the daemon uses TLS and it was not checked yet, and access to the socket; and after
+        a failure without TLS, whether the other end uses it.
 
         Raises:
             NotPermittedError: this user may not use the socket.
@@ -91,6 +92,8 @@ class FirstContact:
         if not self._is_trusted:
             tls.check(self.address, self._credentials, timeout_s=_MOST_HANDSHAKE_S)
             self._is_trusted = True
+        if not self._is_made and isinstance(self._error, UnavailableError):
+            tls.check_plain(self.address, self._error, timeout_s=_MOST_HANDSHAKE_S)
 
     def made(self) -> None:
         """The daemon has answered."""
