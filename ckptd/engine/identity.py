@@ -95,6 +95,7 @@ class Declaration:
         actor: the identity that declares; None in direct mode.
         append_only: the caller may take nothing away: what the save replaces can be brought back for a while. The
             daemon says so, never the rank.
+        host: the host whose agent writes what the rank saves; "" for a rank that sends it to us. The agent says so.
     """
 
     save: SaveRef
@@ -113,6 +114,7 @@ class Declaration:
     refuses_differences: bool = False
     actor: Actor | None = None
     append_only: bool = False
+    host: str = ""
 
     @property
     def prefix(self) -> str:

@@ -95,6 +95,10 @@ class Layout:
         """Bytes of all shards together."""
         return sum(self.shard_sizes)
 
+    def host_of(self, shard: int) -> str:
+        """Return the host that fills a shard; "" for the process that plans, which also fills what no rank sends to."""
+        return self.shard_hosts[shard] if shard in self.senders_of and self.shard_hosts else ""
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over all that says where bytes go and what the index lists: the same layout, the same 32 bytes.

@@ -81,6 +81,25 @@ def log_differences(save: SaveRef, differences: Sequence[Difference]) -> None:
     logger.warning("%s: ranks have other values under one name: %s", save, told(differences), extra={"ckptd": fields})
 
 
+def log_crossing(save: SaveRef, crossing_bytes: int, size_bytes: int) -> None:
+    """Say how much of a save goes from one host to another."""
+    share = crossing_bytes / size_bytes
+    fields = {
+        "event": "bytes_cross_hosts",
+        "run": save.run,
+        "step": save.step,
+        "crossing_bytes": crossing_bytes,
+        "size_bytes": size_bytes,
+    }
+    logger.info(
+        "%s: %.0f %% of its bytes cross hosts, because TensorFlow cannot join slices of float16, float8, uint16, "
+        "uint32, uint64 and strings: such a tensor is written whole by one host",
+        save,
+        100 * share,
+        extra={"ckptd": fields},
+    )
+
+
 def log_failed(save: SaveRef, error: CkptdError) -> None:
     """Say that a save failed, and why."""
     fields = {

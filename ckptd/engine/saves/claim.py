@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture, Holding
+from ckptd.engine.lanes.elsewhere import RemoteCapture
 from ckptd.engine.lanes.feeding import SegmentRun, feed, first_sums, runs_of, stretches_of, sum_rows
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.standstill import Standstill
@@ -34,6 +35,8 @@ class Claim:
     remarks: tuple[Remark, ...] = ()
     refuses_differences: bool = False
     actor: Actor | None = None
+    host: str = ""  # whose agent writes its bytes; "" when they come here
+    elsewhere: RemoteCapture | None = None  # in that host's memory
     _fed: dict[int, list[SegmentRun]] = field(default_factory=dict)  # per shard
 
     @classmethod
@@ -53,6 +56,8 @@ class Claim:
             remarks=declaration.remarks,
             refuses_differences=declaration.refuses_differences,
             actor=declaration.actor,
+            host=declaration.host,
+            elsewhere=RemoteCapture() if declaration.host else None,
         )
 
     def is_by(self, ref: SaveRef, request_id: str) -> bool:
@@ -71,7 +76,8 @@ class Claim:
     @property
     def is_safe(self) -> bool:
         """Whether the save can do without the rank from now on."""
-        return self.capture is not None and self.capture.is_sealed
+        capture = self.capture or self.elsewhere
+        return capture is not None and capture.is_sealed
 
     def feed(
         self, layout: Layout, lanes: Sequence[LaneWriter], standstill: Standstill, submit: Callable[..., None]

@@ -26,6 +26,7 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.offline.repair import Repaired, repair
 from ckptd.engine.saves.answers import answered
 from ckptd.engine.saves.engine_threads import EngineThreads
+from ckptd.engine.saves.from_agents import FromAgents
 from ckptd.engine.saves.held_root import HeldRoot
 from ckptd.engine.saves.inspection import Inspection
 from ckptd.engine.saves.known_manifests import KnownManifests
@@ -96,6 +97,7 @@ class Coordinator:
         self._is_closed = False  # from then on no worker takes the work that a tick would begin
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
         self.restores = Restores(self._runs)
+        self.agents = FromAgents(self._runs)
         self._inspection = Inspection(store, self._runs)
         self._founding = threading.Lock()
         self._readers = Readers()

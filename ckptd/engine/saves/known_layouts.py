@@ -13,6 +13,8 @@ from ckptd.storage.base import Durability
 
 _REMEMBERED = 4
 
+_Key = tuple[tuple[bytes, ...], frozenset[str], tuple[str, ...]]
+
 
 class KnownLayouts:
     """The layouts of a run's latest saves. Thread-safe."""
@@ -27,16 +29,21 @@ class KnownLayouts:
         self._align_bytes = PAGE_BYTES if durability is Durability.LOCAL_DISK else 1
         self._num_shards = num_shards
         self._lock = threading.Lock()
-        self._layouts: OrderedDict[tuple[tuple[bytes, ...], frozenset[str]], Layout] = OrderedDict()
+        self._layouts: OrderedDict[_Key, Layout] = OrderedDict()
 
-    def of(self, manifests: tuple[Manifest, ...], from_lowest: frozenset[str] = frozenset()) -> Layout:
-        """Plan, or return the plan of an equal save. Of tensors `from_lowest` the lowest rank's bytes are stored."""
-        key = tuple(manifest.digest for manifest in manifests), from_lowest
+    def of(
+        self,
+        manifests: tuple[Manifest, ...],
+        from_lowest: frozenset[str] = frozenset(),
+        hosts: tuple[str, ...] = (),
+    ) -> Layout:
+        """Plan, or return the plan of an equal save; `from_lowest` and `hosts` as for `plan`."""
+        key = tuple(manifest.digest for manifest in manifests), from_lowest, hosts
         with self._lock:
             known = self._layouts.get(key)
         if known is None:
             num_shards = self._num_shards or min(len(manifests), MAX_SHARDS)
-            known = plan(manifests, num_shards, self._align_bytes, from_lowest)
+            known = plan(manifests, num_shards, self._align_bytes, from_lowest, hosts)
             with self._lock:
                 self._layouts[key] = known
                 while len(self._layouts) > _REMEMBERED:

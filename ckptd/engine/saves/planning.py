@@ -13,11 +13,13 @@ import numpy as np
 from ckptd.engine import replicas
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.identity import Declaration, SaveRef
+from ckptd.engine.lanes.elsewhere import RemoteShard
 from ckptd.engine.lanes.filled_shard import FilledShard
+from ckptd.engine.lanes.host_share import crossing_bytes
 from ckptd.engine.lanes.merge import merge
 from ckptd.engine.lanes.shard import Shard
 from ckptd.engine.layout import Assignment, Lane, LaneTransport, Layout
-from ckptd.engine.log import log_differences
+from ckptd.engine.log import log_crossing, log_differences
 from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.surroundings import Surroundings
@@ -57,7 +59,8 @@ class Plan:
             InvalidRequestError: ranks differ, and one of them refuses that.
         """
         manifests = tuple(claim.manifest for claim in claims if claim.manifest is not None)
-        layout = self._run.layouts.of(manifests)
+        hosts = tuple(claim.host for claim in claims) if any(claim.host for claim in claims) else ()
+        layout = self._run.layouts.of(manifests, hosts=hosts)
         compared = {rank: claim.compared for rank, claim in enumerate(claims) if claim.compared is not None}
         remarks = {rank: claim.remarks for rank, claim in enumerate(claims) if claim.remarks}
         of_tensors = replicas.differences(layout, compared)
@@ -66,7 +69,12 @@ class Plan:
             raise replicas.refusal(self.differences)
         if self.differences:
             log_differences(ref, self.differences)
-        return self._run.layouts.of(manifests, frozenset(each.name for each in of_tensors)) if of_tensors else layout
+        if of_tensors:
+            layout = self._run.layouts.of(manifests, frozenset(each.name for each in of_tensors), hosts)
+        crossing = crossing_bytes(layout, hosts) if hosts else 0
+        if crossing:
+            log_crossing(ref, crossing, layout.size_bytes)
+        return layout
 
     def begin(
         self,
@@ -113,6 +121,10 @@ class Plan:
         self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
         now = self._run.clock.boot_s
         for shard, (key, size) in enumerate(zip(self.record.shard_keys, sizes, strict=True)):
+            if self.layout.host_of(shard):
+                durability = self._run.store.durability
+                self._begun.append(RemoteShard(self.layout, shard, key, ref.save_id, durability=durability, now=now))
+                continue
             writer = limited(self._run.store.create(key, size), self._run.settings.write_limit)
             filled = FilledShard(self.layout, shard, writer, now=now, on_end=on_end, on_failure=on_failure)
             self._begun.append(filled)

@@ -288,7 +288,7 @@ class Save:
                 self.first,
                 layout,
                 meta_suffix,
-                on_end=self._lane_ended,
+                on_end=self.lane_ended,
                 on_failure=lambda error: self.post(machine.Failed(remembered(error))),
             )
         with self.run.lock:
@@ -306,10 +306,12 @@ class Save:
             if claim.planned is not None:
                 ref = replace(self.ref, rank=rank, incarnation=claim.incarnation)
                 claim.planned.set_result(self.plan.assignment(ref, claim.transport))
-            lanes = [self.plan.shards[shard].lanes[rank] for shard in layout.shards_of.get(rank, ())]
+            own = (self.plan.shards[shard].lanes.get(rank) for shard in layout.shards_of.get(rank, ()))
+            lanes = [lane for lane in own if lane is not None]
             claim.feed(layout, lanes, standstill, self.run.feeders.submit)
 
-    def _lane_ended(self, rank: int, shard: int) -> None:
+    def lane_ended(self, rank: int, shard: int) -> None:
+        """Hear that a shard has all that it gets from a rank. From any thread."""
         with self.run.lock:
             self.claims[rank].done_at = self.run.clock.boot_s()
         self.post(machine.LaneEnded(rank, shard))

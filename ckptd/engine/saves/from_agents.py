@@ -1,0 +1,112 @@
+"""What agents on other hosts are told to write of a save, and what they tell of it.
+
+Only what the present life of a host's agent says counts: a former one may still be about, cut off, and its successor
+writes the same shard. Everything may come twice, or late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from ckptd.engine.hosts.messages import AgentLife, Receipt
+from ckptd.engine.identity import SaveRef
+from ckptd.engine.lanes.elsewhere import RemoteShard
+from ckptd.engine.lanes.host_share import HostShare, part_of
+from ckptd.engine.saves.remembered import remembered
+from ckptd.engine.saves.runs import Runs
+from ckptd.engine.saves.save import Save
+from ckptd.engine.saves.session import Phase
+from ckptd.errors import ConflictError, NotFoundError
+
+
+class FromAgents:
+    """See the module. Thread-safe."""
+
+    def __init__(self, runs: Runs) -> None:
+        """Believe no agent, until `is_present` is set."""
+        self._runs = runs
+        self.is_present: Callable[[AgentLife], bool] = lambda life: False
+        """Says whether this is the present life of its host's agent. It must not block."""
+
+    def share(self, save: SaveRef, host: str) -> HostShare:
+        """Return what a host writes of a save that is planned; `NotFoundError` if that is nothing."""
+        with self._runs.stored(save.run) as run, run.lock:
+            found = _under_way(run.saves.find(save))
+            layout = None if found is None else found.plan.layout
+            if layout is None or found is None or found.session.phase is Phase.DECLARING:
+                raise ConflictError(f"{save} has no plan")
+        return part_of(layout, host)
+
+    def captured(self, save: SaveRef, by: AgentLife, ranks: Iterable[int]) -> None:
+        """Hear that what these ranks of a host save is in that host's memory: the save can do without them."""
+        with self._of(save, by) as found:
+            claims = {} if found is None else found.claims
+            for rank in ranks:
+                claim = claims.get(rank)
+                if claim is not None and claim.elsewhere is not None and claim.host == by.host:
+                    claim.elsewhere.seal()
+
+    def progress(self, save: SaveRef, by: AgentLife, owed: Mapping[int, int]) -> None:
+        """Hear how many bytes of some ranks a host has still to write."""
+        with self._of(save, by) as found:
+            for shard in _shards_of(found, by.host):
+                shard.note_progress(owed)
+
+    def begins_anew(self, save: SaveRef, by: AgentLife) -> None:
+        """Hear that a later life of a host's agent writes its shard, from the first byte on, if it has no receipt."""
+        with self._of(save, by) as found:
+            for shard in _shards_of(found, by.host):
+                shard.begin_anew()
+
+    def take(self, save: SaveRef, receipt: Receipt) -> None:
+        """Take the receipt of a shard: when all shards are durable the save is committed.
+
+        Raises:
+            ConflictError: it does not count; see `RemoteShard.take`.
+            NotFoundError: the shard is not for this host to fill.
+        """
+        with self._of(save, receipt.by) as found:
+            if found is None:
+                return
+            if found.session.phase is Phase.DECLARING:
+                raise ConflictError(f"{save} has no plan yet")
+            shards = found.plan.shards
+            shard = shards[receipt.shard] if 0 <= receipt.shard < len(shards) else None
+            if not isinstance(shard, RemoteShard) or shard.host != receipt.by.host:
+                raise NotFoundError(f"shard {receipt.shard} of {save} is not for the {receipt.by} to write")
+            if shard.take(receipt):
+                for rank in shard.debts():
+                    found.lane_ended(rank, receipt.shard)
+
+    def failed(self, save: SaveRef, by: AgentLife, reason: str) -> None:
+        """Hear that a host's part of a save will not come."""
+        with self._of(save, by) as found:
+            if found is not None:
+                found.fail(f"the {by} gave up: {reason}")
+
+    @contextmanager
+    def _of(self, save: SaveRef, by: AgentLife) -> Iterator[Save | None]:
+        """Find a save for one who tells something of it, None if it is published; the run's lock is held meanwhile.
+
+        Raises what ended it, if it was ended.
+        """
+        if not self.is_present(by):
+            raise ConflictError(f"a former life of the {by} is not believed", actual=by.incarnation)
+        with self._runs.stored(save.run) as run:
+            if run.stored.published_save(save.save_id) is not None:
+                yield None
+                return
+            with run.lock:
+                yield _under_way(run.saves.find(save))
+
+
+def _under_way(save: Save) -> Save | None:
+    if save.session.error is not None:
+        raise remembered(save.session.error)
+    return None if save.session.is_over else save
+
+
+def _shards_of(save: Save | None, host: str) -> Iterator[RemoteShard]:
+    shards = () if save is None else save.plan.shards
+    return (shard for shard in shards if isinstance(shard, RemoteShard) and shard.host == host)

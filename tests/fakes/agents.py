@@ -1,0 +1,73 @@
+"""Agents of several hosts over a coordinator in this process: each declares for its ranks and writes its shard."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import numpy as np
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.hosts.messages import AgentLife, Receipt
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.lanes.filled_shard import FilledShard
+from ckptd.engine.layout import Assignment
+from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.format.names import shard_key
+from tests.fakes.ranks import Ranks
+
+RUN = "runs/r"
+WAIT_S = 20.0
+
+
+class HostJob:
+    """The ranks of several hosts, and an agent on each, in its first life."""
+
+    def __init__(self, coordinator: Coordinator, ranks: Ranks, hosts: list[str]) -> None:
+        self.coordinator, self.ranks, self.hosts = coordinator, ranks, hosts
+        self.lives = {host: AgentLife(host, f"{host}-1") for host in hosts}
+        coordinator.agents.is_present = lambda life: self.lives.get(life.host) == life
+        self.members = [Member(rank, len(hosts), f"r{rank}", host) for rank, host in enumerate(hosts)]
+        for member in self.members:
+            self.epoch = coordinator.join(RUN, member, RunOptions())
+
+    def declare(self, step: int, *, overwrite: bool = False) -> list[Future[Assignment | Checkpoint]]:
+        declared = []
+        for member, manifest in zip(self.members, self.ranks.manifests, strict=True):
+            self.coordinator.manifests.add(manifest)
+            ref = SaveRef(RUN, self.epoch, step, rank=member.rank, incarnation=member.incarnation)
+            declaration = Declaration(
+                ref, f"q{step}.{member.rank}", len(self.hosts), manifest.digest, host=member.host, overwrite=overwrite
+            )
+            declared.append(self.coordinator.declare(declaration))
+        return declared
+
+    def planned(self, step: int) -> Assignment:
+        planned = self.declare(step)[0].result(WAIT_S)
+        assert isinstance(planned, Assignment)
+        return planned
+
+    def ranks_of(self, host: str) -> list[int]:
+        return [rank for rank, each in enumerate(self.hosts) if each == host]
+
+    def write(self, planned: Assignment, host: str) -> Receipt:
+        """Write a host's shard, and return its receipt, which is not given yet."""
+        store = self.coordinator.store
+        share = self.coordinator.agents.share(planned.save, host)
+        key = shard_key(planned.key, share.shard, planned.num_shards)
+        writer = store.create(key, share.layout.shard_sizes[share.shard])
+        filled = FilledShard(
+            share.layout, share.shard, writer, now=lambda: 0.0, on_end=lambda *_: None, on_failure=lambda _: None
+        )
+        filled.begin()
+        self.ranks.fill(share.layout, filled.lanes.values())
+        assert filled.finish()
+        return Receipt(
+            planned.save.save_id,
+            self.lives[host],
+            share.shard,
+            key,
+            writer.size_bytes,
+            store.stat(key).version,
+            store.durability,
+            np.asarray(filled.crcs, "<u4").tobytes(),
+        )
