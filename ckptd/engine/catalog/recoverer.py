@@ -104,7 +104,8 @@ class Recoverer:
             for record in found
             if record.latest_filename == ledger.latest_filename and record.save_id not in ledger.live
         ]
-        gathered = recovery.gather(ledger.store, ours, listed, self._undo.is_undoable)
+        live = [record for record in found if record.save_id in ledger.live]
+        gathered = recovery.gather(ledger.store, ours, listed, self._undo.is_undoable, live)
         judged = [(facts, *recovery.judge(facts)) for facts in gathered]
         judged.sort(key=lambda each: (_ORDER.index(each[1]), each[0].record.sequence))
         for number, (facts, fate, _) in enumerate(judged):
@@ -170,6 +171,10 @@ class Recoverer:
                         raise
                     _log.warning("%s could not be swept: %s", subject, error)
                     fate, reason = Fate.LEAVE, f"it could not be swept: {error}"
+            case Fate.FORGET:
+                ledger.on_step("sweep.record")
+                ledger.store.delete([record.key])
+                del ledger.records[record.save_id]
             case Fate.LEAVE:
                 ledger.hidden.add(record.save_id)
             case Fate.NOTHING:
@@ -248,6 +253,7 @@ _ORDER = [
     Fate.PRESERVE,
     Fate.DROP,
     Fate.SET_ASIDE,
+    Fate.FORGET,
     Fate.SWEEP,
     Fate.CONFIRM,
     Fate.ADOPT,

@@ -27,6 +27,7 @@ class Fate(Enum):
     CONFIRM = "confirmed"  # published, but not yet noted: note it
     SWEEP = "swept"  # never committed: delete its shards
     DROP = "dropped"  # no longer kept: delete what is left
+    FORGET = "forgotten"  # noted late by a former owner, and its shards are another save's: only its record goes
     SET_ASIDE = "set aside"  # deleted by its owner, which may undo it
     PRESERVE = "preserved"  # removed from the list by an unknown party: note that it is kept for good
     RESTORE = "restored"  # marked to be dropped, but still listed: take the mark back
@@ -48,6 +49,7 @@ class SaveFacts:
         is_undoable: its owner deleted it, and the time in which that can be undone is not over.
         is_aside: the copy of its index is there that undoing needs; looked at only where it matters.
         is_kept: another save of ours has its place, which keeps what it replaces, and there is a copy of its index.
+        double_of: another save whose shards have the very same keys: what is there is that one's.
     """
 
     record: Record
@@ -59,6 +61,7 @@ class SaveFacts:
     is_undoable: bool = False
     is_aside: bool = False
     is_kept: bool = False
+    double_of: Record | None = None
 
     @property
     def has_its_index(self) -> bool:
@@ -95,6 +98,8 @@ class Recovery:
 def judge(facts: SaveFacts) -> tuple[Fate, str]:
     """Decide what becomes of one save."""
     record, index = facts.record, facts.index
+    if facts.double_of is not None:
+        return Fate.FORGET, f"a former owner noted it late, and its shards are those of save {facts.double_of.save_id}"
     if index is not None and not index.is_as_written_by(record) and index.num_shards is None:
         if record.published and facts.is_listed:
             return Fate.NOTHING, "it is published; its index cannot be decoded, see verify"
@@ -174,12 +179,16 @@ def horizon_of(unpublished_but_listed: Iterable[Record]) -> float | None:
 
 
 def gather(
-    store: Store, records: Collection[Record], listed: Collection[str], is_undoable: Callable[[Record], bool]
+    store: Store,
+    records: Collection[Record],
+    listed: Collection[str],
+    is_undoable: Callable[[Record], bool],
+    live: Collection[Record] = (),
 ) -> list[SaveFacts]:
     """Look at what is in place for each record; nothing is changed. `listed` are the keys of listed prefixes.
 
-    `records` are all of a run that no living save owns, in the order in which their saves began. `is_undoable` says
-    whether the time in which a deletion can be undone is not over.
+    `records` are all of a run that no living save owns, in the order in which their saves began; `live` are those of
+    living saves. `is_undoable` says whether the time in which a deletion can be undone is not over.
     """
     of_prefix: dict[str, list[Record]] = {}
     for record in records:
@@ -206,10 +215,38 @@ def gather(
             )
         return facts
 
-    facts = [each for found in together(store, look, of_prefix) for each in found]
-    interrupted = (each.record for each in facts if each.is_listed and not each.record.published and each.has_its_index)
+    facts = _without_doubles([each for found in together(store, look, of_prefix) for each in found], live)
+    interrupted = (
+        each.record
+        for each in facts
+        if each.is_listed and not each.record.published and each.has_its_index and each.double_of is None
+    )
     horizon = horizon_of(interrupted)
     return [replace(each, horizon=horizon) for each in sorted(facts, key=lambda each: each.record.sequence)]
+
+
+def _without_doubles(facts: Collection[SaveFacts], live: Collection[Record]) -> list[SaveFacts]:
+    """Mark the saves whose shards are another's.
+
+    No two saves of a prefix have as many shards, by choice. But where owners cannot be kept out, one that was taken
+    over from may note a save after its successor has looked, by a request that was on its way. It writes no index.
+    """
+    owners = {(each.prefix, each.num_shards): each for each in live}
+    for each in sorted(facts, key=_belongs_sooner):
+        if each.record.published or each.has_its_index:
+            owners.setdefault((each.record.prefix, each.record.num_shards), each.record)
+
+    def owner(record: Record) -> Record | None:
+        found = owners.get((record.prefix, record.num_shards))
+        return None if record.published or found == record else found
+
+    return [replace(each, double_of=owner(each.record)) for each in facts]
+
+
+def _belongs_sooner(facts: SaveFacts) -> tuple[bool, bool, int, int]:
+    """Order the saves that the same shards may belong to, the likeliest first."""
+    record = facts.record
+    return not record.published, not facts.shards_are_there, -record.epoch, -record.sequence
 
 
 def _is_kept(store: Store, record: Record, attempts: Collection[Record], index: IndexInPlace | None) -> bool:

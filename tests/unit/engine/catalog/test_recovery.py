@@ -47,6 +47,7 @@ CASES = [
     ("index cannot be read", facts(NEW, ROTTEN), Fate.LEAVE),
     ("listed, index gone", facts(NEW, None, listed=True), Fate.LEAVE),
     ("killed before the record, and not to be listed", facts(replace(NEW, write_state=False), MINE), Fate.CONFIRM),
+    ("noted late, with the shards of another", replace(facts(NEW, MINE, listed=True), double_of=LATER), Fate.FORGET),
     # published
     ("all is well", facts(DONE, MINE, listed=True), Fate.NOTHING),
     ("kept for good", facts(replace(DONE, preserved=True), MINE), Fate.NOTHING),
