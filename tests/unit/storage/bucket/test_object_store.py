@@ -224,7 +224,8 @@ class TestUploadsThatNobodyNoted:
     ) -> None:
         writer = store.create("run/shard", 2 * PART_BYTES)
         writer.write(0, bytes(PART_BYTES))
-        eventually(lambda: self.left(store), "the upload's beginning")
+        # The upload begins before its note is written.
+        eventually(lambda: list(store.bucket.list(f"{store.root}/run/.", deep=False)), "the note of the upload")
         seams.SWEPT_BY_AGE_S.put(monkeypatch, -60.0)
         assert store.sweep_unfinished("run") == []
         assert self.left(store) == ["run/shard"]
