@@ -42,13 +42,13 @@ def command(hosts: tuple[str, ...], clients: tuple[str, ...], directory: str, da
     output.table(
         directory,
         ("certificate", "of", "ends"),
-        [(Path(each.certificate).name, _whose(each, hosts), output.moment(each.ends_at)) for each in issued],
+        [(Path(each.certificate).name, _subject(each, hosts), output.moment(each.ends_at)) for each in issued],
     )
     for line in _to_type(directory, hosts, issued):
         output.say(line)
 
 
-def _whose(issued: Issued, hosts: tuple[str, ...]) -> str:
+def _subject(issued: Issued, hosts: tuple[str, ...]) -> str:
     if issued.kind == "client":
         return f"cert:{issued.name}"
     return ", ".join(hosts) if issued.kind == "server" else "the authority"

@@ -115,7 +115,7 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
                 stack.enter_context(ownership.owned(store, holder, takes_over=how.takes_over))
             except ConflictError as error:
                 address = _holder(error)
-        yield _Here(store) if address is None else stack.enter_context(_asking(store, address, how))
+        yield _Here(store) if address is None else stack.enter_context(_opened_remote(store, address, how))
 
 
 def repaired_by_daemon(store: Store, address: str, how: Reach, latest_filename: str) -> Repaired:
@@ -223,7 +223,7 @@ class _Here:
 
 
 @dataclass
-class _Asked:
+class _Remote:
     """A daemon that is called."""
 
     stub: _Stub
@@ -234,23 +234,23 @@ class _Asked:
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         from ckptd.wire.v1 import admin_pb2
 
-        reply = self._ask("Pin", admin_pb2.PinRequest(pinned=pinned), key)
+        reply = self._request("Pin", admin_pb2.PinRequest(pinned=pinned), key)
         return self._checkpoint(reply)
 
     def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
         from ckptd.wire.v1 import admin_pb2
 
         try:
-            self._ask("Delete", admin_pb2.DeleteRequest(for_good=for_good, even_latest=even_latest), key)
+            self._request("Delete", admin_pb2.DeleteRequest(for_good=for_good, even_latest=even_latest), key)
         except NotFoundError as error:  # it is there: we have checked
             raise ConflictError(f"{self.name} did not write it, and leaves it alone", key=key) from error
 
     def undelete(self, key: str) -> Checkpoint:
         from ckptd.wire.v1 import admin_pb2
 
-        return self._checkpoint(self._ask("Undelete", admin_pb2.UndeleteRequest(), key))
+        return self._checkpoint(self._request("Undelete", admin_pb2.UndeleteRequest(), key))
 
-    def _ask(self, method: str, request: Any, key: str) -> Any:
+    def _request(self, method: str, request: Any, key: str) -> Any:
         """Make a call about the checkpoint `key`."""
         request.peer.CopyFrom(_peer())
         request.run, request.name, request.step = self.run, key, step_of(key) or 0
@@ -303,10 +303,10 @@ def _channel(address: str, how: Reach) -> Iterator[_Stub]:
 
 
 @contextmanager
-def _asking(store: Store, address: str, how: Reach) -> Iterator[Keeper]:
+def _opened_remote(store: Store, address: str, how: Reach) -> Iterator[Keeper]:
     with _channel(address, how) as stub:
         root = _status(stub, how).root
-        yield _Asked(stub, how, _run_below(store, root, stub.address), f"the daemon at {stub.address}")
+        yield _Remote(stub, how, _run_below(store, root, stub.address), f"the daemon at {stub.address}")
 
 
 def _status(stub: _Stub, how: Reach) -> Any:

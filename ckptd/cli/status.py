@@ -20,14 +20,16 @@ def command(address: str | None, as_json: bool, identity: daemons.Identity, time
 
     Without ADDR it is CKPTD_ADDRESS, or else the daemon of this host.
     """
-    reply = ask(address, identity=identity, timeout_s=timeout_s)
+    reply = request_status(address, identity=identity, timeout_s=timeout_s)
     if as_json:
         output.emit_json(describe(reply))
     else:
         _print(reply)
 
 
-def ask(address: str | None, *, identity: daemons.Identity = daemons.ANONYMOUS, timeout_s: float = 10.0) -> Any:
+def request_status(
+    address: str | None, *, identity: daemons.Identity = daemons.ANONYMOUS, timeout_s: float = 10.0
+) -> Any:
     """Return the daemon's `StatusReply`, of all runs. Raises `UnavailableError` when none answers."""
     import grpc
 
@@ -70,7 +72,12 @@ def describe(reply: Any) -> dict[str, object]:
         "arena_bytes": reply.arena_bytes,
         "arena_limit_bytes": reply.arena_limit_bytes,
         "limits": [
-            {"whose": each.whose, "what": each.what, "used": None if each.used < 0 else each.used, "most": each.most}
+            {
+                "subject": each.subject,
+                "what": each.what,
+                "used": None if each.used < 0 else each.used,
+                "most": each.most,
+            }
             for each in reply.limits
         ],
         "stream_ports": list(reply.stream_ports),
@@ -131,7 +138,7 @@ def _print(reply: Any) -> None:
     for warning in reply.warnings:
         output.tell(f"WARNING: {warning}")
     for each in reply.limits:
-        output.tell(f"limit of {each.whose}: {_amount(each, each.used)} of {_amount(each, each.most)} {each.what}")
+        output.tell(f"limit of {each.subject}: {_amount(each, each.used)} of {_amount(each, each.most)} {each.what}")
     if reply.draining:
         output.tell("it is shutting down: no new saves begin")
     if not reply.runs:

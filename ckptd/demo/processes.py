@@ -140,7 +140,7 @@ class Crew:
 
     log_directory: Path
     events: queue.Queue[Event] = field(default_factory=queue.Queue)
-    heard: list[Event] = field(default_factory=list)
+    received: list[Event] = field(default_factory=list)
     _processes: list[subprocess.Popen[str]] = field(default_factory=list)
     _logs: list[IO[bytes]] = field(default_factory=list)
     _readers: list[threading.Thread] = field(default_factory=list)
@@ -193,7 +193,7 @@ class Crew:
     ) -> None:
         """Listen until `enough(event)` is true for one event; `UnavailableError` after `timeout_s`, or when all ended.
 
-        Every event goes to `on_event` first, and into `heard`.
+        Every event goes to `on_event` first, and into `received`.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -201,7 +201,7 @@ class Crew:
                 event = self.events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise UnavailableError(f"the workers were silent for {timeout_s:.0f} s\n{self.complaints()}") from None
-            self.heard.append(event)
+            self.received.append(event)
             if on_event is not None:
                 on_event(event)
             if enough(event):
@@ -210,11 +210,11 @@ class Crew:
                 raise UnavailableError(f"the workers ended too early\n{self.complaints()}")
 
     def _all_ended(self) -> bool:
-        return sum(event.kind == "ended" for event in self.heard) == len(self._processes)
+        return sum(event.kind == "ended" for event in self.received) == len(self._processes)
 
     def of_kind(self, kind: str, step: int | None = None) -> list[Event]:
-        """Return what has been heard of one kind (and of one step), in the order in which it came."""
-        return [e for e in self.heard if e.kind == kind and (step is None or e.facts.get("step") == step)]
+        """Return the events of one kind (and of one step), in the order in which they came."""
+        return [e for e in self.received if e.kind == kind and (step is None or e.facts.get("step") == step)]
 
     def pid(self, rank: int) -> int:
         """Return a worker's process number."""
@@ -240,7 +240,7 @@ class Crew:
                 process.wait(max(0.0, deadline - time.monotonic()))
             reader.join(max(0.1, deadline - time.monotonic()))
         while not self.events.empty():
-            self.heard.append(self.events.get())
+            self.received.append(self.events.get())
         return [process.poll() if process.poll() is not None else -1 for process in self._processes]  # type: ignore[misc]
 
     def complaints(self) -> str:
@@ -271,7 +271,7 @@ class Crew:
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
-    """Send SIGTERM, then SIGKILL if that is not heard; return the exit code."""
+    """Send SIGTERM, then SIGKILL if it does not end; return the exit code."""
     if process.poll() is None:
         process.terminate()
         try:

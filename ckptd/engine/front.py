@@ -21,7 +21,7 @@ from ckptd.engine.manifest import Manifest
 from ckptd.engine.offline.repair import Repaired
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
 from ckptd.engine.replicas import Difference
-from ckptd.engine.saves.listeners import Heard
+from ckptd.engine.saves.listeners import OnPublished
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.saves.starts import Agreement, Restoring
 from ckptd.engine.saves.surroundings import Admit
@@ -216,8 +216,8 @@ class Engine(Protocol):
     def look(self, run: str, work: Callable[[StoredCheckpoints], Result], otherwise: Result) -> Result:
         """Return what `work` finds among the checkpoints of a run; `otherwise` where nothing is stored of it."""
 
-    def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
-        """Call `heard` for each checkpoint published from now on; return what ends that."""
+    def subscribe(self, run: str, on_published: OnPublished) -> Callable[[], None]:
+        """Call `on_published` for each checkpoint published from now on; return what ends that."""
 
     def note_read(self, key: str) -> None:
         """Note that an object is being read; retention spares its checkpoint for as long as that goes on."""

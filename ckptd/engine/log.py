@@ -143,5 +143,5 @@ def log_evicted(run: str, members: Sequence[Member], saves: Sequence[SaveRef], b
     }
     ended = f"; ended: {', '.join(map(str, saves))}" if saves else ""
     more = f" and {len(members) - _MOST_AWAITED} more" if len(members) > _MOST_AWAITED else ""
-    who = ", ".join(map(str, members[:_MOST_AWAITED])) + more
-    logger.warning("%s evicted %s from %s%s", by, who, run, ended, extra={"ckptd": fields})
+    evicted = ", ".join(map(str, members[:_MOST_AWAITED])) + more
+    logger.warning("%s evicted %s from %s%s", by, evicted, run, ended, extra={"ckptd": fields})

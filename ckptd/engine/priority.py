@@ -21,7 +21,7 @@ IO_CLASSES = ("best-effort", "idle")
 
 CLASS_AND_LEVEL = {"best-effort": (2, 7), "idle": (3, 0)}
 _CLASS_SHIFT = 13
-_WHO_THREAD = 1
+_IOPRIO_WHO_PROCESS = 1
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
 
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
@@ -80,6 +80,6 @@ def _set_io_priority(io_class: int, level: int) -> None:
     number = _IOPRIO_SET.get(platform.machine())
     if number is None:
         raise InvalidRequestError("input/output priorities are not known on this processor", actual=platform.machine())
-    if _libc.syscall(number, _WHO_THREAD, 0, (io_class << _CLASS_SHIFT) | level) != 0:
+    if _libc.syscall(number, _IOPRIO_WHO_PROCESS, 0, (io_class << _CLASS_SHIFT) | level) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -144,12 +144,12 @@ def remarked(remarks: Mapping[int, tuple[Remark, ...]], tensors: Collection[str]
     ranks_of: dict[tuple[Remark, ...], list[int]] = {}
     for rank, said in remarks.items():
         ranks_of.setdefault(said, []).append(rank)
-    heard: dict[str, dict[int, tuple[Remark, list[int]]]] = {}
+    by_name: dict[str, dict[int, tuple[Remark, list[int]]]] = {}
     for said, ranks in ranks_of.items():
         for remark in said:
-            heard.setdefault(remark.name, {}).setdefault(remark.digest, (remark, []))[1].extend(ranks)
+            by_name.setdefault(remark.name, {}).setdefault(remark.digest, (remark, []))[1].extend(ranks)
     found: list[Difference] = []
-    for name, by_digest in heard.items():
+    for name, by_digest in by_name.items():
         is_outline = any(remark.is_outline for remark, _ in by_digest.values())
         is_tensor_elsewhere = is_outline and name in tensors
         if len(by_digest) > 1 or is_tensor_elsewhere:

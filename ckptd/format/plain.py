@@ -31,14 +31,14 @@ class PlainTensors:
     """One row per tensor, checked as `Index.tensor` checks it.
 
     Attributes:
-        asked: the indexes of the requested names that mean it, in ascending order.
+        requested: the indexes of the requested names that mean it, in ascending order.
         forms: the different dtypes and shapes.
         form: which of `forms` it has.
         shard_id, offset, size: int64; in bytes.
         crc32c: the plain checksum, uint32.
     """
 
-    asked: IntArray
+    requested: IntArray
     forms: list[Form]
     form: IntArray
     shard_id: IntArray
@@ -49,7 +49,7 @@ class PlainTensors:
     def take(self, rows: IntArray) -> PlainTensors:
         """Return some of the rows, in that order."""
         return PlainTensors(
-            self.asked[rows],
+            self.requested[rows],
             self.forms,
             self.form[rows],
             self.shard_id[rows],

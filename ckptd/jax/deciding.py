@@ -148,8 +148,8 @@ class Decider:
         if latest is None or step >= latest or latest == self._told_of or options.read_only:
             return
         # The deciding function has been called with the newest step; it is not called with an invented one.
-        is_asked = options.should_save_fn is not None or options.save_decision_policy is not None
-        if is_asked or options.wants(step, step - 1):
+        has_rule = options.should_save_fn is not None or options.save_decision_policy is not None
+        if has_rule or options.wants(step, step - 1):
             self._told_of = latest
             _LOG.warning(
                 "step %d is not saved, nor are others up to %d, as newer ones exist: after a rollback call "

@@ -15,10 +15,10 @@ from jax import tree_util
 
 from ckptd.client.restoring.reader import CheckpointReader
 from ckptd.errors import InvalidRequestError, NotFoundError
+from ckptd.jax.leaf_plans import plan_leaf
 from ckptd.jax.loading import describe, load
 from ckptd.jax.nodes import name_of
 from ckptd.jax.refusals import MissingItemError
-from ckptd.jax.wishes import wish_of
 
 _UNDERSTOOD = {"item", "save_args", "restore_args", "partial_restore"}
 
@@ -91,14 +91,15 @@ def _load(reader: CheckpointReader, args: Any, part: str | None, partial: bool) 
     unknown = sorted(set(leaf_args) - set(names))
     if unknown:
         raise InvalidRequestError("restore_args names what is not in the item", key=unknown[0])
-    wanted = [
-        wish_of(name, leaf, leaf_args.get(name), stored.get(name)) for name, (_, leaf) in zip(names, flat, strict=True)
+    plans = [
+        plan_leaf(name, leaf, leaf_args.get(name), stored.get(name))
+        for name, (_, leaf) in zip(names, flat, strict=True)
     ]
-    target = tree_util.tree_unflatten(structure, [wish.target for wish in wanted])
+    target = tree_util.tree_unflatten(structure, [plan.target for plan in plans])
     found = tree_util.tree_leaves(
         load(reader, target, part=part, partial=partial), is_leaf=lambda leaf: leaf is Ellipsis
     )
-    finished = [wish.finish(leaf) for leaf, wish in zip(found, wanted, strict=True)]
+    finished = [plan.finish(leaf) for leaf, plan in zip(found, plans, strict=True)]
     return tree_util.tree_unflatten(structure, finished)
 
 

@@ -245,14 +245,16 @@ def check(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf], where
 
 
 def _misfits(targets: Sequence[LeafTarget], stored: Mapping[str, StoredLeaf], partial: bool) -> Iterator[str]:
-    asked: set[str] = set()
+    in_target: set[str] = set()
     for target in targets:
-        asked.update(target.names)
+        in_target.update(target.names)
         misfit = target.misfit(stored)
         if misfit is not None:
             yield misfit
     if not partial:
-        more = [f"{name}: {one} is stored and not in the target" for name, one in stored.items() if name not in asked]
+        more = [
+            f"{name}: {one} is stored and not in the target" for name, one in stored.items() if name not in in_target
+        ]
         yield from more
         if more:
             yield "(partial=True ignores what is not in the target)"

@@ -85,10 +85,10 @@ class AdminService:
             write_mode=facts.write_mode,
             limits=[
                 admin_pb2.LimitUse(
-                    whose=use.whose, what=use.what, used=-1 if use.used is None else use.used, most=use.most
+                    subject=use.subject, what=use.what, used=-1 if use.used is None else use.used, most=use.most
                 )
                 for use in self._allowances.uses()
-                if use.whose == str(call.caller) or any(call.may(Right.READ, pattern) for pattern in use.runs)
+                if use.subject == str(call.caller) or any(call.may(Right.READ, pattern) for pattern in use.runs)
             ],
             stream_ports=() if self._host.streams is None else self._host.streams.ports,
         )

@@ -33,7 +33,7 @@ _LIST_RUNS_S = 60.0  # runs that another program copied below the root count fro
 class Use:
     """How much of a limit or quota is used; `used` None: that is not known yet."""
 
-    whose: str
+    subject: str
     what: str
     used: int | None
     most: int

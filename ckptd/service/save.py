@@ -162,8 +162,8 @@ class SaveService:
             return
         append_only = not call.may(Right.MANAGE, declaration.save.run)
         declaration = replace(declaration, actor=call.actor, append_only=append_only)
-        asked = self._pools.submit(declaration.save.run, self._begin, call.caller, declaration)
-        await self._answer(asked, declaration.save, declaration.request_id, call, hears_ends=request.hears_ends)
+        beginning = self._pools.submit(declaration.save.run, self._begin, call.caller, declaration)
+        await self._answer(beginning, declaration.save, declaration.request_id, call, hears_ends=request.hears_ends)
 
     def _begin(self, caller: Caller, declaration: Declaration) -> Future[Assignment | Checkpoint]:
         with self._allowances.beginning(caller, declaration):
@@ -172,12 +172,12 @@ class SaveService:
     async def await_plan(self, request: save_pb2.AwaitPlanRequest, call: Call) -> None:
         """Answer a declaration that came over shared memory, as `declare` does."""
         save, request_id = convert.save_from_wire(request.save), convert.request_id_from_wire(request.request_id)
-        asked = self._pools.start_look(self._coordinator.plan_of, save, request_id)
-        await self._answer(asked, save, request_id, call, hears_ends=True)
+        beginning = self._pools.start_look(self._coordinator.plan_of, save, request_id)
+        await self._answer(beginning, save, request_id, call, hears_ends=True)
 
     async def _answer(
         self,
-        asked: Future[Future[Assignment | Checkpoint]],
+        beginning: Future[Future[Assignment | Checkpoint]],
         save: SaveRef,
         request_id: str,
         call: Call,
@@ -187,10 +187,10 @@ class SaveService:
         """Send the answer to one rank's declaration, and meanwhile what the save waits for."""
         run = save.run
         try:
-            while hears_ends and not await settled_within(asked, self._flow.limits.notice_s):
+            while hears_ends and not await settled_within(beginning, self._flow.limits.notice_s):
                 store = f"the store of {run}, for which {self._pools.num_waiting(run)} more calls wait"
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=[store])))
-            declaring = await settled(asked)
+            declaring = await settled(beginning)
             while hears_ends and not await settled_within(declaring, self._flow.limits.notice_s):
                 saves = self._coordinator.saves_of(run)
                 what = [] if saves is None else await self._pools.look(saves.waiting_for_plan, save, request_id)

@@ -35,24 +35,24 @@ class StoreFacts:
         self._pools = pools
         self._now = now
         self._known = Facts()
-        self._asking: Future[Facts] | None = None
+        self._pending: Future[Facts] | None = None
         self._silent_since: float | None = None
 
     async def look(self) -> tuple[Facts, str]:
         """Return what the store says, or has said last; and, if it does not answer, a sentence about that."""
-        if self._asking is None:
-            self._asking = self._pools.start_look(_ask, self._store)
+        if self._pending is None:
+            self._pending = self._pools.start_look(_look, self._store)
         if self._silent_since is None:
             self._silent_since = self._now()
-        if not await settled_within(self._asking, PATIENCE_S):
+        if not await settled_within(self._pending, PATIENCE_S):
             return self._known, self._silence()
-        asked, self._asking = self._asking, None
-        error = None if asked.cancelled() else asked.exception()
+        done, self._pending = self._pending, None
+        error = None if done.cancelled() else done.exception()
         if isinstance(error, UnavailableError):
             return self._known, f"{self._silence()}: {error}"
         self._silent_since = None
-        if not asked.cancelled() and error is None:
-            self._known = asked.result()
+        if not done.cancelled() and error is None:
+            self._known = done.result()
         return self._known, ""
 
     def _silence(self) -> str:
@@ -61,7 +61,7 @@ class StoreFacts:
         return f"{self._store.url} hangs: it has not answered for {since}"
 
 
-def _ask(store: Store) -> Facts:
+def _look(store: Store) -> Facts:
     try:
         free_bytes = store.free_bytes()
     except CkptdError:

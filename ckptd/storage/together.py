@@ -14,12 +14,12 @@ R = TypeVar("R")
 _AT_ONCE = 16
 
 
-def together(store: Store, ask: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Return what `ask` returns for each item, in their order; the first error, in that order, is raised.
+def together(store: Store, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return what `call` returns for each item, in their order; the first error, in that order, is raised.
 
     A disk of this host answers one after the other, a bucket many at once.
     """
-    asked = list(items)
-    if store.durability is not Durability.OBJECT_STORE or len(asked) < 2:
-        return [ask(item) for item in asked]
-    return threads.each(ask, asked, _AT_ONCE, "ckptd-ask")
+    every = list(items)
+    if store.durability is not Durability.OBJECT_STORE or len(every) < 2:
+        return [call(item) for item in every]
+    return threads.each(call, every, _AT_ONCE, "ckptd-call")

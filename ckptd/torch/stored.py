@@ -78,7 +78,7 @@ class Stored:
         Raises:
             InvalidRequestError: they did; without `strict` that is only logged, and the first rank's is loaded.
         """
-        wanted = {path: what for path, what in self._conflicts.items() if self._is_renamed or _asks_for(into, path)}
+        wanted = {path: what for path, what in self._conflicts.items() if self._is_renamed or _has_place(into, path)}
         if not wanted:
             return
         if strict:
@@ -104,7 +104,7 @@ class Stored:
         self._reader.fill((self._names[name], start, array) for name, start, array in boxes)
 
 
-def _asks_for(into: Any, path: tuple[Any, ...]) -> bool:
+def _has_place(into: Any, path: tuple[Any, ...]) -> bool:
     """Return whether nested state to load into has a place for a path."""
     for key in path:
         if not isinstance(into, dict) or not into:

@@ -17,8 +17,8 @@ from ckptd.engine.series import name_of
 from ckptd.format.names import ANY_NAME
 from ckptd.watch.news import is_same
 
-Heard = Callable[[Checkpoint], None]
-Subscribe = Callable[[str, Heard], Callable[[], None]]
+OnPublished = Callable[[Checkpoint], None]
+Subscribe = Callable[[str, OnPublished], Callable[[], None]]
 Latest = Callable[..., Checkpoint | None]
 """Called with a run, and with a name where one is wanted."""
 

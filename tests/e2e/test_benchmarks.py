@@ -44,8 +44,8 @@ def test_a_library_that_fails_here_is_named_and_the_others_go_on(tmp_path):
     (broken / "numpy.py").write_text("def save_file(*_):\n    raise OSError('not on this machine')\n")
     path = os.pathsep.join(filter(None, (str(broken.parent), child_environment().get("PYTHONPATH"))))
     tiny = ("--size=1MiB", "--processes=2", "--tensors=2", "--rounds=2", "--saves=1", "--pause-s=0", "--prepared-s=0")
-    who = ("--contenders", "raw", "safetensors")
-    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who, environment={"PYTHONPATH": path})
+    contenders = ("--contenders", "raw", "safetensors")
+    found = run("peers.py", *tiny, f"--dir={tmp_path}", *contenders, environment={"PYTHONPATH": path})
     assert set(found["contenders"]) == {"raw"}
     assert len(found["contenders"]["raw"]["values"]["cold_s"]) == 2
     assert "not on this machine" in found["missing"]["safetensors"]
@@ -99,10 +99,10 @@ def test_steps_of_training_are_timed_with_and_without_a_save_beside_them(tmp_pat
 
 def test_everyone_takes_a_turn_at_the_same_job(tmp_path):
     tiny = ("--size=4MiB", "--processes=2", "--tensors=4", "--rounds=1", "--saves=1", "--pause-s=0", "--prepared-s=0")
-    who = ("--contenders", "copy", "raw", "safetensors", "tensorflow", "ckptd stream", "ckptd")
-    found = run("peers.py", *tiny, f"--dir={tmp_path}", *who, imports=FRAMEWORKS)
+    contenders = ("--contenders", "copy", "raw", "safetensors", "tensorflow", "ckptd stream", "ckptd")
+    found = run("peers.py", *tiny, f"--dir={tmp_path}", *contenders, imports=FRAMEWORKS)
     assert found["job"]["size_bytes"] == 4 << 20
-    assert set(found["contenders"]) == set(who[1:])
+    assert set(found["contenders"]) == set(contenders[1:])
     for name, figures in found["contenders"].items():
         medians = figures["medians"]
         assert 0 < medians["stall_s"] <= medians["durable_s"]
@@ -136,9 +136,9 @@ def test_small_tensors_are_another_job_and_the_verdict_an_exit_code(tmp_path):
 
 def test_frameworks_save_by_their_own_ways_and_by_ours(tmp_path):
     tiny = ("--frameworks", "--size=1MiB", "--processes=2", "--tensors=4", "--rounds=1", "--saves=1", "--pause-s=0")
-    who = ("--contenders", "dcp async", "ckptd.torch", "ckptd.torch dcp", "ckptd.jax", "ckptd.tensorflow")
-    found = run("peers.py", *tiny, "--prepared-s=0", f"--dir={tmp_path}", *who, imports=FRAMEWORKS)
-    assert set(found["contenders"]) == set(who[1:])
+    contenders = ("--contenders", "dcp async", "ckptd.torch", "ckptd.torch dcp", "ckptd.jax", "ckptd.tensorflow")
+    found = run("peers.py", *tiny, "--prepared-s=0", f"--dir={tmp_path}", *contenders, imports=FRAMEWORKS)
+    assert set(found["contenders"]) == set(contenders[1:])
     assert all(each["medians"]["durable_s"] > 0 for each in found["contenders"].values())
     assert [each["what"] for each in found["verdicts"] if each["ratio"] is not None] == [
         "stall of ckptd.torch dcp, of dcp async",

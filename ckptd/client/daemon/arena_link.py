@@ -86,7 +86,7 @@ class ArenaLink:
             link._reader.start()
             try:
                 hello = arena_pb2.ArenaRequest(hello=arena_pb2.ArenaHello(peer=peer, key=address.key))
-                link.ask(hello, timeout_s=_CONNECT_TIMEOUT_S)
+                link.exchange(hello, timeout_s=_CONNECT_TIMEOUT_S)
                 return link
             except CkptdError as error:
                 link.close()
@@ -123,7 +123,7 @@ class ArenaLink:
             raise
         return answer
 
-    def ask(self, request: arena_pb2.ArenaRequest, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> ArenaAnswer:
+    def exchange(self, request: arena_pb2.ArenaRequest, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> ArenaAnswer:
         """Send a request and wait for its answer; raise the error that it is.
 
         A connection on which no answer comes is given up: the next request must not wait for as long again.

@@ -137,7 +137,7 @@ class ArenaRooms:
     def _borrow(self, size_bytes: int) -> None:
         request = arena_pb2.ArenaOpen(size_bytes=rounded_up(size_bytes), count=GENERATIONS)
         request.MergeFrom(self._open)
-        answer = self.link.ask(arena_pb2.ArenaRequest(open=request))
+        answer = self.link.exchange(arena_pb2.ArenaRequest(open=request))
         known, free = self.lent, set(self.free)
         self.lent, self.free = {}, []
         for arena, descriptor in zip(answer.reply.arenas, answer.descriptors, strict=True):

@@ -120,7 +120,7 @@ class Connection:
         self.hold.join(self.run, self.options, self.timeout_s)
         return seat, seat.membership(self.options)
 
-    def ask(self, call: Callable[[Seat, float], T]) -> T:
+    def retry(self, call: Callable[[Seat, float], T]) -> T:
         """Make a short call, again while the daemon is away, within `timeout_s`."""
         contact = self.seat().contact
         deadline, backoff = contact.bounded(Deadline(self.timeout_s)), Backoff()

@@ -120,7 +120,7 @@ class HostMemory:
             link = self._connected()
             if link is None:
                 return objects
-            answer = link.ask(arena_pb2.ArenaRequest(hold=arena_pb2.ArenaHold(run=self._run, key=key)))
+            answer = link.exchange(arena_pb2.ArenaRequest(hold=arena_pb2.ArenaHold(run=self._run, key=key)))
         except CkptdError as error:
             self._give_up(error)
             return objects

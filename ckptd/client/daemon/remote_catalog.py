@@ -43,7 +43,7 @@ class RemoteCatalog:
         request = read_pb2.LatestRequest(
             peer=self.connection.seat().peer, run=self.connection.run, name=name, restoring=restoring
         )
-        reply = self.connection.ask(lambda seat, s: seat.read.Latest(request, timeout=s))
+        reply = self.connection.retry(lambda seat, s: seat.read.Latest(request, timeout=s))
         self.connection.learn_root(reply.root, reply.root_id, reply.arena)
         if not reply.HasField("checkpoint"):
             return None
@@ -59,7 +59,7 @@ class RemoteCatalog:
 
     def checkpoints(self) -> list[Located]:
         """See `RunCatalog.checkpoints`."""
-        reply = self.connection.ask(
+        reply = self.connection.retry(
             lambda seat, s: seat.read.List(
                 read_pb2.ListRequest(peer=self.connection.seat().peer, run=self.connection.run), timeout=s
             )
@@ -94,7 +94,7 @@ class RemoteCatalog:
     def set_pinned(self, which: NamedStep, pinned: bool) -> Checkpoint:
         """See `RunCatalog.set_pinned`."""
         request = admin_pb2.PinRequest(peer=self.connection.seat().peer, run=self.connection.run, pinned=pinned)
-        reply = self.connection.ask(lambda seat, s: seat.admin.Pin(self._naming(request, which), timeout=s))
+        reply = self.connection.retry(lambda seat, s: seat.admin.Pin(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
     def delete(self, which: NamedStep, for_good: bool, even_latest: bool) -> None:
@@ -102,12 +102,12 @@ class RemoteCatalog:
         request = admin_pb2.DeleteRequest(
             peer=self.connection.seat().peer, run=self.connection.run, for_good=for_good, even_latest=even_latest
         )
-        self.connection.ask(lambda seat, s: seat.admin.Delete(self._naming(request, which), timeout=s))
+        self.connection.retry(lambda seat, s: seat.admin.Delete(self._naming(request, which), timeout=s))
 
     def undelete(self, which: NamedStep) -> Checkpoint:
         """See `RunCatalog.undelete`."""
         request = admin_pb2.UndeleteRequest(peer=self.connection.seat().peer, run=self.connection.run)
-        reply = self.connection.ask(lambda seat, s: seat.admin.Undelete(self._naming(request, which), timeout=s))
+        reply = self.connection.retry(lambda seat, s: seat.admin.Undelete(self._naming(request, which), timeout=s))
         return convert.checkpoint_from_wire(reply.checkpoint)
 
     def _naming(self, request: Naming, which: NamedStep) -> Naming:
@@ -129,7 +129,7 @@ class RemoteCatalog:
             reason=suspicion.reason[:_MOST_REASON],
             restoring=self._restoring(call),
         )
-        reply = self.connection.ask(lambda seat, s: _or_none(lambda: seat.read.CheckDamage(request, timeout=s)))
+        reply = self.connection.retry(lambda seat, s: _or_none(lambda: seat.read.CheckDamage(request, timeout=s)))
         if reply is None:
             return None
         return DamageVerdict(reply.confirmed, reply.reason, is_listed_no_more=reply.listed_no_more, others=reply.others)
@@ -146,7 +146,7 @@ class RemoteCatalog:
             prefix=located.checkpoint.prefix,
             whole=is_whole,
         )
-        reply = self.connection.ask(lambda seat, s: seat.read.Agree(request, timeout=s))
+        reply = self.connection.retry(lambda seat, s: seat.read.Agree(request, timeout=s))
         return _AGREEMENTS.get(reply.agreement, Agreement.GO_BACK), reply.missing
 
     def _restoring(self, call: RestoreCall | None) -> read_pb2.Restoring | None:

@@ -131,12 +131,12 @@ class RemoteSaves:
         None if its caller has given it up, before or meanwhile.
         """
         if is_declared and turn.given_up is None:
-            asked = save_pb2.AwaitPlanRequest(
+            await_plan = save_pb2.AwaitPlanRequest(
                 save=convert.save_to_wire(declaration.save), request_id=declaration.request_id
             )
             try:
                 replies = self.connection.call(
-                    lambda seat: _declared(seat.save.AwaitPlan(asked, timeout=deadline.remaining_s), turn)
+                    lambda seat: _declared(seat.save.AwaitPlan(await_plan, timeout=deadline.remaining_s), turn)
                 )
                 return None if replies is None else self._plan_in(replies)
             except NotFoundError:

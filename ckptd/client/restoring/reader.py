@@ -123,11 +123,11 @@ class CheckpointReader(Mapping[str, Any]):
         Raises:
             InvalidRequestError, NotFoundError, CorruptionError: as `get_slice`.
         """
-        asked = [
+        requests = [
             Wanted(one) if isinstance(one, str) else Wanted(one[0], Box(tuple(one[1]), tuple(one[2]))) for one in wanted
         ]
-        check_names(self._bundle, (one.name for one in asked))
-        return self._bundle.read_many(asked, thorough=True)
+        check_names(self._bundle, (one.name for one in requests))
+        return self._bundle.read_many(requests, thorough=True)
 
     def has_tensor(self, name: str | bytes) -> bool:
         """Say whether there is an entry of this name; as with TensorFlow, also for the keys of slices and ``""``."""

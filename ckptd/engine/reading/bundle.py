@@ -159,9 +159,9 @@ class Bundle:
         Where a copy in memory turns out to be wrong, everything is read again from what it was made of. `thorough`
         reads a piece whole of which a good part is wanted, to check it.
         """
-        asked = list(wanted)
+        requests = list(wanted)
         try:
-            return self._read_many(asked, thorough)
+            return self._read_many(requests, thorough)
         except CorruptionError as error:
             if not isinstance(self._objects, LayeredObjects):
                 raise
@@ -169,18 +169,18 @@ class Bundle:
                 "%s is read again from where it is stored, as its copy in memory is wrong: %s", self.key, error
             )
             self._objects = self._objects.beneath
-        return self._read_many(asked, thorough)
+        return self._read_many(requests, thorough)
 
-    def _read_many(self, asked: Sequence[Wanted], thorough: bool) -> list[Array]:
-        small = self._find_small(asked) if len(asked) >= _MANY else None
+    def _read_many(self, requests: Sequence[Wanted], thorough: bool) -> list[Array]:
+        small = self._find_small(requests) if len(requests) >= _MANY else None
         arrays = {} if small is None else small.arrays
-        found = {at: self._find(one) for at, one in enumerate(asked) if at not in arrays}
+        found = {at: self._find(one) for at, one in enumerate(requests) if at not in arrays}
         if small is not None:
             small.carry_out()
         if found:
             fetch = Fetch(self._objects, self.shard_key, self.index.big_endian)
             fetch.carry_out(read for one in found.values() for read in self._plan(one, thorough))
-        return [arrays[at] if at in arrays else found[at].out for at in range(len(asked))]
+        return [arrays[at] if at in arrays else found[at].out for at in range(len(requests))]
 
     def shard_size(self, shard: int) -> int:
         """Return the size of a data file in bytes; requested from the store once.
@@ -221,24 +221,24 @@ class Bundle:
                 actual=f"a file of {size} bytes",
             )
 
-    def _find_small(self, asked: Sequence[Wanted]) -> SmallReads | None:
+    def _find_small(self, requests: Sequence[Wanted]) -> SmallReads | None:
         """Find those that are short, plain, undivided and wanted whole, into memory that is laid out like them.
 
         The others are left to `_find`, which refuses what is wrong.
         """
         if self.index.big_endian:
             return None
-        whole = [at for at, one in enumerate(asked) if one.box is None]
-        tensors = plain_tensors(self.index, [asked[at].name for at in whole])
+        whole = [at for at, one in enumerate(requests) if one.box is None]
+        tensors = plain_tensors(self.index, [requests[at].name for at in whole])
         shards, place = np.unique(tensors.shard_id, return_inverse=True)
         fits = tensors.offset + tensors.size <= np.array(list(map(self.shard_size, shards.tolist())), np.int64)[place]
         tensors = tensors.take(np.flatnonzero(fits & (tensors.size > 0) & (tensors.size <= SMALL_BYTES)))
         rows: list[int] = []
         arrays: dict[int, Array] = {}
-        for row, (number, form) in enumerate(zip(tensors.asked.tolist(), tensors.form.tolist(), strict=True)):
+        for row, (number, form) in enumerate(zip(tensors.requested.tolist(), tensors.form.tolist(), strict=True)):
             at = whole[number]
             dtype, shape, _ = tensors.forms[form]
-            into = asked[at].into
+            into = requests[at].into
             if into is None:
                 if len(shape) > _MOST_AXES:
                     continue
@@ -249,7 +249,7 @@ class Bundle:
             arrays[at] = into
 
         def tensor_of(at: int) -> StoredTensor:
-            return self.index.tensor(asked[at].name)
+            return self.index.tensor(requests[at].name)
 
         taken = tensors.take(np.array(rows, np.int64))
         return SmallReads(self._objects, self.shard_key, tensor_of, taken, arrays) if arrays else None

@@ -30,7 +30,7 @@ from ckptd.engine.saves.from_agents import FromAgents
 from ckptd.engine.saves.held_root import HeldRoot
 from ckptd.engine.saves.inspection import Inspection
 from ckptd.engine.saves.known_manifests import KnownManifests
-from ckptd.engine.saves.listeners import Heard, Listeners
+from ckptd.engine.saves.listeners import Listeners, OnPublished
 from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.restores import Restores, check_not_all_in_quarantine
 from ckptd.engine.saves.run import Run
@@ -333,12 +333,12 @@ class Coordinator:
         """Yield the names of the runs below the root, open or not."""
         return iter(stored_runs(self.store))
 
-    def subscribe(self, run: str, heard: Heard) -> Callable[[], None]:
-        """Call `heard`, from any thread, for each checkpoint published from now on; return what ends that.
+    def subscribe(self, run: str, on_published: OnPublished) -> Callable[[], None]:
+        """Call `on_published`, from any thread, for each checkpoint published from now on; return what ends that.
 
         The run need not be there yet.
         """
-        return self._runs.subscribe(run, heard)
+        return self._runs.subscribe(run, on_published)
 
     def note_read(self, key: str) -> None:
         """Note that an object is being read through us; retention spares its checkpoint for as long as that goes on."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.log import logger
 
-Heard = Callable[[Checkpoint], None]
+OnPublished = Callable[[Checkpoint], None]
 
 
 class Listeners:
@@ -16,17 +16,17 @@ class Listeners:
 
     def __init__(self, run: str) -> None:
         self._run = run
-        self._listeners: list[Heard] = []
+        self._listeners: list[OnPublished] = []
         self._telling = threading.Lock()
         self._num_told = 0  # the last publication that they know, guarded by `_telling`
 
-    def add(self, heard: Heard) -> Callable[[], None]:
-        """Call `heard`, which must not block, for each checkpoint from now on; return a function that ends that."""
-        self._listeners.append(heard)
+    def add(self, on_published: OnPublished) -> Callable[[], None]:
+        """Call `on_published`, which must not block, for each checkpoint; return a function that ends that."""
+        self._listeners.append(on_published)
 
         def remove() -> None:
-            if heard in self._listeners:
-                self._listeners.remove(heard)
+            if on_published in self._listeners:
+                self._listeners.remove(on_published)
 
         return remove
 
@@ -49,8 +49,8 @@ class Listeners:
             self._tell_all(checkpoint)
 
     def _tell_all(self, checkpoint: Checkpoint) -> None:
-        for heard in list(self._listeners):
+        for on_published in list(self._listeners):
             try:
-                heard(checkpoint)
+                on_published(checkpoint)
             except Exception:
                 logger.exception("a watcher of %s failed", self._run)

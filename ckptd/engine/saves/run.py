@@ -155,8 +155,8 @@ class Run:
         with self.lock:
             members = self.members.evict(rank, by)
             if not members:
-                who = "no process holds a place" if rank is None else f"no process holds the place of rank {rank}"
-                raise NotFoundError(who, key=self.name)
+                missing = "no process holds a place" if rank is None else f"no process holds the place of rank {rank}"
+                raise NotFoundError(missing, key=self.name)
             eviction = Eviction(tuple(members), tuple(self.saves.evicted(members, by)))
         log_evicted(self.name, eviction.members, eviction.saves, by)
         return eviction

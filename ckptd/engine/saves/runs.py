@@ -19,7 +19,7 @@ from ckptd.engine.catalog.root import is_stored
 from ckptd.engine.clock import Clock
 from ckptd.engine.log import logger
 from ckptd.engine.refusals import NotNowError
-from ckptd.engine.saves.listeners import Heard, Listeners
+from ckptd.engine.saves.listeners import Listeners, OnPublished
 from ckptd.engine.saves.run import Run
 from ckptd.engine.saves.run_quarantine import Quarantine, Quarantines
 from ckptd.engine.saves.views import RunView
@@ -178,12 +178,12 @@ class Runs:
         views.update((run.name, run.view()) for run in self.opened())
         return [views[name] for name in sorted(views)]
 
-    def subscribe(self, name: str, heard: Heard) -> Callable[[], None]:
-        """Call `heard` for each checkpoint of a run from now on; return what ends that. Opens no run."""
+    def subscribe(self, name: str, on_published: OnPublished) -> Callable[[], None]:
+        """Call `on_published` for each checkpoint of a run from now on; return what ends that. Opens no run."""
         names.check_run_name(name)
         with self._lock:
             listeners = self._listeners.setdefault(name, Listeners(name))
-            remove = listeners.add(heard)
+            remove = listeners.add(on_published)
 
         def leave() -> None:
             with self._lock:

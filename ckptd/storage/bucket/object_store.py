@@ -247,8 +247,8 @@ class ObjectStore:
             return self._is_old(began_at, SWEPT_BY_AGE_S)
         if note.key in given_up or note.process == this_process():
             return True
-        lives = note.process.is_alive()
-        return self._is_old(began_at, _STRANGERS_SWEPT_BY_AGE_S) if lives is None else not lives
+        is_alive = note.process.is_alive()
+        return self._is_old(began_at, _STRANGERS_SWEPT_BY_AGE_S) if is_alive is None else not is_alive
 
     def _is_old(self, began_at: float, age_s: float) -> bool:
         return self.bucket.now() - began_at > age_s
@@ -341,12 +341,12 @@ class ObjectStore:
         for note_key, _, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
             if note_key == own or len(note_key) != len(own):
                 continue
-            lives = note.process.is_alive() if note.process.pid else False  # a damaged note names no process
-            if shared and note.shared and lives is not False:
+            is_alive = note.process.is_alive() if note.process.pid else False  # a damaged note names no process
+            if shared and note.shared and is_alive is not False:
                 continue
-            if lives or (lives is None and not takes_over):
+            if is_alive or (is_alive is None and not takes_over):
                 error = ConflictError("held by another process", key=join(directory, name), actual=note.holder)
-                if lives is None:
+                if is_alive is None:
                     error.reason = "held by a process on another host; cannot tell whether it is alive"
                     error.may_take_over = True
                 raise error

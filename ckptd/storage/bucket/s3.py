@@ -105,7 +105,7 @@ class S3Bucket:
         if not deep:
             query["delimiter"] = "/"
         while True:
-            root = self._ask("GET", "", query)
+            root = self._request_xml("GET", "", query)
             for each in root.iterfind("{*}Contents"):
                 # As in a form: some servers write a space as "+", and all of them a "+" as "%2B".
                 yield Head(
@@ -137,7 +137,7 @@ class S3Bucket:
                 continue
             listed = "".join(f"<Object><Key>{escape(key)}</Key></Object>" for key in some)
             body = f"<Delete><Quiet>true</Quiet>{listed}</Delete>".encode()
-            root = self._ask("POST", "", {"delete": ""}, body)
+            root = self._request_xml("POST", "", {"delete": ""}, body)
             for failed in root.iterfind("{*}Error"):
                 code, key = s3_errors.text_of(failed, "Code") or "", s3_errors.text_of(failed, "Key") or ""
                 if code not in ("NoSuchKey", ""):
@@ -189,7 +189,7 @@ class S3Bucket:
         """See `Bucket`."""
         query = {"uploads": "", "prefix": prefix, "encoding-type": "url"}
         while True:
-            root = self._ask("GET", "", query)
+            root = self._request_xml("GET", "", query)
             for each in root.iterfind("{*}Upload"):
                 key = unquote_plus(_text(each, "Key"), errors="surrogateescape")
                 yield Upload(key, _text(each, "UploadId"), _moment(_text(each, "Initiated")))
@@ -204,17 +204,17 @@ class S3Bucket:
 
     def has_versions(self) -> bool:
         """See `Bucket`."""
-        return s3_errors.text_of(self._ask("GET", "", {"versioning": ""}), "Status") == "Enabled"
+        return s3_errors.text_of(self._request_xml("GET", "", {"versioning": ""}), "Status") == "Enabled"
 
     def aborts_old_uploads(self) -> bool:
         """See `Bucket`."""
         try:
-            root = self._ask("GET", "", {"lifecycle": ""})
+            root = self._request_xml("GET", "", {"lifecycle": ""})
         except NotFoundError:
             return False
         return root.find(".//{*}AbortIncompleteMultipartUpload") is not None
 
-    def _ask(self, method: str, key: str, query: Mapping[str, str], body: bytes = b"") -> Element:
+    def _request_xml(self, method: str, key: str, query: Mapping[str, str], body: bytes = b"") -> Element:
         headers = {"Content-MD5": base64.b64encode(hashlib.md5(body).digest()).decode()} if body else {}  # noqa: S324
         sent = [memoryview(body)] if body else []
         return _xml(self._requests.send(method, key, query=query, headers=headers, body=sent), key)

@@ -51,16 +51,16 @@ class StatusReply(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ...) -> None: ...
 
 class LimitUse(_message.Message):
-    __slots__ = ("whose", "what", "used", "most")
-    WHOSE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("subject", "what", "used", "most")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
     WHAT_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     MOST_FIELD_NUMBER: _ClassVar[int]
-    whose: str
+    subject: str
     what: str
     used: int
     most: int
-    def __init__(self, whose: _Optional[str] = ..., what: _Optional[str] = ..., used: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
+    def __init__(self, subject: _Optional[str] = ..., what: _Optional[str] = ..., used: _Optional[int] = ..., most: _Optional[int] = ...) -> None: ...
 
 class RunStatus(_message.Message):
     __slots__ = ("run", "epoch", "world_size", "connected_ranks", "saves", "latest", "num_checkpoints", "last_error", "arena_ranks", "num_arenas", "arena_bytes", "quarantined", "problems", "damaged")

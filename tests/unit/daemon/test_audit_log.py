@@ -105,8 +105,8 @@ def test_what_is_answered_is_recorded_with_who_did_it(serve, path, tmp_path):
     assert undeleted["error"] == "NotFoundError"
     for each in records_of(path):
         by_the_daemon = each["event"] in {"start", "stop", "identities"}
-        who = "daemon" if by_the_daemon else "" if each["event"] == "refusal" else "token:vision"
-        assert each["identity"] == who, each
+        actor = "daemon" if by_the_daemon else "" if each["event"] == "refusal" else "token:vision"
+        assert each["identity"] == actor, each
         assert each["time"].endswith("Z")
         assert by_the_daemon or each["peer"] in ("unix", "ipv4:127.0.0.1"), each
     assert told(path, "identities", "done")[0]["tokens"] == ["audio", "vision"]

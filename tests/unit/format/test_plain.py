@@ -100,8 +100,8 @@ def test_plain_tensors_are_those_that_the_index_finds_whole() -> None:
     index = index_of({name: entry.encode() for name, entry in {**items, **odd}.items()} | {"damaged": b"\x08\x01\x12"})
     names = [*odd, *reversed(items), "missing", "", "damaged", "t007"]
     found = plain_tensors(index, names)
-    assert [names[number] for number in found.asked] == [*reversed(items), "t007"]
-    for row, number in enumerate(found.asked.tolist()):
+    assert [names[number] for number in found.requested] == [*reversed(items), "t007"]
+    for row, number in enumerate(found.requested.tolist()):
         tensor = index.tensor(names[number])
         form = found.forms[found.form[row]]
         assert (form.dtype, form.shape) == (tensor.dtype, tensor.shape)

@@ -65,7 +65,7 @@ def stub(daemon, service):
 
 def limits_of(daemon):
     reply = stub(daemon, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=BOUND_S)
-    return {(each.whose, each.what): (each.used, each.most) for each in reply.limits}
+    return {(each.subject, each.what): (each.used, each.most) for each in reply.limits}
 
 
 def files_of(daemon):

@@ -204,8 +204,8 @@ def test_any_tiling_spread_over_ranks_is_stored_exactly_once(tiling, ranks, shar
         Manifest.of(
             [
                 part("w", full, box.start, box.shape, dtype)
-                for box, who in zip(boxes, holders, strict=True)
-                if rank in who
+                for box, holder in zip(boxes, holders, strict=True)
+                if rank in holder
             ]
             + [whole(f"own{rank}", (3,))]
         )
