@@ -79,6 +79,8 @@ SUM_BUNCH_BYTES = Seam("client.capture.summing:BUNCH_BYTES")
 COPIED_FIRST_BYTES = Seam("engine.lanes.feeding:SHORT_BYTES")
 LONG_CAPTURE_BYTES = Seam("engine.lanes.feeding:LONG_BYTES")
 LONG_STANDSTILL_BYTES = Seam("engine.lanes.standstill:LONG_BYTES")
+MOST_WAITING_CALLS = Seam("service.pools:MOST_WAITING")
+MOST_DAMAGE_CHECKS = Seam("service.read:MOST_CHECKS")
 HELD_BLOCK_BYTES = Seam("client.daemon.held_objects:BLOCK_BYTES")
 
 # Waits and ages in seconds, which tests shorten

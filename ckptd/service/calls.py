@@ -250,7 +250,8 @@ class Boundary:
         try:
             call = Call(method, context, await self._door.caller(context), self._door)
             self._door.check_rate(call.caller, context.peer())
-            reply = await self._bounded(method, begin, call)
+            with self._door.inside(call.caller, context.peer()):
+                reply = await self._bounded(method, begin, call)
             _report(method, context, call, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)
         except asyncio.CancelledError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ckptd.access.callers import Caller
@@ -26,6 +27,9 @@ AT_ONCE = 10
 LATE_S = 1.0
 """How much later the others come."""
 
+MOST_CALLS = 16_384
+"""So many calls may be in progress, waiting ones included: of an identity 3/4 from one host, and 7/8 from all."""
+
 MOST_LATE = 512
 """So many may wait for that, of all peers, and an eighth of them of one: the connections of the others are closed."""
 
@@ -37,13 +41,15 @@ _BURST_S = 2  # of what a caller may request, at once
 class Door:
     """Belongs to one event loop. `connections` is there once the server listens."""
 
-    def __init__(self, gate: Gate, now: Callable[[], float] = time.monotonic) -> None:
-        """Let `gate` find the identity of a caller."""
+    def __init__(self, gate: Gate, now: Callable[[], float] = time.monotonic, most_calls: int = MOST_CALLS) -> None:
+        """Let `gate` find the identity of a caller; so many calls may be in progress."""
         self.connections: Connections | None = None
         self.gate, self._now = gate, now
         self.pacing = Pacing(gate)
         self._budgets: OrderedDict[str, LineBudget] = OrderedDict()
         self._late: dict[str, int] = {}
+        self._calls: Counter[str] = Counter()
+        self._num_calls, self._most_calls = 0, most_calls
         self._rates: OrderedDict[tuple[Caller, str], LineBudget] = OrderedDict()
 
     async def caller(self, context: Any) -> Caller:
@@ -80,6 +86,28 @@ class Door:
         if not budget.take(now, at_once, rate):
             whose, where = (f"{caller} at {host}", " from one host") if host else (str(caller), "")
             raise NotNowError(f"{whose} calls too often: the daemon's policy allows it {rate} requests a second{where}")
+
+    @contextmanager
+    def inside(self, caller: Caller, peer: str) -> Iterator[None]:
+        """Count a call as in progress for the block; `NotNowError` if it is one too many, and whose are."""
+        most = self._most_calls
+        shares = ((f"{caller} at {network_of(peer)}", most * 3 // 4), (str(caller), most * 7 // 8))
+        for whose, share in shares:
+            if self._calls[whose] >= share:
+                raise NotNowError(f"{whose} has {self._calls[whose]} calls in progress, and may have {share}")
+        if self._num_calls >= most:
+            raise NotNowError(f"the daemon is busy: {self._num_calls} calls are in progress, and there may be {most}")
+        self._num_calls += 1
+        for whose, _ in shares:
+            self._calls[whose] += 1
+        try:
+            yield
+        finally:
+            self._num_calls -= 1
+            for whose, _ in shares:
+                self._calls[whose] -= 1
+                if not self._calls[whose]:
+                    del self._calls[whose]
 
     async def _hold_back(self, peer: str) -> None:
         network, now = network_of(peer), self._now()

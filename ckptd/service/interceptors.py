@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -56,24 +57,30 @@ class IdentityNeeded(aio.ServerInterceptor):  # type: ignore[type-arg]  # generi
         }
         answer, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
 
+        lasts = handler.request_streaming or handler.response_streaming  # else it is answered in any case: liveness
+
         async def checked(request: Any, context: Any) -> Any:
-            await self._check(method, context, request)
-            return await answer(request, context)
+            with ExitStack() as held:
+                await self._check(method, context, request, held if lasts else None)
+                return await answer(request, context)
 
         async def checked_stream(request: Any, context: Any) -> Any:
-            await self._check(method, context, request)
-            async for reply in answer(request, context):
-                yield reply
+            with ExitStack() as held:
+                await self._check(method, context, request, held if lasts else None)
+                async for reply in answer(request, context):
+                    yield reply
 
         behaviour = checked_stream if inspect.isasyncgenfunction(answer) else checked
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
-    async def _check(self, method: str, context: Any, request: Any = None) -> None:
+    async def _check(self, method: str, context: Any, request: Any = None, held: ExitStack | None = None) -> None:
         try:
             caller = await self._door.caller(context)
             service = getattr(request, "service", "")  # of a question about health
             if service.startswith(methods.RUN_HEALTH):
                 self._gate.check(caller, Requirement(Right.READ, service.removeprefix(methods.RUN_HEALTH)))
+            if held is not None:
+                held.enter_context(self._door.inside(caller, context.peer()))
         except CkptdError as error:
             refused = refusal_of(error)
             fields = {"method": method, "peer": context.peer(), "code": refused.code.name}

@@ -16,12 +16,16 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from ckptd.engine.priority import Priority
+from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.shares import Shares
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger("ckptd.service")
+
+MOST_WAITING = 8192
+"""Control calls about one run that may wait for others of it. One whose caller is gone goes on waiting."""
 
 _LOOK_THREADS = 4
 _SHARES = 4  # runs that may each keep their whole share busy before one has to wait for another
@@ -62,12 +66,18 @@ class Pools:
             self._data_shares.submit(run, work)
 
     def submit(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Start a control call about `run` whose outcome the caller sees to, even if that is cancelled meanwhile."""
+        """Start a control call about `run` whose outcome the caller sees to, even if that is cancelled meanwhile.
+
+        Raises:
+            NotNowError: so many calls about it wait that this one would only take memory.
+        """
+        if self.num_waiting(run) >= MOST_WAITING:
+            raise NotNowError(f"the daemon is busy: {MOST_WAITING} calls about run {run!r} wait")
         return _shared(self._control_shares, run, partial(call, *args, **kwargs))
 
     def start(self, run: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Start a control call about `run` that no caller waits for; its failure is logged."""
-        started = self.submit(run, call, *args, **kwargs)
+        started = _shared(self._control_shares, run, partial(call, *args, **kwargs))
         started.add_done_callback(_log_failure)
         return started
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptd.engine.front import StoredCheckpoints
 from ckptd.engine.journal import Actor
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
+from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.starts import Agreement
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.service.calls import Call
@@ -35,6 +37,20 @@ _MOST_REASON = 500  # characters
 _MOST_AHEAD = 32  # messages that are read before their peer can take them, of all streams together, but one of each
 
 
+MOST_CHECKS = 1024
+"""Readings of damage that one identity may have begun; each goes on when its caller has gone."""
+
+_Which = tuple[str, str, str, Suspicion]
+
+
+@dataclass(slots=True)
+class _Checker:
+    """What one identity lets the daemon read again."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    num_checks: int = 0
+
+
 def _passed_by(stored: StoredCheckpoints) -> tuple[str, ...]:
     return stored.passed_by
 
@@ -48,8 +64,8 @@ class ReadService:
         self._pools = pools
         self._flow = flow
         self._openings = Openings(coordinator, pools)
-        self._checking = asyncio.Semaphore()
-        self._checks: dict[tuple[str, str, str, Suspicion], asyncio.Future[DamageVerdict]] = {}
+        self._checkers: dict[str, _Checker] = {}
+        self._checks: dict[_Which, asyncio.Future[DamageVerdict]] = {}
 
     async def latest(self, request: read_pb2.LatestRequest, call: Call) -> read_pb2.LatestReply:
         """Return the newest complete checkpoint of a run and a name, if there is one."""
@@ -93,8 +109,7 @@ class ReadService:
         which = run, key, save_id, Suspicion(request.object_key, offset)
         check = self._checks.get(which)
         if check is None:
-            check = self._checks[which] = asyncio.ensure_future(self._check(*which, call.actor))
-            check.add_done_callback(lambda _: self._checks.pop(which, None))
+            check = self._checks[which] = self._begin_check(which, call)
         verdict = await asyncio.shield(check)
         others = ""
         if restoring is not None and verdict.is_confirmed:
@@ -106,9 +121,29 @@ class ReadService:
             others=others,
         )
 
-    async def _check(self, run: str, key: str, save_id: str, suspicion: Suspicion, actor: Actor) -> DamageVerdict:
+    def _begin_check(self, which: _Which, call: Call) -> asyncio.Future[DamageVerdict]:
+        """Begin a reading that goes on without its caller; `NotNowError` if the caller has begun too many."""
+        whose = str(call.caller)
+        checker = self._checkers.setdefault(whose, _Checker())
+        if checker.num_checks >= MOST_CHECKS:
+            raise NotNowError(f"{whose} has {checker.num_checks} readings of damage under way, and may have no more")
+        checker.num_checks += 1
+        check = asyncio.ensure_future(self._check(*which, call.actor, checker.turn))
+
+        def over(_: object) -> None:
+            self._checks.pop(which, None)
+            checker.num_checks -= 1
+            if not checker.num_checks:
+                del self._checkers[whose]
+
+        check.add_done_callback(over)
+        return check
+
+    async def _check(
+        self, run: str, key: str, save_id: str, suspicion: Suspicion, actor: Actor, turn: asyncio.Lock
+    ) -> DamageVerdict:
         by = f"{self._host.peer.host}, pid {self._host.peer.pid}"
-        async with self._checking:  # one after the other: many readers see the same damage
+        async with turn:  # one after the other of an identity: many readers see the same damage
             return await self._pools.data(
                 self._coordinator.in_catalog,
                 run,

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 MAX_WAIT_S = 20.0
 """How long one Await stays open; callers repeat it."""
 
+OPEN_S = 10.0
+"""How long a Write stream may say nothing at all: until it does it holds no place that it could lose to others."""
+
 _MOST_AWAITED = 8  # ranks in one message
 
 # A lane's sender learns this often how far it got; a lost stream resumes from its own first reply.
@@ -232,7 +235,7 @@ class SaveService:
 
     async def _take_lane(self, call: Call) -> None:
         flow, stall_s = self._flow, self._flow.limits.stall_s
-        first = await call.read(stall_s=stall_s)
+        first = await call.read(stall_s=min(stall_s, OPEN_S))
         if not isinstance(first, save_pb2.WriteRequest) or first.WhichOneof("kind") != "open":
             raise InvalidRequestError("a Write stream begins with `open`")
         save = convert.save_from_wire(first.open.save)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -81,5 +82,24 @@ def test_each_host_of_an_identity_has_a_rate_of_calls_of_its_own():
         opened.check_rate(caller, "ipv4:10.0.0.2:5")
         with pytest.raises(NotNowError, match="at ipv4:10.0.0.1 calls too often: .* 1 requests"):
             opened.check_rate(caller, "ipv4:10.0.0.1:6")
+
+    asyncio.run(scene())
+
+
+def test_an_identity_has_a_share_of_the_calls_in_progress_and_the_error_says_whose():
+    async def scene():
+        opened = Door(Gate(Access(shared_token="right")), most_calls=16)
+        one, other = callers.of_token("a"), callers.of_token("b")
+        with contextlib.ExitStack() as held:
+            for number in range(12):
+                held.enter_context(opened.inside(one, f"ipv4:10.0.0.1:{number}"))
+            with pytest.raises(NotNowError, match="token:a at ipv4:10.0.0.1 has 12 calls in progress, and may have 12"):
+                held.enter_context(opened.inside(one, "ipv4:10.0.0.1:99"))
+            for number in range(2):
+                held.enter_context(opened.inside(one, f"ipv4:10.0.0.2:{number}"))
+            with pytest.raises(NotNowError, match="token:a has 14 calls in progress, and may have 14"):
+                held.enter_context(opened.inside(one, "ipv4:10.0.0.3:1"))
+            held.enter_context(opened.inside(other, "ipv4:10.0.0.1:1"))
+        held.enter_context(opened.inside(one, "ipv4:10.0.0.1:1"))
 
     asyncio.run(scene())

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
+from ckptd.access.tokens import PREFIX, Token, Tokens, hash_of
+from ckptd.engine.reading.damage import DamageVerdict
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError, UnavailableError
-from ckptd.wire import convert, methods
+from ckptd.service.gate import Access
+from ckptd.wire import convert, methods, status
 from ckptd.wire.chunks import CHUNK_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2, watch_pb2
-from tests.fakes.coordinator import checkpoint
+from tests import seams
+from tests.fakes.coordinator import FakeCoordinator, checkpoint
 from tests.fakes.waiting import eventually, never
 from tests.unit.service.conftest import serving
 from tests.unit.service.test_save import SAVE
@@ -166,3 +172,24 @@ def test_operators_pin_and_delete(served):
     assert isinstance(
         caught(lambda: stub.Delete(admin_pb2.DeleteRequest(run="runs/a", step=-1), timeout=WAIT_S)), InvalidRequestError
     )
+
+
+def test_an_identity_that_lets_much_be_read_again_waits_for_itself_alone(monkeypatch):
+    seams.MOST_DAMAGE_CHECKS.put(monkeypatch, 2)
+    coordinator, go_on = FakeCoordinator(), threading.Event()
+
+    def in_catalog(run, work):
+        assert run == "honest" or go_on.wait(WAIT_S)
+        return DamageVerdict(is_confirmed=False, reason="")
+
+    coordinator.in_catalog = in_catalog
+    names = ("flood", "honest")
+    known = Tokens({name: Token(name, hash_of(f"{PREFIX}{name}"), 0.0) for name in names})
+    with serving(coordinator, access=Access(tokens=known)) as served:
+        check, other = (served.stub(methods.READ, token=f"{PREFIX}{name}").CheckDamage for name in names)
+        flood = [check.future(read_pb2.CheckDamageRequest(run=f"r/{n}", key="r/m-1"), timeout=WAIT_S) for n in range(3)]
+        [refused] = eventually(lambda: [each for each in flood if each.done()])
+        assert "token:flood has 2 readings of damage under way" in str(status.from_wire(refused.exception()))
+        assert not other(read_pb2.CheckDamageRequest(run="honest", key="honest/m-1"), timeout=WAIT_S).confirmed
+        go_on.set()
+        assert not any(each.result().confirmed for each in flood if each is not refused)
