@@ -17,19 +17,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ckptd.daemon import descriptors, identity_files, logs, memory
+from ckptd.daemon import descriptors, identity_files, identity_records, logs, memory
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
-from ckptd.engine.journal import DONE, JournalEntry, Reserve
+from ckptd.engine.journal import JournalEntry, Reserve
 from ckptd.engine.priority import Priority
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
 from ckptd.service.exposure import check_exposure, exposure_warnings
 from ckptd.service.flow import Limits
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
@@ -84,8 +84,6 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
-    started = {"version": versions.VERSION, "pid": os.getpid(), "root": config.root}
-    audit.begins(JournalEntry("start", reserve=Reserve.HALF, details=started))
     coordinator = Coordinator(
         open_store(config.root, root_mode=_ROOT_MODE),
         settings=Settings(
@@ -102,9 +100,32 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         holder=LockHolder.here("ckptd serve", str(options.listen[0])).line,
         journal=audit,
     )
-    coordinator.open()
-    with Ticker(coordinator):
-        return asyncio.run(_serve(coordinator, options, config, audit, seen, allowed, exposed))
+    with _starting(audit, config, options) as is_up:
+        coordinator.open()
+        with Ticker(coordinator):
+            return asyncio.run(_serve(coordinator, options, config, audit, is_up, seen, allowed, exposed))
+
+
+@contextlib.contextmanager
+def _starting(audit: AuditLog, config: Config, options: ServerOptions) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Record the start, and that it failed if the block ends before what it yields was called with the addresses."""
+    known = identity_records.described(options.access, options.tls)
+    told = {"version": versions.VERSION, "pid": os.getpid(), "root": config.root, **known}
+    entry = JournalEntry("start", reserve=Reserve.HALF, details=told)
+    audit.begins(entry)
+    has_ended = False
+
+    def is_up(listening: Sequence[str]) -> None:
+        nonlocal has_ended
+        has_ended = True
+        audit.ended(entry.ended(details={"listening": list(listening)}))
+
+    try:
+        yield is_up
+    except BaseException as error:
+        if not has_ended:
+            audit.ended(entry.ended("failed", {"error": type(error).__name__, "reason": str(error)}))
+        raise
 
 
 def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
@@ -145,6 +166,7 @@ async def _serve(
     options: ServerOptions,
     config: Config,
     audit: AuditLog,
+    is_up: Callable[[Sequence[str]], None],
     seen: identity_files.Signature,
     open_files: int,
     exposed: Sequence[str],
@@ -165,7 +187,7 @@ async def _serve(
                 _log.warning("%s", warning)
         coordinator.writers = tuple(listening)
         _announce(listening, coordinator, config)
-        audit.ended(JournalEntry("start", DONE, details={"listening": list(listening)}))
+        is_up(listening)
         descriptors.tell(open_files)
         coordinator.inspect()
     except BaseException:
@@ -186,6 +208,9 @@ async def _serve(
         loop.add_signal_handler(number, functools.partial(_end_now, config))
     _log.info("%s: waiting at most %g s for saves in progress", reason, config.grace_s)
     leaving = _leave_after(config.grace_s + LEAVE_S, config, SessionAbortedError.exit_code)
+    stopping = JournalEntry("stop", reserve=Reserve.HALF, details={"reason": reason})
+    with contextlib.suppress(CkptdError):  # it ends all the same
+        await loop.run_in_executor(None, audit.begins, stopping)
     await server.drain()
     if scrub is not None:
         await loop.run_in_executor(None, scrub.close)
@@ -198,7 +223,7 @@ async def _serve(
     await server.stop()
     _forget(config)
     saves = "nothing was lost" if finished else "saves in progress were aborted"
-    audit.ended(JournalEntry("stop", DONE, details={"reason": reason, "saves": saves}))
+    audit.ended(stopping.ended(details={"saves": saves}))
     audit.close()
     _log.info("stopped; %s", saves)
     return code

@@ -63,6 +63,8 @@ def _bounded(value: object, most: int) -> object:
     if isinstance(value, list | tuple):
         more = [f"({len(value)} in all)"] if len(value) > _MOST_NAMED else []
         return [_bounded(each, most) for each in value[:_MOST_NAMED]] + more
+    if isinstance(value, Mapping):
+        return {str(name): _bounded(each, most) for name, each in value.items()}
     return value
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import ssl
@@ -20,6 +19,7 @@ from typing import Any
 from ckptd.access import idle_rows, policy, token_file, tokens
 from ckptd.access.idle_rows import Seen
 from ckptd.access.policy import Policy
+from ckptd.daemon import identity_records
 from ckptd.daemon.config import Config
 from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry, Reserve
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
@@ -150,6 +150,7 @@ class IdentityFiles:
         self._changed = changed
         self._access = access
         self._used = self._last = seen
+        self._refusal = ""  # why a change could not be recorded
         self._due = asyncio.Event()
 
     def look_now(self) -> None:
@@ -168,16 +169,24 @@ class IdentityFiles:
             is_settled, self._last = found == self._last, found
             if is_requested or (is_settled and found != self._used):
                 changed = [path for path, one, other in zip(paths, self._used, found, strict=True) if one != other]
-                self._used = found
-                await self._read_again(is_requested, paths if is_requested else changed)
+                if await self._read_again(is_requested, paths if is_requested else changed):
+                    self._used = found
 
-    async def _read_again(self, is_requested: bool, paths: Sequence[str]) -> None:
-        """Read all files: `paths` are those that the log names."""
+    async def _read_again(self, is_requested: bool, paths: Sequence[str]) -> bool:
+        """Read all files: `paths` are those that the log names. Return False if that could not be recorded."""
         why = "SIGHUP" if is_requested else "a file has changed"
         access, tls, problems = await asyncio.to_thread(_read_again, self._config, self._access)
-        told = JournalEntry("identities", reserve=Reserve.HALF, details={"why": why, **_described(access)})
+        changes = {**identity_records.described(access, tls), **identity_records.differences(self._access, access)}
+        told = JournalEntry("identities", reserve=Reserve.HALF, details={"why": why, "files": list(paths), **changes})
         try:
             await asyncio.to_thread(self._journal.begins, told)
+        except CkptdError as error:
+            if str(error) != self._refusal:  # it is tried again every second
+                _log.error("%s: %s", _NOT_USED, error)
+            self._refusal = str(error)
+            return False
+        self._refusal = ""
+        try:
             self._access = access
             found = complaints(self._config, access, tls)
             self._changed(access, tls, (*(f"{_NOT_USED}: {problem}" for problem in problems), *found))
@@ -191,6 +200,7 @@ class IdentityFiles:
             _log.info("read again, as %s: %s", why, ", ".join(paths) or "there are no files of identities")
         for each in complaints(self._config, self._access, tls):
             _log.warning("%s", each)
+        return True
 
 
 def _paths(config: Config) -> list[str]:
@@ -226,17 +236,6 @@ def _policy_again(path: str) -> Policy:
         # Of a copy that was cut off, most likely. Who means it stops the daemon, or leaves one row.
         raise InvalidRequestError("the policy has no rows any more, which would lock out everybody", key=path)
     return found
-
-
-def _described(access: Access) -> dict[str, object]:
-    """Return what tells one set of identities from another, and nothing secret."""
-    found = access.policy
-    rows = sorted(repr(row) for row in (*(found.grants or ()), *found.floors, *found.limits, *found.quotas))
-    return {
-        "policy": hashlib.sha256("\n".join(rows).encode("utf-8", "backslashreplace")).hexdigest() if rows else "",
-        "grants": len(found.grants or ()),
-        "tokens": [token.name for token in access.tokens or ()],
-    }
 
 
 def _state(path: str) -> tuple[int, ...] | None:

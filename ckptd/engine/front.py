@@ -92,6 +92,9 @@ class StoredCheckpoints(Protocol):
     def quarantine_of(self, save_id: str) -> str:
         """Return why the checkpoint of a save is in quarantine, in words; "" when it is not."""
 
+    def find(self, which: CheckpointSelector, *, deleted: bool = False) -> Checkpoint | None:
+        """Return the checkpoint that is meant, or the one that can be undeleted; None if there is none."""
+
     def pin(self, which: CheckpointSelector, pinned: bool) -> Checkpoint:
         """Keep a checkpoint whatever retention says, or no longer."""
 

@@ -26,6 +26,7 @@ from ckptd.service.proxied_call import END_OF_REQUESTS
 from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of, network_of
 from ckptd.service.requirements import Requirement
+from ckptd.service.subjects import Subjects
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
 
@@ -59,6 +60,7 @@ class Call:
         self._gate, self._pacing = door.gate, door.pacing
         self._network = network_of(context.peer())
         self._unpaid_s = 0.0
+        self.step: int | None = None  # that the first request names
         self._needed: Requirement | None = None
         self._method = method
         self._context = context
@@ -99,6 +101,7 @@ class Call:
         request = self._method.decode_request(data)
         if self._needed is None:
             self._needed = requirements.of(self._method, request)
+            self.step = audited.step_of(request)
             self._gate.check(self.caller, self._needed)
         return request
 
@@ -208,9 +211,9 @@ class Boundary:
     them.
     """
 
-    def __init__(self, door: Door, recorder: Recorder, *, limit_s: float) -> None:
+    def __init__(self, door: Door, recorder: Recorder, subjects: Subjects, *, limit_s: float) -> None:
         self._door = door
-        self._recorder = recorder
+        self._recorder, self._subjects = recorder, subjects
         self._limit_s = limit_s
 
     def around(self, method: Method, behaviour: Behaviour) -> Callable[..., Awaitable[bytes | None]]:
@@ -240,8 +243,14 @@ class Boundary:
 
     async def _recorded(self, method: Method, behaviour: Behaviour, request: Any, call: Call) -> Any:
         await call.pay()
-        async with self._recorder.recorded(audited.entry_of(method, request, call.actor)):
-            return await behaviour(request, call)
+        entry = audited.entry_of(method, request, call.actor)
+        if entry is not None and not self._recorder.is_deaf:
+            entry = await self._subjects.found(entry, method, request)
+        async with self._recorder.recorded(entry) as recorded:
+            reply = await behaviour(request, call)
+            if recorded is not None:
+                await recorded.done(**audited.result_of(method, reply))
+            return reply
 
     async def _answer(self, method: Method, context: Any, begin: Callable[[Call], Awaitable[Any]]) -> bytes | None:
         started = time.monotonic()
@@ -261,7 +270,8 @@ class Boundary:
             if isinstance(e, NotPermittedError):
                 actor = Actor("", host_of(context.peer())) if call is None else call.actor
                 run = "" if call is None else call.run
-                self._recorder.refused(context.peer(), method.name, actor, run, str(e))
+                step = None if call is None else call.step
+                self._recorder.refused(context.peer(), method.name, actor, run, str(e), step=step)
             is_answer = isinstance(e, UnavailableError) and not isinstance(e, NotNowError)
             failed = refusal_of(e, is_answer=is_answer)
             level = logging.WARNING if failed.code is grpc.StatusCode.INTERNAL else logging.INFO

@@ -29,12 +29,16 @@ class Recorded:
 
 
 class Recorder:
-    """See the module. Belongs to one event loop, but `refused`, which any thread may call."""
+    """See the module. Belongs to one event loop, but `refused`, which any thread may call.
+
+    Attributes:
+        is_deaf: whether there is no journal.
+    """
 
     def __init__(self, journal: Journal) -> None:
         """Start no thread yet."""
         self._journal = journal
-        self._is_deaf = journal is NO_JOURNAL
+        self.is_deaf = journal is NO_JOURNAL
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ckptd-audit")
         self._refusals = PeerBudgets()
 
@@ -50,7 +54,7 @@ class Recorder:
         Raises:
             CkptdError: it cannot be recorded, and must not happen.
         """
-        if entry is None or self._is_deaf:
+        if entry is None or self.is_deaf:
             yield None
             return
         await self._begin(entry)
@@ -87,12 +91,12 @@ class Recorder:
         """Tell how something ended."""
         await self._run(self._journal.ended, entry)
 
-    def refused(self, peer: str, method: str, actor: Actor, run: str, reason: str) -> None:
+    def refused(self, peer: str, method: str, actor: Actor, run: str, reason: str, *, step: int | None = None) -> None:
         """Tell that a call was refused; of one network, and of all, not more often than a caller may fill a disk with.
 
         `peer` is as gRPC names it.
         """
-        if self._is_deaf:
+        if self.is_deaf:
             return
         left_out = self._refusals.take(network_of(peer))
         if left_out is None:
@@ -100,7 +104,7 @@ class Recorder:
         told: dict[str, object] = {"method": method, "reason": reason}
         if left_out:
             told["not_recorded"] = left_out
-        self._start(self._journal.ended, JournalEntry("refusal", "refused", run, actors=(actor,), details=told))
+        self._start(self._journal.ended, JournalEntry("refusal", "refused", run, step, (actor,), details=told))
 
     async def _run(self, call: Callable[[JournalEntry], None], entry: JournalEntry) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, call, entry)

@@ -40,6 +40,7 @@ from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host, SaveService
 from ckptd.service.sockets import may_be_in_use, refusal, why_no_port
 from ckptd.service.stream_processes import StreamOptions, StreamProcesses
+from ckptd.service.subjects import Subjects
 from ckptd.service.tickets import TicketServer
 from ckptd.service.watch import WatchService
 from ckptd.watch.hub import Hub
@@ -146,7 +147,9 @@ class Server:
             WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._allowances, self._ending),
             self._admin,
         )
-        boundary = Boundary(self._door, self._recorder, limit_s=options.limits.control_s)
+        boundary = Boundary(
+            self._door, self._recorder, Subjects(coordinator, self._pools), limit_s=options.limits.control_s
+        )
         self._register(behaviours, boundary)
         self._write = boundary.around(methods.SAVE["Write"], save.write)
 

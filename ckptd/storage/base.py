@@ -100,9 +100,11 @@ class Lock(Protocol):
     """A held lock, for the life of this process at most. Release by `release` or by leaving the context.
 
     `taken_at` is when it was taken, by the clock that `ObjectStat.modified_at` goes by; None where locks are real.
+    `taken_from` are the lines of holders that did not release it, where it is only a note.
     """
 
     taken_at: float | None
+    taken_from: tuple[str, ...]
 
     def release(self) -> None:
         """Release it; harmless when repeated."""

@@ -233,6 +233,7 @@ class _MemoryLock:
         self.holder = holder
         self.shared = shared
         self.taken_at: float | None = None
+        self.taken_from: tuple[str, ...] = ()
         self._store = store
 
     def release(self) -> None:

@@ -185,4 +185,5 @@ def test_a_daemon_takes_its_runs_back_if_that_is_wanted(
         ("runs/a", "lost to another owner"),
         ("runs/a", "taken back from another owner"),
     ]
+    assert all(each["owner"].startswith("direct mode") for each in told if each["event"] == "take-over")
     assert ckptd.latest_checkpoint(f"{s3_root}/runs/a") == f"{s3_root}/runs/a/model.ckpt-3"

@@ -118,20 +118,7 @@ class Edits:
         self._upkeep.refresh(0.0)
         ledger = self._ledger
         self._publishing.settle(None)
-        deleted = [
-            each
-            for each in ledger.records.values()
-            if each.dropped
-            and self._undo.is_undoable(each)
-            and self._is_meant(each, which)
-            and deleting.is_aside(self._ledger.store, each)
-        ]
-        if not deleted:
-            raise NotFoundError(f"nothing that was deleted lately is {describe(which)}", key=self._ledger.run or None)
-        present = self._undo.replaced_by(deleted[0])
-        # Where the step was saved again it is the one before that; from the first of all it is the last once more.
-        before = [each for each in deleted if present is not None and each.sequence < present.sequence]
-        record = max(before or deleted, key=lambda each: each.sequence)
+        record, present = self._deleted(which)
         if present is not None and present.pinned:
             raise ConflictError("it was saved again, and that is pinned: unpin it first", key=present.prefix_key)
         try:
@@ -143,6 +130,27 @@ class Edits:
         except CkptdError:
             ledger.is_stale = True
             raise
+
+    def find_deleted(self, which: CheckpointSelector) -> Checkpoint:
+        """Return what `undelete` would bring back, as far as is known; `NotFoundError` when there is nothing."""
+        return survey.checkpoint_of(self._ledger.store, self._deleted(which)[0])
+
+    def _deleted(self, which: CheckpointSelector) -> tuple[Record, Record | None]:
+        """Return what was deleted lately, and what has its place now."""
+        deleted = [
+            each
+            for each in self._ledger.records.values()
+            if each.dropped
+            and self._undo.is_undoable(each)
+            and self._is_meant(each, which)
+            and deleting.is_aside(self._ledger.store, each)
+        ]
+        if not deleted:
+            raise NotFoundError(f"nothing that was deleted lately is {describe(which)}", key=self._ledger.run or None)
+        present = self._undo.replaced_by(deleted[0])
+        # Where the step was saved again it is the one before that; from the first of all it is the last once more.
+        before = [each for each in deleted if present is not None and each.sequence < present.sequence]
+        return max(before or deleted, key=lambda each: each.sequence), present
 
     def quarantine(self, save_id: str, reason: str, by: str) -> bool:
         """Mark a checkpoint of ours as damaged: it leaves the list, and its files stay. Durable on return.

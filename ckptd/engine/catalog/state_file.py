@@ -62,6 +62,11 @@ class StateFile:
         return self._fenced_by is not None
 
     @property
+    def other_owner(self) -> str:
+        """The owner that has taken the run over, in words; "" while it is ours."""
+        return "" if self._fenced_by is None else self._fenced_by.holder or self._fenced_by.owner
+
+    @property
     def keeps_others_out(self) -> bool:
         """Whether no former owner of the run can publish any more, also not by a request that is on its way.
 
@@ -228,5 +233,5 @@ class StateFile:
             raise ConflictError(
                 "this run was taken over by another owner; this process may not change it until it is restarted",
                 key=self.key,
-                actual=self._fenced_by.holder or self._fenced_by.owner,
+                actual=self.other_owner,
             )

@@ -132,6 +132,11 @@ class Upkeep:
         """Whether another owner has taken the run over; then nothing can be changed by this one any more."""
         return self._ledger.state.is_fenced
 
+    @property
+    def other_owner(self) -> str:
+        """The owner that has taken the run over, in words; "" while it is ours."""
+        return self._ledger.state.other_owner
+
     def refresh(self, max_age_s: float = CONFIRMED_FOR_S) -> None:
         """Read the run again if memory and store may differ; make sure that it is ours, as `confirm` does."""
         self.confirm(max_age_s)

@@ -113,7 +113,7 @@ class Coordinator:
         self._threads.open()
         if self._owns_root:
             self._runs.start()
-        self.root.take(allow_unfenced=self.settings.allow_unfenced)
+        self.root.take(allow_unfenced=self.settings.allow_unfenced, journal=self._journal)
 
     def close(self, grace_s: float = 0.0) -> bool:
         """Begin nothing more, wait at most `grace_s` for what is under way, end the rest, and release the root.

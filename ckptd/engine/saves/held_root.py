@@ -8,6 +8,7 @@ import secrets
 from ckptd.engine.catalog import root
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.root import LOCK_KEY
+from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry, Reserve
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.storage.base import Lock, Store
 from ckptd.storage.lock_holder import LockHolder
@@ -34,8 +35,8 @@ class HeldRoot:
         self.warnings: tuple[str, ...] = ()
         self._lock: Lock | None = None
 
-    def take(self, *, allow_unfenced: bool) -> None:
-        """Take the root; `ConflictError` names the daemon that holds it."""
+    def take(self, *, allow_unfenced: bool, journal: Journal = NO_JOURNAL) -> None:
+        """Take the root; `ConflictError` names the daemon that holds it. `journal` is told of a take-over."""
         store = self._store
         try:
             self._lock = store.lock(
@@ -47,6 +48,11 @@ class HeldRoot:
             if not store.has_locks:
                 raise  # only its owner can make a bucket
             raise NotPermittedError(f"{store.url} can't be made or written to") from error
+        for former in self._lock.taken_from:
+            entry = JournalEntry(
+                "take-over", "taken from another owner", reserve=Reserve.HALF, details={"owner": former}
+            )
+            journal.ended(entry)
         if self._owns_all and self._lock.taken_at is not None:
             self.life = Life(secrets.token_hex(8), self._lock.taken_at)
         try:

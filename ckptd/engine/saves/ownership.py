@@ -36,7 +36,8 @@ class OwnershipWatch:
         if self._run.stored.is_taken_over:
             if not self._is_loss_told:  # whatever found it out: this look, a save or a call
                 self._is_loss_told = True
-                self._run.workers.submit(self._run.journal.taken_over)
+                owner = self._run.stored.catalog.upkeep.other_owner
+                self._run.workers.submit(lambda: self._run.journal.taken_over(owner))
             if self._run.settings.takes_back and not is_busy and now >= self._take_back_at:
                 self._take_back_at = now + _TAKE_BACK_AGAIN_S
                 self._run.workers.submit(self._take_back)
@@ -51,6 +52,7 @@ class OwnershipWatch:
             with stored.lock:
                 with lock:
                     was_in_force = self._members.are_in_force
+                owner = stored.catalog.upkeep.other_owner
                 epoch = stored.take_back(was_in_force=was_in_force)
                 if epoch is None:
                     return
@@ -63,7 +65,7 @@ class OwnershipWatch:
             logger.warning("%s could not be taken back now: %s", self._name, error)
         else:
             self._is_loss_told = False
-            self._run.journal.taken_back()
+            self._run.journal.taken_back(owner)
             logger.warning("%s is ours again: it was taken back from another owner", self._name)
 
     def _confirm(self) -> None:

@@ -10,6 +10,7 @@ from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.journal import DAEMON, DONE, Actor, Journal, JournalEntry, Reserve
 from ckptd.errors import CkptdError
+from ckptd.format import names
 
 _UNTOLD = (Fate.NOTHING, Fate.LEAVE, Fate.DROP)  # nothing was done, or it is told as a removal
 
@@ -67,7 +68,8 @@ class RunJournal:
         """Tell what was done about what a crash left."""
         if outcome.fate not in _UNTOLD:
             told = {"checkpoint": outcome.subject, "fate": outcome.fate.value, "reason": outcome.reason}
-            self._journal.ended(JournalEntry("recovery", DONE, self._run, details=told))
+            step = names.step_of(outcome.subject)
+            self._journal.ended(JournalEntry("recovery", DONE, self._run, step, reserve=Reserve.HALF, details=told))
 
     @contextmanager
     def quarantine(self, record: Record, reason: str, actors: tuple[Actor, ...]) -> Iterator[None]:
@@ -93,13 +95,17 @@ class RunJournal:
             raise
         self._journal.ended(entry.ended())
 
-    def taken_over(self) -> None:
+    def taken_over(self, owner: str) -> None:
         """Tell that another owner has taken the run."""
-        self._journal.ended(JournalEntry("take-over", "lost to another owner", self._run))
+        self._take_over("lost to another owner", owner)
 
-    def taken_back(self) -> None:
+    def taken_back(self, owner: str) -> None:
         """Tell that the run was taken back from another owner."""
-        self._journal.ended(JournalEntry("take-over", "taken back from another owner", self._run))
+        self._take_over("taken back from another owner", owner)
+
+    def _take_over(self, outcome: str, owner: str) -> None:
+        entry = JournalEntry("take-over", outcome, self._run, reserve=Reserve.HALF, details={"owner": owner})
+        self._journal.ended(entry)
 
 
 def _told_of(error: Exception, name: str = "reason") -> dict[str, object]:

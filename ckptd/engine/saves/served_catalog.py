@@ -242,6 +242,19 @@ class ServedCatalog:
             return NamedStep(own, which)
         return which
 
+    def find(self, which: CheckpointSelector, *, deleted: bool = False) -> Checkpoint | None:
+        """Return the checkpoint that is meant, or the one that can be undeleted; None if there is none.
+
+        It waits for a change that is under way.
+        """
+        with self.lock:
+            try:
+                if deleted:
+                    return self.catalog.edits.find_deleted(which)
+                return self.catalog.contents.find(self._named(which))
+            except CkptdError:
+                return None
+
     def pin(self, which: CheckpointSelector, pinned: bool) -> Checkpoint:
         """Keep a checkpoint whatever retention says, or no longer."""
         which = self._named(which)

@@ -326,18 +326,20 @@ class ObjectStore:
         check_key(key)
         directory, _, name = key.rpartition("/")
         lock = _NotedLock(self, f"{self._below(directory)}.{name}.{secrets.token_hex(16)}{LOCK_SUFFIX}")
-        self._check_holders(directory, name, shared, takes_over, lock.note_key)
+        lock.taken_from = self._check_holders(directory, name, shared, takes_over, lock.note_key)
         put = self.bucket.put(lock.note_key, Note(holder=holder, process=this_process(), shared=shared).encode())
         lock.taken_at = put.modified_at
         try:
             # Two that came at once see each other now; then neither gets the lock.
-            self._check_holders(directory, name, shared, takes_over, lock.note_key)
+            lock.taken_from += self._check_holders(directory, name, shared, takes_over, lock.note_key)
         except ConflictError:
             lock.release()
             raise
         return lock
 
-    def _check_holders(self, directory: str, name: str, shared: bool, takes_over: bool, own: str) -> None:
+    def _check_holders(self, directory: str, name: str, shared: bool, takes_over: bool, own: str) -> tuple[str, ...]:
+        """Drop the notes of holders that are dead, or that are taken over from; return their lines."""
+        dropped: tuple[str, ...] = ()
         for note_key, _, note in self._notes(directory, LOCK_SUFFIX, f".{name}."):
             if note_key == own or len(note_key) != len(own):
                 continue
@@ -352,6 +354,8 @@ class ObjectStore:
                 raise error
             _log.info("%s: taking over from %s", join(directory, name), note.holder or "an unknown process")
             self.bucket.delete(note_key)
+            dropped += (note.holder or "an unknown process",)
+        return dropped
 
     def holder_of(self, key: str) -> str | None:
         """Return the line of the process that holds a lock, or may, None when there is none; nothing is changed."""
@@ -377,6 +381,7 @@ class _NotedLock:
     def __init__(self, store: ObjectStore, note_key: str) -> None:
         self.note_key = note_key
         self.taken_at: float | None = None
+        self.taken_from: tuple[str, ...] = ()
         self._store = store
         self._lock = threading.Lock()
         self._is_held = True

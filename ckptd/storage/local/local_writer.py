@@ -172,6 +172,7 @@ class LocalLock:
     def __init__(self, disk: Disk, file: int) -> None:
         """Take over the descriptor."""
         self.taken_at: float | None = None
+        self.taken_from: tuple[str, ...] = ()
         self._disk = disk
         self._file: int | None = file
         _OWNERS.add(self)

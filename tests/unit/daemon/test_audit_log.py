@@ -86,6 +86,7 @@ def test_what_is_answered_is_recorded_with_who_did_it(serve, path, tmp_path):
         admin(daemon, token="ckptd_wrong").Delete(admin_pb2.DeleteRequest(run="runs/a", step=3), timeout=WAIT_S)
     eventually(lambda: told(path, "refusal"), path.read_text)
     tokens.create(file, "audio")
+    daemon.process.send_signal(signal.SIGHUP)
     eventually(lambda: told(path, "identities", "done"), path.read_text)
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.wait() == 0
@@ -110,7 +111,7 @@ def test_what_is_answered_is_recorded_with_who_did_it(serve, path, tmp_path):
         assert each["time"].endswith("Z")
         assert by_the_daemon or each["peer"] in ("unix", "ipv4:127.0.0.1"), each
     assert told(path, "identities", "done")[0]["tokens"] == ["audio", "vision"]
-    [stopped] = told(path, "stop")
+    [stopped] = told(path, "stop", "done")
     assert stopped["number"] == len(records_of(path))
     assert "delete of step 2 of runs/a by token:vision" in daemon.log.read_text()
 
@@ -272,10 +273,11 @@ def test_a_refused_call_says_so_to_the_client(serve, path, tmp_path):
     policy.write_text('[[grant]]\nto = "token:vision"\nruns = "a/**"\nrole = "read"\n')
     daemon = serve("--audit-log", str(path), "--tokens", file, "--policy", str(policy)).ready()
     with pytest.raises(grpc.RpcError) as caught:
-        admin(daemon, token=shown).Delete(admin_pb2.DeleteRequest(run="b/x", step=1), timeout=WAIT_S)
+        admin(daemon, token=shown).Delete(admin_pb2.DeleteRequest(run="b/x", name="model.ckpt-7"), timeout=WAIT_S)
     assert isinstance(status.from_wire(caught.value), NotPermittedError)
     eventually(lambda: told(path, "refusal"), path.read_text)
     [refused] = told(path, "refusal")
-    assert (refused["identity"], refused["run"], refused["method"]) == ("token:vision", "b/x", "Delete")
+    assert (refused["identity"], refused["run"], refused["step"]) == ("token:vision", "b/x", 7)
+    assert refused["method"] == "Delete"
     assert not told(path, "delete")
     assert "Delete by token:vision from ipv4:" in daemon.log.read_text()

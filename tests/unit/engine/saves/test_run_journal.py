@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+import uuid
 
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from ckptd.engine.catalog.recovery import Fate, RecoveryOutcome
+from ckptd.engine.catalog.root import LOCK_KEY
 from ckptd.engine.identity import RunOptions
 from ckptd.engine.journal import BEGUN, DAEMON, DONE
 from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.saves.held_root import HeldRoot
+from ckptd.engine.saves.run_journal import RunJournal
 from ckptd.engine.settings import Settings
 from ckptd.errors import StorageFullError, UnavailableError
+from ckptd.storage.bucket.fsspec_bucket import FsspecBucket
+from ckptd.storage.bucket.object_store import ObjectStore
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.job import Rank, save_all
 
@@ -110,3 +119,28 @@ def test_a_removal_that_fails_half_way_is_told_so(rank, journal, coordinator, mo
     begun, failed = [each for each in journal.entries if each.event == "remove"]
     assert begun.act == failed.act
     assert failed.details["error"] == "UnavailableError"
+
+
+def test_what_recovery_and_other_owners_do_is_told_with_its_step_and_the_owner(journal):
+    told = RunJournal(journal, RUN)
+    told.recovered(RecoveryOutcome(f"/root/{RUN}/model.ckpt-00000007", Fate.SWEEP, "it was never committed"))
+    told.recovered(RecoveryOutcome(f"/root/{RUN}/model.ckpt-8", Fate.NOTHING, "it is published"))
+    told.taken_over("ckptd serve on b")
+    told.taken_back("ckptd serve on b")
+    recovered, lost, back = journal.entries
+    assert (recovered.step, recovered.details["fate"]) == (7, "swept")
+    assert [each.details["owner"] for each in (lost, back)] == ["ckptd serve on b"] * 2
+
+
+def test_a_root_that_is_taken_from_an_owner_that_did_not_release_it_is_told_so(journal, monkeypatch):
+    files = MemoryFileSystem(skip_instance_cache=True)
+    store = ObjectStore(FsspecBucket(files, "fsspec-memory", f"/{uuid.uuid4().hex}"), "root")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("socket.gethostname", lambda: "elsewhere")
+        store.lock(LOCK_KEY, holder="ckptd serve on b")
+    root = HeldRoot(store, owns_all=True, takes_over=True, holder="ckptd serve on a")
+    root.take(allow_unfenced=True, journal=journal)
+    root.release()
+    [taken] = journal.entries
+    assert (taken.event, taken.outcome) == ("take-over", "taken from another owner")
+    assert taken.details == {"owner": "ckptd serve on b"}
