@@ -27,8 +27,10 @@ _HEAD = """\
 
 Every command explains itself with `--help`. A *PREFIX* is what a checkpoint's files share,
 `runs/mnist/model.ckpt-1200`; it may be typed as the shell completes it, `.index` and all. A *DIR* is a directory with
-checkpoints in it. Both may be paths or URLs of a store. Answers go to stdout, diagnostics to stderr; `--json` prints
-one document for programs. The [exit codes](operations.md#exit-codes) are the same for every command.
+checkpoints in it. Both may be paths or URLs of a store, or name a run of a daemon: `--address ADDR` reads through that
+daemon, so no access to its files is needed, and with `CKPTD_ADDRESS` so does a relative path that is not here. Answers
+go to stdout, diagnostics to stderr; `--json` prints one document for programs. The
+[exit codes](operations.md#exit-codes) are the same for every command.
 """
 
 

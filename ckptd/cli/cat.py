@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -27,8 +27,16 @@ if TYPE_CHECKING:
     help="Only a part of the one NAME: start,length per dimension and - for a whole one, as in 0,10:-",
 )
 @click.option("--full", is_flag=True, help="Print every value of large tensors too.")
+@served.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with every value.")
-def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: bool, as_json: bool) -> None:
+def command(
+    prefix: str,
+    names: tuple[str, ...],
+    slice_spec: str | None,
+    full: bool,
+    as_json: bool,
+    daemon: served.ByDaemon,
+) -> None:
     """Print the values of the tensors NAME (all of them if none is named) of the checkpoint at PREFIX, or
     of a safetensors or npz file.
 
@@ -40,7 +48,7 @@ def command(prefix: str, names: tuple[str, ...], slice_spec: str | None, full: b
 
     if slice_spec is not None and len(names) != 1:
         raise InvalidRequestError("--slice needs exactly one NAME to cut")
-    named = places.look(prefix)
+    named = served.look(prefix, daemon)
     if sources.is_file(named):
         container: _Container = _File(sources.file(named))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 
 
@@ -17,9 +17,17 @@ from ckptd.cli import progress as progress_bars
     "--force", is_flag=True, help="Replace an existing checkpoint; one of the two is complete at every moment."
 )
 @progress_bars.option
+@served.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    prefix: str, dest: str, num_shards: int | None, publish: bool, force: bool, progress: str, as_json: bool
+    prefix: str,
+    dest: str,
+    num_shards: int | None,
+    publish: bool,
+    force: bool,
+    progress: str,
+    as_json: bool,
+    daemon: served.ByDaemon,
 ) -> None:
     """Copy the checkpoint at PREFIX to the prefix DEST, or into the directory DEST under its own name.
 
@@ -34,7 +42,7 @@ def command(
     from ckptd.cli import places, sources
     from ckptd.engine.offline.copying import copy_checkpoint
 
-    source, source_key = places.checkpoint(places.look(prefix))
+    source, source_key = places.checkpoint(served.look(prefix, daemon))
     store, key = sources.destination(dest, source_key)
     with sources.unowned(store, publish), progress_bars.shown(f"copying {source_key}", progress) as progressed:
         copied = copy_checkpoint(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 from ckptd.errors import ConflictError
 
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 @click.option("--no-values", is_flag=True, help="Compare names, dtypes and shapes only: no data is read.")
 @click.option("--exit-code", is_flag=True, help="Exit with 4 if there is a difference.")
 @progress_bars.option
+@served.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(a: str, b: str, no_values: bool, exit_code: bool, progress: str, as_json: bool) -> int:
+def command(
+    a: str, b: str, no_values: bool, exit_code: bool, progress: str, as_json: bool, daemon: served.ByDaemon
+) -> int:
     """Compare A with B: tensors added, removed and changed, and by how much.
 
     A and B are prefixes of checkpoints, directories (their latest), safetensors or npz files. Values are compared as
@@ -38,7 +41,7 @@ def command(a: str, b: str, no_values: bool, exit_code: bool, progress: str, as_
     from ckptd.cli import sources
     from ckptd.interchange.comparing import compare
 
-    one, other = sources.source(a), sources.source(b)
+    one, other = sources.source(a, daemon), sources.source(b, daemon)
     with progress_bars.shown("comparing", progress) as progressed:
         found = compare(one, other, values=not no_values, progress=progressed)
     if as_json:

@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "ls": (
         (f"ckptd ls {_RUN}", "one line per checkpoint"),
+        ("ckptd ls runs/mnist --address unix://", "of a daemon's run, without access to its files"),
         (f"ckptd ls {_RUN} --json | jq -r '.checkpoints[].step'", "their steps, for a script"),
     ),
     "show": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 from ckptd.errors import InvalidRequestError
 
@@ -24,6 +24,7 @@ from ckptd.errors import InvalidRequestError
 @click.option("--metadata", multiple=True, metavar="KEY=TEXT", help="A text for the head of a safetensors file.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @progress_bars.option
+@served.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     prefix: str,
@@ -35,6 +36,7 @@ def command(
     force: bool,
     progress: str,
     as_json: bool,
+    daemon: served.ByDaemon,
 ) -> None:
     """Write the tensors of the checkpoint at PREFIX to one file, whose name says in which format.
 
@@ -59,7 +61,7 @@ def command(
     store, key = split_prefix(file)
     kind = file_format(key)
     texts = dict(_pair(text) for text in metadata)
-    objects, bundle = places.bundle(places.look(prefix))
+    objects, bundle = places.bundle(served.look(prefix, daemon))
     inside = BundleSource(objects, bundle)
 
     def is_ours(name: str) -> bool:

@@ -12,14 +12,15 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
 
-from ckptd.cli import daemons, places
-from ckptd.cli.places import Named
+from ckptd.cli import daemons, places, served
+from ckptd.cli.places import Named, Served
+from ckptd.cli.served import ByDaemon
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.offline import ownership
 from ckptd.engine.offline.repair import Repaired
@@ -38,13 +39,20 @@ _REPAIR_S = 60.0  # every checkpoint is read
 class Reach:
     """How a daemon may be reached: its address, None to find it by its lock, and the credentials for it.
 
-    With `takes_over` the run is taken even if its owner may be alive, as on another host of a bucket.
+    With `takes_over` the run is taken even if its owner may be alive, as on another host of a bucket. `stack` closes
+    connections when the command ends.
     """
 
     address: str | None = None
     identity: daemons.Identity = daemons.ANONYMOUS
     timeout_s: float = 10.0
     takes_over: bool = False
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def daemon(self) -> ByDaemon:
+        """The daemon that serves what is not here."""
+        return ByDaemon(self.stack, self.address, self.identity, self.timeout_s, prefers_here=True)
 
 
 class Keeper(Protocol):
@@ -74,8 +82,8 @@ def reach_options(command: Callable[..., T]) -> Callable[..., T]:
         takes_over: bool,
         **others: Any,
     ) -> T:
-        how = Reach(address, identity, timeout_s, takes_over)
-        return command(*arguments, how=how, **others)
+        with ExitStack() as stack:
+            return command(*arguments, how=Reach(address, identity, timeout_s, takes_over, stack), **others)
 
     decorated: Callable[..., T] = with_how
     for option in (
@@ -108,7 +116,7 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
         UnavailableError: when the daemon does not answer.
     """
     with ExitStack() as stack:
-        address = how.address
+        address = store.address if isinstance(store, Served) else how.address
         if address is None:
             holder = LockHolder.here("a ckptd command").line
             try:
@@ -144,10 +152,10 @@ def repaired_by_daemon(store: Store, address: str, how: Reach, latest_filename: 
 def look(text: str, how: Reach) -> Named:
     """Open what a person named; see `places.look`.
 
-    With an address given, or one in the environment, a relative path that does not exist here counts from the daemon's
-    root.
+    With an address given, or one in the environment, a relative path that does not exist here names a run of the
+    daemon, or a checkpoint in it: no access to its files is needed.
     """
-    return places.look(_below_root(text, how))
+    return served.look(text, how.daemon)
 
 
 def absent(text: str, how: Reach) -> tuple[Store, str]:
@@ -156,7 +164,11 @@ def absent(text: str, how: Reach) -> tuple[Store, str]:
     Raises:
         NotFoundError: when there is no such directory.
     """
-    store, key = split_prefix(_below_root(text, how))
+    run, _, name = text.rpartition("/")
+    address = how.daemon.for_path(text) if run else None
+    if address is not None:
+        return how.daemon.connect(address)(run), name.removesuffix(INDEX_SUFFIX)
+    store, key = split_prefix(text)
     places.check_directory(store)
     return store, key.removesuffix(INDEX_SUFFIX)
 
@@ -317,6 +329,8 @@ def _status(stub: _Stub, how: Reach) -> Any:
 
 def _run_below(store: Store, root: str, address: str) -> str:
     """Return the name of the run that a directory is below a daemon's root."""
+    if isinstance(store, Served):
+        return store.run
     top = open_store(root)
     path, path_of_root = local_path(store), local_path(top)
     if path is not None and path_of_root is not None:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.errors import CorruptionError
 from ckptd.format import names
 
 if TYPE_CHECKING:
+    from ckptd.client.daemon.served_run import ServedRun
     from ckptd.engine.catalog.survey import Found
 
 
 @click.command()
 @click.argument("directory", metavar="DIR")
+@served.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(directory: str, as_json: bool) -> int:
-    """List the checkpoints in DIR by step, whichever program wrote them.
+def command(directory: str, as_json: bool, daemon: served.ByDaemon) -> int:
+    """List the checkpoints in DIR by step, whichever program wrote them; of a daemon's run, those that it lists.
 
     The one that the state file names is marked as the latest: `ckptd latest` prints it. When damage keeps a daemon from
     opening the run, that is said, nothing is marked as listed, and the exit code is 8.
@@ -30,6 +32,8 @@ def command(directory: str, as_json: bool) -> int:
     from ckptd.engine.catalog.survey import survey
     from ckptd.engine.offline import diagnosis
 
+    if (run := served.directory(directory, daemon)) is not None:
+        return _list_served(run, directory, as_json)
     store = places.directory(directory)
     quarantined = diagnosis.why_quarantined(store, "")
     problems = diagnosis.damaged_records(store, "")
@@ -59,9 +63,14 @@ def command(directory: str, as_json: bool) -> int:
     if not found:
         output.note(f"there is no checkpoint in {directory}{places.below(store)}")
         return code
+    _print(store.url, found)
+    return code
+
+
+def _print(url: str, found: Sequence[Found]) -> None:
     now = time.time()
     output.table(
-        store.url,
+        url,
         ("name", "step", "size", "shards", "saved", ""),
         [
             (
@@ -75,7 +84,24 @@ def command(directory: str, as_json: bool) -> int:
             for each in found
         ],
     )
-    return code
+
+
+def _list_served(run: ServedRun, name: str, as_json: bool) -> int:
+    """List what a daemon lists: complete checkpoints."""
+    from ckptd.engine.catalog.survey import Found
+
+    latest, found = run.latest(), run.checkpoints()
+    if as_json:
+        told = [{**asdict(each), "listed": True, "problem": None, "quarantined": False} for each in found]
+        named = None if latest is None else latest.prefix
+        output.emit_json(
+            {"directory": run.url, "latest": named, "quarantined": None, "problems": [], "checkpoints": told}
+        )
+    elif not found:
+        output.note(f"there is no checkpoint in run {name} of the daemon at {run.address}")
+    else:
+        _print(run.url, [Found(each, True, each == latest) for each in found])
+    return 0
 
 
 def _marks(found: Found) -> Iterator[str]:

@@ -11,9 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from ckptd.cli import output
 from ckptd.engine.catalog import lookalikes, survey
+from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.format.names import INDEX_SUFFIX, index_key, parse_shard_key, step_of
@@ -45,6 +47,17 @@ class Named:
     def is_directory(self) -> bool:
         """Whether the path names a directory rather than a prefix."""
         return self.key is None
+
+
+@runtime_checkable
+class Served(Protocol):
+    """What `ServedRun` has, for those that do not wait for gRPC to find out that a store is none."""
+
+    run: str
+    address: str
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest complete checkpoint."""
 
 
 def look(text: str) -> Named:
@@ -109,7 +122,7 @@ def checkpoint(named: Named) -> tuple[Store, str]:
     if key is None:
         if not named.is_there:
             raise _no_directory(text, store)
-        latest = survey.latest_checkpoint(store, "")
+        latest = store.latest() if isinstance(store, Served) else survey.latest_checkpoint(store, "")
         if latest is None:
             raise NotFoundError(f"there is no checkpoint in {text!r}{below(store)}")
         key = latest.prefix.rpartition("/")[2]

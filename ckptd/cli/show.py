@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 from ckptd.errors import InvalidRequestError, NotFoundError
 
@@ -62,9 +62,17 @@ class PieceRow:
 @click.option("--plot", is_flag=True, help="Draw the distribution of the values, a histogram per tensor.")
 @click.option("--layout", is_flag=True, help="Say where each piece lies: shard, first byte, bytes, checksum.")
 @progress_bars.option
+@served.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    prefix: str, names: tuple[str, ...], stats: bool, plot: bool, layout: bool, progress: str, as_json: bool
+    prefix: str,
+    names: tuple[str, ...],
+    stats: bool,
+    plot: bool,
+    layout: bool,
+    progress: str,
+    as_json: bool,
+    daemon: served.ByDaemon,
 ) -> None:
     """Describe the checkpoint at PREFIX: its tensors, or those of NAME, and its shards.
 
@@ -73,7 +81,7 @@ def command(
     """
     from ckptd.cli import places, sources, values
 
-    named = places.look(prefix)
+    named = served.look(prefix, daemon)
     if sources.is_file(named):
         if layout:
             raise InvalidRequestError("--layout shows the shards of a checkpoint; this is a file", key=prefix)

@@ -8,8 +8,9 @@ from itertools import chain
 
 import numpy as np
 
-from ckptd.cli import memory, places
+from ckptd.cli import memory, places, served
 from ckptd.cli.places import Named
+from ckptd.cli.served import ByDaemon
 from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.offline import ownership
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -35,9 +36,9 @@ def is_file(named: Named) -> bool:
     return key is not None and key.endswith(tuple(_FILES)) and not has_object(named.store, index_key(key))
 
 
-def source(text: str) -> TensorSource:
+def source(text: str, daemon: ByDaemon) -> TensorSource:
     """Open a checkpoint or a file; `NotFoundError` says what may have been meant."""
-    named = places.look(text)
+    named = served.look(text, daemon)
     if is_file(named):
         return file(named)
     return BundleSource(*places.bundle(named))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 from ckptd.errors import CorruptionError, NotFoundError
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @click.argument("place", metavar="PREFIX|DIR")
 @click.option("--subset", metavar="N/T", help="Read only the N-th of T parts of each, about as large as the others.")
 @progress_bars.option
+@served.option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(place: str, subset: str | None, progress: str, as_json: bool) -> int:
+def command(place: str, subset: str | None, progress: str, as_json: bool, daemon: served.ByDaemon) -> int:
     """Read every byte of the checkpoint at PREFIX, or of all checkpoints in DIR, and check it.
 
     The time of the verification is noted, if ckptd wrote the checkpoint and the run is not in use; `ckptd ls` shows it.
@@ -36,7 +37,7 @@ def command(place: str, subset: str | None, progress: str, as_json: bool) -> int
     from ckptd.format.names import index_key
 
     part = Subset() if subset is None else Subset.parse(subset)
-    named = places.look(place)
+    named = served.look(place, daemon)
     if named.is_directory and named.is_there:
         store = named.store
         keys = places.keys(store)
