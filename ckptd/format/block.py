@@ -8,26 +8,24 @@ Layout::
 `shared` bytes of the key come from the key before; at a restart point, there are none. An empty block still has one
 restart, at 0. Source: leveldb ``table/block_builder.cc``.
 
-Encoding works on columns of many entries at once, because an index may have a million of them.
+`block_columns` encodes many entries at once, because an index may have a million of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ckptd.errors import CorruptionError
-from ckptd.format.coding import MAX_VARINT32_BYTES, decode_fixed32, decode_varint32, encode_fixed32, encode_varint
+from ckptd.format.coding import decode_fixed32, decode_varint32, encode_fixed32, encode_varint
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 RESTART_INTERVAL = 16
 EMPTY_BLOCK = encode_fixed32(0) + encode_fixed32(1)
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def encode_block(entries: Sequence[tuple[bytes, bytes]], restart_interval: int) -> bytes:
@@ -180,118 +178,3 @@ def check(block: bytes, previous: bytes | None, budget: int) -> tuple[bytes, byt
     if pending != count:
         raise CorruptionError(f"restart point {restarts[pending]} is not at an entry", offset=end + 4 * pending)
     return first, key, number, total
-
-
-class Columns:
-    """Many sorted entries, laid out so that blocks can be cut and encoded without a step per entry.
-
-    Raises:
-        ValueError: if the keys do not ascend.
-    """
-
-    def __init__(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        count = len(keys)
-        self.keys = keys
-        self.values = values
-        self.key_sizes: IntArray = np.fromiter(map(len, keys), np.int64, count)
-        self.value_sizes: IntArray = np.fromiter(map(len, values), np.int64, count)
-        self.shared = _shared_lengths(keys, self.key_sizes)
-        self.heads_alone = _varint_sizes(self.key_sizes) + _varint_sizes(self.value_sizes) + 1
-        self.alone = self.heads_alone + self.key_sizes + self.value_sizes
-        fresh = self.key_sizes - self.shared
-        self.after = (
-            _varint_sizes(self.shared)
-            + _varint_sizes(fresh)
-            + _varint_sizes(self.value_sizes)
-            + fresh
-            + self.value_sizes
-        )
-
-    def block_end(self, start: int, block_size: int) -> int:
-        """Return the entry after the one that takes a block that starts at `start` to `block_size` bytes or more."""
-        count = len(self.keys)
-        step = 1024
-        stop = start
-        size = 4
-        while stop < count:
-            begin, stop = stop, min(count, stop + step)
-            # Steps are multiples of the interval, so `begin` is a restart point.
-            sizes = self.after[begin:stop].copy()
-            sizes[::RESTART_INTERVAL] = self.alone[begin:stop:RESTART_INTERVAL] + 4
-            sums = np.cumsum(sizes)
-            sums += size
-            if sums[-1] >= block_size:
-                return begin + int(np.searchsorted(sums, block_size)) + 1
-            size = int(sums[-1])
-            step *= 4
-        return count
-
-    def encode(self, start: int, stop: int) -> tuple[bytes, IntArray]:
-        """Encode entries `start` to `stop` as one block; return it, and where in it each value ends."""
-        shared = self.shared[start:stop].copy()
-        shared[::RESTART_INTERVAL] = 0
-        fresh = self.key_sizes[start:stop] - shared
-        value_sizes = self.value_sizes[start:stop]
-        heads = _heads(shared, fresh, value_sizes)
-        keys = self.keys[start:stop]
-        tails = [key[skip:] if skip else key for key, skip in zip(keys, shared.tolist(), strict=True)]
-        pieces: list[bytes] = [b""] * (3 * (stop - start))
-        pieces[0::3] = heads
-        pieces[1::3] = tails
-        pieces[2::3] = self.values[start:stop]
-        sizes = np.fromiter(map(len, heads), np.int64, stop - start) + fresh + value_sizes
-        ends = np.cumsum(sizes)
-        offsets = np.concatenate(([0], ends[:-1]))[::RESTART_INTERVAL]
-        return b"".join(pieces) + encode_restarts(offsets.tolist()), ends
-
-
-def _heads(shared: IntArray, fresh: IntArray, value_sizes: IntArray) -> list[bytes]:
-    if int(max(shared.max(), fresh.max(), value_sizes.max())) < 0x80:
-        flat = np.stack((shared, fresh, value_sizes), axis=1).astype(np.uint8).tobytes()
-        return [flat[at : at + 3] for at in range(0, len(flat), 3)]
-    return [
-        encode_varint(a) + encode_varint(b) + encode_varint(c)
-        for a, b, c in zip(shared.tolist(), fresh.tolist(), value_sizes.tolist(), strict=True)
-    ]
-
-
-def _varint_sizes(values: IntArray) -> IntArray:
-    sizes = np.ones(len(values), np.int64)
-    for group in range(1, MAX_VARINT32_BYTES):
-        longer = values >= 1 << 7 * group
-        if not longer.any():
-            break
-        sizes += longer
-    return sizes
-
-
-def _shared_lengths(keys: Sequence[bytes], sizes: IntArray) -> IntArray:
-    """Return for every key how many bytes it shares with the one before, eight bytes of all keys at a time."""
-    count = len(keys)
-    shared = np.zeros(count, np.int64)
-    if count < 2:
-        return shared
-    # Eight more bytes let the last key be read in words, too.
-    flat = np.frombuffer(b"".join(keys) + bytes(8), np.uint8)
-    words = np.ndarray((len(flat) - 7,), "<u8", flat, strides=(1,))
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-    common = np.minimum(sizes[:-1], sizes[1:])
-    live = np.arange(count - 1)  # pairs that agree so far
-    at = 0
-    while len(live):
-        begin = starts[live]
-        differ = words[begin + at] ^ words[starts[live + 1] + at]
-        # The lowest set bit tells the first byte that differs; past a key's end the answer is cut off below.
-        equal = differ == 0
-        lowest = differ & (~differ + np.uint64(1))
-        agree = np.where(equal, 8, np.log2(np.where(equal, 1, lowest).astype(np.float64)).astype(np.int64) >> 3)
-        shared[live + 1] = np.minimum(at + agree, common[live])
-        at += 8
-        live = live[equal & (common[live] > at)]
-    after = shared[1:]
-    ends_early = after == sizes[:-1]
-    differs = flat[starts[1:] + np.minimum(after, sizes[1:])] > flat[starts[:-1] + np.minimum(after, sizes[:-1])]
-    ascending = np.where(ends_early, sizes[1:] > after, (after < sizes[1:]) & differs)
-    if not ascending.all():
-        raise ValueError(int(np.flatnonzero(~ascending)[0]) + 1)
-    return shared

@@ -1,142 +1,29 @@
-"""Entries and keys of many slices of one tensor at once, straight from arrays.
+"""Entries and keys of many slices at once, straight from arrays.
 
-A plan of a million slices needs array operations: nothing here runs a step of Python per field. Each function builds a
-matrix with one row per slice, wide enough for the longest form of each field, beside a mask of the bytes that are
-used; the masked bytes, row after row, are the encoding. The results equal `Entry.encode` and `TensorSlice.key`.
+A plan of a million slices needs array operations: nothing here runs a step of Python per slice, but one for some
+thousands, so that memory stays small. The results equal `Entry.encode` and `TensorSlice.key`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ckptd.errors import InvalidRequestError
 from ckptd.format import slices
-from ckptd.format.coding import encode_varint, varint_size
+from ckptd.format.byte_rows import ByteRows, snums
+from ckptd.format.coding import encode_varint
 from ckptd.format.crc32c import mask
-from ckptd.format.ordered_code import encode_snum, snum_size
+from ckptd.format.ragged import IntArray, Ragged
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
-_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-_Mask = np.ndarray[Any, np.dtype[np.bool_]]
+_AT_ONCE = 1 << 15  # rows: their matrices stay in the processor's caches
 
 # Protobuf tags: field number times eight, plus the wire type.
 _DTYPE, _SHAPE, _SHARD_ID, _OFFSET, _SIZE, _CRC32C, _SLICES = 0x08, 0x12, 0x18, 0x20, 0x28, 0x35, 0x3A
 _DIM, _DIM_SIZE = 0x12, 0x08
 _EXTENT, _START, _LENGTH = 0x0A, 0x08, 0x10
-
-
-class _Rows:
-    """Rows of bytes that grow to the right, one field at a time."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._width = 0
-        # Bytes [n or 1, width] and which of them are there; None means all.
-        self._parts: list[tuple[_Bytes, _Mask | None]] = []
-
-    def constant(self, data: bytes) -> None:
-        """Append the same bytes to every row."""
-        self.matrix(np.frombuffer(data, np.uint8)[None, :], None)
-
-    def matrix(self, data: _Bytes, present: _Mask | None) -> None:
-        """Append to each row those bytes of the matrix's row that are present."""
-        self._parts.append((data, present))
-        self._width += data.shape[1]
-
-    def field(self, tag: int, values: IntArray, present: _Mask | None = None) -> None:
-        """Append a varint field, left out of rows where it is not present; by default, where it is 0."""
-        if present is None:
-            present = values != 0
-        if not present.any():
-            return
-        coded, mask = _varints(values)
-        if present.all():
-            self.constant(bytes((tag,)))
-            self.matrix(coded, mask)
-        else:
-            here = present[:, None]
-            self.matrix(np.full((1, 1), tag, np.uint8), here)
-            self.matrix(coded, here.repeat(coded.shape[1], axis=1) if mask is None else mask & here)
-
-    def message(self, tag: int, rows: _Rows) -> None:
-        """Append a field that holds the other rows' bytes."""
-        data, mask = rows.joined()
-        sizes = np.full(self._count, data.shape[1]) if mask is None else mask.sum(axis=1)
-        self.constant(bytes((tag,)))
-        self.matrix(*_varints(sizes))
-        self.matrix(data, mask)
-
-    def joined(self) -> tuple[_Bytes, _Mask | None]:
-        """Return all columns side by side."""
-        data = np.empty((self._count, self._width), np.uint8)
-        mask = None if all(present is None for _, present in self._parts) else np.ones(data.shape, bool)
-        at = 0
-        for part, present in self._parts:
-            stop = at + part.shape[1]
-            data[:, at:stop] = part
-            if mask is not None and present is not None:
-                mask[:, at:stop] = present
-            at = stop
-        return data, mask
-
-    def flat(self) -> bytes:
-        """Return the bytes that are there, row after row."""
-        data, mask = self.joined()
-        return (data if mask is None else data[mask]).tobytes()
-
-    def split(self, prefix: bytes = b"") -> list[bytes]:
-        """Return each row's bytes after a common prefix."""
-        if prefix:
-            self._parts.insert(0, (np.frombuffer(prefix, np.uint8)[None, :], None))
-            self._width += len(prefix)
-        data, mask = self.joined()
-        if mask is None:
-            width = data.shape[1]
-            flat = data.tobytes()
-            return [flat[start : start + width] for start in range(0, width * self._count, width)]
-        flat = data[mask].tobytes()
-        stops = np.cumsum(mask.sum(axis=1)).tolist()
-        return [flat[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
-
-
-def _varints(values: IntArray) -> tuple[_Bytes, _Mask | None]:
-    """Return non-negative values as varints, one per row."""
-    if not len(values):
-        return np.zeros((0, 1), np.uint8), None
-    low, top = int(values.min()), int(values.max())
-    if low == top:
-        return np.frombuffer(encode_varint(top), np.uint8)[None, :], None
-    width = varint_size(top)
-    if width == 1:
-        return values.astype(np.uint8)[:, None], None
-    shifted = values[:, None] >> (7 * np.arange(width))
-    coded = (shifted & 0x7F).astype(np.uint8)
-    present = shifted > 0
-    present[:, 0] = True
-    coded[:, :-1] |= present[:, 1:].view(np.uint8) << 7
-    return coded, present
-
-
-def _snums(values: IntArray) -> tuple[_Bytes, _Mask | None]:
-    """Return values as signed ordered numbers, one per row, at the right end of it; all are -1 or above."""
-    if not len(values):
-        return np.zeros((0, 1), np.uint8), None
-    low, top = int(values.min()), int(values.max())
-    if low == top:
-        return np.frombuffer(encode_snum(top), np.uint8)[None, :], None
-    sizes = np.ones(len(values), np.int64)
-    width = snum_size(max(top, 0))
-    for group in range(1, width):
-        sizes += values >= 1 << (7 * group - 1)
-    present = np.arange(width) >= width - sizes[:, None]
-    if width < 8:  # the run of ones and the value fit a signed word together
-        run = ((1 << sizes) - 1) << (7 * sizes)
-        words = (values & ((1 << (8 * sizes)) - 1)) ^ run
-        return words.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - width :], present
-    rows = [encode_snum(value).rjust(width, b"\0") for value in values.tolist()]
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, width), present
 
 
 def slice_keys(name: str, starts: IntArray, lengths: IntArray) -> list[bytes]:
@@ -147,18 +34,28 @@ def slice_keys(name: str, starts: IntArray, lengths: IntArray) -> list[bytes]:
     Raises:
         InvalidRequestError: for a start below 0 or a length below -1.
     """
+    prefix = slices.key_prefix(name, starts.shape[1]) if np.ndim(starts) == 2 else b""
+    return [prefix + suffix for suffix in key_suffixes(starts, lengths).split()]
+
+
+def key_suffixes(starts: IntArray, lengths: IntArray) -> Ragged:
+    """Return what follows the tensor's own part in keys of slices, which may be of several tensors; as `slice_keys`."""
     starts, lengths = _extents(starts, lengths)
-    count, rank = starts.shape
-    rows = _Rows(count)
-    for axis in range(rank):
-        rows.matrix(*_snums(starts[:, axis]))
-        rows.matrix(*_snums(lengths[:, axis]))
-    return rows.split(slices.key_prefix(name, rank))
+
+    def encode(rows: slice) -> Ragged:
+        some, long = starts[rows], lengths[rows]
+        encoded = ByteRows(len(some))
+        for axis in range(some.shape[1]):
+            encoded.matrix(*snums(some[:, axis]))
+            encoded.matrix(*snums(long[:, axis]))
+        return encoded.ragged()
+
+    return Ragged.joined(map(encode, _some_at_once(len(starts))))
 
 
 def entry_values(
     dtype: int, shapes: IntArray, shard_ids: IntArray, offsets: IntArray, sizes: IntArray, crcs: IntArray
-) -> list[bytes]:
+) -> Ragged:
     """Return the entries of slices, in the order of the rows, as `Entry.encode` would.
 
     `shapes` is [n, rank], the others [n]; `offsets` and `sizes` are in bytes, `crcs` plain checksums.
@@ -169,23 +66,26 @@ def entry_values(
     columns = [np.asarray(column, np.int64) for column in (shapes, shard_ids, offsets, sizes)]
     if any(column.size and int(column.min()) < 0 for column in columns):
         raise InvalidRequestError("an entry's shape, shard, offset and size cannot be negative")
-    shapes, shard_ids, offsets, sizes = columns
-    count = len(shapes)
-    rows = _Rows(count)
-    rows.constant(bytes((_DTYPE,)) + encode_varint(dtype))
-    _shape(rows, shapes)
-    rows.field(_SHARD_ID, shard_ids)
-    rows.field(_OFFSET, offsets)
-    rows.field(_SIZE, sizes)
     masked = mask_column(crcs)
-    # Like every number, a masked checksum of 0 is left out.
-    present = (masked != 0)[:, None]
-    everywhere = bool(present.all())
-    rows.matrix(np.full((1, 1), _CRC32C, np.uint8), None if everywhere else present)
-    rows.matrix(
-        masked.astype("<u4").view(np.uint8).reshape(count, 4), None if everywhere else present.repeat(4, axis=1)
-    )
-    return rows.split()
+
+    def encode(rows: slice) -> Ragged:
+        shapes, shard_ids, offsets, sizes = (column[rows] for column in columns)
+        encoded = ByteRows(len(shapes))
+        encoded.constant(bytes((_DTYPE,)) + encode_varint(dtype))
+        _shape(encoded, shapes)
+        encoded.field(_SHARD_ID, shard_ids)
+        encoded.field(_OFFSET, offsets)
+        encoded.field(_SIZE, sizes)
+        # Like every number, a masked checksum of 0 is left out.
+        present = (masked[rows] != 0)[:, None]
+        everywhere = bool(present.all())
+        encoded.matrix(np.full((1, 1), _CRC32C, np.uint8), None if everywhere else present)
+        encoded.matrix(
+            masked[rows].astype("<u4").view(np.uint8).reshape(-1, 4), None if everywhere else present.repeat(4, axis=1)
+        )
+        return encoded.ragged()
+
+    return Ragged.joined(map(encode, _some_at_once(len(masked))))
 
 
 def slice_list_value(
@@ -195,22 +95,50 @@ def slice_list_value(
 
     TensorFlow reads a long list only quickly if it ascends. The arrays are as for `slice_keys`.
     """
+    full = np.array([full_shape], np.int64).reshape(1, len(full_shape))
+    [value] = slice_list_values(dtype, full, starts, lengths, np.array([len(starts)]), shard_id).split()
+    return value
+
+
+def slice_list_values(
+    dtype: int, full_shapes: IntArray, starts: IntArray, lengths: IntArray, counts: IntArray, shard_id: int = 0
+) -> Ragged:
+    """Return the full entries of tensors stored in slices: `counts[0]` of them are of the first, and so on."""
     starts, lengths = _extents(starts, lengths)
-    head = _Rows(1)
+    head = ByteRows(len(full_shapes))
     head.constant(bytes((_DTYPE,)) + encode_varint(dtype))
-    _shape(head, np.array([full_shape], np.int64).reshape(1, len(full_shape)))
-    head.field(_SHARD_ID, np.array([shard_id], np.int64))
-    extents = _Rows(len(starts))
-    for axis in range(starts.shape[1]):
-        extent = _Rows(len(starts))
-        extent.field(_START, starts[:, axis])
-        # A length is written whenever it is given, 0 included: its presence means something.
-        given = lengths[:, axis] >= 0
-        extent.field(_LENGTH, np.maximum(lengths[:, axis], 0), given)
-        extents.message(_EXTENT, extent)
-    listed = _Rows(len(starts))
-    listed.message(_SLICES, extents)
-    return head.flat() + listed.flat()
+    _shape(head, full_shapes)
+    head.field(_SHARD_ID, np.full(len(full_shapes), shard_id, np.int64))
+    heads = head.ragged()
+
+    def encode(rows: slice) -> Ragged:
+        some, long = starts[rows], lengths[rows]
+        extents = ByteRows(len(some))
+        for axis in range(some.shape[1]):
+            extent = ByteRows(len(some))
+            extent.field(_START, some[:, axis])
+            # A length is written whenever it is given, 0 included: its presence means something.
+            given = long[:, axis] >= 0
+            extent.field(_LENGTH, np.maximum(long[:, axis], 0), given)
+            extents.message(_EXTENT, extent)
+        listed = ByteRows(len(some))
+        listed.message(_SLICES, extents)
+        return listed.ragged()
+
+    listed = Ragged.joined(map(encode, _some_at_once(len(starts))))
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(listed.sizes)])
+    last = np.cumsum(counts)
+    of_lists = Ragged(listed.data, ends[last - counts], ends[last] - ends[last - counts])
+    sizes = heads.sizes + of_lists.sizes
+    at = np.cumsum(sizes) - sizes
+    data = np.empty(int(sizes.sum()), np.uint8)
+    heads.put(data, at)
+    of_lists.put(data, at + heads.sizes)
+    return Ragged(data, at, sizes)
+
+
+def _some_at_once(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE))
 
 
 def mask_column(crcs: IntArray) -> np.ndarray[Any, np.dtype[np.uint32]]:
@@ -225,17 +153,17 @@ def unmask_column(masked: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[An
     return (rotated >> np.uint32(17)) | (rotated << np.uint32(15))
 
 
-def _shape(rows: _Rows, shapes: IntArray) -> None:
+def _shape(rows: ByteRows, shapes: IntArray) -> None:
     """Append a shape message; the usual one is the same in all rows."""
     count, rank = shapes.shape
     same = count > 1 and bool((shapes[1:] == shapes[:1]).all())
-    message = _Rows(1 if same else count)
+    message = ByteRows(1 if same else count)
     for axis in range(rank):
-        dim = _Rows(1 if same else count)
+        dim = ByteRows(1 if same else count)
         dim.field(_DIM_SIZE, shapes[:1, axis] if same else shapes[:, axis])
         message.message(_DIM, dim)
     if same:
-        outer = _Rows(1)
+        outer = ByteRows(1)
         outer.message(_SHAPE, message)
         rows.constant(outer.flat())
     else:

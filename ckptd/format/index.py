@@ -15,10 +15,12 @@ from google.protobuf.message import DecodeError
 
 from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError
 from ckptd.format import columns, slices, table
+from ckptd.format.block_columns import Keys
 from ckptd.format.bundle_pb2 import BundleHeaderProto
 from ckptd.format.entry import Entry
 from ckptd.format.foreign_files import HEAD_BYTES, hint
 from ckptd.format.names import tensor_key, tensor_name
+from ckptd.format.ragged import Ragged
 from ckptd.format.slice_list import slice_columns
 from ckptd.format.slices import Box
 from ckptd.format.stored import StoredTensor, stored_tensor
@@ -51,18 +53,26 @@ def encode_index(num_shards: int, items: Iterable[tuple[bytes, Entry]]) -> bytes
     return encode_entries(num_shards, sorted((key, entry.encode()) for key, entry in items))
 
 
-def encode_entries(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Encode an index of entries that are bytes already and ascend by key, as `columns` makes them by the million.
+def encode_columns(num_shards: int, keys: Keys, values: Ragged) -> table.EncodedTable:
+    """Encode an index of entries that are columns, as `columns` makes them by the million, and return where things are.
+
+    The header is the first value.
 
     Raises:
         InvalidRequestError: if a key is out of order, occurs twice, or is empty.
     """
-    return encode_with_places(num_shards, items).data
+    return table.encode_columns(
+        Keys.joined([Keys.of([HEADER_KEY]), keys]), Ragged.joined([Ragged.of([_header(num_shards)]), values])
+    )
 
 
-def encode_with_places(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> table.EncodedTable:
-    """Do as `encode_entries`, and return where things are; the header is the first value."""
-    return table.encode_with_places([(HEADER_KEY, _header(num_shards)), *items])
+def encode_entries(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Encode an index of entries that are bytes already and ascend by key.
+
+    Raises:
+        InvalidRequestError: if a key is out of order, occurs twice, or is empty.
+    """
+    return table.encode_table([(HEADER_KEY, _header(num_shards)), *items])
 
 
 class Index:

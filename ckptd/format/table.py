@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format import block as blocks
 from ckptd.format import coding, crc32c, snappy
+from ckptd.format.block_columns import Columns, Keys
+from ckptd.format.ragged import Ragged
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -151,12 +153,15 @@ def encode_table(items: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 def encode_with_places(items: Sequence[tuple[bytes, bytes]]) -> EncodedTable:
     """Do as `encode_table`, and return where things are."""
-    keys = [key for key, _ in items]
-    values = [value for _, value in items]
+    return encode_columns(Keys.of([key for key, _ in items]), Ragged.of([value for _, value in items]))
+
+
+def encode_columns(keys: Keys, values: Ragged) -> EncodedTable:
+    """Do as `encode_with_places`, of keys and values that are columns."""
     try:
-        columns = blocks.Columns(keys, values)
+        columns = Columns(keys, values)
     except ValueError as error:
-        raise InvalidRequestError(f"key {keys[error.args[0]]!r} is out of order or there twice") from None
+        raise InvalidRequestError(f"key {keys.row(error.args[0])!r} is out of order or there twice") from None
     # A huge entry closes the block before it, unless it is the file's first.
     huge = np.flatnonzero(columns.key_sizes + columns.value_sizes >= 2 * BLOCK_SIZE)
     huge = huge[huge > 0]
@@ -173,8 +178,8 @@ def encode_with_places(items: Sequence[tuple[bytes, bytes]]) -> EncodedTable:
         block, value_ends = columns.encode(start, stop)
         ends.append(value_ends + out.position)
         handles.append(handle := out.append(block))
-        last = keys[stop - 1]
-        separator = shortest_separator(last, keys[stop]) if stop < len(keys) else short_successor(last)
+        last = keys.row(stop - 1)
+        separator = shortest_separator(last, keys.row(stop)) if stop < len(keys) else short_successor(last)
         separators.append((separator, handle.encode()))
         start = stop
     metaindex = out.append(blocks.EMPTY_BLOCK)

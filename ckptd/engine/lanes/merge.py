@@ -2,29 +2,33 @@
 
 Every segment's CRC-32C comes from the writer of its shard. An entry of one segment takes it as it is; entries of
 several combine theirs, and entries of strings go on from the checksum over their lengths.
+
+Keys and entries are columns all the way: there is a step of Python for each tensor, but none for each slice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.engine.layout import Column, Layout
+from ckptd.engine.layout import Column, Layout, SliceSet
 from ckptd.engine.manifest import STRING, VARIANT
 from ckptd.format import columns, crc32c
-from ckptd.format.index import encode_with_places
+from ckptd.format.block_columns import Keys
+from ckptd.format.index import encode_columns
+from ckptd.format.ragged import Ragged
+from ckptd.format.slices import key_prefix
 from ckptd.format.strings import string_crc32c
 from ckptd.format.table import EncodedTable
 
 _CRC_BYTES = 4
-KEPT_BYTES = 16 << 20  # of an index: about 300,000 entries; the daemon remembers a few layouts of each run
+KEPT_BYTES = 256 << 20  # of the indexes of all layouts: about six million entries
+_AT_ONCE = 1 << 16  # checksums: the arrays that place them stay in the processor's caches
 _NO_CHECKSUM = -1
-
-_Item = tuple[bytes, bytes, int]  # key, value, and the entry whose checksum ends the value
 
 
 def merge(layout: Layout, segment_crcs: NDArray[np.uint32]) -> bytes:
@@ -35,20 +39,21 @@ def merge(layout: Layout, segment_crcs: NDArray[np.uint32]) -> bytes:
     crcs = entry_crcs(layout, segment_crcs)
     masked = columns.mask_column(crcs.astype(np.int64))
     is_usual = bool(masked.all())  # like every number, a checksum of 0 is left out, and what follows is elsewhere
-    known = _known.get(layout) if is_usual else None
+    known = _known.find(layout) if is_usual else None
     if known is not None:
         return known.index(masked)
-    items = [*_sliced_items(layout, crcs), *_whole_items(layout, crcs)]
-    items.sort()
-    encoded = encode_with_places(layout.num_shards, [(key, value) for key, value, _ in items])
-    if is_usual and len(encoded.data) <= KEPT_BYTES:
-        _known[layout] = _Known.of(encoded, np.array([row for *_, row in items], np.int64))
+    sliced, rest = _sliced_entries(layout, crcs), _other_entries(layout, crcs)
+    encoded = encode_columns(
+        layout.num_shards, Keys.joined([sliced.keys, rest.keys]), Ragged.joined([sliced.values, rest.values])
+    )
+    if is_usual:
+        _known.keep(layout, _Known.of(encoded, np.concatenate([[_NO_CHECKSUM], sliced.rows, rest.rows])))
     return encoded.data
 
 
 def is_kept(layout: Layout) -> bool:
-    """Whether the next index of this layout is made of the one before; a large one is not kept."""
-    return layout in _known
+    """Whether the next index of this layout is made of the one before; one that is too large is not kept."""
+    return _known.find(layout) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +61,62 @@ class _Known:
     """The index of a layout, which entry each of its checksums is of, and where in the file it is."""
 
     encoded: EncodedTable
-    rows: Column
-    places: Column
+    rows: NDArray[np.int32]
+    places: NDArray[np.uint32]
 
     @classmethod
     def of(cls, encoded: EncodedTable, rows: Column) -> _Known:
         """Note where the checksums are: an entry ends with its own. `rows` are negative where there is none."""
         has_one = rows >= 0
-        return cls(encoded, rows[has_one], encoded.value_ends[1:][has_one] - _CRC_BYTES)
+        places = encoded.value_ends[has_one] - _CRC_BYTES
+        bare = EncodedTable(encoded.data, encoded.blocks, np.zeros(0, np.int64))
+        return cls(bare, rows[has_one].astype(np.int32), places.astype(np.uint32))
+
+    @property
+    def memory_bytes(self) -> int:
+        return len(self.encoded.data) + self.rows.nbytes + self.places.nbytes
 
     def index(self, masked: NDArray[np.uint32]) -> bytes:
         """Return the index with these checksums, per entry."""
 
         def put(file: NDArray[np.uint8]) -> None:
-            coded = masked[self.rows].astype("<u4").view(np.uint8).reshape(-1, _CRC_BYTES)
-            file[self.places[:, None] + np.arange(_CRC_BYTES)] = coded
+            for at in range(0, len(self.rows), _AT_ONCE):
+                some = slice(at, at + _AT_ONCE)
+                coded = masked[self.rows[some]].astype("<u4").view(np.uint8).reshape(-1, _CRC_BYTES)
+                file[self.places[some][:, None] + np.arange(_CRC_BYTES)] = coded
 
         return self.encoded.changed(put)
 
 
-_known: WeakKeyDictionary[Layout, _Known] = WeakKeyDictionary()
+class _KnownIndexes:
+    """The latest indexes of layouts that are in use, those of all runs together up to `KEPT_BYTES`. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: WeakKeyDictionary[Layout, _Known] = WeakKeyDictionary()  # the one that was used last at the end
+
+    def find(self, layout: Layout) -> _Known | None:
+        with self._lock:
+            known = self._kept.pop(layout, None)
+            if known is not None:
+                self._kept[layout] = known
+            return known
+
+    def keep(self, layout: Layout, known: _Known) -> None:
+        if known.memory_bytes > KEPT_BYTES:
+            return
+        with self._lock:
+            self._kept[layout] = known
+            others = [each for each in self._kept if each is not layout]
+            total = sum(each.memory_bytes for each in list(self._kept.values()))
+            for other in others:
+                if total <= KEPT_BYTES:
+                    break
+                dropped = self._kept.pop(other, None)
+                total -= 0 if dropped is None else dropped.memory_bytes
+
+
+_known = _KnownIndexes()
 
 
 def entry_crcs(layout: Layout, segment_crcs: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -99,45 +140,85 @@ def entry_crcs(layout: Layout, segment_crcs: NDArray[np.uint32]) -> NDArray[np.u
     return crcs
 
 
-def _whole_items(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[_Item]:
-    """Yield the entries of tensors that are stored whole, those of one dtype and rank at once."""
+@dataclass(frozen=True, eq=False, slots=True)
+class _Entries:
+    """Sorted entries of the index, and which entry of the layout the checksum is of that ends each, if any does."""
+
+    keys: Keys
+    values: Ragged
+    rows: Column
+
+
+def _values(layout: Layout, dtype: int, shapes: Column, rows: Column, crcs: NDArray[np.uint32]) -> Ragged:
+    where = layout.entry_shard[rows], layout.entry_offset[rows], layout.entry_size[rows]
+    return columns.entry_values(dtype, shapes, *where, crcs[rows].astype(np.int64))
+
+
+def _sliced_entries(layout: Layout, crcs: NDArray[np.uint32]) -> _Entries:
+    """Return the entries of all slices. Their keys come before all others."""
+    prefixes = {
+        tensor: key_prefix(layout.names[tensor], layout.slices[tensor].starts.shape[1]) for tensor in layout.slices
+    }
+    ordered = sorted(prefixes, key=prefixes.__getitem__)
+    suffixes, values, rows, groups = [], [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for (dtype, _), numbers in _alike(layout, ordered).items():
+        starts, shapes, entries, group = _slices_of([layout.slices[ordered[number]] for number in numbers], numbers)
+        # In a key, each dimension's start is followed by its length.
+        sides = [side[:, axis] for axis in reversed(range(starts.shape[1])) for side in (shapes, starts)]
+        order = np.lexsort((*sides, group))
+        suffixes.append(columns.key_suffixes(starts[order], shapes[order]))
+        values.append(_values(layout, dtype, shapes[order], entries[order], crcs))
+        rows.append(entries[order])
+        groups.append(group[order])
+    group = np.concatenate(groups)
+    order = np.argsort(group, kind="stable")
+    keys = Keys([prefixes[tensor] for tensor in ordered], group[order], Ragged.joined(suffixes).take(order))
+    return _Entries(keys, Ragged.joined(values).take(order), np.concatenate(rows)[order])
+
+
+def _slices_of(sets: list[SliceSet], numbers: list[int]) -> tuple[Column, Column, Column, Column]:
+    """Return starts, shapes and entries of the slices of several tensors, and the number of the tensor of each."""
+    counts = [len(each.entries) for each in sets]
+    return (
+        np.concatenate([each.starts for each in sets]),
+        np.concatenate([each.shapes for each in sets]),
+        np.concatenate([each.entries for each in sets]),
+        np.repeat(np.array(numbers, np.int64), counts),
+    )
+
+
+def _other_entries(layout: Layout, crcs: NDArray[np.uint32]) -> _Entries:
+    """Return the entries of tensors that are stored whole, and those that list slices."""
+    is_sliced = np.zeros(len(layout.names), bool)
+    is_sliced[list(layout.slices)] = True
+    entries = np.flatnonzero(~is_sliced[layout.entry_tensor])
+    whole, sliced = layout.entry_tensor[entries].tolist(), list(layout.slices)
+    names, values, rows = [], [], [np.zeros(0, np.int64)]
+    for (dtype, ndim), numbers in _alike(layout, whole).items():
+        shapes = _shapes(layout, [whole[number] for number in numbers], ndim)
+        values.append(_values(layout, dtype, shapes, entries[numbers], crcs))
+        rows.append(entries[numbers])
+        names += [layout.names[whole[number]] for number in numbers]
+    for (dtype, ndim), numbers in _alike(layout, sliced).items():
+        tensors = [sliced[number] for number in numbers]
+        starts, shapes, *_ = _slices_of([layout.slices[tensor] for tensor in tensors], numbers)
+        counts = np.array([len(layout.slices[tensor].entries) for tensor in tensors], np.int64)
+        values.append(columns.slice_list_values(dtype, _shapes(layout, tensors, ndim), starts, shapes, counts))
+        rows.append(np.full(len(tensors), _NO_CHECKSUM, np.int64))
+        names += [layout.names[tensor] for tensor in tensors]
+    encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+    order = np.array(sorted(range(len(encoded)), key=encoded.__getitem__), np.int64)
+    keys = Keys.of([encoded[number] for number in order.tolist()])
+    return _Entries(keys, Ragged.joined(values).take(order), np.concatenate(rows)[order])
+
+
+def _alike(layout: Layout, tensors: list[int]) -> dict[tuple[int, int], list[int]]:
+    """Group tensors by dtype and number of dimensions; return where each of a group is in the list."""
     alike: dict[tuple[int, int], list[int]] = {}
-    tensors = layout.entry_tensor.tolist()
-    for row, tensor in enumerate(tensors):
-        if tensor not in layout.slices:
-            alike.setdefault((layout.dtypes[tensor], len(layout.full_shapes[tensor])), []).append(row)
-    for (dtype, rank), rows in alike.items():
-        shapes = [layout.full_shapes[tensors[row]] for row in rows]
-        values = columns.entry_values(
-            dtype,
-            np.array(shapes, np.int64).reshape(len(rows), rank),
-            layout.entry_shard[rows],
-            layout.entry_offset[rows],
-            layout.entry_size[rows],
-            crcs[rows].astype(np.int64),
-        )
-        yield from zip([_key(layout.names[tensors[row]]) for row in rows], values, rows, strict=True)
+    for number, tensor in enumerate(tensors):
+        alike.setdefault((layout.dtypes[tensor], len(layout.full_shapes[tensor])), []).append(number)
+    return alike
 
 
-def _sliced_items(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[_Item]:
-    for tensor, slices in layout.slices.items():
-        name, dtype, rows = layout.names[tensor], layout.dtypes[tensor], slices.entries
-        keys = columns.slice_keys(name, slices.starts, slices.shapes)
-        values = columns.entry_values(
-            dtype,
-            slices.shapes,
-            layout.entry_shard[rows],
-            layout.entry_offset[rows],
-            layout.entry_size[rows],
-            crcs[rows].astype(np.int64),
-        )
-        yield from zip(keys, values, rows.tolist(), strict=True)
-        yield (
-            _key(name),
-            columns.slice_list_value(dtype, layout.full_shapes[tensor], slices.starts, slices.shapes),
-            _NO_CHECKSUM,
-        )
-
-
-def _key(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
+def _shapes(layout: Layout, tensors: list[int], ndim: int) -> Column:
+    return np.array([layout.full_shapes[tensor] for tensor in tensors], np.int64).reshape(len(tensors), ndim)

@@ -66,7 +66,7 @@ def test_many_entries_at_once_are_coded_as_one_by_one(count: int, rank: int, sam
     shards = np.arange(count) % 3
     # A masked checksum of zero is left out, as protobuf leaves out every zero.
     crcs = np.where(np.arange(count) % 5 == 0, NO_CRC32C, np.arange(count) * 123_456_789 % (1 << 32))
-    values = columns.entry_values(14, shapes, shards, numbers[:, 0], numbers[:, 1], crcs.astype(np.uint32))
+    values = columns.entry_values(14, shapes, shards, numbers[:, 0], numbers[:, 1], crcs.astype(np.uint32)).split()
     rows = zip(shapes.tolist(), shards.tolist(), numbers.tolist(), crcs.tolist(), strict=True)
     assert values == [Entry(14, tuple(shape), shard, *pair, crc).encode() for shape, shard, pair, crc in rows]
 

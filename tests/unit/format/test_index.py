@@ -281,7 +281,9 @@ def test_a_hundred_thousand_slices_are_encoded_and_listed_quickly() -> None:
         lengths = np.broadcast_to([512, 1024], (parts, 2))
         keys = columns.slice_keys(name, starts, lengths)
         sizes = np.full(parts, 512 * 1024 * 4)
-        values = columns.entry_values(FLOAT, lengths, numbers % 16, numbers * 2097152, sizes, numbers * 4_000_037)
+        values = columns.entry_values(
+            FLOAT, lengths, numbers % 16, numbers * 2097152, sizes, numbers * 4_000_037
+        ).split()
         items += zip(keys, values, strict=True)
         full.append((name.encode(), columns.slice_list_value(FLOAT, (512 * parts, 1024), starts, lengths)))
     data = encode_entries(16, items + full)

@@ -101,6 +101,45 @@ def test_columns_and_single_entries_make_the_same_bytes():
     assert merge(layout, crcs) == encode_index(3, items)
 
 
+def test_tensors_of_all_shapes_and_dtypes_are_in_the_order_of_their_keys():
+    cuts = {
+        "b": (1, (6, 4), [((0, 0), (2, 4)), ((2, 0), (4, 4))]),
+        "a\0": (9, (3, 3), [((0, 0), (1, 2)), ((0, 2), (2, 1)), ((1, 0), (2, 1)), ((1, 1), (1, 1)), ((2, 1), (1, 2))]),
+        "a": (1, (300,), [((0,), (70,)), ((70,), (230,))]),
+        "a\xff": (1, (2, 9), [((0, 0), (2, 5)), ((0, 5), (2, 4))]),
+        "whole": (9, (2, 3), [((0, 0), (2, 3))]),
+        "scalar": (1, (), [((), ())]),
+        "z" * 200: (1, (4,), [((0,), (4,))]),
+    }
+    width = {1: 4, 9: 8}
+    parts = [
+        Part(name, dtype, full, Box(*box), int(np.prod(box[1], dtype=int)) * width[dtype])
+        for name, (dtype, full, boxes) in cuts.items()
+        for box in boxes
+    ]
+    layout = plan([Manifest.of(parts[0::2]), Manifest.of(parts[1::2])], 2)
+    crcs = np.random.default_rng(4).integers(1, 1 << 32, len(layout.segment_size), dtype=np.uint32)
+    items = []
+    for tensor, name in enumerate(layout.names):
+        dtype, full = layout.dtypes[tensor], layout.full_shapes[tensor]
+        slices = layout.slices.get(tensor)
+        boxes = []
+        for row in np.flatnonzero(layout.entry_tensor == tensor) if slices is None else slices.entries:
+            [segment] = np.flatnonzero(layout.segment_entry == row)
+            where = (int(column[row]) for column in (layout.entry_shard, layout.entry_offset, layout.entry_size))
+            at = 0 if slices is None else int(np.flatnonzero(slices.entries == row)[0])
+            shape = full if slices is None else tuple(slices.shapes[at].tolist())
+            entry = Entry(dtype, shape, *where, crc32c=int(crcs[segment]))
+            if slices is None:
+                items.append((name.encode(), entry))
+            else:
+                boxes.append(TensorSlice(tuple(zip(slices.starts[at].tolist(), shape, strict=True))))
+                items.append((boxes[-1].key(name), entry))
+        if slices is not None:
+            items.append((name.encode(), Entry(dtype, full, slices=tuple(boxes))))
+    assert merge(layout, crcs) == encode_index(2, items)
+
+
 def fresh(layout, crcs):
     """Merge a layout that was never merged before."""
     return merge(replace(layout), crcs)
@@ -146,3 +185,14 @@ def test_of_large_indexes_none_is_kept(monkeypatch):
     monkeypatch.undo()
     merge(layout, np.array([5], np.uint32))
     assert is_kept(layout)
+
+
+def test_together_they_are_kept_up_to_a_bound_and_the_one_used_last_stays(monkeypatch):
+    layouts = [plan([Manifest.of([Part(f"t{n}", 1, (2,), Box.whole((2,)), 8)])], 1) for n in range(3)]
+    crcs = np.array([5], np.uint32)
+    size = len(merge(layouts[0], crcs))
+    seams.KEPT_INDEX_BYTES.put(monkeypatch, 2 * size + 50)
+    merge(layouts[1], crcs)
+    merge(layouts[0], crcs)
+    merge(layouts[2], crcs)
+    assert [is_kept(layout) for layout in layouts] == [True, False, True]
