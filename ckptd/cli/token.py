@@ -92,7 +92,7 @@ def list_(path: str, as_json: bool) -> None:
 @click.argument("name")
 @_file_option
 def revoke(name: str, path: str) -> None:
-    """Remove the token called NAME: within seconds the daemon refuses it. Calls in progress go on."""
+    """Remove the token called NAME: within seconds the daemon refuses it. What it has begun ends."""
     from ckptd.access import tokens
 
     tokens.revoke(path, name)

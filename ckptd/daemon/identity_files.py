@@ -1,7 +1,7 @@
 """The files that say who may call: tokens, policy, certificates. Read at the start, and again when one has changed.
 
 A change that cannot be used is told in the log and in `status`, and what was read before goes on: a typing error must
-not lock a training job out. Saves under way are not touched by any change; the next call is judged by the new content.
+not lock a training job out. Each call is judged by the new content, and one under way that it does not allow ends.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from google.rpc import status_pb2
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.engine.priority import Priority
 from ckptd.service.certificates import Certificates, Tls
-from ckptd.service.connections import Connections
+from ckptd.service.connections import AUTHORITY_GONE, Connections
 from ckptd.service.descriptors import open_files
 from ckptd.service.peer_sockets import Endpoints
 from ckptd.service.refusal_log import network_of
@@ -157,12 +157,14 @@ def _tls(setup: proxied.Setup) -> Tls | None:
     return Tls(certificate, key, client_ca or None)
 
 
-def _renew_until_the_end(control: socket.socket, certificates: Certificates | None) -> None:
+def _renew_until_the_end(
+    control: socket.socket, certificates: Certificates | None, connections: Connections | None
+) -> None:
     """Take the daemon's new certificates, until it closes its end."""
     while (frame := frames.receive_frame(control)) is not None:
         tls = _tls(proxied.setup_from_json(frame[0]))
-        if certificates is not None and tls is not None:
-            certificates.renew(tls)
+        if certificates is not None and tls is not None and certificates.renew(tls) and connections is not None:
+            connections.close_all(AUTHORITY_GONE)
 
 
 def main(descriptor: int) -> None:
@@ -186,7 +188,7 @@ def main(descriptor: int) -> None:
             frames.send_frame(control, proxied.to_json(proxied.Ready(port)))
             if port:
                 doorman.watch(Endpoints.of([Address(host, port, secure=is_secure) for host, is_secure in setup.hosts]))
-            _renew_until_the_end(control, certificates)
+            _renew_until_the_end(control, certificates, doorman.connections)
         if server is not None:
             server.stop(None).wait()
 

@@ -115,13 +115,15 @@ class StoredCheckpoints(Protocol):
 class JointRestores(Protocol):
     """Which checkpoint the ranks of a job restore, where they restore together; see `Restores`."""
 
-    def latest(self, run: str, name: str, restoring: Restoring) -> Checkpoint | None:
+    def latest(self, run: str, name: str, restoring: Restoring, reader: str = "") -> Checkpoint | None:
         """Return the newest checkpoint that `name` means, or the one that this start's first rank was given."""
 
-    def go_back(self, run: str, restoring: Restoring) -> str:
+    def go_back(self, run: str, restoring: Restoring, reader: str = "") -> str:
         """Let a rank restore an older checkpoint; return which others have the present one."""
 
-    def agree(self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool) -> tuple[Agreement, str]:
+    def agree(
+        self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool, reader: str = ""
+    ) -> tuple[Agreement, str]:
         """Take what a rank that restores together with others has found."""
 
 

@@ -134,6 +134,7 @@ class ArenaConnection:
     _is_deaf: bool = False
     _unpaid_s: float = 0.0
     _begun: dict[str, _Begun] = field(default_factory=dict)
+    _used: dict[Requirement, None] = field(default_factory=dict)
 
     def serve(self) -> None:
         """Answer requests until the other end closes, in the connection's own thread."""
@@ -232,7 +233,19 @@ class ArenaConnection:
         self._caller = self.lending.keys.holder_of(hello.key)
 
     def _need(self, right: Right, run: str) -> None:
-        self.lending.gate.check_still(self._identity(), Requirement(right, run))
+        needed = Requirement(right, run)
+        self.lending.gate.check_still(self._identity(), needed)
+        self._used[needed] = None
+
+    def close_unless_allowed(self) -> None:
+        """Close it if its identity may no longer do what it has done here. From any thread."""
+        try:
+            for needed in tuple(self._used):
+                self.lending.gate.check_still(self._identity(), needed)
+        except NotPermittedError as error:
+            actor = Actor(str(self._identity()), "unix")
+            self.lending.recorder.revoked("shared memory", actor, needed.run or "", str(error))
+            self.close()
 
     def _identity(self) -> Caller:
         assert self._caller is not None, "a connection begins with its key"

@@ -77,6 +77,13 @@ class ArenaServer:
             connection.close()
         self.lender.close()
 
+    def close_what_is_not_allowed(self) -> None:
+        """Close the connections of identities that may no longer do what they did there."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.close_unless_allowed()
+
     def accept_from(self, listener: socket.socket) -> None:
         """Give each connection its thread, until `stop`."""
         said = ""

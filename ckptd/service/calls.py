@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -27,12 +27,17 @@ from ckptd.service.recorder import Recorder
 from ckptd.service.refusal_log import host_of, network_of
 from ckptd.service.requirements import Requirement
 from ckptd.service.subjects import Subjects
+from ckptd.service.under_way import CallsUnderWay
 from ckptd.wire import status, versions
 from ckptd.wire.methods import Method
 
 _log = logging.getLogger("ckptd.service")
 
+T = TypeVar("T")
+
 _NETWORKS = ("ipv4", "ipv6")
+
+_WRITE_S = 0.5  # for a reply that is on its way when its call is ended
 
 _CONTROL_BYTES = 4096  # shorter ones of calls that bring no data are counted, and not delayed: saves depend on them
 _PACE_S = 1.0  # a delay is slept in such pieces: a policy that is replaced ends it
@@ -50,6 +55,7 @@ class Call:
         caller: the identity behind it.
         shares: on whose account it takes parts of budgets: the identity's at this peer, and the identity's as a whole.
         on_pause: is called while the policy's limit of bytes delays it, so that its peer is not taken for slow.
+        is_revoked: whether it was ended because the caller lost the right to make it.
     """
 
     def __init__(self, method: Method, context: Any, caller: Caller, door: Door) -> None:
@@ -67,6 +73,8 @@ class Call:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._end: Exception | None = None
+        self._is_waiting = self._is_writing = False
+        self.is_revoked = False
         # A timer of its own for each of thousands of messages a second would cost as much as the message: one is
         # kept, which looks at this when it fires and sets itself anew.
         self._patient_until: float | None = None
@@ -102,13 +110,14 @@ class Call:
         if self._needed is None:
             self._needed = requirements.of(self._method, request)
             self.step = audited.step_of(request)
-            self._gate.check(self.caller, self._needed)
+            self.check_still()  # the first request of a stream may come long after its identity
         return request
 
     def check_still(self) -> None:
         """Raise as at the start of the call, by what holds now: for calls that last, before they tell more."""
+        self._gate.check_known(self.caller)
         if self._needed is not None:
-            self._gate.check_still(self.caller, self._needed)
+            self._gate.check(self.caller, self._needed)
 
     def may(self, right: Right, run: str) -> bool:
         """Say whether the caller has another right, on any run that the call comes across."""
@@ -132,7 +141,11 @@ class Call:
         data = self._method.encode_reply(message)
         self._count(len(data))
         await self.pay()
-        await self._within(stall_s, self._context.write(data), "took")
+        self._is_writing = True
+        try:
+            await self._within(stall_s, self._context.write(data), "took")
+        finally:
+            self._is_writing = False
 
     def _count(self, size_bytes: int) -> None:
         wait_s = self._pacing.moved(self.caller, self._network, size_bytes)
@@ -156,19 +169,24 @@ class Call:
 
     def end(self, error: Exception) -> None:
         """Let the call end with `error`: what waits for the peer, now or later, raises it. On the event loop only."""
+        if self._end is not None:
+            return
+        self._end = error
+        if self._is_writing:
+            # Interrupted in its first write, gRPC can tell no status any more: it has a moment to be done.
+            self._be_patient(max(0.0, _WRITE_S - self.idle_s), "took")
+        elif self._is_waiting and self._task is not None:
+            self._task.cancel()
+
+    def revoke(self, error: NotPermittedError) -> None:
+        """End the call because its caller may make it no longer. On the event loop only."""
         if self._end is None:
-            self._end = error
-            if self._patient_until is not None and self._task is not None:
-                self._task.cancel()
+            self.is_revoked = True
+        self.end(error)
 
-    def close(self) -> None:
-        """Release the timer; the call is over."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    async def _within(self, seconds: float, step: Awaitable[Any], did: str) -> Any:
-        self._be_patient(seconds, did)
+    async def lasts(self, step: Awaitable[T]) -> T:
+        """Await what takes as long as it takes, unless the call is ended meanwhile."""
+        self._is_waiting = True
         try:
             if self._end is None:
                 return await step
@@ -180,11 +198,24 @@ class Call:
                 raise
             raise self._end from e
         finally:
+            self._is_waiting = False
+
+    def close(self) -> None:
+        """Release the timer; the call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _within(self, seconds: float, step: Awaitable[Any], did: str) -> Any:
+        self._waits_since = self._loop.time()
+        self._be_patient(seconds, did)
+        try:
+            return await self.lasts(step)
+        finally:
             self._patient_until = None
 
     def _be_patient(self, seconds: float, did: str) -> None:
-        self._waits_since = self._loop.time()
-        until = self._waits_since + seconds
+        until = self._loop.time() + seconds
         self._patient_until, self._patience = until, (seconds, did)
         if self._timer is not None and self._timer.when() > until:
             self.close()
@@ -199,9 +230,12 @@ class Call:
             self._timer = self._loop.call_at(self._patient_until, self._look)
             return
         seconds, did = self._patience
-        self.end(
-            NotNowError(f"the stream was ended because the peer {did} nothing for {seconds:g} s; it may be resumed")
-        )
+        if self._end is None:
+            self._end = NotNowError(
+                f"the stream was ended because the peer {did} nothing for {seconds:g} s; it may be resumed"
+            )
+        if self._is_waiting and self._task is not None:
+            self._task.cancel()
 
 
 class Boundary:
@@ -211,8 +245,10 @@ class Boundary:
     them.
     """
 
-    def __init__(self, door: Door, recorder: Recorder, subjects: Subjects, *, limit_s: float) -> None:
-        self._door = door
+    def __init__(
+        self, door: Door, recorder: Recorder, subjects: Subjects, under_way: CallsUnderWay, *, limit_s: float
+    ) -> None:
+        self._door, self._under_way = door, under_way
         self._recorder, self._subjects = recorder, subjects
         self._limit_s = limit_s
 
@@ -259,7 +295,7 @@ class Boundary:
         try:
             call = Call(method, context, await self._door.caller(context), self._door)
             self._door.check_rate(call.caller, context.peer())
-            with self._door.inside(call.caller, context.peer()):
+            with self._door.inside(call.caller, context.peer()), self._under_way.noted(call):
                 reply = await self._bounded(method, begin, call)
             _report(method, context, call, started, "OK", logging.DEBUG)
             return None if method.reply_streaming else method.encode_reply(reply)
@@ -267,7 +303,9 @@ class Boundary:
             _report(method, context, call, started, "CANCELLED", logging.DEBUG)
             raise
         except CkptdError as e:
-            if isinstance(e, NotPermittedError):
+            if isinstance(e, NotPermittedError) and call is not None and call.is_revoked:
+                self._recorder.revoked(method.name, call.actor, call.run, str(e))
+            elif isinstance(e, NotPermittedError):
                 actor = Actor("", host_of(context.peer())) if call is None else call.actor
                 run = "" if call is None else call.run
                 step = None if call is None else call.step

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from ckptd.errors import ConflictError
+
+_CERTIFICATE = re.compile(rb"-----BEGIN [A-Z ]*CERTIFICATE-----(.*?)-----END [A-Z ]*CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +29,19 @@ class Certificates:
         """Begin with what was read at the start."""
         self._tls = tls
 
-    def renew(self, tls: Tls) -> None:
-        """Use other certificates from the next handshake on; connections that are made go on.
+    def renew(self, tls: Tls) -> bool:
+        """Use other certificates from the next handshake on.
+
+        Returns whether an authority of clients is gone: then connections that were made may be of its clients.
 
         Raises:
             ConflictError: clients would need a certificate now, or would no longer: that is settled at the start.
         """
         if (tls.client_ca is None) != (self._tls.client_ca is None):
             raise ConflictError("whether clients need a certificate cannot change while the daemon runs: restart it")
+        gone = _authorities(self._tls) - _authorities(tls)
         self._tls = tls
+        return bool(gone)
 
     def credentials(self) -> Any:
         """Return what one port is opened with."""
@@ -50,6 +57,11 @@ class Certificates:
         return grpc.dynamic_ssl_server_credentials(
             _configuration(given), renewed, require_client_authentication=given.client_ca is not None
         )
+
+
+def _authorities(tls: Tls) -> set[bytes]:
+    """Return the certificates of clients' authorities, however the file is laid out."""
+    return {b"".join(each.split()) for each in _CERTIFICATE.findall(tls.client_ca or b"")}
 
 
 def _configuration(tls: Tls) -> Any:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptd.service import refusal_log
 from ckptd.service.peer_sockets import Endpoints, PeerSocket, Place, host_at, is_of_user, place_of
@@ -23,6 +23,9 @@ UNKNOWN_S = 10.0
 LOOK_EVERY_S = 0.25
 
 _UNKNOWN_OF_HOST = 8  # an eighth of all descriptors, for connections of one host that have shown no identity
+
+AUTHORITY_GONE = "an authority of clients is trusted no longer"
+"""Why connections are closed that may be of its clients."""
 
 Tell = Callable[[str, str, int], None]
 """Is told which host's connections were closed, in what words, and how many."""
@@ -86,6 +89,13 @@ class Connections:
         if place is not None:
             with self._guard:
                 self._expelled.add(place)
+
+    def close_all(self, why: str) -> None:
+        """Close those with TLS at once, whatever they have shown: clients connect again, if they still may."""
+        secure = replace(self.endpoints, ports=self.endpoints.ports - self.endpoints.plain_ports, paths=frozenset())
+        closed = sum(secure.shut_down(each, why) for each in list(secure.sockets(self._allowed)))
+        if closed:
+            self._tell("all hosts", f"{closed} connections were closed: {why}", closed)
 
     def start(self) -> None:
         """Look now and then, from a thread of its own, until `stop`."""

@@ -123,7 +123,7 @@ def certificate_of(properties: Mapping[str, Any]) -> Caller | None:
 
 
 class Gate:
-    """Answers both questions. `access` may be replaced at any time; calls in progress go on.
+    """Answers both questions. `access` may be replaced at any time; see `under_way` for calls in progress.
 
     Attributes:
         access: what is known now.
@@ -166,12 +166,16 @@ class Gate:
             UnauthenticatedError: the token that it showed is no longer known, or has expired.
             NotPermittedError: as for `check`.
         """
+        self.check_known(caller)
+        self.check(caller, needed)
+
+    def check_known(self, caller: Caller) -> None:
+        """Raise `UnauthenticatedError` if the token that a caller has shown is no longer known, or has expired."""
         access = self.access
         if caller.proof and not (
             access.shared_token is not None and caller.proof == tokens.hash_of(access.shared_token)
         ):
             _check_known(None if access.tokens is None else access.tokens.find_hash(caller.proof))
-        self.check(caller, needed)
 
     def check(self, caller: Caller, needed: Requirement) -> None:
         """Raise `NotPermittedError` unless the policy gives `caller` what a call needs."""

@@ -4,19 +4,21 @@ When a connection breaks, the same process may be back on a new stream before th
 a stream is the end of the connection only if it was the last; and what is told to the coordinator about one member
 is told in order, although it is told from a pool of threads.
 
-The streams of a member that an operator evicts end with the reason: so its process hears of it at once.
+The streams of a member that an operator evicts end with the reason: so its process hears of it at once. So do those
+of an identity that may save to the run no longer, and its place is free then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptd.engine.identity import Member, RunOptions
+from ckptd.errors import NotPermittedError
 from ckptd.service.pools import Pools, settled
 
 if TYPE_CHECKING:
@@ -53,14 +55,18 @@ class Presences:
         presence = self._here.setdefault(place, _Presence(0, asyncio.Lock()))
         presence.streams += 1
         joined: Future[int] | None = None
+        leave = self._coordinator.disconnect
         try:
             async with presence.turn:
                 joined = self._pools.submit(run, self._coordinator.join, run, member, options)
                 epoch = await settled(joined)
             yield epoch, presence.over
+        except NotPermittedError:
+            leave = self._coordinator.leave  # it may not come back: its place is free for others at once
+            raise
         finally:
             # The caller may be gone, and this task with it, before the engine has answered: another one sees to it.
-            departing = asyncio.ensure_future(self._depart(place, presence, member, joined))
+            departing = asyncio.ensure_future(self._depart(place, presence, member, joined, leave))
             self._departing.add(departing)
             departing.add_done_callback(self._departing.discard)
 
@@ -76,7 +82,14 @@ class Presences:
         if self._departing:
             await asyncio.wait(self._departing, timeout=timeout_s)
 
-    async def _depart(self, place: _Place, presence: _Presence, member: Member, joined: Future[int] | None) -> None:
+    async def _depart(
+        self,
+        place: _Place,
+        presence: _Presence,
+        member: Member,
+        joined: Future[int] | None,
+        leave: Callable[[str, Member, int], None],
+    ) -> None:
         async with presence.turn:
             if joined is not None and not joined.done():
                 await asyncio.wait({asyncio.wrap_future(joined)})
@@ -84,13 +97,8 @@ class Presences:
             if presence.streams:
                 return
             if joined is not None and not joined.cancelled() and joined.exception() is None:
-                await asyncio.wait(
-                    {
-                        asyncio.wrap_future(
-                            self._pools.start(place[0], self._coordinator.disconnect, place[0], member, joined.result())
-                        )
-                    }
-                )
+                told = self._pools.start(place[0], leave, place[0], member, joined.result())
+                await asyncio.wait({asyncio.wrap_future(told)})
             if not presence.streams:  # No stream came while the coordinator was told.
                 self._here.pop(place, None)
 

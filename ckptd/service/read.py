@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptd.access.roles import Right
 from ckptd.engine.front import StoredCheckpoints
 from ckptd.engine.journal import Actor
 from ckptd.engine.reading.damage import DamageVerdict, Suspicion
@@ -75,7 +76,9 @@ class ReadService:
         if restoring is None:
             latest = await self._openings.control(run, self._coordinator.latest, run, name)
         else:
-            latest = await self._openings.control(run, self._coordinator.restores.latest, run, name, restoring)
+            latest = await self._openings.control(
+                run, self._coordinator.restores.latest, run, name, restoring, _reader_of(call, run)
+            )
         passed_by = await self._openings.control(run, self._coordinator.look, run, _passed_by, ())
         return read_pb2.LatestReply(
             checkpoint=None if latest is None else convert.checkpoint_to_wire(latest, run),
@@ -113,7 +116,9 @@ class ReadService:
         verdict = await asyncio.shield(check)
         others = ""
         if restoring is not None and verdict.is_confirmed:
-            others = await self._openings.control(run, self._coordinator.restores.go_back, run, restoring)
+            others = await self._openings.control(
+                run, self._coordinator.restores.go_back, run, restoring, _reader_of(call, run)
+            )
         return read_pb2.CheckDamageReply(
             confirmed=verdict.is_confirmed,
             reason=verdict.reason,
@@ -155,7 +160,14 @@ class ReadService:
         run, name = convert.run_from_wire(request.run), convert.series_from_wire(request.name)
         restoring = convert.restoring_from_wire(request.restoring)
         agreement, missing = await self._openings.control(
-            run, self._coordinator.restores.agree, run, name, restoring, request.prefix, request.whole
+            run,
+            self._coordinator.restores.agree,
+            run,
+            name,
+            restoring,
+            request.prefix,
+            request.whole,
+            _reader_of(call, run),
         )
         return read_pb2.AgreeReply(agreement=_AGREEMENTS[agreement], missing=missing)
 
@@ -225,6 +237,11 @@ class _Blocks:
         self._coordinator.note_read(self._key)
         store = self._coordinator.store
         return chunks.encode_blocks(len(span), lambda places: store.read_into(self._key, span.start, *places))
+
+
+def _reader_of(call: Call, run: str) -> str:
+    """Return on whose behalf a caller restores: with a right to read alone it has no say in what trainers restore."""
+    return "" if call.may(Right.SAVE, run) else str(call.caller)
 
 
 def _run_of(key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
-from ckptd.engine.journal import NO_JOURNAL, Actor, Journal, JournalEntry
+from ckptd.engine.journal import DONE, NO_JOURNAL, Actor, Journal, JournalEntry
 from ckptd.errors import CkptdError
 from ckptd.service.refusal_log import PeerBudgets, network_of
 
@@ -29,7 +29,7 @@ class Recorded:
 
 
 class Recorder:
-    """See the module. Belongs to one event loop, but `refused`, which any thread may call.
+    """See the module. Belongs to one event loop, but `refused` and `revoked`, which any thread may call.
 
     Attributes:
         is_deaf: whether there is no journal.
@@ -105,6 +105,11 @@ class Recorder:
         if left_out:
             told["not_recorded"] = left_out
         self._start(self._journal.ended, JournalEntry("refusal", "refused", run, step, (actor,), details=told))
+
+    def revoked(self, method: str, actor: Actor, run: str, reason: str) -> None:
+        """Tell that what was under way was ended because its caller may do it no longer. Each is told."""
+        told = {"method": method, "reason": reason}
+        self._start(self._journal.ended, JournalEntry("revoked", DONE, run, actors=(actor,), details=told))
 
     async def _run(self, call: Callable[[JournalEntry], None], entry: JournalEntry) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, call, entry)

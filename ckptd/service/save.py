@@ -124,7 +124,7 @@ class SaveService:
                 arena=self._host.arena_for(call.caller),
             )
             await call.write(save_pb2.JoinEvent(welcome=welcome))
-            await first_of(self._ending, evicted)
+            await call.lasts(first_of(self._ending, evicted))
             if evicted.is_set():
                 await self._pools.control(
                     run, self._coordinator.check_member, run, member.rank, member.incarnation, epoch
@@ -190,11 +190,11 @@ class SaveService:
         """Send the answer to one rank's declaration, and meanwhile what the save waits for."""
         run = save.run
         try:
-            while hears_ends and not await settled_within(beginning, self._flow.limits.notice_s):
+            while hears_ends and not await call.lasts(settled_within(beginning, self._flow.limits.notice_s)):
                 store = f"the store of {run}, for which {self._pools.num_waiting(run)} more calls wait"
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=[store])))
             declaring = await settled(beginning)
-            while hears_ends and not await settled_within(declaring, self._flow.limits.notice_s):
+            while hears_ends and not await call.lasts(settled_within(declaring, self._flow.limits.notice_s)):
                 saves = self._coordinator.saves_of(run)
                 what = [] if saves is None else await self._pools.look(saves.waiting_for_plan, save, request_id)
                 await call.write(save_pb2.DeclareReply(waiting=save_pb2.Waiting(what=what[:_MOST_AWAITED])))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from ckptd.arena.lender import Lender
 from ckptd.arena.segment import is_supported
 from ckptd.engine.journal import NO_JOURNAL, Journal
 from ckptd.engine.priority import Priority
-from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
+from ckptd.errors import CkptdError, ConflictError
 from ckptd.service import descriptors, guarded_server
 from ckptd.service.admin import AdminService
 from ckptd.service.allowances import Allowances
@@ -26,7 +25,7 @@ from ckptd.service.arena_connection import Lending
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Boundary
 from ckptd.service.certificates import Certificates, Tls
-from ckptd.service.connections import Connections
+from ckptd.service.connections import AUTHORITY_GONE, Connections
 from ckptd.service.door import Door
 from ckptd.service.exposure import check_exposure, exposure_warnings
 from ckptd.service.flow import Budgets, Limits
@@ -38,10 +37,11 @@ from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
 from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host, SaveService
-from ckptd.service.sockets import may_be_in_use, refusal, why_no_port
+from ckptd.service.sockets import answers, check_is_free, refusal, why_no_port
 from ckptd.service.stream_processes import StreamOptions, StreamProcesses
 from ckptd.service.subjects import Subjects
 from ckptd.service.tickets import TicketServer
+from ckptd.service.under_way import CallsUnderWay
 from ckptd.service.watch import WatchService
 from ckptd.watch.hub import Hub
 from ckptd.wire import channels, methods, proxied, versions
@@ -147,9 +147,8 @@ class Server:
             WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._allowances, self._ending),
             self._admin,
         )
-        boundary = Boundary(
-            self._door, self._recorder, Subjects(coordinator, self._pools), limit_s=options.limits.control_s
-        )
+        self._under_way, subjects = CallsUnderWay(self.gate, self._look_at_arenas), Subjects(coordinator, self._pools)
+        boundary = Boundary(self._door, self._recorder, subjects, self._under_way, limit_s=options.limits.control_s)
         self._register(behaviours, boundary)
         self._write = boundary.around(methods.SAVE["Write"], save.write)
 
@@ -177,6 +176,7 @@ class Server:
         self.streams = self._host.streams = self._stream_processes(bound)
         self._door.connections = Connections(Endpoints.of(bound), allowed=descriptors.open_files())
         self._door.connections.start()
+        self._under_way.start()
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._admin.listening
@@ -228,7 +228,7 @@ class Server:
 
     def _bind(self, address: Address) -> Address:
         if address.is_unix:
-            _check_socket_is_free(address)
+            check_is_free(address)
             self._give_tickets(address)  # before the socket is there: clients that find no tickets show none
         # A socket is born with its permissions: changed only afterwards, it would be open for a moment.
         mask = os.umask(0o777 & ~self._options.socket_mode)
@@ -239,7 +239,7 @@ class Server:
             else:
                 port = self._server.add_insecure_port(address.target)
         except RuntimeError as e:
-            if not address.is_unix and _answers(address):
+            if not address.is_unix and answers(address):
                 raise ConflictError(f"another program already listens on {address}; pass another --listen") from e
             raise refusal(address, None if address.is_unix else why_no_port(address.host, address.port)) from e
         finally:
@@ -259,16 +259,24 @@ class Server:
         self._ticket_servers.append(tickets)
 
     def use_identities(self, access: Access, tls: Tls | None, problems: Sequence[str] = ()) -> None:
-        """Judge the calls that come from now on by this. Calls and connections in progress go on.
+        """Judge all calls by this; those in progress end if they are no longer allowed. Any thread may call.
 
+        Where an authority of clients is gone, all connections are closed: those of others are made again.
         `problems`: what is wrong with their files, a sentence each; see `ServerOptions`.
         """
         self.gate.access = access
         self._admin.problems = tuple(problems)
         if tls is not None and self._certificates is not None:
-            self._certificates.renew(tls)
+            is_authority_gone = self._certificates.renew(tls)
             if self.streams is not None:
                 self.streams.renew(*_as_texts(tls))
+            if is_authority_gone and self._door.connections is not None:
+                self._door.connections.close_all(AUTHORITY_GONE)
+        self._under_way.look_again()
+
+    def _look_at_arenas(self) -> None:
+        if self.arenas is not None:
+            self.arenas.close_what_is_not_allowed()
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -283,6 +291,7 @@ class Server:
     async def stop(self) -> None:
         """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
         self._ending.set()
+        self._under_way.stop()
         await self._server.stop(_LAST_WORDS_S)
         if self._door.connections is not None:
             self._door.connections.stop()
@@ -380,25 +389,3 @@ def _arena_path(bound: Sequence[Address], directory: Path | None) -> Path | None
         return beside
     port = next((address.port for address in bound if not address.is_unix), os.getpid())
     return None if directory is None else directory / f"ckptd-{port}{ARENA_SUFFIX}"
-
-
-def _check_socket_is_free(address: Address) -> None:
-    """gRPC would remove another daemon's socket to make room for ours: look first whether a process answers."""
-    path = Path(address.path)
-    if path.exists() and not path.is_socket():
-        raise ConflictError(f"there is something else at {path}: it is no socket")
-    if not path.parent.is_dir():
-        raise InvalidRequestError(f"the directory of {address} does not exist")
-    if path.exists() and may_be_in_use(path):
-        raise ConflictError(f"another daemon listens on {address}; pass another --listen")
-
-
-def _answers(address: Address) -> bool:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect((address.host, address.port))
-        except OSError:
-            return False
-    return True

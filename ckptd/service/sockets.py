@@ -1,4 +1,4 @@
-"""Sockets in the file system: whether a process listens on one, and which process is at the other end."""
+"""Sockets: whether a process listens on one, and which process is at the other end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import select
 import socket
 from pathlib import Path
 
-from ckptd.errors import CkptdError, ConflictError, NotPermittedError, UnavailableError
+from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, UnavailableError
+from ckptd.wire.addresses import Address
 from ckptd.wire.tickets import credentials_at
 
 _BACKLOG = 128
@@ -100,3 +101,26 @@ def process_at(connection: socket.socket, mode: int) -> int:
     if uid not in (0, os.geteuid()) and not mode & 0o066:
         raise NotPermittedError("shared memory is for processes of the daemon's own user", actual=uid)
     return pid
+
+
+def check_is_free(address: Address) -> None:
+    """gRPC would remove another daemon's socket to make room for ours: look first whether a process answers."""
+    path = Path(address.path)
+    if path.exists() and not path.is_socket():
+        raise ConflictError(f"there is something else at {path}: it is no socket")
+    if not path.parent.is_dir():
+        raise InvalidRequestError(f"the directory of {address} does not exist")
+    if path.exists() and may_be_in_use(path):
+        raise ConflictError(f"another daemon listens on {address}; pass another --listen")
+
+
+def answers(address: Address) -> bool:
+    """Say whether something listens at a TCP address."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect((address.host, address.port))
+        except OSError:
+            return False
+    return True

@@ -56,7 +56,7 @@ class WatchService:
                 while (checkpoint := watcher.take()) is not None:
                     call.check_still()  # its token may have been revoked since the last one
                     await call.write(self._encode(run, checkpoint, watcher.has_heard), stall_s=_PATIENCE_S)
-                await news.wait()
+                await call.lasts(news.wait())
             raise NotNowError("the daemon is shutting down")
         finally:
             ending.cancel()

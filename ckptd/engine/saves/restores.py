@@ -1,4 +1,8 @@
-"""Which checkpoint the ranks of a job restore, where they restore together; see `starts`."""
+"""Which checkpoint the ranks of a job restore, where they restore together; see `starts`.
+
+A `reader` is an identity that may only read: its ranks agree among themselves, and have no say in what the ranks of
+those restore that may save. For these it is "".
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from ckptd.engine.catalog import survey
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.served_catalog import ServedCatalog
-from ckptd.engine.saves.starts import Agreement, Restoring, StartsByRun
+from ckptd.engine.saves.starts import Agreement, Restoring, Starts, StartsByRun
 from ckptd.format import names
 
 
@@ -16,9 +20,9 @@ class Restores:
     def __init__(self, runs: Runs) -> None:
         """No rank restores yet."""
         self._runs = runs
-        self._starts = StartsByRun()
+        self._starts, self._of_readers = StartsByRun(), StartsByRun()
 
-    def latest(self, run: str, name: str, restoring: Restoring) -> Checkpoint | None:
+    def latest(self, run: str, name: str, restoring: Restoring, reader: str = "") -> Checkpoint | None:
         """Return the newest complete checkpoint that `name` means, or the one that this start's first rank was given.
 
         Raises:
@@ -28,19 +32,24 @@ class Restores:
             if found is None:
                 return None
             stored = found.stored
-            chosen = self._starts.of(run).choose(restoring, name, lambda: stored.latest(name), stored.is_there)
+            chosen = self._of(run, reader).choose(restoring, name, lambda: stored.latest(name), stored.is_there)
             if chosen is None:
                 check_not_all_in_quarantine(stored, name)
             return chosen
 
-    def go_back(self, run: str, restoring: Restoring) -> str:
+    def go_back(self, run: str, restoring: Restoring, reader: str = "") -> str:
         """Let a rank restore an older checkpoint; return which others have the present one, see `Starts.go_back`."""
-        return "" if restoring.is_together else self._starts.of(run).go_back(restoring)
+        return "" if restoring.is_together else self._of(run, reader).go_back(restoring)
 
-    def agree(self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool) -> tuple[Agreement, str]:
+    def agree(
+        self, run: str, name: str, restoring: Restoring, prefix: str, is_whole: bool, reader: str = ""
+    ) -> tuple[Agreement, str]:
         """Take what a rank that restores together with others has found; see `Starts.report`."""
         with self._runs.stored(run) as found:
-            return self._starts.of(run).report(restoring, prefix, is_whole, lambda: found.stored.latest(name))
+            return self._of(run, reader).report(restoring, prefix, is_whole, lambda: found.stored.latest(name))
+
+    def _of(self, run: str, reader: str) -> Starts:
+        return (self._of_readers if reader else self._starts).of(run, reader)
 
 
 def check_not_all_in_quarantine(stored: ServedCatalog, name: str) -> None:

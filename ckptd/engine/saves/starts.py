@@ -192,13 +192,13 @@ class StartsByRun:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._starts: OrderedDict[str, Starts] = OrderedDict()  # the one that was used last at the end
+        self._starts: OrderedDict[tuple[str, str], Starts] = OrderedDict()  # the one that was used last at the end
 
-    def of(self, run: str) -> Starts:
-        """Return the starts of a run that exists."""
+    def of(self, run: str, reader: str = "") -> Starts:
+        """Return the starts of a run that exists, those of one reader, see `restores`."""
         with self._lock:
-            starts = self._starts.setdefault(run, Starts())
-            self._starts.move_to_end(run)
+            starts = self._starts.setdefault((run, reader), Starts())
+            self._starts.move_to_end((run, reader))
             while len(self._starts) > _REMEMBERED_RUNS:
                 self._starts.popitem(last=False)
             return starts

@@ -11,11 +11,18 @@ from ckptd.access import tokens
 from ckptd.access.policy import Policy, parse
 from ckptd.access.tokens import Token, Tokens
 from ckptd.engine.manifest import Manifest
-from ckptd.errors import CkptdError, ConflictError, NotFoundError, NotPermittedError, SessionAbortedError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    CorruptionError,
+    NotFoundError,
+    NotPermittedError,
+    SessionAbortedError,
+)
 from ckptd.service.gate import Access
 from ckptd.wire import addresses, methods, status, versions
 from ckptd.wire.channels import open_channel
-from ckptd.wire.v1 import admin_pb2, common_pb2, save_pb2
+from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import Daemon
 
@@ -247,3 +254,29 @@ def test_who_may_manage_too_replaces_as_ever(served):
         trainer.settle()
         with pytest.raises(NotFoundError):
             trainer.undelete(1)
+
+
+def test_who_may_only_read_has_no_say_in_what_a_jobs_ranks_restore(daemon):
+    with open_run(daemon, "vision", "vision/a") as trainer:
+        save(trainer, 1, 2)
+
+    def restoring(name, rank):
+        return read_pb2.Restoring(id=f"{name}{rank}", rank=rank, world_size=2, together=True)
+
+    def latest(name, rank):
+        request = read_pb2.LatestRequest(run="vision/a", restoring=restoring(name, rank))
+        return call(daemon, name, methods.READ, "Latest", request).checkpoint.step
+
+    def report(name, rank, whole):
+        request = read_pb2.AgreeRequest(
+            run="vision/a", restoring=restoring(name, rank), prefix=f"{daemon.root}/vision/a/model.ckpt-2", whole=whole
+        )
+        return call(daemon, name, methods.READ, "Agree", request).agreement
+
+    everyone = [(name, rank) for name in ("vision", "looker") for rank in (0, 1)]
+    assert [latest(*each) for each in everyone] == [2, 2, 2, 2]
+    report("looker", 0, False)
+    with pytest.raises(CorruptionError):
+        report("looker", 1, False)
+    assert [report("vision", rank, True) for rank in (0, 1, 0)][-1] == read_pb2.AGREEMENT_AGREED
+    assert [latest("vision", rank) for rank in (0, 1)] == [2, 2]
