@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from ckptd.engine.hosts.messages import CarriedSave, Go, HostDeclaration, Receipt
@@ -46,6 +46,8 @@ class HostSave:
         owed_bytes: what is still to be written.
         receipts: once it is sealed.
         failure: why it will not come, once that is so.
+        since_term: in which term a coordinator was told of it first, 0 if that may have been before this life; None if
+            it was told to none.
         told_at: when the coordinator was last told of it by itself; None if it never was.
         outcome: once it has ended.
     """
@@ -57,6 +59,7 @@ class HostSave:
     owed_bytes: int = 0
     receipts: tuple[Receipt, ...] | None = None
     failure: str = ""
+    since_term: int | None = None
     told_at: float | None = None
     outcome: HostOutcome | None = None
 
@@ -65,10 +68,16 @@ class HostSave:
         """The id that the coordinator gave it, "" before that."""
         return "" if self.go is None else self.go.save
 
-    def carried(self) -> CarriedSave:
-        """Return what a coordinator that does not know of it must be told."""
+    def told_in(self, term: int) -> HostDeclaration:
+        """Return the declaration as it is told in this term."""
+        if self.since_term is None:
+            self.since_term = term
+        return replace(self.declaration, since_term=self.since_term)
+
+    def carried(self, term: int) -> CarriedSave:
+        """Return what a coordinator that does not know of it must be told in this term."""
         digest = b"" if self.go is None else self.go.layout_digest
-        return CarriedSave(self.declaration, self.save, digest, self.receipts)
+        return CarriedSave(self.told_in(term), self.save, digest, self.receipts)
 
     def waits_for(self, host: str, silent_s: float) -> str:
         """Say what it waits for, with the host and its ranks. `silent_s` is how long the coordinator said nothing."""

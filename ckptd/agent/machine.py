@@ -114,8 +114,13 @@ class AgentMachine:
 
     # The ranks
 
-    def declare(self, declaration: HostDeclaration, now: float) -> list[Effect]:
-        """The ranks of this host save something. A retry repeats the request id."""
+    def declare(
+        self, declaration: HostDeclaration, now: float, *, is_retry: bool = False, waited_s: float = 0.0
+    ) -> list[Effect]:
+        """The ranks of this host save something. A retry repeats the request id.
+
+        With `is_retry` they may have declared this to a former life of this agent; they have waited `waited_s` so far.
+        """
         if self.replaced_by is not None:
             return []
         request_id = declaration.request_id
@@ -124,7 +129,7 @@ class AgentMachine:
             return [Tell(request_id, ended.outcome)]
         if request_id in self._saves:
             return []
-        self._saves[request_id] = HostSave(declaration, now)
+        self._saves[request_id] = HostSave(declaration, now - waited_s, since_term=0 if is_retry else None)
         return self._tell_of(self._saves[request_id], now)
 
     def give_up(self, request_id: str, reason: str, now: float) -> list[Effect]:
@@ -159,7 +164,8 @@ class AgentMachine:
         """
         if found is not None and (found.size_bytes, found.sums) == (own.size_bytes, own.sums):
             return self.filled(replace(own, version=found.version), now)
-        return self.fill_failed(own.save, f"other bytes than ours are at {own.key}", now)
+        what = "what is there cannot be read" if found is None else "other bytes than ours are there"
+        return self.fill_failed(own.save, f"the key {own.key} is taken, and {what}", now)
 
     def fill_failed(self, save_id: str, reason: str, now: float) -> list[Effect]:
         """A shard could not be written."""
@@ -272,7 +278,7 @@ class AgentMachine:
 
     def hello(self) -> Hello:
         """Return what a coordinator must know of this agent now."""
-        carried = tuple(each.carried() for each in self._saves.values())
+        carried = tuple(each.carried(self.highest_term) for each in self._saves.values())
         return Hello(
             self.life,
             self.root_id,
@@ -299,12 +305,12 @@ class AgentMachine:
         if not self.is_attached:
             return []
         save.told_at = now
+        request_id = save.declaration.request_id
         if save.phase is PartPhase.SEALED and save.receipts is not None:
-            return self._say(PartSealed(self.life, self.highest_term, save.save, save.receipts))
+            return self._say(PartSealed(self.life, self.highest_term, request_id, save.save, save.receipts))
         if save.phase is PartPhase.DECLARED:
-            return self._say(DeclareHost(self.life, self.highest_term, save.declaration))
+            return self._say(DeclareHost(self.life, self.highest_term, save.told_in(self.highest_term)))
         if save.phase is PartPhase.FAILED:
-            request_id = save.declaration.request_id
             return self._say(PartFailed(self.life, self.highest_term, request_id, save.save, save.failure))
         return []
 

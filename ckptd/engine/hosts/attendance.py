@@ -63,15 +63,15 @@ class Attendance:
             return Replaced(self.term, later)
         place = self._places.get(agent.host)
         if place is not None and place.hello.agent.incarnation != agent.incarnation:
-            if self._is_later(place, agent, now):
-                return Replaced(self.term, place.hello.agent)
+            if agent.boot != place.hello.agent.boot:
+                # When a host starts anew, no process of before is left. But something that it said may still arrive.
+                if now - place.heard_at <= self.lease_s:
+                    return Fenced(self.term, f"{self.holder}, for which the lease of the {agent} still runs")
+            elif agent.born < place.hello.agent.born:
+                return Replaced(self.term, place.hello.agent)  # it hung, and wakes up
             self._replace(place.hello.agent, agent)
         self._places[agent.host] = _Place(hello, now)
         return Attached(self.term, self.lease_s)
-
-    def _is_later(self, place: _Place, agent: AgentLife, now: float) -> bool:
-        """Whether the life in a place is the later one. A wall clock that was set back wins only against a lost one."""
-        return place.hello.agent.born > agent.born and now - place.heard_at < self.lease_s
 
     def _replace(self, former: AgentLife, by: AgentLife) -> None:
         self._replaced[former.incarnation] = by

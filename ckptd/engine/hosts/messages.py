@@ -7,7 +7,7 @@ twice, or come after later ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckptd.storage.base import Durability
 
@@ -19,12 +19,14 @@ class AgentLife:
     Attributes:
         host: the host's stable name: the same in every life.
         incarnation: a random word, one for each start.
-        born: when it started, by its own host's wall clock: of two lives of one host the later is the present one.
+        born: when it started, by a clock that only runs forward while the host is up.
+        boot: which time the host is up: within one, the life that was born later is the present one.
     """
 
     host: str
     incarnation: str
     born: float = 0.0
+    boot: str = ""
 
     def __str__(self) -> str:
         return f"agent on {self.host}"
@@ -42,6 +44,7 @@ class HostDeclaration:
         world_size: how many ranks there are on all hosts.
         manifest_digest: of the manifests of these ranks together.
         size_bytes: what they hold.
+        since_term: in which term a coordinator was told of it first; 0 if a former life of the agent may have told one.
     """
 
     request_id: str
@@ -51,6 +54,14 @@ class HostDeclaration:
     world_size: int
     manifest_digest: bytes
     size_bytes: int
+    since_term: int = field(default=0, compare=False)
+
+    def is_new_in(self, term: int) -> bool:
+        """Whether the coordinator of this term is the first that was told.
+
+        Any other cannot know that it failed: one before it, or after it, may have published it.
+        """
+        return self.since_term == term
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,7 @@ class PartSealed:
 
     agent: AgentLife
     term: int
+    request_id: str
     save: str
     receipts: tuple[Receipt, ...]
 

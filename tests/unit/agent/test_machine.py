@@ -49,7 +49,7 @@ def filling() -> AgentMachine:
 
 def sealed() -> AgentMachine:
     machine = filling()
-    assert machine.filled(RECEIPT, 2.0) == [Send(PartSealed(LIFE, 3, "s", (RECEIPT,)))]
+    assert machine.filled(RECEIPT, 2.0) == [Send(PartSealed(LIFE, 3, REQUEST, "s", (RECEIPT,)))]
     return machine
 
 
@@ -80,7 +80,7 @@ def test_a_new_term_is_told_again_and_what_is_sealed_is_not_written_again():
         Find(),
         Send(Hello(LIFE, "root", 4, saves=(CarriedSave(MINE, "s", b"digest", (RECEIPT,)),))),
     ]
-    told = [Send(PartSealed(LIFE, 4, "s", (RECEIPT,)))]
+    told = [Send(PartSealed(LIFE, 4, REQUEST, "s", (RECEIPT,)))]
     assert machine.hear(Attached(4, 15.0), 6.0) == told
     again = Go(4, REQUEST, "s", 4, 2, GO.key, 16, b"digest")
     assert machine.hear(again, 6.0) == told
@@ -92,7 +92,7 @@ def test_a_lower_term_is_refused():
     assert machine.hear(SaveEnded(3, REQUEST, "s", reason="former"), 3.0) == []
     assert machine.hear(Fenced(3, "former"), 3.0) == []
     assert machine.is_attached
-    assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 4, "s", (RECEIPT,)))]
+    assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 4, REQUEST, "s", (RECEIPT,)))]
 
 
 def test_a_replaced_life_ends_its_writers_and_has_no_effect_any_more():
@@ -106,17 +106,18 @@ def test_a_replaced_life_ends_its_writers_and_has_no_effect_any_more():
 def test_a_taken_key_is_never_deleted_it_holds_the_same_bytes_or_the_save_ends():
     machine = filling()
     [done] = machine.found_taken(RECEIPT, FOUND, 2.0)
-    assert done == Send(PartSealed(LIFE, 3, "s", (FOUND,)))
-    for found in (None, Receipt("s", LIFE, 2, GO.key, 16, "w", Durability.OBJECT_STORE, b"other")):
+    assert done == Send(PartSealed(LIFE, 3, REQUEST, "s", (FOUND,)))
+    other = Receipt("s", LIFE, 2, GO.key, 16, "w", Durability.OBJECT_STORE, b"other")
+    for found, why in ((None, "what is there cannot be read"), (other, "other bytes than ours are there")):
         [done] = filling().found_taken(RECEIPT, found, 2.0)
-        assert done == Send(PartFailed(LIFE, 3, REQUEST, "s", f"other bytes than ours are at {GO.key}"))
+        assert done == Send(PartFailed(LIFE, 3, REQUEST, "s", f"the key {GO.key} is taken, and {why}"))
 
 
 def test_a_host_that_has_nothing_to_write_seals_without_a_receipt():
     machine = attached()
     machine.declare(MINE, 1.0)
     empty = Go(3, REQUEST, "s", 4, None, "", 0, b"digest")
-    assert machine.hear(empty, 1.0) == [Send(PartSealed(LIFE, 3, "s", ()))]
+    assert machine.hear(empty, 1.0) == [Send(PartSealed(LIFE, 3, REQUEST, "s", ()))]
 
 
 def test_whatever_is_not_answered_is_sent_again():
@@ -165,4 +166,4 @@ def test_the_end_of_another_attempt_is_acknowledged_and_told_to_no_rank():
     machine = filling()
     assert machine.hear(SaveEnded(3, REQUEST, "other", reason="gone"), 3.0) == [Stop("other")]
     assert machine.stopped("other") == [Send(EndSeen(LIFE, 3, "other", REQUEST))]
-    assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 3, "s", (RECEIPT,)))]
+    assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 3, REQUEST, "s", (RECEIPT,)))]

@@ -55,17 +55,17 @@ def test_a_lost_agent_is_named_with_its_ranks_and_what_they_owe():
 def test_an_agent_that_owes_nothing_may_go():
     attendance = attended(H1, H9)
     owed = parts(attendance)
-    sealed = owed.seal(PartSealed(H9, 3, "s", (receipt(H9),)))
+    sealed = owed.seal(PartSealed(H9, 3, "q", "s", (receipt(H9),)))
     assert sealed is not None
-    assert owed.seal(PartSealed(H9, 3, "s", (receipt(H9),))) is None
-    owed.seal(PartSealed(H1, 3, "s", ()))
+    assert owed.seal(PartSealed(H9, 3, "q", "s", (receipt(H9),))) is None
+    owed.seal(PartSealed(H1, 3, "q", "s", ()))
     assert (owed.owing(), owed.why_over(1000.0)) == ([], None)
 
 
 def test_an_agent_that_writes_nothing_is_named():
     attendance = attended(H1, H9)
     owed = parts(attendance)
-    owed.seal(PartSealed(H1, 3, "s", ()))
+    owed.seal(PartSealed(H1, 3, "q", "s", ()))
     for now in (10.0, 20.0, 30.0, 31.0):
         attendance.hear(H9, 3, now)
     assert owed.why_over(30.0) is None
@@ -81,17 +81,24 @@ def test_a_later_life_takes_the_place_and_the_former_is_refused_for_good():
     assert attendance.attend(Hello(H1, "root", 3), 100.0) == Replaced(3, H1_AGAIN)
     owed = parts(attendance)
     with pytest.raises(ConflictError, match="not believed"):
-        owed.seal(PartSealed(H1, 3, "s", ()))
+        owed.seal(PartSealed(H1, 3, "q", "s", ()))
     with pytest.raises(ConflictError, match="not believed"):
-        owed.seal(PartSealed(H1_AGAIN, 3, "s", (receipt(H1),)))
+        owed.seal(PartSealed(H1_AGAIN, 3, "q", "s", (receipt(H1),)))
 
 
 def test_a_late_hello_of_a_former_life_does_not_put_out_the_present_one():
     attendance = attended(H1_AGAIN)
     assert attendance.attend(Hello(H1, "root", 3), 1.0) == Replaced(3, H1_AGAIN)
     assert attendance.hear(H1_AGAIN, 3, 2.0) is None
-    # A wall clock may have been set back: once the other is lost, the one that comes is the present one.
-    assert attendance.attend(Hello(H1, "root", 3), 18.0) == Attached(3, 15.0)
+    assert attendance.attend(Hello(H1, "root", 3), 99.0) == Replaced(3, H1_AGAIN)  # one that hung and wakes up
+
+
+def test_a_host_that_started_anew_takes_its_place_when_the_lease_is_over():
+    attendance = attended(H1_AGAIN)
+    anew = AgentLife("h1", "three", 0.5, boot="another")
+    assert isinstance(attendance.attend(Hello(anew, "root", 3), 15.0), Fenced)  # it tries again
+    assert attendance.attend(Hello(anew, "root", 3), 16.0) == Attached(3, 15.0)
+    assert attendance.hear(H1_AGAIN, 3, 17.0) == Replaced(3, anew)
 
 
 def test_terms_fence_both_ways():
@@ -113,9 +120,9 @@ def test_only_what_was_ordered_is_taken():
     owed = parts(attended(H1, H9))
     for wrong in (receipt(H9, size=1), receipt(H9, shard=1), receipt(H9, save="other")):
         with pytest.raises(ConflictError, match="something else"):
-            owed.seal(PartSealed(H9, 3, "s", (wrong,)))
+            owed.seal(PartSealed(H9, 3, "q", "s", (wrong,)))
     with pytest.raises(ConflictError, match="no part"):
-        owed.seal(PartSealed(H9, 3, "other", ()))
+        owed.seal(PartSealed(H9, 3, "q", "other", ()))
 
 
 def test_a_save_goes_on_only_with_the_very_calls_that_it_was_begun_for():
