@@ -5,6 +5,7 @@ Whatever a limit refuses, its error names it, whose it is, and what to do. Nothi
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from ckptd.access import callers
 from ckptd.access.callers import Caller
 from ckptd.access.policy import Limit, Quota
 from ckptd.engine.identity import Declaration, SaveRef
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ckptd.engine.front import Engine
 
 _Key = TypeVar("_Key", bound=Hashable)
+
+_log = logging.getLogger("ckptd.service")
 
 _LIST_RUNS_S = 60.0  # runs that another program copied below the root count from then on
 
@@ -40,6 +44,18 @@ class Use:
     runs: tuple[str, ...] = ("**",)  # who may read these may know
 
 
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A save that may write."""
+
+    run: str
+    size_bytes: int
+    is_reserved: bool
+
+
+_NOT_ADMITTED = _Admitted("", 0, is_reserved=False)
+
+
 class Allowances:
     """Counts what identities have. Any thread may use it."""
 
@@ -53,7 +69,7 @@ class Allowances:
         self._runs: dict[Caller, Counter[str]] = {}
         self._watchers: Counter[Caller] = Counter()
         self._beginning: Counter[tuple[str, str]] = Counter()  # run and prefix: declared, and not under way yet
-        self._admitted: dict[str, tuple[str, int]] = {}  # run and size of each save that was, by its id
+        self._admitted: dict[str, _Admitted] = {}  # each save that was, by its id
         self._measuring = threading.Lock()
         self._sizes: dict[str, int] = {}  # of runs, as they were seen last
         self._listed_at = float("-inf")
@@ -143,8 +159,11 @@ class Allowances:
         saves = self._coordinator.saves_of(run)
         return {} if saves is None else saves.owed_bytes()
 
-    def admit(self, save: SaveRef, size_bytes: int) -> None:
+    def admit(self, save: SaveRef, size_bytes: int) -> bool:
         """Let a save begin to write, or say why it may not. It may have to open runs to see how much there is.
+
+        Returns whether its space may be reserved at once. It may not where the daemon has several identities, and one
+        of those that have joined the run has claimed most of the disk then, without a limit that allows it.
 
         Raises:
             UnavailableError: it is more than one of the identities that have joined its run may have under way.
@@ -152,19 +171,50 @@ class Allowances:
         """
         quotas = [quota for quota in self._gate.access.policy.quotas if quota.is_of(save.run)]
         with self._guard:
-            callers = [caller for caller, runs in self._runs.items() if save.run in runs]
-        limits = [(caller, most) for caller in callers if (most := self._limit(caller).claimed_bytes) is not None]
-        if not quotas and not limits:
-            return
+            joined = [caller for caller, runs in self._runs.items() if save.run in runs]
+        limits = {caller: most for caller in joined if (most := self._limit(caller).claimed_bytes) is not None}
+        unlimited = [caller for caller in joined if caller not in limits and self._is_one_of_several(caller)]
+        free_bytes = self._free_bytes() if unlimited else None
+        if not quotas and not limits and free_bytes is None:
+            return True
         with self._measuring:  # of two saves that fit alone, and not together, the second is refused
             self._forget_ended()
-            for caller, most in limits:
+            for caller, most in limits.items():
                 self._check_claimed(caller, most, save, size_bytes)
             if quotas:
                 self._measure()
             for quota in quotas:
                 self._check_stored(quota, save, size_bytes)
-            self._admitted[save.save_id] = save.run, size_bytes
+            reserves = free_bytes is None or self._may_reserve(unlimited, save, size_bytes, free_bytes)
+            self._admitted[save.save_id] = _Admitted(save.run, size_bytes, reserves)
+            return reserves
+
+    def _is_one_of_several(self, caller: Caller) -> bool:
+        return self._gate.access.is_shared or caller.kind == callers.CERTIFICATE
+
+    def _free_bytes(self) -> int | None:
+        try:
+            return self._coordinator.store.free_bytes()
+        except CkptdError:
+            return None
+
+    def _may_reserve(self, joined: list[Caller], save: SaveRef, size_bytes: int, free_bytes: int) -> bool:
+        if size_bytes > free_bytes:
+            return True  # it will be refused, before anything is written
+        for caller in joined:
+            owed = self._claimed(caller, reserved_only=True)
+            most = (free_bytes + owed) * 3 // 4
+            if owed + size_bytes > most:
+                _log.info(
+                    "%s gets room for its %s as they come, not at once: %s has claimed %s unsent, and may claim %s",
+                    save,
+                    readable_size(size_bytes),
+                    caller,
+                    readable_size(owed),
+                    readable_size(most),
+                )
+                return False
+        return True
 
     def _check_claimed(self, caller: Caller, most: int, save: SaveRef, size_bytes: int) -> None:
         owed = self._claimed(caller)
@@ -174,14 +224,16 @@ class Allowances:
                 f"arrived, and the daemon's policy allows it {readable_size(most)}: wait for a save to end"
             )
 
-    def _claimed(self, caller: Caller) -> int:
+    def _claimed(self, caller: Caller, *, reserved_only: bool = False) -> int:
         with self._guard:
             runs = list(self._runs.get(caller, ()))
-        return sum(
-            self._admitted.get(save_id, ("", 0))[1] if left is None else left
-            for run in runs
-            for save_id, left in self._owed(run).items()
-        )
+        claimed = 0
+        for run in runs:
+            for save_id, left in self._owed(run).items():
+                admitted = self._admitted.get(save_id, _NOT_ADMITTED)
+                if admitted.is_reserved or not reserved_only:
+                    claimed += admitted.size_bytes if left is None else left
+        return claimed
 
     def _check_stored(self, quota: Quota, save: SaveRef, size_bytes: int) -> None:
         stored = self._stored(quota)
@@ -193,8 +245,8 @@ class Allowances:
             )
 
     def _forget_ended(self) -> None:
-        for save_id, (run, _) in list(self._admitted.items()):
-            if save_id not in self._owed(run):
+        for save_id, admitted in list(self._admitted.items()):
+            if save_id not in self._owed(admitted.run):
                 del self._admitted[save_id]
 
     def _measure(self) -> None:
@@ -222,7 +274,7 @@ class Allowances:
 
     def _stored(self, quota: Quota) -> int:
         at_rest = sum(max(size, 0) for run, size in list(self._sizes.items()) if quota.is_of(run))
-        return at_rest + sum(size for run, size in list(self._admitted.values()) if quota.is_of(run))
+        return at_rest + sum(each.size_bytes for each in list(self._admitted.values()) if quota.is_of(each.run))
 
     def uses(self) -> list[Use]:
         """Return how much of each limit and quota is used, as far as that is known; nothing is waited for."""

@@ -82,6 +82,11 @@ class Access:
         return self.shared_token is not None or self.tokens is not None
 
     @property
+    def is_shared(self) -> bool:
+        """Whether it tells several identities apart."""
+        return self.tokens is not None or self.policy.grants is not None or self.socket_owner is None
+
+    @property
     def admits_users(self) -> bool:
         """Whether a user's ticket is an identity: not at a shared socket where tokens alone say who may do all."""
         return self.socket_owner is not None or not self.has_tokens or self.policy.grants is not None

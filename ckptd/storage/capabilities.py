@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
-from ckptd.storage.base import LayeredObjects, Objects, Store
+from ckptd.storage.base import LayeredObjects, Objects, ObjectWriter, Store
 from ckptd.storage.findings import Finding
 
 
@@ -44,6 +44,14 @@ class DiskStore(Protocol):
 
     def write_mode(self) -> Enum:
         """Return how bulk data is written; the value is a word for it. It is tested if need be."""
+
+
+@runtime_checkable
+class ReservingStore(Protocol):
+    """A store in which an object has its space from the moment at which it is started."""
+
+    def create_unreserved(self, key: str, size_bytes: int) -> ObjectWriter:
+        """Start an object as `create` does; it gets its space as its bytes come."""
 
 
 @runtime_checkable

@@ -89,7 +89,7 @@ class Coordinator:
         self.floor_of: Callable[[str], Floor] = lambda run: NO_FLOOR
         """Returns what the operator keeps of a run; called whenever something may be deleted. It must not block."""
         self.admit: Admit = admit_all
-        """Called with each save and its size before anything of it is written; raises why it may not be. May block."""
+        """Called with each save and its size before anything of it is written; see `Admit`. May block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
         self._owns_root, self._journal = owns_root, journal

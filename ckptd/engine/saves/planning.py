@@ -24,6 +24,8 @@ from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.errors import CkptdError
+from ckptd.storage.base import ObjectWriter
+from ckptd.storage.capabilities import ReservingStore
 from ckptd.storage.limited import limited
 
 
@@ -99,7 +101,7 @@ class Plan:
         Raises:
             StorageFullError, UnavailableError: it is more than may be stored, or be under way, of this run.
         """
-        self._run.admit(ref, sum(layout.shard_sizes))
+        reserves = self._run.admit(ref, sum(layout.shard_sizes))
         stored = self._run.stored
         with stored.lock:
             num_shards = stored.catalog.choose_num_shards(first.name, ref.step, layout.num_shards)
@@ -125,11 +127,17 @@ class Plan:
                 durability = self._run.store.durability
                 self._begun.append(RemoteShard(self.layout, shard, key, ref.save_id, durability=durability, now=now))
                 continue
-            writer = limited(self._run.store.create(key, size), self._run.settings.write_limit)
+            writer = limited(self._create(key, size, reserves=reserves), self._run.settings.write_limit)
             filled = FilledShard(self.layout, shard, writer, now=now, on_end=on_end, on_failure=on_failure)
             self._begun.append(filled)
             filled.begin()
         self.shards = tuple(self._begun)
+
+    def _create(self, key: str, size_bytes: int, *, reserves: bool) -> ObjectWriter:
+        store = self._run.store
+        if not reserves and isinstance(store, ReservingStore):
+            return store.create_unreserved(key, size_bytes)
+        return store.create(key, size_bytes)
 
     def assignment(self, ref: SaveRef, transport: LaneTransport) -> Assignment:
         """Return what `ref.rank` has to send, and where."""

@@ -15,11 +15,13 @@ from ckptd.engine.saves.shares import Share
 from ckptd.engine.settings import Settings
 from ckptd.storage.base import Store
 
-Admit = Callable[[SaveRef, int], None]
+Admit = Callable[[SaveRef, int], bool]
+"""Says whether the space of a save may be reserved at once, or raises why it may not begin."""
 
 
-def admit_all(save: SaveRef, size_bytes: int) -> None:
-    """Let every save begin."""
+def admit_all(save: SaveRef, size_bytes: int) -> bool:
+    """Let every save begin, and reserve its space."""
+    return True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +38,7 @@ class Surroundings:
         workers: run blocking work.
         feeders: take lanes from captured memory, beside all other work: this waits for ranks.
         writers: returns the addresses of processes that take shards; empty means the one that answered.
-        admit: is called with a save and its size before anything of it is written, and raises why it may not be.
+        admit: is called with a save and its size before anything of it is written.
         journal: is told of them.
     """
 

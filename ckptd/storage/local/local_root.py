@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ckptd.errors import NotFoundError
 from ckptd.storage.keys import check_key
 from ckptd.storage.local.disk import Disk, FileStatus
-from ckptd.storage.local.os_errors import translated
+from ckptd.storage.local.os_errors import from_os_error, translated
 
 
 class LocalRoot:
@@ -91,3 +92,19 @@ class LocalRoot:
     def _open_directory(self, parts: Sequence[str]) -> int:
         with self.opened_root() as root:
             return self.disk.open_directory(root, "/".join(parts) or ".", confined=self.confined)
+
+    def free_bytes(self) -> int:
+        """Return how many bytes an ordinary user may still write below it, be it there or not."""
+        path = self.path
+        while True:
+            try:
+                directory = self.disk.open_root(path)
+                break
+            except FileNotFoundError:
+                path = os.path.dirname(path)  # noqa: PTH120
+            except OSError as error:
+                raise from_os_error(error, path) from error
+        try:
+            return self.disk.free_bytes(directory)
+        finally:
+            self.disk.close(directory)

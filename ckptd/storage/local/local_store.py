@@ -124,6 +124,10 @@ class LocalStore:
             raise ConflictError("an object has no negative size", key=key)
         return self._create(key, size_bytes)
 
+    def create_unreserved(self, key: str, size_bytes: int) -> ObjectWriter:
+        """See `ReservingStore`."""
+        return self._create(key, size_bytes, reserves=False)
+
     def put(self, key: str, data: Buffer) -> ObjectStat:
         """See `Store`."""
         return self._written(key, data).finish(expected=memoryview(data).cast("B"))
@@ -206,7 +210,7 @@ class LocalStore:
             raise
         return writer
 
-    def _create(self, key: str, size_bytes: int) -> LocalWriter:
+    def _create(self, key: str, size_bytes: int, *, reserves: bool = True) -> LocalWriter:
         *parents, name = check_key(key)
         with translated(key):
             directory = self._root.open_to_write(tuple(parents))
@@ -219,7 +223,7 @@ class LocalStore:
                 self._disk, key, size_bytes, directory, file, temporary, name, bulk=size_bytes >= _BULK_BYTES
             )
             try:
-                writer.prepare()
+                writer.prepare(reserves=reserves)
             except BaseException:
                 writer.abort()
                 raise
@@ -384,16 +388,4 @@ class LocalStore:
 
     def free_bytes(self) -> int | None:
         """See `Store`."""
-        path = self._root.path
-        while True:
-            try:
-                directory = self._disk.open_root(path)
-                break
-            except FileNotFoundError:
-                path = os.path.dirname(path)  # noqa: PTH120
-            except OSError as error:
-                raise from_os_error(error, path) from error
-        try:
-            return self._disk.free_bytes(directory)
-        finally:
-            self._disk.close(directory)
+        return self._root.free_bytes()

@@ -58,14 +58,19 @@ class LocalWriter:
         self._num_writing = 0
         _OWNERS.add(self)
 
-    def prepare(self) -> None:
-        """Give the file its size, and open it a second time, around the page cache, if it is for bulk data.
+    def prepare(self, *, reserves: bool = True) -> None:
+        """Give the file its size and, if it `reserves` that, its space.
+
+        A file for bulk data is opened a second time, around the page cache.
 
         Raises `OSError`; then `abort`.
         """
         if self._bulk:
             self._direct = self._disk.open_direct(self._directory, self._temporary)
-        self._disk.reserve(self._file, self.size_bytes)
+        if reserves:
+            self._disk.reserve(self._file, self.size_bytes)
+        else:
+            self._disk.truncate(self._file, self.size_bytes)
 
     def write(self, offset: int, data: Buffer) -> None:
         """See `ObjectWriter`."""

@@ -17,6 +17,7 @@ from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.wire import addresses, methods, status
 from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2, read_pb2, watch_pb2
+from tests import seams
 from tests.fakes.access import OPEN
 from tests.fakes.waiting import eventually
 from tests.unit.client.served import BOUND_S, Daemon
@@ -195,3 +196,21 @@ def test_bytes_above_a_rate_are_delayed_in_and_out_and_status_tells_of_them(limi
     request = read_pb2.ReadRequest(key="a/model.ckpt-2.data-00000-of-00001", size=-1)
     assert sum(map(len, list(stub(daemon, methods.READ).Read(request, timeout=BOUND_S))[1:])) == 2_400_000
     assert time.monotonic() - began > 0.1
+
+
+def test_what_is_most_of_the_free_disk_is_not_reserved_before_it_comes_but_saved(limited, monkeypatch):
+    reserved, reserve = [], seams.RESERVE_ON_DISK.value
+
+    def spied(disk, file, size_bytes):
+        reserved.append(size_bytes)
+        reserve(disk, file, size_bytes)
+
+    seams.RESERVE_ON_DISK.put(monkeypatch, spied)
+    seams.FREE_ON_DISK.put(monkeypatch, lambda *_: 1_000_000)
+    daemon = limited()  # its policy has grants, so there may be others
+    with checkpointer(daemon, "a") as one:
+        one.save(1, {"w": np.arange(90_000.0)}).result(BOUND_S)  # 720 kB of the free 1 MB
+        one.save(2, {"w": np.arange(100_000.0)}).result(BOUND_S)
+        assert 720_000 in reserved
+        assert 800_000 not in reserved
+        assert one.restore(2)["w"][-1] == 99_999
