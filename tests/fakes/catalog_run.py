@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ckptd.engine.catalog.catalog import Catalog
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recovery import Recovery
@@ -40,6 +42,7 @@ class Run:
         name: str = "m",
         meta: bool = False,
         keeps_replaced: bool = False,
+        writers: Sequence[str] = (),
     ) -> Record:
         count = self.catalog.choose_num_shards(name, step, shards)
         sizes = [len(shard_bytes(seed or step or 0, shard)) for shard in range(count)]
@@ -52,6 +55,7 @@ class Run:
             meta_graph=meta,
             epoch=4,
             keeps_replaced=keeps_replaced,
+            writers=writers,
         )
         self.catalog.begin(record)
         for shard, key in enumerate(record.shard_keys):

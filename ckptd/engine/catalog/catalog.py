@@ -165,6 +165,9 @@ class Catalog:
         meta_suffix: str = "meta",
         write_state: bool = True,
         keeps_replaced: bool = False,
+        writers: Sequence[str] = (),
+        layout_digest: str = "",
+        term: int = 0,
     ) -> Record:
         """Return the record of a save that is to begin now. Nothing is written yet."""
         return Record(
@@ -182,6 +185,9 @@ class Catalog:
             meta_suffix=meta_suffix,
             write_state=write_state,
             keeps_replaced=keeps_replaced,
+            writers=tuple(writers),
+            layout_digest=layout_digest,
+            term=term,
         )
 
     def begin(self, record: Record) -> None:
@@ -337,6 +343,17 @@ class Catalog:
             ledger.is_stale = True
             raise
 
+    def writer_heard_end(self, save_id: str, host: str) -> None:
+        """Note that a writer on another host knows that a save is over, and that it writes nothing for it any more.
+
+        Once all know, nothing is left of a save that was aborted.
+        """
+        record = self._ledger.records.get(save_id)
+        if record is None or record.published or save_id in self._ledger.waiting:
+            return
+        if self._uncommitted.elsewhere.heard(record, host) and save_id not in self._ledger.live:
+            self._uncommitted.sweep(record)
+
     def retire(self, in_use: Collection[str] = ()) -> list[Verdict]:
         """Delete what retention no longer keeps, and note what else the last publication meant for others.
 
@@ -366,4 +383,5 @@ class Catalog:
 
     def next_sweep_at(self) -> float | None:
         """Return when the time to undo a deletion is next over, by wall clock; `retire` then frees its space."""
-        return self._undo.next_sweep_at()
+        times = (self._undo.next_sweep_at(), self._uncommitted.elsewhere.next_at())
+        return min((at for at in times if at is not None), default=None)

@@ -141,7 +141,8 @@ def drop(
             on_step("drop.aside")
             store.delete([record.aside_key])
         with_meta = index is None or _has_no_meta(index, others)
-        _delete_rest(store, record, with_meta=with_meta, what="drop", on_step=on_step)
+        _delete_files(store, record, with_meta=with_meta, what="drop", on_step=on_step)
+        _delete_record(store, record, what="drop", on_step=on_step)
 
 
 def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:
@@ -152,6 +153,12 @@ def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_s
     Raises:
         ConflictError: when an index in place may refer to these shards; nothing was deleted.
     """
+    bury(store, record, others=others, on_step=on_step)
+    _delete_record(store, record, what="sweep", on_step=on_step)
+
+
+def bury(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:
+    """Do as `sweep`, and leave the record."""
     index = index_in_place(store, record.index_key)
     if index is None:
         with_meta = not others
@@ -159,20 +166,23 @@ def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_s
         raise ConflictError("an index in place may refer to these shards", key=record.index_key)
     else:
         with_meta = _has_no_meta(index, others)
-    _delete_rest(store, record, with_meta=with_meta, what="sweep", on_step=on_step)
+    _delete_files(store, record, with_meta=with_meta, what="sweep", on_step=on_step)
 
 
 def _has_no_meta(index: IndexInPlace, others: Collection[Record]) -> bool:
     return any(index.refers_to_shards_of(other) and not other.meta_graph for other in others)
 
 
-def _delete_rest(store: Store, record: Record, *, with_meta: bool, what: str, on_step: OnStep) -> None:
+def _delete_files(store: Store, record: Record, *, with_meta: bool, what: str, on_step: OnStep) -> None:
     # Crash here: shards that no index refers to, and the record that names them.
     on_step(f"{what}.shards")
     store.delete(record.shard_keys)
     if record.meta_graph and with_meta:
         on_step(f"{what}.meta")
         store.delete([record.meta_key])
+
+
+def _delete_record(store: Store, record: Record, *, what: str, on_step: OnStep) -> None:
     # Crash here: a record that names nothing.
     on_step(f"{what}.record")
     store.delete([record.key])

@@ -59,6 +59,7 @@ class Ledger:
         self.hidden: set[str] = set()  # saves whose checkpoint turned out incomplete or doubtful
         self.incomplete: set[str] = set()  # of these, those that are listed and that no program can load
         self.live: set[str] = set()  # saves that are under way: nothing else may touch what is theirs
+        self.waiting: set[str] = set()  # saves whose writers, on other hosts, may come back and go on
         self.is_stale = True  # memory and store may differ: `Recoverer.recover` before anything else
         self.store = store
         self.run = run
@@ -142,7 +143,7 @@ class Ledger:
 
     def live_keys(self) -> list[str]:
         """Return the keys of all shards of saves that are under way, here or by writers on other hosts."""
-        live = (record for save_id, record in self.records.items() if save_id in self.live)
+        live = (record for save_id, record in self.records.items() if save_id in self.live | self.waiting)
         return [key for record in live for key in record.shard_keys]
 
     def is_pinned(self, prefix: str) -> bool:

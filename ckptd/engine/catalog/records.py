@@ -49,9 +49,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "size_bytes": (0, (1 << 63) - 1),
     "attempt": (0, (1 << 31) - 1),
     "epoch": (0, (1 << 53) - 1),
+    "term": (0, (1 << 53) - 1),
     "began_at": (-_LATEST_S, _LATEST_S),
     "saved_at": (-_LATEST_S, _LATEST_S),
     "deleted_at": (-_LATEST_S, _LATEST_S),
+    "aborted_at": (-_LATEST_S, _LATEST_S),
     "duration_s": (-_LATEST_S, _LATEST_S),
     "quarantined_at": (-_LATEST_S, _LATEST_S),
     "verified_at": (-_LATEST_S, _LATEST_S),
@@ -63,6 +65,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 """What these fields may be, so that they can be sent and shown: on the wire, and as a date."""
 
 _SAVE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_DIGEST = re.compile(r"([0-9a-f]{64})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,11 @@ class Record:
         keeps_replaced: what it replaces can be brought back for a while, as after a deletion.
         retention, max_to_keep, keep_hours, relative_paths: what the trainer requested, so that recovery publishes in
             its sense, before any trainer has joined. Older releases did not note them: then nothing is deleted.
+        writers: the hosts whose agents write shards of it; none where the owner of the run writes all.
+        layout_digest: where other hosts write: of the layout, in hex, so that the next coordinator knows it again.
+        term: where other hosts write: of the coordinator that began it.
+        aborted_at: where other hosts write: wall clock, when it was given up. What it had written is deleted, and its
+            number of shards stays taken; see `ckptd.engine.catalog.elsewhere`.
         published: the state file has named it, and all that follows from that has been noted.
         saved_at: wall clock, when it was published.
         duration_s: how long the save took.
@@ -127,6 +135,10 @@ class Record:
     max_to_keep: int | None = None
     keep_hours: float | None = None
     relative_paths: bool = True
+    writers: tuple[str, ...] = ()
+    layout_digest: str = ""
+    term: int = 0
+    aborted_at: float | None = None
     published: bool = False
     saved_at: float = 0.0
     duration_s: float = 0.0
@@ -153,6 +165,8 @@ class Record:
                 raise InvalidRequestError(f"{what!r} is not the name of a file in the run's directory")
         if not self.shard_sizes or min(self.shard_sizes) < 0:
             raise InvalidRequestError("a checkpoint has one shard at least, and no shard a negative size")
+        if not _DIGEST.fullmatch(self.layout_digest):
+            raise InvalidRequestError(f"a layout's digest is 64 hexadecimal digits, not {self.layout_digest!r}")
         for what, (least, most) in _RANGES.items():
             value = getattr(self, what)
             if value is not None and not least <= value <= most:
@@ -251,6 +265,8 @@ def _checked(key: str, name: str, value: object) -> object:
         return None
     kind = kind.removesuffix(" | None")
     if kind == "tuple[int, ...]" and isinstance(value, list) and all(type(size) is int for size in value):
+        return tuple(value)
+    if kind == "tuple[str, ...]" and isinstance(value, list) and all(type(each) is str for each in value):
         return tuple(value)
     if kind == "float" and type(value) in (int, float):
         with suppress(OverflowError):  # an integer of a thousand digits

@@ -105,7 +105,8 @@ class Recoverer:
             if record.latest_filename == ledger.latest_filename and record.save_id not in ledger.live
         ]
         live = [record for record in found if record.save_id in ledger.live]
-        gathered = recovery.gather(ledger.store, ours, listed, self._undo.is_undoable, live)
+        may_go_on = self._uncommitted.elsewhere.may_go_on
+        gathered = recovery.gather(ledger.store, ours, listed, self._undo.is_undoable, live, may_go_on)
         judged = [(facts, *recovery.judge(facts)) for facts in gathered]
         judged.sort(key=lambda each: (_ORDER.index(each[1]), each[0].record.sequence))
         for number, (facts, fate, _) in enumerate(judged):
@@ -177,7 +178,7 @@ class Recoverer:
                 del ledger.records[record.save_id]
             case Fate.LEAVE:
                 ledger.hidden.add(record.save_id)
-            case Fate.NOTHING:
+            case Fate.NOTHING | Fate.WAIT:
                 pass
         return RecoveryOutcome(subject, fate, reason)
 
@@ -200,7 +201,7 @@ class Recoverer:
         store = self._ledger.store
         saved_at = store.stat(record.index_key).modified_at
         checksum = crc32c(store.get(record.index_key))
-        return replace(record, published=True, saved_at=saved_at, index_crc32c=checksum)
+        return replace(record, published=True, saved_at=saved_at, index_crc32c=checksum, aborted_at=None)
 
     # Rest
 
@@ -248,6 +249,7 @@ class Recoverer:
 # What leaves is dealt with before what came is noted: until then a crash is known to have interrupted it.
 _ORDER = [
     Fate.NOTHING,
+    Fate.WAIT,
     Fate.LEAVE,
     Fate.RESTORE,
     Fate.PRESERVE,

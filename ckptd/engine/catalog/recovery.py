@@ -19,12 +19,15 @@ from ckptd.errors import NotFoundError
 from ckptd.storage.base import Store
 from ckptd.storage.together import together
 
+_MOST_NAMED = 8
+
 
 class Fate(Enum):
     """What recovery does about one save."""
 
     ADOPT = "adopted"  # complete, but not published: publish it
     CONFIRM = "confirmed"  # published, but not yet noted: note it
+    WAIT = "waited for"  # never committed, and its writers on other hosts may come back: leave it alone for now
     SWEEP = "swept"  # never committed: delete its shards
     DROP = "dropped"  # no longer kept: delete what is left
     FORGET = "forgotten"  # noted late by a former owner, and its shards are another save's: only its record goes
@@ -49,6 +52,7 @@ class SaveFacts:
         is_undoable: its owner deleted it, and the time in which that can be undone is not over.
         is_aside: the copy of its index is there that undoing needs; looked at only where it matters.
         is_kept: another save of ours has its place, which keeps what it replaces, and there is a copy of its index.
+        may_go_on: the agents on other hosts that write it may still come back.
         double_of: another save whose shards have the very same keys: what is there is that one's.
     """
 
@@ -61,6 +65,7 @@ class SaveFacts:
     is_undoable: bool = False
     is_aside: bool = False
     is_kept: bool = False
+    may_go_on: bool = False
     double_of: Record | None = None
 
     @property
@@ -129,6 +134,10 @@ def _judge_unpublished(facts: SaveFacts) -> tuple[Fate, str]:
     if not facts.has_its_index:
         if facts.index is None and facts.is_listed:
             return Fate.LEAVE, "the state file lists it, but its index is gone"
+        if facts.may_go_on:
+            return Fate.WAIT, f"it was not committed, and goes on if {_in_words(facts.record.writers)} come back"
+        if facts.record.aborted_at is not None:
+            return Fate.SWEEP, "it was aborted; its number of shards stays taken until its writers know, or for a day"
         return Fate.SWEEP, "it was never committed"
     if not facts.shards_are_there:
         return Fate.LEAVE, "its index is in place, but shards are missing or have another size"
@@ -164,6 +173,11 @@ def _judge_published(facts: SaveFacts) -> tuple[Fate, str]:
     return Fate.PRESERVE, "retention let it go just before the crash; it may have been due to be kept for good"
 
 
+def _in_words(hosts: tuple[str, ...]) -> str:
+    more = f" and {len(hosts) - _MOST_NAMED} more hosts" if len(hosts) > _MOST_NAMED else ""
+    return "the agents on " + ", ".join(hosts[:_MOST_NAMED]) + more
+
+
 def _index_is_foreign(facts: SaveFacts) -> bool:
     noted = facts.record.index_crc32c is not None
     return facts.index is not None and noted and not facts.index.is_as_written_by(facts.record)
@@ -184,11 +198,13 @@ def gather(
     listed: Collection[str],
     is_undoable: Callable[[Record], bool],
     live: Collection[Record] = (),
+    may_go_on: Callable[[Record], bool] = lambda record: False,
 ) -> list[SaveFacts]:
     """Look at what is in place for each record; nothing is changed. `listed` are the keys of listed prefixes.
 
     `records` are all of a run that no living save owns, in the order in which their saves began; `live` are those of
-    living saves. `is_undoable` says whether the time in which a deletion can be undone is not over.
+    living saves. `is_undoable` says whether the time in which a deletion can be undone is not over, `may_go_on`
+    whether the time in which other hosts may come back to a save is not.
     """
     of_prefix: dict[str, list[Record]] = {}
     for record in records:
@@ -210,6 +226,7 @@ def gather(
                     horizon=None,
                     is_undoable=is_undoable(record),
                     is_aside=deleting.is_aside(store, record),
+                    may_go_on=may_go_on(record),
                     is_kept=not its_own and _is_kept(store, record, attempts, index),
                 )
             )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from ckptd.engine.catalog import deleting
+from ckptd.engine.catalog.elsewhere import Elsewhere
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.records import Record
 from ckptd.errors import NotFoundError
@@ -20,6 +21,7 @@ class Uncommitted:
     def __init__(self, ledger: Ledger) -> None:
         """Know of none; see `found`."""
         self._ledger = ledger
+        self.elsewhere = Elsewhere(ledger)
         self._former: set[str] | None = None  # saves that former owners began; None: not yet known
         self._swept_counts: dict[str, set[int]] = {}  # of those that were swept, by prefix: the number of shards
         self._unswept: list[Record] = []  # a former owner might still commit them
@@ -31,6 +33,8 @@ class Uncommitted:
 
     def found(self, records: Iterable[Record]) -> None:
         """Take up what the run holds when it is read; at the first time these are of former owners."""
+        records = list(records)
+        self.elsewhere.found(records)
         self._unswept = []
         if self._former is None:
             self._former = {record.save_id for record in records if not record.published}
@@ -41,6 +45,9 @@ class Uncommitted:
 
     def can_sweep_more(self) -> bool:
         """Say whether some save that was never committed, and was not swept, may be by now."""
+        due_at = self.elsewhere.next_at({record.save_id for record in self._unswept})
+        if due_at is not None and due_at <= self._ledger.clock.wall_s():
+            return True
         return any(not self.why_not(record) for record in self._unswept)
 
     def why_not(self, record: Record) -> str:
@@ -59,15 +66,29 @@ class Uncommitted:
         return ""
 
     def sweep(self, record: Record) -> None:
-        """Delete what a save left that never got an index, and forget it; see `deleting.sweep`."""
+        """Delete what a save left that never got an index, and forget it; see `deleting.sweep`.
+
+        The record stays while writers on other hosts may still write under its keys.
+        """
         ledger = self._ledger
         others = [
             other
             for other in ledger.records.values()
             if other.prefix == record.prefix and other.save_id != record.save_id
         ]
+        if record.writers and self.elsewhere.is_taken(record):
+            self.elsewhere.wait_no_longer(record.save_id)
+            if record.aborted_at is None:
+                # Crash here: as before; the next owner waits for its writers, and comes back to this.
+                ledger.on_step("sweep.aborted")
+                record = ledger.note(record, aborted_at=ledger.clock.wall_s())
+                ledger.records[record.save_id] = record
+            # Crash here: a tombstone with shards: `recovery` comes back to this, and waits for no writer.
+            deleting.bury(ledger.store, record, others=others, on_step=ledger.on_step)
+            return
         deleting.sweep(ledger.store, record, others=others, on_step=ledger.on_step)
         ledger.records.pop(record.save_id, None)
+        self.elsewhere.forget(record.save_id)
         if not ledger.store.has_locks and record.save_id in (self._former or ()):
             self._swept_counts.setdefault(record.prefix_key, set()).add(record.num_shards)
 

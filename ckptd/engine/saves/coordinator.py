@@ -392,6 +392,7 @@ class Coordinator:
             life=self.root.life,
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
+            term=lambda: self.agents.term,
             admit=lambda save, size_bytes: self.admit(save, size_bytes),
             floor=lambda: self.floor_of(name),
             journal=self._journal,

@@ -28,6 +28,8 @@ class FromAgents:
         self._runs = runs
         self.is_present: Callable[[AgentLife], bool] = lambda life: False
         """Says whether this is the present life of its host's agent. It must not block."""
+        self.term = 0
+        """Of this coordinator; see `ckptd.engine.catalog.term`."""
 
     def share(self, save: SaveRef, host: str) -> HostShare:
         """Return what a host writes of a save that is planned; `NotFoundError` if that is nothing."""
@@ -85,14 +87,23 @@ class FromAgents:
             if found is not None:
                 found.fail(f"the {by} gave up: {reason}")
 
+    def heard_end(self, save: SaveRef, by: AgentLife) -> None:
+        """Hear that an agent knows that a save is over, and that none of its writers writes for it any more."""
+        self._check(by)
+        with self._runs.stored(save.run) as run:
+            run.stored.writer_heard_end(save.save_id, by.host)
+
+    def _check(self, by: AgentLife) -> None:
+        if not self.is_present(by):
+            raise ConflictError(f"a former life of the {by} is not believed", actual=by.incarnation)
+
     @contextmanager
     def _of(self, save: SaveRef, by: AgentLife) -> Iterator[Save | None]:
         """Find a save for one who tells something of it, None if it is published; the run's lock is held meanwhile.
 
         Raises what ended it, if it was ended.
         """
-        if not self.is_present(by):
-            raise ConflictError(f"a former life of the {by} is not believed", actual=by.incarnation)
+        self._check(by)
         with self._runs.stored(save.run) as run:
             if run.stored.published_save(save.save_id) is not None:
                 yield None

@@ -103,6 +103,7 @@ class Plan:
         """
         reserves = self._run.admit(ref, sum(layout.shard_sizes))
         stored = self._run.stored
+        writers = sorted({layout.host_of(shard) for shard in range(layout.num_shards)} - {""})
         with stored.lock:
             num_shards = stored.catalog.choose_num_shards(first.name, ref.step, layout.num_shards)
             # A key that an earlier attempt left behind is never written again: there are empty shards instead.
@@ -118,6 +119,9 @@ class Plan:
                 meta_suffix="meta" if meta_suffix is None else meta_suffix,
                 write_state=first.write_state,
                 keeps_replaced=first.append_only,
+                writers=writers,
+                layout_digest=layout.digest.hex() if writers else "",
+                term=self._run.term() if writers else 0,
             )
             stored.catalog.begin(self.record)
         self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))

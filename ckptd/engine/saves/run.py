@@ -62,6 +62,7 @@ class Run:
         listeners: Listeners | None = None,
         floor: FloorNow = no_floor,
         admit: Admit = admit_all,
+        term: Callable[[], int] = int,
         journal: Journal = NO_JOURNAL,
     ) -> None:
         self.name = name
@@ -93,6 +94,7 @@ class Run:
             workers=workers,
             feeders=feeders,
             writers=writers,
+            term=term,
             admit=admit,
             journal=told,
         )

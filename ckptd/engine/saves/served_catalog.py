@@ -293,6 +293,11 @@ class ServedCatalog:
         """Read bytes again that looked wrong to a reader; see `DamageChecks.check`."""
         return self._damage.check(key, save_id, suspicion, by, actors)
 
+    def writer_heard_end(self, save_id: str, host: str) -> None:
+        """Note that a writer on another host writes nothing more of a save that is over."""
+        with self._changing() as catalog:
+            catalog.writer_heard_end(save_id, host)
+
     # Housekeeping.
 
     @property

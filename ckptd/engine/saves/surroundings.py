@@ -38,6 +38,7 @@ class Surroundings:
         workers: run blocking work.
         feeders: take lanes from captured memory, beside all other work: this waits for ranks.
         writers: returns the addresses of processes that take shards; empty means the one that answered.
+        term: returns the term of this coordinator; 0 where no other host writes.
         admit: is called with a save and its size before anything of it is written.
         journal: is told of them.
     """
@@ -51,5 +52,6 @@ class Surroundings:
     workers: Share
     feeders: Share
     writers: Callable[[], tuple[str, ...]]
+    term: Callable[[], int]
     admit: Admit
     journal: RunJournal

@@ -14,7 +14,8 @@ NEW = Record("abc", 7, "runs/m", "model.ckpt", 1200, "model.ckpt-1200", (16, 0, 
 OLD = replace(NEW, published=True, saved_at=1.5e9, duration_s=2.5, index_crc32c=0xFFFFFFFF, pinned=True, epoch=3)
 WITHOUT_STEP = Record("A-_9", 1, "", "final", None, "final", (4,), 0.0, meta_graph=True, latest_filename="last")
 OTHERWISE = replace(NEW, write_state=False, retention="manager", max_to_keep=3, keep_hours=0.5, relative_paths=False)
-RECORDS = [NEW, OLD, WITHOUT_STEP, OTHERWISE, replace(NEW, dropped=True, preserved=True, deleted_at=1.55e9)]
+ELSEWHERE = replace(NEW, writers=("h1", "h2"), layout_digest="0f" * 32, term=3, aborted_at=1.5e9)
+RECORDS = [ELSEWHERE, NEW, OLD, WITHOUT_STEP, OTHERWISE, replace(NEW, dropped=True, preserved=True, deleted_at=1.55e9)]
 
 
 @pytest.mark.parametrize("record", RECORDS)
@@ -35,6 +36,13 @@ def test_a_record_names_all_that_is_ours() -> None:
 
 def test_a_later_releases_fields_are_passed_over() -> None:
     fields = json.loads(NEW.encode()) | {"colour": "green", "nested": {"a": [1]}}
+    assert Record.decode(json.dumps(fields).encode(), NEW.key) == NEW
+
+
+def test_an_earlier_releases_record_says_that_its_owner_writes_all() -> None:
+    fields = json.loads(NEW.encode())
+    for later in ("writers", "layout_digest", "term", "aborted_at"):
+        del fields[later]
     assert Record.decode(json.dumps(fields).encode(), NEW.key) == NEW
 
 
@@ -74,6 +82,11 @@ BAD = [
             {"began_at": "now"},
             {"latest_filename": "a/b"},
             {"meta_suffix": "x/../../y"},
+            {"writers": [1]},
+            {"writers": "h1"},
+            {"layout_digest": "0F" * 32},
+            {"term": -1},
+            {"aborted_at": "now"},
         )
     ),
 ]

@@ -48,6 +48,11 @@ CASES = [
     ("listed, index gone", facts(NEW, None, listed=True), Fate.LEAVE),
     ("killed before the record, and not to be listed", facts(replace(NEW, write_state=False), MINE), Fate.CONFIRM),
     ("noted late, with the shards of another", replace(facts(NEW, MINE, listed=True), double_of=LATER), Fate.FORGET),
+    ("its hosts may come back", replace(facts(replace(NEW, writers=("h",)), None), may_go_on=True), Fate.WAIT),
+    ("its hosts came too late", facts(replace(NEW, writers=("h",)), None), Fate.SWEEP),
+    ("its hosts may come back, but it has its index", replace(facts(NEW, MINE), may_go_on=True), Fate.ADOPT),
+    ("its hosts may come back, and another has its step", replace(facts(NEW, ANOTHERS), may_go_on=True), Fate.WAIT),
+    ("a tombstone", facts(replace(NEW, writers=("h",), aborted_at=1.0), None), Fate.SWEEP),
     # published
     ("all is well", facts(DONE, MINE, listed=True), Fate.NOTHING),
     ("kept for good", facts(replace(DONE, preserved=True), MINE), Fate.NOTHING),

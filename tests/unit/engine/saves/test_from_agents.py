@@ -9,8 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ckptd.engine.catalog import records
 from ckptd.engine.hosts.messages import AgentLife
 from ckptd.engine.lanes.plan import plan
+from ckptd.engine.layout import Assignment
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.session import Phase
@@ -114,6 +116,28 @@ def test_what_an_agent_gives_up_ends_the_save_and_its_shards_are_gone(job):
     with pytest.raises(SessionAbortedError):
         agents.take(planned.save, receipt)
     assert [stat.key for stat in job.coordinator.store.list(RUN) if ".data-" in stat.key] == []
+
+
+def test_an_aborted_attempts_number_stays_taken_until_every_writer_knows_its_end(job):
+    agents, store = job.coordinator.agents, job.coordinator.store
+    agents.term = 4
+    planned = job.planned(5)
+    [record] = records.load(store, RUN).found
+    layout = plan(job.ranks.manifests, 1, hosts=job.hosts)
+    assert (record.writers, record.term, record.layout_digest) == (("a", "b", "c"), 4, layout.digest.hex())
+    agents.failed(planned.save, job.lives["b"], "rank 3 is gone")
+    with pytest.raises(SessionAbortedError):
+        job.coordinator.outcome(planned.save).result(WAIT_S)
+    again = job.declare(5, attempt=2)[0].result(WAIT_S)
+    assert isinstance(again, Assignment)
+    assert again.num_shards == 4
+    for host in "abc":
+        assert len(records.load(store, RUN).found) == 2
+        agents.heard_end(planned.save, job.lives[host])
+    assert [each.save_id for each in records.load(store, RUN).found] == [again.save.save_id]
+    for host in "abc":
+        agents.take(again.save, job.write(again, host))
+    assert job.coordinator.outcome(again.save).result(WAIT_S).num_shards == 4
 
 
 def test_ranks_without_an_agent_send_to_the_coordinator(job):

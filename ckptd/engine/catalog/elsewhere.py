@@ -1,0 +1,72 @@
+"""Saves that agents on other hosts write: for how long one may still go on, and for how long its number stays taken.
+
+A coordinator that dies leaves such a save in its agents, which hold the bytes and the receipts. So the next one waits
+for them where it would sweep, and no longer than `WAIT_S`.
+
+An agent that is cut off may still create a key of an attempt that was aborted. So no later attempt has that many shards
+until every writer has heard how the save ended, or for `TAKEN_S`: the record stays that long, as a tombstone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.records import Record
+
+WAIT_S = 60.0
+TAKEN_S = 24 * 3600.0
+
+
+class Elsewhere:
+    """The saves of one run that other hosts write. Not thread-safe: it has one owner, the run's catalog."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Know of none; see `found`."""
+        self._ledger = ledger
+        self._until: dict[str, float] | None = None  # by save: forward-only clock; None: nothing was read yet
+        self._heard: dict[str, set[str]] = {}  # by save: the writers that have heard its end
+
+    def found(self, records: Iterable[Record]) -> None:
+        """Take up what the run holds when it is read; what is there at the first time may go on for a while."""
+        now = self._ledger.clock.boot_s()
+        if self._until is None:
+            may_go_on = (each for each in records if each.writers and not each.published and each.aborted_at is None)
+            self._until = {each.save_id: now + WAIT_S for each in may_go_on}
+        self._until = {save_id: until for save_id, until in self._until.items() if until > now}
+        self._ledger.waiting = set(self._until)
+
+    def may_go_on(self, record: Record) -> bool:
+        """Whether the agents that write a save may still come back, so that nothing of it may be deleted."""
+        return record.save_id in self._ledger.waiting
+
+    def wait_no_longer(self, save_id: str) -> None:
+        """End the wait for a save: it goes on now, or never will."""
+        (self._until or {}).pop(save_id, None)
+        self._ledger.waiting.discard(save_id)
+
+    def is_taken(self, record: Record) -> bool:
+        """Whether a writer may still write under the keys of a save that was not committed."""
+        if set(record.writers) <= self._heard.get(record.save_id, set()):
+            return False
+        return record.aborted_at is None or self._ledger.clock.wall_s() < record.aborted_at + TAKEN_S
+
+    def heard(self, record: Record, host: str) -> bool:
+        """Note that a writer has heard that a save is over, and writes no more; return whether all have."""
+        self._heard.setdefault(record.save_id, set()).add(host)
+        return not self.is_taken(record)
+
+    def forget(self, save_id: str) -> None:
+        """Forget a save that nothing is left of."""
+        self.wait_no_longer(save_id)
+        self._heard.pop(save_id, None)
+
+    def next_at(self, besides: Collection[str] = ()) -> float | None:
+        """Return when the time of a save is next over, wall clock; None if there is none `besides` these."""
+        ledger, now = self._ledger, self._ledger.clock.wall_s() - self._ledger.clock.boot_s()
+        times = [now + until for save_id, until in (self._until or {}).items() if save_id in ledger.records]
+        for record in ledger.records.values():
+            is_ours = record.latest_filename == ledger.latest_filename and record.save_id not in besides
+            if record.aborted_at is not None and not record.published and is_ours:
+                times.append(record.aborted_at + TAKEN_S)
+        return min(times, default=None)
