@@ -78,7 +78,7 @@ def tell(entry: JournalEntry, number: int | None) -> None:
     about = "" if entry.step is None else f" of step {entry.step}"
     about += f" of {entry.run}" if entry.run else ""
     where = f" at {first.peer}" if first.peer else ""
-    more = "".join(f", {name} {value}" for name, value in entry.details.items() if value not in ("", None, False))
+    more = "".join(f", {name} {value}" for name, value in entry.details.items() if value not in ("", None, False, []))
     text = f"{entry.event}{about} by {first.identity}{where}: {entry.outcome}{more}"
     fields = {
         "event": "audit",

@@ -21,7 +21,7 @@ from ckptd.daemon.audit_file import AuditFile
 from ckptd.daemon.audit_lines import line, tell
 from ckptd.daemon.audit_numbers import MOST_LINE_BYTES, last_number_before
 from ckptd.engine.journal import JournalEntry, Reserve
-from ckptd.errors import CkptdError, InvalidRequestError, UnavailableError
+from ckptd.errors import CkptdError, InvalidRequestError, NotPermittedError, StorageFullError, UnavailableError
 from ckptd.storage.local.os_errors import from_os_error
 
 RESERVE_BYTES = 256 << 10
@@ -50,6 +50,8 @@ class AuditLog:
         """
         if required and path is None:
             raise InvalidRequestError("--audit-required needs --audit-log FILE: without one nothing can be recorded")
+        if path == "":
+            raise InvalidRequestError("--audit-log is empty: it needs the path of a file")
         self.complaint = ""
         self._path, self._required, self._clock = path, required, clock
         self._writing = threading.Lock()
@@ -90,7 +92,8 @@ class AuditLog:
         try:
             self._record(entry, append, durable=durable)
         except Exception as error:
-            if not isinstance(error, OSError):  # a bug must not turn a save that is published into one that has failed
+            # A bug must not turn a save that is published into one that has failed.
+            if not isinstance(error, OSError | CkptdError):
                 _log.exception("a bug in ckptd: %s was not recorded", entry.event)
             self._complain(error)
             tell(entry, None)
@@ -184,23 +187,20 @@ class AuditLog:
 
     def _look_after_file(self) -> None:
         """Notice what other programs did to the file: nothing of ours may end in one that has no name any more."""
-        file = self._file
-        if file is not None and file.is_removed:
+        with self._writing:
+            file = self._file
+            if file is None:
+                return
+            is_removed, was_shortened = file.is_removed, file.was_shortened()
+        if is_removed:
             with self._syncing, self._writing:
                 if self._file is not file:
-                    return
-                try:
-                    self._go_on_in_new_file(file)
-                except CkptdError as error:
-                    raise OSError(errno.ENOENT, f"it was deleted, and cannot be made anew: {error}") from error
-            what = "the file was deleted"
-        else:
-            with self._writing:
-                if self._file is None or not self._file.was_shortened():
-                    return
-            what = "the file was shortened"
-        _log.error("the audit log goes on, but records are missing: %s: %s", what, self._path)
-        self.ended(JournalEntry("rotation", what, reserve=Reserve.HALF))
+                    return  # another thread was first
+                self._go_on_in_new_file(file)
+        if is_removed or was_shortened:
+            what = "the file was deleted" if is_removed else "the file was shortened"
+            _log.error("the audit log goes on, but records are missing: %s: %s", what, self._path)
+            self.ended(JournalEntry("rotation", what, reserve=Reserve.HALF))
 
     def _sync(self, number: int) -> None:
         """Make a record durable; of those that wait here together, one does it for all."""
@@ -222,11 +222,12 @@ class AuditLog:
         return line(self._number + 1, self._clock(), entry, self._unrecorded, most_bytes)
 
     def _refusal(self, entry: JournalEntry, error: Exception) -> CkptdError:
-        ours = (
-            from_os_error(error, "") if isinstance(error, OSError) else UnavailableError(f"a bug in ckptd: {error!r}")
-        )
-        return type(ours)(
+        ours = from_os_error(error, "") if isinstance(error, OSError) else error
+        reason = ours.reason if isinstance(ours, CkptdError) else f"a bug in ckptd: {error!r}"
+        # Others would be taken for what happened to the call's own subject.
+        kind = type(ours) if isinstance(ours, StorageFullError | NotPermittedError) else UnavailableError
+        return kind(
             f"the {entry.event} is refused: the daemon must record it (--audit-required), and its audit log cannot be "
-            f"written: {ours.reason}",
+            f"written: {reason}",
             key=self._path,
         )
