@@ -1,8 +1,8 @@
-"""Refusals that pass by themselves."""
+"""Refusals that those who answer for the engine treat in a way of their own."""
 
 from __future__ import annotations
 
-from ckptd.errors import UnavailableError
+from ckptd.errors import InvalidRequestError, UnavailableError
 
 
 class NotNowError(UnavailableError):
@@ -11,3 +11,13 @@ class NotNowError(UnavailableError):
     Clients repeat the call. Every other `UnavailableError` is an answer: the store failed, say, and the engine has
     tried what could be tried.
     """
+
+
+class NestedRunError(InvalidRequestError):
+    """A new run would be inside another, or around one.
+
+    Attributes:
+        other: that run's name, as it lies below the root; None for one that is found from a directory above.
+    """
+
+    other: str | None = None

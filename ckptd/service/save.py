@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment, LaneTransport
-from ckptd.engine.refusals import NotNowError
+from ckptd.engine.refusals import NestedRunError, NotNowError
 from ckptd.engine.saves.session import Phase
 from ckptd.errors import (
     CkptdError,
@@ -44,6 +45,8 @@ from ckptd.wire.v1 import common_pb2, save_pb2
 
 if TYPE_CHECKING:
     from ckptd.engine.front import Engine
+
+_log = logging.getLogger("ckptd.service")
 
 MAX_WAIT_S = 20.0
 """How long one Await stays open; callers repeat it."""
@@ -106,9 +109,17 @@ class SaveService:
         await self._openings.ready(run, create=True)
         self._descriptors.check()
         told = audited.entry_of(methods.SAVE["Join"], request, call.actor)
-        with self._allowances.joined(call.caller, run):
-            async with self._recorder.recorded(told) as joining:
-                await self._stay(run, member, options, call, joining)
+        try:
+            with self._allowances.joined(call.caller, run):
+                async with self._recorder.recorded(told) as joining:
+                    await self._stay(run, member, options, call, joining)
+        except NestedRunError as error:
+            if error.other is None or call.may(Right.READ, error.other):
+                raise
+            _log.info("%s may not make run %r, and is not told why: %s", call.caller, run, error)
+            raise InvalidRequestError(
+                f"{run!r} cannot be a run: this name is taken by another namespace; choose a name beside it"
+            ) from None
 
     async def _stay(self, run: str, member: Member, options: RunOptions, call: Call, joining: Recorded | None) -> None:
         async with self.presences.arrive(run, member, options) as (epoch, evicted):
@@ -135,9 +146,10 @@ class SaveService:
         """Refuse a new run around names that the policy gives to others: runs do not nest, so it would take them."""
         others = call.names_inside(run)
         if others and not await self._pools.control(run, self._coordinator.is_founded, run):
+            _log.info("%s may not make run %r: the policy gives %r to others", call.caller, run, others)
             raise NotPermittedError(
-                f"{call.caller} may not make run {run!r}: the daemon's policy gives {others!r} to others, and no run "
-                "can be inside another; choose a name beside theirs"
+                f"{call.caller} may not make run {run!r}: the daemon's policy gives names inside it to others, and no "
+                "run can be inside another; choose another name"
             )
 
     async def leave(self, request: save_pb2.LeaveRequest, call: Call) -> save_pb2.LeaveReply:

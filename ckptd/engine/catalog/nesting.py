@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator
 
 from ckptd.engine.catalog.records import DIRECTORY
-from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
+from ckptd.engine.refusals import NestedRunError
+from ckptd.errors import ConflictError, NotFoundError, NotPermittedError
 from ckptd.storage.base import Store
 from ckptd.storage.capabilities import local_path
 from ckptd.storage.keys import join
@@ -25,7 +26,7 @@ def check_apart(store: Store, run: str) -> None:
     """Refuse a new run that would be in the directory of another, or have another in its own.
 
     Raises:
-        InvalidRequestError: naming both.
+        NestedRunError: naming both.
     """
     if is_run(store, run):
         return
@@ -33,7 +34,7 @@ def check_apart(store: Store, run: str) -> None:
     while above:
         above = above.rpartition("/")[0]
         if is_run(store, above):
-            raise _inside(store, run, store.location(above) if above else store.url)
+            raise _inside(store, run, store.location(above) if above else store.url, above)
     for outer in stores_above(store):
         if is_run(outer, ""):
             raise _inside(store, run, outer.url)
@@ -42,10 +43,12 @@ def check_apart(store: Store, run: str) -> None:
             inner = stat.key.removesuffix("/" + EPOCH_NAME)
             if inner == run:
                 return  # another of its processes has joined it since: then it is one
-            raise InvalidRequestError(
+            error = NestedRunError(
                 f"{store.location(run)} cannot be a run: run {store.location(inner)} is inside it; choose a name "
                 "beside that one"
             )
+            error.other = inner
+            raise error
 
 
 def stores_above(store: Store) -> Iterator[Store]:
@@ -76,8 +79,10 @@ def is_run(store: Store, directory: str) -> bool:
     return True
 
 
-def _inside(store: Store, run: str, other: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{store.location(run)} cannot be a run: it is inside the run {other}, whose files could get its name; "
+def _inside(store: Store, run: str, outer: str, name: str | None = None) -> NestedRunError:
+    error = NestedRunError(
+        f"{store.location(run)} cannot be a run: it is inside the run {outer}, whose files could get its name; "
         "choose a name beside that one"
     )
+    error.other = name
+    return error

@@ -15,6 +15,7 @@ from ckptd.errors import (
     CkptdError,
     ConflictError,
     CorruptionError,
+    InvalidRequestError,
     NotFoundError,
     NotPermittedError,
     SessionAbortedError,
@@ -212,7 +213,9 @@ def test_only_an_admin_evicts(daemon):
 def test_no_run_is_made_around_the_names_of_another_team(daemon):
     with (
         open_run(daemon, "root", "vision") as around,
-        pytest.raises(NotPermittedError, match=r"may not make run 'vision': the daemon's policy gives 'vision/\*\*'"),
+        pytest.raises(
+            NotPermittedError, match=r"may not make run 'vision': the daemon's policy gives names inside it to others"
+        ),
     ):
         save(around, 1)
     with open_run(daemon, "vision", "vision/a") as trainer:
@@ -280,3 +283,19 @@ def test_who_may_only_read_has_no_say_in_what_a_jobs_ranks_restore(daemon):
         report("looker", 1, False)
     assert [report("vision", rank, True) for rank in (0, 1, 0)][-1] == read_pb2.AGREEMENT_AGREED
     assert [latest("vision", rank) for rank in (0, 1)] == [2, 2]
+
+
+def test_a_refused_name_does_not_tell_the_name_of_a_run_that_its_caller_may_not_read(daemon):
+    rows = [
+        *(row for row in GRANTS if row["to"] != "token:audio"),
+        {"to": "token:audio", "runs": "a/*", "role": "save"},
+    ]
+    daemon.server.use_identities(Access(tokens=KNOWN, policy=parse({"grant": rows})), None)
+    with open_run(daemon, "root", "a/x/secret") as inside:
+        save(inside, 1)
+    with open_run(daemon, "audio", "a/x") as around, pytest.raises(InvalidRequestError) as veiled:
+        save(around, 1)
+    assert "taken by another namespace" in str(veiled.value)
+    assert "secret" not in str(veiled.value)
+    with open_run(daemon, "root", "a/x") as around, pytest.raises(InvalidRequestError, match="a/x/secret is inside it"):
+        save(around, 1)
