@@ -62,7 +62,7 @@ def test_what_strangers_may_do_is_told_at_the_start_and_in_every_status(serve, r
     first = daemon.log.read_text().splitlines()[0]
     assert " warning: " in first
     assert "--insecure-loopback" in first
-    assert ":0" not in first
+    assert "127.0.0.1:0" not in first
     status = CliRunner().invoke(status_command, [daemon.listening[0]])
     for said in (
         f"of any user, may do everything over {daemon.listening[0]}",

@@ -105,6 +105,21 @@ def test_no_option_of_a_trainer_undercuts_the_floor_which_counts_as_soon_as_it_i
         assert steps_of(trainer) == [4, 5]
 
 
+def test_an_identity_that_may_only_manage_needs_no_place_in_the_run(daemon):
+    with open_run(daemon, "vision", "vision/a") as trainer:
+        save(trainer, 1, 2)
+    with open_run(daemon, "keeper", "vision/a") as keeper:
+        assert keeper.pin(1).pinned
+        assert not keeper.unpin(1).pinned
+        keeper.delete(1)
+        assert keeper.undelete(1).step == 1
+        keeper.delete(1, for_good=True)
+        keeper.delete(2, even_latest=True)
+        assert steps_of(keeper) == []
+        with pytest.raises(NotPermittedError, match=r"may not save to run 'vision/a': .* it needs the role `save`"):
+            save(keeper, 3)
+
+
 def identity_of(daemon, run):
     """Return what `status` tells anybody that may read about the one save of a run."""
     reply = call(daemon, "looker", methods.ADMIN, "Status", admin_pb2.StatusRequest())
