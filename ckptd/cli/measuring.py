@@ -191,18 +191,20 @@ class _Transport:
         self._num_daemons += 1
         self._place.mkdir(exist_ok=True)
         beside = f"{self._place}-{self._num_daemons}"
-        daemon = Daemon(self._place, Path(f"{beside}.log"), Path(f"{beside}.json"))
+        token_file = Path(f"{beside}.token")
+        daemon = Daemon(self._place, Path(f"{beside}.log"), Path(f"{beside}.json"), token_file=token_file)
         try:
             daemon.wait_until_ready()
             yield daemon
         finally:
             daemon.stop()
+            token_file.unlink(missing_ok=True)
 
     @contextmanager
     def _joined(self, daemon: Daemon | None) -> Iterator[Checkpointer]:
-        address = str(self._place) if daemon is None else "grpc://{}:{}".format(*daemon.port())
+        address, token = (str(self._place), None) if daemon is None else (daemon.address, daemon.token)
         with Checkpointer(
-            address, run="bench", rank=0, world_size=1, max_to_keep=1, timeout_s=_TIMEOUT_S
+            address, run="bench", rank=0, world_size=1, max_to_keep=1, timeout_s=_TIMEOUT_S, token=token
         ) as checkpointer:
             yield checkpointer
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -20,13 +21,16 @@ from typing import IO
 
 import grpc
 
+from ckptd.access.token_file import made
+from ckptd.client.paths.environment import TOKEN_VARIABLE
 from ckptd.demo.worker import WorkerOrders
 from ckptd.errors import UnavailableError
-from ckptd.wire import methods, status, versions
+from ckptd.wire import addresses, methods, status, versions
+from ckptd.wire.channels import open_channel
 from ckptd.wire.v1 import admin_pb2
 
 _SERVE = (sys.executable, "-m", "ckptd", "serve")
-_OPEN = ("--listen", "127.0.0.1:0", "--insecure-loopback")
+_LISTEN = ("--listen", "127.0.0.1:0")
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 
@@ -54,7 +58,11 @@ class Event:
 class Daemon:
     """A `ckptd serve` process on a directory or a store's URL, listening on a free port of the loopback interface.
 
-    `options` are further ones of the command line that begins with `serve`. `popen` starts the process.
+    `options` are further ones of the command line that begins with `serve`. `popen` starts the process. With a
+    `token_file`, which is made, callers need the token in it; without one every process of this host is served.
+
+    Attributes:
+        token: what callers show, None if they need none.
     """
 
     def __init__(
@@ -64,14 +72,22 @@ class Daemon:
         ready_file: Path,
         options: Sequence[str] = (),
         *,
+        token_file: Path | None = None,
         serve: Sequence[str] = _SERVE,
         popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
         self.log = log
         self._ready_file = ready_file
         self._out = log.open("wb")
+        self.token: str | None = None
+        identity = ["--insecure-loopback"]
+        if token_file is not None:
+            self.token = secrets.token_urlsafe()
+            identity = ["--token-file", str(token_file)]
+            with made(str(token_file), replaces=True) as write:
+                write(self.token)
         self._process = popen(
-            [*serve, "--root", str(root), *_OPEN, "--ready-file", str(ready_file), *options],
+            [*serve, "--root", str(root), *_LISTEN, *identity, "--ready-file", str(ready_file), *options],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=subprocess.STDOUT,
@@ -94,8 +110,12 @@ class Daemon:
                 raise UnavailableError(f"the daemon did not start; the end of {self.log}:\n{tail(self.log)}")
             time.sleep(0.02)
         self.listening = list(json.loads(self._ready_file.read_text())["listening"])
-        host, port = self.port()
-        self._channel = grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)])
+        self._channel = open_channel(addresses.parse(self.address), token=self.token)
+
+    @property
+    def address(self) -> str:
+        """The first TCP address that it listens on."""
+        return "grpc://{}:{}".format(*self.port())
 
     def port(self) -> tuple[str, int]:
         """Return host and port of the first TCP address that it listens on."""
@@ -135,10 +155,11 @@ class Crew:
     """The workers of one generation, and what they have said so far.
 
     `assignments` come in rank order; sockets between each two workers are made here and inherited by them, so that
-    the kernel reports a death to all others.
+    the kernel reports a death to all others. The daemon's `token` is in their environment, closed to other users.
     """
 
     log_directory: Path
+    token: str | None = None
     events: queue.Queue[Event] = field(default_factory=queue.Queue)
     received: list[Event] = field(default_factory=list)
     _processes: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -169,7 +190,7 @@ class Crew:
             stderr=log,
             text=True,
             pass_fds=descriptors,
-            env=child_environment(),
+            env=child_environment() | ({} if self.token is None else {TOKEN_VARIABLE: self.token}),
             start_new_session=True,
         )
         reader = threading.Thread(target=self._listen, args=(rank, process), daemon=True)

@@ -77,7 +77,8 @@ class _Telling:
         digits.write(self._digits_file)
 
         self._narrator.chapter("A daemon")
-        daemon = Daemon(self._root, self._logs / "daemon.log", self._ready_file)
+        token_file = self._ready_file.with_suffix(".token")
+        daemon = Daemon(self._root, self._logs / "daemon.log", self._ready_file, token_file=token_file)
         try:
             daemon.wait_until_ready()
             self._narrator.line(f"ckptd serve, pid {daemon.pid}, {', '.join(daemon.listening)}, root {self._root}")
@@ -85,6 +86,7 @@ class _Telling:
             self._train_to_the_end(daemon)
         finally:
             code = daemon.stop()
+            token_file.unlink(missing_ok=True)
         self._outcome.claim("the daemon left in good order when it was told to", code == 0, f"exit code {code}")
 
         self._narrator.chapter("What is on disk")
@@ -122,15 +124,14 @@ class _Telling:
         narrator.line(
             f"worker {script.victim} sends its part, as from another host; the others share memory with the daemon"
         )
-        host, port = daemon.port()
-        relay = Relay((host, port))
+        relay = Relay(daemon.port())
 
         def assignment(rank: int, peers: Mapping[str, int]) -> WorkerOrders:
             if rank == script.victim:
                 return self._assignment(rank, script.workers, peers, relay.address, script.killed_step)
-            return self._assignment(rank, script.workers, peers, f"grpc://{host}:{port}")
+            return self._assignment(rank, script.workers, peers, daemon.address)
 
-        with Crew(self._logs) as crew:
+        with Crew(self._logs, daemon.token) as crew:
             try:
                 crew.start(script.workers, assignment)
                 crew.until(
@@ -214,11 +215,10 @@ class _Telling:
         script, outcome, narrator = self._script, self._outcome, self._narrator
         restart = "restarts" if script.survivors == 1 else "restart"
         narrator.chapter(f"{_workers(script.survivors)} {restart} from the latest checkpoint")
-        host, port = daemon.port()
-        with Crew(self._logs) as crew:
+        with Crew(self._logs, daemon.token) as crew:
             crew.start(
                 script.survivors,
-                lambda rank, peers: self._assignment(rank, script.survivors, peers, f"grpc://{host}:{port}"),
+                lambda rank, peers: self._assignment(rank, script.survivors, peers, daemon.address),
             )
             crew.until(lambda _: len(crew.of_kind("ready")) == script.survivors, _CREW_TIMEOUT_S, self._on_event)
             self._check_the_restored_state(crew)

@@ -71,6 +71,12 @@ def test_the_story_left_no_process_behind(told):
     assert processes_naming(str(directory)) == []
 
 
+def test_its_port_was_open_to_no_other_program(told):
+    directory, _, _ = told
+    assert "may do everything" not in (directory / "logs" / "daemon.log").read_text()
+    assert list(directory.glob("*.token")) == []
+
+
 def test_the_worker_died_while_its_bytes_were_on_their_way(told):
     _, _, narrator = told
     seen = next(line for line in narrator.lines if line.startswith("the daemon was filling it"))
