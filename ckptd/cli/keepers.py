@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from ckptd.cli import daemons, places, served
+from ckptd.cli import daemons, output, places, served
 from ckptd.cli.places import Named, Served
 from ckptd.cli.served import ByDaemon
 from ckptd.engine.checkpoint import Checkpoint
@@ -33,6 +33,7 @@ from ckptd.storage.lock_holder import LockHolder
 
 T = TypeVar("T")
 _REPAIR_S = 60.0  # every checkpoint is read
+_AUDIT_LOG = "CKPTD_AUDIT_LOG"  # the daemon's setting of that name
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,15 @@ def keeper(store: Store, how: Reach) -> Iterator[Keeper]:
                 stack.enter_context(ownership.owned(store, holder, takes_over=how.takes_over))
             except ConflictError as error:
                 address = _holder(error)
+        if address is None:
+            note_unrecorded()
         yield _Here(store) if address is None else stack.enter_context(_opened_remote(store, address, how))
+
+
+def note_unrecorded() -> None:
+    """Say that what is done without a daemon is not in the audit log, where one is expected."""
+    if path := os.environ.get(_AUDIT_LOG):
+        output.note(f"careful: no daemon serves this directory, so this is not recorded in {path}")
 
 
 def repaired_by_daemon(store: Store, address: str, how: Reach, latest_filename: str) -> Repaired:

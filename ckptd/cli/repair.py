@@ -76,5 +76,6 @@ def _repaired(store: Store, latest_filename: str, how: Reach) -> Repaired:
             except ConflictError as error:
                 address = keepers.address_of(error)
         if address is None:
+            keepers.note_unrecorded()
             return repair(store, "", latest_filename, takes_over=how.takes_over)
         return keepers.repaired_by_daemon(store, address, how, latest_filename)

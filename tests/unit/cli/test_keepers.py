@@ -96,3 +96,13 @@ def test_an_address_that_its_owner_names_gets_the_token(hostile, monkeypatch, ca
     assert main.run(["rm", f"{run}/model.ckpt-1"]) == NotPermittedError.exit_code
     assert heard.shown == ["Bearer s3same"] * 2
     assert "pass --address" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["rm", "--even-latest", "model.ckpt-1"], ["pin", "model.ckpt-1"], ["repair", ""]])
+def test_what_no_daemon_does_is_not_in_the_audit_log_and_says_so(tmp_path, command, monkeypatch, capsys):
+    with ckptd.Checkpointer(tmp_path, run="a") as ckpt:
+        ckpt.save(1, {"w": np.zeros(1)}).result()
+    monkeypatch.setenv("CKPTD_AUDIT_LOG", "/var/log/audit.jsonl")
+    *flags, name = command
+    assert main.run([*flags, str(tmp_path / "a" / name)]) == 0
+    assert "this is not recorded in /var/log/audit.jsonl" in " ".join(capsys.readouterr().err.split())
