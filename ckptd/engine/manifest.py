@@ -12,7 +12,8 @@ import struct
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -27,6 +28,10 @@ STRING = dtypes.STRING_NUMBER
 VARIANT = dtypes.VARIANT_NUMBER
 MAX_TENSOR_RANK = 64  # numpy's own limit; TensorFlow reads up to 254
 _MAX_SIZE = 1 << 62  # element and byte counts stay far from the end of int64
+_COLUMNS = ("tensor", "starts", "shapes", "sizes", "lengths_sizes", "lengths_crcs", "lengths_covered")
+_SMALL_SCHEMA = 4096  # tensors; the ranks of a job save the same ones, so the latest small schemas are remembered
+
+_Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,21 @@ class Manifest:
     lengths_sizes: NDArray[np.int64]
     lengths_crcs: NDArray[np.uint32]
     lengths_covered: NDArray[np.int64]
-    _has_schema_of_another: bool = field(default=False, init=False, repr=False)
+    _of_another: frozenset[str] = field(default=frozenset(), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_schema(self)
         _check_columns(self)
+
+    @property
+    def schema(self) -> Schema:
+        """What follows from names, dtypes and full shapes, which are checked."""
+        if len(self.names) <= _SMALL_SCHEMA:
+            return _small_schema(self.names, self.dtypes, self.full_shapes)
+        return self._large_schema
+
+    @cached_property
+    def _large_schema(self) -> Schema:
+        return Schema.of(self.names, self.dtypes, self.full_shapes)
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> Manifest:
@@ -125,24 +140,25 @@ class Manifest:
 
     @cached_property
     def memory_bytes(self) -> int:
-        """About how much memory the manifest itself takes; a schema that is another's counts there."""
-        columns = (self.tensor, self.starts, self.shapes, self.sizes, self.lengths_sizes, self.lengths_covered)
+        """About how much memory the manifest itself takes; what is another's counts there."""
         schema = 0
-        if not self._has_schema_of_another:
+        if "names" not in self._of_another:
             schema = sum(
                 len(name) + 8 * len(shape) + 200 for name, shape in zip(self.names, self.full_shapes, strict=True)
             )
-        return schema + self.lengths_crcs.nbytes + sum(column.nbytes for column in columns)
+        own: list[NDArray[np.int64]] = [getattr(self, name) for name in _COLUMNS if name not in self._of_another]
+        return schema + sum(column.nbytes for column in own)
 
     @cached_property
     def schema_hash(self) -> int:
         """The same for manifests of equal schemas, in this process."""
         return hash((self.names, self.dtypes, self.full_shapes))
 
-    def with_schema_of(self, other: Manifest) -> Manifest:
-        """Return this manifest with the names, dtypes and shapes of `other` in the place of its own, if they are equal.
+    def sharing_with(self, other: Manifest) -> Manifest:
+        """Return this manifest with what is equal in `other` in the place of its own, if their schemas are equal.
 
-        The ranks of a job save the same tensors: kept once per rank, the names would take most of the memory.
+        The ranks of a job save the same tensors, mostly boxes of the same shapes: kept once for each rank, names and
+        columns would take several times the memory of where their boxes begin.
         """
         if other is self or (self.names, self.dtypes, self.full_shapes) != (
             other.names,
@@ -150,22 +166,19 @@ class Manifest:
             other.full_shapes,
         ):
             return self
+        equal = [name for name in _COLUMNS if np.array_equal(getattr(self, name), getattr(other, name))]
         shared = copy(self)
-        for name in ("names", "dtypes", "full_shapes"):
+        for name in ("names", "dtypes", "full_shapes", *equal):
             object.__setattr__(shared, name, getattr(other, name))
-        object.__setattr__(shared, "_has_schema_of_another", True)
-        vars(shared).pop("memory_bytes", None)
+        object.__setattr__(shared, "_of_another", frozenset(("names", *equal)))
+        for name in ("memory_bytes", "row_starts", "_large_schema"):
+            vars(shared).pop(name, None)
         return shared
-
-    @cached_property
-    def ranks(self) -> NDArray[np.int64]:
-        """Number of dimensions per tensor."""
-        return np.array([len(shape) for shape in self.full_shapes], np.int64)
 
     @cached_property
     def row_starts(self) -> NDArray[np.int64]:
         """Where each part's numbers begin in `starts` and `shapes`; one more at the end. Shape [parts + 1]."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.ranks[self.tensor])])
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.schema.ndims[self.tensor])])
 
     def box(self, part: int) -> Box:
         """Return the box of one part."""
@@ -177,9 +190,7 @@ class Manifest:
         """SHA-256 over everything above in a canonical form: the same layout, the same 32 bytes."""
         digest = hashlib.sha256(b"ckptd manifest 1\0")
         digest.update(struct.pack("<qq", len(self.names), self.num_parts))
-        for name, dtype, shape in zip(self.names, self.dtypes, self.full_shapes, strict=True):
-            encoded = name.encode("utf-8", "surrogateescape")
-            digest.update(struct.pack(f"<qqq{len(shape)}q", len(encoded), dtype, len(shape), *shape) + encoded)
+        digest.update(self.schema.encoded)
         for column in (self.tensor, self.starts, self.shapes, self.sizes, self.lengths_sizes, self.lengths_covered):
             digest.update(np.ascontiguousarray(column, "<i8").tobytes())
         digest.update(np.ascontiguousarray(self.lengths_crcs, "<u4").tobytes())
@@ -190,29 +201,74 @@ def _describe(dtype: int, shape: tuple[int, ...]) -> str:
     return f"{dtypes.by_number(dtype).name} {list(shape)}"
 
 
-def _check_schema(manifest: Manifest) -> None:
-    if not len(manifest.names) == len(manifest.dtypes) == len(manifest.full_shapes):
-        raise InvalidRequestError("the manifest's names, dtypes and shapes differ in number")
-    if len(set(manifest.names)) != len(manifest.names):
-        raise InvalidRequestError("the manifest names a tensor twice")
-    for name, number, shape in zip(manifest.names, manifest.dtypes, manifest.full_shapes, strict=True):
-        if not name or name.startswith("\0"):
-            raise InvalidRequestError(f"{name!r} can't be a tensor's name: it is empty or begins with a zero byte")
-        try:
-            dtype = dtypes.by_number(number)
-        except CorruptionError as error:
-            raise InvalidRequestError(f"tensor {name!r} has a dtype that can't be stored: {error}") from error
-        if not dtype.width and number not in (STRING, VARIANT):
-            raise InvalidRequestError(f"tensor {name!r} has the dtype {dtype.name}, which can't be saved")
-        if len(shape) > MAX_TENSOR_RANK:
-            raise InvalidRequestError(f"tensor {name!r} has {len(shape)} dimensions; {MAX_TENSOR_RANK} are possible")
-        # A zero dimension must not hide an absurd one beside it.
-        if any(n < 0 for n in shape) or prod(max(n, 1) for n in shape) > _MAX_SIZE // 16:
-            raise InvalidRequestError(f"tensor {name!r} can't have the shape {list(shape)}")
+@dataclass(frozen=True, eq=False, slots=True)
+class Schema:
+    """Tensors by number, as columns; they are checked.
+
+    Attributes:
+        numbers: TensorFlow's of the dtypes.
+        widths: bytes of an element, 0 where they vary.
+        ndims, volumes: dimensions and elements.
+        dimensions: all full shapes, one after another; that of a tensor begins at `dimensions_at`.
+        encoded: all of it, in the canonical form that digests are taken over.
+    """
+
+    numbers: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    ndims: NDArray[np.int64]
+    volumes: NDArray[np.int64]
+    dimensions: NDArray[np.int64]
+    dimensions_at: NDArray[np.int64]
+    encoded: bytes
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], numbers: tuple[int, ...], full_shapes: _Shapes) -> Schema:
+        """Check a schema; raises `InvalidRequestError` naming the tensor."""
+        if not len(names) == len(numbers) == len(full_shapes):
+            raise InvalidRequestError("the manifest's names, dtypes and shapes differ in number")
+        if len(set(names)) != len(names):
+            raise InvalidRequestError("the manifest names a tensor twice")
+        encoded = []
+        for name, number, shape in zip(names, numbers, full_shapes, strict=True):
+            _check_tensor(name, number, shape)
+            coded = name.encode("utf-8", "surrogateescape")
+            encoded.append(struct.pack(f"<qqq{len(shape)}q", len(coded), number, len(shape), *shape) + coded)
+        ndims = np.fromiter(map(len, full_shapes), np.int64, len(full_shapes))
+        dimensions = np.fromiter(chain.from_iterable(full_shapes), np.int64)
+        return cls(
+            numbers=np.array(numbers, np.int64),
+            widths=np.array([dtypes.by_number(number).width for number in numbers], np.int64),
+            ndims=ndims,
+            volumes=products(dimensions, ndims),
+            dimensions=dimensions,
+            dimensions_at=np.cumsum(ndims) - ndims,
+            encoded=b"".join(encoded),
+        )
+
+
+@lru_cache(maxsize=16)
+def _small_schema(names: tuple[str, ...], numbers: tuple[int, ...], full_shapes: _Shapes) -> Schema:
+    return Schema.of(names, numbers, full_shapes)
+
+
+def _check_tensor(name: str, number: int, shape: tuple[int, ...]) -> None:
+    if not name or name.startswith("\0"):
+        raise InvalidRequestError(f"{name!r} can't be a tensor's name: it is empty or begins with a zero byte")
+    try:
+        dtype = dtypes.by_number(number)
+    except CorruptionError as error:
+        raise InvalidRequestError(f"tensor {name!r} has a dtype that can't be stored: {error}") from error
+    if not dtype.width and number not in (STRING, VARIANT):
+        raise InvalidRequestError(f"tensor {name!r} has the dtype {dtype.name}, which can't be saved")
+    if len(shape) > MAX_TENSOR_RANK:
+        raise InvalidRequestError(f"tensor {name!r} has {len(shape)} dimensions; {MAX_TENSOR_RANK} are possible")
+    # A zero dimension must not hide an absurd one beside it.
+    if any(n < 0 for n in shape) or prod(max(n, 1) for n in shape) > _MAX_SIZE // 16:
+        raise InvalidRequestError(f"tensor {name!r} can't have the shape {list(shape)}")
 
 
 def _check_columns(manifest: Manifest) -> None:
-    parts = manifest.num_parts
+    schema, parts = manifest.schema, manifest.num_parts
     columns = (manifest.sizes, manifest.lengths_sizes, manifest.lengths_crcs, manifest.lengths_covered)
     if any(len(column) != parts for column in columns):
         raise InvalidRequestError("the manifest's columns differ in length")
@@ -220,7 +276,7 @@ def _check_columns(manifest: Manifest) -> None:
         raise InvalidRequestError("the manifest has a part of a tensor that it does not name")
     if not len(manifest.starts) == len(manifest.shapes) == int(manifest.row_starts[-1]):
         raise InvalidRequestError("the manifest's boxes do not fit its tensors' ranks")
-    limits = flat_full_shapes(manifest)
+    limits = _flat_full_shapes(manifest, schema)
     starts, shapes = manifest.starts, manifest.shapes
     outside = (starts < 0) | (shapes < 0) | (starts > limits) | (shapes > limits - starts)
     if outside.any():
@@ -231,15 +287,14 @@ def _check_columns(manifest: Manifest) -> None:
             expected=f"a box within {list(manifest.full_shapes[tensor])}",
             actual=str(manifest.box(part)),
         )
-    _check_sizes(manifest)
+    _check_sizes(manifest, schema)
 
 
-def _check_sizes(manifest: Manifest) -> None:
+def _check_sizes(manifest: Manifest, schema: Schema) -> None:
     if not manifest.num_parts:
         return
-    widths = np.array([dtypes.by_number(number).width for number in manifest.dtypes], np.int64)[manifest.tensor]
-    elements = box_volumes(manifest)
-    is_string = np.array([number == STRING for number in manifest.dtypes], bool)[manifest.tensor]
+    widths, elements = schema.widths[manifest.tensor], products(manifest.shapes, schema.ndims[manifest.tensor])
+    is_string = (schema.numbers == STRING)[manifest.tensor]
     too_small = manifest.sizes < 0
     wrong_width = (widths > 0) & (manifest.sizes != elements * widths)
     # Every length takes a byte at least, and the checksum sits between lengths and payload.
@@ -248,8 +303,7 @@ def _check_sizes(manifest: Manifest) -> None:
     wrong_string = is_string & ((manifest.lengths_sizes < elements) | (payloads < 0) | covered_wrong)
     not_string = ~is_string & ((manifest.lengths_sizes != 0) | (manifest.lengths_covered != 0))
     # Their running checksum goes over all elements, so the parts of several ranks could not be joined.
-    is_variant = np.array([number == VARIANT for number in manifest.dtypes], bool)[manifest.tensor]
-    wholes = np.array([prod(shape) for shape in manifest.full_shapes], np.int64)[manifest.tensor]
+    is_variant, wholes = (schema.numbers == VARIANT)[manifest.tensor], schema.volumes[manifest.tensor]
     wrong_variant = is_variant & ((elements != wholes) | (manifest.sizes < elements * (1 + CHECKSUM_BYTES)))
     bad = too_small | wrong_width | wrong_string | not_string | wrong_variant | (manifest.sizes > _MAX_SIZE)
     if bad.any():
@@ -261,18 +315,12 @@ def _check_sizes(manifest: Manifest) -> None:
         )
 
 
-def flat_full_shapes(manifest: Manifest) -> NDArray[np.int64]:
+def _flat_full_shapes(manifest: Manifest, schema: Schema) -> NDArray[np.int64]:
     """Return the full shape of each part's tensor, laid out as `Manifest.shapes`."""
-    flat = np.array([n for shape in manifest.full_shapes for n in shape], np.int64)
-    begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(manifest.ranks)])[:-1]
-    counts = manifest.ranks[manifest.tensor]
-    within = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(manifest.row_starts[:-1], counts)
-    return flat[np.repeat(begins[manifest.tensor], counts) + within]
-
-
-def box_volumes(manifest: Manifest) -> NDArray[np.int64]:
-    """Return the number of elements of each part."""
-    return products(manifest.shapes, manifest.ranks[manifest.tensor])
+    counts = schema.ndims[manifest.tensor]
+    begins = schema.dimensions_at[manifest.tensor] - manifest.row_starts[:-1]
+    flat: NDArray[np.int64] = schema.dimensions[np.repeat(begins, counts) + np.arange(len(manifest.shapes))]
+    return flat
 
 
 def products(numbers: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

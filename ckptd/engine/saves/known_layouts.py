@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import fields
+
+import numpy as np
 
 from ckptd.engine.lanes.plan import PAGE_BYTES, plan
 from ckptd.engine.layout import Layout
@@ -12,12 +15,13 @@ from ckptd.engine.settings import MAX_SHARDS
 from ckptd.storage.base import Durability
 
 _REMEMBERED = 4
+_REMEMBERED_BYTES = 256 << 20  # of those before the latest
 
 _Key = tuple[tuple[bytes, ...], frozenset[str], tuple[str, ...]]
 
 
 class KnownLayouts:
-    """The layouts of a run's latest saves. Thread-safe."""
+    """The layouts of a run's latest saves, and the manifests of the latest: its next save names them. Thread-safe."""
 
     def __init__(self, durability: Durability, num_shards: int | None) -> None:
         """Begin empty.
@@ -29,7 +33,8 @@ class KnownLayouts:
         self._align_bytes = PAGE_BYTES if durability is Durability.LOCAL_DISK else 1
         self._num_shards = num_shards
         self._lock = threading.Lock()
-        self._layouts: OrderedDict[_Key, Layout] = OrderedDict()
+        self._layouts: OrderedDict[_Key, Layout] = OrderedDict()  # the one that was used last at the end
+        self._latest: tuple[Manifest, ...] = ()
 
     def of(
         self,
@@ -44,8 +49,21 @@ class KnownLayouts:
         if known is None:
             num_shards = self._num_shards or min(len(manifests), MAX_SHARDS)
             known = plan(manifests, num_shards, self._align_bytes, from_lowest, hosts)
-            with self._lock:
-                self._layouts[key] = known
-                while len(self._layouts) > _REMEMBERED:
-                    self._layouts.popitem(last=False)
+        with self._lock:
+            self._latest = manifests
+            self._layouts[key] = known
+            self._layouts.move_to_end(key)
+            while len(self._layouts) > 1 and self._is_too_much():
+                self._layouts.popitem(last=False)
         return known
+
+    def _is_too_much(self) -> bool:
+        *earlier, _ = self._layouts.values()
+        return len(earlier) >= _REMEMBERED or sum(map(memory_bytes, earlier)) > _REMEMBERED_BYTES
+
+
+def memory_bytes(layout: Layout) -> int:
+    """Return about how much memory the columns of a layout take."""
+    columns = (getattr(layout, each.name) for each in fields(layout))
+    of_slices = sum(each.starts.nbytes + each.shapes.nbytes + each.entries.nbytes for each in layout.slices.values())
+    return of_slices + sum(column.nbytes for column in columns if isinstance(column, np.ndarray))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from ckptd.engine.manifest import Manifest, Part
+from ckptd.engine.saves.known_layouts import KnownLayouts
 from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.errors import InvalidRequestError
 from ckptd.format.slices import Box
+from ckptd.storage.base import Durability
 
 FLOAT, STRING, VARIANT = 1, 7, 21
 
@@ -88,13 +90,14 @@ def test_a_part_of_an_unknown_tensor_is_refused():
 
 def test_ranks_with_equal_tensors_keep_their_names_once():
     first, second = two_parts(), two_parts()
-    both = second.with_schema_of(first)
+    both = second.sharing_with(first)
     assert both.names is first.names
+    assert both.shapes is first.shapes
     assert both.digest == second.digest
     assert both.memory_bytes < first.memory_bytes
-    assert first.with_schema_of(first) is first
+    assert first.sharing_with(first) is first
     other = replace(second, names=("v", "s", "x"))
-    assert other.with_schema_of(first) is other
+    assert other.sharing_with(first) is other
 
 
 def test_what_is_remembered_of_many_ranks_is_their_columns_and_one_schema():
@@ -105,11 +108,32 @@ def test_what_is_remembered_of_many_ranks_is_their_columns_and_one_schema():
         return Manifest.of([Part(name, FLOAT, (num_ranks,), Box((rank,), (1,)), 4) for name in names])
 
     manifests = [of(rank) for rank in range(num_ranks)]
-    needed = manifests[0].memory_bytes + sum(one.with_schema_of(manifests[0]).memory_bytes for one in manifests[1:])
+    needed = manifests[0].memory_bytes + sum(one.sharing_with(manifests[0]).memory_bytes for one in manifests[1:])
     assert needed < sum(one.memory_bytes for one in manifests) / 2
-    known = KnownManifests(needed)
-    for manifest in manifests:
-        known.add(manifest)
-    assert all(known.knows(manifest.digest) for manifest in manifests)
+    known, digests = KnownManifests(needed), [manifest.digest for manifest in manifests]
+    while manifests:
+        known.add(manifests.pop(0))
+    assert all(known.knows(digest) for digest in digests)
     known.add(Manifest.of([Part("another", FLOAT, (), Box((), ()), 4)]))
-    assert not known.knows(manifests[0].digest)
+    assert not known.knows(digests[0])
+
+
+def test_what_the_latest_save_of_a_run_is_made_of_stays_known_beyond_the_bound():
+    def job(name):
+        return [Manifest.of([Part(name, FLOAT, (8,), Box((rank,), (1,)), 4)]) for rank in range(8)]
+
+    def plan_of(name):
+        for manifest in job(name):
+            known.add(manifest)
+            declared.append(known.find(manifest.digest))  # a save that waits for the other ranks keeps it
+        layouts.of(tuple(declared))
+        declared.clear()
+
+    def known_of(name):
+        return [known.knows(manifest.digest) for manifest in job(name)]
+
+    known, layouts, declared = KnownManifests(1), KnownLayouts(Durability.OBJECT_STORE, None), []
+    plan_of("a")
+    assert known_of("a") == [True] * 8
+    plan_of("b")
+    assert (known_of("a"), known_of("b")) == ([False] * 8, [True] * 8)
