@@ -54,11 +54,11 @@ def new(name: str, path: str, expires: str | None, out: str | None, force: bool)
     expires_s = None if expires is None else _seconds(expires)
     if out is None:
         output.say(tokens.create(path, name, expires_s=expires_s))
-    else:
-        with token_file.made(out, replaces=force) as write:
-            write(tokens.create(path, name, expires_s=expires_s))
-        output.tell(f"{name}'s token is in {out}")
-    output.note(f"ckptd: {name} is known to the daemon that reads {path}; this token cannot be shown again")
+        output.note(f"ckptd: {name} is known to the daemon that reads {path}; this token cannot be shown again")
+        return
+    with token_file.made(out, replaces=force) as write:
+        write(tokens.create(path, name, expires_s=expires_s))
+    output.tell(f"{name}'s token is in {out}; the daemon that reads {path} knows it")
 
 
 @command.command("list")
