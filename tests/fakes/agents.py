@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.hosts.messages import AgentLife, Receipt
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.lanes.filled_shard import FilledShard
+from ckptd.engine.lanes.plan import plan
 from ckptd.engine.layout import Assignment
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.format.names import shard_key
@@ -48,6 +50,13 @@ class HostJob:
 
     def ranks_of(self, host: str) -> list[int]:
         return [rank for rank, each in enumerate(self.hosts) if each == host]
+
+    def send(self, planned: Assignment, shard: int) -> None:
+        """Let the ranks that have bytes for a shard of the coordinator's own send them there."""
+        layout = plan(self.ranks.manifests, 1, hosts=self.hosts)
+        for rank in layout.senders_of[shard]:
+            ref = replace(planned.save, rank=rank, incarnation=self.members[rank].incarnation)
+            self.ranks.fill(layout, [self.coordinator.lane(ref, shard)])
 
     def write(self, planned: Assignment, host: str) -> Receipt:
         """Write a host's shard, and return its receipt, which is not given yet."""

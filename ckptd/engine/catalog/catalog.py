@@ -30,6 +30,7 @@ from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
 from ckptd.engine.catalog.uncommitted import Uncommitted
 from ckptd.engine.catalog.undo import Undo
 from ckptd.engine.catalog.upkeep import Upkeep
+from ckptd.engine.catalog.writers import Writers
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
@@ -69,6 +70,7 @@ class Catalog:
         contents: what there is.
         edits: what its owner changes: pins, deletions, quarantine.
         upkeep: reads the run again, follows the policy, knows whether the run is still ours.
+        writers: for saves that agents on other hosts write.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Catalog:
         self._ledger, self._publishing, self._undo = ledger, publishing, undo
         self._uncommitted, self._recoverer = uncommitted, recoverer
         self._keys = SaveKeys(ledger, uncommitted, pad_step_number)
+        self.writers = Writers(ledger, uncommitted, self.upkeep, self._keys)
 
     def configure(
         self,
@@ -167,6 +170,7 @@ class Catalog:
         keeps_replaced: bool = False,
         writers: Sequence[str] = (),
         layout_digest: str = "",
+        calls: str = "",
         term: int = 0,
     ) -> Record:
         """Return the record of a save that is to begin now. Nothing is written yet."""
@@ -187,6 +191,7 @@ class Catalog:
             keeps_replaced=keeps_replaced,
             writers=tuple(writers),
             layout_digest=layout_digest,
+            calls=calls,
             term=term,
         )
 
@@ -342,17 +347,6 @@ class Catalog:
         except CkptdError:
             ledger.is_stale = True
             raise
-
-    def writer_heard_end(self, save_id: str, host: str) -> None:
-        """Note that a writer on another host knows that a save is over, and that it writes nothing for it any more.
-
-        Once all know, nothing is left of a save that was aborted.
-        """
-        record = self._ledger.records.get(save_id)
-        if record is None or record.published or save_id in self._ledger.waiting:
-            return
-        if self._uncommitted.elsewhere.heard(record, host) and save_id not in self._ledger.live:
-            self._uncommitted.sweep(record)
 
     def retire(self, in_use: Collection[str] = ()) -> list[Verdict]:
         """Delete what retention no longer keeps, and note what else the last publication meant for others.

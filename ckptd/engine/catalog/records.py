@@ -94,6 +94,7 @@ class Record:
             its sense, before any trainer has joined. Older releases did not note them: then nothing is deleted.
         writers: the hosts whose agents write shards of it; none where the owner of the run writes all.
         layout_digest: where other hosts write: of the layout, in hex, so that the next coordinator knows it again.
+        calls: where other hosts write: a digest, in hex, of the calls of `save` that it carries out, on all ranks.
         term: where other hosts write: of the coordinator that began it.
         aborted_at: where other hosts write: wall clock, when it was given up. What it had written is deleted, and its
             number of shards stays taken; see `ckptd.engine.catalog.elsewhere`.
@@ -137,6 +138,7 @@ class Record:
     relative_paths: bool = True
     writers: tuple[str, ...] = ()
     layout_digest: str = ""
+    calls: str = ""
     term: int = 0
     aborted_at: float | None = None
     published: bool = False
@@ -165,8 +167,9 @@ class Record:
                 raise InvalidRequestError(f"{what!r} is not the name of a file in the run's directory")
         if not self.shard_sizes or min(self.shard_sizes) < 0:
             raise InvalidRequestError("a checkpoint has one shard at least, and no shard a negative size")
-        if not _DIGEST.fullmatch(self.layout_digest):
-            raise InvalidRequestError(f"a layout's digest is 64 hexadecimal digits, not {self.layout_digest!r}")
+        for digest in (self.layout_digest, self.calls):
+            if not _DIGEST.fullmatch(digest):
+                raise InvalidRequestError(f"a digest has 64 hexadecimal digits, unlike {digest!r}")
         for what, (least, most) in _RANGES.items():
             value = getattr(self, what)
             if value is not None and not least <= value <= most:

@@ -5,6 +5,8 @@ The ranks' tensors give the layout, which equal saves share. What several ranks 
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -19,7 +21,7 @@ from ckptd.engine.lanes.host_share import crossing_bytes
 from ckptd.engine.lanes.merge import merge
 from ckptd.engine.lanes.shard import Shard
 from ckptd.engine.layout import Assignment, Lane, LaneTransport, Layout
-from ckptd.engine.log import log_crossing, log_differences
+from ckptd.engine.log import log_crossing, log_differences, logger
 from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.surroundings import Surroundings
@@ -49,6 +51,7 @@ class Plan:
         self.shards: Sequence[Shard] = ()
         self._run = run
         self._begun: list[Shard] = []
+        self._calls = ""  # where other hosts write: a digest of the calls of `save` on all ranks
 
     def lay_out(self, ref: SaveRef, claims: Sequence[Claim]) -> Layout:
         """Lay out what the ranks save, after checking that what several of them hold is the same on all.
@@ -78,6 +81,37 @@ class Plan:
             log_crossing(ref, crossing, layout.size_bytes)
         return layout
 
+    def revive(
+        self, ref: SaveRef, first: Declaration, layout: Layout, claims: Sequence[Claim], meta_suffix: str | None
+    ) -> Record | None:
+        """Go on with what a former life of the coordinator noted for these very calls; None if there is nothing.
+
+        It had told the agents what to write. They have declared again, and give their receipts again: what they have
+        written is not written again.
+
+        Args:
+            ref: the save.
+            first: the declaration that began it.
+            layout: as `lay_out` returned it.
+            claims: of all ranks, in their order.
+            meta_suffix: what the name of the ``.meta`` object ends in; None for none.
+        """
+        if not layout.shard_hosts:
+            return None
+        self._calls = _calls_of(claims)
+        stored = self._run.stored
+        with stored.lock:
+            record = stored.catalog.writers.waiting(first.name, ref.step, self._calls)
+            if record is None:
+                return None
+            if not _is_of(record, layout) or record.meta_suffix != (meta_suffix or "meta"):
+                logger.warning("%s is planned otherwise than by the coordinator before, and begins anew", ref)
+                return None
+            own = [key for shard, key in enumerate(record.shard_keys) if not layout.host_of(shard)]
+            stored.catalog.writers.revive(record, own)
+        self.record = record
+        return record
+
     def begin(
         self,
         ref: SaveRef,
@@ -88,13 +122,13 @@ class Plan:
         on_end: Callable[[int, int], None],
         on_failure: Callable[[CkptdError], None],
     ) -> None:
-        """Note the save in the catalog, then create its shards.
+        """Note the save in the catalog, unless it was revived, then create its shards.
 
         Args:
             ref: the save, with its id and attempt.
             first: the declaration that began it.
             layout: as `lay_out` returned it.
-            meta_suffix: what the name of the ``.meta`` object ends in; None for none.
+            meta_suffix: as for `revive`.
             on_end: called with rank and shard when all that the rank owes the shard has come.
             on_failure: called with what makes the save impossible.
 
@@ -102,17 +136,33 @@ class Plan:
             StorageFullError, UnavailableError: it is more than may be stored, or be under way, of this run.
         """
         reserves = self._run.admit(ref, sum(layout.shard_sizes))
+        record = self.record or self._note(ref, first, layout, meta_suffix)
+        # A key that an earlier attempt left behind is never written again: there are empty shards instead.
+        padded = record.num_shards > layout.num_shards
+        self.layout = layout = replace(layout, shard_sizes=record.shard_sizes) if padded else layout
+        now = self._run.clock.boot_s
+        for shard, (key, size) in enumerate(zip(record.shard_keys, record.shard_sizes, strict=True)):
+            if layout.host_of(shard):
+                durability = self._run.store.durability
+                self._begun.append(RemoteShard(layout, shard, key, ref.save_id, durability=durability, now=now))
+                continue
+            writer = limited(self._create(key, size, reserves=reserves), self._run.settings.write_limit)
+            filled = FilledShard(layout, shard, writer, now=now, on_end=on_end, on_failure=on_failure)
+            self._begun.append(filled)
+            filled.begin()
+        self.shards = tuple(self._begun)
+
+    def _note(self, ref: SaveRef, first: Declaration, layout: Layout, meta_suffix: str | None) -> Record:
+        """Note a save that begins, before its first byte."""
         stored = self._run.stored
         writers = sorted({layout.host_of(shard) for shard in range(layout.num_shards)} - {""})
         with stored.lock:
             num_shards = stored.catalog.choose_num_shards(first.name, ref.step, layout.num_shards)
-            # A key that an earlier attempt left behind is never written again: there are empty shards instead.
-            sizes = [*layout.shard_sizes, *[0] * (num_shards - layout.num_shards)]
             self.record = stored.catalog.draft(
                 first.name,
                 ref.step,
                 save_id=ref.save_id,
-                shard_sizes=sizes,
+                shard_sizes=[*layout.shard_sizes, *[0] * (num_shards - layout.num_shards)],
                 attempt=ref.attempt,
                 epoch=ref.epoch,
                 meta_graph=meta_suffix is not None,
@@ -121,21 +171,11 @@ class Plan:
                 keeps_replaced=first.append_only,
                 writers=writers,
                 layout_digest=layout.digest.hex() if writers else "",
+                calls=self._calls if writers else "",
                 term=self._run.term() if writers else 0,
             )
             stored.catalog.begin(self.record)
-        self.layout = layout if num_shards == layout.num_shards else replace(layout, shard_sizes=tuple(sizes))
-        now = self._run.clock.boot_s
-        for shard, (key, size) in enumerate(zip(self.record.shard_keys, sizes, strict=True)):
-            if self.layout.host_of(shard):
-                durability = self._run.store.durability
-                self._begun.append(RemoteShard(self.layout, shard, key, ref.save_id, durability=durability, now=now))
-                continue
-            writer = limited(self._create(key, size, reserves=reserves), self._run.settings.write_limit)
-            filled = FilledShard(self.layout, shard, writer, now=now, on_end=on_end, on_failure=on_failure)
-            self._begun.append(filled)
-            filled.begin()
-        self.shards = tuple(self._begun)
+        return self.record
 
     def _create(self, key: str, size_bytes: int, *, reserves: bool) -> ObjectWriter:
         store = self._run.store
@@ -187,3 +227,20 @@ class Plan:
     def forget(self) -> None:
         """Free what is large, as ended saves are remembered for a while."""
         self.layout, self.shards, self._begun = None, (), []
+
+
+def _calls_of(claims: Sequence[Claim]) -> str:
+    """Return a digest of the calls of `save` on all ranks: by it a save that was begun for them is known again.
+
+    A rank that has called `save` again since, perhaps with other values, gives another one.
+    """
+    digest = hashlib.sha256(b"ckptd calls 1\0")
+    for claim in claims:
+        for word in (claim.request_id.encode(), claim.host.encode("utf-8", "surrogateescape"), claim.digest):
+            digest.update(struct.pack("<q", len(word)) + word)
+    return digest.hexdigest()
+
+
+def _is_of(record: Record, layout: Layout) -> bool:
+    sizes, padding = record.shard_sizes[: layout.num_shards], record.shard_sizes[layout.num_shards :]
+    return record.layout_digest == layout.digest.hex() and sizes == layout.shard_sizes and not any(padding)

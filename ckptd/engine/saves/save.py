@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ckptd.engine.catalog import free_space
+from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.journal import Actor
@@ -282,6 +283,7 @@ class Save:
             for claim in claims:
                 claim.forget_declared()
             meta_suffix = None if self._meta_graph is None else self._meta_suffix
+            self._go_on_with(self.plan.revive(self.ref, self.first, layout, claims, meta_suffix))
             self.run.journal.save_begins(self.ref, self.first.prefix, self.actors)
             self.plan.begin(
                 self.ref,
@@ -298,6 +300,13 @@ class Save:
             assert self.plan.layout is not None
             self.handle(machine.Planned(len(self.plan.shards), frozenset(self.plan.layout.lane_segments)))
             self._answer_ranks(claims, self.plan.layout)
+
+    def _go_on_with(self, revived: Record | None) -> None:
+        """Take the identity that a former life of the coordinator gave to this save: agents know it by that."""
+        if revived is not None:
+            with self.run.lock:
+                self.save_id, self.attempt = revived.save_id, revived.attempt
+            logger.info("%s goes on as save %s, which a former life of the coordinator began", self.ref, self.save_id)
 
     def _answer_ranks(self, claims: Sequence[Claim], layout: Layout) -> None:
         """Tell each rank what it has to send, and take what is captured here already. The run's lock is held."""

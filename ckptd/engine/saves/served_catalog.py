@@ -296,7 +296,7 @@ class ServedCatalog:
     def writer_heard_end(self, save_id: str, host: str) -> None:
         """Note that a writer on another host writes nothing more of a save that is over."""
         with self._changing() as catalog:
-            catalog.writer_heard_end(save_id, host)
+            catalog.writers.heard_end(save_id, host)
 
     # Housekeeping.
 

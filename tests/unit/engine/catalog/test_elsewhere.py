@@ -65,10 +65,10 @@ def test_the_number_of_an_aborted_attempt_stays_taken_until_all_its_writers_know
     run.store.put(zombie, b"what an agent was cut off with")
     run.store.delete([zombie])
     assert run.catalog.choose_num_shards("m", 2, 2) == 3
-    run.catalog.writer_heard_end(record.save_id, "h1")
-    run.catalog.writer_heard_end(record.save_id, "h1")
+    run.catalog.writers.heard_end(record.save_id, "h1")
+    run.catalog.writers.heard_end(record.save_id, "h1")
     assert run.catalog.choose_num_shards("m", 2, 2) == 3
-    run.catalog.writer_heard_end(record.save_id, "h2")
+    run.catalog.writers.heard_end(record.save_id, "h2")
     assert record.key not in run.files()
     assert run.catalog.choose_num_shards("m", 2, 2) == 2
 
@@ -103,12 +103,12 @@ def test_a_writer_that_hears_of_a_save_which_waits_or_was_published_changes_noth
     run.begin(2, writers=HOSTS)
     later = again(run)
     for host in HOSTS:
-        later.catalog.writer_heard_end("2-0-2", host)
+        later.catalog.writers.heard_end("2-0-2", host)
     assert len(shards(later)) == 2
     done = later.begin(3, writers=HOSTS)
     later.commit(done)
     for host in HOSTS:
-        later.catalog.writer_heard_end(done.save_id, host)
+        later.catalog.writers.heard_end(done.save_id, host)
     assert later.steps() == [1, 3]
 
 

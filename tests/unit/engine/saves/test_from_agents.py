@@ -147,8 +147,5 @@ def test_ranks_without_an_agent_send_to_the_coordinator(job):
     planned = job.planned(5)
     for host in "ab":
         job.coordinator.agents.take(planned.save, job.write(planned, host))
-    layout = plan(job.ranks.manifests, 1, hosts=job.hosts)
-    for rank in layout.senders_of[2]:
-        ref = replace(planned.save, rank=rank, incarnation=f"r{rank}")
-        job.ranks.fill(layout, [job.coordinator.lane(ref, 2)])
+    job.send(planned, 2)
     assert job.coordinator.outcome(planned.save).result(WAIT_S).num_shards == 3

@@ -1,0 +1,48 @@
+"""What a run's owner does about saves that agents on other hosts write: it goes on with one, or ends its tombstone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.records import Record
+from ckptd.engine.catalog.save_keys import SaveKeys
+from ckptd.engine.catalog.uncommitted import Uncommitted
+from ckptd.engine.catalog.upkeep import Upkeep
+
+
+class Writers:
+    """See the module, and `ckptd.engine.catalog.elsewhere` for how long each waits."""
+
+    def __init__(self, ledger: Ledger, uncommitted: Uncommitted, upkeep: Upkeep, keys: SaveKeys) -> None:
+        """Look at a ledger."""
+        self._ledger, self._uncommitted, self._upkeep, self._keys = ledger, uncommitted, upkeep, keys
+
+    def waiting(self, name: str, step: int | None, calls: str) -> Record | None:
+        """Return the record of a save that a former life began for these calls and that may go on; None without one."""
+        self._upkeep.refresh()
+        prefix, ledger = self._keys.prefix(name, step), self._ledger
+        found = (record for save_id, record in ledger.records.items() if save_id in ledger.waiting)
+        return next((each for each in found if each.prefix == prefix and each.calls == calls), None)
+
+    def revive(self, record: Record, keys: Sequence[str]) -> None:
+        """Go on with a save that `waiting` has returned: from here on it is under way.
+
+        `keys` are those of its shards that its owner writes itself: it begins them anew.
+        """
+        # Crash here: it waits again, for the next life.
+        self._ledger.on_step("sweep.own_shards")
+        self._ledger.store.delete(keys)
+        self._uncommitted.elsewhere.wait_no_longer(record.save_id)
+        self._ledger.live.add(record.save_id)
+
+    def heard_end(self, save_id: str, host: str) -> None:
+        """Note that a writer knows that a save is over, and that it writes nothing for it any more.
+
+        Once all know, nothing is left of a save that was aborted.
+        """
+        record = self._ledger.records.get(save_id)
+        if record is None or record.published or save_id in self._ledger.waiting:
+            return
+        if self._uncommitted.elsewhere.heard(record, host) and save_id not in self._ledger.live:
+            self._uncommitted.sweep(record)

@@ -1,0 +1,154 @@
+"""A coordinator dies while agents write a save: its next life goes on, and nothing that is sealed is written again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptd.engine.catalog import records
+from ckptd.engine.catalog.elsewhere import WAIT_S
+from ckptd.engine.layout import Assignment
+from ckptd.engine.reading.bundle import Bundle
+from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.errors import CkptdError, ConflictError
+from ckptd.storage.base import Lock
+from ckptd.storage.memory import MemoryStore
+from tests.fakes.agents import RUN, HostJob
+from tests.fakes.agents import WAIT_S as MOST_S
+from tests.fakes.clock import HandClock
+from tests.fakes.ranks import six_on_three_hosts
+
+
+class OfAnotherHost:
+    """A bucket in which a lock keeps nobody out."""
+
+    def __init__(self, inner: MemoryStore) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def lock(self, key: str, **how: Any) -> Lock:
+        return MemoryStore("elsewhere", has_locks=False).lock(key, **how)
+
+
+class Lives:
+    """Coordinators over one bucket, one after another. A former one stays about, and wakes up at the end."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.store = OfAnotherHost(MemoryStore(has_locks=False, verifies_writes=True, wall_s=self.clock.wall_s))
+        self.coordinators: list[Coordinator] = []
+
+    def next(self) -> HostJob:
+        coordinator = Coordinator(self.store, clock=self.clock)
+        coordinator.open()
+        self.coordinators.append(coordinator)
+        return HostJob(coordinator, *six_on_three_hosts())
+
+    def data(self) -> dict[str, str]:
+        return {stat.key: stat.version for stat in self.store.list(RUN) if "model.ckpt-5.data-" in stat.key}
+
+
+@pytest.fixture
+def lives() -> Iterator[Lives]:
+    lives = Lives()
+    yield lives
+    for coordinator in lives.coordinators:
+        coordinator.close()
+
+
+def save(job: HostJob, step: int) -> None:
+    planned = job.planned(step)
+    for host in dict.fromkeys(job.hosts):
+        job.coordinator.agents.take(planned.save, job.write(planned, host))
+    assert job.coordinator.outcome(planned.save).result(MOST_S).step == step
+
+
+def begun(lives: Lives) -> tuple[HostJob, Assignment]:
+    """Return a job whose first life saves step 5, after one that left a state file, which keeps others out."""
+    job = lives.next()
+    save(job, 4)
+    return job, job.planned(5)
+
+
+def test_the_next_life_goes_on_with_what_is_declared_again_and_nothing_sealed_is_written_again(lives):
+    job, planned = begun(lives)
+    given, sealed = job.write(planned, "a"), job.write(planned, "b")
+    job.coordinator.agents.take(planned.save, given)
+    before = lives.data()
+
+    later = lives.next()
+    again = later.planned(5)
+    assert again.save.save_id == planned.save.save_id
+    assert (again.key, again.num_shards) == (planned.key, planned.num_shards)
+    for receipt in (given, sealed):
+        later.coordinator.agents.take(again.save, receipt)
+    last = later.write(again, "c")
+    later.coordinator.agents.take(again.save, last)
+    checkpoint = later.coordinator.outcome(again.save).result(MOST_S)
+    assert checkpoint.save_id == planned.save.save_id
+    assert before.items() <= lives.data().items()
+    bundle = Bundle.open(lives.store, f"{RUN}/model.ckpt-5")
+    for name, array in job.ranks.arrays.items():
+        assert np.array_equal(bundle.read(name), array), name
+
+    for receipt in (sealed, last):  # the former life wakes up, and may not commit it
+        job.coordinator.agents.take(planned.save, receipt)
+    with pytest.raises(CkptdError):
+        job.coordinator.outcome(planned.save).result(MOST_S)
+    assert later.coordinator.latest(RUN) == checkpoint
+
+
+def test_ranks_that_have_begun_the_step_anew_get_a_save_of_their_own(lives):
+    job, planned = begun(lives)
+    given = job.write(planned, "a")
+    later = lives.next()
+    [declared, *_] = later.declare(5, attempt=2)
+    anew = declared.result(MOST_S)
+    assert isinstance(anew, Assignment)
+    assert anew.save.save_id != planned.save.save_id
+    assert anew.num_shards == planned.num_shards + 1
+    with pytest.raises(ConflictError, match="something else than it was told to write"):
+        later.coordinator.agents.take(anew.save, given)
+    for host in "abc":
+        later.coordinator.agents.take(anew.save, later.write(anew, host))
+    assert later.coordinator.outcome(anew.save).result(MOST_S).num_shards == anew.num_shards
+    lives.clock.advance(WAIT_S)
+    later.coordinator.tick()
+    assert later.coordinator.settle(MOST_S)
+    assert [each.aborted_at is not None for each in records.load(lives.store, RUN).found] == [False, True, False]
+    assert not any(key.endswith("-of-00003") for key in lives.data())
+
+
+def test_a_shard_that_the_coordinator_wrote_itself_is_written_again(lives):
+    job = lives.next()
+    save(job, 4)
+    job.hosts[4:] = ["", ""]
+    for rank in (4, 5):
+        job.members[rank] = replace(job.members[rank], host="")
+    planned = job.planned(5)
+    given = job.write(planned, "a")
+    key = f"{planned.key}.data-00002-of-00003"
+    lives.store.put(key, b"what the former coordinator had finished")
+    later = lives.next()
+    later.hosts, later.members = job.hosts, job.members
+    again = later.planned(5)
+    assert again.save.save_id == planned.save.save_id
+    later.coordinator.agents.take(again.save, given)
+    later.coordinator.agents.take(again.save, later.write(again, "b"))
+    later.send(again, 2)
+    assert later.coordinator.outcome(again.save).result(MOST_S).save_id == planned.save.save_id
+
+
+def test_what_is_planned_otherwise_by_the_next_release_begins_anew(lives):
+    _, planned = begun(lives)
+    [record] = [each for each in records.load(lives.store, RUN).found if each.save_id == planned.save.save_id]
+    records.change(lives.store, record, layout_digest="0" * 64)
+    again = lives.next().planned(5)
+    assert again.save.save_id != planned.save.save_id
+    assert again.num_shards == planned.num_shards + 1
