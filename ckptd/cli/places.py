@@ -56,6 +56,9 @@ class Served(Protocol):
     run: str
     address: str
 
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the complete checkpoints, oldest first."""
+
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint."""
 
@@ -132,6 +135,8 @@ def checkpoint(named: Named) -> tuple[Store, str]:
     if parsed is not None:
         key = parsed[0]
     key = key.removesuffix(INDEX_SUFFIX)
+    if isinstance(store, Served):  # it was found in its list: to read something of it would keep it from being deleted
+        return store, key
     try:
         store.stat(index_key(key))
     except NotFoundError as e:

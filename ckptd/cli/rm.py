@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ckptd.cli import output
 from ckptd.cli.keepers import Reach, reach_options
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import InvalidRequestError, NotFoundError
+
+if TYPE_CHECKING:
+    from ckptd.engine.checkpoint import Checkpoint
+    from ckptd.storage.base import Store
 
 
 @click.command()
@@ -30,15 +36,14 @@ def command(
     deletes it itself.
     """
     from ckptd.cli import keepers, places
-    from ckptd.engine.catalog.survey import describe, latest_checkpoint, list_checkpoints, records_by_prefix
-    from ckptd.format.names import index_key
+    from ckptd.engine.catalog.survey import latest_checkpoint, list_checkpoints
 
     named = keepers.look(prefix, how)
     if named.is_directory and named.is_there:
         raise InvalidRequestError(f"{prefix!r} is a directory: name the one checkpoint, or use `ckptd prune`")
     store, key = places.checkpoint(named)
     with keepers.keeper(store, how) as keeper:
-        checkpoint, _ = describe(store, store.stat(index_key(key)), records_by_prefix(store, "").get(key, []))
+        checkpoint = _described(store, key)
         keeper.delete(key, even_latest=even_latest, even_foreign=foreign, for_good=for_good)
         is_orphaned = even_latest and latest_checkpoint(store, "") is None and bool(list_checkpoints(store, ""))
     if as_json:
@@ -47,3 +52,17 @@ def command(
         output.tell(f"deleted {store.location(key)}, {output.size(checkpoint.size_bytes)}")
     if is_orphaned:
         output.note(f"careful: no checkpoint in {store.url} is the latest now: the state file listed no other one")
+
+
+def _described(store: Store, key: str) -> Checkpoint:
+    """Describe what is about to be deleted. What a daemon serves is not read: that would keep it from being deleted."""
+    from ckptd.cli.places import Served
+    from ckptd.engine.catalog.survey import describe, records_by_prefix
+    from ckptd.format.names import index_key
+
+    if isinstance(store, Served):
+        for each in store.checkpoints():
+            if each.prefix.rpartition("/")[2] == key:
+                return each
+        raise NotFoundError(f"there is no checkpoint {key!r} in {store.url} any more")
+    return describe(store, store.stat(index_key(key)), records_by_prefix(store, "").get(key, []))[0]

@@ -5,7 +5,7 @@ happen, and every record is durable; without it, what was not recorded is counte
 
 Room for records is set aside on the disk. What begins takes room for how it ends as well, so that an end is always
 recorded. The rest, `RESERVE_BYTES`, is for what removes something, so that a full disk can be emptied: what only comes
-before a removal leaves half of it, and everything else all of it. What is tried again and again counts as less.
+before a removal leaves half of it, and everything else all of it. What is tried again and again leaves more of it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESERVE_BYTES = 256 << 10
 _END_MORE_BYTES = 1024  # that a record of how something ended may have more than the one that it began
 _TRIES = 4
 _LEFT = {Reserve.NONE: RESERVE_BYTES, Reserve.HALF: RESERVE_BYTES // 2, Reserve.ALL: 0}
-_LESS = {Reserve.NONE: Reserve.NONE, Reserve.HALF: Reserve.NONE, Reserve.ALL: Reserve.HALF}
+_LEFT_BY_REPEATED = {**_LEFT, Reserve.HALF: RESERVE_BYTES * 3 // 4, Reserve.ALL: RESERVE_BYTES // 2}
 
 _log = logging.getLogger("ckptd.audit")
 
@@ -179,8 +179,8 @@ class AuditLog:
     def _append(self, file: AuditFile, text: bytes, entry: JournalEntry, *, kept: int) -> None:
         """Append a line that leaves of the reserve what its entry has to leave, and all that is `kept` for ends."""
         subject = (entry.event, entry.run, entry.step, entry.details.get("save_id"))
-        room = _LESS[entry.reserve] if self._tries[subject] >= _TRIES else entry.reserve
-        if file.append(text, leaves=kept + _LEFT[room], wanted=kept + RESERVE_BYTES):
+        left = (_LEFT_BY_REPEATED if self._tries[subject] >= _TRIES else _LEFT)[entry.reserve]
+        if file.append(text, leaves=kept + left, wanted=kept + RESERVE_BYTES):
             self._tries.clear()
         else:
             self._tries[subject] += 1

@@ -95,6 +95,13 @@ def test_what_changes_one_checkpoint_needs_no_access_to_its_files(ask):
     assert "is back" in ask(f"undelete {RUN}/model.ckpt-1", "keeper")
 
 
+def test_the_command_that_deletes_for_good_does_not_keep_the_checkpoint_from_it_by_reading(ask, daemon):
+    with ckptd.Checkpointer(daemon.address, "vision/gone", token=SECRETS["vision"]) as ckpt:
+        for step in (1, 2):
+            ckpt.save(step, {"w": np.arange(4.0)}).result()
+    assert "deleted" in ask("rm --for-good vision/gone/model.ckpt-1", "keeper")
+
+
 def test_the_environment_s_daemon_serves_what_is_not_here(daemon, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CKPTD_ADDRESS", daemon.address)
