@@ -11,6 +11,8 @@ import numpy as np
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
+_LONG = 256  # bytes: rows of so many are copied one by one
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ragged:
@@ -64,8 +66,16 @@ class Ragged:
 
     def put(self, into: Bytes, at: IntArray) -> None:
         """Copy each row to its place in another buffer."""
-        if len(self):
-            into[places(at, self.sizes)] = self.data[places(self.starts, self.sizes)]
+        size = int(self.sizes.sum())
+        if size >= _LONG * len(self):
+            rows = zip(self.starts.tolist(), self.sizes.tolist(), at.tolist(), strict=True)
+            for start, length, to in rows:
+                into[to : to + length] = self.data[start : start + length]
+            return
+        first = int(self.starts[0])
+        is_end_to_end = bool((self.starts[1:] == self.starts[:-1] + self.sizes[:-1]).all())
+        source = self.data[first : first + size] if is_end_to_end else self.data[places(self.starts, self.sizes)]
+        into[places(at, self.sizes)] = source
 
 
 def places(starts: IntArray, sizes: IntArray) -> IntArray:

@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -184,8 +185,8 @@ def encode_columns(keys: Keys, values: Ragged) -> EncodedTable:
         start = stop
     metaindex = out.append(blocks.EMPTY_BLOCK)
     index = out.append(blocks.encode_block(separators, 1))
-    data = b"".join((*out.pieces, Footer(metaindex, index).encode()))
-    return EncodedTable(data, handles, np.concatenate(ends))
+    out.file.write(Footer(metaindex, index).encode())
+    return EncodedTable(out.file.getvalue(), handles, np.concatenate(ends))
 
 
 def _trailer(block: Buffer) -> bytes:
@@ -195,16 +196,17 @@ def _trailer(block: Buffer) -> bytes:
 
 
 class _Writer:
-    """The pieces of a table so far, and the position after them."""
+    """A table so far, and the position after it. A large one is in memory once: `getvalue` does not copy."""
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []
+        self.file = BytesIO()
         self.position = 0
 
     def append(self, block: bytes) -> BlockHandle:
         """Add a block and its trailer; return where it is."""
         handle = BlockHandle(self.position, len(block))
-        self.pieces += (block, _trailer(block))
+        self.file.write(block)
+        self.file.write(_trailer(block))
         self.position += len(block) + TRAILER_SIZE
         return handle
 

@@ -92,13 +92,15 @@ class _Pieces:
 def _pieces(parts: PartTable, units: Units, entry: Column) -> tuple[_Pieces, dict[int, int]]:
     """Cut the units into pieces; also return the checksum over all lengths, per entry of strings or variants."""
     is_string = np.array(parts.dtypes, np.int64)[units.tensor] == STRING
-    plain = np.flatnonzero(~is_string)
+    strings, plain = np.flatnonzero(is_string), np.flatnonzero(~is_string)
     rows = units.row[plain]
     columns = [(entry[plain], rows, np.zeros(len(plain), np.int64), parts.size[rows], np.zeros(len(plain), np.int64))]
     is_variant = np.array(parts.dtypes, np.int64)[units.tensor] == VARIANT
     lengths_crcs = dict(zip(entry[is_variant].tolist(), parts.lengths_crc[units.row[is_variant]].tolist(), strict=True))
-    strings = np.flatnonzero(is_string)
-    for group in np.split(strings, np.flatnonzero(np.diff(entry[strings])) + 1) if len(strings) else ():
+    if not len(strings):
+        nothing = np.zeros(len(entry), np.int64)
+        return _Pieces(entry, units.row, nothing, columns[0][3], nothing.astype(bool)), lengths_crcs
+    for group in np.split(strings, np.flatnonzero(np.diff(entry[strings])) + 1):
         rows, n = units.row[group], len(group)
         lengths, covered = parts.lengths_size[rows], parts.lengths_covered[rows]
         lengths_crcs[int(entry[group[0]])] = crc32c.joined(parts.lengths_crc[rows].tolist(), covered.tolist())

@@ -9,7 +9,7 @@ have to be compared with each other, and one for each box that several ranks hol
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -23,6 +23,7 @@ from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.format.tiling import Overlap, check_tiling
 
+_AT_ONCE = 1 << 18  # parts whose boxes are compared
 _NO_ROWS = np.zeros(0, np.int64)
 
 
@@ -89,12 +90,20 @@ def choose_units(parts: PartTable, from_lowest: Collection[str]) -> tuple[Units,
     groups = [_Boxes(rows, begins_whole, whole, np.zeros(len(whole), bool))]
     sliced = np.flatnonzero(~is_whole)
     if len(sliced):
-        of_rank = [sliced[parts.ndims[sliced] == ndim] for ndim in np.unique(parts.ndims[sliced]).tolist()]
-        found = _Boxes.joined([_sliced_boxes(parts, tensors, begins) for tensors in of_rank])
-        groups.append(found.take(np.argsort(found.tensor, kind="stable")) if len(of_rank) > 1 else found)
+        found = _Boxes.joined([_sliced_boxes(parts, some, begins) for some in _alike(parts, sliced, counts)])
+        is_in_order = bool((found.tensor[1:] >= found.tensor[:-1]).all())
+        groups.append(found if is_in_order else found.take(np.argsort(found.tensor, kind="stable")))
     boxes = _Boxes.joined(groups) if len(groups) > 1 else groups[0]
     units = Units(_choose_senders(parts, boxes, from_lowest), boxes.tensor, boxes.is_slice)
     return units.take(np.argsort(units.tensor, kind="stable")), _replicas(parts, boxes)
+
+
+def _alike(parts: PartTable, tensors: Column, counts: Column) -> Iterator[Column]:
+    """Yield tensors that have as many dimensions, and so few parts at once that their corners take little memory."""
+    for ndim in np.unique(parts.ndims[tensors]).tolist():
+        alike = tensors[parts.ndims[tensors] == ndim]
+        batch = np.cumsum(counts[alike]) // _AT_ONCE
+        yield from np.split(alike, np.flatnonzero(np.diff(batch)) + 1)
 
 
 def _sliced_boxes(parts: PartTable, tensors: Column, begins: Column) -> _Boxes:
