@@ -27,6 +27,7 @@ from ckptd.format.strings import CHECKSUM_BYTES
 STRING = dtypes.STRING_NUMBER
 VARIANT = dtypes.VARIANT_NUMBER
 MAX_TENSOR_RANK = 64  # numpy's own limit; TensorFlow reads up to 254
+_NAMES_AT_ONCE = 1 << 15  # other threads may run in between
 _MAX_SIZE = 1 << 62  # element and byte counts stay far from the end of int64
 _COLUMNS = ("tensor", "starts", "shapes", "sizes", "lengths_sizes", "lengths_crcs", "lengths_covered")
 _SMALL_SCHEMA = 4096  # tensors; the ranks of a job save the same ones, so the latest small schemas are remembered
@@ -226,7 +227,10 @@ class Schema:
         """Check a schema; raises `InvalidRequestError` naming the tensor."""
         if not len(names) == len(numbers) == len(full_shapes):
             raise InvalidRequestError("the manifest's names, dtypes and shapes differ in number")
-        if len(set(names)) != len(names):
+        seen: set[str] = set()
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            seen.update(names[start : start + _NAMES_AT_ONCE])
+        if len(seen) != len(names):
             raise InvalidRequestError("the manifest names a tensor twice")
         encoded = []
         for name, number, shape in zip(names, numbers, full_shapes, strict=True):

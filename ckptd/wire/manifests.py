@@ -7,15 +7,16 @@ that `Declare` will need. The receiver makes the manifest, takes the digest itse
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ckptd.engine.manifest import Manifest
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names
+from ckptd.wire import packed
 from ckptd.wire.v1 import save_pb2
 
 PART_BYTES = 1 << 20
@@ -23,6 +24,9 @@ MAX_MANIFEST_BYTES = 64 << 20
 """What a daemon accepts unless it is configured otherwise: some three million slices."""
 
 _MAX_NAME_BYTES = 1 << 16
+_MOST = {"tensors": 1 << 20, "dimensions": 1 << 22, "parts": 1 << 22, "numbers": 1 << 24}
+_NAMES = 1
+_COLUMNS = {each.number: each.name for each in save_pb2.Manifest.DESCRIPTOR.fields if each.number != _NAMES}
 _MAX_TOTAL_BYTES = float(1 << 62)
 
 
@@ -43,29 +47,59 @@ def manifest_to_wire(manifest: Manifest) -> save_pb2.Manifest:
     )
 
 
-def manifest_from_wire(message: save_pb2.Manifest) -> Manifest:
-    """Read and check a manifest; `InvalidRequestError` says what does not fit together."""
-    shapes = _cut_shapes(message)
-    if any(len(name) > _MAX_NAME_BYTES for name in message.names):
-        raise InvalidRequestError(f"a tensor's name is longer than {_MAX_NAME_BYTES} bytes")
-    sizes = _column(message.sizes, np.int64)
+def manifest_from_bytes(data: bytes | bytearray) -> Manifest:
+    """Read and check a serialized manifest; `InvalidRequestError` says what does not fit together."""
+    fields, tensor_names = _fields(memoryview(data))
+    shapes = _cut_shapes(len(tensor_names), fields)
+    sizes = fields["sizes"]
     # One rank's bytes are summed in 64 bits further on; the sum must not wrap around.
     if float(sizes.astype(np.float64).sum()) >= _MAX_TOTAL_BYTES:
         raise InvalidRequestError(
             "the manifest's parts are larger than any store", actual=float(sizes.sum(dtype=float))
         )
     return Manifest(
-        names=tuple(names.tensor_name(name) for name in message.names),
-        dtypes=tuple(message.dtypes),
+        names=tuple(names.tensor_name(name) for name in tensor_names),
+        dtypes=tuple(packed.in_python(fields["dtypes"])),
         full_shapes=shapes,
-        tensor=_column(message.tensor, np.int64),
-        starts=_column(message.starts, np.int64),
-        shapes=_column(message.shapes, np.int64),
+        tensor=fields["tensor"],
+        starts=fields["starts"],
+        shapes=fields["shapes"],
         sizes=sizes,
-        lengths_sizes=_column(message.lengths_sizes, np.int64),
-        lengths_crcs=_column(message.lengths_crcs, np.uint32),
-        lengths_covered=_column(message.lengths_covered, np.int64),
+        lengths_sizes=fields["lengths_sizes"],
+        lengths_crcs=fields["lengths_crcs"],
+        lengths_covered=fields["lengths_covered"],
     )
+
+
+def _fields(data: memoryview) -> tuple[dict[str, NDArray[Any]], list[bytes]]:
+    """Return the columns by their names, and the names of tensors."""
+    tensor_names: list[bytes] = []
+    stretches: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS.values()}
+    for number, content in packed.delimited_fields(data):
+        if number == _NAMES:
+            if len(content) > _MAX_NAME_BYTES:
+                raise InvalidRequestError(f"a tensor's name is longer than {_MAX_NAME_BYTES} bytes")
+            tensor_names.append(bytes(content))
+            _check_amount("tensors", len(tensor_names))
+        elif number in _COLUMNS:  # others are of a newer client, which knows that we leave them out
+            name = _COLUMNS[number]
+            stretch = packed.fixed32(content) if name == "lengths_crcs" else packed.varints(content)
+            stretches[name].append(stretch)
+            what = "numbers" if name in ("starts", "shapes") else "dimensions" if name == "full_shapes" else "parts"
+            _check_amount(what, sum(map(len, stretches[name])))
+    columns = {}
+    for name, parts in stretches.items():
+        column = np.concatenate(parts) if parts else np.zeros(0, np.uint32 if name == "lengths_crcs" else np.int64)
+        column.setflags(write=False)
+        columns[name] = column
+    return columns, tensor_names
+
+
+def _check_amount(what: str, amount: int) -> None:
+    if amount > _MOST[what]:
+        raise InvalidRequestError(
+            f"a manifest has too many {what}: save fewer, larger parts", expected=f"at most {_MOST[what]}"
+        )
 
 
 def manifest_parts(manifest: Manifest) -> Iterator[save_pb2.ManifestPart]:
@@ -99,11 +133,8 @@ class ManifestParts:
         """Return the manifest, once the last part is in; its digest has to be the promised one."""
         if self._digest is None:
             raise InvalidRequestError("the manifest has no parts")
-        try:
-            message = save_pb2.Manifest.FromString(bytes(self._data))
-        except DecodeError as e:
-            raise InvalidRequestError(f"{len(self._data)} bytes are no manifest") from e
-        manifest = manifest_from_wire(message)
+        data, self._data = self._data, bytearray()
+        manifest = manifest_from_bytes(data)
         if manifest.digest != self._digest:
             raise InvalidRequestError(
                 "the manifest is not the one that was announced",
@@ -121,25 +152,18 @@ def collect_manifest(parts: Iterable[save_pb2.ManifestPart], *, limit_bytes: int
     return collected.finish()
 
 
-def _cut_shapes(message: save_pb2.Manifest) -> tuple[tuple[int, ...], ...]:
-    if not len(message.names) == len(message.dtypes) == len(message.ranks):
+def _cut_shapes(num_tensors: int, fields: dict[str, NDArray[Any]]) -> tuple[tuple[int, ...], ...]:
+    ranks, flat = fields["ranks"], fields["full_shapes"]
+    if not num_tensors == len(fields["dtypes"]) == len(ranks):
         raise InvalidRequestError("the manifest's names, dtypes and ranks differ in number")
-    if any(rank < 0 for rank in message.ranks) or sum(message.ranks) != len(message.full_shapes):
+    if (len(ranks) and (int(ranks.min()) < 0 or int(ranks.max()) > len(flat))) or int(ranks.sum()) != len(flat):
         raise InvalidRequestError(
             "the manifest's ranks do not fit its full shapes",
-            expected=f"{len(message.full_shapes)} dimensions",
-            actual=sum(message.ranks),
+            expected=f"{len(flat)} dimensions",
+            actual=int(ranks.sum()),
         )
-    flat = list(message.full_shapes)
-    shapes: list[tuple[int, ...]] = []
-    at = 0
-    for rank in message.ranks:
-        shapes.append(tuple(flat[at : at + rank]))
-        at += rank
-    return tuple(shapes)
-
-
-def _column(values: Any, dtype: type[Any]) -> NDArray[Any]:
-    column = np.fromiter(values, dtype, len(values))
-    column.setflags(write=False)
-    return column
+    dimensions = packed.in_python(flat)
+    # Equal ones are one object: a million of them would keep the garbage collector, and with it everybody, busy.
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}
+    shapes = (tuple(islice(dimensions, rank)) for rank in packed.in_python(ranks))
+    return tuple(known.setdefault(shape, shape) for shape in shapes)

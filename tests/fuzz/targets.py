@@ -149,7 +149,7 @@ def receive_manifest(part: save_pb2.ManifestPart) -> None:
 
 def take_manifest(data: bytes) -> None:
     """Take the columns of a manifest."""
-    manifests.manifest_from_wire(methods.decoder(save_pb2.Manifest)(data))
+    manifests.manifest_from_bytes(data)
 
 
 def take_policy(data: bytes) -> None:

@@ -9,10 +9,12 @@ import time
 from dataclasses import replace
 
 import grpc
+import numpy as np
 import pytest
 
 from ckptd.access import policy, tokens
 from ckptd.access.tokens import Token, Tokens
+from ckptd.engine.manifest import Manifest
 from ckptd.errors import NotPermittedError, UnavailableError
 from ckptd.format.crc32c import crc32c
 from ckptd.service.flow import Limits
@@ -171,3 +173,25 @@ def test_writers_above_their_rate_are_delayed_not_aborted_and_others_are_not():
         assert is_soon(began)
         for each in (*flood, lane):
             each.end()
+
+
+def test_honest_calls_are_answered_while_a_large_manifest_is_read(served):
+    num_slices = 200_000
+    ones = np.ones(num_slices, np.int64)
+    zeros = np.zeros(num_slices, np.int64)
+    columns = {"sizes": 4 * ones, "lengths_sizes": zeros, "lengths_covered": zeros}
+    manifest = Manifest(
+        ("w",), (1,), ((num_slices,),), zeros, np.arange(num_slices), ones, lengths_crcs=zeros.astype("u4"), **columns
+    )
+    parts = list(manifests.manifest_parts(manifest))
+    status_of = stub(served, f"{tokens.PREFIX}honest", methods.ADMIN).Status
+    status_of(admin_pb2.StatusRequest(), timeout=WAIT_S)
+    taken = stub(served).PutManifest.future(iter(parts), timeout=WAIT_S)
+    took = []
+    while not taken.done():
+        began = time.monotonic()
+        status_of(admin_pb2.StatusRequest(), timeout=WAIT_S)
+        took.append(time.monotonic() - began)
+    taken.result()
+    assert len(took) > 3  # several were answered meanwhile
+    assert max(took) < SOON_S

@@ -30,7 +30,7 @@ TAKEN = [
     ),
     (convert.declaration_to_wire(Declaration(SAVE, "r", 2, bytes(32), b"graph")), convert.declaration_from_wire),
     (convert.save_to_wire(SAVE), convert.save_from_wire),
-    (manifests.manifest_to_wire(MANIFESTS[2]), manifests.manifest_from_wire),
+    (manifests.manifest_to_wire(MANIFESTS[2]), lambda it: manifests.manifest_from_bytes(it.SerializeToString())),
     (manifests.manifest_to_wire(MANIFESTS[3]), receive_manifest),
     (next(lanes.assignment_to_wire(type("A", (), {"save": SAVE, "key": "k", "num_shards": 1, "lanes": ()})())),
      lambda reply: lanes.assignment_from_wire([reply])),

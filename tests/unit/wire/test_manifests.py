@@ -9,7 +9,7 @@ from ckptd.engine.manifest import Manifest, Part
 from ckptd.errors import InvalidRequestError
 from ckptd.format import dtypes
 from ckptd.format.slices import Box
-from ckptd.wire import lanes, manifests
+from ckptd.wire import lanes, manifests, packed
 from ckptd.wire.v1 import save_pb2
 
 FLOAT = dtypes.by_name("float32").number
@@ -37,7 +37,7 @@ def large(parts: int) -> Manifest:
 @pytest.mark.parametrize("manifest", MANIFESTS)
 def test_a_manifest_and_its_message_are_one_thing(manifest):
     sent = manifests.manifest_to_wire(manifest).SerializeToString()
-    received = manifests.manifest_from_wire(save_pb2.Manifest.FromString(sent))
+    received = manifests.manifest_from_bytes(sent)
     assert received.digest == manifest.digest
     assert received.names == manifest.names
     assert [received.box(row) for row in range(received.num_parts)] == [
@@ -107,7 +107,7 @@ def test_columns_that_do_not_fit_together_are_refused(break_it):
     message = manifests.manifest_to_wire(MANIFESTS[2])
     break_it(message)
     with pytest.raises(InvalidRequestError):
-        manifests.manifest_from_wire(message)
+        manifests.manifest_from_bytes(message.SerializeToString())
 
 
 def lane(shard: int, segments: int) -> Lane:
@@ -143,3 +143,38 @@ def test_an_assignment_that_ends_early_is_refused():
             lanes.assignment_from_wire(replies[:cut])
     with pytest.raises(InvalidRequestError):
         lanes.assignment_from_wire([*replies, replies[0]])
+
+
+def a_column(number, content):
+    return bytes((number << 3 | 2, len(content))) + content
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x0a\x7f", "cut off"),
+        (b"\xff" * 11, "no message"),
+        (b"\x28\x01", "not packed"),
+        (a_column(5, b"\x80"), "cut off"),
+        (a_column(5, b"\x80" * 10 + b"\x01"), "too many bytes"),
+        (a_column(10, b"\x01\x02"), "cut off"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_by_what_is_wrong_with_it(data, said):
+    with pytest.raises(InvalidRequestError, match=said):
+        manifests.manifest_from_bytes(data)
+
+
+def test_numbers_of_all_lengths_are_read_over_the_ends_of_blocks_and_in_several_stretches():
+    numbers = [number for shift in range(0, 63, 7) for number in (1 << shift, (1 << shift) - 1, -(1 << shift))] * 2000
+    half = len(numbers) // 2
+    message = save_pb2.Manifest(starts=numbers[:half]).SerializeToString()
+    message += save_pb2.Manifest(starts=numbers[half:]).SerializeToString()
+    assert len(message) > 2 * packed.BLOCK
+    read = [packed.varints(content) for _, content in packed.delimited_fields(memoryview(message))]
+    assert np.concatenate(read).tolist() == numbers
+
+
+def test_a_small_message_does_not_become_gigabytes():
+    with pytest.raises(InvalidRequestError, match="too many parts: save fewer, larger parts"):
+        manifests.manifest_from_bytes(b"\x2a\x81\x80\x80\x02" + bytes((1 << 22) + 1))
