@@ -53,6 +53,11 @@ def line(number: int, at: float, entry: JournalEntry, unrecorded: int = 0, most_
     return encoded
 
 
+def _as_one_word(run: str) -> str:
+    """Quote a run's name that could be read as more of the line."""
+    return run if not set(run) & set(" ,:") else repr(run)
+
+
 def _encoded(told: Mapping[str, object]) -> bytes:
     return printable_json(json.dumps(told)).encode("ascii") + b"\n"
 
@@ -76,7 +81,7 @@ def tell(entry: JournalEntry, number: int | None) -> None:
         return
     first = entry.actors[0]
     about = "" if entry.step is None else f" of step {entry.step}"
-    about += f" of {entry.run}" if entry.run else ""
+    about += f" of {_as_one_word(entry.run)}" if entry.run else ""
     where = f" at {first.peer}" if first.peer else ""
     more = "".join(f", {name} {value}" for name, value in entry.details.items() if value not in ("", None, False, []))
     text = f"{entry.event}{about} by {first.identity}{where}: {entry.outcome}{more}"

@@ -59,6 +59,7 @@ class AuditLog:
         self._unrecorded = 0
         self._number = self._synced = 0
         self._ends: dict[int, int] = {}  # bytes that are kept for how each act ends
+        self._kept = 0  # their sum
         self._tries: Counter[tuple[object, ...]] = Counter()  # that took of the reserve since it was whole
         self._file: AuditFile | None = None
         if path is not None:
@@ -154,17 +155,19 @@ class AuditLog:
 
     @property
     def _wanted(self) -> int:
-        return RESERVE_BYTES + sum(self._ends.values())
+        return RESERVE_BYTES + self._kept
 
     def _append_beginning(self, file: AuditFile, entry: JournalEntry) -> None:
         text = self._line(entry)
         end_bytes = len(text) + _END_MORE_BYTES
-        self._append(file, text, entry, kept=self._wanted - RESERVE_BYTES + end_bytes)
+        self._append(file, text, entry, kept=self._kept + end_bytes)
         self._ends[entry.act] = end_bytes
+        self._kept += end_bytes
 
     def _append_end(self, file: AuditFile, entry: JournalEntry) -> None:
         end_bytes = self._ends.pop(entry.act, 0)
-        kept = self._wanted - RESERVE_BYTES
+        self._kept -= end_bytes
+        kept = self._kept
         text = self._line(entry)
         if len(text) > end_bytes:
             try:

@@ -224,5 +224,6 @@ def test_what_a_killed_daemon_has_answered_is_recorded(tmp_path):
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
 def test_what_a_killed_daemon_has_answered_is_recorded_a_hundred_times(tmp_path):
     check_killed(tmp_path, CAMPAIGN_ROUNDS)

@@ -172,3 +172,9 @@ def test_a_reader_that_follows_sees_every_line_in_order_while_many_write_and_the
     reader.join(WAIT_S)
     both = records_of(path.with_name("audit.jsonl.1")) + records_of(path)
     assert [each["number"] for each in both] == list(range(1, 6 * 40 + 2)) == seen
+
+
+def test_the_name_of_a_run_is_not_read_as_more_of_the_line_in_the_log(caplog):
+    caplog.set_level("INFO", "ckptd.audit")
+    AuditLog(None).ended(JournalEntry("delete", "done", run="x by token:admin at unix: done", step=7))
+    assert caplog.messages == ["delete of step 7 of 'x by token:admin at unix: done' by daemon: done"]
