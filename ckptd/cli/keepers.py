@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
@@ -28,7 +27,7 @@ from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotP
 from ckptd.format.names import INDEX_SUFFIX, step_of
 from ckptd.storage.base import Store
 from ckptd.storage.capabilities import local_path
-from ckptd.storage.locations import is_url, open_store, split_prefix
+from ckptd.storage.locations import open_store, split_prefix
 from ckptd.storage.lock_holder import LockHolder
 
 T = TypeVar("T")
@@ -183,16 +182,8 @@ def absent(text: str, how: Reach) -> tuple[Store, str]:
 
 
 def directory(text: str, how: Reach) -> Store:
-    """Return the directory that a person named; see `look`."""
-    return places.directory(_below_root(text, how))
-
-
-def _below_root(text: str, how: Reach) -> str:
-    address = how.address or daemons.from_environment()
-    if address is None or text.startswith("/") or is_url(text) or Path(text).parent.exists():
-        return text
-    with _channel(address, how) as stub:
-        return os.path.join(_status(stub, how).root, text)  # noqa: PTH118 (the root may be a URL)
+    """Return the directory that a person named, or the run of a daemon; see `look`."""
+    return served.directory(text, how.daemon) or places.directory(text)
 
 
 def _holder(error: ConflictError) -> str:

@@ -88,19 +88,17 @@ def _print(url: str, found: Sequence[Found]) -> None:
 
 def _list_served(run: ServedRun, name: str, as_json: bool) -> int:
     """List what a daemon lists: complete checkpoints."""
-    from ckptd.engine.catalog.survey import Found
-
-    latest, found = run.latest(), run.checkpoints()
+    found = served.found(run)
     if as_json:
-        told = [{**asdict(each), "listed": True, "problem": None, "quarantined": False} for each in found]
-        named = None if latest is None else latest.prefix
+        told = [{**asdict(each.checkpoint), "listed": True, "problem": None, "quarantined": False} for each in found]
+        named = next((each.checkpoint.prefix for each in found if each.is_latest), None)
         output.emit_json(
             {"directory": run.url, "latest": named, "quarantined": None, "problems": [], "checkpoints": told}
         )
     elif not found:
         output.note(f"there is no checkpoint in run {name} of the daemon at {run.address}")
     else:
-        _print(run.url, [Found(each, True, each == latest) for each in found])
+        _print(run.url, found)
     return 0
 
 

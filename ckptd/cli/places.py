@@ -56,11 +56,11 @@ class Served(Protocol):
     run: str
     address: str
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Return the complete checkpoints, oldest first."""
-
     def latest(self) -> Checkpoint | None:
         """Return the newest complete checkpoint."""
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the complete checkpoints, oldest first."""
 
 
 def look(text: str) -> Named:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptd.cli import output
+from ckptd.cli import output, served
 from ckptd.cli import progress as progress_bars
 from ckptd.cli.keepers import Reach, reach_options
+from ckptd.cli.places import Served
 from ckptd.errors import CkptdError
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def judge(store: Store, rule: PruneRule, latest_filename: str, progress: str | N
         with progress_bars.shown(f"verifying {name}", progress) as progressed:
             return read_back(store, name, progressed).ok
 
+    if isinstance(store, Served):
+        return prune_rule.judge(served.found(store), rule, (), is_sound if progress is not None else None)
     found = survey(store, "", latest_filename)
     named = foreign.named_as_latest(store, "")
     return prune_rule.judge(found, rule, named, is_sound if progress is not None else None)

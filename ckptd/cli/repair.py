@@ -9,6 +9,7 @@ import click
 
 from ckptd.cli import output
 from ckptd.cli.keepers import Reach, reach_options
+from ckptd.cli.places import Served
 from ckptd.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _repaired(store: Store, latest_filename: str, how: Reach) -> Repaired:
     from ckptd.storage.lock_holder import LockHolder
 
     with ExitStack() as stack:
-        address = how.address
+        address = store.address if isinstance(store, Served) else how.address
         if address is None:
             holder = LockHolder.here("ckptd repair").line
             try:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ckptd.cli import daemons, places
-from ckptd.cli.places import Named
+from ckptd.cli.places import Named, Served
 from ckptd.errors import CkptdError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.format.names import INDEX_SUFFIX, parse_shard_key, step_of
 from ckptd.storage.locations import is_url
 
 if TYPE_CHECKING:
     from ckptd.client.daemon.served_run import ServedRun
+    from ckptd.engine.catalog.survey import Found
 
 T = TypeVar("T")
 
@@ -94,6 +95,14 @@ def directory(text: str, daemon: ByDaemon) -> ServedRun | None:
     """Return the run that `text` names at a daemon; None if it is a directory of this host, or a store's."""
     address = daemon.for_path(text)
     return None if address is None else daemon.connect(address)(text.rstrip("/"))
+
+
+def found(run: Served) -> list[Found]:
+    """Return the complete checkpoints that a daemon lists, as `survey` returns what lies in a directory."""
+    from ckptd.engine.catalog.survey import Found
+
+    latest = run.latest()
+    return [Found(each, True, each == latest) for each in run.checkpoints()]
 
 
 def look(text: str, daemon: ByDaemon) -> Named:

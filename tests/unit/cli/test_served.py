@@ -102,6 +102,20 @@ def test_the_command_that_deletes_for_good_does_not_keep_the_checkpoint_from_it_
     assert "deleted" in ask("rm --for-good vision/gone/model.ckpt-1", "keeper")
 
 
+def test_a_run_is_pruned_and_repaired_through_its_daemon(ask, daemon):
+    with ckptd.Checkpointer(daemon.address, "vision/old", token=SECRETS["vision"]) as ckpt:
+        for step in (1, 2, 3):
+            ckpt.save(step, {"w": np.arange(4.0)}).result()
+    told = schemas.check("prune", json.loads(ask("prune vision/old --keep 2 --json", "keeper")))
+    assert [each["action"] for each in told["checkpoints"]] == ["delete", "keep", "keep"]
+    assert told["num_deleted"] == 1
+    state = daemon.root / "vision" / "old" / "checkpoint"
+    state.unlink()
+    assert "written anew" in ask("repair vision/old", "keeper")
+    assert state.exists()
+    assert "needs the role `manage`" in ask("repair vision/old", code=9)
+
+
 def test_the_environment_s_daemon_serves_what_is_not_here(daemon, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CKPTD_ADDRESS", daemon.address)
