@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Collection
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 END_STREAM, END_HEADERS = 1, 4
 EMPTY_MESSAGE = b"\0\0\0\0\0"
 
@@ -30,8 +31,8 @@ def _text(data: bytes) -> bytes:
     return out + bytes((rest,)) + data
 
 
-def headers(path: bytes, *more: tuple[bytes, bytes]) -> bytes:
-    """The headers of a gRPC call."""
+def headers(path: bytes, *more: tuple[bytes, bytes], without: Collection[bytes] = ()) -> bytes:
+    """The headers of a gRPC call, less those that it is to be without."""
     usual = [
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -40,7 +41,8 @@ def headers(path: bytes, *more: tuple[bytes, bytes]) -> bytes:
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
     ]
-    return b"".join(header(name, value) for name, value in (*usual, *more))
+    kept = [each for each in usual if each[0] not in without]
+    return b"".join(header(name, value) for name, value in (*kept, *more))
 
 
 class RawConnection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import struct
 import subprocess
 
@@ -11,7 +12,19 @@ import pytest
 
 from ckptd.wire import methods
 from ckptd.wire.v1 import admin_pb2
-from tests.fakes.raw_http2 import GOAWAY, RawConnection, frame
+from tests.fakes.raw_http2 import (
+    CONTINUATION,
+    DATA,
+    EMPTY_MESSAGE,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    RST_STREAM,
+    RawConnection,
+    frame,
+    headers,
+)
 
 STATUS = f"/{methods.ADMIN['Status'].service}/Status".encode()
 FORGED = b"2026-11-29 00:00:00 saved /checkpoints/model.ckpt-999"
@@ -45,10 +58,52 @@ CALLS = {
 }
 
 
+def whole_call(*more, path=STATUS, data=EMPTY_MESSAGE, without=()):
+    shown = (b"authorization", b"Bearer " + TOKEN.encode())
+    content = frame(HEADERS, END_HEADERS, 1, headers(path, shown, *more, without=without))
+    return content + frame(DATA, END_STREAM, 1, data)
+
+
+def reset_calls(path, number):
+    ended = struct.pack(">I", 8)
+    return b"".join(
+        frame(HEADERS, END_HEADERS, stream, headers(path)) + frame(RST_STREAM, 0, stream, ended)
+        for stream in range(1, 2 * number, 2)
+    )
+
+
+BOMB = gzip.compress(bytes(32 << 20))
+ODD = {
+    "no path": whole_call(without=[b":path"]),
+    "two paths": whole_call((b":path", b"/x/y")),
+    "another content type, no UTF-8": whole_call((b"content-type", b"\xff"), without=[b"content-type"]),
+    "a timeout that is none": whole_call((b"grpc-timeout", b"1Y")),
+    "a timeout of ages": whole_call((b"grpc-timeout", b"99999999999999999H")),
+    "bytes that are not compressed as said": whole_call((b"grpc-encoding", b"gzip"), data=b"\1\0\0\0\4abcd"),
+    "32 MiB in 32 kB": whole_call((b"grpc-encoding", b"gzip"), data=b"\1" + struct.pack(">I", len(BOMB)) + BOMB),
+    "a message of 4 GiB": whole_call(data=b"\0\xff\xff\xff\xffabcd"),
+    "a header of 8 kB": whole_call((b"x", b"a" * 8000)),
+    "a thousand headers": whole_call(*((b"x%d" % number, b"") for number in range(1000))),
+    "a header without a name": whole_call((b"", b"a")),
+    "compressed headers that are none": frame(HEADERS, END_HEADERS, 1, b"\xff" * 100),
+    "headers without end": frame(HEADERS, 0, 1, headers(STATUS)) + frame(CONTINUATION, 0, 1, b"") * 10_000,
+    "headers that begin in the middle": frame(CONTINUATION, END_HEADERS, 1, headers(STATUS)),
+    "data of no length": frame(HEADERS, END_HEADERS, 1, headers(STATUS)) + frame(DATA, 0, 1, b"") * 10_000,
+    "calls that are taken back": reset_calls(STATUS, 500),
+    "unknown calls that are taken back": reset_calls(b"/x/\xff", 500),
+    "frames of kinds that there are not": b"".join(frame(kind, 255, 1, b"x" * 20) for kind in range(10, 255)),
+}
+
+
 def test_no_call_ends_the_server_or_forges_a_line(daemon):
     for path, *more in CALLS.values():
         with RawConnection(daemon.listening[0]) as connection:
             connection.wait_for_answer(connection.call(path, *more))
+        assert answers(daemon)
+    for sent in ODD.values():
+        with RawConnection(daemon.listening[0]) as connection, contextlib.suppress(OSError):
+            connection.send(sent)
+            connection.ping()
         assert answers(daemon)
     with RawConnection(daemon.listening[0]) as connection:  # the reason of a GOAWAY is the peer's text
         connection.send(frame(GOAWAY, 0, 0, struct.pack(">II", 0, 11) + b"\x1b[2J\n" + FORGED))
