@@ -63,8 +63,19 @@ class Keeper(Protocol):
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         """Pin a checkpoint, or no longer; durable on return."""
 
-    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
-        """Delete a checkpoint; durable on return. A daemon can bring it back for a while, unless it is `for_good`."""
+    def delete(
+        self,
+        key: str,
+        *,
+        even_latest: bool = False,
+        even_foreign: bool = False,
+        for_good: bool = True,
+        pruned_because: str = "",
+    ) -> None:
+        """Delete a checkpoint; durable on return. A daemon can bring it back for a while, unless it is `for_good`.
+
+        Its audit log is told why it is pruned, if that is why.
+        """
 
     def undelete(self, key: str) -> Checkpoint:
         """Bring back what was deleted in a way that can be undone; durable on return."""
@@ -227,7 +238,15 @@ class _Here:
     def set_pinned(self, key: str, pinned: bool) -> Checkpoint:
         return ownership.set_pinned(self.store, key, pinned)
 
-    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
+    def delete(
+        self,
+        key: str,
+        *,
+        even_latest: bool = False,
+        even_foreign: bool = False,
+        for_good: bool = True,
+        pruned_because: str = "",
+    ) -> None:
         ownership.delete(self.store, key, even_latest=even_latest, even_foreign=even_foreign)
 
     def undelete(self, key: str) -> Checkpoint:
@@ -249,11 +268,20 @@ class _Remote:
         reply = self._request("Pin", admin_pb2.PinRequest(pinned=pinned), key)
         return self._checkpoint(reply)
 
-    def delete(self, key: str, *, even_latest: bool = False, even_foreign: bool = False, for_good: bool = True) -> None:
+    def delete(
+        self,
+        key: str,
+        *,
+        even_latest: bool = False,
+        even_foreign: bool = False,
+        for_good: bool = True,
+        pruned_because: str = "",
+    ) -> None:
         from ckptd.wire.v1 import admin_pb2
 
         try:
-            self._request("Delete", admin_pb2.DeleteRequest(for_good=for_good, even_latest=even_latest), key)
+            request = admin_pb2.DeleteRequest(for_good=for_good, even_latest=even_latest, pruned_because=pruned_because)
+            self._request("Delete", request, key)
         except NotFoundError as error:  # it is there: we have checked
             raise ConflictError(f"{self.name} did not write it, and leaves it alone", key=key) from error
 

@@ -114,7 +114,7 @@ def _carry_out(verdicts: list[PruneVerdict], keeper: Keeper, foreign: bool) -> d
     for verdict in verdicts:
         if verdict.action is PruneAction.DELETE:
             try:
-                keeper.delete(verdict.name, even_foreign=foreign)
+                keeper.delete(verdict.name, even_foreign=foreign, pruned_because=verdict.reason)
             except CkptdError as error:
                 failures[verdict.name] = error
     return failures

@@ -41,8 +41,11 @@ def _pin(request: Any) -> JournalEntry:
 
 
 def _delete(request: Any) -> JournalEntry:
-    told = {"for_good": request.for_good, "even_latest": request.even_latest}
-    return _of_checkpoint("delete", request, reserve=Reserve.ALL if request.for_good else Reserve.HALF, **told)
+    told: dict[str, object] = {"for_good": request.for_good, "even_latest": request.even_latest}
+    if request.pruned_because:
+        told["reason"] = request.pruned_because
+    event, reserve = "prune" if request.pruned_because else "delete", Reserve.ALL if request.for_good else Reserve.HALF
+    return _of_checkpoint(event, request, reserve=reserve, **told)
 
 
 def _undelete(request: Any) -> JournalEntry:

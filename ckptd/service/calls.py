@@ -304,7 +304,7 @@ class Boundary:
             raise
         except CkptdError as e:
             if isinstance(e, NotPermittedError) and call is not None and call.is_revoked:
-                self._recorder.revoked(method.name, call.actor, call.run, str(e))
+                self._recorder.revoked(method.name, call.actor, call.run, str(e), step=call.step)
             elif isinstance(e, NotPermittedError):
                 actor = Actor("", host_of(context.peer())) if call is None else call.actor
                 run = "" if call is None else call.run

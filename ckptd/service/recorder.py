@@ -106,10 +106,10 @@ class Recorder:
             told["not_recorded"] = left_out
         self._start(self._journal.ended, JournalEntry("refusal", "refused", run, step, (actor,), details=told))
 
-    def revoked(self, method: str, actor: Actor, run: str, reason: str) -> None:
+    def revoked(self, method: str, actor: Actor, run: str, reason: str, *, step: int | None = None) -> None:
         """Tell that what was under way was ended because its caller may do it no longer. Each is told."""
         told = {"method": method, "reason": reason}
-        self._start(self._journal.ended, JournalEntry("revoked", DONE, run, actors=(actor,), details=told))
+        self._start(self._journal.ended, JournalEntry("revoked", DONE, run, step, (actor,), details=told))
 
     async def _run(self, call: Callable[[JournalEntry], None], entry: JournalEntry) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, call, entry)

@@ -149,7 +149,7 @@ class PinReply(_message.Message):
     def __init__(self, checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("peer", "run", "step", "for_good", "name", "even_latest", "series")
+    __slots__ = ("peer", "run", "step", "for_good", "name", "even_latest", "series", "pruned_because")
     PEER_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +157,7 @@ class DeleteRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     EVEN_LATEST_FIELD_NUMBER: _ClassVar[int]
     SERIES_FIELD_NUMBER: _ClassVar[int]
+    PRUNED_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     run: str
     step: int
@@ -164,7 +165,8 @@ class DeleteRequest(_message.Message):
     name: str
     even_latest: bool
     series: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., for_good: bool = ..., name: _Optional[str] = ..., even_latest: bool = ..., series: _Optional[str] = ...) -> None: ...
+    pruned_because: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., for_good: bool = ..., name: _Optional[str] = ..., even_latest: bool = ..., series: _Optional[str] = ..., pruned_because: _Optional[str] = ...) -> None: ...
 
 class DeleteReply(_message.Message):
     __slots__ = ()

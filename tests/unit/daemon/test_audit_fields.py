@@ -22,7 +22,7 @@ from tests.fakes.waiting import eventually
 from tests.unit.daemon.test_audit_log import WAIT_S, are_numbered, records_of, told
 
 RUN = "runs/a"
-OF_A_CHECKPOINT = ("pin", "unpin", "delete", "undelete", "remove")
+OF_A_CHECKPOINT = ("pin", "unpin", "delete", "prune", "undelete", "remove")
 
 MORE = {
     ("join", "begun"): {"rank": 0, "world_size": 1, "host": socket.gethostname(), "pid": os.getpid()},
@@ -33,6 +33,7 @@ MORE = {
     ("remove", "done"): {"prefix": "model.ckpt-1", "step": 1},
     **{(event, "done"): {"checkpoint": "model.ckpt-2", "step": 2} for event in ("pin", "unpin", "delete", "undelete")},
     ("delete", "begun"): {"for_good": False, "even_latest": False},
+    ("prune", "done"): {"checkpoint": "model.ckpt-2", "step": 2, "reason": "too old"},
     ("repair", "done"): {"changed": False, "num_checkpoints": 2, "left_out": [], "mended": []},
     ("evict", "begun"): {"rank": "all"},
     ("evict", "done"): {
@@ -60,6 +61,8 @@ def test_each_record_has_identity_peer_run_step_and_what_belongs_to_the_event(se
     stub.Pin(admin_pb2.PinRequest(**named, pinned=True), timeout=WAIT_S)
     stub.Pin(admin_pb2.PinRequest(**named), timeout=WAIT_S)
     stub.Delete(admin_pb2.DeleteRequest(**named), timeout=WAIT_S)
+    stub.Undelete(admin_pb2.UndeleteRequest(**named), timeout=WAIT_S)
+    stub.Delete(admin_pb2.DeleteRequest(**named, pruned_because="too old"), timeout=WAIT_S)
     stub.Undelete(admin_pb2.UndeleteRequest(**named), timeout=WAIT_S)
     stub.Repair(admin_pb2.RepairRequest(run=RUN), timeout=WAIT_S)
     checkpointer = ckptd.Checkpointer(daemon.listening[0], max_to_keep=2, **how)
