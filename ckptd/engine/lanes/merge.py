@@ -19,6 +19,7 @@ from ckptd.engine.layout import Column, Layout, SliceSet
 from ckptd.engine.manifest import STRING, VARIANT
 from ckptd.format import columns, crc32c
 from ckptd.format.block_columns import Keys
+from ckptd.format.crc_columns import combine_columns
 from ckptd.format.index import encode_columns
 from ckptd.format.ragged import Ragged
 from ckptd.format.slices import key_prefix
@@ -127,7 +128,16 @@ def entry_crcs(layout: Layout, segment_crcs: NDArray[np.uint32]) -> NDArray[np.u
     plain = ((counts == 1) & ~is_string)[layout.segment_entry]
     crcs[layout.segment_entry[plain]] = segment_crcs[plain]
     first = np.searchsorted(layout.segment_entry, np.arange(len(crcs) + 1))
-    for entry in np.flatnonzero((counts > 1) | is_string).tolist():
+    several = np.flatnonzero((counts > 1) & ~is_string)
+    # Those of many entries are joined in turns, a part of each; those of few entries entry by entry.
+    if len(several) and len(several) >= counts[several].max():
+        crcs[several] = segment_crcs[first[several]]
+        for turn in range(1, int(counts[several].max())):
+            some = several[counts[several] > turn]
+            parts = first[some] + turn
+            crcs[some] = combine_columns(crcs[some], segment_crcs[parts], layout.segment_size[parts])
+        several = several[:0]
+    for entry in [*several.tolist(), *np.flatnonzero(is_string).tolist()]:
         # Lengths of strings take part through `entry_lengths_crc`, in another form than the stored one.
         rows = np.arange(first[entry], first[entry + 1])
         rows = rows[~layout.segment_is_lengths[rows]]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptd.engine.lanes.cutting import Hosts, choose_hosts, cut_by_bytes, cut_by_host, place
+from ckptd.engine.lanes.joining import join_touching
 from ckptd.engine.lanes.part_table import PartTable, gather
 from ckptd.engine.lanes.units import Units, choose_units
 from ckptd.engine.layout import Column, Layout, Literal, SliceSet
@@ -37,7 +38,8 @@ def plan(
 ) -> Layout:
     """Lay out what the ranks bring, `manifests[rank]`, in at most `wanted_shards` shards.
 
-    With `hosts`, which names the host of each rank, there is a shard for each host that has bytes instead.
+    With `hosts`, which names the host of each rank, there is a shard for each host that has bytes instead, and slices
+    of a host that touch are stored as one.
 
     A sender's bytes begin at a multiple of `align_bytes` in each shard, if they are many. Of the tensors `from_lowest`
     each box is sent by the lowest rank that holds it, however much that has to send.
@@ -47,6 +49,8 @@ def plan(
     parts = gather(manifests)
     units, replicas = choose_units(parts, from_lowest)
     cut = _Cut(wanted_shards, align_bytes, Hosts.of(hosts) if hosts else None)
+    if cut.hosts is not None:
+        units = join_touching(parts, units, cut.hosts.of_rank[parts.rank[units.row]])
     order, entry, entry_host = _group_entries(parts, units, cut.hosts)
     return _lay_out(parts, units.take(order), entry, entry_host, replicas, cut)
 
@@ -65,9 +69,8 @@ def _group_entries(parts: PartTable, units: Units, hosts: Hosts | None) -> tuple
 
     Also return the host of each entry, in the same order; 0 where hosts do not matter.
     """
-    starts_entry = units.is_slice | (np.diff(units.tensor, prepend=-1) != 0)
-    entry = np.cumsum(starts_entry) - 1
-    sender = parts.rank[units.row[starts_entry]]
+    entry = np.cumsum(units.begins_entry) - 1
+    sender = parts.rank[units.row[units.begins_entry]]
     host = np.zeros(len(sender), np.int64)
     if hosts is not None:
         host = choose_hosts(entry, hosts.of_rank[parts.rank[units.row]], parts.size[units.row])
@@ -178,6 +181,10 @@ def _slice_sets(parts: PartTable, units: Units, entry: Column) -> dict[int, Slic
     for ndim in np.unique(ndims).tolist():
         rows = sliced[ndims == ndim]
         starts, shapes = parts.corners(units.row[rows], ndim)
+        first = np.flatnonzero(np.diff(entry[rows], prepend=-1))
+        if len(first) < len(rows):  # of several parts, which come one after another
+            shapes = np.maximum.reduceat(starts + shapes, first) - starts[first]
+            rows, starts = rows[first], starts[first]
         order = np.lexsort((*starts.T[::-1], units.tensor[rows]))
         tensors, starts, shapes, entries = units.tensor[rows][order], starts[order], shapes[order], entry[rows[order]]
         begins = np.flatnonzero(np.diff(tensors, prepend=-1))

@@ -29,15 +29,20 @@ _NO_ROWS = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Units:
-    """The distinct boxes, each with the one part that is sent. `is_slice` ones get an entry of their own."""
+    """The distinct boxes, each with the one part that is sent.
+
+    `is_slice` says that a tensor's entries are slices, `begins_entry` that a unit does not go on in the entry of the
+    one before.
+    """
 
     row: Column
     tensor: Column
     is_slice: NDArray[np.bool_]
+    begins_entry: NDArray[np.bool_]
 
     def take(self, order: Column) -> Units:
-        """Return some of them, or all in another order."""
-        return Units(self.row[order], self.tensor[order], self.is_slice[order])
+        """Return all of them in another order, in which those of an entry stay together."""
+        return Units(self.row[order], self.tensor[order], self.is_slice[order], self.begins_entry[order])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -94,8 +99,10 @@ def choose_units(parts: PartTable, from_lowest: Collection[str]) -> tuple[Units,
         is_in_order = bool((found.tensor[1:] >= found.tensor[:-1]).all())
         groups.append(found if is_in_order else found.take(np.argsort(found.tensor, kind="stable")))
     boxes = _Boxes.joined(groups) if len(groups) > 1 else groups[0]
-    units = Units(_choose_senders(parts, boxes, from_lowest), boxes.tensor, boxes.is_slice)
-    return units.take(np.argsort(units.tensor, kind="stable")), _replicas(parts, boxes)
+    row, order = _choose_senders(parts, boxes, from_lowest), np.argsort(boxes.tensor, kind="stable")
+    tensor, is_slice = boxes.tensor[order], boxes.is_slice[order]
+    begins_entry = is_slice | (np.diff(tensor, prepend=-1) != 0)
+    return Units(row[order], tensor, is_slice, begins_entry), _replicas(parts, boxes)
 
 
 def _alike(parts: PartTable, tensors: Column, counts: Column) -> Iterator[Column]:
