@@ -54,7 +54,7 @@ class ShardContract:
             assert debt.total_bytes == len(case.ranks.lane(case.layout, rank, NUMBER))
             assert (debt.owed_bytes, debt.idle_s) == (debt.total_bytes, 3.0)
 
-    def test_who_has_sent_all_owes_nothing(self, case: ShardCase) -> None:
+    def test_a_rank_that_has_sent_all_owes_nothing(self, case: ShardCase) -> None:
         first, *others = case.senders
         case.send(first)
         debts = case.shard.debts()

@@ -9,10 +9,15 @@ until every writer has heard how the save ended, or for `TAKEN_S`: the record st
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import logging
+import math
+from collections.abc import Collection
 
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.records import Record
+from ckptd.engine.wording import describe_seconds
+
+_log = logging.getLogger(__name__)
 
 WAIT_S = 60.0
 TAKEN_S = 24 * 3600.0
@@ -27,13 +32,21 @@ class Elsewhere:
         self._until: dict[str, float] | None = None  # by save: forward-only clock; None: nothing was read yet
         self._heard: dict[str, set[str]] = {}  # by save: the writers that have heard its end
 
-    def found(self, records: Iterable[Record]) -> None:
+    def found(self, records: Collection[Record]) -> None:
         """Take up what the run holds when it is read; what is there at the first time may go on for a while."""
         now = self._ledger.clock.boot_s()
         if self._until is None:
             may_go_on = (each for each in records if each.writers and not each.published and each.aborted_at is None)
             self._until = {each.save_id: now + WAIT_S for each in may_go_on}
-        self._until = {save_id: until for save_id, until in self._until.items() if until > now}
+        for record in records:
+            if self._until.get(record.save_id, math.inf) <= now:
+                del self._until[record.save_id]
+                _log.warning(
+                    "%s waits no longer for the agents on %s: they have not come back to it within %s",
+                    self._ledger.store.location(record.prefix_key),
+                    ", ".join(record.writers),
+                    describe_seconds(WAIT_S),
+                )
         self._ledger.waiting = set(self._until)
 
     def may_go_on(self, record: Record) -> bool:

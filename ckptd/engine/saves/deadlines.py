@@ -23,14 +23,15 @@ def debts_of(session: Session, shards: Sequence[Shard], is_safe: Callable[[int],
         shards: all of them.
         is_safe: whether the save can do without a rank from now on.
     """
+    owing = {rank for rank, _ in session.owed}
     of_rank: dict[int, list[Debt]] = {}
-    for shard in shards:
+    for shard in shards if owing else ():
         for rank, debt in shard.debts().items():
             of_rank.setdefault(rank, []).append(debt)
     # A rank that waits for the store is not slow, nor is one that waits behind it for a thread.
     at_store_s = max((debt.at_store_s or 0.0 for debts in of_rank.values() for debt in debts), default=0.0)
     debts = {}
-    for rank in {rank for rank, _ in session.owed}:
+    for rank in owing:
         parts = of_rank[rank]
         # A rank that has captured everything is not slow now: the store is.
         is_held_up = is_safe(rank) or at_store_s > _SLOW_S

@@ -99,7 +99,7 @@ class FromAgents:
 
     @contextmanager
     def _of(self, save: SaveRef, by: AgentLife) -> Iterator[Save | None]:
-        """Find a save for one who tells something of it, None if it is published; the run's lock is held meanwhile.
+        """Find a save that an agent tells something of, None if it is published; the run's lock is held meanwhile.
 
         Raises what ended it, if it was ended.
         """

@@ -17,6 +17,20 @@ class PowerCutError(Exception):
     """The coordinator dies here."""
 
 
+class Sweeps(MemoryStore):
+    """Notes which uploads may be swept, and which not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up: set[str] = set()
+        self.spared: set[str] = set()
+
+    def sweep_unfinished(self, directory, *, given_up=(), spare=()):
+        if directory == "run":
+            self.given_up, self.spared = set(given_up), set(spare)
+        return []
+
+
 @pytest.fixture(params=[True, False], ids=["with locks", "a bucket"])
 def run(request: pytest.FixtureRequest) -> Run:
     run = Run(MemoryStore(has_locks=request.param), HandClock())
@@ -34,7 +48,6 @@ def fates(run: Run) -> list[Fate]:
 
 def test_the_next_life_waits_for_the_hosts_of_a_save_and_sweeps_it_when_they_do_not_come(run):
     record = run.begin(2, writers=HOSTS)
-    upload = run.store.create("run/m-2.data-00002-of-00003", 4)
     later = again(run)
     assert fates(later) == [Fate.WAIT]
     assert "the agents on h1, h2" in later.recovery.outcomes[0].reason
@@ -47,7 +60,30 @@ def test_the_next_life_waits_for_the_hosts_of_a_save_and_sweeps_it_when_they_do_
     later.catalog.retire()
     assert shards(later) == []
     assert record.key in later.files()
-    upload.abort()
+
+
+def test_uploads_of_a_save_that_may_go_on_are_spared_and_swept_afterwards():
+    store = Sweeps()
+    run = Run(store, HandClock())
+    record = run.begin(2, writers=HOSTS)
+    later = again(run)
+    assert (store.given_up, store.spared) == (set(), set(record.shard_keys))
+    other = later.begin(3)
+    later.catalog.abandon(other)
+    assert (store.given_up, store.spared) == (set(other.shard_keys), set(record.shard_keys))
+    later.clock.advance(WAIT_S)
+    later.catalog.retire()
+    assert (store.given_up, store.spared) == (set(record.shard_keys), set())
+
+
+def test_a_wait_that_ends_names_the_hosts(run, caplog):
+    run.begin(2, writers=HOSTS)
+    later = again(run)
+    later.clock.advance(WAIT_S)
+    for _ in range(2):
+        later.catalog.retire()
+    [text] = [record.getMessage() for record in caplog.records if "within 60 s" in record.getMessage()]
+    assert "m-2 waits no longer for the agents on h1, h2" in text
 
 
 def test_a_save_that_its_owner_wrote_alone_is_swept_at_once(run):
