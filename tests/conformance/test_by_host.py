@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ckptd.engine.hosts.messages import AgentLife, Receipt
+from ckptd.engine.lanes.elsewhere import RemoteShard
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.lanes.host_share import crossing_bytes, part_of
 from ckptd.engine.lanes.merge import merge
@@ -32,6 +34,16 @@ def shard_of(store: Store, layout: Layout, shard: int) -> FilledShard:
     return filled
 
 
+def told_by(host: str, layout: Layout, shard: int, filled: FilledShard, store: Store) -> RemoteShard:
+    """Return the shard as the coordinator knows it, which only has the receipt."""
+    stat = store.stat(filled.key)
+    remote = RemoteShard(layout, shard, filled.key, "s1", durability=store.durability, now=lambda: 0.0)
+    sums = filled.crcs.astype("<u4").tobytes()
+    life = AgentLife(host, f"{host}-1")
+    assert remote.take(Receipt("s1", life, shard, stat.key, stat.size_bytes, stat.version, store.durability, sums))
+    return remote
+
+
 def test_shards_of_three_hosts_make_the_checkpoint_that_one_process_writes_and_tensorflow_reads_it(
     tmp_path: Path,
 ) -> None:
@@ -47,7 +59,8 @@ def test_shards_of_three_hosts_make_the_checkpoint_that_one_process_writes_and_t
             filled = shard_of(store, seen, shard)
             ranks.fill(seen, filled.lanes.values())
             assert filled.finish()
-            crcs[filled.rows if store is here else of_host.rows] = filled.crcs
+            told = filled if store is here else told_by(host, layout, shard, filled, apart)
+            crcs[told.rows] = told.crcs
         indices.append(merge(layout, crcs))
         store.put(index_key(PREFIX), indices[-1])
     assert indices[0] == indices[1]
