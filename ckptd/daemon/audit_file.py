@@ -92,9 +92,14 @@ class AuditFile:
         ours = os.fstat(self._file)
         try:
             there = Path(self.path).stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+
+    @property
+    def is_open_to_others(self) -> bool:
+        """Whether its mode lets others than its owner change what it says."""
+        return bool(os.fstat(self._file).st_mode & 0o022)
 
     @property
     def is_removed(self) -> bool:

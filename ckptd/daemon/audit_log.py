@@ -66,6 +66,8 @@ class AuditLog:
             self._file = AuditFile(path)
             self._number = self._file.last_number or last_number_before(path)
             self._file.take_room(RESERVE_BYTES)
+            if self._file.is_open_to_others:
+                _log.warning("%s can be written by other users of this host: chmod go-w %s", path, path)
             if not self._file.has_fallocate:
                 _log.warning("the file system sets no room aside for the audit log: %s", path)
 
@@ -104,9 +106,9 @@ class AuditLog:
     def reopen(self) -> None:
         """Go on in a new file if this one was renamed: what rotates logs does that, and then sends SIGHUP."""
         with self._syncing, self._writing:
-            if self._file is None or self._file.is_at_its_path:
-                return
             try:
+                if self._file is None or self._file.is_at_its_path:
+                    return
                 self._go_on_in_new_file(self._file)
             except (OSError, CkptdError) as error:
                 _log.error("the audit log goes on in the file that was renamed: %s: %s", self._path, error)

@@ -174,6 +174,15 @@ def test_a_reader_that_follows_sees_every_line_in_order_while_many_write_and_the
     assert [each["number"] for each in both] == list(range(1, 6 * 40 + 2)) == seen
 
 
+def test_one_that_others_may_write_is_told(path, caplog):
+    AuditLog(str(path)).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not caplog.messages
+    path.chmod(0o620)
+    AuditLog(str(path)).close()
+    assert "can be written by other users" in caplog.text
+
+
 def test_the_name_of_a_run_is_not_read_as_more_of_the_line_in_the_log(caplog):
     caplog.set_level("INFO", "ckptd.audit")
     AuditLog(None).ended(JournalEntry("delete", "done", run="x by token:admin at unix: done", step=7))
