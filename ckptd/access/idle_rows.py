@@ -6,6 +6,7 @@ in an admin's `ckptd status` and by `ckptd policy check`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +24,9 @@ _NOTHING = {
     "watchers": "watches nothing",
     "claimed_bytes": "saves nothing",
     "requests_per_s": "is refused every call",
+    "requests_per_s_per_host": "is refused every call",
+    "bytes_per_s": "moves no bytes",
+    "bytes_per_s_per_host": "moves no bytes",
 }
 
 Part = tuple[Any, ...]
@@ -34,20 +38,23 @@ class Seen:
 
     Attributes:
         token_names: of the tokens that it knows; None: that is not known.
+        expired_names: of those of them that have expired.
         has_certificates: whether it knows clients by their certificates (``--client-ca``).
         users: the uids that can connect to its Unix sockets; empty: it has none; None: any.
         has_loopback: whether it was started with ``--insecure-loopback``.
     """
 
     token_names: frozenset[str] | None = None
+    expired_names: frozenset[str] = frozenset()
     has_certificates: bool = True
     users: frozenset[str] | None = None
     has_loopback: bool = True
 
 
-def known_tokens(shared: str | None, named: tokens.Tokens | None) -> frozenset[str]:
-    """Return the names of all tokens that a daemon knows."""
-    return frozenset({token.name for token in named or ()} | ({tokens.SHARED} if shared is not None else set()))
+def known_tokens(shared: str | None, named: tokens.Tokens | None) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of all tokens that a daemon knows, and of those that have expired."""
+    known = {token.name for token in named or ()} | ({tokens.SHARED} if shared is not None else set())
+    return frozenset(known), frozenset(token.name for token in named or () if token.is_expired(time.time()))
 
 
 def idle_rows(policy: Policy) -> list[str]:
@@ -63,6 +70,8 @@ def unseen_identities(policy: Policy, seen: Seen) -> list[str]:
     """Return a sentence for each identity of the policy that no call to this daemon can show."""
     unknown = set() if seen.token_names is None else policy.names_of(callers.TOKEN) - seen.token_names
     said = [f"the policy names token:{name}, and there is no such token" for name in sorted(unknown)]
+    expired = sorted(policy.names_of(callers.TOKEN) & seen.expired_names)
+    said += [f"the policy names token:{name}, which has expired" for name in expired]
     no_user = "the daemon listens on no Unix socket, where alone it sees users"
     if seen.users:
         no_user = "--socket-mode lets only the daemon's own user connect to its socket"

@@ -34,9 +34,11 @@ def check(path: str, run: str | None, tokens_path: str | None, as_json: bool) ->
     if run is not None:
         check_run_name(run)
     found = policy.read(path)
-    names = None if tokens_path is None else idle_rows.known_tokens(None, tokens.read(tokens_path))
+    seen = idle_rows.Seen()
+    if tokens_path is not None:
+        seen = idle_rows.Seen(*idle_rows.known_tokens(None, tokens.read(tokens_path)))
     complaints = [
-        *idle_rows.unseen_identities(found, idle_rows.Seen(names)),
+        *idle_rows.unseen_identities(found, seen),
         *idle_rows.idle_rows(found),
     ]
     grants, bounds = list(_grants(found, run)), list(_bounds(found, run))

@@ -107,7 +107,7 @@ def _of_policy(config: Config, access: Access) -> list[str]:
     if has_socket and access.socket_owner is not None:
         users = frozenset({"0", str(access.socket_owner)})
     seen = Seen(
-        idle_rows.known_tokens(access.shared_token, access.tokens),
+        *idle_rows.known_tokens(access.shared_token, access.tokens),
         has_certificates=config.client_ca is not None,
         users=users,
         has_loopback=access.admits_loopback,
