@@ -20,22 +20,28 @@ _LONG_BYTES = 256 << 10  # fewer bytes of a sender are not worth a gap
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Hosts:
-    """Which host each rank is on, by numbers: hosts are numbered in the order of their lowest ranks."""
+    """Which host each rank is on, by numbers: hosts are numbered in the order of their lowest ranks.
+
+    `here` is the number of "", where ranks are that have no agent; -1 if there are none.
+    """
 
     names: tuple[str, ...]
     of_rank: Column
+    here: int
 
     @classmethod
     def of(cls, host_of_rank: Sequence[str]) -> Hosts:
         """Number the hosts of these ranks."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(host_of_rank))}
-        return cls(tuple(numbers), np.array([numbers[name] for name in host_of_rank], np.int64))
+        of_rank = np.array([numbers[name] for name in host_of_rank], np.int64)
+        return cls(tuple(numbers), of_rank, numbers.get("", -1))
 
 
-def choose_hosts(entry: Column, hosts: Column, sizes: Column) -> Column:
+def choose_hosts(entry: Column, hosts: Column, sizes: Column, here: int = -1) -> Column:
     """Return the host that writes each entry: the one that its parts are on, or the one of these with least to write.
 
-    The largest entry first, as that evens out best.
+    The largest entry first, as that evens out best. Ranks without an agent reach only the coordinator, so what they
+    have a part of is written `here`.
 
     Args:
         entry: per part, of which entry it is; ascending from 0, without gaps.
@@ -50,7 +56,7 @@ def choose_hosts(entry: Column, hosts: Column, sizes: Column) -> Column:
     ends = np.append(begins[1:], len(entry))
     for each in sorted(np.flatnonzero(crosses).tolist(), key=lambda each: (-int(entry_sizes[each]), each)):
         candidates = np.unique(hosts[begins[each] : ends[each]])
-        chosen[each] = candidates[load[candidates].argmin()]
+        chosen[each] = here if here in candidates else candidates[load[candidates].argmin()]
         load[chosen[each]] += entry_sizes[each]
     return chosen
 

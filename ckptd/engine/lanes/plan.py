@@ -73,7 +73,7 @@ def _group_entries(parts: PartTable, units: Units, hosts: Hosts | None) -> tuple
     sender = parts.rank[units.row[units.begins_entry]]
     host = np.zeros(len(sender), np.int64)
     if hosts is not None:
-        host = choose_hosts(entry, hosts.of_rank[parts.rank[units.row]], parts.size[units.row])
+        host = choose_hosts(entry, hosts.of_rank[parts.rank[units.row]], parts.size[units.row], hosts.here)
     in_order = np.lexsort((sender, host))
     place_of = np.empty(len(sender), np.int64)
     place_of[in_order] = np.arange(len(sender))

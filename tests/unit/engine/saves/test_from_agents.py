@@ -140,12 +140,14 @@ def test_an_aborted_attempts_number_stays_taken_until_every_writer_knows_its_end
     assert job.coordinator.outcome(again.save).result(WAIT_S).num_shards == 4
 
 
-def test_ranks_without_an_agent_send_to_the_coordinator(job):
+def test_ranks_without_an_agent_send_to_the_coordinator_and_to_nothing_else(job):
     for rank in (4, 5):
         job.members[rank] = replace(job.members[rank], host="")
     job.hosts[4:] = ["", ""]
     planned = job.planned(5)
     for host in "ab":
         job.coordinator.agents.take(planned.save, job.write(planned, host))
+    layout = plan(job.ranks.manifests, 1, hosts=job.hosts)
+    assert {layout.shard_hosts[shard] for rank in (4, 5) for shard in layout.shards_of[rank]} == {""}
     job.send(planned, 2)
     assert job.coordinator.outcome(planned.save).result(WAIT_S).num_shards == 3
