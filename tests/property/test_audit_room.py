@@ -134,7 +134,7 @@ class Machine:
         assert [each["number"] for each in records] == list(range(1, len(records) + 1))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, min_size=10, max_size=40))
 def test_an_end_is_always_recorded_and_a_removal_while_room_is_set_aside(disk: Path, steps: list[tuple]) -> None:  # type: ignore[type-arg]
     machine = Machine(disk)

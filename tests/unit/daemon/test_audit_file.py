@@ -146,6 +146,12 @@ def test_a_reader_that_follows_sees_every_line_in_order_while_many_write_and_the
 
     seen, is_over = [], threading.Event()
 
+    def is_at_its_path(file):
+        try:
+            return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+        except FileNotFoundError:  # between the renaming and the new file
+            return True
+
     def follow():
         """Read as `tail -F` does: to the end of the file, and then the one that is new at its path."""
         file, text = path.open("rb"), b""
@@ -153,7 +159,7 @@ def test_a_reader_that_follows_sees_every_line_in_order_while_many_write_and_the
             was_over = is_over.is_set()
             if part := file.read():
                 text += part
-            elif path.exists() and os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            elif not is_at_its_path(file):
                 text += file.read()
                 file = path.open("rb")
             elif was_over:
