@@ -15,6 +15,7 @@ NOT_RUN = {
     ("docs/testing.md", "pytest"),
     ("docs/testing.md", "pytest -m campaign"),
     ("docs/testing.md", "pip install zensical && zensical build --strict"),
+    ("docs/reliability.md", "pytest tests/simulation"),
     ("docs/torch.md", 'torch.save(state, "checkpoint.pt")'),
     ("docs/torch.md", 'with ckptd.Checkpointer(address, "runs/torch", rank=rank, world_size=world_size) as ckpt:'),
     ("docs/comparison.md", "python benchmarks/stream.py"),

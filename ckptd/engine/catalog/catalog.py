@@ -269,6 +269,9 @@ class Catalog:
             raise InvalidRequestError("a graph description comes exactly if the record says so", key=record.key)
         self.upkeep.refresh()
         self._publishing.settle(None)
+        if record.save_id not in ledger.records:
+            ledger.live.discard(record.save_id)
+            raise ConflictError("another owner of the run has ended this save, and removed its record", key=record.key)
         record = ledger.records[record.save_id]
         if record.latest_filename != ledger.latest_filename:
             raise ConflictError("the run was given another state file meanwhile", key=record.key)

@@ -42,6 +42,8 @@ class HostDeclaration:
         step: the training step, None for a save without one.
         ranks: those of this host, ascending.
         world_size: how many ranks there are on all hosts.
+        call: which of its job's calls of `save` for this step it is, from 0. Only what is of one call is one save: a
+            life of an agent that hung may still carry what its ranks declared before.
         manifest_digest: of the manifests of these ranks together.
         size_bytes: what they hold.
         since_term: in which term a coordinator was told of it first; 0 if a former life of the agent may have told one.
@@ -54,6 +56,7 @@ class HostDeclaration:
     world_size: int
     manifest_digest: bytes
     size_bytes: int
+    call: int = 0
     since_term: int = field(default=0, compare=False)
 
     def is_new_in(self, term: int) -> bool:

@@ -1,0 +1,177 @@
+"""What must hold after every event. Trusts nothing but the bytes in the bucket and what ranks were told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ckptd.agent.host_save import HostOutcome
+from ckptd.engine.hosts.messages import AgentLife, HostDeclaration
+from ckptd.errors import NotFoundError
+from ckptd.format import names
+from ckptd.format.crc32c import crc32c
+from ckptd.format.index import Index
+from tests.simulation.bucket import Bucket
+
+RUN = "r"
+STATE_KEY = f"{RUN}/checkpoint"
+KEPT = 3
+NAMED = re.compile(r"\bh\d+\b|\branks? \d")
+
+
+class BrokenPromiseError(AssertionError):
+    """Something happened that never may."""
+
+
+def bytes_of(declaration: HostDeclaration) -> bytes:
+    """What a host's shard holds: which call of `save` it is of. Every life of its agent would write the same."""
+    return declaration.request_id.encode().ljust(declaration.size_bytes, b".")
+
+
+@lru_cache(maxsize=512)
+def decode(data: bytes) -> Index:
+    return Index.decode(data, "the index")
+
+
+@dataclass
+class Judge:
+    """One history of one run."""
+
+    hosts: int
+    live_keys: Callable[[], list[str]]
+    answered: Callable[[str, bool], None]
+    """Called with a request that waits no longer, and whether it is saved."""
+    published: list[str] = field(default_factory=list)
+    """What the state file has ever named as the latest, in that order: each a prefix, and the call that it is of."""
+    calls: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By what was published: the requests whose bytes it holds."""
+    failed: set[str] = field(default_factory=set)
+    """Requests whose ranks were told that they are not saved."""
+    waiting: dict[str, float] = field(default_factory=dict)
+    """Requests whose ranks wait, and since when."""
+    most_waited_s: float = 0.0
+    num_acknowledged: int = 0
+    num_revived: int = 0
+    reasons: list[str] = field(default_factory=list)
+    bucket: Bucket | None = None
+    lives: dict[tuple[int, str], list[str]] = field(default_factory=dict)
+    """By term and host: the lives of its agent that attended, in that order."""
+
+    def object(self, key: str) -> bytes | None:
+        assert self.bucket is not None
+        try:
+            return self.bucket.objects.get(key)
+        except NotFoundError:
+            return None
+
+    # What the bucket does
+
+    def watch(self, what: str, key: str) -> None:
+        if what == "before delete" and key.startswith(RUN + "/"):
+            self._check_removal(key)
+        elif what == "after put" and key == STATE_KEY:
+            self._check_state()
+        elif what == "before abort" and key in self.live_keys():
+            raise BrokenPromiseError(f"the upload of {key} is aborted, and its save is under way")
+
+    def listed(self) -> list[str]:
+        state = self.object(STATE_KEY) or b""
+        return [each.decode() for each in re.findall(rb'^all_model_checkpoint_paths: "(.+)"$', state, re.MULTILINE)]
+
+    def _check_removal(self, key: str) -> None:
+        """Nothing that is referenced is deleted: the state file refers to indexes, an index to its shards."""
+        if key == STATE_KEY:
+            raise BrokenPromiseError("the state file is deleted")
+        name = key.removeprefix(RUN + "/")
+        if name.endswith(".index") and name.removesuffix(".index") in self.listed():
+            raise BrokenPromiseError(f"{key} is deleted, and the state file lists it")
+        shard = names.parse_shard_key(key)
+        if shard is not None:
+            index = self.object(names.index_key(shard[0]))
+            if index is not None and decode(index).num_shards == shard[2]:
+                raise BrokenPromiseError(f"{key} is deleted, and an index refers to it")
+
+    def _check_state(self) -> None:
+        """The state never goes back, nothing acknowledged is missing, and what is listed is whole."""
+        listed = self.listed()
+        if not listed:
+            raise BrokenPromiseError("the state file lists nothing")
+        found = [self.check_whole(prefix) for prefix in listed]
+        listed = [f"{prefix} ({calls[0]})" for prefix, calls in zip(listed, found, strict=True)]
+        if listed[-1] not in self.published:
+            self.calls[listed[-1]] = found[-1]
+            self.published.append(listed[-1])
+            if told := self.failed.intersection(found[-1]):
+                raise BrokenPromiseError(f"{listed[-1]} is published; {sorted(told)} were told that it is not saved")
+        if listed != self.published[-len(listed) :] or len(listed) < min(KEPT, len(self.published)):
+            raise BrokenPromiseError(f"the state went back: {listed} after {self.published[-KEPT:]}")
+
+    def check_whole(self, prefix: str) -> tuple[str, ...]:
+        """Every shard is there, is what the index says, and all are of one call of `save`; return the requests."""
+        data = self.object(names.index_key(f"{RUN}/{prefix}"))
+        if data is None:
+            raise BrokenPromiseError(f"{prefix} is listed and has no index")
+        index = decode(data)
+        calls = []
+        for shard in range(index.num_shards):
+            found = self.object(names.shard_key(f"{RUN}/{prefix}", shard, index.num_shards))
+            if found is None:
+                raise BrokenPromiseError(f"shard {shard} of {prefix} is missing")
+            if found:
+                [piece] = index.tensor(f"h{shard}").pieces
+                if (piece.shard_id, piece.size, piece.crc32c) != (shard, len(found), crc32c(found)):
+                    raise BrokenPromiseError(f"shard {shard} of {prefix} is not what the index says")
+                calls.append(found.rstrip(b".").decode())
+        if len({call.partition(".")[2] for call in calls}) != 1 or len(calls) != self.hosts:
+            raise BrokenPromiseError(f"{prefix} holds several attempts, or parts of one: {calls}")
+        return tuple(calls)
+
+    # What ranks are told
+
+    def declared(self, request_id: str, now: float) -> None:
+        self.waiting.setdefault(request_id, now)
+
+    def dropped(self, request_id: str) -> None:
+        """The ranks that waited are dead."""
+        self.waiting.pop(request_id, None)
+        self.answered(request_id, False)
+
+    def told(self, request_id: str, outcome: HostOutcome, now: float) -> None:
+        began = self.waiting.pop(request_id, None)
+        if began is None:
+            return
+        self.most_waited_s = max(self.most_waited_s, now - began)
+        self.answered(request_id, bool(outcome.prefix))
+        if outcome.prefix:
+            self.num_acknowledged += 1
+            holding = [each for each, calls in self.calls.items() if request_id in calls]
+            if not any(each.startswith(f"{outcome.prefix} ") for each in holding):
+                raise BrokenPromiseError(f"{request_id} was told of {outcome.prefix}, and is in {holding}")
+            return
+        self.reasons.append(outcome.reason)
+        if not NAMED.search(outcome.reason):
+            raise BrokenPromiseError(f"a wait ended without a name: {outcome.reason!r}")
+        if outcome.is_known:
+            self.failed.add(request_id)
+            if any(request_id in calls for calls in self.calls.values()):
+                raise BrokenPromiseError(f"{request_id} is published, and was told that it is not: {outcome.reason}")
+
+    def attended(self, term: int, agent: AgentLife) -> None:
+        """A coordinator has given an agent its place."""
+        self.lives.setdefault((term, agent.host), []).append(agent.incarnation)
+
+    def believed(self, term: int, agent: AgentLife) -> None:
+        """A coordinator counts a receipt: it is of the life that attended last."""
+        if self.lives[term, agent.host][-1] != agent.incarnation:
+            raise BrokenPromiseError(f"a receipt of {agent.incarnation} is believed after a later life attended")
+
+    def obeyed_former(self, agent: str, message: object) -> None:
+        raise BrokenPromiseError(f"{agent} obeyed a former coordinator: {message}")
+
+    def check_waits(self, now: float, limit_s: float) -> None:
+        """No wait is longer than any bound allows."""
+        for request_id, since in self.waiting.items():
+            if now - since > limit_s:
+                raise BrokenPromiseError(f"{request_id} waits for {now - since:.0f} s")

@@ -1,0 +1,63 @@
+"""Many hosts, all kinds of fault, one judge: see `tests.simulation.judge` for what must hold after every event.
+
+A life that breaks a promise is told with its seed: `Life(seed, hosts, saves).run()` lives it again, event by event.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation.campaign import campaign
+from tests.simulation.judge import BrokenPromiseError
+from tests.simulation.life import Life
+from tests.simulation.mutants import MUTANTS
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Log nothing: thousands of requests fail, as they are meant to."""
+    caplog.set_level("CRITICAL")
+
+
+@pytest.mark.parametrize("hosts", [1, 3, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_promise_is_broken(seed: int, hosts: int) -> None:
+    life = Life(seed, hosts, num_saves=40).run()
+    assert life.saved
+    assert life.num_calls > 40 or not life.judge.failed
+
+
+def test_many_agents() -> None:
+    assert Life("many", 64, num_saves=4).run().saved
+
+
+def test_without_faults_every_save_is_acknowledged() -> None:
+    life = Life(0, 3, num_saves=20, with_faults=False).run()
+    assert len(life.saved) == life.num_calls == 21
+    assert life.judge.most_waited_s < 5.0
+
+
+def test_a_seed_replays_to_the_same_trace() -> None:
+    first, again, other = (Life(seed, 3, num_saves=30).run() for seed in (7, 7, 8))
+    assert first.world.trace == again.world.trace != other.world.trace
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_rule_that_is_taken_out_is_missed(name: str) -> None:
+    cast, shows = MUTANTS[name]
+    with pytest.raises(BrokenPromiseError):
+        for seed in (shows, *range(300)):
+            Life(seed, 3, num_saves=40, cast=cast).run()
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("hosts", [1, 3, 8, 64])
+def test_a_long_history(hosts: int) -> None:
+    """`CKPTD_SIMULATED_SAVES` sets how many saves, 10,000 without it; fewer with many hosts, as each has its share."""
+    saves = int(os.environ.get("CKPTD_SIMULATED_SAVES", "10000"))
+    figures = campaign(max(10, saves * 3 // (8 * hosts)), num_hosts=hosts, first_seed=1000)
+    print(f"\n{hosts} hosts: {figures}")
+    assert figures.acknowledged > figures.failed
