@@ -17,7 +17,7 @@ _PADDING = bytes(8)  # lets the last key be read in words, too
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Keys:
-    """Sorted keys: row `i` is `prefixes[groups[i]]`, then `suffixes.row(i)`. Rows of one group are together.
+    """Sorted keys: row `i` is `prefixes[groups[i]]`, then `suffixes.row(i)`. Groups ascend.
 
     What thousands of keys begin with, such as the name of a tensor, is there once.
     """
@@ -43,6 +43,12 @@ class Keys:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def since(self, row: int) -> Keys:
+        """Return the keys from one on, without what only those before need."""
+        groups = self.groups[row:]
+        first = int(groups[0]) if len(groups) else len(self.prefixes)
+        return Keys(self.prefixes[first:], groups - first, self.suffixes.take(slice(row, None)).compact())
 
     def row(self, number: int) -> bytes:
         """Return one key."""

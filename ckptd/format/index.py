@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from google.protobuf.message import DecodeError
 
@@ -53,17 +54,16 @@ def encode_index(num_shards: int, items: Iterable[tuple[bytes, Entry]]) -> bytes
     return encode_entries(num_shards, sorted((key, entry.encode()) for key, entry in items))
 
 
-def encode_columns(num_shards: int, keys: Keys, values: Ragged) -> table.EncodedTable:
+def encode_columns(num_shards: int, batches: Iterable[tuple[Keys, Ragged]]) -> table.EncodedTable:
     """Encode an index of entries that are columns, as `columns` makes them by the million, and return where things are.
 
-    The header is the first value.
+    They come a batch at a time, so that memory holds little beside the index. The header is the first value.
 
     Raises:
         InvalidRequestError: if a key is out of order, occurs twice, or is empty.
     """
-    return table.encode_columns(
-        Keys.joined([Keys.of([HEADER_KEY]), keys]), Ragged.joined([Ragged.of([_header(num_shards)]), values])
-    )
+    header = Keys.of([HEADER_KEY]), Ragged.of([_header(num_shards)])
+    return table.encode_columns(chain([header], batches))
 
 
 def encode_entries(num_shards: int, items: Sequence[tuple[bytes, bytes]]) -> bytes:

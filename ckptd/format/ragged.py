@@ -54,6 +54,12 @@ class Ragged:
         """Return some rows, or all in another order; the bytes stay where they are."""
         return Ragged(self.data, self.starts[rows], self.sizes[rows])
 
+    def compact(self) -> Ragged:
+        """Return the same rows, without what else is in the buffer."""
+        compact = Ragged.laid_end_to_end(np.empty(int(self.sizes.sum()), np.uint8), self.sizes)
+        self.put(compact.data, compact.starts)
+        return compact
+
     def row(self, number: int) -> bytes:
         """Return one row."""
         start = int(self.starts[number])

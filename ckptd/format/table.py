@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -149,44 +149,16 @@ def encode_table(items: Sequence[tuple[bytes, bytes]]) -> bytes:
     Raises:
         InvalidRequestError: if a key does not follow the one before.
     """
-    return encode_with_places(items).data
+    keys, values = [key for key, _ in items], [value for _, value in items]
+    return encode_columns([(Keys.of(keys), Ragged.of(values))]).data
 
 
-def encode_with_places(items: Sequence[tuple[bytes, bytes]]) -> EncodedTable:
-    """Do as `encode_table`, and return where things are."""
-    return encode_columns(Keys.of([key for key, _ in items]), Ragged.of([value for _, value in items]))
-
-
-def encode_columns(keys: Keys, values: Ragged) -> EncodedTable:
-    """Do as `encode_with_places`, of keys and values that are columns."""
-    try:
-        columns = Columns(keys, values)
-    except ValueError as error:
-        raise InvalidRequestError(f"key {keys.row(error.args[0])!r} is out of order or there twice") from None
-    # A huge entry closes the block before it, unless it is the file's first.
-    huge = np.flatnonzero(columns.key_sizes + columns.value_sizes >= 2 * BLOCK_SIZE)
-    huge = huge[huge > 0]
-    out = _Writer()
-    separators: list[tuple[bytes, bytes]] = []
-    handles: list[BlockHandle] = []
-    ends = [np.zeros(0, np.int64)]
-    start = 0
-    while start < len(keys):
-        stop = columns.block_end(start, BLOCK_SIZE)
-        after = huge[np.searchsorted(huge, start, "right") :]
-        if len(after):
-            stop = min(stop, int(after[0]))
-        block, value_ends = columns.encode(start, stop)
-        ends.append(value_ends + out.position)
-        handles.append(handle := out.append(block))
-        last = keys.row(stop - 1)
-        separator = shortest_separator(last, keys.row(stop)) if stop < len(keys) else short_successor(last)
-        separators.append((separator, handle.encode()))
-        start = stop
-    metaindex = out.append(blocks.EMPTY_BLOCK)
-    index = out.append(blocks.encode_block(separators, 1))
-    out.file.write(Footer(metaindex, index).encode())
-    return EncodedTable(out.file.getvalue(), handles, np.concatenate(ends))
+def encode_columns(batches: Iterable[tuple[Keys, Ragged]]) -> EncodedTable:
+    """Do as `encode_table`, of keys and values that are columns and come a batch at a time; return where things are."""
+    table = _Writer()
+    for keys, values in batches:
+        table.add(keys, values)
+    return table.finish()
 
 
 def _trailer(block: Buffer) -> bytes:
@@ -196,18 +168,59 @@ def _trailer(block: Buffer) -> bytes:
 
 
 class _Writer:
-    """A table so far, and the position after it. A large one is in memory once: `getvalue` does not copy."""
+    """A table under way. A large one is in memory once: `getvalue` does not copy."""
 
     def __init__(self) -> None:
-        self.file = BytesIO()
-        self.position = 0
+        self._file = BytesIO()
+        self._position = 0
+        self._separators: list[tuple[bytes, bytes]] = []
+        self._handles: list[BlockHandle] = []
+        self._ends = [np.zeros(0, np.int64)]
+        self._keys, self._values = Keys.of([]), Ragged.of([])  # those of a block that may go on
 
-    def append(self, block: bytes) -> BlockHandle:
+    def add(self, keys: Keys, values: Ragged) -> None:
+        """Add entries whose keys follow those before."""
+        self._encode(Keys.joined([self._keys, keys]), Ragged.joined([self._values, values]), is_last=False)
+
+    def finish(self) -> EncodedTable:
+        """Return the whole table."""
+        self._encode(self._keys, self._values, is_last=True)
+        metaindex = self._append(blocks.EMPTY_BLOCK)
+        index = self._append(blocks.encode_block(self._separators, 1))
+        self._file.write(Footer(metaindex, index).encode())
+        return EncodedTable(self._file.getvalue(), self._handles, np.concatenate(self._ends))
+
+    def _encode(self, keys: Keys, values: Ragged, *, is_last: bool) -> None:
+        try:
+            columns = Columns(keys, values)
+        except ValueError as error:
+            raise InvalidRequestError(f"key {keys.row(error.args[0])!r} is out of order or there twice") from None
+        # A huge entry closes the block before it.
+        huge = np.flatnonzero(columns.key_sizes + columns.value_sizes >= 2 * BLOCK_SIZE)
+        start = 0
+        while start < len(keys):
+            stop = columns.block_end(start, BLOCK_SIZE)
+            after = huge[np.searchsorted(huge, start, "right") :]
+            if len(after):
+                stop = min(stop, int(after[0]))
+            if stop == len(keys) and not is_last:
+                break
+            block, value_ends = columns.encode(start, stop)
+            self._ends.append(value_ends + self._position)
+            handle = self._append(block)
+            self._handles.append(handle)
+            last = keys.row(stop - 1)
+            separator = shortest_separator(last, keys.row(stop)) if stop < len(keys) else short_successor(last)
+            self._separators.append((separator, handle.encode()))
+            start = stop
+        self._keys, self._values = keys.since(start), values.take(slice(start, None)).compact()
+
+    def _append(self, block: bytes) -> BlockHandle:
         """Add a block and its trailer; return where it is."""
-        handle = BlockHandle(self.position, len(block))
-        self.file.write(block)
-        self.file.write(_trailer(block))
-        self.position += len(block) + TRAILER_SIZE
+        handle = BlockHandle(self._position, len(block))
+        self._file.write(block)
+        self._file.write(_trailer(block))
+        self._position += len(block) + TRAILER_SIZE
         return handle
 
 

@@ -9,13 +9,15 @@ Keys and entries are columns all the way: there is a step of Python for each ten
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptd.engine.layout import Column, Layout, SliceSet
+from ckptd.engine.layout import Column, Layout
 from ckptd.engine.manifest import STRING, VARIANT
 from ckptd.format import columns, crc32c
 from ckptd.format.block_columns import Keys
@@ -28,7 +30,7 @@ from ckptd.format.table import EncodedTable
 
 _CRC_BYTES = 4
 KEPT_BYTES = 256 << 20  # of the indexes of all layouts: about six million entries
-_AT_ONCE = 1 << 16  # checksums: the arrays that place them stay in the processor's caches
+_AT_ONCE = 1 << 16  # entries: the arrays for so many stay small beside the index, and near the processor
 _NO_CHECKSUM = -1
 
 
@@ -43,12 +45,16 @@ def merge(layout: Layout, segment_crcs: NDArray[np.uint32]) -> bytes:
     known = _known.find(layout) if is_usual else None
     if known is not None:
         return known.index(masked)
-    sliced, rest = _sliced_entries(layout, crcs), _other_entries(layout, crcs)
-    encoded = encode_columns(
-        layout.num_shards, Keys.joined([sliced.keys, rest.keys]), Ragged.joined([sliced.values, rest.values])
-    )
+    rows: list[Column] = [np.array([_NO_CHECKSUM])]
+
+    def batches() -> Iterator[tuple[Keys, Ragged]]:
+        for entries in chain(_sliced_entries(layout, crcs), _named_entries(layout, crcs)):
+            rows.append(entries.rows)
+            yield entries.keys, entries.values
+
+    encoded = encode_columns(layout.num_shards, batches())
     if is_usual:
-        _known.keep(layout, _Known.of(encoded, np.concatenate([[_NO_CHECKSUM], sliced.rows, rest.rows])))
+        _known.keep(layout, _Known.of(encoded, np.concatenate(rows)))
     return encoded.data
 
 
@@ -164,62 +170,78 @@ def _values(layout: Layout, dtype: int, shapes: Column, rows: Column, crcs: NDAr
     return columns.entry_values(dtype, shapes, *where, crcs[rows].astype(np.int64))
 
 
-def _sliced_entries(layout: Layout, crcs: NDArray[np.uint32]) -> _Entries:
-    """Return the entries of all slices. Their keys come before all others."""
+def _sliced_entries(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[_Entries]:
+    """Yield the entries of all slices. Their keys come before all others."""
     prefixes = {
-        tensor: key_prefix(layout.names[tensor], layout.slices[tensor].starts.shape[1]) for tensor in layout.slices
+        tensor: key_prefix(layout.names[tensor], slices.starts.shape[1]) for tensor, slices in layout.slices.items()
     }
-    ordered = sorted(prefixes, key=prefixes.__getitem__)
-    suffixes, values, rows, groups = [], [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for (dtype, _), numbers in _alike(layout, ordered).items():
-        starts, shapes, entries, group = _slices_of([layout.slices[ordered[number]] for number in numbers], numbers)
-        # In a key, each dimension's start is followed by its length.
-        sides = [side[:, axis] for axis in reversed(range(starts.shape[1])) for side in (shapes, starts)]
-        order = np.lexsort((*sides, group))
-        suffixes.append(columns.key_suffixes(starts[order], shapes[order]))
-        values.append(_values(layout, dtype, shapes[order], entries[order], crcs))
-        rows.append(entries[order])
-        groups.append(group[order])
-    group = np.concatenate(groups)
-    order = np.argsort(group, kind="stable")
-    keys = Keys([prefixes[tensor] for tensor in ordered], group[order], Ragged.joined(suffixes).take(order))
-    return _Entries(keys, Ragged.joined(values).take(order), np.concatenate(rows)[order])
+    for tensors in _batches(layout, sorted(prefixes, key=prefixes.__getitem__)):
+        suffixes, values, rows, groups = [], [], [], []
+        for (dtype, _), numbers in _alike(layout, tensors).items():
+            starts, shapes, entries, group = _slices_of(layout, tensors, numbers)
+            # In a key, each dimension's start is followed by its length.
+            sides = [side[:, axis] for axis in reversed(range(starts.shape[1])) for side in (shapes, starts)]
+            order = np.lexsort((*sides, group))
+            suffixes.append(columns.key_suffixes(starts[order], shapes[order]))
+            values.append(_values(layout, dtype, shapes[order], entries[order], crcs))
+            rows.append(entries[order])
+            groups.append(group[order])
+        group = np.concatenate(groups)
+        order = np.argsort(group, kind="stable")
+        keys = Keys([prefixes[tensor] for tensor in tensors], group[order], Ragged.joined(suffixes).take(order))
+        yield _Entries(keys, Ragged.joined(values).take(order), np.concatenate(rows)[order])
 
 
-def _slices_of(sets: list[SliceSet], numbers: list[int]) -> tuple[Column, Column, Column, Column]:
-    """Return starts, shapes and entries of the slices of several tensors, and the number of the tensor of each."""
-    counts = [len(each.entries) for each in sets]
+def _named_entries(layout: Layout, crcs: NDArray[np.uint32]) -> Iterator[_Entries]:
+    """Yield the entries under the tensors' names: of those that are stored whole, and those that list slices."""
+    entry_of = np.full(len(layout.names), _NO_CHECKSUM, np.int64)
+    entry_of[layout.entry_tensor] = np.arange(len(layout.entry_tensor))
+    entry_of[list(layout.slices)] = _NO_CHECKSUM
+    names = [name.encode("utf-8", "surrogateescape") for name in layout.names]
+    for tensors in _batches(layout, sorted(range(len(names)), key=names.__getitem__)):
+        values, places = [], []
+        for (dtype, ndim), numbers in _alike(layout, tensors).items():
+            whole = [number for number in numbers if tensors[number] not in layout.slices]
+            sliced = [number for number in numbers if tensors[number] in layout.slices]
+            if whole:
+                rows = entry_of[[tensors[number] for number in whole]]
+                values.append(_values(layout, dtype, _full_shapes(layout, tensors, whole, ndim), rows, crcs))
+            if sliced:
+                starts, shapes, _, group = _slices_of(layout, tensors, sliced)
+                counts = np.bincount(group)[sliced]
+                full_shapes = _full_shapes(layout, tensors, sliced, ndim)
+                values.append(columns.slice_list_values(dtype, full_shapes, starts, shapes, counts))
+            places += [*whole, *sliced]
+        order = np.argsort(np.array(places, np.int64))
+        keys = Keys.of([names[tensor] for tensor in tensors])
+        yield _Entries(keys, Ragged.joined(values).take(order), entry_of[tensors])
+
+
+def _batches(layout: Layout, tensors: list[int]) -> Iterator[list[int]]:
+    """Yield some tensors after another, of which the entries take little memory together."""
+    begin = size = 0
+    for number, tensor in enumerate(tensors):
+        slices = layout.slices.get(tensor)
+        size += 1 if slices is None else len(slices.entries)
+        if size >= _AT_ONCE or number == len(tensors) - 1:
+            yield tensors[begin : number + 1]
+            begin, size = number + 1, 0
+
+
+def _slices_of(layout: Layout, tensors: list[int], numbers: list[int]) -> tuple[Column, Column, Column, Column]:
+    """Return starts, shapes and entries of the slices of some of the tensors, and the number of the tensor of each."""
+    sets = [layout.slices[tensors[number]] for number in numbers]
     return (
         np.concatenate([each.starts for each in sets]),
         np.concatenate([each.shapes for each in sets]),
         np.concatenate([each.entries for each in sets]),
-        np.repeat(np.array(numbers, np.int64), counts),
+        np.repeat(np.array(numbers, np.int64), [len(each.entries) for each in sets]),
     )
 
 
-def _other_entries(layout: Layout, crcs: NDArray[np.uint32]) -> _Entries:
-    """Return the entries of tensors that are stored whole, and those that list slices."""
-    is_sliced = np.zeros(len(layout.names), bool)
-    is_sliced[list(layout.slices)] = True
-    entries = np.flatnonzero(~is_sliced[layout.entry_tensor])
-    whole, sliced = layout.entry_tensor[entries].tolist(), list(layout.slices)
-    names, values, rows = [], [], [np.zeros(0, np.int64)]
-    for (dtype, ndim), numbers in _alike(layout, whole).items():
-        shapes = _shapes(layout, [whole[number] for number in numbers], ndim)
-        values.append(_values(layout, dtype, shapes, entries[numbers], crcs))
-        rows.append(entries[numbers])
-        names += [layout.names[whole[number]] for number in numbers]
-    for (dtype, ndim), numbers in _alike(layout, sliced).items():
-        tensors = [sliced[number] for number in numbers]
-        starts, shapes, *_ = _slices_of([layout.slices[tensor] for tensor in tensors], numbers)
-        counts = np.array([len(layout.slices[tensor].entries) for tensor in tensors], np.int64)
-        values.append(columns.slice_list_values(dtype, _shapes(layout, tensors, ndim), starts, shapes, counts))
-        rows.append(np.full(len(tensors), _NO_CHECKSUM, np.int64))
-        names += [layout.names[tensor] for tensor in tensors]
-    encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-    order = np.array(sorted(range(len(encoded)), key=encoded.__getitem__), np.int64)
-    keys = Keys.of([encoded[number] for number in order.tolist()])
-    return _Entries(keys, Ragged.joined(values).take(order), np.concatenate(rows)[order])
+def _full_shapes(layout: Layout, tensors: list[int], numbers: list[int], ndim: int) -> Column:
+    shapes = [layout.full_shapes[tensors[number]] for number in numbers]
+    return np.array(shapes, np.int64).reshape(len(numbers), ndim)
 
 
 def _alike(layout: Layout, tensors: list[int]) -> dict[tuple[int, int], list[int]]:
@@ -228,7 +250,3 @@ def _alike(layout: Layout, tensors: list[int]) -> dict[tuple[int, int], list[int
     for number, tensor in enumerate(tensors):
         alike.setdefault((layout.dtypes[tensor], len(layout.full_shapes[tensor])), []).append(number)
     return alike
-
-
-def _shapes(layout: Layout, tensors: list[int], ndim: int) -> Column:
-    return np.array([layout.full_shapes[tensor] for tensor in tensors], np.int64).reshape(len(tensors), ndim)

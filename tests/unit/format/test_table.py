@@ -8,12 +8,15 @@ import pytest
 from ckptd.errors import CorruptionError, InvalidRequestError
 from ckptd.format import block as blocks
 from ckptd.format import coding, crc32c
+from ckptd.format.block_columns import Keys
+from ckptd.format.ragged import Ragged
 from ckptd.format.table import (
     BLOCK_SIZE,
     FOOTER_SIZE,
     BlockHandle,
     Footer,
     Table,
+    encode_columns,
     encode_table,
     short_successor,
     shortest_separator,
@@ -127,6 +130,26 @@ def test_the_fast_encoder_equals_the_plain_rules(count: int, block_size: int, mo
     assert all(table.get(key) == value for key, value in items)
     assert table.get(b"no such key") is None
     assert table.get(b"\xff" * 40) is None
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100, 399])
+def test_entries_that_come_a_batch_at_a_time_make_the_same_table(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seams.TABLE_BLOCK_BYTES.put(monkeypatch, 512)
+    items = many(400)
+    items[200] = (items[200][0], bytes(2000))  # a huge entry
+    batches = [items[at : at + at_once] for at in range(0, len(items), at_once)]
+    encoded = encode_columns(
+        # Each key is cut in two, as slices of a tensor share its name.
+        (Keys([key[:3] for key, _ in some], np.arange(len(some)), Ragged.of([key[3:] for key, _ in some])),
+         Ragged.of([value for _, value in some]))
+        for some in batches
+    )  # fmt: skip
+    assert encoded.data == encode_table(items) == plain_table(items, 512)
+    ends = zip(encoded.value_ends.tolist(), items, strict=True)
+    assert all(encoded.data[end - len(value) : end] == value for end, (_, value) in ends)
+    swapped = [batches[0], batches[-1], *batches[1:]] if len(batches) > 2 else batches[::-1]
+    with pytest.raises(InvalidRequestError, match="out of order"):
+        encode_columns((Keys.of([key for key, _ in some]), Ragged.of([value for _, value in some])) for some in swapped)
 
 
 def test_large_values_and_long_keys_take_longer_lengths() -> None:
