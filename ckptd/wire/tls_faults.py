@@ -52,9 +52,14 @@ def load(context: ssl.SSLContext, certificate: bytes, key: bytes, what: str, opt
 def trust(context: ssl.SSLContext, authority: bytes, options: str) -> None:
     """Have `context` trust an authority; `InvalidRequestError` if it is none."""
     try:
-        context.load_verify_locations(cadata=authority.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
+        context.load_verify_locations(cadata=_text(authority))
+    except (ssl.SSLError, ValueError) as error:
         raise InvalidRequestError(f"the certificate authority ({options}) is not a PEM certificate") from error
+
+
+def _text(pem: bytes) -> str:
+    """Return what Python takes; between certificates there may be comments in any language."""
+    return pem.decode("ascii", "ignore")
 
 
 def fault_of(certificate: bytes, key: bytes, *, is_server_s: bool) -> str:
@@ -71,7 +76,7 @@ def fault_of(certificate: bytes, key: bytes, *, is_server_s: bool) -> str:
     judge = client if is_server_s else server
     judge.verify_mode = ssl.CERT_REQUIRED
     judge.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    judge.load_verify_locations(cadata=certificate.decode("ascii", "replace"))
+    trust(judge, certificate, "it")
     ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = client.wrap_bio(ours, theirs), server.wrap_bio(theirs, ours, server_side=True)
     try:

@@ -161,6 +161,8 @@ def test_what_is_wrong_with_the_daemon_s_certificate_is_told(certs, tmp_path, ca
     expired, other = tmp_path / "expired", tmp_path / "other"
     assert main.run(["certs", "127.0.0.1", "--dir", str(expired), "--days", "1e-9"]) == 0
     assert main.run(["certs", "trainer.example", "10.0.0.5", "--dir", str(other)]) == 0
+    for each in (expired, other):  # a comment is no fault
+        (each / "ca.crt").write_text("Zertifikat für den Trainer\n" + (each / "ca.crt").read_text())
     for pair, authority, message in (
         (expired / "server", expired, "it has expired: the daemon's operator makes another"),
         (other / "server", other, "it is for trainer.example, 10.0.0.5 and not valid for '127.0.0.1'"),
