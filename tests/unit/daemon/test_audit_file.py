@@ -152,9 +152,9 @@ def test_a_reader_that_follows_sees_every_line_in_order_while_many_write_and_the
         except FileNotFoundError:  # between the renaming and the new file
             return True
 
-    def follow():
+    def follow(file):
         """Read as `tail -F` does: to the end of the file, and then the one that is new at its path."""
-        file, text = path.open("rb"), b""
+        text = b""
         while True:
             was_over = is_over.is_set()
             if part := file.read():
@@ -166,7 +166,7 @@ def test_a_reader_that_follows_sees_every_line_in_order_while_many_write_and_the
                 seen.extend(json.loads(each)["number"] for each in text.splitlines())
                 return
 
-    reader = threading.Thread(target=follow)
+    reader = threading.Thread(target=follow, args=(path.open("rb"),))
     writers = [threading.Thread(target=work) for _ in range(6)]
     for each in (reader, *writers):
         each.start()
