@@ -50,7 +50,7 @@ def command(directory: str, as_json: bool, daemon: served.ByDaemon) -> int:
                     {
                         **asdict(each.checkpoint),
                         "listed": each.is_listed,
-                        "problem": each.problem,
+                        "problem": None if each.problem is None else str(each.problem),
                         "quarantined": each.is_quarantined,
                     }
                     for each in found
@@ -109,9 +109,7 @@ def _marks(found: Found) -> Iterator[str]:
         yield "pinned"
     if not found.is_listed:
         yield "not in the state file"
-    if found.is_quarantined:
-        yield f"QUARANTINED: {(found.problem or '').partition(': ')[2]}"
-    elif found.problem is not None:
-        yield f"INCOMPLETE: {found.problem}"
+    if found.problem is not None:
+        yield f"{'QUARANTINED' if found.is_quarantined else 'INCOMPLETE'}: {found.problem.reason}"
     if found.checkpoint.verified_at is not None:
         yield f"verified {output.moment(found.checkpoint.verified_at)}"

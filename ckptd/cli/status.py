@@ -122,6 +122,7 @@ def _describe_save(live: Any) -> dict[str, object]:
         "received_bytes": live.received_bytes,
         "age_s": live.age_s,
         "waiting_for": list(live.waiting_for),
+        "needed_ranks": list(live.needed_ranks),
     }
 
 

@@ -162,7 +162,7 @@ class _Telling:
                 for save in run.saves:
                     owed = list(save.waiting_for)
                     is_it = run.run == RUN and save.save.step == script.killed_step and save.phase == "filling"
-                    if is_it and len(owed) == 1 and owed[0].startswith(f"rank {script.victim} "):
+                    if is_it and len(owed) == 1 and list(save.needed_ranks) == [script.victim]:
                         return (
                             f"{save.phase} it: {save.received_bytes / 1e6:.1f} of {save.size_bytes / 1e6:.1f} MB "
                             f"were in; it waited for {owed[0]}"

@@ -58,6 +58,7 @@ def _describe(view: RunView, usage: Usage) -> admin_pb2.RunStatus:
         del run.saves[_MOST_TEXTS:]
         for save in run.saves:
             del save.waiting_for[_MOST_TEXTS:]
+            del save.needed_ranks[_MOST_TEXTS:]
         run.problems.append("its description was too long, and is cut")
     return run
 
@@ -98,6 +99,7 @@ def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
         received_bytes=view.received_bytes,
         age_s=view.age_s,
         waiting_for=view.waiting_for,
+        needed_ranks=view.needed_ranks,
         transports=sorted(lanes.TRANSPORTS[transport] for transport in view.transports),
     )
 

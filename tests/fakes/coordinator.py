@@ -250,6 +250,7 @@ class FakeCoordinator:
                         40,
                         1.5,
                         ("rank 1 of 2: 60 B of 100 B",),
+                        (1,),
                         frozenset({LaneTransport.STREAM}),
                     )
                     for d in self.declared.values()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ckptd.engine.catalog import listed, survey
+from ckptd.engine.catalog.flaws import NO_INDEX, Flaw
 from ckptd.engine.catalog.listing import ListedEntry, Listing, Style
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import Rule
@@ -126,11 +127,11 @@ def _look_up(
         path = prefix.rpartition("/")[2]
     location, step = store.location(prefix), names.step_of(prefix)
     checkpoint = Checkpoint(location, step, 0, 0, at, durability=store.durability)
-    problem: str | None = survey.GONE
+    problem: Flaw | None = NO_INDEX
     with suppress(NotFoundError):
         checkpoint, problem = survey.describe(store, store.stat(names.index_key(prefix)), attempts)
     if problem is not None:
-        problems[prefix] = problem
+        problems[prefix] = str(problem)
     record = next((each for each in attempts if each.save_id == checkpoint.save_id), None)
     return ListedEntry(
         path,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ckptd.engine import series
 from ckptd.engine.catalog import lookalikes, presence, records
 from ckptd.engine.catalog.deleting import index_in_place
+from ckptd.engine.catalog.flaws import NO_INDEX, Flaw, FlawKind
 from ckptd.engine.catalog.listed import find, listed_paths, resolve
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.checkpoint import Checkpoint
@@ -33,18 +34,18 @@ class Found:
         checkpoint: the checkpoint; of what could not be found out, sizes and counts are 0.
         is_listed: the state file lists it.
         is_latest: it is the latest: the state file names it, or means it, see `latest_checkpoint`.
-        problem: why it is not complete, None if all its files are there. Checksums are not looked at.
+        problem: why it is not whole, None if all its files are there. Checksums are not looked at.
     """
 
     checkpoint: Checkpoint
     is_listed: bool
     is_latest: bool
-    problem: str | None = None
+    problem: Flaw | None = None
 
     @property
     def is_quarantined(self) -> bool:
         """Whether its owner has confirmed that it is damaged; `problem` is the reason then."""
-        return (self.problem or "").startswith(QUARANTINED)
+        return self.problem is not None and self.problem.kind is FlawKind.QUARANTINED
 
 
 def latest_checkpoint(
@@ -92,7 +93,7 @@ def latest_checkpoint(
             f"newest whole one in the directory; passed by: {'; '.join(passed)}"
         )
         return newest
-    if named is not None and (named.problem or "").startswith(QUARANTINED):
+    if named is not None and named.problem is not None and named.problem.kind is FlawKind.QUARANTINED:
         raise CorruptionError(
             f"no checkpoint here is whole, and the one that is named is {named.problem}. {_AFTER_QUARANTINE}",
             key=state_key,
@@ -126,7 +127,7 @@ class _Named:
     """What a state file means, and how that was found out."""
 
     checkpoint: Checkpoint
-    problem: str | None
+    problem: Flaw | None
     how: str
 
 
@@ -141,7 +142,7 @@ def _latest_listed(store: Store, directory: str, paths: list[str], passed: list[
         try:
             stat = store.stat(names.index_key(sighting.key))
         except NotFoundError:
-            passed.append(f"{path}: {GONE}")
+            passed.append(f"{path}: {NO_INDEX}")
             continue
         run = sighting.key.rpartition("/")[0]
         ours = {} if run != directory else records_by_prefix(store, run)
@@ -240,7 +241,7 @@ def survey(store: Store, directory: str, latest_filename: str | None = names.STA
         return prefix, Found(checkpoint, prefix in listed, False, problem)
 
     indices = lookalikes.indices(store.list(directory, deep=False), listed)
-    found = {prefix: each for prefix, each in together(store, look, indices) if each.problem != GONE}
+    found = {prefix: each for prefix, each in together(store, look, indices) if each.problem != NO_INDEX}
     if listed:
         by_id = {record.save_id: record for attempts in ours.values() for record in attempts}
         latest = _meant(directory, listed, found, by_id, latest_filename or "")
@@ -286,15 +287,9 @@ def _is_whole(found: Found | None) -> bool:
     return found is not None and found.problem is None
 
 
-GONE = "its index is missing"
-"""The problem of a checkpoint without an index: to a reader it is no checkpoint."""
-
 _AFTER_QUARANTINE = (
     "`ckptd repair` looks again and takes back what is whole; `ckptd rm` removes it, after which training begins anew"
 )
-
-QUARANTINED = "in quarantine"
-"""Begins the problem of a checkpoint whose damage its owner has confirmed."""
 
 
 def is_complete(store: Store, prefix: str) -> bool:
@@ -305,7 +300,7 @@ def is_complete(store: Store, prefix: str) -> bool:
         return False
 
 
-def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Checkpoint, str | None]:
+def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Checkpoint, Flaw | None]:
     """Describe the checkpoint of an index in place, and say why it is not complete, if so.
 
     `ours` are the records of its prefix, of whatever attempt.
@@ -316,30 +311,31 @@ def describe(store: Store, index: ObjectStat, ours: list[Record]) -> tuple[Check
     try:
         look = index_in_place(store, index.key)
     except CorruptionError as error:  # one that is too large, say, must not hide the others
-        return nothing, f"its index cannot be read: {error.reason}"
+        return nothing, Flaw(f"its index cannot be read: {error.reason}")
     if look is None:
-        return nothing, GONE
+        return nothing, NO_INDEX
     # A record that knows the index's checksum saves us decoding it.
     record = next((each for each in ours if look.is_as_written_by(each)), None)
     if record is None:
         if look.num_shards is None:
-            return nothing, "its index cannot be decoded"
+            return nothing, Flaw("its index cannot be decoded")
         unsure = [each for each in ours if each.index_crc32c is None and look.refers_to_shards_of(each)]
         record = unsure[-1] if unsure else None
     num_shards = record.num_shards if record is not None else look.num_shards or 0
-    size_bytes, problem = 0, None
+    size_bytes = 0
+    problem: Flaw | None = None
     for shard in range(num_shards):
         key = names.shard_key(prefix, shard, num_shards)
         try:
             size_bytes += store.stat(key).size_bytes
         except NotFoundError:
-            problem = f"shard {key} is missing"
+            problem = Flaw(f"shard {key} is missing")
             break
     if record is not None:
         if problem is None and size_bytes != record.size_bytes:
-            problem = f"its shards hold {size_bytes} bytes, not {record.size_bytes}"
+            problem = Flaw(f"its shards hold {size_bytes} bytes, not {record.size_bytes}")
         if record.quarantine:
-            problem = f"{QUARANTINED}: {record.quarantine}"
+            problem = Flaw(record.quarantine, FlawKind.QUARANTINED)
         return checkpoint_of(store, record, saved_at=index.modified_at), problem
     return replace(nothing, size_bytes=size_bytes, num_shards=num_shards), problem
 

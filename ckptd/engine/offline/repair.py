@@ -15,6 +15,7 @@ from ckptd.engine.catalog import commit as durable
 from ckptd.engine.catalog import listed, records, reserve, survey
 from ckptd.engine.catalog.commit import SeenState
 from ckptd.engine.catalog.fence import signature_after
+from ckptd.engine.catalog.flaws import Flaw
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.survey import Found
 from ckptd.engine.offline import mending
@@ -75,7 +76,7 @@ def repair(
         seen = durable.look(store, key)
         lifted = _lift_quarantines(store, directory)
         found = {_key_of(store, directory, each): _listable(each) for each in survey.survey(store, directory, None)}
-        left_out = [(each.checkpoint.prefix, each.problem) for each in found.values() if each.problem is not None]
+        left_out = [(each.checkpoint.prefix, str(each.problem)) for each in found.values() if each.problem is not None]
         old, reason = _parse(seen, key)
         new = _without_incomplete(store, directory, old, found, left_out)
         if new is None:
@@ -107,7 +108,7 @@ def _listable(found: Found) -> Found:
     try:
         found.checkpoint.prefix.encode("utf-8")
     except UnicodeEncodeError:
-        return replace(found, problem=found.problem or "its name is not UTF-8, as a state file is")
+        return replace(found, problem=found.problem or Flaw("its name is not UTF-8, as a state file is"))
     return found
 
 

@@ -342,6 +342,7 @@ def _view(save: Save, now: float) -> SaveView:
         received_bytes=received,
         age_s=now - save.began_at,
         waiting_for=tuple(save.waiting_for()),
+        needed_ranks=tuple(sorted(save.needed())),
         transports=save.transports,
     )
 

@@ -13,7 +13,7 @@ from ckptd.engine.saves.session import Phase
 
 @dataclass(frozen=True, slots=True)
 class SaveView:
-    """One save under way. Sizes in bytes, `age_s` since its first declaration."""
+    """One save under way, which cannot go on without `needed_ranks`. `age_s` counts from its first declaration."""
 
     save: SaveRef
     phase: Phase
@@ -21,6 +21,7 @@ class SaveView:
     received_bytes: int
     age_s: float
     waiting_for: tuple[str, ...]
+    needed_ranks: tuple[int, ...]
     transports: frozenset[LaneTransport]
 
 

@@ -331,6 +331,7 @@ def test_status_is_shown_as_a_table_and_as_json(serve):
     assert (live["step"], live["phase"], live["transport"]) == (2, "filling", "stream")
     assert 0 < live["received_bytes"] < live["size_bytes"]
     assert any("rank 1" in line for line in live["waiting_for"])
+    assert live["needed_ranks"] == [1]
     assert told["version"] == versions.VERSION
 
 

@@ -156,6 +156,7 @@ def test_status_shows_runs_and_whom_a_save_waits_for(served):
     (save,) = run.saves
     assert (save.phase, save.size_bytes, save.received_bytes) == ("filling", 100, 40)
     assert list(save.waiting_for) == ["rank 1 of 2: 60 B of 100 B"]
+    assert list(save.needed_ranks) == [1]
     assert reply.free_bytes == -1
     assert not reply.draining
 

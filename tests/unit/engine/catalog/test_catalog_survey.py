@@ -46,7 +46,7 @@ def test_a_survey_says_what_is_listed_and_what_is_wrong(store: MemoryStore) -> N
     found = {each.checkpoint.prefix.rpartition("/")[2]: each for each in survey.survey(store, "d")}
     assert {name for name, each in found.items() if each.is_listed} == {"m-30", "m-200"}
     assert {name for name, each in found.items() if each.is_latest} == {"m-200"}
-    assert {name: each.problem for name, each in found.items() if each.problem} == {
+    assert {name: str(each.problem) for name, each in found.items() if each.problem} == {
         "m-5": "shard d/m-5.data-00000-of-00003 is missing",
         "m-6": "its index cannot be decoded",
     }

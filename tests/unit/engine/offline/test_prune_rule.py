@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ckptd.engine.catalog.flaws import Flaw
 from ckptd.engine.catalog.survey import Found
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.offline.prune_rule import PruneAction, PruneRule, judge
@@ -49,7 +50,7 @@ def test_after_a_roll_back_neither_the_high_steps_nor_the_new_ones_are_supersede
 def test_pinned_incomplete_unnumbered_and_foreign_ones_stay():
     some = [
         found(1, pinned=True),
-        found(2, problem="a shard is missing"),
+        found(2, problem=Flaw("a shard is missing")),
         found(None),
         found(3, ours=False),
         found(4),
