@@ -10,12 +10,43 @@ function keepSpreadsWhole() {
   }
 }
 
-// On narrow screens a table of sentences becomes a list of cards, one per row, with the headings as labels.
-// Tables of figures (right-aligned columns) stay tables: they scroll, and their first column stays in sight.
-const narrow = window.matchMedia("(max-width: 44.99em)");
+// Paths in tables may break after a slash, long names in headings after a dot or an underscore.
+function allowBreaks(selector, where) {
+  for (const element of document.querySelectorAll(selector)) {
+    for (const text of Array.from(element.childNodes).filter((node) => node.nodeType === Node.TEXT_NODE)) {
+      const pieces = text.data.split(where);
+      if (pieces.length > 1) text.replaceWith(...pieces.flatMap((piece, at) => (at ? [document.createElement("wbr"), piece] : [piece])));
+    }
+  }
+}
 
-function isProse(table) {
-  return table.tHead && !table.querySelector('td[style*="right"], td[style*="center"]');
+// Which columns of small tables hold words: those with a cell that is longer than a name.
+function markWords() {
+  for (const table of document.querySelectorAll(".md-typeset table")) {
+    const rows = Array.from(table.tBodies[0].rows);
+    if (rows[0].cells.length > 4) continue;
+    for (let column = 0; column < rows[0].cells.length; column++) {
+      const cells = rows.map((row) => row.cells[column]).filter((cell) => cell && !cell.style.textAlign);
+      if (cells.some((cell) => cell.textContent.trim().length > 20)) cells.forEach((cell) => (cell.dataset.words = ""));
+    }
+  }
+}
+
+// A drawing in characters keeps its columns.
+function markDiagrams() {
+  for (const code of document.querySelectorAll(".md-typeset .highlight pre > code")) {
+    if (/[─│└▶]/.test(code.textContent)) code.closest(".highlight").classList.add("diagram");
+  }
+}
+
+// On narrow screens a table that is too wide becomes a list of cards, one per row, with the headings as labels: sentences
+// below each other, figures side by side. The three figures of the first page (centred) stay a table.
+const narrow = window.matchMedia("(max-width: 44.99em)");
+const LONGEST_FIGURE = 26;
+
+function kindOf(table) {
+  const cells = Array.from(table.querySelectorAll("td:not(:first-child)"));
+  return cells.every((cell) => cell.textContent.trim().length <= LONGEST_FIGURE) ? "figures" : "sentences";
 }
 
 function label(table) {
@@ -30,15 +61,21 @@ function label(table) {
 function fold() {
   for (const table of document.querySelectorAll(".md-typeset table")) {
     delete table.dataset.fold;
-    if (!narrow.matches || !isProse(table)) continue;
+    if (!narrow.matches || !table.tHead || table.querySelector('[style*="center"]')) continue;
     const frame = table.closest(".md-typeset__scrollwrap") || table.parentElement;
-    if (table.tHead.rows[0].cells.length > 2 || table.scrollWidth > frame.clientWidth) {
+    const kind = kindOf(table);
+    const isTooWide = table.scrollWidth > frame.clientWidth || table.offsetWidth > frame.clientWidth;
+    if (isTooWide || (kind === "sentences" && table.tHead.rows[0].cells.length > 2)) {
       label(table);
-      table.dataset.fold = "";
+      table.dataset.fold = kind;
     }
   }
 }
 
 keepSpreadsWhole();
+allowBreaks(".md-typeset td code", /(?<=\/)/);
+allowBreaks(".md-typeset :is(h1, h2, h3, h4)", /(?<=[._])/);
+markDiagrams();
+markWords();
 window.addEventListener("load", fold);
 narrow.addEventListener("change", fold);
