@@ -84,12 +84,15 @@ def draw() -> str:
         labels[state, after].append(label)
     bottom = _top(COLUMN[-1]) + HEIGHT
     parts = [HEAD.format(width=BAR + BAR_WIDTH + 16, height=bottom + 44)]
-    parts += [_box(LEFT, _top(state), WIDTH, HEIGHT, state, "#eef2ff", "#6366f1") for state in COLUMN]
+    parts += [
+        _box(LEFT, _top(state), WIDTH, HEIGHT, state, "#eef2ff", "#6366f1") for state in COLUMN
+    ]
     bar_bottom = _top("committing") + HEIGHT
     parts.append(_box(BAR, TOP, BAR_WIDTH, bar_bottom - TOP, ABORTED, "#fef2f2", "#dc2626"))
     parts += [_circle(MIDDLE, 16), _arrow(f"M{MIDDLE} 21V{TOP - 2}")]
     parts += [
-        _arrow(f"M{x} {y}v22") + _end(x, y + 29) for x, y in ((MIDDLE, bottom), (BAR + BAR_WIDTH // 2, bar_bottom))
+        _arrow(f"M{x} {y}v22") + _end(x, y + 29)
+        for x, y in ((MIDDLE, bottom), (BAR + BAR_WIDTH // 2, bar_bottom))
     ]
     for (state, after), lines in labels.items():
         parts.append(_transition(state, after, lines))
@@ -100,11 +103,17 @@ def _transition(state: str, after: str, lines: list[str]) -> str:
     y = _top(state) + HEIGHT // 2
     if after == state:
         loop = f"M{LEFT} {y - 9}C{LEFT - 34} {y - 18} {LEFT - 34} {y + 18} {LEFT - 2} {y + 9}"
-        return _arrow(loop) + _text(LEFT - 32, y - LINE * (len(lines) - 1) / 2 + 4, lines, "end")
+        return _arrow(loop) + _text(
+            LEFT - 32, y - LINE * (len(lines) - 1) / 2 + 4, lines, "end"
+        )
     if after == ABORTED:
-        return _arrow(f"M{RIGHT} {y}H{BAR - 2}") + _text((RIGHT + BAR) / 2, y - 7, lines, "middle")
+        return _arrow(f"M{RIGHT} {y}H{BAR - 2}") + _text(
+            (RIGHT + BAR) / 2, y - 7, lines, "middle"
+        )
     if COLUMN.index(after) != COLUMN.index(state) + 1:
-        raise ValueError(f"no place for an arrow from {state} to {after}: move the states in {Path(__file__).name}")
+        raise ValueError(
+            f"no place for an arrow from {state} to {after}: move the states in {Path(__file__).name}"
+        )
     below = y + HEIGHT // 2
     return _arrow(f"M{MIDDLE} {below}V{_top(after) - 2}") + _text(
         MIDDLE + 9, (below + _top(after)) / 2 + 4, lines, "start"
@@ -118,7 +127,10 @@ def _top(state: str) -> int:
 def _box(x: int, y: int, width: int, height: int, name: str, fill: str, stroke: str) -> str:
     box = f'  <rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{fill}" stroke="{stroke}"/>\n'
     middle = f'x="{x + width // 2}" y="{y + height // 2 + 5}"'
-    return box + f'  <text {middle} text-anchor="middle" font-weight="600" font-size="14">{name}</text>\n'
+    return (
+        box
+        + f'  <text {middle} text-anchor="middle" font-weight="600" font-size="14">{name}</text>\n'
+    )
 
 
 def _arrow(path: str) -> str:
@@ -127,7 +139,8 @@ def _arrow(path: str) -> str:
 
 def _text(x: float, y: float, lines: list[str], anchor: str) -> str:
     texts = (
-        f'  <text x="{x:g}" y="{y + LINE * i:g}" text-anchor="{anchor}">{line}</text>\n' for i, line in enumerate(lines)
+        f'  <text x="{x:g}" y="{y + LINE * i:g}" text-anchor="{anchor}">{line}</text>\n'
+        for i, line in enumerate(lines)
     )
     return "".join(texts)
 
@@ -141,7 +154,11 @@ def _end(x: int, y: int) -> str:
 
 
 def _state(session: Session) -> str:
-    return "committing" if session.phase is machine.Phase.SEALED and session.committing else session.phase.value
+    return (
+        "committing"
+        if session.phase is machine.Phase.SEALED and session.committing
+        else session.phase.value
+    )
 
 
 def main() -> None:

@@ -22,21 +22,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import Message
-
 import ckptd
+from google.protobuf.message import Message
 
 DIRECTORY = Path(__file__).with_name("api")
 SUBJECTS = {
     "saving": (
         "Saving and restoring",
         "What a training program calls.",
-        ("Checkpointer", "PendingSave", "Checkpoint", "Slice", "SavePolicy", "save_checkpoint", "Durability"),
+        (
+            "Checkpointer",
+            "PendingSave",
+            "Checkpoint",
+            "Slice",
+            "SavePolicy",
+            "save_checkpoint",
+            "Durability",
+        ),
     ),
     "reading": (
         "Reading checkpoints",
         "For programs that only read. A path may be a run's directory, a prefix, or the URL of either.",
-        ("CheckpointReader", "load_checkpoint", "load_variable", "list_variables", "verify", "Report", "Problem"),
+        (
+            "CheckpointReader",
+            "load_checkpoint",
+            "load_variable",
+            "list_variables",
+            "verify",
+            "Report",
+            "Problem",
+        ),
     ),
     "directories": (
         "Directories of checkpoints",
@@ -56,8 +71,16 @@ SUBJECTS = {
         "News of each new checkpoint, for evaluation and serving.",
         ("Watch", "follow", "checkpoints_iterator"),
     ),
-    "saver": ("Saver", "The interface of `tf.train.Saver`, over named arrays.", ("Saver", "SaverDef")),
-    "errors": ("Errors", "Every error that ckptd raises. The class says what to do about it.", ()),
+    "saver": (
+        "Saver",
+        "The interface of `tf.train.Saver`, over named arrays.",
+        ("Saver", "SaverDef"),
+    ),
+    "errors": (
+        "Errors",
+        "Every error that ckptd raises. The class says what to do about it.",
+        (),
+    ),
 }
 """By page: its title, its first sentence, and the names on it. The errors are found by themselves."""
 FRAMEWORKS = {"ckptd.torch": "torch", "ckptd.jax": "jax", "ckptd.tensorflow": "tensorflow"}
@@ -89,7 +112,9 @@ def pages() -> dict[str, str]:
     texts = {}
     for subject, (title, words, _) in SUBJECTS.items():
         described = _described({name: getattr(ckptd, name) for name in names[subject]})
-        texts[f"{subject}.md"] = "\n".join([f"# {title}\n\n{_WRITTEN}\n\n{words}\n", *described])
+        texts[f"{subject}.md"] = "\n".join(
+            [f"# {title}\n\n{_WRITTEN}\n\n{words}\n", *described]
+        )
     return _linked({"index.md": _overview(names)} | texts)
 
 
@@ -102,7 +127,9 @@ def framework_pages() -> dict[str, str]:
         words = " ".join(inspect.cleandoc(module.__doc__ or "").split("\n\n")[0].split())
         guide = f"The guide shows how it is used: [{page}](../{page}.md).\n"
         described = _described(found)
-        texts[f"{page}.md"] = "\n".join([f"# {name}\n\n{_WRITTEN}\n\n{_filled(words)}\n\n{guide}", *described])
+        texts[f"{page}.md"] = "\n".join(
+            [f"# {name}\n\n{_WRITTEN}\n\n{_filled(words)}\n\n{guide}", *described]
+        )
     return _linked(texts, pages())
 
 
@@ -121,7 +148,9 @@ def _overview(names: dict[str, tuple[str, ...]]) -> str:
         lines += [f"| `{name}` | {_summary(getattr(ckptd, name))} |" for name in group]
         lines.append("")
     lines += ["## Frameworks\n", "| module | |", "|---|---|"]
-    lines += [f"| [{name}]({page}.md) | [guide](../{page}.md) |" for name, page in FRAMEWORKS.items()]
+    lines += [
+        f"| [{name}]({page}.md) | [guide](../{page}.md) |" for name, page in FRAMEWORKS.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -152,7 +181,9 @@ def _described(group: dict[str, Any]) -> Iterator[str]:
 
 def _error(value: type[ckptd.CkptdError]) -> Iterator[str]:
     base = value.__bases__[0].__name__
-    again = "; the same call may succeed later (`retryable` is True)" if value.retryable else ""
+    again = (
+        "; the same call may succeed later (`retryable` is True)" if value.retryable else ""
+    )
     yield from _docstring(value)
     yield f"Derived from `{base}`. Exit code of a command: {value.exit_code}{again}.\n"
 
@@ -181,7 +212,9 @@ def _members(owner: str, value: type) -> Iterator[str]:
             yield from _docstring(member.fget)
         elif inspect.isfunction(member) or isinstance(member, classmethod | staticmethod):
             yield f"#### {owner}.{name}\n"
-            yield _signature(f"{owner}.{name}", getattr(value, name), bound=inspect.isfunction(member))
+            yield _signature(
+                f"{owner}.{name}", getattr(value, name), bound=inspect.isfunction(member)
+            )
             yield from _docstring(getattr(value, name))
 
 
@@ -189,7 +222,9 @@ def _defined(value: type) -> dict[str, Any]:
     own = dict(value.__dict__)
     for base in value.__mro__[1:]:
         if base.__module__.startswith("ckptd.") and base.__name__ not in ckptd.__all__:
-            own = own | {name: member for name, member in base.__dict__.items() if name not in own}
+            own = own | {
+                name: member for name, member in base.__dict__.items() if name not in own
+            }
     return own
 
 
@@ -201,12 +236,17 @@ def _signature(name: str, value: Any, *, bound: bool = False) -> str:
     kinds = inspect.Parameter
     for i, one in enumerate(parameters):
         if one.kind is kinds.KEYWORD_ONLY and not any(
-            before.kind in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL) for before in parameters[:i]
+            before.kind in (kinds.KEYWORD_ONLY, kinds.VAR_POSITIONAL)
+            for before in parameters[:i]
         ):
             shown.append("*")
         shown.append(_parameter(one))
     returns = signature.return_annotation
-    arrow = "" if returns is signature.empty or inspect.isclass(value) else f" -> {_annotation(returns)}"
+    arrow = (
+        ""
+        if returns is signature.empty or inspect.isclass(value)
+        else f" -> {_annotation(returns)}"
+    )
     line = f"{name}({', '.join(shown)}){arrow}"
     if len(line) > _WIDTH:
         line = f"{name}(\n" + "".join(f"    {one},\n" for one in shown) + f"){arrow}"
@@ -222,7 +262,11 @@ def _parameter(one: inspect.Parameter) -> str:
 
 
 def _annotation(annotation: Any) -> str:
-    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    text = (
+        annotation
+        if isinstance(annotation, str)
+        else getattr(annotation, "__name__", str(annotation))
+    )
     return text.removeprefix("latest.")
 
 
@@ -256,9 +300,14 @@ def _section(title: str, text: str) -> Iterator[str]:
     elif title:
         items = re.split(r"\n(?=\S)", text)  # what is indented continues the item before
         yield f"{title}:\n"
-        yield "".join(_filled("- " + _ITEM.sub(_named, item, count=1), indent="  ") + "\n" for item in items)
+        yield "".join(
+            _filled("- " + _ITEM.sub(_named, item, count=1), indent="  ") + "\n"
+            for item in items
+        )
     else:
-        for literal, paragraphs in itertools.groupby(re.split(r"\n\s*\n", text), key=lambda one: one.startswith(" ")):
+        for literal, paragraphs in itertools.groupby(
+            re.split(r"\n\s*\n", text), key=lambda one: one.startswith(" ")
+        ):
             if literal:  # an example, after a paragraph that ends with two colons
                 yield "```text\n" + textwrap.dedent("\n\n".join(paragraphs)) + "\n```\n"
                 continue
@@ -278,7 +327,11 @@ def _named(match: re.Match[str]) -> str:
 
 def _filled(text: str, indent: str = "") -> str:
     return textwrap.fill(
-        " ".join(text.split()), _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        " ".join(text.split()),
+        _WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -298,7 +351,10 @@ def _linked(texts: dict[str, str], others: dict[str, str] | None = None) -> dict
             return f"[`{name}`]({'' if homes[name] == page else homes[name]}#{name.replace('.', '').lower()})"
 
         parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
-        return "".join(part if part.startswith("```") else re.sub(r"`([\w.]+)`", link, part) for part in parts)
+        return "".join(
+            part if part.startswith("```") else re.sub(r"`([\w.]+)`", link, part)
+            for part in parts
+        )
 
     return {page: linked(page, text) for page, text in texts.items()}
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-
 from ckptd.cli.main import cli
 
 PAGE = Path(__file__).with_name("command-line.md")
@@ -58,13 +57,25 @@ def _body(command: click.Command, ctx: click.Context) -> Iterator[str]:
     tail = ["COMMAND …"] if isinstance(command, click.Group) else arguments
     yield "```text\n" + " ".join([ctx.command_path, "[OPTIONS]", *tail]) + "\n```\n"
     yield from _prose(command.help or "")
-    rows = [_row(one) for one in command.params if isinstance(one, click.Option) and not one.hidden]
+    rows = [
+        _row(one) for one in command.params if isinstance(one, click.Option) and not one.hidden
+    ]
     if rows:
         yield "| option | |\n|---|---|\n" + "".join(rows)
     if isinstance(command, click.Group):
-        subcommands = ((name, command.get_command(ctx, name)) for name in command.list_commands(ctx))
-        names = [f"{ctx.command_path} {name}" for name, one in subcommands if one is not None and not one.hidden]
-        yield "Commands: " + ", ".join(f"[`{name}`](#{name.replace(' ', '-')})" for name in names) + ".\n"
+        subcommands = (
+            (name, command.get_command(ctx, name)) for name in command.list_commands(ctx)
+        )
+        names = [
+            f"{ctx.command_path} {name}"
+            for name, one in subcommands
+            if one is not None and not one.hidden
+        ]
+        yield (
+            "Commands: "
+            + ", ".join(f"[`{name}`](#{name.replace(' ', '-')})" for name in names)
+            + ".\n"
+        )
     elif command.epilog:
         yield from _prose(command.epilog)
 
@@ -92,7 +103,9 @@ def _row(option: click.Option) -> str:
 
 def _metavar(option: click.Option) -> str:
     if option.metavar:
-        return option.metavar.replace("|", " or ")  # a bar would end the table's cell, even between backticks
+        return option.metavar.replace(
+            "|", " or "
+        )  # a bar would end the table's cell, even between backticks
     if isinstance(option.type, click.Choice):
         return "` or `".join(str(choice) for choice in option.type.choices)
     return option.type.name.upper().replace(" RANGE", "")
