@@ -75,6 +75,15 @@ def test_the_cost_of_a_rank_is_found_for_each_number_of_ranks():
     assert all(cost > 0 for cost in found["growth"].values())
 
 
+def test_a_large_jobs_first_plan_and_index_and_the_next_are_measured():
+    found = run("plans.py", "--ranks", "20", "--slices", "5")
+    assert [(each["job"], each["slices"], each["entries"]) for each in found["jobs"]] == [
+        ("wide", 100, 100),
+        ("hosts", 100, 15),
+        ("stages", 100, 100),
+    ]
+
+
 def test_many_workers_speak_the_whole_protocol(tmp_path):
     few = ("--workers=12", "--slices=20", "--processes=2", "--saves=2")
     found = run("many_workers.py", *few, f"--dir={tmp_path}")
@@ -212,6 +221,7 @@ def is_empty(s3_service, bucket):
         "lanes.py",
         "slices.py",
         "ranks.py",
+        "plans.py",
         "many_workers.py",
         "interference.py",
         "peers.py",

@@ -147,7 +147,8 @@ def _lay_out(
         Literal(int(entry_shard[owner]), int(at), lengths_checksum(int(crcs[owner])))
         for owner, at in zip(pieces.entry[pieces.row < 0].tolist(), offset[pieces.row < 0].tolist(), strict=True)
     )
-    moved = np.flatnonzero((pieces.row >= 0) & (pieces.size > 0))
+    is_moved = (pieces.row >= 0) & (pieces.size > 0)
+    moved = slice(None) if is_moved.all() else np.flatnonzero(is_moved)  # mostly all: then nothing is copied
     rows = pieces.row[moved]
     return Layout(
         names=parts.names,
