@@ -120,6 +120,7 @@ def _describe_save(live: Any) -> dict[str, object]:
         "transport": _transport(live),
         "size_bytes": live.size_bytes,
         "received_bytes": live.received_bytes,
+        "crossing_bytes": live.crossing_bytes,
         "age_s": live.age_s,
         "waiting_for": list(live.waiting_for),
         "needed_ranks": list(live.needed_ranks),
@@ -177,7 +178,7 @@ def _print(reply: Any) -> None:
             [
                 (
                     run,
-                    save.save.step if save.save.HasField("step") else "–",
+                    _step(save),
                     save.phase,
                     _transport(save),
                     output.size(save.received_bytes),
@@ -188,12 +189,20 @@ def _print(reply: Any) -> None:
                 for run, save in saves
             ],
         )
+    for run, save in saves:
+        if save.crossing_bytes:
+            share = save.crossing_bytes / save.size_bytes
+            output.tell(f"{run}: {share:.0%} of the bytes of step {_step(save)} cross hosts; the daemon's log says why")
 
 
 def _amount(limit: Any, number: int) -> str:
     if number < 0:
         return "an unknown part"
     return str(output.size(number)) if "bytes" in limit.what else str(number)
+
+
+def _step(live: Any) -> str:
+    return str(live.save.step) if live.save.HasField("step") else "–"
 
 
 def _transport(live: Any) -> str:

@@ -101,6 +101,7 @@ def _save_to_wire(view: SaveView) -> admin_pb2.LiveSave:
         waiting_for=view.waiting_for,
         needed_ranks=view.needed_ranks,
         transports=sorted(lanes.TRANSPORTS[transport] for transport in view.transports),
+        crossing_bytes=view.crossing_bytes,
     )
 
 

@@ -252,6 +252,7 @@ class FakeCoordinator:
                         ("rank 1 of 2: 60 B of 100 B",),
                         (1,),
                         frozenset({LaneTransport.STREAM}),
+                        crossing_bytes=88,
                     )
                     for d in self.declared.values()
                     if d.done()

@@ -39,6 +39,7 @@ class Plan:
     Attributes:
         layout: which bytes go to which shard.
         differences: between ranks, of what should be the same.
+        crossing_bytes: how many go from a rank of one host to the shard of another.
         record: what the catalog notes about the save, from before its shards are there.
         shards: all of them, once they are there.
     """
@@ -48,6 +49,7 @@ class Plan:
         self.layout: Layout | None = None
         self.differences: tuple[Difference, ...] = ()
         self.record: Record | None = None
+        self.crossing_bytes = 0
         self.shards: Sequence[Shard] = ()
         self._run = run
         self._begun: list[Shard] = []
@@ -76,9 +78,9 @@ class Plan:
             log_differences(ref, self.differences)
         if of_tensors:
             layout = self._run.layouts.of(manifests, frozenset(each.name for each in of_tensors), hosts)
-        crossing = crossing_bytes(layout, hosts) if hosts else 0
-        if crossing:
-            log_crossing(ref, crossing, layout.size_bytes)
+        self.crossing_bytes = crossing_bytes(layout, hosts) if hosts else 0
+        if self.crossing_bytes:
+            log_crossing(ref, self.crossing_bytes, layout.size_bytes)
         return layout
 
     def revive(

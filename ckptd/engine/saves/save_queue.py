@@ -344,6 +344,7 @@ def _view(save: Save, now: float) -> SaveView:
         waiting_for=tuple(save.waiting_for()),
         needed_ranks=tuple(sorted(save.needed())),
         transports=save.transports,
+        crossing_bytes=save.plan.crossing_bytes,
     )
 
 

@@ -13,7 +13,10 @@ from ckptd.engine.saves.session import Phase
 
 @dataclass(frozen=True, slots=True)
 class SaveView:
-    """One save under way, which cannot go on without `needed_ranks`. `age_s` counts from its first declaration."""
+    """One save under way, which cannot go on without `needed_ranks`. `age_s` counts from its first declaration.
+
+    `crossing_bytes` go from a rank of one host to the shard of another.
+    """
 
     save: SaveRef
     phase: Phase
@@ -23,6 +26,7 @@ class SaveView:
     waiting_for: tuple[str, ...]
     needed_ranks: tuple[int, ...]
     transports: frozenset[LaneTransport]
+    crossing_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

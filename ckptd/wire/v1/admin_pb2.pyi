@@ -109,7 +109,7 @@ class Damaged(_message.Message):
     def __init__(self, name: _Optional[str] = ..., save_id: _Optional[str] = ..., reason: _Optional[str] = ..., since: _Optional[float] = ..., by: _Optional[str] = ...) -> None: ...
 
 class LiveSave(_message.Message):
-    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "transports", "needed_ranks")
+    __slots__ = ("save", "phase", "size_bytes", "received_bytes", "age_s", "waiting_for", "transports", "needed_ranks", "crossing_bytes")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +118,7 @@ class LiveSave(_message.Message):
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     NEEDED_RANKS_FIELD_NUMBER: _ClassVar[int]
+    CROSSING_BYTES_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     phase: str
     size_bytes: int
@@ -126,7 +127,8 @@ class LiveSave(_message.Message):
     waiting_for: _containers.RepeatedScalarFieldContainer[str]
     transports: _containers.RepeatedScalarFieldContainer[_save_pb2.LaneTransport]
     needed_ranks: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[_save_pb2.LaneTransport, str]]] = ..., needed_ranks: _Optional[_Iterable[int]] = ...) -> None: ...
+    crossing_bytes: int
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., phase: _Optional[str] = ..., size_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., age_s: _Optional[float] = ..., waiting_for: _Optional[_Iterable[str]] = ..., transports: _Optional[_Iterable[_Union[_save_pb2.LaneTransport, str]]] = ..., needed_ranks: _Optional[_Iterable[int]] = ..., crossing_bytes: _Optional[int] = ...) -> None: ...
 
 class PinRequest(_message.Message):
     __slots__ = ("peer", "run", "step", "pinned", "name", "series")

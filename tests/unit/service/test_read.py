@@ -4,8 +4,10 @@ import threading
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from ckptd.access.tokens import PREFIX, Token, Tokens, hash_of
+from ckptd.cli.status import command as status_command
 from ckptd.engine.reading.damage import DamageVerdict
 from ckptd.errors import CorruptionError, InvalidRequestError, NotFoundError, UnavailableError
 from ckptd.service.gate import Access
@@ -155,10 +157,13 @@ def test_status_shows_runs_and_whom_a_save_waits_for(served):
     assert run.latest.step == 1
     (save,) = run.saves
     assert (save.phase, save.size_bytes, save.received_bytes) == ("filling", 100, 40)
+    assert save.crossing_bytes == 88
     assert list(save.waiting_for) == ["rank 1 of 2: 60 B of 100 B"]
     assert list(save.needed_ranks) == [1]
     assert reply.free_bytes == -1
     assert not reply.draining
+    told = CliRunner().invoke(status_command, [served.listening[0]])
+    assert "runs/a: 88% of the bytes of step 1 cross hosts" in told.output
 
 
 def test_operators_pin_and_delete(served):

@@ -42,6 +42,8 @@ def test_receipts_of_all_hosts_commit_a_checkpoint_that_reads_back(job, caplog):
     planned = job.planned(5)
     size = plan(job.ranks.manifests, 1, hosts=job.hosts).size_bytes
     assert planned.num_shards == 3
+    [view] = job.coordinator.runs()[0].saves
+    assert 0 < view.crossing_bytes < view.size_bytes
     for host in "abc":
         assert job.coordinator.phase(planned.save) is Phase.FILLING
         receipt = job.write(planned, host)
