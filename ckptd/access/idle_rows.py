@@ -16,7 +16,7 @@ from ckptd.access.patterns import covers, overlap
 from ckptd.access.policy import EACH, Policy
 from ckptd.access.roles import ROLES, Right
 
-_MOST_COMPARED = 2000  # parts of rows, each with each
+_MOST_COMPARED = 100_000  # pairs: of a policy with very many rows nothing is said
 _MOST_NAMED = 5
 _NOTHING = {
     "saves": "begins no save",
@@ -98,7 +98,7 @@ def _grants(policy: Policy) -> Iterator[str]:
 
 
 def _gives(part: Part, other: Part) -> bool:
-    return part[0] == other[0] and ROLES[other[1]] <= ROLES[part[1]] and covers(part[2], other[2])
+    return ROLES[other[1]] <= ROLES[part[1]] and covers(part[2], other[2])
 
 
 def _floors(policy: Policy) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _floors(policy: Policy) -> Iterator[str]:
 
 
 def _keeps(part: Part, other: Part) -> bool:
-    return part[0] == other[0] and part[1] >= other[1] and covers(part[2], other[2])
+    return bool(part[1] >= other[1]) and covers(part[2], other[2])
 
 
 def _limits(policy: Policy) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _limits(policy: Policy) -> Iterator[str]:
 
 
 def _limits_as_low(part: Part, other: Part) -> bool:
-    return part[0] == other[0] and part[1] in (EACH, other[1]) and part[2] <= other[2]
+    return part[1] in (EACH, other[1]) and bool(part[2] <= other[2])
 
 
 def _quotas(policy: Policy) -> Iterator[str]:
@@ -139,17 +139,19 @@ def _quotas(policy: Policy) -> Iterator[str]:
     for index, quota in enumerate(policy.quotas):
         if not quota.stored_bytes:
             yield f"{policy.where('quota', index)} says stored_bytes = 0: nothing can be saved to these runs"
-    for index in _idle([[(quota.stored_bytes, quota.runs)] for quota in policy.quotas], _binds_before):
+    for index in _idle([[("", quota.stored_bytes, quota.runs)] for quota in policy.quotas], _binds_before):
         yield f"{policy.where('quota', index)} bounds nothing: another quota that counts all these runs is as low"
 
 
 def _binds_before(part: Part, other: Part) -> bool:
-    return part[0] <= other[0] and all(any(covers(each, run) for each in part[1]) for run in other[1])
+    return part[1] <= other[1] and all(any(covers(each, run) for each in part[2]) for run in other[2])
 
 
 def _unsaved(policy: Policy, kind: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Name the rows about runs to which no identity may save: a typing error in a pattern, most likely."""
     saved = {run for grant in policy.grants or () if Right.SAVE in ROLES[grant.role] for run in grant.runs}
+    if "**" in saved or len(saved) * sum(map(len, rows)) > _MOST_COMPARED:
+        return
     for index, runs in enumerate(rows):
         for run in runs:
             if not any(overlap(run, each) for each in saved):
@@ -157,12 +159,21 @@ def _unsaved(policy: Policy, kind: str, rows: Sequence[Sequence[str]]) -> Iterat
 
 
 def _idle(rows: Sequence[Sequence[Part]], includes: Callable[[Part, Part], bool]) -> list[int]:
-    """Return the rows all of whose parts are included in parts of rows that stay; of two equal rows the later one."""
-    if sum(map(len, rows)) > _MOST_COMPARED:
+    """Return the rows all of whose parts are included in parts of rows that stay; of two equal rows the later one.
+
+    Only parts that begin alike can include each other.
+    """
+    alike: dict[Any, list[tuple[int, Part]]] = {}
+    for index, parts in enumerate(rows):
+        for part in parts:
+            alike.setdefault(part[0], []).append((index, part))
+    if sum(len(each) ** 2 for each in alike.values()) > _MOST_COMPARED:
         return []
-    staying = set(range(len(rows)))
+    idle: set[int] = set()
     for index in reversed(range(len(rows))):
-        others = [part for each in staying - {index} for part in rows[each]]
-        if all(any(includes(other, part) for other in others) for part in rows[index]):
-            staying.remove(index)
-    return sorted(set(range(len(rows))) - staying)
+        if all(
+            any(at != index and at not in idle and includes(other, part) for at, other in alike[part[0]])
+            for part in rows[index]
+        ):
+            idle.add(index)
+    return sorted(idle)

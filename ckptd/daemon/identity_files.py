@@ -186,9 +186,9 @@ class IdentityFiles:
             self._refusal = str(error)
             return False
         self._refusal = ""
+        self._access = access
+        found = await asyncio.to_thread(complaints, self._config, access, tls)
         try:
-            self._access = access
-            found = complaints(self._config, access, tls)
             self._changed(access, tls, (*(f"{_NOT_USED}: {problem}" for problem in problems), *found))
         except CkptdError as error:
             problems.append(str(error))
@@ -198,7 +198,7 @@ class IdentityFiles:
         await asyncio.to_thread(self._journal.ended, outcome)
         if not problems:
             _log.info("read again, as %s: %s", why, ", ".join(paths) or "there are no files of identities")
-        for each in complaints(self._config, self._access, tls):
+        for each in found:
             _log.warning("%s", each)
         return True
 

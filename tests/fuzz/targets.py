@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptd.access import policy
+from ckptd.access import idle_rows, policy
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.errors import CkptdError
@@ -158,7 +158,7 @@ def take_policy(data: bytes) -> None:
         content = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
         return
-    policy.parse(content)
+    idle_rows.idle_rows(policy.parse(content))
 
 
 def take_safetensors(data: bytes) -> None:
