@@ -24,6 +24,7 @@ from ckptd.daemon import descriptors, identity_files, identity_records, logs, me
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
+from ckptd.daemon.hangups import Hangups
 from ckptd.engine.journal import JournalEntry, Reserve
 from ckptd.engine.priority import Priority
 from ckptd.engine.saves.coordinator import Coordinator
@@ -179,7 +180,8 @@ async def _serve(
         loop.add_signal_handler(number, endings.put_nowait, number.name)
     server = Server(coordinator, options, audit)
     files = identity_files.IdentityFiles(config, seen, options.access, server.use_identities, audit)
-    loop.add_signal_handler(signal.SIGHUP, functools.partial(_read_again, files, audit))
+    hangups = Hangups(audit.reopen, files.look_now)
+    loop.add_signal_handler(signal.SIGHUP, hangups.came)
     try:
         listening = await server.start()
         for warning in server.warnings:
@@ -200,6 +202,7 @@ async def _serve(
     watching = [
         asyncio.create_task(_watch_ownership(coordinator, server, endings, config)),
         asyncio.create_task(files.run()),
+        asyncio.create_task(hangups.run()),
     ]
     reason = await endings.get()
     for task in watching:
@@ -227,12 +230,6 @@ async def _serve(
     audit.close()
     _log.info("stopped; %s", saves)
     return code
-
-
-def _read_again(files: identity_files.IdentityFiles, audit: AuditLog) -> None:
-    """Do what SIGHUP requests."""
-    asyncio.get_running_loop().run_in_executor(None, audit.reopen)
-    files.look_now()
 
 
 async def _watch_ownership(
