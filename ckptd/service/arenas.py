@@ -11,17 +11,15 @@ import logging
 import socket
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ckptd.access.callers import Caller
+from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError
 from ckptd.service import refusal_log
 from ckptd.service.arena_connection import ArenaConnection, Lending
 from ckptd.service.sockets import listen_at, user_at
-from ckptd.wire.v1 import common_pb2
-
-if TYPE_CHECKING:
-    pass
+from ckptd.wire import frames, status
+from ckptd.wire.v1 import arena_pb2, common_pb2
 
 _log = logging.getLogger("ckptd.service")
 
@@ -111,8 +109,11 @@ class ArenaServer:
                     connection = ArenaConnection(self._lending, accepted)
                     self._connections[connection] = user
             if not has_room:
-                accepted.close()
                 full = f"user {user} has {of_user} connections for shared memory, all users at most {_MAX_CONNECTIONS}"
+                with contextlib.suppress(OSError):  # it is gone
+                    refused = NotNowError(f"{full}, one at most {_MAX_OF_A_USER}")
+                    frames.send_frame(accepted, arena_pb2.ArenaReply(error=status.pack(refused)).SerializeToString())
+                accepted.close()
                 refusal_log.log.refused("unix:", f"a worker gets no shared memory: {full}", {"uid": user})
                 continue
             try:

@@ -83,6 +83,10 @@ class RawConnection:
             if head[3] == PING:
                 return
 
+    def half_close(self) -> None:
+        """Send no more, but listen."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def read_to_end(self) -> bytes:
         """Return what comes until the server ends the connection."""
         return self._read(1 << 30)

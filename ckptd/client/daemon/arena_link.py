@@ -60,6 +60,7 @@ class ArenaLink:
         self._lock = threading.Lock()
         self._waiting: dict[int, Future[ArenaAnswer]] = {}
         self._is_closed = False
+        self._refusal: CkptdError | None = None  # what the daemon said of the connection as a whole
         self.known: set[bytes] = set()  # digests of manifests that the daemon has
         self._reader = threading.Thread(target=self._read, name="ckptd-arena", daemon=True)
         _LINKS.add(self)
@@ -110,14 +111,14 @@ class ArenaLink:
         number = request.number = next(self._numbers)
         with self._lock:
             if self._is_closed:
-                raise UnavailableError("the connection for shared memory is gone")
+                raise self._gone()
             self._waiting[number] = answer
         try:
             with self._sending:
                 frames.send_frame(self._connection, request.SerializeToString())
         except OSError as error:
             self.close()
-            raise UnavailableError("the connection for shared memory is gone") from error
+            raise self._gone() from error
         except BaseException:  # Ctrl-C: half of it may be sent, and nothing can follow that
             self.close()
             raise
@@ -143,7 +144,10 @@ class ArenaLink:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         for answer in waiting.values():
-            answer.set_exception(UnavailableError("the connection for shared memory is gone"))
+            answer.set_exception(self._gone())
+
+    def _gone(self) -> CkptdError:
+        return self._refusal or UnavailableError("the connection for shared memory is gone")
 
     def forget(self) -> None:
         """Close what a forked child inherited; the connection stays the parent's."""
@@ -167,6 +171,8 @@ class ArenaLink:
         if answer is None or reply.error or len(descriptors) != len(reply.arenas):
             frames.close_all(descriptors)
         if answer is None:
+            if reply.error and not reply.number:
+                self._refusal = status.unpack(reply.error)
             return
         if reply.error:
             answer.set_exception(status.unpack(reply.error))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import socket
 import struct
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 
 from ckptd.access import policy, tokens
 from ckptd.access.tokens import Token, Tokens
+from ckptd.client.daemon.arena_link import ArenaLink
 from ckptd.engine.manifest import Manifest
 from ckptd.errors import NotPermittedError, UnavailableError
 from ckptd.format.crc32c import crc32c
@@ -22,7 +26,7 @@ from ckptd.service.gate import Access
 from ckptd.service.server import ArenaOptions
 from ckptd.wire import frames, manifests, methods, status, versions
 from ckptd.wire.chunks import CHUNK_BYTES, Chunk
-from ckptd.wire.v1 import admin_pb2, arena_pb2, read_pb2
+from ckptd.wire.v1 import admin_pb2, arena_pb2, common_pb2, read_pb2
 from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.service.conftest import serving
@@ -195,3 +199,12 @@ def test_honest_calls_are_answered_while_a_large_manifest_is_read(served):
     taken.result()
     assert len(took) > 3  # several were answered meanwhile
     assert max(took) < SOON_S
+
+
+def test_a_user_has_three_quarters_of_the_connections_for_memory_and_hears_that_they_are_its_own(tmp_path):
+    path = str(tmp_path / "a.sock")
+    with serving(arena=ArenaOptions(1 << 20, None, Path(path))), contextlib.ExitStack() as opened:
+        for _ in range(384):
+            opened.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+        with pytest.raises(UnavailableError, match=rf"user {os.geteuid()} has 384 connections .*, one at most 384"):
+            ArenaLink.connect(common_pb2.ArenaAddress(path=path, key=b"?" * 16), versions.this_peer("me"))
