@@ -208,9 +208,10 @@ class ReadService:
 
     def _ahead(self) -> tuple[int, int]:
         """Return how many messages of a stream are read at once, and how many such reads go ahead of the peer."""
-        share = max(1, _MOST_AHEAD // self._flow.read_streams.held)
-        messages = min(_MESSAGES_AT_ONCE, share)
-        return messages, max(1, min(self._coordinator.store.access.num_readers // 2, share // messages))
+        share = _MOST_AHEAD // self._flow.read_streams.held
+        messages = max(1, min(_MESSAGES_AT_ONCE, share))
+        readers = max(1, self._coordinator.store.access.num_readers // 2)
+        return messages, min(readers, share // messages)  # none goes ahead where many share
 
 
 class _Blocks:
