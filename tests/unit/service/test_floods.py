@@ -24,10 +24,11 @@ from ckptd.format.crc32c import crc32c
 from ckptd.service.flow import Limits
 from ckptd.service.gate import Access
 from ckptd.service.server import ArenaOptions
-from ckptd.wire import frames, manifests, methods, status, versions
+from ckptd.wire import addresses, frames, manifests, methods, status, versions
 from ckptd.wire.chunks import CHUNK_BYTES, Chunk
 from ckptd.wire.v1 import admin_pb2, arena_pb2, common_pb2, read_pb2
 from tests import seams
+from tests.fakes.raw_http2 import HEADERS, PING, RST_STREAM, SETTINGS, RawConnection, frame, headers
 from tests.fakes.waiting import eventually
 from tests.unit.service.conftest import serving
 from tests.unit.service.test_save import MANIFEST, SAVE
@@ -208,3 +209,51 @@ def test_a_user_has_three_quarters_of_the_connections_for_memory_and_hears_that_
             opened.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
         with pytest.raises(UnavailableError, match=rf"user {os.geteuid()} has 384 connections .*, one at most 384"):
             ArenaLink.connect(common_pb2.ArenaAddress(path=path, key=b"?" * 16), versions.this_peer("me"))
+
+
+def _half_closed(address):
+    connection = RawConnection(address)
+    connection.half_close()
+    return connection
+
+
+def _sent(data):
+    def connect(address):
+        connection = RawConnection(address)
+        with contextlib.suppress(OSError):  # it may be ended for that
+            connection.send(data)
+        return connection
+
+    return connect
+
+
+def _begun_handshake(address):
+    host, port = addresses.parse(address).host, addresses.parse(address).port
+    connection = socket.create_connection((host, port), WAIT_S)
+    connection.sendall(bytes((22, 3, 1, 2, 0, 1)))
+    return connection
+
+
+CALL = headers(b"/ckptd.wire.v1.AdminService/Status")
+
+
+@pytest.mark.parametrize(
+    "connect",
+    [
+        _half_closed,
+        _begun_handshake,
+        _sent(frame(PING, 0, 0, bytes(8)) * 2000),
+        _sent(frame(SETTINGS, 0, 0, struct.pack(">HI", 3, 100)) * 2000),
+        _sent(b"".join(frame(HEADERS, 4, n, CALL) + frame(RST_STREAM, 0, n, bytes(4)) for n in range(1, 1001, 2))),
+        _sent(frame(HEADERS, 4, 1, headers(b"/x", *((b"x-%d" % n, bytes(1000)) for n in range(60))))),
+    ],
+    ids=["half-closed", "handshakes", "pings", "settings", "resets", "metadata"],
+)
+def test_frames_by_hand_hold_up_no_call(served, connect):
+    with contextlib.ExitStack() as opened:
+        for _ in range(20):
+            opened.enter_context(connect(served.listening[0]))
+        began = time.monotonic()
+        honest = stub(served, f"{tokens.PREFIX}honest", methods.ADMIN)
+        assert honest.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).listening
+        assert is_soon(began)
