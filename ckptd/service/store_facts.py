@@ -44,9 +44,11 @@ class StoreFacts:
             self._pending = self._pools.start_look(_look, self._store)
         if self._silent_since is None:
             self._silent_since = self._now()
-        if not await settled_within(self._pending, PATIENCE_S):
+        done = self._pending
+        if not await settled_within(done, PATIENCE_S):
             return self._known, self._silence()
-        done, self._pending = self._pending, None
+        if self._pending is done:  # another caller may have waited for the same
+            self._pending = None
         error = None if done.cancelled() else done.exception()
         if isinstance(error, UnavailableError):
             return self._known, f"{self._silence()}: {error}"

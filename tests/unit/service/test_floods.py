@@ -100,7 +100,8 @@ def test_idle_writers_hold_up_no_lane(served, honest):
     lane = Sending(stub(served, honest), save)
     assert next(lane.call).received == 0
     assert is_soon(began)
-    assert any(refusal(each) for each in flood)
+    ended = eventually(lambda: [each for each in flood if not each.call.is_active()])
+    assert all(refusal(each) for each in ended)
     for each in (*flood, lane):
         each.end()
 
@@ -261,5 +262,12 @@ def test_frames_by_hand_hold_up_no_call(served, connect):
             opened.enter_context(connect(served.listening[0]))
         began = time.monotonic()
         honest = stub(served, f"{tokens.PREFIX}honest", methods.ADMIN)
-        assert honest.Status(admin_pb2.StatusRequest(), timeout=WAIT_S).listening
+        eventually(lambda: is_answered(honest.Status))
         assert is_soon(began)
+
+
+def is_answered(call):
+    """Call as clients do: where thousands come at once gRPC drops some, as cancelled, and clients repeat them."""
+    asked = call.future(admin_pb2.StatusRequest(), timeout=WAIT_S)
+    assert asked.exception() is None or asked.code() is grpc.StatusCode.CANCELLED
+    return asked.exception() is None

@@ -132,6 +132,18 @@ def test_a_status_names_a_bucket_that_does_not_answer(tmp_path):
     pools.close()
 
 
+def test_several_that_look_at_once_are_told_the_same(tmp_path):
+    pools = Pools(control_threads=1, data_threads=1, priority=Priority())
+    facts = StoreFacts(LocalStore(str(tmp_path)), pools)
+
+    async def look():
+        return await asyncio.gather(*[facts.look() for _ in range(5)])
+
+    [told] = {(each.write_mode, complaint) for each, complaint in asyncio.run(look())}
+    assert told[1] == ""
+    pools.close()
+
+
 def test_readers_of_a_run_that_hangs_leave_streams_to_other_runs(hanging):
     for run in ("stuck", "other"):
         with Checkpointer(hanging.address, run=run) as checkpointer:
