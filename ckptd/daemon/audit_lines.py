@@ -53,9 +53,9 @@ def line(number: int, at: float, entry: JournalEntry, unrecorded: int = 0, most_
     return encoded
 
 
-def _as_one_word(run: str) -> str:
-    """Quote a run's name that could be read as more of the line."""
-    return run if not set(run) & set(" ,:") else repr(run)
+def _as_one_word(name: str) -> str:
+    """Quote a name that could be read as more of the line."""
+    return repr(name) if set(name) & set(" ,") else name
 
 
 def _encoded(told: Mapping[str, object]) -> bytes:
@@ -84,7 +84,7 @@ def tell(entry: JournalEntry, number: int | None) -> None:
     about += f" of {_as_one_word(entry.run)}" if entry.run else ""
     where = f" at {first.peer}" if first.peer else ""
     more = "".join(f", {name} {value}" for name, value in entry.details.items() if value not in ("", None, False, []))
-    text = f"{entry.event}{about} by {first.identity}{where}: {entry.outcome}{more}"
+    text = f"{entry.event}{about} by {_as_one_word(first.identity)}{where}: {entry.outcome}{more}"
     fields = {
         "event": "audit",
         "what": entry.event,

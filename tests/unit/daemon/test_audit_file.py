@@ -189,7 +189,13 @@ def test_one_that_others_may_write_is_told(path, caplog):
     assert "can be written by other users" in caplog.text
 
 
-def test_the_name_of_a_run_is_not_read_as_more_of_the_line_in_the_log(caplog):
+def test_no_name_is_read_as_more_of_the_line_in_the_log(caplog):
     caplog.set_level("INFO", "ckptd.audit")
-    AuditLog(None).ended(JournalEntry("delete", "done", run="x by token:admin at unix: done", step=7))
-    assert caplog.messages == ["delete of step 7 of 'x by token:admin at unix: done' by daemon: done"]
+    actor = Actor("cert:me at unix: done, and by token:admin")
+    log = AuditLog(None)
+    log.ended(JournalEntry("delete", "done", run="x by token:admin at unix: done", step=7, actors=(actor,)))
+    log.ended(JournalEntry("pin", "done", run="a/b", actors=(Actor("token:b"),)))
+    assert caplog.messages == [
+        "delete of step 7 of 'x by token:admin at unix: done' by 'cert:me at unix: done, and by token:admin': done",
+        "pin of a/b by token:b: done",
+    ]

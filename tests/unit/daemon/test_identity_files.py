@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import threading
 
 import grpc
 import pytest
 
 from ckptd.access import tokens
-from ckptd.errors import NotPermittedError
+from ckptd.daemon import identity_files
+from ckptd.daemon.config import Config
+from ckptd.errors import NotPermittedError, StorageFullError
 from ckptd.wire import methods, status
 from ckptd.wire.v1 import admin_pb2, read_pb2
 from tests.fakes.waiting import eventually
@@ -133,3 +137,45 @@ def test_a_file_of_secrets_that_others_may_read_draws_a_warning(serve, files, tm
     (tmp_path / "tokens.json").chmod(0o644)
     daemon = serve("--tokens", files[0]).ready()
     daemon.wait_for_log("can be read by other users of this host: chmod 600")
+
+
+class Full:
+    """A journal that can record nothing until it has refused twice."""
+
+    complaint = ""
+
+    def __init__(self):
+        self.entries, self.refusals = [], 0
+        self.is_told = threading.Event()
+
+    def begins(self, entry):
+        self.refusals += 1
+        if self.refusals <= 2:
+            raise StorageFullError("the identities is refused")
+        self.entries.append(entry)
+
+    def ended(self, entry):
+        self.entries.append(entry)
+        self.is_told.set()
+
+
+def test_a_change_that_cannot_be_recorded_is_used_once_it_can_be(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(identity_files, "LOOK_EVERY_S", 0.01)
+    file = str(tmp_path / "tokens.json")
+    tokens.create(file, "vision")
+    config = Config(root="unused", tokens=file)
+    seen, access = identity_files.signature(config), identity_files.read_access(config)
+    journal, used = Full(), []
+
+    async def look():
+        files = identity_files.IdentityFiles(config, seen, access, lambda *what: used.append(what), journal)
+        running = asyncio.ensure_future(files.run())
+        tokens.revoke(file, "vision")
+        assert await asyncio.to_thread(journal.is_told.wait, WAIT_S)
+        running.cancel()
+
+    asyncio.run(look())
+    [(now, _, _)] = used
+    assert not list(now.tokens)
+    assert [each.details["tokens_removed"] for each in journal.entries] == [["vision"]] * 2
+    assert caplog.text.count("the identities is refused") == 1
