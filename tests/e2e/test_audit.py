@@ -217,6 +217,7 @@ def check_killed(tmp_path, rounds):
         for each in {each for each in done if each[0] in ("save", "pin", "unpin", "delete", "undelete")}:
             assert begun.count(each) >= done.count(each), each
     assert expected
+    print(f"{rounds} kills: {len(expected)} answered calls, {len(records_of(audit))} records")
 
 
 def test_what_a_killed_daemon_has_answered_is_recorded(tmp_path):
