@@ -33,7 +33,7 @@ def command(directory: str, as_json: bool, daemon: served.ByDaemon) -> int:
     from ckptd.engine.offline import diagnosis
 
     if (run := served.directory(directory, daemon)) is not None:
-        return _list_served(run, directory, as_json)
+        return _list_served(run, as_json)
     store = places.directory(directory)
     quarantined = diagnosis.why_quarantined(store, "")
     problems = diagnosis.damaged_records(store, "")
@@ -86,7 +86,7 @@ def _print(url: str, found: Sequence[Found]) -> None:
     )
 
 
-def _list_served(run: ServedRun, name: str, as_json: bool) -> int:
+def _list_served(run: ServedRun, as_json: bool) -> int:
     """List what a daemon lists: complete checkpoints."""
     found = served.found(run)
     if as_json:
@@ -95,8 +95,6 @@ def _list_served(run: ServedRun, name: str, as_json: bool) -> int:
         output.emit_json(
             {"directory": run.url, "latest": named, "quarantined": None, "problems": [], "checkpoints": told}
         )
-    elif not found:
-        output.note(f"there is no checkpoint in run {name} of the daemon at {run.address}")
     else:
         _print(run.url, found)
     return 0

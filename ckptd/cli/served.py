@@ -98,11 +98,17 @@ def directory(text: str, daemon: ByDaemon) -> ServedRun | None:
 
 
 def found(run: Served) -> list[Found]:
-    """Return the complete checkpoints that a daemon lists, as `survey` returns what lies in a directory."""
+    """Return the complete checkpoints that a daemon lists, as `survey` returns what lies in a directory.
+
+    Raises:
+        NotFoundError: there is none: the daemon does not tell that from a run that is not there.
+    """
     from ckptd.engine.catalog.survey import Found
 
-    latest = run.latest()
-    return [Found(each, True, each == latest) for each in run.checkpoints()]
+    latest, listed = run.latest(), run.checkpoints()
+    if not listed:
+        raise NotFoundError(f"the daemon at {run.address} has no checkpoint in run {run.run!r}, or no such run")
+    return [Found(each, True, each == latest) for each in listed]
 
 
 def look(text: str, daemon: ByDaemon) -> Named:

@@ -20,9 +20,10 @@ RUN = "vision/a"
 GRANTS = [
     {"to": "token:vision", "runs": "vision/**", "role": "save"},
     {"to": "token:looker", "runs": "vision/*", "role": "read"},
+    {"to": "token:root", "runs": "**", "role": "admin"},
     {"to": "token:keeper", "runs": "vision/*", "role": "manage"},
 ]
-SECRETS = {name: f"{tokens.PREFIX}{name}" for name in ("vision", "looker", "keeper")}
+SECRETS = {name: f"{tokens.PREFIX}{name}" for name in ("vision", "looker", "keeper", "root")}
 KNOWN = Tokens({name: Token(name, tokens.hash_of(secret), 0.0) for name, secret in SECRETS.items()})
 
 
@@ -76,6 +77,45 @@ def test_what_the_policy_does_not_give_is_refused_with_the_role_that_is_needed(a
     assert "needs the role `save` or `manage`" in ask(f"pin {RUN}/model.ckpt-1", code=9)
     assert "needs the role `manage`" in ask(f"undelete {RUN}/model.ckpt-1", code=9)
     assert "needs the role `manage`" in ask(f"rm {RUN}/model.ckpt-1 --for-good", "vision", code=9)
+
+
+LINES = (
+    "ls {run}",
+    "latest {run}",
+    "show {run}/model.ckpt-1",
+    "cat {run}/model.ckpt-1",
+    "verify {run}",
+    "cp {run}/model.ckpt-1 copy-1",
+    "export {run} w.npz",
+    "diff {run}/model.ckpt-1 {run}/model.ckpt-2",
+    "pin {run}/model.ckpt-1",
+    "rm {run}/model.ckpt-1",
+    "undelete {run}/model.ckpt-1",
+    "prune {run} --keep 1",
+    "repair {run}",
+    "evict {run}",
+)
+
+
+@pytest.mark.parametrize(
+    ("run", "secret", "is_there", "code"),
+    [
+        ("vision/none", SECRETS["root"], True, 3),
+        ("vision/a", "wrong", True, 9),
+        ("audio/a", SECRETS["looker"], True, 9),
+        ("vision/a", SECRETS["root"], False, 6),
+        ("vision//a", SECRETS["root"], True, 2),
+    ],
+)
+def test_each_kind_of_failure_has_its_exit_code_in_every_command(
+    daemon, tmp_path, monkeypatch, run, secret, is_there, code
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CKPTD_TOKEN", secret)
+    address = daemon.address if is_there else "127.0.0.1:1"
+    lines = LINES[::4] if secret == "wrong" else LINES  # more refusals than ten are late
+    ends = {line: main.run([*line.format(run=run).split(), "--address", address]) for line in lines}
+    assert ends == dict.fromkeys(lines, code)
 
 
 def test_what_is_not_there_is_told_with_the_newest(ask):
