@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +17,33 @@ from ckptd.engine.lanes.plan import plan
 from ckptd.engine.layout import Assignment
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.format.names import shard_key
+from ckptd.storage.base import Lock
+from ckptd.storage.memory import MemoryStore
 from tests.fakes.ranks import Ranks
 
 RUN = "runs/r"
 WAIT_S = 20.0
 
 
-class HostJob:
-    """The ranks of several hosts, and an agent on each, in its first life."""
+class SharedBucket:
+    """A bucket in memory, in which a lock keeps nobody out: several owners may use it, as from several hosts."""
 
-    def __init__(self, coordinator: Coordinator, ranks: Ranks, hosts: list[str]) -> None:
+    def __init__(self, wall_s: Callable[[], float]) -> None:
+        self._inner = MemoryStore(has_locks=False, verifies_writes=True, wall_s=wall_s)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def lock(self, key: str, **how: Any) -> Lock:
+        return MemoryStore("elsewhere", has_locks=False).lock(key, **how)
+
+
+class HostJob:
+    """The ranks of several hosts, and an agent on each, in its first life. Agents write to `store`."""
+
+    def __init__(self, coordinator: Coordinator, ranks: Ranks, hosts: list[str], store: Any = None) -> None:
         self.coordinator, self.ranks, self.hosts = coordinator, ranks, hosts
+        self.store = store or coordinator.store
         self.lives = {host: AgentLife(host, f"{host}-1") for host in hosts}
         coordinator.agents.is_present = lambda life: self.lives.get(life.host) == life
         self.members = [Member(rank, len(hosts), f"r{rank}", host) for rank, host in enumerate(hosts)]
@@ -60,7 +78,7 @@ class HostJob:
 
     def write(self, planned: Assignment, host: str) -> Receipt:
         """Write a host's shard, and return its receipt, which is not given yet."""
-        store = self.coordinator.store
+        store = self.store
         share = self.coordinator.agents.share(planned.save, host)
         key = shard_key(planned.key, share.shard, planned.num_shards)
         writer = store.create(key, share.layout.shard_sizes[share.shard])

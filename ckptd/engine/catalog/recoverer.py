@@ -158,11 +158,13 @@ class Recoverer:
                     record = ledger.remember(ledger.note(record, dropped=True, deleted_at=ledger.clock.wall_s()))
                 self._undo.set_aside(record)
             case Fate.CONFIRM:
+                self._uncommitted.elsewhere.wait_no_longer(record.save_id)
                 confirmed = self._as_found(record)
                 if not record.write_state:
                     confirmed = replace(confirmed, preserved=not facts.is_listed)
                 self._publishing.take_up(confirmed)
             case Fate.ADOPT:
+                self._uncommitted.elsewhere.wait_no_longer(record.save_id)
                 self._adopt(record)
             case Fate.SWEEP:
                 try:

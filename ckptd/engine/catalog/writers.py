@@ -22,7 +22,7 @@ class Writers:
         """Return the record of a save that a former life began for these calls and that may go on; None without one."""
         self._upkeep.refresh()
         prefix, ledger = self._keys.prefix(name, step), self._ledger
-        found = (record for save_id, record in ledger.records.items() if save_id in ledger.waiting)
+        found = (each for each in ledger.records.values() if each.save_id in ledger.waiting and not each.published)
         return next((each for each in found if each.prefix == prefix and each.calls == calls), None)
 
     def revive(self, record: Record, keys: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from ckptd.engine.catalog.recovery import Fate
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.catalog_run import Run, again
 from tests.fakes.clock import HandClock
+from tests.fakes.small_checkpoint import index_bytes
 
 HOSTS = ("h1", "h2")
 
@@ -84,6 +85,18 @@ def test_a_wait_that_ends_names_the_hosts(run, caplog):
         later.catalog.retire()
     [text] = [record.getMessage() for record in caplog.records if "within 60 s" in record.getMessage()]
     assert "m-2 waits no longer for the agents on h1, h2" in text
+
+
+def test_a_save_that_has_its_index_is_adopted_and_no_longer_waited_for(run, caplog):
+    record = run.begin(2, writers=HOSTS)
+    run.store.put(record.index_key, index_bytes(2, record.num_shards))
+    later = again(run)
+    assert fates(later) == [Fate.ADOPT]
+    assert later.catalog.writers.waiting("m", 2, record.calls) is None
+    later.clock.advance(WAIT_S)
+    later.catalog.retire()
+    assert later.steps() == [1, 2]
+    assert "waits no longer" not in caplog.text
 
 
 def test_a_save_that_its_owner_wrote_alone_is_swept_at_once(run):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,25 +14,10 @@ from ckptd.engine.layout import Assignment
 from ckptd.engine.reading.bundle import Bundle
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.errors import CkptdError, ConflictError
-from ckptd.storage.base import Lock
-from ckptd.storage.memory import MemoryStore
-from tests.fakes.agents import RUN, HostJob
+from tests.fakes.agents import RUN, HostJob, SharedBucket
 from tests.fakes.agents import WAIT_S as MOST_S
 from tests.fakes.clock import HandClock
 from tests.fakes.ranks import six_on_three_hosts
-
-
-class OfAnotherHost:
-    """A bucket in which a lock keeps nobody out."""
-
-    def __init__(self, inner: MemoryStore) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def lock(self, key: str, **how: Any) -> Lock:
-        return MemoryStore("elsewhere", has_locks=False).lock(key, **how)
 
 
 class Lives:
@@ -41,7 +25,7 @@ class Lives:
 
     def __init__(self) -> None:
         self.clock = HandClock()
-        self.store = OfAnotherHost(MemoryStore(has_locks=False, verifies_writes=True, wall_s=self.clock.wall_s))
+        self.store = SharedBucket(self.clock.wall_s)
         self.coordinators: list[Coordinator] = []
 
     def next(self) -> HostJob:
