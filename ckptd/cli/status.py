@@ -80,6 +80,8 @@ def describe(reply: Any) -> dict[str, object]:
             }
             for each in reply.limits
         ],
+        "open_files": reply.open_files if reply.open_files_limit else None,
+        "open_files_limit": reply.open_files_limit or None,
         "stream_ports": list(reply.stream_ports),
         "write_mode": reply.write_mode or None,
         "runs": [
@@ -137,6 +139,8 @@ def _print(reply: Any) -> None:
         output.tell(f"streams are taken at ports {', '.join(map(str, reply.stream_ports))} as well")
     if reply.write_mode:
         output.tell(f"bulk data goes to the disk {_describe_write_mode(reply.write_mode)}")
+    if reply.open_files * 2 > reply.open_files_limit > 0:
+        output.tell(f"open files: {reply.open_files:,} of {reply.open_files_limit:,}, of which each rank takes some")
     for warning in reply.warnings:
         output.tell(f"WARNING: {warning}")
     for each in reply.limits:

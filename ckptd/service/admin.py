@@ -10,7 +10,7 @@ from ckptd.access.roles import Right
 from ckptd.arena.lender import Usage
 from ckptd.engine.catalog.contents import CheckpointSelector
 from ckptd.format import names
-from ckptd.service import status_page
+from ckptd.service import descriptors, status_page
 from ckptd.service.allowances import Allowances
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Call
@@ -91,6 +91,8 @@ class AdminService:
                 if use.subject == str(call.caller) or any(call.may(Right.READ, pattern) for pattern in use.runs)
             ],
             stream_ports=() if self._host.streams is None else self._host.streams.ports,
+            open_files=await self._pools.look(descriptors.in_use),
+            open_files_limit=descriptors.open_files(),
         )
 
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:

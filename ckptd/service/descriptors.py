@@ -22,7 +22,7 @@ class Descriptors:
 
     def __init__(self, *, used: Callable[[], int] | None = None, allowed: Callable[[], int] | None = None) -> None:
         """Where they are counted, and what is allowed; by default in this process."""
-        self._used = used or _used
+        self._used = used or in_use
         self._allowed = allowed or open_files
         self._looked_at = float("-inf")
         self._left = 0
@@ -48,7 +48,8 @@ def open_files() -> int:
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
-def _used() -> int:
+def in_use() -> int:
+    """Return how many this process has open."""
     try:
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only how many there are counts
     except FileNotFoundError:

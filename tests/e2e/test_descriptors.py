@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import sys
@@ -10,6 +11,7 @@ import time
 
 import numpy as np
 
+from ckptd.cli import main
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.demo.processes import Daemon
 from ckptd.errors import UnavailableError
@@ -44,7 +46,9 @@ def test_the_limit_is_raised_to_what_the_system_allows(tmp_path):
     assert "1000 open files are allowed" in (tmp_path / "daemon.log").read_text()
 
 
-def test_a_rank_for_which_there_are_no_descriptors_hears_so(tmp_path, monkeypatch):
+def test_a_rank_for_which_there_are_no_descriptors_hears_so_and_status_says_how_many_there_are(
+    tmp_path, monkeypatch, capsys
+):
     seams.DAEMON_FULL_WAIT_S.put(monkeypatch, 0.2)
     daemon = served(tmp_path, 120, 120)
     try:
@@ -57,6 +61,11 @@ def test_a_rank_for_which_there_are_no_descriptors_hears_so(tmp_path, monkeypatc
                 methods.Stub(channel, methods.READ).List(read_pb2.ListRequest(run="r"), timeout=20)
             with Checkpointer(f"{host}:{port}", run="r", rank=0, world_size=1, timeout_s=20.0) as checkpointer:
                 failure = checkpointer.save(1, {"w": np.ones(3)}).exception(20.0)
+            assert main.run(["status", f"{host}:{port}"]) == 0
+            assert "of 120, of which each rank takes some" in capsys.readouterr().out
+            assert main.run(["status", f"{host}:{port}", "--json"]) == 0
+            told = json.loads(capsys.readouterr().out)
+        assert 60 < told["open_files"] <= told["open_files_limit"] == 120
         assert isinstance(failure, UnavailableError)
         assert "no descriptors left for another rank (120 allowed)" in str(failure)
     finally:

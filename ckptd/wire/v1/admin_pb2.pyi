@@ -17,7 +17,7 @@ class StatusRequest(_message.Message):
     def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits", "open_files", "open_files_limit")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,8 @@ class StatusReply(_message.Message):
     STREAM_PORTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_LIMIT_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     root: str
     durability: _common_pb2.Durability
@@ -48,7 +50,9 @@ class StatusReply(_message.Message):
     stream_ports: _containers.RepeatedScalarFieldContainer[int]
     next_after: str
     limits: _containers.RepeatedCompositeFieldContainer[LimitUse]
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ...) -> None: ...
+    open_files: int
+    open_files_limit: int
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ..., open_files: _Optional[int] = ..., open_files_limit: _Optional[int] = ...) -> None: ...
 
 class LimitUse(_message.Message):
     __slots__ = ("subject", "what", "used", "most")
