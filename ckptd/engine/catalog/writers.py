@@ -18,12 +18,16 @@ class Writers:
         """Look at a ledger."""
         self._ledger, self._uncommitted, self._upkeep, self._keys = ledger, uncommitted, upkeep, keys
 
-    def waiting(self, name: str, step: int | None, calls: str) -> Record | None:
-        """Return the record of a save that a former life began for these calls and that may go on; None without one."""
+    def waiting(self, name: str, step: int | None, calls: str) -> list[Record]:
+        """Return the records of saves that former lives began for these calls and that may go on, the newest first.
+
+        There are several if one that planned otherwise died as well; what agents were told last is the newest.
+        """
         self._upkeep.refresh()
         prefix, ledger = self._keys.prefix(name, step), self._ledger
         found = (each for each in ledger.records.values() if each.save_id in ledger.waiting and not each.published)
-        return next((each for each in found if each.prefix == prefix and each.calls == calls), None)
+        ours = [each for each in found if each.prefix == prefix and each.calls == calls]
+        return sorted(ours, key=lambda each: -each.sequence)
 
     def revive(self, record: Record, keys: Sequence[str]) -> None:
         """Go on with a save that `waiting` has returned: from here on it is under way.

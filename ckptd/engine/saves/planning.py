@@ -103,11 +103,12 @@ class Plan:
         self._calls = _calls_of(claims)
         stored = self._run.stored
         with stored.lock:
-            record = stored.catalog.writers.waiting(first.name, ref.step, self._calls)
+            waiting = stored.catalog.writers.waiting(first.name, ref.step, self._calls)
+            alike = (each for each in waiting if _is_of(each, layout) and each.meta_suffix == (meta_suffix or "meta"))
+            record = next(alike, None)
             if record is None:
-                return None
-            if not _is_of(record, layout) or record.meta_suffix != (meta_suffix or "meta"):
-                logger.warning("%s is planned otherwise than by the coordinator before, and begins anew", ref)
+                if waiting:
+                    logger.warning("%s is planned otherwise than by the coordinator before, and begins anew", ref)
                 return None
             own = [key for shard, key in enumerate(record.shard_keys) if not layout.host_of(shard)]
             stored.catalog.writers.revive(record, own)

@@ -92,7 +92,7 @@ def test_a_save_that_has_its_index_is_adopted_and_no_longer_waited_for(run, capl
     run.store.put(record.index_key, index_bytes(2, record.num_shards))
     later = again(run)
     assert fates(later) == [Fate.ADOPT]
-    assert later.catalog.writers.waiting("m", 2, record.calls) is None
+    assert later.catalog.writers.waiting("m", 2, record.calls) == []
     later.clock.advance(WAIT_S)
     later.catalog.retire()
     assert later.steps() == [1, 2]

@@ -136,3 +136,5 @@ def test_what_is_planned_otherwise_by_the_next_release_begins_anew(lives):
     again = lives.next().planned(5)
     assert again.save.save_id != planned.save.save_id
     assert again.num_shards == planned.num_shards + 1
+    third = lives.next().planned(5)
+    assert third.save.save_id == again.save.save_id, "the newest that is planned alike"
