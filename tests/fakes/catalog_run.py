@@ -66,10 +66,18 @@ class Run:
         index = index_bytes(seed or record.step or 0, record.num_shards)
         return self.catalog.commit(record, index, **options)  # type: ignore[arg-type]
 
-    def save(self, *steps: int, seed: int = 0, overwrite: bool = False, keeps_replaced: bool = False) -> Checkpoint:
+    def save(
+        self,
+        *steps: int,
+        seed: int = 0,
+        overwrite: bool = False,
+        keeps_replaced: bool = False,
+        graph: bytes | None = None,
+    ) -> Checkpoint:
         for step in steps:
             self.clock.advance(10)
-            done = self.commit(self.begin(step, seed, keeps_replaced=keeps_replaced), seed, overwrite=overwrite)
+            record = self.begin(step, seed, keeps_replaced=keeps_replaced, meta=graph is not None)
+            done = self.commit(record, seed, overwrite=overwrite, meta_graph=graph)
             self.catalog.retire()
         return done
 

@@ -108,7 +108,8 @@ class History:
                 wanted = prefix in whole | aside.keys()
             elif ".data-" in name:
                 prefix, _, rest = path.rpartition(".data-")
-                indexes = [*([f"{prefix}.index"] if prefix in whole else []), *aside.get(prefix, [])]
+                copies = [copy for copy in aside.get(prefix, []) if copy.endswith(".index-aside")]
+                indexes = [*([f"{prefix}.index"] if prefix in whole else []), *copies]
                 wanted = any(f".data-{rest}" in _shards(files, index) for index in indexes)
             else:
                 wanted = name.endswith((".index", ".meta")) and path.rpartition(".")[0] in whole
@@ -342,9 +343,9 @@ def a_deletion_undone(trainer: Trainer) -> None:
 
 
 def a_replacement_undone(trainer: Trainer) -> None:
-    trainer.save(1)
+    trainer.save(1, meta=b"graph")
     trainer.save(2)
-    trainer.save(1, 11, overwrite=True, keeps_replaced=True)
+    trainer.save(1, 11, overwrite=True, keeps_replaced=True, meta=b"another graph")
     trainer.exchange(1, 1)
     trainer.clock.advance(2 * UNDO_S)
     trainer.save(3)

@@ -298,6 +298,8 @@ class Catalog:
         try:
             if record.keeps_replaced and overwrite:
                 self._keep_replaced(record)
+            if record.keeps_replaced and files.replaces_meta:
+                self._undo.keep_meta(record)
             durable.commit(self._store, files, self._on_step, confirm=upkeep.confirm)
             if done.write_state:
                 listing = ledger.listing.with_newest(ledger.entry(done))

@@ -56,6 +56,21 @@ def copy_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) -
     return True
 
 
+def copy_meta_aside(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
+    """Copy the graph description of a checkpoint of ours aside, before another's takes its place."""
+    data = store.get(record.meta_key)
+    # Crash here: nothing has changed.
+    on_step("replace.meta")
+    reserve.copy(store, record.meta_key, data, record.aside_meta_key)
+
+
+def bring_meta_back(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
+    """Put the graph description in place again that was copied aside, if one was. Safe to repeat."""
+    if record.meta_graph and has_object(store, record.aside_meta_key):
+        on_step("undelete.meta")
+        store.replace(record.meta_key, store.get(record.aside_meta_key))
+
+
 def exchange(store: Store, record: Record, *, on_step: OnStep = ignore_step) -> None:
     """Put the index of one that was replaced in the place of its successor's, of which there is a copy."""
     data, version = store.get(record.aside_key), store.stat(record.index_key).version
@@ -139,7 +154,7 @@ def drop(
         if record.deleted_at is not None:
             # Crash here: as `delete` left it. Without the copy the deletion is for good.
             on_step("drop.aside")
-            store.delete([record.aside_key])
+            store.delete([record.aside_key, record.aside_meta_key])
         with_meta = index is None or _has_no_meta(index, others)
         _delete_files(store, record, with_meta=with_meta, what="drop", on_step=on_step)
         _delete_record(store, record, what="drop", on_step=on_step)

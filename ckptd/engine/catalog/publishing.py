@@ -146,8 +146,15 @@ class Publishing:
         if not record.dropped:
             # Crash here: replaced, with a copy of its index: `recovery` marks it.
             ledger.on_step("settle.aside")
-            ledger.remember(ledger.note(record, dropped=True, deleted_at=ledger.clock.wall_s()))
+            self.note_replaced(record)
         return True
+
+    def note_replaced(self, record: Record) -> Record:
+        """Mark a checkpoint as deleted for a while; that lasts until it is as old as the operator's floor wants."""
+        ledger, age_s = self._ledger, self._floor().keep_younger_than_s
+        kept_until = record.saved_at + age_s if age_s else None
+        changes = {"dropped": True, "deleted_at": ledger.clock.wall_s(), "kept_until": kept_until}
+        return ledger.remember(ledger.note(record, **changes))
 
     def delete_or_mark(self, record: Record, reason: str, in_use: Collection[str] | None) -> Verdict:
         """Delete a checkpoint that left the list; if it is being read or cannot be deleted, mark it for later.

@@ -53,6 +53,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "began_at": (-_LATEST_S, _LATEST_S),
     "saved_at": (-_LATEST_S, _LATEST_S),
     "deleted_at": (-_LATEST_S, _LATEST_S),
+    "kept_until": (-_LATEST_S, _LATEST_S),
     "aborted_at": (-_LATEST_S, _LATEST_S),
     "duration_s": (-_LATEST_S, _LATEST_S),
     "quarantined_at": (-_LATEST_S, _LATEST_S),
@@ -104,7 +105,9 @@ class Record:
         index_crc32c: of the index as we wrote it, once published: another program may have replaced it since.
         index_version: of the index that was in place when it began, if that matters to the store.
         dropped: retention or its owner let it go; what is left of it is to be deleted.
-        deleted_at: wall clock, when its owner deleted it in a way that can be undone; see `prune.set_aside`.
+        deleted_at: wall clock, when its owner deleted it in a way that can be undone; see `deleting.set_aside`.
+        kept_until: wall clock, until when it can come back at least, as the operator's floor says; of one that was
+            replaced. None: no longer than any.
         preserved: it left the state file's list, and is kept for good.
         pinned: retention never lets it go.
         released: it is pinned no longer, and retention had let others go in its place: its turn is the next save.
@@ -148,6 +151,7 @@ class Record:
     index_version: str | None = None
     dropped: bool = False
     deleted_at: float | None = None
+    kept_until: float | None = None
     preserved: bool = False
     pinned: bool = False
     released: bool = False
@@ -215,6 +219,11 @@ class Record:
     def aside_key(self) -> str:
         """Where the index is while its deletion can be undone: under a name that passes for no index."""
         return join(join(self.run, ASIDE_DIRECTORY), f"{self.prefix}.{self.save_id}.index-aside")
+
+    @property
+    def aside_meta_key(self) -> str:
+        """Where its graph description is while another checkpoint's has its place."""
+        return join(join(self.run, ASIDE_DIRECTORY), f"{self.prefix}.{self.save_id}.meta-aside")
 
     @property
     def policy(self) -> RetentionPolicy:

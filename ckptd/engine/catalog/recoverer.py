@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import replace
 
-from ckptd.engine.catalog import quarantine, records, recovery
+from ckptd.engine.catalog import deleting, quarantine, records, recovery
 from ckptd.engine.catalog.commit import SeenState
 from ckptd.engine.catalog.fence import unsigned
 from ckptd.engine.catalog.ledger import Ledger
@@ -131,7 +131,8 @@ class Recoverer:
         ledger = self._ledger
         aside = {stat.key for stat in ledger.store.list(join(ledger.run, records.ASIDE_DIRECTORY), deep=False)}
         for record in ledger.records.values():
-            if record.deleted_at is None and record.aside_key in aside:
+            if record.deleted_at is None and not aside.isdisjoint((record.aside_key, record.aside_meta_key)):
+                deleting.bring_meta_back(ledger.store, record, on_step=ledger.on_step)
                 self._undo.drop_copy(record)
 
     def _postpone(self, record: Record, error: StorageFullError) -> RecoveryOutcome:
@@ -146,7 +147,7 @@ class Recoverer:
         subject = ledger.store.location(record.prefix_key)
         match fate:
             case Fate.RESTORE:
-                ledger.remember(ledger.note(record, dropped=False, deleted_at=None))
+                ledger.remember(ledger.note(record, dropped=False, deleted_at=None, kept_until=None))
             case Fate.PRESERVE:
                 ledger.remember(ledger.note(record, preserved=True))
             case Fate.DROP:
@@ -155,7 +156,7 @@ class Recoverer:
                     fate, reason = Fate.LEAVE, verdict.reason
             case Fate.SET_ASIDE:
                 if record.deleted_at is None:  # it was replaced, just before a crash
-                    record = ledger.remember(ledger.note(record, dropped=True, deleted_at=ledger.clock.wall_s()))
+                    record = self._publishing.note_replaced(record)
                 self._undo.set_aside(record)
             case Fate.CONFIRM:
                 self._uncommitted.elsewhere.wait_no_longer(record.save_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ckptd.engine.catalog.floor import Floor
 from ckptd.engine.catalog.recovery import Fate
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.storage.memory import MemoryStore
@@ -26,8 +27,8 @@ def a_run(store: MemoryStore | None = None, clock: HandClock | None = None, **op
     return Run(store or MemoryStore("m", wall_s=clock.wall_s), clock, max_to_keep=3, undo_s=UNDO_S, **options)
 
 
-def replace_2(run: Run, seed: int) -> None:
-    run.save(2, seed=seed, overwrite=True, keeps_replaced=True)
+def replace_2(run: Run, seed: int, graph: bytes | None = None) -> None:
+    run.save(2, seed=seed, overwrite=True, keeps_replaced=True, graph=graph)
 
 
 def in_place(run: Run) -> int:
@@ -96,6 +97,37 @@ def test_what_another_caller_replaces_is_gone_and_what_was_kept_before_it() -> N
     assert not [key for key in run.files() if key.endswith("aside")]
 
 
+def test_what_is_younger_than_the_floor_comes_back_although_the_time_to_undo_is_over() -> None:
+    clock = HandClock()
+    store = MemoryStore("m", wall_s=clock.wall_s)
+    run = a_run(store, clock, floor=lambda: Floor(keep_younger_than_s=1000.0))
+    run.save(2, graph=b"graph of 2")
+    for seed in (22, 222):
+        replace_2(run, seed, b"graph of %d" % seed)
+    clock.advance(UNDO_S + 1)
+    run = a_run(store, clock)  # also where the policy says so no longer
+    run.catalog.retire()
+    run.catalog.edits.undelete(2)
+    assert (in_place(run), run.files()["run/m-2.meta"]) == (22, b"graph of 22")
+    clock.advance(1000.0)
+    run.catalog.retire()
+    assert in_place(run) == 22
+    with pytest.raises(NotFoundError):
+        run.catalog.edits.undelete(2)
+    assert not [key for key in run.files() if key.endswith("aside")]
+
+
+def test_a_graph_comes_back_with_a_deletion_after_the_step_was_saved_again() -> None:
+    run = a_run()
+    run.save(1)
+    run.save(2, graph=b"graph of 2")
+    run.save(3)
+    run.catalog.edits.delete(2)
+    run.save(2, seed=22, keeps_replaced=True, graph=b"graph of 22")
+    run.catalog.edits.undelete(2)
+    assert (in_place(run), run.files()["run/m-2.meta"]) == (2, b"graph of 2")
+
+
 def test_a_pinned_successor_is_not_put_away() -> None:
     run = a_run()
     run.save(2)
@@ -116,23 +148,27 @@ def test_retention_takes_the_successor_alone_and_the_other_still_comes_back() ->
     assert in_place(run) == 2
 
 
-def replacing(run: Run) -> None:
-    replace_2(run, 22)
+def replacing(run: Run, graph: bytes | None) -> None:
+    replace_2(run, 22, graph)
 
 
-def exchanging(run: Run) -> None:
-    replace_2(run, 22)
+def exchanging(run: Run, graph: bytes | None) -> None:
+    replace_2(run, 22, graph)
     run.catalog.edits.undelete(2)
 
 
-def exchanging_back(run: Run) -> None:
-    exchanging(run)
+def exchanging_back(run: Run, graph: bytes | None) -> None:
+    exchanging(run, graph)
     run.catalog.edits.undelete(2)
 
 
+@pytest.mark.parametrize("has_graph", [False, True], ids=["plain", "with its graph"])
 @pytest.mark.parametrize("is_listed", [True, False], ids=["listed", "kept for good"])
 @pytest.mark.parametrize("story", [replacing, exchanging, exchanging_back])
-def test_a_crash_at_any_step_loses_neither(story: Callable[[Run], None], is_listed: bool) -> None:
+def test_a_crash_at_any_step_loses_neither(
+    story: Callable[[Run, bytes | None], None], is_listed: bool, has_graph: bool
+) -> None:
+    graphs = {2: b"graph of 2", 22: b"graph of 22"} if has_graph else {2: None, 22: None}
     for number in itertools.count():
         steps = itertools.count()
 
@@ -143,7 +179,8 @@ def test_a_crash_at_any_step_loses_neither(story: Callable[[Run], None], is_list
         clock = HandClock()
         store = MemoryStore("m", wall_s=clock.wall_s)
         first = a_run(store, clock)
-        first.save(1, 2)
+        first.save(1)
+        first.save(2, graph=graphs[2])
         if not is_listed:
             first.save(3)
             first.catalog.edits.delete(2)
@@ -152,7 +189,7 @@ def test_a_crash_at_any_step_loses_neither(story: Callable[[Run], None], is_list
             assert "run/m-2" not in listed_in(first.files(), "run")
         run = a_run(store, clock, on_step=die)
         try:
-            story(run)
+            story(run, graphs[22])
             is_over = True
         except DiedError:
             is_over = False
@@ -160,12 +197,14 @@ def test_a_crash_at_any_step_loses_neither(story: Callable[[Run], None], is_list
         assert not after.recovery.subjects(Fate.LEAVE), after.recovery
         assert a_run(store, clock).recovery.outcomes == (), "a second start finds nothing to do"
         reachable = {in_place(after)}
+        assert after.files().get("run/m-2.meta") == graphs[in_place(after)], number
         for _ in range(2):
             try:
                 after.catalog.edits.undelete(2)
             except NotFoundError:
                 break
             reachable.add(in_place(after))
+            assert after.files().get("run/m-2.meta") == graphs[in_place(after)], number
         assert 2 in reachable, number
         if is_over:
             assert reachable == {2, 22}
