@@ -10,7 +10,7 @@ from ckptd.engine.wording import describe_bytes, describe_ranks, describe_second
 
 
 class PartPhase(Enum):
-    """How far a host's part of a save has come. It only moves down this list."""
+    """How far a host's part of a save has come. It moves down this list, unless a later coordinator begins anew."""
 
     DECLARED = "declared"  # the coordinator has not said yet what to write
     FILLING = "filling"

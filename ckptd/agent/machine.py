@@ -218,27 +218,38 @@ class AgentMachine:
         save = self._saves.get(go.request_id)
         if save is None:
             return []
-        if save.phase is not PartPhase.DECLARED:
+        if save.save == go.save:
             # It is repeated, or comes from a later term: what is sealed is told again, and never written again.
-            return self._tell_of(save, now) if save.save == go.save else []
-        save.go = go
+            return self._tell_of(save, now)
+        effects: list[Effect] = []
+        if save.go is not None:
+            if go.term <= save.go.term or save.phase is PartPhase.FAILED:
+                return []
+            effects = [Stop(save.save)]  # a later coordinator begins anew, under other keys
+        save.go, save.receipts = go, None
         if go.shard is None:
             save.phase, save.receipts = PartPhase.SEALED, ()
-            return self._tell_of(save, now)
+            return effects + self._tell_of(save, now)
         save.phase, save.owed_bytes = PartPhase.FILLING, go.size_bytes
-        return [Fill(go, save.declaration)]
+        return [*effects, Fill(go, save.declaration)]
 
     def _end(self, ended: SaveEnded) -> list[Effect]:
         effects: list[Effect] = []
         save = self._saves.get(ended.request_id)
-        if save is not None and save.save in ("", ended.save):
+        if save is not None and self._is_about(ended, save):
             outcome = HostOutcome(ended.prefix, ended.reason, ended.is_known)
             effects = [Tell(ended.request_id, outcome)]
+            if save.save not in ("", ended.save):
+                effects.append(Stop(save.save))
             self._forget(save, outcome)
         if ended.save:
             self._to_acknowledge[ended.save] = ended.request_id
             return [*effects, Stop(ended.save)]
         return [*effects, *self._say(EndSeen(self.life, self.highest_term, "", ended.request_id))]
+
+    def _is_about(self, ended: SaveEnded, save: HostSave) -> bool:
+        """Whether this ends a save, and not only an earlier attempt at it. In one term there is one attempt."""
+        return save.go is None or ended.save in ("", save.save) or ended.term > save.go.term
 
     # Time
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,10 @@ from ckptd.engine.hosts.messages import (
     AgentLife,
     Attached,
     Beat,
+    CarriedSave,
     DeclareHost,
     EndSeen,
+    Fenced,
     Go,
     Hello,
     HostDeclaration,
@@ -26,7 +29,6 @@ from ckptd.engine.hosts.messages import (
     SaveEnded,
 )
 from ckptd.engine.hosts.parts import HostPart, HostParts
-from ckptd.engine.hosts.revival import save_id_of
 from ckptd.engine.saves import session as machine
 from ckptd.engine.saves.session import Phase, Session
 from ckptd.engine.wording import describe_ranks
@@ -60,6 +62,10 @@ class LiveSave:
     @property
     def save(self) -> str:
         return "" if self.record is None else self.record.save_id
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(texts).encode()).hexdigest()
 
 
 @dataclass
@@ -176,9 +182,9 @@ class Coordinator(Process):
             if isinstance(answer, Attached):
                 self.judge.attended(answer.term, agent)
             self.network.send(self, self.host, source, answer)
-            for carried in message.saves if self.attendance.is_present(agent) else ():
-                if carried.save and self.of_save(carried.save) is None:
-                    self.answer_unknown(agent, carried.declaration.request_id, carried.save)
+            for carried in message.saves if isinstance(answer, Attached) else ():
+                if not carried.save or self.of_save(carried.save) is None:
+                    self.told_again(agent, carried)
         elif refusal := self.attendance.hear(agent, message.term, self.world.now):
             self.network.send(self, self.host, source, refusal)
         else:
@@ -207,11 +213,19 @@ class Coordinator(Process):
                 self.sealed(agent, message)
             case PartFailed(request_id=request_id, save=save, reason=reason):
                 self.part_failed(agent, request_id, save, reason)
-            case EndSeen():
-                pass
+            case EndSeen(save=save) if save:
+                self.guarded(lambda: self.catalog.writers.heard_end(save, agent.host))
 
     def of_save(self, save: str) -> LiveSave | None:
         return next((live for live in self.live.values() if live.save == save), None)
+
+    def told_again(self, agent: AgentLife, carried: CarriedSave) -> None:
+        """Take what an agent carries: it is over, or may go on where a former coordinator has left it."""
+        request_id = carried.declaration.request_id
+        if request_id in self.ended or self.catalog.contents.record_of(carried.save) is not None:
+            self.answer_unknown(agent, request_id, carried.save)
+        else:
+            self.declare(agent, carried.declaration)
 
     def answer_unknown(self, agent: AgentLife, request_id: str, save: str) -> None:
         """Tell an agent of a save that is not under way."""
@@ -273,7 +287,13 @@ class Coordinator(Process):
     def sealed(self, agent: AgentLife, message: PartSealed) -> None:
         live = self.of_save(message.save)
         if live is None or live.parts is None:
-            self.answer_unknown(agent, message.request_id, message.save)
+            declared = (each.declarations.get(agent.host) for each in self.live.values())
+            if any(each is not None and each.request_id == message.request_id for each in declared):
+                return  # it goes on when all have told of it again
+            if message.request_id in self.ended or self.catalog.contents.record_of(message.save) is not None:
+                self.answer_unknown(agent, message.request_id, message.save)
+            else:
+                self.tell(agent.host, Fenced(self.term.number, self.name))  # it attends again, and tells all
             return
         try:
             part = live.parts.seal(message)
@@ -323,19 +343,16 @@ class Coordinator(Process):
 
     def plan(self, live: LiveSave) -> None:
         hosts = sorted(live.declarations, key=lambda host: live.declarations[host].ranks)
-        word = f"{self.world.rng.getrandbits(48):012x}"
+        calls = digest_of(live.declarations[host].request_id for host in hosts)
         try:
-            num_shards = self.num_shards(live.step, len(hosts))
-            sizes = [live.declarations[host].size_bytes for host in hosts] + [0] * (num_shards - len(hosts))
-            record = self.catalog.draft(
-                NAME,
-                live.step,
-                save_id=save_id_of(word, live.declarations.values()),
-                shard_sizes=sizes,
-                epoch=self.term.number,
-            )
-            live.record = record
-            self.catalog.begin(record)
+            record = live.record = self.catalog.writers.waiting(NAME, live.step, calls)
+            if record is not None:
+                self.catalog.writers.revive(record, record.shard_keys[len(hosts) :])
+                self.judge.num_revived += 1
+                self.world.log(f"{self.name} goes on with {record.save_id}")
+            else:
+                record = live.record = self.draft(live, hosts, calls)
+                self.catalog.begin(record)
             for key in record.shard_keys[len(hosts) :]:
                 self.store.create(key, 0).finish()
         except CkptdError as error:
@@ -343,6 +360,20 @@ class Coordinator(Process):
             return
         now = self.world.now
         self.begin_filling(live, hosts, now)
+
+    def draft(self, live: LiveSave, hosts: list[str], calls: str) -> Record:
+        num_shards = self.num_shards(live.step, len(hosts))
+        sizes = [live.declarations[host].size_bytes for host in hosts] + [0] * (num_shards - len(hosts))
+        return self.catalog.draft(
+            NAME,
+            live.step,
+            save_id=f"{self.world.rng.getrandbits(64):016x}",
+            shard_sizes=sizes,
+            writers=hosts,
+            layout_digest=digest_of(map(str, sizes)),
+            calls=calls,
+            term=self.term.number,
+        )
 
     def begin_filling(self, live: LiveSave, hosts: list[str], now: float) -> None:
         record = live.record

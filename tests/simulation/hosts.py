@@ -126,6 +126,8 @@ class Agent(Process):
                         self.home.network.send(self, self.name, self.coordinator, message)
                 case Fill(go, declaration):
                     self.world.log(f"{self.name} fills {go.key} of {go.save}")
+                    if go.save in self.filling:
+                        self.home.judge.written_again(self.name, go.key)
                     self.filling[go.save] = (go, declaration)
                     self.after(0.2 * self.world.rng.random(), lambda go=go, of=declaration: self._fill(go, of, 1))
                 case Stop(save):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Judge:
     most_waited_s: float = 0.0
     num_acknowledged: int = 0
     num_revived: int = 0
+    began: tuple[int, int] = (0, 0)
+    """Sequence and step of the latest."""
     reasons: list[str] = field(default_factory=list)
     bucket: Bucket | None = None
     lives: dict[tuple[int, str], list[str]] = field(default_factory=dict)
@@ -99,14 +102,37 @@ class Judge:
         if not listed:
             raise BrokenPromiseError("the state file lists nothing")
         found = [self.check_whole(prefix) for prefix in listed]
+        state_names = listed
         listed = [f"{prefix} ({calls[0]})" for prefix, calls in zip(listed, found, strict=True)]
         if listed[-1] not in self.published:
-            self.calls[listed[-1]] = found[-1]
-            self.published.append(listed[-1])
-            if told := self.failed.intersection(found[-1]):
-                raise BrokenPromiseError(f"{listed[-1]} is published; {sorted(told)} were told that it is not saved")
+            self._check_order(state_names[-1])
+            self._add(listed[-1], found[-1], len(self.published))
+        for name, following, calls in zip(listed, listed[1:], found, strict=False):
+            if name not in self.published:  # it was complete when its coordinator died, and was adopted in its place
+                self._add(name, calls, self.published.index(following))
         if listed != self.published[-len(listed) :] or len(listed) < min(KEPT, len(self.published)):
             raise BrokenPromiseError(f"the state went back: {listed} after {self.published[-KEPT:]}")
+
+    def _add(self, name: str, calls: tuple[str, ...], place: int) -> None:
+        self.calls[name] = calls
+        self.published.insert(place, name)
+        if told := self.failed.intersection(calls):
+            raise BrokenPromiseError(f"{name} is published; {sorted(told)} were told that it is not saved")
+
+    def _check_order(self, prefix: str) -> None:
+        """A save of an earlier step that began earlier is never named the latest after a later one."""
+        assert self.bucket is not None
+        data = self.object(names.index_key(f"{RUN}/{prefix}"))
+        assert data is not None
+        records = [
+            json.loads(self.object(key) or b"") for key in self.bucket.objects.keys(f"{RUN}/.ckptd", prefix + ".")
+        ]
+        fitting = [each for each in records if len(each["shard_sizes"]) == decode(data).num_shards]
+        if len(fitting) == 1:  # of two, one was noted late by a former owner
+            began = (fitting[0]["sequence"], fitting[0]["step"])
+            if began[0] < self.began[0] and began[1] < self.began[1]:
+                raise BrokenPromiseError(f"{prefix} is the latest, and began before {self.published[-1]}")
+            self.began = began
 
     def check_whole(self, prefix: str) -> tuple[str, ...]:
         """Every shard is there, is what the index says, and all are of one call of `save`; return the requests."""
@@ -169,6 +195,9 @@ class Judge:
 
     def obeyed_former(self, agent: str, message: object) -> None:
         raise BrokenPromiseError(f"{agent} obeyed a former coordinator: {message}")
+
+    def written_again(self, agent: str, key: str) -> None:
+        raise BrokenPromiseError(f"{agent} writes {key} again")
 
     def check_waits(self, now: float, limit_s: float) -> None:
         """No wait is longer than any bound allows."""

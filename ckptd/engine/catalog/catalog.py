@@ -275,6 +275,7 @@ class Catalog:
         record = ledger.records[record.save_id]
         if record.latest_filename != ledger.latest_filename:
             raise ConflictError("the run was given another state file meanwhile", key=record.key)
+        self.writers.check_order(record)
         pinned = ledger.is_pinned(record.prefix)
         if pinned != record.pinned:
             # What this replaces was pinned, or unpinned, since the save began. The mark would go with its record.

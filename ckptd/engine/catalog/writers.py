@@ -9,6 +9,7 @@ from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.save_keys import SaveKeys
 from ckptd.engine.catalog.uncommitted import Uncommitted
 from ckptd.engine.catalog.upkeep import Upkeep
+from ckptd.errors import ConflictError
 
 
 class Writers:
@@ -17,6 +18,7 @@ class Writers:
     def __init__(self, ledger: Ledger, uncommitted: Uncommitted, upkeep: Upkeep, keys: SaveKeys) -> None:
         """Look at a ledger."""
         self._ledger, self._uncommitted, self._upkeep, self._keys = ledger, uncommitted, upkeep, keys
+        self._revived: set[str] = set()
 
     def waiting(self, name: str, step: int | None, calls: str) -> list[Record]:
         """Return the records of saves that former lives began for these calls and that may go on, the newest first.
@@ -39,6 +41,21 @@ class Writers:
         self._ledger.store.delete(keys)
         self._uncommitted.elsewhere.wait_no_longer(record.save_id)
         self._ledger.live.add(record.save_id)
+        self._revived.add(record.save_id)
+
+    def check_order(self, record: Record) -> None:
+        """Make sure that what was revived is not published after what began later: the state would go back.
+
+        Raises:
+            ConflictError: a save of a later step, which began later, is published by now.
+        """
+        if record.save_id not in self._revived:
+            return
+        for other in self._ledger.records.values():
+            is_later = None not in (other.step, record.step) and (other.step or 0) > (record.step or 0)
+            if other.published and is_later and other.sequence > record.sequence:
+                reason = f"a later save, of step {other.step}, was published while this one waited for its writers"
+                raise ConflictError(reason, key=record.prefix_key)
 
     def heard_end(self, save_id: str, host: str) -> None:
         """Note that a writer knows that a save is over, and that it writes nothing for it any more.

@@ -162,6 +162,19 @@ def test_the_coordinators_word_ends_a_save_in_any_phase(begin):
     assert machine.hear(SaveEnded(3, REQUEST, "s", reason="rank 1 is gone"), 3.0) == [Tell(REQUEST, outcome), Stop("s")]
 
 
+@pytest.mark.parametrize("save", ["", "anew"])
+def test_a_later_coordinator_may_begin_anew_or_end_what_a_former_one_began(save):
+    machine = sealed()
+    machine.hear(Attached(4, 15.0), 3.0)
+    ended = machine.hear(SaveEnded(4, REQUEST, save, reason="rank 1 is gone"), 4.0)
+    assert ended[:2] == [Tell(REQUEST, HostOutcome(reason="rank 1 is gone")), Stop("s")]
+    machine = sealed()
+    machine.hear(Attached(4, 15.0), 3.0)
+    anew = Go(4, REQUEST, "anew", 5, 2, "m-5.data-00002-of-00005", 16, b"digest")
+    assert machine.hear(anew, 4.0) == [Stop("s"), Fill(anew, MINE)]
+    assert machine.hear(GO, 5.0) == []
+
+
 def test_the_end_of_another_attempt_is_acknowledged_and_told_to_no_rank():
     machine = filling()
     assert machine.hear(SaveEnded(3, REQUEST, "other", reason="gone"), 3.0) == [Stop("other")]

@@ -6,6 +6,7 @@ import pytest
 
 from ckptd.engine.catalog.elsewhere import TAKEN_S, WAIT_S
 from ckptd.engine.catalog.recovery import Fate
+from ckptd.errors import ConflictError
 from ckptd.storage.memory import MemoryStore
 from tests.fakes.catalog_run import Run, again
 from tests.fakes.clock import HandClock
@@ -61,6 +62,19 @@ def test_the_next_life_waits_for_the_hosts_of_a_save_and_sweeps_it_when_they_do_
     later.catalog.retire()
     assert shards(later) == []
     assert record.key in later.files()
+
+
+def test_what_waited_is_not_published_after_a_later_step(run):
+    run.begin(2, writers=HOSTS)
+    later = again(run)
+    waiting = later.catalog.writers.waiting("m", 2, "")
+    assert waiting is not None
+    later.catalog.writers.revive(waiting, [])
+    later.save(3)
+    with pytest.raises(ConflictError, match="a later save, of step 3, was published"):
+        later.commit(waiting)
+    later.catalog.abandon(waiting)
+    assert later.steps() == [1, 3]
 
 
 def test_uploads_of_a_save_that_may_go_on_are_spared_and_swept_afterwards():

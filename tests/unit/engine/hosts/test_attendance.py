@@ -7,10 +7,8 @@ import pytest
 from ckptd.engine.hosts.attendance import Attendance
 from ckptd.engine.hosts.messages import AgentLife, Attached, Fenced, Hello, PartSealed, Receipt, Replaced
 from ckptd.engine.hosts.parts import HostPart, HostParts
-from ckptd.engine.hosts.revival import Revival, is_attempt_at, save_id_of
 from ckptd.errors import ConflictError, InvalidRequestError
 from ckptd.storage.base import Durability
-from tests.fakes.many_hosts import declaration
 
 H1 = AgentLife("h1", "one", born=1.0)
 H1_AGAIN = AgentLife("h1", "two", born=2.0)
@@ -123,32 +121,3 @@ def test_only_what_was_ordered_is_taken():
             owed.seal(PartSealed(H9, 3, "q", "s", (wrong,)))
     with pytest.raises(ConflictError, match="no part"):
         owed.seal(PartSealed(H9, 3, "q", "other", ()))
-
-
-def test_a_save_goes_on_only_with_the_very_calls_that_it_was_begun_for():
-    mine = [declaration("h1", 5, (0, 1), 4), declaration("h2", 5, (2, 3), 4)]
-    save = save_id_of("x" * 12, mine)
-    assert is_attempt_at(save, reversed(mine))
-    assert not is_attempt_at(save, mine[:1])
-    assert not is_attempt_at(save, [mine[0], declaration("h2", 5, (2, 3), 4, call=1)])
-    assert not is_attempt_at("short", mine)
-
-
-def test_a_revival_waits_for_all_and_names_those_that_do_not_come():
-    attendance = attended(H1, H9)
-    mine = [declaration("h1", 5, (0, 1), 72), declaration("h9", 5, tuple(range(2, 72)), 72)]
-    save = save_id_of("x" * 12, mine)
-    revival = Revival(save, until=60.0, wait_s=60.0)
-    assert revival.why_over(attendance, 59.0) is None
-    assert "no agent that holds a part of it has come back within 60 s" in revival.why_over(attendance, 60.0)
-    revival.tell("h1", mine[0])
-    assert (revival.missing, revival.is_complete) == (tuple(range(2, 72)), False)
-    assert revival.why_over(attendance, 60.0) == (
-        "ranks 2-71 have not come back within 60 s of the coordinator's start "
-        "(ranks 64-71: agent on h9 is gone 60 s); agents on h1 have"
-    )
-    revival.tell("h9", mine[1])
-    assert revival.is_complete
-    assert revival.why_over(attendance, 60.0) is None
-    revival.tell("h9", declaration("h9", 5, tuple(range(2, 72)), 72, call=1))
-    assert "another save of this step" in revival.why_over(attendance, 1.0)
