@@ -29,7 +29,8 @@ RESERVE_BYTES = 256 << 10
 
 _END_MORE_BYTES = 1024  # that a record of how something ended may have more than the one that it began
 _TRIES = 4
-_LEFT = {Reserve.NONE: RESERVE_BYTES, Reserve.HALF: RESERVE_BYTES // 2, Reserve.ALL: 0}
+_ROUNDED_BYTES = 16 << 10  # what rotations of a full disk may lose: each file has whole blocks
+_LEFT = {Reserve.NONE: RESERVE_BYTES, Reserve.HALF: RESERVE_BYTES // 2, Reserve.ALL: _ROUNDED_BYTES}
 _LEFT_BY_REPEATED = {**_LEFT, Reserve.HALF: RESERVE_BYTES * 3 // 4, Reserve.ALL: RESERVE_BYTES // 2}
 
 _log = logging.getLogger("ckptd.audit")
@@ -179,7 +180,7 @@ class AuditLog:
                 if not end_bytes:
                     raise
                 text = self._line(entry, end_bytes)
-        file.append(text, leaves=kept, wanted=kept + RESERVE_BYTES)
+        file.append(text, leaves=0, wanted=kept + RESERVE_BYTES)  # its own room is there
 
     def _append(self, file: AuditFile, text: bytes, entry: JournalEntry, *, kept: int) -> None:
         """Append a line that leaves of the reserve what its entry has to leave, and all that is `kept` for ends."""
