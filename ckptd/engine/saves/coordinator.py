@@ -91,7 +91,7 @@ class Coordinator:
         self.admit: Admit = admit_all
         """Called with each save and its size before anything of it is written; see `Admit`. May block."""
         self.manifests = KnownManifests()
-        self.writers: tuple[str, ...] = ()  # addresses that plans name for every shard; set once it is known
+        self.writers: tuple[str, ...] = ()  # addresses that plans name for shards that we write; set once known
         self._owns_root, self._journal = owns_root, journal
         self._ticking = threading.Lock()
         self._is_closed = False  # from then on no worker takes the work that a tick would begin
@@ -386,7 +386,7 @@ class Coordinator:
             workers=self._threads.workers_of(name),
             feeders=self._threads.feeders_of(name),
             readers=self._readers,
-            writers=lambda: self.writers,
+            writers=lambda host: self.agents.addresses(host) if host else self.writers,
             owner=self.root.lock_run(name),
             holder=self.root.holder,
             life=self.root.life,

@@ -28,6 +28,8 @@ class FromAgents:
         self._runs = runs
         self.is_present: Callable[[AgentLife], bool] = lambda life: False
         """Says whether this is the present life of its host's agent. It must not block."""
+        self.addresses: Callable[[str], tuple[str, ...]] = lambda host: ()
+        """Returns where the agent of a host takes the bytes of ranks on other hosts, the best address first."""
         self.term = 0
         """Of this coordinator; see `ckptd.engine.catalog.term`."""
 

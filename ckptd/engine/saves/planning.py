@@ -197,7 +197,7 @@ class Plan:
                 Lane(
                     shard=shard,
                     key=self.shards[shard].key,
-                    writers=self._run.writers(),
+                    writers=self._run.writers(layout.host_of(shard)),
                     transport=transport,
                     size_bytes=int(layout.segment_size[rows].sum()),
                     items=layout.segment_item[rows],

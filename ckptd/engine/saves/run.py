@@ -54,7 +54,7 @@ class Run:
         workers: Share,
         feeders: Share,
         readers: Readers,
-        writers: Callable[[], tuple[str, ...]],
+        writers: Callable[[str], tuple[str, ...]],
         owner: Lock | None,
         holder: str,
         life: Life | None = None,

@@ -37,7 +37,8 @@ class Surroundings:
         layouts: the latest ones, as most saves of a run are equal.
         workers: run blocking work.
         feeders: take lanes from captured memory, beside all other work: this waits for ranks.
-        writers: returns the addresses of processes that take shards; empty means the one that answered.
+        writers: returns the addresses of the process that takes the shards of a host, "" being this one; none means
+            the process that answered.
         term: returns the term of this coordinator; 0 where no other host writes.
         admit: is called with a save and its size before anything of it is written.
         journal: is told of them.
@@ -51,7 +52,7 @@ class Surroundings:
     layouts: KnownLayouts
     workers: Share
     feeders: Share
-    writers: Callable[[], tuple[str, ...]]
+    writers: Callable[[str], tuple[str, ...]]
     term: Callable[[], int]
     admit: Admit
     journal: RunJournal

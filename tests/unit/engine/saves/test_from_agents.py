@@ -81,6 +81,14 @@ def test_a_rank_whose_part_is_in_its_hosts_memory_may_go(job):
         job.coordinator.outcome(planned.save).result(WAIT_S)
 
 
+def test_a_rank_is_told_where_the_shards_are_taken_that_it_has_bytes_for(job):
+    job.coordinator.agents.addresses = lambda host: (f"{host}:7070",)
+    layout = plan(job.ranks.manifests, 1, hosts=job.hosts)
+    for rank, declared in enumerate(job.declare(5)):
+        told = {lane.shard: lane.writers for lane in declared.result(WAIT_S).lanes}
+        assert told == {shard: (f"{layout.shard_hosts[shard]}:7070",) for shard in layout.shards_of[rank]}
+
+
 def test_a_former_life_of_an_agent_has_no_effect(job):
     planned = job.planned(5)
     receipt = job.write(planned, "a")
