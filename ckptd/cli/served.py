@@ -66,7 +66,7 @@ class ByDaemon:
 
 def _explain(_kind: object, error: BaseException | None, _trace: object) -> None:
     if isinstance(error, CkptdError):
-        error.add_note("there is no such path here, so the daemon that CKPTD_ADDRESS names was asked for the run")
+        error.add_note("there is no such path here, so the run was requested from the daemon that CKPTD_ADDRESS names")
 
 
 def option(command: Callable[..., T]) -> Callable[..., T]:
