@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptd.engine.journal import JournalEntry, Reserve
+from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError
 from ckptd.service import audited
 from ckptd.service.opening import Openings
@@ -29,12 +30,17 @@ class Subjects:
 
         A call about what does not exist comes to nothing, and its record may not use the reserve: else anybody could
         use it up who may delete, without deleting anything.
+
+        Raises:
+            NotNowError: the run is not open yet.
         """
         try:
             if method.path in audited.NAMING:
                 return await self._about_checkpoint(entry, request, deleted=entry.event == "undelete")
             if entry.event == "repair" and not await self._is_run(entry.run):
                 return replace(entry, reserve=Reserve.NONE)
+        except NotNowError:
+            raise  # nothing has begun, and to wait for it again would take as long
         except CkptdError:  # the call itself will say so
             return replace(entry, reserve=Reserve.NONE)
         return entry
