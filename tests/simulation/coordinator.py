@@ -345,7 +345,7 @@ class Coordinator(Process):
         hosts = sorted(live.declarations, key=lambda host: live.declarations[host].ranks)
         calls = digest_of(live.declarations[host].request_id for host in hosts)
         try:
-            record = live.record = self.catalog.writers.waiting(NAME, live.step, calls)
+            record = live.record = next(iter(self.catalog.writers.waiting(NAME, live.step, calls)), None)
             if record is not None:
                 self.catalog.writers.revive(record, record.shard_keys[len(hosts) :])
                 self.judge.num_revived += 1

@@ -67,8 +67,7 @@ def test_the_next_life_waits_for_the_hosts_of_a_save_and_sweeps_it_when_they_do_
 def test_what_waited_is_not_published_after_a_later_step(run):
     run.begin(2, writers=HOSTS)
     later = again(run)
-    waiting = later.catalog.writers.waiting("m", 2, "")
-    assert waiting is not None
+    [waiting] = later.catalog.writers.waiting("m", 2, "")
     later.catalog.writers.revive(waiting, [])
     later.save(3)
     with pytest.raises(ConflictError, match="a later save, of step 3, was published"):
