@@ -86,16 +86,11 @@ class Manifest:
     def __post_init__(self) -> None:
         _check_columns(self)
 
-    @property
+    @cached_property
     def schema(self) -> Schema:
         """What follows from names, dtypes and full shapes, which are checked."""
-        if len(self.names) <= _SMALL_SCHEMA:
-            return _small_schema(self.names, self.dtypes, self.full_shapes)
-        return self._large_schema
-
-    @cached_property
-    def _large_schema(self) -> Schema:
-        return Schema.of(self.names, self.dtypes, self.full_shapes)
+        make = _small_schema if len(self.names) <= _SMALL_SCHEMA else Schema.of
+        return make(self.names, self.dtypes, self.full_shapes)
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> Manifest:
@@ -161,6 +156,8 @@ class Manifest:
         The ranks of a job save the same tensors, mostly boxes of the same shapes: kept once for each rank, names and
         columns would take several times the memory of where their boxes begin.
         """
+        for derived in ("memory_bytes", "row_starts", "schema"):  # made again when they are needed
+            vars(self).pop(derived, None)
         if other is self or (self.names, self.dtypes, self.full_shapes) != (
             other.names,
             other.dtypes,
@@ -172,8 +169,6 @@ class Manifest:
         for name in ("names", "dtypes", "full_shapes", *equal):
             object.__setattr__(shared, name, getattr(other, name))
         object.__setattr__(shared, "_of_another", frozenset(("names", *equal)))
-        for name in ("memory_bytes", "row_starts", "_large_schema"):
-            vars(shared).pop(name, None)
         return shared
 
     @cached_property

@@ -3,6 +3,10 @@
 A host's ranks often hold neighbouring boxes of a tensor. Where the bytes of one, followed by those of the next, are the
 bytes of a box, that box gets one entry of the index: it is smaller by the number of ranks on a host, as are the list of
 slices that each reader goes through and the sums that are told. Readers of the format see a slice like any other.
+
+What is part of a slice is checked by reading the whole slice: a rank that reads its own part from the store reads that
+of the host's other ranks, too, or, if that is more than four times as much, does not check it (see ``docs/damage.md``).
+What reads for a whole host checks all of it.
 """
 
 from __future__ import annotations

@@ -45,14 +45,15 @@ class KnownLayouts:
         """Plan, or return the plan of an equal save; `from_lowest` and `hosts` as for `plan`."""
         key = tuple(manifest.digest for manifest in manifests), from_lowest, hosts
         with self._lock:
-            known = self._layouts.get(key)
-        if known is None:
-            num_shards = self._num_shards or min(len(manifests), MAX_SHARDS)
-            known = plan(manifests, num_shards, self._align_bytes, from_lowest, hosts)
-        with self._lock:
             self._latest = manifests
+            known = self._layouts.get(key)
+            if known is not None:
+                self._layouts.move_to_end(key)
+                return known
+        num_shards = self._num_shards or min(len(manifests), MAX_SHARDS)
+        known = plan(manifests, num_shards, self._align_bytes, from_lowest, hosts)
+        with self._lock:
             self._layouts[key] = known
-            self._layouts.move_to_end(key)
             while len(self._layouts) > 1 and self._is_too_much():
                 self._layouts.popitem(last=False)
         return known
