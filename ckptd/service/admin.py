@@ -85,10 +85,13 @@ class AdminService:
             write_mode=facts.write_mode,
             limits=[
                 admin_pb2.LimitUse(
-                    subject=use.subject, what=use.what, used=-1 if use.used is None else use.used, most=use.most
+                    subject=use.subject_for(may_read),
+                    what=use.what,
+                    used=-1 if use.used is None else use.used,
+                    most=use.most,
                 )
                 for use in self._allowances.uses()
-                if use.subject == str(call.caller) or any(call.may(Right.READ, pattern) for pattern in use.runs)
+                if use.subject == str(call.caller) or any(map(may_read, use.runs))
             ],
             stream_ports=() if self._host.streams is None else self._host.streams.ports,
             open_files=await self._pools.look(descriptors.in_use),

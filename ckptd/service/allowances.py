@@ -9,13 +9,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptd.access import callers
 from ckptd.access.callers import Caller
+from ckptd.access.patterns import matches
 from ckptd.access.policy import Limit, Quota
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.refusals import NotNowError
@@ -30,6 +31,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 _log = logging.getLogger("ckptd.service")
 
+_STORED = "stored_bytes"
 _LIST_RUNS_S = 60.0  # runs that another program copied below the root count from then on
 
 
@@ -43,6 +45,10 @@ class Use:
     most: int
     runs: tuple[str, ...] = ("**",)  # who may read these may know
 
+    def subject_for(self, may_know: Callable[[str], bool]) -> str:
+        """Say whose it is: of a quota, by those patterns of runs that the reader may know."""
+        return in_words(self.runs, may_know) if self.what == _STORED else self.subject
+
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
@@ -54,6 +60,12 @@ class _Admitted:
 
 
 _NOT_ADMITTED = _Admitted("", 0, is_reserved=False)
+
+
+def in_words(patterns: Sequence[str], may_know: Callable[[str], bool]) -> str:
+    """Name the patterns of a quota that its reader may know, and that there are others."""
+    known = [pattern for pattern in patterns if may_know(pattern)]
+    return ", ".join(known) + ("" if len(known) == len(patterns) else " and others")
 
 
 class Allowances:
@@ -238,8 +250,9 @@ class Allowances:
     def _check_stored(self, quota: Quota, save: SaveRef, size_bytes: int) -> None:
         stored = self._stored(quota)
         if stored + size_bytes > quota.stored_bytes:
+            told = in_words(quota.runs, lambda pattern: matches(pattern, save.run))
             raise StorageFullError(
-                f"{save} has {readable_size(size_bytes)}; of the runs {', '.join(quota.runs)} {readable_size(stored)} "
+                f"{save} has {readable_size(size_bytes)}; of the runs {told} {readable_size(stored)} "
                 f"are stored, and the daemon's policy allows them {readable_size(quota.stored_bytes)}: delete "
                 "checkpoints (what can be undeleted counts until then), or have an operator raise the quota",
             )
@@ -301,5 +314,5 @@ class Allowances:
         is_measured = self._listed_at > float("-inf")
         for quota in policy.quotas:
             stored = self._stored(quota) if is_measured else None
-            found.append(Use(", ".join(quota.runs), "stored_bytes", stored, quota.stored_bytes, quota.runs))
+            found.append(Use(", ".join(quota.runs), _STORED, stored, quota.stored_bytes, quota.runs))
         return found

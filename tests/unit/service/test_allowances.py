@@ -13,6 +13,7 @@ from ckptd.access import policy
 from ckptd.client.checkpointer import Checkpointer
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import StorageFullError, UnavailableError
+from ckptd.service.allowances import in_words
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.wire import addresses, methods, status
 from ckptd.wire.channels import open_channel
@@ -214,3 +215,12 @@ def test_what_is_most_of_the_free_disk_is_not_reserved_before_it_comes_but_saved
         assert 720_000 in reserved
         assert 800_000 not in reserved
         assert one.restore(2)["w"][-1] == 99_999
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [({"r/**", "secret/*"}, "r/**, secret/*"), ({"r/**"}, "r/** and others")],
+    ids=["all of them", "some of them"],
+)
+def test_a_quota_names_its_reader_no_pattern_of_others(known, said):
+    assert in_words(("r/**", "secret/*"), known.__contains__) == said
