@@ -10,6 +10,7 @@ import os
 import numpy as np
 
 from ckptd.storage.local.around_cache import UNIT_BYTES, DirectFile
+from ckptd.storage.local.patience import patient
 from ckptd.storage.local.statx import direct_alignment
 
 NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY)
@@ -44,7 +45,7 @@ class DirectCalls:
         if not self._has_direct:
             return None
         try:
-            file = os.open(name, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+            file = patient(os.open)(name, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
         except OSError as error:
             if error.errno not in NOT_SUPPORTED:
                 raise
@@ -73,7 +74,7 @@ class DirectCalls:
         if not self._reads_direct:
             return None
         try:
-            opened = _aligned(os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+            opened = _aligned(patient(os.open)(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
         except OSError:  # whatever the error is: reading through the page cache may still work
             opened = None
         self._reads_direct = opened is not None

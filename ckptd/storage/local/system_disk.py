@@ -13,6 +13,7 @@ from ckptd.storage.base import Buffer
 from ckptd.storage.local.confined import ConfinedOpener
 from ckptd.storage.local.direct_calls import NOT_SUPPORTED, DirectCalls
 from ckptd.storage.local.disk import DirectoryEntry, FileStatus, WriteMode
+from ckptd.storage.local.patience import patient
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
@@ -44,6 +45,7 @@ class SystemDisk(DirectCalls):
         self._has_fallocate = newer_calls and hasattr(self._libc, "fallocate")
         self._has_dontcache = newer_calls and hasattr(os, "pwritev")
 
+    @patient
     def open_root(self, path: str) -> int:
         """See `Disk`. The root itself may be reached by links: it is the operator's choice."""
         return os.open(path, _DIRECTORY_FLAGS)
@@ -82,16 +84,19 @@ class SystemDisk(DirectCalls):
         """See `Disk`. Never waits for a pipe's other end: what is no file is found out by `status`."""
         return self._open(root, path, _READ_FLAGS | os.O_NONBLOCK | os.O_NOCTTY, confined)
 
+    @patient
     def _open(self, root: int, path: str, flags: int, confined: bool) -> int:
         if not confined:
             return os.open(path, flags, dir_fd=root)
         return self._opener.open(root, path, flags)
 
+    @patient
     def open_lock_file(self, directory: int, name: str) -> int:
         """See `Disk`."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(name, flags, 0o666, dir_fd=directory)
 
+    @patient
     def create(self, directory: int, name: str) -> int:
         """See `Disk`. The umask decides the readers, as with TensorFlow: they run in other containers."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -201,6 +206,7 @@ class SystemDisk(DirectCalls):
         """See `Disk`."""
         os.unlink(name, dir_fd=directory)
 
+    @patient
     def entries(self, directory: int) -> list[DirectoryEntry]:
         """See `Disk`."""
         with os.scandir(directory) as found:
