@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from ckptd.engine.hosts.messages import CarriedSave, Go, HostDeclaration, Receipt
@@ -45,6 +45,7 @@ class HostSave:
         go: what the coordinator told to write, None before that.
         owed_bytes: what is still to be written.
         receipts: once it is sealed.
+        sealed: the receipts of earlier attempts, by save: a later coordinator may go on with one of them.
         failure: why it will not come, once that is so.
         since_term: in which term a coordinator was told of it first, 0 if that may have been before this life; None if
             it was told to none.
@@ -58,6 +59,7 @@ class HostSave:
     go: Go | None = None
     owed_bytes: int = 0
     receipts: tuple[Receipt, ...] | None = None
+    sealed: dict[str, tuple[Receipt, ...]] = field(default_factory=dict)
     failure: str = ""
     since_term: int | None = None
     told_at: float | None = None

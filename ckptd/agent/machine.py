@@ -226,9 +226,11 @@ class AgentMachine:
             if go.term <= save.go.term or save.phase is PartPhase.FAILED:
                 return []
             effects = [Stop(save.save)]  # a later coordinator begins anew, under other keys
-        save.go, save.receipts = go, None
-        if go.shard is None:
-            save.phase, save.receipts = PartPhase.SEALED, ()
+            if save.receipts is not None:
+                save.sealed[save.save] = save.receipts
+        save.go, save.receipts = go, () if go.shard is None else save.sealed.get(go.save)
+        if save.receipts is not None:
+            save.phase = PartPhase.SEALED
             return effects + self._tell_of(save, now)
         save.phase, save.owed_bytes = PartPhase.FILLING, go.size_bytes
         return [*effects, Fill(go, save.declaration)]

@@ -93,6 +93,7 @@ class Agent(Process):
         )
         self.coordinator = ""
         self.stopped: set[str] = set()
+        self.sealed: set[str] = set()
         self.filling: dict[str, tuple[Go, HostDeclaration]] = {}
         host.network.listen(self.name, self, self.hear)
         for declaration in list(host.captured.values()):  # its ranks find the new agent, and declare again
@@ -126,8 +127,9 @@ class Agent(Process):
                         self.home.network.send(self, self.name, self.coordinator, message)
                 case Fill(go, declaration):
                     self.world.log(f"{self.name} fills {go.key} of {go.save}")
-                    if go.save in self.filling:
+                    if go.save in self.sealed:
                         self.home.judge.written_again(self.name, go.key)
+                    self.stopped.discard(go.save)
                     self.filling[go.save] = (go, declaration)
                     self.after(0.2 * self.world.rng.random(), lambda go=go, of=declaration: self._fill(go, of, 1))
                 case Stop(save):
@@ -172,6 +174,7 @@ class Agent(Process):
             except CkptdError as error:
                 again(error)
             else:
+                self.sealed.add(go.save)
                 self.carry_out(self.machine.filled(replace(own, version=version), self.world.now))
 
         try:

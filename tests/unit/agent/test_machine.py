@@ -173,6 +173,8 @@ def test_a_later_coordinator_may_begin_anew_or_end_what_a_former_one_began(save)
     anew = Go(4, REQUEST, "anew", 5, 2, "m-5.data-00002-of-00005", 16, b"digest")
     assert machine.hear(anew, 4.0) == [Stop("s"), Fill(anew, MINE)]
     assert machine.hear(GO, 5.0) == []
+    back = Go(5, REQUEST, "s", 4, 2, GO.key, 16, b"digest")  # the one after goes on with the former attempt
+    assert machine.hear(back, 6.0) == [Stop("anew"), Send(PartSealed(LIFE, 5, REQUEST, "s", (RECEIPT,)))]
 
 
 def test_the_end_of_another_attempt_is_acknowledged_and_told_to_no_rank():
