@@ -15,15 +15,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import ckptd
 from ckptd.client.saving import end_of_process
 from tests import places
-from tests.processes import pytest_cmdline_main, pytest_collection_modifyitems, pytest_xdist_make_scheduler
+from tests.processes import (
+    pytest_cmdline_main,
+    pytest_collection_modifyitems,
+    pytest_configure_node,
+    pytest_xdist_make_scheduler,
+    pytest_xdist_setupnodes,
+)
 from tests.services.fixtures import ask_every_server as pytest_generate_tests
 from tests.services.fixtures import s3_front, s3_root, s3_service, s3_services
 
 __all__ = [
     "pytest_cmdline_main",
     "pytest_collection_modifyitems",
+    "pytest_configure_node",
     "pytest_generate_tests",
     "pytest_xdist_make_scheduler",
+    "pytest_xdist_setupnodes",
     "s3_front",
     "s3_root",
     "s3_service",

@@ -5,18 +5,35 @@ Plain `pytest` does so by itself. With paths, `-k`, `-m`, `-s` or `--pdb` it run
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
+import tempfile
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.services.s3 import SERVERS
+from tests.starts import prepared
 
-MOST_PROCESSES = 4
-"""Each imports TensorFlow, PyTorch and JAX: 2 GB of memory and a quarter of a minute."""
+MOST_PROCESSES = 5
+"""Each takes a gigabyte of memory."""
+
+_IMPORTED_ONCE = (
+    *dict.fromkeys((*prepared.TORCH, *prepared.LIGHTNING, *prepared.JAX, *prepared.TENSORFLOW)),
+    "orbax.checkpoint",
+    "peft",
+    "transformers",
+)
+"""By the process that those of the tests are forked from."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+_GROUPS = "groups.json"
+_DIRECTORY = pytest.StashKey[Path]()
 
 _TOGETHER = "frameworks"
 _PROGRAMS_OF_FRAMEWORKS = (
@@ -58,9 +75,22 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and option.markexpr == "not campaign"
     is_plain = not (option.keyword or option.usepdb or option.collectonly or option.capture == "no")
     if option.numprocesses is None and is_whole and is_plain:
-        option.numprocesses = min(len(os.sched_getaffinity(0)) + 1, MOST_PROCESSES)  # they often wait
+        option.numprocesses = min(len(os.sched_getaffinity(0)) + 2, MOST_PROCESSES)  # they often wait
     if option.numprocesses and option.dist == "no":
         option.dist = "loadgroup"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Fork the processes from one that has imported the frameworks: each would take a dozen seconds for it."""
+    if config.option.numprocesses > 1:
+        prepared.let_children_fork(_IMPORTED_ONCE)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process where it writes which tests belong together: the names that it sends have no room for it."""
+    node.workerinput[_GROUPS] = str(_directory_of(node.config) / _GROUPS)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -68,15 +98,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Return what gives a process its next tests: those of a group, or else of a file."""
     if config.option.dist != "loadgroup":
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadScopeScheduling
 
-    class ByFile(LoadGroupScheduling):
+    written = _directory_of(config) / _GROUPS
+
+    class ByGroup(LoadScopeScheduling):
+        @cached_property
+        def _group_by_test(self) -> dict[str, str]:
+            return dict(json.loads(written.read_text()))
+
         def _split_scope(self, nodeid: str) -> str:
-            scope = super()._split_scope(nodeid)
-            return nodeid.partition("::")[0] if scope == nodeid else scope
+            return self._group_by_test[nodeid]
 
     config.option.loadscopereorder = False
-    return ByFile(config, log)
+    return ByGroup(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,22 +119,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let one process have each S3 server, and one all programs of frameworks; what takes longest begins first."""
     if unstable := [item.nodeid for item in items if _ADDRESS.search(item.nodeid)]:
         raise pytest.UsageError(f"each process must give a test the same name; give these `ids`: {unstable}")
-    if not hasattr(config, "workerinput"):
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is None:
         return
     order = {name: number for number, name in enumerate((*SERVERS, *_LONG_FIRST))}
-
-    def rank(item: pytest.Item) -> int:
-        return order.get(_group_of(item) or item.nodeid.partition("::")[0], len(order))
-
-    items.sort(key=rank)
-    for item in items:
-        if group := _group_of(item):
-            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: order.get(_group_of(item), len(order)))
+    if workerinput["workerid"] == "gw0":
+        Path(workerinput[_GROUPS]).write_text(json.dumps({item.nodeid: _group_of(item) for item in items}))
 
 
-def _group_of(item: pytest.Item) -> str | None:
-    is_program = item.nodeid.partition("::")[0] in _PROGRAMS_OF_FRAMEWORKS
-    return server_of(item) or (_TOGETHER if is_program else None)
+def _directory_of(config: pytest.Config) -> Path:
+    """Return a directory that lives until the tests end."""
+    if _DIRECTORY not in config.stash:
+        config.stash[_DIRECTORY] = Path(tempfile.mkdtemp(prefix="ckptd-groups-"))
+        config.add_cleanup(lambda: shutil.rmtree(config.stash[_DIRECTORY]))
+    return config.stash[_DIRECTORY]
+
+
+def _group_of(item: pytest.Item) -> str:
+    """Return what a test belongs to: an S3 server, the programs of frameworks, or its file."""
+    file = item.nodeid.partition("::")[0]
+    return server_of(item) or (_TOGETHER if file in _PROGRAMS_OF_FRAMEWORKS else file)
 
 
 def server_of(item: pytest.Item) -> str | None:

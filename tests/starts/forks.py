@@ -86,7 +86,7 @@ class ForkedPopen(subprocess.Popen[Any]):
 
     def _execute_child(self, *arguments: Any) -> None:
         given = inspect.signature(_STARTED._execute_child).bind(self, *arguments).arguments  # type: ignore[attr-defined]
-        command = [os.fspath(each) for each in given["args"]]
+        command = _without_flags([os.fspath(each) for each in given["args"]])
         assert _is_served(command), command
         assert (given["shell"], given["preexec_fn"]) == (False, None), "a program that is forked takes neither"
         environment = dict(os.environ if given["env"] is None else given["env"])
@@ -118,7 +118,7 @@ def let_children_fork(forks: Forks) -> None:
 
         def _execute_child(self, *arguments: Any) -> None:
             command = arguments[0]
-            if isinstance(command, list | tuple) and _is_served([os.fspath(each) for each in command]):
+            if isinstance(command, list | tuple) and _is_served(_without_flags([os.fspath(each) for each in command])):
                 super()._execute_child(*arguments)
             else:
                 _STARTED._execute_child(self, *arguments)  # type: ignore[attr-defined]
@@ -134,3 +134,8 @@ def let_children_fork(forks: Forks) -> None:
 
 def _is_served(command: Sequence[str]) -> bool:
     return command[0] == sys.executable and (command[1] in ("-c", "-m") or not command[1].startswith("-"))
+
+
+def _without_flags(command: Sequence[str]) -> list[str]:
+    """Return a command without "-u", which xdist gives to its processes: they write to descriptors themselves."""
+    return [each for number, each in enumerate(command) if (number, each) != (1, "-u")]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptd.cli.main import COMMANDS
+from tests.starts import forks
 from tests.starts.forks import ForkedPopen, Forks
 
 CKPTD = ("ckptd.client.checkpointer", "ckptd.cli.main", *sorted(each.module for each in COMMANDS.values()))
@@ -77,6 +78,12 @@ def _server_for(modules: tuple[str, ...], environment: Mapping[str, str]) -> _Se
     if key not in _servers:
         _servers[key] = _Server(modules, {**os.environ, **read})
     return _servers[key]
+
+
+def let_children_fork(imports: Sequence[str]) -> None:
+    """Fork the Python programs that this process starts from now on, where `imports` are imported already."""
+    quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}  # at the import, not in the programs
+    forks.let_children_fork(_server_for(tuple(imports), quiet).forks)
 
 
 class Popen(ForkedPopen):
