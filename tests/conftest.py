@@ -4,6 +4,7 @@ import compileall
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 
+_MOST_OBJECTS = 50_000
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Compile ckptd once where Python may not keep what it compiles: hundreds of processes would each do it again."""
     places.use_memory(config)
@@ -50,6 +54,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what was imported to itself: a collection would look each time at 700,000 objects that stay anyway."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Leave what a file's tests imported to itself as well: frameworks collect at each step of a training."""
+    yield
+    is_last = nextitem is None or nextitem.path != item.path
+    if is_last and len(gc.get_objects()) > _MOST_OBJECTS:
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def use_memory(config: pytest.Config) -> None:
     memory = tempfile.mkdtemp(prefix="ck", dir=_MEMORY)  # short: the path of a socket has little room
     os.environ["TMPDIR"] = memory
     tempfile.tempdir = None
-    config.add_cleanup(lambda: shutil.rmtree(memory, ignore_errors=True))
+    # After multiprocessing has removed its own directory in there, which is its last act.
+    Finalize(None, shutil.rmtree, (memory, True), exitpriority=-200)
 
 
 def _has_room() -> bool:
