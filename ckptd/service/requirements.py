@@ -87,7 +87,7 @@ ROWS: dict[str, Row] = {
             "List": _on_run(Right.READ),
             "Read": _read,
             "CheckDamage": _on_run(Right.READ),
-            "Agree": _on_run(Right.READ),
+            "Agree": _on_run(Right.READ),  # readers among themselves: see `engine.saves.restores`
         },
     ),
     **_paths(methods.WATCH, {"Watch": _on_run(Right.READ)}),

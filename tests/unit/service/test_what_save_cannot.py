@@ -314,3 +314,25 @@ def test_a_refused_name_does_not_tell_the_name_of_a_run_that_its_caller_may_not_
     assert "secret" not in str(veiled.value)
     with open_run(daemon, "root", "a/x") as around, pytest.raises(InvalidRequestError, match="a/x/secret is inside it"):
         save(around, 1)
+
+
+def test_no_options_of_a_trainer_go_below_the_floor(daemon):
+    daemon.server.use_identities(access_with({"runs": "vision/**", "keep_at_least": 3}), None)
+    step = 0
+    for options in (
+        {},
+        {"retention": "manager", "keep_checkpoint_every_n_hours": None},
+        {"latest_filename": "other"},
+        {"retention": "manager", "keep_checkpoint_every_n_hours": 1e-9},
+        {"max_to_keep": None},
+    ):
+        with open_run(daemon, "vision", "vision/a", **{"max_to_keep": 1, **options}) as trainer:
+            for write_state in (True, True, True, False, True):
+                step += 1
+                save(trainer, step, write_state=write_state)
+            newest = steps_of(trainer)[-3:]
+            for each in newest:
+                with pytest.raises(CkptdError, match="keeps the newest 3|the latest checkpoint"):
+                    trainer.delete(each)
+            assert newest == list(range(step - 2, step + 1))
+            assert steps_of(trainer)[-3:] == newest
