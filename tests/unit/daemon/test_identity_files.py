@@ -15,6 +15,7 @@ from ckptd.daemon.config import Config
 from ckptd.errors import NotPermittedError, StorageFullError
 from ckptd.wire import methods, status
 from ckptd.wire.v1 import admin_pb2, read_pb2
+from tests import seams
 from tests.fakes.waiting import eventually
 from tests.unit.daemon.conftest import Process
 
@@ -160,7 +161,7 @@ class Full:
 
 
 def test_a_change_that_cannot_be_recorded_is_used_once_it_can_be(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(identity_files, "LOOK_EVERY_S", 0.01)
+    seams.IDENTITIES_LOOK_EVERY_S.put(monkeypatch, 0.01)
     file = str(tmp_path / "tokens.json")
     tokens.create(file, "vision")
     config = Config(root="unused", tokens=file)

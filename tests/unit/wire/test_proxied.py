@@ -28,7 +28,7 @@ def test_messages_and_the_end_arrive_as_they_were_sent(ends):
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"\0", b"\0\5\0\0\0", b"\0\5\0\0\0hel", b"\2\0\0\0\0", b"\0\xff\xff\xff\xff", b"\1\1\0\x40\0"]
+    "raw", [b"", b"\0", b"\0\5\0\0\0", b"\0\5\0\0\0hel", b"\3\0\0\0\0", b"\0\xff\xff\xff\xff", b"\1\1\0\x40\0"]
 )
 def test_what_ends_early_or_is_no_message_is_a_peer_that_is_gone(ends, raw):
     ours, theirs = ends
