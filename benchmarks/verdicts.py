@@ -11,10 +11,10 @@ Figures = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Required:
-    """`measure` of `who`, at most `limit` times `of_measure` of `of`; without `of`: at most `limit` seconds."""
+    """`measure` of `subject`, at most `limit` times `of_measure` of `of`; without `of`: at most `limit` seconds."""
 
     what: str
-    who: str
+    subject: str
     measure: str
     limit: float
     of: str | None
@@ -61,7 +61,7 @@ def verdicts(figures: Figures, required: Sequence[Required]) -> list[dict[str, A
 
 
 def _verdict(required: Required, figures: Figures) -> dict[str, Any]:
-    ours = _median(figures, required.who, required.measure)
+    ours = _median(figures, required.subject, required.measure)
     theirs = 1.0 if required.of is None else _median(figures, required.of, required.of_measure)
     known = ours is not None and theirs is not None and theirs > 0
     ratio = ours / theirs if known and ours is not None and theirs is not None else None
@@ -75,6 +75,6 @@ def _verdict(required: Required, figures: Figures) -> dict[str, Any]:
     }
 
 
-def _median(figures: Figures, who: str, measure: str) -> float | None:
-    found = figures.get(who, {}).get("medians", {}).get(measure)
+def _median(figures: Figures, subject: str, measure: str) -> float | None:
+    found = figures.get(subject, {}).get("medians", {}).get(measure)
     return None if found is None else float(found)

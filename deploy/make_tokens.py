@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the daemon's tokens that are missing.")
     parser.add_argument("hashes", help="what `ckptd serve --tokens` reads")
     parser.add_argument(
-        "holders", nargs="+", metavar="NAME=FILE", help="who has which token, and the file to put it in"
+        "holders", nargs="+", metavar="NAME=FILE", help="the holder of a token, and the file to put it in"
     )
     args = parser.parse_args()
     try:

@@ -1,1 +1,1 @@
-"""Who may do what: identities, tokens, the policy and its decisions. Plain values and two small files; no network."""
+"""Access control: identities, tokens, the policy and its decisions. Plain values and two small files; no network."""

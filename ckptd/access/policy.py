@@ -144,7 +144,7 @@ class Policy:
         return any("**" in runs for runs in self._runs_of(caller, right))
 
     def names_inside(self, caller: Caller, run: str) -> str:
-        """Return a pattern of names inside `run` that others may save to, who may not save to `run`; "" if none.
+        """Return a pattern of names inside `run` to which others may save, without the right to save to `run`; or "".
 
         Runs do not nest, so a run of `caller` there would keep them from their own names.
         """

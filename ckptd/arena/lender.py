@@ -31,7 +31,7 @@ _NUM_FAULTERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Whose an arena is."""
+    """The owner of an arena."""
 
     run: str
     rank: int

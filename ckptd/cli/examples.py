@@ -70,7 +70,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "policy": (
         ("ckptd policy check new.toml && mv new.toml policy.toml", "before a daemon reads it"),
-        ("ckptd policy check policy.toml --run vision/released/resnet", "who may do what there"),
+        ("ckptd policy check policy.toml --run vision/released/resnet", "which identity may do what there"),
     ),
     "certs": (
         ("ckptd certs trainer-0 10.0.0.5 --client vision", "all that a first set-up needs, in certs/"),

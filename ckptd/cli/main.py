@@ -51,7 +51,7 @@ COMMANDS = {
     "health": Listed("ckptd.cli.health", "Check whether a daemon takes saves, by exit code."),
     "evict": Listed("ckptd.cli.evict", "Free the place that a hung process holds in a run."),
     "token": Listed("ckptd.cli.token", "Make, list and revoke the tokens of a daemon."),
-    "policy": Listed("ckptd.cli.policy", "Check the policy of a daemon, and print who may do what."),
+    "policy": Listed("ckptd.cli.policy", "Check the policy of a daemon, and print its rights by identity."),
     "certs": Listed("ckptd.cli.certs", "Make certificates: an authority, the daemon's, and clients'."),
     "inspect": Listed("ckptd.cli.inspect_", "Print what TensorFlow's inspect_checkpoint prints."),
     "prune": Listed("ckptd.cli.prune", "Delete what newer checkpoints supersede, or say what would go."),

@@ -86,7 +86,7 @@ def _is_there(directory: Store) -> bool:
         return next(iter(directory.list("")), None) is not None
     try:
         return Path(path).is_dir()
-    except PermissionError:  # below a directory of another user; a daemon of that user may be asked for it
+    except PermissionError:  # below a directory of another user; a daemon of that user may read it
         return False
 
 

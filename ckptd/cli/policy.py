@@ -24,7 +24,7 @@ def command() -> None:
 @click.option("--tokens", "tokens_path", metavar="FILE", help="The daemon's token file: names that it lacks are told.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check(path: str, run: str | None, tokens_path: str | None, as_json: bool) -> None:
-    """Read the policy in FILE as a daemon does, and print who may do what, and what bounds them.
+    """Read the policy in FILE as a daemon does, and print what each identity may do, and what bounds it.
 
     Exit code 2 if a daemon would refuse it. What changes nothing, as a row that others make void, is told on stderr.
     """
@@ -45,7 +45,7 @@ def check(path: str, run: str | None, tokens_path: str | None, as_json: bool) ->
     if as_json:
         output.emit_json(
             {
-                "grants": [{"identity": who, "role": role, "runs": runs} for who, role, runs in grants],
+                "grants": [{"identity": name, "role": role, "runs": runs} for name, role, runs in grants],
                 "bounds": [{"row": row, "of": of, "what": what, "amount": amount} for row, of, what, amount in bounds],
                 "complaints": complaints,
             }
@@ -63,7 +63,7 @@ def check(path: str, run: str | None, tokens_path: str | None, as_json: bool) ->
 
 
 def _grants(policy: Policy, run: str | None) -> Iterator[tuple[str, str, str]]:
-    """Yield who has which role on which runs, by identity."""
+    """Yield which identity has which role on which runs."""
     from ckptd.access.patterns import matches
 
     rows = {

@@ -55,7 +55,7 @@ is one every few saves, while the watchers wait.
 """
 
 _PORTS = 1 << 16
-_ROOT_MODE = 0o700  # of a root that we create: who else may read it is the operator's to say
+_ROOT_MODE = 0o700  # of a root that we create: the operator decides about other readers
 
 STREAM_PROCESS = (sys.executable, "-m", "ckptd.daemon.stream_process")
 """The command of a process that takes streams beside the daemon, less its descriptor."""

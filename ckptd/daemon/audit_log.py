@@ -1,4 +1,4 @@
-"""The audit log: what happened, and who did it; one numbered JSON object a line, and the same in the log.
+"""The audit log: what happened, and its cause; one numbered JSON object a line, and the same in the log.
 
 A record of what removes something is durable before that happens. With `required`, what cannot be recorded does not
 happen, and every record is durable; without it, what was not recorded is counted in the next record that is.

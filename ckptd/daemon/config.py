@@ -93,7 +93,7 @@ class Config:
     audit_log: str | None = _setting(
         None,
         "text",
-        "Append to this file what happens and who did it, one JSON object a line; SIGHUP opens it again.",
+        "Append to this file what happens and by which identity, one JSON object a line; SIGHUP opens it again.",
         metavar="FILE",
         optional=True,
     )

@@ -1,4 +1,4 @@
-"""The files that say who may call: tokens, policy, certificates. Read at the start, and again when one has changed.
+"""The files of identities and rights: tokens, policy, certificates. Read at the start, and again when one has changed.
 
 A change that cannot be used is told in the log and in `status`, and what was read before goes on: a typing error must
 not lock a training job out. Each call is judged by the new content, and one under way that it does not allow ends.
@@ -233,8 +233,8 @@ def _read_again(config: Config, before: Access) -> tuple[Access, Tls | None, lis
 def _policy_again(path: str) -> Policy:
     found = policy.read(path)
     if found == policy.parse({}):
-        # Of a copy that was cut off, most likely. Who means it stops the daemon, or leaves one row.
-        raise InvalidRequestError("the policy has no rows any more, which would lock out everybody", key=path)
+        # Most likely a copy that was cut off. To lock all out, stop the daemon, or leave one row.
+        raise InvalidRequestError("the policy has no rows any more, which would lock out every identity", key=path)
     return found
 
 

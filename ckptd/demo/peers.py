@@ -40,7 +40,7 @@ class Peers:
     def exchange(self, outgoing: Callable[[int], Floats], incoming: Callable[[int], Floats]) -> dict[int, Floats]:
         """Send ``outgoing(peer)`` to each peer and fill ``incoming(peer)`` from it; return what came, by rank.
 
-        Both callables give C-contiguous arrays. Every worker must call this alike. Of two peers the lower rank speaks
+        Both callables give C-contiguous arrays. Every worker must call this alike. Of two peers the lower rank sends
         first; as each goes through its peers in ascending order, all agree on one order of pairs and none waits in a
         circle.
         """

@@ -1,4 +1,4 @@
-"""What happens to runs, and who caused it: told to a journal, which a daemon keeps as its audit log.
+"""What happens to runs, and by which identity: told to a journal, which a daemon keeps as its audit log.
 
 Everything that changes a run is told twice: before it happens, and when it is over. What is only begun in the journal
 was interrupted, or is under way.
@@ -17,7 +17,7 @@ BEGUN, DONE = "begun", "done"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who caused something: an identity, and the host that it called from."""
+    """The cause of an event: an identity, and the host that it called from."""
 
     identity: str
     peer: str = ""
@@ -47,7 +47,7 @@ class JournalEntry:
         outcome: ``begun``, ``done``, or why it came to nothing.
         run: the run that it is about; "" for none.
         step: the checkpoint's; None for none.
-        actors: who caused it: of a save all whose ranks have declared it.
+        actors: the causes: of a save all whose ranks have declared it.
         reserve: what its record may use of the room that is set aside, so that a full disk can be emptied. All but
             `NONE` is recorded durably before it happens.
         details: what else is known: texts, numbers, lists of texts.

@@ -1,4 +1,4 @@
-"""Refusals that those who answer for the engine treat in a way of their own."""
+"""Refusals that the service in front of the engine treats in its own way."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def tree_of(args: Any) -> Any:
     """Return the tree that is meant to be saved.
 
     Raises:
-        InvalidRequestError: it has no ``item``, as arguments for other things than trees and JSON, or it asks for
+        InvalidRequestError: it has no ``item``, as arguments for other things than trees and JSON, or it requests
             something that has no counterpart here.
     """
     if isinstance(args, type):

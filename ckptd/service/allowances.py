@@ -1,6 +1,6 @@
 """What each identity may have at once, and how much may be stored of runs: the limits and quotas of the policy.
 
-Whatever a limit refuses, its error names it, whose it is, and what to do. Nothing is written before both were asked.
+Whatever a limit refuses, its error names it, its subject, and what to do. Both are checked before anything is written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Use:
     what: str
     used: int | None
     most: int
-    runs: tuple[str, ...] = ("**",)  # who may read these may know
+    runs: tuple[str, ...] = ("**",)  # those with the right to read these may see it
 
     def subject_for(self, may_know: Callable[[str], bool]) -> str:
         """Say whose it is: of a quota, by those patterns of runs that the reader may know."""

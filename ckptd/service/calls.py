@@ -89,7 +89,7 @@ class Call:
 
     @property
     def actor(self) -> Actor:
-        """Who causes what the call does."""
+        """The actor to record as the cause of what the call does."""
         return Actor(str(self.caller), self.peer)
 
     @property

@@ -1,4 +1,4 @@
-"""Where a daemon may listen: nowhere that strangers could reach without an identity, unless the operator said so."""
+"""Where a daemon may listen: only where clients need an identity, unless the operator allows others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_exposure(options: ServerOptions) -> tuple[Address, ...]:
-    """Return the addresses with TLS decided; `NotPermittedError` for one that strangers could use as they like."""
+    """Return the addresses with TLS decided; `NotPermittedError` for one open to clients without an identity."""
     if not options.listen:
         raise InvalidRequestError("there is no address to listen on")
     decided = []
@@ -53,9 +53,9 @@ def exposure_warnings(options: ServerOptions, listen: Sequence[Address]) -> tupl
         )
     if sockets and access.socket_owner is None and not access.has_tokens and access.policy.grants is None:
         mode = options.socket_mode
-        whom = "every user of this host" if mode & _OF_OTHERS else "every user of the socket's group"
+        users = "every user of this host" if mode & _OF_OTHERS else "every user of the socket's group"
         said.append(
-            f"--socket-mode {mode:04o}: {whom} may do everything over {', '.join(sockets)}, as there is neither "
+            f"--socket-mode {mode:04o}: {users} may do everything over {', '.join(sockets)}, as there is neither "
             "--policy nor --tokens"
         )
     return tuple(said)

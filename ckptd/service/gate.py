@@ -1,4 +1,4 @@
-"""Who calls, and whether it may: every call passes here before a service sees it.
+"""The caller's identity and rights: every call passes here before a service sees it.
 
 An identity is a bearer token, else the certificate that the TLS handshake checked, else the user at the other end of a
 Unix socket, which a ticket tells, else, where the operator opened it so, any process of this host. What the identity
@@ -88,7 +88,7 @@ class Access:
 
     @property
     def admits_users(self) -> bool:
-        """Whether a user's ticket is an identity: not at a shared socket where tokens alone say who may do all."""
+        """Whether a user's ticket is an identity: not at a shared socket where only tokens grant every right."""
         return self.socket_owner is not None or not self.has_tokens or self.policy.grants is not None
 
 

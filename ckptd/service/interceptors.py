@@ -1,6 +1,6 @@
 """What happens to calls of services that are not ours, health and reflection.
 
-They need an identity, and no right; only the health of one run is told to those who may read that run.
+They need an identity, and no right; but the health of one run needs the right to read it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The sockets of this process on which its peers have connected: who is at the other end of each, and how to end one.
+"""The sockets of this process on which its peers have connected: the peer of each, and how to end one.
 
-gRPC tells nobody which sockets it has. They are found among the descriptors of the process, by where they were bound.
+gRPC does not tell which sockets it has. They are found among the descriptors of the process, by where they were bound.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GOAWAY = 7
 _MOST_FAREWELL = 400
 
 Place = tuple[str, int]
-"""Who is at the other end: an address and a port, or the user of a Unix socket and the connection's number."""
+"""The peer: an address and a port, or the user of a Unix socket and the connection's number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ class Subjects:
     async def found(self, entry: JournalEntry, method: methods.Method, request: Any) -> JournalEntry:
         """Return the entry of a call with what is known of its subject.
 
-        A call about what does not exist comes to nothing, and its record may not use the reserve: else anybody could
-        use it up who may delete, without deleting anything.
+        A call about what does not exist comes to nothing, and its record may not use the reserve: else any
+        identity with the right to delete could use it up without deleting anything.
 
         Raises:
             NotNowError: the run is not open yet.

@@ -271,7 +271,7 @@ class CkptdCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         return Adapters(model) if self._adapters_only and adapters_of(model) else model
 
     def wait(self) -> None:
-        """Wait until what was saved is durable, and what ``save_total_limit`` lets go is deleted.
+        """Wait until what was saved is durable, and what exceeds ``save_total_limit`` is deleted.
 
         Raises:
             CkptdError: what kept it from that.

@@ -141,7 +141,7 @@ class _ShowIdentity(
     grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
     grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]  # generic only in the stubs
 ):
-    """Adds to every call what shows who we are: the bearer token, the ticket of a Unix socket, or both."""
+    """Adds to every call what identifies this client: the bearer token, the ticket of a Unix socket, or both."""
 
     def __init__(self, token: str | None, path: str) -> None:
         """`path` of the Unix socket, empty for others."""

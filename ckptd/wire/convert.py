@@ -1,4 +1,4 @@
-"""Messages ⇄ engine values. `from_wire` is where a stranger's words become ours, so it is where they are checked.
+"""Messages ⇄ engine values. `from_wire` checks what comes from another program.
 
 Whatever comes out of a ``*_from_wire`` here has numbers in range and names that cannot leave the root; anything else
 is an `InvalidRequestError` that says which field was wrong. Manifests are in `manifests`, lanes in `lanes`.

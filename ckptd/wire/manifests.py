@@ -163,7 +163,7 @@ def _cut_shapes(num_tensors: int, fields: dict[str, NDArray[Any]]) -> tuple[tupl
             actual=int(ranks.sum()),
         )
     dimensions = packed.in_python(flat)
-    # Equal ones are one object: a million of them would keep the garbage collector, and with it everybody, busy.
+    # Equal ones are one object: a million of them would keep the garbage collector, and so the process, busy.
     known: dict[tuple[int, ...], tuple[int, ...]] = {}
     shapes = (tuple(islice(dimensions, rank)) for rank in packed.in_python(ranks))
     return tuple(known.setdefault(shape, shape) for shape in shapes)

@@ -1,7 +1,7 @@
 """Messages of long columns of numbers, read by numpy a block at a time.
 
 protobuf's own parser, and making arrays of what it returns, keep every other thread of the process from running for as
-long as that takes: half a second for a manifest of a million slices, while nobody is answered.
+long as that takes: half a second for a manifest of a million slices, while no call is answered.
 """
 
 from __future__ import annotations

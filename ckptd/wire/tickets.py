@@ -4,8 +4,8 @@ gRPC does not tell a server which user is at the other end of a Unix socket. At 
 the kernel, and answers each connection with a ticket: text that says the user and that only this daemon, in this life
 of it, can have made. Calls over ``PATH`` show the ticket. A client says nothing there and reads until the end.
 
-A ticket is shown only where those who could replace the socket are root, this user or the daemon's: whoever can might
-else put a socket of their own there and collect the tickets of others.
+A ticket is shown only where no users but root, this one and the daemon's could replace the socket: another user might
+put its own socket there and collect tickets.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _connects_late(connection: socket.socket, path: str, timeout_s: float) -> bo
 
 def _is_safe(path: str, trusted: set[int]) -> bool:
     """Say whether only `trusted` users can put another socket in the place of this one."""
-    written = Path(os.path.abspath(path))  # noqa: PTH100 - links stay: whoever made one can change it
+    written = Path(os.path.abspath(path))  # noqa: PTH100 - links stay: its owner can change it
     real = Path(os.path.realpath(path))
     return all(_is_of(each, trusted) for each in {written, *written.parents, real, *real.parents})
 

@@ -145,7 +145,7 @@ def check_plain(address: Address, error: UnavailableError, *, timeout_s: float) 
 def _uses_tls(address: Address, timeout_s: float) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # it is only asked what it speaks
+    context.verify_mode = ssl.CERT_NONE  # only its protocol matters here
     context.set_alpn_protocols(["h2"])
     try:
         with _connected(address, context, timeout_s):

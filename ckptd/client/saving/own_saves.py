@@ -1,7 +1,7 @@
 """The saves that this process has begun and that are not over, by their destination.
 
 A question about what a job has begun is answered when that has ended: after `save(2)` the latest is 2, whether the same
-`Checkpointer` is asked, another one, or a plain function that takes a path.
+`Checkpointer` is used, another one, or a plain function that takes a path.
 """
 
 from __future__ import annotations

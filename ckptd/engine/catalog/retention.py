@@ -20,7 +20,7 @@ from ckptd.errors import InvalidRequestError
 
 
 class Rule(Enum):
-    """Whose rule decides."""
+    """Which rule decides."""
 
     SAVER = "saver"
     MANAGER = "manager"

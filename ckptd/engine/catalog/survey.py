@@ -28,7 +28,7 @@ from ckptd.storage.together import together
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A checkpoint in a directory, and what speaks against it.
+    """A checkpoint in a directory, and what is wrong with it.
 
     Attributes:
         checkpoint: the checkpoint; of what could not be found out, sizes and counts are 0.

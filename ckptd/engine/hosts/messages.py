@@ -1,7 +1,7 @@
 """What an agent and its coordinator tell each other. Values only: the wire converts them, both machines take them.
 
-Everything that an agent says carries its `AgentLife`, and everything that a coordinator says its *term*: so whoever
-hears it can tell what a former life of an agent, or a former coordinator, has said. Any message may be lost, come
+Each message of an agent carries its `AgentLife`, each message of a coordinator its *term*: so the receiver knows which
+ones come from a former life of an agent, or from a former coordinator. Any message may be lost, come
 twice, or come after later ones.
 """
 

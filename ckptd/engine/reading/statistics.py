@@ -23,7 +23,7 @@ ELEMENTS_AT_ONCE = 1 << 20  # elements: what is made of them on the way is in do
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """The values of one tensor in a few figures; None where there is no finite number to speak of.
+    """The values of one tensor in a few figures; None where there is no finite number.
 
     Attributes:
         count: elements.
@@ -47,7 +47,7 @@ class Statistics:
 
     @property
     def num_finite(self) -> int:
-        """Elements that the extremes and the mean speak of."""
+        """Elements that count for the extremes and the mean."""
         return self.count - self.nans - self.infinities
 
 

@@ -47,7 +47,7 @@ class RunJournal:
 
     @contextmanager
     def caused_by(self, actors: tuple[Actor, ...]) -> Iterator[None]:
-        """Say who causes what is removed in the block."""
+        """Record these actors as the cause of what is removed in the block."""
         before, self._causes = self._causes, actors or (DAEMON,)
         try:
             yield
