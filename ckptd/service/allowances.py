@@ -23,6 +23,7 @@ from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, StorageFullError, UnavailableError, readable_size
 from ckptd.service.gate import Gate
 from ckptd.service.pacing import Pacing
+from ckptd.service.refusal_log import LineBudget
 
 if TYPE_CHECKING:
     from ckptd.engine.front import Engine
@@ -32,6 +33,9 @@ _Key = TypeVar("_Key", bound=Hashable)
 _log = logging.getLogger("ckptd.service")
 
 _STORED = "stored_bytes"
+NEW_RUNS_AT_ONCE = 1000
+"""Runs that an identity may make at once; then one a second. Each leaves directories and a file."""
+
 _LIST_RUNS_S = 60.0  # runs that another program copied below the root count from then on
 
 
@@ -82,12 +86,20 @@ class Allowances:
         self._watchers: Counter[Caller] = Counter()
         self._beginning: Counter[tuple[str, str]] = Counter()  # run and prefix: declared, and not under way yet
         self._admitted: dict[str, _Admitted] = {}  # each save that was, by its id
+        self._new_runs: dict[str, LineBudget] = {}  # as many as there are identities
         self._measuring = threading.Lock()
         self._sizes: dict[str, int] = {}  # of runs, as they were seen last
         self._listed_at = float("-inf")
 
     def _limit(self, caller: Caller) -> Limit:
         return self._gate.access.policy.limit(caller)
+
+    def takes_another_run(self, caller: Caller) -> bool:
+        """Say whether an identity may make one more run now, if the one that it joins is new; it counts in any case."""
+        now = time.monotonic()
+        with self._guard:
+            budget = self._new_runs.setdefault(str(caller), LineBudget(NEW_RUNS_AT_ONCE, now))
+            return budget.take(now, NEW_RUNS_AT_ONCE, 1.0)
 
     @contextmanager
     def joined(self, caller: Caller, run: str) -> Iterator[None]:

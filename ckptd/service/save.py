@@ -151,6 +151,12 @@ class SaveService:
                 f"{call.caller} may not make run {run!r}: the daemon's policy gives names inside it to others, and no "
                 "run can be inside another; choose another name"
             )
+        if (
+            self._coordinator.saves_of(run) is None
+            and not self._allowances.takes_another_run(call.caller)
+            and not await self._pools.control(run, self._coordinator.is_founded, run)
+        ):
+            raise NotNowError(f"{call.caller} makes runs too fast: it may make one a second, after many at once")
 
     async def leave(self, request: save_pb2.LeaveRequest, call: Call) -> save_pb2.LeaveReply:
         """End a membership for good."""

@@ -21,6 +21,7 @@ from ckptd.wire.v1 import admin_pb2, read_pb2, watch_pb2
 from tests import seams
 from tests.fakes.access import OPEN
 from tests.fakes.waiting import eventually
+from tests.fakes.worker import Worker
 from tests.unit.client.served import BOUND_S, Daemon
 
 GRANT = {"to": "loopback", "runs": "**", "role": "admin"}
@@ -224,3 +225,17 @@ def test_what_is_most_of_the_free_disk_is_not_reserved_before_it_comes_but_saved
 )
 def test_a_quota_names_its_reader_no_pattern_of_others(known, said):
     assert in_words(("r/**", "secret/*"), known.__contains__) == said
+
+
+def test_new_runs_come_slowly_after_many_and_those_that_are_there_at_once(limited, monkeypatch):
+    daemon = limited()
+    with checkpointer(daemon, "a") as one:
+        one.save(1, ARRAYS).result(BOUND_S)
+    daemon.stop()
+    daemon.start()
+    seams.NEW_RUNS_AT_ONCE.put(monkeypatch, 0)
+    with open_channel(addresses.parse(daemon.address)) as channel, pytest.raises(grpc.RpcError) as refused:
+        Worker(channel, 0, 1, run="b").join()
+    assert "loopback makes runs too fast" in str(status.from_wire(refused.value))
+    with checkpointer(daemon, "a") as one:
+        one.save(2, ARRAYS).result(BOUND_S)
