@@ -144,7 +144,7 @@ def _names_of(subject: str) -> tuple[str, ...]:
 def _overview(names: dict[str, tuple[str, ...]]) -> str:
     lines = [_OVERVIEW]
     for subject, group in names.items():
-        lines += [f"## {SUBJECTS[subject][0]}\n", "| name | |", "|---|---|"]
+        lines += [f"## {SUBJECTS[subject][0]}\n", "| name | what it is |", "|---|---|"]
         lines += [f"| `{name}` | {_summary(getattr(ckptd, name))} |" for name in group]
         lines.append("")
     lines += ["## Frameworks\n", "| module | |", "|---|---|"]

@@ -61,7 +61,7 @@ def _body(command: click.Command, ctx: click.Context) -> Iterator[str]:
         _row(one) for one in command.params if isinstance(one, click.Option) and not one.hidden
     ]
     if rows:
-        yield "| option | |\n|---|---|\n" + "".join(rows)
+        yield "| option | what it does |\n|---|---|\n" + "".join(rows)
     if isinstance(command, click.Group):
         subcommands = (
             (name, command.get_command(ctx, name)) for name in command.list_commands(ctx)

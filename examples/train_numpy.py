@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--save-every", type=int, default=50)
-    parser.add_argument("--token-file", help="for a daemon on another host: the token it asks for")
+    parser.add_argument("--token-file", help="for a daemon on another host: the token that it requires")
     parser.add_argument("--ca", help="the same: the authority that signed its certificate, PEM")
     args = parser.parse_args()
     token = Path(args.token_file).read_text().strip() if args.token_file else None
