@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from ckptd.agent.machine import AgentMachine
 from tests.fakes.many_hosts import declaration
 from tests.simulation.bucket import Bucket, BucketClient
-from tests.simulation.coordinator import Coordinator, Rules
+from tests.simulation.coordinator import Coordinator
 from tests.simulation.hosts import Agent, Host
 from tests.simulation.judge import BrokenPromiseError, Judge
+from tests.simulation.reception import Rules
 from tests.simulation.world import Network, World
 
 SAVE_EVERY_S = 2.0

@@ -10,9 +10,10 @@ from ckptd.engine.hosts.messages import AgentLife, Fenced, Receipt, Replaced
 from ckptd.engine.hosts.parts import HostParts
 from ckptd.errors import CkptdError
 from tests.simulation.bucket import BucketClient
-from tests.simulation.coordinator import Coordinator, Rules
+from tests.simulation.coordinator import Coordinator
 from tests.simulation.hosts import Agent
 from tests.simulation.life import Cast
+from tests.simulation.reception import Rules
 
 
 class ObeysAnyTerm(AgentMachine):

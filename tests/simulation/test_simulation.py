@@ -60,4 +60,4 @@ def test_a_long_history(hosts: int) -> None:
     saves = int(os.environ.get("CKPTD_SIMULATED_SAVES", "10000"))
     figures = campaign(max(10, saves * 3 // (8 * hosts)), num_hosts=hosts, first_seed=1000)
     print(f"\n{hosts} hosts: {figures}")
-    assert figures.acknowledged > figures.failed
+    assert figures.acknowledged > figures.saves // 4
