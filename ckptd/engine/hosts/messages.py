@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.identity import Declaration, Member, RunOptions
+from ckptd.engine.layout import Layout
 from ckptd.storage.base import Durability
 
 
@@ -33,6 +36,15 @@ class AgentLife:
 
 
 @dataclass(frozen=True, slots=True)
+class RankPart:
+    """What one rank said: as which member of its run, and what it saves."""
+
+    member: Member
+    options: RunOptions
+    declaration: Declaration
+
+
+@dataclass(frozen=True, slots=True)
 class HostDeclaration:
     """What the ranks of one host save together.
 
@@ -47,6 +59,7 @@ class HostDeclaration:
         manifest_digest: of the manifests of these ranks together.
         size_bytes: what they hold.
         since_term: in which term a coordinator was told of it first; 0 if a former life of the agent may have told one.
+        parts: what each of these ranks said, in their order.
     """
 
     request_id: str
@@ -58,6 +71,7 @@ class HostDeclaration:
     size_bytes: int
     call: int = 0
     since_term: int = field(default=0, compare=False)
+    parts: tuple[RankPart, ...] = field(default=(), compare=False, repr=False)
 
     def is_new_in(self, term: int) -> bool:
         """Whether the coordinator of this term is the first that was told.
@@ -222,6 +236,9 @@ class Go:
         key: where that is to be.
         size_bytes: how large it will be.
         layout_digest: of the whole layout.
+        share: which bytes go where in that shard; see `HostShare`.
+        prefix_key: of the checkpoint, below the root.
+        attempt: of this step.
     """
 
     term: int
@@ -232,6 +249,9 @@ class Go:
     key: str
     size_bytes: int
     layout_digest: bytes
+    share: Layout | None = field(default=None, compare=False, repr=False)
+    prefix_key: str = ""
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +265,7 @@ class SaveEnded:
         prefix: of the published checkpoint, "" when there is none.
         reason: why there is none, or why that is not known.
         is_known: False when the coordinator cannot tell how it ended: nothing is left of it but what agents remember.
+        checkpoint: the published one.
     """
 
     term: int
@@ -253,6 +274,7 @@ class SaveEnded:
     prefix: str = ""
     reason: str = ""
     is_known: bool = True
+    checkpoint: Checkpoint | None = field(default=None, compare=False)
 
 
 FromCoordinator = Attached | Fenced | Replaced | Go | SaveEnded

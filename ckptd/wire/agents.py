@@ -1,0 +1,311 @@
+"""What agents and their coordinator tell each other ⇄ the messages of `AgentService.Attend`, both ways."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ckptd.engine.hosts.messages import (
+    AgentLife,
+    Attached,
+    Beat,
+    CarriedSave,
+    DeclareHost,
+    EndSeen,
+    Fenced,
+    FromAgent,
+    FromCoordinator,
+    Go,
+    Hello,
+    HostDeclaration,
+    PartFailed,
+    PartSealed,
+    RankPart,
+    Receipt,
+    Replaced,
+    SaveEnded,
+)
+from ckptd.errors import InvalidRequestError
+from ckptd.wire import convert, shares, versions
+from ckptd.wire.v1 import agent_pb2, common_pb2
+
+_MOST_TERM = 1 << 53
+
+
+def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
+    """Return the message for what an agent tells."""
+    agent = _life_to_wire(message.agent)
+    match message:
+        case Hello():
+            hello = agent_pb2.Hello(
+                agent=agent,
+                root_id=message.root_id,
+                highest_term=message.highest_term,
+                addresses=message.addresses,
+                labels=[agent_pb2.Label(name=name, value=value) for name, value in message.labels],
+                members=message.members,
+                saves=[_carried_to_wire(each) for each in message.saves],
+                peer=versions.this_peer(message.agent.incarnation),
+            )
+            return agent_pb2.AgentMessage(hello=hello)
+        case Beat(term=term, owed=owed):
+            told = [agent_pb2.Owed(save=save, bytes=owed_bytes) for save, owed_bytes in owed]
+            return agent_pb2.AgentMessage(beat=agent_pb2.Beat(agent=agent, term=term, owed=told))
+        case DeclareHost(term=term, declaration=declaration):
+            said = _declaration_to_wire(declaration)
+            return agent_pb2.AgentMessage(declare=agent_pb2.DeclareHost(agent=agent, term=term, declaration=said))
+        case PartSealed(term=term, request_id=request_id, save=save, receipts=receipts):
+            sealed = agent_pb2.PartSealed(agent=agent, term=term, request_id=request_id, save=save)
+            sealed.receipts.extend(_receipt_to_wire(each) for each in receipts)
+            return agent_pb2.AgentMessage(sealed=sealed)
+        case PartFailed(term=term, request_id=request_id, save=save, reason=reason):
+            failed = agent_pb2.PartFailed(agent=agent, term=term, request_id=request_id, save=save, reason=reason)
+            return agent_pb2.AgentMessage(failed=failed)
+        case EndSeen(term=term, save=save, request_id=request_id):
+            seen = agent_pb2.EndSeen(agent=agent, term=term, save=save, request_id=request_id)
+            return agent_pb2.AgentMessage(end_seen=seen)
+
+
+def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
+    """Read and check what an agent tells."""
+    match message.WhichOneof("kind"):
+        case "hello":
+            hello = message.hello
+            versions.check_peer(hello.peer, role="agent")
+            return Hello(
+                life_from_wire(hello.agent),
+                convert.text_from_wire(hello.root_id),
+                _term(hello.highest_term),
+                tuple(convert.text_from_wire(each) for each in hello.addresses),
+                tuple((convert.text_from_wire(each.name), convert.text_from_wire(each.value)) for each in hello.labels),
+                tuple(hello.members),
+                tuple(_carried_from_wire(each) for each in hello.saves),
+            )
+        case "beat":
+            beat = message.beat
+            owed = tuple((_save(each.save), max(0, each.bytes)) for each in beat.owed)
+            return Beat(life_from_wire(beat.agent), _term(beat.term), owed)
+        case "declare":
+            declare = message.declare
+            said = _declaration_from_wire(declare.declaration)
+            return DeclareHost(life_from_wire(declare.agent), _term(declare.term), said)
+        case "sealed":
+            sealed = message.sealed
+            receipts = tuple(_receipt_from_wire(each) for each in sealed.receipts)
+            agent, request_id = life_from_wire(sealed.agent), convert.request_id_from_wire(sealed.request_id)
+            return PartSealed(agent, _term(sealed.term), request_id, _save(sealed.save), receipts)
+        case "failed":
+            failed = message.failed
+            agent, request_id = life_from_wire(failed.agent), convert.request_id_from_wire(failed.request_id)
+            reason = convert.text_from_wire(failed.reason)
+            return PartFailed(agent, _term(failed.term), request_id, _save(failed.save), reason)
+        case "end_seen":
+            seen = message.end_seen
+            agent, request_id = life_from_wire(seen.agent), convert.request_id_from_wire(seen.request_id)
+            return EndSeen(agent, _term(seen.term), _save(seen.save), request_id)
+    raise InvalidRequestError("an agent says what is unknown here")
+
+
+def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_pb2.CoordinatorMessage:
+    """Return the message for what a coordinator tells; `run`: the one that a save is of."""
+    match message:
+        case Attached(term=term, lease_s=lease_s):
+            return agent_pb2.CoordinatorMessage(attached=agent_pb2.Attached(term=term, lease_s=lease_s))
+        case Fenced(term=term, holder=holder):
+            return agent_pb2.CoordinatorMessage(fenced=agent_pb2.Fenced(term=term, holder=holder))
+        case Replaced(term=term, by=by):
+            return agent_pb2.CoordinatorMessage(replaced=agent_pb2.Replaced(term=term, by=_life_to_wire(by)))
+        case Go():
+            go = agent_pb2.Go(
+                term=message.term,
+                request_id=message.request_id,
+                save=message.save,
+                num_shards=message.num_shards,
+                shard=message.shard,
+                key=message.key,
+                size_bytes=message.size_bytes,
+                layout_digest=message.layout_digest,
+                share=None if message.share is None else shares.share_to_wire(message.share),
+                prefix_key=message.prefix_key,
+                attempt=message.attempt,
+            )
+            return agent_pb2.CoordinatorMessage(go=go)
+        case SaveEnded():
+            checkpoint = message.checkpoint
+            ended = agent_pb2.SaveEnded(
+                term=message.term,
+                request_id=message.request_id,
+                save=message.save,
+                prefix=message.prefix,
+                reason=message.reason,
+                unknown=not message.is_known,
+                checkpoint=None if checkpoint is None else convert.checkpoint_to_wire(checkpoint, run),
+            )
+            return agent_pb2.CoordinatorMessage(ended=ended)
+
+
+def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoordinator:
+    """Read and check what a coordinator tells."""
+    match message.WhichOneof("kind"):
+        case "attached":
+            attached = message.attached
+            return Attached(_term(attached.term), convert.seconds_from_wire("lease_s", attached.lease_s))
+        case "fenced":
+            return Fenced(_term(message.fenced.term), convert.text_from_wire(message.fenced.holder))
+        case "replaced":
+            return Replaced(_term(message.replaced.term), life_from_wire(message.replaced.by))
+        case "go":
+            return _go_from_wire(message.go)
+        case "ended":
+            ended = message.ended
+            has_checkpoint = ended.HasField("checkpoint")
+            return SaveEnded(
+                _term(ended.term),
+                convert.request_id_from_wire(ended.request_id),
+                _save(ended.save),
+                ended.prefix,
+                ended.reason,
+                is_known=not ended.unknown,
+                checkpoint=convert.checkpoint_from_wire(ended.checkpoint) if has_checkpoint else None,
+            )
+    raise InvalidRequestError("a coordinator says what is unknown here")
+
+
+def life_from_wire(message: agent_pb2.AgentLife) -> AgentLife:
+    """Read and check which agent speaks."""
+    host = convert.text_from_wire(message.host)
+    if not host or host != message.host or not math.isfinite(message.born):
+        raise InvalidRequestError("an agent says on which host it is, by a printable name", actual=message.host[:64])
+    incarnation = convert.request_id_from_wire(message.incarnation)
+    return AgentLife(host, incarnation, message.born, convert.text_from_wire(message.boot))
+
+
+def _life_to_wire(life: AgentLife) -> agent_pb2.AgentLife:
+    return agent_pb2.AgentLife(host=life.host, incarnation=life.incarnation, born=life.born, boot=life.boot)
+
+
+def part_to_wire(run: str, part: RankPart) -> agent_pb2.RankPart:
+    """Return the message for what one rank said."""
+    member = part.member
+    peer = common_pb2.Peer(incarnation=member.incarnation, host=member.host, pid=member.pid, version=versions.VERSION)
+    return agent_pb2.RankPart(
+        join=convert.join_to_wire(peer, run, member, part.options),
+        declare=convert.declaration_to_wire(part.declaration),
+    )
+
+
+def _part_from_wire(message: agent_pb2.RankPart) -> RankPart:
+    _, member, options = convert.join_from_wire(message.join)
+    return RankPart(member, options, convert.declaration_from_wire(message.declare))
+
+
+def _declaration_to_wire(said: HostDeclaration) -> agent_pb2.HostDeclaration:
+    return agent_pb2.HostDeclaration(
+        request_id=said.request_id,
+        run=said.run,
+        step=said.step,
+        ranks=said.ranks,
+        world_size=said.world_size,
+        manifest_digest=said.manifest_digest,
+        size_bytes=said.size_bytes,
+        call=said.call,
+        since_term=said.since_term,
+        parts=[part_to_wire(said.run, part) for part in said.parts],
+    )
+
+
+def _declaration_from_wire(message: agent_pb2.HostDeclaration) -> HostDeclaration:
+    run = convert.run_from_wire(message.run)
+    parts = tuple(_part_from_wire(each) for each in message.parts)
+    if any(part.declaration.save.run != run or part.member.rank != part.declaration.save.rank for part in parts):
+        raise InvalidRequestError("the ranks of a host declare the same save, each its own part", key=run)
+    return HostDeclaration(
+        convert.request_id_from_wire(message.request_id),
+        run,
+        convert.step_from_wire(message.step) if message.HasField("step") else None,
+        tuple(message.ranks),
+        message.world_size,
+        message.manifest_digest,
+        message.size_bytes,
+        message.call,
+        _term(message.since_term),
+        parts,
+    )
+
+
+def _carried_to_wire(carried: CarriedSave) -> agent_pb2.CarriedSave:
+    message = agent_pb2.CarriedSave(
+        declaration=_declaration_to_wire(carried.declaration), save=carried.save, layout_digest=carried.layout_digest
+    )
+    if carried.receipts is not None:
+        message.sealed.SetInParent()
+        message.sealed.receipts.extend(_receipt_to_wire(each) for each in carried.receipts)
+    return message
+
+
+def _carried_from_wire(message: agent_pb2.CarriedSave) -> CarriedSave:
+    receipts = None
+    if message.HasField("sealed"):
+        receipts = tuple(_receipt_from_wire(each) for each in message.sealed.receipts)
+    return CarriedSave(
+        _declaration_from_wire(message.declaration), _save(message.save), message.layout_digest, receipts
+    )
+
+
+def _receipt_to_wire(receipt: Receipt) -> agent_pb2.Receipt:
+    return agent_pb2.Receipt(
+        save=receipt.save,
+        by=_life_to_wire(receipt.by),
+        shard=receipt.shard,
+        key=receipt.key,
+        size_bytes=receipt.size_bytes,
+        version=receipt.version,
+        durability=convert.durability_to_wire(receipt.durability),
+        sums=np.frombuffer(receipt.sums, "<u4").tolist(),
+    )
+
+
+def _receipt_from_wire(message: agent_pb2.Receipt) -> Receipt:
+    return Receipt(
+        _save(message.save),
+        life_from_wire(message.by),
+        message.shard,
+        convert.key_from_wire(message.key),
+        message.size_bytes,
+        message.version,
+        convert.durability_from_wire(message.durability),
+        np.array(message.sums, "<u4").tobytes(),
+    )
+
+
+def _go_from_wire(message: agent_pb2.Go) -> Go:
+    shard = message.shard if message.HasField("shard") else None
+    go = Go(
+        _term(message.term),
+        convert.request_id_from_wire(message.request_id),
+        _save(message.save),
+        message.num_shards,
+        shard,
+        convert.key_from_wire(message.key) if shard is not None else "",
+        message.size_bytes,
+        message.layout_digest,
+        prefix_key=convert.key_from_wire(message.prefix_key) if message.prefix_key else "",
+        attempt=message.attempt,
+    )
+    if shard is None or not message.HasField("share"):
+        return go
+    if not 0 <= shard < message.num_shards or message.size_bytes < 0:
+        raise InvalidRequestError("a host is told to write a shard that there is not", actual=shard)
+    return replace(go, share=shares.share_from_wire(message.share, shard, message.num_shards, message.size_bytes))
+
+
+def _save(value: str) -> str:
+    return convert.request_id_from_wire(value) if value else ""
+
+
+def _term(value: int) -> int:
+    if not 0 <= value < _MOST_TERM:
+        raise InvalidRequestError("a term is out of range", actual=value)
+    return value

@@ -1,0 +1,355 @@
+from ckptd.wire.v1 import common_pb2 as _common_pb2
+from ckptd.wire.v1 import save_pb2 as _save_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AgentLife(_message.Message):
+    __slots__ = ("host", "incarnation", "born", "boot")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    BORN_FIELD_NUMBER: _ClassVar[int]
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    incarnation: str
+    born: float
+    boot: str
+    def __init__(self, host: _Optional[str] = ..., incarnation: _Optional[str] = ..., born: _Optional[float] = ..., boot: _Optional[str] = ...) -> None: ...
+
+class HostDeclaration(_message.Message):
+    __slots__ = ("request_id", "run", "step", "ranks", "world_size", "manifest_digest", "size_bytes", "call", "since_term", "parts")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TERM_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    run: str
+    step: int
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    world_size: int
+    manifest_digest: bytes
+    size_bytes: int
+    call: int
+    since_term: int
+    parts: _containers.RepeatedCompositeFieldContainer[RankPart]
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., call: _Optional[int] = ..., since_term: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[RankPart, _Mapping]]] = ...) -> None: ...
+
+class RankPart(_message.Message):
+    __slots__ = ("join", "declare")
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    DECLARE_FIELD_NUMBER: _ClassVar[int]
+    join: _save_pb2.JoinRequest
+    declare: _save_pb2.DeclareRequest
+    def __init__(self, join: _Optional[_Union[_save_pb2.JoinRequest, _Mapping]] = ..., declare: _Optional[_Union[_save_pb2.DeclareRequest, _Mapping]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("save", "by", "shard", "key", "size_bytes", "version", "durability", "sums")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    save: str
+    by: AgentLife
+    shard: int
+    key: str
+    size_bytes: int
+    version: str
+    durability: _common_pb2.Durability
+    sums: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, save: _Optional[str] = ..., by: _Optional[_Union[AgentLife, _Mapping]] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., version: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., sums: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Receipts(_message.Message):
+    __slots__ = ("receipts",)
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
+    def __init__(self, receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
+
+class CarriedSave(_message.Message):
+    __slots__ = ("declaration", "save", "layout_digest", "sealed")
+    DECLARATION_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    declaration: HostDeclaration
+    save: str
+    layout_digest: bytes
+    sealed: Receipts
+    def __init__(self, declaration: _Optional[_Union[HostDeclaration, _Mapping]] = ..., save: _Optional[str] = ..., layout_digest: _Optional[bytes] = ..., sealed: _Optional[_Union[Receipts, _Mapping]] = ...) -> None: ...
+
+class AgentMessage(_message.Message):
+    __slots__ = ("hello", "beat", "declare", "sealed", "failed", "end_seen")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
+    DECLARE_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    END_SEEN_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    beat: Beat
+    declare: DeclareHost
+    sealed: PartSealed
+    failed: PartFailed
+    end_seen: EndSeen
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., declare: _Optional[_Union[DeclareHost, _Mapping]] = ..., sealed: _Optional[_Union[PartSealed, _Mapping]] = ..., failed: _Optional[_Union[PartFailed, _Mapping]] = ..., end_seen: _Optional[_Union[EndSeen, _Mapping]] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("agent", "root_id", "highest_term", "addresses", "labels", "members", "saves", "peer")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    ROOT_ID_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_TERM_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    SAVES_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    agent: AgentLife
+    root_id: str
+    highest_term: int
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    members: _containers.RepeatedScalarFieldContainer[int]
+    saves: _containers.RepeatedCompositeFieldContainer[CarriedSave]
+    peer: _common_pb2.Peer
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., root_id: _Optional[str] = ..., highest_term: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., members: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[CarriedSave, _Mapping]]] = ..., peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
+
+class Owed(_message.Message):
+    __slots__ = ("save", "bytes")
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    save: str
+    bytes: int
+    def __init__(self, save: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Beat(_message.Message):
+    __slots__ = ("agent", "term", "owed")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    OWED_FIELD_NUMBER: _ClassVar[int]
+    agent: AgentLife
+    term: int
+    owed: _containers.RepeatedCompositeFieldContainer[Owed]
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., owed: _Optional[_Iterable[_Union[Owed, _Mapping]]] = ...) -> None: ...
+
+class DeclareHost(_message.Message):
+    __slots__ = ("agent", "term", "declaration")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    DECLARATION_FIELD_NUMBER: _ClassVar[int]
+    agent: AgentLife
+    term: int
+    declaration: HostDeclaration
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., declaration: _Optional[_Union[HostDeclaration, _Mapping]] = ...) -> None: ...
+
+class PartSealed(_message.Message):
+    __slots__ = ("agent", "term", "request_id", "save", "receipts")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    agent: AgentLife
+    term: int
+    request_id: str
+    save: str
+    receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
+
+class PartFailed(_message.Message):
+    __slots__ = ("agent", "term", "request_id", "save", "reason")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    agent: AgentLife
+    term: int
+    request_id: str
+    save: str
+    reason: str
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class EndSeen(_message.Message):
+    __slots__ = ("agent", "term", "save", "request_id")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    agent: AgentLife
+    term: int
+    save: str
+    request_id: str
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., save: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CoordinatorMessage(_message.Message):
+    __slots__ = ("attached", "fenced", "replaced", "go", "ended")
+    ATTACHED_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
+    GO_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    attached: Attached
+    fenced: Fenced
+    replaced: Replaced
+    go: Go
+    ended: SaveEnded
+    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., ended: _Optional[_Union[SaveEnded, _Mapping]] = ...) -> None: ...
+
+class Attached(_message.Message):
+    __slots__ = ("term", "lease_s")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    lease_s: float
+    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class Fenced(_message.Message):
+    __slots__ = ("term", "holder")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    holder: str
+    def __init__(self, term: _Optional[int] = ..., holder: _Optional[str] = ...) -> None: ...
+
+class Replaced(_message.Message):
+    __slots__ = ("term", "by")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    by: AgentLife
+    def __init__(self, term: _Optional[int] = ..., by: _Optional[_Union[AgentLife, _Mapping]] = ...) -> None: ...
+
+class Go(_message.Message):
+    __slots__ = ("term", "request_id", "save", "num_shards", "shard", "key", "size_bytes", "layout_digest", "share", "prefix_key", "attempt")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    NUM_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_KEY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    request_id: str
+    save: str
+    num_shards: int
+    shard: int
+    key: str
+    size_bytes: int
+    layout_digest: bytes
+    share: HostShare
+    prefix_key: str
+    attempt: int
+    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., num_shards: _Optional[int] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., share: _Optional[_Union[HostShare, _Mapping]] = ..., prefix_key: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class HostShare(_message.Message):
+    __slots__ = ("names", "dtypes", "ranks", "full_shapes", "entry_tensor", "entry_offset", "entry_size", "entry_lengths_crc", "segment_entry", "segment_rank", "segment_item", "segment_item_offset", "segment_size", "segment_offset", "segment_is_lengths", "literals")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    DTYPES_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    FULL_SHAPES_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_TENSOR_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_LENGTHS_CRC_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_RANK_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_ITEM_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_ITEM_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_IS_LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    LITERALS_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[bytes]
+    dtypes: _containers.RepeatedScalarFieldContainer[int]
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    full_shapes: _containers.RepeatedScalarFieldContainer[int]
+    entry_tensor: bytes
+    entry_offset: bytes
+    entry_size: bytes
+    entry_lengths_crc: bytes
+    segment_entry: bytes
+    segment_rank: bytes
+    segment_item: bytes
+    segment_item_offset: bytes
+    segment_size: bytes
+    segment_offset: bytes
+    segment_is_lengths: bytes
+    literals: _containers.RepeatedCompositeFieldContainer[ShareLiteral]
+    def __init__(self, names: _Optional[_Iterable[bytes]] = ..., dtypes: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., full_shapes: _Optional[_Iterable[int]] = ..., entry_tensor: _Optional[bytes] = ..., entry_offset: _Optional[bytes] = ..., entry_size: _Optional[bytes] = ..., entry_lengths_crc: _Optional[bytes] = ..., segment_entry: _Optional[bytes] = ..., segment_rank: _Optional[bytes] = ..., segment_item: _Optional[bytes] = ..., segment_item_offset: _Optional[bytes] = ..., segment_size: _Optional[bytes] = ..., segment_offset: _Optional[bytes] = ..., segment_is_lengths: _Optional[bytes] = ..., literals: _Optional[_Iterable[_Union[ShareLiteral, _Mapping]]] = ...) -> None: ...
+
+class ShareLiteral(_message.Message):
+    __slots__ = ("offset", "data")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class SaveEnded(_message.Message):
+    __slots__ = ("term", "request_id", "save", "prefix", "reason", "unknown", "checkpoint")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SAVE_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    request_id: str
+    save: str
+    prefix: str
+    reason: str
+    unknown: bool
+    checkpoint: _common_pb2.Checkpoint
+    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., prefix: _Optional[str] = ..., reason: _Optional[str] = ..., unknown: bool = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+
+class PlaceRequest(_message.Message):
+    __slots__ = ("join", "host")
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    join: _save_pb2.JoinRequest
+    host: str
+    def __init__(self, join: _Optional[_Union[_save_pb2.JoinRequest, _Mapping]] = ..., host: _Optional[str] = ...) -> None: ...
+
+class PlaceReply(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
+
+class DepartRequest(_message.Message):
+    __slots__ = ("leave", "for_good")
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
+    FOR_GOOD_FIELD_NUMBER: _ClassVar[int]
+    leave: _save_pb2.LeaveRequest
+    for_good: bool
+    def __init__(self, leave: _Optional[_Union[_save_pb2.LeaveRequest, _Mapping]] = ..., for_good: bool = ...) -> None: ...
+
+class DepartReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

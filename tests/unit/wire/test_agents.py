@@ -1,0 +1,125 @@
+"""What agents and their coordinator tell each other comes through the wire as it was said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.hosts.messages import (
+    AgentLife,
+    Attached,
+    Beat,
+    CarriedSave,
+    DeclareHost,
+    EndSeen,
+    Fenced,
+    Go,
+    Hello,
+    HostDeclaration,
+    PartFailed,
+    PartSealed,
+    RankPart,
+    Receipt,
+    Replaced,
+    SaveEnded,
+)
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.lanes.host_share import part_of
+from ckptd.engine.lanes.plan import plan
+from ckptd.errors import InvalidRequestError
+from ckptd.storage.base import Durability
+from ckptd.wire import agents, shares
+from ckptd.wire.v1 import agent_pb2
+from tests.fakes.ranks import six_on_three_hosts
+
+LIFE = AgentLife("h1", "i1", 12.5, "boot-3")
+MEMBER = Member(2, 6, "r2", "h1", 4711)
+SAID = Declaration(SaveRef("runs/r", 3, 5, rank=2, incarnation="r2"), "q2", 6, bytes(32), overwrite=True)
+DECLARED = HostDeclaration(
+    "q", "runs/r", 5, (2, 3), 6, bytes(range(32)), 1 << 40, 1, 7, (RankPart(MEMBER, RunOptions(max_to_keep=3), SAID),)
+)
+RECEIPT = Receipt("s1", LIFE, 1, "runs/r/m-5.data-1", 64, "v", Durability.OBJECT_STORE, b"\x01\0\0\0\xff\xff\xff\xff")
+TOLD_BY_AGENT = [
+    Hello(LIFE, "root", 7, ("h1:7070", "h1b:7070"), (("zone", "a"),), (2, 3), ()),
+    Hello(LIFE, "root", 7, saves=(CarriedSave(DECLARED), CarriedSave(DECLARED, "s1", b"d", (RECEIPT,)))),
+    Hello(LIFE, "root", 7, saves=(CarriedSave(replace(DECLARED, step=None), "s1", b"d", ()),)),
+    Beat(LIFE, 7, (("s1", 1 << 40),)),
+    DeclareHost(LIFE, 7, DECLARED),
+    PartSealed(LIFE, 7, "q", "s1", (RECEIPT,)),
+    PartSealed(LIFE, 7, "q", "s1", ()),
+    PartFailed(LIFE, 7, "q", "", "rank 3 is gone"),
+    EndSeen(LIFE, 7, "", "q"),
+]
+PUBLISHED = Checkpoint("/root/runs/r/m-5", 5, 64, 2, 12.0, 1.5, save_id="s1")
+TOLD_BY_COORDINATOR = [
+    Attached(7, 15.0),
+    Fenced(8, "another coordinator"),
+    Replaced(7, LIFE),
+    Go(7, "q", "s1", 3, None, "", 0, b"d", prefix_key="runs/r/m-5", attempt=2),
+    SaveEnded(7, "q", "s1", "m-5", checkpoint=PUBLISHED),
+    SaveEnded(7, "q", "", "", "rank 3 is gone", is_known=False),
+]
+
+
+@pytest.mark.parametrize("message", TOLD_BY_AGENT, ids=lambda each: type(each).__name__)
+def test_what_an_agent_tells_comes_through(message):
+    data = agents.from_agent_to_wire(message).SerializeToString()
+    told = agents.from_agent_from_wire(agent_pb2.AgentMessage.FromString(data))
+    assert told == message
+    if isinstance(message, DeclareHost):
+        assert isinstance(told, DeclareHost)
+        assert told.declaration.parts == message.declaration.parts
+        assert told.declaration.since_term == message.declaration.since_term
+
+
+@pytest.mark.parametrize("message", TOLD_BY_COORDINATOR, ids=lambda each: type(each).__name__)
+def test_what_a_coordinator_tells_comes_through(message):
+    data = agents.from_coordinator_to_wire(message, "runs/r").SerializeToString()
+    told = agents.from_coordinator_from_wire(agent_pb2.CoordinatorMessage.FromString(data))
+    assert told == message
+    if isinstance(message, SaveEnded):
+        assert isinstance(told, SaveEnded)
+        assert told.checkpoint == message.checkpoint
+
+
+def test_what_a_host_is_told_to_write_comes_through():
+    ranks, hosts = six_on_three_hosts()
+    share = part_of(plan(ranks.manifests, 1, hosts=hosts), "b")
+    size = share.layout.shard_sizes[share.shard]
+    go = Go(7, "q", "s1", 3, share.shard, "runs/r/m-5.data-1", size, b"d", share.layout, "runs/r/m-5", 1)
+    data = agents.from_coordinator_to_wire(go).SerializeToString()
+    told = agents.from_coordinator_from_wire(agent_pb2.CoordinatorMessage.FromString(data))
+    assert told == go
+    assert isinstance(told, Go)
+    assert told.share is not None
+    for name, value in vars(share.layout).items():
+        ours = getattr(told.share, name)
+        same = np.array_equal(ours, value) if isinstance(value, np.ndarray) else ours == value
+        assert same or name in ("replicas", "shard_sizes"), name
+    assert told.share.shard_sizes[share.shard] == size
+    assert told.share.rows_of(share.shard) == share.layout.rows_of(share.shard)
+
+
+def test_a_share_that_does_not_fit_into_its_shard_is_refused():
+    ranks, hosts = six_on_three_hosts()
+    share = part_of(plan(ranks.manifests, 1, hosts=hosts), "b")
+    size = share.layout.shard_sizes[share.shard]
+    message = shares.share_to_wire(share.layout)
+    with pytest.raises(InvalidRequestError, match="does not fit into its shard"):
+        shares.share_from_wire(message, share.shard, 3, size - 1)
+    message.segment_size = message.segment_size[:-8]
+    with pytest.raises(InvalidRequestError, match="differ in length"):
+        shares.share_from_wire(message, share.shard, 3, size)
+
+
+def test_what_is_said_by_nobody_or_of_nothing_is_refused():
+    with pytest.raises(InvalidRequestError, match="unknown here"):
+        agents.from_agent_from_wire(agent_pb2.AgentMessage())
+    with pytest.raises(InvalidRequestError, match="unknown here"):
+        agents.from_coordinator_from_wire(agent_pb2.CoordinatorMessage())
+    named = agents.from_agent_to_wire(Beat(replace(LIFE, host="h\n1"), 7))
+    with pytest.raises(InvalidRequestError, match="a printable name"):
+        agents.from_agent_from_wire(named)
