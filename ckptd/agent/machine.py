@@ -175,7 +175,12 @@ class AgentMachine:
     def stopped(self, save_id: str) -> list[Effect]:
         """The writers of a save have ended: nothing of this agent's can come to its keys any more."""
         request_id = self._to_acknowledge.pop(save_id, None)
-        return [] if request_id is None else self._say(EndSeen(self.life, self.highest_term, save_id, request_id))
+        return [] if request_id is None else self._say(self._end_seen(save_id, request_id))
+
+    def _end_seen(self, save_id: str, request_id: str) -> EndSeen:
+        save = self._ended.get(request_id)
+        is_sole = save is not None and save.since_term != 0
+        return EndSeen(self.life, self.highest_term, save_id, request_id, is_sole)
 
     def _filling(self, save_id: str) -> HostSave | None:
         found = (each for each in self._saves.values() if each.save == save_id)
@@ -247,7 +252,7 @@ class AgentMachine:
         if ended.save:
             self._to_acknowledge[ended.save] = ended.request_id
             return [*effects, Stop(ended.save)]
-        return [*effects, *self._say(EndSeen(self.life, self.highest_term, "", ended.request_id))]
+        return [*effects, *self._say(self._end_seen("", ended.request_id))]
 
     def _is_about(self, ended: SaveEnded, save: HostSave) -> bool:
         """Whether this ends a save, and not only an earlier attempt at it. In one term there is one attempt."""

@@ -204,7 +204,7 @@ class Reception(Process):
                 self.sealed(agent, message)
             case PartFailed(request_id=request_id, save=save, reason=reason):
                 self.part_failed(agent, request_id, save, reason)
-            case EndSeen(save=save) if save:
+            case EndSeen(save=save, is_sole=True) if save:
                 self.guarded(lambda: self.catalog.writers.heard_end(save, agent.host))
 
     def of_save(self, save: str) -> LiveSave | None:

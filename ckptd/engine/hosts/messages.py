@@ -185,12 +185,16 @@ class PartFailed:
 
 @dataclass(frozen=True, slots=True)
 class EndSeen:
-    """It has heard the end of a save, and none of its writers writes for that save any more."""
+    """It has heard the end of a save, and none of its writers writes for that save any more.
+
+    With `is_sole` no former life of this agent can, either: only then is nothing more to come to the save's keys.
+    """
 
     agent: AgentLife
     term: int
     save: str
     request_id: str
+    is_sole: bool
 
 
 FromAgent = Hello | Beat | DeclareHost | PartSealed | PartFailed | EndSeen

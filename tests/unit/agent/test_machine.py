@@ -57,11 +57,18 @@ def test_a_save_goes_from_declared_to_ended():
     machine = sealed()
     ended = SaveEnded(3, REQUEST, "s", prefix="m-5")
     assert machine.hear(ended, 3.0) == [Tell(REQUEST, HostOutcome("m-5")), Stop("s")]
-    assert machine.stopped("s") == [Send(EndSeen(LIFE, 3, "s", REQUEST))]
+    assert machine.stopped("s") == [Send(EndSeen(LIFE, 3, "s", REQUEST, True))]
     # It may come twice, and the ranks may ask again.
     assert machine.hear(ended, 4.0) == [Stop("s")]
     assert machine.hear(GO, 4.0) == []
     assert machine.declare(MINE, 4.0) == [Tell(REQUEST, HostOutcome("m-5"))]
+
+
+def test_a_later_life_does_not_speak_for_the_writers_of_a_former_one():
+    for machine in (attached(), attached()):
+        if machine.declare(MINE, 1.0, is_retry=True):
+            machine.hear(SaveEnded(3, REQUEST, "s", reason="gone"), 2.0)
+        assert machine.stopped("s") == [Send(EndSeen(LIFE, 3, "s", REQUEST, False))]
 
 
 def test_what_happens_twice_changes_nothing():
@@ -180,5 +187,5 @@ def test_a_later_coordinator_may_begin_anew_or_end_what_a_former_one_began(save)
 def test_the_end_of_another_attempt_is_acknowledged_and_told_to_no_rank():
     machine = filling()
     assert machine.hear(SaveEnded(3, REQUEST, "other", reason="gone"), 3.0) == [Stop("other")]
-    assert machine.stopped("other") == [Send(EndSeen(LIFE, 3, "other", REQUEST))]
+    assert machine.stopped("other") == [Send(EndSeen(LIFE, 3, "other", REQUEST, False))]
     assert machine.filled(RECEIPT, 4.0) == [Send(PartSealed(LIFE, 3, REQUEST, "s", (RECEIPT,)))]
