@@ -63,8 +63,8 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
         case PartFailed(term=term, request_id=request_id, save=save, reason=reason):
             failed = agent_pb2.PartFailed(agent=agent, term=term, request_id=request_id, save=save, reason=reason)
             return agent_pb2.AgentMessage(failed=failed)
-        case EndSeen(term=term, save=save, request_id=request_id):
-            seen = agent_pb2.EndSeen(agent=agent, term=term, save=save, request_id=request_id)
+        case EndSeen(term=term, save=save, request_id=request_id, is_sole=is_sole):
+            seen = agent_pb2.EndSeen(agent=agent, term=term, save=save, request_id=request_id, is_sole=is_sole)
             return agent_pb2.AgentMessage(end_seen=seen)
 
 
@@ -104,7 +104,7 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
         case "end_seen":
             seen = message.end_seen
             agent, request_id = life_from_wire(seen.agent), convert.request_id_from_wire(seen.request_id)
-            return EndSeen(agent, _term(seen.term), _save(seen.save), request_id)
+            return EndSeen(agent, _term(seen.term), _save(seen.save), request_id, seen.is_sole)
     raise InvalidRequestError("an agent says what is unknown here")
 
 

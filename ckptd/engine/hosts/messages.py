@@ -194,7 +194,7 @@ class EndSeen:
     term: int
     save: str
     request_id: str
-    is_sole: bool
+    is_sole: bool = False
 
 
 FromAgent = Hello | Beat | DeclareHost | PartSealed | PartFailed | EndSeen

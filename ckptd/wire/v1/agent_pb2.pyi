@@ -191,16 +191,18 @@ class PartFailed(_message.Message):
     def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class EndSeen(_message.Message):
-    __slots__ = ("agent", "term", "save", "request_id")
+    __slots__ = ("agent", "term", "save", "request_id", "is_sole")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    IS_SOLE_FIELD_NUMBER: _ClassVar[int]
     agent: AgentLife
     term: int
     save: str
     request_id: str
-    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., save: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    is_sole: bool
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., save: _Optional[str] = ..., request_id: _Optional[str] = ..., is_sole: bool = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
     __slots__ = ("attached", "fenced", "replaced", "go", "ended")

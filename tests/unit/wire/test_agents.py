@@ -52,6 +52,7 @@ TOLD_BY_AGENT = [
     PartSealed(LIFE, 7, "q", "s1", ()),
     PartFailed(LIFE, 7, "q", "", "rank 3 is gone"),
     EndSeen(LIFE, 7, "", "q"),
+    EndSeen(LIFE, 7, "s1", "q", is_sole=True),
 ]
 PUBLISHED = Checkpoint("/root/runs/r/m-5", 5, 64, 2, 12.0, 1.5, save_id="s1")
 TOLD_BY_COORDINATOR = [
