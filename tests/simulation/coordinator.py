@@ -62,14 +62,14 @@ class Coordinator(Reception):
         calls = digest_of(live.declarations[host].request_id for host in hosts)
         try:
             record = live.record = next(iter(self.catalog.writers.waiting(NAME, live.step, calls)), None)
-            if record is not None:
-                self.catalog.writers.revive(record, record.shard_keys[len(hosts) :])
+            there = None if record is None else self.catalog.writers.revive(record, record.shard_keys[len(hosts) :])
+            if record is not None and there is not None:
                 self.judge.num_revived += 1
                 self.world.log(f"{self.name} goes on with {record.save_id}")
             else:
                 record = live.record = self.draft(live, hosts, calls)
                 self.catalog.begin(record)
-            for key in record.shard_keys[len(hosts) :]:
+            for key in (key for key in record.shard_keys[len(hosts) :] if key not in (there or ())):
                 self.store.create(key, 0).finish()
         except CkptdError as error:
             self.apply(live, machine.Failed(SessionAbortedError(f"step {live.step} of {' '.join(hosts)}: {error}")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckptd.engine.catalog.ledger import Ledger
+from ckptd.engine.catalog.presence import has_object
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.save_keys import SaveKeys
 from ckptd.engine.catalog.uncommitted import Uncommitted
@@ -31,17 +32,20 @@ class Writers:
         ours = [each for each in found if each.prefix == prefix and each.calls == calls]
         return sorted(ours, key=lambda each: -each.sequence)
 
-    def revive(self, record: Record, keys: Sequence[str]) -> None:
+    def revive(self, record: Record, keys: Sequence[str]) -> frozenset[str] | None:
         """Go on with a save that `waiting` has returned: from here on it is under way.
 
-        `keys` are those of its shards that its owner writes itself: it begins them anew.
+        `keys` are those of its shards that its owner writes itself. Returns which of these are there, all of them
+        empty; None when one has bytes, which cannot be written anew. Deleting it is no way: such a request may hang,
+        and take effect when a later life has gone on with the same save and published it.
         """
-        # Crash here: it waits again, for the next life.
-        self._ledger.on_step("sweep.own_shards")
-        self._ledger.store.delete(keys)
+        there = frozenset(key for key in keys if has_object(self._ledger.store, key))
+        if any(self._ledger.store.stat(key).size_bytes for key in there):
+            return None
         self._uncommitted.elsewhere.wait_no_longer(record.save_id)
         self._ledger.live.add(record.save_id)
         self._revived.add(record.save_id)
+        return there
 
     def check_order(self, record: Record) -> None:
         """Make sure that what was revived is not published after what began later: the state would go back.

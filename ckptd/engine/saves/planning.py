@@ -26,9 +26,29 @@ from ckptd.engine.replicas import Difference
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.surroundings import Surroundings
 from ckptd.errors import CkptdError
-from ckptd.storage.base import ObjectWriter
+from ckptd.storage.base import Buffer, ObjectStat, ObjectWriter, Store
 from ckptd.storage.capabilities import ReservingStore
 from ckptd.storage.limited import limited
+
+
+class EmptyInPlace:
+    """Writes an empty shard that is there already."""
+
+    size_bytes = 0
+
+    def __init__(self, store: Store, key: str) -> None:
+        """See the class."""
+        self.key, self._store = key, store
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """There is nothing to write."""
+
+    def finish(self) -> ObjectStat:
+        """Return what is there."""
+        return self._store.stat(self.key)
+
+    def abort(self) -> None:
+        """What is there goes with the save."""
 
 
 class Plan:
@@ -53,6 +73,7 @@ class Plan:
         self.shards: Sequence[Shard] = ()
         self._run = run
         self._begun: list[Shard] = []
+        self._there: frozenset[str] = frozenset()  # empty shards that a former life of the coordinator has written
         self._calls = ""  # where other hosts write: a digest of the calls of `save` on all ranks
 
     def lay_out(self, ref: SaveRef, claims: Sequence[Claim]) -> Layout:
@@ -111,7 +132,11 @@ class Plan:
                     logger.warning("%s is planned otherwise than by the coordinator before, and begins anew", ref)
                 return None
             own = [key for shard, key in enumerate(record.shard_keys) if not layout.host_of(shard)]
-            stored.catalog.writers.revive(record, own)
+            there = stored.catalog.writers.revive(record, own)
+            if there is None:
+                logger.info("%s begins anew: the coordinator before had written a part of it itself", ref)
+                return None
+            self._there = there
         self.record = record
         return record
 
@@ -149,7 +174,10 @@ class Plan:
                 durability = self._run.store.durability
                 self._begun.append(RemoteShard(layout, shard, key, ref.save_id, durability=durability, now=now))
                 continue
-            writer = limited(self._create(key, size, reserves=reserves), self._run.settings.write_limit)
+            made = (
+                EmptyInPlace(self._run.store, key) if key in self._there else self._create(key, size, reserves=reserves)
+            )
+            writer = limited(made, self._run.settings.write_limit)
             filled = FilledShard(layout, shard, writer, now=now, on_end=on_end, on_failure=on_failure)
             self._begun.append(filled)
             filled.begin()

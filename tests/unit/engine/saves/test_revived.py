@@ -109,7 +109,7 @@ def test_ranks_that_have_begun_the_step_anew_get_a_save_of_their_own(lives):
     assert not any(key.endswith("-of-00003") for key in lives.data())
 
 
-def test_a_shard_that_the_coordinator_wrote_itself_is_written_again(lives):
+def test_a_save_whose_coordinator_wrote_a_part_itself_begins_anew_and_nothing_is_deleted(lives):
     job = lives.next()
     save(job, 4)
     job.hosts[4:] = ["", ""]
@@ -122,11 +122,15 @@ def test_a_shard_that_the_coordinator_wrote_itself_is_written_again(lives):
     later = lives.next()
     later.hosts, later.members = job.hosts, job.members
     again = later.planned(5)
-    assert again.save.save_id == planned.save.save_id
-    later.coordinator.agents.take(again.save, given)
-    later.coordinator.agents.take(again.save, later.write(again, "b"))
+    assert again.save.save_id != planned.save.save_id
+    assert again.num_shards == planned.num_shards + 1
+    with pytest.raises(ConflictError):
+        later.coordinator.agents.take(again.save, given)
+    for host in "ab":
+        later.coordinator.agents.take(again.save, later.write(again, host))
     later.send(again, 2)
-    assert later.coordinator.outcome(again.save).result(MOST_S).save_id == planned.save.save_id
+    assert later.coordinator.outcome(again.save).result(MOST_S).save_id == again.save.save_id
+    assert lives.store.get(key)  # a deletion that hangs could meet a later life's
 
 
 def test_what_is_planned_otherwise_by_the_next_release_begins_anew(lives):
