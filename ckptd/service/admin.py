@@ -13,7 +13,7 @@ from ckptd.format import names
 from ckptd.service import descriptors, status_page
 from ckptd.service.allowances import Allowances
 from ckptd.service.arenas import ArenaServer
-from ckptd.service.calls import Call
+from ckptd.service.calls import Behaviour, Call
 from ckptd.service.opening import Openings
 from ckptd.service.pools import Pools
 from ckptd.service.presence import Presences
@@ -54,6 +54,17 @@ class AdminService:
         self.warnings: Sequence[str] = ()
         self.draining = False
         self.arenas: ArenaServer | None = None
+
+    def behaviours(self) -> dict[str, Behaviour]:
+        """Return what answers each method."""
+        return {
+            "Status": self.status,
+            "Pin": self.pin,
+            "Delete": self.delete,
+            "Undelete": self.undelete,
+            "Repair": self.repair,
+            "Evict": self.evict,
+        }
 
     async def status(self, request: admin_pb2.StatusRequest, call: Call) -> admin_pb2.StatusReply:
         """Describe the runs that are open or quarantined, with the saves in progress and what they wait for.

@@ -27,6 +27,16 @@ def _leave(request: Any) -> JournalEntry:
     return JournalEntry("leave", run=request.run, details=told)
 
 
+def _place(request: Any) -> JournalEntry:
+    entry = _join(request.join)
+    return replace(entry, details={**entry.details, "agent": request.host})
+
+
+def _depart(request: Any) -> JournalEntry:
+    entry = _leave(request.leave)
+    return replace(entry, details={**entry.details, "agent": request.host, "for_good": request.for_good})
+
+
 def _abort(request: Any) -> JournalEntry:
     save = request.save
     told = {"rank": save.rank, "save_id": save.save_id, "reason": request.reason}
@@ -93,6 +103,8 @@ ROWS: dict[str, Row] = {
     methods.ADMIN["Undelete"].path: _undelete,
     methods.ADMIN["Repair"].path: _repair,
     methods.ADMIN["Evict"].path: _evict,
+    methods.AGENT["Place"].path: _place,
+    methods.AGENT["Depart"].path: _depart,
 }
 
 NAMING = frozenset(methods.ADMIN[name].path for name in ("Pin", "Delete", "Undelete"))
@@ -128,7 +140,12 @@ RESULTS: dict[str, Callable[[Any], Mapping[str, object]]] = {
 }
 """Reads what only the answer tells off it."""
 
-OF_SAVES = frozenset(methods.SAVE[name].path for name in ("PutManifest", "Declare", "AwaitPlan", "Write"))
+OF_SAVES = frozenset(
+    (
+        *(methods.SAVE[name].path for name in ("PutManifest", "Declare", "AwaitPlan", "Write")),
+        *(methods.AGENT[name].path for name in ("Attend", "Tell")),
+    )
+)
 """What a save is made of: the engine tells of it when it begins to write, and when it has ended."""
 
 

@@ -44,6 +44,14 @@ def _write(request: Any) -> Requirement:
     return Requirement(Right.SAVE, convert.run_from_wire(request.open.save.run) if opens else None)
 
 
+def _place(request: Any) -> Requirement:
+    return Requirement(Right.AGENT, convert.run_from_wire(request.join.run))
+
+
+def _depart(request: Any) -> Requirement:
+    return Requirement(Right.AGENT, convert.run_from_wire(request.leave.run))
+
+
 def _read(request: Any) -> Requirement:
     return Requirement(Right.READ, convert.key_from_wire(request.key).rpartition("/")[0])
 
@@ -100,6 +108,16 @@ ROWS: dict[str, Row] = {
             "Undelete": _on_run(Right.MANAGE),
             "Repair": _on_run(Right.MANAGE),
             "Evict": _on_run(Right.ADMIN),
+        },
+    ),
+    **_paths(
+        methods.AGENT,
+        {
+            # What is said of saves needs the right on each of their runs: the service looks.
+            "Attend": _anywhere(Right.AGENT),
+            "Tell": _anywhere(Right.AGENT),
+            "Place": _place,
+            "Depart": _depart,
         },
     ),
 }

@@ -20,6 +20,7 @@ from ckptd.engine.priority import Priority
 from ckptd.errors import CkptdError, ConflictError
 from ckptd.service import descriptors, guarded_server
 from ckptd.service.admin import AdminService
+from ckptd.service.agents import AgentService, Attending
 from ckptd.service.allowances import Allowances
 from ckptd.service.arena_connection import Lending
 from ckptd.service.arenas import ArenaServer
@@ -98,8 +99,14 @@ class ServerOptions:
 class Server:
     """A daemon's gRPC server over one coordinator. Belongs to one event loop."""
 
-    def __init__(self, coordinator: Engine, options: ServerOptions, journal: Journal = NO_JOURNAL) -> None:
-        """`journal` is told of calls that change something."""
+    def __init__(
+        self,
+        coordinator: Engine,
+        options: ServerOptions,
+        journal: Journal = NO_JOURNAL,
+        hosts: Attending | None = None,
+    ) -> None:
+        """`journal` is told of calls that change something; `hosts` are those whose agents attend, if any may."""
         self._options = options
         self._addresses = check_exposure(options)
         self._certificates = None if options.tls is None else Certificates(options.tls)
@@ -141,11 +148,13 @@ class Server:
         self._presences = save.presences
         self._admin = AdminService(coordinator, host, self._pools, save.presences, self._allowances, self._recorder)
         self._admin.problems = options.problems
+        self._agents = AgentService(hosts, self._pools, Openings(coordinator, self._pools), self._ending)
         behaviours = _behaviours(
             save,
             ReadService(coordinator, host, self._pools, flow),
             WatchService(self.hub, self._pools, Openings(coordinator, self._pools), self._allowances, self._ending),
             self._admin,
+            self._agents,
         )
         self._under_way, subjects = CallsUnderWay(self.gate, self._look_at_arenas), Subjects(coordinator, self._pools)
         boundary = Boundary(self._door, self._recorder, subjects, self._under_way, limit_s=options.limits.control_s)
@@ -153,7 +162,7 @@ class Server:
         self._write = boundary.around(methods.SAVE["Write"], save.write)
 
     def _register(self, behaviours: dict[str, Behaviour], boundary: Boundary) -> None:
-        for service in (methods.SAVE, methods.READ, methods.WATCH, methods.ADMIN):
+        for service in (methods.SAVE, methods.READ, methods.WATCH, methods.ADMIN, methods.AGENT):
             handlers = methods.handlers(
                 service.values(), lambda method: boundary.around(method, behaviours[method.path])
             )
@@ -177,6 +186,7 @@ class Server:
         self._door.connections = Connections(Endpoints.of(bound), allowed=descriptors.open_files())
         self._door.connections.start()
         self._under_way.start()
+        self._agents.start()
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._admin.listening
@@ -291,6 +301,7 @@ class Server:
     async def stop(self) -> None:
         """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
         self._ending.set()
+        self._agents.stop()
         self._under_way.stop()
         await self._server.stop(_LAST_WORDS_S)
         if self._door.connections is not None:
@@ -328,7 +339,9 @@ class Server:
         await self._set_health(states.NOT_SERVING if is_all else states.SERVING)
 
 
-def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin: AdminService) -> dict[str, Behaviour]:
+def _behaviours(
+    save: SaveService, read: ReadService, watch: WatchService, admin: AdminService, agents: AgentService
+) -> dict[str, Behaviour]:
     """Say which function answers which method; a method without one would fail right here, at start."""
     table: tuple[tuple[dict[str, methods.Method], dict[str, Behaviour]], ...] = (
         (
@@ -355,17 +368,8 @@ def _behaviours(save: SaveService, read: ReadService, watch: WatchService, admin
             },
         ),
         (methods.WATCH, {"Watch": watch.watch}),
-        (
-            methods.ADMIN,
-            {
-                "Status": admin.status,
-                "Pin": admin.pin,
-                "Delete": admin.delete,
-                "Undelete": admin.undelete,
-                "Repair": admin.repair,
-                "Evict": admin.evict,
-            },
-        ),
+        (methods.ADMIN, admin.behaviours()),
+        (methods.AGENT, agents.behaviours()),
     )
     return {method.path: answers[name] for service, answers in table for name, method in service.items()}
 

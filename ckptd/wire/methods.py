@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ckptd.errors import InvalidRequestError
 from ckptd.wire import chunks
-from ckptd.wire.v1 import admin_pb2, read_pb2, save_pb2, watch_pb2
+from ckptd.wire.v1 import admin_pb2, agent_pb2, read_pb2, save_pb2, watch_pb2
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
@@ -92,8 +92,9 @@ SAVE = _methods(_service(save_pb2, "SaveService"))
 READ = _methods(_service(read_pb2, "ReadService"))
 WATCH = _methods(_service(watch_pb2, "WatchService"))
 ADMIN = _methods(_service(admin_pb2, "AdminService"))
+AGENT = _methods(_service(agent_pb2, "AgentService"))
 
-ALL: tuple[Method, ...] = tuple(method for service in (SAVE, READ, WATCH, ADMIN) for method in service.values())
+ALL: tuple[Method, ...] = tuple(method for service in (SAVE, READ, WATCH, ADMIN, AGENT) for method in service.values())
 SERVICES: tuple[str, ...] = tuple(dict.fromkeys(method.service for method in ALL))
 RUN_HEALTH = "run/"
 """Begins the name that gRPC's health service knows a run by, once another owner has taken it over."""

@@ -25,11 +25,14 @@ class HostShare:
         rows: which segments of the whole layout.
         layout: of that shard alone, under its number; the sizes of the others are 0 in it, and it has no slices, as
             only the index needs them.
+        whole_digest: of the whole layout.
+        whole_digest: of the whole layout.
     """
 
     shard: int
     rows: slice
     layout: Layout
+    whole_digest: bytes
 
 
 def part_of(layout: Layout, host: str) -> HostShare:
@@ -66,7 +69,7 @@ def part_of(layout: Layout, host: str) -> HostShare:
         literals=tuple(literal for literal in layout.literals if literal.shard == shard),
         replicas=NO_REPLICAS,
     )
-    return HostShare(shard, rows, part)
+    return HostShare(shard, rows, part, layout.digest)
 
 
 def crossing_bytes(layout: Layout, host_of_rank: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save import Save
 from ckptd.engine.saves.session import Phase
+from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
 from ckptd.errors import ConflictError, NotFoundError
 
 
@@ -88,6 +89,16 @@ class FromAgents:
         with self._of(save, by) as found:
             if found is not None:
                 found.fail(f"the {by} gave up: {reason}")
+
+    def lost(self, save: SaveRef, by: AgentLife, silent_s: float) -> None:
+        """End a save because a host's agent is gone for longer than its lease; a host that owes nothing may go."""
+        with self._of(save, by) as found:
+            owed: dict[int, int] = {}
+            for shard in _shards_of(found, by.host):
+                owed.update({rank: debt.owed_bytes for rank, debt in shard.debts().items() if debt.owed_bytes})
+            if found is not None and owed:
+                what = f"{describe_ranks(owed)} owed {describe_bytes(sum(owed.values()))}"
+                found.fail(f"the {by} is gone {describe_seconds(silent_s)}; {what}")
 
     def heard_end(self, save: SaveRef, by: AgentLife) -> None:
         """Hear that an agent knows that a save is over, and that none of its writers writes for it any more."""

@@ -345,12 +345,14 @@ class PlaceReply(_message.Message):
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class DepartRequest(_message.Message):
-    __slots__ = ("leave", "for_good")
+    __slots__ = ("leave", "for_good", "host")
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     FOR_GOOD_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     leave: _save_pb2.LeaveRequest
     for_good: bool
-    def __init__(self, leave: _Optional[_Union[_save_pb2.LeaveRequest, _Mapping]] = ..., for_good: bool = ...) -> None: ...
+    host: str
+    def __init__(self, leave: _Optional[_Union[_save_pb2.LeaveRequest, _Mapping]] = ..., for_good: bool = ..., host: _Optional[str] = ...) -> None: ...
 
 class DepartReply(_message.Message):
     __slots__ = ()

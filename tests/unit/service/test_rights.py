@@ -16,7 +16,7 @@ from ckptd.errors import NotPermittedError
 from ckptd.service import requirements
 from ckptd.service.gate import Access
 from ckptd.wire import methods, status, versions
-from ckptd.wire.v1 import admin_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
+from ckptd.wire.v1 import admin_pb2, agent_pb2, common_pb2, read_pb2, save_pb2, watch_pb2
 from tests.fakes.coordinator import checkpoint
 from tests.unit.service.conftest import serving
 
@@ -48,15 +48,19 @@ NEEDS = {
     "Undelete": "manage",
     "Repair": "manage",
     "Evict": "admin",
+    "Attend": "agent",
+    "Tell": "agent",
+    "Place": "agent",
+    "Depart": "agent",
 }
 HAS = {
     "read": {"read"},
     "save": {"read", "save"},
     "manage": {"read", "manage"},
-    "agent": set(),
-    "admin": {"read", "save", "manage", "admin"},
+    "agent": {"agent"},
+    "admin": {"read", "save", "manage", "agent", "admin"},
 }
-WITHOUT_A_RUN = {"PutManifest", "Status"}
+WITHOUT_A_RUN = {"PutManifest", "Status", "Attend", "Tell"}
 
 
 def request_of(name, run):
@@ -86,6 +90,10 @@ def request_of(name, run):
         "Undelete": lambda: admin_pb2.UndeleteRequest(run=run, step=1),
         "Repair": lambda: admin_pb2.RepairRequest(run=run),
         "Evict": lambda: admin_pb2.EvictRequest(run=run),
+        "Attend": agent_pb2.AgentMessage,
+        "Tell": agent_pb2.AgentMessage,
+        "Place": lambda: agent_pb2.PlaceRequest(join=save_pb2.JoinRequest(peer=peer, run=run, world_size=1), host="h"),
+        "Depart": lambda: agent_pb2.DepartRequest(leave=save_pb2.LeaveRequest(peer=peer, run=run), host="h"),
     }[name]()
 
 

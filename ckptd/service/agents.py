@@ -1,0 +1,160 @@
+"""For agents of other hosts: they attend, tell what their hosts hold and have written, and hear what to write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from ckptd.access.roles import Right
+from ckptd.engine.hosts.messages import DeclareHost, FromAgent, FromCoordinator, Hello, HostDeclaration
+from ckptd.engine.identity import Declaration, Member, RunOptions
+from ckptd.engine.refusals import NotNowError
+from ckptd.errors import InvalidRequestError, NotPermittedError
+from ckptd.service.calls import Behaviour, Call
+from ckptd.service.opening import Openings
+from ckptd.service.pools import Pools
+from ckptd.wire import agents, convert
+from ckptd.wire.v1 import agent_pb2
+
+_log = logging.getLogger("ckptd.service")
+
+_TICK_S = 0.2
+_MOST_HOSTS = 65_536  # whose identities are remembered
+
+
+ToAgent = Callable[[FromCoordinator, str], None]
+Stamp = Callable[[Declaration], Declaration]
+
+
+class Attending(Protocol):
+    """The hosts whose agents attend: what `ckptd.engine.saves.attended` has."""
+
+    def attend(self, hello: Hello, send: ToAgent, stamp: Stamp) -> FromCoordinator:
+        """Let an agent attend."""
+
+    def parted(self, host: str, send: ToAgent) -> None:
+        """Note that an agent is told nothing by `send` any more."""
+
+    def hear(self, message: FromAgent, stamp: Stamp) -> FromCoordinator:
+        """Take what an agent says."""
+
+    def place(self, agent: str, run: str, member: Member, options: RunOptions) -> int:
+        """Give a rank of an agent's host its place."""
+
+    def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
+        """Hear that a rank has gone."""
+
+    def tick(self) -> None:
+        """End the saves of hosts whose agents are gone."""
+
+
+class AgentService:
+    """Behaviours of `AgentService`. Belongs to one event loop."""
+
+    def __init__(self, hosts: Attending | None, pools: Pools, openings: Openings, ending: asyncio.Event) -> None:
+        """`hosts` is None where no agents may attend."""
+        self._hosts, self._pools, self._openings, self._ending = hosts, pools, openings, ending
+        self._identities: dict[str, str] = {}  # by host: the identity that attended for it first
+        self._ticking: asyncio.Task[None] | None = None
+
+    def behaviours(self) -> dict[str, Behaviour]:
+        """Return what answers each method."""
+        return {"Attend": self.attend, "Tell": self.tell, "Place": self.place, "Depart": self.depart}
+
+    def start(self) -> None:
+        """Begin to look for agents that are gone."""
+        if self._hosts is not None:
+            self._ticking = asyncio.create_task(self._tick(self._hosts))
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+    async def _tick(self, hosts: Attending) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            hosts.tick()
+
+    def _known(self) -> Attending:
+        if self._hosts is None:
+            raise InvalidRequestError("this daemon writes all of its checkpoints itself, and takes no agents")
+        return self._hosts
+
+    def _check_host(self, host: str, call: Call) -> None:
+        """Bind the name of a host to the identity that says it first."""
+        caller = str(call.caller)
+        if host not in self._identities and len(self._identities) >= _MOST_HOSTS:
+            raise NotNowError("the agents of too many hosts have attended")
+        if self._identities.setdefault(host, caller) != caller:
+            raise NotPermittedError(f"{caller} is not the agent of {host}: another identity has attended for it")
+
+    @staticmethod
+    def _check_runs(said: Iterable[HostDeclaration], call: Call) -> None:
+        for each in said:
+            if not call.may(Right.AGENT, each.run):
+                raise NotPermittedError(f"{call.caller} is no agent for run {each.run!r}: that needs the role `agent`")
+
+    async def attend(self, request: agent_pb2.AgentMessage, call: Call) -> None:
+        """Let an agent attend, and tell it what there is, until it goes or attends anew."""
+        hosts = self._known()
+        hello = agents.from_agent_from_wire(request)
+        if not isinstance(hello, Hello):
+            raise InvalidRequestError("an agent says `hello` first")
+        self._check_host(hello.agent.host, call)
+        self._check_runs((each.declaration for each in hello.saves), call)
+        outgoing: asyncio.Queue[agent_pb2.CoordinatorMessage] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def send(message: FromCoordinator, run: str) -> None:
+            encoded = agents.from_coordinator_to_wire(message, run)
+            loop.call_soon_threadsafe(outgoing.put_nowait, encoded)
+
+        answer = hosts.attend(hello, send, self._stamp(call))
+        try:
+            await call.write(agents.from_coordinator_to_wire(answer))
+            while not self._ending.is_set():
+                await call.write(await call.lasts(outgoing.get()))
+        finally:
+            hosts.parted(hello.agent.host, send)
+
+    async def tell(self, request: agent_pb2.AgentMessage, call: Call) -> agent_pb2.CoordinatorMessage:
+        """Take what an agent says."""
+        hosts = self._known()
+        message = agents.from_agent_from_wire(request)
+        self._check_host(message.agent.host, call)
+        if isinstance(message, DeclareHost):
+            self._check_runs([message.declaration], call)
+        return agents.from_coordinator_to_wire(hosts.hear(message, self._stamp(call)))
+
+    @staticmethod
+    def _stamp(call: Call) -> Stamp:
+        def stamp(declaration: Declaration) -> Declaration:
+            append_only = not call.may(Right.MANAGE, declaration.save.run)
+            return replace(declaration, actor=call.actor, append_only=append_only)
+
+        return stamp
+
+    async def place(self, request: agent_pb2.PlaceRequest, call: Call) -> agent_pb2.PlaceReply:
+        """Give a rank of the agent's host its place in a run."""
+        hosts = self._known()
+        run, member, options = convert.join_from_wire(request.join)
+        self._check_host(request.host, call)
+        await self._openings.ready(run, create=True)
+        epoch = await self._pools.control(run, hosts.place, request.host, run, member, options)
+        return agent_pb2.PlaceReply(epoch=epoch)
+
+    async def depart(self, request: agent_pb2.DepartRequest, call: Call) -> agent_pb2.DepartReply:
+        """Hear that a rank of the agent's host has gone."""
+        hosts = self._known()
+        run, member, epoch = convert.leave_from_wire(request.leave)
+        self._check_host(request.host, call)
+
+        def depart() -> None:
+            hosts.depart(request.host, run, member, epoch, for_good=request.for_good)
+
+        await self._pools.control(run, depart)
+        return agent_pb2.DepartReply()
