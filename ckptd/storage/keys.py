@@ -43,6 +43,12 @@ def join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory else name
 
 
+def lock_file(key: str) -> str:
+    """Return the path of the file that a local store locks for the lock named `key`."""
+    directory, _, name = key.rpartition("/")
+    return join(directory, f".{name}{LOCK_SUFFIX}")
+
+
 def _check_path(key: str) -> tuple[str, ...]:
     if len(key) > _MAX_KEY_BYTES or len(key.encode("utf-8", "surrogateescape")) > _MAX_KEY_BYTES:
         raise InvalidRequestError(f"a key may have {_MAX_KEY_BYTES} bytes at most", key=key[:80] + "…")

@@ -10,12 +10,13 @@ from contextlib import suppress
 
 from ckptd.engine.catalog import commit as durable
 from ckptd.engine.catalog import epochs, presence, records
+from ckptd.engine.catalog.root import LOCK_KEY
 from ckptd.errors import CkptdError, ConflictError, CorruptionError, NotFoundError, NotPermittedError
 from ckptd.format import names
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
 from ckptd.storage.capabilities import FileStore
-from ckptd.storage.keys import join
+from ckptd.storage.keys import join, lock_file
 
 _DAMAGE = (CorruptionError, NotPermittedError, NotFoundError)
 _EPOCHS_AHEAD = 1000  # more than a run can have begun since: a lost epoch is not used twice
@@ -26,7 +27,7 @@ def make_room_for_records(store: Store, directory: str) -> list[str]:
     return [
         *_checked(store, join(directory, records.DIRECTORY), presence.check_directory),
         *_checked(store, join(directory, records.ASIDE_DIRECTORY), presence.check_directory),
-        *_checked(store, join(directory, f"{records.DIRECTORY}/.lock.ckptd-lock"), _check_lock),
+        *_checked(store, lock_file(join(directory, LOCK_KEY)), _check_lock),
     ]
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 
 from ckptd.engine.catalog import root
 from ckptd.engine.catalog.fence import Life
-from ckptd.engine.catalog.root import LOCK_KEY
+from ckptd.engine.catalog.nesting import stores_above
+from ckptd.engine.catalog.root import ID_KEY, LOCK_KEY
 from ckptd.engine.journal import NO_JOURNAL, Journal, JournalEntry, Reserve
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.storage.base import Lock, Store
+from ckptd.storage.capabilities import FileStore
+from ckptd.storage.keys import lock_file
 from ckptd.storage.lock_holder import LockHolder
 
 _log = logging.getLogger("ckptd.engine")
@@ -18,6 +24,10 @@ _log = logging.getLogger("ckptd.engine")
 
 class HeldRoot:
     """The hold that one coordinator has on a root, or, in direct mode, on runs below it.
+
+    Roots may lie inside one another, as ``/checkpoints`` and ``/checkpoints/vision``, and no run may have two owners
+    all the same. So where the store has locks, whoever takes a root shares the locks of those above it, and whoever
+    opens a run shares those of the roots between: a daemon holds its own alone, so it keeps the others out.
 
     Attributes:
         id: the word by which clients recognise the root; "" before `take`.
@@ -34,6 +44,7 @@ class HeldRoot:
         self.life: Life | None = None
         self.warnings: tuple[str, ...] = ()
         self._lock: Lock | None = None
+        self._above = ExitStack()
 
     def take(self, *, allow_unfenced: bool, journal: Journal = NO_JOURNAL) -> None:
         """Take the root; `ConflictError` names the daemon that holds it. `journal` is told of a take-over."""
@@ -48,6 +59,11 @@ class HeldRoot:
             if not store.has_locks:
                 raise  # only its owner can make a bucket
             raise NotPermittedError(f"{store.url} can't be made or written to") from error
+        try:
+            self._share_above()
+        except BaseException:
+            self.release()
+            raise
         for former in self._lock.taken_from:
             entry = JournalEntry(
                 "take-over", "taken from another owner", reserve=Reserve.HALF, details={"owner": former}
@@ -59,8 +75,29 @@ class HeldRoot:
             self._check_promises(allow_unfenced)
             self.id = root.read_or_make_id(store)
         except BaseException:
-            self._lock.release()
+            self.release()
             raise
+
+    def _share_above(self) -> None:
+        """Keep daemons out of the roots around this one, but for those that we may not write to."""
+        if not self._store.has_locks:
+            return  # in a bucket each run is fenced by itself
+        for above in stores_above(self._store):
+            try:
+                above.stat(ID_KEY)
+                self._above.enter_context(above.lock(LOCK_KEY, holder=self._guest, shared=True))
+            except (NotFoundError, NotPermittedError):
+                continue
+            except ConflictError as error:
+                raise ConflictError(
+                    f"{self._store.url} is inside {above.url}, which is in use: a directory has one daemon",
+                    actual=error.actual,
+                ) from error
+
+    @property
+    def _guest(self) -> str:
+        """Our name in the lock of a root that is not ours: without the address, as we do not serve that root."""
+        return replace(LockHolder.parse(self.holder), address="").line
 
     def _check_promises(self, allow_unfenced: bool) -> None:
         broken = self._store.broken_promises()
@@ -76,13 +113,46 @@ class HeldRoot:
         for warning in self.warnings:
             _log.warning("%s: %s", self._store.url, warning)
 
-    def lock_run(self, name: str) -> Lock | None:
-        """Take one run, unless the root includes all its runs; then there is nothing to take."""
-        if self._owns_all:
+    def lock_run(self, name: str) -> ExitStack | None:
+        """Take one run, and return what releases it; None in a bucket whose runs are all ours by the fence.
+
+        Where the root includes all its runs, only a run that was once locked by itself is: it may be again.
+
+        Raises:
+            ConflictError: another process has the run, or a root that is between ours and the run.
+        """
+        if self._owns_all and not self._store.has_locks:
             return None
-        return self._store.lock(f"{name}/{LOCK_KEY}", holder=self.holder, takes_over=self._takes_over)
+        with ExitStack() as stack:
+            for between in self._roots_between(name):
+                stack.enter_context(self._store.lock(f"{between}/{LOCK_KEY}", holder=self._guest, shared=True))
+            if not self._owns_all or _has_lock_file(self._store, name):
+                lock = self._store.lock(f"{name}/{LOCK_KEY}", holder=self.holder, takes_over=self._takes_over)
+                stack.enter_context(lock)
+            held = stack.pop_all()
+        return held
+
+    def _roots_between(self, name: str) -> Iterator[str]:
+        if not self._store.has_locks:
+            return
+        above = name
+        while above := above.rpartition("/")[0]:
+            try:
+                self._store.stat(f"{above}/{ID_KEY}")
+            except (NotFoundError, NotPermittedError, ConflictError):
+                continue
+            yield above
 
     def release(self) -> None:
         """Release the root."""
+        self._above.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _has_lock_file(store: Store, name: str) -> bool:
+    """Whether the run, or its directory as a root, was ever locked by itself."""
+    try:
+        return isinstance(store, FileStore) and store.is_file(lock_file(f"{name}/{LOCK_KEY}"))
+    except (NotFoundError, NotPermittedError, ConflictError):
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
@@ -30,7 +31,7 @@ from ckptd.engine.saves.surroundings import Admit, Surroundings, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, NotFoundError, NotPermittedError
-from ckptd.storage.base import Lock, Store
+from ckptd.storage.base import Store
 
 
 class Run:
@@ -55,7 +56,7 @@ class Run:
         feeders: Share,
         readers: Readers,
         writers: Callable[[str], tuple[str, ...]],
-        owner: Lock | None,
+        owner: ExitStack | None,
         holder: str,
         life: Life | None = None,
         on_look: Callable[[frozenset[str]], None],
@@ -244,4 +245,4 @@ class Run:
         """Release the run; later work on it finds it closed."""
         self.stored.close()
         if self._owner is not None:
-            self._owner.release()
+            self._owner.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from ckptd.errors import ConflictError
-from ckptd.storage.keys import LOCK_SUFFIX, check_key
+from ckptd.storage.keys import check_key, lock_file
 from ckptd.storage.local.disk import Disk
 from ckptd.storage.local.local_root import LocalRoot
 from ckptd.storage.local.local_writer import LocalLock
@@ -19,7 +19,7 @@ def take(root: LocalRoot, key: str, *, holder: str, shared: bool) -> LocalLock:
     disk = root.disk
     *parents, name = check_key(key)
     line = holder.replace("\n", " ").encode("utf-8", "replace")[:_MAX_HOLDER_BYTES]
-    lock_name = f".{name}{LOCK_SUFFIX}"
+    lock_name = lock_file(name)
     with translated(key):
         directory = root.open_to_write(tuple(parents))
         try:
