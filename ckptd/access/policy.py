@@ -42,11 +42,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from ckptd.access import callers, tokens
 from ckptd.access.callers import Caller
+from ckptd.access.opening import opened
 from ckptd.access.patterns import check_pattern, matches, may_match_below
 from ckptd.access.roles import ROLES, Right
 from ckptd.engine.catalog.floor import Floor
@@ -201,7 +201,7 @@ def read(path: str) -> Policy:
         InvalidRequestError: it says what we do not know; the message names the row.
     """
     try:
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFoundError("there is no such policy file", key=path) from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ckptd.access.opening import opened
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
 from ckptd.printable import why_no_token
 
@@ -24,7 +25,7 @@ def read(path: str) -> str:
         InvalidRequestError: it holds no token; the message says what is wrong.
     """
     try:
-        with Path(path).open("rb") as file:
+        with opened(path) as file:
             data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFoundError("there is no such token file", key=path) from error
@@ -50,9 +51,12 @@ def made(path: str, *, replaces: bool = False) -> Iterator[Callable[[str], None]
 
     Raises:
         ConflictError: there is such a file, and it is not to be replaced.
+        InvalidRequestError: it is to be replaced, and it is a directory or a device, which hold no token.
         NotPermittedError: it cannot be made.
     """
     place = Path(path)
+    if replaces and place.exists() and not place.is_file():
+        raise InvalidRequestError("this is no file: --force replaces nothing else", key=path)
     try:
         if replaces:
             descriptor, unfinished = tempfile.mkstemp(dir=place.parent, prefix=place.name)  # 0600

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptd.access.opening import opened
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError, NotPermittedError
 
 PREFIX = "ckptd_"
@@ -163,7 +164,7 @@ def _changing(path: Path, *, create: bool) -> Iterator[list[Token]]:
 
 def _read(path: Path) -> list[Token]:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             data = file.read(_MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise NotFoundError("there is no such token file: `ckptd token new NAME` makes one", key=str(path)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -51,6 +52,8 @@ def new(name: str, path: str, expires: str | None, out: str | None, force: bool)
 
     if force and out is None:
         raise InvalidRequestError("--force belongs to --out")
+    if out is not None and os.path.realpath(out) == os.path.realpath(path):
+        raise InvalidRequestError(f"--out is for {name}'s token; {path} holds the hashes of all: name another file")
     expires_s = None if expires is None else _seconds(expires)
     if out is None:
         output.say(tokens.create(path, name, expires_s=expires_s))

@@ -279,10 +279,13 @@ def _announce(listening: Sequence[str], coordinator: Coordinator, config: Config
     )
     if config.ready_file is not None:
         ready = {"listening": list(listening), "pid": os.getpid(), "root": coordinator.store.url}
+        place = Path(config.ready_file)
+        if place.exists() and not place.is_file():
+            raise InvalidRequestError("the ready file would replace what is no file", key=config.ready_file)
         unfinished = Path(f"{config.ready_file}.{os.getpid()}")
         try:
             unfinished.write_text(json.dumps(ready) + "\n")
-            unfinished.replace(config.ready_file)
+            unfinished.replace(place)
         except OSError as e:
             raise NotPermittedError(f"the ready file cannot be written: {e.strerror}", key=config.ready_file) from e
 
@@ -290,7 +293,8 @@ def _announce(listening: Sequence[str], coordinator: Coordinator, config: Config
 def _forget(config: Config) -> None:
     if config.ready_file is not None:
         with contextlib.suppress(OSError):  # whatever is wrong with its place was said when it was written
-            Path(config.ready_file).unlink()
+            if Path(config.ready_file).is_file():
+                Path(config.ready_file).unlink()
 
 
 class Ticker:

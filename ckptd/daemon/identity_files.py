@@ -18,6 +18,7 @@ from typing import Any
 
 from ckptd.access import idle_rows, policy, token_file, tokens
 from ckptd.access.idle_rows import Seen
+from ckptd.access.opening import opened
 from ckptd.access.policy import Policy
 from ckptd.daemon import identity_records
 from ckptd.daemon.config import Config
@@ -219,15 +220,24 @@ def _read_again(config: Config, before: Access) -> tuple[Access, Tls | None, lis
     for name, (path, read) in readers.items():
         try:
             if path is not None:
-                fresh[name] = read(path)
+                fresh[name] = read(_plain(path))
         except CkptdError as error:
             problems.append(str(error))
     tls = None
     try:
+        for path in (config.tls_cert, config.tls_key, config.client_ca):
+            _ = path and _plain(path)
         tls = read_tls(config)
     except CkptdError as error:
         problems.append(str(error))
     return replace(before, **fresh), tls, problems
+
+
+def _plain(path: str) -> str:
+    """Refuse what is no file any more: a pipe would keep us waiting for its writer, and from the other files."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise InvalidRequestError("this is no file any more", key=path)
+    return path
 
 
 def _policy_again(path: str) -> Policy:
@@ -248,7 +258,8 @@ def _state(path: str) -> tuple[int, ...] | None:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with opened(path) as file:
+            return file.read()
     except FileNotFoundError as e:
         raise NotFoundError("there is no such file", key=path) from e
     except OSError as e:

@@ -205,3 +205,24 @@ def test_a_client_s_token_file_that_others_may_read_draws_a_warning(tmp_path, ca
     file.chmod(0o644)
     assert main.run(["status", "127.0.0.1:1", "--token-file", str(file)]) == 6
     assert f"chmod 600 {file}" in capsys.readouterr().err
+
+
+def test_out_replaces_neither_the_file_of_hashes_nor_what_is_no_file(path, tmp_path, capsys, monkeypatch):
+    tokens.create(path, "vision")
+    monkeypatch.chdir(tmp_path)
+    pipe = tmp_path / "pipe"  # as /dev/stdout may be, or a device
+    os.mkfifo(pipe)
+    make = ["token", "new", "speech", "--force", "--tokens", path, "--out"]
+    assert main.run([*make, "tokens.json"]) == InvalidRequestError.exit_code
+    assert "holds the hashes of all" in capsys.readouterr().err
+    assert main.run([*make, str(pipe)]) == InvalidRequestError.exit_code
+    assert pipe.is_fifo()
+    assert [token.name for token in tokens.read(path)] == ["vision"]
+
+
+def test_a_pipe_without_a_writer_keeps_nobody_waiting(tmp_path):
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    for read in (tokens.read, token_file.read):
+        with pytest.raises(InvalidRequestError):
+            read(pipe)

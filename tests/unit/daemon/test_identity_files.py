@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 
@@ -91,6 +92,9 @@ def test_a_mistake_in_one_file_keeps_no_token_alive_and_only_who_may_do_all_sees
     policy.write_text("[[grant]]\nto = 'vision'\n")
     eventually(lambda: any("grant 1" in each for each in status_warnings(daemon, admin)), daemon.log.read_text)
     assert not status_warnings(daemon, shown)
+    policy.unlink()
+    os.mkfifo(policy)  # whoever opens it waits for a writer
+    eventually(lambda: any("no file any more" in each for each in status_warnings(daemon, admin)), daemon.log.read_text)
     tokens.revoke(path, "vision")
     eventually(lambda: not may_read(daemon, shown), daemon.log.read_text)
 

@@ -246,6 +246,13 @@ def test_a_root_has_one_daemon_and_the_second_is_told_which(serve):
     assert health_of(first.channel()) == 1
 
 
+def test_a_ready_file_takes_the_place_of_no_pipe_or_device(serve, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert serve("--ready-file", str(pipe)).wait() == 2
+    assert pipe.is_fifo()
+
+
 def test_an_address_in_use_is_a_conflict_and_leaves_no_mess(serve):
     first = serve().ready()
     second = serve("--listen", first.listening[0], root="other", name="second")
