@@ -331,7 +331,7 @@ def _quota(row: Mapping[str, Any], where: str) -> Quota:
 def _amount(row: Mapping[str, Any], name: str, where: str) -> int:
     value = row.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise InvalidRequestError(f"{where}: {name} is a whole number, 0 or more", actual=str(value)[:100])
+        raise InvalidRequestError(f"{where}: {name} is a whole number, 0 or more", actual=repr(value)[:100])
     return value
 
 
@@ -343,9 +343,9 @@ def _floor(row: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], Floor]:
     _check_keys(row, {"runs", "keep_at_least", "keep_younger_than_hours"}, where)
     keep, hours = row.get("keep_at_least", 0), row.get("keep_younger_than_hours", 0)
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-        raise InvalidRequestError(f"{where}: keep_at_least is a number of checkpoints", actual=str(keep)[:100])
+        raise InvalidRequestError(f"{where}: keep_at_least is a number of checkpoints", actual=repr(keep)[:100])
     if isinstance(hours, bool) or not isinstance(hours, int | float) or not (math.isfinite(hours) and hours >= 0):
-        raise InvalidRequestError(f"{where}: keep_younger_than_hours is a number of hours", actual=str(hours)[:100])
+        raise InvalidRequestError(f"{where}: keep_younger_than_hours is a number of hours", actual=repr(hours)[:100])
     if not keep and not hours:
         raise InvalidRequestError(f"{where}: it keeps nothing: pass keep_at_least, keep_younger_than_hours, or both")
     return _patterns(row, where), Floor(keep, hours * 3600.0)

@@ -48,6 +48,14 @@ class HeldRoot:
 
     def take(self, *, allow_unfenced: bool, journal: Journal = NO_JOURNAL) -> None:
         """Take the root; `ConflictError` names the daemon that holds it. `journal` is told of a take-over."""
+        try:
+            self._share_above()  # before anything is made here: where a daemon refuses us nothing is left behind
+            self._take(allow_unfenced, journal)
+        except BaseException:
+            self.release()
+            raise
+
+    def _take(self, allow_unfenced: bool, journal: Journal) -> None:
         store = self._store
         try:
             self._lock = store.lock(
@@ -59,11 +67,6 @@ class HeldRoot:
             if not store.has_locks:
                 raise  # only its owner can make a bucket
             raise NotPermittedError(f"{store.url} can't be made or written to") from error
-        try:
-            self._share_above()
-        except BaseException:
-            self.release()
-            raise
         for former in self._lock.taken_from:
             entry = JournalEntry(
                 "take-over", "taken from another owner", reserve=Reserve.HALF, details={"owner": former}
@@ -71,12 +74,8 @@ class HeldRoot:
             journal.ended(entry)
         if self._owns_all and self._lock.taken_at is not None:
             self.life = Life(secrets.token_hex(8), self._lock.taken_at)
-        try:
-            self._check_promises(allow_unfenced)
-            self.id = root.read_or_make_id(store)
-        except BaseException:
-            self.release()
-            raise
+        self._check_promises(allow_unfenced)
+        self.id = root.read_or_make_id(store)
 
     def _share_above(self) -> None:
         """Keep daemons out of the roots around this one, but for those that we may not write to."""

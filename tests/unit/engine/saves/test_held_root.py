@@ -40,6 +40,7 @@ def test_below_the_root_of_a_daemon_nobody_takes_another(opened, tmp_path, is_da
     with pytest.raises(ConflictError, match=f"is inside {tmp_path}, which is in use: a directory has one daemon") as no:
         opened("vision", is_daemon=is_daemon)
     assert LockHolder.parse(no.value.actual).address == "unix:///a/socket"
+    assert [each.name for each in (tmp_path / "vision").iterdir()] == ["mnist"], "nothing is left behind"
     outer.close()
     assert join(opened("vision", is_daemon=is_daemon), "mnist").epoch == 2
 
