@@ -46,6 +46,9 @@ def command(hosts: tuple[str, ...], clients: tuple[str, ...], directory: str, da
     )
     for line in _to_type(directory, hosts, issued):
         output.say(line)
+    if Path(directory).stat().st_mode & 0o022:  # one that was there before; ours is 0700
+        where = shlex.quote(directory)
+        output.note(f"ckptd: other users can replace what is in {directory}: chmod 700 {where}, or use another --dir")
 
 
 def _subject(issued: Issued, hosts: tuple[str, ...]) -> str:

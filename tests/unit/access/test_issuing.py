@@ -12,6 +12,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 
 from ckptd.access.issuing import CA_DAYS, issue
+from ckptd.cli import main
 from ckptd.errors import ConflictError, InvalidRequestError, NotPermittedError
 
 DAY_S = 86400
@@ -55,6 +56,15 @@ def test_keys_are_their_owner_s_alone(where):
         assert Path(made.key).stat().st_mode & 0o777 == 0o600
         assert Path(made.certificate).stat().st_mode & 0o777 == 0o644
     assert where.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_in_which_others_can_replace_keys_draws_a_warning(tmp_path, capsys):
+    tmp_path.chmod(0o700)
+    assert main.run(["certs", "localhost", "--dir", str(tmp_path)]) == 0
+    assert not capsys.readouterr().err
+    tmp_path.chmod(0o775)
+    assert main.run(["certs", "--client", "vision", "--dir", str(tmp_path)]) == 0
+    assert f"chmod 700 {tmp_path}" in capsys.readouterr().err
 
 
 def test_it_ends_when_it_was_told_to_and_never_after_its_authority(where):
