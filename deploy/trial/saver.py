@@ -22,7 +22,9 @@ def say(line: str) -> None:
 
 
 weights = np.random.default_rng(0).standard_normal((SIZE_BYTES // 4,), np.float32)
-step, ckpt = 0, None
+with ckptd.Checkpointer(ADDRESS, run=RUN, timeout_s=30, token=TOKEN) as found:
+    latest = found.latest()
+step, ckpt = latest.step if latest else 0, None
 while True:
     step += 1
     weights[step % weights.size] = step

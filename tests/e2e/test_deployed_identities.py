@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,10 @@ def test_the_daemon_s_key_opens_its_bucket_and_nothing_else(tmp_path):
     )
     needed = {word.strip("` \n,").removeprefix("s3:") for word in said.split("`")[1::2]}
     assert {f"s3:{word}" for word in needed} <= actions
+    ceph = runpy.run_path(str(DEPLOY / "ceph" / "make_key.py"))["policy"]("checkpoints")["Statement"]
+    assert {row["Resource"] for row in ceph} == {row["Resource"] for row in rows}
+    # Ceph's daemon makes no bucket: the bucket is the administrator's.
+    assert {action for row in ceph for action in row["Action"]} == actions - {"s3:CreateBucket"}
 
 
 def test_a_second_bucket_is_opened_by_the_same_key_beside_the_first(tmp_path):
