@@ -124,12 +124,21 @@ class HeldRoot:
             return None
         with ExitStack() as stack:
             for between in self._roots_between(name):
-                stack.enter_context(self._store.lock(f"{between}/{LOCK_KEY}", holder=self._guest, shared=True))
+                stack.enter_context(self._share_between(between))
             if not self._owns_all or _has_lock_file(self._store, name):
                 lock = self._store.lock(f"{name}/{LOCK_KEY}", holder=self.holder, takes_over=self._takes_over)
                 stack.enter_context(lock)
             held = stack.pop_all()
         return held
+
+    def _share_between(self, between: str) -> Lock:
+        try:
+            return self._store.lock(f"{between}/{LOCK_KEY}", holder=self._guest, shared=True)
+        except ConflictError as error:
+            where = self._store.location(between)
+            raise ConflictError(
+                f"{where} is the root of another daemon, to which this run is left", actual=error.actual
+            ) from error
 
     def _roots_between(self, name: str) -> Iterator[str]:
         if not self._store.has_locks:
