@@ -70,7 +70,7 @@ def url(s3_front: Front, s3_service: S3Service, place: str) -> str:
 
 
 def big_bytes() -> bytes:
-    return random.Random(7).randbytes(BIG)
+    return np.random.default_rng(7).integers(0, 256, BIG, np.uint8).tobytes()
 
 
 def write(store: ObjectStore, key: str, data: bytes) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.session import get_session
 
 from tests.fakes.waiting import eventually
 from tests.services import ceph, seaweed
@@ -24,8 +25,11 @@ REGION = "us-east-1"
 SERVERS = ("ceph", "seaweedfs")
 """The servers that we can run ourselves. The first is the one that a test gets that does not say otherwise."""
 
-# One session, which parses botocore's descriptions once; any thread may use a client, but one at a time make them.
-_SESSION = get_session()
+# Sessions of this process parse botocore's descriptions once, also those of s3fs: 150 ms for each store otherwise.
+botocore.session.create_loader = cache(botocore.session.create_loader)
+
+# Any thread may use a client, but one at a time make them.
+_SESSION = botocore.session.get_session()
 _MAKING_CLIENTS = threading.Lock()
 
 
@@ -38,6 +42,7 @@ class S3Service:
     secret_key: str
     bucket: str
     server: Server | None = None
+    _clients: dict[int, Any] = field(default_factory=dict, init=False, repr=False)
 
     def environment(self, endpoint: str | None = None) -> dict[str, str]:
         """Return the variables by which every program of that ecosystem finds it, and nothing of the user's own."""
@@ -55,14 +60,16 @@ class S3Service:
     def client(self, attempts: int = 2) -> Any:
         """Return a client that is not ours: tests look with it at what is really there."""
         with _MAKING_CLIENTS:
-            return _SESSION.create_client(
-                "s3",
-                region_name=REGION,
-                endpoint_url=self.endpoint,
-                aws_access_key_id=self.access_key,
-                aws_secret_access_key=self.secret_key,
-                config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": attempts}),
-            )
+            if attempts not in self._clients:
+                self._clients[attempts] = _SESSION.create_client(
+                    "s3",
+                    region_name=REGION,
+                    endpoint_url=self.endpoint,
+                    aws_access_key_id=self.access_key,
+                    aws_secret_access_key=self.secret_key,
+                    config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": attempts}),
+                )
+            return self._clients[attempts]
 
     def make_bucket(self, timeout_s: float = 60.0) -> None:
         """Make the bucket; a server that has just come up may need a moment."""

@@ -19,7 +19,7 @@ def lend(writer: BorrowingWriter, offset: int, data: memoryview) -> None:
 
 
 def random_bytes(size: int) -> np.ndarray:
-    return np.frombuffer(random.Random(size).randbytes(size), np.uint8).copy()
+    return np.random.default_rng(size).integers(0, 256, size, np.uint8)
 
 
 class BorrowingContract:
