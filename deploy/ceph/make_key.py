@@ -45,15 +45,13 @@ def give(bucket: str) -> str:
         aws_secret_access_key=os.environ["S3_ROOT_PASSWORD"],
         config=Config(s3={"addressing_style": "path"}),
     )
-    try:
-        store.head_bucket(Bucket=bucket)
-    except ClientError as e:
-        code = e.response["ResponseMetadata"]["HTTPStatusCode"]
-        if code == 403:
+    if bucket not in [found["Name"] for found in store.list_buckets()["Buckets"]]:
+        try:
+            store.create_bucket(Bucket=bucket)
+        except ClientError as e:
+            if e.response["Error"]["Code"] != "BucketAlreadyExists":
+                raise
             return f"bucket {bucket} is its own, of an earlier version of this file; only a new volume changes that"
-        if code != 404:
-            raise
-        store.create_bucket(Bucket=bucket)
     store.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy(bucket)))
     return f"opens bucket {bucket}"
 

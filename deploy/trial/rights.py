@@ -26,6 +26,9 @@ def confined(tried: Project) -> None:
         expect(host["SecurityOpt"] == ["no-new-privileges:true"], f"{name} may gain privileges")
         expect(not host["Privileged"] and not host["PortBindings"], f"{name} is privileged, or has a port")
         expect(host["Memory"] > 0 and host["PidsLimit"] > 0 and host["NanoCpus"] > 0, f"{name} has no limits")
+        volumes = {mount["Name"] for mount in container["Mounts"] if mount["Type"] == "volume"}
+        nameless = [v for v in volumes if not v.startswith(tried.environment["COMPOSE_PROJECT_NAME"])]
+        expect(not nameless or config["Image"] != "ckptd", f"{name} has a volume without a name: {nameless}")
         names = {line.partition("=")[0] for line in config["Env"]}
         root = {n for n in names if "ROOT_USER" in n or "ROOT_PASSWORD" in n}
         expect(not root or name in WITH_THE_STORE_S_ROOT_KEY, f"{name} has the key of the store's administrator")
