@@ -44,6 +44,9 @@ class Attending(Protocol):
     def place(self, agent: str, run: str, member: Member, options: RunOptions) -> int:
         """Give a rank of an agent's host its place."""
 
+    def ranks_of(self, agent: str, run: str) -> tuple[list[int], int]:
+        """Return the ranks of a run that have places by a host's agent, and how many have, on all hosts."""
+
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
 
@@ -125,6 +128,8 @@ class AgentService:
         """Take what an agent says."""
         hosts = self._known()
         message = agents.from_agent_from_wire(request)
+        if isinstance(message, Hello):
+            raise InvalidRequestError("an agent says `hello` by `Attend`")
         self._check_host(message.agent.host, call)
         if isinstance(message, DeclareHost):
             self._check_runs([message.declaration], call)
@@ -145,7 +150,8 @@ class AgentService:
         self._check_host(request.host, call)
         await self._openings.ready(run, create=True)
         epoch = await self._pools.control(run, hosts.place, request.host, run, member, options)
-        return agent_pb2.PlaceReply(epoch=epoch)
+        ranks, num_here = hosts.ranks_of(request.host, run)
+        return agent_pb2.PlaceReply(epoch=epoch, ranks=ranks, all_here=num_here >= member.world_size)
 
     async def depart(self, request: agent_pb2.DepartRequest, call: Call) -> agent_pb2.DepartReply:
         """Hear that a rank of the agent's host has gone."""

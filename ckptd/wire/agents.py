@@ -28,7 +28,7 @@ from ckptd.engine.hosts.messages import (
     SaveEnded,
 )
 from ckptd.errors import InvalidRequestError
-from ckptd.wire import convert, shares, versions
+from ckptd.wire import convert, shares, status, versions
 from ckptd.wire.v1 import agent_pb2, common_pb2
 
 _MOST_TERM = 1 << 53
@@ -142,6 +142,7 @@ def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_p
                 reason=message.reason,
                 unknown=not message.is_known,
                 checkpoint=None if checkpoint is None else convert.checkpoint_to_wire(checkpoint, run),
+                error=b"" if message.error is None else status.pack(message.error),
             )
             return agent_pb2.CoordinatorMessage(ended=ended)
 
@@ -169,6 +170,7 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
                 ended.reason,
                 is_known=not ended.unknown,
                 checkpoint=convert.checkpoint_from_wire(ended.checkpoint) if has_checkpoint else None,
+                error=status.unpack(ended.error) if ended.error else None,
             )
     raise InvalidRequestError("a coordinator says what is unknown here")
 

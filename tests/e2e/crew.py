@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ckptd.demo.processes import child_environment
@@ -16,11 +17,12 @@ from tests.starts import prepared
 class Crew:
     """The worker processes of one generation of the job. A rank that is gone cannot be replaced alone."""
 
-    def __init__(self, address: str, run: str, world_size: int, max_to_keep: int, log: Path) -> None:
+    def __init__(self, address: str | Sequence[str], run: str, world_size: int, max_to_keep: int, log: Path) -> None:
         self.processes: list[subprocess.Popen[str]] = []
         self._said: list[queue.Queue[str]] = [queue.Queue() for _ in range(world_size)]
+        addresses = [address] * world_size if isinstance(address, str) else address
         for rank in range(world_size):
-            arguments = [address, run, str(rank), str(world_size), str(max_to_keep)]
+            arguments = [addresses[rank], run, str(rank), str(world_size), str(max_to_keep)]
             with log.open("ab") as errors:
                 process = prepared.Popen(
                     [sys.executable, "-m", "tests.e2e.saving_worker", *arguments],
@@ -41,8 +43,8 @@ class Crew:
                 said.put(line.rstrip("\n"))
         said.put("")
 
-    def save(self, step: int, count: int) -> None:
-        for process in self.processes:
+    def save(self, step: int, count: int, ranks: Iterable[int] | None = None) -> None:
+        for process in self.processes if ranks is None else [self.processes[rank] for rank in ranks]:
             assert process.stdin is not None
             process.stdin.write(f"{step} {count}\n")
             process.stdin.flush()
@@ -50,6 +52,10 @@ class Crew:
     def answers(self, timeout_s: float) -> list[str]:
         """Wait until each has said what became of the last order; "" is from the dead."""
         return [said.get(timeout=timeout_s) for said in self._said]
+
+    def answers_of(self, ranks: Iterable[int], timeout_s: float) -> list[str]:
+        """The same of some ranks."""
+        return [self._said[rank].get(timeout=timeout_s) for rank in ranks]
 
     def kill(self, rank: int) -> None:
         self.processes[rank].kill()

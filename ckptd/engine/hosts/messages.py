@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, Member, RunOptions
 from ckptd.engine.layout import Layout
+from ckptd.errors import CkptdError
 from ckptd.storage.base import Durability
 
 
@@ -270,6 +271,7 @@ class SaveEnded:
         reason: why there is none, or why that is not known.
         is_known: False when the coordinator cannot tell how it ended: nothing is left of it but what agents remember.
         checkpoint: the published one.
+        error: what ended it, whole.
     """
 
     term: int
@@ -279,6 +281,7 @@ class SaveEnded:
     reason: str = ""
     is_known: bool = True
     checkpoint: Checkpoint | None = field(default=None, compare=False)
+    error: CkptdError | None = field(default=None, compare=False)
 
 
 FromCoordinator = Attached | Fenced | Replaced | Go | SaveEnded

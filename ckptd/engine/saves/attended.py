@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.hosts.attendance import Attendance
@@ -33,9 +33,10 @@ from ckptd.engine.hosts.messages import (
     PartSealed,
     SaveEnded,
 )
-from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.identity import Member, RunOptions, SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.refusals import NotNowError
+from ckptd.engine.saves.asked import Asked, Stamp, ToAgent
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.workers import Workers
 from ckptd.engine.wording import describe_seconds
@@ -46,26 +47,6 @@ _log = logging.getLogger("ckptd.engine")
 
 _THREADS = 16
 _MOST_ENDED = 4096  # requests, whose end is told again when an agent asks
-
-ToAgent = Callable[[FromCoordinator, str], None]
-"""Takes a message to one agent, and the run that it is about. It must not block."""
-
-Stamp = Callable[[Declaration], Declaration]
-"""Adds to a declaration who makes it, and what the caller may do."""
-
-
-@dataclass(slots=True, eq=False)
-class _Asked:
-    """What one host has declared. The lock of `AttendedHosts` guards it."""
-
-    said: HostDeclaration
-    by: AgentLife
-    stamp: Stamp
-    ref: SaveRef | None = None
-    go: Go | None = None
-    is_sealed: bool = False
-    ended: SaveEnded | None = None
-    declared: list[Declaration] = field(default_factory=list)
 
 
 class AttendedHosts:
@@ -78,8 +59,9 @@ class AttendedHosts:
         self._attendance = Attendance(term, coordinator.root.id, holder, lease_s)
         self._lock = threading.RLock()
         self._links: dict[str, ToAgent] = {}
-        self._asked: OrderedDict[str, _Asked] = OrderedDict()
-        self._members: dict[tuple[str, str, int], tuple[Member, int]] = {}  # by host, run and rank
+        self._asked: OrderedDict[str, Asked] = OrderedDict()
+        self._members: dict[tuple[str, str, int], tuple[Member, int, str]] = {}  # by host, run and rank; placed by
+        self._attended_at: dict[str, float] = {}
         self._lost: set[str] = set()
         self._workers = Workers(_THREADS, "ckptd-agents")
         self._workers.open()
@@ -98,8 +80,7 @@ class AttendedHosts:
             return self._attendance.is_present(agent)
 
     def _addresses(self, host: str) -> tuple[str, ...]:
-        with self._lock:
-            return self._attendance.hello_of(host).addresses if self._attendance.present(host) else ()
+        return self._attendance.hello_of(host).addresses if self._attendance.present(host) else ()
 
     # What agents say
 
@@ -110,6 +91,7 @@ class AttendedHosts:
             if not isinstance(answer, Attached):
                 return answer
             self._links[hello.agent.host] = send
+            self._attended_at[hello.agent.host] = self._clock.boot_s()
             self._lost.discard(hello.agent.host)
         _log.info("the %s attends, with %d saves", hello.agent, len(hello.saves))
         for carried in hello.saves:
@@ -124,8 +106,7 @@ class AttendedHosts:
 
     def hear(self, message: FromAgent, stamp: Stamp) -> FromCoordinator:
         """Take what an agent says; return whether it counts."""
-        if isinstance(message, Hello):
-            raise ConflictError("an agent attends by a call of its own")
+        assert not isinstance(message, Hello), "an agent attends by a call of its own"
         with self._lock:
             refusal = self._attendance.hear(message.agent, message.term, self._clock.boot_s())
             if refusal is not None:
@@ -159,8 +140,15 @@ class AttendedHosts:
         """Give a rank of an agent's host its place; return the epoch."""
         epoch = self._coordinator.join(run, member, options)
         with self._lock:
-            self._members[agent, run, member.rank] = member, epoch
+            life = self._attendance.present(agent)
+            self._members[agent, run, member.rank] = member, epoch, "" if life is None else life.incarnation
         return epoch
+
+    def ranks_of(self, agent: str, run: str) -> tuple[list[int], int]:
+        """Return the ranks of a run that have places by a host's agent, and how many have on all hosts."""
+        with self._lock:
+            ours = [(host, rank) for host, name, rank in self._members if name == run]
+        return sorted(rank for host, rank in ours if host == agent), len(ours)
 
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
@@ -179,7 +167,7 @@ class AttendedHosts:
             with suppress(NotFoundError):
                 outcome = self._coordinator.outcome(SaveRef(said.run, 0, said.step, carried.save))
                 if outcome.done() and outcome.exception() is None:
-                    asked = _Asked(said, agent, stamp, SaveRef(said.run, 0, said.step, carried.save))
+                    asked = Asked(said, agent, stamp, SaveRef(said.run, 0, said.step, carried.save))
                     with self._lock:
                         self._asked[said.request_id] = asked
                     self._end(asked, outcome.result())
@@ -190,7 +178,7 @@ class AttendedHosts:
         with self._lock:
             asked = self._asked.get(said.request_id)
             if asked is None:
-                asked = self._asked[said.request_id] = _Asked(said, agent, stamp)
+                asked = self._asked[said.request_id] = Asked(said, agent, stamp)
                 self._workers.submit(self._guarded, self._begin, asked)
                 return
             is_anew, asked.by = asked.by.incarnation != agent.incarnation, agent
@@ -203,7 +191,7 @@ class AttendedHosts:
             self._workers.submit(self._guarded, self._coordinator.agents.begins_anew, asked.ref, agent)
         self._tell(asked, asked.go)
 
-    def _begin(self, asked: _Asked) -> None:
+    def _begin(self, asked: Asked) -> None:
         """Declare for each rank, which may have lost its place meanwhile, but not what it has captured."""
         said, answers = asked.said, []
         try:
@@ -236,7 +224,7 @@ class AttendedHosts:
         for answer in answers:
             answer.add_done_callback(answered)
 
-    def _planned(self, asked: _Asked, answers: Sequence[Future[Assignment | Checkpoint]]) -> None:
+    def _planned(self, asked: Asked, answers: Sequence[Future[Assignment | Checkpoint]]) -> None:
         failed = next((error for each in answers if (error := each.exception()) is not None), None)
         if failed is not None:
             self._end(asked, failed if isinstance(failed, CkptdError) else ConflictError(str(failed)))
@@ -270,7 +258,7 @@ class AttendedHosts:
                 self._tell(asked, go)
         outcome.add_done_callback(lambda done: self._over(asked, done))
 
-    def _go(self, asked: _Asked, first: Assignment) -> Go:
+    def _go(self, asked: Asked, first: Assignment) -> Go:
         save, term = first.save, self._attendance.term
         try:
             share = self._coordinator.agents.share(save, asked.by.host)
@@ -305,7 +293,7 @@ class AttendedHosts:
                 left -= told[rank]
             self._coordinator.agents.progress(asked.ref, agent, told)
 
-    def _sealed(self, message: PartSealed, asked: _Asked) -> None:
+    def _sealed(self, message: PartSealed, asked: Asked) -> None:
         if asked.ref is None or asked.ref.save_id != message.save:
             return  # it goes on when all have told of it again
         for receipt in message.receipts:
@@ -313,37 +301,37 @@ class AttendedHosts:
         with self._lock:
             asked.is_sealed = True
 
-    def _failed(self, message: PartFailed, asked: _Asked) -> None:
+    def _failed(self, message: PartFailed, asked: Asked) -> None:
         if asked.ref is not None:
             self._coordinator.agents.failed(asked.ref, message.agent, message.reason)
         else:
             self._withdraw(asked, f"the {message.agent} gave up: {message.reason}")
 
-    def _withdraw(self, asked: _Asked, reason: str) -> None:
+    def _withdraw(self, asked: Asked, reason: str) -> None:
         for declaration in asked.declared[:1]:
             self._coordinator.withdraw(declaration.save, declaration.request_id, reason, declaration.name)
 
     def _end_seen(self, message: EndSeen) -> None:
         with self._lock:
             asked = self._asked.get(message.request_id)
-        if asked is not None and message.save:
+        if asked is not None and message.save and message.is_sole:
             save = SaveRef(asked.said.run, 0, asked.said.step, message.save)
             self._coordinator.agents.heard_end(save, message.agent)
 
-    def _over(self, asked: _Asked, outcome: Future[Checkpoint]) -> None:
+    def _over(self, asked: Asked, outcome: Future[Checkpoint]) -> None:
         error = outcome.exception()
         if error is None:
             self._end(asked, outcome.result())
         else:
             self._end(asked, error if isinstance(error, CkptdError) else ConflictError(str(error)))
 
-    def _end(self, asked: _Asked, how: Checkpoint | CkptdError) -> None:
+    def _end(self, asked: Asked, how: Checkpoint | CkptdError) -> None:
         term, request_id = self._attendance.term, asked.said.request_id
         save = "" if asked.ref is None else asked.ref.save_id
         if isinstance(how, Checkpoint):
             ended = SaveEnded(term, request_id, how.save_id or save, how.prefix, checkpoint=how)
         else:
-            ended = SaveEnded(term, request_id, save, reason=str(how))
+            ended = SaveEnded(term, request_id, save, reason=str(how), error=how)
         with self._lock:
             asked.ended, asked.go, asked.declared = ended, None, []
             over = [key for key, each in self._asked.items() if each.ended is not None]
@@ -351,12 +339,12 @@ class AttendedHosts:
                 del self._asked[key]
         self._tell(asked, ended)
 
-    def _forget(self, asked: _Asked) -> None:
+    def _forget(self, asked: Asked) -> None:
         with self._lock:
             if self._asked.get(asked.said.request_id) is asked:
                 del self._asked[asked.said.request_id]
 
-    def _tell(self, asked: _Asked, message: FromCoordinator) -> None:
+    def _tell(self, asked: Asked, message: FromCoordinator) -> None:
         with self._lock:
             send = self._links.get(asked.by.host)
             if send is not None:
@@ -370,14 +358,30 @@ class AttendedHosts:
             lost = self._attendance.lost(self._clock.boot_s())
             gone = {host: silent_s for host, silent_s in lost.items() if host not in self._lost}
             self._lost.update(gone)
+            left = [key for key, (_, _, by) in self._members.items() if self._has_not_come_back(key[0], by)]
+        if left:
+            self._workers.submit(self._guarded, self._disconnect, left)
         for host, silent_s in gone.items():
             _log.warning("the agent on %s is gone %s", host, describe_seconds(silent_s))
             self._workers.submit(self._guarded, self._host_lost, host, silent_s)
 
+    def _has_not_come_back(self, host: str, placed_by: str) -> bool:
+        """Whether a rank has no place by the present life of its host's agent, a lease after that attended."""
+        life = self._attendance.present(host)
+        is_late = self._clock.boot_s() - self._attended_at.get(host, 0.0) > self.lease_s
+        return life is not None and placed_by != life.incarnation and is_late
+
+    def _disconnect(self, keys: Sequence[tuple[str, str, int]]) -> None:
+        for key in keys:
+            with self._lock:
+                member, epoch, _ = self._members.pop(key)
+            with suppress(CkptdError):
+                self._coordinator.disconnect(key[1], member, epoch)
+
     def _host_lost(self, host: str, silent_s: float) -> None:
         with self._lock:
             open_ones = [each for each in self._asked.values() if each.by.host == host and each.ended is None]
-            members = {key: self._members.pop(key) for key in list(self._members) if key[0] == host}
+            members = [key for key in self._members if key[0] == host]
         for asked in open_ones:
             with suppress(CkptdError):
                 if asked.ref is not None:
@@ -385,9 +389,7 @@ class AttendedHosts:
                 else:
                     ranks = ", ".join(map(str, asked.said.ranks))
                     self._withdraw(asked, f"the {asked.by} is gone {describe_seconds(silent_s)}; ranks {ranks}")
-        for (_, run, _), (member, epoch) in members.items():
-            with suppress(CkptdError):
-                self._coordinator.disconnect(run, member, epoch)
+        self._disconnect(members)
 
     def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
         try:

@@ -313,7 +313,7 @@ class ShareLiteral(_message.Message):
     def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class SaveEnded(_message.Message):
-    __slots__ = ("term", "request_id", "save", "prefix", "reason", "unknown", "checkpoint")
+    __slots__ = ("term", "request_id", "save", "prefix", "reason", "unknown", "checkpoint", "error")
     TERM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
@@ -321,6 +321,7 @@ class SaveEnded(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     term: int
     request_id: str
     save: str
@@ -328,7 +329,8 @@ class SaveEnded(_message.Message):
     reason: str
     unknown: bool
     checkpoint: _common_pb2.Checkpoint
-    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., prefix: _Optional[str] = ..., reason: _Optional[str] = ..., unknown: bool = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ...) -> None: ...
+    error: bytes
+    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., prefix: _Optional[str] = ..., reason: _Optional[str] = ..., unknown: bool = ..., checkpoint: _Optional[_Union[_common_pb2.Checkpoint, _Mapping]] = ..., error: _Optional[bytes] = ...) -> None: ...
 
 class PlaceRequest(_message.Message):
     __slots__ = ("join", "host")
@@ -339,10 +341,14 @@ class PlaceRequest(_message.Message):
     def __init__(self, join: _Optional[_Union[_save_pb2.JoinRequest, _Mapping]] = ..., host: _Optional[str] = ...) -> None: ...
 
 class PlaceReply(_message.Message):
-    __slots__ = ("epoch",)
+    __slots__ = ("epoch", "ranks", "all_here")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    ALL_HERE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
-    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    all_here: bool
+    def __init__(self, epoch: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., all_here: bool = ...) -> None: ...
 
 class DepartRequest(_message.Message):
     __slots__ = ("leave", "for_good", "host")

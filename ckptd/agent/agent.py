@@ -1,0 +1,193 @@
+"""The agent of one host: an `Engine` for the ranks there. It writes the host's shard, and passes everything else on.
+
+To its ranks it is a daemon. It declares for them once all that have joined here have declared, fills the shard that the
+coordinator names, and gives a receipt. It holds no lock of the root, and writes no record, index or state file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from ckptd.agent.host_calls import HostCalls
+from ckptd.agent.relays import RelayedRestores, RelayedRun, watch
+from ckptd.engine.catalog.floor import NO_FLOOR, Floor
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.clock import Clock, SystemClock
+from ckptd.engine.identity import Member, RunOptions, SaveRef
+from ckptd.engine.offline.repair import Repaired
+from ckptd.engine.saves.listeners import OnPublished
+from ckptd.engine.saves.surroundings import Admit, admit_all
+from ckptd.engine.saves.views import Eviction, RunView
+from ckptd.engine.settings import Settings
+from ckptd.errors import InvalidRequestError
+from ckptd.format import names
+from ckptd.storage.base import Store
+from ckptd.wire import versions
+
+_log = logging.getLogger("ckptd.agent")
+
+Result = TypeVar("Result")
+
+_MOST_ENDED = 256  # calls, remembered for retries of ranks
+
+
+class AgentRoot:
+    """The root that an agent writes to, which its coordinator owns."""
+
+    def __init__(self, root_id: str) -> None:
+        """Know it by its id."""
+        self.id = root_id
+        self.warnings: tuple[str, ...] = ()
+
+
+class Agent:
+    """See the module. Call `open` before anything else, and `close` at the end."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        host: str,
+        root_id: str,
+        coordinator: str = "",
+        addresses: Sequence[str] = (),
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        again_s: float = 0.5,
+    ) -> None:
+        """Prepare the agent of `host`, which writes to `store`.
+
+        Args:
+            store: where shards go; opened by the agent itself.
+            host: the host's stable name.
+            root_id: the id of the root, as its coordinator has noted it.
+            coordinator: its address; "" for what the root says.
+            addresses: where other agents reach this one.
+            settings: bounds.
+            clock: both kinds of time.
+            again_s: after this time without an answer a message is sent again.
+        """
+        self.store, self.root = store, AgentRoot(root_id)
+        self.settings, self.clock = settings or Settings(), clock or SystemClock()
+        self.on_catalog: Callable[[str, frozenset[str]], None] = lambda run, save_ids: None
+        self.floor_of: Callable[[str], Floor] = lambda run: NO_FLOOR
+        self.admit: Admit = admit_all
+        self.host = host
+        self._peer = versions.this_peer(versions.new_incarnation())
+        self._calls = calls = HostCalls(
+            store,
+            host,
+            root_id,
+            addresses,
+            coordinator,
+            settings=self.settings,
+            clock=self.clock,
+            again_s=again_s,
+            peer=self._peer,
+        )
+        self.manifests, self._link, self._seats = calls.manifests, calls.link, calls.seats
+        self.declare, self.plan_of, self.lane = calls.declare, calls.plan_of, calls.lane
+        self.outcome, self.phase, self.saves_of = calls.outcome, calls.phase, calls.saves_of
+        self.abort, self.withdraw = calls.abort, calls.withdraw
+        self._checks: dict[str, object] = {}
+        self.restores = RelayedRestores(self._of)
+
+    # Life.
+
+    def open(self) -> None:
+        """Begin to attend."""
+        self._calls.open()
+
+    def close(self, grace_s: float = 0.0) -> bool:
+        """Wait at most `grace_s` for saves under way, and end; return whether all were published."""
+        return self._calls.close(grace_s)
+
+    def tick(self) -> None:
+        """Apply deadlines, and repeat what was not answered."""
+        self._calls.tick()
+
+    # Members.
+
+    def join(self, run: str, member: Member, options: RunOptions) -> int:
+        """See `Engine`."""
+        return self._seats.join(run, member, options)
+
+    def is_founded(self, run: str) -> bool:
+        """See `Engine`."""
+        return bool(self.checkpoints(run))
+
+    def check_member(self, run: str, rank: int, incarnation: str, epoch: int) -> None:
+        """See `Engine`."""
+        self._seats.check(run, rank, incarnation, epoch)
+
+    def disconnect(self, run: str, member: Member, epoch: int) -> None:
+        """See `Engine`."""
+        self._seats.disconnect(run, member, epoch, self.clock.boot_s())
+        self._calls.workers.submit(self._seats.depart, run, member, epoch, False)
+
+    def leave(self, run: str, member: Member, epoch: int) -> None:
+        """See `Engine`."""
+        self._calls.rank_left(run, member, epoch)
+        self._calls.workers.submit(self._seats.depart, run, member, epoch, True)
+
+    def evict(self, run: str, rank: int | None, by: str) -> Eviction:
+        """See `Engine`: members are evicted at the coordinator, which knows those of all hosts."""
+        raise InvalidRequestError("evict at the coordinator: this is the agent of one host", key=run)
+
+    def retired(self, save: SaveRef) -> Future[None]:
+        """See `Engine`: what retention deletes is the coordinator's, and not waited for here."""
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    # Checkpoints: all of this is passed on.
+
+    def _of(self, run: str) -> RelayedRun:
+        return RelayedRun(self._link, names.check_run_name(run), self._peer, self._checks)
+
+    def latest(self, run: str, name: str = names.ANY_NAME) -> Checkpoint | None:
+        """See `Engine`."""
+        return self._of(run).latest(name)
+
+    def checkpoints(self, run: str) -> Sequence[Checkpoint]:
+        """See `Engine`."""
+        return self._of(run).checkpoints()
+
+    def in_catalog(self, run: str, work: Callable[[RelayedRun], Result]) -> Result:
+        """See `Engine`."""
+        return work(self._of(run))
+
+    def look(self, run: str, work: Callable[[RelayedRun], Result], otherwise: Result) -> Result:
+        """See `Engine`."""
+        return work(self._of(run))
+
+    def subscribe(self, run: str, on_published: OnPublished) -> Callable[[], None]:
+        """See `Engine`."""
+        return watch(self._link, run, self._peer, on_published)
+
+    def note_read(self, key: str) -> None:
+        """See `Engine`: the coordinator is not told yet; a reader whose checkpoint is deleted reads the next."""
+
+    def stored_runs(self) -> Iterator[str]:
+        """See `Engine`: the coordinator counts what is stored."""
+        return iter(())
+
+    def runs(self) -> Sequence[RunView]:
+        """See `Engine`: the ranks of this host."""
+        return [
+            RunView(run, max(p.epoch for p in places.values()), world, tuple(sorted(places)), (), None, 0, "")
+            for run, places, world in self._seats.views()
+        ]
+
+    def when_open(self, run: str, *, create: bool = False) -> Future[None]:
+        """See `Engine`: the coordinator opens runs."""
+        ready: Future[None] = Future()
+        ready.set_result(None)
+        return ready
+
+    def repair(self, run: str, latest_filename: str) -> Repaired:
+        """See `Engine`."""
+        raise InvalidRequestError("repair at the coordinator: this is the agent of one host", key=run)

@@ -1,0 +1,194 @@
+"""One call of `save` of all ranks of a host: what they declared, the shard that is filled from it, and how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.hosts.messages import Go, HostDeclaration, RankPart
+from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
+from ckptd.engine.lanes.filled_shard import FilledShard
+from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.standstill import Standstill
+from ckptd.engine.layout import Assignment, Lane, LaneTransport
+from ckptd.engine.saves.answers import settled_by_engine
+from ckptd.engine.saves.claim import Claim
+from ckptd.engine.saves.session import Phase
+from ckptd.engine.settings import Settings
+from ckptd.engine.wording import describe_ranks, describe_seconds
+from ckptd.errors import CkptdError, ConflictError, NotFoundError
+
+
+@dataclass(slots=True)
+class Place:
+    """One rank's place in a run, as the coordinator gave it."""
+
+    member: Member
+    options: RunOptions
+    epoch: int
+    lost_at: float | None = None
+    has_declared: bool = False  # to this life of the agent
+
+
+@dataclass(eq=False, slots=True)
+class HostCall:
+    """See the module. The agent's lock guards it."""
+
+    run: str
+    first: Declaration
+    began_at: float
+    claims: dict[int, Claim] = field(default_factory=dict)
+    declarations: dict[int, Declaration] = field(default_factory=dict)
+    places: dict[int, Place] = field(default_factory=dict)
+    request_id: str = ""  # once all ranks of the host have declared
+    go: Go | None = None
+    shard: FilledShard | None = None
+    error: CkptdError | None = None
+    checkpoint: Checkpoint | None = None
+    outcome: Future[Checkpoint] = field(default_factory=settled_by_engine)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.error is not None or self.checkpoint is not None
+
+    @property
+    def phase(self) -> Phase:
+        """How far it has come, as far as is known here."""
+        if self.error is not None:
+            return Phase.ABORTED
+        if self.checkpoint is not None:
+            return Phase.PUBLISHED
+        if self.go is None:
+            return Phase.DECLARING
+        return Phase.FILLING if self.owed_bytes else Phase.SEALED
+
+    @property
+    def owed_bytes(self) -> int:
+        """What has not arrived of it."""
+        if self.shard is None:
+            return 0 if self.go is None else self.go.size_bytes
+        return sum(debt.owed_bytes for debt in self.shard.debts().values())
+
+    def declared(self) -> HostDeclaration:
+        """Return what the host declares, once all of its ranks have. It has the same id in every life of the agent."""
+        ranks = sorted(self.claims)
+        words = hashlib.sha256(b"ckptd host call 1\0")
+        manifests = hashlib.sha256()
+        for rank in ranks:
+            words.update(f"{rank} {self.claims[rank].request_id}\0".encode())
+            manifests.update(self.claims[rank].digest)
+        self.request_id = f"h{words.hexdigest()[:48]}"
+        parts = tuple(
+            RankPart(self.places[rank].member, self.places[rank].options, self.declarations[rank]) for rank in ranks
+        )
+        size = sum(int(claim.manifest.sizes.sum()) for claim in self.claims.values() if claim.manifest is not None)
+        return HostDeclaration(
+            self.request_id,
+            self.run,
+            self.first.save.step,
+            tuple(ranks),
+            self.first.world_size,
+            manifests.digest(),
+            size,
+            parts=parts,
+        )
+
+    def ref(self, rank: int) -> SaveRef:
+        """Return the save as a rank names it."""
+        assert self.go is not None
+        save = self.declarations[rank].save
+        plan_id = f"{self.go.save}.{self.go.attempt}"
+        return replace(save, save_id=self.go.save, attempt=self.go.attempt, plan_id=plan_id)
+
+    def answer(self) -> None:
+        """Tell each rank what it has to send."""
+        assert self.go is not None
+        for rank, claim in self.claims.items():
+            if claim.planned is not None and not claim.planned.done():
+                lanes = tuple(self._lanes(rank, claim.transport))
+                claim.planned.set_result(Assignment(self.ref(rank), self.go.prefix_key, self.go.num_shards, lanes))
+
+    def _lanes(self, rank: int, transport: LaneTransport) -> Iterator[Lane]:
+        assert self.go is not None
+        layout, shard = self.go.share, self.go.shard
+        if layout is None or shard is None or (rank, shard) not in layout.lane_segments:
+            return
+        rows = layout.lane_segments[rank, shard]
+        yield Lane(
+            shard,
+            self.go.key,
+            (),
+            int(layout.segment_size[rows].sum()),
+            layout.segment_item[rows],
+            layout.segment_item_offset[rows],
+            layout.segment_size[rows],
+            transport,
+        )
+
+    def lane(self, save: SaveRef, shard: int) -> LaneWriter:
+        """Return where the bytes that `save.rank` owes `shard` go."""
+        if self.error is not None:
+            raise self.error
+        claim = self.claims.get(save.rank)
+        if claim is None or claim.incarnation != save.incarnation:
+            raise ConflictError(f"this process has not declared {save} as rank {save.rank}")
+        lane = None if self.shard is None or self.go is None else self.shard.lanes.get(save.rank)
+        if lane is None or self.go is None or self.go.shard != shard:
+            raise NotFoundError(f"rank {save.rank} owes shard {shard} of {save} nothing")
+        return lane
+
+    def feed(self, submit: Callable[..., None]) -> None:
+        """Begin to take what is captured in memory that is shared with us."""
+        assert self.go is not None
+        layout, shard = self.go.share, self.shard
+        if layout is None or shard is None:
+            return
+        standstill = Standstill([claim.capture for claim in self.claims.values() if claim.capture is not None])
+        for rank, claim in self.claims.items():
+            lane = shard.lanes.get(rank)
+            claim.feed(layout, [] if lane is None else [lane], standstill, submit)
+
+    def end(self, how: Checkpoint | CkptdError) -> None:
+        """Note how it has ended, and tell the ranks. What is large is freed."""
+        if self.is_over:
+            return
+        error = how if isinstance(how, CkptdError) else None
+        self.error, self.checkpoint = error, None if error is not None else how  # type: ignore[assignment]
+        for claim in self.claims.values():
+            claim.end(error)
+        if isinstance(how, CkptdError):
+            self.outcome.set_exception(how)
+        else:
+            self.outcome.set_result(how)
+        self.shard = None
+
+    def missing(self, members: Iterable[int]) -> list[int]:
+        """Return which of the host's ranks have not declared it."""
+        return sorted(rank for rank in members if rank not in self.claims)
+
+    def dead_ranks(self) -> list[int]:
+        """Return the ranks that are gone and without which it cannot go on."""
+        if self.shard is None and self.go is not None:
+            return []
+        owing = self.claims if self.shard is None else [r for r, debt in self.shard.debts().items() if debt.owed_bytes]
+        return [rank for rank in owing if self.places[rank].lost_at is not None and not self.claims[rank].is_safe]
+
+
+def why_over(call: HostCall, members: Iterable[int], host: str, settings: Settings, now: float) -> str | None:
+    """Return why a call has to end now, None if it may go on. `members` are the host's ranks."""
+    gone = [rank for rank in call.dead_ranks() if now - (call.places[rank].lost_at or now) > settings.lease_s]
+    if gone:
+        return f"{describe_ranks(gone)} of {host} {'is' if len(gone) == 1 else 'are'} gone"
+    if not call.request_id and now - call.began_at > settings.declare_timeout_s:
+        missing = describe_ranks(call.missing(members))
+        return f"{missing} of {host} did not declare within {describe_seconds(now - call.began_at)}"
+    if now - call.began_at > call.first.timeout_s:
+        return f"it was not done within {call.first.timeout_s:g} s"
+    for rank, debt in ({} if call.shard is None else call.shard.debts()).items():
+        if debt.owed_bytes and debt.at_store_s is None and debt.idle_s > settings.stall_timeout_s:
+            return f"rank {rank} of {host} sent nothing for {describe_seconds(debt.idle_s)}; it owes {debt}"
+    return None

@@ -1,0 +1,207 @@
+"""An agent's connection to its coordinator: it attends, tells and hears, and passes calls of ranks on.
+
+The coordinator is where the operator says, or where the root's note of the term says. A connection that breaks is made
+again by the machine, which attends anew: nothing here is repeated but manifests that the coordinator may have lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import grpc
+
+from ckptd.engine.catalog import term
+from ckptd.engine.hosts.messages import DeclareHost, Fenced, FromAgent, FromCoordinator, Hello, HostDeclaration
+from ckptd.engine.manifest import Manifest
+from ckptd.engine.refusals import NotNowError
+from ckptd.errors import CkptdError
+from ckptd.storage.base import Store
+from ckptd.wire import addresses, agents, methods, status
+from ckptd.wire.channels import open_channel
+from ckptd.wire.manifests import manifest_parts
+
+_log = logging.getLogger("ckptd.agent")
+
+Result = TypeVar("Result")
+
+CALL_S = 20.0
+"""How long a call that is passed on may take."""
+
+_TELL_S = 10.0
+
+
+class Stubs:
+    """The services of one coordinator."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        """Make no call yet."""
+        self.channel = channel
+        self.agent = methods.Stub(channel, methods.AGENT)
+        self.save, self.read = methods.Stub(channel, methods.SAVE), methods.Stub(channel, methods.READ)
+        self.admin, self.watch = methods.Stub(channel, methods.ADMIN), methods.Stub(channel, methods.WATCH)
+
+
+class AgentLink:
+    """See the module. Any thread may use it."""
+
+    def __init__(
+        self,
+        store: Store,
+        coordinator: str,
+        *,
+        find_manifest: Callable[[bytes], Manifest],
+        on_message: Callable[[FromCoordinator], None],
+        on_broken: Callable[[], None],
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            store: with the note of the term.
+            coordinator: its address; "" for what the note says.
+            find_manifest: returns what a rank has declared by digest.
+            on_message: called, from a thread, with what the coordinator says.
+            on_broken: called when it can say nothing any more.
+        """
+        self._store, self._given = store, coordinator
+        self._find_manifest, self._on_message, self._on_broken = find_manifest, on_message, on_broken
+        self._lock = threading.Lock()
+        self._address, self._stubs = "", None  # type: tuple[str, Stubs | None]
+        self._handed_over: set[bytes] = set()
+        self._attending: Any = None
+        self._numbers = itertools.count(1)
+        self._number = 0
+        self._outgoing: queue.SimpleQueue[FromAgent | None] = queue.SimpleQueue()
+        self._teller = threading.Thread(target=self._tell_all, name="ckptd-tell", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tell."""
+        self._teller.start()
+
+    def close(self) -> None:
+        """Say nothing more."""
+        self._outgoing.put(None)
+        with self._lock:
+            attending, stubs = self._attending, self._stubs
+            self._number = -1
+        if attending is not None:
+            attending.cancel()
+        self._teller.join(_TELL_S)
+        if stubs is not None:
+            stubs.channel.close()
+
+    # What the machine says
+
+    def find(self) -> None:
+        """Look up where the coordinator is; a failure is met again by the next call."""
+        address = self._given
+        if not address:
+            with suppress(CkptdError):
+                note = term.look(self._store)
+                address = note.addresses[0] if note is not None and note.addresses else ""
+        with self._lock:
+            if not address or (address == self._address and self._stubs is not None):
+                return
+            former, self._stubs = self._stubs, Stubs(open_channel(addresses.parse(address)))
+            self._address = address
+            self._handed_over.clear()
+        if former is not None:
+            former.channel.close()
+
+    def say(self, message: FromAgent) -> None:
+        """Tell the coordinator something, soon; it may be lost."""
+        if not isinstance(message, Hello):
+            self._outgoing.put(message)
+            return
+        with self._lock:
+            if self._number < 0:
+                return
+            former, self._number = self._attending, next(self._numbers)
+            number = self._number
+        if former is not None:
+            former.cancel()
+        threading.Thread(target=self._attend, args=(message, number), name="ckptd-attend", daemon=True).start()
+
+    def _attend(self, hello: Hello, number: int) -> None:
+        try:
+            stubs = self._connected()
+            for carried in hello.saves:
+                self._hand_over(stubs, carried.declaration)
+            attending = stubs.agent.Attend(agents.from_agent_to_wire(hello))
+            with self._lock:
+                if self._number != number:
+                    attending.cancel()
+                    return
+                self._attending = attending
+            for reply in attending:
+                self._hear(reply)
+        except grpc.RpcError as error:
+            _log.info("the coordinator says nothing: %s", status.from_wire(error, address=self._address))
+        except CkptdError as error:
+            _log.info("the coordinator cannot be attended: %s", error)
+        with self._lock:
+            is_ours = self._number == number
+        if is_ours:
+            self._on_broken()
+
+    def _tell_all(self) -> None:
+        while (message := self._outgoing.get()) is not None:
+            try:
+                stubs = self._connected()
+                if isinstance(message, DeclareHost):
+                    self._hand_over(stubs, message.declaration)
+                self._hear(stubs.agent.Tell(agents.from_agent_to_wire(message), timeout=_TELL_S))
+            except grpc.RpcError as error:
+                _log.debug("the coordinator was not told: %s", status.from_wire(error, address=self._address))
+            except CkptdError as error:
+                _log.info("the coordinator was not told: %s", error)
+
+    def _hear(self, reply: Any) -> None:
+        message = agents.from_coordinator_from_wire(reply)
+        if isinstance(message, Fenced):
+            with self._lock:
+                self._handed_over.clear()  # it may be another life, or has forgotten them
+        self._on_message(message)
+
+    def _hand_over(self, stubs: Stubs, said: HostDeclaration) -> None:
+        for part in said.parts:
+            digest = part.declaration.manifest_digest
+            with self._lock:
+                is_known = digest in self._handed_over
+            if not is_known:
+                stubs.save.PutManifest(manifest_parts(self._find_manifest(digest)), timeout=CALL_S)
+                with self._lock:
+                    self._handed_over.add(digest)
+
+    # What is passed on
+
+    def call(self, make: Callable[[Stubs, float], Result], timeout_s: float = CALL_S) -> Result:
+        """Make a call to the coordinator; its errors are raised as they were there.
+
+        Raises:
+            NotNowError: it does not answer: the same call will be answered later.
+        """
+        stubs = self._connected()
+        try:
+            return make(stubs, timeout_s)
+        except grpc.RpcError as error:
+            ours = status.from_wire(error, address=self._address)
+            if ours.is_answer:
+                raise ours from None
+            raise NotNowError(f"the coordinator does not answer: {ours}") from None
+
+    def _connected(self) -> Stubs:
+        with self._lock:
+            stubs = self._stubs
+        if stubs is None:
+            self.find()
+            with self._lock:
+                stubs = self._stubs
+        if stubs is None:
+            raise NotNowError("this root has no coordinator yet: start one, or say where it is by --coordinator")
+        return stubs

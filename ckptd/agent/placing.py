@@ -1,0 +1,154 @@
+"""The ranks of a host that have joined, each with the place that the coordinator gave it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from ckptd.agent.host_call import Place
+from ckptd.agent.link import AgentLink
+from ckptd.engine.clock import Clock
+from ckptd.engine.hosts.messages import AgentLife
+from ckptd.engine.identity import Member, RunOptions
+from ckptd.errors import CkptdError, ConflictError
+from ckptd.wire import convert, versions
+from ckptd.wire.v1 import agent_pb2, common_pb2, save_pb2
+
+_log = logging.getLogger("ckptd.agent")
+
+
+class Seats:
+    """See the module. Thread-safe. The epoch that a rank was told stays, whatever life of a coordinator there is."""
+
+    def __init__(
+        self, link: AgentLink, host: str, peer: common_pb2.Peer, now: Callable[[], float], lease_s: float
+    ) -> None:
+        """Begin without ranks. `lease_s`: how long those of a former life are waited for; by the clock `now`."""
+        self._now, self._lease_s = now, lease_s
+        self._link, self._host, self._peer = link, host, peer
+        self._lock = threading.Lock()
+        self._places: dict[tuple[str, int], Place] = {}
+        self._expected: dict[str, set[int]] = {}  # by run: ranks of a former life of this agent, which will come back
+        self._are_all_here: dict[str, bool] = {}  # by run, as the coordinator said last
+        self._born_at = now()
+
+    def join(self, run: str, member: Member, options: RunOptions) -> int:
+        """Get a rank its place from the coordinator; return the epoch."""
+        epoch = self._placed(run, member, options)
+        with self._lock:
+            known = self._places.get((run, member.rank))
+            if known is not None and known.member.incarnation == member.incarnation:
+                known.lost_at = None
+                return known.epoch
+            self._places[run, member.rank] = Place(member, options, epoch)
+        return epoch
+
+    def _placed(self, run: str, member: Member, options: RunOptions) -> int:
+        join = convert.join_to_wire(_peer_of(member), run, member, options)
+        request = agent_pb2.PlaceRequest(join=join, host=self._host)
+        reply = self._link.call(lambda stubs, s: stubs.agent.Place(request, timeout=s))
+        with self._lock:
+            self._expected.setdefault(run, set()).update(reply.ranks)
+            self._are_all_here[run] = bool(reply.all_here)
+        return int(reply.epoch)
+
+    def join_again(self) -> None:
+        """Give each connected rank its place at another life of the coordinator."""
+        with self._lock:
+            places = [(run, place) for (run, _), place in self._places.items() if place.lost_at is None]
+        for run, place in places:
+            try:
+                self._placed(run, place.member, place.options)
+            except CkptdError as error:
+                _log.warning("%s of %s has no place at the coordinator: %s", place.member, run, error)
+
+    def check(self, run: str, rank: int, incarnation: str, epoch: int) -> Place:
+        """Return a rank's place; `ConflictError` if another process has it, or none."""
+        with self._lock:
+            place = self._places.get((run, rank))
+        if place is None or place.member.incarnation != incarnation or place.epoch != epoch:
+            raise ConflictError(f"this process does not hold the place of rank {rank} of {run}: it must join first")
+        return place
+
+    def of(self, run: str) -> dict[int, Place]:
+        """Return the places of a run whose processes are connected."""
+        with self._lock:
+            return {rank: each for (name, rank), each in self._places.items() if name == run and each.lost_at is None}
+
+    def are_all_here(self, run: str) -> bool:
+        """Whether all ranks of a job have joined somewhere: then it is known which are on this host."""
+        with self._lock:
+            return self._are_all_here.get(run, False)
+
+    def ask_again(self, run: str) -> None:
+        """Ask the coordinator again whether all ranks of a job have joined."""
+        place = next(iter(self.of(run).values()), None)
+        if place is not None:
+            with suppress(CkptdError):
+                self._placed(run, place.member, place.options)
+
+    def awaited(self, run: str) -> set[int]:
+        """Return the ranks of a run that save together here: those connected, and those that may be on their way back.
+
+        That are the ones that a former life of this agent had, for a lease.
+        """
+        here = set(self.of(run))
+        if self._now() - self._born_at > self._lease_s:
+            return here
+        with self._lock:
+            return here | self._expected.get(run, set())
+
+    def ranks(self) -> set[int]:
+        """Return the ranks that are connected."""
+        with self._lock:
+            return {rank for (_, rank), place in self._places.items() if place.lost_at is None}
+
+    def views(self) -> list[tuple[str, dict[int, Place], int]]:
+        """Return per run its places, and how many ranks it has on all hosts."""
+        with self._lock:
+            runs = dict.fromkeys(run for run, _ in self._places)
+        found = [(run, self.of(run)) for run in runs]
+        return [(run, places, next(iter(places.values())).member.world_size) for run, places in found if places]
+
+    def disconnect(self, run: str, member: Member, epoch: int, now: float) -> None:
+        """Note that a rank's connection broke."""
+        with self._lock:
+            place = self._places.get((run, member.rank))
+            if place is not None and place.member.incarnation == member.incarnation and place.lost_at is None:
+                place.lost_at = now
+
+    def leave(self, run: str, member: Member, epoch: int) -> Place | None:
+        """Forget a rank's place; return it."""
+        with self._lock:
+            place = self._places.get((run, member.rank))
+            if place is None or place.member.incarnation != member.incarnation:
+                return None
+            self._expected.get(run, set()).discard(member.rank)
+            self._are_all_here[run] = False
+            return self._places.pop((run, member.rank))
+
+    def depart(self, run: str, member: Member, epoch: int, for_good: bool) -> None:
+        """Tell the coordinator that a rank has gone."""
+        leave = save_pb2.LeaveRequest(peer=_peer_of(member), run=run, rank=member.rank, epoch=epoch)
+        request = agent_pb2.DepartRequest(leave=leave, for_good=for_good, host=self._host)
+        try:
+            self._link.call(lambda stubs, s: stubs.agent.Depart(request, timeout=s))
+        except CkptdError as error:
+            _log.info("the coordinator was not told that %s of %s has gone: %s", member, run, error)
+
+
+def new_life(host: str, clock: Clock) -> AgentLife:
+    """Return a new life of a host's agent."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""  # the system does not say which time it is up
+    return AgentLife(host, secrets.token_hex(16), clock.boot_s(), boot)
+
+
+def _peer_of(member: Member) -> common_pb2.Peer:
+    return common_pb2.Peer(version=versions.VERSION, incarnation=member.incarnation, host=member.host, pid=member.pid)

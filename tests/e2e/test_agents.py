@@ -1,0 +1,175 @@
+"""Three hosts, each with an agent and two ranks, and a coordinator, as processes that save and are killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+import ckptd
+from ckptd.demo.processes import child_environment
+from ckptd.wire import methods
+from ckptd.wire.v1 import admin_pb2
+from tests.e2e.crew import Crew
+from tests.e2e.saving_worker import value_of
+from tests.fakes.waiting import eventually
+from tests.starts import prepared
+
+HOSTS = "abc"
+WAIT_S = 40.0
+LEASE_S = 2.0
+COUNT = 5000
+
+
+class Hosts:
+    """The processes, on sockets of their own below `base`."""
+
+    def __init__(self, base: Path, root: Path) -> None:
+        self.base, self.root = base, root
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.start("coordinator")
+        for host in HOSTS:
+            self.start(host)
+        self.crew = Crew([self.address(HOSTS[rank // 2]) for rank in range(6)], "r", 6, 20, base / "ranks.log")
+
+    def address(self, name: str) -> str:
+        return f"unix://{self.base}/{name}.sock"
+
+    def start(self, name: str) -> None:
+        (self.base / f"{name}.sock").unlink(missing_ok=True)
+        role = ["coordinator"] if name == "coordinator" else ["agent"]
+        more = [] if name == "coordinator" else [name, self.address("coordinator")]
+        arguments = [*role, str(self.root), self.address(name), str(LEASE_S), *more]
+        with (self.base / f"{name}.log").open("ab") as errors:
+            process = prepared.Popen(
+                [sys.executable, "-m", "ckptd.daemon.roles", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=child_environment(),
+            )
+        self.processes[name] = process
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", (self.base / f"{name}.log").read_text()
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+
+    def kill(self, name: str) -> None:
+        self.processes[name].kill()
+        self.processes[name].wait(WAIT_S)
+
+    def waiting_for(self) -> str:
+        with grpc.insecure_channel(f"unix:{self.base}/coordinator.sock") as channel:
+            status = methods.Stub(channel, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S)
+        return "; ".join(each for run in status.runs for save in run.saves for each in save.waiting_for)
+
+    def hold(self, step: int) -> None:
+        """Bring a save to where the agents on a and b have given receipts, and that on c is paused before it writes."""
+        self.crew.save(step, COUNT, range(1, 6))
+        # The agent on a waits for rank 0, so its ranks have not declared; all others have.
+        eventually(lambda: "0-1" in self.waiting_for() or "0 and 1" in self.waiting_for(), "b and c", within_s=WAIT_S)
+        self.processes["c"].send_signal(signal.SIGSTOP)
+        self.crew.save(step, COUNT, [0])
+        shards = [self.root / f"r/model.ckpt-{step}.data-0000{shard}-of-00003" for shard in (0, 1)]
+        eventually(lambda: all(shard.exists() for shard in shards), "the shards of a and b", within_s=WAIT_S)
+        eventually(
+            lambda: "rank 0" not in self.waiting_for() and "rank 2" not in self.waiting_for(),
+            "the receipts",
+            within_s=WAIT_S,
+        )
+
+    def go_on(self) -> None:
+        self.processes["c"].send_signal(signal.SIGCONT)
+
+    def check(self, step: int) -> None:
+        """Read a step back, as any reader does."""
+        with ckptd.Checkpointer(str(self.root), "r") as checkpointer:
+            found = checkpointer.restore(step)
+        w = found["w"]
+        for rank in range(6):
+            assert (w[rank * COUNT : (rank + 1) * COUNT] == value_of(step, rank)).all()
+
+    def end(self) -> None:
+        self.crew.end()
+        for process in self.processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(WAIT_S)
+            finally:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    with tempfile.TemporaryDirectory(prefix="ckptd-") as base:
+        root = Path(base) / "root"
+        root.mkdir()
+        running = Hosts(Path(base), root)
+        try:
+            yield running
+        finally:
+            running.end()
+
+
+def test_hosts_save_together(hosts):
+    hosts.crew.save(1, COUNT)
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(1)
+    names = sorted(path.name for path in (hosts.root / "r").glob("model.ckpt-1.data*"))
+    assert names == [f"model.ckpt-1.data-0000{shard}-of-00003" for shard in range(3)]
+
+
+def test_a_coordinator_that_is_killed_between_receipts_and_index_goes_on_after_its_restart(hosts):
+    hosts.hold(2)
+    before = {path: path.stat().st_ino for path in (hosts.root / "r").glob("model.ckpt-2.data*")}
+    hosts.kill("coordinator")
+    hosts.start("coordinator")
+    hosts.go_on()
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(2)
+    assert {path: path.stat().st_ino for path in before} == before  # what is sealed is not written again
+
+
+def test_an_agent_that_is_killed_after_its_receipt_is_not_needed(hosts):
+    hosts.hold(3)
+    hosts.kill("a")
+    hosts.go_on()
+    eventually(lambda: (hosts.root / "r/model.ckpt-3.index").exists(), "the index", within_s=WAIT_S)
+    hosts.start("a")
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(3)
+
+
+def test_an_agent_that_is_killed_before_its_seal_goes_on_when_it_is_back(hosts):
+    hosts.hold(4)
+    hosts.kill("c")
+    hosts.start("c")
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(4)
+
+
+def test_an_agent_that_is_killed_before_its_seal_and_stays_away_ends_the_save_by_name(hosts):
+    hosts.hold(5)
+    hosts.kill("c")
+    answers = hosts.crew.answers_of(range(4), WAIT_S)
+    assert all("agent on c is gone" in answer and "ranks 4" in answer for answer in answers), answers
+    assert not (hosts.root / "r/model.ckpt-5.index").exists()
+    hosts.start("c")
+    assert all(answer != "saved" for answer in hosts.crew.answers_of((4, 5), WAIT_S))
+    hosts.crew.save(6, COUNT)
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(6)
+
+
+def test_a_rank_that_is_killed_before_it_declares_is_named(hosts):
+    hosts.crew.save(7, COUNT, range(5))
+    hosts.crew.kill(5)
+    answers = hosts.crew.answers_of(range(5), WAIT_S)
+    assert all("rank 5" in answer for answer in answers), answers
