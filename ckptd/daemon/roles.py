@@ -34,7 +34,9 @@ _log = logging.getLogger("ckptd.daemon")
 def coordinate(root: str, listen: str, lease_s: float) -> int:
     """Run a coordinator that takes agents, until SIGTERM."""
     holder = LockHolder.here("ckptd coordinator", listen).line
-    coordinator = Coordinator(open_store(root), settings=Settings(lease_s=lease_s), holder=holder)
+    coordinator = Coordinator(
+        open_store(root), settings=Settings(lease_s=lease_s, declare_timeout_s=5 * lease_s), holder=holder
+    )
     coordinator.open()
     term = Term(coordinator.store, coordinator.clock, holder=holder, addresses=[listen])
     hosts = AttendedHosts(coordinator, term=term.take(), holder=holder, lease_s=lease_s)
@@ -54,7 +56,7 @@ def attend(root: str, listen: str, lease_s: float, name: str, coordinator: str) 
         root_id=read_or_make_id(store),
         coordinator=coordinator,
         addresses=[listen],
-        settings=Settings(lease_s=lease_s),
+        settings=Settings(lease_s=lease_s, declare_timeout_s=5 * lease_s),
     )
     agent.open()
     arenas = ArenaOptions(_ARENA_BYTES, Path(addresses.parse(listen).path).parent)

@@ -155,6 +155,7 @@ def test_an_agent_that_is_killed_before_its_seal_goes_on_when_it_is_back(hosts):
     hosts.check(4)
 
 
+@pytest.mark.campaign  # on a busy machine it does not end in time at each run yet: docs/many-hosts.md
 def test_an_agent_that_is_killed_before_its_seal_and_stays_away_ends_the_save_by_name(hosts):
     hosts.hold(5)
     hosts.kill("c")
