@@ -37,6 +37,27 @@ def terminating() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let SIGINT and SIGTERM take effect at the end: what one interrupts while it is started would run on unseen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for first in came[:1]:
+        signal.raise_signal(first)
+
+
 class Command:
     """A shell's command line. CKPTD_PREFIX and CKPTD_STEP name the checkpoint."""
 
@@ -52,20 +73,23 @@ class Command:
         """
         sys.stdout.flush()  # our output comes before the command's
         step = "" if checkpoint.step is None else str(checkpoint.step)
-        process = subprocess.Popen(  # noqa: S602 - the user's own line, and nothing is put into it
-            self._line,
-            shell=True,
-            stdin=subprocess.DEVNULL,
-            stdout=self._stdout,
-            env={**os.environ, "CKPTD_PREFIX": checkpoint.prefix, "CKPTD_STEP": step},
-            start_new_session=True,  # only we send signals, to the whole group
-        )
-        try:
-            code = process.wait()
-        except BaseException as interruption:
-            number = signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
-            _end(process, number)
-            raise
+        with contextlib.ExitStack() as start:
+            start.enter_context(_signals_wait())
+            process = subprocess.Popen(  # noqa: S602 - the user's own line, and nothing is put into it
+                self._line,
+                shell=True,
+                stdin=subprocess.DEVNULL,
+                stdout=self._stdout,
+                env={**os.environ, "CKPTD_PREFIX": checkpoint.prefix, "CKPTD_STEP": step},
+                start_new_session=True,  # only we send signals, to the whole group
+            )
+            try:
+                start.close()
+                code = process.wait()
+            except BaseException as interruption:
+                number = signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM
+                _end(process, number)
+                raise
         return code if code >= 0 else 128 - code
 
 

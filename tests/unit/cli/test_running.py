@@ -1,0 +1,36 @@
+"""A user's command never outlives us after a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from ckptd.cli.running import Command, Terminated, terminating
+from ckptd.engine.checkpoint import Checkpoint
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_while_the_command_is_started_ends_it_too(monkeypatch, tmp_path, number, error):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        """A start that a signal comes in, when the command runs already."""
+
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with terminating(), pytest.raises(error):
+            Command("sleep 300 & wait").run(Checkpoint("runs/a/m-1", 1, 0, 1, 0.0))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started[0].returncode is not None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started[0].pid, 0)
