@@ -10,27 +10,35 @@ import pytest
 
 from ckptd.cli.running import Command, Terminated, terminating
 from ckptd.engine.checkpoint import Checkpoint
+from tests.fakes.waiting import eventually
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_signal_while_the_command_is_started_ends_it_too(monkeypatch, tmp_path, number, error):
-    started = []
+    pipe = tmp_path / "held by all that is started"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def is_held():
+        try:
+            return os.read(reader, 1) != b""
+        except BlockingIOError:
+            return True
 
     class Interrupted(subprocess.Popen):
         """A start that a signal comes in, when the command runs already."""
 
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
-            started.append(self)
+            eventually(is_held)
             signal.raise_signal(number)
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with terminating(), pytest.raises(error):
-            Command("sleep 300 & wait").run(Checkpoint("runs/a/m-1", 1, 0, 1, 0.0))
+            Command(f"sleep 300 3>'{pipe}' & wait").run(Checkpoint("runs/a/m-1", 1, 0, 1, 0.0))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert started[0].returncode is not None
-    with pytest.raises(ProcessLookupError):
-        os.killpg(started[0].pid, 0)
+    eventually(lambda: not is_held())
+    os.close(reader)
