@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ _IMPORTED_ONCE = (
     "transformers",
 )
 """By the process that those of the tests are forked from."""
+
+_FRAMEWORKS = (
+    "flax",
+    "jax",
+    "keras",
+    "lightning",
+    "optax",
+    "orbax",
+    "peft",
+    "sklearn",
+    "tensorflow",
+    "torch",
+    "transformers",
+)
+"""Where one is missing, the core alone is tested, and each process imports what it needs."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -83,7 +99,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     """Fork the processes from one that has imported the frameworks: each would take a dozen seconds for it."""
-    if config.option.numprocesses > 1:
+    if config.option.numprocesses > 1 and all(map(find_spec, _FRAMEWORKS)):
         prepared.let_children_fork(_IMPORTED_ONCE)
 
 
