@@ -156,10 +156,10 @@ class HostCall:
         """Note how it has ended, and tell the ranks. What is large is freed."""
         if self.is_over:
             return
-        error = how if isinstance(how, CkptdError) else None
-        self.error, self.checkpoint = error, None if error is not None else how  # type: ignore[assignment]
+        self.error = how if isinstance(how, CkptdError) else None
+        self.checkpoint = how if isinstance(how, Checkpoint) else None
         for claim in self.claims.values():
-            claim.end(error)
+            claim.end(self.error)
         if isinstance(how, CkptdError):
             self.outcome.set_exception(how)
         else:

@@ -15,7 +15,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from types import TracebackType
 
 from ckptd.errors import (
     CkptdError,
@@ -28,6 +27,7 @@ from ckptd.errors import (
 from ckptd.storage.base import AccessPattern, Buffer, Durability, Lock, ObjectStat, ObjectWriter
 from ckptd.storage.bucket.bucket import Bucket, Head
 from ckptd.storage.bucket.multipart import MultipartWriter, abort_upload
+from ckptd.storage.bucket.noted_lock import NotedLock
 from ckptd.storage.bucket.notes import MAX_NOTE_BYTES, Note, this_process
 from ckptd.storage.bucket.probe import fences, probe
 from ckptd.storage.bucket.upload_memory import Parts
@@ -325,7 +325,7 @@ class ObjectStore:
         """See `Store`."""
         check_key(key)
         directory, _, name = key.rpartition("/")
-        lock = _NotedLock(self, f"{self._below(directory)}.{name}.{secrets.token_hex(16)}{LOCK_SUFFIX}")
+        lock = NotedLock(self.unlock, f"{self._below(directory)}.{name}.{secrets.token_hex(16)}{LOCK_SUFFIX}")
         lock.taken_from = self._check_holders(directory, name, shared, takes_over, lock.note_key)
         put = self.bucket.put(lock.note_key, Note(holder=holder, process=this_process(), shared=shared).encode())
         lock.taken_at = put.modified_at
@@ -375,27 +375,3 @@ class ObjectStore:
     def free_bytes(self) -> int | None:
         """Has no meaning in a bucket."""
         return None
-
-
-class _NotedLock:
-    def __init__(self, store: ObjectStore, note_key: str) -> None:
-        self.note_key = note_key
-        self.taken_at: float | None = None
-        self.taken_from: tuple[str, ...] = ()
-        self._store = store
-        self._lock = threading.Lock()
-        self._is_held = True
-
-    def release(self) -> None:
-        with self._lock:
-            was_held, self._is_held = self._is_held, False
-        if was_held:
-            self._store.unlock(self.note_key)
-
-    def __enter__(self) -> _NotedLock:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
