@@ -17,7 +17,7 @@ Stamp = Callable[[Declaration], Declaration]
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """What one host has declared. The lock of `AttendedHosts` guards it."""
+    """What one host has declared. The lock of `HostRequests` guards it."""
 
     said: HostDeclaration
     by: AgentLife
