@@ -53,7 +53,7 @@ def test_a_rank_for_which_there_are_no_descriptors_hears_so_and_status_says_how_
     daemon = served(tmp_path, 120, 120)
     try:
         daemon.wait_until_ready()
-        # Other ranks take all but 25, which is fewer than are kept back for refusals, and those of one host may hold 90.
+        # Others take all but 25, which is fewer than are kept back for refusals; those of one host may hold 90.
         with contextlib.ExitStack() as others:
             host, port = daemon.port()
             while len(os.listdir(f"/proc/{daemon.pid}/fd")) < 95:
