@@ -39,6 +39,7 @@ def coordinate(root: str, listen: str, lease_s: float) -> int:
     )
     coordinator.open()
     term = Term(coordinator.store, coordinator.clock, holder=holder, addresses=[listen])
+    coordinator.agents.confirm_root = term.confirm
     hosts = AttendedHosts(coordinator, term=term.take(), holder=holder, lease_s=lease_s)
     server_options = ServerOptions(listen=(addresses.parse(listen),))
     asyncio.run(_serve(coordinator, server_options, hosts))

@@ -104,7 +104,7 @@ class Reception(Process):
                 clock=self.clock,
                 policy=RetentionPolicy(KEPT),
                 holder=self.name,
-                on_step=self.term.before,
+                confirm_root=self.term.confirm,
             )
             for outcome in self.catalog.upkeep.recover().outcomes:
                 self.world.log(f"{self.name} recovers {outcome.subject}: {outcome.fate.value}")

@@ -19,7 +19,7 @@ from ckptd.engine.catalog.contents import Contents
 from ckptd.engine.catalog.edits import Edits
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
-from ckptd.engine.catalog.ledger import Ledger, Removal, untold_removal
+from ckptd.engine.catalog.ledger import ConfirmRoot, Ledger, Removal, confirm_nothing, untold_removal
 from ckptd.engine.catalog.publishing import Publishing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.recoverer import Recoverer
@@ -65,6 +65,7 @@ class Catalog:
         floor: what the operator keeps whatever the policy says.
         on_step: called before each durable step with its name; for tests.
         removal: told of each checkpoint that is removed by itself, by retention above all.
+        confirm_root: raises once another coordinator has the root; called before whatever changes the run.
 
     Attributes:
         contents: what there is.
@@ -89,16 +90,17 @@ class Catalog:
         floor: FloorNow = no_floor,
         on_step: OnStep = ignore_step,
         removal: Removal = untold_removal,
+        confirm_root: ConfirmRoot = confirm_nothing,
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
-        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, removal)
+        ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, removal, confirm_root)
         publishing = Publishing(ledger, floor)
         uncommitted, undo = Uncommitted(ledger), Undo(ledger, undo_s)
         recoverer = Recoverer(ledger, publishing, undo, uncommitted)
         self.upkeep = Upkeep(ledger, publishing, recoverer, policy, relative_paths)
         self.contents = Contents(ledger, publishing)
         self.edits = Edits(ledger, self.contents, publishing, undo, self.upkeep, floor)
-        self._store, self._run, self._clock, self._on_step = store, run, clock, on_step
+        self._store, self._run, self._clock, self._on_step = store, run, clock, ledger.tell_step
         self._ledger, self._publishing, self._undo = ledger, publishing, undo
         self._uncommitted, self._recoverer = uncommitted, recoverer
         self._keys = SaveKeys(ledger, uncommitted, pad_step_number)

@@ -27,10 +27,20 @@ CONFIRMED_FOR_S = 5.0
 _REMOVING = ("drop.", "sweep.", "delete.index", "undelete.aside", "unlist.")
 """How the names of steps begin that remove something: before each of them the owner looks whether it still is one."""
 
+_PUBLISHING = ("commit.index", "publish.state", "fence.")
+"""The same for what publishes, or takes a run over: before each of these the owner of a root looks at its term."""
 
 Removal = Callable[[Record, str], AbstractContextManager[None]]
 """Entered when a checkpoint of ours is about to be removed, with the reason, and left when it has been, or has not.
 What it raises before keeps the checkpoint."""
+
+
+ConfirmRoot = Callable[[float], None]
+"""Makes sure that no other coordinator has the root, unless that was so not longer ago than this; else it raises."""
+
+
+def confirm_nothing(max_age_s: float) -> None:
+    """Pass: nothing but the run itself keeps owners apart."""
 
 
 def untold_removal(record: Record, reason: str) -> AbstractContextManager[None]:
@@ -51,6 +61,7 @@ class Ledger:
         holder: str,
         life: Life | None = None,
         removal: Removal = untold_removal,
+        confirm_root: ConfirmRoot = confirm_nothing,
     ) -> None:
         """Know nothing yet: `Recoverer` reads. `holder` names the owner to processes that are kept out."""
         self.listing = Listing()
@@ -65,7 +76,7 @@ class Ledger:
         self.run = run
         self.clock = clock
         self.removal = removal
-        self._tell_step = on_step
+        self._on_step, self._confirm_root = on_step, confirm_root
         self._holder, self._life = holder, life
         self.use(latest_filename)
 
@@ -74,18 +85,19 @@ class Ledger:
         self.latest_filename, self.is_stale = latest_filename, True
         key = join(self.run, latest_filename)
         self.state = StateFile(
-            self.store, key, holder=self._holder, clock=self.clock, on_step=self._tell_step, life=self._life
+            self.store, key, holder=self._holder, clock=self.clock, on_step=self.tell_step, life=self._life
         )
 
     # Changing nothing that is not ours any more
 
     def confirm(self, max_age_s: float) -> None:
-        """Make sure that the run is ours, unless that was so not longer ago than this.
+        """Make sure that the root and the run are ours, unless that was so not longer ago than this.
 
         Raises:
-            ConflictError: when another owner has taken it over, or a person has changed the state file: then
+            ConflictError: when another owner has taken one of them over, or a person has changed the state file: then
                 `Recoverer.recover` comes first.
         """
+        self._confirm_root(max_age_s)
         if not self.state.confirm(max_age_s):
             self.is_stale = True
             raise ConflictError("the state file was changed by another program", key=self.state.key)
@@ -93,10 +105,20 @@ class Ledger:
     def on_step(self, step: str) -> None:
         """Do before each durable step what has to be done before it: what removes something makes sure of the run."""
         self.confirm(0.0 if step.startswith(_REMOVING) else CONFIRMED_FOR_S)
-        self._tell_step(step)
+        self._on_step(step)
+
+    def tell_step(self, step: str) -> None:
+        """Do before a durable step that is conditional by itself what has to be done before it: look at the root."""
+        self._confirm_root(0.0 if step.startswith(_PUBLISHING) else CONFIRMED_FOR_S)
+        self._on_step(step)
+
+    def confirm_root(self) -> None:
+        """Make sure that no other coordinator has the root, before what is no step: sweeps of uploads, other notes."""
+        self._confirm_root(0.0)
 
     def note(self, record: Record, **changes: object) -> Record:
         """Note changes in a record of this run, durably; return the record as it is now."""
+        self.confirm_root()
         self.confirm(CONFIRMED_FOR_S)
         return records.change(self.store, record, **changes)
 

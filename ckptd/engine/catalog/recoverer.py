@@ -118,6 +118,7 @@ class Recoverer:
     def _sweep_unfinished(self, judged: Collection[tuple[SaveFacts, Fate, str]]) -> list[str]:
         """Remove temporaries and uploads that will not be finished; return their keys."""
         store, run = self._ledger.store, self._ledger.run
+        self._ledger.confirm_root()
         given_up = [key for facts, fate, _ in judged if fate is Fate.SWEEP for key in facts.record.shard_keys]
         swept = [
             *store.sweep_unfinished(run, given_up=given_up, spare=self._ledger.live_keys()),

@@ -25,8 +25,6 @@ KEY = f"{records.DIRECTORY}/coordinator"
 
 _MOST_BYTES = 64 << 10
 _MOST_ATTEMPTS = 10  # at an object that other coordinators take again and again
-_FENCED = ("sweep.", "drop.", "delete.", "undelete.", "unlist.", "commit.index", "publish.state")
-"""How the names of durable steps begin that a coordinator may take only in its own term."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +92,12 @@ def _look(store: Store) -> tuple[TermNote | None, SeenState]:
 
 
 class Term:
-    """The term of one life of a coordinator. Not thread-safe.
+    """The term of one life of a coordinator. Once `take` has returned, any thread may use it.
 
     Attributes:
         number: the term, 0 before `take`.
         is_fenced: whether another coordinator was seen in its place; that is final.
+        other_owner: that one, in words; "" while the root is ours.
     """
 
     def __init__(
@@ -116,6 +115,13 @@ class Term:
         self._store, self._clock, self._on_step = store, clock, on_step
         self._owner = secrets.token_hex(16)
         self._holder, self._addresses = holder, tuple(addresses)
+        self._confirmed_at = 0.0  # forward-only clock
+        self.other_owner = ""
+
+    @property
+    def holder(self) -> str:
+        """This coordinator, in words."""
+        return self._holder
 
     def take(self, above: int = 0) -> int:
         """Take a term that is higher than that of every coordinator before, and than `above`; return it.
@@ -132,7 +138,7 @@ class Term:
             # If the object was lost, the clock makes the new term the higher one.
             term = max(int(self._clock.wall_s()), above + 1, 1 if found is None else found.term + 1)
             if self._write(TermNote(term, self._owner, self._holder, self._addresses), seen):
-                self.number = term
+                self.number, self._confirmed_at = term, self._clock.boot_s()
                 return term
         raise UnavailableError("other coordinators keep taking this root", key=KEY)
 
@@ -157,30 +163,31 @@ class Term:
             return self._store.put(KEY, data)
         return self._store.replace(KEY, data, if_version=seen.version)
 
-    def confirm(self) -> None:
-        """Make sure that the root is still ours. One small read.
+    def confirm(self, max_age_s: float = 0.0) -> None:
+        """Make sure that the root is still ours, unless that was so not longer ago than this. One small read.
+
+        It is the `ConfirmRoot` of this coordinator's catalogs.
 
         Raises:
             ConflictError: another coordinator has taken it, or a person has deleted the object: this one may change
                 nothing any more.
         """
         self._check_fence()
+        now = self._clock.boot_s()
+        if now - self._confirmed_at < max_age_s:
+            return
         found = look(self._store)
         if found is None or found.owner != self._owner or found.term != self.number:
-            self.is_fenced = True
             by = "nothing says whose it is" if found is None else found.holder or f"a coordinator of term {found.term}"
+            self.other_owner, self.is_fenced = by, True
+            self._check_fence()
+        self._confirmed_at = now  # when the request began: what it has found may be older than its end
+
+    def _check_fence(self) -> None:
+        if self.is_fenced:
             raise ConflictError(
                 f"this root was taken over from term {self.number}; this coordinator may not change it until it is "
                 "restarted",
                 key=KEY,
-                actual=by,
+                actual=self.other_owner,
             )
-
-    def before(self, step: str) -> None:
-        """Confirm before a durable step that only the present coordinator may take: an `OnStep` for catalogs."""
-        if step.startswith(_FENCED):
-            self.confirm()
-
-    def _check_fence(self) -> None:
-        if self.is_fenced:
-            raise ConflictError("this root was taken over by another coordinator", key=KEY)

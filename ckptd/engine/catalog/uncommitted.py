@@ -105,4 +105,5 @@ class Uncommitted:
         """Abort what uploads of a save of ours are left that will not be committed."""
         ledger = self._ledger
         ledger.confirm(0.0)
+        ledger.confirm_root()
         ledger.store.sweep_unfinished(ledger.run, given_up=record.shard_keys, spare=ledger.live_keys())

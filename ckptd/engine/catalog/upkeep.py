@@ -114,7 +114,10 @@ class Upkeep:
     def keep_rest_note(self, epoch: int) -> bool:
         """Note durably that the run is at rest, if it is; return whether that is noted now."""
         ledger, note = self._ledger, self._recoverer.rest_note(epoch)
-        return note is not None and rest.keep(ledger.store, ledger.run, ledger.state.version, note)
+        if note is None:
+            return False
+        ledger.confirm_root()
+        return rest.keep(ledger.store, ledger.run, ledger.state.version, note)
 
     # Ownership
 

@@ -393,6 +393,7 @@ class Coordinator:
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
             term=lambda: self.agents.term,
+            confirm_root=lambda max_age_s: self.agents.confirm_root(max_age_s),
             admit=lambda save, size_bytes: self.admit(save, size_bytes),
             floor=lambda: self.floor_of(name),
             journal=self._journal,

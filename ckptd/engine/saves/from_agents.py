@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
 from ckptd.engine.hosts.messages import AgentLife, Receipt
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.lanes.elsewhere import RemoteShard
@@ -33,6 +34,8 @@ class FromAgents:
         """Returns where the agent of a host takes the bytes of ranks on other hosts, the best address first."""
         self.term = 0
         """Of this coordinator; see `ckptd.engine.catalog.term`."""
+        self.confirm_root: ConfirmRoot = confirm_nothing
+        """Called before whatever changes a run; raises once another coordinator has the root."""
 
     def share(self, save: SaveRef, host: str) -> HostShare:
         """Return what a host writes of a save that is planned; `NotFoundError` if that is nothing."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
+from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.identity import Declaration, Member, RunOptions
@@ -64,6 +65,7 @@ class Run:
         floor: FloorNow = no_floor,
         admit: Admit = admit_all,
         term: Callable[[], int] = int,
+        confirm_root: ConfirmRoot = confirm_nothing,
         journal: Journal = NO_JOURNAL,
     ) -> None:
         self.name = name
@@ -84,6 +86,7 @@ class Run:
             on_rolled_back=self._listeners.tell_again,
             floor=floor,
             journal=told,
+            confirm_root=confirm_root,
         )
         surroundings = Surroundings(
             store=store,

@@ -13,6 +13,7 @@ from ckptd.engine.catalog.catalog import Catalog
 from ckptd.engine.catalog.contents import CheckpointSelector
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
+from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
 from ckptd.engine.catalog.records import Record
 from ckptd.engine.catalog.retention import RetentionPolicy, Rule
 from ckptd.engine.checkpoint import Checkpoint
@@ -66,6 +67,7 @@ class ServedCatalog:
         on_rolled_back: Callable[[Checkpoint], None],
         journal: RunJournal,
         floor: FloorNow = no_floor,
+        confirm_root: ConfirmRoot = confirm_nothing,
     ) -> None:
         """Read nothing yet: `open` does.
 
@@ -82,6 +84,7 @@ class ServedCatalog:
             on_rolled_back: called with the latest checkpoint when a newer one went into quarantine.
             floor: what the operator keeps of the run, whatever its trainers request.
             journal: is told of removals, recovery and damage.
+            confirm_root: raises once another coordinator has the root; see `Catalog`.
         """
         self.lock = threading.Lock()
         self.options = RunOptions()
@@ -93,7 +96,7 @@ class ServedCatalog:
         self._readers, self._journal = readers, journal
         self._notes_rest = notes_rest
         self._on_look = on_look
-        self._floor = floor
+        self._floor, self._confirm_root = floor, confirm_root
         self.catalog = self._new_catalog()
         self._checkpoints: tuple[Checkpoint, ...] = ()
         self._listed: tuple[Checkpoint, ...] = ()
@@ -141,6 +144,7 @@ class ServedCatalog:
             holder=self._holder,
             life=self._life,
             floor=self._floor,
+            confirm_root=self._confirm_root,
             removal=self._journal.removal,
         )
 

@@ -69,15 +69,18 @@ def test_a_write_that_had_no_effect_is_no_win():
         rival.confirm()
 
 
-def test_only_what_removes_or_publishes_is_confirmed():
-    store = bucket()
-    former = Term(store, HandClock())
+def test_what_was_confirmed_lately_is_looked_up_again_only_where_that_is_wanted():
+    store, clock = bucket(), HandClock()
+    former = Term(store, clock, holder="former")
     former.take()
-    Term(store, HandClock()).take()
-    former.before("begin.record")
-    for step in ("sweep.shards", "drop.index", "publish.state", "commit.index"):
-        with pytest.raises(ConflictError):
-            former.before(step)
+    Term(store, HandClock(), holder="later").take()
+    former.confirm(5.0)
+    clock.advance(5.0)
+    with pytest.raises(ConflictError, match="later"):
+        former.confirm(5.0)
+    assert (former.is_fenced, former.other_owner) == (True, "later")
+    with pytest.raises(ConflictError, match="later"):
+        former.confirm(1000.0)  # that is final
 
 
 def test_a_deleted_object_fences_and_a_damaged_one_is_named():
