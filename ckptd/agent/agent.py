@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ckptd.agent.host_calls import HostCalls
 from ckptd.agent.relays import RelayedRestores, RelayedRun, watch
+from ckptd.agent.retiring import Retiring
 from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
@@ -94,6 +95,7 @@ class Agent:
         self.abort, self.withdraw = calls.abort, calls.withdraw
         self._checks: dict[str, object] = {}
         self.restores = RelayedRestores(self._of)
+        self._retiring = Retiring(self._link)
 
     # Life.
 
@@ -103,7 +105,9 @@ class Agent:
 
     def close(self, grace_s: float = 0.0) -> bool:
         """Wait at most `grace_s` for saves under way, and end; return whether all were published."""
-        return self._calls.close(grace_s)
+        finished = self._calls.close(grace_s)
+        self._retiring.close()
+        return finished
 
     def tick(self) -> None:
         """Apply deadlines, and repeat what was not answered."""
@@ -134,14 +138,17 @@ class Agent:
         self._calls.workers.submit(self._seats.depart, run, member, epoch, True)
 
     def evict(self, run: str, rank: int | None, by: str) -> Eviction:
-        """See `Engine`: members are evicted at the coordinator, which knows those of all hosts."""
-        raise InvalidRequestError("evict at the coordinator: this is the agent of one host", key=run)
+        """See `Engine`: members are evicted at the coordinator, which knows those of all hosts, and who may do it."""
+        raise InvalidRequestError(self._do_there("ckptd evict"), key=run)
+
+    def _do_there(self, command: str) -> str:
+        where = self._link.address
+        how = f"{command} … --address {where}" if where else f"{command} … --address ADDR, once there is one"
+        return f"this is the agent of {self.host}, one host of several: call the coordinator, by `{how}`"
 
     def retired(self, save: SaveRef) -> Future[None]:
-        """See `Engine`: what retention deletes is the coordinator's, and not waited for here."""
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
+        """See `Engine`: what retention deletes is the coordinator's, and waited for there."""
+        return self._retiring.retired(save)
 
     # Checkpoints: all of this is passed on.
 
@@ -169,7 +176,8 @@ class Agent:
         return watch(self._link, run, self._peer, on_published)
 
     def note_read(self, key: str) -> None:
-        """See `Engine`: the coordinator is not told yet; a reader whose checkpoint is deleted reads the next."""
+        """See `Engine`: the coordinator hears of it within moments, and again and again while it goes on."""
+        self._calls.readers.note(key, self.clock.boot_s())
 
     def stored_runs(self) -> Iterator[str]:
         """See `Engine`: the coordinator counts what is stored."""
@@ -190,4 +198,4 @@ class Agent:
 
     def repair(self, run: str, latest_filename: str) -> Repaired:
         """See `Engine`."""
-        raise InvalidRequestError("repair at the coordinator: this is the agent of one host", key=run)
+        raise InvalidRequestError(self._do_there("ckptd repair"), key=run)

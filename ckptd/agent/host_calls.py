@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from concurrent.futures import Future, wait
 
 from ckptd.agent.host_call import HostCall, why_over
 from ckptd.agent.machine import AgentMachine
@@ -27,6 +26,7 @@ from ckptd.engine.saves.answers import answered, settled_by_engine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.engine_threads import EngineThreads
 from ckptd.engine.saves.known_manifests import KnownManifests
+from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.settings import Settings
 from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -74,6 +74,7 @@ class HostCalls:
         self._lock, self._calls = self._writing.lock, self._writing.calls
         self.link, self.workers = self._writing.link, self._writing.workers
         self.seats = Seats(self.link, host, peer, clock.boot_s, settings.lease_s)
+        self.readers = Readers()
         self._is_closed = False
 
     # Life.
@@ -88,9 +89,7 @@ class HostCalls:
         """Wait at most `grace_s` for saves under way, and end; return whether all were published."""
         with self._lock:
             under_way = list(self._calls.live)
-        for call in under_way:
-            with suppress(Exception):
-                call.outcome.exception(grace_s)
+        wait([call.outcome for call in under_way], grace_s)
         with self._lock:
             for call in (left := list(self._calls.live)):
                 self._writing.fail(call, "the agent is stopping")
@@ -114,6 +113,7 @@ class HostCalls:
                 elif call.go is not None:
                     self._machine.progress(call.go.save, call.owed_bytes)
             self._machine.members = self.seats.ranks()
+            self._machine.reading = frozenset(self.readers.in_use(now, self._machine.lease_s))
             self._writing.do(self._machine.tick(now))
 
     def rank_left(self, run: str, member: Member, epoch: int) -> None:

@@ -81,8 +81,11 @@ class HostSave:
         digest = b"" if self.go is None else self.go.layout_digest
         return CarriedSave(self.told_in(term), self.save, digest, self.receipts)
 
-    def waits_for(self, host: str, silent_s: float) -> str:
-        """Say what it waits for, with the host and its ranks. `silent_s` is how long the coordinator said nothing."""
+    def waits_for(self, host: str, silent_s: float | None) -> str:
+        """Say what it waits for, with the host and its ranks.
+
+        `silent_s` is how long the coordinator said nothing, None if it never said anything.
+        """
         step = "a save" if self.declaration.step is None else f"step {self.declaration.step}"
         ours = f"{host}, {describe_ranks(self.declaration.ranks)}, {step}"
         match self.phase:
@@ -96,4 +99,5 @@ class HostSave:
                 what = f"the coordinator, which ends it, as {self.failure}"
             case _:
                 what = "the coordinator, which has not said what to write"
-        return f"{ours}: {what} (nothing was heard from it for {describe_seconds(silent_s)})"
+        since = "yet" if silent_s is None else f"for {describe_seconds(silent_s)}"
+        return f"{ours}: {what} (nothing was heard from it {since})"

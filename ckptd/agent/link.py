@@ -20,7 +20,7 @@ from ckptd.engine.catalog import term
 from ckptd.engine.hosts.messages import DeclareHost, Fenced, FromAgent, FromCoordinator, Hello, HostDeclaration
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.refusals import NotNowError
-from ckptd.errors import CkptdError
+from ckptd.errors import CkptdError, UnavailableError
 from ckptd.storage.base import Store
 from ckptd.wire import addresses, agents, methods, status
 from ckptd.wire.channels import open_channel
@@ -78,6 +78,12 @@ class AgentLink:
         self._number = 0
         self._outgoing: queue.SimpleQueue[FromAgent | None] = queue.SimpleQueue()
         self._teller = threading.Thread(target=self._tell_all, name="ckptd-tell", daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Where the coordinator is, as far as it is known; "" before that."""
+        with self._lock:
+            return self._address or self._given
 
     def start(self) -> None:
         """Begin to tell."""
@@ -191,7 +197,7 @@ class AgentLink:
             return make(stubs, timeout_s)
         except grpc.RpcError as error:
             ours = status.from_wire(error, address=self._address)
-            if ours.is_answer:
+            if ours.is_answer or not isinstance(ours, UnavailableError):
                 raise ours from None
             raise NotNowError(f"the coordinator does not answer: {ours}") from None
 

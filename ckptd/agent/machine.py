@@ -35,6 +35,9 @@ from ckptd.engine.hosts.messages import (
 
 _MOST_ENDED = 256  # saves, remembered for retries of ranks and late messages
 
+MOST_READ = 1000
+"""Checkpoints that one message says are being read."""
+
 
 # Effects
 
@@ -87,6 +90,7 @@ class AgentMachine:
         addresses: where other agents reach it.
         labels: the operator's.
         members: the ranks that are connected to it.
+        reading: the prefixes of checkpoints that are being read through it.
         again_s: after this time without an answer a message is sent again.
         timeout_s: how long a save may take in all.
         lease_s: how long the coordinator waits for a silent agent, and the agent for a silent coordinator.
@@ -100,6 +104,7 @@ class AgentMachine:
     addresses: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     members: set[int] = field(default_factory=set)
+    reading: frozenset[str] = frozenset()
     again_s: float = 2.0
     timeout_s: float = 600.0
     lease_s: float = 15.0
@@ -109,8 +114,9 @@ class AgentMachine:
     _saves: dict[str, HostSave] = field(default_factory=dict)  # by request
     _ended: OrderedDict[str, HostSave] = field(default_factory=OrderedDict)
     _to_acknowledge: dict[str, str] = field(default_factory=dict)  # saves whose writers are being ended: the request
-    _heard_at: float = 0.0
+    _heard_at: float | None = None
     _spoke_at: float | None = None
+    _told_reading: frozenset[str] = frozenset()
 
     # The ranks
 
@@ -264,13 +270,13 @@ class AgentMachine:
         """Send again what was not answered, and end what took too long. Called several times in `again_s`."""
         if self.replaced_by is not None:
             return []
-        if self.is_attached and now - self._heard_at > self.lease_s:
+        if self.is_attached and (self.silent_s(now) or 0.0) > self.lease_s:
             self.is_attached = False
         effects: list[Effect] = []
         if not self.is_attached:
             effects += self._attend(now) if self._may_speak(now) else []
-        elif self._spoke_at is None or now - self._spoke_at >= self.lease_s / 5:
-            self._spoke_at = now
+        elif self._spoke_at is None or now - self._spoke_at >= self.lease_s / 5 or self.reading - self._told_reading:
+            self._spoke_at, self._told_reading = now, self.reading
             effects.append(Send(self._beat()))
         for save in list(self._saves.values()):
             if now - save.began_at > self.timeout_s:
@@ -281,10 +287,14 @@ class AgentMachine:
 
     def waits(self, now: float) -> list[str]:
         """Say what each save waits for, with the host and its ranks."""
-        return [each.waits_for(self.life.host, now - self._heard_at) for each in self._saves.values()]
+        return [each.waits_for(self.life.host, self.silent_s(now)) for each in self._saves.values()]
+
+    def silent_s(self, now: float) -> float | None:
+        """Return for how long the coordinator said nothing, None if it never did."""
+        return None if self._heard_at is None else now - self._heard_at
 
     def _time_out(self, save: HostSave, now: float) -> list[Effect]:
-        waited = save.waits_for(self.life.host, now - self._heard_at)
+        waited = save.waits_for(self.life.host, self.silent_s(now))
         reason = f"it was not done within {self.timeout_s:.0f} s: {waited}"
         effects = self.give_up(save.declaration.request_id, reason, now)
         # Even if this life never told the coordinator of it, a former one may have.
@@ -316,7 +326,8 @@ class AgentMachine:
 
     def _beat(self) -> Beat:
         filling = (each for each in self._saves.values() if each.phase is PartPhase.FILLING)
-        return Beat(self.life, self.highest_term, tuple((each.save, each.owed_bytes) for each in filling))
+        owed = tuple((each.save, each.owed_bytes) for each in filling)
+        return Beat(self.life, self.highest_term, owed, tuple(sorted(self.reading)[:MOST_READ]))
 
     def _tell_of(self, save: HostSave, now: float) -> list[Effect]:
         """Tell the coordinator how far a save is, unless the next `Hello` will."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ckptd.access.roles import Right
-from ckptd.engine.hosts.messages import DeclareHost, FromAgent, FromCoordinator, Hello, HostDeclaration
+from ckptd.engine.hosts.messages import Beat, DeclareHost, FromAgent, FromCoordinator, Hello, HostDeclaration
 from ckptd.engine.identity import Declaration, Member, RunOptions
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import InvalidRequestError, NotPermittedError
@@ -133,6 +133,8 @@ class AgentService:
         self._check_host(message.agent.host, call)
         if isinstance(message, DeclareHost):
             self._check_runs([message.declaration], call)
+        if isinstance(message, Beat):
+            message = replace(message, reading=tuple(each for each in message.reading if _may_read(each, call)))
         return agents.from_coordinator_to_wire(hosts.hear(message, self._stamp(call)))
 
     @staticmethod
@@ -164,3 +166,9 @@ class AgentService:
 
         await self._pools.control(run, depart)
         return agent_pb2.DepartReply()
+
+
+def _may_read(prefix: str, call: Call) -> bool:
+    """Whether retention has to leave a checkpoint because this agent says that it is read: not those of others."""
+    run = prefix.rpartition("/")[0]
+    return call.may(Right.AGENT, run) or call.may(Right.READ, run)

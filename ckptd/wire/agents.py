@@ -50,9 +50,9 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
                 peer=versions.this_peer(message.agent.incarnation),
             )
             return agent_pb2.AgentMessage(hello=hello)
-        case Beat(term=term, owed=owed):
+        case Beat(term=term, owed=owed, reading=reading):
             told = [agent_pb2.Owed(save=save, bytes=owed_bytes) for save, owed_bytes in owed]
-            return agent_pb2.AgentMessage(beat=agent_pb2.Beat(agent=agent, term=term, owed=told))
+            return agent_pb2.AgentMessage(beat=agent_pb2.Beat(agent=agent, term=term, owed=told, reading=reading))
         case DeclareHost(term=term, declaration=declaration):
             said = _declaration_to_wire(declaration)
             return agent_pb2.AgentMessage(declare=agent_pb2.DeclareHost(agent=agent, term=term, declaration=said))
@@ -86,7 +86,8 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
         case "beat":
             beat = message.beat
             owed = tuple((_save(each.save), max(0, each.bytes)) for each in beat.owed)
-            return Beat(life_from_wire(beat.agent), _term(beat.term), owed)
+            reading = tuple(convert.key_from_wire(each) for each in beat.reading)
+            return Beat(life_from_wire(beat.agent), _term(beat.term), owed, reading)
         case "declare":
             declare = message.declare
             said = _declaration_from_wire(declare.declaration)

@@ -146,11 +146,17 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """It is alive. `owed` says for each save that it fills how many bytes are still to be written."""
+    """It is alive.
+
+    Attributes:
+        owed: for each save that it fills, how many bytes are still to be written.
+        reading: the prefixes, as keys, of the checkpoints that are being read through it.
+    """
 
     agent: AgentLife
     term: int
     owed: tuple[tuple[str, int], ...] = ()
+    reading: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

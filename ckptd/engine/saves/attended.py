@@ -30,6 +30,7 @@ from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.host_requests import HostRequests, guarded
 from ckptd.engine.saves.workers import Workers
 from ckptd.engine.wording import describe_seconds
+from ckptd.format.names import INDEX_SUFFIX
 
 _log = logging.getLogger("ckptd.engine")
 
@@ -42,7 +43,7 @@ class AttendedHosts:
     def __init__(self, coordinator: Coordinator, *, term: int, holder: str, lease_s: float) -> None:
         """Take the agents of a coordinator that is open. `lease_s`: for how long an agent may be silent."""
         self.lease_s = lease_s
-        self._clock = coordinator.clock
+        self._clock, self._note_read = coordinator.clock, coordinator.note_read
         self._attendance = Attendance(term, coordinator.root.id, holder, lease_s)
         self._lock = threading.Lock()
         self._links: dict[str, ToAgent] = {}
@@ -114,7 +115,9 @@ class AttendedHosts:
             self._lost.discard(message.agent.host)
             answer = Attached(self._attendance.term, self.lease_s)
         match message:
-            case Beat(agent=agent, owed=owed):
+            case Beat(agent=agent, owed=owed, reading=reading):
+                for prefix in reading:
+                    self._note_read(f"{prefix}{INDEX_SUFFIX}")
                 self._workers.submit(guarded, self._requests.progress, agent, owed)
             case DeclareHost(agent=agent, declaration=declaration):
                 self._requests.declare(agent, declaration, stamp)

@@ -28,11 +28,11 @@ class Readers:
             with self._lock:
                 self._read_at[prefix] = now
 
-    def in_use(self, now: float) -> set[str]:
-        """Return the prefixes, as keys, that are still being read."""
+    def in_use(self, now: float, within_s: float = READING_S) -> set[str]:
+        """Return the prefixes, as keys, that are still being read: of which something was requested `within_s`."""
         with self._lock:
             self._read_at = {prefix: at for prefix, at in self._read_at.items() if now - at < READING_S}
-            return set(self._read_at)
+            return {prefix for prefix, at in self._read_at.items() if now - at < within_s}
 
     def are_in(self, run: str, now: float) -> bool:
         """Say whether some checkpoint directly in the directory `run` is being read."""

@@ -143,14 +143,16 @@ class Owed(_message.Message):
     def __init__(self, save: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("agent", "term", "owed")
+    __slots__ = ("agent", "term", "owed", "reading")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     OWED_FIELD_NUMBER: _ClassVar[int]
+    READING_FIELD_NUMBER: _ClassVar[int]
     agent: AgentLife
     term: int
     owed: _containers.RepeatedCompositeFieldContainer[Owed]
-    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., owed: _Optional[_Iterable[_Union[Owed, _Mapping]]] = ...) -> None: ...
+    reading: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., owed: _Optional[_Iterable[_Union[Owed, _Mapping]]] = ..., reading: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeclareHost(_message.Message):
     __slots__ = ("agent", "term", "declaration")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptd.agent.host_save import HostOutcome
-from ckptd.agent.machine import AgentMachine, Fill, Find, Send, Stop, Tell
+from ckptd.agent.machine import MOST_READ, AgentMachine, Fill, Find, Send, Stop, Tell
 from ckptd.engine.hosts.messages import (
     AgentLife,
     Attached,
@@ -141,6 +141,26 @@ def test_whatever_is_not_answered_is_sent_again():
     assert machine.tick(8.0) == [failed]
 
 
+def test_what_is_read_through_it_is_told_at_once_and_in_each_beat():
+    machine = attached()
+    machine.tick(0.5)
+    machine.reading = frozenset({"r/m-1"})
+    assert machine.tick(0.6) == [Send(Beat(LIFE, 3, (), ("r/m-1",)))]
+    assert machine.tick(0.7) == []
+    machine.reading = frozenset({"r/m-1", "r/m-2"})
+    assert machine.tick(0.8) == [Send(Beat(LIFE, 3, (), ("r/m-1", "r/m-2")))]
+    machine.reading = frozenset({"r/m-2"})
+    assert machine.tick(0.9) == []
+    assert machine.tick(4.0) == [Send(Beat(LIFE, 3, (), ("r/m-2",)))]
+
+
+def test_one_message_tells_of_no_more_readers_than_it_holds():
+    machine = attached()
+    machine.reading = frozenset(f"r/m-{step}" for step in range(MOST_READ + 1))
+    (beat,) = machine.tick(0.5)
+    assert len(beat.message.reading) == MOST_READ
+
+
 def test_a_silent_coordinator_is_looked_up_again_and_again():
     machine = attached()
     machine.tick(14.0)
@@ -152,10 +172,10 @@ def test_a_silent_coordinator_is_looked_up_again_and_again():
 def test_a_save_waits_no_longer_than_its_time_and_names_host_ranks_and_step():
     machine = AgentMachine(LIFE, "root", timeout_s=60.0)
     machine.declare(MINE, 0.0)
-    [waits] = machine.waits(20.0)
-    assert waits == (
-        "h3, ranks 6-7, step 5: the coordinator, which has not said what to write (nothing was heard from it for 20 s)"
-    )
+    ours = "h3, ranks 6-7, step 5: the coordinator, which has not said what to write"
+    assert machine.waits(20.0) == [f"{ours} (nothing was heard from it yet)"]
+    machine.hear(Attached(3, 15.0), 30.0)
+    assert machine.waits(50.0) == [f"{ours} (nothing was heard from it for 20 s)"]
     [tell] = [each for each in machine.tick(61.0) if isinstance(each, Tell)]
     assert not tell.outcome.is_known  # a former life may have sealed it: only the coordinator can tell that it failed
     assert "not done within 60 s: h3, ranks 6-7, step 5" in tell.outcome.reason

@@ -46,7 +46,7 @@ TOLD_BY_AGENT = [
     Hello(LIFE, "root", 7, ("h1:7070", "h1b:7070"), (("zone", "a"),), (2, 3), ()),
     Hello(LIFE, "root", 7, saves=(CarriedSave(DECLARED), CarriedSave(DECLARED, "s1", b"d", (RECEIPT,)))),
     Hello(LIFE, "root", 7, saves=(CarriedSave(replace(DECLARED, step=None), "s1", b"d", ()),)),
-    Beat(LIFE, 7, (("s1", 1 << 40),)),
+    Beat(LIFE, 7, (("s1", 1 << 40),), ("runs/r/m-5",)),
     DeclareHost(LIFE, 7, DECLARED),
     PartSealed(LIFE, 7, "q", "s1", (RECEIPT,)),
     PartSealed(LIFE, 7, "q", "s1", ()),

@@ -1,0 +1,80 @@
+"""An agent behind its server, with a coordinator behind another: what it passes on, and what it says of the rest."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+import ckptd
+from ckptd.engine.identity import SaveRef
+from ckptd.errors import ConflictError, NotFoundError
+from ckptd.wire import methods, status
+from ckptd.wire.v1 import admin_pb2, read_pb2
+from tests.fakes.served_hosts import WAIT_S, served_hosts
+from tests.fakes.waiting import eventually
+
+W = {"w": np.arange(1000.0)}
+
+
+@pytest.fixture
+def hosts():
+    with tempfile.TemporaryDirectory(prefix="ckptd-") as base, served_hosts(Path(base), ["a"]) as running:
+        yield running
+
+
+def save(ckpt, step):
+    return ckpt.save(step, W).result(WAIT_S)
+
+
+def retired(hosts, checkpoint):
+    """Wait until retention has done what it does because of a save, as the agent tells."""
+    save = SaveRef("r", 0, checkpoint.step, checkpoint.save_id, incarnation="anyone")
+    hosts.agents["a"].engine.retired(save).result(WAIT_S)
+
+
+def test_what_is_read_through_an_agent_is_not_deleted_and_what_is_not_read_is(hosts):
+    agent, coordinator, run = hosts.agents["a"], hosts.coordinator.engine, hosts.base / "root" / "r"
+    with ckptd.Checkpointer(agent.address, "r", max_to_keep=1, timeout_s=WAIT_S) as ckpt:
+        save(ckpt, 1)
+        request = read_pb2.ReadRequest(key="r/model.ckpt-1.index", size=-1)
+        assert list(agent.stub(methods.READ).Read(request, timeout=WAIT_S))
+        eventually(lambda: coordinator.in_catalog("r", lambda stored: stored.in_use()), "the reader", within_s=WAIT_S)
+        retired(hosts, save(ckpt, 2))
+        assert (run / "model.ckpt-1.index").exists()
+        retired(hosts, save(ckpt, 3))
+        assert (run / "model.ckpt-1.index").exists()
+        assert not (run / "model.ckpt-2.index").exists()
+
+
+def test_an_agent_says_where_members_are_evicted_and_runs_repaired(hosts):
+    admin = hosts.agents["a"].stub(methods.ADMIN)
+    for call, request, command in (
+        (admin.Evict, admin_pb2.EvictRequest(run="r"), "ckptd evict"),
+        (admin.Repair, admin_pb2.RepairRequest(run="r"), "ckptd repair"),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            call(request, timeout=WAIT_S)
+        told = str(status.from_wire(refused.value, address="here"))
+        assert f"`{command} … --address {hosts.coordinator.address}`" in told
+
+
+def test_what_the_coordinator_refuses_is_told_as_it_was_there(hosts):
+    admin = hosts.agents["a"].stub(methods.ADMIN)
+    with ckptd.Checkpointer(hosts.agents["a"].address, "r", timeout_s=WAIT_S) as ckpt:
+        save(ckpt, 1)
+    for request, error in (
+        (admin_pb2.PinRequest(run="r", step=7, pinned=True), NotFoundError),
+        (admin_pb2.PinRequest(run="nothing/there", step=7, pinned=True), NotFoundError),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            admin.Pin(request, timeout=WAIT_S)
+        assert isinstance(status.from_wire(refused.value, address="here"), error)
+    with pytest.raises(grpc.RpcError) as refused:
+        admin.Delete(admin_pb2.DeleteRequest(run="r", step=1), timeout=WAIT_S)
+    told = status.from_wire(refused.value, address="here")
+    assert isinstance(told, ConflictError)
+    assert "latest" in str(told)
