@@ -21,7 +21,6 @@ from ckptd.engine.identity import Declaration, Member, SaveRef
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
-from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.answers import answered, settled_by_engine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.engine_threads import EngineThreads
@@ -214,7 +213,10 @@ class HostCalls:
             return call.lane(save, shard)
 
     def outcome(self, save: SaveRef) -> Future[Checkpoint]:
-        """See `Engine`: of a save that a former life of this agent knew, the coordinator is asked again and again."""
+        """See `Engine`. Of a save that a former life of this agent knew the coordinator says whether it is over.
+
+        If it is not, the rank declares it again: then this life writes what the former one had not sealed.
+        """
         with self._lock:
             call = self._calls.of_save(save)
         if call is not None:
@@ -222,7 +224,7 @@ class HostCalls:
         found = published(self.link, save)
         outcome: Future[Checkpoint] = settled_by_engine()
         if found is None:
-            raise NotNowError(f"{save} goes on at the coordinator")
+            raise NotFoundError(f"{save} goes on at the coordinator, and this agent was started after it was declared")
         outcome.set_result(found)
         return outcome
 

@@ -109,8 +109,8 @@ class HostRequests:
             if asked.ended is not None:
                 self._tell(asked, asked.ended)
                 return
-            if asked.go is None or (asked.is_sealed and not is_anew):
-                return
+            if asked.go is None or asked.is_sealed:
+                return  # what is sealed is not written again, whichever life of the agent tells of it
         if is_anew and asked.ref is not None:
             self._workers.submit(guarded, self._coordinator.agents.begins_anew, asked.ref, agent)
         self._tell(asked, asked.go)
