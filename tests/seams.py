@@ -150,6 +150,11 @@ WITHDRAW = Seam("engine.saves.coordinator:Coordinator.withdraw")
 THIS_PEER = Seam("wire.versions:this_peer")
 NEW_INCARNATION = Seam("wire.versions:new_incarnation")
 
+# Rules that a test takes out, to show that it is they that hold a promise
+
+DECIDE_FIRST = Seam("engine.catalog.records:change_if_unchanged")
+IS_TAKEN = Seam("engine.catalog.elsewhere:Elsewhere.is_taken")
+
 # Steps that a test waits in, counts or lets fail
 
 VERIFY = Seam("engine.reading.verify:verify")

@@ -62,7 +62,11 @@ class Coordinator(Reception):
         calls = digest_of(live.declarations[host].request_id for host in hosts)
         try:
             record = live.record = next(iter(self.catalog.writers.waiting(NAME, live.step, calls)), None)
-            there = None if record is None else self.catalog.writers.revive(record, record.shard_keys[len(hosts) :])
+            there = (
+                None
+                if record is None
+                else self.catalog.writers.revive(record, record.shard_keys[len(hosts) :], term=self.term.number)
+            )
             if record is not None and there is not None:
                 self.judge.num_revived += 1
                 self.world.log(f"{self.name} goes on with {record.save_id}")

@@ -17,6 +17,7 @@ from ckptd.engine.catalog import deleting, quarantine, recovery, reserve, survey
 from ckptd.engine.catalog.commit import OnStep, ignore_step
 from ckptd.engine.catalog.contents import Contents
 from ckptd.engine.catalog.edits import Edits
+from ckptd.engine.catalog.elsewhere import Elsewhere
 from ckptd.engine.catalog.fence import Life
 from ckptd.engine.catalog.floor import FloorNow, no_floor
 from ckptd.engine.catalog.ledger import ConfirmRoot, Ledger, Removal, confirm_nothing, untold_removal
@@ -94,8 +95,9 @@ class Catalog:
     ) -> None:
         """Start the retention rule's clock; nothing is read yet."""
         ledger = Ledger(store, run, latest_filename, on_step, clock, holder, life, removal, confirm_root)
-        publishing = Publishing(ledger, floor)
-        uncommitted, undo = Uncommitted(ledger), Undo(ledger, undo_s)
+        elsewhere = Elsewhere(ledger)
+        publishing = Publishing(ledger, floor, elsewhere)
+        uncommitted, undo = Uncommitted(ledger, elsewhere), Undo(ledger, undo_s)
         recoverer = Recoverer(ledger, publishing, undo, uncommitted)
         self.upkeep = Upkeep(ledger, publishing, recoverer, policy, relative_paths)
         self.contents = Contents(ledger, publishing)

@@ -130,11 +130,12 @@ def drop(
     others: Collection[Record] = (),
     on_step: OnStep = ignore_step,
     is_unread: bool = False,
+    leaves_record: bool = False,
 ) -> None:
     """Delete what is left of a checkpoint of ours that the state file no longer names. Safe to repeat.
 
     The index of another attempt stays, one of `others`, and so does the graph description unless that one has none.
-    With `is_unread` the caller has made sure of that.
+    With `is_unread` the caller has made sure of that. With `leaves_record` it does about the record what is to be done.
 
     Raises:
         BeingReadError: when it is being read; nothing was deleted.
@@ -157,7 +158,8 @@ def drop(
             store.delete([record.aside_key, record.aside_meta_key])
         with_meta = index is None or _has_no_meta(index, others)
         _delete_files(store, record, with_meta=with_meta, what="drop", on_step=on_step)
-        _delete_record(store, record, what="drop", on_step=on_step)
+        if not leaves_record:
+            _delete_record(store, record, what="drop", on_step=on_step)
 
 
 def sweep(store: Store, record: Record, *, others: Collection[Record] = (), on_step: OnStep = ignore_step) -> None:

@@ -4,7 +4,9 @@ A coordinator that dies leaves such a save in its agents, which hold the bytes a
 for them where it would sweep, and no longer than `WAIT_S`.
 
 An agent that is cut off may still create a key of an attempt that was aborted. So no later attempt has that many shards
-until every writer has heard how the save ended, or for `TAKEN_S`: the record stays that long, as a tombstone.
+until every writer has heard how the save ended, or for `TAKEN_S`: the record stays that long, as a tombstone. Likewise
+one that hangs may create the key of a shard that its next life has written, and that retention has deleted since: so
+the record of a published save stays as well, if not all have heard. At the tombstone's end what has come is swept.
 """
 
 from __future__ import annotations
@@ -59,10 +61,11 @@ class Elsewhere:
         self._ledger.waiting.discard(save_id)
 
     def is_taken(self, record: Record) -> bool:
-        """Whether a writer may still write under the keys of a save that was not committed."""
+        """Whether a writer may still write under the keys of a save that is over."""
         if set(record.writers) <= self._heard.get(record.save_id, set()):
             return False
-        return record.aborted_at is None or self._ledger.clock.wall_s() < record.aborted_at + TAKEN_S
+        over_at = record.saved_at if record.published else record.aborted_at
+        return over_at is None or self._ledger.clock.wall_s() < over_at + TAKEN_S
 
     def heard(self, record: Record, host: str) -> bool:
         """Note that a writer has heard that a save is over, and writes no more; return whether all have."""

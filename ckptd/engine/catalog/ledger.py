@@ -122,6 +122,13 @@ class Ledger:
         self.confirm(CONFIRMED_FOR_S)
         return records.change(self.store, record, **changes)
 
+    def note_first(self, record: Record, **changes: object) -> Record:
+        """Do as `note`, and remember it; `ConflictError` if another owner has decided about the save before us."""
+        self.confirm_root()
+        self.confirm(CONFIRMED_FOR_S)
+        changed = self.records[record.save_id] = records.change_if_unchanged(self.store, record, **changes)
+        return changed
+
     # The state file
 
     def write_state(self, listing: Listing, style: Style, save_id: str = "") -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ckptd.engine.catalog import deleting, reserve
+from ckptd.engine.catalog.elsewhere import Elsewhere
 from ckptd.engine.catalog.floor import FloorNow
 from ckptd.engine.catalog.ledger import Ledger
 from ckptd.engine.catalog.listing import Listing, Style
@@ -35,9 +36,9 @@ class _Publication:
 class Publishing:
     """The publications of one run of which not everything is done or noted."""
 
-    def __init__(self, ledger: Ledger, floor: FloorNow) -> None:
+    def __init__(self, ledger: Ledger, floor: FloorNow, elsewhere: Elsewhere) -> None:
         """Start with none. `floor` is what retention leaves alone whatever its policy says."""
-        self._ledger, self._floor = ledger, floor
+        self._ledger, self._floor, self._elsewhere = ledger, floor, elsewhere
         self._pending: list[_Publication] = []
 
     @property
@@ -191,6 +192,7 @@ class Publishing:
     def drop(self, record: Record, *, reason: str = "", is_unread: bool = False) -> None:
         """Delete what is left of a checkpoint that the state file names no more, and forget it; see `deleting.drop`.
 
+        The record of one that other hosts wrote stays while a writer that hung may still come to its keys.
         Without a `reason` a caller has requested it, and the journal was told when that came.
         """
         ledger = self._ledger
@@ -209,6 +211,21 @@ class Publishing:
                     is_told = True
                 ledger.on_step(step)
 
-            deleting.drop(ledger.store, record, others=others, on_step=on_step, is_unread=is_unread)
-            ledger.records.pop(record.save_id, None)
+            is_taken = bool(record.writers) and self._elsewhere.is_taken(record)
+            deleting.drop(
+                ledger.store, record, others=others, on_step=on_step, is_unread=is_unread, leaves_record=is_taken
+            )
+            if is_taken:
+                # Crash here: a record whose index is gone: `recovery` comes back to this.
+                ledger.records[record.save_id] = ledger.note(
+                    record,
+                    published=False,
+                    dropped=False,
+                    deleted_at=None,
+                    kept_until=None,
+                    aborted_at=record.saved_at,
+                )
+            else:
+                ledger.records.pop(record.save_id, None)
+                self._elsewhere.forget(record.save_id)
         reserve.keep(ledger.store, ledger.run)

@@ -22,7 +22,14 @@ from ckptd.engine.catalog import reserve
 from ckptd.engine.catalog.lookalikes import is_left_beside
 from ckptd.engine.catalog.presence import NO_FILE, is_taken
 from ckptd.engine.catalog.retention import RetentionPolicy, Rule
-from ckptd.errors import CkptdError, CorruptionError, InvalidRequestError, NotFoundError, NotPermittedError
+from ckptd.errors import (
+    CkptdError,
+    ConflictError,
+    CorruptionError,
+    InvalidRequestError,
+    NotFoundError,
+    NotPermittedError,
+)
 from ckptd.format import names
 from ckptd.storage.base import Store
 from ckptd.storage.keys import join
@@ -356,4 +363,23 @@ def change(store: Store, record: Record, **changes: object) -> Record:
     """Note changes in a record, durably; return the record as it is now."""
     changed = replace(record, **changes)  # type: ignore[arg-type]
     reserve.replace(store, changed.run, changed.key, changed.encode())
+    return changed
+
+
+def change_if_unchanged(store: Store, record: Record, **changes: object) -> Record:
+    """Do as `change`, unless the record in the store is another by now: of two owners that decide, one is first.
+
+    Raises:
+        ConflictError: another owner has changed it.
+        NotFoundError: another owner has deleted it.
+    """
+    changed = replace(record, **changes)  # type: ignore[arg-type]
+    # The version first: if it is replaced in between, we hold an old version, and replacing fails.
+    version = store.stat(record.key).version
+    found = read(store, record.key)
+    if found == changed:
+        return changed  # an earlier try took effect, and its answer was lost
+    if found != record:
+        raise ConflictError("another owner of the run has changed this record", key=record.key)
+    reserve.replace(store, changed.run, changed.key, changed.encode(), if_version=version)
     return changed

@@ -18,10 +18,10 @@ from ckptd.errors import NotFoundError
 class Uncommitted:
     """The saves of one run that were begun and not committed, by us or by former owners."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, elsewhere: Elsewhere) -> None:
         """Know of none; see `found`."""
         self._ledger = ledger
-        self.elsewhere = Elsewhere(ledger)
+        self.elsewhere = elsewhere
         self._former: set[str] | None = None  # saves that former owners began; None: not yet known
         self._swept_counts: dict[str, set[int]] = {}  # of those that were swept, by prefix: the number of shards
         self._unswept: list[Record] = []  # a former owner might still commit them
@@ -81,8 +81,8 @@ class Uncommitted:
             if record.aborted_at is None:
                 # Crash here: as before; the next owner waits for its writers, and comes back to this.
                 ledger.on_step("sweep.aborted")
-                record = ledger.note(record, aborted_at=ledger.clock.wall_s())
-                ledger.records[record.save_id] = record
+                # A later owner may go on with it: then nothing of it is deleted. Either notes that first, or the other.
+                record = ledger.note_first(record, aborted_at=ledger.clock.wall_s())
             # Crash here: a tombstone with shards: `recovery` comes back to this, and waits for no writer.
             deleting.bury(ledger.store, record, others=others, on_step=ledger.on_step)
             return

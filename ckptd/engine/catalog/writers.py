@@ -32,15 +32,21 @@ class Writers:
         ours = [each for each in found if each.prefix == prefix and each.calls == calls]
         return sorted(ours, key=lambda each: -each.sequence)
 
-    def revive(self, record: Record, keys: Sequence[str]) -> frozenset[str] | None:
-        """Go on with a save that `waiting` has returned: from here on it is under way.
+    def revive(self, record: Record, keys: Sequence[str], *, term: int = 0) -> frozenset[str] | None:
+        """Go on with a save that `waiting` has returned: from here on it is under way, and in the record it has `term`.
 
         `keys` are those of its shards that its owner writes itself. Returns which of these are there, all of them
-        empty; None when one has bytes, which cannot be written anew. Deleting it is no way: such a request may hang,
-        and take effect when a later life has gone on with the same save and published it.
+        empty; None when one has bytes, which cannot be written anew, or when a former owner has just aborted it.
+        Deleting it is no way: such a request may hang, and take effect when a later life has gone on with the same save
+        and published it.
         """
         there = frozenset(key for key in keys if has_object(self._ledger.store, key))
         if any(self._ledger.store.stat(key).size_bytes for key in there):
+            return None
+        try:
+            self._ledger.note_first(record, term=term)
+        except ConflictError:
+            self._ledger.is_stale = True
             return None
         self._uncommitted.elsewhere.wait_no_longer(record.save_id)
         self._ledger.live.add(record.save_id)
@@ -67,7 +73,9 @@ class Writers:
         Once all know, nothing is left of a save that was aborted.
         """
         record = self._ledger.records.get(save_id)
-        if record is None or record.published or save_id in self._ledger.waiting:
+        if record is None or save_id in self._ledger.waiting:
             return
-        if self._uncommitted.elsewhere.heard(record, host) and save_id not in self._ledger.live:
+        have_all = self._uncommitted.elsewhere.heard(record, host)
+        if have_all and not record.published and save_id not in self._ledger.live:
+            self._uncommitted.sweep_uploads_of(record)
             self._uncommitted.sweep(record)

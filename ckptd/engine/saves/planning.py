@@ -132,9 +132,9 @@ class Plan:
                     logger.warning("%s is planned otherwise than by the coordinator before, and begins anew", ref)
                 return None
             own = [key for shard, key in enumerate(record.shard_keys) if not layout.host_of(shard)]
-            there = stored.catalog.writers.revive(record, own)
+            there = stored.catalog.writers.revive(record, own, term=self._run.term())
             if there is None:
-                logger.info("%s begins anew: the coordinator before had written a part of it itself", ref)
+                logger.info("%s begins anew: the coordinator before had written a part of it, or aborted it", ref)
                 return None
             self._there = there
         self.record = record
