@@ -51,7 +51,9 @@ class Issued:
     ends_at: float
 
 
-def issue(directory: str, hosts: Sequence[str], clients: Sequence[str] = (), *, days: float = 365.0) -> list[Issued]:
+def issue(
+    directory: str, hosts: Sequence[str], clients: Sequence[str] = (), *, days: float = 365.0, into: str | None = None
+) -> list[Issued]:
     """Make an authority, unless the directory has one, a server's certificate for `hosts`, and one for each client.
 
     Args:
@@ -59,6 +61,7 @@ def issue(directory: str, hosts: Sequence[str], clients: Sequence[str] = (), *, 
         hosts: names and addresses by which clients reach the daemon; empty: no certificate of a server.
         clients: names; a policy calls their holders ``cert:NAME``.
         days: how long the certificates are valid; the authority's own is for ten years.
+        into: where what is made goes, but for the authority, which is in `directory`; by default there too.
 
     Raises:
         InvalidRequestError: a bad host, name or number of days, or the package `cryptography` is missing.
@@ -67,22 +70,25 @@ def issue(directory: str, hosts: Sequence[str], clients: Sequence[str] = (), *, 
     """
     _check(hosts, clients, days)
     _need_cryptography()
-    where = Path(directory)
+    where, place = Path(directory), Path(directory if into is None else into)
     wanted = [*(["server"] if hosts else []), *(f"client-{name}" for name in clients)]
     for stem in wanted:
-        _check_free(where, stem)
+        _check_free(place, stem)
     try:
-        where.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in {where, place}:
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         authority, is_new = _authority(where)
-        made = [("ca", authority)] if is_new else []
+        if is_new and place != where:
+            _write(where, authority.files("ca"))
+        made = [("ca", authority)] if is_new and place == where else []
         if hosts:
             made.append(("server", authority.sign_server(hosts, days)))
         made += [(f"client-{name}", authority.sign_client(name, days)) for name in clients]
-        _write(where, [file for stem, pair in made for file in pair.files(stem)])
+        _write(place, [file for stem, pair in made for file in pair.files(stem)])
     except OSError as error:
         raise NotPermittedError(f"the certificates cannot be made: {error.strerror}", key=directory) from error
     names = {"ca": "ca", "server": hosts[0] if hosts else ""} | {f"client-{name}": name for name in clients}
-    return [_issued(where, stem, names[stem], pair) for stem, pair in made]
+    return [_issued(place, stem, names[stem], pair) for stem, pair in made]
 
 
 class _Pair:

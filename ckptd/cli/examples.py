@@ -13,6 +13,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd serve --root /checkpoints --tokens tokens.json --policy policy.toml", "for several teams"),
         ("CKPTD_ROOT=/checkpoints ckptd serve --print-config", "what would be used, and why"),
     ),
+    "run": (
+        ("ckptd run --root /tmp/checkpoints -- python train.py", "on one node"),
+        (
+            "srun --ntasks-per-node=1 ckptd run --root s3://bucket/ckpts --job-dir ~/job -- torchrun … train.py",
+            "on the nodes of a SLURM job",
+        ),
+    ),
     "demo": (
         ("ckptd demo", "everything in action, in less than a minute"),
         ("ckptd demo --workers 8 --dir /tmp/demo", "keep what it saved, to look around"),

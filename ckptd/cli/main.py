@@ -35,6 +35,7 @@ class Listed:
 
 COMMANDS = {
     "serve": Listed("ckptd.cli.serve", "Run the daemon."),
+    "run": Listed("ckptd.cli.run", "Run a command that trains, with the daemons that it saves through."),
     "demo": Listed("ckptd.cli.demo", "Train, kill a worker in the middle of a save, and recover: all of it in action."),
     "ls": Listed("ckptd.cli.ls", "List the checkpoints in a directory."),
     "show": Listed("ckptd.cli.show", "Describe a checkpoint: its tensors and its shards."),

@@ -29,7 +29,7 @@ def test_every_help_ends_with_examples(name, capsys):
 def test_an_example_uses_options_that_exist(name, line):
     typed = re.search(rf"ckptd {name}\b[^|>&)\"']*", line)
     assert typed is not None
-    options = {word.partition("=")[0] for word in shlex.split(typed[0]) if word.startswith("-")}
+    options = {word.partition("=")[0] for word in shlex.split(typed[0].partition(" -- ")[0]) if word.startswith("-")}
     assert options <= options_of(name)
 
 

@@ -1,0 +1,327 @@
+"""One node of a job, from its daemons' start to their end: what `ckptd run` does, in a process of its own.
+
+The daemons are there before the trainer, and end after it, when what it has saved is published. They are started again
+if they end by themselves. Nothing that was started here is left, however the trainer ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptd.errors import CkptdError, NotPermittedError, SessionAbortedError, UnavailableError
+from ckptd.job import daemons, secrets_of_job
+from ckptd.job.daemons import JobDaemon
+from ckptd.job.nodes import Node
+from ckptd.job.processes import Children, adopt_orphans, spawn
+from ckptd.wire.addresses import MAX_SOCKET_PATH
+from ckptd.wire.places import ADDRESS_VARIABLE
+
+TRAINER_SHARE = 0.75
+"""Of the grace time after SIGTERM, what a trainer may use; the rest is for what it has saved by then."""
+
+_LOOK_S = 0.1
+_LEFTOVERS_S = 5.0  # for what a trainer has left behind
+_TAIL_S = 20.0  # for a daemon to end, after its grace time
+_RESTART_S = 1.0
+_MOST_RESTARTS = 20
+_NOTICE_S = 30.0
+_LONGEST_NAME = "/ckptd.sock.arena.4194304"
+
+_log = logging.getLogger("ckptd.run")
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What the user has passed to `ckptd run`.
+
+    Attributes:
+        root: where checkpoints are kept.
+        command: the trainer's program and arguments.
+        node: which node this is.
+        job_dir: where the nodes share their secrets; None on one node, or with `coordinator`.
+        advertise: the host name or address at which the other nodes reach this one; None for the one that leads out.
+        port: the coordinator's; 0 for any that is free.
+        coordinator: addresses of one that runs already.
+        ca: the authority that signed its certificate, a path.
+        token_file: with the token that it requires, a path.
+        name: of this host; None for what the agent finds.
+        log_dir: of the daemons' logs; None: warnings go to standard error.
+        grace_s: how long saves under way are waited for at the end.
+        start_s: how long the daemons may take to serve.
+    """
+
+    root: str
+    command: Sequence[str]
+    node: Node
+    job_dir: Path | None = None
+    advertise: str | None = None
+    port: int = 0
+    coordinator: Sequence[str] = ()
+    ca: str | None = None
+    token_file: str | None = None
+    name: str | None = None
+    log_dir: Path | None = None
+    grace_s: float = 20.0
+    start_s: float = 120.0
+
+
+class Told(Exception):  # noqa: N818 - it is no error
+    """The user, or the system, has ended the job before the trainer was started."""
+
+
+class Job:
+    """See the module. `orders` returns the signals that came since the last call, or raises `Told` at the end."""
+
+    def __init__(
+        self,
+        options: JobOptions,
+        environ: Mapping[str, str],
+        orders: Callable[[int], Sequence[int]],
+        *,
+        mask: Collection[int],
+        note: Callable[[int], None],
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            options: the user's.
+            environ: for all that is started.
+            orders: returns the signals for the trainer, whose pid it gets (0: there is none yet), since its last call.
+            mask: the signals that the trainer blocks.
+            note: is told the pid of each daemon.
+        """
+        self._options, self._environ, self._orders, self._mask, self._note = options, environ, orders, mask, note
+        self._children = Children()
+        self._daemons: list[JobDaemon] = []
+        self._agent: JobDaemon | None = None
+        self._coordinator: JobDaemon | None = None
+        self._own = Path()
+        self._trainer = 0
+        self._told_at: float | None = None
+        self._restarts: dict[str, list[float]] = {}
+
+    def run(self) -> int:
+        """Run the node to its end, and return the exit code.
+
+        Raises:
+            CkptdError: the daemons or the trainer could not be started; nothing runs any more.
+        """
+        adopt_orphans()
+        self._own = Path(tempfile.mkdtemp(prefix="ckptd-run-", dir=_short_directory()))
+        try:
+            self._start()
+            self._trainer = spawn(
+                self._options.command,
+                {**self._environ, ADDRESS_VARIABLE: self._serving().address()},
+                mask=self._mask,
+            )
+            code = self._attend()
+            return self._end(code)
+        except Told:
+            return 128 + signal.SIGTERM
+        finally:
+            self._end_all()
+            shutil.rmtree(self._own, ignore_errors=True)
+
+    # The start
+
+    def _start(self) -> None:
+        options, own, node = self._options, self._own, self._options.node
+        if node.is_alone and not options.coordinator:
+            self._agent = self._begun(daemons.whole(options.root, own, self._log_of("daemon"), options.grace_s))
+        else:
+            towards = self._start_coordinator() if not options.coordinator else self._towards_given()
+            log = self._log_of("agent")
+            self._agent = self._begun(
+                daemons.agent(options.root, own, log, options.grace_s, name=options.name, towards=towards)
+            )
+        self._wait(self._agent, self._agent.serves)
+
+    def _start_coordinator(self) -> list[str]:
+        """Start the coordinator if it runs on this node; return the options of agents for it."""
+        options, own = self._options, self._own
+        assert options.job_dir is not None, "the command line requires it"
+        host = options.advertise or daemons.reached_at()
+        if options.node.is_first:
+            job = secrets_of_job.make(options.job_dir, (host,), own)
+            listen = f"grpcs://[{host}]:{options.port}" if ":" in host else f"grpcs://{host}:{options.port}"
+            self._coordinator = self._begun(
+                daemons.coordinator(
+                    options.root, own, self._log_of("coordinator"), options.grace_s, listen=listen, job=job
+                )
+            )
+            self._wait(self._coordinator, self._coordinator.serves)
+        else:
+            job = secrets_of_job.wait_for(options.job_dir, (host,), own, options.start_s, lambda: self._hear(0))
+        return ["--ca", job.ca, "--coordinator-token-file", job.token]
+
+    def _towards_given(self) -> list[str]:
+        options = self._options
+        towards = [text for address in options.coordinator for text in ("--coordinator", address)]
+        towards += [] if options.ca is None else ["--ca", options.ca]
+        return towards + ([] if options.token_file is None else ["--coordinator-token-file", options.token_file])
+
+    def _begun(self, daemon: JobDaemon) -> JobDaemon:
+        daemon.start(self._environ)
+        self._note(daemon.pid)
+        self._daemons.append(daemon)
+        return daemon
+
+    def _log_of(self, what: str) -> Path | None:
+        if self._options.log_dir is None:
+            return None
+        try:
+            self._options.log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotPermittedError(
+                f"the directory for logs cannot be made: {error.strerror}", key=str(self._options.log_dir)
+            ) from error
+        name = self._options.name or self._environ.get("SLURMD_NODENAME") or os.uname().nodename
+        return self._options.log_dir / f"{name}-{what}.log"
+
+    def _wait(self, daemon: JobDaemon, is_there: Callable[[], bool]) -> None:
+        until = time.monotonic() + self._options.start_s
+        told_at = time.monotonic()
+        while not is_there():
+            self._hear(0)
+            if (code := self._children.code(daemon.pid)) is not None:
+                raise UnavailableError(
+                    f"the {daemon.what} ended at its start, {_how(code)}{daemon.last_words()}", key=self._options.root
+                )
+            now = time.monotonic()
+            if now >= until:
+                raise UnavailableError(
+                    f"the {daemon.what} takes no saves {self._options.start_s:g} s after its start: {self._why(daemon)}"
+                    f"{daemon.last_words()}"
+                )
+            if now - told_at >= _NOTICE_S:
+                told_at = now
+                _log.warning("waiting for the %s: %s", daemon.what, self._why(daemon))
+            signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S)
+
+    def _why(self, daemon: JobDaemon) -> str:
+        if daemon is self._agent and not self._options.node.is_first:
+            return (
+                "it has no coordinator; does the first node's `ckptd run` run, on the same --root, and can this node "
+                "reach the address that its --advertise names?"
+            )
+        return "it does not answer, or not yet"
+
+    def _serving(self) -> JobDaemon:
+        assert self._agent is not None, "it is started first"
+        return self._agent
+
+    # While the trainer runs
+
+    def _hear(self, trainer: int) -> None:
+        for number in self._orders(trainer):
+            if number == signal.SIGTERM and self._told_at is None:
+                self._told_at = time.monotonic()
+            if trainer:
+                with suppress(ProcessLookupError):
+                    os.kill(trainer, number)
+            elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                raise Told
+
+    def _attend(self) -> int:
+        """Return the exit code of the trainer, once it has ended; it is killed if it takes too long after SIGTERM."""
+        while (code := self._children.code(self._trainer)) is None:
+            self._hear(self._trainer)
+            self._restart_what_ended()
+            if self._told_at is not None and time.monotonic() - self._told_at >= TRAINER_SHARE * self._options.grace_s:
+                _log.warning(
+                    "the trainer is killed: it has not ended %g s after SIGTERM", TRAINER_SHARE * self._options.grace_s
+                )
+                with suppress(ProcessLookupError):
+                    os.kill(self._trainer, signal.SIGKILL)
+                self._children.wait([self._trainer], time.monotonic() + _LEFTOVERS_S)
+                return self._children.code(self._trainer) or -signal.SIGKILL
+            signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S)
+        return code
+
+    def _restart_what_ended(self) -> None:
+        for daemon in self._daemons:
+            code = self._children.code(daemon.pid)
+            times = self._restarts.setdefault(daemon.what, [])
+            if code is None or len(times) > _MOST_RESTARTS:
+                continue
+            if times and time.monotonic() - times[-1] < _RESTART_S * min(len(times), 30):
+                continue
+            times.append(time.monotonic())
+            if len(times) > _MOST_RESTARTS:
+                _log.error("the %s has ended %d times; it is not started again", daemon.what, len(times))
+                continue
+            _log.warning("the %s ended, %s; it is started again%s", daemon.what, _how(code), daemon.last_words())
+            daemon.start(self._environ)
+            self._note(daemon.pid)
+
+    # The end
+
+    def _end(self, code: int) -> int:
+        """End the daemons in order, once saves under way are published; return the exit code of the node."""
+        left = self._children.end_descendants([daemon.pid for daemon in self._daemons], _LEFTOVERS_S)
+        if left:
+            _log.warning("the trainer left %d %s behind; ended", left, "process" if left == 1 else "processes")
+        began = time.monotonic() if self._told_at is None else self._told_at
+        until = max(began + self._options.grace_s, time.monotonic() + (1 - TRAINER_SHARE) * self._options.grace_s)
+        is_lost = self._finish(self._serving(), until)
+        if self._coordinator is not None:
+            self._wait_for_other_nodes(self._coordinator, until)
+            is_lost = self._finish(self._coordinator, time.monotonic() + self._options.grace_s) or is_lost
+        if is_lost:
+            _log.error("a save that was accepted was not published")
+            return SessionAbortedError.exit_code
+        return code if code >= 0 else 128 - code
+
+    def _wait_for_other_nodes(self, coordinator: JobDaemon, until: float) -> None:
+        while time.monotonic() < until and self._children.code(coordinator.pid) is None:
+            with suppress(CkptdError):
+                if coordinator.is_idle():
+                    return
+            self._orders(0)
+            signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S)
+        _log.warning("other nodes still have ranks after the grace time of %g s; ending", self._options.grace_s)
+
+    def _finish(self, daemon: JobDaemon, until: float) -> bool:
+        """Have a daemon end, at the latest at `until` and a little; return whether it has lost a save."""
+        daemon.release()
+        if not self._children.wait([daemon.pid], until + _TAIL_S):
+            _log.error("the %s does not end; killed", daemon.what)
+            with suppress(ProcessLookupError):
+                os.kill(daemon.pid, signal.SIGKILL)
+            self._children.wait([daemon.pid], time.monotonic() + _TAIL_S)
+            return True
+        code = self._children.code(daemon.pid)
+        if code not in (0, SessionAbortedError.exit_code):
+            _log.warning("the %s ended, %s%s", daemon.what, _how(code or 0), daemon.last_words())
+        return code == SessionAbortedError.exit_code
+
+    def _end_all(self) -> None:
+        """End what is left, in whatever way this came about."""
+        for daemon in self._daemons:
+            daemon.release()
+        self._children.end_descendants([daemon.pid for daemon in self._daemons], _LEFTOVERS_S)
+        self._children.wait(
+            [daemon.pid for daemon in self._daemons], time.monotonic() + self._options.grace_s + _TAIL_S
+        )
+        self._children.end_descendants((), 0.0)
+
+
+def _how(code: int) -> str:
+    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+
+
+def _short_directory() -> str:
+    """Return a directory for sockets, whose paths are bounded."""
+    usual = tempfile.gettempdir()
+    room = MAX_SOCKET_PATH - len("/ckptd-run-xxxxxxxx") - len(_LONGEST_NAME)
+    return usual if len(os.fsencode(usual)) <= room else "/tmp"  # noqa: S108 - mkdtemp makes the name
