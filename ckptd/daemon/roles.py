@@ -13,6 +13,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from ckptd.agent.agent import Agent
@@ -21,12 +22,14 @@ from ckptd.engine.catalog.term import Term
 from ckptd.engine.saves.attended import AttendedHosts
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.settings import Settings
+from ckptd.errors import ConflictError
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.storage.locations import open_store
 from ckptd.storage.lock_holder import LockHolder
 from ckptd.wire import addresses
 
 _TICK_S = 0.1
+_LOOK_S = 0.5  # whether another coordinator has taken the root
 _ARENA_BYTES = 4 << 30
 _log = logging.getLogger("ckptd.daemon")
 
@@ -39,12 +42,14 @@ def coordinate(root: str, listen: str, lease_s: float) -> int:
     )
     coordinator.open()
     term = Term(coordinator.store, coordinator.clock, holder=holder, addresses=[listen])
-    coordinator.agents.confirm_root = term.confirm
-    hosts = AttendedHosts(coordinator, term=term.take(), holder=holder, lease_s=lease_s)
+    term.take()
+    hosts = AttendedHosts(coordinator, term=term, lease_s=lease_s)
     server_options = ServerOptions(listen=(addresses.parse(listen),))
     asyncio.run(_serve(coordinator, server_options, hosts))
-    finished = coordinator.close(lease_s)
+    finished = coordinator.close(0.0 if hosts.is_fenced else lease_s)
     hosts.close()
+    if hosts.is_fenced:
+        return ConflictError.exit_code
     return 0 if finished else 5
 
 
@@ -75,7 +80,9 @@ async def _serve(engine: Coordinator | Agent, options: ServerOptions, hosts: Att
     ticker.start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    await over.wait()
+    while not over.is_set() and not (hosts is not None and hosts.is_fenced):
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(over.wait(), _LOOK_S)
     await server.drain()
     await server.stop()
     ended.set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from ckptd.engine.catalog.term import Term
 from ckptd.engine.hosts.attendance import Attendance
 from ckptd.engine.hosts.messages import (
     AgentLife,
@@ -24,12 +25,15 @@ from ckptd.engine.hosts.messages import (
     PartSealed,
 )
 from ckptd.engine.identity import Member, RunOptions
+from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.asked import Stamp, ToAgent
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.host_requests import HostRequests, guarded
+from ckptd.engine.saves.root_watch import RootWatch
 from ckptd.engine.saves.workers import Workers
 from ckptd.engine.wording import describe_seconds
+from ckptd.errors import ConflictError
 from ckptd.format.names import INDEX_SUFFIX
 
 _log = logging.getLogger("ckptd.engine")
@@ -40,11 +44,15 @@ _THREADS = 16
 class AttendedHosts:
     """See the module. Thread-safe."""
 
-    def __init__(self, coordinator: Coordinator, *, term: int, holder: str, lease_s: float) -> None:
-        """Take the agents of a coordinator that is open. `lease_s`: for how long an agent may be silent."""
+    def __init__(self, coordinator: Coordinator, *, term: Term, lease_s: float) -> None:
+        """Take the agents of a coordinator that is open, and has taken this term.
+
+        `lease_s`: for how long an agent may be silent.
+        """
         self.lease_s = lease_s
         self._clock, self._note_read = coordinator.clock, coordinator.note_read
-        self._attendance = Attendance(term, coordinator.root.id, holder, lease_s)
+        self._attendance = Attendance(term.number, coordinator.root.id, term.holder, lease_s)
+        self._root = RootWatch(term, self._attendance, self._clock)
         self._lock = threading.Lock()
         self._links: dict[str, ToAgent] = {}
         self._attended_at: dict[str, float] = {}
@@ -53,15 +61,20 @@ class AttendedHosts:
         self._workers.open()
         self._places = HostPlaces(coordinator, self._present)
         self._requests = HostRequests(
-            coordinator, self._places, self._workers, fenced=lambda: Fenced(term, holder), send=self._send
+            coordinator, self._places, self._workers, fenced=self._root.fenced, send=self._send
         )
         coordinator.agents.is_present = self._is_present
         coordinator.agents.addresses = self._addresses
-        coordinator.agents.term = term
+        coordinator.agents.term, coordinator.agents.confirm_root = term.number, term.confirm
 
     def close(self) -> None:
         """Finish what was begun."""
         self._workers.close()
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another coordinator has the root: then this one has no effect, and is to end."""
+        return self._root.is_fenced
 
     # What the coordinator asks
 
@@ -79,7 +92,7 @@ class AttendedHosts:
 
     def _send(self, host: str, message: FromCoordinator, run: str) -> None:
         with self._lock:
-            send = self._links.get(host)
+            send = None if self.is_fenced else self._links.get(host)
         if send is not None:
             send(message, run)
 
@@ -89,6 +102,8 @@ class AttendedHosts:
         """Let an agent attend: from now on it is told by `send` what there is. Returns the answer."""
         with self._lock:
             answer = self._attendance.attend(hello, self._clock.boot_s())
+            if self.is_fenced:
+                return self._root.fenced()
             if not isinstance(answer, Attached):
                 return answer
             self._links[hello.agent.host] = send
@@ -110,6 +125,8 @@ class AttendedHosts:
         assert not isinstance(message, Hello), "an agent attends by a call of its own"
         with self._lock:
             refusal = self._attendance.hear(message.agent, message.term, self._clock.boot_s())
+            if self.is_fenced:
+                return self._root.fenced()
             if refusal is not None:
                 return refusal
             self._lost.discard(message.agent.host)
@@ -129,7 +146,13 @@ class AttendedHosts:
 
     def place(self, agent: str, run: str, member: Member, options: RunOptions) -> int:
         """Give a rank of an agent's host its place; return the epoch."""
-        return self._places.place(agent, run, member, options)
+        try:
+            if not self.is_fenced:
+                return self._places.place(agent, run, member, options)
+        except ConflictError:
+            if not self.is_fenced:
+                raise
+        raise NotNowError(f"the root has another coordinator, which gives out places: {self._root.fenced().holder}")
 
     def ranks_of(self, agent: str, run: str) -> tuple[list[int], int]:
         """Return the ranks of a run that have places by a host's agent, and how many have on all hosts."""
@@ -143,6 +166,9 @@ class AttendedHosts:
 
     def tick(self) -> None:
         """End the saves of hosts whose agents are gone. Called several times in a lease."""
+        self._root.tick(lambda look: self._workers.submit(guarded, look), self._tell_all)
+        if self.is_fenced:
+            return
         with self._lock:
             lost = self._attendance.lost(self._clock.boot_s())
             gone = {host: silent_s for host, silent_s in lost.items() if host not in self._lost}
@@ -152,6 +178,11 @@ class AttendedHosts:
         for host, silent_s in gone.items():
             _log.warning("the agent on %s is gone %s", host, describe_seconds(silent_s))
             self._workers.submit(guarded, self._host_lost, host, silent_s)
+
+    def _tell_all(self, fenced: Fenced) -> None:
+        with self._lock:
+            for send in self._links.values():
+                send(fenced, "")
 
     def _is_late(self, host: str) -> bool:
         """Whether a lease has passed since the present life of a host's agent attended."""
