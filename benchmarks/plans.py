@@ -43,10 +43,10 @@ T = TypeVar("T")
 
 def manifests_of(job: str, num_ranks: int, num_tensors: int) -> tuple[Manifest, ...]:
     known = KnownManifests()
-    return tuple(_manifest(known, job, num_ranks, num_tensors, rank) for rank in range(num_ranks))
+    return tuple(manifest_of(known, job, num_ranks, num_tensors, rank) for rank in range(num_ranks))
 
 
-def _manifest(known: KnownManifests, job: str, num_ranks: int, num_tensors: int, rank: int) -> Manifest:
+def manifest_of(known: KnownManifests, job: str, num_ranks: int, num_tensors: int, rank: int) -> Manifest:
     stage, place = divmod(rank, GROUP) if job == "stages" else (0, rank)
     parts = min(GROUP, num_ranks - stage * GROUP) if job == "stages" else num_ranks
     starts = np.zeros((num_tensors, 2), np.int64)

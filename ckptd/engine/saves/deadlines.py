@@ -25,8 +25,8 @@ def debts_of(session: Session, shards: Sequence[Shard], is_safe: Callable[[int],
     """
     owing = {rank for rank, _ in session.owed}
     of_rank: dict[int, list[Debt]] = {}
-    for shard in shards if owing else ():
-        for rank, debt in shard.debts().items():
+    for number in session.lanes.shards_of(owing):
+        for rank, debt in shards[number].debts().items():
             of_rank.setdefault(rank, []).append(debt)
     # A rank that waits for the store is not slow, nor is one that waits behind it for a thread.
     at_store_s = max((debt.at_store_s or 0.0 for debts in of_rank.values() for debt in debts), default=0.0)

@@ -7,9 +7,10 @@ within a lease have lost their connection.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ckptd.engine.hosts.messages import AgentLife
 from ckptd.engine.identity import Member, RunOptions
@@ -27,56 +28,105 @@ class _Placed:
     by: str  # the life of the agent
 
 
+@dataclass(slots=True)
+class _Host:
+    places: dict[tuple[str, int], _Placed] = field(default_factory=dict)  # by run and rank
+    lives: Counter[str] = field(default_factory=Counter)  # how many of them by each life of the agent
+
+    def put(self, place: tuple[str, int], placed: _Placed) -> bool:
+        """Note a place; return whether it is new."""
+        is_new = self.take(place) is None
+        self.places[place] = placed
+        self.lives[placed.by] += 1
+        return is_new
+
+    def take(self, place: tuple[str, int]) -> _Placed | None:
+        """Forget a place; return it."""
+        placed = self.places.pop(place, None)
+        if placed is not None:
+            self.lives[placed.by] -= 1
+            if not self.lives[placed.by]:
+                del self.lives[placed.by]
+        return placed
+
+
 class HostPlaces:
-    """See the module. Thread-safe."""
+    """See the module. Thread-safe. What it costs does not grow with the hosts, but for `not_back`: little for each."""
 
     def __init__(self, coordinator: Coordinator, present: Callable[[str], AgentLife | None]) -> None:
         """Begin without places; `present` returns the present life of a host's agent, and must not block."""
         self._coordinator, self._present = coordinator, present
         self._lock = threading.Lock()
-        self._placed: dict[PlaceKey, _Placed] = {}
+        self._hosts: dict[str, _Host] = {}
+        self._num_of_run: Counter[str] = Counter()
 
     def place(self, host: str, run: str, member: Member, options: RunOptions) -> int:
         """Give a rank of a host its place; return the epoch."""
         epoch = self._coordinator.join(run, member, options)
         life = self._present(host)
+        placed = _Placed(member, epoch, "" if life is None else life.incarnation)
         with self._lock:
-            self._placed[host, run, member.rank] = _Placed(member, epoch, "" if life is None else life.incarnation)
+            if self._hosts.setdefault(host, _Host()).put((run, member.rank), placed):
+                self._num_of_run[run] += 1
         return epoch
+
+    def epoch_of(self, host: str, run: str, member: Member) -> int | None:
+        """Return the epoch of the place that a rank has by the present life of its host's agent; None without one."""
+        life = self._present(host)
+        with self._lock:
+            found = self._hosts.get(host)
+            placed = None if found is None else found.places.get((run, member.rank))
+        is_same = placed is not None and placed.member == member and life is not None and placed.by == life.incarnation
+        return placed.epoch if placed is not None and is_same else None
 
     def ranks_of(self, host: str, run: str) -> tuple[list[int], int]:
         """Return the ranks of a run that have places by a host's agent, and how many have on all hosts."""
         with self._lock:
-            ours = [(each, rank) for each, name, rank in self._placed if name == run]
-        return sorted(rank for each, rank in ours if each == host), len(ours)
+            found = self._hosts.get(host)
+            ours = [] if found is None else [rank for name, rank in found.places if name == run]
+            return sorted(ours), self._num_of_run[run]
 
     def depart(self, host: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
-        with self._lock:
-            self._placed.pop((host, run, member.rank), None)
+        self._take((host, run, member.rank))
         leave = self._coordinator.leave if for_good else self._coordinator.disconnect
         leave(run, member, epoch)
 
     def of_host(self, host: str) -> list[PlaceKey]:
         """Return the places of a host."""
         with self._lock:
-            return [key for key in self._placed if key[0] == host]
+            found = self._hosts.get(host)
+            return [] if found is None else [(host, *place) for place in found.places]
 
     def not_back(self, is_late: Callable[[str], bool]) -> list[PlaceKey]:
         """Return the places by former lives of agents whose present life `is_late` with them."""
         with self._lock:
-            placed = [(key, each.by) for key, each in self._placed.items()]
-        return [
-            key
-            for key, by in placed
-            if (life := self._present(key[0])) is not None and life.incarnation != by and is_late(key[0])
-        ]
+            lives = [(host, tuple(each.lives)) for host, each in self._hosts.items()]
+        late: list[PlaceKey] = []
+        for host, by in lives:
+            life = self._present(host)
+            if life is not None and by not in ((), (life.incarnation,)) and is_late(host):
+                late += self._by_others(host, life)
+        return late
+
+    def _by_others(self, host: str, life: AgentLife) -> list[PlaceKey]:
+        with self._lock:
+            places = self._hosts[host].places.items()
+            return [(host, *place) for place, each in places if each.by != life.incarnation]
 
     def disconnect(self, keys: Sequence[PlaceKey]) -> None:
         """Note that ranks are connected no more."""
         for key in keys:
-            with self._lock:
-                placed = self._placed.pop(key, None)
+            placed = self._take(key)
             if placed is not None:
                 with suppress(CkptdError):
                     self._coordinator.disconnect(key[1], placed.member, placed.epoch)
+
+    def _take(self, key: PlaceKey) -> _Placed | None:
+        host, run, rank = key
+        with self._lock:
+            found = self._hosts.get(host)
+            placed = None if found is None else found.take((run, rank))
+            if placed is not None:
+                self._num_of_run[run] -= 1
+        return placed

@@ -42,6 +42,7 @@ from ckptd.errors import (
 )
 from ckptd.format.crc32c import crc32c
 
+_LOOK_S_A_RANK = 1e-4  # at what thousands owe it looks about once a second, as that costs microseconds for each
 _SLOW_REMOVAL_S = 2.0  # to remove what a failed save wrote: less than a client's grace for our report
 
 
@@ -73,6 +74,7 @@ class Save:
     session: Session = field(init=False)
     began_at: float = field(init=False)
     _reminded_at: float = field(init=False)
+    _looked_at: float = float("-inf")
     _failed_at: float | None = None  # when it began to remove what it had written
     outcome: Future[Checkpoint] = field(init=False)
     retired: Future[None] = field(init=False)  # once it is over, and so is what retention does because of it
@@ -192,11 +194,15 @@ class Save:
 
     def check_deadlines(self, lost: Mapping[int, tuple[str, float]]) -> None:
         """End the save if a rank is gone, late or stalled; `lost` is as `Membership.lost` gives it."""
+        now = self.run.clock.boot_s()
+        if not lost and now - self._looked_at < self.first.world_size * _LOOK_S_A_RANK:
+            return
+        self._looked_at = now
         reason = why_over(
             self.session,
             self._debts(),
             {rank: gone for rank, gone in lost.items() if rank not in self.claims or not self.claims[rank].is_safe},
-            age_s=self.run.clock.boot_s() - self.began_at,
+            age_s=now - self.began_at,
             timeout_s=self.first.timeout_s,
             settings=self.run.settings,
             whereabouts=lambda: self.others.whereabouts(self),
@@ -345,17 +351,17 @@ class Save:
                     overwrite=self.first.overwrite,
                     duration_s=self.run.clock.boot_s() - self.began_at,
                 )
+                index_crc32c, shard_keys = crc32c(index), record.shard_keys
                 with self.run.lock:  # before any call can delete it again
                     for claim in self.claims.values():
-                        claim.keep_in_memory(self.save_id, crc32c(index), record.shard_keys)
+                        claim.keep_in_memory(self.save_id, index_crc32c, shard_keys)
                 self.run.stored.look()
         self.run.journal.save_ended(self.ref, self.actors, prefix=self.first.prefix)  # before any rank hears of it
         with self.run.lock:
             self.handle(machine.Committed())
             self.handle(machine.Published())
             slowest = max(self.claims, key=lambda rank: self.claims[rank].done_at or 0.0)
-            done_at = self.claims[slowest].done_at
-            slowest_s = None if done_at is None else done_at - self.began_at
+            slowest_s = None if (done_at := self.claims[slowest].done_at) is None else done_at - self.began_at
             log_saved(self.ref, checkpoint, slowest, slowest_s, self.run.clock.boot_s() - self.began_at)
             self._end(checkpoint)
 

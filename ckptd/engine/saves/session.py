@@ -7,7 +7,7 @@ Tensor bytes never pass through here, and neither does time: both arrive as even
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -146,6 +146,10 @@ class Lanes:
         """Return the number of a lane, None if there is none."""
         at = bisect_left(self.numbered, (shard, rank))
         return at if at < len(self.numbered) and self.numbered[at] == (shard, rank) else None
+
+    def shards_of(self, ranks: Set[int]) -> list[int]:
+        """Return the shards that any of these ranks has a lane to, ascending."""
+        return sorted({shard for shard, rank in self.numbered if rank in ranks}) if ranks else []
 
     def of_shard(self, shard: int) -> tuple[int, int]:
         """Return the number of a shard's first lane, and the one after its last."""
