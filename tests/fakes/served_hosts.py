@@ -86,9 +86,8 @@ class ServedHosts:
         coordinator.open()
         path = self.base / "coordinator.sock"
         term = Term(self.root, coordinator.clock, holder="the coordinator", addresses=[f"unix://{path}"])
-        self.hosts = AttendedHosts(
-            coordinator, term=term.take(), holder="the coordinator", lease_s=self.settings.lease_s
-        )
+        term.take()
+        self.hosts = AttendedHosts(coordinator, term=term, lease_s=self.settings.lease_s)
         self.coordinator = Serving(coordinator, path, self.hosts)
 
     def stop_coordinator(self) -> None:
