@@ -19,6 +19,7 @@ from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.identity import Member, RunOptions, SaveRef
 from ckptd.engine.offline.repair import Repaired
+from ckptd.engine.saves.answers import known
 from ckptd.engine.saves.listeners import OnPublished
 from ckptd.engine.saves.surroundings import Admit, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
@@ -92,7 +93,7 @@ class Agent:
         self.manifests, self._link, self._seats = calls.manifests, calls.link, calls.seats
         self.declare, self.plan_of, self.lane = calls.declare, calls.plan_of, calls.lane
         self.outcome, self.phase, self.saves_of = calls.outcome, calls.phase, calls.saves_of
-        self.abort, self.withdraw = calls.abort, calls.withdraw
+        self.abort, self.withdraw, self.attending = calls.abort, calls.withdraw, calls.attending
         self._checks: dict[str, object] = {}
         self.restores = RelayedRestores(self._of)
         self._retiring = Retiring(self._link)
@@ -186,15 +187,22 @@ class Agent:
     def runs(self) -> Sequence[RunView]:
         """See `Engine`: the ranks of this host."""
         return [
-            RunView(run, max(p.epoch for p in places.values()), world, tuple(sorted(places)), (), None, 0, "")
-            for run, places, world in self._seats.views()
+            RunView(
+                run,
+                max(place.epoch for place in places.values()),
+                world_size,
+                tuple(sorted(places)),
+                self._calls.saves_of(run).views(),
+                None,
+                0,
+                "",
+            )
+            for run, places, world_size in self._seats.views()
         ]
 
     def when_open(self, run: str, *, create: bool = False) -> Future[None]:
         """See `Engine`: the coordinator opens runs."""
-        ready: Future[None] = Future()
-        ready.set_result(None)
-        return ready
+        return known(None)
 
     def repair(self, run: str, latest_filename: str) -> Repaired:
         """See `Engine`."""

@@ -17,11 +17,12 @@ from ckptd.agent.saves_here import SavesHere
 from ckptd.agent.writing import Writing
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
+from ckptd.engine.hosts.views import AttendingView
 from ckptd.engine.identity import Declaration, Member, SaveRef
 from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
-from ckptd.engine.saves.answers import answered, settled_by_engine
+from ckptd.engine.saves.answers import answered, known, settled_by_engine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.engine_threads import EngineThreads
 from ckptd.engine.saves.known_manifests import KnownManifests
@@ -222,11 +223,9 @@ class HostCalls:
         if call is not None:
             return call.outcome
         found = published(self.link, save)
-        outcome: Future[Checkpoint] = settled_by_engine()
         if found is None:
             raise NotFoundError(f"{save} goes on at the coordinator, and this agent was started after it was declared")
-        outcome.set_result(found)
-        return outcome
+        return known(found)
 
     def phase(self, save: SaveRef) -> Phase | None:
         """See `Engine`."""
@@ -234,10 +233,16 @@ class HostCalls:
             call = self._calls.of_save(save)
             return None if call is None else call.phase
 
-    def saves_of(self, run: str) -> SavesHere | None:
+    def saves_of(self, run: str) -> SavesHere:
         """See `Engine`."""
         with self._lock:
-            return SavesHere([call for call in self._calls.live if call.run == run], self._machine, self.clock)
+            calls = [call for call in self._calls.live if call.run == run]
+        return SavesHere(calls, self._machine, self.clock, self._lock, lambda: self.seats.awaited(run))
+
+    def attending(self) -> AttendingView:
+        """See `Engine`."""
+        with self._lock:
+            return self._machine.attending(self.link.address, self.clock.boot_s())
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `Engine`."""

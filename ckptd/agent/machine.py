@@ -32,6 +32,7 @@ from ckptd.engine.hosts.messages import (
     Replaced,
     SaveEnded,
 )
+from ckptd.engine.hosts.views import AttendingView
 
 _MOST_ENDED = 256  # saves, remembered for retries of ranks and late messages
 
@@ -288,6 +289,23 @@ class AgentMachine:
     def waits(self, now: float) -> list[str]:
         """Say what each save waits for, with the host and its ranks."""
         return [each.waits_for(self.life.host, self.silent_s(now)) for each in self._saves.values()]
+
+    def waits_of(self, request_id: str, now: float) -> list[str]:
+        """Say what one save waits for."""
+        save = self._saves.get(request_id)
+        return [] if save is None else [save.waits_for(self.life.host, self.silent_s(now))]
+
+    def attending(self, coordinator: str, now: float) -> AttendingView:
+        """Describe for operators what is known of the coordinator at this address."""
+        return AttendingView(
+            self.life.host,
+            coordinator,
+            self.highest_term,
+            self.is_attached,
+            self.silent_s(now),
+            self.lease_s,
+            self.replaced_by is not None,
+        )
 
     def silent_s(self, now: float) -> float | None:
         """Return for how long the coordinator said nothing, None if it never did."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ckptd.cli import daemons, output
+from ckptd.cli import daemons, hosts, output
 
 
 @click.command("status")
@@ -48,6 +48,11 @@ def request_status(
                 page = stub.Status(request, timeout=timeout_s)
                 reply.runs.extend(page.runs)
                 following = page.next_after
+            while reply.hosts.next_after:
+                request.after_host = reply.hosts.next_after
+                page = stub.Status(request, timeout=timeout_s)
+                reply.hosts.hosts.extend(page.hosts.hosts)
+                reply.hosts.next_after = page.hosts.next_after
         except grpc.RpcError as e:
             raise status.from_wire(e, address=str(where)) from e
     versions.check_peer(reply.peer, role="daemon")
@@ -69,6 +74,7 @@ def describe(reply: Any) -> dict[str, object]:
         "free_bytes": None if reply.free_bytes < 0 else reply.free_bytes,
         "draining": reply.draining,
         "warnings": list(reply.warnings),
+        **hosts.describe(reply),
         "arena_bytes": reply.arena_bytes,
         "arena_limit_bytes": reply.arena_limit_bytes,
         "limits": [
@@ -92,7 +98,7 @@ def describe(reply: Any) -> dict[str, object]:
                 "connected_ranks": list(run.connected_ranks),
                 "arena_ranks": list(run.arena_ranks),
                 "arena_bytes": run.arena_bytes,
-                "num_checkpoints": run.num_checkpoints,
+                "num_checkpoints": None if reply.HasField("attending") else run.num_checkpoints,
                 "latest": convert.checkpoint_from_wire(run.latest) if run.HasField("latest") else None,
                 "last_error": run.last_error or None,
                 "quarantined": run.quarantined or None,
@@ -143,6 +149,7 @@ def _print(reply: Any) -> None:
         output.tell(f"open files: {reply.open_files:,} of {reply.open_files_limit:,}, of which each rank takes some")
     for warning in reply.warnings:
         output.tell(f"WARNING: {warning}")
+    hosts.tell(reply)
     for each in reply.limits:
         output.tell(f"limit of {each.subject}: {_amount(each, each.used)} of {_amount(each, each.most)} {each.what}")
     if reply.draining:
@@ -163,7 +170,7 @@ def _print(reply: Any) -> None:
                 run.run,
                 f"{len(run.connected_ranks)} of {run.world_size}" if run.world_size else "–",
                 _memory(run),
-                run.num_checkpoints,
+                "–" if reply.HasField("attending") else run.num_checkpoints,
                 _name(run.latest) if run.HasField("latest") else "–",
                 output.age(run.latest.saved_at, now) if run.HasField("latest") else "–",
                 "quarantined, see above" if run.quarantined else run.last_error or "–",

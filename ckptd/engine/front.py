@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from ckptd.engine.catalog.contents import CheckpointSelector
 from ckptd.engine.catalog.floor import Floor
 from ckptd.engine.checkpoint import Checkpoint
+from ckptd.engine.hosts.views import AttendingView
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture
@@ -234,6 +235,9 @@ class Engine(Protocol):
 
     def runs(self) -> Sequence[RunView]:
         """Describe every run that is open, quarantined, or damaged in part, by name."""
+
+    def attending(self) -> AttendingView | None:
+        """Describe the coordinator that it passes calls on to; None of one that passes nothing on."""
 
     def when_open(self, run: str, *, create: bool = False) -> Future[None]:
         """Return a future that is done when a call about a run need not wait for it to be opened."""

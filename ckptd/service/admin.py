@@ -10,7 +10,8 @@ from ckptd.access.roles import Right
 from ckptd.arena.lender import Usage
 from ckptd.engine.catalog.contents import CheckpointSelector
 from ckptd.format import names
-from ckptd.service import descriptors, status_page
+from ckptd.service import descriptors, hosts_page, status_page
+from ckptd.service.agents import Attending
 from ckptd.service.allowances import Allowances
 from ckptd.service.arenas import ArenaServer
 from ckptd.service.calls import Behaviour, Call
@@ -40,8 +41,9 @@ class AdminService:
         presences: Presences,
         allowances: Allowances,
         recorder: Recorder,
+        hosts: Attending | None = None,
     ) -> None:
-        self._coordinator = coordinator
+        self._coordinator, self._hosts = coordinator, hosts
         self._host = host
         self._pools = pools
         self._presences = presences
@@ -73,10 +75,13 @@ class AdminService:
         """
         may_read = call.allowed(Right.READ)
         views = [view for view in await self._pools.look(self._coordinator.runs) if may_read(view.run)]
+        hosts = None if self._hosts is None else await self._pools.look(self._hosts.view)
+        attending = await self._pools.look(self._coordinator.attending)
         facts, complaint = await self._facts.look()
         lender = None if self.arenas is None else self.arenas.lender
         usage = {} if lender is None else lender.usage()
-        page = status_page.fill(views, request.after_run, lambda view: usage.get(view.run, Usage()))
+        shown = [] if request.after_host else views
+        page = status_page.fill(shown, request.after_run, lambda view: usage.get(view.run, Usage()))
         return admin_pb2.StatusReply(
             peer=self._host.peer,
             root=self._host.root,
@@ -107,6 +112,10 @@ class AdminService:
             stream_ports=() if self._host.streams is None else self._host.streams.ports,
             open_files=await self._pools.look(descriptors.in_use),
             open_files_limit=descriptors.open_files(),
+            hosts=None
+            if hosts is None
+            else hosts_page.fill(hosts, views, request.after_host, may_see=may_read, sees_all=call.is_admin),
+            attending=None if attending is None else hosts_page.attending(attending),
         )
 
     async def pin(self, request: admin_pb2.PinRequest, call: Call) -> admin_pb2.PinReply:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ckptd.access.roles import Right
 from ckptd.engine.hosts.messages import Beat, DeclareHost, FromAgent, FromCoordinator, Hello, HostDeclaration
+from ckptd.engine.hosts.views import HostsView
 from ckptd.engine.identity import Declaration, Member, RunOptions
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import InvalidRequestError, NotPermittedError
@@ -49,6 +50,9 @@ class Attending(Protocol):
 
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
+
+    def view(self) -> HostsView:
+        """Describe the hosts for operators."""
 
     def tick(self) -> None:
         """End the saves of hosts whose agents are gone."""

@@ -146,7 +146,9 @@ class Server:
         self._recorder = Recorder(journal)
         save = SaveService(coordinator, host, self._pools, flow, self._allowances, self._ending, self._recorder)
         self._presences = save.presences
-        self._admin = AdminService(coordinator, host, self._pools, save.presences, self._allowances, self._recorder)
+        self._admin = AdminService(
+            coordinator, host, self._pools, save.presences, self._allowances, self._recorder, hosts
+        )
         self._admin.problems = options.problems
         self._agents = AgentService(hosts, self._pools, Openings(coordinator, self._pools), self._ending)
         behaviours = _behaviours(

@@ -232,6 +232,9 @@ class FakeCoordinator:
         self.listeners.setdefault(run, []).append(heard)
         return lambda: self.listeners[run].remove(heard) if heard in self.listeners[run] else None
 
+    def attending(self):
+        return None
+
     def note_read(self, key):
         self.read_keys.append(key)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeVar
 
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.layout import Assignment
 from ckptd.errors import CkptdError
+
+Value = TypeVar("Value")
 
 
 def answered(answer: Callable[[], Future[Assignment] | Checkpoint]) -> Future[Assignment | Checkpoint]:
@@ -28,4 +31,11 @@ def settled_by_engine() -> Future:  # type: ignore[type-arg]
     """Return a future that a caller which gives up cannot cancel for the others."""
     future: Future[object] = Future()
     future.set_running_or_notify_cancel()
+    return future
+
+
+def known(value: Value) -> Future[Value]:
+    """Return a future that is done, with this."""
+    future: Future[Value] = Future()
+    future.set_result(value)
     return future

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ckptd.engine.hosts.messages import AgentLife, FromCoordinator, Go, HostDeclaration, SaveEnded
+from ckptd.engine.hosts.progress import Progress
+from ckptd.engine.hosts.views import PartView
 from ckptd.engine.identity import Declaration, SaveRef
 
 ToAgent = Callable[[FromCoordinator, str], None]
@@ -25,5 +27,19 @@ class Asked:
     ref: SaveRef | None = None
     go: Go | None = None
     is_sealed: bool = False
+    progress: Progress | None = None
     ended: SaveEnded | None = None
     declared: list[Declaration] = field(default_factory=list)
+
+    def view(self) -> PartView:
+        """Describe it for operators."""
+        said, progress = self.said, self.progress
+        return PartView(
+            said.run,
+            said.step,
+            "" if self.ref is None else self.ref.save_id,
+            said.ranks,
+            is_sealed=self.is_sealed,
+            size_bytes=0 if progress is None else progress.size_bytes,
+            owed_bytes=0 if progress is None else progress.owed_bytes,
+        )

@@ -24,6 +24,7 @@ from ckptd.engine.hosts.messages import (
     PartFailed,
     PartSealed,
 )
+from ckptd.engine.hosts.views import HostsView, HostView
 from ckptd.engine.identity import Member, RunOptions
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.asked import Stamp, ToAgent
@@ -161,6 +162,26 @@ class AttendedHosts:
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
         self._places.depart(agent, run, member, epoch, for_good=for_good)
+
+    def view(self) -> HostsView:
+        """Describe the hosts for operators."""
+        places, (parts, rates) = self._places.all(), self._requests.under_way()
+        with self._lock:
+            now, attendance = self._clock.boot_s(), self._attendance
+            hosts = tuple(
+                HostView(
+                    host,
+                    attendance.hello_of(host).addresses,
+                    now - self._attended_at.get(host, now),
+                    attendance.silent_s(host, now),
+                    attendance.is_lost(host, now),
+                    rates.get(host) or None,
+                    tuple((run, tuple(ranks)) for run, ranks in places.get(host, {}).items()),
+                    tuple(parts.get(host, ())),
+                )
+                for host in attendance.hosts()
+            )
+            return HostsView(attendance.term, self.lease_s, attendance.fenced_by, hosts)
 
     # Time
 

@@ -24,7 +24,7 @@ from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.layout import Assignment
 from ckptd.engine.offline.repair import Repaired, repair
-from ckptd.engine.saves.answers import answered
+from ckptd.engine.saves.answers import answered, known
 from ckptd.engine.saves.engine_threads import EngineThreads
 from ckptd.engine.saves.from_agents import FromAgents
 from ckptd.engine.saves.held_root import HeldRoot
@@ -254,9 +254,7 @@ class Coordinator:
             published = run.stored.published_save(save.save_id)
             if published is None:
                 return run.saves.find(save).outcome
-        answer: Future[Checkpoint] = Future()
-        answer.set_result(published)
-        return answer
+        return known(published)
 
     def retired(self, save: SaveRef) -> Future[None]:
         """Return a future that is done once a save is over, and with it what retention does because of it.
@@ -267,9 +265,7 @@ class Coordinator:
             with self._runs.stored(save.run) as run:
                 return run.saves.find(save).retired
         except NotFoundError:
-            answer: Future[None] = Future()
-            answer.set_result(None)
-            return answer
+            return known(None)
 
     def phase(self, save: SaveRef) -> Phase | None:
         """Return how far a save has come; None when there is no trace of it."""
@@ -347,6 +343,9 @@ class Coordinator:
     def runs(self) -> list[RunView]:
         """Describe every run that is open, quarantined, or damaged in part, by name."""
         return self._runs.views()
+
+    def attending(self) -> None:
+        """See `Engine`: there is no coordinator but this."""
 
     def when_open(self, run: str, *, create: bool = False) -> Future[None]:
         """Return a future that is done when a call about a run need not wait for it to be opened. Never blocks."""

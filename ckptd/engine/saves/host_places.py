@@ -86,6 +86,15 @@ class HostPlaces:
             ours = [] if found is None else [rank for name, rank in found.places if name == run]
             return sorted(ours), self._num_of_run[run]
 
+    def all(self) -> dict[str, dict[str, list[int]]]:
+        """Return the ranks that have places, ascending, by host and run."""
+        with self._lock:
+            placed = sorted(self._placed)
+        found: dict[str, dict[str, list[int]]] = {}
+        for host, run, rank in placed:
+            found.setdefault(host, {}).setdefault(run, []).append(rank)
+        return found
+
     def depart(self, host: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
         self._take((host, run, member.rank))

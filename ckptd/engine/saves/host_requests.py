@@ -26,6 +26,8 @@ from ckptd.engine.hosts.messages import (
     PartSealed,
     SaveEnded,
 )
+from ckptd.engine.hosts.progress import Progress
+from ckptd.engine.hosts.views import PartView
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.layout import Assignment
 from ckptd.engine.refusals import NotNowError
@@ -67,6 +69,7 @@ class HostRequests:
         self._fenced, self._send = fenced, send
         self._lock = threading.RLock()
         self._asked: OrderedDict[str, Asked] = OrderedDict()
+        self._rates: dict[str, float] = {}  # by host, in bytes a second
 
     def about_part(self, message: PartSealed | PartFailed) -> Fenced | None:
         """Hear how a host's part of a save has ended; return a refusal if it was never declared here."""
@@ -178,6 +181,7 @@ class HostRequests:
         else:
             with self._lock:
                 asked.ref, asked.go = first.save, go
+                asked.progress = Progress.begun(go.size_bytes, self._coordinator.clock.boot_s())
             if foreign is None:
                 self._tell(asked, go)
         outcome.add_done_callback(lambda done: self._over(asked, done))
@@ -217,6 +221,7 @@ class HostRequests:
                 told[rank] = min(left, size)
                 left -= told[rank]
             self._coordinator.agents.progress(asked.ref, agent, told)
+            self._note(asked, owed_bytes)
 
     def _sealed(self, message: PartSealed, asked: Asked) -> None:
         if asked.ref is None or asked.ref.save_id != message.save:
@@ -225,6 +230,23 @@ class HostRequests:
             self._coordinator.agents.take(asked.ref, receipt)
         with self._lock:
             asked.is_sealed = True
+        self._note(asked, 0)
+
+    def _note(self, asked: Asked, owed_bytes: int) -> None:
+        """Note for operators how far a host is."""
+        with self._lock:
+            if asked.progress is not None and (asked.progress.owed_bytes or owed_bytes):
+                asked.progress.note(owed_bytes, self._coordinator.clock.boot_s())
+                self._rates[asked.by.host] = asked.progress.bytes_per_s or self._rates.get(asked.by.host, 0.0)
+
+    def under_way(self) -> tuple[dict[str, list[PartView]], dict[str, float]]:
+        """Return by host what of saves under way it has declared, and how fast its present or last shard goes."""
+        parts: dict[str, list[PartView]] = {}
+        with self._lock:
+            for asked in self._asked.values():
+                if asked.ended is None:
+                    parts.setdefault(asked.by.host, []).append(asked.view())
+            return parts, dict(self._rates)
 
     def _failed(self, message: PartFailed, asked: Asked) -> None:
         if asked.ref is not None:

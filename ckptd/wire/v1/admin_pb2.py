@@ -26,7 +26,7 @@ from ckptd.wire.v1 import common_pb2 as ckptd_dot_wire_dot_v1_dot_common__pb2
 from ckptd.wire.v1 import save_pb2 as ckptd_dot_wire_dot_v1_dot_save__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63kptd/wire/v1/admin.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\x1a\x18\x63kptd/wire/v1/save.proto\"E\n\rStatusRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x11\n\tafter_run\x18\x02 \x01(\t\"\xb7\x03\n\x0bStatusReply\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0c\n\x04root\x18\x02 \x01(\t\x12-\n\ndurability\x18\x03 \x01(\x0e\x32\x19.ckptd.wire.v1.Durability\x12\x10\n\x08uptime_s\x18\x04 \x01(\x01\x12\x11\n\tlistening\x18\x05 \x03(\t\x12\x12\n\nfree_bytes\x18\x06 \x01(\x03\x12&\n\x04runs\x18\x07 \x03(\x0b\x32\x18.ckptd.wire.v1.RunStatus\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x10\n\x08warnings\x18\t \x03(\t\x12\x13\n\x0b\x61rena_bytes\x18\n \x01(\x03\x12\x19\n\x11\x61rena_limit_bytes\x18\x0b \x01(\x03\x12\x12\n\nwrite_mode\x18\x0c \x01(\t\x12\x14\n\x0cstream_ports\x18\r \x03(\r\x12\x12\n\nnext_after\x18\x0e \x01(\t\x12\'\n\x06limits\x18\x0f \x03(\x0b\x32\x17.ckptd.wire.v1.LimitUse\x12\x12\n\nopen_files\x18\x10 \x01(\x03\x12\x18\n\x10open_files_limit\x18\x11 \x01(\x03\"E\n\x08LimitUse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x0c\n\x04most\x18\x04 \x01(\x03\"\xe2\x02\n\tRunStatus\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\nworld_size\x18\x03 \x01(\x05\x12\x17\n\x0f\x63onnected_ranks\x18\x04 \x03(\x05\x12&\n\x05saves\x18\x05 \x03(\x0b\x32\x17.ckptd.wire.v1.LiveSave\x12)\n\x06latest\x18\x06 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x17\n\x0fnum_checkpoints\x18\x07 \x01(\r\x12\x12\n\nlast_error\x18\x08 \x01(\t\x12\x13\n\x0b\x61rena_ranks\x18\t \x03(\x05\x12\x12\n\nnum_arenas\x18\n \x01(\r\x12\x13\n\x0b\x61rena_bytes\x18\x0b \x01(\x03\x12\x13\n\x0bquarantined\x18\x0c \x01(\t\x12\x10\n\x08problems\x18\r \x03(\t\x12\'\n\x07\x64\x61maged\x18\x0e \x03(\x0b\x32\x16.ckptd.wire.v1.Damaged\"S\n\x07\x44\x61maged\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07save_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\x01\x12\n\n\x02\x62y\x18\x05 \x01(\t\"\xf4\x01\n\x08LiveSave\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x03\x12\r\n\x05\x61ge_s\x18\x05 \x01(\x01\x12\x13\n\x0bwaiting_for\x18\x06 \x03(\t\x12\x30\n\ntransports\x18\x07 \x03(\x0e\x32\x1c.ckptd.wire.v1.LaneTransport\x12\x14\n\x0cneeded_ranks\x18\x08 \x03(\r\x12\x16\n\x0e\x63rossing_bytes\x18\t \x01(\x03\"x\n\nPinRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0e\n\x06series\x18\x06 \x01(\t\"9\n\x08PinReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\"\xaa\x01\n\rDeleteRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x10\n\x08\x66or_good\x18\x04 \x01(\x08\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x13\n\x0b\x65ven_latest\x18\x06 \x01(\x08\x12\x0e\n\x06series\x18\x07 \x01(\t\x12\x16\n\x0epruned_because\x18\x08 \x01(\t\"\r\n\x0b\x44\x65leteReply\"m\n\x0fUndeleteRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0e\n\x06series\x18\x05 \x01(\t\">\n\rUndeleteReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\"X\n\rRepairRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x17\n\x0flatest_filename\x18\x03 \x01(\t\"\xa1\x01\n\x0bRepairReply\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08prefixes\x18\x03 \x03(\t\x12(\n\x08left_out\x18\x04 \x03(\x0b\x32\x16.ckptd.wire.v1.LeftOut\x12\x0f\n\x07kept_at\x18\x05 \x01(\t\x12\x14\n\x0cnum_prefixes\x18\x06 \x01(\r\x12\x0e\n\x06mended\x18\x07 \x03(\t\")\n\x07LeftOut\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"Z\n\x0c\x45victRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x11\n\x04rank\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x07\n\x05_rank\"a\n\nEvictReply\x12\'\n\x07\x65victed\x18\x01 \x03(\x0b\x32\x16.ckptd.wire.v1.Evicted\x12*\n\x05\x65nded\x18\x02 \x03(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\"2\n\x07\x45victed\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x32\xa0\x03\n\x0c\x41\x64minService\x12\x42\n\x06Status\x12\x1c.ckptd.wire.v1.StatusRequest\x1a\x1a.ckptd.wire.v1.StatusReply\x12\x39\n\x03Pin\x12\x19.ckptd.wire.v1.PinRequest\x1a\x17.ckptd.wire.v1.PinReply\x12\x42\n\x06\x44\x65lete\x12\x1c.ckptd.wire.v1.DeleteRequest\x1a\x1a.ckptd.wire.v1.DeleteReply\x12H\n\x08Undelete\x12\x1e.ckptd.wire.v1.UndeleteRequest\x1a\x1c.ckptd.wire.v1.UndeleteReply\x12\x42\n\x06Repair\x12\x1c.ckptd.wire.v1.RepairRequest\x1a\x1a.ckptd.wire.v1.RepairReply\x12?\n\x05\x45vict\x12\x1b.ckptd.wire.v1.EvictRequest\x1a\x19.ckptd.wire.v1.EvictReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63kptd/wire/v1/admin.proto\x12\rckptd.wire.v1\x1a\x1a\x63kptd/wire/v1/common.proto\x1a\x18\x63kptd/wire/v1/save.proto\"Y\n\rStatusRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x11\n\tafter_run\x18\x02 \x01(\t\x12\x12\n\nafter_host\x18\x03 \x01(\t\"\x95\x04\n\x0bStatusReply\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0c\n\x04root\x18\x02 \x01(\t\x12-\n\ndurability\x18\x03 \x01(\x0e\x32\x19.ckptd.wire.v1.Durability\x12\x10\n\x08uptime_s\x18\x04 \x01(\x01\x12\x11\n\tlistening\x18\x05 \x03(\t\x12\x12\n\nfree_bytes\x18\x06 \x01(\x03\x12&\n\x04runs\x18\x07 \x03(\x0b\x32\x18.ckptd.wire.v1.RunStatus\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x10\n\x08warnings\x18\t \x03(\t\x12\x13\n\x0b\x61rena_bytes\x18\n \x01(\x03\x12\x19\n\x11\x61rena_limit_bytes\x18\x0b \x01(\x03\x12\x12\n\nwrite_mode\x18\x0c \x01(\t\x12\x14\n\x0cstream_ports\x18\r \x03(\r\x12\x12\n\nnext_after\x18\x0e \x01(\t\x12\'\n\x06limits\x18\x0f \x03(\x0b\x32\x17.ckptd.wire.v1.LimitUse\x12\x12\n\nopen_files\x18\x10 \x01(\x03\x12\x18\n\x10open_files_limit\x18\x11 \x01(\x03\x12)\n\x05hosts\x18\x12 \x01(\x0b\x32\x1a.ckptd.wire.v1.HostsStatus\x12\x31\n\tattending\x18\x13 \x01(\x0b\x32\x1e.ckptd.wire.v1.AttendingStatus\"}\n\x0bHostsStatus\x12\x0c\n\x04term\x18\x01 \x01(\x03\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\x12\x11\n\tfenced_by\x18\x03 \x01(\x03\x12(\n\x05hosts\x18\x04 \x03(\x0b\x32\x19.ckptd.wire.v1.HostStatus\x12\x12\n\nnext_after\x18\x05 \x01(\t\"\xc7\x01\n\nHostStatus\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x12\n\nattended_s\x18\x03 \x01(\x01\x12\x10\n\x08silent_s\x18\x04 \x01(\x01\x12\x0c\n\x04lost\x18\x05 \x01(\x08\x12\x13\n\x0b\x62ytes_per_s\x18\x06 \x01(\x01\x12\'\n\x05ranks\x18\x07 \x03(\x0b\x32\x18.ckptd.wire.v1.HostRanks\x12&\n\x05parts\x18\x08 \x03(\x0b\x32\x17.ckptd.wire.v1.HostPart\"\'\n\tHostRanks\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05ranks\x18\x02 \x03(\x05\"\x9d\x01\n\x08HostPart\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x11\n\x04step\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07save_id\x18\x03 \x01(\t\x12\r\n\x05ranks\x18\x04 \x03(\x05\x12\x10\n\x08\x64\x65\x63lared\x18\x05 \x01(\x08\x12\x0e\n\x06sealed\x18\x06 \x01(\x08\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x12\n\nowed_bytes\x18\x08 \x01(\x03\x42\x07\n\x05_step\"\x88\x01\n\x0f\x41ttendingStatus\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x03\x12\x0f\n\x07\x61ttends\x18\x04 \x01(\x08\x12\x10\n\x08silent_s\x18\x05 \x01(\x01\x12\x0f\n\x07lease_s\x18\x06 \x01(\x01\x12\x10\n\x08replaced\x18\x07 \x01(\x08\"E\n\x08LimitUse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x0c\n\x04most\x18\x04 \x01(\x03\"\xe2\x02\n\tRunStatus\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x12\n\nworld_size\x18\x03 \x01(\x05\x12\x17\n\x0f\x63onnected_ranks\x18\x04 \x03(\x05\x12&\n\x05saves\x18\x05 \x03(\x0b\x32\x17.ckptd.wire.v1.LiveSave\x12)\n\x06latest\x18\x06 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\x12\x17\n\x0fnum_checkpoints\x18\x07 \x01(\r\x12\x12\n\nlast_error\x18\x08 \x01(\t\x12\x13\n\x0b\x61rena_ranks\x18\t \x03(\x05\x12\x12\n\nnum_arenas\x18\n \x01(\r\x12\x13\n\x0b\x61rena_bytes\x18\x0b \x01(\x03\x12\x13\n\x0bquarantined\x18\x0c \x01(\t\x12\x10\n\x08problems\x18\r \x03(\t\x12\'\n\x07\x64\x61maged\x18\x0e \x03(\x0b\x32\x16.ckptd.wire.v1.Damaged\"S\n\x07\x44\x61maged\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07save_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\x01\x12\n\n\x02\x62y\x18\x05 \x01(\t\"\xf4\x01\n\x08LiveSave\x12)\n\x04save\x18\x01 \x01(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0ereceived_bytes\x18\x04 \x01(\x03\x12\r\n\x05\x61ge_s\x18\x05 \x01(\x01\x12\x13\n\x0bwaiting_for\x18\x06 \x03(\t\x12\x30\n\ntransports\x18\x07 \x03(\x0e\x32\x1c.ckptd.wire.v1.LaneTransport\x12\x14\n\x0cneeded_ranks\x18\x08 \x03(\r\x12\x16\n\x0e\x63rossing_bytes\x18\t \x01(\x03\"x\n\nPinRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0e\n\x06series\x18\x06 \x01(\t\"9\n\x08PinReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\"\xaa\x01\n\rDeleteRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x10\n\x08\x66or_good\x18\x04 \x01(\x08\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x13\n\x0b\x65ven_latest\x18\x06 \x01(\x08\x12\x0e\n\x06series\x18\x07 \x01(\t\x12\x16\n\x0epruned_because\x18\x08 \x01(\t\"\r\n\x0b\x44\x65leteReply\"m\n\x0fUndeleteRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x0e\n\x06series\x18\x05 \x01(\t\">\n\rUndeleteReply\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.ckptd.wire.v1.Checkpoint\"X\n\rRepairRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x17\n\x0flatest_filename\x18\x03 \x01(\t\"\xa1\x01\n\x0bRepairReply\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08prefixes\x18\x03 \x03(\t\x12(\n\x08left_out\x18\x04 \x03(\x0b\x32\x16.ckptd.wire.v1.LeftOut\x12\x0f\n\x07kept_at\x18\x05 \x01(\t\x12\x14\n\x0cnum_prefixes\x18\x06 \x01(\r\x12\x0e\n\x06mended\x18\x07 \x03(\t\")\n\x07LeftOut\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"Z\n\x0c\x45victRequest\x12!\n\x04peer\x18\x01 \x01(\x0b\x32\x13.ckptd.wire.v1.Peer\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x11\n\x04rank\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x07\n\x05_rank\"a\n\nEvictReply\x12\'\n\x07\x65victed\x18\x01 \x03(\x0b\x32\x16.ckptd.wire.v1.Evicted\x12*\n\x05\x65nded\x18\x02 \x03(\x0b\x32\x1b.ckptd.wire.v1.SaveIdentity\"2\n\x07\x45victed\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x03\x32\xa0\x03\n\x0c\x41\x64minService\x12\x42\n\x06Status\x12\x1c.ckptd.wire.v1.StatusRequest\x1a\x1a.ckptd.wire.v1.StatusReply\x12\x39\n\x03Pin\x12\x19.ckptd.wire.v1.PinRequest\x1a\x17.ckptd.wire.v1.PinReply\x12\x42\n\x06\x44\x65lete\x12\x1c.ckptd.wire.v1.DeleteRequest\x1a\x1a.ckptd.wire.v1.DeleteReply\x12H\n\x08Undelete\x12\x1e.ckptd.wire.v1.UndeleteRequest\x1a\x1c.ckptd.wire.v1.UndeleteReply\x12\x42\n\x06Repair\x12\x1c.ckptd.wire.v1.RepairRequest\x1a\x1a.ckptd.wire.v1.RepairReply\x12?\n\x05\x45vict\x12\x1b.ckptd.wire.v1.EvictRequest\x1a\x19.ckptd.wire.v1.EvictReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,41 +34,51 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ckptd.wire.v1.admin_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATUSREQUEST']._serialized_start=98
-  _globals['_STATUSREQUEST']._serialized_end=167
-  _globals['_STATUSREPLY']._serialized_start=170
-  _globals['_STATUSREPLY']._serialized_end=609
-  _globals['_LIMITUSE']._serialized_start=611
-  _globals['_LIMITUSE']._serialized_end=680
-  _globals['_RUNSTATUS']._serialized_start=683
-  _globals['_RUNSTATUS']._serialized_end=1037
-  _globals['_DAMAGED']._serialized_start=1039
-  _globals['_DAMAGED']._serialized_end=1122
-  _globals['_LIVESAVE']._serialized_start=1125
-  _globals['_LIVESAVE']._serialized_end=1369
-  _globals['_PINREQUEST']._serialized_start=1371
-  _globals['_PINREQUEST']._serialized_end=1491
-  _globals['_PINREPLY']._serialized_start=1493
-  _globals['_PINREPLY']._serialized_end=1550
-  _globals['_DELETEREQUEST']._serialized_start=1553
-  _globals['_DELETEREQUEST']._serialized_end=1723
-  _globals['_DELETEREPLY']._serialized_start=1725
-  _globals['_DELETEREPLY']._serialized_end=1738
-  _globals['_UNDELETEREQUEST']._serialized_start=1740
-  _globals['_UNDELETEREQUEST']._serialized_end=1849
-  _globals['_UNDELETEREPLY']._serialized_start=1851
-  _globals['_UNDELETEREPLY']._serialized_end=1913
-  _globals['_REPAIRREQUEST']._serialized_start=1915
-  _globals['_REPAIRREQUEST']._serialized_end=2003
-  _globals['_REPAIRREPLY']._serialized_start=2006
-  _globals['_REPAIRREPLY']._serialized_end=2167
-  _globals['_LEFTOUT']._serialized_start=2169
-  _globals['_LEFTOUT']._serialized_end=2210
-  _globals['_EVICTREQUEST']._serialized_start=2212
-  _globals['_EVICTREQUEST']._serialized_end=2302
-  _globals['_EVICTREPLY']._serialized_start=2304
-  _globals['_EVICTREPLY']._serialized_end=2401
-  _globals['_EVICTED']._serialized_start=2403
-  _globals['_EVICTED']._serialized_end=2453
-  _globals['_ADMINSERVICE']._serialized_start=2456
-  _globals['_ADMINSERVICE']._serialized_end=2872
+  _globals['_STATUSREQUEST']._serialized_end=187
+  _globals['_STATUSREPLY']._serialized_start=190
+  _globals['_STATUSREPLY']._serialized_end=723
+  _globals['_HOSTSSTATUS']._serialized_start=725
+  _globals['_HOSTSSTATUS']._serialized_end=850
+  _globals['_HOSTSTATUS']._serialized_start=853
+  _globals['_HOSTSTATUS']._serialized_end=1052
+  _globals['_HOSTRANKS']._serialized_start=1054
+  _globals['_HOSTRANKS']._serialized_end=1093
+  _globals['_HOSTPART']._serialized_start=1096
+  _globals['_HOSTPART']._serialized_end=1253
+  _globals['_ATTENDINGSTATUS']._serialized_start=1256
+  _globals['_ATTENDINGSTATUS']._serialized_end=1392
+  _globals['_LIMITUSE']._serialized_start=1394
+  _globals['_LIMITUSE']._serialized_end=1463
+  _globals['_RUNSTATUS']._serialized_start=1466
+  _globals['_RUNSTATUS']._serialized_end=1820
+  _globals['_DAMAGED']._serialized_start=1822
+  _globals['_DAMAGED']._serialized_end=1905
+  _globals['_LIVESAVE']._serialized_start=1908
+  _globals['_LIVESAVE']._serialized_end=2152
+  _globals['_PINREQUEST']._serialized_start=2154
+  _globals['_PINREQUEST']._serialized_end=2274
+  _globals['_PINREPLY']._serialized_start=2276
+  _globals['_PINREPLY']._serialized_end=2333
+  _globals['_DELETEREQUEST']._serialized_start=2336
+  _globals['_DELETEREQUEST']._serialized_end=2506
+  _globals['_DELETEREPLY']._serialized_start=2508
+  _globals['_DELETEREPLY']._serialized_end=2521
+  _globals['_UNDELETEREQUEST']._serialized_start=2523
+  _globals['_UNDELETEREQUEST']._serialized_end=2632
+  _globals['_UNDELETEREPLY']._serialized_start=2634
+  _globals['_UNDELETEREPLY']._serialized_end=2696
+  _globals['_REPAIRREQUEST']._serialized_start=2698
+  _globals['_REPAIRREQUEST']._serialized_end=2786
+  _globals['_REPAIRREPLY']._serialized_start=2789
+  _globals['_REPAIRREPLY']._serialized_end=2950
+  _globals['_LEFTOUT']._serialized_start=2952
+  _globals['_LEFTOUT']._serialized_end=2993
+  _globals['_EVICTREQUEST']._serialized_start=2995
+  _globals['_EVICTREQUEST']._serialized_end=3085
+  _globals['_EVICTREPLY']._serialized_start=3087
+  _globals['_EVICTREPLY']._serialized_end=3184
+  _globals['_EVICTED']._serialized_start=3186
+  _globals['_EVICTED']._serialized_end=3236
+  _globals['_ADMINSERVICE']._serialized_start=3239
+  _globals['_ADMINSERVICE']._serialized_end=3655
 # @@protoc_insertion_point(module_scope)

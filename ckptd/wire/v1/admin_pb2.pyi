@@ -9,15 +9,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StatusRequest(_message.Message):
-    __slots__ = ("peer", "after_run")
+    __slots__ = ("peer", "after_run", "after_host")
     PEER_FIELD_NUMBER: _ClassVar[int]
     AFTER_RUN_FIELD_NUMBER: _ClassVar[int]
+    AFTER_HOST_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     after_run: str
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ...) -> None: ...
+    after_host: str
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., after_run: _Optional[str] = ..., after_host: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits", "open_files", "open_files_limit")
+    __slots__ = ("peer", "root", "durability", "uptime_s", "listening", "free_bytes", "runs", "draining", "warnings", "arena_bytes", "arena_limit_bytes", "write_mode", "stream_ports", "next_after", "limits", "open_files", "open_files_limit", "hosts", "attending")
     PEER_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +37,8 @@ class StatusReply(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
     OPEN_FILES_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    ATTENDING_FIELD_NUMBER: _ClassVar[int]
     peer: _common_pb2.Peer
     root: str
     durability: _common_pb2.Durability
@@ -52,7 +56,89 @@ class StatusReply(_message.Message):
     limits: _containers.RepeatedCompositeFieldContainer[LimitUse]
     open_files: int
     open_files_limit: int
-    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ..., open_files: _Optional[int] = ..., open_files_limit: _Optional[int] = ...) -> None: ...
+    hosts: HostsStatus
+    attending: AttendingStatus
+    def __init__(self, peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ..., root: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., uptime_s: _Optional[float] = ..., listening: _Optional[_Iterable[str]] = ..., free_bytes: _Optional[int] = ..., runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ..., draining: bool = ..., warnings: _Optional[_Iterable[str]] = ..., arena_bytes: _Optional[int] = ..., arena_limit_bytes: _Optional[int] = ..., write_mode: _Optional[str] = ..., stream_ports: _Optional[_Iterable[int]] = ..., next_after: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitUse, _Mapping]]] = ..., open_files: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., hosts: _Optional[_Union[HostsStatus, _Mapping]] = ..., attending: _Optional[_Union[AttendingStatus, _Mapping]] = ...) -> None: ...
+
+class HostsStatus(_message.Message):
+    __slots__ = ("term", "lease_s", "fenced_by", "hosts", "next_after")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    FENCED_BY_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    lease_s: float
+    fenced_by: int
+    hosts: _containers.RepeatedCompositeFieldContainer[HostStatus]
+    next_after: str
+    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ..., fenced_by: _Optional[int] = ..., hosts: _Optional[_Iterable[_Union[HostStatus, _Mapping]]] = ..., next_after: _Optional[str] = ...) -> None: ...
+
+class HostStatus(_message.Message):
+    __slots__ = ("host", "addresses", "attended_s", "silent_s", "lost", "bytes_per_s", "ranks", "parts")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ATTENDED_S_FIELD_NUMBER: _ClassVar[int]
+    SILENT_S_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    attended_s: float
+    silent_s: float
+    lost: bool
+    bytes_per_s: float
+    ranks: _containers.RepeatedCompositeFieldContainer[HostRanks]
+    parts: _containers.RepeatedCompositeFieldContainer[HostPart]
+    def __init__(self, host: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., attended_s: _Optional[float] = ..., silent_s: _Optional[float] = ..., lost: bool = ..., bytes_per_s: _Optional[float] = ..., ranks: _Optional[_Iterable[_Union[HostRanks, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[HostPart, _Mapping]]] = ...) -> None: ...
+
+class HostRanks(_message.Message):
+    __slots__ = ("run", "ranks")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run: _Optional[str] = ..., ranks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class HostPart(_message.Message):
+    __slots__ = ("run", "step", "save_id", "ranks", "declared", "sealed", "size_bytes", "owed_bytes")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SAVE_ID_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OWED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    step: int
+    save_id: str
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    declared: bool
+    sealed: bool
+    size_bytes: int
+    owed_bytes: int
+    def __init__(self, run: _Optional[str] = ..., step: _Optional[int] = ..., save_id: _Optional[str] = ..., ranks: _Optional[_Iterable[int]] = ..., declared: bool = ..., sealed: bool = ..., size_bytes: _Optional[int] = ..., owed_bytes: _Optional[int] = ...) -> None: ...
+
+class AttendingStatus(_message.Message):
+    __slots__ = ("host", "coordinator", "term", "attends", "silent_s", "lease_s", "replaced")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    ATTENDS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_S_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    coordinator: str
+    term: int
+    attends: bool
+    silent_s: float
+    lease_s: float
+    replaced: bool
+    def __init__(self, host: _Optional[str] = ..., coordinator: _Optional[str] = ..., term: _Optional[int] = ..., attends: bool = ..., silent_s: _Optional[float] = ..., lease_s: _Optional[float] = ..., replaced: bool = ...) -> None: ...
 
 class LimitUse(_message.Message):
     __slots__ = ("subject", "what", "used", "most")
