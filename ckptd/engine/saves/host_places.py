@@ -89,7 +89,7 @@ class HostPlaces:
     def all(self) -> dict[str, dict[str, list[int]]]:
         """Return the ranks that have places, ascending, by host and run."""
         with self._lock:
-            placed = sorted(self._placed)
+            placed = sorted((host, *place) for host, each in self._hosts.items() for place in each.places)
         found: dict[str, dict[str, list[int]]] = {}
         for host, run, rank in placed:
             found.setdefault(host, {}).setdefault(run, []).append(rank)
