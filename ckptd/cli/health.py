@@ -39,8 +39,26 @@ def command(address: str | None, run: str | None, identity: daemons.Identity, ti
             raise status.from_wire(e, address=str(where)) from e
     answer = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
-        raise UnavailableError(f"the daemon at {where} takes no new saves: it says {answer}")
+        why = _why(address, identity, timeout_s) if run is None else ""
+        raise UnavailableError(f"the daemon at {where} takes no new saves: {why or f'it says {answer}'}")
     output.say(answer)
+
+
+def _why(address: str | None, identity: daemons.Identity, timeout_s: float) -> str:
+    """Return why a daemon takes no new saves, "" where it does not tell this caller."""
+    from ckptd.cli import hosts
+    from ckptd.cli.status import request_status
+    from ckptd.errors import CkptdError
+
+    try:
+        reply = request_status(address, identity=identity, timeout_s=timeout_s)
+    except CkptdError:
+        return ""
+    if reply.draining:
+        return "it is shutting down"
+    attending = reply.attending
+    is_cut_off = reply.HasField("attending") and (attending.replaced or not attending.attends)
+    return hosts.unattended_words(attending) if is_cut_off else ""
 
 
 def _of_run(stub: Any, request: Any, timeout_s: float) -> Any:

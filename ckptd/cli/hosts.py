@@ -80,21 +80,27 @@ def tell(reply: Any) -> None:
 
 def attending_words(attending: Any) -> str:
     """Say in a sentence whether an agent has a coordinator, and what follows where it has none."""
+    if attending.attends and not attending.replaced:
+        heard = output.duration(attending.silent_s)
+        where = f"coordinator {attending.coordinator}, term {attending.term}"
+        return f"agent of {attending.host}; {where}, heard {heard} ago"
+    return f"WARNING: {unattended_words(attending)}"
+
+
+def unattended_words(attending: Any) -> str:
+    """Say why an agent takes no new saves."""
     where = attending.coordinator or "the root names none yet"
     if attending.replaced:
         return (
-            f"WARNING: another agent of {attending.host} has attended since: this one does nothing any more. "
+            f"another agent of {attending.host} has attended since: this one does nothing any more. "
             "End it; if it is on another host, give it a name of its own"
         )
-    if attending.attends:
-        heard = output.duration(attending.silent_s)
-        return f"agent of {attending.host}; coordinator {where}, term {attending.term}, heard {heard} ago"
     if attending.silent_s < 0:
         found = f"it was never heard ({where})"
     else:
         lease = output.duration(attending.lease_s)
         found = f"{where} was not heard for {output.duration(attending.silent_s)} (its lease is {lease})"
-    return f"WARNING: the agent of {attending.host} has no coordinator: {found}. New saves wait; restores go on"
+    return f"the agent of {attending.host} has no coordinator: {found}. New saves wait; restores go on"
 
 
 def _tell_hosts(status: Any) -> None:
@@ -105,7 +111,7 @@ def _tell_hosts(status: Any) -> None:
     output.tell(f"coordinator of term {status.term}; agents: {len(hosts) - lost - silent} attend{also}")
     if status.fenced_by:
         output.tell(
-            f"WARNING: a coordinator of term {status.fenced_by} has taken over: this one publishes nothing any more"
+            f"WARNING: the root has another coordinator ({status.fenced_by}): this one publishes nothing any more"
         )
     shown = [host for host in hosts if len(hosts) <= _MOST_ROWS or list(_words(host, status.lease_s))]
     if shown:

@@ -8,9 +8,9 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from ckptd.arena.lender import Lender
@@ -36,6 +36,7 @@ from ckptd.service.opening import Openings
 from ckptd.service.peer_sockets import Endpoints
 from ckptd.service.pools import Pools
 from ckptd.service.read import ReadService
+from ckptd.service.readiness import Readiness
 from ckptd.service.recorder import Recorder
 from ckptd.service.save import Host, SaveService
 from ckptd.service.sockets import answers, check_is_free, refusal, why_no_port
@@ -132,9 +133,7 @@ class Server:
             coordinator.latest,
             lambda run, save_id: coordinator.look(run, lambda stored: stored.quarantine_of(save_id), ""),
         )
-        self._taken_over: set[str] = set()
-        self._serves_nothing = False
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # imported conditionally there
+        self._readiness = Readiness(coordinator.attending, self._pools)
         self.gate = Gate(options.access)
         self._door = Door(self.gate)
         self._allowances = Allowances(coordinator, self.gate, self._door.pacing)
@@ -169,7 +168,7 @@ class Server:
                 service.values(), lambda method: boundary.around(method, behaviours[method.path])
             )
             guarded_server.add(self._server, *handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._readiness.add_to(self._server)
         reflection.enable_server_reflection(
             (*methods.SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
@@ -190,7 +189,7 @@ class Server:
         self._under_way.start()
         self._agents.start()
         await self._server.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._readiness.start()
         return self._admin.listening
 
     def _lend_arenas(self, bound: Sequence[Address]) -> None:
@@ -298,12 +297,13 @@ class Server:
     async def drain(self) -> None:
         """Answer health checks that the daemon is about to end; calls in progress go on."""
         self._admin.draining = True
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._readiness.drain()
 
     async def stop(self) -> None:
         """End all streams, give short answers a moment to go out, and stop. Also after a start that failed."""
         self._ending.set()
         self._agents.stop()
+        await self._readiness.stop()
         self._under_way.stop()
         await self._server.stop(_LAST_WORDS_S)
         if self._door.connections is not None:
@@ -320,25 +320,9 @@ class Server:
         for tickets in self._ticket_servers:
             tickets.stop()
 
-    async def _set_health(self, state: Any) -> None:
-        for service in ("", *methods.SERVICES):
-            await self._health.set(service, state)
-
     async def tell_taken_over(self, runs: Collection[str], is_all: bool) -> None:
-        """Let health say which runs another owner has taken over: every save of them fails.
-
-        Each has a name of its own there, see `methods.RUN_HEALTH`. Of the daemon as a whole it says so when these are
-        all that it serves.
-        """
-        if self._admin.draining or (self._taken_over == set(runs) and self._serves_nothing == is_all):
-            return
-        states = health_pb2.HealthCheckResponse
-        for run in self._taken_over - set(runs):
-            await self._health.set(methods.RUN_HEALTH + run, states.SERVING)
-        for run in set(runs):
-            await self._health.set(methods.RUN_HEALTH + run, states.NOT_SERVING)
-        self._taken_over, self._serves_nothing = set(runs), is_all
-        await self._set_health(states.NOT_SERVING if is_all else states.SERVING)
+        """Let health say which runs another owner has taken over; see `Readiness.taken_over`."""
+        await self._readiness.taken_over(runs, is_all)
 
 
 def _behaviours(

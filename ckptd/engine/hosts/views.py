@@ -62,13 +62,13 @@ class HostsView:
     Attributes:
         term: of this coordinator.
         lease_s: for how long an agent may be silent.
-        fenced_by: the term of a coordinator that has taken over; 0 while there is none.
+        fenced_by: the coordinator that has taken over, in words; "" while there is none.
         hosts: by name.
     """
 
     term: int
     lease_s: float
-    fenced_by: int
+    fenced_by: str
     hosts: tuple[HostView, ...]
 
 

@@ -181,7 +181,7 @@ class AttendedHosts:
                 )
                 for host in attendance.hosts()
             )
-            return HostsView(attendance.term, self.lease_s, attendance.fenced_by, hosts)
+            return HostsView(attendance.term, self.lease_s, self._root.fenced().holder if self.is_fenced else "", hosts)
 
     # Time
 

@@ -69,10 +69,10 @@ class HostsStatus(_message.Message):
     NEXT_AFTER_FIELD_NUMBER: _ClassVar[int]
     term: int
     lease_s: float
-    fenced_by: int
+    fenced_by: str
     hosts: _containers.RepeatedCompositeFieldContainer[HostStatus]
     next_after: str
-    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ..., fenced_by: _Optional[int] = ..., hosts: _Optional[_Iterable[_Union[HostStatus, _Mapping]]] = ..., next_after: _Optional[str] = ...) -> None: ...
+    def __init__(self, term: _Optional[int] = ..., lease_s: _Optional[float] = ..., fenced_by: _Optional[str] = ..., hosts: _Optional[_Iterable[_Union[HostStatus, _Mapping]]] = ..., next_after: _Optional[str] = ...) -> None: ...
 
 class HostStatus(_message.Message):
     __slots__ = ("host", "addresses", "attended_s", "silent_s", "lost", "bytes_per_s", "ranks", "parts")

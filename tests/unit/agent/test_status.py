@@ -32,6 +32,11 @@ def printed(capsys, address):
     return capsys.readouterr().out
 
 
+def health(capsys, address):
+    code = main.run(["health", address])
+    return code, capsys.readouterr().err
+
+
 def test_both_say_which_host_and_rank_a_save_waits_for(hosts, capsys):
     coordinator, agents = hosts.coordinator.address, {host: each.address for host, each in hosts.agents.items()}
     ranks = [
@@ -81,6 +86,10 @@ def test_an_agent_knows_its_coordinator_and_says_when_that_is_gone(hosts, capsys
     hosts.stop_coordinator()
     gone = "WARNING: the agent of a has no coordinator"
     eventually(lambda: gone in printed(capsys, address), gone, within_s=WAIT_S)
+    eventually(lambda: health(capsys, address)[0] == 6, "that health says so", within_s=WAIT_S)
+    _, told = health(capsys, address)
+    assert f"takes no new saves: the agent of a has no coordinator: {hosts.coordinator.address}" in told
     hosts.start_coordinator()
+    eventually(lambda: health(capsys, address) == (0, ""), "that health says so", within_s=WAIT_S)
     eventually(lambda: status(capsys, address)["agent"]["attends"], "the next coordinator", within_s=WAIT_S)
     assert status(capsys, address)["agent"]["term"] > agent["term"]

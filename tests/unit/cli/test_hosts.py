@@ -12,7 +12,7 @@ from ckptd.wire.v1 import admin_pb2
 Part, Host = admin_pb2.HostPart, admin_pb2.HostStatus
 
 
-def status(*of, fenced_by=0):
+def status(*of, fenced_by=""):
     return admin_pb2.StatusReply(hosts=admin_pb2.HostsStatus(term=3, lease_s=15.0, fenced_by=fenced_by, hosts=of))
 
 
@@ -71,7 +71,9 @@ def test_of_many_hosts_only_those_that_matter_have_a_line(capsys):
 
 
 def test_a_coordinator_that_is_fenced_says_so(capsys):
-    assert told(capsys, status(fenced_by=5))[1].startswith("WARNING: a coordinator of term 5 has taken over")
+    assert told(capsys, status(fenced_by="a coordinator of term 5"))[1] == (
+        "WARNING: the root has another coordinator (a coordinator of term 5): this one publishes nothing any more"
+    )
 
 
 @pytest.mark.parametrize(

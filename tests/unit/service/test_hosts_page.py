@@ -15,7 +15,7 @@ def host(name, ranks=(), parts=(), run="r"):
 
 
 def view(*hosts):
-    return HostsView(3, 15.0, 0, hosts)
+    return HostsView(3, 15.0, "", hosts)
 
 
 def run_that_declares(step, needed, name="r"):
