@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ckptd.job.job import Told
+from ckptd.job.job import FORWARDED, Told
 from ckptd.job.processes import Children, adopt_orphans
 
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _MESSAGE = struct.Struct("!i")
-_SAME_MOMENT_S = 0.2
+_SAME_MOMENT_S = 1.0
 _LEFT_S = 5.0
 
 

@@ -28,9 +28,13 @@ from ckptd.wire.places import ADDRESS_VARIABLE
 TRAINER_SHARE = 0.75
 """Of the grace time after SIGTERM, what a trainer may use; the rest is for what it has saved by then."""
 
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals for the trainer. They are blocked here."""
+
 _LOOK_S = 0.1
 _LEFTOVERS_S = 5.0  # for what a trainer has left behind
 _TAIL_S = 20.0  # for a daemon to end, after its grace time
+_AT_ONCE_S = 2.0  # for one that has been told to end at once
 _RESTART_S = 1.0
 _MOST_RESTARTS = 20
 _NOTICE_S = 30.0
@@ -119,6 +123,8 @@ class Job:
         self._own = Path(tempfile.mkdtemp(prefix="ckptd-run-", dir=_short_directory()))
         try:
             self._start()
+            while signal.sigtimedwait(FORWARDED, 0) is not None:
+                pass  # what came before there was a trainer did not come to it
             self._trainer = spawn(
                 self._options.command,
                 {**self._environ, ADDRESS_VARIABLE: self._serving().address()},
@@ -276,7 +282,7 @@ class Job:
         is_lost = self._finish(self._serving(), until)
         if self._coordinator is not None:
             self._wait_for_other_nodes(self._coordinator, until)
-            is_lost = self._finish(self._coordinator, time.monotonic() + self._options.grace_s) or is_lost
+            is_lost = self._finish(self._coordinator, until) or is_lost
         if is_lost:
             _log.error("a save that was accepted was not published")
             return SessionAbortedError.exit_code
@@ -292,13 +298,18 @@ class Job:
         _log.warning("other nodes still have ranks after the grace time of %g s; ending", self._options.grace_s)
 
     def _finish(self, daemon: JobDaemon, until: float) -> bool:
-        """Have a daemon end, at the latest at `until` and a little; return whether it has lost a save."""
+        """Have a daemon end; return whether it has lost a save.
+
+        It gives up what is under way after its grace time, and removes what that has written. After SIGTERM there may
+        be less time: then it ends at once at `until`, and the next start removes that.
+        """
         daemon.release()
-        if not self._children.wait([daemon.pid], until + _TAIL_S):
-            _log.error("the %s does not end; killed", daemon.what)
-            with suppress(ProcessLookupError):
-                os.kill(daemon.pid, signal.SIGKILL)
-            self._children.wait([daemon.pid], time.monotonic() + _TAIL_S)
+        if not self._children.wait([daemon.pid], until + (_TAIL_S if self._told_at is None else 0.0)):
+            for number, wait_s in ((signal.SIGTERM, _AT_ONCE_S), (signal.SIGKILL, _TAIL_S)):
+                with suppress(ProcessLookupError):
+                    os.kill(daemon.pid, number)
+                if self._children.wait([daemon.pid], time.monotonic() + wait_s):
+                    break
             return True
         code = self._children.code(daemon.pid)
         if code not in (0, SessionAbortedError.exit_code):
