@@ -96,6 +96,11 @@ class Attendance:
         self._places[agent.host].heard_at = now
         return None
 
+    def stood_still(self, for_s: float, now: float) -> None:
+        """Note that the coordinator itself did nothing for a while, and so heard nobody: that is no agent's fault."""
+        for place in self._places.values():
+            place.heard_at = min(now, place.heard_at + for_s)
+
     def is_present(self, agent: AgentLife) -> bool:
         """Whether this is the present life of its host's agent. Receipts of any other are not believed."""
         place = self._places.get(agent.host)

@@ -57,6 +57,7 @@ class AttendedHosts:
         self._lock = threading.Lock()
         self._links: dict[str, ToAgent] = {}
         self._attended_at: dict[str, float] = {}
+        self._ticked_at = self._clock.boot_s()
         self._lost: set[str] = set()
         self._workers = Workers(_THREADS, "ckptd-agents")
         self._workers.open()
@@ -131,7 +132,10 @@ class AttendedHosts:
             if refusal is not None:
                 return refusal
             self._lost.discard(message.agent.host)
-            answer = Attached(self._attendance.term, self.lease_s)
+            # An agent that is told nothing attends again. A call that was given up may be taken after the one that
+            # replaced it, as both come at once when a cut is over: then the one that still lasts is not the known one.
+            is_told = message.agent.host in self._links
+            answer = Attached(self._attendance.term, self.lease_s) if is_told else self._root.fenced()
         match message:
             case Beat(agent=agent, owed=owed, reading=reading):
                 for prefix in reading:
@@ -191,7 +195,11 @@ class AttendedHosts:
         if self.is_fenced:
             return
         with self._lock:
-            lost = self._attendance.lost(self._clock.boot_s())
+            now = self._clock.boot_s()
+            stood_still_s, self._ticked_at = now - self._ticked_at, now
+            if stood_still_s > self.lease_s / 2:
+                self._attendance.stood_still(stood_still_s, now)
+            lost = self._attendance.lost(now)
             gone = {host: silent_s for host, silent_s in lost.items() if host not in self._lost}
             self._lost.update(gone)
         if left := self._places.not_back(self._is_late):

@@ -99,6 +99,17 @@ def test_a_host_that_started_anew_takes_its_place_when_the_lease_is_over():
     assert attendance.hear(H1_AGAIN, 3, 17.0) == Replaced(3, anew)
 
 
+def test_what_a_coordinator_missed_while_it_stood_still_is_no_silence_of_agents():
+    attendance = attended(H1, H9)
+    attendance.hear(H1, 3, 10.0)
+    attendance.stood_still(20.0, 35.0)
+    assert attendance.silent_s("h1", 35.0) == 5.0
+    assert attendance.lost(35.0) == {}
+    assert attendance.lost(36.0) == {"h9": 16.0}
+    attendance.stood_still(60.0, 36.0)
+    assert attendance.silent_s("h9", 36.0) == 0.0
+
+
 def test_terms_fence_both_ways():
     attendance = attended(H1)
     assert attendance.hear(H1, 2, 1.0) == Fenced(3, "the coordinator")  # it has to attend first

@@ -1,0 +1,76 @@
+"""The hosts that attend a coordinator: which are told, and which are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ckptd.engine.catalog.term import Term
+from ckptd.engine.hosts.messages import AgentLife, Attached, Beat, Fenced, FromCoordinator, Hello
+from ckptd.engine.saves.attended import AttendedHosts
+from ckptd.engine.saves.coordinator import Coordinator
+from tests.fakes.agents import SharedBucket
+from tests.fakes.clock import HandClock
+
+LIFE = AgentLife("a", "a-1")
+LEASE_S = 10.0
+
+
+class Life:
+    """A coordinator with the agent of host a."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        store = SharedBucket(self.clock.wall_s)
+        self.coordinator = Coordinator(store, clock=self.clock)
+        self.coordinator.open()
+        term = Term(store, self.clock, holder="a coordinator")
+        term.take()
+        self.hosts = AttendedHosts(self.coordinator, term=term, lease_s=LEASE_S)
+        self.term = term.number
+
+    def attend(self, send: object) -> None:
+        answer = self.hosts.attend(Hello(LIFE, self.coordinator.root.id, 0), send, lambda said: said)  # type: ignore[arg-type]
+        assert isinstance(answer, Attached)
+
+    def beat(self) -> FromCoordinator:
+        return self.hosts.hear(Beat(LIFE, self.term), lambda said: said)
+
+    def is_lost(self) -> bool:
+        (host,) = self.hosts.view().hosts
+        return host.is_lost
+
+
+@pytest.fixture
+def life() -> Iterator[Life]:
+    made = Life()
+    yield made
+    made.coordinator.close()
+    made.hosts.close()
+
+
+def test_an_agent_that_is_told_nothing_attends_again(life: Life) -> None:
+    def lasts(message: FromCoordinator, run: str) -> None: ...
+
+    def given_up(message: FromCoordinator, run: str) -> None: ...
+
+    life.attend(lasts)
+    assert isinstance(life.beat(), Attached)
+    life.attend(given_up)  # it came first, and was taken last
+    life.hosts.parted("a", given_up)
+    assert isinstance(life.beat(), Fenced)
+    life.attend(lasts)
+    assert isinstance(life.beat(), Attached)
+
+
+def test_an_agent_is_not_gone_because_its_coordinator_stood_still(life: Life) -> None:
+    life.attend(lambda message, run: None)
+    life.hosts.tick()
+    life.clock.advance(3 * LEASE_S)
+    life.hosts.tick()
+    assert not life.is_lost()
+    for _ in range(3):
+        life.clock.advance(LEASE_S / 2)
+        life.hosts.tick()
+    assert life.is_lost()
