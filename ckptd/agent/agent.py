@@ -55,7 +55,6 @@ class Agent:
         host: str,
         root_id: str,
         coordinator: str = "",
-        addresses: Sequence[str] = (),
         settings: Settings | None = None,
         clock: Clock | None = None,
         again_s: float = 0.5,
@@ -67,7 +66,6 @@ class Agent:
             host: the host's stable name.
             root_id: the id of the root, as its coordinator has noted it.
             coordinator: its address; "" for what the root says.
-            addresses: where other agents reach this one.
             settings: bounds.
             clock: both kinds of time.
             again_s: after this time without an answer a message is sent again.
@@ -83,7 +81,6 @@ class Agent:
             store,
             host,
             root_id,
-            addresses,
             coordinator,
             settings=self.settings,
             clock=self.clock,
@@ -103,6 +100,10 @@ class Agent:
     def open(self) -> None:
         """Begin to attend."""
         self._calls.open()
+
+    def advertise(self, addresses: Sequence[str]) -> None:
+        """Tell the coordinator where other agents reach this one."""
+        self._calls.advertise(addresses)
 
     def close(self, grace_s: float = 0.0) -> bool:
         """Wait at most `grace_s` for saves under way, and end; return whether all were published."""

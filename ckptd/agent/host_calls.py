@@ -47,7 +47,6 @@ class HostCalls:
         store: Store,
         host: str,
         root_id: str,
-        addresses: Sequence[str],
         coordinator: str,
         *,
         settings: Settings,
@@ -58,9 +57,7 @@ class HostCalls:
         """Attend nothing yet; the arguments are those of `Agent`."""
         self.store, self.host, self.settings, self.clock = store, host, settings, clock
         self.manifests = KnownManifests()
-        self._machine = AgentMachine(
-            new_life(host, clock), root_id, tuple(addresses), again_s=again_s, timeout_s=3600.0
-        )
+        self._machine = AgentMachine(new_life(host, clock), root_id, again_s=again_s, timeout_s=3600.0)
         self._threads = EngineThreads(settings)
         self._writing = Writing(
             store,
@@ -84,6 +81,10 @@ class HostCalls:
         self._threads.open()
         self.link.start()
         self.tick()
+
+    def advertise(self, addresses: Sequence[str]) -> None:
+        """See `Agent`."""
+        self._writing.attend_anew(addresses)
 
     def close(self, grace_s: float = 0.0) -> bool:
         """Wait at most `grace_s` for saves under way, and end; return whether all were published."""

@@ -11,6 +11,7 @@ The agent ends no save as failed by itself: only the coordinator knows whether a
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase
@@ -195,6 +196,12 @@ class AgentMachine:
         return save if save is not None and save.phase is PartPhase.FILLING else None
 
     # The coordinator
+
+    def attend_anew(self, addresses: Sequence[str] | None = None) -> None:
+        """The connection is gone; or other agents reach this one at `addresses` from now on."""
+        self.is_attached = False
+        if addresses is not None:
+            self.addresses = tuple(addresses)
 
     def is_outdated(self, term: int) -> bool:
         """Whether a message of this term comes from a coordinator that another has taken over from."""

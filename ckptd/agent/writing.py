@@ -60,7 +60,7 @@ class Writing:
         self.machine, self.calls, self.lock = machine, CallTable(), threading.RLock()
         self.workers, self._feeders = threads.workers_of(machine.life.host), threads.feeders_of(machine.life.host)
         self.link = AgentLink(
-            store, coordinator, find_manifest=find_manifest, on_message=self._heard, on_broken=self._broken
+            store, coordinator, find_manifest=find_manifest, on_message=self._heard, on_broken=self.attend_anew
         )
         self._store, self._clock, self._on_attached = store, clock, on_attached
 
@@ -98,9 +98,10 @@ class Writing:
                 _log.info("attends the coordinator of term %d as %s", machine.highest_term, machine.life.host)
                 self.workers.submit(self._on_attached)
 
-    def _broken(self) -> None:
+    def attend_anew(self, addresses: Sequence[str] | None = None) -> None:
+        """Attend again: the connection is gone, or other agents reach this one at these addresses from now on."""
         with self.lock:
-            self.machine.is_attached = False
+            self.machine.attend_anew(addresses)
 
     def _begin(self, go: Go, shard: FilledShard | None = None) -> HostCall | None:
         call = self.calls.of_request(go.request_id)

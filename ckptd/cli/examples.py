@@ -11,6 +11,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("ckptd serve --root /checkpoints", "on the user's socket"),
         ("ckptd serve --root /checkpoints --listen unix:///run/ckptd/ckptd.sock", "on one socket only"),
         ("ckptd serve --root /checkpoints --tokens tokens.json --policy policy.toml", "for several teams"),
+        ("ckptd serve --root s3://b/ckpts --role coordinator --listen unix:///run/ckptd/c.sock", "of many hosts"),
+        ("ckptd serve --root s3://b/ckpts --role agent", "on each host, for the ranks there"),
         ("CKPTD_ROOT=/checkpoints ckptd serve --print-config", "what would be used, and why"),
     ),
     "run": (

@@ -1,4 +1,4 @@
-"""Joins the rooms: store, coordinator, server, clock. Starts them in order, and ends them in the reverse one.
+"""Joins the rooms: store, engine, server, clock, in each role. Starts them in order, and ends them in the reverse one.
 
 At SIGTERM or SIGINT nothing new begins; what is under way may finish within the grace time, and is aborted cleanly
 after it. The exit code says which: 0 when everything was published, 5 when something was aborted. A second signal
@@ -19,25 +19,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from ckptd.daemon import descriptors, identity_files, identity_records, logs, memory
+from ckptd.daemon import descriptors, identity_files, identity_records, logs, memory, roles
 from ckptd.daemon.allocator import keep_freed_memory
 from ckptd.daemon.audit_log import AuditLog
 from ckptd.daemon.config import Config
 from ckptd.daemon.hangups import Hangups
+from ckptd.daemon.roles import Role
 from ckptd.engine.journal import JournalEntry, Reserve
 from ckptd.engine.priority import Priority
-from ckptd.engine.saves.coordinator import Coordinator
-from ckptd.engine.saves.scrub import Scrub
-from ckptd.engine.settings import Settings
 from ckptd.errors import CkptdError, ConflictError, InvalidRequestError, NotPermittedError, SessionAbortedError
 from ckptd.service.exposure import check_exposure, exposure_warnings
 from ckptd.service.flow import Limits
 from ckptd.service.server import ArenaOptions, Server, ServerOptions
 from ckptd.service.stream_processes import StreamOptions
-from ckptd.storage.limited import RateLimit
-from ckptd.storage.locations import open_store
-from ckptd.storage.lock_holder import LockHolder
 from ckptd.wire import addresses, places, versions
 from ckptd.wire.channels import ConnectionLife
 
@@ -46,6 +42,7 @@ LEAVE_S = 15.0
 """At the end, how long after the grace time the store may take to remove what aborted saves have written."""
 _LOOK_AT_OWNERSHIP_S = 0.5
 _TAKEN_OVER = "all runs in use were taken over by another owner"
+_FENCED = "another coordinator has taken the root"
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """How much garbage in cycles may wait for its collector.
@@ -55,7 +52,6 @@ is one every few saves, while the watchers wait.
 """
 
 _PORTS = 1 << 16
-_ROOT_MODE = 0o700  # of a root that we create: the operator decides about other readers
 
 STREAM_PROCESS = (sys.executable, "-m", "ckptd.daemon.stream_process")
 """The command of a process that takes streams beside the daemon, less its descriptor."""
@@ -85,26 +81,11 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     if caveat := options.priority.caveat():
         _log.warning("%s", caveat)
     audit = AuditLog(config.audit_log, required=config.audit_required)
-    coordinator = Coordinator(
-        open_store(config.root, root_mode=_ROOT_MODE),
-        settings=Settings(
-            declare_timeout_s=config.declare_timeout_s,
-            stall_timeout_s=config.stall_timeout_s,
-            undo_s=config.undo_s,
-            lease_s=config.lease_s,
-            shards=config.shards,
-            allow_unfenced=config.allow_unfenced,
-            takes_back=config.when_taken_over == "take-back",
-            priority=options.priority,
-            write_limit=None if config.write_bytes_per_s is None else RateLimit(config.write_bytes_per_s),
-        ),
-        holder=LockHolder.here("ckptd serve", str(options.listen[0])).line,
-        journal=audit,
-    )
+    role = roles.of(config, options, audit, environ)
     with _starting(audit, config, options) as is_up:
-        coordinator.open()
-        with Ticker(coordinator):
-            return asyncio.run(_serve(coordinator, options, config, audit, is_up, seen, allowed, exposed))
+        role.open()
+        with Ticker(role):
+            return asyncio.run(_serve(role, options, config, audit, is_up, seen, allowed, exposed))
 
 
 @contextlib.contextmanager
@@ -131,7 +112,13 @@ def _starting(audit: AuditLog, config: Config, options: ServerOptions) -> Iterat
 
 def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
     """Return how the server listens, with certificates and token read from their files."""
-    listen = tuple(addresses.parse(text) for text in config.listen) or places.default_addresses(environ)
+    listen = tuple(addresses.parse(text) for text in config.listen)
+    if config.role == "coordinator" and not listen:
+        raise InvalidRequestError(
+            "agents on other hosts have to reach a coordinator: pass --listen, such as grpcs://0.0.0.0:7070"
+        )
+    if not listen or (config.role == "agent" and not any(each.is_unix for each in listen)):
+        listen = (*listen, *places.default_addresses(environ))  # the ranks of an agent's host are there
     if config.stream_port and config.stream_port + config.stream_processes > _PORTS:
         raise InvalidRequestError(
             "there are not enough ports from --stream-port on", expected=f"below {_PORTS}", actual=config.stream_port
@@ -153,17 +140,23 @@ def server_options(config: Config, environ: Mapping[str, str]) -> ServerOptions:
             stall_s=config.stall_timeout_s,
         ),
         connection_life=ConnectionLife(config.connection_idle_s, config.connection_age_s),
-        arena=ArenaOptions(
-            memory.usable_bytes() // 2 if config.arena_bytes is None else config.arena_bytes,
-            places.runtime_directory(environ),
-            None if config.arena_socket is None else Path(config.arena_socket),
-        ),
+        arena=_arena_options(config, environ),
         streams=StreamOptions(config.stream_processes, STREAM_PROCESS, config.stream_port),
     )
 
 
+def _arena_options(config: Config, environ: Mapping[str, str]) -> ArenaOptions | None:
+    if config.role == "coordinator":
+        return None  # agents lend memory to the ranks of their hosts
+    return ArenaOptions(
+        memory.usable_bytes() // 2 if config.arena_bytes is None else config.arena_bytes,
+        places.runtime_directory(environ),
+        None if config.arena_socket is None else Path(config.arena_socket),
+    )
+
+
 async def _serve(
-    coordinator: Coordinator,
+    role: Role,
     options: ServerOptions,
     config: Config,
     audit: AuditLog,
@@ -178,7 +171,7 @@ async def _serve(
     # From here on a signal ends us in order, also one that comes before we are ready.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, endings.put_nowait, number.name)
-    server = Server(coordinator, options, audit)
+    server = Server(role.engine, options, audit, role.hosts)
     files = identity_files.IdentityFiles(config, seen, options.access, server.use_identities, audit)
     hangups = Hangups(audit.reopen, files.look_now)
     loop.add_signal_handler(signal.SIGHUP, hangups.came)
@@ -187,20 +180,18 @@ async def _serve(
         for warning in server.warnings:
             if warning not in exposed:  # it names the port that was chosen
                 _log.warning("%s", warning)
-        coordinator.writers = tuple(listening)
-        _announce(listening, coordinator, config)
+        role.listens(listening)
+        await loop.run_in_executor(None, role.begin)
+        _announce(listening, role, config)
         is_up(listening)
         descriptors.tell(open_files)
-        coordinator.inspect()
     except BaseException:
         await server.stop()
-        await loop.run_in_executor(None, coordinator.close)
+        await loop.run_in_executor(None, role.close)
         raise
-    scrub = None
-    if config.scrub_bytes_per_s is not None:
-        scrub = Scrub(coordinator, config.scrub_bytes_per_s, config.scrub_every_s)
     watching = [
-        asyncio.create_task(_watch_ownership(coordinator, server, endings, config)),
+        asyncio.create_task(_watch_ownership(role, server, endings, config)),
+        asyncio.create_task(_watch_root(role, endings)),
         asyncio.create_task(files.run()),
         asyncio.create_task(hangups.run()),
     ]
@@ -215,12 +206,10 @@ async def _serve(
     with contextlib.suppress(CkptdError):  # it ends all the same
         await loop.run_in_executor(None, audit.begins, stopping)
     await server.drain()
-    if scrub is not None:
-        await loop.run_in_executor(None, scrub.close)
-    finished = await loop.run_in_executor(None, coordinator.close, config.grace_s)
+    finished = await loop.run_in_executor(None, role.close, config.grace_s)
     leaving.cancel()
     code = 0 if finished else SessionAbortedError.exit_code
-    if reason == _TAKEN_OVER:
+    if reason in (_TAKEN_OVER, _FENCED):
         code = ConflictError.exit_code
     _leave_after(LEAVE_S, config, code)  # a call that nothing waits for any more may still be at the store
     await server.stop()
@@ -232,15 +221,22 @@ async def _serve(
     return code
 
 
-async def _watch_ownership(
-    coordinator: Coordinator, server: Server, endings: asyncio.Queue[str], config: Config
-) -> None:
+async def _watch_ownership(role: Role, server: Server, endings: asyncio.Queue[str], config: Config) -> None:
     """Let health tell which runs another owner has taken over; end when these are all, if that is wanted."""
-    while not coordinator.store.has_locks:
-        runs, is_all = coordinator.taken_over()
+    while (taken := role.taken_over()) is not None:
+        runs, is_all = taken
         await server.tell_taken_over(runs, is_all)
         if is_all and config.when_taken_over == "end":
             endings.put_nowait(_TAKEN_OVER)
+            return
+        await asyncio.sleep(_LOOK_AT_OWNERSHIP_S)
+
+
+async def _watch_root(role: Role, endings: asyncio.Queue[str]) -> None:
+    """End when another coordinator has taken the root."""
+    while role.hosts is not None:
+        if role.is_fenced:
+            endings.put_nowait(_FENCED)
             return
         await asyncio.sleep(_LOOK_AT_OWNERSHIP_S)
 
@@ -269,16 +265,18 @@ def _end_as_a_crash_does(config: Config, exit_code: int = SessionAbortedError.ex
     os._exit(exit_code)
 
 
-def _announce(listening: Sequence[str], coordinator: Coordinator, config: Config) -> None:
+def _announce(listening: Sequence[str], role: Role, config: Config) -> None:
+    root = role.engine.store.url
     _log.info(
-        "ckptd %s listening on %s; checkpoints in %s",
+        "ckptd %s%s listening on %s; checkpoints in %s",
         versions.VERSION,
+        "" if config.role == "whole" else f", {config.role},",
         ", ".join(listening),
-        coordinator.store.url,
-        extra={"ckptd": {"event": "listening", "listening": list(listening), "root": coordinator.store.url}},
+        root,
+        extra={"ckptd": {"event": "listening", "listening": list(listening), "root": root}},
     )
     if config.ready_file is not None:
-        ready = {"listening": list(listening), "pid": os.getpid(), "root": coordinator.store.url}
+        ready = {"listening": list(listening), "pid": os.getpid(), "root": root}
         place = Path(config.ready_file)
         if place.exists() and not place.is_file():
             raise InvalidRequestError("the ready file would replace what is no file", key=config.ready_file)
@@ -297,11 +295,18 @@ def _forget(config: Config) -> None:
                 Path(config.ready_file).unlink()
 
 
-class Ticker:
-    """Tells the coordinator that time passes, from a thread of its own, for as long as the context lasts."""
+class Ticking(Protocol):
+    """What has deadlines."""
 
-    def __init__(self, coordinator: Coordinator, *, every_s: float = TICK_S) -> None:
-        self._coordinator = coordinator
+    def tick(self) -> None:
+        """Apply them."""
+
+
+class Ticker:
+    """Tells an engine that time passes, from a thread of its own, for as long as the context lasts."""
+
+    def __init__(self, engine: Ticking, *, every_s: float = TICK_S) -> None:
+        self._engine = engine
         self._every_s = every_s
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ckptd-ticker", daemon=True)
@@ -318,7 +323,7 @@ class Ticker:
         told = ""
         while not self._end.wait(self._every_s):
             try:
-                self._coordinator.tick()
+                self._engine.tick()
                 told = ""
             except Exception as e:
                 # Without deadlines every later save could hang: whatever it is, the next tick is tried. Five times a

@@ -23,6 +23,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_OWNERS = ("whole", "coordinator")  # roles that own the root
+_WRITERS = ("whole", "agent")  # roles that lend memory to ranks
+
 ENVIRONMENT_PREFIX = "CKPTD_"
 CONFIG_VARIABLE = "CKPTD_CONFIG"
 
@@ -31,7 +34,8 @@ CONFIG_VARIABLE = "CKPTD_CONFIG"
 class Setting:
     """What is known of one setting besides its name and default.
 
-    `kind` is "text", "texts", "integer", "seconds" or "flag"; `least` and `most` bound numbers; `optional` allows none.
+    `kind` is "text", "texts", "integer", "seconds" or "flag"; `least` and `most` bound numbers; `optional` allows none;
+    `roles` are those that it is for, () for all.
     """
 
     kind: str
@@ -41,6 +45,7 @@ class Setting:
     most: float = math.inf
     optional: bool = False
     choices: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
 
 
 def _setting(default: Any, kind: str, help: str, **more: Any) -> Any:
@@ -52,6 +57,43 @@ class Config:
     """Every setting of `ckptd serve`, checked. Times in seconds, sizes in bytes."""
 
     root: str = _setting("", "text", "Where checkpoints are kept: a directory or a store's URL.", metavar="URL")
+    role: str = _setting(
+        "whole",
+        "text",
+        "What this process is: whole, which writes all checkpoints itself; or of many hosts the coordinator, which "
+        "plans and commits, or the agent of one, which writes what the ranks of its host save.",
+        choices=("whole", "coordinator", "agent"),
+    )
+    coordinator: tuple[str, ...] = _setting(
+        (),
+        "texts",
+        "Of an agent: where its coordinator is, may be repeated. [default: where the root says]",
+        metavar="ADDR",
+        roles=("agent",),
+    )
+    name: str | None = _setting(
+        None,
+        "text",
+        "Of an agent: the name of this host, which stays and which no other has. [default: SLURMD_NODENAME, "
+        "NODE_NAME, or else the host name]",
+        optional=True,
+        roles=("agent",),
+    )
+    advertise: tuple[str, ...] = _setting(
+        (),
+        "texts",
+        "Of a coordinator or agent: where agents of other hosts reach it, best first, may be repeated. "
+        "[default: where it listens]",
+        metavar="ADDR",
+        roles=("coordinator", "agent"),
+    )
+    agent_lease_s: float = _setting(
+        15.0,
+        "seconds",
+        "Of a coordinator: how long an agent may be silent before its host counts as gone.",
+        least=0.1,
+        roles=("coordinator",),
+    )
     listen: tuple[str, ...] = _setting(
         (),
         "texts",
@@ -107,13 +149,20 @@ class Config:
     grace_s: float = _setting(20.0, "seconds", "How long to wait at the end for saves in progress.")
     declare_timeout_s: float = _setting(30.0, "seconds", "From the first rank's declaration to the last's.", least=0.1)
     stall_timeout_s: float = _setting(30.0, "seconds", "How long a rank that owes bytes may send none.", least=0.1)
-    undo_s: float = _setting(600.0, "seconds", "How long a deleted checkpoint can be brought back.", least=0.0)
+    undo_s: float = _setting(
+        600.0, "seconds", "How long a deleted checkpoint can be brought back.", least=0.0, roles=_OWNERS
+    )
     lease_s: float = _setting(5.0, "seconds", "How long a lost connection may take to return.", least=0.1)
     shards: int | None = _setting(
-        None, "integer", "Data shards per checkpoint. [default: one per rank, at most 32]", least=1, optional=True
+        None,
+        "integer",
+        "Data shards per checkpoint. [default: one per rank, at most 32]",
+        least=1,
+        optional=True,
+        roles=_OWNERS,
     )
     allow_unfenced: bool = _setting(
-        False, "flag", "Serve a bucket that ignores conditions, where nothing excludes a second daemon."
+        False, "flag", "Serve a bucket that ignores conditions, where nothing excludes a second daemon.", roles=_OWNERS
     )
     when_taken_over: str = _setting(
         "stay",
@@ -121,12 +170,14 @@ class Config:
         "In a bucket, when another owner has taken runs over: stay, and report NOT_SERVING; end, once all runs in use "
         "are gone, with exit code 4; or take-back, at once and then at most once a minute.",
         choices=("stay", "end", "take-back"),
+        roles=_OWNERS,
     )
     arena_bytes: int | None = _setting(
         None,
         "integer",
         "Shared memory for workers of this host, in all; 0: none. [default: half of the memory, taken as it is needed]",
         optional=True,
+        roles=_WRITERS,
     )
     arena_socket: str | None = _setting(
         None,
@@ -134,6 +185,7 @@ class Config:
         "Path of the socket over which it is lent. [default: beside the Unix socket]",
         metavar="PATH",
         optional=True,
+        roles=_WRITERS,
     )
     data_threads: int = _setting(8, "integer", "Threads that write and read data.", least=1)
     control_threads: int = _setting(16, "integer", "Threads for everything else.", least=1)
@@ -153,9 +205,14 @@ class Config:
         "Read all checkpoints again in the background, at most this fast, to find damage early. [default: not at all]",
         least=1_000_000,
         optional=True,
+        roles=_OWNERS,
     )
     scrub_every_s: float = _setting(
-        7 * 86400.0, "seconds", "How long after it was last verified a checkpoint is read again.", least=1.0
+        7 * 86400.0,
+        "seconds",
+        "How long after it was last verified a checkpoint is read again.",
+        least=1.0,
+        roles=_OWNERS,
     )
     write_bytes_per_s: int | None = _setting(
         None,
@@ -228,7 +285,19 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], *, config_file: s
             flag = "--" + name.replace("_", "-")
             values[name] = checked(schema[name], value, flag)
             sources[name] = flag
-    return SourcedConfig(Config(**values), sources)
+    loaded = SourcedConfig(Config(**values), sources)
+    _check_flags(loaded, schema)
+    return loaded
+
+
+def _check_flags(loaded: SourcedConfig, schema: Mapping[str, Setting]) -> None:
+    """Refuse a flag that does nothing in this role; a file and an environment may be shared by several."""
+    for name, setting in schema.items():
+        if setting.roles and loaded.config.role not in setting.roles and loaded.sources[name].startswith("--"):
+            raise InvalidRequestError(
+                f"{loaded.sources[name]} is for --role {' or '.join(setting.roles)}",
+                actual=f"--role {loaded.config.role}",
+            )
 
 
 def to_toml(loaded: SourcedConfig) -> str:

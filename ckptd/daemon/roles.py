@@ -1,110 +1,294 @@
-"""A coordinator with agents, or the agent of a host, as a process. Not in the command line yet: see docs/many-hosts.md.
+"""What `ckptd serve` runs: a daemon that writes all of its checkpoints, a coordinator of agents, or a host's agent.
 
-    python -m ckptd.daemon.roles coordinator ROOT LISTEN LEASE_S
-    python -m ckptd.daemon.roles agent ROOT LISTEN LEASE_S NAME COORDINATOR
-
-It prints ``ready`` once it listens, and ends at SIGTERM.
+Each has an engine, which a server is put around (`ckptd.daemon.app`). What else differs between them is here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
-import sys
-import threading
-from contextlib import suppress
-from pathlib import Path
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 from ckptd.agent.agent import Agent
-from ckptd.engine.catalog.root import read_or_make_id
+from ckptd.daemon.config import Config
+from ckptd.engine.catalog.root import read_id
 from ckptd.engine.catalog.term import Term
+from ckptd.engine.front import Engine
+from ckptd.engine.journal import Journal
+from ckptd.engine.priority import Priority
 from ckptd.engine.saves.attended import AttendedHosts
 from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError
-from ckptd.service.server import ArenaOptions, Server, ServerOptions
+from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.service.agents import Attending
+from ckptd.service.server import ServerOptions
+from ckptd.storage.base import Store
+from ckptd.storage.limited import RateLimit
 from ckptd.storage.locations import open_store
 from ckptd.storage.lock_holder import LockHolder
 from ckptd.wire import addresses
+from ckptd.wire.addresses import Address
 
-_TICK_S = 0.1
-_LOOK_S = 0.5  # whether another coordinator has taken the root
-_ARENA_BYTES = 4 << 30
+WHOLE, COORDINATOR, AGENT = "whole", "coordinator", "agent"
+HOST_VARIABLES = ("SLURMD_NODENAME", "NODE_NAME")
+"""What names the host where --name does not: of SLURM, and by custom of a Kubernetes pod that is told its node."""
+
+_ROOT_MODE = 0o700  # of a root that we create: the operator decides about other readers
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - recognised, so that it is not advertised
+_OF_EVERY_HOST = ("localhost", "localhost.localdomain")
+_MOST_NAME_BYTES = 253  # of a name in DNS
+_AGAIN_S = 1.0
+_NOTICE_S = 30.0
+
 _log = logging.getLogger("ckptd.daemon")
 
 
-def coordinate(root: str, listen: str, lease_s: float) -> int:
-    """Run a coordinator that takes agents, until SIGTERM."""
-    holder = LockHolder.here("ckptd coordinator", listen).line
-    coordinator = Coordinator(
-        open_store(root), settings=Settings(lease_s=lease_s, declare_timeout_s=5 * lease_s), holder=holder
+class Role(Protocol):
+    """What `ckptd.daemon.app` serves. Its methods are called in this order."""
+
+    @property
+    def engine(self) -> Engine:
+        """What the server serves; from `open` on."""
+
+    @property
+    def hosts(self) -> Attending | None:
+        """The hosts whose agents attend; None where none may. From `open` on."""
+
+    def open(self) -> None:
+        """Take the root, or find it. May block."""
+
+    def tick(self) -> None:
+        """Apply deadlines; called several times a second from `open` on, also during `close`."""
+
+    def listens(self, bound: Sequence[str]) -> None:
+        """Hear where the server listens, which serves from now on. It must not block."""
+
+    def begin(self) -> None:
+        """Begin what is done besides serving. May block."""
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether another coordinator has taken the root: then this process is to end."""
+
+    def taken_over(self) -> tuple[list[str], bool] | None:
+        """Return the runs that another owner has taken over, and whether these are all; None where that cannot be."""
+
+    def close(self, grace_s: float = 0.0) -> bool:
+        """Wait at most so long for saves under way, and end; return whether all were published."""
+
+
+def of(config: Config, options: ServerOptions, journal: Journal, environ: Mapping[str, str]) -> Role:
+    """Return the role that is configured; nothing is opened yet.
+
+    Raises:
+        InvalidRequestError: a setting does not fit the role.
+    """
+    advertised = [addresses.parse(text) for text in config.advertise]
+    if wrong := next((each for each in advertised if not each.is_unix and not each.port), None):
+        raise InvalidRequestError("--advertise names an address with its port", actual=str(wrong))
+    match config.role:
+        case "coordinator":
+            return Coordinating(config, options, journal)
+        case "agent":
+            return AgentRole(config, options, environ)
+        case _:
+            return Whole(config, options, journal)
+
+
+def settings_of(config: Config, priority: Priority) -> Settings:
+    """Return the bounds of an engine."""
+    return Settings(
+        declare_timeout_s=config.declare_timeout_s,
+        stall_timeout_s=config.stall_timeout_s,
+        undo_s=config.undo_s,
+        lease_s=config.lease_s,
+        shards=config.shards,
+        allow_unfenced=config.allow_unfenced,
+        takes_back=config.when_taken_over == "take-back",
+        priority=priority,
+        write_limit=None if config.write_bytes_per_s is None else RateLimit(config.write_bytes_per_s),
     )
-    coordinator.open()
-    term = Term(coordinator.store, coordinator.clock, holder=holder, addresses=[listen])
-    term.take()
-    hosts = AttendedHosts(coordinator, term=term, lease_s=lease_s)
-    server_options = ServerOptions(listen=(addresses.parse(listen),))
-    asyncio.run(_serve(coordinator, server_options, hosts))
-    finished = coordinator.close(0.0 if hosts.is_fenced else lease_s)
-    hosts.close()
-    if hosts.is_fenced:
-        return ConflictError.exit_code
-    return 0 if finished else 5
 
 
-def attend(root: str, listen: str, lease_s: float, name: str, coordinator: str) -> int:
-    """Run the agent of a host, until SIGTERM."""
-    store = open_store(root)
-    agent = Agent(
-        store,
-        host=name,
-        root_id=read_or_make_id(store),
-        coordinator=coordinator,
-        addresses=[listen],
-        settings=Settings(lease_s=lease_s, declare_timeout_s=5 * lease_s),
-    )
-    agent.open()
-    arenas = ArenaOptions(_ARENA_BYTES, Path(addresses.parse(listen).path).parent)
-    asyncio.run(_serve(agent, ServerOptions(listen=(addresses.parse(listen),), arena=arenas), None))
-    return 0 if agent.close(lease_s) else 5
+def reached_at(config: Config, bound: Sequence[str], host: str) -> tuple[str, ...]:
+    """Return where others reach us: what the operator says, or else where we listen.
+
+    What listens on all interfaces is reached at the name of the host.
+    """
+    if config.advertise:
+        return tuple(str(addresses.parse(text)) for text in config.advertise)
+    return tuple(str(_named(addresses.parse(text), host)) for text in bound)
 
 
-async def _serve(engine: Coordinator | Agent, options: ServerOptions, hosts: AttendedHosts | None) -> None:
-    over = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
-    server = Server(engine, options, hosts=hosts)
-    await server.start()
-    ended = threading.Event()
-    ticker = threading.Thread(target=_tick, args=(engine, ended), daemon=True)
-    ticker.start()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    while not over.is_set() and not (hosts is not None and hosts.is_fenced):
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(over.wait(), _LOOK_S)
-    await server.drain()
-    await server.stop()
-    ended.set()
-    ticker.join()
+def _named(address: Address, host: str) -> Address:
+    return replace(address, host=host) if address.host in _EVERYWHERE else address
 
 
-def _tick(engine: Coordinator | Agent, ended: threading.Event) -> None:
-    while not ended.wait(_TICK_S):
+class Whole:
+    """A daemon that writes all of its checkpoints itself; see `Role`."""
+
+    hosts: Attending | None = None
+    is_fenced = False
+    _program = "ckptd serve"
+
+    def __init__(self, config: Config, options: ServerOptions, journal: Journal) -> None:
+        """Open nothing yet."""
+        self._config = config
+        self._holder = LockHolder.here(self._program, str(options.listen[0])).line
+        self._scrub: Scrub | None = None
+        self.engine = Coordinator(
+            open_store(config.root, root_mode=_ROOT_MODE),
+            settings=settings_of(config, options.priority),
+            holder=self._holder,
+            journal=journal,
+        )
+        self.tick = self.engine.tick
+
+    def open(self) -> None:
+        """See `Role`."""
+        self.engine.open()
+
+    def listens(self, bound: Sequence[str]) -> None:
+        """See `Role`."""
+        self.engine.writers = tuple(bound)
+
+    def begin(self) -> None:
+        """See `Role`: stored runs are checked, and read again if that is wanted."""
+        self.engine.inspect()
+        if self._config.scrub_bytes_per_s is not None:
+            self._scrub = Scrub(self.engine, self._config.scrub_bytes_per_s, self._config.scrub_every_s)
+
+    def taken_over(self) -> tuple[list[str], bool] | None:
+        """See `Role`."""
+        return None if self.engine.store.has_locks else self.engine.taken_over()
+
+    def close(self, grace_s: float = 0.0) -> bool:
+        """See `Role`."""
+        if self._scrub is not None:
+            self._scrub.close()
+        return self.engine.close(grace_s)
+
+
+class Coordinating(Whole):
+    """A coordinator: as a whole daemon, but agents attend, and it lends no memory."""
+
+    _program = "ckptd coordinator"
+
+    def open(self) -> None:
+        """See `Role`: the root is taken, then its term."""
+        super().open()
+        bound = [each for each in self._config.listen if addresses.parse(each).port or addresses.parse(each).is_unix]
+        known = reached_at(self._config, bound, socket.gethostname())
+        self._term = Term(self.engine.store, self.engine.clock, holder=self._holder, addresses=known)
+        self._term.take()
+        self._hosts = AttendedHosts(self.engine, term=self._term, lease_s=self._config.agent_lease_s)
+        self.hosts = self._hosts
+
+    def begin(self) -> None:
+        """See `Role`: the root says from now on where its coordinator is, with the ports that were chosen."""
+        self._term.advertise(reached_at(self._config, self.engine.writers, socket.gethostname()))
+        super().begin()
+
+    def close(self, grace_s: float = 0.0) -> bool:
+        """See `Role`: what another coordinator goes on with is not waited for."""
+        finished = super().close(0.0 if self.is_fenced else grace_s)
+        if self.hosts is not None:
+            self._hosts.close()
+        return finished
+
+    @property
+    def is_fenced(self) -> bool:
+        """See `Role`."""
+        return self.hosts is not None and self._hosts.is_fenced
+
+
+class AgentRole:
+    """The agent of this host; see `Role`."""
+
+    hosts: Attending | None = None
+    is_fenced = False
+
+    def __init__(self, config: Config, options: ServerOptions, environ: Mapping[str, str]) -> None:
+        """Open nothing yet."""
+        self._config, self._options = config, options
+        self._host = host_name(config, environ)
+        for text in config.coordinator:
+            addresses.parse(text)
+        self._store = open_store(config.root)
+        self._agent: Agent | None = None
+
+    @property
+    def engine(self) -> Agent:
+        """See `Role`."""
+        assert self._agent is not None, "open comes first"
+        return self._agent
+
+    def open(self) -> None:
+        """See `Role`: wait until a coordinator has opened the root, and begin to attend."""
+        self._agent = Agent(
+            self._store,
+            host=self._host,
+            root_id=_wait_for_id(self._store),
+            coordinator=next(iter(self._config.coordinator), ""),
+            settings=settings_of(self._config, self._options.priority),
+        )
+        self._agent.open()
+
+    def tick(self) -> None:
+        """See `Role`."""
+        self.engine.tick()
+
+    def listens(self, bound: Sequence[str]) -> None:
+        """See `Role`: other agents reach this one at what is advertised, or at all but its sockets."""
+        reached = reached_at(self._config, bound, socket.gethostname())
+        if not self._config.advertise:
+            reached = tuple(each for each in reached if not addresses.parse(each).is_unix) or reached
+        self.engine.advertise(reached)
+
+    def begin(self) -> None:
+        """See `Role`: it attends already."""
+
+    def taken_over(self) -> tuple[list[str], bool] | None:
+        """See `Role`: it owns no runs."""
+        return None
+
+    def close(self, grace_s: float = 0.0) -> bool:
+        """See `Role`."""
+        return self._agent is None or self._agent.close(grace_s)
+
+
+def host_name(config: Config, environ: Mapping[str, str]) -> str:
+    """Return the stable name of this host: what --name says, or SLURM, or Kubernetes, or else the system.
+
+    Raises:
+        InvalidRequestError: nothing names it, or not printably.
+    """
+    named = (config.name, *(environ.get(variable) for variable in HOST_VARIABLES), socket.gethostname())
+    name = next((each.strip() for each in named if each and each.strip()), "")
+    if not name or not name.isprintable() or len(name.encode()) > _MOST_NAME_BYTES or name in _OF_EVERY_HOST:
+        raise InvalidRequestError(
+            "a host has a name that no other host has, and that stays: pass --name NAME", actual=name[:80]
+        )
+    return name
+
+
+def _wait_for_id(store: Store) -> str:
+    """Return the id of the root, once a coordinator has noted one: an agent writes nothing but shards."""
+    told_at = -_NOTICE_S
+    while True:
+        why = "no coordinator has opened it yet"
         try:
-            engine.tick()
-        except Exception:
-            _log.exception("internal error in the clock")
-
-
-def main(role: str, *arguments: str) -> int:
-    """Run a role; return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    root, listen, lease_s, *more = arguments
-    if role == "coordinator":
-        return coordinate(root, listen, float(lease_s))
-    return attend(root, listen, float(lease_s), *more)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+            if (known := read_id(store)) is not None:
+                return known
+        except CkptdError as error:
+            if not error.retryable:
+                raise
+            why = str(error)
+        if time.monotonic() - told_at >= _NOTICE_S:
+            told_at = time.monotonic()
+            _log.info("waiting for %s: %s", store.url, why)
+        time.sleep(_AGAIN_S)

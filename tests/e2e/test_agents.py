@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import grpc
@@ -32,7 +31,7 @@ class Hosts:
 
     def __init__(self, base: Path, root: Path) -> None:
         self.base, self.root = base, root
-        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.start("coordinator")
         for host in HOSTS:
             self.start(host)
@@ -42,22 +41,23 @@ class Hosts:
         return f"unix://{self.base}/{name}.sock"
 
     def start(self, name: str) -> None:
-        (self.base / f"{name}.sock").unlink(missing_ok=True)
-        role = ["coordinator"] if name == "coordinator" else ["agent"]
-        more = [] if name == "coordinator" else [name, self.address("coordinator")]
-        arguments = [*role, str(self.root), self.address(name), str(LEASE_S), *more]
-        with (self.base / f"{name}.log").open("ab") as errors:
+        ready, log = self.base / f"{name}.ready", self.base / f"{name}.log"
+        ready.unlink(missing_ok=True)
+        role = ["--role", "agent", "--name", name, "--coordinator", self.address("coordinator")]
+        if name == "coordinator":
+            role = ["--role", "coordinator", "--agent-lease-s", str(LEASE_S)]
+        bounds = ["--lease-s", str(LEASE_S), "--declare-timeout-s", str(5 * LEASE_S)]
+        where = ["--root", str(self.root), "--listen", self.address(name), "--ready-file", str(ready)]
+        with log.open("ab") as out:
             process = prepared.Popen(
-                [sys.executable, "-m", "ckptd.daemon.roles", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
+                [sys.executable, "-m", "ckptd", "serve", *role, *where, *bounds],
+                stdout=out,
+                stderr=subprocess.STDOUT,
                 env=child_environment(),
             )
         self.processes[name] = process
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", (self.base / f"{name}.log").read_text()
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+        eventually(lambda: ready.exists() or process.poll() is not None, log.read_text, within_s=WAIT_S)
+        assert ready.exists(), log.read_text()
 
     def kill(self, name: str) -> None:
         self.processes[name].kill()

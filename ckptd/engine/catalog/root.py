@@ -37,7 +37,7 @@ def read_or_make_id(store: Store) -> str:
     """
     made = uuid.uuid4().hex
     try:
-        known = _read_id(store)
+        known = read_id(store)
     except (CorruptionError, NotPermittedError) as error:
         _log.warning("%s: the id of the root is damaged, and replaced: %s", store.url, error)
         known = _noted(store, made, store.replace)
@@ -50,14 +50,15 @@ def _noted(store: Store, made: str, write: Callable[[str, bytes], object]) -> st
         write(ID_KEY, made.encode())
     except (ConflictError, StorageFullError, NotPermittedError) as error:
         with suppress(CorruptionError, NotPermittedError):
-            known = _read_id(store)  # another process may have been quicker
+            known = read_id(store)  # another process may have been quicker
             if known is not None:
                 return known
         _log.warning("%s: the root has no id that lasts, so clients read through the daemon: %s", store.url, error)
     return made
 
 
-def _read_id(store: Store) -> str | None:
+def read_id(store: Store) -> str | None:
+    """Return the id of a root; None where none was noted yet, `CorruptionError` where it is none."""
     try:
         text = store.get(ID_KEY, limit_bytes=64).decode("ascii", "replace").strip()
     except NotFoundError:

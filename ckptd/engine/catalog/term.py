@@ -163,6 +163,21 @@ class Term:
             return self._store.put(KEY, data)
         return self._store.replace(KEY, data, if_version=seen.version)
 
+    def advertise(self, addresses: Sequence[str]) -> None:
+        """Say in the root where this coordinator is reached, once that is known; after `take`.
+
+        Raises:
+            ConflictError: another coordinator has taken the root.
+            UnavailableError: the store does not answer.
+        """
+        if tuple(addresses) == self._addresses:
+            return
+        self.confirm()
+        self._addresses = tuple(addresses)
+        _, seen = _look(self._store)
+        if not self._write(TermNote(self.number, self._owner, self._holder, self._addresses), seen):
+            self.confirm()
+
     def confirm(self, max_age_s: float = 0.0) -> None:
         """Make sure that the root is still ours, unless that was so not longer ago than this. One small read.
 

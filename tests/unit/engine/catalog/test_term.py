@@ -99,3 +99,17 @@ def test_a_deleted_object_fences_and_a_damaged_one_is_named():
 def test_a_note_and_its_bytes_are_one_thing():
     note = TermNote(7, "word", "ckptd serve, pid 1 on a", ("a:1", "b:2"))
     assert TermNote.decode(note.encode()) == note
+
+
+def test_where_a_coordinator_is_may_be_told_later_but_not_by_one_that_is_fenced_off():
+    store, clock = bucket(), HandClock()
+    first = Term(store, clock, holder="first")
+    number = first.take()
+    first.advertise(["10.0.0.1:7070"])
+    first.confirm()
+    assert (term.look(store).term, term.look(store).addresses) == (number, ("10.0.0.1:7070",))
+    second = Term(store, clock, holder="second")
+    second.take()
+    with pytest.raises(ConflictError, match="second"):
+        first.advertise(["10.0.0.9:7070"])
+    assert term.look(store).addresses == ()
