@@ -55,6 +55,7 @@ class Agent:
         host: str,
         root_id: str,
         coordinator: str = "",
+        addresses: Sequence[str] = (),
         settings: Settings | None = None,
         clock: Clock | None = None,
         again_s: float = 0.5,
@@ -66,6 +67,7 @@ class Agent:
             host: the host's stable name.
             root_id: the id of the root, as its coordinator has noted it.
             coordinator: its address; "" for what the root says.
+            addresses: where other agents reach this one; see `advertise`.
             settings: bounds.
             clock: both kinds of time.
             again_s: after this time without an answer a message is sent again.
@@ -87,6 +89,7 @@ class Agent:
             again_s=again_s,
             peer=self._peer,
         )
+        calls.advertise(addresses)
         self.manifests, self._link, self._seats = calls.manifests, calls.link, calls.seats
         self.declare, self.plan_of, self.lane = calls.declare, calls.plan_of, calls.lane
         self.outcome, self.phase, self.saves_of = calls.outcome, calls.phase, calls.saves_of

@@ -21,8 +21,8 @@ from tests.fakes.waiting import eventually
 from tests.starts import prepared
 
 HOSTS = "abc"
-WAIT_S = 40.0
-LEASE_S = 2.0
+WAIT_S = 80.0
+LEASE_S, AGENT_LEASE_S = 8.0, 25.0  # a busy machine takes seconds to start a process
 COUNT = 5000
 
 
@@ -45,8 +45,8 @@ class Hosts:
         ready.unlink(missing_ok=True)
         role = ["--role", "agent", "--name", name, "--coordinator", self.address("coordinator")]
         if name == "coordinator":
-            role = ["--role", "coordinator", "--agent-lease-s", str(LEASE_S)]
-        bounds = ["--lease-s", str(LEASE_S), "--declare-timeout-s", str(5 * LEASE_S)]
+            role = ["--role", "coordinator", "--agent-lease-s", str(AGENT_LEASE_S)]
+        bounds = ["--lease-s", str(LEASE_S), "--declare-timeout-s", str(WAIT_S)]
         where = ["--root", str(self.root), "--listen", self.address(name), "--ready-file", str(ready)]
         with log.open("ab") as out:
             process = prepared.Popen(
