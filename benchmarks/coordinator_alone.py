@@ -61,19 +61,28 @@ class Coordinator:
         self.root, self._log = place / "root", place / "coordinator.log"
         self.root.mkdir()
         self.address = f"unix://{place}/coordinator.sock"
-        arguments = ("coordinator", str(self.root), self.address, str(_LEASE_S))
+        ready = place / "coordinator.ready"
+        bounds = (
+            "--agent-lease-s",
+            str(_LEASE_S),
+            "--lease-s",
+            str(_LEASE_S),
+            "--declare-timeout-s",
+            str(5 * _LEASE_S),
+        )
+        where = ("--root", str(self.root), "--listen", self.address, "--ready-file", str(ready))
         with self._log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ckptd.daemon.roles", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
+                [sys.executable, "-m", "ckptd", "serve", "--role", "coordinator", *where, *bounds],
+                stdout=errors,
+                stderr=subprocess.STDOUT,
                 env=child_environment(),
             )
         self.pid = self._process.pid
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != "ready\n":
-            raise SystemExit(self._log.read_text())
+        while not ready.exists():
+            if self._process.poll() is not None:
+                raise SystemExit(self._log.read_text())
+            time.sleep(0.05)
 
     def end(self) -> None:
         self._process.terminate()

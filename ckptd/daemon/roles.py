@@ -132,7 +132,6 @@ class Whole:
     """A daemon that writes all of its checkpoints itself; see `Role`."""
 
     hosts: Attending | None = None
-    is_fenced = False
     _program = "ckptd serve"
 
     def __init__(self, config: Config, options: ServerOptions, journal: Journal) -> None:
@@ -161,6 +160,11 @@ class Whole:
         self.engine.inspect()
         if self._config.scrub_bytes_per_s is not None:
             self._scrub = Scrub(self.engine, self._config.scrub_bytes_per_s, self._config.scrub_every_s)
+
+    @property
+    def is_fenced(self) -> bool:
+        """See `Role`: of a bucket it hears run by run."""
+        return False
 
     def taken_over(self) -> tuple[list[str], bool] | None:
         """See `Role`."""
