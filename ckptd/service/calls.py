@@ -315,8 +315,7 @@ class Boundary:
             level = logging.WARNING if failed.code is grpc.StatusCode.INTERNAL else logging.INFO
             _report(method, context, call, started, failed.code.name, level, e)
         except Exception as e:
-            # What gRPC raises when a peer vanishes in the middle of a write is not a bug.
-            if context.cancelled() or context.done():
+            if is_of_a_peer_gone(e) or context.cancelled() or context.done():
                 _report(method, context, call, started, "CANCELLED", logging.DEBUG)
                 raise asyncio.CancelledError from e
             refusal_log.log.bug(context.peer(), f"a bug in ckptd: {method.path} failed")
@@ -326,7 +325,12 @@ class Boundary:
         finally:
             if call is not None:
                 call.close()
-        await context.abort(failed.code, failed.details, failed.metadata)
+        try:
+            await context.abort(failed.code, failed.details, failed.metadata)
+        except Exception as e:
+            if is_of_a_peer_gone(e):
+                raise asyncio.CancelledError from e
+            raise
         return None
 
     async def _bounded(self, method: Method, begin: Callable[[Call], Awaitable[Any]], call: Call) -> Any:
@@ -341,6 +345,14 @@ class Boundary:
 
 def _nothing() -> None:
     pass
+
+
+def is_of_a_peer_gone(error: BaseException) -> bool:
+    """Whether gRPC raised this because a peer has vanished in the middle of a write, which is not a bug.
+
+    Its call need not be cancelled yet: the broken connection may be met by the write first.
+    """
+    return isinstance(error, grpc.aio.InternalError)
 
 
 def _report(
