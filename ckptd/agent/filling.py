@@ -14,6 +14,12 @@ from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
 
 
+def remove_begun(store: Store, go: Go) -> None:
+    """Remove what a former life of this agent, which had not sealed it, left of a shard."""
+    directory, _, _ = go.key.rpartition("/")
+    store.sweep_unfinished(directory, given_up=[go.key], only=[go.key])
+
+
 def fill(
     store: Store, go: Go, clock: Clock, *, on_end: Callable[[], None], on_failure: Callable[[CkptdError], None]
 ) -> FilledShard:

@@ -58,10 +58,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """Write this host's shard; then `filled`, `found_taken` or `fill_failed`."""
+    """Write this host's shard; then `filled`, `found_taken` or `fill_failed`.
+
+    With `may_be_begun` a former life of this agent may have left a part of it.
+    """
 
     go: Go
     declaration: HostDeclaration
+    may_be_begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +256,7 @@ class AgentMachine:
             save.phase = PartPhase.SEALED
             return effects + self._tell_of(save, now)
         save.phase, save.owed_bytes = PartPhase.FILLING, go.size_bytes
-        return [*effects, Fill(go, save.declaration)]
+        return [*effects, Fill(go, save.declaration, save.since_term == 0)]
 
     def _end(self, ended: SaveEnded) -> list[Effect]:
         effects: list[Effect] = []

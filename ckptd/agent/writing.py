@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 
 from ckptd.agent.call_table import CallTable
-from ckptd.agent.filling import fill, sums_there
+from ckptd.agent.filling import fill, remove_begun, sums_there
 from ckptd.agent.host_call import HostCall
 from ckptd.agent.host_save import HostOutcome
 from ckptd.agent.link import AgentLink
 from ckptd.agent.machine import AgentMachine, Effect, Fill, Find, Send, Stop, Tell
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
-from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, Replaced, SaveEnded
+from ckptd.engine.hosts.messages import FromCoordinator, Go, Replaced, SaveEnded
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.engine_threads import EngineThreads
@@ -74,8 +74,8 @@ class Writing:
                     self.workers.submit(self.link.find)
                 case Send(message=message):
                     self.link.say(message)
-                case Fill(go=go, declaration=declaration):
-                    self.workers.submit(self._fill, go, declaration)
+                case Fill(go=go, may_be_begun=may_be_begun):
+                    self.workers.submit(self._fill, go, may_be_begun)
                 case Stop(save=save):
                     self.workers.submit(self._stop, save)
                 case Tell(request_id=request_id, outcome=outcome):
@@ -111,11 +111,13 @@ class Writing:
         call.answer()
         return call
 
-    def _fill(self, go: Go, said: HostDeclaration) -> None:
+    def _fill(self, go: Go, may_be_begun: bool) -> None:
         def failed(error: CkptdError) -> None:
             self._fill_failed(go, str(error))
 
         try:
+            if may_be_begun:
+                remove_begun(self._store, go)
             shard = fill(self._store, go, self._clock, on_end=lambda: self._ended_lane(go), on_failure=failed)
         except CkptdError as error:
             self._fill_failed(go, str(error))

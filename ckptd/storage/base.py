@@ -207,14 +207,19 @@ class Store(Protocol):
         """
 
     def sweep_unfinished(
-        self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
+        self,
+        directory: str,
+        *,
+        given_up: Collection[str] = (),
+        spare: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> Sequence[str]:
         """Remove what writers that died left directly in `directory`; return the keys they were for.
 
         What a writer of any process may still fill is left alone, unless its key is in `given_up`: the caller owns
         these keys, and has made sure that no rightful writer fills them. The keys in `spare` are left alone whatever
         is known of their writers: the caller knows that they are filled, perhaps on another host, about whose
-        processes a store can be wrong.
+        processes a store can be wrong. With `only`, nothing is touched but what was for these keys.
         """
 
     def lock(self, key: str, *, holder: str, shared: bool = False, takes_over: bool = True) -> Lock:

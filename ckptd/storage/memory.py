@@ -171,7 +171,12 @@ class MemoryStore:
                 self._objects.pop(key, None)
 
     def sweep_unfinished(
-        self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
+        self,
+        directory: str,
+        *,
+        given_up: Collection[str] = (),
+        spare: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> Sequence[str]:
         """See `Store`. Writers die with their store here, so there is never anything to sweep."""
         check_directory(directory)

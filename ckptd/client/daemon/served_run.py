@@ -143,7 +143,12 @@ class ServedRun:
         self._refuse("deleted from")
 
     def sweep_unfinished(
-        self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
+        self,
+        directory: str,
+        *,
+        given_up: Collection[str] = (),
+        spare: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> Sequence[str]:
         """See the class."""
         self._refuse("swept")

@@ -215,7 +215,12 @@ class ObjectStore:
             self.bucket.delete_many(full_keys[1:])
 
     def sweep_unfinished(
-        self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
+        self,
+        directory: str,
+        *,
+        given_up: Collection[str] = (),
+        spare: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> Sequence[str]:
         """See `Store`. Whether a process on another host is alive is unknown, so its uploads stay for a day.
 
@@ -227,6 +232,8 @@ class ObjectStore:
         for note_key, written_at, note in self._notes(directory, UNFINISHED_SUFFIX):
             noted = uploads.pop(note.upload_id, None)
             began_at = written_at if noted is None else noted.began_at
+            if only is not None and note.key not in only:
+                continue
             if note.key in spare or self._is_living(note_key) or not self._is_over(note, began_at, given_up):
                 continue
             if note.key:
@@ -237,6 +244,8 @@ class ObjectStore:
         for upload in uploads.values():
             key = upload.key[len(self.root) + 1 :] if self.root else upload.key
             is_over = key in given_up or self._is_old(upload.began_at, SWEPT_BY_AGE_S)
+            if only is not None and key not in only:
+                continue
             if is_over and key not in spare and self._sweep_upload(upload.key, upload.upload_id):
                 swept.append(key)
         return swept

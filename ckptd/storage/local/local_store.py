@@ -255,12 +255,17 @@ class LocalStore:
                 self._disk.sync_directory(directory)
 
     def sweep_unfinished(
-        self, directory: str, *, given_up: Collection[str] = (), spare: Collection[str] = ()
+        self,
+        directory: str,
+        *,
+        given_up: Collection[str] = (),
+        spare: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> Sequence[str]:
         """See `Store`. A writer's lock says whether it is alive, so `given_up` is ignored; on this host, if at all."""
         parts = check_directory(directory)
         with translated(directory), suppress(FileNotFoundError), self._root.opened(parts) as opened:
-            return unfinished.sweep(self._disk, opened, directory, spare)
+            return unfinished.sweep(self._disk, opened, directory, spare, only)
         return []
 
     # Reading

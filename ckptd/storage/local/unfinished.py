@@ -36,16 +36,20 @@ def new_file(disk: Disk, directory: int, name: str) -> tuple[str, int]:
         disk.close(file)
 
 
-def sweep(disk: Disk, directory: int, name: str, spare: Collection[str] = ()) -> list[str]:
+def sweep(
+    disk: Disk, directory: int, name: str, spare: Collection[str] = (), only: Collection[str] | None = None
+) -> list[str]:
     """Remove what dead writers left in an opened directory, durably; return the keys it was for. Raises `OSError`.
 
     What is for a key in `spare` is left alone: where hosts share a directory, the locks of others may be unknown here.
-    `name` is the directory's.
+    So is all else, if `only` some keys are meant. `name` is the directory's.
     """
     swept = []
     for entry in sorted(disk.entries(directory), key=lambda entry: entry.name):
         match = _NAME.fullmatch(entry.name)
         if match is None or entry.is_directory or (key := join(name, match["name"])) in spare:
+            continue
+        if only is not None and key not in only:
             continue
         if _sweep(disk, directory, entry.name):
             swept.append(key)

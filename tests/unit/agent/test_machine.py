@@ -47,6 +47,12 @@ def filling() -> AgentMachine:
     return machine
 
 
+def test_what_a_former_life_may_have_begun_is_known():
+    machine = attached()
+    machine.declare(MINE, 1.0, is_retry=True)
+    assert machine.hear(GO, 1.0) == [Fill(GO, MINE, may_be_begun=True)]
+
+
 def sealed() -> AgentMachine:
     machine = filling()
     assert machine.filled(RECEIPT, 2.0) == [Send(PartSealed(LIFE, 3, REQUEST, "s", (RECEIPT,)))]

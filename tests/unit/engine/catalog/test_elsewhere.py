@@ -27,7 +27,7 @@ class Sweeps(MemoryStore):
         self.given_up: set[str] = set()
         self.spared: set[str] = set()
 
-    def sweep_unfinished(self, directory, *, given_up=(), spare=()):
+    def sweep_unfinished(self, directory, *, given_up=(), spare=(), only=None):
         if directory == "run":
             self.given_up, self.spared = set(given_up), set(spare)
         return []

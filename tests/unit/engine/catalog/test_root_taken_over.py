@@ -36,7 +36,7 @@ class Watched(MemoryStore):
         self.changes += [f"delete {key}" for key in keys]
         super().delete(keys, if_version=if_version)
 
-    def sweep_unfinished(self, directory, *, given_up=(), spare=()):
+    def sweep_unfinished(self, directory, *, given_up=(), spare=(), only=None):
         self.changes.append(f"sweep {directory}")
         return []
 

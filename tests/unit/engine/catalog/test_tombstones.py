@@ -27,7 +27,7 @@ class Sweeps(MemoryStore):
         super().__init__()
         self.given_up: set[str] = set()
 
-    def sweep_unfinished(self, directory, *, given_up=(), spare=()):
+    def sweep_unfinished(self, directory, *, given_up=(), spare=(), only=None):
         self.given_up |= set(given_up)
         return []
 

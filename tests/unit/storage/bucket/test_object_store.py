@@ -215,6 +215,7 @@ class TestUploadsThatNobodyNoted:
         for key in ("run/shard", "run/deeper/shard", "running/shard", "shard"):
             self.begin(store, key)
         seams.SWEPT_BY_AGE_S.put(monkeypatch, -60.0)
+        assert store.sweep_unfinished("run", only=["run/another"]) == []
         assert store.sweep_unfinished("run") == ["run/shard"]
         assert self.left(store) == ["run/deeper/shard", "running/shard", "shard"]
         assert store.sweep_unfinished("") == ["shard"]

@@ -210,6 +210,7 @@ def test_sweeping_takes_only_names_of_its_own_pattern(tmp_path: Path) -> None:
     for name in [mine, *others]:
         (tmp_path / name).write_bytes(b"")
     assert LocalStore(str(tmp_path)).sweep_unfinished("", spare=["shard"]) == []
+    assert LocalStore(str(tmp_path)).sweep_unfinished("", only=["another"]) == []
     assert LocalStore(str(tmp_path)).sweep_unfinished("", spare=["run/shard"]) == ["shard"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
