@@ -44,8 +44,13 @@ class BucketLook:
 
     def found(self) -> list[str]:
         """Return the names of all objects, notes and records included."""
+        return list(self.stamps())
+
+    def stamps(self) -> dict[str, tuple[str, object]]:
+        """Return the names of all objects, each with its ETag and the time when it was written."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self.prefix)
-        return [each["Key"].removeprefix(self.prefix) for page in pages for each in page.get("Contents", [])]
+        found = (each for page in pages for each in page.get("Contents", []))
+        return {each["Key"].removeprefix(self.prefix): (each["ETag"], each["LastModified"]) for each in found}
 
     def listed(self) -> list[str]:
         """Return the prefixes that the state file lists, the latest last."""
@@ -80,7 +85,7 @@ class BucketLook:
             try:
                 parts = self._client.list_parts(**where).get("Parts", [])
             except ClientError as error:
-                if error.response["Error"]["Code"] != "NoSuchUpload":
+                if error.response["Error"]["Code"] not in ("NoSuchUpload", "NoSuchKey"):  # Ceph may say either
                     raise
                 continue  # gone since
             age_s = (datetime.now(timezone.utc) - each["Initiated"]).total_seconds()

@@ -12,11 +12,14 @@ from ckptd.engine.hosts.messages import (
     SaveEnded,
 )
 from ckptd.engine.hosts.parts import HostPart
+from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves import session as machine
+from ckptd.engine.saves.committing import put_in_place
 from ckptd.engine.saves.session import Phase
-from ckptd.errors import CkptdError, SessionAbortedError
+from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 from ckptd.format.entry import Entry
 from ckptd.format.index import encode_index
+from tests.simulation.judge import RUN
 from tests.simulation.reception import NAME, LiveSave, Reception
 
 UINT8 = 4  # TensorFlow's number for it
@@ -130,33 +133,25 @@ class Coordinator(Reception):
             entry = Entry(UINT8, (part.size_bytes,), part.shard, 0, part.size_bytes, crc)
             entries.append((f"h{part.shard}".encode(), entry))
         index = encode_index(record.num_shards, sorted(entries))
+        ref = SaveRef(RUN, 0, live.step, record.save_id)
         try:
-            self.catalog.commit(record, index)
+            put_in_place(self.catalog, record, index, None, ref=ref, overwrite=False, duration_s=0.0)
         except CkptdError as error:
-            if not self._is_published_all_the_same(live, error):
-                return
+            self.not_committed(live, error)
+            return
         self.apply(live, machine.Committed())
         self.apply(live, machine.Published())
         self.end(live, prefix=record.prefix)
 
-    def _is_published_all_the_same(self, live: LiveSave, error: CkptdError) -> bool:
-        """Find out what a failed commit left, as `Save` does; what cannot be told is told as that."""
-        record = live.record
-        assert record is not None
-        try:
-            self.catalog.abandon(record)
-            if self.catalog.contents.record_of(record.save_id) is not None:
-                return True
-        except CkptdError as failure:
+    def not_committed(self, live: LiveSave, error: CkptdError) -> None:
+        """End a save whose commit failed; what cannot be told is told as that."""
+        if self.term.is_fenced or self.catalog.upkeep.is_fenced:
+            self.end_fenced()
+        elif isinstance(error, UnavailableError):
             live.session = machine.step(live.session, machine.CommitFailed(error))[0]
-            if self.term.is_fenced or self.catalog.upkeep.is_fenced:
-                self.end_fenced()
-            else:
-                hosts = " ".join(sorted(live.declarations))
-                self.end(live, reason=f"cannot tell now whether step {live.step} of {hosts} was saved: {failure}")
-            return False
-        self.apply(live, machine.CommitFailed(error))
-        return False
+            self.end(live, reason=f"{error} (hosts {' '.join(sorted(live.declarations))})")
+        else:
+            self.apply(live, machine.CommitFailed(error))
 
     def drop(self, live: LiveSave, error: CkptdError) -> None:
         if live.record is not None:

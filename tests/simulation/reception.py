@@ -266,14 +266,17 @@ class Reception(Process):
     def may_begin(self, agent: AgentLife, declaration: HostDeclaration) -> bool:
         """Whether a declaration may begin a save. One that a former coordinator was told of may be published."""
         assert declaration.step is not None
-        latest = max((each.step or 0 for each in self.catalog.contents.checkpoints()), default=-1)
-        if declaration.step <= latest and not declaration.is_new_in(self.term.number):
-            ranks = describe_ranks(declaration.ranks)
-            reason = f"whether step {declaration.step} of {ranks} is saved is not known: step {latest} is, by now"
+        is_new = declaration.is_new_in(self.term.number)
+        try:
+            doubt = self.catalog.writers.why_not_begin(declaration.step, is_new=is_new)
+        except CkptdError as error:
+            self.world.log(f"{self.name}: {error}")
+            return False  # it will be told again
+        if doubt:
+            reason = f"{describe_ranks(declaration.ranks)}: {doubt}"
             ended = SaveEnded(self.term.number, declaration.request_id, "", reason=reason, is_known=False)
             self.tell(agent.host, ended)
-            return False
-        return True
+        return not doubt
 
     def sealed(self, agent: AgentLife, message: PartSealed) -> None:
         live = self.of_save(message.save)

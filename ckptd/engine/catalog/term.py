@@ -172,9 +172,10 @@ class Term:
         """
         if tuple(addresses) == self._addresses:
             return
-        self.confirm()
+        self._check_fence()
+        found, seen = _look(self._store)
+        self._check_ours(found)  # what is ours at this moment is replaced, and nothing that came since
         self._addresses = tuple(addresses)
-        _, seen = _look(self._store)
         if not self._write(TermNote(self.number, self._owner, self._holder, self._addresses), seen):
             self.confirm()
 
@@ -191,12 +192,14 @@ class Term:
         now = self._clock.boot_s()
         if now - self._confirmed_at < max_age_s:
             return
-        found = look(self._store)
+        self._check_ours(look(self._store))
+        self._confirmed_at = now  # when the request began: what it has found may be older than its end
+
+    def _check_ours(self, found: TermNote | None) -> None:
         if found is None or found.owner != self._owner or found.term != self.number:
             by = "nothing says whose it is" if found is None else found.holder or f"a coordinator of term {found.term}"
             self.other_owner, self.is_fenced = by, True
             self._check_fence()
-        self._confirmed_at = now  # when the request began: what it has found may be older than its end
 
     def _check_fence(self) -> None:
         if self.is_fenced:

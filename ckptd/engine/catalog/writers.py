@@ -53,6 +53,18 @@ class Writers:
         self._revived.add(record.save_id)
         return there
 
+    def why_not_begin(self, step: int | None, *, is_new: bool) -> str:
+        """Return why a save may not begin, in words; "" if it may.
+
+        One that is not new may have been begun by a former owner, and published: once a later step is, to begin it
+        again could take the state back, and whether it was saved nobody knows any more.
+        """
+        self._upkeep.refresh()
+        latest = max((each.step or 0 for each in self._ledger.records.values() if each.published), default=-1)
+        if is_new or step is None or step > latest:
+            return ""
+        return f"whether step {step} is saved is not known: step {latest} is, by now"
+
     def check_order(self, record: Record) -> None:
         """Make sure that what was revived is not published after what began later: the state would go back.
 
@@ -66,6 +78,13 @@ class Writers:
             if other.published and is_later and other.sequence > record.sequence:
                 reason = f"a later save, of step {other.step}, was published while this one waited for its writers"
                 raise ConflictError(reason, key=record.prefix_key)
+
+    def begins_anew(self, keys: Sequence[str]) -> None:
+        """Abort what a former life of a writer was uploading under these keys: its next life is about to begin.
+
+        One that hangs cannot complete it any more, as far as the store knows uploads.
+        """
+        self._uncommitted.sweep_uploads(keys, of_live=True)
 
     def heard_end(self, save_id: str, host: str) -> None:
         """Note that a writer knows that a save is over, and that it writes nothing for it any more.

@@ -62,10 +62,17 @@ class FromAgents:
                 shard.note_progress(owed)
 
     def begins_anew(self, save: SaveRef, by: AgentLife) -> None:
-        """Hear that a later life of a host's agent writes its shard, from the first byte on, if it has no receipt."""
+        """Hear that a later life of a host's agent writes its shard, from the first byte on, if it has no receipt.
+
+        What the former life was uploading is aborted first: call it before that agent is told to begin.
+        """
         with self._of(save, by) as found:
-            for shard in _shards_of(found, by.host):
+            shards = [shard for shard in _shards_of(found, by.host) if not shard.finish()]
+            for shard in shards:
                 shard.begin_anew()
+        if shards:
+            with self._runs.stored(save.run) as run:
+                run.stored.writer_begins_anew([shard.key for shard in shards])
 
     def take(self, save: SaveRef, receipt: Receipt) -> None:
         """Take the receipt of a shard: when all shards are durable the save is committed.

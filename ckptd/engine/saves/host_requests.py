@@ -115,8 +115,14 @@ class HostRequests:
             if asked.go is None or asked.is_sealed:
                 return  # what is sealed is not written again, whichever life of the agent tells of it
         if is_anew and asked.ref is not None:
-            self._workers.submit(guarded, self._coordinator.agents.begins_anew, asked.ref, agent)
-        self._tell(asked, asked.go)
+            self._workers.submit(guarded, self._begin_anew, asked, asked.ref, agent)
+        else:
+            self._tell(asked, asked.go)
+
+    def _begin_anew(self, asked: Asked, ref: SaveRef, agent: AgentLife) -> None:
+        self._coordinator.agents.begins_anew(ref, agent)  # before it begins: what is left of a former life goes
+        if asked.go is not None:
+            self._tell(asked, asked.go)
 
     def _begin(self, asked: Asked) -> None:
         """Declare for each rank, which may have lost its place meanwhile, but not what it has captured."""

@@ -113,3 +113,23 @@ def test_where_a_coordinator_is_may_be_told_later_but_not_by_one_that_is_fenced_
     with pytest.raises(ConflictError, match="second"):
         first.advertise(["10.0.0.9:7070"])
     assert term.look(store).addresses == ()
+
+
+def test_one_that_is_taken_over_while_it_tells_where_it_is_does_not_take_the_root_back():
+    inner, clock = bucket(), HandClock()
+
+    class Overtaken(HookedStore):
+        """Lets another coordinator take the root as soon as the object was looked at once."""
+
+        def get(self, key, **options):
+            data = self._inner.get(key, **options)
+            if not later.number:
+                later.take()
+            return data
+
+    later = Term(inner, clock, holder="later")
+    first = Term(Overtaken(inner), clock, holder="first")
+    first.take()
+    with pytest.raises(ConflictError, match="later"):
+        first.advertise(["10.0.0.1:7070"])
+    later.confirm()

@@ -1,0 +1,153 @@
+"""Agents on three hosts and a coordinator over a real bucket, as processes that are killed while they save.
+
+Afterwards the latest verifies and TensorFlow reads it, the index is the very one that one process writes for the same
+layout, and nothing is in the bucket that no checkpoint needs, neither objects nor uploads.
+`pytest -s -m campaign tests/e2e/test_agents_bucket.py` kills again and again, on both servers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+import ckptd
+from ckptd.engine.lanes.filled_shard import FilledShard
+from ckptd.engine.lanes.merge import merge
+from ckptd.engine.lanes.plan import plan
+from ckptd.format.slices import Box
+from ckptd.storage.bucket.multipart import PART_BYTES
+from ckptd.storage.memory import MemoryStore
+from tests.e2e.bucket_look import BucketLook
+from tests.e2e.killing import left_over
+from tests.e2e.saving_worker import value_of
+from tests.e2e.test_agents import HOSTS, Hosts
+from tests.fakes.ranks import Ranks
+from tests.fakes.waiting import eventually
+from tests.services.faults import Hold
+from tests.services.front import Front
+from tests.services.s3 import S3Service
+
+RUN, RANKS = "r", 6
+WAIT_S = 120.0
+SMALL = 2000
+LARGE = PART_BYTES // 8 + 300_000  # numbers a rank, two of which share a shard: it takes two parts
+ROUNDS = 40
+
+
+class BucketHosts(Hosts):
+    """The processes over a bucket, and what is seen of it by others."""
+
+    def __init__(self, base: Path, url: str, service: S3Service) -> None:
+        super().__init__(base, url)  # type: ignore[arg-type]
+        self.url = url
+        self.look = BucketLook(service, f"{url.removeprefix(f's3://{service.bucket}/')}/{RUN}")
+
+    def save(self, step: int, count: int = SMALL) -> None:
+        self.crew.save(step, count)
+        assert self.crew.answers(WAIT_S) == ["saved"] * RANKS
+
+    def awaits_only(self, *ranks: int) -> bool:
+        text = self.waiting_for()
+        return bool(text) and not any(f"rank {rank}" in text for rank in set(range(RANKS)) - set(ranks))
+
+    def written(self, step: int) -> dict[str, object]:
+        """Return when each shard of a step was made, and with which bytes."""
+        return {name: at for name, at in self.look.stamps().items() if name.startswith(f"model.ckpt-{step}.data-")}
+
+    def rubbish(self) -> list[str]:
+        kept = {prefix: self.look.index(prefix).num_shards for prefix in self.look.listed()}
+        return left_over(self.look.found(), kept) + [f"the upload of {each.name}" for each in self.look.uploads()]
+
+    def check(self, step: int) -> None:
+        tensors = self.look.tensors(f"model.ckpt-{step}")
+        assert tensors["step"][0] == step
+        for rank, part in enumerate(np.split(tensors["w"], RANKS)):
+            assert (part == value_of(step, rank)).all()
+        report = ckptd.verify(f"{self.url}/{RUN}/model.ckpt-{step}")
+        assert report.ok, report.problems
+
+
+@contextmanager
+def running(url: str, service: S3Service) -> Iterator[BucketHosts]:
+    with tempfile.TemporaryDirectory(prefix="ckptd-") as base:
+        hosts = BucketHosts(Path(base), url, service)
+        try:
+            yield hosts
+        except BaseException:
+            for log in Path(base).glob("*.log"):
+                print(f"--- {log.name}\n{log.read_text()[-4000:]}")
+            raise
+        finally:
+            hosts.end()
+
+
+def index_of_one_process(step: int, count: int) -> bytes:
+    """Return the index that one process writes of the same layout, from bytes and not from receipts."""
+    ranks = Ranks(RANKS)
+    parts = [np.full(count, value_of(step, rank), np.float32) for rank in range(RANKS)]
+    ranks.hold("w", np.concatenate(parts), {rank: Box((rank * count,), (count,)) for rank in range(RANKS)})
+    ranks.hold("step", np.array(step, np.int64), dict.fromkeys(range(RANKS)))
+    layout = plan(ranks.manifests, 1, hosts=[HOSTS[rank // 2] for rank in range(RANKS)])
+    crcs = np.zeros(len(layout.segment_size), np.uint32)
+    for shard, size in enumerate(layout.shard_sizes):
+        writer = MemoryStore().create(f"shard-{shard}", size)
+        filled = FilledShard(layout, shard, writer, now=float, on_end=lambda *_: None, on_failure=lambda _: None)
+        filled.begin()
+        ranks.fill(layout, filled.lanes.values())
+        crcs[filled.rows] = filled.crcs
+    return merge(layout, crcs)
+
+
+def read_by_tensorflow(look: BucketLook, step: int, directory: Path) -> np.ndarray:
+    """Copy a checkpoint out of the bucket, as any program copies objects, and let TensorFlow read the latest."""
+    import tensorflow
+
+    for name in (each for each in look.found() if "/" not in each):
+        (directory / name).write_bytes(look.get(name))
+    latest = tensorflow.train.latest_checkpoint(str(directory))
+    assert latest == str(directory / f"model.ckpt-{step}")
+    found: np.ndarray = tensorflow.train.load_checkpoint(latest).get_tensor("w")
+    return found
+
+
+def test_killed_between_receipts_and_index_and_in_mid_upload_nothing_is_lost_or_left_over(
+    s3_root: str, s3_service: S3Service, s3_front: Front, tmp_path: Path
+) -> None:
+    with running(s3_root, s3_service) as hosts:
+        hosts.save(1)
+        assert hosts.look.get("model.ckpt-1.index") == index_of_one_process(1, SMALL)
+
+        # The coordinator dies when a and b have given receipts, and c has not.
+        s3_front.add(Hold(), "PutObject", "model.ckpt-2.data-00002")
+        hosts.crew.save(2, SMALL)
+        before = eventually(
+            lambda: found if len(found := hosts.written(2)) == 2 else None, "the shards of a and b", within_s=WAIT_S
+        )
+        eventually(lambda: hosts.awaits_only(4, 5), hosts.waiting_for, within_s=WAIT_S)
+        hosts.kill("coordinator")
+        s3_front.remove_rules()
+        hosts.start("coordinator")
+        assert hosts.crew.answers(WAIT_S) == ["saved"] * RANKS
+        assert before.items() <= hosts.written(2).items(), "what is sealed is not written again"
+        assert hosts.look.get("model.ckpt-2.index") == index_of_one_process(2, SMALL)
+
+        # The agent on c dies in mid-upload: one part is there.
+        s3_front.forget()
+        s3_front.add(Hold(), "UploadPart", "model.ckpt-3.data-00002", skip=1)
+        hosts.crew.save(3, LARGE)
+        s3_front.wait_for(1, "UploadPart", "model.ckpt-3.data-00002", timeout_s=WAIT_S)
+        assert [each.num_parts for each in hosts.look.uploads() if "data-00002" in each.name] == [1]
+        hosts.kill("c")
+        s3_front.remove_rules()
+        hosts.start("c")
+        assert hosts.crew.answers(WAIT_S) == ["saved"] * RANKS
+        for step in (1, 2, 3):
+            hosts.check(step)
+        eventually(lambda: not hosts.rubbish(), hosts.rubbish, within_s=WAIT_S)
+        w = read_by_tensorflow(hosts.look, 3, tmp_path)
+        for rank in range(RANKS):
+            assert (w[rank * LARGE : (rank + 1) * LARGE] == value_of(3, rank)).all()
