@@ -72,7 +72,7 @@ class Hosts:
         """Bring a save to where the agents on a and b have given receipts, and that on c is paused before it writes."""
         self.crew.save(step, COUNT, range(1, 6))
         # The agent on a waits for rank 0, so its ranks have not declared; all others have.
-        eventually(lambda: "0-1" in self.waiting_for() or "0 and 1" in self.waiting_for(), "b and c", within_s=WAIT_S)
+        eventually(lambda: "ranks 0-1 of 6 to declare" in self.waiting_for(), self.waiting_for, within_s=WAIT_S)
         self.processes["c"].send_signal(signal.SIGSTOP)
         self.crew.save(step, COUNT, [0])
         shards = [self.root / f"r/model.ckpt-{step}.data-0000{shard}-of-00003" for shard in (0, 1)]
