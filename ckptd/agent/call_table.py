@@ -38,9 +38,14 @@ class CallTable:
         """Return the call under way that was declared by this request."""
         return next((call for call in self.live if call.request_id == request_id), None)
 
+    def of_checkpoint(self, run: str, prefix: str) -> list[HostCall]:
+        """Return the calls under way that save a checkpoint, but those that were given up."""
+        return [c for c in self.live if c.run == run and c.first.prefix == prefix and not c.is_given_up]
+
     def of_save(self, save: SaveRef) -> HostCall | None:
-        """Return the call that a save is of, under way or ended."""
-        return next((call for call in self.of_id(save.save_id) if call.run == save.run), None)
+        """Return the call by which a rank takes part in a save, or another of its host; under way or ended."""
+        ours = [call for call in self.of_id(save.save_id) if call.run == save.run]
+        return next((call for call in ours if save.rank in call.claims), next(iter(ours), None))
 
     def of_id(self, save_id: str) -> Iterator[HostCall]:
         """Yield the calls that are one save, under way or ended."""

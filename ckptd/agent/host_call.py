@@ -1,9 +1,9 @@
-"""One call of `save` of all ranks of a host: what they declared, the shard that is filled from it, and how it ended."""
+"""What ranks of a host declared together: a part of one save, the shard that is filled from it, and how it ended."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +12,7 @@ from ckptd.engine.hosts.messages import Go, HostDeclaration, RankPart
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.lanes.lane_writer import LaneWriter
+from ckptd.engine.lanes.shard import Debt
 from ckptd.engine.lanes.standstill import Standstill
 from ckptd.engine.layout import Assignment, Lane, LaneTransport
 from ckptd.engine.saves.answers import settled_by_engine
@@ -30,12 +31,15 @@ class Place:
     options: RunOptions
     epoch: int
     lost_at: float | None = None
-    has_declared: bool = False  # to this life of the agent
 
 
 @dataclass(eq=False, slots=True)
 class HostCall:
-    """See the module. The agent's lock guards it."""
+    """See the module. The agent's lock guards it.
+
+    Ranks that declare about the same time are one call; those of the host that come later are another, of the same save
+    and, once that is planned, of the same shard.
+    """
 
     run: str
     first: Declaration
@@ -43,7 +47,8 @@ class HostCall:
     claims: dict[int, Claim] = field(default_factory=dict)
     declarations: dict[int, Declaration] = field(default_factory=dict)
     places: dict[int, Place] = field(default_factory=dict)
-    request_id: str = ""  # once all ranks of the host have declared
+    request_id: str = ""  # once it is declared; then no rank is added
+    is_given_up: bool = False  # what is left is to hear its end
     go: Go | None = None
     shard: FilledShard | None = None
     error: CkptdError | None = None
@@ -74,7 +79,7 @@ class HostCall:
         return sum(debt.owed_bytes for debt in self.shard.debts().values())
 
     def declared(self) -> HostDeclaration:
-        """Return what the host declares, once all of its ranks have. It has the same id in every life of the agent."""
+        """Return what is declared for these ranks. The same calls of `save` of the same ranks have the same id."""
         ranks = sorted(self.claims)
         words = hashlib.sha256(b"ckptd host call 1\0")
         manifests = hashlib.sha256()
@@ -166,29 +171,27 @@ class HostCall:
             self.outcome.set_result(how)
         self.shard = None
 
-    def missing(self, members: Iterable[int]) -> list[int]:
-        """Return which of the host's ranks have not declared it."""
-        return sorted(rank for rank in members if rank not in self.claims)
-
     def dead_ranks(self) -> list[int]:
         """Return the ranks that are gone and without which it cannot go on."""
         if self.shard is None and self.go is not None:
             return []
-        owing = self.claims if self.shard is None else [r for r, debt in self.shard.debts().items() if debt.owed_bytes]
+        owing = self.claims if self.shard is None else [rank for rank, debt in self.debts().items() if debt.owed_bytes]
         return [rank for rank in owing if self.places[rank].lost_at is not None and not self.claims[rank].is_safe]
 
+    def debts(self) -> dict[int, Debt]:
+        """Return what its ranks owe to the shard."""
+        debts = {} if self.shard is None else self.shard.debts()
+        return {rank: debt for rank, debt in debts.items() if rank in self.claims}
 
-def why_over(call: HostCall, members: Iterable[int], host: str, settings: Settings, now: float) -> str | None:
-    """Return why a call has to end now, None if it may go on. `members` are the host's ranks."""
+
+def why_over(call: HostCall, host: str, settings: Settings, now: float) -> str | None:
+    """Return why a call has to end now, None if it may go on."""
     gone = [rank for rank in call.dead_ranks() if now - (call.places[rank].lost_at or now) > settings.lease_s]
     if gone:
         return f"{describe_ranks(gone)} of {host} {'is' if len(gone) == 1 else 'are'} gone"
-    if not call.request_id and now - call.began_at > settings.declare_timeout_s:
-        missing = describe_ranks(call.missing(members))
-        return f"{missing} of {host} did not declare within {describe_seconds(now - call.began_at)}"
     if now - call.began_at > call.first.timeout_s:
         return f"it was not done within {call.first.timeout_s:g} s"
-    for rank, debt in ({} if call.shard is None else call.shard.debts()).items():
+    for rank, debt in call.debts().items():
         if debt.owed_bytes and debt.at_store_s is None and debt.idle_s > settings.stall_timeout_s:
             return f"rank {rank} of {host} sent nothing for {describe_seconds(debt.idle_s)}; it owes {debt}"
     return None

@@ -1,6 +1,7 @@
-"""The calls of `save` of a host's ranks: collected, declared to the coordinator, and answered.
+"""The calls of `save` of a host's ranks: declared to the coordinator as they come, and answered.
 
-What follows, the machine says, and `ckptd.agent.writing` carries it out.
+Ranks that declare within moments are declared together; none waits for another of its host. What follows, the machine
+says, and `ckptd.agent.writing` carries it out.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+from dataclasses import replace
 
 from ckptd.agent.host_call import HostCall, why_over
 from ckptd.agent.machine import AgentMachine
 from ckptd.agent.placing import Seats, new_life
-from ckptd.agent.relays import published
+from ckptd.agent.relays import published, withdraw
 from ckptd.agent.saves_here import SavesHere
 from ckptd.agent.writing import Writing
 from ckptd.engine.checkpoint import Checkpoint
@@ -29,14 +31,14 @@ from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.engine.saves.readers import Readers
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.settings import Settings
-from ckptd.errors import ConflictError, InvalidRequestError, NotFoundError
+from ckptd.errors import ConflictError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
 from ckptd.wire.v1 import common_pb2
 
 _log = logging.getLogger("ckptd.agent")
 
-_JOINING_S = 5.0  # so long others of the host may take to join after the first has declared
+_TOGETHER_S = 0.02  # ranks that declare within this time are declared together
 
 
 class HostCalls:
@@ -70,7 +72,7 @@ class HostCalls:
         )
         self._lock, self._calls = self._writing.lock, self._writing.calls
         self.link, self.workers = self._writing.link, self._writing.workers
-        self.seats = Seats(self.link, host, peer, clock.boot_s, settings.lease_s)
+        self.seats = Seats(self.link, host)
         self.readers = Readers()
         self._is_closed = False
 
@@ -107,10 +109,11 @@ class HostCalls:
         now = self.clock.boot_s()
         with self._lock:
             for call in list(self._calls.live):
-                if reason := why_over(call, self.seats.awaited(call.run), self.host, self.settings, now):
+                if not call.is_given_up and (reason := why_over(call, self.host, self.settings, now)):
                     self._writing.fail(call, reason)
                 elif not call.request_id:
-                    self._declare_if_all_have(call)  # some may have gone, or not come back
+                    if now - call.began_at >= _TOGETHER_S:
+                        self._writing.declare(call)
                 elif call.go is not None:
                     self._machine.progress(call.go.save, call.owed_bytes)
             self._machine.members = self.seats.ranks()
@@ -149,36 +152,24 @@ class HostCalls:
                 planned: Future[Assignment] = settled_by_engine()
                 call.claims[save.rank] = Claim.of(declaration, manifest, capture, planned)
                 call.declarations[save.rank], call.places[save.rank] = declaration, place
-                self._declare_if_all_have(call)
+                if not self._may_others_come(call):
+                    self._writing.declare(call)
                 return planned
 
         return answered(answer)
 
-    def _declare_if_all_have(self, call: HostCall) -> None:
-        if call.request_id or call.missing(self.seats.awaited(call.run)):
-            return
-        if not self.seats.are_all_here(call.run) and self.clock.boot_s() - call.began_at < _JOINING_S:
-            self.workers.submit(self.seats.ask_again, call.run)
-            return
-        said = call.declared()
-        # What a rank declares here first it may have declared to a former life of this agent.
-        is_retry = not all(call.places[rank].has_declared for rank in said.ranks)
-        for each in call.places.values():
-            each.has_declared = True
-        self._writing.do(self._machine.declare(said, self.clock.boot_s(), is_retry=is_retry))
+    def _may_others_come(self, call: HostCall) -> bool:
+        """Whether ranks of the host have not declared the save that a call is of."""
+        declared = {rank for each in self._calls.of_checkpoint(call.run, call.first.prefix) for rank in each.claims}
+        return any(rank not in declared for rank in self.seats.of(call.run))
 
     def _call_for(self, declaration: Declaration) -> HostCall:
         save = declaration.save
-        for call in self._calls.live:
-            if call.run == save.run and call.first.prefix == declaration.prefix:
-                if call.request_id or save.rank in call.claims:
-                    raise ConflictError(f"rank {save.rank} is already saving {save}")
-                if call.first.said_alike != declaration.said_alike:
-                    raise InvalidRequestError(
-                        f"rank {save.rank} disagrees with rank {call.first.save.rank} about {save}",
-                        expected=call.first.said_alike,
-                        actual=declaration.said_alike,
-                    )
+        alike = self._calls.of_checkpoint(save.run, declaration.prefix)
+        if any(save.rank in call.claims for call in alike):
+            raise ConflictError(f"rank {save.rank} is already saving {save}")
+        for call in alike:
+            if not call.request_id and call.first.said_alike == declaration.said_alike:
                 return call
         call = HostCall(save.run, declaration, self.clock.boot_s())
         self._calls.begin(call)
@@ -238,7 +229,7 @@ class HostCalls:
         """See `Engine`."""
         with self._lock:
             calls = [call for call in self._calls.live if call.run == run]
-        return SavesHere(calls, self._machine, self.clock, self._lock, lambda: self.seats.awaited(run))
+        return SavesHere(calls, self._machine, self.clock, self._lock, lambda: self.seats.of(run))
 
     def attending(self) -> AttendingView:
         """See `Engine`."""
@@ -250,11 +241,16 @@ class HostCalls:
         with self._lock:
             call = self._calls.of_save(save)
             if call is not None:
-                self._writing.fail(call, f"rank {save.rank} gave up: {reason}")
+                self._writing.fail(call, reason, save.rank)
 
     def withdraw(self, save: SaveRef, request_id: str, reason: str, name: str) -> None:
-        """See `Engine`."""
+        """See `Engine`: what was not declared here the coordinator is told, as others may wait for it."""
         with self._lock:
             call = self._calls.declared_by(save, request_id)
-            if call is not None and not call.is_over:
-                self._writing.fail(call, f"rank {save.rank} gave up: {reason}")
+            if call is not None:
+                if not call.is_over:
+                    self._writing.fail(call, reason, save.rank)
+                return
+        self.seats.check(save.run, save.rank, save.incarnation, save.epoch)
+        relayed = replace(save, epoch=self.seats.epoch(save.run))
+        self.workers.submit(withdraw, self.link, relayed, request_id, reason, name)

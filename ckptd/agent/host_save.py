@@ -47,6 +47,7 @@ class HostSave:
         receipts: once it is sealed.
         sealed: the receipts of earlier attempts, by save: a later coordinator may go on with one of them.
         failure: why it will not come, once that is so.
+        failed_rank: the rank that gave it up; None if that was not a rank.
         since_term: in which term a coordinator was told of it first, 0 if that may have been before this life; None if
             it was told to none.
         told_at: when the coordinator was last told of it by itself; None if it never was.
@@ -61,6 +62,7 @@ class HostSave:
     receipts: tuple[Receipt, ...] | None = None
     sealed: dict[str, tuple[Receipt, ...]] = field(default_factory=dict)
     failure: str = ""
+    failed_rank: int | None = None
     since_term: int | None = None
     told_at: float | None = None
     outcome: HostOutcome | None = None
@@ -69,6 +71,11 @@ class HostSave:
     def save(self) -> str:
         """The id that the coordinator gave it, "" before that."""
         return "" if self.go is None else self.go.save
+
+    @property
+    def all_saves(self) -> set[str]:
+        """The ids of all attempts at it that wrote something."""
+        return {self.save, *self.sealed} - {""}
 
     def told_in(self, term: int) -> HostDeclaration:
         """Return the declaration as it is told in this term."""

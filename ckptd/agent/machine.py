@@ -1,7 +1,8 @@
 """The agent of one host as a state machine: attend, declare, go, fill, seal, receipt, ended. Pure; time is passed in.
 
 What happens comes in by the methods, and each returns the work that it calls for, in order. Any message may be lost,
-repeated or late: each is repeated until it is answered, and what is repeated changes nothing. A coordinator of a lower
+repeated or late: each is repeated until it is answered, and what is repeated changes nothing. Ranks that declare apart
+are several requests; those that turn out to be one save are one shard, sealed by one receipt. A coordinator of a lower
 term than the highest that was seen is not listened to. After a break, and to every new term, the agent says again what
 its ranks declared and what it has sealed; what is sealed is never written again.
 
@@ -61,6 +62,7 @@ class Fill:
     """Write this host's shard; then `filled`, `found_taken` or `fill_failed`.
 
     With `may_be_begun` a former life of this agent may have left a part of it.
+    If it is written already for another request, what this one declared takes part in that.
     """
 
     go: Go
@@ -120,6 +122,7 @@ class AgentMachine:
     _saves: dict[str, HostSave] = field(default_factory=dict)  # by request
     _ended: OrderedDict[str, HostSave] = field(default_factory=OrderedDict)
     _to_acknowledge: dict[str, str] = field(default_factory=dict)  # saves whose writers are being ended: the request
+    _over: OrderedDict[str, int] = field(default_factory=OrderedDict)  # saves that have ended: in which term
     _heard_at: float | None = None
     _spoke_at: float | None = None
     _told_reading: frozenset[str] = frozenset()
@@ -144,29 +147,28 @@ class AgentMachine:
         self._saves[request_id] = HostSave(declaration, now - waited_s, since_term=0 if is_retry else None)
         return self._tell_of(self._saves[request_id], now)
 
-    def give_up(self, request_id: str, reason: str, now: float) -> list[Effect]:
-        """A rank is gone before all was captured, or gave up: this host's part will not come."""
+    def give_up(self, request_id: str, reason: str, now: float, rank: int | None = None) -> list[Effect]:
+        """This host's part will not come: a rank is gone before all was captured, or `rank` gave up."""
         save = self._saves.get(request_id)
         if save is None or save.phase in (PartPhase.SEALED, PartPhase.FAILED):
             return []
         stop: list[Effect] = [Stop(save.save)] if save.phase is PartPhase.FILLING else []
-        return stop + self._fail(save, reason, now)
+        return stop + self._fail(save, reason, now, rank)
 
     # The writers
 
     def progress(self, save_id: str, owed_bytes: int) -> None:
         """Note how much of a shard is still to be written."""
-        save = self._filling(save_id)
-        if save is not None:
+        for save in self._filling(save_id):
             save.owed_bytes = owed_bytes
 
     def filled(self, receipt: Receipt, now: float) -> list[Effect]:
         """A shard is durable."""
-        save = self._filling(receipt.save)
-        if save is None:
-            return []
-        save.phase, save.receipts, save.owed_bytes = PartPhase.SEALED, (receipt,), 0
-        return self._tell_of(save, now)
+        effects: list[Effect] = []
+        for save in self._filling(receipt.save):
+            save.phase, save.receipts, save.owed_bytes = PartPhase.SEALED, (receipt,), 0
+            effects += self._tell_of(save, now)
+        return effects
 
     def found_taken(self, own: Receipt, found: Receipt | None, now: float) -> list[Effect]:
         """The key of a shard was taken. `found` is what is there, if it could be read; `own` what was to be written.
@@ -181,8 +183,7 @@ class AgentMachine:
 
     def fill_failed(self, save_id: str, reason: str, now: float) -> list[Effect]:
         """A shard could not be written."""
-        save = self._filling(save_id)
-        return [] if save is None else self._fail(save, reason, now)
+        return [work for save in self._filling(save_id) for work in self._fail(save, reason, now)]
 
     def stopped(self, save_id: str) -> list[Effect]:
         """The writers of a save have ended: nothing of this agent's can come to its keys any more."""
@@ -190,14 +191,18 @@ class AgentMachine:
         return [] if request_id is None else self._say(self._end_seen(save_id, request_id))
 
     def _end_seen(self, save_id: str, request_id: str) -> EndSeen:
-        save = self._ended.get(request_id)
-        is_sole = save is not None and save.since_term != 0
+        known = [*self._saves.values(), *self._ended.values()]
+        ours = [each for each in known if save_id in each.all_saves or each is self._ended.get(request_id)]
+        is_sole = bool(ours) and all(each.since_term != 0 for each in ours)
         return EndSeen(self.life, self.highest_term, save_id, request_id, is_sole)
 
-    def _filling(self, save_id: str) -> HostSave | None:
-        found = (each for each in self._saves.values() if each.save == save_id)
-        save = next(found, None)
-        return save if save is not None and save.phase is PartPhase.FILLING else None
+    def _filling(self, save_id: str) -> list[HostSave]:
+        return [each for each in self._saves.values() if each.save == save_id and each.phase is PartPhase.FILLING]
+
+    def is_sealed(self, request_id: str) -> bool:
+        """Whether nothing is owed to the save of a request any more."""
+        save = self._saves.get(request_id)
+        return save is not None and save.phase is PartPhase.SEALED
 
     # The coordinator
 
@@ -239,7 +244,7 @@ class AgentMachine:
 
     def _go(self, go: Go, now: float) -> list[Effect]:
         save = self._saves.get(go.request_id)
-        if save is None:
+        if save is None or self._over.get(go.save, -1) >= go.term:
             return []
         if save.save == go.save:
             # It is repeated, or comes from a later term: what is sealed is told again, and never written again.
@@ -251,12 +256,19 @@ class AgentMachine:
             effects = [Stop(save.save)]  # a later coordinator begins anew, under other keys
             if save.receipts is not None:
                 save.sealed[save.save] = save.receipts
-        save.go, save.receipts = go, () if go.shard is None else save.sealed.get(go.save)
+        save.go, save.receipts = go, () if go.shard is None else self._receipts_of(go.save)
         if save.receipts is not None:
             save.phase = PartPhase.SEALED
             return effects + self._tell_of(save, now)
         save.phase, save.owed_bytes = PartPhase.FILLING, go.size_bytes
         return [*effects, Fill(go, save.declaration, save.since_term == 0)]
+
+    def _receipts_of(self, save_id: str) -> tuple[Receipt, ...] | None:
+        """Return the receipts of a save that is sealed already, for whichever request."""
+        for each in self._saves.values():
+            if (found := each.receipts if each.save == save_id else each.sealed.get(save_id)) is not None:
+                return found
+        return None
 
     def _end(self, ended: SaveEnded) -> list[Effect]:
         effects: list[Effect] = []
@@ -268,6 +280,9 @@ class AgentMachine:
                 effects.append(Stop(save.save))
             self._forget(save, outcome)
         if ended.save:
+            self._over[ended.save] = ended.term
+            if len(self._over) > _MOST_ENDED:
+                self._over.popitem(last=False)
             self._to_acknowledge[ended.save] = ended.request_id
             return [*effects, Stop(ended.save)]
         return [*effects, *self._say(self._end_seen("", ended.request_id))]
@@ -355,7 +370,7 @@ class AgentMachine:
 
     def _beat(self) -> Beat:
         filling = (each for each in self._saves.values() if each.phase is PartPhase.FILLING)
-        owed = tuple((each.save, each.owed_bytes) for each in filling)
+        owed = tuple({each.save: each.owed_bytes for each in filling}.items())
         return Beat(self.life, self.highest_term, owed, tuple(sorted(self.reading)[:MOST_READ]))
 
     def _tell_of(self, save: HostSave, now: float) -> list[Effect]:
@@ -369,11 +384,12 @@ class AgentMachine:
         if save.phase is PartPhase.DECLARED:
             return self._say(DeclareHost(self.life, self.highest_term, save.told_in(self.highest_term)))
         if save.phase is PartPhase.FAILED:
-            return self._say(PartFailed(self.life, self.highest_term, request_id, save.save, save.failure))
+            failed = PartFailed(self.life, self.highest_term, request_id, save.save, save.failure, save.failed_rank)
+            return self._say(failed)
         return []
 
-    def _fail(self, save: HostSave, reason: str, now: float) -> list[Effect]:
-        save.phase, save.failure = PartPhase.FAILED, reason
+    def _fail(self, save: HostSave, reason: str, now: float, rank: int | None = None) -> list[Effect]:
+        save.phase, save.failure, save.failed_rank = PartPhase.FAILED, reason, rank
         return self._tell_of(save, now)
 
     def _say(self, message: FromAgent) -> list[Effect]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from ckptd.agent.host_call import Place
@@ -24,17 +22,12 @@ _log = logging.getLogger("ckptd.agent")
 class Seats:
     """See the module. Thread-safe. The epoch that a rank was told stays, whatever life of a coordinator there is."""
 
-    def __init__(
-        self, link: AgentLink, host: str, peer: common_pb2.Peer, now: Callable[[], float], lease_s: float
-    ) -> None:
-        """Begin without ranks. `lease_s`: how long those of a former life are waited for; by the clock `now`."""
-        self._now, self._lease_s = now, lease_s
-        self._link, self._host, self._peer = link, host, peer
+    def __init__(self, link: AgentLink, host: str) -> None:
+        """Begin without ranks."""
+        self._link, self._host = link, host
         self._lock = threading.Lock()
         self._places: dict[tuple[str, int], Place] = {}
-        self._expected: dict[str, set[int]] = {}  # by run: ranks of a former life of this agent, which will come back
-        self._are_all_here: dict[str, bool] = {}  # by run, as the coordinator said last
-        self._born_at = now()
+        self._epochs: dict[str, int] = {}  # by run, as the coordinator said last
 
     def join(self, run: str, member: Member, options: RunOptions) -> int:
         """Get a rank its place from the coordinator; return the epoch."""
@@ -52,9 +45,13 @@ class Seats:
         request = agent_pb2.PlaceRequest(join=join, host=self._host)
         reply = self._link.call(lambda stubs, s: stubs.agent.Place(request, timeout=s))
         with self._lock:
-            self._expected.setdefault(run, set()).update(reply.ranks)
-            self._are_all_here[run] = bool(reply.all_here)
+            self._epochs[run] = int(reply.epoch)
         return int(reply.epoch)
+
+    def epoch(self, run: str) -> int:
+        """Return the epoch of a run at the coordinator; 0 if it has told none."""
+        with self._lock:
+            return self._epochs.get(run, 0)
 
     def join_again(self) -> None:
         """Give each connected rank its place at another life of the coordinator."""
@@ -78,29 +75,6 @@ class Seats:
         """Return the places of a run whose processes are connected."""
         with self._lock:
             return {rank: each for (name, rank), each in self._places.items() if name == run and each.lost_at is None}
-
-    def are_all_here(self, run: str) -> bool:
-        """Whether all ranks of a job have joined somewhere: then it is known which are on this host."""
-        with self._lock:
-            return self._are_all_here.get(run, False)
-
-    def ask_again(self, run: str) -> None:
-        """Ask the coordinator again whether all ranks of a job have joined."""
-        place = next(iter(self.of(run).values()), None)
-        if place is not None:
-            with suppress(CkptdError):
-                self._placed(run, place.member, place.options)
-
-    def awaited(self, run: str) -> set[int]:
-        """Return the ranks of a run that save together here: those connected, and those that may be on their way back.
-
-        That are the ones that a former life of this agent had, for a lease.
-        """
-        here = set(self.of(run))
-        if self._now() - self._born_at > self._lease_s:
-            return here
-        with self._lock:
-            return here | self._expected.get(run, set())
 
     def ranks(self) -> set[int]:
         """Return the ranks that are connected."""
@@ -127,8 +101,6 @@ class Seats:
             place = self._places.get((run, member.rank))
             if place is None or place.member.incarnation != member.incarnation:
                 return None
-            self._expected.get(run, set()).discard(member.rank)
-            self._are_all_here[run] = False
             return self._places.pop((run, member.rank))
 
     def depart(self, run: str, member: Member, epoch: int, for_good: bool) -> None:

@@ -168,6 +168,16 @@ def published(link: AgentLink, save: SaveRef) -> Checkpoint | None:
     return convert.checkpoint_from_wire(reply.checkpoint) if reply.HasField("checkpoint") else None
 
 
+def withdraw(link: AgentLink, save: SaveRef, request_id: str, reason: str, name: str) -> None:
+    """Tell the coordinator that a rank gave up what it has not declared, so that the others need not wait for it."""
+    told = convert.save_to_wire(save)
+    request = save_pb2.AbortRequest(save=told, reason=reason, request_id=request_id, checkpoint_name=name)
+    try:
+        link.call(lambda stubs, s: stubs.save.Abort(request, timeout=s))
+    except CkptdError as error:
+        _log.info("the coordinator was not told that rank %d gave %s up: %s", save.rank, save, error)
+
+
 def watch(link: AgentLink, run: str, peer: common_pb2.Peer, on_published: OnPublished) -> Callable[[], None]:
     """Call `on_published` for each checkpoint from now on; return what ends that."""
     over = threading.Event()

@@ -26,14 +26,14 @@ class SavesHere:
         machine: of the agent.
         clock: the time.
         lock: guards both.
-        awaited: returns the ranks of the run that save together on this host.
+        connected: returns the ranks of the run that are connected on this host.
     """
 
     calls: Sequence[HostCall]
     machine: AgentMachine
     clock: Clock
     lock: threading.RLock
-    awaited: Callable[[], Iterable[int]]
+    connected: Callable[[], Iterable[int]]
 
     def is_under_way(self, declaration: Declaration) -> bool:
         """See `LiveSaves`."""
@@ -61,14 +61,21 @@ class SavesHere:
             return [what for call in ours for what in self._waits(call)]
 
     def _waits(self, call: HostCall) -> list[str]:
-        if call.request_id:
-            owed = {} if call.shard is None else call.shard.debts()
-            sending = [f"rank {rank}: {debt}" for rank, debt in sorted(owed.items()) if debt.owed_bytes]
-            return sending or self.machine.waits_of(call.request_id, self.clock.boot_s())
-        missing = call.missing(self.awaited())
-        if missing:
+        owed = call.debts()
+        sending = [f"rank {rank}: {debt}" for rank, debt in sorted(owed.items()) if debt.owed_bytes]
+        if sending:
+            return sending
+        if missing := self._missing(call):
             return [f"{describe_ranks(missing)}, on {self.machine.life.host}, to declare"]
-        return ["ranks of other hosts, which have not joined yet"]
+        return self.machine.waits_of(call.request_id, self.clock.boot_s())
+
+    def _missing(self, call: HostCall) -> list[int]:
+        """Return the ranks of this host that have not declared the save that a call is a part of."""
+        if call.go is not None:
+            return []
+        alike = (each for each in self.calls if each.first.prefix == call.first.prefix)
+        declared = {rank for each in alike for rank in each.claims}
+        return sorted(set(self.connected()) - declared)
 
     def unattended(self) -> list[Future[Checkpoint]]:
         """See `LiveSaves`: those whose ranks have gone, and which go on."""
@@ -90,6 +97,6 @@ class SavesHere:
             size_bytes - call.owed_bytes,
             self.clock.boot_s() - call.began_at,
             tuple(self._waits(call)),
-            tuple(sorted(needed.union([] if call.request_id else call.missing(self.awaited())))),
+            tuple(sorted(needed.union(self._missing(call)))),
             frozenset(claim.transport for claim in call.claims.values()),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from ckptd.agent.call_table import CallTable
 from ckptd.agent.filling import fill, remove_begun, sums_there
@@ -18,10 +19,19 @@ from ckptd.engine.hosts.messages import FromCoordinator, Go, Replaced, SaveEnded
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.engine_threads import EngineThreads
-from ckptd.errors import CkptdError, SessionAbortedError
+from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
 from ckptd.storage.base import Store
 
 _log = logging.getLogger("ckptd.agent")
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A shard that is filled, for one or several calls of ranks of the host."""
+
+    shard: FilledShard | None = None  # until it is created
+    waiting: list[Go] = field(default_factory=list)  # for that
+    is_sealing: bool = False
 
 
 class Writing:
@@ -63,6 +73,7 @@ class Writing:
             store, coordinator, find_manifest=find_manifest, on_message=self._heard, on_broken=self.attend_anew
         )
         self._store, self._clock, self._on_attached = store, clock, on_attached
+        self._parts: dict[str, _Part] = {}  # by save
 
     # Effects. The lock is held, but in what runs on workers.
 
@@ -75,7 +86,7 @@ class Writing:
                 case Send(message=message):
                     self.link.say(message)
                 case Fill(go=go, may_be_begun=may_be_begun):
-                    self.workers.submit(self._fill, go, may_be_begun)
+                    self._fill(go, may_be_begun)
                 case Stop(save=save):
                     self.workers.submit(self._stop, save)
                 case Tell(request_id=request_id, outcome=outcome):
@@ -89,8 +100,8 @@ class Writing:
             if is_current and isinstance(message, SaveEnded):
                 self._note_end(message)
             self.do(machine.hear(message, self._clock.boot_s()))
-            if is_current and isinstance(message, Go) and message.shard is None:
-                self._begin(message)
+            if is_current and isinstance(message, Go) and machine.is_sealed(message.request_id):
+                self._begin(message)  # nothing is owed, but its ranks wait for an answer
             if isinstance(message, Replaced):
                 host = machine.life.host
                 _log.error("another life of the agent of %s has taken over; this one does nothing any more", host)
@@ -103,52 +114,83 @@ class Writing:
         with self.lock:
             self.machine.attend_anew(addresses)
 
+    def declare(self, call: HostCall) -> None:
+        """Declare a call; no rank is added to it any more."""
+        is_retry = any(each.is_repeated for each in call.declarations.values())
+        self.do(self.machine.declare(call.declared(), self._clock.boot_s(), is_retry=is_retry))
+
+    # A shard. The lock is held where it says so.
+
     def _begin(self, go: Go, shard: FilledShard | None = None) -> HostCall | None:
+        """Answer the ranks of a call, with the lock held."""
         call = self.calls.of_request(go.request_id)
-        if call is None:
+        if call is None or call.go is go:
             return None
         call.go, call.shard = go, shard
         call.answer()
         return call
 
     def _fill(self, go: Go, may_be_begun: bool) -> None:
-        def failed(error: CkptdError) -> None:
-            self._fill_failed(go, str(error))
+        """Begin a shard, or take part in the one that is begun; with the lock held."""
+        part = self._parts.get(go.save)
+        if part is None:
+            self._parts[go.save] = part = _Part(waiting=[go])
+            self.workers.submit(self._create, go, part, may_be_begun)
+        elif part.shard is None:
+            part.waiting.append(go)
+        else:
+            self._take_part(go, part.shard)
 
+    def _create(self, go: Go, part: _Part, may_be_begun: bool) -> None:
         try:
             if may_be_begun:
                 remove_begun(self._store, go)
-            shard = fill(self._store, go, self._clock, on_end=lambda: self._ended_lane(go), on_failure=failed)
+            shard = fill(
+                self._store,
+                go,
+                self._clock,
+                on_end=lambda: self._ended_lane(go, part),
+                on_failure=lambda error: self._fill_failed(go, str(error)),
+            )
         except CkptdError as error:
-            self._fill_failed(go, str(error))
+            with self.lock:
+                self._parts.pop(go.save, None)
+                self._fill_failed(go, str(error))
             return
         with self.lock:
-            is_new = (call := self.calls.of_request(go.request_id)) is not None and call.go is None
-            call = self._begin(go, shard)
-            if call is None:
+            if self._parts.get(go.save) is not part:  # the save has ended meanwhile
                 self.workers.submit(shard.abort)
                 return
-            if not is_new and any(claim.capture is None for claim in call.claims.values()):
-                self._fill_failed(go, "it was planned anew, and ranks had sent")
-                return
-            call.feed(self._feeders.submit)
+            part.shard, waiting, part.waiting = shard, part.waiting, []
+            for each in waiting:
+                self._take_part(each, shard)
         if not shard.lanes:
-            self._ended_lane(go)
+            self._ended_lane(go, part)
+
+    def _take_part(self, go: Go, shard: FilledShard) -> None:
+        """Fill what the ranks of a call owe to a shard, with the lock held."""
+        former = None if (call := self.calls.of_request(go.request_id)) is None else call.go
+        call = self._begin(go, shard)
+        if call is None:
+            return
+        if former is not None and any(claim.capture is None for claim in call.claims.values()):
+            self._fill_failed(go, "it was planned anew, and ranks had sent")
+            return
+        call.feed(self._feeders.submit)
 
     def _fill_failed(self, go: Go, reason: str) -> None:
         with self.lock:
             self.do(self.machine.fill_failed(go.save, reason, self._clock.boot_s()))
 
-    def _ended_lane(self, go: Go) -> None:
+    def _ended_lane(self, go: Go, part: _Part) -> None:
         with self.lock:
-            call = self.calls.of_request(go.request_id)
-            shard = None if call is None or call.go is not go else call.shard
-        if shard is not None and not any(debt.owed_bytes for debt in shard.debts().values()):
-            self.workers.submit(self._seal, go, shard)
+            shard = part.shard
+            if shard is None or part.is_sealing or not all(lane.ended for lane in shard.lanes.values()):
+                return
+            part.is_sealing = True
+        self.workers.submit(self._seal, go, shard)
 
     def _seal(self, go: Go, shard: FilledShard) -> None:
-        if not all(lane.ended for lane in shard.lanes.values()):
-            return
         try:
             receipt = sums_there(self._store, go, self.machine.life, shard)
         except CkptdError as error:
@@ -163,22 +205,21 @@ class Writing:
 
     def _stop(self, save: str) -> None:
         with self.lock:
-            calls = list(self.calls.of_id(save))
-        for call in calls:
-            if (shard := call.shard) is not None:
-                shard.close(SessionAbortedError("the save is over"))
-                shard.abort()
+            part = self._parts.pop(save, None)
+        if part is not None and part.shard is not None:
+            part.shard.close(SessionAbortedError("the save is over"))
+            part.shard.abort()
         with self.lock:
             self.do(self.machine.stopped(save))
 
     # Ends. The lock is held.
 
-    def fail(self, call: HostCall, reason: str) -> None:
-        """End a call; what was declared of it, the coordinator ends."""
-        if call.request_id:
-            self.do(self.machine.give_up(call.request_id, reason, self._clock.boot_s()))
-        else:
-            self._end(call, SessionAbortedError(f"{call.first.save} was aborted: {reason}"))
+    def fail(self, call: HostCall, reason: str, rank: int | None = None) -> None:
+        """Give a call up, or let `rank` do so: the coordinator ends it, on all hosts, and is told if it was not yet."""
+        if not call.request_id:
+            self.declare(call)
+        call.is_given_up = True
+        self.do(self.machine.give_up(call.request_id, reason, self._clock.boot_s(), rank))
 
     def _note_end(self, message: SaveEnded) -> None:
         call = self.calls.of_request(message.request_id)
@@ -189,12 +230,15 @@ class Writing:
     def _told(self, request_id: str, outcome: HostOutcome) -> None:
         call = self.calls.of_request(request_id)
         if call is not None:
-            self._end(call, SessionAbortedError(f"{call.first.save} was aborted: {outcome.reason or 'it is over'}"))
+            why = outcome.reason or "it is over"
+            if outcome.is_known:
+                self._end(call, SessionAbortedError(f"{call.first.save} was aborted: {why}"))
+            else:
+                self._end(call, UnavailableError(f"cannot tell whether {call.first.save} was saved: {why}"))
 
     def _end(self, call: HostCall, how: Checkpoint | CkptdError) -> None:
         shard = call.shard
         call.end(how)
         if shard is not None and isinstance(how, CkptdError):
-            shard.close(how)
-            self.workers.submit(shard.abort)
+            shard.close(how)  # what is written of it goes when the machine stops the save
         self.calls.end(call)

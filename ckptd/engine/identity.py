@@ -47,6 +47,8 @@ class Member:
     incarnation: str
     host: str = ""
     pid: int = 0
+    agent: str = field(default="", compare=False)
+    """The host by whose agent it has its place, by the agent's name for it; "" for none."""
 
     def __str__(self) -> str:
         where = f" (pid {self.pid} on {self.host})" if self.pid else ""
@@ -96,6 +98,7 @@ class Declaration:
         append_only: the caller may take nothing away: what the save replaces can be brought back for a while. The
             daemon says so, never the rank.
         host: the host whose agent writes what the rank saves; "" for a rank that sends it to us. The agent says so.
+        is_repeated: the rank may have declared it before, also to a daemon that is gone.
     """
 
     save: SaveRef
@@ -115,6 +118,7 @@ class Declaration:
     actor: Actor | None = None
     append_only: bool = False
     host: str = ""
+    is_repeated: bool = False
 
     @property
     def prefix(self) -> str:

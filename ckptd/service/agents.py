@@ -45,9 +45,6 @@ class Attending(Protocol):
     def place(self, agent: str, run: str, member: Member, options: RunOptions) -> int:
         """Give a rank of an agent's host its place."""
 
-    def ranks_of(self, agent: str, run: str) -> tuple[list[int], int]:
-        """Return the ranks of a run that have places by a host's agent, and how many have, on all hosts."""
-
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
 
@@ -156,8 +153,7 @@ class AgentService:
         self._check_host(request.host, call)
         await self._openings.ready(run, create=True)
         epoch = await self._pools.control(run, hosts.place, request.host, run, member, options)
-        ranks, num_here = hosts.ranks_of(request.host, run)
-        return agent_pb2.PlaceReply(epoch=epoch, ranks=ranks, all_here=num_here >= member.world_size)
+        return agent_pb2.PlaceReply(epoch=epoch)
 
     async def depart(self, request: agent_pb2.DepartRequest, call: Call) -> agent_pb2.DepartReply:
         """Hear that a rank of the agent's host has gone."""

@@ -60,8 +60,10 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
             sealed = agent_pb2.PartSealed(agent=agent, term=term, request_id=request_id, save=save)
             sealed.receipts.extend(_receipt_to_wire(each) for each in receipts)
             return agent_pb2.AgentMessage(sealed=sealed)
-        case PartFailed(term=term, request_id=request_id, save=save, reason=reason):
-            failed = agent_pb2.PartFailed(agent=agent, term=term, request_id=request_id, save=save, reason=reason)
+        case PartFailed(term=term, request_id=request_id, save=save, reason=reason, rank=rank):
+            failed = agent_pb2.PartFailed(
+                agent=agent, term=term, request_id=request_id, save=save, reason=reason, rank=rank
+            )
             return agent_pb2.AgentMessage(failed=failed)
         case EndSeen(term=term, save=save, request_id=request_id, is_sole=is_sole):
             seen = agent_pb2.EndSeen(agent=agent, term=term, save=save, request_id=request_id, is_sole=is_sole)
@@ -101,7 +103,8 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             failed = message.failed
             agent, request_id = life_from_wire(failed.agent), convert.request_id_from_wire(failed.request_id)
             reason = convert.text_from_wire(failed.reason)
-            return PartFailed(agent, _term(failed.term), request_id, _save(failed.save), reason)
+            rank = failed.rank if failed.HasField("rank") else None
+            return PartFailed(agent, _term(failed.term), request_id, _save(failed.save), reason, rank)
         case "end_seen":
             seen = message.end_seen
             agent, request_id = life_from_wire(seen.agent), convert.request_id_from_wire(seen.request_id)

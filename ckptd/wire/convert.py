@@ -199,6 +199,7 @@ def declaration_to_wire(declaration: Declaration) -> save_pb2.DeclareRequest:
             save_pb2.Remark(name=each.name, digest=each.digest, what=each.what, outline=each.is_outline)
             for each in declaration.remarks
         ],
+        again=declaration.is_repeated,
     )
 
 
@@ -231,6 +232,7 @@ def declaration_from_wire(request: save_pb2.DeclareRequest) -> Declaration:
         compared=_compared(request) if request.compared_parts else None,
         refuses_differences=request.refuses_differences,
         remarks=_remarks(request),
+        is_repeated=request.again,
     )
 
 

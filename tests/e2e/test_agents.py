@@ -22,7 +22,7 @@ from tests.starts import prepared
 
 HOSTS = "abc"
 WAIT_S = 80.0
-LEASE_S, AGENT_LEASE_S = 8.0, 25.0  # a busy machine takes seconds to start a process
+LEASE_S, AGENT_LEASE_S = 8.0, 15.0  # a busy machine takes seconds to start a process
 COUNT = 5000
 
 
@@ -71,8 +71,7 @@ class Hosts:
     def hold(self, step: int) -> None:
         """Bring a save to where the agents on a and b have given receipts, and that on c is paused before it writes."""
         self.crew.save(step, COUNT, range(1, 6))
-        # The agent on a waits for rank 0, so its ranks have not declared; all others have.
-        eventually(lambda: "ranks 0-1 of 6 to declare" in self.waiting_for(), self.waiting_for, within_s=WAIT_S)
+        eventually(lambda: self.waiting_for().startswith("rank 0 of 6 to declare"), self.waiting_for, within_s=WAIT_S)
         self.processes["c"].send_signal(signal.SIGSTOP)
         self.crew.save(step, COUNT, [0])
         shards = [self.root / f"r/model.ckpt-{step}.data-0000{shard}-of-00003" for shard in (0, 1)]
@@ -155,22 +154,28 @@ def test_an_agent_that_is_killed_before_its_seal_goes_on_when_it_is_back(hosts):
     hosts.check(4)
 
 
-@pytest.mark.campaign  # on a busy machine it does not end in time at each run yet: docs/many-hosts.md
 def test_an_agent_that_is_killed_before_its_seal_and_stays_away_ends_the_save_by_name(hosts):
     hosts.hold(5)
     hosts.kill("c")
     answers = hosts.crew.answers_of(range(4), WAIT_S)
-    assert all("agent on c is gone" in answer and "ranks 4" in answer for answer in answers), answers
-    assert not (hosts.root / "r/model.ckpt-5.index").exists()
+    assert all("agent on c is gone" in answer and "ranks 4-5 owed 40.0 kB" in answer for answer in answers), answers
+    # What is begun while it is gone ends at once, for a rank that declares late as well.
+    hosts.crew.save(6, COUNT, range(1, 4))
+    answers = hosts.crew.answers_of(range(1, 4), WAIT_S)
+    hosts.crew.save(6, COUNT, [0])
+    answers += hosts.crew.answers_of([0], WAIT_S)
+    assert all("agent on c is gone" in answer and "ranks 4-5 had not declared" in answer for answer in answers), answers
+    assert not list((hosts.root / "r").glob("model.ckpt-[56].index"))
     hosts.start("c")
-    assert all(answer != "saved" for answer in hosts.crew.answers_of((4, 5), WAIT_S))
-    hosts.crew.save(6, COUNT)
+    late = hosts.crew.answers_of((4, 5), WAIT_S)
+    assert all("step 5 of r was aborted: the agent on c is gone" in answer for answer in late), late
+    hosts.crew.save(7, COUNT)
     assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
-    hosts.check(6)
+    hosts.check(7)
 
 
 def test_a_rank_that_is_killed_before_it_declares_is_named(hosts):
-    hosts.crew.save(7, COUNT, range(5))
+    hosts.crew.save(8, COUNT, range(5))
     hosts.crew.kill(5)
     answers = hosts.crew.answers_of(range(5), WAIT_S)
     assert all("rank 5" in answer for answer in answers), answers

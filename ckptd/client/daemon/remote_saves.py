@@ -88,6 +88,7 @@ class RemoteSaves:
         backoff = Backoff()
         # The grace that `deadline` holds is for a daemon that answers late, not for one that is not there.
         joining = Deadline(min(request.timeout_s, deadline.remaining_s))
+        is_repeated = begun is not None or handover is not None
         while True:
             waits.waiting_for(f"the daemon at {self.connection.address} to take this rank in")
             welcome = membership.welcome(joining)
@@ -97,7 +98,8 @@ class RemoteSaves:
                 f"the daemon at {self.connection.address} to plan it, once every rank has declared its part"
             )
             try:
-                declaration = self.declaration(request, manifest.digest, welcome.epoch)
+                said = self.declaration(request, manifest.digest, welcome.epoch)
+                declaration, is_repeated = replace(said, is_repeated=is_repeated), True
                 is_declared = begun is not None and begun.save.epoch == welcome.epoch and welcome.awaits_plans
                 answer = self._declare_once(declaration, manifest, deadline, turn, is_declared=is_declared)
                 if answer is None:

@@ -91,8 +91,8 @@ class Attendance:
             return refusal
         if later := self._replaced.get(agent.incarnation):
             return Replaced(self.term, later)
-        if term < self.term or not self.is_present(agent):
-            return Fenced(self.term, self.holder)  # it has to attend first
+        if term < self.term or not self.is_present(agent) or self.is_lost(agent.host, now):
+            return Fenced(self.term, self.holder)  # it has to attend first, as its ranks have lost their places
         self._places[agent.host].heard_at = now
         return None
 

@@ -47,13 +47,13 @@ class RankPart:
 
 @dataclass(frozen=True, slots=True)
 class HostDeclaration:
-    """What the ranks of one host save together.
+    """What ranks of one host save. Ranks that come later are a declaration of their own, of the same save.
 
     Attributes:
         request_id: one for each call of `save` on this host; a retry, also by a later life of the agent, repeats it.
         run: the run's directory below the root.
         step: the training step, None for a save without one.
-        ranks: those of this host, ascending.
+        ranks: those that declare, ascending.
         world_size: how many ranks there are on all hosts.
         call: which of its job's calls of `save` for this step it is, from 0. Only what is of one call is one save: a
             life of an agent that hung may still carry what its ranks declared before.
@@ -181,13 +181,14 @@ class PartSealed:
 
 @dataclass(frozen=True, slots=True)
 class PartFailed:
-    """This host's part of a request will not come: a rank is gone, or the store refused."""
+    """This host's part of a request will not come: a rank is gone, or `rank` gave up, or the store refused."""
 
     agent: AgentLife
     term: int
     request_id: str
     save: str
     reason: str
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

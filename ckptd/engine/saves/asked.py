@@ -28,6 +28,7 @@ class Asked:
     go: Go | None = None
     is_sealed: bool = False
     progress: Progress | None = None
+    is_new: bool = False  # nobody can have been told of it before this coordinator was
     ended: SaveEnded | None = None
     declared: list[Declaration] = field(default_factory=list)
 

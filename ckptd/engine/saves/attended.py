@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from functools import partial
 
 from ckptd.engine.catalog.term import Term
 from ckptd.engine.hosts.attendance import Attendance
@@ -32,6 +34,7 @@ from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.host_requests import HostRequests, guarded
 from ckptd.engine.saves.root_watch import RootWatch
+from ckptd.engine.saves.shares import Shares
 from ckptd.engine.saves.workers import Workers
 from ckptd.engine.wording import describe_seconds
 from ckptd.errors import ConflictError
@@ -58,9 +61,10 @@ class AttendedHosts:
         self._links: dict[str, ToAgent] = {}
         self._attended_at: dict[str, float] = {}
         self._ticked_at = self._clock.boot_s()
-        self._lost: set[str] = set()
+        self._lost: dict[str, float] = {}  # for how many seconds each is gone
         self._workers = Workers(_THREADS, "ckptd-agents")
         self._workers.open()
+        self._strands = Shares(self._workers.submit, 1)  # what one host says is done in its order
         self._places = HostPlaces(coordinator, self._present)
         self._requests = HostRequests(
             coordinator, self._places, self._workers, fenced=self._root.fenced, send=self._send
@@ -68,6 +72,7 @@ class AttendedHosts:
         coordinator.agents.is_present = self._is_present
         coordinator.agents.addresses = self._addresses
         coordinator.agents.term, coordinator.agents.confirm_root = term.number, term.confirm
+        coordinator.agents.gone = self._gone
 
     def close(self) -> None:
         """Finish what was begun."""
@@ -92,6 +97,13 @@ class AttendedHosts:
         with self._lock:
             return self._attendance.hello_of(host).addresses if self._attendance.present(host) else ()
 
+    def _gone(self) -> dict[str, float]:
+        with self._lock:
+            return dict(self._lost) if self._lost else {}
+
+    def _submit(self, host: str, work: Callable[..., None], *arguments: object) -> None:
+        self._strands.submit(host, partial(guarded, work, *arguments))
+
     def _send(self, host: str, message: FromCoordinator, run: str) -> None:
         with self._lock:
             send = None if self.is_fenced else self._links.get(host)
@@ -110,10 +122,10 @@ class AttendedHosts:
                 return answer
             self._links[hello.agent.host] = send
             self._attended_at[hello.agent.host] = self._clock.boot_s()
-            self._lost.discard(hello.agent.host)
+            self._lost.pop(hello.agent.host, None)
         _log.info("the %s attends, with %d saves", hello.agent, len(hello.saves))
         for carried in hello.saves:
-            self._workers.submit(guarded, self._requests.carried, hello.agent, carried, stamp)
+            self._submit(hello.agent.host, self._requests.carried, hello.agent, carried, stamp)
         return answer
 
     def parted(self, host: str, send: ToAgent) -> None:
@@ -131,22 +143,23 @@ class AttendedHosts:
                 return self._root.fenced()
             if refusal is not None:
                 return refusal
-            self._lost.discard(message.agent.host)
+            host = message.agent.host
             # An agent that is told nothing attends again. A call that was given up may be taken after the one that
             # replaced it, as both come at once when a cut is over: then the one that still lasts is not the known one.
-            is_told = message.agent.host in self._links
+            is_told = host in self._links
             answer = Attached(self._attendance.term, self.lease_s) if is_told else self._root.fenced()
         match message:
             case Beat(agent=agent, owed=owed, reading=reading):
                 for prefix in reading:
                     self._note_read(f"{prefix}{INDEX_SUFFIX}")
-                self._workers.submit(guarded, self._requests.progress, agent, owed)
+                if owed:
+                    self._submit(host, self._requests.progress, agent, owed)
             case DeclareHost(agent=agent, declaration=declaration):
-                self._requests.declare(agent, declaration, stamp)
+                self._submit(host, self._requests.declare, agent, declaration, stamp)
             case PartSealed() | PartFailed():
-                return self._requests.about_part(message) or answer
+                self._submit(host, self._requests.part_ended, message)
             case EndSeen():
-                self._workers.submit(guarded, self._requests.end_seen, message)
+                self._submit(host, self._requests.end_seen, message)
         return answer
 
     def place(self, agent: str, run: str, member: Member, options: RunOptions) -> int:
@@ -158,10 +171,6 @@ class AttendedHosts:
             if not self.is_fenced:
                 raise
         raise NotNowError(f"the root has another coordinator, which gives out places: {self._root.fenced().holder}")
-
-    def ranks_of(self, agent: str, run: str) -> tuple[list[int], int]:
-        """Return the ranks of a run that have places by a host's agent, and how many have on all hosts."""
-        return self._places.ranks_of(agent, run)
 
     def depart(self, agent: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
@@ -199,14 +208,18 @@ class AttendedHosts:
             stood_still_s, self._ticked_at = now - self._ticked_at, now
             if stood_still_s > self.lease_s / 2:
                 self._attendance.stood_still(stood_still_s, now)
-            lost = self._attendance.lost(now)
-            gone = {host: silent_s for host, silent_s in lost.items() if host not in self._lost}
-            self._lost.update(gone)
-        if left := self._places.not_back(self._is_late):
-            self._workers.submit(guarded, self._places.disconnect, left)
-        for host, silent_s in gone.items():
-            _log.warning("the agent on %s is gone %s", host, describe_seconds(silent_s))
-            self._workers.submit(guarded, self._host_lost, host, silent_s)
+            lost, before = self._attendance.lost(now), self._lost
+            self._lost = lost
+        for host in lost.keys() - before.keys():
+            _log.warning("the agent on %s is gone %s", host, describe_seconds(lost[host]))
+            self._submit(host, self._places.host_lost, host, partial(self._lost_s, host))
+        if self._places.not_back(self._is_late):
+            self._workers.submit(guarded, self._places.disconnect_late, self._is_late)
+
+    def _lost_s(self, host: str) -> float | None:
+        with self._lock:
+            now = self._clock.boot_s()
+            return self._attendance.silent_s(host, now) if self._attendance.is_lost(host, now) else None
 
     def _tell_all(self, fenced: Fenced) -> None:
         with self._lock:
@@ -216,7 +229,3 @@ class AttendedHosts:
     def _is_late(self, host: str) -> bool:
         """Whether a lease has passed since the present life of a host's agent attended."""
         return self._clock.boot_s() - self._attended_at.get(host, 0.0) > self.lease_s
-
-    def _host_lost(self, host: str, silent_s: float) -> None:
-        self._requests.host_lost(host, silent_s)
-        self._places.disconnect(self._places.of_host(host))

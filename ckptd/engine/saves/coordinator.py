@@ -92,8 +92,7 @@ class Coordinator:
         """Called with each save and its size before anything of it is written; see `Admit`. May block."""
         self.manifests = KnownManifests()
         self.writers: tuple[str, ...] = ()  # addresses that plans name for shards that we write; set once known
-        self._owns_root, self._journal = owns_root, journal
-        self._ticking = threading.Lock()
+        self._owns_root, self._journal, self._ticking = owns_root, journal, threading.Lock()
         self._is_closed = False  # from then on no worker takes the work that a tick would begin
         self._runs = Runs(store, self._build, settings=self.settings, clock=self.clock, closes_at_rest=owns_root)
         self.restores = Restores(self._runs)
@@ -176,11 +175,11 @@ class Coordinator:
         known = self._runs.if_open(run)
         return (known is not None and known.is_founded) or is_run(self.store, names.check_run_name(run))
 
-    def disconnect(self, run: str, member: Member, epoch: int) -> None:
-        """Note that a member's connection broke: its lease begins."""
+    def disconnect(self, run: str, member: Member, epoch: int, silent_s: float = 0.0) -> None:
+        """Note that a member's connection broke so long ago: its lease began then."""
         opened = self._runs.if_open(run)
         if opened is not None:
-            opened.disconnect(member, epoch)
+            opened.disconnect(member, epoch, silent_s)
 
     def leave(self, run: str, member: Member, epoch: int) -> None:
         """Take a member's place back at once."""
@@ -391,6 +390,7 @@ class Coordinator:
             life=self.root.life,
             on_look=lambda save_ids: self.on_catalog(name, save_ids),
             listeners=listeners,
+            gone=lambda: self.agents.gone(),
             term=lambda: self.agents.term,
             confirm_root=lambda max_age_s: self.agents.confirm_root(max_age_s),
             admit=lambda save, size_bytes: self.admit(save, size_bytes),

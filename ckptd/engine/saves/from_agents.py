@@ -18,7 +18,6 @@ from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save import Save
 from ckptd.engine.saves.session import Phase
-from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
 from ckptd.errors import ConflictError, NotFoundError
 
 
@@ -32,6 +31,8 @@ class FromAgents:
         """Says whether this is the present life of its host's agent. It must not block."""
         self.addresses: Callable[[str], tuple[str, ...]] = lambda host: ()
         """Returns where the agent of a host takes the bytes of ranks on other hosts, the best address first."""
+        self.gone: Callable[[], Mapping[str, float]] = dict
+        """Returns the hosts whose agents are gone, and for how many seconds. It must not block."""
         self.term = 0
         """Of this coordinator; see `ckptd.engine.catalog.term`."""
         self.confirm_root: ConfirmRoot = confirm_nothing
@@ -74,6 +75,12 @@ class FromAgents:
             with self._runs.stored(save.run) as run:
                 run.stored.writer_begins_anew([shard.key for shard in shards])
 
+    def is_sealed(self, save: SaveRef, by: AgentLife) -> bool:
+        """Whether all that a host writes of a save is durable, as a receipt says."""
+        with self._of(save, by) as found:
+            shards = list(_shards_of(found, by.host))
+            return found is None or (bool(shards) and all(shard.finish() for shard in shards))
+
     def take(self, save: SaveRef, receipt: Receipt) -> None:
         """Take the receipt of a shard: when all shards are durable the save is committed.
 
@@ -94,21 +101,11 @@ class FromAgents:
                 for rank in shard.debts():
                     found.lane_ended(rank, receipt.shard)
 
-    def failed(self, save: SaveRef, by: AgentLife, reason: str) -> None:
-        """Hear that a host's part of a save will not come."""
+    def failed(self, save: SaveRef, by: AgentLife, reason: str, rank: int | None = None) -> None:
+        """Hear that a host's part of a save will not come, as `rank` gave it up if one did."""
         with self._of(save, by) as found:
             if found is not None:
-                found.fail(f"the {by} gave up: {reason}")
-
-    def lost(self, save: SaveRef, by: AgentLife, silent_s: float) -> None:
-        """End a save because a host's agent is gone for longer than its lease; a host that owes nothing may go."""
-        with self._of(save, by) as found:
-            owed: dict[int, int] = {}
-            for shard in _shards_of(found, by.host):
-                owed.update({rank: debt.owed_bytes for rank, debt in shard.debts().items() if debt.owed_bytes})
-            if found is not None and owed:
-                what = f"{describe_ranks(owed)} owed {describe_bytes(sum(owed.values()))}"
-                found.fail(f"the {by} is gone {describe_seconds(silent_s)}; {what}")
+                found.fail(f"{f'the {by}' if rank is None else f'rank {rank}'} gave up: {reason}")
 
     def heard_end(self, save: SaveRef, by: AgentLife) -> None:
         """Hear that an agent knows that a save is over, and that none of its writers writes for it any more."""

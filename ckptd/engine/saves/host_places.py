@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckptd.engine.hosts.messages import AgentLife
 from ckptd.engine.identity import Member, RunOptions
@@ -33,12 +33,11 @@ class _Host:
     places: dict[tuple[str, int], _Placed] = field(default_factory=dict)  # by run and rank
     lives: Counter[str] = field(default_factory=Counter)  # how many of them by each life of the agent
 
-    def put(self, place: tuple[str, int], placed: _Placed) -> bool:
-        """Note a place; return whether it is new."""
-        is_new = self.take(place) is None
+    def put(self, place: tuple[str, int], placed: _Placed) -> None:
+        """Note a place."""
+        self.take(place)
         self.places[place] = placed
         self.lives[placed.by] += 1
-        return is_new
 
     def take(self, place: tuple[str, int]) -> _Placed | None:
         """Forget a place; return it."""
@@ -57,34 +56,29 @@ class HostPlaces:
         """Begin without places; `present` returns the present life of a host's agent, and must not block."""
         self._coordinator, self._present = coordinator, present
         self._lock = threading.Lock()
+        self._changing: dict[str, threading.Lock] = {}  # by host: held while the places of its ranks change
         self._hosts: dict[str, _Host] = {}
-        self._num_of_run: Counter[str] = Counter()
 
     def place(self, host: str, run: str, member: Member, options: RunOptions) -> int:
         """Give a rank of a host its place; return the epoch."""
-        epoch = self._coordinator.join(run, member, options)
-        life = self._present(host)
-        placed = _Placed(member, epoch, "" if life is None else life.incarnation)
-        with self._lock:
-            if self._hosts.setdefault(host, _Host()).put((run, member.rank), placed):
-                self._num_of_run[run] += 1
+        with self._changes(host):
+            member = replace(member, agent=host)
+            epoch = self._coordinator.join(run, member, options)
+            life = self._present(host)
+            placed = _Placed(member, epoch, "" if life is None else life.incarnation)
+            with self._lock:
+                self._hosts.setdefault(host, _Host()).put((run, member.rank), placed)
         return epoch
+
+    def _changes(self, host: str) -> threading.Lock:
+        with self._lock:
+            return self._changing.setdefault(host, threading.Lock())
 
     def epoch_of(self, host: str, run: str, member: Member) -> int | None:
         """Return the epoch of the place that a rank has by the present life of its host's agent; None without one."""
-        life = self._present(host)
-        with self._lock:
-            found = self._hosts.get(host)
-            placed = None if found is None else found.places.get((run, member.rank))
+        life, placed = self._present(host), self._placed((host, run, member.rank))
         is_same = placed is not None and placed.member == member and life is not None and placed.by == life.incarnation
         return placed.epoch if placed is not None and is_same else None
-
-    def ranks_of(self, host: str, run: str) -> tuple[list[int], int]:
-        """Return the ranks of a run that have places by a host's agent, and how many have on all hosts."""
-        with self._lock:
-            found = self._hosts.get(host)
-            ours = [] if found is None else [rank for name, rank in found.places if name == run]
-            return sorted(ours), self._num_of_run[run]
 
     def all(self) -> dict[str, dict[str, list[int]]]:
         """Return the ranks that have places, ascending, by host and run."""
@@ -97,15 +91,26 @@ class HostPlaces:
 
     def depart(self, host: str, run: str, member: Member, epoch: int, *, for_good: bool) -> None:
         """Hear that a rank has gone."""
-        self._take((host, run, member.rank))
-        leave = self._coordinator.leave if for_good else self._coordinator.disconnect
-        leave(run, member, epoch)
+        with self._changes(host):
+            placed = self._placed((host, run, member.rank))
+            if placed is not None and placed.member.incarnation == member.incarnation:
+                self._take((host, run, member.rank))
+                epoch = placed.epoch  # the agent may know that of a former life of the coordinator
+            leave = self._coordinator.leave if for_good else self._coordinator.disconnect
+            leave(run, member, epoch)
 
-    def of_host(self, host: str) -> list[PlaceKey]:
-        """Return the places of a host."""
-        with self._lock:
-            found = self._hosts.get(host)
-            return [] if found is None else [(host, *place) for place in found.places]
+    def host_lost(self, host: str, lost_s: Callable[[], float | None]) -> None:
+        """Note that a host's ranks have lost their connections, unless their agent is back.
+
+        `lost_s` returns for how long the agent is gone, None if it is back; it must not block.
+        """
+        with self._changes(host):
+            silent_s = lost_s()
+            with self._lock:
+                found = self._hosts.get(host)
+                ours = [] if found is None else [(host, *place) for place in found.places]
+            if silent_s is not None:
+                self._disconnect(ours, silent_s)
 
     def not_back(self, is_late: Callable[[str], bool]) -> list[PlaceKey]:
         """Return the places by former lives of agents whose present life `is_late` with them."""
@@ -123,19 +128,27 @@ class HostPlaces:
             places = self._hosts[host].places.items()
             return [(host, *place) for place, each in places if each.by != life.incarnation]
 
-    def disconnect(self, keys: Sequence[PlaceKey]) -> None:
-        """Note that ranks are connected no more."""
+    def disconnect_late(self, is_late: Callable[[str], bool]) -> None:
+        """Note that ranks are connected no more whose agent `is_late` with them."""
+        for host in {key[0] for key in self.not_back(is_late)}:
+            with self._changes(host):
+                self._disconnect([key for key in self.not_back(is_late) if key[0] == host], 0.0)
+
+    def _disconnect(self, keys: Sequence[PlaceKey], silent_s: float) -> None:
         for key in keys:
             placed = self._take(key)
             if placed is not None:
                 with suppress(CkptdError):
-                    self._coordinator.disconnect(key[1], placed.member, placed.epoch)
+                    self._coordinator.disconnect(key[1], placed.member, placed.epoch, silent_s)
+
+    def _placed(self, key: PlaceKey) -> _Placed | None:
+        host, run, rank = key
+        with self._lock:
+            found = self._hosts.get(host)
+            return None if found is None else found.places.get((run, rank))
 
     def _take(self, key: PlaceKey) -> _Placed | None:
         host, run, rank = key
         with self._lock:
             found = self._hosts.get(host)
-            placed = None if found is None else found.take((run, rank))
-            if placed is not None:
-                self._num_of_run[run] -= 1
-        return placed
+            return None if found is None else found.take((run, rank))

@@ -35,13 +35,13 @@ from ckptd.engine.saves.asked import Asked, Stamp
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.workers import Workers
-from ckptd.engine.wording import describe_seconds
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
 from ckptd.format.names import shard_key
 
 _log = logging.getLogger("ckptd.engine")
 
 _MOST_ENDED = 4096  # requests, whose end is told again when an agent asks
+_MOST_FIRST = 65_536  # requests of ranks, of which it is known that no other coordinator was told of them
 
 
 class HostRequests:
@@ -68,21 +68,43 @@ class HostRequests:
         self._coordinator, self._places, self._workers = coordinator, places, workers
         self._fenced, self._send = fenced, send
         self._lock = threading.RLock()
-        self._asked: OrderedDict[str, Asked] = OrderedDict()
+        self._asked: dict[str, Asked] = {}
+        self._ended: OrderedDict[str, Asked] = OrderedDict()  # those of them that are over
+        self._first: OrderedDict[str, None] = OrderedDict()
+        self._of_save: dict[tuple[str, str], Asked] = {}  # one of those that are planned, by save and host
+        self._writers: dict[tuple[str, str], str] = {}  # the lives of agents that were told last, by save and host
         self._rates: dict[str, float] = {}  # by host, in bytes a second
 
-    def about_part(self, message: PartSealed | PartFailed) -> Fenced | None:
-        """Hear how a host's part of a save has ended; return a refusal if it was never declared here."""
+    # What agents say. What one host says comes here in its order, one at a time.
+
+    def declare(self, agent: AgentLife, said: HostDeclaration, stamp: Stamp) -> None:
+        """Hear what ranks of a host save; the answer comes when all ranks of all hosts have declared."""
         with self._lock:
-            asked = self._asked.get(message.request_id)
-            if asked is None:  # it attends again, and tells all
-                return self._fenced()
-            if asked.ended is not None:
-                self._tell(asked, asked.ended)
-                return None
-        take: Callable[..., None] = self._sealed if isinstance(message, PartSealed) else self._failed
-        self._workers.submit(guarded, take, message, asked)
-        return None
+            asked = self._asked.get(said.request_id)
+            is_new = asked is None
+            if asked is None:
+                asked = self._asked[said.request_id] = Asked(said, agent, stamp, is_new=self._is_new(said))
+            asked.by = agent
+            answer = asked.ended or asked.go
+        if is_new:
+            self._begin(asked)
+        elif answer is not None and (asked.ended is not None or not asked.is_sealed):
+            # What is sealed is not written again, whichever life of the agent tells of it.
+            if asked.ref is not None and asked.ended is None:
+                self._make_way(asked.ref, agent)
+            self._tell(asked, answer)
+
+    def _is_new(self, said: HostDeclaration) -> bool:
+        """Whether no other coordinator can know of these requests; the lock is held.
+
+        A later life of the agent cannot say so, but what its ranks said may have come here before.
+        """
+        if said.is_new_in(self._coordinator.agents.term):
+            for part in said.parts:
+                self._first[part.declaration.request_id] = None
+            while len(self._first) > max(_MOST_FIRST, len(said.parts)):
+                self._first.popitem(last=False)
+        return all(part.declaration.request_id in self._first for part in said.parts)
 
     def carried(self, agent: AgentLife, carried: CarriedSave, stamp: Stamp) -> None:
         """Hear of a save that an agent carries: it goes on, or is over."""
@@ -90,50 +112,87 @@ class HostRequests:
         with self._lock:
             is_known = said.request_id in self._asked
         if carried.save and not is_known:
+            save = SaveRef(said.run, 0, said.step, carried.save)
             with suppress(NotFoundError):
-                outcome = self._coordinator.outcome(SaveRef(said.run, 0, said.step, carried.save))
+                outcome = self._coordinator.outcome(save)
                 if outcome.done() and outcome.exception() is None:
-                    asked = Asked(said, agent, stamp, SaveRef(said.run, 0, said.step, carried.save))
+                    asked = Asked(said, agent, stamp, save)
                     with self._lock:
                         self._asked[said.request_id] = asked
                     self._end(asked, outcome.result())
                     return
         self.declare(agent, said, stamp)
 
-    def declare(self, agent: AgentLife, said: HostDeclaration, stamp: Stamp) -> None:
-        """Hear what a host's ranks save; the answer comes when all ranks of all hosts have declared."""
-        with self._lock:
-            asked = self._asked.get(said.request_id)
-            if asked is None:
-                asked = self._asked[said.request_id] = Asked(said, agent, stamp)
-                self._workers.submit(guarded, self._begin, asked)
-                return
-            is_anew, asked.by = asked.by.incarnation != agent.incarnation, agent
-            if asked.ended is not None:
-                self._tell(asked, asked.ended)
-                return
-            if asked.go is None or asked.is_sealed:
-                return  # what is sealed is not written again, whichever life of the agent tells of it
-        if is_anew and asked.ref is not None:
-            self._workers.submit(guarded, self._begin_anew, asked, asked.ref, agent)
-        else:
-            self._tell(asked, asked.go)
+    def progress(self, agent: AgentLife, owed: Sequence[tuple[str, int]]) -> None:
+        """Hear how many bytes of some saves a host has still to write."""
+        for save_id, owed_bytes in owed:
+            with self._lock:
+                asked = self._of_save.get((save_id, agent.host))
+            if asked is None or asked.ref is None or asked.go is None or asked.go.share is None:
+                continue
+            layout, left, told = asked.go.share, owed_bytes, {}
+            for rank, _ in sorted(layout.lane_segments):
+                size = int(layout.segment_size[layout.lane_segments[rank, asked.go.shard or 0]].sum())
+                told[rank] = min(left, size)
+                left -= told[rank]
+            self._coordinator.agents.progress(asked.ref, agent, told)
+            self._note(asked, owed_bytes)
 
-    def _begin_anew(self, asked: Asked, ref: SaveRef, agent: AgentLife) -> None:
-        self._coordinator.agents.begins_anew(ref, agent)  # before it begins: what is left of a former life goes
-        if asked.go is not None:
-            self._tell(asked, asked.go)
+    def part_ended(self, message: PartSealed | PartFailed) -> None:
+        """Hear that a host's part of a save is durable, or will not come."""
+        with self._lock:
+            asked = self._asked.get(message.request_id)
+            ended = None if asked is None else asked.ended
+        if asked is None:  # it attends again, and tells all
+            self._send(message.agent.host, self._fenced(), "")
+        elif ended is not None:
+            self._tell(asked, ended)
+        elif isinstance(message, PartSealed):
+            self._sealed(message, asked)
+        elif asked.ref is not None:
+            self._coordinator.agents.failed(asked.ref, message.agent, message.reason, message.rank)
+        else:
+            self._withdraw(asked, message)
+
+    def _sealed(self, message: PartSealed, asked: Asked) -> None:
+        if asked.ref is None or asked.ref.save_id != message.save:
+            return  # it goes on when all have told of it again
+        for receipt in message.receipts:
+            self._coordinator.agents.take(asked.ref, receipt)
+        with self._lock:
+            asked.is_sealed = True
+        self._note(asked, 0)
+
+    def _withdraw(self, asked: Asked, failed: PartFailed) -> None:
+        """Take a declaration back that has no plan yet: in the name of the rank that gave it up, if one did."""
+        ours = [each for each in asked.declared if failed.rank in (None, each.save.rank)]
+        reason = failed.reason if failed.rank is not None else f"the {failed.agent} gave up: {failed.reason}"
+        for each in ours[:1]:
+            self._coordinator.withdraw(each.save, each.request_id, reason, each.name)
+
+    def end_seen(self, message: EndSeen) -> None:
+        """Hear that an agent knows of the end of a save."""
+        with self._lock:
+            asked = self._asked.get(message.request_id)
+        if asked is not None and message.save and message.is_sole:
+            save = SaveRef(asked.said.run, 0, asked.said.step, message.save)
+            self._coordinator.agents.heard_end(save, message.agent)
+
+    # How it goes
 
     def _begin(self, asked: Asked) -> None:
         """Declare for each rank, which may have lost its place meanwhile, but not what it has captured."""
-        said, answers = asked.said, []
+        said = asked.said
+        answers: list[Future[Assignment | Checkpoint]] = []
         try:
             for part in said.parts:
-                epoch = self._places.place(asked.by.host, said.run, part.member, part.options)
+                epoch = self._places.epoch_of(asked.by.host, said.run, part.member)
+                if epoch is None:
+                    epoch = self._places.place(asked.by.host, said.run, part.member, part.options)
                 save = replace(part.declaration.save, epoch=epoch, save_id="", attempt=0, plan_id="")
                 declaration = asked.stamp(replace(part.declaration, save=save, host=asked.by.host))
-                asked.declared.append(declaration)
                 answers.append(self._coordinator.declare(declaration))
+                asked.declared.append(declaration)
         except NotNowError:
             self._forget(asked)  # it says so again
             return
@@ -143,24 +202,37 @@ class HostRequests:
             self._tell(asked, self._fenced())
             return
         except CkptdError as error:
-            self._end(asked, error)
+            self._refuse(asked, answers, error)
             return
         left = [len(answers)]
 
-        def answered(_: object) -> None:
+        def answered(answer: Future[Assignment | Checkpoint]) -> None:
             with self._lock:
-                left[0] -= 1
-                if left[0]:
-                    return
-            self._workers.submit(guarded, self._planned, asked, answers)
+                is_last = left[0] > 0 and (left[0] == 1 or answer.exception() is not None)
+                left[0] = 0 if is_last else left[0] - 1
+            if is_last:
+                self._workers.submit(guarded, self._planned, asked, answers)
 
         for answer in answers:
             answer.add_done_callback(answered)
 
+    def _refuse(self, asked: Asked, answers: Sequence[Future[Assignment | Checkpoint]], error: CkptdError) -> None:
+        """End a request as one of its ranks was refused: nobody need wait for the others of it."""
+        for declaration, answer in zip(asked.declared, answers, strict=False):
+            if not answer.done():
+                with suppress(CkptdError):
+                    self._coordinator.withdraw(
+                        declaration.save, declaration.request_id, f"another rank of its host: {error}", declaration.name
+                    )
+        self._end(asked, error)
+
     def _planned(self, asked: Asked, answers: Sequence[Future[Assignment | Checkpoint]]) -> None:
-        failed = next((error for each in answers if (error := each.exception()) is not None), None)
+        failed = next((error for each in answers if each.done() and (error := each.exception()) is not None), None)
+        if isinstance(failed, NotNowError):
+            self._forget(asked)  # it says so again
+            return
         if failed is not None:
-            self._end(asked, failed if isinstance(failed, CkptdError) else ConflictError(str(failed)))
+            self._refuse(asked, answers, failed if isinstance(failed, CkptdError) else ConflictError(str(failed)))
             return
         planned = [each.result() for each in answers]
         published = next((each for each in planned if isinstance(each, Checkpoint)), None)
@@ -169,10 +241,14 @@ class HostRequests:
             return
         assignments = [each for each in planned if isinstance(each, Assignment)]
         first, agents, host = assignments[0], self._coordinator.agents, asked.by.host
-        outcome = self._coordinator.outcome(first.save)
+        try:
+            outcome = self._coordinator.outcome(first.save)
+        except CkptdError as error:
+            self._end(asked, error)
+            return
         try:
             agents.captured(first.save, asked.by, asked.said.ranks)  # its agent tells of a rank that is gone
-            go = self._go(asked, first)
+            go, is_sealed = self._go(asked, first), agents.is_sealed(first.save, asked.by)
             lanes = (lane for each in assignments for lane in each.lanes)
             foreign = next((lane for lane in lanes if lane.shard != go.shard), None)
             if foreign is not None:
@@ -188,9 +264,21 @@ class HostRequests:
             with self._lock:
                 asked.ref, asked.go = first.save, go
                 asked.progress = Progress.begun(go.size_bytes, self._coordinator.clock.boot_s())
-            if foreign is None:
-                self._tell(asked, go)
+                self._of_save[first.save.save_id, host] = asked
+                asked.is_sealed = is_sealed
+            if foreign is None and not is_sealed:
+                with suppress(CkptdError):  # it is over, which is told below
+                    self._make_way(first.save, asked.by)
+                    self._tell(asked, go)
         outcome.add_done_callback(lambda done: self._over(asked, done))
+
+    def _make_way(self, save: SaveRef, agent: AgentLife) -> None:
+        """Before a later life of an agent is told to write: what is left of the shard of a former one goes."""
+        key = save.save_id, agent.host
+        with self._lock:
+            former, self._writers[key] = self._writers.get(key), agent.incarnation
+        if former not in (None, agent.incarnation):
+            self._coordinator.agents.begins_anew(save, agent)
 
     def _go(self, asked: Asked, first: Assignment) -> Go:
         save, term = first.save, self._coordinator.agents.term
@@ -213,31 +301,6 @@ class HostRequests:
             save.attempt,
         )
 
-    def progress(self, agent: AgentLife, owed: Sequence[tuple[str, int]]) -> None:
-        """Hear how many bytes of some saves a host has still to write."""
-        for save_id, owed_bytes in owed:
-            with self._lock:
-                found = (each for each in self._asked.values() if each.ref and each.ref.save_id == save_id)
-                asked = next((each for each in found if each.by.host == agent.host), None)
-            if asked is None or asked.ref is None or asked.go is None or asked.go.share is None:
-                continue
-            layout, left, told = asked.go.share, owed_bytes, {}
-            for rank, _ in sorted(layout.lane_segments):
-                size = int(layout.segment_size[layout.lane_segments[rank, asked.go.shard or 0]].sum())
-                told[rank] = min(left, size)
-                left -= told[rank]
-            self._coordinator.agents.progress(asked.ref, agent, told)
-            self._note(asked, owed_bytes)
-
-    def _sealed(self, message: PartSealed, asked: Asked) -> None:
-        if asked.ref is None or asked.ref.save_id != message.save:
-            return  # it goes on when all have told of it again
-        for receipt in message.receipts:
-            self._coordinator.agents.take(asked.ref, receipt)
-        with self._lock:
-            asked.is_sealed = True
-        self._note(asked, 0)
-
     def _note(self, asked: Asked, owed_bytes: int) -> None:
         """Note for operators how far a host is."""
         with self._lock:
@@ -247,30 +310,18 @@ class HostRequests:
 
     def under_way(self) -> tuple[dict[str, list[PartView]], dict[str, float]]:
         """Return by host what of saves under way it has declared, and how fast its present or last shard goes."""
+        with self._lock:
+            views = [(asked.by.host, asked.view()) for asked in self._asked.values() if asked.ended is None]
+            rates = dict(self._rates)
         parts: dict[str, list[PartView]] = {}
-        with self._lock:
-            for asked in self._asked.values():
-                if asked.ended is None:
-                    parts.setdefault(asked.by.host, []).append(asked.view())
-            return parts, dict(self._rates)
-
-    def _failed(self, message: PartFailed, asked: Asked) -> None:
-        if asked.ref is not None:
-            self._coordinator.agents.failed(asked.ref, message.agent, message.reason)
-        else:
-            self._withdraw(asked, f"the {message.agent} gave up: {message.reason}")
-
-    def _withdraw(self, asked: Asked, reason: str) -> None:
-        for declaration in asked.declared[:1]:
-            self._coordinator.withdraw(declaration.save, declaration.request_id, reason, declaration.name)
-
-    def end_seen(self, message: EndSeen) -> None:
-        """Hear that an agent knows of the end of a save."""
-        with self._lock:
-            asked = self._asked.get(message.request_id)
-        if asked is not None and message.save and message.is_sole:
-            save = SaveRef(asked.said.run, 0, asked.said.step, message.save)
-            self._coordinator.agents.heard_end(save, message.agent)
+        for host, view in views:
+            known = parts.setdefault(host, [])
+            same = next((at for at, each in enumerate(known) if view.save_id and each.save_id == view.save_id), None)
+            if same is None:
+                known.append(view)
+            else:  # its ranks have declared apart
+                known[same] = replace(known[same], ranks=tuple(sorted({*known[same].ranks, *view.ranks})))
+        return parts, rates
 
     def _over(self, asked: Asked, outcome: Future[Checkpoint]) -> None:
         error = outcome.exception()
@@ -280,17 +331,23 @@ class HostRequests:
             self._end(asked, error if isinstance(error, CkptdError) else ConflictError(str(error)))
 
     def _end(self, asked: Asked, how: Checkpoint | CkptdError) -> None:
-        term, request_id = self._coordinator.agents.term, asked.said.request_id
+        term, said = self._coordinator.agents.term, asked.said
         save = "" if asked.ref is None else asked.ref.save_id
         if isinstance(how, Checkpoint):
-            ended = SaveEnded(term, request_id, how.save_id or save, how.prefix, checkpoint=how)
+            ended = SaveEnded(term, said.request_id, how.save_id or save, how.prefix, checkpoint=how)
         else:
-            ended = SaveEnded(term, request_id, save, reason=str(how), error=how)
+            # What a former coordinator was told of, that one may have published.
+            ended = SaveEnded(term, said.request_id, save, reason=str(how), is_known=asked.is_new, error=how)
         with self._lock:
-            asked.ended, asked.go, asked.declared = ended, None, []
-            over = [key for key, each in self._asked.items() if each.ended is not None]
-            for key in over[:-_MOST_ENDED]:
-                del self._asked[key]
+            if asked.ended is not None:
+                return
+            self._of_save.pop((save, asked.by.host), None)
+            self._writers.pop((save, asked.by.host), None)
+            asked.ended, asked.go, asked.declared, asked.said = ended, None, [], replace(said, parts=())
+            self._ended[said.request_id] = asked
+            if len(self._ended) > _MOST_ENDED:
+                forgotten, _ = self._ended.popitem(last=False)
+                self._asked.pop(forgotten, None)
         self._tell(asked, ended)
 
     def _forget(self, asked: Asked) -> None:
@@ -300,18 +357,6 @@ class HostRequests:
 
     def _tell(self, asked: Asked, message: FromCoordinator) -> None:
         self._send(asked.by.host, message, asked.said.run)
-
-    def host_lost(self, host: str, silent_s: float) -> None:
-        """End what a host has declared, as its agent is gone."""
-        with self._lock:
-            open_ones = [each for each in self._asked.values() if each.by.host == host and each.ended is None]
-        for asked in open_ones:
-            with suppress(CkptdError):
-                if asked.ref is not None:
-                    self._coordinator.agents.lost(asked.ref, asked.by, silent_s)
-                else:
-                    ranks = ", ".join(map(str, asked.said.ranks))
-                    self._withdraw(asked, f"the {asked.by} is gone {describe_seconds(silent_s)}; ranks {ranks}")
 
 
 def guarded(work: Callable[..., None], *arguments: object) -> None:

@@ -99,9 +99,9 @@ class Members:
         if declaration.pad_step_number != self.options.pad_step_number:
             raise InvalidRequestError("pad_step_number belongs to the run, and this rank joined with another")
 
-    def disconnect(self, member: Member, epoch: int) -> None:
-        """Note that a member's connection broke; its lease begins."""
-        self._membership.disconnect(member, epoch, self._clock.boot_s())
+    def disconnect(self, member: Member, epoch: int, silent_s: float = 0.0) -> None:
+        """Note that a member's connection broke so long ago; its lease began then."""
+        self._membership.disconnect(member, epoch, self._clock.boot_s() - silent_s)
 
     def leave(self, member: Member, epoch: int) -> bool:
         """Take a member's place back; return whether it was connected in it."""
@@ -127,6 +127,11 @@ class Members:
         """Whether no place is held any more."""
         return self._membership.is_free(self._clock.boot_s())
 
+    def agent_of(self, rank: int) -> str:
+        """Return the host by whose agent a rank has its place; "" for none."""
+        held = self._membership.member(rank)
+        return "" if held is None else held[0].agent
+
     def describe(self, rank: int, doing: str) -> str:
         """Say which process has a rank's place, whether it is connected, and what it is doing."""
         held = self._membership.member(rank)
@@ -134,4 +139,5 @@ class Members:
             return "it has not joined the run"
         member, is_connected = held
         where = f"pid {member.pid} on {member.host}" if member.pid else "it has joined the run"
+        where += f" by the agent on {member.agent}" if member.agent else ""
         return where + ("" if is_connected else ", whose connection is lost") + doing

@@ -58,7 +58,7 @@ class Membership:
         own = self._places.get(member.rank)
         if own is not None and own.member.incarnation == member.incarnation and self.world_size == member.world_size:
             _check_agreed(member, options, self._holder(now, but=own))
-            own.options, own.lost_at = options, None
+            own.member, own.options, own.lost_at = member, options, None
             self._lost.pop(member.rank, None)
             self._connected[member.rank] = own
             return self.epoch

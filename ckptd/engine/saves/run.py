@@ -64,6 +64,7 @@ class Run:
         listeners: Listeners | None = None,
         floor: FloorNow = no_floor,
         admit: Admit = admit_all,
+        gone: Callable[[], Mapping[str, float]] = dict,
         term: Callable[[], int] = int,
         confirm_root: ConfirmRoot = confirm_nothing,
         journal: Journal = NO_JOURNAL,
@@ -98,6 +99,7 @@ class Run:
             workers=workers,
             feeders=feeders,
             writers=writers,
+            gone=gone,
             term=term,
             admit=admit,
             journal=told,
@@ -145,10 +147,10 @@ class Run:
         with self.lock:
             self.members.check(rank, incarnation, epoch)
 
-    def disconnect(self, member: Member, epoch: int) -> None:
-        """Note that a member's connection broke."""
+    def disconnect(self, member: Member, epoch: int, silent_s: float = 0.0) -> None:
+        """Note that a member's connection broke, so long ago."""
         with self.lock:
-            self.members.disconnect(member, epoch)
+            self.members.disconnect(member, epoch, silent_s)
 
     def leave(self, member: Member, epoch: int) -> None:
         """Take a member's place back; what it still had to send will never come."""

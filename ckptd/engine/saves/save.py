@@ -21,7 +21,7 @@ from ckptd.engine.lanes.capture import Capture
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.shard import Debt, Shard
 from ckptd.engine.lanes.standstill import Standstill
-from ckptd.engine.layout import Assignment, LaneTransport, Layout
+from ckptd.engine.layout import Assignment, Layout
 from ckptd.engine.log import log_failed, log_saved, log_waiting, logger
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves import session as machine
@@ -29,6 +29,7 @@ from ckptd.engine.saves.answers import settled_by_engine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.committing import put_in_place
 from ckptd.engine.saves.deadlines import debts_of, waiting_for, why_over
+from ckptd.engine.saves.gone_hosts import why_gone
 from ckptd.engine.saves.planning import Plan
 from ckptd.engine.saves.remembered import forget_frames, remembered
 from ckptd.engine.saves.session import Event, Session
@@ -51,6 +52,9 @@ class Others(Protocol):
 
     def whereabouts(self, save: Save) -> Mapping[int, str]:
         """Say where the ranks are that a save still waits for."""
+
+    def agent_of(self, rank: int) -> str:
+        """Return the host by whose agent a rank has its place; "" for none."""
 
     def turn_wanted(self) -> None:
         """Called when a save waits for its turn to commit."""
@@ -175,11 +179,6 @@ class Save:
         return total - sum(debt.owed_bytes for debt in debts), total
 
     @property
-    def transports(self) -> frozenset[LaneTransport]:
-        """How the bytes of ranks that have declared come here."""
-        return frozenset(claim.transport for claim in self.claims.values())
-
-    @property
     def is_self_contained(self) -> bool:
         """Whether it goes on by itself: every rank has declared, and what is still missing is in captured memory."""
         return not self.needed()
@@ -193,12 +192,13 @@ class Save:
         return {rank for rank in owing if rank not in self.claims or not self.claims[rank].is_safe}
 
     def check_deadlines(self, lost: Mapping[int, tuple[str, float]]) -> None:
-        """End the save if a rank is gone, late or stalled; `lost` is as `Membership.lost` gives it."""
-        now = self.run.clock.boot_s()
-        if not lost and now - self._looked_at < self.first.world_size * _LOOK_S_A_RANK:
+        """End the save if a host or a rank is gone, late or stalled; `lost` is as `Membership.lost` gives it."""
+        now, gone = self.run.clock.boot_s(), self.run.gone()
+        if not lost and not gone and now - self._looked_at < self.first.world_size * _LOOK_S_A_RANK:
             return
         self._looked_at = now
-        reason = why_over(
+        without = why_gone(self.session, self.claims, self.plan.shards, gone, self.others.agent_of)
+        reason = without or why_over(
             self.session,
             self._debts(),
             {rank: gone for rank, gone in lost.items() if rank not in self.claims or not self.claims[rank].is_safe},

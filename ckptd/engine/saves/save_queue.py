@@ -252,6 +252,10 @@ class SaveQueue:
             found[rank] = self._members.describe(rank, f", which waits with step {others[-1]}" if others else "")
         return found
 
+    def agent_of(self, rank: int) -> str:
+        """See `Others`."""
+        return self._members.agent_of(rank)
+
     def turn_wanted(self) -> None:
         """Let the save that began first commit, if it is ready; the lock is held."""
         if self._live and self._live[0].session.phase is Phase.SEALED:
@@ -343,7 +347,7 @@ def _view(save: Save, now: float) -> SaveView:
         age_s=now - save.began_at,
         waiting_for=tuple(save.waiting_for()),
         needed_ranks=tuple(sorted(save.needed())),
-        transports=save.transports,
+        transports=frozenset(claim.transport for claim in save.claims.values()),
         crossing_bytes=save.plan.crossing_bytes,
     )
 

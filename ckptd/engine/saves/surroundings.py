@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ckptd.engine.clock import Clock
@@ -39,6 +39,7 @@ class Surroundings:
         feeders: take lanes from captured memory, beside all other work: this waits for ranks.
         writers: returns the addresses of the process that takes the shards of a host, "" being this one; none means
             the process that answered.
+        gone: returns the hosts whose agents are gone, and for how many seconds.
         term: returns the term of this coordinator; 0 where no other host writes.
         admit: is called with a save and its size before anything of it is written.
         journal: is told of them.
@@ -53,6 +54,7 @@ class Surroundings:
     workers: Share
     feeders: Share
     writers: Callable[[str], tuple[str, ...]]
+    gone: Callable[[], Mapping[str, float]]
     term: Callable[[], int]
     admit: Admit
     journal: RunJournal

@@ -179,18 +179,20 @@ class PartSealed(_message.Message):
     def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
 
 class PartFailed(_message.Message):
-    __slots__ = ("agent", "term", "request_id", "save", "reason")
+    __slots__ = ("agent", "term", "request_id", "save", "reason", "rank")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     agent: AgentLife
     term: int
     request_id: str
     save: str
     reason: str
-    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    rank: int
+    def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., reason: _Optional[str] = ..., rank: _Optional[int] = ...) -> None: ...
 
 class EndSeen(_message.Message):
     __slots__ = ("agent", "term", "save", "request_id", "is_sole")
@@ -343,14 +345,10 @@ class PlaceRequest(_message.Message):
     def __init__(self, join: _Optional[_Union[_save_pb2.JoinRequest, _Mapping]] = ..., host: _Optional[str] = ...) -> None: ...
 
 class PlaceReply(_message.Message):
-    __slots__ = ("epoch", "ranks", "all_here")
+    __slots__ = ("epoch",)
     EPOCH_FIELD_NUMBER: _ClassVar[int]
-    RANKS_FIELD_NUMBER: _ClassVar[int]
-    ALL_HERE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
-    ranks: _containers.RepeatedScalarFieldContainer[int]
-    all_here: bool
-    def __init__(self, epoch: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., all_here: bool = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
 class DepartRequest(_message.Message):
     __slots__ = ("leave", "for_good", "host")

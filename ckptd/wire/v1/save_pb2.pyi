@@ -129,7 +129,7 @@ class PutManifestReply(_message.Message):
     def __init__(self) -> None: ...
 
 class DeclareRequest(_message.Message):
-    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends", "compared_parts", "compared_digests", "refuses_differences", "remarks")
+    __slots__ = ("save", "request_id", "world_size", "manifest_digest", "meta_graph", "overwrite", "timeout_s", "checkpoint_name", "pad_step_number", "meta_suffix", "unlisted", "hears_ends", "compared_parts", "compared_digests", "refuses_differences", "remarks", "again")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +146,7 @@ class DeclareRequest(_message.Message):
     COMPARED_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     REFUSES_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     REMARKS_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     save: _common_pb2.SaveIdentity
     request_id: str
     world_size: int
@@ -162,7 +163,8 @@ class DeclareRequest(_message.Message):
     compared_digests: bytes
     refuses_differences: bool
     remarks: _containers.RepeatedCompositeFieldContainer[Remark]
-    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ..., remarks: _Optional[_Iterable[_Union[Remark, _Mapping]]] = ...) -> None: ...
+    again: bool
+    def __init__(self, save: _Optional[_Union[_common_pb2.SaveIdentity, _Mapping]] = ..., request_id: _Optional[str] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., meta_graph: _Optional[bytes] = ..., overwrite: bool = ..., timeout_s: _Optional[float] = ..., checkpoint_name: _Optional[str] = ..., pad_step_number: bool = ..., meta_suffix: _Optional[str] = ..., unlisted: bool = ..., hears_ends: bool = ..., compared_parts: _Optional[bytes] = ..., compared_digests: _Optional[bytes] = ..., refuses_differences: bool = ..., remarks: _Optional[_Iterable[_Union[Remark, _Mapping]]] = ..., again: bool = ...) -> None: ...
 
 class AwaitPlanRequest(_message.Message):
     __slots__ = ("save", "request_id")

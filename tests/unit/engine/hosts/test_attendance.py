@@ -42,7 +42,7 @@ def test_a_lost_agent_is_named_with_its_ranks_and_what_they_owe():
     attendance = attended(H1, H9)
     owed = parts(attendance)
     owed.progress("h9", 12_000_000, 1.0)
-    attendance.hear(H1, 3, 16.0)
+    attendance.hear(H1, 3, 14.0)
     assert attendance.lost(15.0) == {}
     assert attendance.lost(16.0) == {"h9": 16.0}
     assert owed.why_over(16.0) == "agent on h9 is gone 16 s; ranks 64-71 owed 12.0 MB of 45.0 MB"
