@@ -164,6 +164,8 @@ class HostCall:
         self.error = how if isinstance(how, CkptdError) else None
         self.checkpoint = how if isinstance(how, Checkpoint) else None
         for claim in self.claims.values():
+            if isinstance(how, Checkpoint):
+                claim.published(how)
             claim.end(self.error)
         if isinstance(how, CkptdError):
             self.outcome.set_exception(how)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.identity import Declaration, SaveRef
 from ckptd.engine.journal import Actor
 from ckptd.engine.lanes.capture import Capture, Holding
@@ -102,6 +103,11 @@ class Claim:
         """Answer the declaration with an error, if it has not been answered."""
         if self.planned is not None and not self.planned.done():
             self.planned.set_exception(error)
+
+    def published(self, checkpoint: Checkpoint) -> None:
+        """Answer with the checkpoint, if it was never planned here: it was published all the same."""
+        if self.planned is not None and not self.planned.done():
+            self.planned.set_result(checkpoint)  # type: ignore[arg-type]  # see `answered`
 
     def end(self, error: CkptdError | None) -> None:
         """Note that the save is over: free everything that is large, as ended saves are remembered for a while."""
