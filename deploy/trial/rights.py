@@ -12,11 +12,14 @@ from trial.project import OPERATOR_TOKEN, SOCKET, TRAIN_TOKEN, Project, expect
 NOT_PERMITTED = 9  # the exit code of `ckptd` for what a policy refuses
 SECRETS = {"ckptd": ("/identities", OPERATOR_TOKEN, "/identities/tokens.json"), "train": ("/train-token", TRAIN_TOKEN)}
 WITH_THE_STORE_S_ROOT_KEY = {"s3", "s3-key"}
-WITH_THE_DAEMON_S_KEY = {"bucket", "ckptd"}
+WITH_THE_DAEMON_S_KEY = frozenset({"bucket", "ckptd"})
 
 
-def confined(tried: Project) -> None:
-    """Look at every container as the engine knows it, and at the daemon's from within."""
+def confined(tried: Project, with_key: frozenset[str] = WITH_THE_DAEMON_S_KEY) -> None:
+    """Look at every container as the engine knows it, and at the daemon's from within.
+
+    `with_key`: the services that have the key of the bucket.
+    """
     containers = tried.containers()
     for container in containers:
         name, host, config = service(container), container["HostConfig"], container["Config"]
@@ -33,7 +36,7 @@ def confined(tried: Project) -> None:
         root = {n for n in names if "ROOT_USER" in n or "ROOT_PASSWORD" in n}
         expect(not root or name in WITH_THE_STORE_S_ROOT_KEY, f"{name} has the key of the store's administrator")
         has_key = any(n.startswith("AWS_SECRET") for n in names)
-        expect(has_key == (name in WITH_THE_DAEMON_S_KEY), f"{name} has the daemon's key, or the daemon lacks it")
+        expect(has_key == (name in with_key), f"{name} has the daemon's key, or the daemon lacks it")
     within = inside(
         tried, "ckptd", "grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs):' /proc/1/status; touch /x /opt/ckptd/x 2>&1"
     )
