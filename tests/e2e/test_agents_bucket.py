@@ -7,12 +7,17 @@ layout, and nothing is in the bucket that no checkpoint needs, neither objects n
 
 from __future__ import annotations
 
+import json
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from botocore.exceptions import ClientError
 
 import ckptd
 from ckptd.engine.lanes.filled_shard import FilledShard
@@ -27,6 +32,7 @@ from tests.e2e.saving_worker import value_of
 from tests.e2e.test_agents import HOSTS, Hosts
 from tests.fakes.ranks import Ranks
 from tests.fakes.waiting import eventually
+from tests.services.ceph import OWNER, Ceph
 from tests.services.faults import Hold
 from tests.services.front import Front
 from tests.services.s3 import S3Service
@@ -41,10 +47,18 @@ ROUNDS = 40
 class BucketHosts(Hosts):
     """The processes over a bucket, and what is seen of it by others."""
 
-    def __init__(self, base: Path, url: str, service: S3Service) -> None:
+    def __init__(self, base: Path, url: str, service: S3Service, agents_keys: tuple[str, str] | None) -> None:
+        self.url, self.agents_keys = url, agents_keys
         super().__init__(base, url)  # type: ignore[arg-type]
-        self.url = url
         self.look = BucketLook(service, f"{url.removeprefix(f's3://{service.bucket}/')}/{RUN}")
+
+    def start(self, name: str) -> None:
+        with pytest.MonkeyPatch.context() as environment:
+            if name != "coordinator" and self.agents_keys is not None:
+                access, secret = self.agents_keys
+                environment.setenv("AWS_ACCESS_KEY_ID", access)
+                environment.setenv("AWS_SECRET_ACCESS_KEY", secret)
+            super().start(name)
 
     def save(self, step: int, count: int = SMALL) -> None:
         self.crew.save(step, count)
@@ -72,9 +86,9 @@ class BucketHosts(Hosts):
 
 
 @contextmanager
-def running(url: str, service: S3Service) -> Iterator[BucketHosts]:
+def running(url: str, service: S3Service, agents_keys: tuple[str, str] | None = None) -> Iterator[BucketHosts]:
     with tempfile.TemporaryDirectory(prefix="ckptd-") as base:
-        hosts = BucketHosts(Path(base), url, service)
+        hosts = BucketHosts(Path(base), url, service, agents_keys)
         try:
             yield hosts
         except BaseException:
@@ -83,6 +97,45 @@ def running(url: str, service: S3Service) -> Iterator[BucketHosts]:
             raise
         finally:
             hosts.end()
+
+
+@contextmanager
+def team_that_writes_data_only(service: S3Service, root: str, uid: str, run: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a new user, who reads all of a root and writes the data files of one run, and nothing else.
+
+    Users of Ceph own what they write, also in another's bucket: so its owner needs the right to read as well.
+    """
+    server = service.server
+    assert isinstance(server, Ceph)
+    keys = uid, secrets.token_hex(16)
+    server.add_user(uid, *keys)
+    bucket, user = f"arn:aws:s3:::{service.bucket}", "arn:aws:iam:::user"
+    allowed = {"Effect": "Allow", "Principal": {"AWS": [f"{user}/{uid}"]}}
+    all_of_them = {"Effect": "Allow", "Principal": {"AWS": [f"{user}/{uid}", f"{user}/{OWNER}"]}}
+    listing = ["s3:ListBucket", "s3:ListBucketMultipartUploads"]
+    writing = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    statements = [
+        {**allowed, "Action": listing, "Resource": [bucket]},
+        {**all_of_them, "Action": ["s3:GetObject"], "Resource": [f"{bucket}/{root}/*"]},
+        {**allowed, "Action": writing, "Resource": [f"{bucket}/{root}/{run}/*.data-*-of-*"]},
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    service.client().put_bucket_policy(Bucket=service.bucket, Policy=policy)
+    try:
+        yield keys
+    finally:
+        service.client().delete_bucket_policy(Bucket=service.bucket)
+
+
+def refused(service: S3Service, keys: tuple[str, str], key: str) -> bool:
+    """Whether the owner of these keys may not write an object."""
+    access, secret = keys
+    client = replace(service, access_key=access, secret_key=secret).client()
+    try:
+        client.put_object(Bucket=service.bucket, Key=key, Body=b"forged")
+    except ClientError as error:
+        return bool(error.response["Error"]["Code"] == "AccessDenied")
+    return False
 
 
 def index_of_one_process(step: int, count: int) -> bytes:
@@ -151,3 +204,24 @@ def test_killed_between_receipts_and_index_and_in_mid_upload_nothing_is_lost_or_
         w = read_by_tensorflow(hosts.look, 3, tmp_path)
         for rank in range(RANKS):
             assert (w[rank * LARGE : (rank + 1) * LARGE] == value_of(3, rank)).all()
+
+
+def test_agents_whose_keys_write_the_data_of_their_team_only_save_all_the_same(
+    s3_root: str, s3_service: S3Service
+) -> None:
+    """Ceph enforces it; SeaweedFS has no policies by key pattern for its static identities."""
+    root = s3_root.removeprefix(f"s3://{s3_service.bucket}/")
+    team = team_that_writes_data_only(s3_service, root, f"team-{secrets.token_hex(4)}", RUN)
+    with team as keys, running(s3_root, s3_service, keys) as hosts:
+        hosts.save(1, LARGE)
+        hosts.kill("b")
+        hosts.start("b")
+        hosts.save(2)
+        for step in (1, 2):
+            hosts.check(step)
+        eventually(lambda: not hosts.rubbish(), hosts.rubbish, within_s=WAIT_S)
+        record = next(name for name in hosts.look.found() if name.endswith(".json"))
+        forged = ("checkpoint", "model.ckpt-2.index", record, ".ckptd/epoch")
+        for name in (*(f"{RUN}/{each}" for each in forged), ".ckptd/coordinator", "another/m-1.data-00000-of-00001"):
+            assert refused(s3_service, keys, f"{root}/{name}"), name
+        assert not refused(s3_service, keys, f"{root}/{RUN}/model.ckpt-2.data-00000-of-00009")

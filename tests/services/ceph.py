@@ -24,6 +24,7 @@ from tests.services.server import CannotRunError, answers, end, free_ports
 SUITE = "forky"  # the Debian release with Ceph 20.2: checksums by part, conditions also on completing an upload
 PACKAGES = ("ceph-mon", "ceph-osd", "radosgw")
 DAEMONS = ("mon", "osd", "rgw")
+OWNER = "test"  # the user to whom the bucket belongs
 _AGAIN = ("-o", "Acquire::Retries=5")
 _ROOM_BYTES = 20 << 30  # of a sparse file
 _START_S = 120.0
@@ -140,12 +141,15 @@ class Ceph:
             self._launch("rgw", "radosgw", "-f", "-n", "client.admin")
         self._await("the gateway", lambda: answers(self._port))
         if not (self._data / "user").exists():
-            access, secret = self.keys
-            self._call(
-                "radosgw-admin", "user", "create", "--uid=test", "--display-name=test",
-                f"--access-key={access}", f"--secret-key={secret}",
-            )  # fmt: skip
+            self.add_user(OWNER, *self.keys)
             (self._data / "user").touch()
+
+    def add_user(self, name: str, access_key: str, secret_key: str) -> None:
+        """Make a user, who may do nothing in the buckets of others but what their policies say."""
+        self._call(
+            "radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}",
+            f"--access-key={access_key}", f"--secret-key={secret_key}",
+        )  # fmt: skip
 
     def stop(self) -> None:
         """End all of it."""
