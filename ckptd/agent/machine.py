@@ -199,6 +199,14 @@ class AgentMachine:
     def _filling(self, save_id: str) -> list[HostSave]:
         return [each for each in self._saves.values() if each.save == save_id and each.phase is PartPhase.FILLING]
 
+    def may_finish(self, save_id: str, now: float) -> bool:
+        """Whether a shard may still be made durable: not by a life that was replaced, or hung longer than saves take.
+
+        The coordinator keeps the keys of a save that is over from others for a day, and no longer.
+        """
+        filling = self._filling(save_id)
+        return self.replaced_by is None and any(now - each.began_at <= self.timeout_s for each in filling)
+
     def is_sealed(self, request_id: str) -> bool:
         """Whether nothing is owed to the save of a request any more."""
         save = self._saves.get(request_id)

@@ -31,6 +31,7 @@ class _Part:
 
     shard: FilledShard | None = None  # until it is created
     waiting: list[Go] = field(default_factory=list)  # for that
+    is_stopped: bool = False  # before it was
     is_sealing: bool = False
 
 
@@ -154,17 +155,22 @@ class Writing:
             )
         except CkptdError as error:
             with self.lock:
-                self._parts.pop(go.save, None)
-                self._fill_failed(go, str(error))
+                if part.is_stopped:
+                    self.do(self.machine.stopped(go.save))
+                else:
+                    self._parts.pop(go.save, None)
+                    self._fill_failed(go, str(error))
             return
         with self.lock:
-            if self._parts.get(go.save) is not part:  # the save has ended meanwhile
-                self.workers.submit(shard.abort)
-                return
-            part.shard, waiting, part.waiting = shard, part.waiting, []
-            for each in waiting:
-                self._take_part(each, shard)
-        if not shard.lanes:
+            if not part.is_stopped:
+                part.shard, waiting, part.waiting = shard, part.waiting, []
+                for each in waiting:
+                    self._take_part(each, shard)
+        if part.is_stopped:
+            shard.abort()
+            with self.lock:
+                self.do(self.machine.stopped(go.save))
+        elif not shard.lanes:
             self._ended_lane(go, part)
 
     def _take_part(self, go: Go, shard: FilledShard) -> None:
@@ -191,6 +197,9 @@ class Writing:
         self.workers.submit(self._seal, go, shard)
 
     def _seal(self, go: Go, shard: FilledShard) -> None:
+        with self.lock:
+            if not self.machine.may_finish(go.save, self._clock.boot_s()):
+                return  # the machine ends it
         try:
             receipt = sums_there(self._store, go, self.machine.life, shard)
         except CkptdError as error:
@@ -206,6 +215,9 @@ class Writing:
     def _stop(self, save: str) -> None:
         with self.lock:
             part = self._parts.pop(save, None)
+            if part is not None and part.shard is None:
+                part.is_stopped = True  # what is being created is aborted as soon as it is
+                return
         if part is not None and part.shard is not None:
             part.shard.close(SessionAbortedError("the save is over"))
             part.shard.abort()

@@ -5,7 +5,7 @@ In a store without locks a former owner may wake up and still commit one, or del
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ckptd.engine.catalog import deleting
@@ -103,11 +103,6 @@ class Uncommitted:
 
     def sweep_uploads_of(self, record: Record) -> None:
         """Abort what uploads of a save of ours are left that will not be committed."""
-        self.sweep_uploads(record.shard_keys)
-
-    def sweep_uploads(self, keys: Collection[str], *, of_live: bool = False) -> None:
-        """Abort the uploads of these keys; `of_live`: even if their save is under way, as their writers are gone."""
         ledger = self._ledger
         ledger.confirm(0.0)
-        spare = set(ledger.live_keys()).difference(keys if of_live else ())
-        ledger.store.sweep_unfinished(ledger.run, given_up=keys, spare=spare)
+        ledger.store.sweep_unfinished(ledger.run, given_up=record.shard_keys, spare=ledger.live_keys())

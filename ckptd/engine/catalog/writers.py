@@ -79,13 +79,6 @@ class Writers:
                 reason = f"a later save, of step {other.step}, was published while this one waited for its writers"
                 raise ConflictError(reason, key=record.prefix_key)
 
-    def begins_anew(self, keys: Sequence[str]) -> None:
-        """Abort what a former life of a writer was uploading under these keys: its next life is about to begin.
-
-        One that hangs cannot complete it any more, as far as the store knows uploads.
-        """
-        self._uncommitted.sweep_uploads(keys, of_live=True)
-
     def heard_end(self, save_id: str, host: str) -> None:
         """Note that a writer knows that a save is over, and that it writes nothing for it any more.
 

@@ -63,17 +63,10 @@ class FromAgents:
                 shard.note_progress(owed)
 
     def begins_anew(self, save: SaveRef, by: AgentLife) -> None:
-        """Hear that a later life of a host's agent writes its shard, from the first byte on, if it has no receipt.
-
-        What the former life was uploading is aborted first: call it before that agent is told to begin.
-        """
+        """Hear that a later life of a host's agent writes its shard, from the first byte on, if it has no receipt."""
         with self._of(save, by) as found:
-            shards = [shard for shard in _shards_of(found, by.host) if not shard.finish()]
-            for shard in shards:
+            for shard in _shards_of(found, by.host):
                 shard.begin_anew()
-        if shards:
-            with self._runs.stored(save.run) as run:
-                run.stored.writer_begins_anew([shard.key for shard in shards])
 
     def is_sealed(self, save: SaveRef, by: AgentLife) -> bool:
         """Whether all that a host writes of a save is durable, as a receipt says."""

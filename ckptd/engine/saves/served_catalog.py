@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -296,11 +296,6 @@ class ServedCatalog:
     ) -> DamageVerdict:
         """Read bytes again that looked wrong to a reader; see `DamageChecks.check`."""
         return self._damage.check(key, save_id, suspicion, by, actors)
-
-    def writer_begins_anew(self, keys: Sequence[str]) -> None:
-        """Let a later life of a writer on another host begin with these shards, of which nothing is left."""
-        with self.lock:
-            self.catalog.writers.begins_anew(keys)
 
     def writer_heard_end(self, save_id: str, host: str) -> None:
         """Note that a writer on another host writes nothing more of a save that is over."""

@@ -26,11 +26,9 @@ class Sweeps(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.given_up: set[str] = set()
-        self.spared: set[str] = set()
 
     def sweep_unfinished(self, directory, *, given_up=(), spare=(), only=None):
         self.given_up |= set(given_up)
-        self.spared = set(spare)
         return []
 
 
@@ -167,12 +165,3 @@ def test_a_restart_does_not_shorten_a_tombstone():
     later.clock.advance(TAKEN_S)
     later.catalog.retire()
     assert record.key not in later.files()
-
-
-def test_what_a_former_life_of_a_writer_uploads_is_swept_before_the_next_begins_and_nothing_else():
-    store = Sweeps()
-    run = Run(store, HandClock())
-    record, other = run.begin(2, writers=HOSTS), run.begin(3, writers=HOSTS)
-    run.catalog.writers.begins_anew(record.shard_keys[:1])
-    assert store.given_up == set(record.shard_keys[:1])
-    assert store.spared == {record.shard_keys[1], *other.shard_keys}

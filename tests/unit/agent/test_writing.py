@@ -1,0 +1,132 @@
+"""What an agent writes, and what it says has ended: nothing of it comes to a save's keys afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from ckptd.agent.machine import AgentMachine, Effect, Fill, Stop
+from ckptd.agent.writing import Writing
+from ckptd.engine.hosts.messages import AgentLife, Attached, Go, HostDeclaration
+from ckptd.engine.lanes.host_share import part_of
+from ckptd.engine.lanes.plan import plan
+from ckptd.engine.saves.engine_threads import EngineThreads
+from ckptd.engine.settings import Settings
+from ckptd.storage.memory import MemoryStore
+from tests.fakes.clock import HandClock
+from tests.fakes.many_hosts import declaration
+from tests.fakes.ranks import Ranks
+from tests.fakes.waiting import eventually, never
+
+LIFE = AgentLife("a", "one")
+KEY = "r/m-5.data-00000-of-00001"
+
+
+class Told(AgentMachine):
+    """Notes which saves' writers have ended."""
+
+    def stopped(self, save_id: str) -> list[Effect]:
+        STOPPED.append(save_id)
+        return super().stopped(save_id)
+
+
+class FinishesAnyTime(Told):
+    """One that hung for as long as may be, and goes on."""
+
+    def may_finish(self, save_id: str, now: float) -> bool:
+        return True
+
+
+STOPPED: list[str] = []
+
+
+class SlowToCreate(MemoryStore):
+    """Waits before a writer is made, until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_creating, self.may_create = threading.Event(), threading.Event()
+        self.is_aborted = False
+
+    def create(self, key, size_bytes):
+        self.is_creating.set()
+        assert self.may_create.wait(60)
+        writer = super().create(key, size_bytes)
+        abort = writer.abort
+
+        def aborted() -> None:
+            assert not STOPPED, "it has said before that nothing is left"
+            self.is_aborted = True
+            abort()
+
+        writer.abort = aborted
+        return writer
+
+
+def nothing_to_send() -> tuple[Go, HostDeclaration]:
+    """Return an order for a shard of which no rank owes anything, so that it is sealed at once."""
+    ranks = Ranks(1)
+    ranks.hold("w", np.zeros((0,), np.float32), {0: None})
+    layout = plan(ranks.manifests, 1, hosts=["a"])
+    share = part_of(layout, "a")
+    said = declaration("a", 5, (0,), 1)
+    size = layout.shard_sizes[share.shard]
+    return Go(3, said.request_id, "s", 1, share.shard, KEY, size, share.whole_digest, share.layout), said
+
+
+@contextmanager
+def writing(store: MemoryStore, clock: HandClock, machine: type[AgentMachine]) -> Iterator[tuple[Writing, Fill]]:
+    STOPPED.clear()
+    threads = EngineThreads(Settings())
+    threads.open()
+    made = machine(LIFE, "root")
+    order = nothing_to_send()
+    written = Writing(
+        store, "unix:///nowhere", made, clock=clock, threads=threads, find_manifest=NotImplemented, on_attached=int
+    )
+    with written.lock:
+        made.tick(clock.boot_s())
+        made.hear(Attached(3, 15.0), clock.boot_s())
+        made.declare(order[1], clock.boot_s())
+        [fill] = made.hear(order[0], clock.boot_s())
+    assert isinstance(fill, Fill)
+    try:
+        yield written, fill
+    finally:
+        threads.close()
+
+
+def test_an_agent_says_that_its_writers_have_ended_when_the_one_that_was_being_created_is_aborted():
+    store = SlowToCreate()
+    with writing(store, HandClock(), Told) as (written, fill):
+        with written.lock:
+            written.do([fill])
+        assert store.is_creating.wait(60)
+        with written.lock:
+            written.do([Stop("s")])
+        never(lambda: STOPPED, "the end of its writers")
+        store.may_create.set()
+        eventually(lambda: STOPPED == ["s"], "the end of its writers")
+        assert store.is_aborted
+    assert KEY not in [each.key for each in store.list("r")]
+
+
+@pytest.mark.parametrize(("machine", "is_written"), [(Told, False), (FinishesAnyTime, True)])
+def test_an_agent_that_hung_for_longer_than_a_save_takes_makes_nothing_durable_any_more(machine, is_written):
+    store, clock = SlowToCreate(), HandClock()
+    with writing(store, clock, machine) as (written, fill):
+        with written.lock:
+            written.do([fill])
+        assert store.is_creating.wait(60)
+        clock.advance(written.machine.timeout_s + 1)
+        store.may_create.set()
+        if is_written:
+            eventually(lambda: [each.key for each in store.list("r")] == [KEY], "the shard")
+        with written.lock:
+            written.do([Stop("s")])
+        eventually(lambda: STOPPED == ["s"], "the end of its writers")
+    assert ([each.key for each in store.list("r")] == [KEY]) is is_written
