@@ -37,7 +37,7 @@ from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.known_manifests import KnownManifests
 from ckptd.storage.base import Durability
-from ckptd.wire import addresses, agents, convert, manifests, methods, status, versions
+from ckptd.wire import addresses, agents, convert, manifests, methods, shares, status, versions
 from ckptd.wire.channels import COMMON_OPTIONS
 from ckptd.wire.v1 import agent_pb2, common_pb2
 
@@ -118,7 +118,7 @@ class SimulatedAgent:
             sum(each.size_bytes for each in self._manifests),
             since_term=self._term,
             parts=tuple(self._parts(step)),
-            **self._known_layout(),
+            known_layout=self._layout,
         )
         self._said = said
         message = agents.from_agent_to_wire(DeclareHost(self.life, self._term, said))
@@ -130,9 +130,6 @@ class SimulatedAgent:
         """Return how many slices this host is told to write."""
         await self._go
         return self._num_sums
-
-    def _known_layout(self) -> dict[str, Any]:
-        return {}
 
     def _parts(self, step: int) -> Iterator[RankPart]:
         for member, epoch, manifest in zip(self._members, self._epochs, self._manifests, strict=True):
@@ -188,8 +185,12 @@ class SimulatedAgent:
         return counted
 
     async def _listen(self) -> None:
-        while (message := await self._attending.read()) is not aio.EOF:
-            self._counted.down += message.ByteSize()
+        joined = agents.Joined()
+        while (part := await self._attending.read()) is not aio.EOF:
+            self._counted.down += part.ByteSize()
+            message = joined.add(part)
+            if message is None:
+                continue
             match message.WhichOneof("kind"):
                 case "go" if not self._go.done():
                     self._take(message.go)
@@ -202,7 +203,8 @@ class SimulatedAgent:
 
     def _take(self, go: agent_pb2.Go) -> None:
         if go.HasField("share"):
-            self._num_sums = len(go.share.segment_size) // 8
+            share = shares.share_from_wire(go.share, go.shard, go.num_shards, go.size_bytes)
+            self._layout, self._num_sums = go.layout_digest, len(share.segment_size)
         shard = go.shard if go.HasField("shard") else None
         self._go.set_result(
             Go(go.term, go.request_id, go.save, go.num_shards, shard, go.key, go.size_bytes, go.layout_digest)

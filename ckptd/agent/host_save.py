@@ -51,6 +51,7 @@ class HostSave:
         since_term: in which term a coordinator was told of it first, 0 if that may have been before this life; None if
             it was told to none.
         told_at: when the coordinator was last told of it by itself; None if it never was.
+        again_s: how long after that it is told again.
         outcome: once it has ended.
     """
 
@@ -65,6 +66,7 @@ class HostSave:
     failed_rank: int | None = None
     since_term: int | None = None
     told_at: float | None = None
+    again_s: float = 0.0
     outcome: HostOutcome | None = None
 
     @property
@@ -76,6 +78,19 @@ class HostSave:
     def all_saves(self) -> set[str]:
         """The ids of all attempts at it that wrote something."""
         return {self.save, *self.sealed} - {""}
+
+    def is_due(self, now: float) -> bool:
+        """Whether the coordinator has to be told of it again, as it did not answer."""
+        if self.phase is PartPhase.FILLING:
+            return False
+        return self.told_at is None or now - self.told_at >= self.again_s
+
+    def told(self, now: float, again_s: float, most_s: float) -> None:
+        """Note that the coordinator is told. `most_s`: each time it waits twice as long, up to that.
+
+        Thousands of hosts repeat themselves while one is late.
+        """
+        self.told_at, self.again_s = now, max(again_s, min(2 * self.again_s, most_s))
 
     def told_in(self, term: int) -> HostDeclaration:
         """Return the declaration as it is told in this term."""

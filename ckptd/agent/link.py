@@ -144,8 +144,10 @@ class AgentLink:
                     attending.cancel()
                     return
                 self._attending = attending
+            joined = agents.Joined()
             for reply in attending:
-                self._hear(reply)
+                if (whole := joined.add(reply)) is not None:
+                    self._hear(whole)
         except grpc.RpcError as error:
             _log.info("the coordinator says nothing: %s", status.from_wire(error, address=self._address))
         except CkptdError as error:

@@ -316,8 +316,8 @@ class AgentMachine:
         for save in list(self._saves.values()):
             if now - save.began_at > self.timeout_s:
                 effects += self._time_out(save, now)
-            elif save.phase is not PartPhase.FILLING and (save.told_at is None or now - save.told_at >= self.again_s):
-                effects += self._tell_of(save, now)
+            elif save.is_due(now):
+                effects += self._tell_of(save, now, is_again=True)
         return effects
 
     def waits(self, now: float) -> list[str]:
@@ -381,11 +381,11 @@ class AgentMachine:
         owed = tuple({each.save: each.owed_bytes for each in filling}.items())
         return Beat(self.life, self.highest_term, owed, tuple(sorted(self.reading)[:MOST_READ]))
 
-    def _tell_of(self, save: HostSave, now: float) -> list[Effect]:
+    def _tell_of(self, save: HostSave, now: float, *, is_again: bool = False) -> list[Effect]:
         """Tell the coordinator how far a save is, unless the next `Hello` will."""
         if not self.is_attached:
             return []
-        save.told_at = now
+        save.told(now, self.again_s, self.lease_s / 3 if is_again else 0.0)
         request_id = save.declaration.request_id
         if save.phase is PartPhase.SEALED and save.receipts is not None:
             return self._say(PartSealed(self.life, self.highest_term, request_id, save.save, save.receipts))

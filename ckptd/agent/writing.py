@@ -11,15 +11,16 @@ from ckptd.agent.call_table import CallTable
 from ckptd.agent.filling import fill, remove_begun, sums_there
 from ckptd.agent.host_call import HostCall
 from ckptd.agent.host_save import HostOutcome
+from ckptd.agent.known_shares import KnownShares
 from ckptd.agent.link import AgentLink
 from ckptd.agent.machine import AgentMachine, Effect, Fill, Find, Send, Stop, Tell
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
-from ckptd.engine.hosts.messages import FromCoordinator, Go, Replaced, SaveEnded
+from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, Replaced, SaveEnded
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.engine_threads import EngineThreads
-from ckptd.errors import CkptdError, SessionAbortedError, UnavailableError
+from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.storage.base import Store
 
 _log = logging.getLogger("ckptd.agent")
@@ -74,6 +75,7 @@ class Writing:
             store, coordinator, find_manifest=find_manifest, on_message=self._heard, on_broken=self.attend_anew
         )
         self._store, self._clock, self._on_attached = store, clock, on_attached
+        self._shares = KnownShares()
         self._parts: dict[str, _Part] = {}  # by save
 
     # Effects. The lock is held, but in what runs on workers.
@@ -86,8 +88,8 @@ class Writing:
                     self.workers.submit(self.link.find)
                 case Send(message=message):
                     self.link.say(message)
-                case Fill(go=go, may_be_begun=may_be_begun):
-                    self._fill(go, may_be_begun)
+                case Fill(go=go, declaration=said, may_be_begun=may_be_begun):
+                    self._fill(go, said, may_be_begun)
                 case Stop(save=save):
                     self.workers.submit(self._stop, save)
                 case Tell(request_id=request_id, outcome=outcome):
@@ -118,7 +120,8 @@ class Writing:
     def declare(self, call: HostCall) -> None:
         """Declare a call; no rank is added to it any more."""
         is_retry = any(each.is_repeated for each in call.declarations.values())
-        self.do(self.machine.declare(call.declared(), self._clock.boot_s(), is_retry=is_retry))
+        said = self._shares.added_to(call.declared())
+        self.do(self.machine.declare(said, self._clock.boot_s(), is_retry=is_retry))
 
     # A shard. The lock is held where it says so.
 
@@ -131,8 +134,13 @@ class Writing:
         call.answer()
         return call
 
-    def _fill(self, go: Go, may_be_begun: bool) -> None:
+    def _fill(self, go: Go, said: HostDeclaration, may_be_begun: bool) -> None:
         """Begin a shard, or take part in the one that is begun; with the lock held."""
+        try:
+            go = self._shares.completed(go, said)
+        except NotFoundError as error:
+            self._fill_failed(go, str(error))
+            return
         part = self._parts.get(go.save)
         if part is None:
             self._parts[go.save] = part = _Part(waiting=[go])

@@ -99,6 +99,14 @@ class Layout:
         """Return the host that fills a shard; "" for the process that plans, which also fills what no rank sends to."""
         return self.shard_hosts[shard] if shard in self.senders_of and self.shard_hosts else ""
 
+    def shard_of(self, host: str) -> int | None:
+        """Return the shard that a host fills, None when it writes nothing."""
+        return self._shards_by_host.get(host)
+
+    @cached_property
+    def _shards_by_host(self) -> dict[str, int]:
+        return {host: shard for shard, host in reversed(list(enumerate(self.shard_hosts)))}
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over all that says where bytes go and what the index lists: the same layout, the same 32 bytes.

@@ -114,8 +114,11 @@ class AgentService:
         loop = asyncio.get_running_loop()
 
         def send(message: FromCoordinator, run: str) -> None:
-            encoded = agents.from_coordinator_to_wire(message, run)
-            loop.call_soon_threadsafe(outgoing.put_nowait, encoded)
+            loop.call_soon_threadsafe(put, agents.in_parts(agents.from_coordinator_to_wire(message, run)))
+
+        def put(parts: list[agent_pb2.CoordinatorMessage]) -> None:  # those of a message, one after another
+            for part in parts:
+                outgoing.put_nowait(part)
 
         answer = hosts.attend(hello, send, self._stamp(call))
         try:

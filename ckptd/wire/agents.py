@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
+from google.protobuf.message import DecodeError
 
 from ckptd.engine.hosts.messages import (
     AgentLife,
@@ -32,6 +32,8 @@ from ckptd.wire import convert, shares, status, versions
 from ckptd.wire.v1 import agent_pb2, common_pb2
 
 _MOST_TERM = 1 << 53
+PART_BYTES = 1 << 20
+_MOST_BYTES = 1 << 30  # of one message in parts
 
 
 def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
@@ -179,6 +181,39 @@ def from_coordinator_from_wire(message: agent_pb2.CoordinatorMessage) -> FromCoo
     raise InvalidRequestError("a coordinator says what is unknown here")
 
 
+def in_parts(message: agent_pb2.CoordinatorMessage) -> list[agent_pb2.CoordinatorMessage]:
+    """Return the messages that a message travels as: itself, unless it is too long for one."""
+    if message.ByteSize() <= PART_BYTES:
+        return [message]
+    data = message.SerializeToString()
+    cut = range(0, len(data), PART_BYTES)
+    parts = [agent_pb2.MessagePart(data=data[at : at + PART_BYTES], last=at == cut[-1]) for at in cut]
+    return [agent_pb2.CoordinatorMessage(part=part) for part in parts]
+
+
+class Joined:
+    """Joins what travels in parts; see `in_parts`."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._data = bytearray()
+
+    def add(self, message: agent_pb2.CoordinatorMessage) -> agent_pb2.CoordinatorMessage | None:
+        """Take the next message that came; return the one that is whole by it, if any."""
+        if message.WhichOneof("kind") != "part":
+            return message
+        if len(self._data) + len(message.part.data) > _MOST_BYTES:
+            raise InvalidRequestError("a coordinator says more than an agent takes", expected=f"at most {_MOST_BYTES}")
+        self._data += message.part.data
+        if not message.part.last:
+            return None
+        data, self._data = bytes(self._data), bytearray()
+        try:
+            return agent_pb2.CoordinatorMessage.FromString(data)
+        except DecodeError:
+            raise InvalidRequestError(f"{len(data)} bytes in parts are no message of a coordinator") from None
+
+
 def life_from_wire(message: agent_pb2.AgentLife) -> AgentLife:
     """Read and check which agent speaks."""
     host = convert.text_from_wire(message.host)
@@ -219,6 +254,7 @@ def _declaration_to_wire(said: HostDeclaration) -> agent_pb2.HostDeclaration:
         call=said.call,
         since_term=said.since_term,
         parts=[part_to_wire(said.run, part) for part in said.parts],
+        known_layout=said.known_layout,
     )
 
 
@@ -238,6 +274,7 @@ def _declaration_from_wire(message: agent_pb2.HostDeclaration) -> HostDeclaratio
         message.call,
         _term(message.since_term),
         parts,
+        message.known_layout,
     )
 
 
@@ -269,7 +306,7 @@ def _receipt_to_wire(receipt: Receipt) -> agent_pb2.Receipt:
         size_bytes=receipt.size_bytes,
         version=receipt.version,
         durability=convert.durability_to_wire(receipt.durability),
-        sums=np.frombuffer(receipt.sums, "<u4").tolist(),
+        sums=receipt.sums,
     )
 
 
@@ -282,7 +319,7 @@ def _receipt_from_wire(message: agent_pb2.Receipt) -> Receipt:
         message.size_bytes,
         message.version,
         convert.durability_from_wire(message.durability),
-        np.array(message.sums, "<u4").tobytes(),
+        message.sums,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a host is told to write ⇄ its message: columns as packed numbers, as a share may have millions of rows."""
+"""What a host is told to write ⇄ its message: columns of numbers, as narrow as they fit, as there may be millions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ckptd.errors import InvalidRequestError
 from ckptd.format import names
 from ckptd.wire.v1 import agent_pb2
 
+_WIDTHS = (1, 2, 4, 8)  # bytes of a number
 _ENTRIES = ("entry_tensor", "entry_offset", "entry_size", "entry_lengths_crc")
 _SEGMENTS = (
     "segment_entry",
@@ -35,8 +36,14 @@ def share_to_wire(layout: Layout) -> agent_pb2.HostShare:
         literals=[agent_pb2.ShareLiteral(offset=each.offset, data=each.data) for each in layout.literals],
     )
     for name in (*_ENTRIES, *_SEGMENTS):
-        setattr(message, name, np.ascontiguousarray(getattr(layout, name), "<i8").tobytes())
+        setattr(message, name, _packed(getattr(layout, name)))
     return message
+
+
+def _packed(column: NDArray[Any]) -> bytes:
+    most = int(column.max()) if len(column) else 0
+    width = next(width for width in _WIDTHS if most < 1 << 8 * width)
+    return bytes([width]) + np.ascontiguousarray(column, f"<u{width}").tobytes()
 
 
 def share_from_wire(message: agent_pb2.HostShare, shard: int, num_shards: int, size_bytes: int) -> Layout:
@@ -81,9 +88,10 @@ def _columns(message: agent_pb2.HostShare, wanted: tuple[str, ...]) -> dict[str,
     columns: dict[str, NDArray[Any]] = {}
     for name in wanted:
         data: bytes = getattr(message, name)
-        if len(data) % 8:
+        width = data[0] if data else 0
+        if width not in _WIDTHS or (len(data) - 1) % width:
             raise InvalidRequestError("a column of numbers is cut off", key=name, actual=f"{len(data)} bytes")
-        columns[name] = np.frombuffer(data, "<i8").astype(np.int64)
+        columns[name] = np.frombuffer(data, f"<u{width}", offset=1).astype(np.int64)
     if len({len(column) for column in columns.values()}) != 1:
         raise InvalidRequestError("the columns of a share differ in length")
     return columns

@@ -94,6 +94,17 @@ def test_many_workers_speak_the_whole_protocol(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_agents_that_only_speak_save_through_a_coordinator(tmp_path):
+    few = ("--hosts", "3", "--slices=5", "--processes=1", "--saves=3")
+    [found] = run("hosts.py", "coordinator", *few, f"--dir={tmp_path}")["jobs"]
+    assert (found["hosts"], found["ranks"], found["slices"]) == (3, 24, 120)
+    assert len(found["saves"]) == 3
+    first, later = found["first"], found["next"]
+    assert later["down_bytes"] < first["down_bytes"] / 2  # what was planned before is not said again
+    assert 0 < later["up_bytes"] / found["hosts"] < 4 * 40 + 8 * 200 + 4096
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_steps_of_training_are_timed_with_and_without_a_save_beside_them(tmp_path):
     tiny = ("--size=2MiB", "--tensors=4", "--stream=1MiB", "--cycles=2", "--window-s=0.05", "--processes", "1")
     found = run("interference.py", *tiny, f"--dir={tmp_path}")
@@ -222,6 +233,7 @@ def is_empty(s3_service, bucket):
         "slices.py",
         "ranks.py",
         "plans.py",
+        "hosts.py",
         "many_workers.py",
         "interference.py",
         "peers.py",

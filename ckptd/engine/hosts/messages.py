@@ -61,6 +61,8 @@ class HostDeclaration:
         size_bytes: what they hold.
         since_term: in which term a coordinator was told of it first; 0 if a former life of the agent may have told one.
         parts: what each of these ranks said, in their order.
+        known_layout: the digest of the layout that this life of the agent has for these manifests; empty for none. If
+            it is planned so again, what to write is not said again.
     """
 
     request_id: str
@@ -73,6 +75,7 @@ class HostDeclaration:
     call: int = 0
     since_term: int = field(default=0, compare=False)
     parts: tuple[RankPart, ...] = field(default=(), compare=False, repr=False)
+    known_layout: bytes = field(default=b"", compare=False)
 
     def is_new_in(self, term: int) -> bool:
         """Whether the coordinator of this term is the first that was told.
@@ -248,7 +251,7 @@ class Go:
         key: where that is to be.
         size_bytes: how large it will be.
         layout_digest: of the whole layout.
-        share: which bytes go where in that shard; see `HostShare`.
+        share: which bytes go where in that shard; see `HostShare`. None when the agent has said that it knows.
         prefix_key: of the checkpoint, below the root.
         attempt: of this step.
     """

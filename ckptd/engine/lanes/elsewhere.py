@@ -78,6 +78,14 @@ class RemoteShard:
             if self._receipt is None:
                 self._owed = {rank: (total, now) for rank, total in self._totals.items()}
 
+    def note_owed(self, owed_bytes: int) -> None:
+        """Take note of how many bytes are still to be written in all: they count as those of the highest ranks."""
+        left, owed = max(owed_bytes, 0), {}
+        for rank in sorted(self._totals, reverse=True):
+            owed[rank] = min(left, self._totals[rank])
+            left -= owed[rank]
+        self.note_progress(owed)
+
     def note_progress(self, owed: Mapping[int, int]) -> None:
         """Take note of how many bytes of some ranks are still to be written. Of other ranks it is ignored."""
         now = self._now()

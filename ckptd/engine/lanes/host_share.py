@@ -26,7 +26,6 @@ class HostShare:
         layout: of that shard alone, under its number; the sizes of the others are 0 in it, and it has no slices, as
             only the index needs them.
         whole_digest: of the whole layout.
-        whole_digest: of the whole layout.
     """
 
     shard: int
@@ -41,9 +40,9 @@ def part_of(layout: Layout, host: str) -> HostShare:
     Raises:
         NotFoundError: it writes nothing of this layout.
     """
-    if host not in layout.shard_hosts:
+    shard = layout.shard_of(host)
+    if shard is None:
         raise NotFoundError(f"host {host!r} writes no shard of this save")
-    shard = layout.shard_hosts.index(host)
     rows = layout.rows_of(shard)
     begin, end = np.searchsorted(layout.entry_shard, [shard, shard + 1]).tolist()
     entries = slice(begin, end)

@@ -26,6 +26,7 @@ class Asked:
     stamp: Stamp
     ref: SaveRef | None = None
     go: Go | None = None
+    known_layout: bytes = b""  # what the agent's present life knows: it is not told again
     is_sealed: bool = False
     progress: Progress | None = None
     is_new: bool = False  # nobody can have been told of it before this coordinator was

@@ -14,6 +14,7 @@ from ckptd.engine.hosts.messages import AgentLife, Receipt
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.lanes.elsewhere import RemoteShard
 from ckptd.engine.lanes.host_share import HostShare, part_of
+from ckptd.engine.layout import Layout
 from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.runs import Runs
 from ckptd.engine.saves.save import Save
@@ -38,14 +39,18 @@ class FromAgents:
         self.confirm_root: ConfirmRoot = confirm_nothing
         """Called before whatever changes a run; raises once another coordinator has the root."""
 
-    def share(self, save: SaveRef, host: str) -> HostShare:
-        """Return what a host writes of a save that is planned; `NotFoundError` if that is nothing."""
+    def layout_of(self, save: SaveRef) -> Layout:
+        """Return the layout of a save under way that is planned; `ConflictError` before that."""
         with self._runs.stored(save.run) as run, run.lock:
             found = _under_way(run.saves.find(save))
             layout = None if found is None else found.plan.layout
             if layout is None or found is None or found.session.phase is Phase.DECLARING:
                 raise ConflictError(f"{save} has no plan")
-        return part_of(layout, host)
+        return layout
+
+    def share(self, save: SaveRef, host: str) -> HostShare:
+        """Return what a host writes of a save that is planned; `NotFoundError` if that is nothing."""
+        return part_of(self.layout_of(save), host)
 
     def captured(self, save: SaveRef, by: AgentLife, ranks: Iterable[int]) -> None:
         """Hear that what these ranks of a host save is in that host's memory: the save can do without them."""
@@ -56,11 +61,11 @@ class FromAgents:
                 if claim is not None and claim.elsewhere is not None and claim.host == by.host:
                     claim.elsewhere.seal()
 
-    def progress(self, save: SaveRef, by: AgentLife, owed: Mapping[int, int]) -> None:
-        """Hear how many bytes of some ranks a host has still to write."""
+    def progress(self, save: SaveRef, by: AgentLife, owed_bytes: int) -> None:
+        """Hear how many bytes a host has still to write."""
         with self._of(save, by) as found:
             for shard in _shards_of(found, by.host):
-                shard.note_progress(owed)
+                shard.note_owed(owed_bytes)
 
     def begins_anew(self, save: SaveRef, by: AgentLife) -> None:
         """Hear that a later life of a host's agent writes its shard, from the first byte on, if it has no receipt."""
@@ -132,5 +137,7 @@ def _under_way(save: Save) -> Save | None:
 
 
 def _shards_of(save: Save | None, host: str) -> Iterator[RemoteShard]:
-    shards = () if save is None else save.plan.shards
+    plan = None if save is None else save.plan
+    number = None if plan is None or plan.layout is None else plan.layout.shard_of(host)
+    shards = plan.shards[number : number + 1] if plan is not None and number is not None else ()
     return (shard for shard in shards if isinstance(shard, RemoteShard) and shard.host == host)

@@ -29,6 +29,7 @@ from ckptd.engine.hosts.messages import (
 from ckptd.engine.hosts.progress import Progress
 from ckptd.engine.hosts.views import PartView
 from ckptd.engine.identity import SaveRef
+from ckptd.engine.lanes.host_share import part_of
 from ckptd.engine.layout import Assignment
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.asked import Asked, Stamp
@@ -40,7 +41,7 @@ from ckptd.format.names import shard_key
 
 _log = logging.getLogger("ckptd.engine")
 
-_MOST_ENDED = 4096  # requests, whose end is told again when an agent asks
+_MOST_ENDED = 16_384  # requests, whose end is told again when an agent asks
 _MOST_FIRST = 65_536  # requests of ranks, of which it is known that no other coordinator was told of them
 
 
@@ -84,7 +85,7 @@ class HostRequests:
             is_new = asked is None
             if asked is None:
                 asked = self._asked[said.request_id] = Asked(said, agent, stamp, is_new=self._is_new(said))
-            asked.by = agent
+            asked.by, asked.known_layout = agent, said.known_layout
             answer = asked.ended or asked.go
         if is_new:
             self._begin(asked)
@@ -92,7 +93,13 @@ class HostRequests:
             # What is sealed is not written again, whichever life of the agent tells of it.
             if asked.ref is not None and asked.ended is None:
                 self._make_way(asked.ref, agent)
-            self._tell(asked, answer)
+            self._tell(asked, self._complete(asked, answer) if isinstance(answer, Go) else answer)
+
+    def _complete(self, asked: Asked, go: Go) -> Go:
+        """Return what to write with all that the agent does not know: a later life was not told what a former was."""
+        if go.share is not None or go.shard is None or go.layout_digest == asked.known_layout or asked.ref is None:
+            return go
+        return replace(go, share=self._coordinator.agents.share(asked.ref, asked.by.host).layout)
 
     def _is_new(self, said: HostDeclaration) -> bool:
         """Whether no other coordinator can know of these requests; the lock is held.
@@ -128,15 +135,9 @@ class HostRequests:
         for save_id, owed_bytes in owed:
             with self._lock:
                 asked = self._of_save.get((save_id, agent.host))
-            if asked is None or asked.ref is None or asked.go is None or asked.go.share is None:
-                continue
-            layout, left, told = asked.go.share, owed_bytes, {}
-            for rank, _ in sorted(layout.lane_segments):
-                size = int(layout.segment_size[layout.lane_segments[rank, asked.go.shard or 0]].sum())
-                told[rank] = min(left, size)
-                left -= told[rank]
-            self._coordinator.agents.progress(asked.ref, agent, told)
-            self._note(asked, owed_bytes)
+            if asked is not None and asked.ref is not None:
+                self._coordinator.agents.progress(asked.ref, agent, owed_bytes)
+                self._note(asked, owed_bytes)
 
     def part_ended(self, message: PartSealed | PartFailed) -> None:
         """Hear that a host's part of a save is durable, or will not come."""
@@ -282,9 +283,9 @@ class HostRequests:
 
     def _go(self, asked: Asked, first: Assignment) -> Go:
         save, term = first.save, self._coordinator.agents.term
-        try:
-            share = self._coordinator.agents.share(save, asked.by.host)
-        except NotFoundError:
+        layout = self._coordinator.agents.layout_of(save)
+        shard = layout.shard_of(asked.by.host)
+        if shard is None:
             none = Go(term, asked.said.request_id, save.save_id, first.num_shards, None, "", 0, b"")
             return replace(none, prefix_key=first.key, attempt=save.attempt)
         return Go(
@@ -292,11 +293,11 @@ class HostRequests:
             asked.said.request_id,
             save.save_id,
             first.num_shards,
-            share.shard,
-            shard_key(first.key, share.shard, first.num_shards),
-            share.layout.shard_sizes[share.shard],
-            share.whole_digest,
-            share.layout,
+            shard,
+            shard_key(first.key, shard, first.num_shards),
+            layout.shard_sizes[shard],
+            layout.digest,
+            None if asked.known_layout == layout.digest else part_of(layout, asked.by.host).layout,
             first.key,
             save.attempt,
         )

@@ -21,7 +21,7 @@ class AgentLife(_message.Message):
     def __init__(self, host: _Optional[str] = ..., incarnation: _Optional[str] = ..., born: _Optional[float] = ..., boot: _Optional[str] = ...) -> None: ...
 
 class HostDeclaration(_message.Message):
-    __slots__ = ("request_id", "run", "step", "ranks", "world_size", "manifest_digest", "size_bytes", "call", "since_term", "parts")
+    __slots__ = ("request_id", "run", "step", "ranks", "world_size", "manifest_digest", "size_bytes", "call", "since_term", "parts", "known_layout")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class HostDeclaration(_message.Message):
     CALL_FIELD_NUMBER: _ClassVar[int]
     SINCE_TERM_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_LAYOUT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     run: str
     step: int
@@ -42,7 +43,8 @@ class HostDeclaration(_message.Message):
     call: int
     since_term: int
     parts: _containers.RepeatedCompositeFieldContainer[RankPart]
-    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., call: _Optional[int] = ..., since_term: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[RankPart, _Mapping]]] = ...) -> None: ...
+    known_layout: bytes
+    def __init__(self, request_id: _Optional[str] = ..., run: _Optional[str] = ..., step: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., world_size: _Optional[int] = ..., manifest_digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., call: _Optional[int] = ..., since_term: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[RankPart, _Mapping]]] = ..., known_layout: _Optional[bytes] = ...) -> None: ...
 
 class RankPart(_message.Message):
     __slots__ = ("join", "declare")
@@ -69,8 +71,8 @@ class Receipt(_message.Message):
     size_bytes: int
     version: str
     durability: _common_pb2.Durability
-    sums: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, save: _Optional[str] = ..., by: _Optional[_Union[AgentLife, _Mapping]] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., version: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., sums: _Optional[_Iterable[int]] = ...) -> None: ...
+    sums: bytes
+    def __init__(self, save: _Optional[str] = ..., by: _Optional[_Union[AgentLife, _Mapping]] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., version: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., sums: _Optional[bytes] = ...) -> None: ...
 
 class Receipts(_message.Message):
     __slots__ = ("receipts",)
@@ -208,19 +210,29 @@ class EndSeen(_message.Message):
     is_sole: bool
     def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., term: _Optional[int] = ..., save: _Optional[str] = ..., request_id: _Optional[str] = ..., is_sole: bool = ...) -> None: ...
 
+class MessagePart(_message.Message):
+    __slots__ = ("data", "last")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    last: bool
+    def __init__(self, data: _Optional[bytes] = ..., last: bool = ...) -> None: ...
+
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("attached", "fenced", "replaced", "go", "ended")
+    __slots__ = ("attached", "fenced", "replaced", "go", "ended", "part")
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     GO_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     attached: Attached
     fenced: Fenced
     replaced: Replaced
     go: Go
     ended: SaveEnded
-    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., ended: _Optional[_Union[SaveEnded, _Mapping]] = ...) -> None: ...
+    part: MessagePart
+    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., fenced: _Optional[_Union[Fenced, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., ended: _Optional[_Union[SaveEnded, _Mapping]] = ..., part: _Optional[_Union[MessagePart, _Mapping]] = ...) -> None: ...
 
 class Attached(_message.Message):
     __slots__ = ("term", "lease_s")

@@ -147,6 +147,15 @@ def test_whatever_is_not_answered_is_sent_again():
     assert machine.tick(8.0) == [failed]
 
 
+def test_what_stays_unanswered_is_repeated_less_and_less_often_but_within_a_lease():
+    machine, told = attached(), []
+    machine.declare(MINE, 0.0)
+    for now in range(40):
+        machine.hear(Attached(3, 15.0), float(now))
+        told += [now for effect in machine.tick(float(now)) if isinstance(effect.message, DeclareHost)]
+    assert told == [2, 6, 11, 16, 21, 26, 31, 36]
+
+
 def test_what_is_read_through_it_is_told_at_once_and_in_each_beat():
     machine = attached()
     machine.tick(0.5)

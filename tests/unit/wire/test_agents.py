@@ -39,7 +39,17 @@ LIFE = AgentLife("h1", "i1", 12.5, "boot-3")
 MEMBER = Member(2, 6, "r2", "h1", 4711)
 SAID = Declaration(SaveRef("runs/r", 3, 5, rank=2, incarnation="r2"), "q2", 6, bytes(32), overwrite=True)
 DECLARED = HostDeclaration(
-    "q", "runs/r", 5, (2, 3), 6, bytes(range(32)), 1 << 40, 1, 7, (RankPart(MEMBER, RunOptions(max_to_keep=3), SAID),)
+    "q",
+    "runs/r",
+    5,
+    (2, 3),
+    6,
+    bytes(range(32)),
+    1 << 40,
+    1,
+    7,
+    (RankPart(MEMBER, RunOptions(max_to_keep=3), SAID),),
+    b"known",
 )
 RECEIPT = Receipt("s1", LIFE, 1, "runs/r/m-5.data-1", 64, "v", Durability.OBJECT_STORE, b"\x01\0\0\0\xff\xff\xff\xff")
 TOLD_BY_AGENT = [
@@ -74,6 +84,7 @@ def test_what_an_agent_tells_comes_through(message):
         assert isinstance(told, DeclareHost)
         assert told.declaration.parts == message.declaration.parts
         assert told.declaration.since_term == message.declaration.since_term
+        assert told.declaration.known_layout == message.declaration.known_layout
 
 
 @pytest.mark.parametrize("message", TOLD_BY_COORDINATOR, ids=lambda each: type(each).__name__)
@@ -104,6 +115,33 @@ def test_what_a_host_is_told_to_write_comes_through():
     assert told.share.rows_of(share.shard) == share.layout.rows_of(share.shard)
 
 
+def test_a_column_takes_no_more_room_than_its_numbers():
+    ranks, hosts = six_on_three_hosts()
+    layout = part_of(plan(ranks.manifests, 1, hosts=hosts), "b").layout
+    message = shares.share_to_wire(layout)
+    assert len(message.segment_is_lengths) == 1 + len(layout.segment_size)
+    wide = replace(layout, segment_size=layout.segment_size + (1 << 40))
+    assert len(shares.share_to_wire(wide).segment_size) == 1 + 8 * len(layout.segment_size)
+
+
+def test_what_is_too_long_for_one_message_comes_in_parts():
+    long = SaveEnded(8, "q", "s1", "x" * (5 * agents.PART_BYTES // 2))
+    parts = agents.in_parts(agents.from_coordinator_to_wire(long))
+    assert len(parts) == 3
+    assert max(part.ByteSize() for part in parts) < agents.PART_BYTES + 100
+    joined = agents.Joined()
+    for _ in range(2):
+        *before, whole = [joined.add(part) for part in parts]
+        assert before == [None, None]
+        assert whole is not None
+        assert agents.from_coordinator_from_wire(whole) == long
+    [short] = agents.in_parts(agents.from_coordinator_to_wire(Fenced(8, "x")))
+    assert joined.add(short) is short
+    broken = agent_pb2.CoordinatorMessage(part=agent_pb2.MessagePart(data=b"\xff", last=True))
+    with pytest.raises(InvalidRequestError, match="no message of a coordinator"):
+        joined.add(broken)
+
+
 def test_a_share_that_does_not_fit_into_its_shard_is_refused():
     ranks, hosts = six_on_three_hosts()
     share = part_of(plan(ranks.manifests, 1, hosts=hosts), "b")
@@ -111,9 +149,14 @@ def test_a_share_that_does_not_fit_into_its_shard_is_refused():
     message = shares.share_to_wire(share.layout)
     with pytest.raises(InvalidRequestError, match="does not fit into its shard"):
         shares.share_from_wire(message, share.shard, 3, size - 1)
-    message.segment_size = message.segment_size[:-8]
+    width = message.segment_size[0]
+    message.segment_size = message.segment_size[:-width]
     with pytest.raises(InvalidRequestError, match="differ in length"):
         shares.share_from_wire(message, share.shard, 3, size)
+    for cut in (b"", b"\x03abc", b"\x04abc"):
+        message.segment_size = cut
+        with pytest.raises(InvalidRequestError, match="cut off"):
+            shares.share_from_wire(message, share.shard, 3, size)
 
 
 def test_what_is_said_by_nobody_or_of_nothing_is_refused():

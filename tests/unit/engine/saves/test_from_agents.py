@@ -62,7 +62,7 @@ def test_what_a_host_owes_is_told_by_its_agent(job):
     planned = job.planned(5)
     [before] = owed(job)
     agents, life = job.coordinator.agents, job.lives["b"]
-    agents.progress(planned.save, life, dict.fromkeys(job.ranks_of("b"), 0))
+    agents.progress(planned.save, life, 0)
     [after] = owed(job)
     assert 0 < after < before
     agents.begins_anew(planned.save, life)

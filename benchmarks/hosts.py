@@ -1,0 +1,153 @@
+"""Many hosts: what the coordinator needs for them, and what their agents spare it.
+
+    python benchmarks/hosts.py coordinator                      # 10, 100 and 1,000 hosts of 8 ranks with 300 slices
+    python benchmarks/hosts.py coordinator --hosts 1000 --check --plot hosts.svg
+
+- coordinator   one coordinator and agents that only speak, through the real protocol: see simulated_agents.py. They are
+                in a few processes and share this host's cores with it, which agents on hosts of their own would not.
+
+Of the coordinator: `first` is a save whose layout is planned anew, `next` the median of the equal ones after it.
+
+- CPU        of all of the coordinator's threads, from the first declaration to when all hosts have heard the end
+- published  from the last receipt sent until the first host hears the end; it is published by then
+- up, down   bytes of messages to the coordinator and from it
+- memory     the most that was resident during the save
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import coordinator_alone
+from machine import describe, in_words
+from measuring import markdown
+
+# What is aimed at with 1,000 hosts, and is to hold for fewer.
+MOST_PUBLISHED_S, MOST_CPU_S, MOST_BYTES = 2.0, 1.5, 512 << 20
+MOST_FIRST_BYTES = 1 << 30
+MOST_A_SLICE, MOST_A_HOST = 5, 300
+
+
+def coordinator(args: argparse.Namespace) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="ckptd-hosts-", dir=args.dir) as temporary:
+        found = [
+            coordinator_alone.measure(Path(temporary) / str(number), number, args.slices, args.processes, args.saves)
+            for number in args.hosts
+        ]
+        return {"machine": describe(Path(temporary)), "jobs": [summed_up(each) for each in found]}
+
+
+def summed_up(found: dict[str, Any]) -> dict[str, Any]:
+    first, *later = found["saves"]
+    measures = ("cpu_s", "up_bytes", "down_bytes", "peak_bytes", "published_s", "all_heard_s")
+    found["first"] = {each: first[each] for each in measures}
+    found["next"] = {each: statistics.median(save[each] for save in later) for each in measures}
+    found["join_cpu_s"] = sum(each["cpu_s"] for each in found["joining"].values())
+    return found
+
+
+def broken(found: dict[str, Any]) -> list[str]:
+    """Return what was aimed at and is not reached, in words."""
+    after, hosts = found["next"], found["hosts"]
+    limits = (
+        ("seconds from the last receipt to published", after["published_s"], MOST_PUBLISHED_S),
+        ("processor seconds", after["cpu_s"], MOST_CPU_S),
+        ("bytes of memory", after["peak_bytes"], MOST_BYTES),
+        ("bytes of memory of the first save", found["first"]["peak_bytes"], MOST_FIRST_BYTES),
+        ("bytes to it", after["up_bytes"], MOST_A_SLICE * found["slices"] + MOST_A_HOST * hosts),
+    )
+    return [f"{hosts} hosts: {what} are {value:.4g}, more than {most:.4g}" for what, value, most in limits
+            if value > most]  # fmt: skip
+
+
+HEADS = ("hosts", "slices", "save", "CPU s", "published s", "up MB", "down MB", "up B a slice", "memory MiB")
+
+
+def rows(found: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            f"{found['hosts']:,}",
+            f"{found['slices']:,}",
+            save,
+            f"{figures['cpu_s']:.2f}",
+            f"{figures['published_s']:.2f}",
+            f"{figures['up_bytes'] / 1e6:.2f}",
+            f"{figures['down_bytes'] / 1e6:.2f}",
+            f"{figures['up_bytes'] / found['slices']:.1f}",
+            f"{figures['peak_bytes'] / (1 << 20):,.0f}",
+        ]
+        for save, figures in (("first", found["first"]), ("next", found["next"]))
+    ]
+
+
+def plot(jobs: list[dict[str, Any]], path: Path) -> None:
+    """Draw what grows with the hosts."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ckptd"})  # the same figures, the same file
+    from matplotlib import pyplot
+
+    drawn = (
+        ("cpu_s", "processor time of a save, s", 1.0),
+        ("published_s", "last receipt to published, s", 1.0),
+        ("up_bytes", "to the coordinator, MB", 1e-6),
+        ("peak_bytes", "memory, MiB", 1 / (1 << 20)),
+    )
+    hosts = [each["hosts"] for each in jobs]
+    figure, axes = pyplot.subplots(1, len(drawn), figsize=(13, 3.2))
+    for axis, (measure, title, factor) in zip(axes, drawn, strict=True):
+        for save, colour in (("first", "#94a3b8"), ("next", "#c2410c")):
+            axis.plot(hosts, [each[save][measure] * factor for each in jobs], "o-", color=colour, label=save)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("hosts")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def show_coordinator(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    print(f"{args.slices} slices of each of 8 ranks a host; {in_words(found['machine'])}\n")
+    print(markdown(HEADS, [row for each in found["jobs"] for row in rows(each)]))
+    if args.plot:
+        plot(found["jobs"], args.plot)
+    return [problem for each in found["jobs"] for problem in broken(each)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    phases = parser.add_subparsers(dest="phase", required=True)
+    alone = phases.add_parser("coordinator", help="the coordinator alone")
+    alone.add_argument("--hosts", type=int, nargs="+", default=[10, 100, 1000])
+    alone.add_argument("--slices", type=int, default=300, help="of each rank, each of another tensor")
+    alone.add_argument("--processes", type=int, default=2, help="that the agents live in")
+    alone.add_argument("--saves", type=int, default=4, help="the first one included")
+    alone.add_argument("--plot", type=Path, help="draw the figures here, as SVG")
+    alone.set_defaults(measure=coordinator, show=show_coordinator)
+    for phase in (alone,):
+        phase.add_argument("--dir", type=Path, help="where to write; default: a temporary directory")
+        phase.add_argument("--check", action="store_true", help="exit code 1 if what is aimed at is not reached")
+        phase.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    found = args.measure(args)
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    problems = args.show(args, found)
+    if problems:
+        print("\n" + "\n".join(problems))
+    if args.check and problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
