@@ -15,6 +15,8 @@ from ckptd.agent.host_calls import HostCalls
 from ckptd.agent.relays import RelayedRestores, RelayedRun, watch
 from ckptd.agent.retiring import Retiring
 from ckptd.engine.catalog.floor import NO_FLOOR, Floor
+from ckptd.engine.catalog.nesting import is_run
+from ckptd.engine.catalog.root import stored_runs
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock, SystemClock
 from ckptd.engine.identity import Member, RunOptions, SaveRef
@@ -24,7 +26,7 @@ from ckptd.engine.saves.listeners import OnPublished
 from ckptd.engine.saves.surroundings import Admit, admit_all
 from ckptd.engine.saves.views import Eviction, RunView
 from ckptd.engine.settings import Settings
-from ckptd.errors import InvalidRequestError
+from ckptd.errors import InvalidRequestError, NotFoundError
 from ckptd.format import names
 from ckptd.storage.base import Store
 from ckptd.wire import versions
@@ -126,7 +128,7 @@ class Agent:
 
     def is_founded(self, run: str) -> bool:
         """See `Engine`."""
-        return bool(self.checkpoints(run))
+        return self._seats.are_any(run) or is_run(self.store, names.check_run_name(run))
 
     def check_member(self, run: str, rank: int, incarnation: str, epoch: int) -> None:
         """See `Engine`."""
@@ -174,7 +176,10 @@ class Agent:
 
     def look(self, run: str, work: Callable[[RelayedRun], Result], otherwise: Result) -> Result:
         """See `Engine`."""
-        return work(self._of(run))
+        try:
+            return work(self._of(run))
+        except NotFoundError:
+            return otherwise
 
     def subscribe(self, run: str, on_published: OnPublished) -> Callable[[], None]:
         """See `Engine`."""
@@ -185,8 +190,8 @@ class Agent:
         self._calls.readers.note(key, self.clock.boot_s())
 
     def stored_runs(self) -> Iterator[str]:
-        """See `Engine`: the coordinator counts what is stored."""
-        return iter(())
+        """See `Engine`."""
+        return iter(stored_runs(self.store))
 
     def runs(self) -> Sequence[RunView]:
         """See `Engine`: the ranks of this host."""
@@ -196,12 +201,13 @@ class Agent:
                 max(place.epoch for place in places.values()),
                 world_size,
                 tuple(sorted(places)),
-                self._calls.saves_of(run).views(),
+                saves.views(),
                 None,
                 0,
                 "",
             )
             for run, places, world_size in self._seats.views()
+            if (saves := self._calls.saves_of(run)) is not None
         ]
 
     def when_open(self, run: str, *, create: bool = False) -> Future[None]:

@@ -225,10 +225,15 @@ class HostCalls:
             call = self._calls.of_save(save)
             return None if call is None else call.phase
 
-    def saves_of(self, run: str) -> SavesHere:
+    def saves_of(self, run: str) -> SavesHere | None:
         """See `Engine`."""
-        with self._lock:
-            calls = [call for call in self._calls.live if call.run == run]
+
+        def calls() -> list[HostCall]:
+            with self._lock:
+                return [call for call in self._calls.live if call.run == run]
+
+        if not calls() and not self.seats.are_any(run):
+            return None
         return SavesHere(calls, self._machine, self.clock, self._lock, lambda: self.seats.of(run))
 
     def attending(self) -> AttendingView:

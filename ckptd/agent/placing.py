@@ -76,6 +76,11 @@ class Seats:
         with self._lock:
             return {rank: each for (name, rank), each in self._places.items() if name == run and each.lost_at is None}
 
+    def are_any(self, run: str) -> bool:
+        """Whether a rank has a place in a run, connected or not."""
+        with self._lock:
+            return any(name == run for name, _ in self._places)
+
     def ranks(self) -> set[int]:
         """Return the ranks that are connected."""
         with self._lock:

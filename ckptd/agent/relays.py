@@ -36,7 +36,6 @@ _AGREEMENTS = {
 class RelayedRun:
     """The checkpoints of one run, as the coordinator has them; see `StoredCheckpoints` of `ckptd.engine.front`."""
 
-    stored_bytes = 0
     passed_by: tuple[str, ...] = ()
 
     def __init__(self, link: AgentLink, run: str, peer: common_pb2.Peer, checks: dict[str, Any]) -> None:
@@ -54,6 +53,14 @@ class RelayedRun:
     def _listed(self) -> Any:
         request = read_pb2.ListRequest(peer=self._peer, run=self._run)
         return self._link.call(lambda stubs, s: stubs.read.List(request, timeout=s)).checkpoints
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the checkpoints hold; `NotFoundError` when there are none."""
+        listed = self._listed()
+        if not listed:
+            raise NotFoundError("no checkpoint is stored of it", key=self._run)
+        return sum(each.size_bytes for each in listed)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return all, oldest first."""

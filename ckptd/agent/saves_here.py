@@ -22,14 +22,14 @@ class SavesHere:
     """See the module.
 
     Attributes:
-        calls: those under way.
+        calls: returns those under way.
         machine: of the agent.
         clock: the time.
         lock: guards both.
         connected: returns the ranks of the run that are connected on this host.
     """
 
-    calls: Sequence[HostCall]
+    calls: Callable[[], Sequence[HostCall]]
     machine: AgentMachine
     clock: Clock
     lock: threading.RLock
@@ -37,11 +37,15 @@ class SavesHere:
 
     def is_under_way(self, declaration: Declaration) -> bool:
         """See `LiveSaves`."""
-        return any(call.first.prefix == declaration.prefix for call in self.calls)
+        return any(call.first.prefix == declaration.prefix for call in self.calls())
 
     def owed_bytes(self) -> dict[str, int | None]:
         """See `LiveSaves`."""
-        return {call.go.save: call.owed_bytes for call in self.calls if call.go is not None}
+        with self.lock:
+            return {
+                "" if call.go is None else call.go.save: None if call.go is None else call.owed_bytes
+                for call in self.calls()
+            }
 
     def differences(self, ref: SaveRef, request_id: str) -> tuple[Difference, ...]:
         """See `LiveSaves`: the coordinator logs them."""
@@ -50,14 +54,14 @@ class SavesHere:
     def waiting_for_plan(self, ref: SaveRef, request_id: str) -> list[str]:
         """See `LiveSaves`."""
         with self.lock:
-            claims = ((call, call.claims.get(ref.rank)) for call in self.calls)
+            claims = ((call, call.claims.get(ref.rank)) for call in self.calls())
             ours = (call for call, claim in claims if claim is not None and claim.is_by(ref, request_id))
             return [what for call in ours for what in self._waits(call)]
 
     def waiting_for(self, save_id: str) -> list[str]:
         """See `LiveSaves`."""
         with self.lock:
-            ours = (call for call in self.calls if call.go is not None and call.go.save == save_id)
+            ours = (call for call in self.calls() if call.go is not None and call.go.save == save_id)
             return [what for call in ours for what in self._waits(call)]
 
     def _waits(self, call: HostCall) -> list[str]:
@@ -66,25 +70,28 @@ class SavesHere:
         if sending:
             return sending
         if missing := self._missing(call):
-            return [f"{describe_ranks(missing)}, on {self.machine.life.host}, to declare"]
+            ranks = describe_ranks(missing, call.first.world_size)
+            return [f"{ranks} to declare, on {self.machine.life.host}"]
         return self.machine.waits_of(call.request_id, self.clock.boot_s())
 
     def _missing(self, call: HostCall) -> list[int]:
         """Return the ranks of this host that have not declared the save that a call is a part of."""
         if call.go is not None:
             return []
-        alike = (each for each in self.calls if each.first.prefix == call.first.prefix)
+        alike = (each for each in self.calls() if each.first.prefix == call.first.prefix)
         declared = {rank for each in alike for rank in each.claims}
         return sorted(set(self.connected()) - declared)
 
     def unattended(self) -> list[Future[Checkpoint]]:
         """See `LiveSaves`: those whose ranks have gone, and which go on."""
-        return [call.outcome for call in self.calls if any(place.lost_at is not None for place in call.places.values())]
+        return [
+            call.outcome for call in self.calls() if any(place.lost_at is not None for place in call.places.values())
+        ]
 
     def views(self) -> tuple[SaveView, ...]:
         """Describe them for operators, as far as they are known here."""
         with self.lock:
-            return tuple(map(self._view, self.calls))
+            return tuple(map(self._view, self.calls()))
 
     def _view(self, call: HostCall) -> SaveView:
         save, go = call.first.save, call.go

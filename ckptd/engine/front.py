@@ -84,8 +84,11 @@ class LiveSaves(Protocol):
 class StoredCheckpoints(Protocol):
     """The checkpoints of one run, to be looked at and changed; see `ServedCatalog`."""
 
-    stored_bytes: int
     passed_by: tuple[str, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes the checkpoints hold."""
 
     def save_id_at(self, prefix_key: str) -> str:
         """Return the id of the save whose checkpoint has this prefix now; "" if there is none, or it is not ours."""

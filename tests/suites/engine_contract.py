@@ -12,12 +12,18 @@ from ckptd.engine.identity import SaveRef
 from ckptd.engine.saves.session import Phase
 from ckptd.errors import ConflictError, NotFoundError, SessionAbortedError
 from tests.fakes.job import WAIT_S, Rank, save_all
+from tests.fakes.waiting import eventually
 
 RUN = "runs/r"
 
 
 class EngineContract:
     """Subclasses bring a fixture `engine`: an open engine over an empty store."""
+
+    @pytest.fixture
+    def owner(self, engine: Engine) -> Engine:
+        """The engine that owns the root: it admits saves, and evicts members."""
+        return engine
 
     @pytest.fixture
     def ranks(self, engine: Engine) -> list[Rank]:
@@ -104,7 +110,7 @@ class EngineContract:
         with pytest.raises(NotFoundError):
             engine.plan_of(nothing, "a0-9").result(WAIT_S)
         assert engine.phase(nothing) is None
-        assert engine.retired(nothing).done()
+        engine.retired(nothing).result(WAIT_S)
         assert engine.saves_of("runs/none") is None
         assert engine.look("runs/none", lambda stored: stored.stored_bytes, -1) == -1
         with pytest.raises(NotFoundError):
@@ -118,14 +124,14 @@ class EngineContract:
         with pytest.raises(ConflictError):
             engine.lane(replace(save, incarnation="b0"), lane.shard)
 
-    def test_a_save_that_is_not_admitted_leaves_nothing(self, engine: Engine, ranks: list[Rank]) -> None:
+    def test_a_save_that_is_not_admitted_leaves_nothing(self, engine: Engine, owner: Engine, ranks: list[Rank]) -> None:
         asked = []
 
         def refuse(save: SaveRef, size_bytes: int) -> None:
             asked.append((save.step, size_bytes))
             raise ConflictError("no room for it")
 
-        engine.admit = refuse
+        owner.admit = refuse
         for rank in ranks:
             rank.declare(5)
         with pytest.raises(ConflictError, match="no room for it"):
@@ -133,7 +139,9 @@ class EngineContract:
         assert asked == [(5, 2 * 96 + 8)]
         assert engine.latest(RUN) is None
 
-    def test_what_an_operator_does_to_checkpoints_and_members(self, engine: Engine, ranks: list[Rank]) -> None:
+    def test_what_an_operator_does_to_checkpoints_and_members(
+        self, engine: Engine, owner: Engine, ranks: list[Rank]
+    ) -> None:
         save_all(ranks, 5)
         save_all(ranks, 6)
         assert engine.in_catalog(RUN, lambda stored: stored.pin(5, True)).pinned
@@ -144,7 +152,10 @@ class EngineContract:
         assert [each.step for each in engine.checkpoints(RUN)] == [6]
         assert engine.in_catalog(RUN, lambda stored: stored.undelete(5)).step == 5
         ranks[0].declare(7)
-        eviction = engine.evict(RUN, 1, "an operator")
+        live = owner.saves_of(RUN)
+        assert live is not None
+        eventually(live.owed_bytes, "what rank 0 has declared", within_s=WAIT_S)
+        eviction = owner.evict(RUN, 1, "an operator")
         assert [member.rank for member in eviction.members] == [1]
         with pytest.raises(SessionAbortedError, match="evicted by an operator"):
             ranks[0].planned[7].result(WAIT_S)

@@ -167,7 +167,7 @@ class HostRequests:
     def _withdraw(self, asked: Asked, failed: PartFailed) -> None:
         """Take a declaration back that has no plan yet: in the name of the rank that gave it up, if one did."""
         ours = [each for each in asked.declared if failed.rank in (None, each.save.rank)]
-        reason = failed.reason if failed.rank is not None else f"the {failed.agent} gave up: {failed.reason}"
+        reason = failed.reason if failed.rank is not None else f"{failed.reason} ({failed.agent})"
         for each in ours[:1]:
             self._coordinator.withdraw(each.save, each.request_id, reason, each.name)
 
