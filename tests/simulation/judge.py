@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ckptd.agent.host_save import HostOutcome
+from ckptd.engine.catalog.records import Record
 from ckptd.engine.hosts.messages import AgentLife, HostDeclaration
 from ckptd.errors import NotFoundError
 from ckptd.format import names
@@ -153,6 +154,22 @@ class Judge:
         if len({call.partition(".")[2] for call in calls}) != 1 or len(calls) != self.hosts:
             raise BrokenPromiseError(f"{prefix} holds several attempts, or parts of one: {calls}")
         return tuple(calls)
+
+    def check_tidy(self) -> None:
+        """Nothing is left that no published checkpoint needs, neither objects nor uploads."""
+        assert self.bucket is not None
+        published, needed = [], set()
+        for key in self.bucket.objects.keys(f"{RUN}/.ckptd"):
+            if key.endswith(".json"):
+                record = Record.decode(self.object(key) or b"", key)
+                if not record.published or record.dropped:
+                    raise BrokenPromiseError(f"a day later there is still the record {key}")
+                published.append(record)
+                needed |= {record.index_key, *record.shard_keys}
+        left = [stat.key for stat in self.bucket.objects.list(RUN, deep=False) if stat.key not in {*needed, STATE_KEY}]
+        left += [f"the upload of {upload.key}" for upload in self.bucket.uploads]
+        if left or len(published) > KEPT:
+            raise BrokenPromiseError(f"a day later there is still {left}, and {len(published)} checkpoints")
 
     # What ranks are told
 

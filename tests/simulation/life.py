@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ckptd.agent.machine import AgentMachine
 from tests.fakes.many_hosts import declaration
-from tests.simulation.bucket import Bucket, BucketClient
+from tests.simulation.bucket import DAY_S, Bucket, BucketClient
 from tests.simulation.coordinator import Coordinator
 from tests.simulation.hosts import Agent, Host
 from tests.simulation.judge import BrokenPromiseError, Judge
@@ -17,7 +17,7 @@ from tests.simulation.world import Network, World
 SAVE_EVERY_S = 2.0
 FAULT_EVERY_S = 5.0
 LONGEST_WAIT_S = 700.0  # a save's own 600 s, and what it takes to be told
-QUIET_S = 1500.0
+TIDY_S = 300.0  # a minute is waited for writers of other hosts; then retention's turn comes several times
 
 
 @dataclass
@@ -74,6 +74,7 @@ class Life:
                 self.judge.check_waits(self.world.now, LONGEST_WAIT_S)
                 self.is_quiet = self.is_quiet or self.step >= self.num_saves
             self.quiesce()
+            self.end_in_a_day()
         except (BrokenPromiseError, AssertionError) as error:
             lines = "\n".join([*self.world.recent][-120:])
             raise BrokenPromiseError(f"seed {self.seed!r}: {error}\n{lines}") from error
@@ -89,6 +90,15 @@ class Life:
         self.world.run_until(self.world.now + 60.0)
         if self.judge.num_acknowledged != before + self.num_hosts:
             raise BrokenPromiseError("all is well again, and a save is not acknowledged by all hosts")
+
+    def end_in_a_day(self) -> None:
+        """All processes are dead; whoever comes a day later finds, by the records, all that nobody needs."""
+        for process in (*self.coordinators, *(agent for host in self.hosts for agent in host.agents)):
+            process.kill()
+        self.world.now += DAY_S
+        self.start_coordinator()
+        self.world.run_until(self.world.now + TIDY_S)
+        self.judge.check_tidy()
 
     # The job
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ckptd.agent.machine import AgentMachine
+from ckptd.engine.catalog.term import Term
 from ckptd.engine.hosts.attendance import Attendance
 from ckptd.engine.hosts.messages import AgentLife, Fenced, Receipt, Replaced
 from ckptd.engine.hosts.parts import HostParts
@@ -21,6 +22,13 @@ class ObeysAnyTerm(AgentMachine):
 
     def is_outdated(self, term: int) -> bool:
         return False
+
+
+class LooksAway(Term):
+    """Its other half: a coordinator does not look whether another has the root, before it publishes or sweeps."""
+
+    def confirm(self, max_age_s: float = 0.0) -> None:
+        return
 
 
 class SparesNothing(BucketClient):
@@ -68,6 +76,7 @@ class DeletesWhatItFinds(Agent):
 
 MUTANTS = {
     "no term check": (Cast(machine=ObeysAnyTerm), 0),
+    "no look at the term": (Cast(rules=Rules(term=LooksAway)), 0),
     "no spare in the sweep": (Cast(client=SparesNothing), 0),
     "a shard number used twice": (Cast(coordinator=UsesNumbersTwice), 4),
     "a receipt believed of an old incarnation": (Cast(rules=Rules(BelievesFormerLives, HearsFormerLives)), 1),

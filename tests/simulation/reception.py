@@ -65,6 +65,7 @@ class Rules:
 
     parts: Callable[..., HostParts] = HostParts
     attendance: Callable[..., Attendance] = Attendance
+    term: Callable[..., Term] = Term
 
 
 class Reception(Process):
@@ -96,7 +97,7 @@ class Reception(Process):
 
     def open(self) -> None:
         try:
-            self.term = Term(self.store, self.clock, holder=self.name, addresses=[self.host])
+            self.term = self.rules.term(self.store, self.clock, holder=self.name, addresses=[self.host])
             number = self.term_number = self.term.take()
             self.catalog = Catalog(
                 self.store,

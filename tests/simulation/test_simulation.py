@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+from tests import seams
 from tests.simulation.campaign import campaign
 from tests.simulation.judge import BrokenPromiseError
 from tests.simulation.life import Life
@@ -50,6 +51,19 @@ def test_a_rule_that_is_taken_out_is_missed(name: str) -> None:
     with pytest.raises(BrokenPromiseError):
         for seed in (shows, *range(300)):
             Life(seed, 3, num_saves=40, cast=cast).run()
+
+
+@pytest.mark.parametrize("which", ["all", "those that were published"])
+def test_a_record_that_goes_before_its_writers_have_ended_is_missed(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hung agent then writes a shard that nothing ever finds."""
+    is_taken = seams.IS_TAKEN.value
+    keeps = which != "all"
+    seams.IS_TAKEN.put(monkeypatch, lambda self, record: keeps and not record.published and is_taken(self, record))
+    with pytest.raises(BrokenPromiseError, match="a day later there is still"):
+        for seed in (7, *range(300)):
+            Life(seed, 3, num_saves=40).run()
 
 
 @pytest.mark.campaign
