@@ -142,7 +142,7 @@ class Agent:
     def leave(self, run: str, member: Member, epoch: int) -> None:
         """See `Engine`."""
         self._calls.rank_left(run, member, epoch)
-        self._calls.workers.submit(self._seats.depart, run, member, epoch, True)
+        self._seats.depart(run, member, epoch, True)  # when this returns, others may have its place
 
     def evict(self, run: str, rank: int | None, by: str) -> Eviction:
         """See `Engine`: members are evicted at the coordinator, which knows those of all hosts, and who may do it."""

@@ -81,7 +81,7 @@ class HostCall:
     def declared(self) -> HostDeclaration:
         """Return what is declared for these ranks. The same calls of `save` of the same ranks have the same id."""
         ranks = sorted(self.claims)
-        words = hashlib.sha256(b"ckptd host call 1\0")
+        words = hashlib.sha256(f"ckptd host call 1\0{self.run}\0".encode("utf-8", "surrogateescape"))
         manifests = hashlib.sha256()
         for rank in ranks:
             words.update(f"{rank} {self.claims[rank].request_id}\0".encode())

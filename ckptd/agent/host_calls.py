@@ -38,6 +38,7 @@ from ckptd.wire.v1 import common_pb2
 
 _log = logging.getLogger("ckptd.agent")
 
+_TELL_AGAIN_S = 1.0
 _TOGETHER_S = 0.02  # ranks that declare within this time are declared together
 
 
@@ -74,7 +75,7 @@ class HostCalls:
         self.link, self.workers = self._writing.link, self._writing.workers
         self.seats = Seats(self.link, host)
         self.readers = Readers()
-        self._is_closed = False
+        self._is_closed, self._told_again_at = False, clock.boot_s()
 
     # Life.
 
@@ -116,6 +117,9 @@ class HostCalls:
                         self._writing.declare(call)
                 elif call.go is not None:
                     self._machine.progress(call.go.save, call.owed_bytes)
+            if self.seats.are_untold and self._machine.is_attached and now - self._told_again_at >= _TELL_AGAIN_S:
+                self._told_again_at = now
+                self.workers.submit(self.seats.tell_again)
             self._machine.members = self.seats.ranks()
             self._machine.reading = frozenset(self.readers.in_use(now, self._machine.lease_s))
             self._writing.do(self._machine.tick(now))

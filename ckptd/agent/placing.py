@@ -12,11 +12,13 @@ from ckptd.agent.link import AgentLink
 from ckptd.engine.clock import Clock
 from ckptd.engine.hosts.messages import AgentLife
 from ckptd.engine.identity import Member, RunOptions
-from ckptd.errors import CkptdError, ConflictError
+from ckptd.errors import CkptdError, ConflictError, UnavailableError
 from ckptd.wire import convert, versions
 from ckptd.wire.v1 import agent_pb2, common_pb2, save_pb2
 
 _log = logging.getLogger("ckptd.agent")
+
+_DEPART_S = 5.0  # a rank that leaves waits for that
 
 
 class Seats:
@@ -28,17 +30,25 @@ class Seats:
         self._lock = threading.Lock()
         self._places: dict[tuple[str, int], Place] = {}
         self._epochs: dict[str, int] = {}  # by run, as the coordinator said last
+        self._changing: dict[tuple[str, int], threading.Lock] = {}  # held while the coordinator is told of a rank
+        self._untold: dict[tuple[str, int, str], tuple[Member, int, bool]] = {}  # departures that it was not told of
 
     def join(self, run: str, member: Member, options: RunOptions) -> int:
         """Get a rank its place from the coordinator; return the epoch."""
-        epoch = self._placed(run, member, options)
-        with self._lock:
-            known = self._places.get((run, member.rank))
-            if known is not None and known.member.incarnation == member.incarnation:
-                known.lost_at = None
-                return known.epoch
-            self._places[run, member.rank] = Place(member, options, epoch)
+        with self._changes(run, member.rank):
+            epoch = self._placed(run, member, options)
+            with self._lock:
+                self._untold.pop((run, member.rank, member.incarnation), None)
+                known = self._places.get((run, member.rank))
+                if known is not None and known.member.incarnation == member.incarnation:
+                    known.lost_at = None
+                    return known.epoch
+                self._places[run, member.rank] = Place(member, options, epoch)
         return epoch
+
+    def _changes(self, run: str, rank: int) -> threading.Lock:
+        with self._lock:
+            return self._changing.setdefault((run, rank), threading.Lock())
 
     def _placed(self, run: str, member: Member, options: RunOptions) -> int:
         join = convert.join_to_wire(_peer_of(member), run, member, options)
@@ -109,13 +119,42 @@ class Seats:
             return self._places.pop((run, member.rank))
 
     def depart(self, run: str, member: Member, epoch: int, for_good: bool) -> None:
-        """Tell the coordinator that a rank has gone."""
+        """Tell the coordinator that a rank has gone, unless it is back; `tell_again` repeats what it did not hear."""
         leave = save_pb2.LeaveRequest(peer=_peer_of(member), run=run, rank=member.rank, epoch=epoch)
         request = agent_pb2.DepartRequest(leave=leave, for_good=for_good, host=self._host)
-        try:
-            self._link.call(lambda stubs, s: stubs.agent.Depart(request, timeout=s))
-        except CkptdError as error:
-            _log.info("the coordinator was not told that %s of %s has gone: %s", member, run, error)
+        key = run, member.rank, member.incarnation
+        with self._changes(run, member.rank):
+            with self._lock:
+                place = self._places.get((run, member.rank))
+                self._untold[key] = member, epoch, for_good
+                if place is not None and place.member.incarnation == member.incarnation and place.lost_at is None:
+                    self._untold.pop(key)
+                    return
+            try:
+                self._link.call(lambda stubs, s: stubs.agent.Depart(request, timeout=s), timeout_s=_DEPART_S)
+            except CkptdError as error:
+                _log.info("the coordinator was not told yet that %s of %s has gone: %s", member, run, error)
+                if not isinstance(error, UnavailableError):
+                    self._told_of(key)
+            else:
+                self._told_of(key)
+
+    def _told_of(self, key: tuple[str, int, str]) -> None:
+        with self._lock:
+            self._untold.pop(key, None)
+
+    @property
+    def are_untold(self) -> bool:
+        """Whether the coordinator was not told yet of a rank that has gone."""
+        with self._lock:
+            return bool(self._untold)
+
+    def tell_again(self) -> None:
+        """Tell the coordinator of the ranks that have gone while it could not be told."""
+        with self._lock:
+            untold = list(self._untold.items())
+        for (run, _, _), (member, epoch, for_good) in untold:
+            self.depart(run, member, epoch, for_good)
 
 
 def new_life(host: str, clock: Clock) -> AgentLife:

@@ -60,6 +60,14 @@ class Serving:
         """Return the methods of one of its services."""
         return methods.Stub(self.channel(), service)
 
+    def cut(self) -> None:
+        """Break all connections to it; until `mend` there is none."""
+        self._run(self.server.stop())
+
+    def mend(self) -> None:
+        """Listen again."""
+        self.server = self._run(self._start())
+
     def stop(self) -> None:
         """End it, and its engine."""
         if self._channel is not None:

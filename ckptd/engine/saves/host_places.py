@@ -95,7 +95,7 @@ class HostPlaces:
             placed = self._placed((host, run, member.rank))
             if placed is not None and placed.member.incarnation == member.incarnation:
                 self._take((host, run, member.rank))
-                epoch = placed.epoch  # the agent may know that of a former life of the coordinator
+                member, epoch = placed.member, placed.epoch  # the agent may know that of a former coordinator
             leave = self._coordinator.leave if for_good else self._coordinator.disconnect
             leave(run, member, epoch)
 

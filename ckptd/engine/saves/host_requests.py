@@ -69,8 +69,8 @@ class HostRequests:
         self._coordinator, self._places, self._workers = coordinator, places, workers
         self._fenced, self._send = fenced, send
         self._lock = threading.RLock()
-        self._asked: dict[str, Asked] = {}
-        self._ended: OrderedDict[str, Asked] = OrderedDict()  # those of them that are over
+        self._asked: dict[tuple[str, str], Asked] = {}  # by host and request
+        self._ended: OrderedDict[tuple[str, str], Asked] = OrderedDict()  # those of them that are over
         self._first: OrderedDict[str, None] = OrderedDict()
         self._of_save: dict[tuple[str, str], Asked] = {}  # one of those that are planned, by save and host
         self._writers: dict[tuple[str, str], str] = {}  # the lives of agents that were told last, by save and host
@@ -81,10 +81,11 @@ class HostRequests:
     def declare(self, agent: AgentLife, said: HostDeclaration, stamp: Stamp) -> None:
         """Hear what ranks of a host save; the answer comes when all ranks of all hosts have declared."""
         with self._lock:
-            asked = self._asked.get(said.request_id)
+            key = agent.host, said.request_id
+            asked = self._asked.get(key)
             is_new = asked is None
             if asked is None:
-                asked = self._asked[said.request_id] = Asked(said, agent, stamp, is_new=self._is_new(said))
+                asked = self._asked[key] = Asked(said, agent, stamp, is_new=self._is_new(said))
             asked.by, asked.known_layout = agent, said.known_layout
             answer = asked.ended or asked.go
         if is_new:
@@ -117,7 +118,7 @@ class HostRequests:
         """Hear of a save that an agent carries: it goes on, or is over."""
         said = carried.declaration
         with self._lock:
-            is_known = said.request_id in self._asked
+            is_known = (agent.host, said.request_id) in self._asked
         if carried.save and not is_known:
             save = SaveRef(said.run, 0, said.step, carried.save)
             with suppress(NotFoundError):
@@ -125,7 +126,7 @@ class HostRequests:
                 if outcome.done() and outcome.exception() is None:
                     asked = Asked(said, agent, stamp, save)
                     with self._lock:
-                        self._asked[said.request_id] = asked
+                        self._asked[agent.host, said.request_id] = asked
                     self._end(asked, outcome.result())
                     return
         self.declare(agent, said, stamp)
@@ -142,7 +143,7 @@ class HostRequests:
     def part_ended(self, message: PartSealed | PartFailed) -> None:
         """Hear that a host's part of a save is durable, or will not come."""
         with self._lock:
-            asked = self._asked.get(message.request_id)
+            asked = self._asked.get((message.agent.host, message.request_id))
             ended = None if asked is None else asked.ended
         if asked is None:  # it attends again, and tells all
             self._send(message.agent.host, self._fenced(), "")
@@ -174,7 +175,7 @@ class HostRequests:
     def end_seen(self, message: EndSeen) -> None:
         """Hear that an agent knows of the end of a save."""
         with self._lock:
-            asked = self._asked.get(message.request_id)
+            asked = self._asked.get((message.agent.host, message.request_id))
         if asked is not None and message.save and message.is_sole:
             save = SaveRef(asked.said.run, 0, asked.said.step, message.save)
             self._coordinator.agents.heard_end(save, message.agent)
@@ -345,7 +346,7 @@ class HostRequests:
             self._of_save.pop((save, asked.by.host), None)
             self._writers.pop((save, asked.by.host), None)
             asked.ended, asked.go, asked.declared, asked.said = ended, None, [], replace(said, parts=())
-            self._ended[said.request_id] = asked
+            self._ended[asked.by.host, said.request_id] = asked
             if len(self._ended) > _MOST_ENDED:
                 forgotten, _ = self._ended.popitem(last=False)
                 self._asked.pop(forgotten, None)
@@ -353,8 +354,9 @@ class HostRequests:
 
     def _forget(self, asked: Asked) -> None:
         with self._lock:
-            if self._asked.get(asked.said.request_id) is asked:
-                del self._asked[asked.said.request_id]
+            key = asked.by.host, asked.said.request_id
+            if self._asked.get(key) is asked:
+                del self._asked[key]
 
     def _tell(self, asked: Asked, message: FromCoordinator) -> None:
         self._send(asked.by.host, message, asked.said.run)
