@@ -174,8 +174,32 @@ def test_an_agent_that_is_killed_before_its_seal_and_stays_away_ends_the_save_by
     hosts.check(7)
 
 
-def test_a_rank_that_is_killed_before_it_declares_is_named(hosts):
+def test_a_coordinator_and_an_agent_that_are_killed_at_one_moment_go_on(hosts):
+    # Neither knows any more which ranks there are, and one of them has not declared.
     hosts.crew.save(8, COUNT, range(5))
+    eventually(lambda: hosts.waiting_for().startswith("rank 5 of 6 to declare"), hosts.waiting_for, within_s=WAIT_S)
+    hosts.kill("coordinator")
+    hosts.kill("c")
+    hosts.start("coordinator")
+    hosts.start("c")
+    hosts.crew.save(8, COUNT, [5])
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(8)
+    hosts.hold(9)
+    shard = hosts.root / "r/model.ckpt-9.data-00000-of-00003"
+    before = shard.stat().st_ino
+    hosts.kill("coordinator")
+    hosts.kill("a")
+    hosts.start("coordinator")
+    hosts.start("a")
+    hosts.go_on()
+    assert hosts.crew.answers(WAIT_S) == ["saved"] * 6
+    hosts.check(9)
+    assert shard.stat().st_ino == before
+
+
+def test_a_rank_that_is_killed_before_it_declares_is_named(hosts):
+    hosts.crew.save(10, COUNT, range(5))
     hosts.crew.kill(5)
     answers = hosts.crew.answers_of(range(5), WAIT_S)
     assert all("rank 5" in answer for answer in answers), answers
