@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
+from ckptd.agent.passing_on import PassingOn, lane_of
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.hosts.messages import Go, HostDeclaration, RankPart
 from ckptd.engine.identity import Declaration, Member, RunOptions, SaveRef
@@ -14,13 +15,13 @@ from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.lanes.lane_writer import LaneWriter
 from ckptd.engine.lanes.shard import Debt
 from ckptd.engine.lanes.standstill import Standstill
-from ckptd.engine.layout import Assignment, Lane, LaneTransport
+from ckptd.engine.layout import Assignment
 from ckptd.engine.saves.answers import settled_by_engine
 from ckptd.engine.saves.claim import Claim
 from ckptd.engine.saves.session import Phase
 from ckptd.engine.settings import Settings
-from ckptd.engine.wording import describe_ranks, describe_seconds
-from ckptd.errors import CkptdError, ConflictError, NotFoundError
+from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class HostCall:
     is_given_up: bool = False  # what is left is to hear its end
     go: Go | None = None
     shard: FilledShard | None = None
+    passing: PassingOn | None = None
     error: CkptdError | None = None
     checkpoint: Checkpoint | None = None
     outcome: Future[Checkpoint] = field(default_factory=settled_by_engine)
@@ -73,10 +75,31 @@ class HostCall:
 
     @property
     def owed_bytes(self) -> int:
-        """What has not arrived of it."""
+        """What has not arrived of it, here or, if it belongs there, on other hosts."""
+        passing = 0 if self.passing is None else self.passing.owed_bytes()
         if self.shard is None:
-            return 0 if self.go is None else self.go.size_bytes
-        return sum(debt.owed_bytes for debt in self.shard.debts().values())
+            return passing + (0 if self.go is None else self.go.size_bytes)
+        return passing + sum(debt.owed_bytes for debt in self.shard.debts().values())
+
+    @property
+    def owed_by_rank(self) -> tuple[tuple[int, int], ...]:
+        """What has not arrived of the shard that is filled here, also of ranks of other hosts; 0 is told as well."""
+        debts = {} if self.shard is None else self.shard.debts()
+        return tuple((rank, debt.owed_bytes) for rank, debt in debts.items())
+
+    @property
+    def awaited(self) -> str:
+        """What it waits for, if that is another host's agent; else ""."""
+        if self.passing is not None and (debts := self.passing.debts()):
+            (rank, host), debt = next(iter(debts.items()))
+            why = f": {trouble}" if (trouble := self.passing.trouble()) else ""
+            return f"{_agent_on(host)}, which has still to take {debt} of rank {rank}{why}"
+        guests = {} if self.go is None else {each.rank: each.host for each in self.go.guests}
+        owing = [(rank, owed) for rank, owed in self.owed_by_rank if owed]
+        if owing and all(rank in guests for rank, _ in owing):
+            rank, owed = owing[0]
+            return f"the agent on {guests[rank]}, which has still to pass on {describe_bytes(owed)} of rank {rank}"
+        return ""
 
     def declared(self) -> HostDeclaration:
         """Return what is declared for these ranks. The same calls of `save` of the same ranks have the same id."""
@@ -114,35 +137,28 @@ class HostCall:
         assert self.go is not None
         for rank, claim in self.claims.items():
             if claim.planned is not None and not claim.planned.done():
-                lanes = tuple(self._lanes(rank, claim.transport))
-                claim.planned.set_result(Assignment(self.ref(rank), self.go.prefix_key, self.go.num_shards, lanes))
-
-    def _lanes(self, rank: int, transport: LaneTransport) -> Iterator[Lane]:
-        assert self.go is not None
-        layout, shard = self.go.share, self.go.shard
-        if layout is None or shard is None or (rank, shard) not in layout.lane_segments:
-            return
-        rows = layout.lane_segments[rank, shard]
-        yield Lane(
-            shard,
-            self.go.key,
-            (),
-            int(layout.segment_size[rows].sum()),
-            layout.segment_item[rows],
-            layout.segment_item_offset[rows],
-            layout.segment_size[rows],
-            transport,
-        )
+                lanes = [] if self.passing is None else list(self.passing.lanes(rank, claim.transport))
+                layout, shard = self.go.share, self.go.shard
+                if layout is not None and shard is not None and (rank, shard) in layout.lane_segments:
+                    lanes.append(lane_of(layout, rank, shard, self.go.key, claim.transport))
+                answer = Assignment(self.ref(rank), self.go.prefix_key, self.go.num_shards, tuple(lanes))
+                claim.planned.set_result(answer)
 
     def lane(self, save: SaveRef, shard: int) -> LaneWriter:
         """Return where the bytes that `save.rank` owes `shard` go."""
         if self.error is not None:
             raise self.error
-        claim = self.claims.get(save.rank)
-        if claim is None or claim.incarnation != save.incarnation:
+        claim, go = self.claims.get(save.rank), self.go
+        guests = () if go is None else go.guests
+        is_guest = any((each.rank, each.incarnation) == (save.rank, save.incarnation) for each in guests)
+        if not is_guest and (claim is None or claim.incarnation != save.incarnation):
             raise ConflictError(f"this process has not declared {save} as rank {save.rank}")
-        lane = None if self.shard is None or self.go is None else self.shard.lanes.get(save.rank)
-        if lane is None or self.go is None or self.go.shard != shard:
+        lane = None
+        if go is not None and go.shard == shard and self.shard is not None:
+            lane = self.shard.lanes.get(save.rank)
+        elif self.passing is not None and not is_guest:
+            lane = self.passing.lane(save.rank, shard)
+        if lane is None:
             raise NotFoundError(f"rank {save.rank} owes shard {shard} of {save} nothing")
         return lane
 
@@ -171,14 +187,18 @@ class HostCall:
             self.outcome.set_exception(how)
         else:
             self.outcome.set_result(how)
-        self.shard = None
+        if self.passing is not None:
+            self.passing.close(self.error or SessionAbortedError(f"{self.first.save} is over"))
+        self.shard = self.passing = None
 
     def dead_ranks(self) -> list[int]:
         """Return the ranks that are gone and without which it cannot go on."""
-        if self.shard is None and self.go is not None:
-            return []
-        owing = self.claims if self.shard is None else [rank for rank, debt in self.debts().items() if debt.owed_bytes]
-        return [rank for rank in owing if self.places[rank].lost_at is not None and not self.claims[rank].is_safe]
+        owing = set(self.claims)
+        if self.go is not None:
+            owing = {rank for rank, debt in self.debts().items() if debt.owed_bytes}
+            owing |= {rank for rank, _ in ({} if self.passing is None else self.passing.debts())}
+        gone = (rank for rank in sorted(owing) if self.places[rank].lost_at is not None)
+        return [rank for rank in gone if not self.claims[rank].is_safe]
 
     def debts(self) -> dict[int, Debt]:
         """Return what its ranks owe to the shard."""
@@ -196,4 +216,12 @@ def why_over(call: HostCall, host: str, settings: Settings, now: float) -> str |
     for rank, debt in call.debts().items():
         if debt.owed_bytes and debt.at_store_s is None and debt.idle_s > settings.stall_timeout_s:
             return f"rank {rank} of {host} sent nothing for {describe_seconds(debt.idle_s)}; it owes {debt}"
+    for (rank, there), debt in ({} if call.passing is None else call.passing.debts()).items():
+        if debt.idle_s > settings.stall_timeout_s:
+            idle = describe_seconds(debt.idle_s)
+            return f"nothing of rank {rank} arrived at {_agent_on(there)} for {idle}; it is owed {debt}"
     return None
+
+
+def _agent_on(host: str) -> str:
+    return f"the agent on {host}" if host else "the coordinator"

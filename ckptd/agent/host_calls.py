@@ -82,7 +82,7 @@ class HostCalls:
     def open(self) -> None:
         """Begin to attend."""
         self._threads.open()
-        self.link.start()
+        self._writing.open()
         self.tick()
 
     def advertise(self, addresses: Sequence[str]) -> None:
@@ -99,7 +99,7 @@ class HostCalls:
                 self._writing.fail(call, "the agent is stopping")
         self._threads.settle(5.0)
         self._is_closed = True
-        self.link.close()
+        self._writing.close()
         self._threads.close()
         return not left and all(call.checkpoint is not None for call in under_way)
 
@@ -116,7 +116,7 @@ class HostCalls:
                     if now - call.began_at >= _TOGETHER_S:
                         self._writing.declare(call)
                 elif call.go is not None:
-                    self._machine.progress(call.go.save, call.owed_bytes)
+                    self._machine.progress(call.request_id, call.owed_bytes, call.owed_by_rank, call.awaited)
             if self.seats.are_untold and self._machine.is_attached and now - self._told_again_at >= _TELL_AGAIN_S:
                 self._told_again_at = now
                 self.workers.submit(self.seats.tell_again)

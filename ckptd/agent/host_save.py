@@ -43,7 +43,9 @@ class HostSave:
         began_at: when they declared.
         phase: how far it has come.
         go: what the coordinator told to write, None before that.
-        owed_bytes: what is still to be written.
+        owed_bytes: what is still to be written, or passed on to other hosts.
+        owed_by_rank: of what is to be written here, also of ranks of other hosts.
+        awaited: what it waits for while it fills, in words; "" for the store.
         receipts: once it is sealed.
         sealed: the receipts of earlier attempts, by save: a later coordinator may go on with one of them.
         failure: why it will not come, once that is so.
@@ -60,6 +62,8 @@ class HostSave:
     phase: PartPhase = PartPhase.DECLARED
     go: Go | None = None
     owed_bytes: int = 0
+    owed_by_rank: tuple[tuple[int, int], ...] = ()
+    awaited: str = ""
     receipts: tuple[Receipt, ...] | None = None
     sealed: dict[str, tuple[Receipt, ...]] = field(default_factory=dict)
     failure: str = ""
@@ -113,6 +117,8 @@ class HostSave:
         match self.phase:
             case PartPhase.FILLING:
                 assert self.go is not None
+                if self.awaited:
+                    return f"{ours}: {self.awaited}"
                 owed = f"{describe_bytes(self.owed_bytes)} of {describe_bytes(self.go.size_bytes)}"
                 return f"{ours}: the store, which has still to take {owed}"
             case PartPhase.SEALED:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from ckptd.agent.other_agents import PeerStubs
 from ckptd.engine.catalog import term
 from ckptd.engine.hosts.messages import DeclareHost, Fenced, FromAgent, FromCoordinator, Hello, HostDeclaration
 from ckptd.engine.manifest import Manifest
@@ -36,14 +37,13 @@ CALL_S = 20.0
 _TELL_S = 10.0
 
 
-class Stubs:
+class Stubs(PeerStubs):
     """The services of one coordinator."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, address: str, channel: grpc.Channel) -> None:
         """Make no call yet."""
-        self.channel = channel
+        super().__init__("", address, channel)
         self.agent = methods.Stub(channel, methods.AGENT)
-        self.save, self.read = methods.Stub(channel, methods.SAVE), methods.Stub(channel, methods.READ)
         self.admin, self.watch = methods.Stub(channel, methods.ADMIN), methods.Stub(channel, methods.WATCH)
 
 
@@ -113,7 +113,7 @@ class AgentLink:
         with self._lock:
             if not address or (address == self._address and self._stubs is not None):
                 return
-            former, self._stubs = self._stubs, Stubs(open_channel(addresses.parse(address)))
+            former, self._stubs = self._stubs, Stubs(address, open_channel(addresses.parse(address)))
             self._address = address
             self._handed_over.clear()
         if former is not None:
@@ -135,7 +135,7 @@ class AgentLink:
 
     def _attend(self, hello: Hello, number: int) -> None:
         try:
-            stubs = self._connected()
+            stubs = self.stubs()
             for carried in hello.saves:
                 self._hand_over(stubs, carried.declaration)
             attending = stubs.agent.Attend(agents.from_agent_to_wire(hello))
@@ -160,7 +160,7 @@ class AgentLink:
     def _tell_all(self) -> None:
         while (message := self._outgoing.get()) is not None:
             try:
-                stubs = self._connected()
+                stubs = self.stubs()
                 if isinstance(message, DeclareHost):
                     self._hand_over(stubs, message.declaration)
                 self._hear(stubs.agent.Tell(agents.from_agent_to_wire(message), timeout=_TELL_S))
@@ -194,7 +194,7 @@ class AgentLink:
         Raises:
             NotNowError: it does not answer: the same call will be answered later.
         """
-        stubs = self._connected()
+        stubs = self.stubs()
         try:
             return make(stubs, timeout_s)
         except grpc.RpcError as error:
@@ -203,7 +203,8 @@ class AgentLink:
                 raise ours from None
             raise NotNowError(f"the coordinator does not answer: {ours}") from None
 
-    def _connected(self) -> Stubs:
+    def stubs(self) -> Stubs:
+        """Return the services of the coordinator; `NotNowError` while there is none."""
         with self._lock:
             stubs = self._stubs
         if stubs is None:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ckptd.agent.effects import Effect, Fill, Find, Send, Stop, Tell
 from ckptd.agent.host_save import HostOutcome, HostSave, PartPhase
 from ckptd.engine.hosts.messages import (
     AgentLife,
@@ -28,6 +29,7 @@ from ckptd.engine.hosts.messages import (
     Go,
     Hello,
     HostDeclaration,
+    Owed,
     PartFailed,
     PartSealed,
     Receipt,
@@ -40,52 +42,6 @@ _MOST_ENDED = 256  # saves, remembered for retries of ranks and late messages
 
 MOST_READ = 1000
 """Checkpoints that one message says are being read."""
-
-
-# Effects
-
-
-@dataclass(frozen=True, slots=True)
-class Find:
-    """Look up which coordinator the root has, and connect to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message to the coordinator."""
-
-    message: FromAgent
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """Write this host's shard; then `filled`, `found_taken` or `fill_failed`.
-
-    With `may_be_begun` a former life of this agent may have left a part of it.
-    If it is written already for another request, what this one declared takes part in that.
-    """
-
-    go: Go
-    declaration: HostDeclaration
-    may_be_begun: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End the writers of a save, which may have none; then `stopped`."""
-
-    save: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Tell the ranks how their save ended."""
-
-    request_id: str
-    outcome: HostOutcome
-
-
-Effect = Find | Send | Fill | Stop | Tell
 
 
 @dataclass(slots=True)
@@ -125,6 +81,7 @@ class AgentMachine:
     _over: OrderedDict[str, int] = field(default_factory=OrderedDict)  # saves that have ended: in which term
     _heard_at: float | None = None
     _spoke_at: float | None = None
+    _told_addresses: tuple[str, ...] = ()
     _told_reading: frozenset[str] = frozenset()
 
     # The ranks
@@ -157,10 +114,13 @@ class AgentMachine:
 
     # The writers
 
-    def progress(self, save_id: str, owed_bytes: int) -> None:
-        """Note how much of a shard is still to be written."""
-        for save in self._filling(save_id):
-            save.owed_bytes = owed_bytes
+    def progress(
+        self, request_id: str, owed_bytes: int, by_rank: tuple[tuple[int, int], ...] = (), awaited: str = ""
+    ) -> None:
+        """Note how much is still to be written or passed on; `by_rank`: of the shard; `awaited`: what it waits for."""
+        save = self._saves.get(request_id)
+        if save is not None and save.phase is PartPhase.FILLING:
+            save.owed_bytes, save.owed_by_rank, save.awaited = owed_bytes, by_rank, awaited
 
     def filled(self, receipt: Receipt, now: float) -> list[Effect]:
         """A shard is durable."""
@@ -169,6 +129,19 @@ class AgentMachine:
             save.phase, save.receipts, save.owed_bytes = PartPhase.SEALED, (receipt,), 0
             effects += self._tell_of(save, now)
         return effects
+
+    def passed(self, request_id: str, now: float) -> list[Effect]:
+        """All that these ranks have for shards of other hosts has arrived there, and nothing is to be written here."""
+        save = self._saves.get(request_id)
+        if save is None or save.phase is not PartPhase.FILLING:
+            return []
+        save.phase, save.receipts, save.owed_bytes = PartPhase.SEALED, (), 0
+        return self._tell_of(save, now)
+
+    def passing_failed(self, request_id: str, reason: str, now: float) -> list[Effect]:
+        """What ranks have for the shard of another host will not arrive there, even if it had once."""
+        save = self._saves.get(request_id)
+        return [] if save is None or save.phase is PartPhase.FAILED else self._fail(save, reason, now)
 
     def found_taken(self, own: Receipt, found: Receipt | None, now: float) -> list[Effect]:
         """The key of a shard was taken. `found` is what is there, if it could be read; `own` what was to be written.
@@ -264,7 +237,8 @@ class AgentMachine:
             effects = [Stop(save.save)]  # a later coordinator begins anew, under other keys
             if save.receipts is not None:
                 save.sealed[save.save] = save.receipts
-        save.go, save.receipts = go, () if go.shard is None else self._receipts_of(go.save)
+        receipts = () if go.shard is None else self._receipts_of(go.save)
+        save.go, save.receipts = go, None if go.passing else receipts  # it is sealed once all is passed on
         if save.receipts is not None:
             save.phase = PartPhase.SEALED
             return effects + self._tell_of(save, now)
@@ -307,6 +281,8 @@ class AgentMachine:
             return []
         if self.is_attached and (self.silent_s(now) or 0.0) > self.lease_s:
             self.is_attached = False
+        if self._told_addresses != self.addresses:
+            self.is_attached = False  # the answer was to what it said before these were known
         effects: list[Effect] = []
         if not self.is_attached:
             effects += self._attend(now) if self._may_speak(now) else []
@@ -373,12 +349,13 @@ class AgentMachine:
         return self._spoke_at is None or now - self._spoke_at >= self.again_s
 
     def _attend(self, now: float) -> list[Effect]:
-        self._spoke_at = now
+        self._spoke_at, self._told_addresses = now, self.addresses
         return [Find(), Send(self.hello())]
 
     def _beat(self) -> Beat:
         filling = (each for each in self._saves.values() if each.phase is PartPhase.FILLING)
-        owed = tuple({each.save: each.owed_bytes for each in filling}.items())
+        by_save = {each.save: Owed(each.save, each.owed_bytes, each.owed_by_rank) for each in filling}
+        owed = tuple(by_save.values())
         return Beat(self.life, self.highest_term, owed, tuple(sorted(self.reading)[:MOST_READ]))
 
     def _tell_of(self, save: HostSave, now: float, *, is_again: bool = False) -> list[Effect]:

@@ -8,19 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ckptd.agent.call_table import CallTable
+from ckptd.agent.effects import Effect, Fill, Find, Send, Stop, Tell
 from ckptd.agent.filling import fill, remove_begun, sums_there
 from ckptd.agent.host_call import HostCall
 from ckptd.agent.host_save import HostOutcome
 from ckptd.agent.known_shares import KnownShares
 from ckptd.agent.link import AgentLink
-from ckptd.agent.machine import AgentMachine, Effect, Fill, Find, Send, Stop, Tell
+from ckptd.agent.machine import AgentMachine
+from ckptd.agent.other_agents import OtherAgents
+from ckptd.agent.passing_on import AT_ONCE, PassingOn, Ways
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
-from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, Replaced, SaveEnded
+from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, Receipt, Replaced, SaveEnded
 from ckptd.engine.lanes.filled_shard import FilledShard
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.saves.engine_threads import EngineThreads
-from ckptd.errors import CkptdError, NotFoundError, SessionAbortedError, UnavailableError
+from ckptd.engine.saves.workers import Workers
+from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError, UnavailableError
 from ckptd.storage.base import Store
 
 _log = logging.getLogger("ckptd.agent")
@@ -34,6 +38,7 @@ class _Part:
     waiting: list[Go] = field(default_factory=list)  # for that
     is_stopped: bool = False  # before it was
     is_sealing: bool = False
+    sealed: tuple[Receipt, Receipt | None] | None = None  # what was to be written, and what is there
 
 
 class Writing:
@@ -44,6 +49,7 @@ class Writing:
         calls: of the host's ranks.
         lock: guards both.
         link: to the coordinator.
+        others: the agents of other hosts.
         workers: for what may wait for the store or the coordinator.
     """
 
@@ -77,6 +83,20 @@ class Writing:
         self._store, self._clock, self._on_attached = store, clock, on_attached
         self._shares = KnownShares()
         self._parts: dict[str, _Part] = {}  # by save
+        self.others = OtherAgents()
+        self._passers = Workers(AT_ONCE, "ckptd-pass")
+        self._ways = Ways(self.others, self.link.stubs, clock.boot_s, self._passers.submit)
+
+    def open(self) -> None:
+        """Begin to speak with the coordinator."""
+        self._passers.open()
+        self.link.start()
+
+    def close(self) -> None:
+        """Speak with nobody any more. All calls have ended."""
+        self.link.close()
+        self._passers.close()
+        self.others.close()
 
     # Effects. The lock is held, but in what runs on workers.
 
@@ -103,8 +123,8 @@ class Writing:
             if is_current and isinstance(message, SaveEnded):
                 self._note_end(message)
             self.do(machine.hear(message, self._clock.boot_s()))
-            if is_current and isinstance(message, Go) and machine.is_sealed(message.request_id):
-                self._begin(message)  # nothing is owed, but its ranks wait for an answer
+            if is_current and isinstance(message, Go):
+                self._told_anew(message)
             if isinstance(message, Replaced):
                 host = machine.life.host
                 _log.error("another life of the agent of %s has taken over; this one does nothing any more", host)
@@ -125,12 +145,32 @@ class Writing:
 
     # A shard. The lock is held where it says so.
 
+    def _told_anew(self, go: Go) -> None:
+        """Hear where agents are that something is passed on to already, or that nothing is owed; with the lock held."""
+        call = self.calls.of_request(go.request_id)
+        if call is not None and call.go is not None and call.go.save == go.save:
+            if call.passing is not None:
+                call.passing.renew(go)
+        elif self.machine.is_sealed(go.request_id):
+            self._begin(go)  # its ranks wait for an answer
+
     def _begin(self, go: Go, shard: FilledShard | None = None) -> HostCall | None:
-        """Answer the ranks of a call, with the lock held."""
+        """Answer the ranks of a call, and begin to pass on what others write, with the lock held."""
         call = self.calls.of_request(go.request_id)
         if call is None or call.go is go:
             return None
-        call.go, call.shard = go, shard
+        if call.passing is not None:
+            call.passing.close(ConflictError("it was planned anew"))
+        call.go, call.shard, call.passing = go, shard, None
+        if go.passing:
+            call.passing = PassingOn(
+                go,
+                call.claims,
+                call.ref,
+                self._ways,
+                on_passed=lambda: self._finished(go),
+                on_failure=lambda error: self._passing_failed(go, str(error)),
+            )
         call.answer()
         return call
 
@@ -142,7 +182,9 @@ class Writing:
             self._fill_failed(go, str(error))
             return
         part = self._parts.get(go.save)
-        if part is None:
+        if go.shard is None:
+            self._take_part(go, None)
+        elif part is None:
             self._parts[go.save] = part = _Part(waiting=[go])
             self.workers.submit(self._create, go, part, may_be_begun)
         elif part.shard is None:
@@ -181,8 +223,8 @@ class Writing:
         elif not shard.lanes:
             self._ended_lane(go, part)
 
-    def _take_part(self, go: Go, shard: FilledShard) -> None:
-        """Fill what the ranks of a call owe to a shard, with the lock held."""
+    def _take_part(self, go: Go, shard: FilledShard | None) -> None:
+        """Fill what the ranks of a call owe to the shard, if there is one, with the lock held."""
         former = None if (call := self.calls.of_request(go.request_id)) is None else call.go
         call = self._begin(go, shard)
         if call is None:
@@ -191,6 +233,12 @@ class Writing:
             self._fill_failed(go, "it was planned anew, and ranks had sent")
             return
         call.feed(self._feeders.submit)
+        if call.passing is not None and call.passing.is_passed:
+            self._finished(go)
+
+    def _passing_failed(self, go: Go, reason: str) -> None:
+        with self.lock:
+            self.do(self.machine.passing_failed(go.request_id, reason, self._clock.boot_s()))
 
     def _fill_failed(self, go: Go, reason: str) -> None:
         with self.lock:
@@ -202,9 +250,9 @@ class Writing:
             if shard is None or part.is_sealing or not all(lane.ended for lane in shard.lanes.values()):
                 return
             part.is_sealing = True
-        self.workers.submit(self._seal, go, shard)
+        self.workers.submit(self._seal, go, part, shard)
 
-    def _seal(self, go: Go, shard: FilledShard) -> None:
+    def _seal(self, go: Go, part: _Part, shard: FilledShard) -> None:
         with self.lock:
             if not self.machine.may_finish(go.save, self._clock.boot_s()):
                 return  # the machine ends it
@@ -215,10 +263,22 @@ class Writing:
             return
         if receipt is None:
             return
-        own, found = receipt
         with self.lock:
-            now, machine = self._clock.boot_s(), self.machine
-            self.do(machine.filled(own, now) if found is own else machine.found_taken(own, found, now))
+            part.sealed = receipt
+        self._finished(go)
+
+    def _finished(self, go: Go) -> None:
+        """Tell the coordinator, if the shard is durable and all has arrived that was to be passed on."""
+        with self.lock:
+            now, machine, part = self._clock.boot_s(), self.machine, self._parts.get(go.save)
+            ours = [call for call in self.calls.live if call.go is not None and call.go.save == go.save]
+            passed = [call for call in ours if call.passing is None or call.passing.is_passed]
+            for call in passed:
+                if call.go is not None and call.go.shard is None:
+                    self.do(machine.passed(call.request_id, now))
+            if len(passed) == len(ours) and part is not None and part.sealed is not None:
+                own, found = part.sealed
+                self.do(machine.filled(own, now) if found is own else machine.found_taken(own, found, now))
 
     def _stop(self, save: str) -> None:
         with self.lock:

@@ -41,7 +41,9 @@ def _anywhere(right: Right) -> Row:
 def _write(request: Any) -> Requirement:
     # What is no `open` names no run, and the service refuses it.
     opens = hasattr(request, "open") and request.WhichOneof("kind") == "open"
-    return Requirement(Right.SAVE, convert.run_from_wire(request.open.save.run) if opens else None)
+    # An agent passes on what ranks of its host have for the shard of another host.
+    run = convert.run_from_wire(request.open.save.run) if opens else None
+    return Requirement(Right.SAVE, run, or_right=Right.AGENT)
 
 
 def _place(request: Any) -> Requirement:

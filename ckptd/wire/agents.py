@@ -18,8 +18,10 @@ from ckptd.engine.hosts.messages import (
     FromAgent,
     FromCoordinator,
     Go,
+    Guest,
     Hello,
     HostDeclaration,
+    Owed,
     PartFailed,
     PartSealed,
     RankPart,
@@ -53,7 +55,7 @@ def from_agent_to_wire(message: FromAgent) -> agent_pb2.AgentMessage:
             )
             return agent_pb2.AgentMessage(hello=hello)
         case Beat(term=term, owed=owed, reading=reading):
-            told = [agent_pb2.Owed(save=save, bytes=owed_bytes) for save, owed_bytes in owed]
+            told = [_owed_to_wire(each) for each in owed]
             return agent_pb2.AgentMessage(beat=agent_pb2.Beat(agent=agent, term=term, owed=told, reading=reading))
         case DeclareHost(term=term, declaration=declaration):
             said = _declaration_to_wire(declaration)
@@ -89,7 +91,7 @@ def from_agent_from_wire(message: agent_pb2.AgentMessage) -> FromAgent:
             )
         case "beat":
             beat = message.beat
-            owed = tuple((_save(each.save), max(0, each.bytes)) for each in beat.owed)
+            owed = tuple(_owed_from_wire(each) for each in beat.owed)
             reading = tuple(convert.key_from_wire(each) for each in beat.reading)
             return Beat(life_from_wire(beat.agent), _term(beat.term), owed, reading)
         case "declare":
@@ -136,6 +138,8 @@ def from_coordinator_to_wire(message: FromCoordinator, run: str = "") -> agent_p
                 share=None if message.share is None else shares.share_to_wire(message.share),
                 prefix_key=message.prefix_key,
                 attempt=message.attempt,
+                guests=[agent_pb2.Guest(rank=e.rank, incarnation=e.incarnation, host=e.host) for e in message.guests],
+                passing=[shares.passing_to_wire(each) for each in message.passing],
             )
             return agent_pb2.CoordinatorMessage(go=go)
         case SaveEnded():
@@ -336,12 +340,29 @@ def _go_from_wire(message: agent_pb2.Go) -> Go:
         message.layout_digest,
         prefix_key=convert.key_from_wire(message.prefix_key) if message.prefix_key else "",
         attempt=message.attempt,
+        guests=tuple(
+            Guest(each.rank, convert.request_id_from_wire(each.incarnation), convert.text_from_wire(each.host))
+            for each in message.guests
+        ),
+        passing=tuple(shares.passing_from_wire(each, message.num_shards) for each in message.passing),
     )
     if shard is None or not message.HasField("share"):
         return go
     if not 0 <= shard < message.num_shards or message.size_bytes < 0:
         raise InvalidRequestError("a host is told to write a shard that there is not", actual=shard)
     return replace(go, share=shares.share_from_wire(message.share, shard, message.num_shards, message.size_bytes))
+
+
+def _owed_to_wire(owed: Owed) -> agent_pb2.Owed:
+    ranks, sizes = [rank for rank, _ in owed.by_rank], [size for _, size in owed.by_rank]
+    return agent_pb2.Owed(save=owed.save, bytes=owed.size_bytes, ranks=ranks, rank_bytes=sizes)
+
+
+def _owed_from_wire(message: agent_pb2.Owed) -> Owed:
+    if len(message.ranks) != len(message.rank_bytes):
+        raise InvalidRequestError("each rank that owes bytes is told with how many", expected=len(message.ranks))
+    by_rank = tuple((rank, max(0, size)) for rank, size in zip(message.ranks, message.rank_bytes, strict=True))
+    return Owed(_save(message.save), max(0, message.bytes), by_rank)
 
 
 def _save(value: str) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptd.engine.hosts.messages import Passing
 from ckptd.engine.layout import Layout, Literal
 from ckptd.engine.replicas import NO_REPLICAS
 from ckptd.errors import InvalidRequestError
 from ckptd.format import names
+from ckptd.wire import convert
 from ckptd.wire.v1 import agent_pb2
 
 _WIDTHS = (1, 2, 4, 8)  # bytes of a number
@@ -81,6 +83,34 @@ def share_from_wire(message: agent_pb2.HostShare, shard: int, num_shards: int, s
         segment_is_lengths=segments["segment_is_lengths"].astype(np.bool_),
         literals=tuple(Literal(shard, each.offset, each.data) for each in message.literals),
         replicas=NO_REPLICAS,
+    )
+
+
+def passing_to_wire(passing: Passing) -> agent_pb2.Passing:
+    """Return the message for what ranks of a host have for the shard of another."""
+    return agent_pb2.Passing(
+        shard=passing.shard,
+        key=passing.key,
+        host=passing.host,
+        by=passing.by,
+        addresses=passing.addresses,
+        size_bytes=passing.size_bytes,
+        share=share_to_wire(passing.share),
+    )
+
+
+def passing_from_wire(message: agent_pb2.Passing, num_shards: int) -> Passing:
+    """Read what ranks of a host have for the shard of another; `InvalidRequestError` when it does not fit together."""
+    if not 0 <= message.shard < num_shards or message.size_bytes < 0:
+        raise InvalidRequestError("a host is told to pass bytes on for a shard that there is not", actual=message.shard)
+    return Passing(
+        message.shard,
+        convert.key_from_wire(message.key),
+        convert.text_from_wire(message.host),
+        message.by,
+        tuple(convert.text_from_wire(each) for each in message.addresses),
+        message.size_bytes,
+        share_from_wire(message.share, message.shard, num_shards, message.size_bytes),
     )
 
 

@@ -43,10 +43,11 @@ class Crew:
                 said.put(line.rstrip("\n"))
         said.put("")
 
-    def save(self, step: int, count: int, ranks: Iterable[int] | None = None) -> None:
+    def save(self, step: int, count: int, ranks: Iterable[int] | None = None, half: str = "") -> None:
+        """Let ranks save; with `half` also a vector of this dtype."""
         for process in self.processes if ranks is None else [self.processes[rank] for rank in ranks]:
             assert process.stdin is not None
-            process.stdin.write(f"{step} {count}\n")
+            process.stdin.write(f"{step} {count} {half}\n")
             process.stdin.flush()
 
     def answers(self, timeout_s: float) -> list[str]:

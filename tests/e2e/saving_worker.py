@@ -2,6 +2,7 @@
 
 Started as ``python -m tests.e2e.saving_worker ADDRESS RUN RANK WORLD_SIZE MAX_TO_KEEP``. A line ``STEP COUNT`` makes it
 save `COUNT` numbers of a vector that all ranks save together; it answers with ``saved``, or the error's class and text.
+A third word is the dtype of a second vector, ``half``, of as many numbers.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ def main(address: str, run: str, rank: int, world_size: int, max_to_keep: int) -
     ) as checkpointer:
         print("ready", flush=True)
         for line in sys.stdin:
-            step, count = map(int, line.split())
+            words = line.split()
+            step, count = map(int, words[:2])
             part = np.full(count, value_of(step, rank), np.float32)
             arrays = {"w": ckptd.Slice(part, (world_size * count,), (rank * count,)), "step": np.int64(step)}
+            for dtype in words[2:]:
+                numbers = (np.arange(count) % 1000 + value_of(step, rank)).astype(dtype)
+                arrays["half"] = ckptd.Slice(numbers, (world_size * count,), (rank * count,))
             try:
                 checkpointer.save(step, arrays).result(TIMEOUT_S)
             except ckptd.CkptdError as error:

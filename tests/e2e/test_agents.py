@@ -29,8 +29,8 @@ COUNT = 5000
 class Hosts:
     """The processes, on sockets of their own below `base`."""
 
-    def __init__(self, base: Path, root: Path) -> None:
-        self.base, self.root = base, root
+    def __init__(self, base: Path, root: Path, agent_lease_s: float = AGENT_LEASE_S) -> None:
+        self.base, self.root, self.agent_lease_s = base, root, agent_lease_s
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.start("coordinator")
         for host in HOSTS:
@@ -45,7 +45,7 @@ class Hosts:
         ready.unlink(missing_ok=True)
         role = ["--role", "agent", "--name", name, "--coordinator", self.address("coordinator")]
         if name == "coordinator":
-            role = ["--role", "coordinator", "--agent-lease-s", str(AGENT_LEASE_S)]
+            role = ["--role", "coordinator", "--agent-lease-s", str(self.agent_lease_s)]
         bounds = ["--lease-s", str(LEASE_S), "--declare-timeout-s", str(WAIT_S)]
         where = ["--root", str(self.root), "--listen", self.address(name), "--ready-file", str(ready)]
         with log.open("ab") as out:
@@ -68,12 +68,16 @@ class Hosts:
             status = methods.Stub(channel, methods.ADMIN).Status(admin_pb2.StatusRequest(), timeout=WAIT_S)
         return "; ".join(each for run in status.runs for save in run.saves for each in save.waiting_for)
 
-    def hold(self, step: int) -> None:
-        """Bring a save to where the agents on a and b have given receipts, and that on c is paused before it writes."""
-        self.crew.save(step, COUNT, range(1, 6))
+    def begin_without_c(self, step: int, half: str = "") -> None:
+        """Begin a save for which all ranks have declared, and let the agent on c be paused before it is told."""
+        self.crew.save(step, COUNT, range(1, 6), half)
         eventually(lambda: self.waiting_for().startswith("rank 0 of 6 to declare"), self.waiting_for, within_s=WAIT_S)
         self.processes["c"].send_signal(signal.SIGSTOP)
-        self.crew.save(step, COUNT, [0])
+        self.crew.save(step, COUNT, [0], half)
+
+    def hold(self, step: int) -> None:
+        """Bring a save to where the agents on a and b have given receipts, and that on c is paused before it writes."""
+        self.begin_without_c(step)
         shards = [self.root / f"r/model.ckpt-{step}.data-0000{shard}-of-00003" for shard in (0, 1)]
         eventually(lambda: all(shard.exists() for shard in shards), "the shards of a and b", within_s=WAIT_S)
         eventually(
@@ -85,13 +89,13 @@ class Hosts:
     def go_on(self) -> None:
         self.processes["c"].send_signal(signal.SIGCONT)
 
-    def check(self, step: int) -> None:
+    def check(self, step: int, count: int = COUNT) -> None:
         """Read a step back, as any reader does."""
         with ckptd.Checkpointer(str(self.root), "r") as checkpointer:
             found = checkpointer.restore(step)
         w = found["w"]
         for rank in range(6):
-            assert (w[rank * COUNT : (rank + 1) * COUNT] == value_of(step, rank)).all()
+            assert (w[rank * count : (rank + 1) * count] == value_of(step, rank)).all()
 
     def end(self) -> None:
         self.crew.end()

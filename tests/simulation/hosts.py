@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ckptd.agent.machine import AgentMachine, Effect, Fill, Find, Send, Stop, Tell
+from ckptd.agent.effects import Effect, Fill, Find, Send, Stop, Tell
+from ckptd.agent.machine import AgentMachine
 from ckptd.engine.catalog import term
 from ckptd.engine.hosts.messages import AgentLife, Go, HostDeclaration, Receipt
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
@@ -183,7 +184,7 @@ class Agent(Process):
             again(error)
         else:
             writer.write(0, data)
-            self.machine.progress(go.save, 0)
+            self.machine.progress(go.request_id, 0)
             self.after(self.world.rng.choice([0.05, 0.05, 3.0]) * self.world.rng.random(), lambda: finish(writer))
 
     def write_again(self, own: Receipt) -> None:

@@ -193,10 +193,10 @@ class Reception(Process):
     def heard(self, agent: AgentLife, message: Any) -> None:
         match message:
             case Beat(owed=owed):
-                for save, owed_bytes in owed:
-                    live = self.of_save(save)
+                for each in owed:
+                    live = self.of_save(each.save)
                     if live is not None and live.parts is not None:
-                        live.parts.progress(agent.host, owed_bytes, self.world.now)
+                        live.parts.progress(agent.host, each.size_bytes, self.world.now)
                 answer = self.attendance.attend(self.attendance.hello_of(agent.host), self.world.now)
                 self.tell(agent.host, answer)
             case DeclareHost(declaration=declaration):

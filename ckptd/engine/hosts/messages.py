@@ -148,17 +148,26 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Owed:
+    """How many bytes of a save are still to be written to a host's shard, and of which ranks, also of other hosts."""
+
+    save: str
+    size_bytes: int
+    by_rank: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Beat:
     """It is alive.
 
     Attributes:
-        owed: for each save that it fills, how many bytes are still to be written.
+        owed: what it fills, and how far it is.
         reading: the prefixes, as keys, of the checkpoints that are being read through it.
     """
 
     agent: AgentLife
     term: int
-    owed: tuple[tuple[str, int], ...] = ()
+    owed: tuple[Owed, ...] = ()
     reading: tuple[str, ...] = ()
 
 
@@ -239,6 +248,44 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Guest:
+    """A rank of another host that has bytes for this host's shard. Its agent passes them on.
+
+    Attributes:
+        rank: which one.
+        incarnation: of that rank: who passes its bytes on knows it.
+        host: where it is.
+    """
+
+    rank: int
+    incarnation: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """What ranks of this host have for the shard of another one: parts of tensors that have to be stored whole.
+
+    Attributes:
+        shard: which shard.
+        key: of its object.
+        host: that fills it; "" for the coordinator.
+        by: the incarnation of the agent there. Another life of it has nothing of what the one before was sent.
+        addresses: of that agent, the best first; none for the coordinator.
+        size_bytes: of the shard.
+        share: the rows of these ranks.
+    """
+
+    shard: int
+    key: str
+    host: str
+    by: str
+    addresses: tuple[str, ...]
+    size_bytes: int
+    share: Layout = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Go:
     """A save is planned and noted: this is what the host writes.
 
@@ -254,6 +301,8 @@ class Go:
         share: which bytes go where in that shard; see `HostShare`. None when the agent has said that it knows.
         prefix_key: of the checkpoint, below the root.
         attempt: of this step.
+        guests: ranks of other hosts that have bytes for its shard.
+        passing: what its ranks have for shards of other hosts.
     """
 
     term: int
@@ -267,6 +316,8 @@ class Go:
     share: Layout | None = field(default=None, compare=False, repr=False)
     prefix_key: str = ""
     attempt: int = 0
+    guests: tuple[Guest, ...] = ()
+    passing: tuple[Passing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ that it takes, in the order of its rows, are what the whole layout needs for the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ckptd.engine.layout import Layout
+from ckptd.engine.layout import Column, Layout
 from ckptd.engine.replicas import NO_REPLICAS
 from ckptd.errors import NotFoundError
 
@@ -45,9 +45,29 @@ def part_of(layout: Layout, host: str) -> HostShare:
         raise NotFoundError(f"host {host!r} writes no shard of this save")
     rows = layout.rows_of(shard)
     begin, end = np.searchsorted(layout.entry_shard, [shard, shard + 1]).tolist()
-    entries = slice(begin, end)
+    literals = tuple(literal for literal in layout.literals if literal.shard == shard)
+    part = replace(_cut(layout, shard, rows, np.arange(begin, end)), literals=literals)
+    return HostShare(shard, rows, part, layout.digest)
+
+
+def passed_on(layout: Layout, ranks: Collection[int], host: str) -> Iterator[tuple[int, Layout]]:
+    """Yield each shard of another host that these ranks of a host have bytes for, and which: a layout of these alone.
+
+    Only tensors that are stored whole cross hosts so.
+    """
+    for shard in sorted({shard for rank in ranks for shard in layout.shards_of.get(rank, ())}):
+        if layout.host_of(shard) != host:
+            segments = np.concatenate(
+                [layout.lane_segments[rank, shard] for rank in ranks if (rank, shard) in layout.lane_segments]
+            )
+            segments.sort()
+            yield shard, _cut(layout, shard, segments, np.unique(layout.segment_entry[segments]))
+
+
+def _cut(layout: Layout, shard: int, rows: slice | Column, entries: Column) -> Layout:
+    """Return these segments of one shard, and their entries, as a layout; entries are ascending."""
     tensors, entry_tensor = np.unique(layout.entry_tensor[entries], return_inverse=True)
-    part = Layout(
+    return Layout(
         names=tuple(layout.names[tensor] for tensor in tensors.tolist()),
         dtypes=tuple(layout.dtypes[tensor] for tensor in tensors.tolist()),
         full_shapes=tuple(layout.full_shapes[tensor] for tensor in tensors.tolist()),
@@ -58,17 +78,16 @@ def part_of(layout: Layout, host: str) -> HostShare:
         entry_size=layout.entry_size[entries],
         entry_lengths_crc=layout.entry_lengths_crc[entries],
         slices={},
-        segment_entry=layout.segment_entry[rows] - begin,
+        segment_entry=np.searchsorted(entries, layout.segment_entry[rows]),
         segment_rank=layout.segment_rank[rows],
         segment_item=layout.segment_item[rows],
         segment_item_offset=layout.segment_item_offset[rows],
         segment_size=layout.segment_size[rows],
         segment_offset=layout.segment_offset[rows],
         segment_is_lengths=layout.segment_is_lengths[rows],
-        literals=tuple(literal for literal in layout.literals if literal.shard == shard),
+        literals=(),
         replicas=NO_REPLICAS,
     )
-    return HostShare(shard, rows, part, layout.digest)
 
 
 def crossing_bytes(layout: Layout, host_of_rank: Sequence[str]) -> int:

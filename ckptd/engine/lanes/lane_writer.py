@@ -219,6 +219,10 @@ class LaneWriter:
         with self._lock:
             self._closed = reason
 
+    def refuse(self, reason: CkptdError) -> None:
+        """Do as `close`, and return at once: a write may be under way still."""
+        self._closed = reason
+
     def check_open(self) -> None:
         """Raise why no more bytes are taken, if that is so."""
         if self._closed is not None:

@@ -71,6 +71,7 @@ class AttendedHosts:
         )
         coordinator.agents.is_present = self._is_present
         coordinator.agents.addresses = self._addresses
+        coordinator.agents.incarnation = self._incarnation
         coordinator.agents.term, coordinator.agents.confirm_root = term.number, term.confirm
         coordinator.agents.gone = self._gone
 
@@ -96,6 +97,11 @@ class AttendedHosts:
     def _addresses(self, host: str) -> tuple[str, ...]:
         with self._lock:
             return self._attendance.hello_of(host).addresses if self._attendance.present(host) else ()
+
+    def _incarnation(self, host: str) -> str:
+        with self._lock:
+            life = self._attendance.present(host)
+            return "" if life is None else life.incarnation
 
     def _gone(self) -> dict[str, float]:
         with self._lock:

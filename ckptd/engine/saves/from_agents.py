@@ -6,14 +6,15 @@ writes the same shard. Everything may come twice, or late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ckptd.engine.catalog.ledger import ConfirmRoot, confirm_nothing
-from ckptd.engine.hosts.messages import AgentLife, Receipt
+from ckptd.engine.hosts.messages import AgentLife, Guest, Receipt
 from ckptd.engine.identity import SaveRef
 from ckptd.engine.lanes.elsewhere import RemoteShard
 from ckptd.engine.lanes.host_share import HostShare, part_of
+from ckptd.engine.lanes.shard import Shard
 from ckptd.engine.layout import Layout
 from ckptd.engine.saves.remembered import remembered
 from ckptd.engine.saves.runs import Runs
@@ -32,6 +33,8 @@ class FromAgents:
         """Says whether this is the present life of its host's agent. It must not block."""
         self.addresses: Callable[[str], tuple[str, ...]] = lambda host: ()
         """Returns where the agent of a host takes the bytes of ranks on other hosts, the best address first."""
+        self.incarnation: Callable[[str], str] = lambda host: ""
+        """Returns which life of a host's agent is the present one. It must not block."""
         self.gone: Callable[[], Mapping[str, float]] = dict
         """Returns the hosts whose agents are gone, and for how many seconds. It must not block."""
         self.term = 0
@@ -52,6 +55,19 @@ class FromAgents:
         """Return what a host writes of a save that is planned; `NotFoundError` if that is nothing."""
         return part_of(self.layout_of(save), host)
 
+    def guests_of(self, save: SaveRef) -> dict[int, Guest]:
+        """Return who the ranks of a planned save are, if any has bytes for the shard of another host."""
+        with self._runs.stored(save.run) as run, run.lock:
+            found = _under_way(run.saves.find(save))
+            claims = found.claims if found is not None and found.plan.crossing_bytes else {}
+            return {rank: Guest(rank, claim.incarnation, claim.host) for rank, claim in claims.items()}
+
+    def sealed_hosts(self, save: SaveRef) -> set[str]:
+        """Return the hosts whose shards of a save are durable, as receipts say."""
+        with self._runs.stored(save.run) as run, run.lock:
+            shards = _under_way_shards(run.saves.find(save))
+            return {each.host for each in shards if isinstance(each, RemoteShard) and each.finish()}
+
     def captured(self, save: SaveRef, by: AgentLife, ranks: Iterable[int]) -> None:
         """Hear that what these ranks of a host save is in that host's memory: the save can do without them."""
         with self._of(save, by) as found:
@@ -61,11 +77,14 @@ class FromAgents:
                 if claim is not None and claim.elsewhere is not None and claim.host == by.host:
                     claim.elsewhere.seal()
 
-    def progress(self, save: SaveRef, by: AgentLife, owed_bytes: int) -> None:
-        """Hear how many bytes a host has still to write."""
+    def progress(self, save: SaveRef, by: AgentLife, owed_bytes: int, by_rank: Sequence[tuple[int, int]] = ()) -> None:
+        """Hear how many bytes a host has still to write, also of ranks of other hosts; `by_rank` if it knows whose."""
         with self._of(save, by) as found:
             for shard in _shards_of(found, by.host):
-                shard.note_owed(owed_bytes)
+                if by_rank:
+                    shard.note_progress(dict(by_rank))
+                else:
+                    shard.note_owed(owed_bytes)
 
     def begins_anew(self, save: SaveRef, by: AgentLife) -> None:
         """Hear that a later life of a host's agent writes its shard, from the first byte on, if it has no receipt."""
@@ -134,6 +153,11 @@ def _under_way(save: Save) -> Save | None:
     if save.session.error is not None:
         raise remembered(save.session.error)
     return None if save.session.is_over else save
+
+
+def _under_way_shards(save: Save) -> Sequence[Shard]:
+    found = _under_way(save)
+    return () if found is None else found.plan.shards
 
 
 def _shards_of(save: Save | None, host: str) -> Iterator[RemoteShard]:

@@ -59,7 +59,9 @@ def why_gone(
             shard = shards[number]
             writer = shard.host if isinstance(shard, RemoteShard) else ""
             debt = shard.debts().get(rank)
-            for host in {writer, claims[rank].host} & gone.keys():
+            # A rank's own host is needed only as long as it has something to pass on to the shard of another.
+            needed = {writer} if debt is not None and not debt.owed_bytes else {writer, claims[rank].host}
+            for host in needed & gone.keys():
                 missing.setdefault(host, _Share()).owes(rank, 0 if debt is None else debt.owed_bytes)
     return "; ".join(_described(host, missing[host], gone[host]) for host in sorted(missing)) or None
 

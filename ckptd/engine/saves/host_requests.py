@@ -22,6 +22,7 @@ from ckptd.engine.hosts.messages import (
     FromCoordinator,
     Go,
     HostDeclaration,
+    Owed,
     PartFailed,
     PartSealed,
     SaveEnded,
@@ -29,15 +30,14 @@ from ckptd.engine.hosts.messages import (
 from ckptd.engine.hosts.progress import Progress
 from ckptd.engine.hosts.views import PartView
 from ckptd.engine.identity import SaveRef
-from ckptd.engine.lanes.host_share import part_of
 from ckptd.engine.layout import Assignment
 from ckptd.engine.refusals import NotNowError
 from ckptd.engine.saves.asked import Asked, Stamp
 from ckptd.engine.saves.coordinator import Coordinator
+from ckptd.engine.saves.host_orders import order, passed_on_alone, renewed
 from ckptd.engine.saves.host_places import HostPlaces
 from ckptd.engine.saves.workers import Workers
 from ckptd.errors import CkptdError, ConflictError, NotFoundError
-from ckptd.format.names import shard_key
 
 _log = logging.getLogger("ckptd.engine")
 
@@ -74,6 +74,7 @@ class HostRequests:
         self._first: OrderedDict[str, None] = OrderedDict()
         self._of_save: dict[tuple[str, str], Asked] = {}  # one of those that are planned, by save and host
         self._writers: dict[tuple[str, str], str] = {}  # the lives of agents that were told last, by save and host
+        self._passing: dict[tuple[str, str], list[Asked]] = {}  # those that pass something on, by save and host
         self._rates: dict[str, float] = {}  # by host, in bytes a second
 
     # What agents say. What one host says comes here in its order, one at a time.
@@ -86,12 +87,16 @@ class HostRequests:
             is_new = asked is None
             if asked is None:
                 asked = self._asked[key] = Asked(said, agent, stamp, is_new=self._is_new(said))
-            asked.by, asked.known_layout = agent, said.known_layout
+            is_anew, asked.by = asked.by.incarnation != agent.incarnation, agent
+            asked.known_layout = said.known_layout
             answer = asked.ended or asked.go
         if is_new:
             self._begin(asked)
-        elif answer is not None and (asked.ended is not None or not asked.is_sealed):
+            return
+        if asked.ended is None and asked.is_sealed and asked.go is not None and asked.ref is not None:
             # What is sealed is not written again, whichever life of the agent tells of it.
+            answer = passed_on_alone(self._coordinator.agents, asked.ref, asked.go) if is_anew else None
+        if answer is not None:
             if asked.ref is not None and asked.ended is None:
                 self._make_way(asked.ref, agent)
             self._tell(asked, self._complete(asked, answer) if isinstance(answer, Go) else answer)
@@ -131,14 +136,15 @@ class HostRequests:
                     return
         self.declare(agent, said, stamp)
 
-    def progress(self, agent: AgentLife, owed: Sequence[tuple[str, int]]) -> None:
+    def progress(self, agent: AgentLife, owed: Sequence[Owed]) -> None:
         """Hear how many bytes of some saves a host has still to write."""
-        for save_id, owed_bytes in owed:
+        for each in owed:
             with self._lock:
-                asked = self._of_save.get((save_id, agent.host))
+                asked = self._of_save.get((each.save, agent.host))
             if asked is not None and asked.ref is not None:
-                self._coordinator.agents.progress(asked.ref, agent, owed_bytes)
-                self._note(asked, owed_bytes)
+                self._renew(each.save, agent.host)
+                self._coordinator.agents.progress(asked.ref, agent, each.size_bytes, each.by_rank)
+                self._note(asked, each.size_bytes)
 
     def part_ended(self, message: PartSealed | PartFailed) -> None:
         """Hear that a host's part of a save is durable, or will not come."""
@@ -159,6 +165,7 @@ class HostRequests:
     def _sealed(self, message: PartSealed, asked: Asked) -> None:
         if asked.ref is None or asked.ref.save_id != message.save:
             return  # it goes on when all have told of it again
+        self._renew(message.save, message.agent.host)
         for receipt in message.receipts:
             self._coordinator.agents.take(asked.ref, receipt)
         with self._lock:
@@ -250,16 +257,9 @@ class HostRequests:
             return
         try:
             agents.captured(first.save, asked.by, asked.said.ranks)  # its agent tells of a rank that is gone
-            go, is_sealed = self._go(asked, first), agents.is_sealed(first.save, asked.by)
-            lanes = (lane for each in assignments for lane in each.lanes)
-            foreign = next((lane for lane in lanes if lane.shard != go.shard), None)
-            if foreign is not None:
-                agents.failed(
-                    first.save,
-                    asked.by,
-                    f"bytes of {host} belong into a shard of another host ({foreign.key}), as they are of a tensor "
-                    "that TensorFlow does not join; agents cannot exchange bytes yet",
-                )
+            go = order(agents, asked.said, host, asked.known_layout, first)
+            is_sealed = agents.is_sealed(first.save, asked.by)
+            told = passed_on_alone(agents, first.save, go) if is_sealed else go
         except CkptdError as error:
             _log.debug("%s is over before it began: %s", first.save, error)
         else:
@@ -268,10 +268,12 @@ class HostRequests:
                 asked.progress = Progress.begun(go.size_bytes, self._coordinator.clock.boot_s())
                 self._of_save[first.save.save_id, host] = asked
                 asked.is_sealed = is_sealed
-            if foreign is None and not is_sealed:
+                if go.passing:
+                    self._passing.setdefault((first.save.save_id, host), []).append(asked)
+            if told is not None:
                 with suppress(CkptdError):  # it is over, which is told below
                     self._make_way(first.save, asked.by)
-                    self._tell(asked, go)
+                    self._tell(asked, told)
         outcome.add_done_callback(lambda done: self._over(asked, done))
 
     def _make_way(self, save: SaveRef, agent: AgentLife) -> None:
@@ -282,26 +284,17 @@ class HostRequests:
         if former not in (None, agent.incarnation):
             self._coordinator.agents.begins_anew(save, agent)
 
-    def _go(self, asked: Asked, first: Assignment) -> Go:
-        save, term = first.save, self._coordinator.agents.term
-        layout = self._coordinator.agents.layout_of(save)
-        shard = layout.shard_of(asked.by.host)
-        if shard is None:
-            none = Go(term, asked.said.request_id, save.save_id, first.num_shards, None, "", 0, b"")
-            return replace(none, prefix_key=first.key, attempt=save.attempt)
-        return Go(
-            term,
-            asked.said.request_id,
-            save.save_id,
-            first.num_shards,
-            shard,
-            shard_key(first.key, shard, first.num_shards),
-            layout.shard_sizes[shard],
-            layout.digest,
-            None if asked.known_layout == layout.digest else part_of(layout, asked.by.host).layout,
-            first.key,
-            save.attempt,
-        )
+    def _renew(self, save_id: str, host: str) -> None:
+        """Tell a host anew what it passes on, and where to, if another host's agent has begun anew."""
+        with self._lock:
+            passing = [(asked, asked.go) for asked in self._passing.get((save_id, host), ())]
+        for asked, former in passing:
+            go = None if former is None else renewed(self._coordinator.agents, former)
+            with self._lock:
+                if go is None or asked.go is not former:
+                    continue
+                asked.go = go
+            self._tell(asked, go)
 
     def _note(self, asked: Asked, owed_bytes: int) -> None:
         """Note for operators how far a host is."""
@@ -345,6 +338,7 @@ class HostRequests:
                 return
             self._of_save.pop((save, asked.by.host), None)
             self._writers.pop((save, asked.by.host), None)
+            self._passing.pop((save, asked.by.host), None)
             asked.ended, asked.go, asked.declared, asked.said = ended, None, [], replace(said, parts=())
             self._ended[asked.by.host, said.request_id] = asked
             if len(self._ended) > _MOST_ENDED:

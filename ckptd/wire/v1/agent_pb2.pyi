@@ -137,12 +137,16 @@ class Hello(_message.Message):
     def __init__(self, agent: _Optional[_Union[AgentLife, _Mapping]] = ..., root_id: _Optional[str] = ..., highest_term: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., members: _Optional[_Iterable[int]] = ..., saves: _Optional[_Iterable[_Union[CarriedSave, _Mapping]]] = ..., peer: _Optional[_Union[_common_pb2.Peer, _Mapping]] = ...) -> None: ...
 
 class Owed(_message.Message):
-    __slots__ = ("save", "bytes")
+    __slots__ = ("save", "bytes", "ranks", "rank_bytes")
     SAVE_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    RANK_BYTES_FIELD_NUMBER: _ClassVar[int]
     save: str
     bytes: int
-    def __init__(self, save: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    rank_bytes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, save: _Optional[str] = ..., bytes: _Optional[int] = ..., ranks: _Optional[_Iterable[int]] = ..., rank_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Beat(_message.Message):
     __slots__ = ("agent", "term", "owed", "reading")
@@ -259,7 +263,7 @@ class Replaced(_message.Message):
     def __init__(self, term: _Optional[int] = ..., by: _Optional[_Union[AgentLife, _Mapping]] = ...) -> None: ...
 
 class Go(_message.Message):
-    __slots__ = ("term", "request_id", "save", "num_shards", "shard", "key", "size_bytes", "layout_digest", "share", "prefix_key", "attempt")
+    __slots__ = ("term", "request_id", "save", "num_shards", "shard", "key", "size_bytes", "layout_digest", "share", "prefix_key", "attempt", "guests", "passing")
     TERM_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SAVE_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +275,8 @@ class Go(_message.Message):
     SHARE_FIELD_NUMBER: _ClassVar[int]
     PREFIX_KEY_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    GUESTS_FIELD_NUMBER: _ClassVar[int]
+    PASSING_FIELD_NUMBER: _ClassVar[int]
     term: int
     request_id: str
     save: str
@@ -282,7 +288,37 @@ class Go(_message.Message):
     share: HostShare
     prefix_key: str
     attempt: int
-    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., num_shards: _Optional[int] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., share: _Optional[_Union[HostShare, _Mapping]] = ..., prefix_key: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+    guests: _containers.RepeatedCompositeFieldContainer[Guest]
+    passing: _containers.RepeatedCompositeFieldContainer[Passing]
+    def __init__(self, term: _Optional[int] = ..., request_id: _Optional[str] = ..., save: _Optional[str] = ..., num_shards: _Optional[int] = ..., shard: _Optional[int] = ..., key: _Optional[str] = ..., size_bytes: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., share: _Optional[_Union[HostShare, _Mapping]] = ..., prefix_key: _Optional[str] = ..., attempt: _Optional[int] = ..., guests: _Optional[_Iterable[_Union[Guest, _Mapping]]] = ..., passing: _Optional[_Iterable[_Union[Passing, _Mapping]]] = ...) -> None: ...
+
+class Guest(_message.Message):
+    __slots__ = ("rank", "incarnation", "host")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    incarnation: str
+    host: str
+    def __init__(self, rank: _Optional[int] = ..., incarnation: _Optional[str] = ..., host: _Optional[str] = ...) -> None: ...
+
+class Passing(_message.Message):
+    __slots__ = ("shard", "key", "host", "by", "addresses", "size_bytes", "share")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    key: str
+    host: str
+    by: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    size_bytes: int
+    share: HostShare
+    def __init__(self, shard: _Optional[int] = ..., key: _Optional[str] = ..., host: _Optional[str] = ..., by: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., size_bytes: _Optional[int] = ..., share: _Optional[_Union[HostShare, _Mapping]] = ...) -> None: ...
 
 class HostShare(_message.Message):
     __slots__ = ("names", "dtypes", "ranks", "full_shapes", "entry_tensor", "entry_offset", "entry_size", "entry_lengths_crc", "segment_entry", "segment_rank", "segment_item", "segment_item_offset", "segment_size", "segment_offset", "segment_is_lengths", "literals")

@@ -16,6 +16,7 @@ from ckptd.engine.hosts.messages import (
     Fenced,
     Go,
     Hello,
+    Owed,
     PartFailed,
     PartSealed,
     Receipt,
@@ -140,8 +141,8 @@ def test_whatever_is_not_answered_is_sent_again():
     assert machine.tick(2.0) == [Send(DeclareHost(LIFE, 3, MINE))]
     assert machine.tick(3.0) == [Send(Beat(LIFE, 3))]
     machine.hear(GO, 3.0)
-    machine.progress("s", 5)
-    assert machine.tick(6.0) == [Send(Beat(LIFE, 3, (("s", 5),)))]
+    machine.progress(REQUEST, 5, ((6, 5),))
+    assert machine.tick(6.0) == [Send(Beat(LIFE, 3, (Owed("s", 5, ((6, 5),)),)))]
     failed = Send(PartFailed(LIFE, 3, REQUEST, "s", "disk on fire"))
     assert machine.fill_failed("s", "disk on fire", 6.0) == [failed]
     assert machine.tick(8.0) == [failed]

@@ -30,7 +30,7 @@ NEEDS = {
     "PutManifest": "save",
     "Declare": "save",
     "AwaitPlan": "save",
-    "Write": "save",
+    "Write": "save or agent",
     "Await": "read",
     "Abort": "save",
     "Latest": "read",

@@ -89,6 +89,30 @@ def test_a_rank_is_told_where_the_shards_are_taken_that_it_has_bytes_for(job):
         assert told == {shard: (f"{layout.shard_hosts[shard]}:7070",) for shard in layout.shards_of[rank]}
 
 
+def test_a_host_that_is_lost_before_its_parts_for_others_arrived_ends_the_save(job):
+    planned = job.planned(5)
+    agents = job.coordinator.agents
+    layout, ranks = agents.layout_of(planned.save), agents.guests_of(planned.save)
+    assert {rank: guest.host for rank, guest in ranks.items()} == dict(enumerate(job.hosts))
+    agents.take(planned.save, job.write(planned, "c"))
+    agents.gone = lambda: {"c": 3.0}
+    job.coordinator.tick()
+    with pytest.raises(SessionAbortedError, match=r"the agent on c is gone 3 s; ranks 4-5 owed \d"):
+        job.coordinator.outcome(planned.save).result(WAIT_S)
+    assert {layout.host_of(shard) for rank in job.ranks_of("c") for shard in layout.shards_of[rank]} > {"c"}
+
+
+def test_a_host_whose_parts_for_others_arrived_may_go(job):
+    planned = job.planned(5)
+    agents = job.coordinator.agents
+    agents.take(planned.save, job.write(planned, "c"))
+    for host in "ab":  # they tell what they have of other hosts' ranks
+        agents.progress(planned.save, job.lives[host], 0, [(rank, 0) for rank in range(6)])
+    agents.gone = lambda: {"c": 3.0}
+    job.coordinator.tick()
+    assert job.coordinator.phase(planned.save) is Phase.FILLING
+
+
 def test_a_former_life_of_an_agent_has_no_effect(job):
     planned = job.planned(5)
     receipt = job.write(planned, "a")
