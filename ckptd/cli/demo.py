@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ckptd.cli import output
-from ckptd.errors import ConflictError
+from ckptd.errors import ConflictError, InvalidRequestError
 
 if TYPE_CHECKING:
     from ckptd.demo.findings import DemoOutcome
@@ -69,23 +69,35 @@ class Stage:
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(2, 16), default=4, show_default=True, help="How many begin.")
+@click.option("--workers", type=click.IntRange(2, 16), help="How many begin. [default: 4, or two on each host]")
+@click.option(
+    "--hosts",
+    type=click.IntRange(2, 4),
+    help="As on so many hosts: an agent for each and a coordinator, which are killed in their turn.",
+)
 @click.option(
     "--dir",
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the checkpoints here (new or empty). Default: a temporary directory, removed at the end.",
 )
+@click.option("--root", metavar="URL", help="With --hosts: keep the checkpoints there, in a bucket for example.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document; the story goes to stderr.")
-def command(workers: int, directory: Path | None, as_json: bool) -> int:
+def command(workers: int | None, hosts: int | None, directory: Path | None, root: str | None, as_json: bool) -> int:
     """Train, kill a worker in the middle of a save, and recover.
 
     A daemon is started on a local directory. Worker processes train a network on handwritten digits and save
     every few steps. One is killed by SIGKILL in the middle of a save; the others restart from the latest checkpoint
     with one worker less, and finish. Every claim is checked; the exit code is 0 only if all of them hold.
+
+    With --hosts all processes are on this machine too, but each two workers have an agent, as on a host of their own.
+    An agent is killed in the middle of a save, the coordinator in the next, and then a whole host, which another one
+    replaces.
     """
-    from ckptd.demo import story
-    from ckptd.demo.script import Script
+    if hosts is not None and workers is not None:
+        raise InvalidRequestError("with --hosts there are two workers on each host: leave out --workers")
+    if root is not None and hosts is None:
+        raise InvalidRequestError("--root belongs to --hosts; a directory for all that the demo keeps is --dir")
 
     with ExitStack() as stack:
         # On SIGTERM it ends its daemon and its workers first, as for Ctrl-C.
@@ -100,7 +112,7 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
                 raise ConflictError("the demo needs a directory that is new or empty", key=str(directory))
             directory.mkdir(parents=True, exist_ok=True)
         with Stage(stderr=as_json) as stage:
-            outcome = story.tell(directory, Script(workers=workers), stage)
+            outcome = _tell(directory, workers or 4, hosts, root, stage)
         if as_json:
             output.emit_json({**asdict(outcome), "held": outcome.held})
         else:
@@ -110,6 +122,15 @@ def command(workers: int, directory: Path | None, as_json: bool) -> int:
                 output.say()
                 output.tell(f"Kept in {directory}. Look around: ckptd ls {where}")
     return 0 if outcome.held else _CLAIM_FAILED_EXIT_CODE
+
+
+def _tell(directory: Path, workers: int, hosts: int | None, root: str | None, stage: Stage) -> DemoOutcome:
+    from ckptd.demo import hosts_story, story
+    from ckptd.demo.script import HostsScript, Script
+
+    if hosts is None:
+        return story.tell(directory, Script(workers=workers), stage)
+    return hosts_story.tell(directory, HostsScript(num_hosts=hosts), stage, root)
 
 
 def _show(outcome: DemoOutcome) -> None:

@@ -156,10 +156,12 @@ class Crew:
 
     `assignments` come in rank order; sockets between each two workers are made here and inherited by them, so that
     the kernel reports a death to all others. The daemon's `token` is in their environment, closed to other users.
+    `popen` starts a process.
     """
 
     log_directory: Path
     token: str | None = None
+    popen: Callable[..., subprocess.Popen[str]] = subprocess.Popen
     events: queue.Queue[Event] = field(default_factory=queue.Queue)
     received: list[Event] = field(default_factory=list)
     _processes: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -183,7 +185,7 @@ class Crew:
 
     def _start_one(self, rank: int, assignment: WorkerOrders, descriptors: Sequence[int]) -> None:
         log = (self.log_directory / f"worker-{rank}-of-{assignment.world_size}.log").open("wb")
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and package
+        process = self.popen(
             [sys.executable, "-m", "ckptd.demo.worker", assignment.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,9 @@ from ckptd.demo import network, states
 from ckptd.demo.digits import Digits
 from ckptd.demo.findings import DemoOutcome, Kept
 from ckptd.demo.network import STEP
-from ckptd.demo.script import Script
+from ckptd.demo.processes import Event
+from ckptd.demo.script import Ending
+from ckptd.storage.locations import open_store
 
 NAME = "model.ckpt"
 """What the workers call their checkpoints."""
@@ -30,12 +31,24 @@ class Saved:
     durable_s: float
     steps_meanwhile: int
 
+    @classmethod
+    def of(cls, saving: Sequence[Event], saved: Sequence[Event]) -> Saved:
+        """Return what all workers have told of one save: when they had copied, and when it was durable."""
+        return cls(
+            workers=len(saved),
+            digest=states.as_told(saving),
+            stall_s=max(event.number("stall_s") for event in saving),
+            durable_s=max(event.number("duration_s") for event in saved),
+            steps_meanwhile=max(int(event.number("during") - event.number("step")) for event in saved),
+        )
 
-def read_back(
-    run_directory: Path, saves: Mapping[int, Saved], digits: Digits, script: Script, outcome: DemoOutcome
-) -> None:
-    """Verify every checkpoint that is listed, and claim in `outcome` what was found; `saves` is by step."""
-    state = ckptd.get_checkpoint_state(str(run_directory))
+
+def read_back(run: str, saves: Mapping[int, Saved], digits: Digits, script: Ending, outcome: DemoOutcome) -> None:
+    """Verify every checkpoint that is listed, and claim in `outcome` what was found.
+
+    `run` is the path or URL of a run, and `saves` is by step.
+    """
+    state = ckptd.get_checkpoint_state(run)
     listed = list(state.all_model_checkpoint_paths) if state is not None else []
     whole: dict[str, NDArray[np.generic]] = {}
     for prefix in listed:
@@ -62,7 +75,7 @@ def read_back(
     outcome.claim(
         f"the {len(expected)} newest checkpoints are kept, and no others",
         [checkpoint.step for checkpoint in kept] == expected
-        and sorted(path.name for path in run_directory.glob("*.index"))
+        and sorted(key for key in open_store(run).keys("") if key.endswith(".index"))
         == sorted(f"{NAME}-{step}.index" for step in expected),
         f"steps {', '.join(str(checkpoint.step) for checkpoint in kept)}",
     )

@@ -90,7 +90,7 @@ class _Telling:
         self._outcome.claim("the daemon left in good order when it was told to", code == 0, f"exit code {code}")
 
         self._narrator.chapter("What is on disk")
-        read_back(self._run_directory, self._saved, digits, script, self._outcome)
+        read_back(str(self._run_directory), self._saved, digits, script, self._outcome)
         self._measure()
         self._outcome.seconds = time.monotonic() - began
         return self._outcome
@@ -110,7 +110,7 @@ class _Telling:
             save_every=script.save_every,
             max_to_keep=script.max_to_keep,
             peers=dict(peers),
-            announced_step=announced,
+            announced_steps=() if announced is None else (announced,),
             is_elsewhere=announced is not None,
         )
 
@@ -275,13 +275,7 @@ class _Telling:
             saving, saved = crew.of_kind("saving", step), crew.of_kind("saved", step)
             if len(saving) != workers or len(saved) != workers:
                 continue
-            self._saved[step] = Saved(
-                workers=workers,
-                digest=states.as_told(saving),
-                stall_s=max(e.number("stall_s") for e in saving),
-                durable_s=max(e.number("duration_s") for e in saved),
-                steps_meanwhile=max(int(e.number("during")) - step for e in saved),
-            )
+            self._saved[step] = Saved.of(saving, saved)
 
     def _measure(self) -> None:
         outcome = self._outcome

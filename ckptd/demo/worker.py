@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,8 +38,8 @@ class WorkerOrders:
     """A worker's assignment.
 
     `peers` maps the other ranks (JSON has only text for keys) to the file descriptors of the sockets it inherits.
-    At `announced_step` it says that it is about to save and waits for a line on stdin. With `is_elsewhere` it sends its
-    bytes, as from another host.
+    At `announced_steps` it says that it is about to save and waits for a line on stdin. With `is_elsewhere` it sends
+    its bytes, as from another host.
     """
 
     address: str
@@ -51,7 +52,7 @@ class WorkerOrders:
     save_every: int
     max_to_keep: int
     peers: dict[str, int]
-    announced_step: int | None = None
+    announced_steps: Sequence[int] = ()
     is_elsewhere: bool = False
 
     def to_json(self) -> str:
@@ -121,7 +122,7 @@ class Worker:
             self._pending.exception(timeout=_TIMEOUT_S)
 
     def _save(self) -> None:
-        if self.step == self._assignment.announced_step:
+        if self.step in self._assignment.announced_steps:
             self._checkpointer.wait()
             tell("about_to_save", step=self.step)
             sys.stdin.readline()
