@@ -154,6 +154,8 @@ class AgentLink:
             _log.info("the coordinator cannot be attended: %s", error)
         with self._lock:
             is_ours = self._number == number
+            if is_ours:
+                self._handed_over.clear()  # what answers next may be another life
         if is_ours:
             self._on_broken()
 

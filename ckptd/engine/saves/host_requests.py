@@ -76,6 +76,7 @@ class HostRequests:
         self._writers: dict[tuple[str, str], str] = {}  # the lives of agents that were told last, by save and host
         self._passing: dict[tuple[str, str], list[Asked]] = {}  # those that pass something on, by save and host
         self._rates: dict[str, float] = {}  # by host, in bytes a second
+        self._again: dict[tuple[str, str], str] = {}  # by host and run: the request that comes again before later ones
 
     # What agents say. What one host says comes here in its order, one at a time.
 
@@ -86,6 +87,8 @@ class HostRequests:
             asked = self._asked.get(key)
             is_new = asked is None
             if asked is None:
+                if self._again.get((agent.host, said.run), said.request_id) != said.request_id:
+                    return  # an earlier save is said again first: saves commit in the order in which they begin here
                 asked = self._asked[key] = Asked(said, agent, stamp, is_new=self._is_new(said))
             is_anew, asked.by = asked.by.incarnation != agent.incarnation, agent
             asked.known_layout = said.known_layout
@@ -118,6 +121,11 @@ class HostRequests:
             while len(self._first) > max(_MOST_FIRST, len(said.parts)):
                 self._first.popitem(last=False)
         return all(part.declaration.request_id in self._first for part in said.parts)
+
+    def attends(self, host: str) -> None:
+        """Hear that an agent says all that it carries, in the order in which it began."""
+        for key in [key for key in self._again if key[0] == host]:
+            del self._again[key]
 
     def carried(self, agent: AgentLife, carried: CarriedSave, stamp: Stamp) -> None:
         """Hear of a save that an agent carries: it goes on, or is over."""
@@ -191,8 +199,9 @@ class HostRequests:
 
     def _begin(self, asked: Asked) -> None:
         """Declare for each rank, which may have lost its place meanwhile, but not what it has captured."""
-        said = asked.said
+        said, key = asked.said, (asked.by.host, asked.said.run)
         answers: list[Future[Assignment | Checkpoint]] = []
+        self._again.pop(key, None)
         try:
             for part in said.parts:
                 epoch = self._places.epoch_of(asked.by.host, said.run, part.member)
@@ -203,10 +212,12 @@ class HostRequests:
                 answers.append(self._coordinator.declare(declaration))
                 asked.declared.append(declaration)
         except NotNowError:
+            self._again[key] = said.request_id
             self._forget(asked)  # it says so again
             return
         except NotFoundError as error:
             _log.debug("the %s has to say again what its ranks hold: %s", asked.by, error)
+            self._again[key] = said.request_id
             self._forget(asked)
             self._tell(asked, self._fenced())
             return
