@@ -28,7 +28,7 @@ _START_TIMEOUT_S = 60.0
 _CALL_S = 10.0
 
 
-class Hosts:
+class HostDaemons:
     """The processes, by name: "coordinator", and the names of hosts.
 
     They listen on sockets in a directory that only this user may enter, and keep checkpoints below `root`. Each can be
@@ -48,7 +48,7 @@ class Hosts:
         self._sockets = tempfile.TemporaryDirectory(prefix="ckptd-demo-")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> Hosts:
+    def __enter__(self) -> HostDaemons:
         return self
 
     def __exit__(

@@ -19,7 +19,7 @@ import ckptd
 from ckptd.demo import states
 from ckptd.demo.digits import Digits
 from ckptd.demo.findings import DemoOutcome
-from ckptd.demo.hosts import COORDINATOR, Hosts, undeclared
+from ckptd.demo.hosts import COORDINATOR, HostDaemons, undeclared
 from ckptd.demo.processes import Crew, Event
 from ckptd.demo.read_back import NAME, Saved, read_back
 from ckptd.demo.script import HostsScript
@@ -86,7 +86,7 @@ class _HostsTelling:
         self._logs.mkdir(parents=True)
         digits = Digits.from_scikit_learn()
         digits.write(self._digits_file)
-        with Hosts(self._root, self._logs, lease_s=script.lease_s, popen=self._popen) as hosts:
+        with HostDaemons(self._root, self._logs, lease_s=script.lease_s, popen=self._popen) as hosts:
             narrator.chapter(f"A coordinator, and an agent on each of {len(script.hosts)} hosts")
             hosts.start(COORDINATOR)
             hosts.start(*script.hosts)
@@ -116,7 +116,7 @@ class _HostsTelling:
 
     # The first generation of workers
 
-    def _train_until_a_host_is_lost(self, hosts: Hosts) -> float:
+    def _train_until_a_host_is_lost(self, hosts: HostDaemons) -> float:
         script, narrator = self._script, self._narrator
         narrator.chapter(f"{script.workers} workers train; all save every {script.save_every} steps")
         narrator.line(
@@ -134,7 +134,7 @@ class _HostsTelling:
         return lost_at
 
     def _orders(
-        self, hosts: Hosts, names: Sequence[str], rank: int, peers: Mapping[str, int], *, waits: bool
+        self, hosts: HostDaemons, names: Sequence[str], rank: int, peers: Mapping[str, int], *, waits: bool
     ) -> WorkerOrders:
         script = self._script
         return WorkerOrders(
@@ -151,7 +151,7 @@ class _HostsTelling:
             announced_steps=script.held_steps if waits and rank == 0 else (),
         )
 
-    def _hold(self, hosts: Hosts, crew: Crew, step: int) -> dict[str, str]:
+    def _hold(self, hosts: HostDaemons, crew: Crew, step: int) -> dict[str, str]:
         """Bring a save to where all hosts but the victim have given receipts; return the versions of their shards."""
         script = self._script
         self._hear(crew, lambda: bool(crew.of_kind("about_to_save", step)))
@@ -175,7 +175,7 @@ class _HostsTelling:
         )
         return {shard.key: shard.version for shard in self._shards(step)}
 
-    def _until(self, hosts: Hosts, step: int, enough: Callable[[admin_pb2.LiveSave], bool]) -> admin_pb2.LiveSave:
+    def _until(self, hosts: HostDaemons, step: int, enough: Callable[[admin_pb2.LiveSave], bool]) -> admin_pb2.LiveSave:
         until = time.monotonic() + _HOLD_TIMEOUT_S
         while time.monotonic() < until:
             save = next((save for save in hosts.saves(RUN) if save.save.step == step), None)
@@ -198,7 +198,7 @@ class _HostsTelling:
                     found.append(self._store.stat(key))
         return found
 
-    def _kill_an_agent(self, hosts: Hosts, crew: Crew) -> None:
+    def _kill_an_agent(self, hosts: HostDaemons, crew: Crew) -> None:
         script, narrator, step = self._script, self._narrator, self._script.agent_killed_at
         self._hold(hosts, crew, step)
         narrator.chapter(f"The agent of host {script.victim} is killed in the middle of the save of step {step}")
@@ -212,7 +212,7 @@ class _HostsTelling:
             f"{len(self._shards(step))} shards and an index",
         )
 
-    def _kill_the_coordinator(self, hosts: Hosts, crew: Crew) -> None:
+    def _kill_the_coordinator(self, hosts: HostDaemons, crew: Crew) -> None:
         script, narrator, step = self._script, self._narrator, self._script.coordinator_killed_at
         before = self._hold(hosts, crew, step)
         narrator.chapter(f"The coordinator is killed between the receipts of step {step} and its index")
@@ -228,7 +228,7 @@ class _HostsTelling:
             f"{len(before)} shards are as they were",
         )
 
-    def _lose_a_host(self, hosts: Hosts, crew: Crew) -> float:
+    def _lose_a_host(self, hosts: HostDaemons, crew: Crew) -> float:
         script, narrator, step = self._script, self._narrator, self._script.host_lost_at
         self._hold(hosts, crew, step)
         ranks = script.ranks_on(len(script.hosts) - 1)
@@ -281,7 +281,7 @@ class _HostsTelling:
 
     # The second generation
 
-    def _train_to_the_end(self, hosts: Hosts, lost_at: float) -> None:
+    def _train_to_the_end(self, hosts: HostDaemons, lost_at: float) -> None:
         script, outcome, narrator = self._script, self._outcome, self._narrator
         names = script.hosts_after
         ranks = ", ".join(map(str, script.ranks_on(len(names) - 1)))
