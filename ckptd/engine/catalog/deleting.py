@@ -180,10 +180,24 @@ def bury(store: Store, record: Record, *, others: Collection[Record] = (), on_st
     if index is None:
         with_meta = not others
     elif index.num_shards in (record.num_shards, None):
-        raise ConflictError("an index in place may refer to these shards", key=record.index_key)
+        is_tombstone = record.aborted_at is not None and index.num_shards is not None
+        if not is_tombstone or any(has_object(store, key) for key in record.shard_keys):
+            raise ConflictError("an index in place may refer to these shards", key=record.index_key)
+        _delete_late_index(store, record.index_key, index, on_step)
+        with_meta = not others
     else:
         with_meta = _has_no_meta(index, others)
     _delete_files(store, record, with_meta=with_meta, what="sweep", on_step=on_step)
+
+
+def _delete_late_index(store: Store, key: str, index: IndexInPlace, on_step: OnStep) -> None:
+    """Delete an index that came when its shards had been deleted, unless another replaces it at this moment."""
+    version = store.stat(key).version
+    if not index.is_exactly(store.get(key)):
+        raise ConflictError("the index in place has just been replaced", key=key)
+    # Crash here: an index without shards, which no program can load, and the record that tells of it.
+    on_step("sweep.index")
+    store.delete([key], if_version=version)
 
 
 def _has_no_meta(index: IndexInPlace, others: Collection[Record]) -> bool:

@@ -6,7 +6,8 @@ for them where it would sweep, and no longer than `WAIT_S`.
 An agent that is cut off may still create a key of an attempt that was aborted. So no later attempt has that many shards
 until every writer has heard how the save ended, or for `TAKEN_S`: the record stays that long, as a tombstone. Likewise
 one that hangs may create the key of a shard that its next life has written, and that retention has deleted since: so
-the record of a published save stays as well, if not all have heard. At the tombstone's end what has come is swept.
+the record of a published save stays as well, if not all have heard, or if it was begun by a former owner, which may
+hang in a request of its own. At the tombstone's end what has come is swept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Elsewhere:
         self._ledger = ledger
         self._until: dict[str, float] | None = None  # by save: forward-only clock; None: nothing was read yet
         self._heard: dict[str, set[str]] = {}  # by save: the writers that have heard its end
+        self._former: set[str] = set()  # saves that a former owner began, which may hang
 
     def found(self, records: Collection[Record]) -> None:
         """Take up what the run holds when it is read; what is there at the first time may go on for a while."""
@@ -40,6 +42,7 @@ class Elsewhere:
         if self._until is None:
             may_go_on = (each for each in records if each.writers and not each.published and each.aborted_at is None)
             self._until = {each.save_id: now + WAIT_S for each in may_go_on}
+            self._former = {each.save_id for each in records if each.writers and not each.published}
         for record in records:
             if self._until.get(record.save_id, math.inf) <= now:
                 del self._until[record.save_id]
@@ -61,8 +64,9 @@ class Elsewhere:
         self._ledger.waiting.discard(save_id)
 
     def is_taken(self, record: Record) -> bool:
-        """Whether a writer may still write under the keys of a save that is over."""
-        if set(record.writers) <= self._heard.get(record.save_id, set()):
+        """Whether a writer may still write under the keys of a save that is over, or a former owner that began it."""
+        is_ours = not record.revived and record.save_id not in self._former
+        if is_ours and set(record.writers) <= self._heard.get(record.save_id, set()):
             return False
         over_at = record.saved_at if record.published else record.aborted_at
         return over_at is None or self._ledger.clock.wall_s() < over_at + TAKEN_S
@@ -76,6 +80,7 @@ class Elsewhere:
         """Forget a save that nothing is left of."""
         self.wait_no_longer(save_id)
         self._heard.pop(save_id, None)
+        self._former.discard(save_id)
 
     def next_at(self, besides: Collection[str] = ()) -> float | None:
         """Return when the time of a save is next over, wall clock; None if there is none `besides` these."""

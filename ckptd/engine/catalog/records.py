@@ -104,6 +104,7 @@ class Record:
         layout_digest: where other hosts write: of the layout, in hex, so that the next coordinator knows it again.
         calls: where other hosts write: a digest, in hex, of the calls of `save` that it carries out, on all ranks.
         term: where other hosts write: of the coordinator that began it.
+        revived: where other hosts write: a later coordinator than the one that began it went on with it.
         aborted_at: where other hosts write: wall clock, when it was given up. What it had written is deleted, and its
             number of shards stays taken; see `ckptd.engine.catalog.elsewhere`.
         published: the state file has named it, and all that follows from that has been noted.
@@ -150,6 +151,7 @@ class Record:
     layout_digest: str = ""
     calls: str = ""
     term: int = 0
+    revived: bool = False
     aborted_at: float | None = None
     published: bool = False
     saved_at: float = 0.0

@@ -140,6 +140,8 @@ def _judge_unpublished(facts: SaveFacts) -> tuple[Fate, str]:
             return Fate.SWEEP, "it was aborted; its number of shards stays taken until its writers know, or for a day"
         return Fate.SWEEP, "it was never committed"
     if not facts.shards_are_there:
+        if facts.record.aborted_at is not None:
+            return Fate.SWEEP, "its index came after its shards were deleted, from an owner that hung"
         return Fate.LEAVE, "its index is in place, but shards are missing or have another size"
     if not facts.record.write_state:
         return Fate.CONFIRM, "it was complete, and no state file is to name it"

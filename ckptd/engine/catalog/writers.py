@@ -44,7 +44,7 @@ class Writers:
         if any(self._ledger.store.stat(key).size_bytes for key in there):
             return None
         try:
-            self._ledger.note_first(record, term=term)
+            self._ledger.note_first(record, term=term, revived=True)
         except ConflictError:
             self._ledger.is_stale = True
             return None

@@ -16,6 +16,7 @@ from tests import seams
 from tests.fakes.catalog_run import Run, again
 from tests.fakes.clock import HandClock
 from tests.fakes.hooked_store import HookedStore
+from tests.fakes.small_checkpoint import index_bytes
 
 HOSTS = ("h1", "h2")
 
@@ -165,3 +166,40 @@ def test_a_restart_does_not_shorten_a_tombstone():
     later.clock.advance(TAKEN_S)
     later.catalog.retire()
     assert record.key not in later.files()
+
+
+def revived_by_a_later_owner() -> tuple[Run, records.Record]:
+    """Let a later owner go on with a save, publish it, and delete it, while the former one hangs."""
+    run = Run(MemoryStore(), HandClock(), max_to_keep=1)
+    record = run.begin(2, writers=HOSTS)
+    later = again(run, max_to_keep=1)
+    [waiting] = later.catalog.writers.waiting("m", 2, "")
+    assert later.catalog.writers.revive(waiting, [], term=7) == frozenset()
+    later.commit(waiting)
+    for host in HOSTS:
+        later.catalog.writers.heard_end(record.save_id, host)
+    later.save(3)
+    assert later.steps() == [3]
+    return later, record
+
+
+def test_an_index_that_a_hung_owner_puts_after_a_deletion_is_found_by_the_record_and_deleted():
+    later, record = revived_by_a_later_owner()
+    assert record.key in later.files()
+    later.store.put(record.index_key, index_bytes(2, record.num_shards))  # its request arrives
+    third = again(later, max_to_keep=1)
+    assert third.steps() == [3]
+    assert record.index_key not in third.files()
+    assert record.key in third.files()
+    third.clock.advance(TAKEN_S)
+    third.catalog.retire()
+    assert record.key not in third.files()
+
+
+def test_an_index_that_comes_while_a_shard_is_there_is_left_alone():
+    later, record = revived_by_a_later_owner()
+    later.store.put(record.index_key, index_bytes(2, record.num_shards))
+    later.store.put(record.shard_keys[1], b"whose it is nobody knows")
+    third = again(later, max_to_keep=1)
+    assert Fate.LEAVE in [outcome.fate for outcome in third.recovery.outcomes]
+    assert {record.index_key, record.shard_keys[1]} <= set(third.files())
