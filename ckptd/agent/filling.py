@@ -13,6 +13,9 @@ from ckptd.errors import CkptdError, ConflictError, InvalidRequestError
 from ckptd.format.crc32c import crc32c
 from ckptd.storage.base import Store
 
+MOST_SLICES = 1 << 19
+"""Of one host in one save: their checksums travel in one message, beside those of another save."""
+
 
 def remove_begun(store: Store, go: Go) -> None:
     """Remove what a former life of this agent, which had not sealed it, left of a shard."""
@@ -26,6 +29,13 @@ def fill(
     """Begin the shard that a host was told to write."""
     if go.share is None or go.shard is None:
         raise InvalidRequestError("the coordinator did not say which bytes go where", key=go.key)
+    if len(go.share.segment_size) > MOST_SLICES:
+        raise InvalidRequestError(
+            "one host cannot write so many slices of one save: save fewer, larger tensors, or from more hosts",
+            key=go.key,
+            expected=f"at most {MOST_SLICES}",
+            actual=len(go.share.segment_size),
+        )
     shard = FilledShard(
         go.share,
         go.shard,

@@ -23,6 +23,8 @@ from ckptd.engine.settings import Settings
 from ckptd.engine.wording import describe_bytes, describe_ranks, describe_seconds
 from ckptd.errors import CkptdError, ConflictError, NotFoundError, SessionAbortedError
 
+_LONG_BYTES = 256 << 10  # one rank may add 3 MiB to it, and a message has 4
+
 
 @dataclass(slots=True)
 class Place:
@@ -100,6 +102,11 @@ class HostCall:
             rank, owed = owing[0]
             return f"the agent on {guests[rank]}, which has still to pass on {describe_bytes(owed)} of rank {rank}"
         return ""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether what its ranks say fills a message, so that others declare apart."""
+        return sum(map(_told_bytes, self.declarations.values())) >= _LONG_BYTES
 
     def declared(self) -> HostDeclaration:
         """Return what is declared for these ranks. The same calls of `save` of the same ranks have the same id."""
@@ -204,6 +211,13 @@ class HostCall:
         """Return what its ranks owe to the shard."""
         debts = {} if self.shard is None else self.shard.debts()
         return {rank: debt for rank, debt in debts.items() if rank in self.claims}
+
+
+def _told_bytes(declaration: Declaration) -> int:
+    """Return about how long a declaration is as a message."""
+    compared = 0 if declaration.compared is None else 2 * declaration.compared.rows.nbytes
+    remarks = sum(16 + len(each.name) + len(each.what) for each in declaration.remarks)
+    return len(declaration.meta_graph or b"") + compared + 2 * remarks
 
 
 def why_over(call: HostCall, host: str, settings: Settings, now: float) -> str | None:

@@ -156,7 +156,7 @@ class HostCalls:
                 planned: Future[Assignment] = settled_by_engine()
                 call.claims[save.rank] = Claim.of(declaration, manifest, capture, planned)
                 call.declarations[save.rank], call.places[save.rank] = declaration, place
-                if not self._may_others_come(call):
+                if call.is_long or not self._may_others_come(call):
                     self._writing.declare(call)
                 return planned
 

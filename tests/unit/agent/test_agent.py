@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import ckptd
 from ckptd.engine.identity import SaveRef
 from ckptd.errors import ConflictError, NotFoundError
 from ckptd.wire import methods, status
+from ckptd.wire.convert import MAX_META_GRAPH_BYTES
 from ckptd.wire.v1 import admin_pb2, read_pb2
 from tests.fakes.served_hosts import WAIT_S, served_hosts
 from tests.fakes.waiting import eventually
@@ -48,6 +50,20 @@ def test_what_is_read_through_an_agent_is_not_deleted_and_what_is_not_read_is(ho
         retired(hosts, save(ckpt, 3))
         assert (run / "model.ckpt-1.index").exists()
         assert not (run / "model.ckpt-2.index").exists()
+
+
+def test_ranks_of_a_host_that_say_more_together_than_a_message_holds_save_together(hosts):
+    address, graph = hosts.agents["a"].address, bytes(MAX_META_GRAPH_BYTES - 1)
+    with contextlib.ExitStack() as stack:
+        ranks = [
+            stack.enter_context(ckptd.Checkpointer(address, "r", rank=rank, world_size=2, timeout_s=WAIT_S))
+            for rank in range(2)
+        ]
+        for step in (1, 2):
+            pending = [rank.save(step, {f"w{at}": W["w"]}, meta_graph=graph) for at, rank in enumerate(ranks)]
+            saved = [each.result(WAIT_S) for each in pending]
+            assert saved[0] == saved[1]
+    assert (hosts.base / "root/r/model.ckpt-2.meta").stat().st_size == len(graph)
 
 
 def test_an_agent_says_where_members_are_evicted_and_runs_repaired(hosts):
