@@ -231,17 +231,18 @@ def _life_to_wire(life: AgentLife) -> agent_pb2.AgentLife:
     return agent_pb2.AgentLife(host=life.host, incarnation=life.incarnation, born=life.born, boot=life.boot)
 
 
-def part_to_wire(run: str, part: RankPart) -> agent_pb2.RankPart:
-    """Return the message for what one rank said."""
+def part_to_wire(part: RankPart) -> agent_pb2.RankPart:
+    """Return the message for what one rank said: its run and its incarnation stand in the declaration alone."""
     member = part.member
-    peer = common_pb2.Peer(incarnation=member.incarnation, host=member.host, pid=member.pid, version=versions.VERSION)
+    peer = common_pb2.Peer(host=member.host, pid=member.pid, version=versions.VERSION)
     return agent_pb2.RankPart(
-        join=convert.join_to_wire(peer, run, member, part.options),
+        join=convert.join_to_wire(peer, "", member, part.options),
         declare=convert.declaration_to_wire(part.declaration),
     )
 
 
 def _part_from_wire(message: agent_pb2.RankPart) -> RankPart:
+    message.join.run, message.join.peer.incarnation = message.declare.save.run, message.declare.save.incarnation
     _, member, options = convert.join_from_wire(message.join)
     return RankPart(member, options, convert.declaration_from_wire(message.declare))
 
@@ -257,7 +258,7 @@ def _declaration_to_wire(said: HostDeclaration) -> agent_pb2.HostDeclaration:
         size_bytes=said.size_bytes,
         call=said.call,
         since_term=said.since_term,
-        parts=[part_to_wire(said.run, part) for part in said.parts],
+        parts=[part_to_wire(part) for part in said.parts],
         known_layout=said.known_layout,
     )
 

@@ -231,9 +231,10 @@ class HostRequests:
                 is_last = left[0] > 0 and (left[0] == 1 or answer.exception() is not None)
                 left[0] = 0 if is_last else left[0] - 1
             if is_last:
-                self._workers.submit(guarded, self._planned, asked, answers)
+                self._workers.submit(guarded, self._planned, asked, tuple(answers))
+                answers.clear()  # futures keep this function: with theirs in it they would free each other late
 
-        for answer in answers:
+        for answer in tuple(answers):
             answer.add_done_callback(answered)
 
     def _refuse(self, asked: Asked, answers: Sequence[Future[Assignment | Checkpoint]], error: CkptdError) -> None:
