@@ -243,7 +243,8 @@ class HostCalls:
     def attending(self) -> AttendingView:
         """See `Engine`."""
         with self._lock:
-            return self._machine.attending(self.link.address, self.clock.boot_s())
+            view = self._machine.attending(self.link.address, self.clock.boot_s())
+        return replace(view, peers=tuple(self._writing.others.rates()))
 
     def abort(self, save: SaveRef, reason: str) -> None:
         """See `Engine`."""

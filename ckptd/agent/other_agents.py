@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from ckptd.engine.hosts.views import PeerView
 from ckptd.errors import UnavailableError
 from ckptd.wire import addresses, methods
 from ckptd.wire.channels import open_channel
@@ -29,24 +30,6 @@ class PeerStubs:
         """Make no call yet."""
         self.host, self.address, self.channel = host, address, channel
         self.save, self.read = methods.Stub(channel, methods.SAVE), methods.Stub(channel, methods.READ)
-
-
-@dataclass(frozen=True, slots=True)
-class PeerRate:
-    """How fast bytes went between this host and another.
-
-    Attributes:
-        host: the other one.
-        address: by which it was reached last.
-        sent_bytes, read_bytes: since this agent started.
-        bytes_per_s: both ways together, in the time in which any were under way lately; 0 before the first.
-    """
-
-    host: str
-    address: str
-    sent_bytes: int
-    read_bytes: int
-    bytes_per_s: float
 
 
 @dataclass(slots=True)
@@ -153,12 +136,12 @@ class OtherAgents:
             traffic.read_bytes += size_bytes
             traffic.recent_bytes += size_bytes
 
-    def rates(self) -> list[PeerRate]:
+    def rates(self) -> list[PeerView]:
         """Return what went to and from each host, by host."""
         with self._lock:
             now, found = self._now(), []
             for host, each in sorted(self._traffic.items()):
                 busy_s = each.busy_s + (now - each.since if each.num_busy else 0.0)
                 rate = each.recent_bytes / busy_s if busy_s > 0 else 0.0
-                found.append(PeerRate(host, each.address, each.sent_bytes, each.read_bytes, rate))
+                found.append(PeerView(host, each.address, each.sent_bytes, each.read_bytes, rate))
             return found

@@ -39,6 +39,16 @@ def describe(reply: Any) -> dict[str, object]:
             "silent_s": None if attending.silent_s < 0 else attending.silent_s,
             "lease_s": attending.lease_s,
             "replaced": attending.replaced,
+            "peers": [
+                {
+                    "host": peer.host,
+                    "address": peer.address,
+                    "sent_bytes": peer.sent_bytes,
+                    "read_bytes": peer.read_bytes,
+                    "bytes_per_s": peer.bytes_per_s or None,
+                }
+                for peer in attending.peers
+            ],
         }
         if reply.HasField("attending")
         else None,
@@ -74,6 +84,7 @@ def tell(reply: Any) -> None:
     """Print it for a person: first what is wrong, then each host that matters."""
     if reply.HasField("attending"):
         output.tell(attending_words(reply.attending))
+        _tell_peers(reply.attending.peers)
     if reply.HasField("hosts"):
         _tell_hosts(reply.hosts)
 
@@ -101,6 +112,21 @@ def unattended_words(attending: Any) -> str:
         lease = output.duration(attending.lease_s)
         found = f"{where} was not heard for {output.duration(attending.silent_s)} (its lease is {lease})"
     return f"the agent of {attending.host} has no coordinator: {found}. New saves wait; restores go on"
+
+
+def _tell_peers(peers: Any) -> None:
+    if peers:
+        rows = [
+            (
+                each.host,
+                each.address,
+                output.size(each.sent_bytes),
+                output.size(each.read_bytes),
+                f"{output.size(int(each.bytes_per_s))}/s" if each.bytes_per_s else "–",
+            )
+            for each in peers
+        ]
+        output.table("Agents of other hosts", ("host", "address", "sent", "read", "rate"), rows)
 
 
 def _tell_hosts(status: Any) -> None:

@@ -16,6 +16,7 @@ PAGE_BYTES = 1 << 20
 """Of the descriptions of all hosts in one answer."""
 
 _MOST_PARTS = 100  # of one host
+_MOST_PEERS = 4096  # of one agent
 
 
 def fill(
@@ -58,6 +59,16 @@ def attending(view: AttendingView) -> admin_pb2.AttendingStatus:
         silent_s=-1.0 if view.silent_s is None else view.silent_s,
         lease_s=view.lease_s,
         replaced=view.is_replaced,
+        peers=[
+            admin_pb2.PeerStatus(
+                host=peer.host,
+                address=peer.address,
+                sent_bytes=peer.sent_bytes,
+                read_bytes=peer.read_bytes,
+                bytes_per_s=peer.bytes_per_s,
+            )
+            for peer in view.peers[:_MOST_PEERS]
+        ],
     )
 
 

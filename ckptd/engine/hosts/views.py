@@ -73,6 +73,24 @@ class HostsView:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerView:
+    """What went between an agent and that of another host.
+
+    Attributes:
+        host: the other one.
+        address: by which it was reached last.
+        sent_bytes, read_bytes: since this agent started.
+        bytes_per_s: both ways together, while anything was under way lately; 0 before the first.
+    """
+
+    host: str
+    address: str
+    sent_bytes: int
+    read_bytes: int
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class AttendingView:
     """The agent of a host, and what it knows of its coordinator.
 
@@ -84,6 +102,7 @@ class AttendingView:
         silent_s: for how long nothing was heard from it; None if it never was.
         lease_s: how long each waits for the other.
         is_replaced: whether a later life of this host's agent has taken over: this one does nothing any more.
+        peers: the agents that bytes went to and came from, by host.
     """
 
     host: str
@@ -93,3 +112,4 @@ class AttendingView:
     silent_s: float | None
     lease_s: float
     is_replaced: bool
+    peers: tuple[PeerView, ...] = ()

@@ -123,7 +123,7 @@ class HostPart(_message.Message):
     def __init__(self, run: _Optional[str] = ..., step: _Optional[int] = ..., save_id: _Optional[str] = ..., ranks: _Optional[_Iterable[int]] = ..., declared: bool = ..., sealed: bool = ..., size_bytes: _Optional[int] = ..., owed_bytes: _Optional[int] = ...) -> None: ...
 
 class AttendingStatus(_message.Message):
-    __slots__ = ("host", "coordinator", "term", "attends", "silent_s", "lease_s", "replaced")
+    __slots__ = ("host", "coordinator", "term", "attends", "silent_s", "lease_s", "replaced", "peers")
     HOST_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class AttendingStatus(_message.Message):
     SILENT_S_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
     host: str
     coordinator: str
     term: int
@@ -138,7 +139,22 @@ class AttendingStatus(_message.Message):
     silent_s: float
     lease_s: float
     replaced: bool
-    def __init__(self, host: _Optional[str] = ..., coordinator: _Optional[str] = ..., term: _Optional[int] = ..., attends: bool = ..., silent_s: _Optional[float] = ..., lease_s: _Optional[float] = ..., replaced: bool = ...) -> None: ...
+    peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
+    def __init__(self, host: _Optional[str] = ..., coordinator: _Optional[str] = ..., term: _Optional[int] = ..., attends: bool = ..., silent_s: _Optional[float] = ..., lease_s: _Optional[float] = ..., replaced: bool = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ...) -> None: ...
+
+class PeerStatus(_message.Message):
+    __slots__ = ("host", "address", "sent_bytes", "read_bytes", "bytes_per_s")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    address: str
+    sent_bytes: int
+    read_bytes: int
+    bytes_per_s: float
+    def __init__(self, host: _Optional[str] = ..., address: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
 
 class LimitUse(_message.Message):
     __slots__ = ("subject", "what", "used", "most")

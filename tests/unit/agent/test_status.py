@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -93,3 +94,24 @@ def test_an_agent_knows_its_coordinator_and_says_when_that_is_gone(hosts, capsys
     eventually(lambda: health(capsys, address) == (0, ""), "that health says so", within_s=WAIT_S)
     eventually(lambda: status(capsys, address)["agent"]["attends"], "the next coordinator", within_s=WAIT_S)
     assert status(capsys, address)["agent"]["term"] > agent["term"]
+
+
+def test_an_agent_shows_what_goes_to_other_agents(hosts, capsys):
+    addresses = {host: each.address for host, each in hosts.agents.items()}
+    part = np.arange(1000, dtype=np.float16)  # TensorFlow does not join such parts, so one host stores them all
+    ranks = [
+        ckptd.Checkpointer(addresses["ab"[rank]], "r", rank=rank, world_size=2, timeout_s=WAIT_S) for rank in (0, 1)
+    ]
+    try:
+        saves = [rank.save(7, {"w": ckptd.Slice(part, (2000,), (1000 * number,))}) for number, rank in enumerate(ranks)]
+        for pending in saves:
+            pending.result(WAIT_S)
+        told = {host: status(capsys, address)["agent"]["peers"] for host, address in addresses.items()}
+        [(sender, [peer])] = [(host, peers) for host, peers in told.items() if peers]
+        assert {sender, peer["host"]} == set(addresses)
+        assert (peer["address"], peer["sent_bytes"]) == (addresses[peer["host"]], part.nbytes)
+        row = rf"^{peer['host']} +{re.escape(peer['address'])} +{part.nbytes / 1000:.1f} kB "
+        assert re.search(row, printed(capsys, addresses[sender]), re.M)
+    finally:
+        for rank in ranks:
+            rank.close()

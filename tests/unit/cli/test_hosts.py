@@ -76,6 +76,20 @@ def test_a_coordinator_that_is_fenced_says_so(capsys):
     )
 
 
+def test_an_agent_shows_the_rate_to_each_other_one(capsys):
+    peers = [
+        admin_pb2.PeerStatus(host="a", address="a:7070", sent_bytes=45_000_000, read_bytes=1000, bytes_per_s=2e9),
+        admin_pb2.PeerStatus(host="b", address="b:7070"),
+    ]
+    attending = admin_pb2.AttendingStatus(host="c", coordinator="x", term=3, attends=True, peers=peers)
+    _, header, *lines = told(capsys, admin_pb2.StatusReply(attending=attending))
+    assert header.split() == ["HOST", "ADDRESS", "SENT", "READ", "RATE"]
+    assert [re.split("  +", line) for line in lines] == [
+        ["a", "a:7070", "45.0 MB", "1.0 kB", "2.0 GB/s"],
+        ["b", "b:7070", "0 B", "0 B", "–"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
