@@ -216,7 +216,8 @@ class HostCalls:
         """
         with self._lock:
             call = self._calls.of_save(save)
-        if call is not None:
+        # Others of its host may have come back to this life of the agent sooner: for this rank it holds nothing yet.
+        if call is not None and (save.rank in call.claims or call.is_over):
             return call.outcome
         found = published(self.link, save)
         if found is None:
