@@ -14,6 +14,7 @@ from typing import TypeVar
 from ckptd.agent.host_calls import HostCalls
 from ckptd.agent.relays import RelayedRestores, RelayedRun, watch
 from ckptd.agent.retiring import Retiring
+from ckptd.agent.whereabouts import Whereabouts
 from ckptd.engine.catalog.floor import NO_FLOOR, Floor
 from ckptd.engine.catalog.nesting import is_run
 from ckptd.engine.catalog.root import stored_runs
@@ -56,7 +57,7 @@ class Agent:
         *,
         host: str,
         root_id: str,
-        coordinator: str = "",
+        coordinator: str | Whereabouts = "",
         addresses: Sequence[str] = (),
         settings: Settings | None = None,
         clock: Clock | None = None,
@@ -68,7 +69,7 @@ class Agent:
             store: where shards go; opened by the agent itself.
             host: the host's stable name.
             root_id: the id of the root, as its coordinator has noted it.
-            coordinator: its address; "" for what the root says.
+            coordinator: its address, or where it is looked for; "" for where the root says.
             addresses: where other agents reach this one; see `advertise`.
             settings: bounds.
             clock: both kinds of time.
@@ -81,11 +82,13 @@ class Agent:
         self.admit: Admit = admit_all
         self.host = host
         self._peer = versions.this_peer(versions.new_incarnation())
+        given = [coordinator] if isinstance(coordinator, str) and coordinator else []
+        whereabouts = coordinator if isinstance(coordinator, Whereabouts) else Whereabouts(store, given)
         self._calls = calls = HostCalls(
             store,
             host,
             root_id,
-            coordinator,
+            whereabouts,
             settings=self.settings,
             clock=self.clock,
             again_s=again_s,

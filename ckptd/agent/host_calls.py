@@ -16,6 +16,7 @@ from ckptd.agent.machine import AgentMachine
 from ckptd.agent.placing import Seats, new_life
 from ckptd.agent.relays import published, withdraw
 from ckptd.agent.saves_here import SavesHere
+from ckptd.agent.whereabouts import Whereabouts
 from ckptd.agent.writing import Writing
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
@@ -50,7 +51,7 @@ class HostCalls:
         store: Store,
         host: str,
         root_id: str,
-        coordinator: str,
+        whereabouts: Whereabouts,
         *,
         settings: Settings,
         clock: Clock,
@@ -64,7 +65,7 @@ class HostCalls:
         self._threads = EngineThreads(settings)
         self._writing = Writing(
             store,
-            coordinator,
+            whereabouts,
             self._machine,
             clock=clock,
             threads=self._threads,

@@ -1,6 +1,6 @@
 """An agent's connection to its coordinator: it attends, tells and hears, and passes calls of ranks on.
 
-The coordinator is where the operator says, or where the root's note of the term says. A connection that breaks is made
+Where that is: `ckptd.agent.whereabouts`. A connection that breaks is made
 again by the machine, which attends anew: nothing here is repeated but manifests that the coordinator may have lost.
 """
 
@@ -10,6 +10,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -17,14 +18,21 @@ from typing import Any, TypeVar
 import grpc
 
 from ckptd.agent.other_agents import PeerStubs
-from ckptd.engine.catalog import term
-from ckptd.engine.hosts.messages import DeclareHost, Fenced, FromAgent, FromCoordinator, Hello, HostDeclaration
+from ckptd.agent.whereabouts import Whereabouts, channel_to
+from ckptd.engine.hosts.messages import (
+    Attached,
+    DeclareHost,
+    Fenced,
+    FromAgent,
+    FromCoordinator,
+    Hello,
+    HostDeclaration,
+)
 from ckptd.engine.manifest import Manifest
 from ckptd.engine.refusals import NotNowError
 from ckptd.errors import CkptdError, UnavailableError
-from ckptd.storage.base import Store
-from ckptd.wire import addresses, agents, methods, status
-from ckptd.wire.channels import open_channel
+from ckptd.wire import agents, methods, status
+from ckptd.wire.credentials import NO_CREDENTIALS
 from ckptd.wire.manifests import manifest_parts
 
 _log = logging.getLogger("ckptd.agent")
@@ -35,6 +43,8 @@ CALL_S = 20.0
 """How long a call that is passed on may take."""
 
 _TELL_S = 10.0
+_NOTICE_S = 30.0
+_MOST_REASONS = 32
 
 
 class Stubs(PeerStubs):
@@ -52,8 +62,7 @@ class AgentLink:
 
     def __init__(
         self,
-        store: Store,
-        coordinator: str,
+        whereabouts: Whereabouts,
         *,
         find_manifest: Callable[[bytes], Manifest],
         on_message: Callable[[FromCoordinator], None],
@@ -62,16 +71,18 @@ class AgentLink:
         """Connect to nothing yet.
 
         Args:
-            store: with the note of the term.
-            coordinator: its address; "" for what the note says.
+            whereabouts: of the coordinator.
             find_manifest: returns what a rank has declared by digest.
             on_message: called, from a thread, with what the coordinator says.
             on_broken: called when it can say nothing any more.
         """
-        self._store, self._given = store, coordinator
+        self._whereabouts = whereabouts
         self._find_manifest, self._on_message, self._on_broken = find_manifest, on_message, on_broken
         self._lock = threading.Lock()
-        self._address, self._stubs = "", None  # type: tuple[str, Stubs | None]
+        self._address, self._shown = "", NO_CREDENTIALS
+        self._stubs: Stubs | None = None
+        self._finding = threading.Lock()
+        self._told_why_not: dict[str, float] = {}  # lines of the log, and when they were written
         self._handed_over: set[bytes] = set()
         self._attending: Any = None
         self._numbers = itertools.count(1)
@@ -83,7 +94,7 @@ class AgentLink:
     def address(self) -> str:
         """Where the coordinator is, as far as it is known; "" before that."""
         with self._lock:
-            return self._address or self._given
+            return self._address
 
     def start(self) -> None:
         """Begin to tell."""
@@ -105,19 +116,40 @@ class AgentLink:
 
     def find(self) -> None:
         """Look up where the coordinator is; a failure is met again by the next call."""
-        address = self._given
-        if not address:
-            with suppress(CkptdError):
-                note = term.look(self._store)
-                address = note.addresses[0] if note is not None and note.addresses else ""
-        with self._lock:
-            if not address or (address == self._address and self._stubs is not None):
-                return
-            former, self._stubs = self._stubs, Stubs(address, open_channel(addresses.parse(address)))
-            self._address = address
-            self._handed_over.clear()
+        with suppress(CkptdError):
+            self._find()
+
+    def _find(self) -> Stubs:
+        """Connect to the coordinator as it is found now; raises why it is not."""
+        with self._finding:
+            try:
+                address, shown = self._whereabouts.find()
+                with self._lock:
+                    if self._stubs is not None and (str(address), shown) == (self._address, self._shown):
+                        return self._stubs
+                made = Stubs(str(address), channel_to(address, shown))
+            except CkptdError as error:
+                self._log_once(f"the coordinator is not found: {error}")
+                raise
+            with self._lock:
+                former, self._stubs = self._stubs, made
+                self._address, self._shown = str(address), shown
+                self._handed_over.clear()
         if former is not None:
             former.channel.close()
+        return made
+
+    def _log_once(self, text: str) -> None:
+        """Log why the coordinator is not attended, and again only after a while: it is tried twice a second."""
+        now = time.monotonic()
+        with self._lock:
+            told = self._told_why_not
+            if text in told and now - told[text] < _NOTICE_S:
+                return
+            if len(told) >= _MOST_REASONS:
+                told.clear()
+            told[text] = now
+        _log.warning("%s", text)
 
     def say(self, message: FromAgent) -> None:
         """Tell the coordinator something, soon; it may be lost."""
@@ -149,7 +181,11 @@ class AgentLink:
                 if (whole := joined.add(reply)) is not None:
                     self._hear(whole)
         except grpc.RpcError as error:
-            _log.info("the coordinator says nothing: %s", status.from_wire(error, address=self._address))
+            ours = status.from_wire(error, address=self._address)
+            with self._lock:
+                is_ours = self._number == number
+            if is_ours:  # else this one has hung up
+                self._log_once(f"the coordinator does not let this agent attend: {ours}")
         except CkptdError as error:
             _log.info("the coordinator cannot be attended: %s", error)
         with self._lock:
@@ -173,6 +209,8 @@ class AgentLink:
 
     def _hear(self, reply: Any) -> None:
         message = agents.from_coordinator_from_wire(reply)
+        if isinstance(message, Attached):
+            self._whereabouts.attended()
         if isinstance(message, Fenced):
             with self._lock:
                 self._handed_over.clear()  # it may be another life, or has forgotten them
@@ -209,10 +247,4 @@ class AgentLink:
         """Return the services of the coordinator; `NotNowError` while there is none."""
         with self._lock:
             stubs = self._stubs
-        if stubs is None:
-            self.find()
-            with self._lock:
-                stubs = self._stubs
-        if stubs is None:
-            raise NotNowError("this root has no coordinator yet: start one, or say where it is by --coordinator")
-        return stubs
+        return stubs or self._find()

@@ -17,6 +17,7 @@ from ckptd.agent.link import AgentLink
 from ckptd.agent.machine import AgentMachine
 from ckptd.agent.other_agents import OtherAgents
 from ckptd.agent.passing_on import AT_ONCE, PassingOn, Ways
+from ckptd.agent.whereabouts import Whereabouts
 from ckptd.engine.checkpoint import Checkpoint
 from ckptd.engine.clock import Clock
 from ckptd.engine.hosts.messages import FromCoordinator, Go, HostDeclaration, Receipt, Replaced, SaveEnded
@@ -56,7 +57,7 @@ class Writing:
     def __init__(
         self,
         store: Store,
-        coordinator: str,
+        whereabouts: Whereabouts,
         machine: AgentMachine,
         *,
         clock: Clock,
@@ -68,7 +69,7 @@ class Writing:
 
         Args:
             store: where shards go.
-            coordinator: its address; "" for what the root says.
+            whereabouts: of the coordinator.
             machine: of this life of the agent.
             clock: the time.
             threads: for work that waits.
@@ -78,7 +79,7 @@ class Writing:
         self.machine, self.calls, self.lock = machine, CallTable(), threading.RLock()
         self.workers, self._feeders = threads.workers_of(machine.life.host), threads.feeders_of(machine.life.host)
         self.link = AgentLink(
-            store, coordinator, find_manifest=find_manifest, on_message=self._heard, on_broken=self.attend_anew
+            whereabouts, find_manifest=find_manifest, on_message=self._heard, on_broken=self.attend_anew
         )
         self._store, self._clock, self._on_attached = store, clock, on_attached
         self._shares = KnownShares()

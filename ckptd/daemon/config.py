@@ -71,6 +71,33 @@ class Config:
         metavar="ADDR",
         roles=("agent",),
     )
+    ca: str | None = _setting(
+        None,
+        "text",
+        "Of an agent: PEM file of the authority that signed the coordinator's certificate.",
+        metavar="FILE",
+        optional=True,
+        roles=("agent",),
+    )
+    coordinator_token_file: str | None = _setting(
+        None,
+        "text",
+        "Of an agent: file with the token that it shows its coordinator; read again when it changes.",
+        metavar="FILE",
+        optional=True,
+        roles=("agent",),
+    )
+    cert: str | None = _setting(
+        None,
+        "text",
+        "Of an agent: PEM file of the certificate that it shows its coordinator.",
+        metavar="FILE",
+        optional=True,
+        roles=("agent",),
+    )
+    key: str | None = _setting(
+        None, "text", "Of an agent: PEM file of its key.", metavar="FILE", optional=True, roles=("agent",)
+    )
     name: str | None = _setting(
         None,
         "text",

@@ -64,8 +64,8 @@ def read_tls(config: Config) -> Tls | None:
         raise InvalidRequestError("--client-ca needs --tls-cert and --tls-key")
     if config.tls_cert is None or config.tls_key is None:
         return None
-    client_ca = None if config.client_ca is None else _read(config.client_ca)
-    tls = Tls(_read(config.tls_cert), _read(config.tls_key), client_ca)
+    client_ca = None if config.client_ca is None else read_file(config.client_ca)
+    tls = Tls(read_file(config.tls_cert), read_file(config.tls_key), client_ca)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_ciphers(tls_faults.ANY_STRENGTH)
     tls_faults.load(context, tls.certificate, tls.key, "the daemon", f"{config.tls_cert} and {config.tls_key}")
@@ -87,7 +87,7 @@ def socket_mode(config: Config) -> int:
 
 def warn_of_readable_secrets(config: Config) -> None:
     """Write a line for each file of secrets that other users of this host may read."""
-    for path in (config.token_file, config.tokens, config.tls_key):
+    for path in (config.token_file, config.tokens, config.tls_key, config.coordinator_token_file, config.key):
         if path is not None and tokens.readable_by_others(path):
             _log.warning("%s can be read by other users of this host: chmod 600 %s", path, path)
 
@@ -256,7 +256,8 @@ def _state(path: str) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Return what a file holds; `NotFoundError` or `NotPermittedError` with its path."""
     try:
         with opened(path) as file:
             return file.read()

@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from ckptd.access import token_file
 from ckptd.agent.agent import Agent
+from ckptd.agent.whereabouts import Whereabouts
+from ckptd.daemon import identity_files
 from ckptd.daemon.config import Config
 from ckptd.engine.catalog.root import read_id
 from ckptd.engine.catalog.term import Term
@@ -23,7 +26,7 @@ from ckptd.engine.saves.attended import AttendedHosts
 from ckptd.engine.saves.coordinator import Coordinator
 from ckptd.engine.saves.scrub import Scrub
 from ckptd.engine.settings import Settings
-from ckptd.errors import CkptdError, InvalidRequestError
+from ckptd.errors import CkptdError, InvalidRequestError, NotPermittedError
 from ckptd.service.agents import Attending
 from ckptd.service.server import ServerOptions
 from ckptd.storage.base import Store
@@ -32,6 +35,7 @@ from ckptd.storage.locations import open_store
 from ckptd.storage.lock_holder import LockHolder
 from ckptd.wire import addresses
 from ckptd.wire.addresses import Address
+from ckptd.wire.credentials import Credentials
 
 WHOLE, COORDINATOR, AGENT = "whole", "coordinator", "agent"
 HOST_VARIABLES = ("SLURMD_NODENAME", "NODE_NAME")
@@ -220,9 +224,11 @@ class AgentRole:
         """Open nothing yet."""
         self._config, self._options = config, options
         self._host = host_name(config, environ)
-        for text in config.coordinator:
-            addresses.parse(text)
         self._store = open_store(config.root)
+        credentials_of(config)  # a file that is missing ends the start, and no later call
+        for text in config.coordinator:
+            check_address(text)
+        self._whereabouts = Whereabouts(self._store, config.coordinator, lambda: credentials_of(config))
         self._agent: Agent | None = None
 
     @property
@@ -237,7 +243,7 @@ class AgentRole:
             self._store,
             host=self._host,
             root_id=_wait_for_id(self._store),
-            coordinator=next(iter(self._config.coordinator), ""),
+            coordinator=self._whereabouts,
             settings=settings_of(self._config, self._options.priority),
         )
         self._agent.open()
@@ -278,6 +284,35 @@ def host_name(config: Config, environ: Mapping[str, str]) -> str:
             "a host has a name that no other host has, and that stays: pass --name NAME", actual=name[:80]
         )
     return name
+
+
+def credentials_of(config: Config) -> Credentials:
+    """Read what an agent shows its coordinator, and the authority that it trusts.
+
+    Raises:
+        NotFoundError, NotPermittedError, InvalidRequestError: of the file that is missing, closed to us or wrong.
+    """
+    if (config.cert is None) != (config.key is None):
+        raise InvalidRequestError("--cert and --key belong together")
+    pair = None
+    if config.cert is not None and config.key is not None:
+        pair = identity_files.read_file(config.cert), identity_files.read_file(config.key)
+    token = config.coordinator_token_file
+    return Credentials(
+        token=None if token is None else token_file.read(token),
+        ca=None if config.ca is None else identity_files.read_file(config.ca),
+        client_certificate=pair,
+    )
+
+
+def check_address(text: str) -> None:
+    """Raise `InvalidRequestError` for what is no address, `NotPermittedError` for one that gets no token."""
+    address = addresses.parse(text)
+    if not address.secure and not address.is_loopback:
+        raise NotPermittedError(
+            f"--coordinator {text} is on another host, which needs TLS: write grpcs://{address.target}, and pass the "
+            "authority that signed its certificate by --ca"
+        )
 
 
 def _wait_for_id(store: Store) -> str:
