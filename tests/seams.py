@@ -88,6 +88,7 @@ HELD_BLOCK_BYTES = Seam("client.daemon.held_objects:BLOCK_BYTES")
 
 DAEMON_FULL_WAIT_S = Seam("client.daemon.join_call:STORE_WAIT_S")
 FIRST_CONFLICT_WAIT_S = Seam("client.daemon.join_call:FIRST_CONFLICT_WAIT_S")
+COORDINATOR_TRY_S = Seam("agent.whereabouts:TRY_S")
 FIRST_CONTACT_S = Seam("client.daemon.contact:FIRST_CONTACT_S")
 AVOIDED_PORT_S = Seam("client.daemon.routes:AVOID_S")
 ACCEPT_PAUSE_S = Seam("service.arenas:ACCEPT_PAUSE_S")
