@@ -51,7 +51,11 @@ _RECENT_S = 30.0  # of traffic; then half of it is forgotten
 class OtherAgents:
     """See the module. Any thread may use it."""
 
-    def __init__(self, credentials: Credentials = NO_CREDENTIALS, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        credentials: Callable[[], Credentials] = lambda: NO_CREDENTIALS,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Reach nobody yet. `credentials`: what this agent shows, and wants to see; the same as at its coordinator."""
         self._credentials, self._now = credentials, now
         self._lock = threading.Lock()
@@ -80,7 +84,7 @@ class OtherAgents:
             return stubs
 
     def _open(self, place: str) -> grpc.Channel:
-        address, shown = addresses.parse(place), self._credentials
+        address, shown = addresses.parse(place), self._credentials()
         if not address.secure:
             token = shown.token if address.is_loopback else None
             return open_channel(address, token=token)

@@ -57,7 +57,7 @@ class Whereabouts:
             now: a forward-only clock, in seconds.
             vary: returns a number from 0 to 1, by which agents that look at one moment look apart the next time.
         """
-        self._store, self._given, self._credentials = store, tuple(given), credentials
+        self._store, self._given, self.credentials = store, tuple(given), credentials
         self._now, self._vary = now, vary
         self._lock = threading.Lock()
         self._noted: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Whereabouts:
         return self._noted
 
     def _usable(self, text: str) -> tuple[Address, Credentials]:
-        address, all_of_it = addresses.parse(text), self._credentials()
+        address, all_of_it = addresses.parse(text), self.credentials()
         shown = all_of_it if address.secure else Credentials(token=all_of_it.token)
         if not self._given:
             shown = _trusted(address, shown)

@@ -84,7 +84,7 @@ class Writing:
         self._store, self._clock, self._on_attached = store, clock, on_attached
         self._shares = KnownShares()
         self._parts: dict[str, _Part] = {}  # by save
-        self.others = OtherAgents()
+        self.others = OtherAgents(whereabouts.credentials)
         self._passers = Workers(AT_ONCE, "ckptd-pass")
         self._ways = Ways(self.others, self.link.stubs, clock.boot_s, self._passers.submit)
 
