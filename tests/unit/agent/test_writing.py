@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ckptd.agent.machine import AgentMachine, Effect, Fill, Stop
+from ckptd.agent.whereabouts import Whereabouts
 from ckptd.agent.writing import Writing
 from ckptd.engine.hosts.messages import AgentLife, Attached, Go, HostDeclaration
 from ckptd.engine.lanes.host_share import part_of
@@ -86,7 +87,13 @@ def writing(store: MemoryStore, clock: HandClock, machine: type[AgentMachine]) -
     made = machine(LIFE, "root")
     order = nothing_to_send()
     written = Writing(
-        store, "unix:///nowhere", made, clock=clock, threads=threads, find_manifest=NotImplemented, on_attached=int
+        store,
+        Whereabouts(store, ["unix:///nowhere"]),
+        made,
+        clock=clock,
+        threads=threads,
+        find_manifest=NotImplemented,
+        on_attached=int,
     )
     with written.lock:
         made.tick(clock.boot_s())
