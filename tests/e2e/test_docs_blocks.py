@@ -32,6 +32,10 @@ NOT_RUN = {
     ("docs/deploying.md", "docker build -f deploy/Dockerfile -t ckptd ."),
     ("docs/deploying.md", "kubectl create namespace ckptd"),
     ("docs/deploying.md", "deploy/try_compose"),
+    ("docs/deploying.md", "docker compose -f docker-compose.yml -f deploy/compose.hosts.yml --profile demo up"),
+    ("docs/deploying.md", "cp deploy/systemd/ckptd.sysusers.conf /usr/lib/sysusers.d/ckptd.conf && systemd-sysusers"),
+    ("docs/deploying.md", "kubectl create namespace ckptd-hosts && kubectl create namespace ckptd-agents"),
+    ("docs/deploying.md", "deploy/try_hosts"),
     ("docs/buckets.md", "export AWS_ENDPOINT_URL=http://127.0.0.1:9000 AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…"),
 }
 """Installing, the tests themselves, gigabytes, containers, buckets: `.ci/run` and tests with a real S3 do those."""

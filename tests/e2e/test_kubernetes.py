@@ -23,6 +23,7 @@ else:
 
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
 SECRETS = {"ckptd-s3", "ckptd-tls", "ckptd-tokens", "train-token"}  # whoever deploys makes them, docs/deploying.md
+WITH_TEMPLATES = ("StatefulSet", "Deployment", "DaemonSet", "Job")
 
 
 def render(directory: Path) -> list[dict]:
@@ -45,12 +46,12 @@ def render(directory: Path) -> list[dict]:
 
 
 def pod_of(manifest: dict) -> dict | None:
-    return manifest["spec"]["template"]["spec"] if manifest["kind"] in ("StatefulSet", "Job") else None
+    return manifest["spec"]["template"]["spec"] if manifest["kind"] in WITH_TEMPLATES else None
 
 
 def containers_of(manifest: dict) -> list[dict]:
     pod = pod_of(manifest)
-    return [] if pod is None else pod["containers"]
+    return [] if pod is None else [*pod.get("initContainers", ()), *pod["containers"]]
 
 
 DAEMON = render(KUBERNETES)
