@@ -39,7 +39,10 @@ def coordinator(args: argparse.Namespace) -> dict[str, Any]:
             coordinator_alone.measure(Path(temporary) / str(number), number, args.slices, args.processes, args.saves)
             for number in args.hosts
         ]
-        return {"machine": describe(Path(temporary)), "jobs": [summed_up(each) for each in found]}
+        jobs = [summed_up(each) for each in found]
+        if args.plot:
+            plot(jobs, args.plot)
+        return {"machine": describe(Path(temporary)), "jobs": jobs}
 
 
 def summed_up(found: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +121,6 @@ def plot(jobs: list[dict[str, Any]], path: Path) -> None:
 def show_coordinator(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     print(f"{args.slices} slices of each of 8 ranks a host; {in_words(found['machine'])}\n")
     print(markdown(HEADS, [row for each in found["jobs"] for row in rows(each)]))
-    if args.plot:
-        plot(found["jobs"], args.plot)
     return [problem for each in found["jobs"] for problem in broken(each)]
 
 
