@@ -2,9 +2,14 @@
 
     python benchmarks/hosts.py coordinator                      # 10, 100 and 1,000 hosts of 8 ranks with 300 slices
     python benchmarks/hosts.py coordinator --hosts 1000 --check --plot hosts.svg
+    python benchmarks/hosts.py network                          # as root: 4 hosts that save and restore over slow links
+    python benchmarks/hosts.py stall                            # training beside a daemon and beside an agent
 
 - coordinator   one coordinator and agents that only speak, through the real protocol: see simulated_agents.py. They are
                 in a few processes and share this host's cores with it, which agents on hosts of their own would not.
+- network       hosts in network namespaces, over links of given rates to the coordinator and to a real S3 server: one
+                host with B bytes, several with B each, and these through one daemon; then a restore of all on each
+- stall         how long training stands still for a save beside a daemon, and beside an agent, in turns
 
 Of the coordinator: `first` is a save whose layout is planned anew, `next` the median of the equal ones after it.
 
@@ -17,20 +22,28 @@ Of the coordinator: `first` is a save whose layout is planned anew, `next` the m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import coordinator_alone
+import host_network
+import host_stall
+import hosts_together
 from machine import describe, in_words
-from measuring import markdown
+from measuring import markdown, parse_size
 
 # What is aimed at with 1,000 hosts, and is to hold for fewer.
 MOST_PUBLISHED_S, MOST_CPU_S, MOST_BYTES = 2.0, 1.5, 512 << 20
 MOST_FIRST_BYTES = 1 << 30
 MOST_A_SLICE, MOST_A_HOST = 5, 300
+MOST_OF_ONE_HOST, MOST_OF_CHECKPOINT = 1.2, 1.1
+MOST_STALL = 1.2  # of that beside a daemon, which varies as much by itself
 
 
 def coordinator(args: argparse.Namespace) -> dict[str, Any]:
@@ -124,6 +137,76 @@ def show_coordinator(args: argparse.Namespace, found: dict[str, Any]) -> list[st
     return [problem for each in found["jobs"] for problem in broken(each)]
 
 
+def network(args: argparse.Namespace) -> dict[str, Any]:
+    """Make the network, and run this program again in the store's namespace, where the server is."""
+    if args.inside:
+        return measured_inside(args)
+    if reason := host_network.why_not():
+        raise SystemExit(f"hosts.py network cannot run here: {reason}")
+    with contextlib.closing(host_network.Network(args.hosts, args.to_coordinator, args.to_store)) as made:
+        again = (sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--inside", made.name, "--json")
+        done = subprocess.run(host_network.inside(made.store, *again), check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measured_inside(args: argparse.Namespace) -> dict[str, Any]:
+    made = host_network.Network.known(args.inside, args.hosts)
+    args.size_bytes = parse_size(args.size)
+    with TemporaryDirectory(prefix="ckptd-hosts-", dir=args.dir) as temporary:
+        place = Path(temporary)
+        with hosts_together.store_in(made, args.store, place) as bucket:
+            found = hosts_together.measure(hosts_together.Networked(made, bucket, place), args)
+        return {"machine": describe(place), "links": [args.to_coordinator, args.to_store], **found}
+
+
+def show_network(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    print(f"{found['hosts']} hosts of {args.ranks} ranks, {args.size} each; to the coordinator {args.to_coordinator}, ")
+    print(f"to the store {args.to_store} a host ({args.store}); {in_words(found['machine'])}\n")
+    one = found["medians"]["one host"]["durable_s"]
+    table = [
+        [
+            name,
+            f"{each['durable_s']:.2f}",
+            f"{each['durable_s'] / one:.2f}",
+            f"{each['stall_s']:.3f}",
+            f"{each['to_coordinator_bytes'] / 1e3:,.1f}",
+            f"{each['from_coordinator_bytes'] / 1e3:,.1f}",
+            f"{each['coordinator_to_store_bytes'] / 1e6:,.2f}",
+        ]
+        for name, each in found["medians"].items()
+    ]
+    heads = ("", "durable s", "of one host", "stall s", "kB to coordinator", "kB from it", "MB it stores")
+    print(markdown(heads, table))
+    restored = found["restored"]
+    print(f"\nthe whole state on {found['hosts']} hosts at once: {restored['restore_s']:.2f} s, and the store gave ")
+    print(f"{restored['of_checkpoint']:.2f} times the checkpoint")
+    told = found["medians"]["agents"]["to_coordinator_bytes"]
+    limits = (
+        ("durable time of all hosts, of one host", found["agents_of_one_host"], MOST_OF_ONE_HOST),
+        ("bytes to the coordinator a save", told, found["allowed_bytes"]),
+        ("what the store gives, of the checkpoint", restored["of_checkpoint"], MOST_OF_CHECKPOINT),
+    )
+    return [f"{what} is {value:.4g}, more than {most:.4g}" for what, value, most in limits if value > most]
+
+
+def stall(args: argparse.Namespace) -> dict[str, Any]:
+    args.size_bytes = parse_size(args.size)
+    with TemporaryDirectory(prefix="ckptd-hosts-", dir=args.dir) as temporary:
+        place = Path(temporary)
+        return {"machine": describe(place), **host_stall.measure(place, args)}
+
+
+def show_stall(args: argparse.Namespace, found: dict[str, Any]) -> list[str]:
+    print(f"{args.size} from {args.ranks} ranks, medians of {args.saves} saves; {in_words(found['machine'])}\n")
+    rows = [[name, f"{each['stall_s']:.3f}", f"{each['durable_s']:.2f}"] for name, each in found["medians"].items()]
+    print(markdown(("beside", "stall s", "durable s"), rows))
+    ratio = found["stall_of_daemon"]
+    return [f"the stall beside an agent is {ratio:.2f} of that beside a daemon"] if ratio > MOST_STALL else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     phases = parser.add_subparsers(dest="phase", required=True)
@@ -134,7 +217,24 @@ def main() -> None:
     alone.add_argument("--saves", type=int, default=4, help="the first one included")
     alone.add_argument("--plot", type=Path, help="draw the figures here, as SVG")
     alone.set_defaults(measure=coordinator, show=show_coordinator)
-    for phase in (alone,):
+    over = phases.add_parser("network", help="hosts in network namespaces, over links of given rates; needs root")
+    over.add_argument("--hosts", type=int, default=4)
+    over.add_argument("--ranks", type=int, default=2, help="of each host")
+    over.add_argument("--size", default="100MiB", help="of each host")
+    over.add_argument("--tensors", type=int, default=100, help="each cut into a slice for each rank")
+    over.add_argument("--saves", type=int, default=3, help="after one that warms up")
+    over.add_argument("--to-coordinator", default="1gbit", help="rate of each host's link to it")
+    over.add_argument("--to-store", default="200mbit", help="rate of each link to the store")
+    over.add_argument("--store", choices=("seaweedfs", "ceph"), default="seaweedfs")
+    over.add_argument("--inside", help=argparse.SUPPRESS)
+    over.set_defaults(measure=network, show=show_network)
+    beside = phases.add_parser("stall", help="training beside a daemon and beside an agent, in turns")
+    beside.add_argument("--ranks", type=int, default=2)
+    beside.add_argument("--size", default="512MiB", help="of all ranks together")
+    beside.add_argument("--tensors", type=int, default=64)
+    beside.add_argument("--saves", type=int, default=9, help="of each, after one that warms up")
+    beside.set_defaults(measure=stall, show=show_stall)
+    for phase in (alone, over, beside):
         phase.add_argument("--dir", type=Path, help="where to write; default: a temporary directory")
         phase.add_argument("--check", action="store_true", help="exit code 1 if what is aimed at is not reached")
         phase.add_argument("--json", action="store_true")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -102,6 +103,27 @@ def test_agents_that_only_speak_save_through_a_coordinator(tmp_path):
     first, later = found["first"], found["next"]
     assert later["down_bytes"] < first["down_bytes"] / 2  # what was planned before is not said again
     assert 0 < later["up_bytes"] / found["hosts"] < 4 * 40 + 8 * 200 + 4096
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hosts_save_over_links_of_given_rates_or_it_is_said_why_not(tmp_path):
+    few = ("--hosts=2", "--ranks=1", "--size=64KiB", "--tensors=2", "--saves=1", "--to-store=100mbit")
+    done = start("hosts.py", "network", *few, f"--dir={tmp_path}", "--json")
+    if done.returncode:  # which needs rights that not everybody has
+        assert re.search("cannot run here: .*(root|iproute2|namespaces|tbf)", done.stderr), done.stderr
+        return
+    found = json.loads(done.stdout)
+    assert set(found["medians"]) == {"one host", "agents", "one daemon"}
+    assert 0 < found["medians"]["agents"]["to_coordinator_bytes"] < 1 << 16
+    assert found["medians"]["one daemon"]["to_coordinator_bytes"] > 2 * 64 << 10
+    assert found["restored"]["store_bytes"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_stands_still_beside_a_daemon_and_beside_an_agent(tmp_path):
+    found = run("hosts.py", "stall", "--size=64KiB", "--tensors=2", "--saves=2", f"--dir={tmp_path}")
+    assert {name: len(saves) for name, saves in found["saves"].items()} == {"daemon": 2, "agent": 2}
+    assert all(0 < each["stall_s"] <= each["durable_s"] for each in found["medians"].values())
     assert list(tmp_path.iterdir()) == []
 
 
