@@ -162,14 +162,22 @@ class Judge:
         for key in self.bucket.objects.keys(f"{RUN}/.ckptd"):
             if key.endswith(".json"):
                 record = Record.decode(self.object(key) or b"", key)
-                if not record.published or record.dropped:
-                    raise BrokenPromiseError(f"a day later there is still the record {key}")
-                published.append(record)
                 needed |= {record.index_key, *record.shard_keys}
+                if record.published and not record.dropped:
+                    published.append(record)
+                elif not self._may_still_replace(record):
+                    raise BrokenPromiseError(f"a day later there is still the record {key}")
         left = [stat.key for stat in self.bucket.objects.list(RUN, deep=False) if stat.key not in {*needed, STATE_KEY}]
         left += [f"the upload of {upload.key}" for upload in self.bucket.uploads]
         if left or len(published) > KEPT:
             raise BrokenPromiseError(f"a day later there is still {left}, and {len(published)} checkpoints")
+
+    def _may_still_replace(self, record: Record) -> bool:
+        """Whether it was to replace the very index that is in place: in a bucket such a request may hang for ever."""
+        assert self.bucket is not None
+        if record.index_version is None or self.object(record.index_key) is None:
+            return False
+        return bool(self.bucket.objects.stat(record.index_key).version == record.index_version)
 
     # What ranks are told
 

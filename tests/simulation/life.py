@@ -92,12 +92,17 @@ class Life:
             raise BrokenPromiseError("all is well again, and a save is not acknowledged by all hosts")
 
     def end_in_a_day(self) -> None:
-        """All processes are dead; whoever comes a day later finds, by the records, all that nobody needs."""
+        """All processes are dead; whoever comes a day later finds, by the records, all that nobody needs.
+
+        What it gives up then itself stays taken for another day.
+        """
         for process in (*self.coordinators, *(agent for host in self.hosts for agent in host.agents)):
             process.kill()
-        self.world.now += DAY_S
-        self.start_coordinator()
-        self.world.run_until(self.world.now + TIDY_S)
+        for _ in range(2):
+            self.world.now += DAY_S
+            self.start_coordinator()
+            self.world.run_until(self.world.now + TIDY_S)
+            self.coordinators[-1].kill()
         self.judge.check_tidy()
 
     # The job
